@@ -1,0 +1,32 @@
+# The environment is .venv in this folder, made by pip from constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test check clean
+.DEFAULT_GOAL := test
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" \
+	    pytest pytest-cov hypothesis beartype pandas mypy ruff import-linter
+	touch $@
+
+demo: $(STAMP) ## adapt to a new domain on the built-in sample market
+	$(BIN)/xcrossrec demo --out demo
+
+test: $(STAMP) ## install and run every test, with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+check: $(STAMP) ## style, types and the direction of imports
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .coverage

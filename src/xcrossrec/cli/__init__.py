@@ -1,0 +1,5 @@
+"""Command line of xcrossrec."""
+
+
+def main() -> None:
+    """Run the command line."""

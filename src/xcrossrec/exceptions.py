@@ -1,0 +1,53 @@
+"""The exceptions that xcrossrec raises on purpose.
+
+    XCrossRecError
+    ├── DataError            (ValueError)   bad or missing input data; names the value and the remedy
+    ├── ConfigError          (ValueError)   a setting outside its range, or unknown
+    ├── ModelError           (ValueError)   a model or adapter that cannot be used
+    │   ├── BaseMismatchError               adapters or bundle belong to another base model
+    │   └── BundleError                     a folder on disk is incomplete, corrupt or foreign
+    └── MissingExtraError    (ImportError)  an optional dependency is absent; names its install line
+
+Every message says what failed, the value, what was expected and what to do.
+The command line turns each of them into one sentence on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+
+class XCrossRecError(Exception):
+    """Base of everything that xcrossrec raises on purpose."""
+
+
+class DataError(XCrossRecError, ValueError):
+    """Input data are missing, malformed or inconsistent."""
+
+
+class ConfigError(XCrossRecError, ValueError):
+    """A setting is unknown or outside its range."""
+
+
+class ModelError(XCrossRecError, ValueError):
+    """A model or an adapter cannot be used as asked."""
+
+
+class BaseMismatchError(ModelError):
+    """Adapters, or a bundle, were trained on another base model."""
+
+
+class BundleError(ModelError):
+    """A model folder is incomplete, corrupt, foreign or unsafe."""
+
+
+class MissingExtraError(XCrossRecError, ImportError):
+    """An optional dependency is not installed.
+
+    Args:
+        module: the module that could not be imported.
+        extra: the extra of this distribution that brings it.
+    """
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"this needs {module!r}, which is not installed: run  pip install 'xcrossrec[{extra}]'"
+        )

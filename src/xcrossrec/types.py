@@ -1,0 +1,21 @@
+"""Names shared by every layer: columns, splits and ways to draw negatives."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+USER = "user_id"
+ITEM = "item_id"
+TITLE = "title"
+POSITION = "position"
+TIMESTAMP = "timestamp"
+
+Split: TypeAlias = Literal["train", "validation", "test"]
+Negatives: TypeAlias = Literal["uniform", "popularity", "full"]
+Scoring: TypeAlias = Literal["dual", "pair"]
+HistoryPooling: TypeAlias = Literal["prompt", "late"]
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+NEGATIVES: tuple[Negatives, ...] = get_args(Negatives)
+SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
+HISTORY_POOLINGS: tuple[HistoryPooling, ...] = get_args(HistoryPooling)
