@@ -1,0 +1,229 @@
+"""A domain in memory: its catalogue, its interactions and the users' sequences."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int64
+
+from xcrossrec.exceptions import DataError
+from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
+
+ITEM_SCHEMA: Mapping[str, pl.DataType] = {ITEM: pl.String(), TITLE: pl.String()}
+INTERACTION_SCHEMA: Mapping[str, pl.DataType] = {
+    USER: pl.String(),
+    ITEM: pl.String(),
+    POSITION: pl.Int64(),
+}
+SHORTEST_SEQUENCE = 2  # a history of one item and the target
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """The users of one split, each with the item rows bought, oldest first."""
+
+    user_ids: tuple[str, ...]
+    rows: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+    def take(self, budget: int | None, seed: int) -> Sequences:
+        """Take the first ``budget`` users of a seeded permutation.
+
+        With one seed a smaller budget is always a prefix of a larger one.
+
+        Args:
+            budget: number of users; None keeps all of them, in their own order.
+            seed: of the permutation.
+
+        Raises:
+            DataError: more users are asked for than there are, or fewer than one.
+        """
+        if budget is None:
+            return self
+        if not 1 <= budget <= len(self):
+            raise DataError(
+                f"a budget of {budget} users cannot be taken from {len(self)} users: "
+                f"give a budget between 1 and {len(self)}, or none for all"
+            )
+        return self._select(self._permutation(seed)[:budget])
+
+    def split_off(self, count: int, seed: int) -> tuple[Sequences, Sequences]:
+        """Set ``count`` seeded users aside, for early stopping for example.
+
+        Args:
+            count: number of users set aside; at least one other must remain.
+            seed: of the draw.
+
+        Returns:
+            the rest and the users set aside, both in their own order; disjoint.
+
+        Raises:
+            DataError: a negative count, or one that leaves nobody.
+        """
+        if not 0 <= count < len(self):
+            raise DataError(
+                f"{count} users cannot be set aside from {len(self)} users: "
+                f"give a number between 0 and {len(self) - 1}"
+            )
+        order = self._permutation(seed)
+        return self._select(sorted(order[count:])), self._select(sorted(order[:count]))
+
+    def histories_and_targets(self) -> tuple[list[tuple[int, ...]], Int64[np.ndarray, " user"]]:
+        """Cut each sequence into what came before and the last item, the target."""
+        histories = [rows[:-1] for rows in self.rows]
+        return histories, np.array([rows[-1] for rows in self.rows], dtype=np.int64)
+
+    def _permutation(self, seed: int) -> list[int]:
+        return [int(index) for index in np.random.default_rng(seed).permutation(len(self))]
+
+    def _select(self, order: Iterable[int]) -> Sequences:
+        chosen = list(order)
+        return Sequences(
+            user_ids=tuple(self.user_ids[index] for index in chosen),
+            rows=tuple(self.rows[index] for index in chosen),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """A catalogue and the interactions with it, checked and in canonical order.
+
+    Make one with `xcrossrec.data.build_domain` or `xcrossrec.data.read_domain`; both check what enters.
+
+    Attributes:
+        name: what tables and bundles call the domain.
+        items: ``item_id`` and ``title``, both text; the row number is the item's row everywhere else.
+        interactions: per split present ``user_id``, ``item_id``, ``position`` (int64, oldest lowest) and
+            perhaps ``timestamp`` (int64 seconds), sorted by the user's first appearance, then position.
+        manifest: what ``manifest.json`` holds.
+    """
+
+    name: str
+    items: pl.DataFrame
+    interactions: Mapping[Split, pl.DataFrame]
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_schema("items", self.items, ITEM_SCHEMA)
+        for split, frame in self.interactions.items():
+            _check_schema(split, frame, INTERACTION_SCHEMA)
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits present, in the order train, validation, test."""
+        return tuple(split for split in SPLITS if split in self.interactions)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of items and interactions, whatever the path or the Parquet encoding."""
+        digest = hashlib.sha256()
+        _digest_frame(digest, "items", self.items.select(ITEM, TITLE))
+        for split in self.splits:
+            frame = self.interactions[split]
+            columns = [*INTERACTION_SCHEMA, *([TIMESTAMP] if TIMESTAMP in frame.columns else [])]
+            _digest_frame(digest, split, frame.select(columns))
+        return digest.hexdigest()
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """The titles, by item row."""
+        return self.items[TITLE].to_list()
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {item: row for row, item in enumerate(self.items[ITEM].to_list())}
+
+    def row_of(self, item_id: str) -> int:
+        """Look up an item's row.
+
+        Raises:
+            DataError: the catalogue has no such item; names the nearest ids.
+        """
+        row = self._rows.get(item_id)
+        if row is None:
+            near = difflib.get_close_matches(item_id, self._rows, n=3, cutoff=0.5)
+            hint = f"did you mean {', '.join(near)}?" if near else "give an id of its items.parquet"
+            raise DataError(
+                f"unknown item id {item_id!r} in domain {self.name!r} ({self.items.height} items): {hint}"
+            )
+        return row
+
+    def frame(self, split: Split) -> pl.DataFrame:
+        """Get the interactions of one split.
+
+        Raises:
+            DataError: the domain lacks the split; names those that exist.
+        """
+        if split not in self.interactions:
+            raise DataError(
+                f"domain {self.name!r} has no {split!r} split, only {', '.join(self.splits) or 'none'}: "
+                "choose one of these or import the domain with that split"
+            )
+        return self.interactions[split]
+
+    def sequences(self, split: Split, *, minimum: int = SHORTEST_SEQUENCE) -> Sequences:
+        """Collect each user's item rows of one split, oldest first.
+
+        Args:
+            split: which users.
+            minimum: shortest sequence kept, in items.
+
+        Raises:
+            DataError: the domain lacks the split; names those that exist.
+        """
+        frame = self.frame(split)
+        rows = frame[ITEM].replace_strict(self._rows, return_dtype=pl.Int64)
+        grouped = (
+            frame.select(USER, rows.alias("row"))
+            .group_by(USER, maintain_order=True)
+            .agg("row")
+            .filter(pl.col("row").list.len() >= minimum)
+        )
+        return Sequences(tuple(grouped[USER].to_list()), tuple(map(tuple, grouped["row"].to_list())))
+
+    def train_counts(self) -> Int64[np.ndarray, " item"]:
+        """Count how often each item occurs in train, by item row.
+
+        Raises:
+            DataError: the domain has no train split.
+        """
+        rows = self.frame("train")[ITEM].replace_strict(self._rows, return_dtype=pl.Int64)
+        return np.bincount(rows.to_numpy(), minlength=self.items.height).astype(np.int64)
+
+
+def _check_schema(what: str, frame: pl.DataFrame, expected: Mapping[str, pl.DataType]) -> None:
+    """Refuse a frame that lacks a column or holds another type in it."""
+    for column, dtype in expected.items():
+        if column not in frame.columns:
+            raise DataError(
+                f"{what} lacks the column {column!r}; it has {', '.join(frame.columns) or 'none'}: "
+                f"expected {', '.join(expected)}"
+            )
+        if frame.schema[column] != dtype:
+            raise DataError(
+                f"{what}.{column} is of type {frame.schema[column]}, expected {dtype}: "
+                "make the domain with xcrossrec.data.build_domain, which converts"
+            )
+
+
+def _digest_frame(digest: hashlib._Hash, name: str, frame: pl.DataFrame) -> None:
+    """Add a frame's name, shape and every value to a digest, without ambiguity."""
+    digest.update(f"{name}\0{frame.height}\0".encode())
+    for column in frame.columns:
+        digest.update(f"{column}\0".encode())
+        digest.update(np.packbits(frame[column].is_null().to_numpy()).tobytes())
+        if frame.schema[column] == pl.String:
+            texts = frame[column].fill_null("")
+            digest.update(texts.str.len_bytes().to_numpy().astype("<u4").tobytes())
+            digest.update("".join(texts.to_list()).encode())
+        else:
+            digest.update(frame[column].fill_null(0).to_numpy().astype("<i8").tobytes())
