@@ -1,6 +1,7 @@
 """Readers, checks, splits, candidates and the store; works without torch."""
 
 from xcrossrec.data.domain import Domain, Sequences
+from xcrossrec.data.interactions import build_domain
 from xcrossrec.data.store import read_domain, write_domain
 
-__all__ = ["Domain", "Sequences", "read_domain", "write_domain"]
+__all__ = ["Domain", "Sequences", "build_domain", "read_domain", "write_domain"]

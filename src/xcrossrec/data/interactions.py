@@ -1,0 +1,338 @@
+"""Make a domain of raw tables: deduplicate, k-core, order, clean titles, and check what enters."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import polars as pl
+
+from xcrossrec.data.domain import Domain
+from xcrossrec.data.store import manifest_of
+from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
+
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
+EmptyTitles: TypeAlias = Literal["error", "drop", "keep"]
+UnknownItems: TypeAlias = Literal["error", "drop"]
+
+EXAMPLES = 5  # how many values a message or a manifest names
+_ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
+_ENTITY_DEPTH = 3  # "&amp;amp;quot;" occurs in the wild
+_ROW = "__row"
+
+
+def deduplicate(interactions: Frame, *, first_purchase_only: bool = False) -> Frame:
+    """Drop exact repeats: same user, same item, same time. The rows keep their order.
+
+    Args:
+        interactions: ``user_id``, ``item_id`` and ``timestamp`` or ``position`` (the timestamp counts where
+            both are there; without either, a user's repeat of an item is exact).
+        first_purchase_only: keep only the earliest of a user's purchases of one item.
+    """
+    time: list[str] = _time_columns(interactions)
+    if not first_purchase_only:
+        return interactions.unique([USER, ITEM, *time[:1]], keep="first", maintain_order=True)
+    return (
+        interactions.with_row_index(_ROW)
+        .sort([*time, _ROW])
+        .unique([USER, ITEM], keep="first", maintain_order=True)
+        .sort(_ROW)
+        .drop(_ROW)
+    )
+
+
+def k_core(
+    interactions: pl.DataFrame | pl.LazyFrame, *, min_user: int = 5, min_item: int = 5
+) -> pl.DataFrame:
+    """Keep users and items with enough interactions among those kept: repeated until nothing changes.
+
+    Args:
+        interactions: ``user_id`` and ``item_id``; other columns stay.
+        min_user: fewest interactions of a user kept.
+        min_item: fewest interactions of an item kept.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    frame = interactions.lazy().collect()
+    while True:
+        kept = frame.filter(pl.len().over(USER) >= min_user, pl.len().over(ITEM) >= min_item)
+        if kept.height == frame.height:
+            break
+        frame = kept
+    if kept.is_empty():
+        raise DataError(
+            f"the k-core of {min_user} interactions a user and {min_item} an item is empty: "
+            "lower the thresholds"
+        )
+    return kept
+
+
+def order(interactions: Frame) -> Frame:
+    """Sort into canonical order and number each user's interactions 0, 1, 2, ... as ``position``.
+
+    Users come in the order of their first row; a user's rows by ``timestamp``, then by ``position``, as far
+    as these are there, then as they stand.
+    """
+    return (
+        _sort_by_user(interactions, _time_columns(interactions))
+        .with_columns(pl.int_range(pl.len(), dtype=pl.Int64).over(USER).alias(POSITION))
+    )  # fmt: skip
+
+
+def clean_titles(items: pl.DataFrame, *, max_words: int | None = None) -> pl.DataFrame:
+    """Make titles fit for a prompt: HTML entities to characters, one space for any whitespace, trimmed.
+
+    Args:
+        items: with a text column ``title``; a missing title becomes the empty text.
+        max_words: cut longer titles to so many words; None keeps them whole.
+    """
+    if max_words is not None and max_words < 1:
+        raise ConfigError(f"titles cannot be cut to {max_words} words: give 1 or more, or none")
+    titles = [" ".join(unescape(title).split()[:max_words]) for title in items[TITLE].fill_null("")]
+    return items.with_columns(pl.Series(TITLE, titles, dtype=pl.String))
+
+
+def unescape(title: str) -> str:
+    """Turn HTML entities into characters, those escaped several times too."""
+    for _ in range(_ENTITY_DEPTH):
+        if not _ENTITY.search(title):
+            break
+        title = _ENTITY.sub(lambda match: html.unescape(match.group()), title)
+    return title
+
+
+def is_empty_title() -> pl.Expr:
+    """Tell, as an expression, whether ``title`` is missing, blank or what pandas writes for missing."""
+    return pl.col(TITLE).fill_null("").str.contains(r"(?i)^\s*(nan|none|null|n/a)?\s*$")
+
+
+def build_domain(
+    name: str,
+    items: pl.DataFrame,
+    interactions: Mapping[Split, pl.DataFrame],
+    *,
+    empty_titles: EmptyTitles = "error",
+    unknown_items: UnknownItems = "error",
+    clean: bool = True,
+    max_words: int | None = None,
+    manifest: Mapping[str, Any] | None = None,
+) -> Domain:
+    """Check raw tables and make a domain of them. Ids become text, interactions are put in order.
+
+    A ``position`` given is kept; without one, the order is by ``timestamp``, or else as the rows stand.
+
+    Args:
+        name: of the domain.
+        items: ``item_id`` and ``title``; exact repeats of a row are dropped, other columns ignored.
+        interactions: per split ``user_id``, ``item_id`` and perhaps ``position`` and ``timestamp`` (seconds).
+        empty_titles: what to do with an item without a title: stop, drop it with its interactions, or keep
+            it with the empty text. What was done is in the manifest's ``filters``.
+        unknown_items: what to do with interactions whose item the catalogue lacks: stop, or drop them.
+        clean: whether titles pass `clean_titles`.
+        max_words: passed on to `clean_titles`.
+        manifest: what the manifest should state beside counts and fingerprint: ``simulated``, ``sources``,
+            ``filters``, ``seed``.
+
+    Raises:
+        DataError: a missing column, no items, no train split, an empty split, a missing id, a position that
+            is no whole number, an item with two titles, and the cases above.
+    """
+    if not name.strip():
+        raise DataError("a domain needs a name, got an empty one: give --domain NAME")
+    if "train" not in interactions:
+        raise DataError(
+            f"domain {name!r} has no train split, got {', '.join(interactions) or 'none'}: give one"
+        )
+    catalogue, filters = _catalogue(name, items, clean=clean, max_words=max_words)
+    splits = {
+        split: _interactions(name, split, interactions[split]) for split in SPLITS if split in interactions
+    }
+    splits, unknown = _without_unknown(name, catalogue, splits, unknown_items)
+    catalogue, splits, empty = _without_empty_titles(name, catalogue, splits, empty_titles)
+    stated = dict(manifest or {})
+    stated["filters"] = {**stated.get("filters", {}), **filters, **unknown, **empty}
+    domain = Domain(name, catalogue, splits, stated)
+    return dataclasses.replace(domain, manifest=manifest_of(domain))
+
+
+def restrict_catalogue(items: pl.DataFrame, interactions: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Keep the items that occur in any of the interactions; they keep their order."""
+    bought = pl.concat([frame.select(ITEM) for frame in interactions]).unique()
+    return items.join(bought, on=ITEM, how="semi", maintain_order="left")
+
+
+def check_columns(what: str, found: Sequence[str], needed: Sequence[str]) -> None:
+    """Refuse a table that lacks a column.
+
+    Raises:
+        DataError: names the missing columns and those that are there.
+    """
+    missing = [column for column in needed if column not in found]
+    if missing:
+        raise DataError(
+            f"{what} lacks the column {', '.join(map(repr, missing))}; it has {', '.join(found) or 'none'}: "
+            "rename a column or give a mapping"
+        )
+
+
+def _time_columns(interactions: pl.DataFrame | pl.LazyFrame) -> list[str]:
+    """Name the columns that tell the time, the one that counts first."""
+    present = interactions.lazy().collect_schema().names()
+    return [column for column in (TIMESTAMP, POSITION) if column in present]
+
+
+def _sort_by_user(interactions: Frame, by: Sequence[str]) -> Frame:
+    """Sort by the user's first row, then ``by``, then as the rows stand."""
+    first = "__first"
+    return (
+        interactions.with_row_index(_ROW)
+        .with_columns(pl.col(_ROW).min().over(USER).alias(first))
+        .sort([first, *by, _ROW])
+        .drop(first, _ROW)
+    )
+
+
+def _catalogue(
+    name: str, items: pl.DataFrame, *, clean: bool, max_words: int | None
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Check the catalogue; returns it with what was repaired."""
+    what = f"the items of domain {name!r}"
+    check_columns(what, items.columns, (ITEM, TITLE))
+    if items.is_empty():
+        raise DataError(
+            f"domain {name!r} is empty: its catalogue has no items; give a file with at least one"
+        )
+    raw = _text_ids(what, items.select(ITEM, pl.col(TITLE).cast(pl.String)), ITEM).unique(maintain_order=True)
+    twice = raw.filter(pl.col(ITEM).is_duplicated())[ITEM].unique(maintain_order=True)
+    if twice.len():
+        raise DataError(
+            f"{what} give {twice.len()} ids more than one title ({_examples(twice)}): keep one row an item"
+        )
+    filters: dict[str, Any] = {"clean_titles": clean, "max_words": max_words}
+    if not clean:
+        return raw.with_columns(pl.col(TITLE).fill_null("")), filters
+    escaped = raw.filter(has_entity())
+    if escaped.height:
+        filters["html_entities"] = {
+            "items": escaped.height,
+            "examples": escaped[TITLE].head(EXAMPLES).to_list(),
+        }
+    return clean_titles(raw, max_words=max_words), filters
+
+
+def has_entity() -> pl.Expr:
+    """Tell, as an expression, whether ``title`` holds an HTML entity."""
+    return pl.col(TITLE).fill_null("").str.contains(_ENTITY.pattern)
+
+
+def _interactions(name: str, split: Split, frame: pl.DataFrame) -> pl.DataFrame:
+    """Check one split's interactions and put them into canonical order."""
+    what = f"the {split} interactions of domain {name!r}"
+    check_columns(what, frame.columns, (USER, ITEM))
+    if frame.is_empty():
+        raise DataError(f"domain {name!r} has an empty {split} split: leave it out or give interactions")
+    time = [column for column in (POSITION, TIMESTAMP) if column in frame.columns]
+    frame = _text_ids(what, frame.select(USER, ITEM, *time), USER, ITEM)
+    for column in time:
+        frame = _whole_numbers(what, frame, column)
+    if POSITION not in frame.columns:
+        frame = order(frame)
+    timestamp = [TIMESTAMP] if TIMESTAMP in time else []
+    return _sort_by_user(frame, [POSITION]).select(USER, ITEM, POSITION, *timestamp)
+
+
+def _text_ids(what: str, frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
+    """Make ids text; refuse missing ones, and fractions, whose text form is ambiguous."""
+    for column in columns:
+        dtype = frame.schema[column]
+        if not (dtype.is_integer() or dtype in (pl.String, pl.Null, pl.Categorical)):
+            raise DataError(
+                f"{what} have {column} of type {dtype}, expected text or integers: read ids as text"
+            )
+        frame = frame.with_columns(pl.col(column).cast(pl.String))
+        missing = frame[column].fill_null("").str.strip_chars() == ""
+        if missing.any():
+            raise DataError(
+                f"{what} lack {column} in {missing.sum()} rows (first: row {missing.arg_max()}, from 0): "
+                "remove or complete these rows"
+            )
+    return frame
+
+
+def _whole_numbers(what: str, frame: pl.DataFrame, column: str) -> pl.DataFrame:
+    """Make a column int64; fractions of a second are cut, anything else that is no whole number refused."""
+    given = frame[column]
+    numbers = given.cast(pl.Float64, strict=False) if given.dtype == pl.String else given
+    if numbers.dtype.is_float():
+        numbers = numbers.fill_nan(None)
+        numbers = numbers.floor() if column == TIMESTAMP else numbers.set(numbers != numbers.floor(), None)
+    whole = (
+        numbers.cast(pl.Int64, strict=False) if numbers.dtype.is_numeric() else pl.Series([None] * len(given))
+    )
+    bad = whole.is_null()
+    if bad.any():
+        row = bad.to_list().index(True)
+        raise DataError(
+            f"{what} have {column} {given[row]!r} in row {row} (from 0; {bad.sum()} rows in all), "
+            "expected a whole number: correct or remove these rows"
+        )
+    return frame.with_columns(whole.alias(column))
+
+
+def _without_unknown(
+    name: str, catalogue: pl.DataFrame, splits: Mapping[Split, pl.DataFrame], policy: UnknownItems
+) -> tuple[dict[Split, pl.DataFrame], dict[str, Any]]:
+    """Refuse or drop the interactions whose item the catalogue lacks."""
+    known = {s: f.join(catalogue, on=ITEM, how="semi", maintain_order="left") for s, f in splits.items()}
+    lost = {split: frame.height - known[split].height for split, frame in splits.items()}
+    if not any(lost.values()):
+        return dict(splits), {}
+    strange = pl.concat([f.select(ITEM) for f in splits.values()]).join(catalogue, on=ITEM, how="anti")
+    ids = strange[ITEM].unique(maintain_order=True)
+    if policy == "error":
+        raise DataError(
+            f"domain {name!r} has {sum(lost.values())} interactions with {ids.len()} items that its "
+            f"catalogue lacks ({_examples(ids)}): complete the catalogue, or drop them (unknown_items='drop')"
+        )
+    _refuse_emptied(name, known, "no known item")
+    return known, {"unknown_items": {"items": ids.len(), "interactions": sum(lost.values())}}
+
+
+def _without_empty_titles(
+    name: str, catalogue: pl.DataFrame, splits: dict[Split, pl.DataFrame], policy: EmptyTitles
+) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame], dict[str, Any]]:
+    """Refuse, drop or keep the items without a title."""
+    empty = catalogue.filter(is_empty_title())
+    if empty.is_empty():
+        return catalogue, splits, {}
+    if policy == "error":
+        raise DataError(
+            f"domain {name!r} has {empty.height} items whose title is NaN or empty "
+            f"({_examples(empty[ITEM])}): give them a title, drop them (empty_titles='drop') "
+            "or keep them (empty_titles='keep')"
+        )
+    record = {"policy": policy, "items": empty.height, "examples": empty[ITEM].head(EXAMPLES).to_list()}
+    if policy == "keep":
+        blank = pl.when(is_empty_title()).then(pl.lit("")).otherwise(TITLE).alias(TITLE)
+        return catalogue.with_columns(blank), splits, {"empty_titles": record}
+    titled = catalogue.filter(~is_empty_title())
+    kept = {s: f.join(titled, on=ITEM, how="semi", maintain_order="left") for s, f in splits.items()}
+    _refuse_emptied(name, kept, "no item with a title")
+    record["interactions"] = sum(f.height - kept[s].height for s, f in splits.items())
+    return titled, kept, {"empty_titles": record}
+
+
+def _refuse_emptied(name: str, splits: Mapping[Split, pl.DataFrame], why: str) -> None:
+    for split, frame in splits.items():
+        if frame.is_empty():
+            raise DataError(f"domain {name!r} has an empty {split} split, {why} is in it: check the ids")
+
+
+def _examples(values: pl.Series) -> str:
+    shown = ", ".join(repr(value) for value in values.head(EXAMPLES))
+    return shown + (", ..." if values.len() > EXAMPLES else "")

@@ -1,0 +1,110 @@
+"""Ways to divide interactions into train, validation and test.
+
+Each way takes one table (``user_id``, ``item_id`` and what tells the time) and returns the splits that are
+not empty. Whoever writes the domain states the way in the manifest, as ``filters["split"]``; the linter
+reads it there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from xcrossrec.data.interactions import check_columns, order
+from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.types import POSITION, SPLITS, TIMESTAMP, USER, Split
+
+LEAVE_LAST_OUT = "leave_last_out"
+
+
+def given(
+    train: pl.DataFrame, validation: pl.DataFrame | None = None, test: pl.DataFrame | None = None
+) -> dict[Split, pl.DataFrame]:
+    """Take the splits as somebody else made them, one table each."""
+    frames = zip(SPLITS, (train, validation, test), strict=True)
+    return {split: frame for split, frame in frames if frame is not None}
+
+
+def by_user(
+    interactions: pl.DataFrame, *, validation: float = 0.1, test: float = 0.1, seed: int = 0
+) -> dict[Split, pl.DataFrame]:
+    """Draw disjoint users for each split; the draw does not depend on the order of the rows.
+
+    Args:
+        interactions: with ``user_id``.
+        validation: share of the users, 0 for no such split.
+        test: share of the users, 0 for no such split.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: shares that are negative or leave nothing for train.
+        DataError: too few users for these shares.
+    """
+    users = interactions[USER].unique().sort()
+    shuffled = users.gather(np.random.default_rng(seed).permutation(users.len()))
+    return _cut(interactions, shuffled, validation, test)
+
+
+def temporal(
+    interactions: pl.DataFrame, *, validation: float = 0.1, test: float = 0.1
+) -> dict[Split, pl.DataFrame]:
+    """Cut the users by the time of their last interaction: the newest are test, then validation, then train.
+
+    Args:
+        interactions: with ``user_id`` and ``timestamp`` (positions of different users cannot be compared).
+        validation: share of the users, 0 for no such split.
+        test: share of the users, 0 for no such split.
+
+    Raises:
+        ConfigError: shares that are negative or leave nothing for train.
+        DataError: no timestamps, or too few users for these shares.
+    """
+    check_columns("a temporal split", interactions.columns, (USER, TIMESTAMP))
+    last = interactions.group_by(USER).agg(pl.col(TIMESTAMP).max()).sort(TIMESTAMP, USER)
+    return _cut(interactions, last[USER], validation, test)
+
+
+def leave_last_out(interactions: pl.DataFrame) -> dict[Split, pl.DataFrame]:
+    """Split every user in time: the last item is for test, the one before for validation.
+
+    The target is the last item of a sequence in every split, so train holds all but a user's last two
+    items, validation all but the last, and test the whole sequence. Users of fewer than three items are in
+    train alone, uncut. The same users are thus in every split, by design; state the way in the manifest and
+    the linter reports that as a warning, not as an error.
+
+    Raises:
+        DataError: no user has three items.
+    """
+    ordered = order(interactions)
+    left = pl.len().over(USER) - 1 - pl.col(POSITION)  # items after this one
+    long_enough = pl.len().over(USER) >= 3
+    if not ordered.select(long_enough.any()).item():
+        raise DataError("leave-last-out needs a user with at least 3 items, there is none: split by user")
+    return {
+        "train": ordered.filter((left >= 2) | ~long_enough),
+        "validation": ordered.filter(long_enough & (left >= 1)),
+        "test": ordered.filter(long_enough),
+    }
+
+
+def _cut(
+    interactions: pl.DataFrame, users: pl.Series, validation: float, test: float
+) -> dict[Split, pl.DataFrame]:
+    """Cut a list of users into train, validation and test, from its start to its end."""
+    if min(validation, test) < 0 or validation + test >= 1:
+        raise ConfigError(
+            f"the shares of users, validation {validation} and test {test}, must be 0 or more and leave some "
+            "for train: make their sum less than 1"
+        )
+    shares = {"validation": validation, "test": test}
+    counts = {split: round(share * users.len()) for split, share in shares.items()}
+    empty = [split for split, share in shares.items() if share and not counts[split]]
+    n_train = users.len() - sum(counts.values())
+    if empty or n_train < 1:
+        raise DataError(
+            f"{users.len()} users are too few for shares of {validation} and {test}: "
+            f"{', '.join(empty) or 'train'} would be empty"
+        )
+    bounds = (0, n_train, n_train + counts["validation"], users.len())
+    groups = {split: users[bounds[i] : bounds[i + 1]] for i, split in enumerate(SPLITS)}
+    return {s: interactions.filter(pl.col(USER).is_in(g.implode())) for s, g in groups.items() if g.len()}

@@ -1,0 +1,52 @@
+"""Fixtures that every test may use, and the settings of the whole run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import settings
+
+from xcrossrec.data import Domain, build_domain
+
+settings.register_profile("xcrossrec", deadline=None, derandomize=True)
+settings.load_profile("xcrossrec")
+
+AMAZON = Path(__file__).resolve().parents[2] / "shared" / "data" / "amazon"
+
+TINY_ITEMS = {
+    "i0": "Red wooden train",
+    "i1": "Blue wooden train",
+    "i2": "Train track, 12 pieces",
+    "i3": "Cordless drill 18 V",
+    "i4": "Drill bit set",
+    "i5": "Tape measure 5 m",
+}
+TINY_SEQUENCES: dict[str, dict[str, str]] = {
+    "train": {"u0": "i0 i1 i2", "u1": "i3 i4 i5", "u2": "i2 i0 i1 i4"},
+    "validation": {"u3": "i1 i0 i2", "u4": "i5 i3 i4"},
+    "test": {"u5": "i4 i5 i3", "u6": "i0 i2"},
+}
+
+
+def interactions_of(sequences: dict[str, str]) -> pl.DataFrame:
+    """Write sequences such as ``{"u0": "i0 i1"}`` as a table of interactions."""
+    rows = [(u, item, n) for u, items in sequences.items() for n, item in enumerate(items.split())]
+    schema = {"user_id": pl.String, "item_id": pl.String, "position": pl.Int64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+@pytest.fixture
+def tiny_domain() -> Domain:
+    """A domain of six items and seven users, small enough to check by hand; the linter finds nothing."""
+    items = pl.DataFrame({"item_id": list(TINY_ITEMS), "title": list(TINY_ITEMS.values())})
+    return build_domain("tiny", items, {s: interactions_of(q) for s, q in TINY_SEQUENCES.items()})
+
+
+@pytest.fixture(scope="session")
+def amazon_dir() -> Path:
+    """The folder with the real Amazon data, which are never part of the repository."""
+    if not AMAZON.is_dir():
+        pytest.skip(f"REAL DATA ABSENT: {AMAZON} does not exist, so nothing was checked on real data")
+    return AMAZON
