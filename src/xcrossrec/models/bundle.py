@@ -1,0 +1,255 @@
+"""Models on disk: complete, verified, never half-written, and never code from the folder itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias
+
+import polars as pl
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Normalize
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import nn
+
+from xcrossrec import __version__
+from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.models.adapters import MANIFEST, read_manifest
+from xcrossrec.models.base import Base
+from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, TitleEncoder
+from xcrossrec.models.heads import HistoryMatcher, PairHead
+from xcrossrec.types import HistoryPooling, Scoring
+
+FORMAT_VERSION = 1
+Model: TypeAlias = SentenceTransformer | CrossEncoder
+
+_OWN_CLASSES: tuple[type[nn.Module], ...] = (IntegratedEncoder, SourceEncoder, HistoryMatcher, PairHead)
+_BORROWED_CLASSES: tuple[type[nn.Module], ...] = (Pooling, Normalize)
+
+
+def build_model(
+    encoder: TitleEncoder, *, scoring: Scoring = "dual", pooling: HistoryPooling = "late"
+) -> Model:
+    """Put a head on an encoder.
+
+    Args:
+        encoder: one language model, or n integrated ones.
+        scoring: ``dual`` gives a ``SentenceTransformer`` (unit vector per text), ``pair`` a ``CrossEncoder``
+            (score per history and candidate).
+        pooling: how the history is pooled.
+    """
+    if scoring == "dual":
+        model: Model = SentenceTransformer(
+            modules=[encoder, Pooling(encoder.dim, "mean"), Normalize(), HistoryMatcher(pooling)]
+        )
+    elif scoring == "pair":
+        model = CrossEncoder(modules=[encoder, PairHead(encoder.dim, pooling)], activation_fn=nn.Identity())
+    else:
+        raise ConfigError(f"unknown scoring {scoring!r}: choose dual or pair")
+    model.model_card_data.local_files_only = True
+    return model
+
+
+def encoder_of(model: Model) -> TitleEncoder:
+    """The encoder of a model."""
+    encoder = model[0]
+    if not isinstance(encoder, TitleEncoder):
+        raise BundleError(f"the model starts with a {type(encoder).__name__}, expected an xcrossrec encoder")
+    return encoder
+
+
+def scoring_of(model: Model) -> Scoring:
+    """How a model scores."""
+    return "pair" if isinstance(model, CrossEncoder) else "dual"
+
+
+def matcher_of(model: Model) -> HistoryMatcher:
+    """The part of the head that holds pooling, sharpness, recency weights and temperature."""
+    head = model[-1]
+    if isinstance(head, PairHead):
+        return head.matcher
+    if isinstance(head, HistoryMatcher):
+        return head
+    raise BundleError(f"the model ends with a {type(head).__name__}, expected an xcrossrec head")
+
+
+def save(
+    model: Model,
+    path: Path | str,
+    manifest: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    tables: Mapping[str, pl.DataFrame] | None = None,
+) -> None:
+    """Write a model folder beside its place, then rename it into place.
+
+    Args:
+        model: from :func:`build_model` or :func:`load`.
+        path: the folder to make.
+        manifest: what to record (data fingerprint, training, metrics, ...); format, versions, base and the
+            digests of all files are added.
+        overwrite: replace an existing xcrossrec model.
+        tables: Parquet files to put beside, by name.
+
+    Raises:
+        BundleError: the folder exists and may not be replaced.
+    """
+    with replacing(Path(path), overwrite=overwrite) as folder:
+        model.save_pretrained(str(folder), create_model_card=False)
+        for name, table in (tables or {}).items():
+            table.write_parquet(folder / name)
+        encoder = encoder_of(model)
+        full = {
+            "format_version": FORMAT_VERSION,
+            "xcrossrec_version": __version__,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "scoring": scoring_of(model),
+            "pooling": matcher_of(model).pooling,
+            "prompt_version": encoder.prompt_version,
+            "base": {"name": encoder.base_name, "digest": encoder.base_digest},
+            **manifest,
+            "files": _file_digests(folder),
+        }
+        (folder / MANIFEST).write_text(json.dumps(full, indent=2), encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give an empty folder beside ``path`` to fill; on success it takes the place, on failure nothing stays.
+
+    Raises:
+        BundleError: ``path`` exists and is no xcrossrec model, or may not be replaced.
+    """
+    if path.exists():
+        if not overwrite:
+            raise BundleError(f"{path} exists: choose another place, or allow to overwrite it")
+        if not path.is_dir() or (any(path.iterdir()) and not (path / MANIFEST).exists()):
+            raise BundleError(
+                f"{path} exists and is no xcrossrec model: it is not replaced, choose another place"
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_bundle_manifest(path: Path | str) -> dict[str, Any]:
+    """Read the manifest of a model or adapter folder written by this project.
+
+    Raises:
+        BundleError: no folder, not ours, not finished, or of a newer format.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise BundleError(f"model folder {str(folder)!r} does not exist: check the path")
+    manifest = read_manifest(folder)
+    if not manifest:
+        raise BundleError(
+            f"{folder} has no {MANIFEST}: it is no xcrossrec model, or was not written to its end"
+        )
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{folder} has format version {version!r}, this release reads {FORMAT_VERSION}: install the release "
+            f"that made it ({manifest.get('xcrossrec_version')!r})"
+        )
+    return manifest
+
+
+def load(path: Path | str, *, base: Base | None = None, trainable: bool = False) -> Model:
+    """Load a model or adapter folder.
+
+    Every file is checked against the digest in the manifest, the base against its weight digest. Classes come
+    from the installed packages alone, whatever the folder names or contains.
+
+    Args:
+        path: what ``xcrossrec train`` wrote.
+        base: use this base instead of loading it by name; taken over.
+        trainable: leave a single adapter's LoRA factors trainable.
+
+    Raises:
+        BundleError: incomplete, changed, foreign or unsafe content.
+        BaseMismatchError: the base's weights are not those of the training.
+    """
+    folder = Path(path)
+    manifest = read_bundle_manifest(folder)
+    _verify_files(folder, manifest)
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for entry in _module_list(folder):
+        cls = _class_named(entry["type"], folder)
+        extra = {"base": base} if issubclass(cls, TitleEncoder) else {}
+        if cls is SourceEncoder:
+            extra["trainable"] = trainable
+        modules[entry["name"]] = cls.load(str(folder), subfolder=entry["path"], **extra)
+    if manifest["scoring"] == "pair":
+        model: Model = CrossEncoder(modules=modules, activation_fn=nn.Identity())
+    else:
+        model = SentenceTransformer(modules=modules)
+    model.model_card_data.local_files_only = True
+    model.eval()
+    return model
+
+
+def _module_list(folder: Path) -> list[dict[str, str]]:
+    try:
+        entries: list[dict[str, str]] = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{folder / 'modules.json'} cannot be read ({error}): copy or train the model again"
+        ) from error
+    for entry in entries:
+        place = PurePosixPath(entry["path"])
+        if place.is_absolute() or ".." in place.parts:
+            raise BundleError(
+                f"{folder} has a module at {entry['path']!r}, outside the folder: the bundle is foreign"
+            )
+    return entries
+
+
+def _class_named(reference: str, folder: Path) -> Any:
+    known = {f"{cls.__module__}.{cls.__name__}": cls for cls in (*_OWN_CLASSES, *_BORROWED_CLASSES)}
+    if reference not in known:
+        raise BundleError(
+            f"{folder} asks for the class {reference!r}, which is none of xcrossrec's: the bundle is foreign and "
+            "none of its code is run"
+        )
+    return known[reference]
+
+
+def _file_digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / MANIFEST
+    }
+
+
+def _verify_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    for name, digest in manifest.get("files", {}).items():
+        path = folder / name
+        if not path.exists():
+            raise BundleError(
+                f"{folder} lacks {name}, which its manifest lists: copy or train the model again"
+            )
+        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise BundleError(
+                f"{path} is not the file that was written (its digest differs): copy or train the model again"
+            )

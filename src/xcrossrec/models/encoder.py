@@ -1,0 +1,518 @@
+"""Encoders as sentence-transformers modules: one adapter alone, or n integrated layer by layer.
+
+Legend: ``source`` = stream of one domain's adapter, ``batch`` = text, ``token`` = position,
+``dim`` = hidden size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
+from sentence_transformers.base.modules import InputModule
+from torch import Tensor, nn
+
+from xcrossrec.exceptions import BaseMismatchError, BundleError, DataError, ModelError
+from xcrossrec.models.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MANIFEST,
+    Adapter,
+    load_tensors,
+    read_adapter,
+    stack_adapters,
+)
+from xcrossrec.models.base import Base, encoder_layers, load_base
+from xcrossrec.models.integrator import Integrator, build_integrator
+from xcrossrec.models.tokens import CutReport, PromptTokenizer, token_limit
+from xcrossrec.prompts import PROMPT_VERSION, clean_title, split_prompt
+
+INTEGRATOR_WEIGHTS = "integrators.safetensors"
+ADAPTERS_FOLDER = "adapters"
+
+
+class TitleEncoder(InputModule):
+    """What the encoders share: titles in, token states out.
+
+    Inputs are prompts (see :mod:`xcrossrec.prompts`; a single title is a prompt of one), or pairs
+    ``(history prompt, candidate title)``.
+    """
+
+    config_file_name = "xcrossrec_encoder.json"
+    save_in_root = True
+
+    def __init__(self, base: Base, max_tokens: int | None) -> None:
+        super().__init__()
+        self.base_name = base.name
+        self.base_digest = base.digest
+        self.prompt_version = PROMPT_VERSION
+        self.tokenizer = base.tokenizer
+        self.max_tokens = token_limit(base.tokenizer, base.backbone.config, max_tokens)
+        self.prompts = PromptTokenizer(base.tokenizer, self.max_tokens)
+        self.dim = int(base.backbone.config.hidden_size)
+
+    @property
+    def max_seq_length(self) -> int:
+        """Longest text in tokens."""
+        return self.max_tokens
+
+    @property
+    def cut(self) -> CutReport:
+        """How much history did not fit so far."""
+        return self.prompts.cut
+
+    def get_embedding_dimension(self) -> int:
+        """Size of a token state."""
+        return self.dim
+
+    def preprocess(
+        self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Tokenize prompts or (history, candidate) pairs.
+
+        Args:
+            inputs: all strings, or all pairs of strings.
+            prompt: a text put before every history, as sentence-transformers offers it; normally None.
+            **kwargs: ignored; sentence-transformers passes its own.
+
+        Raises:
+            DataError: an empty text, or something that is no text (NaN, None).
+        """
+        lead = prompt or ""
+        if inputs and isinstance(inputs[0], (tuple, list)):
+            histories = [self._titles(lead + self._text(pair[0])) for pair in inputs]
+            return self.prompts.encode_pairs(histories, [clean_title(self._text(pair[1])) for pair in inputs])
+        return self.prompts.encode([self._titles(lead + self._text(text)) for text in inputs])
+
+    @staticmethod
+    def _text(value: Any) -> str:
+        if not isinstance(value, str):
+            raise DataError(f"expected a title or a prompt as text, got {value!r}: clean the titles first")
+        if not value.strip():
+            raise DataError("got an empty text: give a title, or leave the item out")
+        return value
+
+    @staticmethod
+    def _titles(text: str) -> list[str]:
+        return split_prompt(text)
+
+    def _save_shared(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        shared = {
+            "base": {"name": self.base_name, "digest": self.base_digest},
+            "prompt_version": self.prompt_version,
+            "max_tokens": self.max_tokens,
+        }
+        (folder / self.config_file_name).write_text(
+            json.dumps({**shared, **settings}, indent=2), encoding="utf-8"
+        )
+        self.tokenizer.save_pretrained(str(folder))
+
+    @classmethod
+    def read_settings(cls, folder: Path) -> dict[str, Any]:
+        """Read the encoder's settings of a saved folder.
+
+        Raises:
+            BundleError: missing or damaged settings, or another prompt version.
+        """
+        path = folder / cls.config_file_name
+        if not path.exists():
+            raise BundleError(
+                f"{folder} has no {cls.config_file_name}: it is no xcrossrec model, or was not written to its end"
+            )
+        try:
+            settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise BundleError(f"{path} is not valid JSON ({error}): copy or train the model again") from error
+        if settings.get("prompt_version") != PROMPT_VERSION:
+            raise BundleError(
+                f"{folder} was trained with prompt version {settings.get('prompt_version')!r}, this release writes "
+                f"{PROMPT_VERSION}: train it again, or install the release that made it"
+            )
+        return settings
+
+
+def load_matching_base(settings: Mapping[str, Any], folder: Path, base: Base | None = None) -> Base:
+    """Load the base that a saved model names and verify its weights.
+
+    Args:
+        settings: the model's settings, with ``base.name`` and ``base.digest``.
+        folder: named in errors.
+        base: use this one instead of loading by name.
+
+    Raises:
+        BaseMismatchError: the weights found are not those the model was trained on.
+    """
+    wanted = settings["base"]
+    found = base or load_base(wanted["name"])
+    if found.digest != wanted["digest"]:
+        raise BaseMismatchError(
+            f"model {folder} was trained on base {wanted['name']!r} (weights {wanted['digest'][:12]}), but "
+            f"{found.name!r} here has weights {found.digest[:12]}: restore the original base"
+        )
+    return found
+
+
+class IntegratedLayer(nn.Module):
+    """One layer of the backbone followed by its integrator.
+
+    Args:
+        layer: the backbone's module whose output is the layer's output.
+        integrator: mixes the streams of that output.
+    """
+
+    def __init__(self, layer: nn.Module, integrator: Integrator) -> None:
+        super().__init__()
+        self.layer = layer
+        self.integrator = integrator
+        self.without: int | None = None
+        self.enabled = True
+        self.observed: list[Tensor] | None = None
+        if hasattr(layer, "attention_type"):  # ModernBERT's model reads it off its layers
+            self.attention_type = layer.attention_type
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer, then mix; whatever else the layer returns is passed on."""
+        output = self.layer(*args, **kwargs)
+        hidden = output[0] if isinstance(output, tuple) else output
+        mixed = self._mix(hidden)
+        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+
+    def _mix(self, hidden: Float[Tensor, "rows token dim"]) -> Float[Tensor, "rows token dim"]:
+        if not self.enabled:
+            return hidden
+        streams = hidden.view(self.integrator.sources, -1, *hidden.shape[1:])
+        if self.observed is not None:
+            self.observed.append(self.integrator.coefficients(streams).detach())
+        return self.integrator(streams, without=self.without).view_as(hidden)
+
+
+class IntegratedEncoder(TitleEncoder):
+    """n domain-specific language models over one base, integrated after every layer (X-Cross).
+
+    The streams are the leading part of the batch axis: each base weight multiplies all of them at once.
+    Only the integrators and the stream weights train; base and adapters are frozen.
+
+    Args:
+        base: the shared base; taken over and changed in place, so do not use it elsewhere.
+        adapters: at least two, of one base, with different names.
+        integrator: one of :data:`xcrossrec.models.integrator.INTEGRATORS`.
+        beta: strength of what one stream takes from another.
+        gamma: strength of the contrast term (paper's form only).
+        max_tokens: longest text; None takes what the model can, at most 256.
+
+    Raises:
+        ModelError: fewer than two adapters, or two of one name.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        adapters: Sequence[Adapter],
+        *,
+        integrator: str = "paper",
+        beta: float = 1.0,
+        gamma: float = 1.0,
+        max_tokens: int | None = None,
+    ) -> None:
+        super().__init__(base, max_tokens)
+        names = [adapter.name for adapter in adapters]
+        if len(names) < 2:
+            raise ModelError(f"integration needs at least 2 sources, got {len(names)}: load another adapter")
+        if len(set(names)) < len(names):
+            raise ModelError(f"adapter names must differ, got {names}: rename a folder")
+        self.sources = tuple(names)
+        self.integrator = integrator
+        self.beta, self.gamma = beta, gamma
+        self._adapters = tuple(adapters)
+        self.backbone = base.backbone
+        stack_adapters(self.backbone, adapters)
+        self.backbone.requires_grad_(False)
+        self._integrate(integrator, beta, gamma)
+        self.stream_weight = nn.Parameter(torch.full((len(names),), 1 / len(names)))
+
+    def _integrate(self, name: str, beta: float, gamma: float) -> None:
+        layers = encoder_layers(self.backbone)
+        for number in range(len(layers)):
+            integrator = build_integrator(name, len(self.sources), self.dim, beta=beta, gamma=gamma)
+            conv = getattr(getattr(self.backbone, "encoder", None), "conv", None)
+            if (
+                number == 0 and conv is not None
+            ):  # DeBERTa-v2 xlarge: the first layer's output is the convolution's
+                self.backbone.encoder.conv = IntegratedLayer(conv, integrator)
+            else:
+                layers[number] = IntegratedLayer(layers[number], integrator)
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The adapters, in stream order."""
+        return self._adapters
+
+    @property
+    def integrated_layers(self) -> list[IntegratedLayer]:
+        """The layers with their integrators, first to last."""
+        conv = getattr(getattr(self.backbone, "encoder", None), "conv", None)
+        first = [conv] if isinstance(conv, IntegratedLayer) else []
+        return first + [
+            layer for layer in encoder_layers(self.backbone) if isinstance(layer, IntegratedLayer)
+        ]
+
+    @property
+    def integrators(self) -> list[Integrator]:
+        """The integrators, first layer to last."""
+        return [layer.integrator for layer in self.integrated_layers]
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch modes; the frozen backbone stays in evaluation mode, so its dropout never runs."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def encode_streams(
+        self, input_ids: Int[Tensor, "batch token"], attention_mask: Int[Tensor, "batch token"]
+    ) -> Float[Tensor, "source batch token dim"]:
+        """Run all streams and give each one's refined last states (before stage 4)."""
+        n = len(self.sources)
+        hidden = self.backbone(input_ids=input_ids.repeat(n, 1), attention_mask=attention_mask.repeat(n, 1))
+        states: Tensor = hidden.last_hidden_state
+        return states.view(n, *input_ids.shape, self.dim)
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Add ``token_embeddings`` (batch, token, dim): the streams' weighted sum (stage 4)."""
+        streams = self.encode_streams(features["input_ids"], features["attention_mask"])
+        features["token_embeddings"] = torch.einsum("sbtd,s->btd", streams, self.stream_weight)
+        return features
+
+    @contextmanager
+    def ablated(self, layer: int, source: int) -> Iterator[None]:
+        """Within the block, ``source`` gives nothing to the other streams at ``layer``."""
+        target = self.integrated_layers[layer]
+        target.without = source
+        try:
+            yield
+        finally:
+            target.without = None
+
+    @contextmanager
+    def integration_off(self) -> Iterator[None]:
+        """Within the block no layer mixes: the output is the weighted mean of the source models' states."""
+        for layer in self.integrated_layers:
+            layer.enabled = False
+        try:
+            yield
+        finally:
+            for layer in self.integrated_layers:
+                layer.enabled = True
+
+    @contextmanager
+    def observing(self) -> Iterator[list[list[Tensor]]]:
+        """Collect, per layer, the mixing coefficients (source, source, batch, token) of every forward pass."""
+        layers = self.integrated_layers
+        records: list[list[Tensor]] = [[] for _ in layers]
+        for layer, record in zip(layers, records, strict=True):
+            layer.observed = record
+        try:
+            yield records
+        finally:
+            for layer in layers:
+                layer.observed = None
+
+    def reselect(self, base: Base, adapters: Sequence[Adapter]) -> IntegratedEncoder:
+        """Make the encoder of another choice of sources; what belongs to those that stay is kept.
+
+        Args:
+            base: a fresh copy of the same base.
+            adapters: the new sources; those named as a present one keep its pairs, the others start at zero.
+
+        Raises:
+            ModelError: the integrator's form cannot change its sources (the paper's).
+        """
+        index = {name: number for number, name in enumerate(self.sources)}
+        kept = [index.get(adapter.name) for adapter in adapters]
+        new_integrators = [integrator.reselect(kept) for integrator in self.integrators]
+        new = IntegratedEncoder(
+            base,
+            adapters,
+            integrator=self.integrator,
+            beta=self.beta,
+            gamma=self.gamma,
+            max_tokens=self.max_tokens,
+        )
+        for layer, integrator in zip(new.integrated_layers, new_integrators, strict=True):
+            layer.integrator = integrator
+        with torch.no_grad():
+            weights = torch.stack(
+                [self.stream_weight[k] if k is not None else torch.tensor(0.0) for k in kept]
+            )
+            new.stream_weight.copy_(weights)
+        return new
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write settings, integrators and the adapters' PEFT folders."""
+        folder = Path(output_path)
+        settings = {
+            "sources": list(self.sources),
+            "integrator": self.integrator,
+            "beta": self.beta,
+            "gamma": self.gamma,
+        }
+        for adapter in self._adapters:
+            _copy_adapter(adapter, folder / ADAPTERS_FOLDER / adapter.name)
+        save_file(self.integration_state(), folder / INTEGRATOR_WEIGHTS)
+        self._save_shared(folder, settings)
+
+    def integration_state(self) -> dict[str, Tensor]:
+        """The trained tensors: per layer the integrator's, and the stream weights."""
+        state = {
+            f"layers.{number}.{key}": value.detach().cpu().contiguous()
+            for number, integrator in enumerate(self.integrators)
+            for key, value in integrator.state_dict().items()
+        }
+        state["stream_weight"] = self.stream_weight.detach().cpu().contiguous()
+        return state
+
+    def load_integration_state(self, state: Mapping[str, Tensor], origin: str) -> None:
+        """Take over trained tensors.
+
+        Args:
+            state: as :meth:`integration_state` gives them.
+            origin: named in errors.
+
+        Raises:
+            BundleError: missing, surplus or wrongly shaped tensors.
+        """
+        own = self.integration_state()
+        wrong = sorted(set(own) ^ set(state)) or [k for k in own if own[k].shape != state[k].shape]
+        if wrong:
+            raise BundleError(
+                f"{origin} does not fit this encoder ({wrong[0]}): it belongs to another configuration"
+            )
+        with torch.no_grad():
+            for number, integrator in enumerate(self.integrators):
+                integrator.load_state_dict(
+                    {k: state[f"layers.{number}.{k}"] for k in integrator.state_dict()}
+                )
+            self.stream_weight.copy_(state["stream_weight"])
+
+    @classmethod
+    def load(
+        cls, model_name_or_path: str, subfolder: str = "", base: Base | None = None, **kwargs: Any
+    ) -> Self:
+        """Load from a saved folder; base and adapters are verified by digest and shape."""
+        folder = Path(model_name_or_path) / subfolder
+        settings = cls.read_settings(folder)
+        found = load_matching_base(settings, folder, base)
+        adapters = [
+            read_adapter(folder / ADAPTERS_FOLDER / name, found, name=name)
+            for name in _safe_names(settings, folder)
+        ]
+        model = cls(
+            found,
+            adapters,
+            integrator=settings["integrator"],
+            beta=settings["beta"],
+            gamma=settings["gamma"],
+            max_tokens=settings["max_tokens"],
+        )
+        model.load_integration_state(
+            load_tensors(folder / INTEGRATOR_WEIGHTS), str(folder / INTEGRATOR_WEIGHTS)
+        )
+        model.eval()
+        return model
+
+
+class SourceEncoder(TitleEncoder):
+    """One language model: the base alone, or with one LoRA adapter trained by PEFT.
+
+    A saved one *is* a PEFT LoRA folder (with this project's sidecars beside).
+
+    Args:
+        base: the base; taken over.
+        lora: a new adapter to train; None leaves the base as it is.
+        max_tokens: longest text; None takes what the model can, at most 256.
+    """
+
+    def __init__(self, base: Base, lora: LoraConfig | None = None, *, max_tokens: int | None = None) -> None:
+        super().__init__(base, max_tokens)
+        self.backbone: Any = base.backbone
+        if lora is not None:
+            self.backbone = get_peft_model(base.backbone, lora)
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether a LoRA adapter is in place."""
+        return isinstance(self.backbone, PeftModel)
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Add ``token_embeddings`` (batch, token, dim)."""
+        output = self.backbone(input_ids=features["input_ids"], attention_mask=features["attention_mask"])
+        features["token_embeddings"] = output.last_hidden_state
+        return features
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write a PEFT folder (if there is an adapter) and the settings."""
+        folder = Path(output_path)
+        if self.has_adapter:
+            self.backbone.save_pretrained(str(folder), save_embedding_layers=False)
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        self._save_shared(folder, {"adapter": self.has_adapter})
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        base: Base | None = None,
+        *,
+        trainable: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Load from a saved folder; the base is verified by digest, the adapter by shape."""
+        folder = Path(model_name_or_path) / subfolder
+        settings = cls.read_settings(folder)
+        found = load_matching_base(settings, folder, base)
+        model = cls(found, max_tokens=settings["max_tokens"])
+        if settings["adapter"]:
+            read_adapter(folder, found)  # checks weights and base with our own messages
+            model.backbone = PeftModel.from_pretrained(
+                found.backbone, str(folder), is_trainable=trainable, use_safetensors=True
+            )
+        model.eval()
+        return model
+
+
+def default_lora(rank: int = 8, alpha: float | None = None, dropout: float = 0.0) -> LoraConfig:
+    """LoRA on query and value, as PEFT's defaults choose them for the base's architecture.
+
+    Args:
+        rank: r.
+        alpha: LoRA's alpha; None takes twice the rank.
+        dropout: on the adapter's input.
+    """
+    return LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout, bias="none")
+
+
+def _copy_adapter(adapter: Adapter, folder: Path) -> None:
+    if folder.exists() and folder.resolve() == adapter.path.resolve():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST):
+        source = adapter.path / name
+        if source.exists():
+            (folder / name).write_bytes(source.read_bytes())
+
+
+def _safe_names(settings: Mapping[str, Any], folder: Path) -> list[str]:
+    names: list[str] = settings["sources"]
+    for name in names:
+        if Path(name).name != name or name in {"", ".", ".."}:
+            raise BundleError(
+                f"{folder} names a source {name!r}, which is no plain folder name: the bundle is foreign"
+            )
+    return names

@@ -1,0 +1,221 @@
+"""From token states to scores: the history matcher of `dual` and the pair head of `pair`.
+
+Legend: ``user`` = one history, ``slot`` = a history's item, ``item`` = an item to score, ``dim`` = vector
+size, ``batch`` = one (history, candidate) text, ``token`` = position.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import save_file
+from sentence_transformers.base.modules import Module
+from torch import Tensor, nn
+
+from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.models.adapters import load_tensors
+from xcrossrec.models.tokens import CANDIDATE_SEGMENT
+from xcrossrec.types import HISTORY_POOLINGS, HistoryPooling
+
+RECENCY_SLOTS = 8
+"""History positions, counted from the newest, with a learned weight of their own; older ones share the last."""
+
+
+def soft_maximum(
+    similarity: Float[Tensor, "*batch slot"],
+    weight: Float[Tensor, "*batch slot"],
+    sharpness: Float[Tensor, ""],
+) -> Float[Tensor, "*batch"]:
+    """Weighted soft maximum: ``log(sum_k w_k exp(a s_k) / sum_k w_k) / a``.
+
+    Args:
+        similarity: cosines s.
+        weight: non-negative w; 0 leaves a slot out; at least one positive.
+        sharpness: a > 0; towards 0 the mean, towards infinity the maximum.
+    """
+    peak = similarity.masked_fill(weight == 0, -torch.inf).amax(-1, keepdim=True)
+    shares = weight / weight.sum(-1, keepdim=True)
+    total = (shares * torch.exp(sharpness * (similarity - peak))).sum(-1)
+    return peak.squeeze(-1) + torch.log(total) / sharpness
+
+
+class _Head(Module):
+    """Saves settings as JSON and tensors as safetensors, and refuses what does not fit."""
+
+    config_keys: list[str] = []  # noqa: RUF012 - sentence-transformers' own convention
+    weights_name = "head.safetensors"
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write settings and tensors."""
+        folder = Path(output_path)
+        self.save_config(str(folder))
+        state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+        save_file(state, folder / self.weights_name)
+
+    @classmethod
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Self:
+        """Read back; a tensor that is missing, surplus or of another shape is a :class:`BundleError`."""
+        folder = Path(model_name_or_path) / subfolder
+        path = folder / cls.config_file_name
+        if not path.exists():
+            raise BundleError(f"{folder} has no {cls.config_file_name}: the model was not written to its end")
+        head = cls(**json.loads(path.read_text(encoding="utf-8")))
+        state = load_tensors(folder / cls.weights_name)
+        try:
+            head.load_state_dict(state)
+        except RuntimeError as error:
+            raise BundleError(f"{folder / cls.weights_name} does not fit its settings: {error}") from error
+        return head
+
+
+class HistoryMatcher(_Head):
+    """Scores items against a history by cosine; the last module of a `dual` model.
+
+    ``prompt``: the history is one vector h, ``s = h . i``. ``late``: each history item keeps its vector,
+    ``s = softmax-like maximum over items`` (:func:`soft_maximum`) with a learned sharpness and a learned weight
+    per recency. The temperature only scales training's softmax.
+
+    Args:
+        pooling: ``prompt`` or ``late``.
+        sharpness: starting value of the soft maximum's factor.
+        temperature: starting value of the training softmax's temperature.
+
+    Raises:
+        ConfigError: unknown pooling.
+    """
+
+    config_keys = ["pooling"]  # noqa: RUF012
+    config_file_name = "history_matcher.json"
+
+    def __init__(
+        self, pooling: HistoryPooling = "late", *, sharpness: float = 10.0, temperature: float = 0.05
+    ) -> None:
+        super().__init__()
+        if pooling not in HISTORY_POOLINGS:
+            raise ConfigError(
+                f"unknown history pooling {pooling!r}: choose one of {', '.join(HISTORY_POOLINGS)}"
+            )
+        self.pooling: HistoryPooling = pooling
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.log_sharpness = nn.Parameter(torch.tensor(math.log(sharpness)))
+        self.log_recency = nn.Parameter(torch.zeros(RECENCY_SLOTS))
+
+    @property
+    def scale(self) -> Float[Tensor, ""]:
+        """Inverse temperature of training's softmax, kept below 100."""
+        return self.log_scale.clamp(max=math.log(100.0)).exp()
+
+    @property
+    def sharpness(self) -> Float[Tensor, ""]:
+        """Factor of the soft maximum."""
+        return self.log_sharpness.exp()
+
+    def recency_weight(self, age: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Weight of a history item by its age (0 = newest)."""
+        return self.log_recency.exp()[age.clamp(0, RECENCY_SLOTS - 1)]
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Pass on: the text's vector is ready, matching needs two texts."""
+        return features
+
+    def match(
+        self,
+        history: Float[Tensor, "user slot dim"],
+        present: Bool[Tensor, "user slot"],
+        items: Float[Tensor, "item dim"],
+    ) -> Float[Tensor, "user item"]:
+        """Score every item for every history.
+
+        Args:
+            history: unit vectors, oldest first, the present slots at the left; for ``prompt`` one slot.
+            present: which slots are filled; at least one a user.
+            items: unit vectors.
+        """
+        similarity = torch.einsum("usd,id->uis", history, items)
+        return self.pool(similarity, present[:, None, :].expand_as(similarity))
+
+    def pool(
+        self, similarity: Float[Tensor, "*batch slot"], present: Bool[Tensor, "*batch slot"]
+    ) -> Float[Tensor, "*batch"]:
+        """Reduce per-slot cosines to one score."""
+        if self.pooling == "prompt":
+            return similarity[..., 0]
+        slot = torch.arange(similarity.shape[-1], device=similarity.device)
+        age = present.sum(-1, keepdim=True) - 1 - slot
+        return soft_maximum(similarity, self.recency_weight(age) * present, self.sharpness)
+
+
+class PairHead(_Head):
+    """Scores one joint encoding of history and candidate; the last module of a `pair` model.
+
+    ``s = scale * similarity + v . GELU(W_p h_cls + b_p) + c``: the paper's head on the first token, added to
+    the language model's own similarity of the history's and the candidate's tokens, pooled apart. v and c
+    start at zero, so an untrained model ranks by similarity.
+
+    Args:
+        dim: hidden size.
+        pooling: ``prompt`` pools the whole history, ``late`` each of its items (soft maximum).
+        sharpness: starting value of the soft maximum's factor.
+        temperature: starting value of the similarity's temperature.
+    """
+
+    config_keys = ["dim", "pooling"]  # noqa: RUF012
+    config_file_name = "pair_head.json"
+
+    def __init__(
+        self,
+        dim: int,
+        pooling: HistoryPooling = "late",
+        *,
+        sharpness: float = 10.0,
+        temperature: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.matcher = HistoryMatcher(pooling, sharpness=sharpness, temperature=temperature)
+        self.project = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, 1)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+
+    @property
+    def pooling(self) -> HistoryPooling:
+        """How the history is pooled."""
+        return self.matcher.pooling
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Add ``scores`` (batch, 1)."""
+        states, segments = features["token_embeddings"], features["segments"]
+        similarity = self.similarity(states, segments)
+        learned = self.value(nn.functional.gelu(self.project(states[:, 0]))).squeeze(-1)
+        features["scores"] = (self.matcher.scale * similarity + learned).unsqueeze(-1)
+        return features
+
+    def similarity(
+        self, states: Float[Tensor, "batch token dim"], segments: Int[Tensor, "batch token"]
+    ) -> Float[Tensor, batch]:
+        """Cosine of the candidate's mean state with the history's (or its items', soft maximum)."""
+        candidate = _segment_means(states, segments == CANDIDATE_SEGMENT)
+        if self.pooling == "prompt":
+            history = _segment_means(states, segments > 0)
+            return (candidate * history).sum(-1)
+        slots = int(segments.max().clamp(min=1))
+        number = torch.arange(1, slots + 1, device=segments.device)
+        members = segments[:, None, :] == number[None, :, None]
+        means = torch.bmm(members.to(states.dtype), states)
+        vectors = nn.functional.normalize(means, dim=-1)
+        cosine = torch.einsum("bsd,bd->bs", vectors, candidate)
+        return self.matcher.pool(cosine, members.any(-1))
+
+
+def _segment_means(
+    states: Float[Tensor, "batch token dim"], members: Bool[Tensor, "batch token"]
+) -> Float[Tensor, "batch dim"]:
+    """Unit vector of the mean state of the marked tokens (the mean's length cancels)."""
+    total = torch.einsum("btd,bt->bd", states, members.to(states.dtype))
+    return nn.functional.normalize(total, dim=-1)

@@ -1,0 +1,45 @@
+"""Histories and candidates as text, versioned.
+
+Template version 1: the titles of a history, oldest first, one a line. A title never holds a line break
+(whitespace is folded), so a prompt splits back into its titles without doubt. What stands between two
+titles in the token stream is the encoder's business (:data:`TITLE_SEPARATOR`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xcrossrec.exceptions import DataError
+
+PROMPT_VERSION = 1
+"""Written into every bundle; a bundle of another version is refused."""
+
+TITLE_SEPARATOR = ";"
+"""Put between two titles of one prompt, as tokens."""
+
+
+def clean_title(title: str) -> str:
+    """Fold all whitespace, line breaks included, into single spaces."""
+    return " ".join(title.split())
+
+
+def history_prompt(titles: Sequence[str]) -> str:
+    """Write a history as one text.
+
+    Args:
+        titles: item titles, oldest first.
+
+    Raises:
+        DataError: no title, or an empty one.
+    """
+    if not titles:
+        raise DataError("the history is empty: give at least one item id or title")
+    cleaned = [clean_title(title) for title in titles]
+    if "" in cleaned:
+        raise DataError(f"title {cleaned.index('')} of the history is empty: give its text, or leave it out")
+    return "\n".join(cleaned)
+
+
+def split_prompt(prompt: str) -> list[str]:
+    """Give back the titles of a prompt, oldest first; empty lines are dropped."""
+    return [title for title in (clean_title(line) for line in prompt.split("\n")) if title]

@@ -1,0 +1,170 @@
+"""Batches of users for the trainers: which items are encoded, and who is whose negative.
+
+Every draw depends on (seed, epoch, users of the batch) alone, so a resumed run sees what an uninterrupted
+one would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import TrainerCallback
+
+from xcrossrec.prompts import history_prompt
+
+_LENGTH_BUCKETS = 3
+"""Items are encoded in groups of like length, which saves about a third of the padding."""
+
+Preprocess = Callable[[Sequence[Any]], dict[str, Tensor]]
+
+
+@dataclass
+class UserBatches:
+    """What both collators share.
+
+    Args:
+        sequences: per user item rows, oldest first; at least two.
+        titles: the catalogue.
+        preprocess: the encoder's tokenization.
+        seed: of all draws.
+        history_limit: newest history items in use.
+    """
+
+    sequences: Sequence[Sequence[int]]
+    titles: Sequence[str]
+    preprocess: Preprocess
+    seed: int
+    history_limit: int
+    epoch: int = 0
+    valid_label_columns: list[str] = field(default_factory=list)
+    """Read by sentence-transformers' batch sampler; no column of ours is a label."""
+
+    def dataset(self) -> Dataset:
+        """One row a user; the collator does the rest."""
+        return Dataset.from_dict({"user": list(range(len(self.sequences)))})
+
+    def _rng(self, users: Sequence[int]) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.epoch, len(users), *users])
+
+    def _newest(self, user: int) -> list[int]:
+        return list(self.sequences[user])[-(self.history_limit + 1) :]
+
+
+@dataclass
+class DualBatches(UserBatches):
+    """Collates users for :class:`xcrossrec.training.losses.NextItemLoss`.
+
+    All items of the batch's users, and some drawn from the catalogue, are encoded once each. With `late`
+    pooling every position of a sequence is a target; with `prompt` one position a user, drawn each epoch.
+
+    Args:
+        sampled_negatives: items drawn uniformly from the catalogue per batch.
+        with_prompts: add one history prompt a user.
+    """
+
+    sampled_negatives: int = 0
+    with_prompts: bool = False
+
+    def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
+        """Make the trainer's inputs from dataset rows."""
+        users = [row["user"] for row in rows]
+        rng = self._rng(users)
+        sequences = [self._newest(user) for user in users]
+        drawn = rng.integers(len(self.titles), size=self.sampled_negatives)
+        items = self._by_length(np.unique(np.concatenate([*map(np.asarray, sequences), drawn])).tolist())
+        place = {row: number for number, row in enumerate(items)}
+        structure = {
+            "sequences": _padded([[place[row] for row in sequence] for sequence in sequences]),
+            "member": self._membership(users, items),
+        }
+        batch: dict[str, Any] = {}
+        for number, chunk in enumerate(np.array_split(np.asarray(items), _LENGTH_BUCKETS)):
+            if chunk.size:
+                batch |= _prefixed(f"items{number}", self.preprocess([self.titles[row] for row in chunk]))
+        if self.with_prompts:
+            targets = [int(rng.integers(1, len(sequence))) for sequence in sequences]
+            prompts = [
+                history_prompt([self.titles[row] for row in sequence[:target]])
+                for sequence, target in zip(sequences, targets, strict=True)
+            ]
+            batch |= _prefixed("prompts", self.preprocess(prompts))
+            structure["target_position"] = torch.tensor(targets)
+        batch["label"] = structure
+        return batch
+
+    def _by_length(self, items: list[int]) -> list[int]:
+        return sorted(items, key=lambda row: (len(self.titles[row]), row))
+
+    def _membership(self, users: Sequence[int], items: Sequence[int]) -> Tensor:
+        """Which encoded items a user has anywhere in the whole sequence: never that user's negatives."""
+        array = np.asarray(items)
+        return torch.from_numpy(
+            np.stack([np.isin(array, np.asarray(self.sequences[user])) for user in users])
+        )
+
+
+@dataclass
+class PairBatches(UserBatches):
+    """Collates users for :class:`xcrossrec.training.losses.PairLoss`: positive first, then negatives.
+
+    Args:
+        negatives: candidates beside the positive, half in proportion to how often items occur in the
+            training sequences, half uniform; none from the user's own sequence.
+    """
+
+    negatives: int = 7
+
+    def __post_init__(self) -> None:
+        flat = np.concatenate([np.asarray(sequence) for sequence in self.sequences])
+        self._bought = flat
+
+    def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
+        """Make the trainer's inputs from dataset rows."""
+        users = [row["user"] for row in rows]
+        rng = self._rng(users)
+        pairs = []
+        for user in users:
+            sequence = self._newest(user)
+            target = int(rng.integers(1, len(sequence)))
+            prompt = history_prompt([self.titles[row] for row in sequence[:target]])
+            candidates = [sequence[target], *self._draw(user, rng)]
+            pairs += [(prompt, self.titles[row]) for row in candidates]
+        return self.preprocess(pairs)
+
+    def _draw(self, user: int, rng: np.random.Generator) -> list[int]:
+        own = set(self.sequences[user])
+        drawn: list[int] = []
+        while len(drawn) < self.negatives:
+            popular = len(drawn) % 2 == 0
+            row = int(
+                self._bought[rng.integers(len(self._bought))] if popular else rng.integers(len(self.titles))
+            )
+            if row not in own and row not in drawn:
+                drawn.append(row)
+        return drawn
+
+
+class EpochOfBatches(TrainerCallback):  # type: ignore[misc]
+    """Tells the collator which epoch it is, so that draws differ between epochs and survive a resume."""
+
+    def __init__(self, batches: UserBatches) -> None:
+        self.batches = batches
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take over the trainer's epoch."""
+        self.batches.epoch = round(state.epoch)
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in rows])
+
+
+def _prefixed(prefix: str, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}_{key}": value for key, value in features.items()}

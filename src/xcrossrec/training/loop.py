@@ -1,0 +1,251 @@
+"""One training run: trainer, early stopping, checkpoints, resume, and proof that frozen weights stayed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import (
+    CrossEncoder,
+    CrossEncoderTrainer,
+    CrossEncoderTrainingArguments,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from torch import nn
+from transformers import EarlyStoppingCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from xcrossrec.config import TrainingConfig
+from xcrossrec.data.domain import Domain, Sequences
+from xcrossrec.exceptions import ConfigError, DataError, ModelError
+from xcrossrec.models.base import weight_digest
+from xcrossrec.models.bundle import Model, encoder_of, matcher_of
+from xcrossrec.training.batches import DualBatches, EpochOfBatches, PairBatches, UserBatches
+from xcrossrec.training.losses import NextItemLoss, PairLoss
+
+_STATE_FILE = "training.json"
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a run did.
+
+    Attributes:
+        users: training users, without those set aside.
+        holdout_users: users set aside for early stopping.
+        epochs: epochs run.
+        best_loss: lowest loss on the users set aside; None without any.
+        initial_loss: the same loss before the first step; None without any.
+        losses: per epoch, loss on the users set aside.
+        wall_s: seconds.
+        trained_parameters: number of trained scalars.
+    """
+
+    users: int
+    holdout_users: int
+    epochs: float
+    best_loss: float | None
+    initial_loss: float | None
+    losses: tuple[float, ...]
+    wall_s: float
+    trained_parameters: int
+
+
+def fit(
+    model: Model,
+    domain: Domain,
+    users: Sequences,
+    config: TrainingConfig,
+    work: Path,
+    *,
+    head_patterns: tuple[str, ...],
+    resume: bool = False,
+    show_progress: bool = True,
+) -> TrainingReport:
+    """Train whatever requires a gradient in a model, in place.
+
+    Args:
+        model: from :func:`xcrossrec.models.bundle.build_model`.
+        domain: gives the titles.
+        users: the budget's users; some are set aside for early stopping.
+        config: settings.
+        work: folder for checkpoints and TensorBoard logs; checkpoints are removed at the end.
+        head_patterns: regular expressions of the parameters that take ``head_learning_rate``.
+        resume: continue from the last checkpoint in ``work``.
+        show_progress: draw progress bars on stderr.
+
+    Raises:
+        ConfigError: resume without a checkpoint, with other settings, or checkpoints in the way.
+        DataError: too few users.
+        ModelError: a frozen weight changed.
+    """
+    started = time.perf_counter()
+    count = _holdout_count(len(users), config)
+    training, holdout = users.split_off(count, config.seed) if count else (users, None)
+    checkpoint = _prepare_work(work, config, domain, users, resume)
+    batches = _batches(model, domain, training, config)
+    held = _batches(model, domain, holdout, config) if holdout else None
+    frozen = _frozen_digest(model)
+    trainer = _trainer(model, batches, held, config, work, head_patterns, show_progress)
+    initial = trainer.evaluate()["eval_loss"] if held and checkpoint is None else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if _frozen_digest(model) != frozen:
+        raise ModelError(
+            "a frozen weight changed during training: this is a fault of xcrossrec, please report it"
+        )
+    losses = tuple(entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry)
+    best = trainer.state.best_metric
+    if held:
+        _verify_best(trainer, best)
+    for folder in work.glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    model.eval()
+    return TrainingReport(
+        users=len(training),
+        holdout_users=count,
+        epochs=float(trainer.state.epoch or 0.0),
+        best_loss=best,
+        initial_loss=initial,
+        losses=losses,
+        wall_s=time.perf_counter() - started,
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+    )
+
+
+def _holdout_count(users: int, config: TrainingConfig) -> int:
+    if users < 2:
+        raise DataError(f"training needs at least 2 users, got {users}: raise the budget")
+    wanted = round(config.holdout_share * users)
+    return min(max(wanted, 8), 256) if wanted and users >= 32 else 0
+
+
+def _prepare_work(
+    work: Path, config: TrainingConfig, domain: Domain, users: Sequences, resume: bool
+) -> str | None:
+    """Refuse to mix runs; give the checkpoint to continue from."""
+    state = {"config": config.to_dict(), "fingerprint": domain.fingerprint, "users": len(users)}
+    last = get_last_checkpoint(str(work)) if work.is_dir() else None
+    path = work / _STATE_FILE
+    if resume:
+        if last is None:
+            raise ConfigError(f"nothing to resume in {work}: run without --resume")
+        if json.loads(path.read_text(encoding="utf-8")) != state:
+            raise ConfigError(
+                f"{work} holds a run with other settings or data: resume with the same, or remove it"
+            )
+        return str(last)
+    if last is not None:
+        raise ConfigError(f"{work} holds an unfinished run: continue it with --resume, or remove the folder")
+    work.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(state), encoding="utf-8")
+    return None
+
+
+def _batches(model: Model, domain: Domain, users: Sequences, config: TrainingConfig) -> UserBatches:
+    preprocess = encoder_of(model).preprocess
+    if isinstance(model, CrossEncoder):
+        return PairBatches(
+            users.rows,
+            domain.titles,
+            preprocess,
+            config.seed,
+            config.history_limit,
+            negatives=config.pair_negatives,
+        )
+    return DualBatches(
+        users.rows,
+        domain.titles,
+        preprocess,
+        config.seed,
+        config.history_limit,
+        sampled_negatives=config.sampled_negatives,
+        with_prompts=matcher_of(model).pooling == "prompt",
+    )
+
+
+class _WithHeldOutUsers:
+    """Collates training rows with one collator and the users set aside with another."""
+
+    def __init__(self, training: UserBatches, held: UserBatches | None) -> None:
+        self.training, self.held = training, held
+        self.valid_label_columns = training.valid_label_columns
+
+    def __call__(self, rows: list[dict[str, int]]) -> Mapping[str, Any]:
+        if self.held is not None and rows[0]["user"] >= len(self.training.sequences):
+            offset = len(self.training.sequences)
+            return self.held([{"user": row["user"] - offset} for row in rows])  # type: ignore[operator, no-any-return]
+        return self.training(rows)  # type: ignore[operator, no-any-return]
+
+
+def _trainer(
+    model: Model,
+    batches: UserBatches,
+    held: UserBatches | None,
+    config: TrainingConfig,
+    work: Path,
+    head_patterns: tuple[str, ...],
+    show_progress: bool,
+) -> Any:
+    pair = isinstance(model, CrossEncoder)
+    steps = -(-len(batches.sequences) // config.batch_users) * config.epochs
+    arguments = (CrossEncoderTrainingArguments if pair else SentenceTransformerTrainingArguments)(
+        output_dir=str(work),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_users,
+        per_device_eval_batch_size=config.batch_users,
+        learning_rate=config.learning_rate,
+        learning_rate_mapping=dict.fromkeys(head_patterns, config.head_learning_rate),
+        weight_decay=config.weight_decay,
+        warmup_steps=round(steps * config.warmup_share),
+        seed=config.seed,
+        eval_strategy="epoch" if held else "no",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=held is not None,
+        metric_for_best_model="eval_loss" if held else None,
+        greater_is_better=False if held else None,
+        logging_steps=10,
+        report_to=["tensorboard"],
+        disable_tqdm=not show_progress,
+        dataloader_pin_memory=False,
+    )
+    callbacks: list[Any] = [EpochOfBatches(batches)]
+    eval_dataset = None
+    if held:
+        callbacks.append(EarlyStoppingCallback(config.patience))
+        offset = len(batches.sequences)
+        eval_dataset = held.dataset().map(lambda row: {"user": row["user"] + offset})
+    loss: nn.Module = (
+        PairLoss(model, config.pair_negatives + 1) if pair else NextItemLoss(model, matcher_of(model))
+    )
+    return (CrossEncoderTrainer if pair else SentenceTransformerTrainer)(
+        model=model,
+        args=arguments,
+        train_dataset=batches.dataset(),
+        eval_dataset=eval_dataset,
+        loss=loss,
+        data_collator=_WithHeldOutUsers(batches, held),
+        callbacks=callbacks,
+    )
+
+
+def _frozen_digest(model: Model) -> str:
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return weight_digest({key: value for key, value in model.state_dict().items() if key not in trained})
+
+
+def _verify_best(trainer: Any, best: float | None) -> None:
+    """Check that the weights in memory are the best ones (sentence-transformers only logs a failed reload)."""
+    with torch.no_grad():
+        now = trainer.evaluate()["eval_loss"]
+    if best is None or abs(now - best) > 1e-3 * max(1.0, abs(best)):
+        raise ModelError(
+            f"the best checkpoint (loss {best}) was not restored (loss {now}): run again with --resume"
+        )

@@ -1,0 +1,126 @@
+"""Losses: -log softmax of the positive over the positive and the negatives.
+
+Legend: ``user`` = one sequence, ``step`` = position in it, ``item`` = an item encoded in this batch,
+``dim`` = vector size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from xcrossrec.models.heads import HistoryMatcher
+
+
+class NextItemLoss(nn.Module):
+    """Next-item loss of a `dual` model over one batch of users.
+
+    Candidates are all encoded items but the user's own (other than the target). The structure comes from
+    :class:`xcrossrec.training.batches.DualBatches`.
+
+    Args:
+        model: a SentenceTransformer that ends with a :class:`HistoryMatcher`.
+        matcher: that module.
+    """
+
+    def __init__(self, model: nn.Module, matcher: HistoryMatcher) -> None:
+        super().__init__()
+        self.model = model
+        self.matcher = matcher
+
+    def forward(self, features: Sequence[dict[str, Any]], labels: Mapping[str, Tensor]) -> Tensor:
+        """Compute the mean loss over all targets of the batch.
+
+        Args:
+            features: tokenized items in length groups, then (``prompt`` pooling) the prompts.
+            labels: ``sequences`` (user, step; -1 pads), ``member`` (user, item), and for prompts
+                ``target_position`` (user).
+        """
+        vectors = [self.model(dict(group))["sentence_embedding"] for group in features]
+        sequences = labels["sequences"]
+        if self.matcher.pooling == "prompt":
+            items, prompts = torch.cat(vectors[:-1]), vectors[-1]
+            position = labels["target_position"]
+            scores = (prompts @ items.t())[:, None, :]
+            targets = sequences.gather(1, position[:, None])
+        else:
+            items = torch.cat(vectors)
+            scores = self._late_scores(items, sequences)
+            targets = sequences[:, 1:]
+        return self._cross_entropy(scores * self.matcher.scale, targets, sequences, labels["member"])
+
+    def _late_scores(
+        self, items: Float[Tensor, "item dim"], sequences: Int[Tensor, "user step"]
+    ) -> Float[Tensor, "user target item"]:
+        """Score all items after each prefix: the soft maximum, as running sums over the steps."""
+        similarity = items @ items.t()
+        sharpness = self.matcher.sharpness
+        step = torch.arange(sequences.shape[1], device=items.device)
+        # kernel[t, k]: weight of history step k when step t + 1 is the target
+        age = step[:-1, None] - step[None, :-1]
+        kernel = self.matcher.recency_weight(age) * (age >= 0)
+        kernel = kernel / kernel.sum(1, keepdim=True)
+        # similarities are at most 1, so the shift by 1 keeps the exponentials in range
+        exponentials = torch.exp(sharpness * (similarity[sequences[:, :-1].clamp(min=0)] - 1))
+        summed = torch.einsum("tk,uki->uti", kernel, exponentials)
+        return 1 + torch.log(summed.clamp(min=1e-30)) / sharpness
+
+    @staticmethod
+    def _cross_entropy(
+        scores: Float[Tensor, "user target item"],
+        targets: Int[Tensor, "user target"],
+        sequences: Int[Tensor, "user step"],
+        member: Bool[Tensor, "user item"],
+    ) -> Float[Tensor, ""]:
+        offset = sequences.shape[1] - targets.shape[1] if targets.shape[1] > 1 else 1
+        valid = (targets >= 0) & ~_seen_before(targets, sequences, offset)
+        index = targets.clamp(min=0)
+        own = member[:, None, :].expand_as(scores)
+        is_target = torch.zeros_like(own).scatter(2, index[..., None], True)
+        logits = scores.masked_fill(own & ~is_target, -torch.inf)
+        losses = nn.functional.cross_entropy(logits.flatten(0, 1), index.flatten(), reduction="none")
+        weight = valid.flatten().to(losses.dtype)
+        return (losses * weight).sum() / weight.sum().clamp(min=1)
+
+
+def _seen_before(
+    targets: Int[Tensor, "user target"], sequences: Int[Tensor, "user step"], offset: int
+) -> Bool[Tensor, "user target"]:
+    """Targets that the history already holds: a repeat purchase teaches copying, so it is left out."""
+    if targets.shape[1] == 1:
+        return (sequences == targets).sum(1, keepdim=True) > 1
+    step = torch.arange(sequences.shape[1], device=sequences.device)
+    earlier = step[None, :] < (torch.arange(targets.shape[1], device=sequences.device) + offset)[:, None]
+    return ((targets[:, :, None] == sequences[:, None, :]) & earlier[None]).any(-1)
+
+
+class PairLoss(nn.Module):
+    """Listwise loss of a `pair` model: each user's positive against that user's negatives.
+
+    Args:
+        model: a CrossEncoder.
+        candidates: texts per user, the positive first.
+    """
+
+    _KEYS = ("input_ids", "attention_mask", "segments")
+
+    def __init__(self, model: nn.Module, candidates: int) -> None:
+        super().__init__()
+        self.model = model
+        self.candidates = candidates
+
+    def forward(self, features: Sequence[Tensor], labels: None = None, **kwargs: Any) -> Tensor:
+        """Compute the mean loss over the users.
+
+        Args:
+            features: ``input_ids``, ``attention_mask``, ``segments`` of (user x candidate) texts.
+            labels: unused; the positive is always the first.
+            **kwargs: the trainer's ``prompt`` and ``task``, unused.
+        """
+        scores = self.model(dict(zip(self._KEYS, features, strict=True)))["scores"]
+        by_user = scores.view(-1, self.candidates)
+        return nn.functional.cross_entropy(by_user, by_user.new_zeros(len(by_user), dtype=torch.long))

@@ -1,0 +1,169 @@
+"""LoRA on one domain: a source model for integration, or the rival on the target."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from xcrossrec.config import TrainingConfig
+from xcrossrec.data.domain import Domain
+from xcrossrec.exceptions import BundleError, ModelError
+from xcrossrec.models import bundle
+from xcrossrec.models.base import DEFAULT_BASE, load_base
+from xcrossrec.models.bundle import Model, encoder_of
+from xcrossrec.models.encoder import SourceEncoder, default_lora
+from xcrossrec.training.loop import TrainingReport, fit
+from xcrossrec.types import HistoryPooling, Scoring, Split
+
+TRAINING_USERS = "training_users.parquet"
+HEAD_PATTERNS = (r"log_scale|log_sharpness|log_recency|\.1\.(value|project)\.",)
+"""Parameters that take the head's learning rate."""
+
+
+def train_source(
+    domain: Domain,
+    out: Path | str,
+    *,
+    config: TrainingConfig,
+    base: str = DEFAULT_BASE,
+    init: Path | str | None = None,
+    budget: int | None = None,
+    rank: int = 8,
+    scoring: Scoring = "dual",
+    pooling: HistoryPooling = "late",
+    max_tokens: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    show_progress: bool = True,
+) -> TrainingReport:
+    """Fine-tune one LoRA adapter (query and value) on a domain's training users.
+
+    Args:
+        domain: its train split is used.
+        out: the adapter's folder; checkpoints and logs go to ``<out>.training`` beside it.
+        config: settings, from :func:`xcrossrec.config.source_config`.
+        base: see :func:`xcrossrec.models.base.load_base`.
+        init: start from this adapter instead of a fresh one (its base, rank, scoring and pooling hold).
+        budget: number of users, drawn by seed; None takes all.
+        rank: LoRA's r.
+        scoring: ``dual`` or ``pair``.
+        pooling: ``prompt`` or ``late``.
+        max_tokens: longest text.
+        resume: continue an interrupted run.
+        overwrite: replace an existing model at ``out``.
+        show_progress: draw progress bars.
+
+    Raises:
+        DataError: no train split, or a budget larger than it.
+        BundleError: ``out`` exists and may not be replaced.
+    """
+    out = Path(out)
+    refuse_existing(out, overwrite)
+    users = domain.sequences("train").take(budget, config.seed)
+    model = _initial_model(base, init, rank, scoring, pooling, max_tokens, config.seed)
+    report = fit(
+        model,
+        domain,
+        users,
+        config,
+        work_folder(out),
+        head_patterns=HEAD_PATTERNS,
+        resume=resume,
+        show_progress=show_progress,
+    )
+    manifest = {
+        "kind": "adapter",
+        "domain": domain_record(domain),
+        "init": str(init) if init else None,
+        **training_record(config, budget, report),
+        "parameters": {"lora": sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)},
+    }
+    write(model, out, manifest, user_hashes(users.user_ids), overwrite=overwrite)
+    return report
+
+
+def _initial_model(
+    base: str,
+    init: Path | str | None,
+    rank: int,
+    scoring: Scoring,
+    pooling: HistoryPooling,
+    max_tokens: int | None,
+    seed: int,
+) -> Model:
+    if init is not None:
+        model = bundle.load(init, trainable=True)
+        encoder = encoder_of(model)
+        if not isinstance(encoder, SourceEncoder) or not encoder.has_adapter:
+            raise ModelError(f"{init} is no single LoRA adapter: start from one that `train source` wrote")
+        return model
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = SourceEncoder(load_base(base), default_lora(rank), max_tokens=max_tokens)
+        return bundle.build_model(encoder, scoring=scoring, pooling=pooling)
+
+
+def refuse_existing(out: Path, overwrite: bool) -> None:
+    """Stop before the work, not after it.
+
+    Raises:
+        BundleError: ``out`` exists and may not be replaced.
+    """
+    if out.exists() and not overwrite:
+        raise BundleError(f"{out} exists: choose another place, or pass --overwrite")
+
+
+def work_folder(out: Path) -> Path:
+    """Where checkpoints and TensorBoard logs of a run go: beside its result."""
+    return out.with_name(out.name + ".training")
+
+
+def domain_record(domain: Domain) -> dict[str, Any]:
+    """What a manifest says of the data."""
+    return {
+        "name": domain.name,
+        "fingerprint": domain.fingerprint,
+        "simulated": bool(domain.manifest.get("simulated", False)),
+        "items": domain.items.height,
+    }
+
+
+def training_record(config: TrainingConfig, budget: int | None, report: TrainingReport) -> dict[str, Any]:
+    """What a manifest says of a run."""
+    return {"training": {**config.to_dict(), "budget": budget}, "metrics": asdict(report)}
+
+
+def write(
+    model: Model, out: Path, manifest: Mapping[str, Any], users: frozenset[str], *, overwrite: bool
+) -> None:
+    """Save a trained model together with the hashed ids of the users it has seen."""
+    frame = pl.DataFrame({"user": sorted(users)}, schema={"user": pl.String})
+    bundle.save(model, out, manifest, overwrite=overwrite, tables={TRAINING_USERS: frame})
+
+
+def user_hash(user_id: str) -> str:
+    """A user id in a form that can be matched but not read (sha256, 16 hex digits)."""
+    return hashlib.sha256(user_id.encode()).hexdigest()[:16]
+
+
+def user_hashes(user_ids: Iterable[str]) -> frozenset[str]:
+    """Hash several user ids."""
+    return frozenset(map(user_hash, user_ids))
+
+
+def source_users(path: Path | str) -> frozenset[str]:
+    """Hashed ids of the users that a model's sources were trained on (the target's own left out)."""
+    file = Path(path) / TRAINING_USERS
+    return frozenset(pl.read_parquet(file)["user"].to_list()) if file.exists() else frozenset()
+
+
+def seen_users(path: Path | str, domain: Domain, split: Split) -> frozenset[str]:
+    """The users of a split that some source of a model has seen in training."""
+    known = source_users(path)
+    return frozenset(user for user in domain.sequences(split).user_ids if user_hash(user) in known)

@@ -1,0 +1,218 @@
+"""Integration into a new domain: only integrators, stream weights and a small head are trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xcrossrec.config import TrainingConfig
+from xcrossrec.data.domain import Domain
+from xcrossrec.exceptions import BundleError, ModelError
+from xcrossrec.models import bundle
+from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, read_adapter, read_manifest
+from xcrossrec.models.base import DEFAULT_BASE, load_base
+from xcrossrec.models.bundle import Model, matcher_of
+from xcrossrec.models.encoder import IntegratedEncoder
+from xcrossrec.models.heads import HistoryMatcher
+from xcrossrec.training.loop import TrainingReport, fit
+from xcrossrec.training.source import (
+    HEAD_PATTERNS,
+    domain_record,
+    refuse_existing,
+    source_users,
+    training_record,
+    work_folder,
+    write,
+)
+from xcrossrec.types import HistoryPooling, Scoring
+
+DEFAULT_INTEGRATOR = "paper"
+_HEAD_PATTERNS = (*HEAD_PATTERNS, r"stream_weight")
+
+
+def train_target(
+    domain: Domain,
+    sources: Sequence[Path | str],
+    out: Path | str,
+    *,
+    config: TrainingConfig,
+    integrator: str = DEFAULT_INTEGRATOR,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    base: str | None = None,
+    budget: int | None = None,
+    scoring: Scoring = "dual",
+    pooling: HistoryPooling = "late",
+    max_tokens: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    show_progress: bool = True,
+) -> TrainingReport:
+    """Integrate source adapters into a new domain.
+
+    Args:
+        domain: the target; its train split is used.
+        sources: at least two adapter folders over one base.
+        out: the bundle's folder; checkpoints and logs go to ``<out>.training`` beside it.
+        config: settings, from :func:`xcrossrec.config.target_config`.
+        integrator: see :data:`xcrossrec.models.integrator.INTEGRATORS`.
+        beta: strength of what a stream takes from another.
+        gamma: strength of the contrast term (paper's form).
+        base: the base; None takes what the first adapter names.
+        budget: number of target users, drawn by seed; None takes all.
+        scoring: ``dual`` or ``pair``.
+        pooling: ``prompt`` or ``late``.
+        max_tokens: longest text.
+        resume: continue an interrupted run.
+        overwrite: replace an existing model at ``out``.
+        show_progress: draw progress bars.
+
+    Raises:
+        ModelError: fewer than two sources, or adapters that cannot be stacked.
+        BaseMismatchError: adapters of different bases.
+        DataError: no train split, or a budget larger than it.
+        BundleError: ``out`` exists and may not be replaced.
+    """
+    out = Path(out)
+    refuse_existing(out, overwrite)
+    users = domain.sequences("train").take(budget, config.seed)
+    model = build_target_model(
+        sources,
+        integrator=integrator,
+        beta=beta,
+        gamma=gamma,
+        base=base,
+        scoring=scoring,
+        pooling=pooling,
+        max_tokens=max_tokens,
+    )
+    report = fit(
+        model,
+        domain,
+        users,
+        config,
+        work_folder(out),
+        head_patterns=_HEAD_PATTERNS,
+        resume=resume,
+        show_progress=show_progress,
+    )
+    seen = frozenset().union(*(source_users(path) for path in sources))
+    manifest = {
+        "kind": "x-cross",
+        "domain": domain_record(domain),
+        "sources": [_source_record(adapter) for adapter in model[0].adapters],
+        "integration": {"integrator": integrator, "beta": beta, "gamma": gamma},
+        **training_record(config, budget, report),
+        "parameters": count_parameters(model),
+    }
+    write(model, out, manifest, seen, overwrite=overwrite)
+    return report
+
+
+def build_target_model(
+    sources: Sequence[Path | str],
+    *,
+    integrator: str = DEFAULT_INTEGRATOR,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    base: str | None = None,
+    scoring: Scoring = "dual",
+    pooling: HistoryPooling = "late",
+    max_tokens: int | None = None,
+) -> Model:
+    """Make an untrained integrated model: at first exactly the mean of its sources' states.
+
+    The head starts from the mean of the sources' heads, where they have the same form.
+    """
+    if len(sources) < 2:
+        raise ModelError(f"integration needs at least 2 sources, got {len(sources)}: pass --source once more")
+    folders = [Path(source) for source in sources]
+    for folder in folders:
+        if not folder.is_dir():
+            raise BundleError(f"adapter folder {str(folder)!r} does not exist: check the path")
+    found = load_base(base or _named_base(folders[0]))
+    adapters = [
+        read_adapter(folder, found, name=name)
+        for folder, name in zip(folders, source_names(folders), strict=True)
+    ]
+    encoder = IntegratedEncoder(
+        found, adapters, integrator=integrator, beta=beta, gamma=gamma, max_tokens=max_tokens
+    )
+    model = bundle.build_model(encoder, scoring=scoring, pooling=pooling)
+    _inherit_heads(model, folders)
+    return model
+
+
+def _inherit_heads(model: Model, folders: Sequence[Path]) -> None:
+    """Start the matcher from the mean of the sources' matchers; a source without one of this form has no say."""
+    own = matcher_of(model)
+    found = []
+    for folder in folders:
+        for path in sorted(folder.glob("*_HistoryMatcher")):
+            matcher = HistoryMatcher.load(str(folder), subfolder=path.name)
+            if matcher.pooling == own.pooling:
+                found.append(matcher.state_dict())
+    if found:
+        own.load_state_dict({key: torch.stack([state[key] for state in found]).mean(0) for key in found[0]})
+
+
+def source_names(folders: Sequence[Path]) -> list[str]:
+    """Name each adapter by its domain, or by its folder; a repeated name gets a number."""
+    names: list[str] = []
+    for folder in folders:
+        name = read_manifest(folder).get("domain", {}).get("name") or folder.resolve().name
+        clean = "".join(c if c.isalnum() or c in "-_" else "-" for c in str(name)) or "source"
+        count = sum(other == clean or other.startswith(f"{clean}~") for other in names)
+        names.append(f"{clean}~{count + 1}" if count else clean)
+    return names
+
+
+def count_parameters(model: Model) -> dict[str, Any]:
+    """Count parameters by part, from the live modules.
+
+    Returns:
+        ``integrators``, ``stream_weights``, ``head``, ``lora_per_source`` (a number if all sources have
+        the same, else one by name), ``share`` (integrators over one source's LoRA, the largest if they differ),
+        ``base``.
+    """
+    encoder = model[0]
+    lora = {adapter.name: adapter.parameters for adapter in encoder.adapters}
+    integrators = sum(p.numel() for module in encoder.integrators for p in module.parameters())
+    own = {id(p) for module in encoder.integrators for p in module.parameters()} | {id(encoder.stream_weight)}
+    head = sum(p.numel() for module in list(model)[1:] for p in module.parameters())
+    return {
+        "integrators": integrators,
+        "stream_weights": encoder.stream_weight.numel(),
+        "head": head,
+        "lora_per_source": max(lora.values()) if len(set(lora.values())) == 1 else lora,
+        "share": integrators / max(lora.values()),
+        "base": sum(p.numel() for p in encoder.parameters() if id(p) not in own),
+    }
+
+
+def _named_base(folder: Path) -> str:
+    manifest = read_manifest(folder)
+    if manifest:
+        return str(manifest["base"]["name"])
+    config = folder / ADAPTER_CONFIG
+    if not config.exists():
+        raise BundleError(
+            f"{folder} is no adapter: it has no {ADAPTER_CONFIG}; train one with `xcrossrec train source`"
+        )
+    return str(json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") or DEFAULT_BASE)
+
+
+def _source_record(adapter: Adapter) -> dict[str, Any]:
+    weights = (adapter.path / ADAPTER_WEIGHTS).read_bytes()
+    return {
+        "name": adapter.name,
+        "domain": adapter.manifest.get("domain"),
+        "training": adapter.manifest.get("training"),
+        "digest": hashlib.sha256(weights).hexdigest(),
+        "parameters": adapter.parameters,
+    }
