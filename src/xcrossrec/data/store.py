@@ -143,14 +143,18 @@ def _check_manifest(file: Path, manifest: Mapping[str, Any]) -> None:
         raise DataError(f"{file} lacks name, fingerprint or counts: import the domain again")
 
 
-def read_parquet(file: Path) -> pl.DataFrame:
+def read_parquet(file: Path, *, remedy: str = "import the domain again") -> pl.DataFrame:
     """Read one Parquet file of a domain folder.
+
+    Args:
+        file: what to read.
+        remedy: what the error's message tells the user to do.
 
     Raises:
         DataError: the file is missing or damaged.
     """
     if not file.is_file():
-        raise DataError(f"{file.parent} lacks {file.name}, which its manifest names: import the domain again")
+        raise DataError(f"{file.parent} lacks {file.name}, which its manifest names: {remedy}")
     try:
         return pl.read_parquet(file, glob=False, hive_partitioning=False)
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -1,0 +1,180 @@
+"""Candidate lists: each user's positive and the negatives drawn for it, once, with a seed, kept in a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int64
+
+from xcrossrec.data.domain import Domain
+from xcrossrec.data.store import CANDIDATES_FOLDER, read_parquet, write_parquet
+from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.types import NEGATIVES, SPLITS, USER, Negatives, Split
+
+DEFAULT_COUNT = 29
+_ROWS = "rows"
+_STATED = ("fingerprint", "negatives", "seed")
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """One list of item rows a user: the positive in column 0, then the negatives in the order drawn."""
+
+    negatives: Negatives
+    seed: int
+    user_ids: tuple[str, ...]
+    rows: Int64[np.ndarray, "user candidate"]
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+
+def draw_candidates(
+    domain: Domain, split: Split, negatives: Negatives, *, seed: int, count: int = DEFAULT_COUNT
+) -> Candidates:
+    """Draw distinct negatives outside each user's sequence.
+
+    Every user has a random stream of their own, made of the seed, the way, the split and the user id: a
+    user's list depends neither on the other users nor on their order.
+
+    Args:
+        domain: catalogue and sequences.
+        split: whose users; those with fewer than two items have no target and get no list.
+        negatives: ``uniform`` over the catalogue, or ``popularity``: in proportion to the counts in train,
+            drawn one after the other without replacement (an item that train lacks is never drawn).
+        seed: 0 or more.
+        count: negatives a user.
+
+    Raises:
+        ConfigError: ``full`` (there the whole catalogue is ranked), a negative seed, a count below 1.
+        DataError: the split is absent, or the catalogue too small for so many negatives.
+    """
+    _check_request(negatives, seed, count)
+    sequences = domain.sequences(split)
+    weights = domain.train_counts() if negatives == "popularity" else np.ones(domain.items.height, np.int64)
+    cumulative = np.cumsum(weights)
+    drawable = int(np.count_nonzero(weights))
+    rows = np.empty((len(sequences), 1 + count), dtype=np.int64)
+    for index, (user, sequence) in enumerate(zip(sequences.user_ids, sequences.rows, strict=True)):
+        left = drawable - sum(1 for row in set(sequence) if weights[row])
+        if left < count:
+            raise DataError(
+                f"{count} {negatives} negatives cannot be drawn for user {user!r} of domain {domain.name!r}: "
+                f"only {left} of {domain.items.height} items qualify; take fewer or a larger catalogue"
+            )
+        rng = _stream(seed, negatives, split, user)
+        rows[index, 0] = sequence[-1]
+        rows[index, 1:] = _draw_distinct(rng, cumulative, sequence, count)
+    return Candidates(negatives, seed, sequences.user_ids, rows)
+
+
+def candidates_for(
+    domain: Domain,
+    split: Split,
+    negatives: Negatives,
+    *,
+    seed: int,
+    directory: Path | None,
+    count: int = DEFAULT_COUNT,
+) -> Candidates:
+    """Read the candidate lists from their file, or draw them and write it.
+
+    Args:
+        domain: catalogue and sequences.
+        split: whose users.
+        negatives: ``uniform`` or ``popularity``.
+        seed: of the draw.
+        directory: the domain's folder, the file lies in its ``candidates``; None draws and writes nothing.
+        count: negatives a user; other than 29 it is part of the file's name.
+
+    Raises:
+        DataError: the file belongs to other data or other settings, or is damaged; see also
+            `draw_candidates`.
+    """
+    if directory is None:
+        return draw_candidates(domain, split, negatives, seed=seed, count=count)
+    file = candidates_file(directory, split, negatives, seed=seed, count=count)
+    if file.exists():
+        return _read(file, domain, split, negatives, seed, count)
+    drawn = draw_candidates(domain, split, negatives, seed=seed, count=count)
+    lists = pl.Series(_ROWS, drawn.rows.tolist(), dtype=pl.List(pl.Int64))
+    frame = pl.DataFrame([pl.Series(USER, drawn.user_ids, dtype=pl.String), lists]).with_columns(
+        pl.lit(domain.fingerprint).alias("fingerprint"),
+        pl.lit(negatives).alias("negatives"),
+        pl.lit(seed).alias("seed"),
+    )
+    write_parquet(frame, file)
+    return drawn
+
+
+def candidates_file(
+    directory: Path, split: Split, negatives: Negatives, *, seed: int, count: int = DEFAULT_COUNT
+) -> Path:
+    """Name the file of some candidate lists in a domain's folder."""
+    suffix = "" if count == DEFAULT_COUNT else f"-count{count}"
+    return directory / CANDIDATES_FOLDER / f"{split}-{negatives}-seed{seed}{suffix}.parquet"
+
+
+def _check_request(negatives: Negatives, seed: int, count: int) -> None:
+    if negatives not in ("uniform", "popularity"):
+        raise ConfigError(
+            f"no candidates are drawn for negatives {negatives!r}: choose uniform or popularity "
+            "('full' ranks the whole catalogue)"
+        )
+    if seed < 0:
+        raise ConfigError(f"the seed of the candidates is {seed}: give 0 or more")
+    if count < 1:
+        raise ConfigError(f"{count} negatives a user are asked for: give 1 or more")
+
+
+def _stream(seed: int, negatives: Negatives, split: Split, user: str) -> np.random.Generator:
+    """Make a user's own random stream."""
+    number = int.from_bytes(hashlib.sha256(user.encode()).digest()[:8], "little")
+    entropy = [seed, NEGATIVES.index(negatives), SPLITS.index(split), number]
+    return np.random.default_rng(np.random.SeedSequence(entropy))
+
+
+def _draw_distinct(
+    rng: np.random.Generator, cumulative: Int64[np.ndarray, " item"], excluded: Iterable[int], count: int
+) -> list[int]:
+    """Draw distinct rows in proportion to their weights, by redrawing what is excluded or was drawn before.
+
+    Exactly successive sampling without replacement; `cumulative` holds the cumulated integer weights.
+    """
+    taken = set(excluded)
+    chosen: list[int] = []
+    size = 2 * count
+    while True:
+        ticks = rng.integers(0, cumulative[-1], size=size)
+        for row in np.searchsorted(cumulative, ticks, side="right").tolist():
+            if row not in taken:
+                taken.add(row)
+                chosen.append(row)
+                if len(chosen) == count:
+                    return chosen
+        size = min(2 * size, 1 << 20)  # a few very popular items take many draws
+
+
+def _read(
+    file: Path, domain: Domain, split: Split, negatives: Negatives, seed: int, count: int
+) -> Candidates:
+    """Read a candidate file and check that it is what was asked for."""
+    frame = read_parquet(file, remedy="delete it to draw the candidates again")
+    expected = dict(zip(_STATED, (domain.fingerprint, negatives, seed), strict=True))
+    for column, value in expected.items():
+        found = frame[column].unique().to_list() if column in frame.columns else []
+        if found != [value]:
+            raise DataError(
+                f"{file} has {column} {', '.join(map(str, found)) or 'none'}, expected {value}: it belongs "
+                "to other data or settings; delete it to draw the candidates again"
+            )
+    users = domain.sequences(split).user_ids
+    if tuple(frame[USER].to_list()) != users or not set(frame[_ROWS].list.len()) <= {1 + count}:
+        raise DataError(f"{file} holds other users or lengths than were asked for: delete it to draw again")
+    rows = np.array(frame[_ROWS].to_list(), dtype=np.int64).reshape(len(users), 1 + count)
+    return Candidates(negatives, seed, users, rows)
