@@ -68,9 +68,7 @@ class TrainingConfig:
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(settings) - known):
-            raise ConfigError(
-                f"unknown training setting {unknown[0]!r}: known are {', '.join(sorted(known))}"
-            )
+            raise ConfigError(f"unknown training setting {unknown[0]!r}: known are {', '.join(sorted(known))}")
         return cls(**{**defaults, **settings})
 
     def to_dict(self) -> dict[str, Any]:

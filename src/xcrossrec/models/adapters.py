@@ -80,9 +80,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} is not valid JSON ({error}): the folder is damaged, train or copy it again"
         ) from error
     if not isinstance(manifest, dict):
-        raise BundleError(
-            f"{path} holds a {type(manifest).__name__}, expected an object: train or copy it again"
-        )
+        raise BundleError(f"{path} holds a {type(manifest).__name__}, expected an object: train or copy it again")
     return manifest
 
 
@@ -93,21 +91,13 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         BundleError: missing, or corrupt or foreign content (a pickle, say), which is never executed.
     """
     if not path.exists():
-        pickles = sorted(p.name for p in path.parent.glob("*.bin")) + sorted(
-            p.name for p in path.parent.glob("*.pt")
-        )
-        why = (
-            f"; {', '.join(pickles)} is a pickle and is never read: convert it"
-            if pickles
-            else ": copy it again"
-        )
+        pickles = sorted(p.name for p in path.parent.glob("*.bin")) + sorted(p.name for p in path.parent.glob("*.pt"))
+        why = f"; {', '.join(pickles)} is a pickle and is never read: convert it" if pickles else ": copy it again"
         raise BundleError(f"weights {path} are missing{why}")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise BundleError(
-            f"{path} is not a readable safetensors file ({error}): copy or train it again"
-        ) from error
+        raise BundleError(f"{path} is not a readable safetensors file ({error}): copy or train it again") from error
 
 
 def read_adapter(folder: Path | str, base: Base, *, name: str | None = None) -> Adapter:
@@ -167,13 +157,10 @@ def _read_config(folder: Path) -> LoraConfig:
         "bias": config.bias != "none",
         "lora_bias": config.lora_bias,
         "fan_in_fan_out": config.fan_in_fan_out,
-        f"init_lora_weights={start!r}": isinstance(start, str)
-        and start.lower().startswith(_BASE_CHANGING_STARTS),
+        f"init_lora_weights={start!r}": isinstance(start, str) and start.lower().startswith(_BASE_CHANGING_STARTS),
     }
     if names := [name for name, on in refused.items() if on]:
-        raise ModelError(
-            f"adapter {folder} uses {', '.join(names)}, which cannot be stacked: train plain LoRA"
-        )
+        raise ModelError(f"adapter {folder} uses {', '.join(names)}, which cannot be stacked: train plain LoRA")
     return config
 
 
@@ -290,9 +277,7 @@ class StackedLoraLinear(nn.Module):
         if self.only_stream is not None:
             down, up = down[self.only_stream, None], up[self.only_stream, None]
         n = down.shape[0]
-        update = torch.baddbmm(
-            out.reshape(n, -1, out.shape[-1]), torch.bmm(x.reshape(n, -1, x.shape[-1]), down), up
-        )
+        update = torch.baddbmm(out.reshape(n, -1, out.shape[-1]), torch.bmm(x.reshape(n, -1, x.shape[-1]), down), up)
         return update.view_as(out)
 
 
@@ -314,9 +299,7 @@ def stack_adapters(backbone: nn.Module, adapters: Sequence[Adapter]) -> None:
     for path in touched:
         linear = backbone.get_submodule(path)
         if not isinstance(linear, nn.Linear):
-            raise ModelError(
-                f"{path} is a {type(linear).__name__}: adapters are stacked already on this backbone"
-            )
+            raise ModelError(f"{path} is a {type(linear).__name__}: adapters are stacked already on this backbone")
         stacked = StackedLoraLinear(linear, [adapter.factors.get(path) for adapter in adapters])
         parent, _, attribute = path.rpartition(".")
         setattr(backbone.get_submodule(parent) if parent else backbone, attribute, stacked)

@@ -52,9 +52,7 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
     try:
         with _quiet_progress():
             config = AutoConfig.from_pretrained(location)
-            backbone = AutoModel.from_pretrained(
-                location, config=config, use_safetensors=True, dtype=torch.float32
-            )
+            backbone = AutoModel.from_pretrained(location, config=config, use_safetensors=True, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(location)
     except Exception as error:
         # Whatever the cause inside transformers (network, missing or broken file), the user needs one sentence.
@@ -66,9 +64,7 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
         backbone.pooler = None
     backbone.requires_grad_(False).eval()
     backbone.name_or_path = name  # what PEFT writes into adapters: the name, not a path of this machine
-    return Base(
-        name=name, backbone=backbone, tokenizer=tokenizer, digest=weight_digest(backbone.state_dict())
-    )
+    return Base(name=name, backbone=backbone, tokenizer=tokenizer, digest=weight_digest(backbone.state_dict()))
 
 
 def weight_digest(state: Mapping[str, Tensor]) -> str:
@@ -110,9 +106,7 @@ def _locate(name: str) -> str:
     folder = Path(name)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for path in folder.glob("*.bin"))
-        offered = (
-            f"only pickled weights ({', '.join(pickles)}), which are never read" if pickles else "no weights"
-        )
+        offered = f"only pickled weights ({', '.join(pickles)}), which are never read" if pickles else "no weights"
         raise BundleError(f"base model folder {name!r} has {offered}: convert them to model.safetensors")
     return name
 

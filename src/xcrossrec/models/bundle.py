@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections import OrderedDict
@@ -35,9 +34,7 @@ _OWN_CLASSES: tuple[type[nn.Module], ...] = (IntegratedEncoder, SourceEncoder, H
 _BORROWED_CLASSES: tuple[type[nn.Module], ...] = (Pooling, Normalize)
 
 
-def build_model(
-    encoder: TitleEncoder, *, scoring: Scoring = "dual", pooling: HistoryPooling = "late"
-) -> Model:
+def build_model(encoder: TitleEncoder, *, scoring: Scoring = "dual", pooling: HistoryPooling = "late") -> Model:
     """Put a head on an encoder.
 
     Args:
@@ -132,9 +129,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         if not overwrite:
             raise BundleError(f"{path} exists: choose another place, or allow to overwrite it")
         if not path.is_dir() or (any(path.iterdir()) and not (path / MANIFEST).exists()):
-            raise BundleError(
-                f"{path} exists and is no xcrossrec model: it is not replaced, choose another place"
-            )
+            raise BundleError(f"{path} exists and is no xcrossrec model: it is not replaced, choose another place")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
@@ -142,11 +137,11 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         temporary.chmod(0o755)
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-            os.replace(path, old)
-            os.replace(temporary, path)
+            path.replace(old)
+            temporary.replace(path)
             shutil.rmtree(old)
         else:
-            os.replace(temporary, path)
+            temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -162,9 +157,7 @@ def read_bundle_manifest(path: Path | str) -> dict[str, Any]:
         raise BundleError(f"model folder {str(folder)!r} does not exist: check the path")
     manifest = read_manifest(folder)
     if not manifest:
-        raise BundleError(
-            f"{folder} has no {MANIFEST}: it is no xcrossrec model, or was not written to its end"
-        )
+        raise BundleError(f"{folder} has no {MANIFEST}: it is no xcrossrec model, or was not written to its end")
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
         raise BundleError(
@@ -195,7 +188,7 @@ def load(path: Path | str, *, base: Base | None = None, trainable: bool = False)
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for entry in _module_list(folder):
         cls = _class_named(entry["type"], folder)
-        extra = {"base": base} if issubclass(cls, TitleEncoder) else {}
+        extra: dict[str, Any] = {"base": base} if issubclass(cls, TitleEncoder) else {}
         if cls is SourceEncoder:
             extra["trainable"] = trainable
         modules[entry["name"]] = cls.load(str(folder), subfolder=entry["path"], **extra)
@@ -218,9 +211,7 @@ def _module_list(folder: Path) -> list[dict[str, str]]:
     for entry in entries:
         place = PurePosixPath(entry["path"])
         if place.is_absolute() or ".." in place.parts:
-            raise BundleError(
-                f"{folder} has a module at {entry['path']!r}, outside the folder: the bundle is foreign"
-            )
+            raise BundleError(f"{folder} has a module at {entry['path']!r}, outside the folder: the bundle is foreign")
     return entries
 
 
@@ -246,9 +237,7 @@ def _verify_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     for name, digest in manifest.get("files", {}).items():
         path = folder / name
         if not path.exists():
-            raise BundleError(
-                f"{folder} lacks {name}, which its manifest lists: copy or train the model again"
-            )
+            raise BundleError(f"{folder} lacks {name}, which its manifest lists: copy or train the model again")
         if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             raise BundleError(
                 f"{path} is not the file that was written (its digest differs): copy or train the model again"

@@ -72,9 +72,7 @@ class TitleEncoder(InputModule):
         """Size of a token state."""
         return self.dim
 
-    def preprocess(
-        self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any
-    ) -> dict[str, Tensor]:
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Tensor]:
         """Tokenize prompts or (history, candidate) pairs.
 
         Args:
@@ -109,9 +107,7 @@ class TitleEncoder(InputModule):
             "prompt_version": self.prompt_version,
             "max_tokens": self.max_tokens,
         }
-        (folder / self.config_file_name).write_text(
-            json.dumps({**shared, **settings}, indent=2), encoding="utf-8"
-        )
+        (folder / self.config_file_name).write_text(json.dumps({**shared, **settings}, indent=2), encoding="utf-8")
         self.tokenizer.save_pretrained(str(folder))
 
     @classmethod
@@ -190,7 +186,8 @@ class IntegratedLayer(nn.Module):
         streams = hidden.view(self.integrator.sources, -1, *hidden.shape[1:])
         if self.observed is not None:
             self.observed.append(self.integrator.coefficients(streams).detach())
-        return self.integrator(streams, without=self.without).view_as(hidden)
+        mixed: Tensor = self.integrator(streams, without=self.without)
+        return mixed.view_as(hidden)
 
 
 class IntegratedEncoder(TitleEncoder):
@@ -242,9 +239,7 @@ class IntegratedEncoder(TitleEncoder):
         for number in range(len(layers)):
             integrator = build_integrator(name, len(self.sources), self.dim, beta=beta, gamma=gamma)
             conv = getattr(getattr(self.backbone, "encoder", None), "conv", None)
-            if (
-                number == 0 and conv is not None
-            ):  # DeBERTa-v2 xlarge: the first layer's output is the convolution's
+            if number == 0 and conv is not None:  # DeBERTa-v2 xlarge: the first layer's output is the convolution's
                 self.backbone.encoder.conv = IntegratedLayer(conv, integrator)
             else:
                 layers[number] = IntegratedLayer(layers[number], integrator)
@@ -259,9 +254,7 @@ class IntegratedEncoder(TitleEncoder):
         """The layers with their integrators, first to last."""
         conv = getattr(getattr(self.backbone, "encoder", None), "conv", None)
         first = [conv] if isinstance(conv, IntegratedLayer) else []
-        return first + [
-            layer for layer in encoder_layers(self.backbone) if isinstance(layer, IntegratedLayer)
-        ]
+        return first + [layer for layer in encoder_layers(self.backbone) if isinstance(layer, IntegratedLayer)]
 
     @property
     def integrators(self) -> list[Integrator]:
@@ -347,9 +340,7 @@ class IntegratedEncoder(TitleEncoder):
         for layer, integrator in zip(new.integrated_layers, new_integrators, strict=True):
             layer.integrator = integrator
         with torch.no_grad():
-            weights = torch.stack(
-                [self.stream_weight[k] if k is not None else torch.tensor(0.0) for k in kept]
-            )
+            weights = torch.stack([self.stream_weight[k] if k is not None else torch.tensor(0.0) for k in kept])
             new.stream_weight.copy_(weights)
         return new
 
@@ -390,27 +381,20 @@ class IntegratedEncoder(TitleEncoder):
         own = self.integration_state()
         wrong = sorted(set(own) ^ set(state)) or [k for k in own if own[k].shape != state[k].shape]
         if wrong:
-            raise BundleError(
-                f"{origin} does not fit this encoder ({wrong[0]}): it belongs to another configuration"
-            )
+            raise BundleError(f"{origin} does not fit this encoder ({wrong[0]}): it belongs to another configuration")
         with torch.no_grad():
             for number, integrator in enumerate(self.integrators):
-                integrator.load_state_dict(
-                    {k: state[f"layers.{number}.{k}"] for k in integrator.state_dict()}
-                )
+                integrator.load_state_dict({k: state[f"layers.{number}.{k}"] for k in integrator.state_dict()})
             self.stream_weight.copy_(state["stream_weight"])
 
     @classmethod
-    def load(
-        cls, model_name_or_path: str, subfolder: str = "", base: Base | None = None, **kwargs: Any
-    ) -> Self:
+    def load(cls, model_name_or_path: str, subfolder: str = "", base: Base | None = None, **kwargs: Any) -> Self:
         """Load from a saved folder; base and adapters are verified by digest and shape."""
         folder = Path(model_name_or_path) / subfolder
         settings = cls.read_settings(folder)
         found = load_matching_base(settings, folder, base)
         adapters = [
-            read_adapter(folder / ADAPTERS_FOLDER / name, found, name=name)
-            for name in _safe_names(settings, folder)
+            read_adapter(folder / ADAPTERS_FOLDER / name, found, name=name) for name in _safe_names(settings, folder)
         ]
         model = cls(
             found,
@@ -420,9 +404,7 @@ class IntegratedEncoder(TitleEncoder):
             gamma=settings["gamma"],
             max_tokens=settings["max_tokens"],
         )
-        model.load_integration_state(
-            load_tensors(folder / INTEGRATOR_WEIGHTS), str(folder / INTEGRATOR_WEIGHTS)
-        )
+        model.load_integration_state(load_tensors(folder / INTEGRATOR_WEIGHTS), str(folder / INTEGRATOR_WEIGHTS))
         model.eval()
         return model
 
@@ -512,7 +494,5 @@ def _safe_names(settings: Mapping[str, Any], folder: Path) -> list[str]:
     names: list[str] = settings["sources"]
     for name in names:
         if Path(name).name != name or name in {"", ".", ".."}:
-            raise BundleError(
-                f"{folder} names a source {name!r}, which is no plain folder name: the bundle is foreign"
-            )
+            raise BundleError(f"{folder} names a source {name!r}, which is no plain folder name: the bundle is foreign")
     return names

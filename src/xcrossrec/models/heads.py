@@ -92,14 +92,10 @@ class HistoryMatcher(_Head):
     config_keys = ["pooling"]  # noqa: RUF012
     config_file_name = "history_matcher.json"
 
-    def __init__(
-        self, pooling: HistoryPooling = "late", *, sharpness: float = 10.0, temperature: float = 0.05
-    ) -> None:
+    def __init__(self, pooling: HistoryPooling = "late", *, sharpness: float = 10.0, temperature: float = 0.05) -> None:
         super().__init__()
         if pooling not in HISTORY_POOLINGS:
-            raise ConfigError(
-                f"unknown history pooling {pooling!r}: choose one of {', '.join(HISTORY_POOLINGS)}"
-            )
+            raise ConfigError(f"unknown history pooling {pooling!r}: choose one of {', '.join(HISTORY_POOLINGS)}")
         self.pooling: HistoryPooling = pooling
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(sharpness)))

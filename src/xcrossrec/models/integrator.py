@@ -197,9 +197,7 @@ class PairwiseIntegrator(Integrator):
 INTEGRATORS: tuple[str, ...] = (PaperIntegrator.name, PairwiseIntegrator.name)
 
 
-def build_integrator(
-    name: str, sources: int, dim: int, *, beta: float = 1.0, gamma: float = 1.0
-) -> Integrator:
+def build_integrator(name: str, sources: int, dim: int, *, beta: float = 1.0, gamma: float = 1.0) -> Integrator:
     """Make one layer's integrator by name.
 
     Args:

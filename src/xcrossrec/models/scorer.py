@@ -38,23 +38,17 @@ def check_rows(histories: Sequence[Sequence[int]], candidates: np.ndarray | None
     """
     if any(len(history) == 0 for history in histories):
         raise DataError("a history is empty: give at least one item id or title")
-    rows = (
-        np.concatenate([np.asarray(history, dtype=np.int64) for history in histories])
-        if histories
-        else np.empty(0)
-    )
+    rows = np.concatenate([np.asarray(history, dtype=np.int64) for history in histories]) if histories else np.empty(0)
     if candidates is not None:
         rows = np.concatenate([rows, candidates.ravel()])
     outside = rows[(rows < 0) | (rows >= catalog_size)]
     if outside.size:
-        raise DataError(
-            f"item row {int(outside[0])} is outside the catalogue of {catalog_size} items: use its rows"
-        )
+        raise DataError(f"item row {int(outside[0])} is outside the catalogue of {catalog_size} items: use its rows")
 
 
 def encode_titles(model: SentenceTransformer, texts: Sequence[str]) -> Float[torch.Tensor, "text dim"]:
     """Encode texts into unit vectors, longest first, without a progress bar."""
-    vectors = model.encode(
+    vectors: torch.Tensor = model.encode(
         list(texts), batch_size=_ENCODE_BATCH, convert_to_tensor=True, show_progress_bar=False
     )
     return vectors.cpu()
@@ -122,8 +116,7 @@ class DualScorer:
         present = torch.arange(slots.shape[1])[None, :] < torch.tensor(lengths)[:, None]
         if candidates is None:
             rows = [
-                self.matcher.match(slots[user, None], present[user, None], self.vectors)
-                for user in range(len(slots))
+                self.matcher.match(slots[user, None], present[user, None], self.vectors) for user in range(len(slots))
             ]
             return torch.cat(rows).numpy().astype(np.float32)
         items = self.vectors[torch.from_numpy(candidates)]
@@ -161,8 +154,6 @@ class PairScorer:
         if candidates is None:
             candidates = np.tile(np.arange(len(self.titles)), (len(histories), 1))
         texts = [history_prompt([self.titles[row] for row in history]) for history in histories]
-        pairs = [
-            (text, self.titles[row]) for text, rows in zip(texts, candidates, strict=True) for row in rows
-        ]
+        pairs = [(text, self.titles[row]) for text, rows in zip(texts, candidates, strict=True) for row in rows]
         scores = self.model.predict(pairs, batch_size=_ENCODE_BATCH // 4, show_progress_bar=False)
         return np.asarray(scores, dtype=np.float32).reshape(candidates.shape)

@@ -78,9 +78,7 @@ class PromptTokenizer:
         pieces = self._grouped(prompts)
         return self._pad_batch([self._assemble(titles, None) for titles in pieces])
 
-    def encode_pairs(
-        self, histories: Sequence[Sequence[str]], candidates: Sequence[str]
-    ) -> dict[str, Tensor]:
+    def encode_pairs(self, histories: Sequence[Sequence[str]], candidates: Sequence[str]) -> dict[str, Tensor]:
         """Encode each history together with its candidate in one text.
 
         Args:
@@ -115,9 +113,7 @@ class PromptTokenizer:
             room -= len(tail)
         kept, left_out = self._fit(titles, room)
         self.cut.items += left_out
-        self.cut.prompts += left_out > 0 or any(
-            len(k) < len(t) for k, t in zip(kept, titles[left_out:], strict=True)
-        )
+        self.cut.prompts += left_out > 0 or any(len(k) < len(t) for k, t in zip(kept, titles[left_out:], strict=True))
         ids, segments = [self._start], [0]
         for number, title in enumerate(kept, start=1):
             if number > 1:

@@ -104,9 +104,7 @@ class DualBatches(UserBatches):
     def _membership(self, users: Sequence[int], items: Sequence[int]) -> Tensor:
         """Which encoded items a user has anywhere in the whole sequence: never that user's negatives."""
         array = np.asarray(items)
-        return torch.from_numpy(
-            np.stack([np.isin(array, np.asarray(self.sequences[user])) for user in users])
-        )
+        return torch.from_numpy(np.stack([np.isin(array, np.asarray(self.sequences[user])) for user in users]))
 
 
 @dataclass
@@ -142,15 +140,13 @@ class PairBatches(UserBatches):
         drawn: list[int] = []
         while len(drawn) < self.negatives:
             popular = len(drawn) % 2 == 0
-            row = int(
-                self._bought[rng.integers(len(self._bought))] if popular else rng.integers(len(self.titles))
-            )
+            row = int(self._bought[rng.integers(len(self._bought))] if popular else rng.integers(len(self.titles)))
             if row not in own and row not in drawn:
                 drawn.append(row)
         return drawn
 
 
-class EpochOfBatches(TrainerCallback):  # type: ignore[misc]
+class EpochOfBatches(TrainerCallback):
     """Tells the collator which epoch it is, so that draws differ between epochs and survive a resume."""
 
     def __init__(self, batches: UserBatches) -> None:

@@ -97,9 +97,7 @@ def fit(
     initial = trainer.evaluate()["eval_loss"] if held and checkpoint is None else None
     trainer.train(resume_from_checkpoint=checkpoint)
     if _frozen_digest(model) != frozen:
-        raise ModelError(
-            "a frozen weight changed during training: this is a fault of xcrossrec, please report it"
-        )
+        raise ModelError("a frozen weight changed during training: this is a fault of xcrossrec, please report it")
     losses = tuple(entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry)
     best = trainer.state.best_metric
     if held:
@@ -126,9 +124,7 @@ def _holdout_count(users: int, config: TrainingConfig) -> int:
     return min(max(wanted, 8), 256) if wanted and users >= 32 else 0
 
 
-def _prepare_work(
-    work: Path, config: TrainingConfig, domain: Domain, users: Sequences, resume: bool
-) -> str | None:
+def _prepare_work(work: Path, config: TrainingConfig, domain: Domain, users: Sequences, resume: bool) -> str | None:
     """Refuse to mix runs; give the checkpoint to continue from."""
     state = {"config": config.to_dict(), "fingerprint": domain.fingerprint, "users": len(users)}
     last = get_last_checkpoint(str(work)) if work.is_dir() else None
@@ -137,9 +133,7 @@ def _prepare_work(
         if last is None:
             raise ConfigError(f"nothing to resume in {work}: run without --resume")
         if json.loads(path.read_text(encoding="utf-8")) != state:
-            raise ConfigError(
-                f"{work} holds a run with other settings or data: resume with the same, or remove it"
-            )
+            raise ConfigError(f"{work} holds a run with other settings or data: resume with the same, or remove it")
         return str(last)
     if last is not None:
         raise ConfigError(f"{work} holds an unfinished run: continue it with --resume, or remove the folder")
@@ -222,9 +216,7 @@ def _trainer(
         callbacks.append(EarlyStoppingCallback(config.patience))
         offset = len(batches.sequences)
         eval_dataset = held.dataset().map(lambda row: {"user": row["user"] + offset})
-    loss: nn.Module = (
-        PairLoss(model, config.pair_negatives + 1) if pair else NextItemLoss(model, matcher_of(model))
-    )
+    loss: nn.Module = PairLoss(model, config.pair_negatives + 1) if pair else NextItemLoss(model, matcher_of(model))
     return (CrossEncoderTrainer if pair else SentenceTransformerTrainer)(
         model=model,
         args=arguments,
@@ -246,6 +238,4 @@ def _verify_best(trainer: Any, best: float | None) -> None:
     with torch.no_grad():
         now = trainer.evaluate()["eval_loss"]
     if best is None or abs(now - best) > 1e-3 * max(1.0, abs(best)):
-        raise ModelError(
-            f"the best checkpoint (loss {best}) was not restored (loss {now}): run again with --resume"
-        )
+        raise ModelError(f"the best checkpoint (loss {best}) was not restored (loss {now}): run again with --resume")

@@ -139,9 +139,7 @@ def training_record(config: TrainingConfig, budget: int | None, report: Training
     return {"training": {**config.to_dict(), "budget": budget}, "metrics": asdict(report)}
 
 
-def write(
-    model: Model, out: Path, manifest: Mapping[str, Any], users: frozenset[str], *, overwrite: bool
-) -> None:
+def write(model: Model, out: Path, manifest: Mapping[str, Any], users: frozenset[str], *, overwrite: bool) -> None:
     """Save a trained model together with the hashed ids of the users it has seen."""
     frame = pl.DataFrame({"user": sorted(users)}, schema={"user": pl.String})
     bundle.save(model, out, manifest, overwrite=overwrite, tables={TRAINING_USERS: frame})

@@ -137,12 +137,9 @@ def build_target_model(
             raise BundleError(f"adapter folder {str(folder)!r} does not exist: check the path")
     found = load_base(base or _named_base(folders[0]))
     adapters = [
-        read_adapter(folder, found, name=name)
-        for folder, name in zip(folders, source_names(folders), strict=True)
+        read_adapter(folder, found, name=name) for folder, name in zip(folders, source_names(folders), strict=True)
     ]
-    encoder = IntegratedEncoder(
-        found, adapters, integrator=integrator, beta=beta, gamma=gamma, max_tokens=max_tokens
-    )
+    encoder = IntegratedEncoder(found, adapters, integrator=integrator, beta=beta, gamma=gamma, max_tokens=max_tokens)
     model = bundle.build_model(encoder, scoring=scoring, pooling=pooling)
     _inherit_heads(model, folders)
     return model
