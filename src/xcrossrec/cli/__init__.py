@@ -1,5 +1,88 @@
-"""Command line of xcrossrec."""
+"""Command line of xcrossrec: parse, call, print.
+
+Results go to stdout, progress and errors to stderr. Exit status: 0 done, 1 a check found something serious,
+2 the user's mistake (one sentence, no traceback), 130 interrupted.
+
+A module of commands has a function ``register(app)`` and is named in ``COMMAND_MODULES``. It imports nothing
+heavy at its top: heavy imports stand in the commands' bodies, so that ``--help`` is quick and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from xcrossrec import __version__
+from xcrossrec.exceptions import XCrossRecError
+
+COMMAND_MODULES = ("data",)
+
+INTERRUPTED = 130
+USER_MISTAKE = 2
+
+
+class _Commands(TyperGroup):
+    """Commands whose expected failures end in one sentence."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, and turn expected failures into a sentence and an exit status."""
+        try:
+            return super().main(*args, **kwargs)
+        except (XCrossRecError, OSError) as error:
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            sys.exit(USER_MISTAKE)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+
+
+class _Progress(logging.Handler):
+    """Writes the package's log records to stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        typer.echo(self.format(record), err=True)
+
+
+app = typer.Typer(
+    name="xcrossrec",
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"xcrossrec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+) -> None:
+    """Recommend in a new domain by integrating domain-specific language models."""
+    logger = logging.getLogger("xcrossrec")
+    if not any(isinstance(handler, _Progress) for handler in logger.handlers):
+        logger.addHandler(_Progress())
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+for _module in COMMAND_MODULES:
+    importlib.import_module(f"xcrossrec.cli.{_module}").register(app)
 
 
 def main() -> None:
     """Run the command line."""
+    app()

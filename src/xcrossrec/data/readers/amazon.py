@@ -1,0 +1,116 @@
+"""The Amazon review releases of 2014, 2018 and 2023: they differ in columns, order and time unit.
+
+=======  ==========================================  ==========================================  ==========
+release  reviews, JSON Lines                         ratings only, CSV                           time unit
+=======  ==========================================  ==========================================  ==========
+2014     reviewerID, asin, unixReviewTime            user, item, rating, time (no header)        seconds
+2018     reviewerID, asin, unixReviewTime            item, user, rating, time (no header)        seconds
+2023     user_id, parent_asin, timestamp             user_id, parent_asin, rating, timestamp     ms
+=======  ==========================================  ==========================================  ==========
+
+The 2014 metadata are Python dict literals, one a line; later ones are JSON. Some 2018 titles are the
+scraped page's own script or markup: these count as empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import polars as pl
+
+from xcrossrec.data.readers.frames import Columns, RawDomain, interactions_frame, items_frame
+from xcrossrec.data.readers.records import LINE, csv_header, csv_records, json_records
+from xcrossrec.data.readers.streams import first_byte
+from xcrossrec.exceptions import DataError
+from xcrossrec.types import ITEM, TITLE
+
+Release: TypeAlias = Literal["amazon2014", "amazon2018", "amazon2023"]
+ASIN_LENGTH = 10
+JUNK_TITLE = r"(?i)getTime\(\)|<span|<div|<script|</?a\b[^>]*href|^\s*var a?PageStart"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How one release is written; ``order`` names the CSV columns where there is no header."""
+
+    review: Columns
+    order: Sequence[str] | None
+    metadata: Columns
+    loose: bool
+
+
+_REVIEWER = Columns(user="reviewerID", item="asin", time="unixReviewTime")
+_PARENT = Columns(user="user_id", item="parent_asin", time="timestamp", time_unit="ms")
+_LAYOUTS: Mapping[Release, _Layout] = {
+    "amazon2014": _Layout(
+        _REVIEWER, ("reviewerID", "asin", "overall", "unixReviewTime"), Columns(item="asin"), loose=True
+    ),
+    "amazon2018": _Layout(
+        _REVIEWER, ("asin", "reviewerID", "overall", "unixReviewTime"), Columns(item="asin"), loose=False
+    ),
+    "amazon2023": _Layout(_PARENT, None, Columns(item="parent_asin"), loose=False),
+}
+_UNIT_REMEDY: Mapping[Release, str] = {
+    "amazon2014": "milliseconds are the 2023 release's, read it with --format amazon2023",
+    "amazon2018": "milliseconds are the 2023 release's, read it with --format amazon2023",
+    "amazon2023": "seconds are the 2014 and 2018 releases', read it with --format amazon2014 or amazon2018",
+}
+
+
+def read_amazon(release: Release, reviews: Path, metadata: Path) -> RawDomain:
+    """Read the reviews (JSON Lines or ratings CSV) and the metadata (JSON Lines) of one release.
+
+    Args:
+        release: which one; nothing is guessed from the file.
+        reviews: plain or gzip.
+        metadata: plain or gzip; only items that have reviews are taken.
+
+    Raises:
+        DataError: missing, truncated or malformed files, missing columns, times in another release's
+            unit, or user and item columns in another release's order.
+    """
+    layout = _LAYOUTS[release]
+    batches = _checked_order(_reviews(layout, reviews), layout, reviews)
+    interactions = interactions_frame(batches, reviews, layout.review, remedy=_UNIT_REMEDY[release])
+    reviewed = frozenset(interactions[ITEM].unique())
+    records = json_records(metadata, [layout.metadata.item], optional=[TITLE], loose=layout.loose)
+    items = items_frame(records, metadata, layout.metadata, keep=reviewed)
+    junk = pl.col(TITLE).str.contains(JUNK_TITLE)
+    items = items.with_columns(pl.when(junk).then(pl.lit("")).otherwise(pl.col(TITLE)).alias(TITLE))
+    return RawDomain(items, interactions, (reviews, metadata))
+
+
+def _reviews(layout: _Layout, path: Path) -> Iterator[pl.DataFrame]:
+    columns = [layout.review.user, layout.review.item, str(layout.review.time)]
+    if first_byte(path) == b"{":
+        return json_records(path, columns, loose=layout.loose)
+    return csv_records(path, columns, names=_names(layout, path))
+
+
+def _names(layout: _Layout, path: Path) -> Sequence[str] | None:
+    """Name a ratings file's columns: None, to use its header, where the release writes one."""
+    if layout.order is None:
+        return None
+    first = csv_header(path)
+    if first and set(first) & {*layout.order, "user_id", "item_id", "timestamp", "rating"}:
+        raise DataError(
+            f"{path} has a header ({', '.join(first)}), the ratings files of this release have none: "
+            "read it with --format csv and name its columns"
+        )
+    return layout.order
+
+
+def _checked_order(batches: Iterator[pl.DataFrame], layout: _Layout, path: Path) -> Iterator[pl.DataFrame]:
+    """Refuse a file whose item column holds what look like user ids, and the other way round."""
+    for batch in batches:
+        users, items = (batch[name] for name in (layout.review.user, layout.review.item))
+        swapped = (users.str.len_chars() == ASIN_LENGTH) & (items.str.len_chars() > ASIN_LENGTH)
+        if batch.height and swapped.all():
+            raise DataError(
+                f"{path}, line {batch[LINE][0]}: {items[0]!r} looks like a user and {users[0]!r} like an "
+                "item: ratings files of 2014 start with the user, those of 2018 with the item"
+            )
+        yield batch

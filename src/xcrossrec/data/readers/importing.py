@@ -1,0 +1,170 @@
+"""From what a reader gives to a domain: repeats, k-core, split, and a manifest that states all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import polars as pl
+
+from xcrossrec.data.domain import Domain
+from xcrossrec.data.interactions import (
+    EmptyTitles,
+    UnknownItems,
+    build_domain,
+    deduplicate,
+    is_empty_title,
+    k_core,
+)
+from xcrossrec.data.readers.frames import SPLIT, RawDomain
+from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_user, leave_last_out, temporal
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.types import ITEM, SPLITS, Split
+
+SplitWay: TypeAlias = Literal["leave-last-out", "by-user", "temporal", "none"]
+SPLIT_WAYS: tuple[SplitWay, ...] = get_args(SplitWay)
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done to raw interactions on their way into a domain.
+
+    Args:
+        min_user: fewest interactions of a user kept (k-core); 1 keeps all.
+        min_item: fewest interactions of an item kept (k-core); 1 keeps all.
+        keep_repeats: keep exact repeats (same user, item and time) too.
+        first_purchase_only: keep only a user's first purchase of an item.
+        split: how to divide the interactions; None is leave-last-out, or as the source comes.
+        validation: share of the users (by-user, temporal).
+        test: share of the users (by-user, temporal).
+        seed: of the draw (by-user).
+        empty_titles: what to do with items without a title.
+        unknown_items: what to do with interactions whose item has no row among the items.
+        max_words: cut titles to so many words; None keeps them whole.
+    """
+
+    min_user: int = 1
+    min_item: int = 1
+    keep_repeats: bool = False
+    first_purchase_only: bool = False
+    split: SplitWay | None = None
+    validation: float = 0.1
+    test: float = 0.1
+    seed: int = 0
+    empty_titles: EmptyTitles = "keep"
+    unknown_items: UnknownItems = "error"
+    max_words: int | None = None
+
+    def __post_init__(self) -> None:
+        for what, value in {"min_user": self.min_user, "min_item": self.min_item}.items():
+            if value < 1:
+                raise ConfigError(f"{what} is {value}, expected 1 or more: 1 keeps everything")
+        if self.keep_repeats and self.first_purchase_only:
+            raise ConfigError("keeping repeats and the first purchase only exclude each other: choose one")
+
+    @property
+    def filters_rows(self) -> bool:
+        """Whether it would leave out interactions that are no exact repeats."""
+        return self.min_user > 1 or self.min_item > 1 or self.first_purchase_only
+
+
+def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
+    """Make a domain of what a reader gave.
+
+    A source that comes split is taken as it is. Otherwise repeats go, then users and items below the
+    k-core, then the rest is split; items that lost all their interactions leave the catalogue, items that
+    never had any stay.
+
+    Args:
+        name: of the domain.
+        raw: from a reader.
+        recipe: what to do.
+
+    Raises:
+        ConfigError: a recipe that would alter a source that comes split.
+        DataError: what `build_domain`, `k_core` and the splits refuse.
+    """
+    given = SPLIT in raw.interactions.columns
+    items, splits = _as_given(raw, recipe) if given else _prepared(raw, recipe)
+    way = raw.split_way if given else (recipe.split or LEAVE_LAST_OUT)
+    manifest = {
+        "sources": [_source(path) for path in raw.sources],
+        "filters": {"split": way.replace("-", "_"), **({} if given else _stated(recipe))},
+        "seed": recipe.seed,
+    }
+    return build_domain(
+        name,
+        items,
+        splits,
+        empty_titles=recipe.empty_titles,
+        unknown_items=recipe.unknown_items,
+        max_words=recipe.max_words,
+        manifest=manifest,
+    )
+
+
+def _as_given(raw: RawDomain, recipe: Recipe) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame]]:
+    if recipe.split is not None or recipe.filters_rows:
+        raise ConfigError(
+            "these files come split, so they are taken as they are: leave out the split, the k-core and the "
+            "first-purchase option, or give all interactions in one file"
+        )
+    rows = raw.interactions
+    splits = {split: rows.filter(pl.col(SPLIT) == split).drop(SPLIT) for split in SPLITS}
+    return raw.items, {split: frame for split, frame in splits.items() if frame.height}
+
+
+def _prepared(raw: RawDomain, recipe: Recipe) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame]]:
+    rows = _usable(raw, recipe)
+    if not recipe.keep_repeats:
+        rows = deduplicate(rows, first_purchase_only=recipe.first_purchase_only)
+    if recipe.min_user > 1 or recipe.min_item > 1:
+        rows = k_core(rows, min_user=recipe.min_user, min_item=recipe.min_item)
+    _LOG.info("%d of %d interactions kept", rows.height, raw.interactions.height)
+    kept = rows.select(ITEM).unique()
+    lost = raw.interactions.select(ITEM).unique().join(kept, on=ITEM, how="anti")
+    return raw.items.join(lost, on=ITEM, how="anti", maintain_order="left"), _split(rows, recipe)
+
+
+def _usable(raw: RawDomain, recipe: Recipe) -> pl.DataFrame:
+    """Leave out what the recipe drops anyway, so that the k-core holds for what remains."""
+    rows = raw.interactions
+    if recipe.unknown_items == "drop":
+        rows = rows.join(raw.items, on=ITEM, how="semi", maintain_order="left")
+    if recipe.empty_titles == "drop":
+        rows = rows.join(raw.items.filter(is_empty_title()), on=ITEM, how="anti", maintain_order="left")
+    if rows.height < raw.interactions.height:
+        lost = raw.interactions.height - rows.height
+        _LOG.info("%d interactions left out: their items are unknown or have no title", lost)
+    return rows
+
+
+def _split(rows: pl.DataFrame, recipe: Recipe) -> dict[Split, pl.DataFrame]:
+    if recipe.split == "by-user":
+        return by_user(rows, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
+    if recipe.split == "temporal":
+        return temporal(rows, validation=recipe.validation, test=recipe.test)
+    return {"train": rows} if recipe.split == "none" else leave_last_out(rows)
+
+
+def _stated(recipe: Recipe) -> Mapping[str, Any]:
+    repeats = "first purchase" if recipe.first_purchase_only else "kept" if recipe.keep_repeats else "dropped"
+    shares = {"validation": recipe.validation, "test": recipe.test}
+    return {
+        "min_user": recipe.min_user,
+        "min_item": recipe.min_item,
+        "repeats": repeats,
+        **(shares if recipe.split in ("by-user", "temporal") else {}),
+    }
+
+
+def _source(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"path": str(path), "sha256": digest, "bytes": path.stat().st_size}
