@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -50,3 +52,28 @@ def amazon_dir() -> Path:
     if not AMAZON.is_dir():
         pytest.skip(f"REAL DATA ABSENT: {AMAZON} does not exist, so nothing was checked on real data")
     return AMAZON
+
+
+@dataclass(frozen=True)
+class TinyModels:
+    """Folders of random models, for tests of what stands on top of models."""
+
+    base: Path
+    """a BERT of two layers, 32 wide, that reads any lower-case word letter by letter."""
+    sources: tuple[Path, Path]
+    """two adapters (rank 2) over it, named kitchen and camping; their users are u0 and u3."""
+    late: Path
+    """a bundle of both with random integrators, `dual` with `late` pooling; so are the next two."""
+    prompt: Path
+    pair: Path
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    """A base, two adapters and three bundles on disk; random, untrained, the same in every run."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    try:
+        import tiny_models
+    finally:
+        sys.path.pop(0)
+    return TinyModels(*tiny_models.write_all(tmp_path_factory.mktemp("tiny-models")))

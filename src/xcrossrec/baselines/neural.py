@@ -1,0 +1,279 @@
+"""Language models as rivals, and everything that a command line may name as a scorer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int
+
+from xcrossrec.baselines.itemknn import ItemKNN
+from xcrossrec.baselines.popularity import Popularity
+from xcrossrec.baselines.rows import check_rows
+from xcrossrec.baselines.tfidf import TfidfMean
+from xcrossrec.data.domain import Domain
+from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.models import bundle
+from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, read_adapter
+from xcrossrec.models.base import DEFAULT_BASE, load_base
+from xcrossrec.models.bundle import Model, build_model
+from xcrossrec.models.encoder import SourceEncoder
+from xcrossrec.models.scorer import build_scorer
+from xcrossrec.models.tokens import CutReport
+from xcrossrec.scoring import Scorer
+from xcrossrec.training.source import seen_users
+from xcrossrec.types import HistoryPooling, Split
+
+BASELINES: tuple[str, ...] = ("popularity", "tfidf", "itemknn", "untrained")
+"""What may follow ``baseline:``."""
+
+_PREFIX = "baseline:"
+
+
+class ModelScorer:
+    """A trained or untrained model bound to a catalogue; an empty history scores every item 0.
+
+    Args:
+        model: from :mod:`xcrossrec.models.bundle`.
+        titles: the catalogue, in row order.
+        name: what tables call it.
+    """
+
+    def __init__(self, model: Model, titles: Sequence[str], *, name: str) -> None:
+        self.model = model
+        self.inner = build_scorer(model, titles, name=name)
+        self._name = name
+        self._n_items = len(titles)
+
+    @property
+    def name(self) -> str:
+        """What tables and result files call it."""
+        return self._name
+
+    @property
+    def cut(self) -> CutReport:
+        """How much text did not fit the model so far."""
+        return bundle.encoder_of(self.model).cut
+
+    def score(
+        self,
+        histories: Sequence[Sequence[int]],
+        candidates: Int[np.ndarray, "user candidate"] | None = None,
+    ) -> Float[np.ndarray, "user candidate"]:
+        """Score candidates by the model; see :class:`xcrossrec.scoring.Scorer`.
+
+        Raises:
+            DataError: an item row outside the catalogue.
+        """
+        check_rows(histories, candidates, self._n_items)
+        width = self._n_items if candidates is None else candidates.shape[1]
+        scores: Float32[np.ndarray, "user candidate"] = np.zeros((len(histories), width), dtype=np.float32)
+        filled = [user for user, history in enumerate(histories) if len(history)]
+        if filled and width:
+            chosen = None if candidates is None else candidates[filled]
+            scores[filled] = self.inner.score([histories[user] for user in filled], chosen)
+        return scores
+
+
+class MeanScorer:
+    """The mean of several scorers' scores, user by user: what ``a+b`` means on the command line.
+
+    Args:
+        scorers: at least two, bound to one catalogue and on one scale (models of one scoring and pooling).
+        name: what tables call it; None joins their names.
+
+    Raises:
+        ConfigError: fewer than two scorers.
+    """
+
+    def __init__(self, scorers: Sequence[Scorer], *, name: str | None = None) -> None:
+        if len(scorers) < 2:
+            raise ConfigError(f"a mean needs at least 2 scorers, got {len(scorers)}: name another one")
+        self.scorers = tuple(scorers)
+        self._name = name or f"mean({'+'.join(scorer.name for scorer in scorers)})"
+
+    @property
+    def name(self) -> str:
+        """What tables and result files call it."""
+        return self._name
+
+    def score(
+        self,
+        histories: Sequence[Sequence[int]],
+        candidates: Int[np.ndarray, "user candidate"] | None = None,
+    ) -> Float[np.ndarray, "user candidate"]:
+        """Average the scores; see :class:`xcrossrec.scoring.Scorer`.
+
+        Raises:
+            DataError: an item row outside the catalogue.
+        """
+        scores = np.stack([scorer.score(histories, candidates) for scorer in self.scorers])
+        mean: Float32[np.ndarray, "user candidate"] = scores.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return mean
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A scorer that somebody named, and the model folders it was made of.
+
+    Attributes:
+        scorer: bound to the domain's catalogue.
+        paths: of its models; none for a baseline without training.
+    """
+
+    scorer: Scorer
+    paths: tuple[Path, ...] = ()
+
+    def seen_users(self, domain: Domain, split: Split) -> frozenset[str] | None:
+        """The split's users whom some source saw in training; None where there are no sources."""
+        if not self.paths:
+            return None
+        return frozenset().union(*(seen_users(path, domain, split) for path in self.paths))
+
+    @property
+    def cut(self) -> CutReport:
+        """How much history did not fit the models so far; the largest of several."""
+        scorers = self.scorer.scorers if isinstance(self.scorer, MeanScorer) else (self.scorer,)
+        reports = [scorer.cut for scorer in scorers if isinstance(scorer, ModelScorer)]
+        return max(reports, key=lambda report: report.prompts, default=CutReport())
+
+
+def untrained(
+    base: str, titles: Sequence[str], *, pooling: HistoryPooling = "late", name: str | None = None
+) -> ModelScorer:
+    """Score by the base model's own similarity of titles, without any training.
+
+    Args:
+        base: see :func:`xcrossrec.models.base.load_base`.
+        titles: the catalogue, in row order.
+        pooling: ``prompt`` or ``late``.
+        name: what tables call it.
+    """
+    model = build_model(SourceEncoder(load_base(base)), pooling=pooling)
+    model.eval()
+    return ModelScorer(model, titles, name=name or f"untrained ({pooling})")
+
+
+def trained(path: Path | str, titles: Sequence[str], *, name: str | None = None) -> ModelScorer:
+    """Score by a bundle, one of this project's adapters, or a PEFT LoRA folder made elsewhere.
+
+    Args:
+        path: the folder. A foreign adapter gets the default head, untrained, over the base it names.
+        titles: the catalogue, in row order.
+        name: what tables call it; the folder's name if None.
+
+    Raises:
+        BundleError: the folder is missing, incomplete, corrupt or foreign.
+    """
+    folder = Path(path)
+    foreign = (folder / ADAPTER_CONFIG).exists() and not (folder / MANIFEST).exists()
+    model = _merged(folder) if foreign else bundle.load(folder)
+    return ModelScorer(model, titles, name=name or folder.resolve().name)
+
+
+def _merged(folder: Path) -> Model:
+    """Add a foreign adapter's updates to the base it names."""
+    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    base = load_base(config.get("base_model_name_or_path") or DEFAULT_BASE)
+    adapter = read_adapter(folder, base)
+    with torch.no_grad():
+        for module, update in adapter.factors.items():
+            base.backbone.get_submodule(module).weight += update.up @ update.down
+    model = build_model(SourceEncoder(base))
+    model.eval()
+    return model
+
+
+def scorer_for(
+    spec: str,
+    domain: Domain,
+    *,
+    base: str = DEFAULT_BASE,
+    pooling: HistoryPooling = "late",
+    name: str | None = None,
+) -> Subject:
+    """Make the scorer that a command line names, bound to a domain's catalogue.
+
+    Args:
+        spec: a bundle's or an adapter's folder, several adapters joined by ``+`` (mean of their scores), or
+            ``baseline:`` and one of :data:`BASELINES`.
+        domain: gives the catalogue, and the train split to baselines that count.
+        base: base model of ``baseline:untrained``.
+        pooling: history pooling of ``baseline:untrained``; a trained model has its own.
+        name: what tables call it; None takes the baseline's or the folder's name.
+
+    Raises:
+        ConfigError: an unknown baseline.
+        BundleError: no such folder, or not a model.
+    """
+    if spec.startswith(_PREFIX):
+        return Subject(_baseline(spec.removeprefix(_PREFIX), domain, base, pooling, name))
+    if Path(spec).exists() or "+" not in spec:
+        return Subject(trained(_existing(spec), domain.titles, name=name), (Path(spec),))
+    parts = spec.split("+")
+    if bad := [part for part in parts if part.startswith(_PREFIX) or not part]:
+        raise ConfigError(f"{bad[0]!r} in {spec!r} cannot be part of a mean: join folders of adapters, as in a+b")
+    scorers = [trained(_existing(part), domain.titles) for part in parts]
+    kinds = sorted({(bundle.scoring_of(s.model), bundle.matcher_of(s.model).pooling) for s in scorers})
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"the mean of {spec!r} would mix {' and '.join('/'.join(kind) for kind in kinds)} scores, which are on "
+            "different scales: join models of one scoring and pooling"
+        )
+    return Subject(MeanScorer(scorers, name=name), tuple(map(Path, parts)))
+
+
+def _existing(spec: str) -> Path:
+    if not Path(spec).is_dir():
+        raise BundleError(
+            f"{spec!r} is no model: there is no such folder; give the folder of a bundle or an adapter, several "
+            f"adapters joined by +, or one of {', '.join(_PREFIX + name for name in BASELINES)}"
+        )
+    return Path(spec)
+
+
+def _baseline(which: str, domain: Domain, base: str, pooling: HistoryPooling, name: str | None) -> Scorer:
+    scorer: Scorer
+    if which == "popularity":
+        scorer = Popularity.fit(domain)
+    elif which == "tfidf":
+        scorer = TfidfMean.fit(domain)
+    elif which == "itemknn":
+        scorer = ItemKNN.fit(domain)
+    elif which == "untrained":
+        return untrained(base, domain.titles, pooling=pooling, name=name)
+    else:
+        raise ConfigError(
+            f"unknown baseline {which!r}: choose one of {', '.join(_PREFIX + known for known in BASELINES)}"
+        )
+    return scorer if name is None else Renamed(scorer, name)
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A scorer under another name.
+
+    Attributes:
+        scorer: what scores.
+        name: what tables call it.
+    """
+
+    scorer: Scorer
+    name: str
+
+    def score(
+        self,
+        histories: Sequence[Sequence[int]],
+        candidates: Int[np.ndarray, "user candidate"] | None = None,
+    ) -> Float[np.ndarray, "user candidate"]:
+        """Pass on; see :class:`xcrossrec.scoring.Scorer`.
+
+        Raises:
+            DataError: an item row outside the catalogue.
+        """
+        scores: Float[np.ndarray, "user candidate"] = self.scorer.score(histories, candidates)
+        return scores

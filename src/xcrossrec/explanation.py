@@ -1,0 +1,371 @@
+"""Why an item has its score: history items that matched, and what each source gave at which layer.
+
+Legend: ``source`` = stream of one domain's adapter, ``slot`` = a history's item, ``item`` = one item to
+explain, ``dim`` = vector size, ``batch`` = text, ``token`` = position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from xcrossrec.models import bundle
+from xcrossrec.models.bundle import Model
+from xcrossrec.models.encoder import IntegratedEncoder
+from xcrossrec.models.scorer import encode_titles
+from xcrossrec.prompts import history_prompt
+
+
+@dataclass(frozen=True)
+class HistoryMatch:
+    """What one history item has to do with a recommended one.
+
+    Attributes:
+        item_id: id in the catalogue; None for a free title.
+        title: the history item's title.
+        cosine: of both items' vectors, each encoded alone; None for a `pair` model, which encodes no item alone.
+        share: of the soft maximum, between 0 and 1; the shares of a history sum to 1. None unless `late` and `dual`.
+        effect: score minus the score of the history without this item; None for the only item.
+    """
+
+    item_id: str | None
+    title: str
+    cosine: float | None
+    share: float | None
+    effect: float | None
+
+
+@dataclass(frozen=True)
+class LayerShare:
+    """What one source gives to the others at one layer.
+
+    Attributes:
+        layer: 1 is the first.
+        source: the giver's name.
+        effect: score minus the score when this source gives nothing to the other streams at this layer.
+        coefficient: mean absolute mixing coefficient with which the other streams take it, over the texts' tokens.
+    """
+
+    layer: int
+    source: str
+    effect: float
+    coefficient: float
+
+
+@dataclass(frozen=True)
+class SourceShare:
+    """What one source contributes over all layers.
+
+    Attributes:
+        source: its name.
+        effect: score minus the score when it gives nothing to the other streams at any layer.
+        stream_weight: its weight in the final sum; signed.
+        stream_share: absolute weight over the sum of absolute weights.
+        stream_effect: score minus the score when it is left out of the final sum.
+    """
+
+    source: str
+    effect: float
+    stream_weight: float
+    stream_share: float
+    stream_effect: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why an item has its score.
+
+    Attributes:
+        item_id: of the explained item; None for a free title.
+        title: its title.
+        score: what :meth:`Recommender.recommend` would show.
+        matches: the history's items, oldest first.
+        sources: one entry a source; empty for a model without integration.
+        layers: one entry a layer and source, first layer first; empty for a model without integration.
+        integration_effect: score minus the score without any integration; None without it.
+    """
+
+    item_id: str | None
+    title: str
+    score: float
+    matches: tuple[HistoryMatch, ...]
+    sources: tuple[SourceShare, ...] = ()
+    layers: tuple[LayerShare, ...] = ()
+    integration_effect: float | None = None
+
+    @property
+    def best_match(self) -> HistoryMatch:
+        """The history item that counts most: by share, else by effect."""
+        return max(self.matches, key=_importance)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return "\n".join([*self._match_sentences(), *self._source_sentences()])
+
+    def _match_sentences(self) -> list[str]:
+        """Say which history items matched, the most important first, at most three."""
+        ordered = sorted(self.matches, key=_importance, reverse=True)[:3]
+        return [f"{_start(number)} {_match_text(match)}." for number, match in enumerate(ordered)]
+
+    def _source_sentences(self) -> list[str]:
+        if not self.sources or self.integration_effect is None:
+            return ["The model has one source, so nothing was integrated."]
+        parts = [
+            f"{share.source} {share.effect:+.3f} (final weight {share.stream_weight:.2f}, {share.stream_share:.0%})"
+            for share in self.sources
+        ]
+        sentences = [
+            f"Integration moves the score of {self.score:.3f} by {self.integration_effect:+.3f}; "
+            f"what each source gives to the others: {', '.join(parts)}."
+        ]
+        strongest = max(self.layers, key=lambda share: abs(share.effect))
+        if strongest.effect != 0.0:
+            sentences.append(
+                f"Strongest single place: {strongest.source} at layer {strongest.layer} ({strongest.effect:+.3f}, "
+                f"mean absolute coefficient {strongest.coefficient:.3f})."
+            )
+        return sentences
+
+
+def explain_scores(
+    model: Model,
+    history: Sequence[str],
+    items: Sequence[str],
+    *,
+    history_ids: Sequence[str | None],
+    item_ids: Sequence[str | None],
+) -> list[Explanation]:
+    """Explain the scores of some items for one history.
+
+    Args:
+        model: `dual` or `pair`, integrated or not; put back as it was.
+        history: titles, oldest first; at least one.
+        items: titles to explain.
+        history_ids: ids of the history's items, None for free titles.
+        item_ids: ids of the items, None for free titles.
+    """
+    probe = _Probe(model, history, items)
+    matches = _explain_history(probe, history_ids)
+    parts = _explain_sources(probe) if isinstance(model[0], IntegratedEncoder) else [{}] * len(items)
+    return [
+        Explanation(item_ids[number], title, float(probe.full[number]), matches[number], **parts[number])
+        for number, title in enumerate(items)
+    ]
+
+
+class _Probe:
+    """Scores a few items for one history, encoding everything afresh each time.
+
+    Args:
+        model: `dual` or `pair`.
+        history: titles, oldest first.
+        items: titles to score.
+    """
+
+    def __init__(self, model: Model, history: Sequence[str], items: Sequence[str]) -> None:
+        self.model = model
+        self.history = list(history)
+        self.items = list(items)
+        self.pair = bundle.scoring_of(model) == "pair"
+        self.matcher = bundle.matcher_of(model)
+        self.full = self.scores(self.history)
+
+    @property
+    def late(self) -> bool:
+        """Whether history items keep a vector each."""
+        return not self.pair and self.matcher.pooling == "late"
+
+    @torch.inference_mode()
+    def scores(self, history: Sequence[str]) -> Float[np.ndarray, " item"]:
+        """Score the items for these history titles."""
+        if self.pair:
+            pairs = [(history_prompt(history), item) for item in self.items]
+            scores: Float[np.ndarray, " item"] = self.model.predict(pairs, show_progress_bar=False)
+            return np.asarray(scores, dtype=np.float64).reshape(-1)
+        texts = list(history) if self.late else [history_prompt(history)]
+        vectors = encode_titles(self.model, [*texts, *self.items])
+        return self.match(vectors[: len(texts)], vectors[len(texts) :])
+
+    @torch.inference_mode()
+    def match(self, slots: Float[Tensor, "slot dim"], items: Float[Tensor, "item dim"]) -> Float[np.ndarray, " item"]:
+        """Score vectors with the model's own matcher."""
+        present = torch.ones(1, len(slots), dtype=torch.bool)
+        scores: Float[np.ndarray, " item"] = self.matcher.match(slots[None], present, items)[0].double().numpy()
+        return scores
+
+    def effect(self) -> Float[np.ndarray, " item"]:
+        """The full scores minus those of the model as it is now (ablated, that is)."""
+        effect: Float[np.ndarray, " item"] = self.full - self.scores(self.history)
+        return effect
+
+    @torch.inference_mode()
+    def encode(self) -> Tensor:
+        """Run the encoder over every text once; returns which tokens are real (batch, token)."""
+        encoder = bundle.encoder_of(self.model)
+        prompt = [history_prompt(self.history)]
+        texts: list[Any] = [*(self.history if self.late else prompt), *self.items]
+        if self.pair:
+            texts = [(prompt[0], item) for item in self.items]
+        features = encoder.preprocess(texts)
+        device = next(encoder.parameters()).device
+        encoder({key: value.to(device) for key, value in features.items()})
+        return features["attention_mask"].bool().to(device)
+
+    def texts_of(self, item: int) -> list[int]:
+        """Which of :meth:`encode`'s texts the score of an item comes from."""
+        if self.pair:
+            return [item]
+        texts = len(self.history) if self.late else 1
+        return [*range(texts), texts + item]
+
+
+def _explain_history(probe: _Probe, ids: Sequence[str | None]) -> list[tuple[HistoryMatch, ...]]:
+    """Per item, what each history item has to do with it."""
+    cosines, shares = _cosines_and_shares(probe)
+    effects = _leave_one_out(probe)
+    return [
+        tuple(
+            HistoryMatch(ids[slot], title, *(_cell(table, slot, item) for table in (cosines, shares, effects)))
+            for slot, title in enumerate(probe.history)
+        )
+        for item in range(len(probe.items))
+    ]
+
+
+@torch.inference_mode()
+def _cosines_and_shares(probe: _Probe) -> tuple[Tensor | None, Tensor | None]:
+    """Cosines (slot, item) of items encoded alone, and for `late` their shares of the soft maximum."""
+    if probe.pair:
+        return None, None
+    slots = len(probe.history)
+    vectors = encode_titles(probe.model, [*probe.history, *probe.items])
+    cosines = vectors[:slots] @ vectors[slots:].t()
+    if not probe.late:
+        return cosines, None
+    weight = probe.matcher.recency_weight(torch.arange(slots - 1, -1, -1)).cpu()
+    logits = weight.log()[:, None] + probe.matcher.sharpness.cpu() * cosines
+    return cosines, logits.softmax(0)
+
+
+def _leave_one_out(probe: _Probe) -> Tensor | None:
+    """Effect (slot, item) of each history item on the score; None for a history of one."""
+    if len(probe.history) < 2:
+        return None
+    rest = [probe.history[:slot] + probe.history[slot + 1 :] for slot in range(len(probe.history))]
+    return torch.from_numpy(np.stack([probe.full - probe.scores(history) for history in rest]))
+
+
+def _cell(table: Tensor | None, row: int, column: int) -> float | None:
+    return None if table is None else float(table[row, column])
+
+
+def _explain_sources(probe: _Probe) -> list[dict[str, Any]]:
+    """Per item, the effects of sources and layers on its score, by ablation."""
+    encoder = bundle.encoder_of(probe.model)
+    assert isinstance(encoder, IntegratedEncoder)
+    layers, names = len(encoder.integrated_layers), encoder.sources
+    with encoder.integration_off():
+        integration = probe.effect()
+    at_layer = np.empty((layers, len(names), len(probe.items)))
+    in_all, in_sum = np.empty(at_layer.shape[1:]), np.empty(at_layer.shape[1:])
+    for source in range(len(names)):
+        for layer in range(layers):
+            with encoder.ablated(layer, source):
+                at_layer[layer, source] = probe.effect()
+        with ExitStack() as stack:
+            for layer in range(layers):
+                stack.enter_context(encoder.ablated(layer, source))
+            in_all[source] = probe.effect()
+        with _left_out_of_sum(encoder, source):
+            in_sum[source] = probe.effect()
+    coefficients = _mean_coefficients(probe, encoder)
+    weights = encoder.stream_weight.detach().double().cpu().numpy()
+    stream_shares = np.abs(weights) / max(float(np.abs(weights).sum()), 1e-12)
+    return [
+        {
+            "integration_effect": float(integration[item]),
+            "sources": tuple(
+                SourceShare(
+                    name,
+                    float(in_all[source, item]),
+                    float(weights[source]),
+                    float(stream_shares[source]),
+                    float(in_sum[source, item]),
+                )
+                for source, name in enumerate(names)
+            ),
+            "layers": tuple(
+                LayerShare(
+                    layer + 1,
+                    name,
+                    float(at_layer[layer, source, item]),
+                    float(coefficients[item, layer, source]),
+                )
+                for layer in range(layers)
+                for source, name in enumerate(names)
+            ),
+        }
+        for item in range(len(probe.items))
+    ]
+
+
+def _mean_coefficients(probe: _Probe, encoder: IntegratedEncoder) -> Float[np.ndarray, "item layer source"]:
+    """Mean absolute coefficient with which the other streams take each source, over an item's own texts."""
+    with encoder.observing() as records:
+        real = probe.encode()
+    count = len(encoder.sources)
+    means = np.empty((len(probe.items), len(records), count))
+    for item in range(len(probe.items)):
+        texts = probe.texts_of(item)
+        for layer, record in enumerate(records):
+            taken = record[0][:, :, texts][..., real[texts]].abs().mean(-1)
+            for source in range(count):
+                others = [receiver for receiver in range(count) if receiver != source]
+                means[item, layer, source] = float(taken[others, source].mean())
+    return means
+
+
+@contextmanager
+def _left_out_of_sum(encoder: IntegratedEncoder, source: int) -> Iterator[None]:
+    """Within the block the final weighted sum has no part of this source."""
+    weight = encoder.stream_weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight[source] = 0.0
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)
+
+
+def _importance(match: HistoryMatch) -> float:
+    for value in (match.share, match.effect, match.cosine):
+        if value is not None:
+            return value
+    return 0.0
+
+
+def _start(number: int) -> str:
+    return "Best match in the history:" if number == 0 else "Then:"
+
+
+def _match_text(match: HistoryMatch) -> str:
+    parts = []
+    if match.share is not None:
+        parts.append(f"{match.share:.0%} of the match")
+    if match.cosine is not None:
+        parts.append(f"similarity {match.cosine:.2f}")
+    if match.effect is not None:
+        parts.append(f"{match.effect:+.3f} to the score")
+    return f"{match.title}" + (f" ({', '.join(parts)})" if parts else "")

@@ -1,0 +1,34 @@
+"""What each optional extra brings, and the sentence that names it where it is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from types import MappingProxyType
+
+from xcrossrec.exceptions import MissingExtraError
+
+_MODELS = ("torch", "transformers", "sentence_transformers", "peft", "safetensors")
+
+EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "models": _MODELS,
+        "train": (*_MODELS, "accelerate", "datasets", "tensorboard"),
+        "baselines": ("sklearn",),
+    }
+)
+"""Extra to the modules that it brings and that code imports by name."""
+
+
+def require(extra: str) -> None:
+    """Check, without importing anything, that an extra is installed.
+
+    Args:
+        extra: one of :data:`EXTRAS`.
+
+    Raises:
+        MissingExtraError: a module of it is absent; names its install line.
+    """
+    for module in EXTRAS[extra]:
+        if find_spec(module) is None:
+            raise MissingExtraError(module, extra)
