@@ -1,0 +1,155 @@
+"""The sample market's catalogue: shop titles composed from the hand-written product types.
+
+The catalogue is part of the project and the same for every seed of the market; only the simulated
+customers change. A title names brand, tier, detail, product and a size or a colour, e.g.
+``Harrowmere Pro Cast Iron Grill Pan, 12 inch``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from jaxtyping import Int64
+
+from xcrossrec.data.market.product_types import (
+    BRAND_HOUSES,
+    PALETTE_WORDS,
+    PRODUCT_TYPES,
+    THEMES,
+    TIER_WORDS,
+)
+from xcrossrec.exceptions import ConfigError
+
+MARKET_DOMAINS: tuple[str, ...] = tuple(PRODUCT_TYPES)
+"""The domains: the first two are the default sources, the third the default target, the fourth is spare."""
+
+ITEMS_PER_TYPE = 17
+NO_PALETTE = -1
+_CATALOGUE_SEED = 20859
+
+
+@dataclass(frozen=True)
+class ProductType:
+    """One line of a domain's table."""
+
+    theme: int
+    names: tuple[str, ...]
+    details: tuple[str, ...]
+    sizes: tuple[str, ...]  # empty: sold by colour
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """One domain's titles and what the simulated customers see in them.
+
+    Attributes:
+        titles: by item row; unique.
+        product_type: row of `types_of`.
+        theme: row of ``THEMES``.
+        house: row of ``BRAND_HOUSES``.
+        tier: row of ``TIER_WORDS``.
+        palette: row of ``PALETTE_WORDS``, or ``NO_PALETTE`` where the type is sold by size.
+        complement: by product type, the type of the same theme that is bought to go with it.
+    """
+
+    titles: tuple[str, ...]
+    product_type: Int64[np.ndarray, " item"]
+    theme: Int64[np.ndarray, " item"]
+    house: Int64[np.ndarray, " item"]
+    tier: Int64[np.ndarray, " item"]
+    palette: Int64[np.ndarray, " item"]
+    complement: Int64[np.ndarray, " type"]
+
+    def __len__(self) -> int:
+        return len(self.titles)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One title with its attributes, as rows of the word tables."""
+
+    title: str
+    product_type: int
+    theme: int
+    house: int
+    tier: int
+    palette: int
+
+
+def types_of(domain: str) -> tuple[ProductType, ...]:
+    """Read a domain's table of product types.
+
+    Raises:
+        ConfigError: the market has no such domain.
+    """
+    if domain not in PRODUCT_TYPES:
+        raise ConfigError(f"the sample market has no domain {domain!r}: choose one of {', '.join(MARKET_DOMAINS)}")
+    return tuple(_parse(line) for line in PRODUCT_TYPES[domain].strip().splitlines())
+
+
+@cache
+def catalogue_of(domain: str) -> Catalogue:
+    """Compose the catalogue of one domain, the same on every call.
+
+    Raises:
+        ConfigError: the market has no such domain.
+    """
+    types = types_of(domain)
+    rng = np.random.default_rng([_CATALOGUE_SEED, MARKET_DOMAINS.index(domain)])
+    items = [item for row, product_type in enumerate(types) for item in _items_of_type(row, product_type, rng)]
+    order = rng.permutation(len(items))
+    items = [items[row] for row in order]
+    return Catalogue(
+        titles=tuple(item.title for item in items),
+        product_type=np.array([item.product_type for item in items], dtype=np.int64),
+        theme=np.array([item.theme for item in items], dtype=np.int64),
+        house=np.array([item.house for item in items], dtype=np.int64),
+        tier=np.array([item.tier for item in items], dtype=np.int64),
+        palette=np.array([item.palette for item in items], dtype=np.int64),
+        complement=_complements(types),
+    )
+
+
+def _parse(line: str) -> ProductType:
+    theme, names, details, sizes = (part.strip() for part in line.split("|"))
+    return ProductType(
+        theme=THEMES.index(theme),
+        names=tuple(names.split("/")),
+        details=tuple(details.split("/")),
+        sizes=() if sizes == "colour" else tuple(sizes.split("/")),
+    )
+
+
+def _items_of_type(row: int, product_type: ProductType, rng: np.random.Generator) -> list[_Item]:
+    """Draw items of one type until there are enough different titles, none of which says a word twice."""
+    found: dict[str, _Item] = {}
+    while len(found) < ITEMS_PER_TYPE:
+        item = _draw_item(row, product_type, rng)
+        words = item.title.casefold().replace(",", "").split()
+        if len(set(words)) == len(words):
+            found.setdefault(item.title, item)
+    return list(found.values())
+
+
+def _draw_item(row: int, product_type: ProductType, rng: np.random.Generator) -> _Item:
+    house, tier = int(rng.integers(len(BRAND_HOUSES))), int(rng.integers(len(TIER_WORDS)))
+    palette = NO_PALETTE if product_type.sizes else int(rng.integers(len(PALETTE_WORDS)))
+    ending = _pick(product_type.sizes or PALETTE_WORDS[palette], rng)
+    words = [BRAND_HOUSES[house], TIER_WORDS[tier], product_type.details, product_type.names]
+    title = " ".join(_pick(choices, rng) for choices in words)
+    return _Item(f"{title}, {ending}", row, product_type.theme, house, tier, palette)
+
+
+def _pick(choices: tuple[str, ...], rng: np.random.Generator) -> str:
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _complements(types: tuple[ProductType, ...]) -> Int64[np.ndarray, " type"]:
+    """Close the types of each theme to a ring: each is complemented by the next."""
+    complement = np.empty(len(types), dtype=np.int64)
+    for theme in {product_type.theme for product_type in types}:
+        ring = [row for row, product_type in enumerate(types) if product_type.theme == theme]
+        complement[ring] = np.roll(ring, -1)
+    return complement

@@ -1,0 +1,313 @@
+"""Simulated customers of the sample market: a stated preference model, and nothing measured.
+
+**The data are simulated.** Every domain made here says ``"simulated": true`` in its manifest.
+
+A customer u has tastes that hold in every domain: shares of the themes ``theta_u ~ Dirichlet(a)`` and one
+preferred brand house ``b_u``, price tier ``t_u`` and colour palette ``p_u``, each uniform. The next
+purchase from domain d is item i with probability proportional to
+
+    w(i | u, h) =   q_i                                   popularity: rank ** -zipf, ranks drawn at random
+                  * (theta_u[theme_i] + floor)            themes
+                  * exp( brand_d   * [house_i   = b_u]    brand houses, each with two names
+                       + tier_d    * [tier_i    = t_u]    tiers, each with several words
+                       + palette_d * [palette_i = p_u] )  palettes, likewise; products with a size have none
+                  * exp(-repeat     * [type_i in types of h])             has one already
+                  * exp( complement * [type_i = complement(type of h's last item)] )
+                  * [i not in h]
+
+What carries over between domains: the words of themes, houses, tiers and palettes, that names of one house
+belong together, and that people look for *another* product of the theme. What does not: popularity, which
+product goes with which, and how much each taste counts (``brand_d``, ``tier_d``, ``palette_d``): the two
+default sources differ in that on purpose, so each knows a part of what the target needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from itertools import combinations
+from types import MappingProxyType
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float, Int64
+
+from xcrossrec import __version__
+from xcrossrec.data.domain import Domain
+from xcrossrec.data.market.catalogue import MARKET_DOMAINS, Catalogue, catalogue_of
+from xcrossrec.data.market.product_types import BRAND_HOUSES, PALETTE_WORDS, THEMES, TIER_WORDS
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.types import ITEM, POSITION, TITLE, USER, Split
+
+
+@dataclass(frozen=True)
+class Loadings:
+    """How much each taste counts in one domain, in log odds; 0 = not at all."""
+
+    brand: float
+    tier: float
+    palette: float
+
+
+LOADINGS: Mapping[str, Loadings] = MappingProxyType(
+    {
+        "kitchen": Loadings(brand=2.6, tier=1.0, palette=2.2),
+        "camping": Loadings(brand=1.4, tier=2.8, palette=0.8),
+        "garden": Loadings(brand=2.2, tier=2.2, palette=1.8),
+        "hobby": Loadings(brand=2.0, tier=2.0, palette=2.0),
+    }
+)
+
+
+@dataclass(frozen=True)
+class MarketSettings:
+    """The numbers of the preference model; see the module's text for the formula.
+
+    Attributes:
+        train_users: customers of each domain in train.
+        validation_users: in validation.
+        test_users: in test.
+        shared: share of a domain's customers who are also customers of another domain.
+        shortest: fewest purchases of a customer.
+        longest: most; the length is binomial between the two.
+        mean_length: mean number of purchases.
+        concentration: Dirichlet parameter of the theme shares; lower = fewer themes a customer.
+        floor: added to every theme share, so that anybody may buy anything.
+        zipf: exponent of popularity by rank; 0 = all alike.
+        repeat: aversion to a type already bought, in log odds.
+        complement: pull of the last purchase's complement, in log odds.
+
+    Raises:
+        ConfigError: a number outside its range.
+    """
+
+    train_users: int = 1500
+    validation_users: int = 300
+    test_users: int = 300
+    shared: float = 0.05
+    shortest: int = 4
+    longest: int = 9
+    mean_length: float = 6.0
+    concentration: float = 0.1
+    floor: float = 0.01
+    zipf: float = 0.5
+    repeat: float = 1.0
+    complement: float = 0.7
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if getattr(self, each.name) < 0:
+                raise ConfigError(
+                    f"{each.name} of the sample market must not be negative, got {getattr(self, each.name)}"
+                )
+        if self.train_users < 1:
+            raise ConfigError("train_users of the sample market must be at least 1, got 0")
+        if not 2 <= self.shortest <= self.mean_length <= self.longest or self.shortest == self.longest:
+            raise ConfigError(
+                "the sample market needs 2 <= shortest <= mean_length <= longest and shortest < longest, "
+                f"got {self.shortest}, {self.mean_length}, {self.longest}"
+            )
+        if self.concentration == 0 or self.shared > 1:
+            raise ConfigError(
+                "the sample market needs concentration above 0 and shared at most 1, "
+                f"got {self.concentration} and {self.shared}"
+            )
+
+    @property
+    def users(self) -> int:
+        """Customers of a domain, over its splits."""
+        return self.train_users + self.validation_users + self.test_users
+
+    @property
+    def shared_by_pair(self) -> int:
+        """Customers whom two domains have in common."""
+        return int(self.users * self.shared) // (len(MARKET_DOMAINS) - 1)
+
+
+@dataclass(frozen=True)
+class Tastes:
+    """What customers prefer, in every domain. Legend: ``user`` = one customer."""
+
+    themes: Float[np.ndarray, "user theme"]
+    house: Int64[np.ndarray, " user"]
+    tier: Int64[np.ndarray, " user"]
+    palette: Int64[np.ndarray, " user"]
+
+    def __len__(self) -> int:
+        return len(self.house)
+
+    def take(self, rows: Int64[np.ndarray, " chosen"]) -> Tastes:
+        """Select customers by row."""
+        return Tastes(self.themes[rows], self.house[rows], self.tier[rows], self.palette[rows])
+
+
+def draw_tastes(count: int, settings: MarketSettings, rng: np.random.Generator) -> Tastes:
+    """Draw the tastes of ``count`` customers."""
+    return Tastes(
+        themes=rng.dirichlet(np.full(len(THEMES), settings.concentration), size=count),
+        house=rng.integers(len(BRAND_HOUSES), size=count),
+        tier=rng.integers(len(TIER_WORDS), size=count),
+        palette=rng.integers(len(PALETTE_WORDS), size=count),
+    )
+
+
+def popularity_of(domain: str, settings: MarketSettings, seed: int) -> Float[np.ndarray, " item"]:
+    """Draw the items' popularity ``q``: a power of their rank, ranks in random order."""
+    rng = np.random.default_rng([seed, MARKET_DOMAINS.index(domain), 0])
+    ranks = 1 + rng.permutation(len(catalogue_of(domain)))
+    return np.asarray(ranks**-settings.zipf, dtype=np.float64)
+
+
+def taste_weights(
+    tastes: Tastes, catalogue: Catalogue, loadings: Loadings, settings: MarketSettings
+) -> Float[np.ndarray, "user item"]:
+    """Compute the factors of ``w`` that come from the customer, not from the history."""
+    liking = (
+        loadings.brand * (tastes.house[:, None] == catalogue.house)
+        + loadings.tier * (tastes.tier[:, None] == catalogue.tier)
+        + loadings.palette * (tastes.palette[:, None] == catalogue.palette)
+    )
+    return np.asarray((tastes.themes + settings.floor)[:, catalogue.theme] * np.exp(liking))
+
+
+def history_weights(
+    bought: Bool[np.ndarray, "user item"],
+    last: Int64[np.ndarray, " user"],
+    catalogue: Catalogue,
+    settings: MarketSettings,
+) -> Float[np.ndarray, "user item"]:
+    """Compute the factors of ``w`` that come from the history.
+
+    Args:
+        bought: the items that each customer has.
+        last: the row of the last one; -1 = nothing yet.
+        catalogue: the domain's.
+        settings: of the model.
+    """
+    members = catalogue.product_type[:, None] == np.arange(len(catalogue.complement))
+    has_type = (bought.astype(np.float32) @ members.astype(np.float32)) > 0
+    wanted = np.where(last < 0, -1, catalogue.complement[catalogue.product_type[last]])
+    pull = settings.complement * (wanted[:, None] == catalogue.product_type)
+    weights = np.exp(pull - settings.repeat * has_type[:, catalogue.product_type])
+    return np.asarray(np.where(bought, 0.0, weights))
+
+
+def sample_market(seed: int = 0, settings: MarketSettings | None = None) -> dict[str, Domain]:
+    """Simulate the sample market: four small domains with train, validation and test customers.
+
+    The data are simulated, and every manifest says so. Titles are the same for every seed.
+
+    Args:
+        seed: of the customers, not negative.
+        settings: of the preference model; None = the defaults.
+
+    Returns:
+        domain name to domain, in the order of ``MARKET_DOMAINS``.
+
+    Raises:
+        ConfigError: a negative seed.
+    """
+    if seed < 0:
+        raise ConfigError(f"the seed of the sample market must not be negative, got {seed}")
+    settings = settings or MarketSettings()
+    customers = _customers(settings, np.random.default_rng([seed, 1]))
+    people = max(int(rows.max()) for rows in customers.values()) + 1
+    tastes = draw_tastes(people, settings, np.random.default_rng([seed, 2]))
+    return {name: _simulate(name, customers[name], tastes, settings, seed) for name in MARKET_DOMAINS}
+
+
+def _customers(settings: MarketSettings, rng: np.random.Generator) -> dict[str, Int64[np.ndarray, " user"]]:
+    """Number the customers of each domain; every two domains have some in common."""
+    blocks: dict[str, list[Int64[np.ndarray, " user"]]] = {name: [] for name in MARKET_DOMAINS}
+    first = 0
+    for pair in combinations(MARKET_DOMAINS, 2):
+        for name in pair:
+            blocks[name].append(np.arange(first, first + settings.shared_by_pair))
+        first += settings.shared_by_pair
+    own = settings.users - (len(MARKET_DOMAINS) - 1) * settings.shared_by_pair
+    for name in MARKET_DOMAINS:
+        blocks[name].append(np.arange(first, first + own))
+        first += own
+    return {name: rng.permutation(np.concatenate(parts)) for name, parts in blocks.items()}
+
+
+def _simulate(
+    name: str, customers: Int64[np.ndarray, " user"], tastes: Tastes, settings: MarketSettings, seed: int
+) -> Domain:
+    """Let the customers of one domain buy, and put the result into a domain."""
+    catalogue = catalogue_of(name)
+    rng = np.random.default_rng([seed, MARKET_DOMAINS.index(name), 3])
+    attraction = taste_weights(tastes.take(customers), catalogue, LOADINGS[name], settings)
+    attraction *= popularity_of(name, settings, seed)
+    purchases = _purchase(attraction, catalogue, settings, rng)
+    ids = [f"{name}-{row:04d}" for row in range(len(catalogue))]
+    interactions: dict[Split, pl.DataFrame] = {}
+    for split, part in _split_parts(settings).items():
+        interactions[split] = _interactions(customers[part], purchases[part], ids)
+    items = pl.DataFrame({ITEM: ids, TITLE: list(catalogue.titles)})
+    return Domain(name, items, interactions, _manifest(settings, seed))
+
+
+def _split_parts(settings: MarketSettings) -> dict[Split, slice]:
+    """Cut the (shuffled) customers into splits; a split of no users is left out."""
+    validation = settings.train_users + settings.validation_users
+    parts: dict[Split, slice] = {
+        "train": slice(0, settings.train_users),
+        "validation": slice(settings.train_users, validation),
+        "test": slice(validation, settings.users),
+    }
+    return {split: part for split, part in parts.items() if part.stop > part.start}
+
+
+def _purchase(
+    attraction: Float[np.ndarray, "user item"],
+    catalogue: Catalogue,
+    settings: MarketSettings,
+    rng: np.random.Generator,
+) -> Int64[np.ndarray, "user position"]:
+    """Draw each customer's purchases one after another; -1 fills up what was not bought."""
+    users = len(attraction)
+    span = settings.longest - settings.shortest
+    lengths = settings.shortest + rng.binomial(span, (settings.mean_length - settings.shortest) / span, users)
+    purchases = np.full((users, settings.longest), -1, dtype=np.int64)
+    bought = np.zeros(attraction.shape, dtype=bool)
+    for position in range(settings.longest):
+        active = np.flatnonzero(lengths > position)
+        last = purchases[active, position - 1] if position else np.full(len(active), -1)
+        weights = attraction[active] * history_weights(bought[active], last, catalogue, settings)
+        purchases[active, position] = _draw(weights, rng)
+        bought[active, purchases[active, position]] = True
+    return purchases
+
+
+def _draw(weights: Float[np.ndarray, "user item"], rng: np.random.Generator) -> Int64[np.ndarray, " user"]:
+    """Draw one item for each user, in proportion to the weights."""
+    cumulative = np.cumsum(weights, axis=1)
+    threshold = rng.random(len(weights)) * cumulative[:, -1]
+    return np.asarray((cumulative <= threshold[:, None]).sum(axis=1), dtype=np.int64)
+
+
+def _interactions(
+    customers: Int64[np.ndarray, " user"], purchases: Int64[np.ndarray, "user position"], ids: list[str]
+) -> pl.DataFrame:
+    user, position = np.nonzero(purchases >= 0)
+    return pl.DataFrame(
+        {
+            USER: [f"customer-{customers[row]:05d}" for row in user],
+            ITEM: [ids[row] for row in purchases[user, position]],
+            POSITION: position.astype(np.int64),
+        }
+    )
+
+
+def _manifest(settings: MarketSettings, seed: int) -> dict[str, object]:
+    """State what the store does not work out by itself."""
+    model = {each.name: getattr(settings, each.name) for each in fields(settings)}
+    return {
+        "simulated": True,
+        "sources": [],
+        "filters": {},
+        "seed": seed,
+        "simulation": model,
+        "xcrossrec": __version__,
+    }

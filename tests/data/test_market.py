@@ -1,0 +1,236 @@
+"""The sample market: its catalogue, its customers and what can be learnt from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from xcrossrec.data import Domain, read_domain, write_domain
+from xcrossrec.data.candidates import draw_candidates
+from xcrossrec.data.market import MARKET_DOMAINS, MarketOracle, MarketSettings, sample_market
+from xcrossrec.data.market.catalogue import NO_PALETTE, catalogue_of, types_of
+from xcrossrec.data.market.product_types import BRAND_HOUSES, THEMES
+from xcrossrec.data.market.simulation import (
+    LOADINGS,
+    Tastes,
+    draw_tastes,
+    history_weights,
+    popularity_of,
+    taste_weights,
+)
+from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.scoring import Scorer
+from xcrossrec.types import ITEM, POSITION, SPLITS, USER
+
+
+@pytest.fixture(scope="module")
+def market() -> dict[str, Domain]:
+    return sample_market()
+
+
+def _users(domain: Domain) -> set[str]:
+    return {user for split in SPLITS for user in domain.frame(split)[USER]}
+
+
+def test_market_is_deterministic_by_seed_and_keeps_its_catalogue(market: dict[str, Domain]) -> None:
+    again, other = sample_market(0), sample_market(1)
+    for name, domain in market.items():
+        assert again[name].fingerprint == domain.fingerprint
+        assert other[name].fingerprint != domain.fingerprint
+        assert other[name].titles == domain.titles
+
+
+def test_market_has_the_stated_counts(market: dict[str, Domain]) -> None:
+    assert tuple(market) == MARKET_DOMAINS
+    for domain in market.values():
+        assert 300 <= domain.items.height <= 450
+        assert [domain.frame(split)[USER].n_unique() for split in SPLITS] == [1500, 300, 300]
+
+
+def test_market_titles_are_unique_and_read_like_titles(market: dict[str, Domain]) -> None:
+    titles = [title for domain in market.values() for title in domain.titles]
+    ids = [item for domain in market.values() for item in domain.items[ITEM]]
+    assert len(set(titles)) == len(titles) == len(set(ids))
+    for title in titles:
+        words = title.split()
+        assert 4 <= len(words) <= 14
+        assert "&" not in title
+        assert "  " not in title
+        assert len({word.casefold().strip(",") for word in words}) == len(words)
+
+
+def test_market_sequences_are_ordered_without_repeats(market: dict[str, Domain]) -> None:
+    for domain in market.values():
+        for split in SPLITS:
+            lengths = np.array([len(rows) for rows in domain.sequences(split).rows])
+            assert all(len(set(rows)) == len(rows) for rows in domain.sequences(split).rows)
+            assert lengths.min() >= 4
+            assert lengths.max() <= 9
+            assert abs(lengths.mean() - 6) < 0.3
+            positions = np.concatenate([np.arange(length) for length in lengths])
+            np.testing.assert_array_equal(domain.frame(split)[POSITION].to_numpy(), positions)
+
+
+def test_market_splits_share_nobody_and_domains_a_few(market: dict[str, Domain]) -> None:
+    for domain in market.values():
+        parts = [set(domain.frame(split)[USER]) for split in SPLITS]
+        assert all(one.isdisjoint(other) for one, other in combinations(parts, 2))
+    settings = MarketSettings()
+    for one, other in combinations(market.values(), 2):
+        assert len(_users(one) & _users(other)) == settings.shared_by_pair == 35
+
+
+def test_market_says_that_it_is_simulated_also_on_disk(market: dict[str, Domain], tmp_path) -> None:
+    for domain in market.values():
+        assert domain.manifest["simulated"] is True
+        assert domain.manifest["seed"] == 0
+    write_domain(market["garden"], tmp_path / "garden")
+    stored = read_domain(tmp_path / "garden")
+    assert stored.manifest["simulated"] is True
+    assert stored.manifest["simulation"]["repeat"] == MarketSettings().repeat
+    assert stored.fingerprint == market["garden"].fingerprint
+
+
+def test_market_popularity_is_skewed_but_not_degenerate(market: dict[str, Domain]) -> None:
+    for domain in market.values():
+        counts = np.sort(domain.train_counts())[::-1]
+        assert counts[0] < 0.05 * counts.sum()
+        assert counts[: len(counts) // 10].sum() > 0.15 * counts.sum()
+        assert (counts > 0).mean() > 0.98
+
+
+def test_market_leaves_out_an_empty_split() -> None:
+    settings = MarketSettings(train_users=30, validation_users=0, test_users=0)
+    domain = sample_market(3, settings)["hobby"]
+    assert domain.splits == ("train",)
+    assert len(domain.sequences("train")) == 30
+
+
+def test_catalogue_attributes_agree_with_its_titles() -> None:
+    for name in MARKET_DOMAINS:
+        catalogue, types = catalogue_of(name), types_of(name)
+        for row, title in enumerate(catalogue.titles):
+            product_type = types[catalogue.product_type[row]]
+            assert product_type.theme == catalogue.theme[row]
+            assert title.startswith(BRAND_HOUSES[catalogue.house[row]])
+            assert any(product in title for product in product_type.names)
+            assert (catalogue.palette[row] == NO_PALETTE) == bool(product_type.sizes)
+
+
+def test_catalogue_complements_stay_in_the_theme_and_differ() -> None:
+    for name in MARKET_DOMAINS:
+        types, complement = types_of(name), catalogue_of(name).complement
+        assert sorted(complement) == list(range(len(types)))
+        for row, other in enumerate(complement):
+            assert row != other
+            assert types[row].theme == types[other].theme
+        assert {product_type.theme for product_type in types} == set(range(len(THEMES)))
+
+
+def test_weights_equal_the_stated_formula() -> None:
+    settings, catalogue = MarketSettings(), catalogue_of("camping")
+    tastes = draw_tastes(3, settings, np.random.default_rng(0))
+    history, loadings = [5, 100, 7], LOADINGS["camping"]
+    bought = np.zeros((3, len(catalogue)), dtype=bool)
+    bought[:, history] = True
+    found = taste_weights(tastes, catalogue, loadings, settings)
+    found = found * history_weights(bought, np.full(3, 7), catalogue, settings)
+    types = [catalogue.product_type[row] for row in history]
+    for user in range(3):
+        for item in range(len(catalogue)):
+            wanted = (tastes.themes[user, catalogue.theme[item]] + settings.floor) * np.exp(
+                loadings.brand * (catalogue.house[item] == tastes.house[user])
+                + loadings.tier * (catalogue.tier[item] == tastes.tier[user])
+                + loadings.palette * (catalogue.palette[item] == tastes.palette[user])
+                - settings.repeat * (catalogue.product_type[item] in types)
+                + settings.complement * (catalogue.product_type[item] == catalogue.complement[types[-1]])
+            )
+            wanted = 0.0 if item in history else wanted
+            np.testing.assert_allclose(found[user, item], wanted, rtol=1e-6)
+
+
+def test_oracle_equals_a_loop_over_customers() -> None:
+    settings, catalogue = MarketSettings(), catalogue_of("garden")
+    oracle = MarketOracle("garden", theme_samples=2)
+    history = [3, 40]
+    themes = np.random.default_rng(0).dirichlet(np.full(len(THEMES), settings.concentration), size=2)
+    expected = np.zeros(len(catalogue))
+    total = 0.0
+    for theme, house, tier, palette in np.ndindex(2, 6, 3, 6):
+        one = [np.array([value]) for value in (house, tier, palette)]
+        fixed = taste_weights(Tastes(themes[[theme]], *one), catalogue, LOADINGS["garden"], settings)[0]
+        fixed = fixed * popularity_of("garden", settings, 0)
+        likelihood, bought, last = 1.0, np.zeros((1, len(catalogue)), dtype=bool), np.array([-1])
+        for item in [*history, None]:
+            chance = fixed * history_weights(bought, last, catalogue, settings)[0]
+            chance = chance / chance.sum()
+            if item is not None:
+                likelihood *= chance[item]
+                bought[0, item], last = True, np.array([item])
+        expected += likelihood * chance
+        total += likelihood
+    rest = np.delete(np.arange(len(catalogue)), history)
+    found = np.exp(oracle.score([history])[0].astype(np.float64))
+    np.testing.assert_allclose(found[rest], (expected / total)[rest], rtol=1e-4)
+    assert found[history].max() < 1e-30
+
+
+def test_oracle_is_a_scorer_that_takes_empty_histories_and_candidates() -> None:
+    oracle = MarketOracle("kitchen", theme_samples=3)
+    assert isinstance(oracle, Scorer)
+    scores = oracle.score([(), (1, 2)], np.array([[0, 9], [9, 0]]))
+    assert scores.shape == (2, 2)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores[1], oracle.score([(1, 2)])[0, [9, 0]])
+    with pytest.raises(DataError, match="item row 9999 is outside"):
+        oracle.score([(9999,)])
+
+
+def _mrr(scores: np.ndarray, candidates: np.ndarray) -> float:
+    chosen = np.take_along_axis(scores, candidates, axis=1)
+    return float((1 / (chosen >= chosen[:, :1]).sum(axis=1)).mean())
+
+
+def _tfidf(domain: Domain, histories: Sequence[Sequence[int]]) -> np.ndarray:
+    matrix = TfidfVectorizer().fit_transform(domain.titles)
+    return np.stack([np.asarray(matrix[list(rows)].mean(axis=0) @ matrix.T).ravel() for rows in histories])
+
+
+@pytest.mark.parametrize("name", MARKET_DOMAINS)
+def test_oracle_beats_text_and_text_beats_popularity(market: dict[str, Domain], name: str) -> None:
+    domain = market[name]
+    histories, _ = domain.sequences("validation").histories_and_targets()
+    candidates = draw_candidates(domain, "validation", "popularity", seed=0).rows
+    counts = np.tile(domain.train_counts(), (len(histories), 1)).astype(float)
+    popularity = _mrr(counts, candidates)
+    text = _mrr(_tfidf(domain, histories), candidates)
+    oracle = _mrr(MarketOracle(name, theme_samples=30).score(histories) - np.log(counts + 1), candidates)
+    assert abs(popularity - 0.133) < 0.04
+    assert 0.2 < text < 0.36
+    assert 0.45 < oracle < 0.65
+
+
+def test_market_refuses_a_negative_seed_and_an_unknown_domain() -> None:
+    with pytest.raises(ConfigError, match=r"seed .* got -1"):
+        sample_market(-1)
+    with pytest.raises(ConfigError, match="no domain 'cellar': choose one of kitchen, camping"):
+        MarketOracle("cellar")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"zipf": -0.5}, "zipf .* got -0.5"),
+        ({"train_users": 0}, "train_users .* got 0"),
+        ({"mean_length": 12.0}, r"shortest <= mean_length <= longest .* got 4, 12.0, 9"),
+        ({"concentration": 0.0}, "concentration above 0"),
+        ({"shared": 1.5}, "shared at most 1, got 0.1 and 1.5"),
+    ],
+)
+def test_market_settings_are_checked(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MarketSettings(**settings)
