@@ -92,7 +92,7 @@ class HistoryMatcher(_Head):
     config_keys = ["pooling"]  # noqa: RUF012
     config_file_name = "history_matcher.json"
 
-    def __init__(self, pooling: HistoryPooling = "late", *, sharpness: float = 10.0, temperature: float = 0.05) -> None:
+    def __init__(self, pooling: HistoryPooling = "late", *, sharpness: float = 12.0, temperature: float = 0.25) -> None:
         super().__init__()
         if pooling not in HISTORY_POOLINGS:
             raise ConfigError(f"unknown history pooling {pooling!r}: choose one of {', '.join(HISTORY_POOLINGS)}")
@@ -168,8 +168,8 @@ class PairHead(_Head):
         dim: int,
         pooling: HistoryPooling = "late",
         *,
-        sharpness: float = 10.0,
-        temperature: float = 0.05,
+        sharpness: float = 12.0,
+        temperature: float = 0.25,
     ) -> None:
         super().__init__()
         self.dim = dim

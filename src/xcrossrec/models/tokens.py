@@ -62,7 +62,8 @@ class PromptTokenizer:
         self._pad = pad
         if None in (self._start, self._end, self._pad):
             raise ModelError(
-                f"tokenizer {type(self.tokenizer).__name__} lacks a start, end or padding token: use an encoder's tokenizer"
+                f"tokenizer {type(self.tokenizer).__name__} lacks a start, end or padding token: "
+                "use an encoder's tokenizer"
             )
         self._separator = self._pieces([TITLE_SEPARATOR])[0]
 
