@@ -197,6 +197,8 @@ def _print_domains(domains: dict[Path, Domain], *, as_json: bool) -> None:
 
 
 def _summary(path: Path, domain: Domain) -> dict[str, Any]:
-    manifest = domain.manifest
+    from xcrossrec.data.store import manifest_of
+
+    manifest = manifest_of(domain)
     kept = {key: manifest.get(key) for key in ("simulated", "filters", "seed", "sources", "fingerprint")}
     return {"domain": domain.name, "path": str(path), **manifest["counts"], **kept}

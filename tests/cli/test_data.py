@@ -1,0 +1,175 @@
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from xcrossrec.cli import app
+from xcrossrec.data import read_domain
+
+RUNNER = CliRunner()
+REAL = Path(__file__).parents[3] / "shared" / "data" / "amazon"
+
+
+def run(*arguments: object) -> Result:
+    return RUNNER.invoke(app, ["data", *map(str, arguments)])
+
+
+@pytest.fixture
+def given_files(tmp_path: Path) -> dict[str, Path]:
+    """Files as in ../shared/data/amazon, with one item without a title."""
+    texts = {
+        "items": "item_id,title\ni1,Saw\ni2,Drill &amp; bits\ni3,\ni4,Hammer\n",
+        "train": "user_id,item_id,position\nu1,i1,0\nu1,i2,1\nu2,i4,0\nu2,i3,1\nu2,i1,2\n",
+        "validation": "user_id,item_id,position\nu3,i2,0\nu3,i4,1\n",
+    }
+    paths = {name: tmp_path / f"{name}.csv.gz" for name in texts}
+    for name, path in paths.items():
+        path.write_bytes(gzip.compress(texts[name].encode()))
+    return paths
+
+
+def options(files: dict[str, Path]) -> list[object]:
+    return [part for name, path in files.items() for part in (f"--{name}", path)]
+
+
+def test_import_of_given_files(tmp_path: Path, given_files: dict[str, Path]) -> None:
+    result = run("import", "--domain", "tools", *options(given_files), "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert "tools: 4 items" in result.stdout
+    assert "1 items whose title is NaN or empty were kept with an empty title (i3)" in result.stderr
+    assert "HTML entities in 1 titles were made characters" in result.stderr
+    domain = read_domain(tmp_path / "out")
+    assert domain.titles == ["Saw", "Drill & bits", "", "Hammer"]
+    assert domain.sequences("train").rows == ((0, 1), (3, 2, 0))
+    assert domain.sequences("validation").rows == ((1, 3),)
+    assert domain.manifest["filters"]["split"] == "given"
+
+
+def test_import_drops_or_refuses_empty_titles_on_request(tmp_path: Path, given_files: dict[str, Path]) -> None:
+    base = ["import", "--domain", "tools", *options(given_files), "--out", tmp_path / "out", "--empty-titles"]
+    refused = run(*base, "error")
+    assert refused.exit_code == 2
+    assert "1 items whose title is NaN or empty ('i3')" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    result = run(*base, "drop", "--json")
+    assert "1 items whose title is NaN or empty were dropped (i3)" in result.stderr
+    summary = json.loads(result.stdout)
+    assert summary["items"] == 3
+    assert summary["interactions"] == {"train": 4, "validation": 2}
+    assert len(summary["sources"]) == 3
+
+
+def test_import_of_reviews_with_filters(tmp_path: Path) -> None:
+    rows = [(f"u{u}", f"i{(u + t) % 3}", 1_400_000_000_000 + 1000 * t) for u in range(4) for t in range(3)]
+    rows.append(("u9", "i9", 1_400_000_000_000))
+    reviews, meta = tmp_path / "r.jsonl", tmp_path / "m.jsonl"
+    lines = [json.dumps({"user_id": u, "parent_asin": i, "timestamp": t}) for u, i, t in rows]
+    reviews.write_text("\n".join(lines))
+    titles = [json.dumps({"parent_asin": f"i{i}", "title": f"T{i}"}) for i in range(3)]
+    meta.write_text("\n".join(titles))
+    base = ["import", "--format", "amazon2023", "--reviews", reviews, "--metadata", meta, "--domain", "d"]
+    refused = run(*base, "--out", tmp_path / "x")
+    assert refused.exit_code == 2
+    assert "1 interactions with 1 items that its catalogue lacks ('i9')" in refused.stderr
+    core = ["--min-user-interactions", 2, "--min-item-interactions", 2, "--unknown-items", "drop"]
+    result = run(*base, *core, "--out", tmp_path / "d")
+    assert result.exit_code == 0, result.stderr
+    assert "1 interactions left out" in result.stderr
+    assert "12 of 13 interactions kept" in result.stderr
+    domain = read_domain(tmp_path / "d")
+    assert domain.splits == ("train", "validation", "test")
+    assert domain.items.height == 3
+    assert domain.manifest["filters"]["min_user"] == 2
+
+
+def test_import_of_the_authors_folder(tmp_path: Path) -> None:
+    content = {
+        "train": {"1": [1, 2]},
+        "val": {"2": [2, 1]},
+        "umap": {"a": 1, "b": 2},
+        "smap": {"x": 1, "y": 2},
+        "meta_data": {"x": "X", "y": "Y"},
+    }
+    for name, data in content.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(data))
+    base = ["import", "--format", "author", "--domain", "d", "--out", tmp_path / "d"]
+    assert run(*base, "--folder", tmp_path).exit_code == 0
+    assert read_domain(tmp_path / "d").sequences("validation").rows == ((1, 0),)
+    both = run(*base, "--folder", tmp_path, "--interactions", tmp_path)
+    assert both.exit_code == 2
+    assert "--interactions and --folder exclude each other" in both.stderr
+
+
+def test_import_with_mapped_columns(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("who,what,name,day\na,x,X,2024-01-02\na,y,Y,2024-01-01\nb,y,Y,2024-01-01\n")
+    mapping = ["--user-column", "who", "--item-column", "what", "--title-column", "name"]
+    times = ["--time-column", "day", "--time-unit", "iso", "--split", "none"]
+    own = ["--format", "csv", "--interactions", tmp_path / "own.csv", "--domain", "d", "--out", tmp_path / "d"]
+    assert run("import", *own, *mapping, *times).exit_code == 0
+    assert read_domain(tmp_path / "d").sequences("train").rows == ((1, 0),)
+    again = run("import", *own, *mapping, *times)
+    assert again.exit_code == 2
+    assert "already holds a domain" in again.stderr
+    assert run("import", *own, *mapping, *times, "--overwrite").exit_code == 0
+
+
+def test_import_mistakes_are_one_sentence(tmp_path: Path, given_files: dict[str, Path]) -> None:
+    out = ["--domain", "d", "--out", tmp_path / "d"]
+    missing = run("import", *out, *options(given_files | {"items": tmp_path / "none.csv"}))
+    assert (missing.exit_code, missing.stdout) == (2, "")
+    assert missing.stderr.startswith("error: cannot read")
+    assert "none.csv: it does not exist" in missing.stderr
+    cut = tmp_path / "cut.csv.gz"
+    cut.write_bytes(given_files["train"].read_bytes()[:-9])
+    assert "cut.csv.gz is a truncated gzip file" in run("import", *out, *options(given_files | {"train": cut})).stderr
+    column = run("import", *out, *options(given_files | {"train": given_files["items"]}))
+    assert "has no column 'user_id', it has 'item_id', 'title'" in column.stderr
+    header = tmp_path / "empty.csv"
+    header.write_text("user_id,item_id,position\n")
+    empty = run("import", *out, *options(given_files | {"train": header}))
+    assert "holds no interactions: the domain would be empty" in empty.stderr
+    assert not (tmp_path / "d").exists()
+
+
+def test_candidates_are_written_once(tmp_path: Path, given_files: dict[str, Path]) -> None:
+    run("import", "--domain", "tools", *options(given_files), "--out", tmp_path / "d")
+    base = ["candidates", tmp_path / "d", "--split", "validation", "--seed", 3, "--count", 2]
+    result = run(*base, "--negatives", "uniform", "--json")
+    assert result.exit_code == 0, result.stderr
+    (entry,) = json.loads(result.stdout)["files"]
+    before = Path(entry["path"]).read_bytes()
+    assert entry["users"] == 1
+    assert "1 users, 1 positive + 2 uniform" in run(*base, "--negatives", "uniform").stdout
+    assert Path(entry["path"]).read_bytes() == before
+    refused = run(*base, "--negatives", "full")
+    assert refused.exit_code == 2
+    assert "choose uniform or popularity" in refused.stderr
+
+
+def test_the_sample_market_is_written_and_labelled(tmp_path: Path) -> None:
+    result = run("market", "--out", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.count("(simulated)") == 4
+    folders = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert all(read_domain(folder).manifest["simulated"] for folder in folders)
+    assert len(folders) == 4
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "items", "train", "validation"), [("tools", 5820, 8769, 1096), ("sports", 10036, 15395, 1924)]
+)
+def test_real_data_have_the_counts_of_the_protocol(
+    tmp_path: Path, name: str, items: int, train: int, validation: int
+) -> None:
+    if not REAL.is_dir():
+        pytest.skip(f"REAL DATA ABSENT: {REAL} is not there, the import of real data was not tested")
+    files = {part: REAL / name / f"{part}.csv.gz" for part in ("items", "train", "validation")}
+    result = run("import", "--domain", name, *options(files), "--out", tmp_path / name, "--json")
+    assert result.exit_code == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert (summary["items"], summary["users"]) == (items, {"train": train, "validation": validation})
+    lengths = [len(rows) for rows in read_domain(tmp_path / name).sequences("train").rows]
+    assert sum(lengths) / len(lengths) == pytest.approx(6.1 if name == "tools" else 6.4, abs=0.05)

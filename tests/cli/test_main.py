@@ -1,0 +1,72 @@
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import xcrossrec
+from xcrossrec import cli
+from xcrossrec.cli import app
+from xcrossrec.exceptions import DataError
+
+RUNNER = CliRunner()
+
+
+def test_version_and_help() -> None:
+    result = RUNNER.invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"xcrossrec {xcrossrec.__version__}\n")
+    assert "data" in RUNNER.invoke(app, ["--help"]).stdout
+    assert "import" in RUNNER.invoke(app, ["data", "--help"]).stdout
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["data", "import", "--nonsense"], ["data", "import"]])
+def test_usage_mistakes_exit_2(arguments: list[str]) -> None:
+    result = RUNNER.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "Usage:" in result.stderr
+    assert result.stdout == ""
+
+
+def failing(error: BaseException) -> typer.Typer:
+    failing_app = typer.Typer(cls=cli._Commands, pretty_exceptions_enable=False)
+
+    @failing_app.command()
+    def fail() -> None:
+        raise error
+
+    @failing_app.command()
+    def other() -> None:
+        pass
+
+    return failing_app
+
+
+@pytest.mark.parametrize("error", [DataError("got 1,\nexpected 2"), OSError("got 1, expected 2")])
+def test_expected_failures_are_one_sentence_and_exit_2(error: Exception) -> None:
+    result = RUNNER.invoke(failing(error), ["fail"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "error: got 1, expected 2\n"
+
+
+def test_interruption_exits_130() -> None:
+    assert RUNNER.invoke(failing(KeyboardInterrupt()), ["fail"]).exit_code == 130
+
+
+def test_bugs_are_not_hidden() -> None:
+    assert isinstance(RUNNER.invoke(failing(RuntimeError("bug")), ["fail"]).exception, RuntimeError)
+
+
+def test_the_command_imports_nothing_heavy_and_fails_without_a_traceback() -> None:
+    code = (
+        "import sys; from xcrossrec.cli import main\n"
+        "try: main()\n"
+        "finally: assert not {'torch', 'transformers', 'polars', 'sklearn'} & set(sys.modules)"
+    )
+    run = [sys.executable, "-c", code, "data", "--help"]
+    assert subprocess.run(run, capture_output=True, check=False).returncode == 0
+    run = [sys.executable, "-c", "from xcrossrec.cli import main; main()", "data", "candidates", "/nowhere/at/all"]
+    failed = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.startswith("error: no domain folder at /nowhere/at/all")
+    assert len(failed.stderr.splitlines()) == 1

@@ -1,0 +1,115 @@
+import hashlib
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from xcrossrec.data.readers.frames import RawDomain
+from xcrossrec.data.readers.importing import Recipe, make_domain
+from xcrossrec.exceptions import ConfigError, DataError
+
+# One row an interaction: user, item, time. u1 repeats (a, 1) exactly and buys a again later.
+ROWS = [
+    ("u1", "a", 1),
+    ("u1", "a", 1),
+    ("u2", "b", 9),
+    ("u1", "c", 3),
+    ("u1", "b", 2),
+    ("u1", "a", 4),
+    ("u2", "a", 8),
+    ("u3", "d", 5),
+]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> RawDomain:
+    path = tmp_path / "source.csv"
+    path.write_text("what was read")
+    items = pl.DataFrame({"item_id": list("abcde"), "title": ["A", "B &amp; C", "C", "D", "E"]})
+    rows = pl.DataFrame(ROWS, schema=["user_id", "item_id", "timestamp"], orient="row")
+    return RawDomain(items, rows, (path,))
+
+
+def test_by_default_repeats_go_and_the_last_items_are_left_out(source: RawDomain) -> None:
+    domain = make_domain("m", source, Recipe())
+    assert domain.interactions["test"].select("user_id", "item_id", "position").rows() == [
+        ("u1", "a", 0),
+        ("u1", "b", 1),
+        ("u1", "c", 2),
+        ("u1", "a", 3),
+    ]
+    assert domain.interactions["validation"].height == 3
+    assert domain.interactions["train"]["user_id"].to_list() == ["u1", "u1", "u2", "u2", "u3"]
+    assert domain.titles == ["A", "B & C", "C", "D", "E"]
+
+
+def test_the_manifest_states_sources_and_filters(source: RawDomain) -> None:
+    manifest = make_domain("m", source, Recipe(split="by-user", validation=0.34, test=0, seed=5)).manifest
+    (stated,) = manifest["sources"]
+    assert stated["sha256"] == hashlib.sha256(b"what was read").hexdigest()
+    assert stated["bytes"] == 13
+    assert manifest["seed"] == 5
+    assert manifest["filters"]["split"] == "by_user"
+    assert manifest["filters"]["repeats"] == "dropped"
+    assert manifest["counts"]["users"] == {"train": 2, "validation": 1}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "interactions"),
+    [
+        (Recipe(split="none"), 7),
+        (Recipe(split="none", keep_repeats=True), 8),
+        (Recipe(split="none", first_purchase_only=True), 6),
+        (Recipe(split="none", min_user=2, min_item=2), 5),
+    ],
+)
+def test_filters(source: RawDomain, recipe: Recipe, interactions: int) -> None:
+    domain = make_domain("m", source, recipe)
+    assert domain.interactions["train"].height == interactions
+
+
+def test_items_that_the_core_drops_leave_the_catalogue_and_unsold_ones_stay(source: RawDomain) -> None:
+    domain = make_domain("m", source, Recipe(split="none", min_user=2, min_item=2))
+    assert domain.items["item_id"].to_list() == ["a", "b", "e"]
+
+
+def test_temporal_split(source: RawDomain) -> None:
+    domain = make_domain("m", source, Recipe(split="temporal", validation=0.3, test=0.3))
+    users = {split: frame["user_id"].unique().to_list() for split, frame in domain.interactions.items()}
+    assert users == {"train": ["u1"], "validation": ["u3"], "test": ["u2"]}
+
+
+def test_untitled_and_unknown_items_are_dropped_before_the_core(source: RawDomain) -> None:
+    items = source.items.filter(pl.col("item_id") != "c").with_columns(
+        pl.when(pl.col("item_id") == "b").then(pl.lit("NaN")).otherwise("title").alias("title")
+    )
+    raw = RawDomain(items, source.interactions, ())
+    recipe = Recipe(split="none", min_user=2, empty_titles="drop", unknown_items="drop")
+    assert make_domain("m", raw, recipe).interactions["train"].select("user_id", "item_id").rows() == [
+        ("u1", "a"),
+        ("u1", "a"),
+    ]
+    with pytest.raises(DataError, match=r"1 items that its catalogue lacks \('c'\)"):
+        make_domain("m", raw, Recipe())
+    with pytest.raises(DataError, match=r"1 items whose title is NaN or empty \('b'\)"):
+        make_domain("m", raw, Recipe(unknown_items="drop", empty_titles="error"))
+
+
+def test_split_sources_are_taken_as_they_are(source: RawDomain) -> None:
+    rows = source.interactions.with_columns(pl.lit("train").alias("split"))
+    given = RawDomain(source.items, rows, source.sources, "leave_last_out")
+    domain = make_domain("m", given, Recipe())
+    assert domain.interactions["train"].height == len(ROWS)
+    assert domain.manifest["filters"]["split"] == "leave_last_out"
+    for recipe in (Recipe(split="by-user"), Recipe(min_item=2), Recipe(first_purchase_only=True)):
+        with pytest.raises(ConfigError, match="come split, so they are taken as they are"):
+            make_domain("m", given, recipe)
+
+
+def test_impossible_recipes_are_refused(source: RawDomain) -> None:
+    with pytest.raises(ConfigError, match="min_user is 0, expected 1 or more"):
+        Recipe(min_user=0)
+    with pytest.raises(ConfigError, match="exclude each other"):
+        Recipe(keep_repeats=True, first_purchase_only=True)
+    with pytest.raises(DataError, match=r"k-core of 9 .* is empty"):
+        make_domain("m", source, Recipe(min_user=9))

@@ -1,0 +1,47 @@
+import gzip
+from pathlib import Path
+
+import pytest
+
+from xcrossrec.data.readers.frames import Columns
+from xcrossrec.data.readers.recbole import read_recbole
+from xcrossrec.exceptions import DataError
+
+INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\nu1\ti1\t5\t1.4e9\nu1\ti2\t4\t1400000001.0\n"
+ITEM = 'item_id:token\tname:token_seq\tprice:float\ni1\tSaw "12"\t3\ni2\tDrill\t4\ni3\tNever sold\t5\n'
+
+
+def files(folder: Path, inter: str = INTER, item: str = ITEM, packed: bool = False) -> tuple[Path, Path]:
+    paths = folder / "x.inter", folder / "x.item"
+    for path, text in zip(paths, (inter, item), strict=True):
+        path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    return paths
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_atomic_files(tmp_path: Path, packed: bool) -> None:
+    raw = read_recbole(*files(tmp_path, packed=packed))
+    assert raw.interactions.rows() == [("u1", "i1", 1_400_000_000), ("u1", "i2", 1_400_000_001)]
+    assert raw.items.rows() == [("i1", 'Saw "12"'), ("i2", "Drill"), ("i3", "Never sold")]
+
+
+def test_columns_and_unit_can_be_named(tmp_path: Path) -> None:
+    inter = "u:token\titem_id:token\tt:float\na\ti1\t1400000000000\n"
+    raw = read_recbole(*files(tmp_path, inter), Columns(user="u", time="t", title="name", time_unit="ms"))
+    assert raw.interactions.rows() == [("a", "i1", 1_400_000_000)]
+
+
+@pytest.mark.parametrize(
+    ("inter", "item", "message"),
+    [
+        (INTER, "item_id:token\tbrand:token\n", r"no title column \(title or name .*it has item_id, brand"),
+        (INTER, "name:token\n", "no column 'item_id'"),
+        ("user_id:token\titem_id:token\nu\ti\n", ITEM, "no column 'timestamp', it has 'user_id', 'item_id'"),
+        (INTER.replace("1.4e9", "1400000000000"), ITEM, "not in s .*: pass --time-unit ms"),
+        (INTER.replace("\t5\t", "\t"), ITEM, r"x\.inter, line 2: 3 fields where 4"),
+        (INTER.replace("1.4e9", "noon"), ITEM, "line 2: 'noon' in timestamp is not a number of s"),
+    ],
+)
+def test_bad_atomic_files_are_refused(tmp_path: Path, inter: str, item: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_recbole(*files(tmp_path, inter, item))
