@@ -32,7 +32,6 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int64
 
-from xcrossrec import __version__
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.market.catalogue import MARKET_DOMAINS, Catalogue, catalogue_of
 from xcrossrec.data.market.product_types import BRAND_HOUSES, PALETTE_WORDS, THEMES, TIER_WORDS
@@ -309,5 +308,4 @@ def _manifest(settings: MarketSettings, seed: int) -> dict[str, object]:
         "filters": {},
         "seed": seed,
         "simulation": model,
-        "xcrossrec": __version__,
     }
