@@ -5,12 +5,19 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
-from xcrossrec.data import Domain, build_domain
+if TYPE_CHECKING:
+    from xcrossrec.data import Domain
+
+# Shapes and types are checked at run time in the whole test run. The hook must be in place before the
+# package is imported for the first time, so nothing of the package is imported above or at this level.
+install_import_hook("xcrossrec", "beartype.beartype")
 
 settings.register_profile("xcrossrec", deadline=None, derandomize=True)
 settings.load_profile("xcrossrec")
@@ -42,6 +49,8 @@ def interactions_of(sequences: dict[str, str]) -> pl.DataFrame:
 @pytest.fixture
 def tiny_domain() -> Domain:
     """A domain of six items and seven users, small enough to check by hand; the linter finds nothing."""
+    from xcrossrec.data import build_domain
+
     items = pl.DataFrame({"item_id": list(TINY_ITEMS), "title": list(TINY_ITEMS.values())})
     return build_domain("tiny", items, {s: interactions_of(q) for s, q in TINY_SEQUENCES.items()})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -71,8 +71,7 @@ class Sequences:
         """
         if not 0 <= count < len(self):
             raise DataError(
-                f"{count} users cannot be set aside from {len(self)} users: "
-                f"give a number between 0 and {len(self) - 1}"
+                f"{count} users cannot be set aside from {len(self)} users: give a number between 0 and {len(self) - 1}"
             )
         order = self._permutation(seed)
         return self._select(sorted(order[count:])), self._select(sorted(order[:count]))
@@ -126,11 +125,13 @@ class Domain:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of items and interactions, whatever the path or the Parquet encoding."""
         digest = hashlib.sha256()
-        _digest_frame(digest, "items", self.items.select(ITEM, TITLE))
+        for chunk in _chunks("items", self.items.select(ITEM, TITLE)):
+            digest.update(chunk)
         for split in self.splits:
             frame = self.interactions[split]
             columns = [*INTERACTION_SCHEMA, *([TIMESTAMP] if TIMESTAMP in frame.columns else [])]
-            _digest_frame(digest, split, frame.select(columns))
+            for chunk in _chunks(split, frame.select(columns)):
+                digest.update(chunk)
         return digest.hexdigest()
 
     @cached_property
@@ -152,9 +153,7 @@ class Domain:
         if row is None:
             near = difflib.get_close_matches(item_id, self._rows, n=3, cutoff=0.5)
             hint = f"did you mean {', '.join(near)}?" if near else "give an id of its items.parquet"
-            raise DataError(
-                f"unknown item id {item_id!r} in domain {self.name!r} ({self.items.height} items): {hint}"
-            )
+            raise DataError(f"unknown item id {item_id!r} in domain {self.name!r} ({self.items.height} items): {hint}")
         return row
 
     def frame(self, split: Split) -> pl.DataFrame:
@@ -215,15 +214,15 @@ def _check_schema(what: str, frame: pl.DataFrame, expected: Mapping[str, pl.Data
             )
 
 
-def _digest_frame(digest: hashlib._Hash, name: str, frame: pl.DataFrame) -> None:
-    """Add a frame's name, shape and every value to a digest, without ambiguity."""
-    digest.update(f"{name}\0{frame.height}\0".encode())
+def _chunks(name: str, frame: pl.DataFrame) -> Iterator[bytes]:
+    """Write a frame's name, shape and every value as bytes, without ambiguity."""
+    yield f"{name}\0{frame.height}\0".encode()
     for column in frame.columns:
-        digest.update(f"{column}\0".encode())
-        digest.update(np.packbits(frame[column].is_null().to_numpy()).tobytes())
+        yield f"{column}\0".encode()
+        yield np.packbits(frame[column].is_null().to_numpy()).tobytes()
         if frame.schema[column] == pl.String:
             texts = frame[column].fill_null("")
-            digest.update(texts.str.len_bytes().to_numpy().astype("<u4").tobytes())
-            digest.update("".join(texts.to_list()).encode())
+            yield texts.str.len_bytes().to_numpy().astype("<u4").tobytes()
+            yield "".join(texts.to_list()).encode()
         else:
-            digest.update(frame[column].fill_null(0).to_numpy().astype("<i8").tobytes())
+            yield frame[column].fill_null(0).to_numpy().astype("<i8").tobytes()

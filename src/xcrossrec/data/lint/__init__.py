@@ -1,0 +1,48 @@
+"""Find what is wrong with recommendation data, say how much and where, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from xcrossrec.data.domain import Domain
+from xcrossrec.data.lint.checks import DOMAIN_CHECKS
+from xcrossrec.data.lint.report import Finding, Report, finding
+from xcrossrec.data.lint.tables import Tables, load_tables
+from xcrossrec.types import ITEM, USER
+
+__all__ = ["Finding", "Report", "lint"]
+
+
+def lint(domains: Sequence[Domain | Path | str]) -> Report:
+    """Check domains, each by itself and each against the others.
+
+    A folder is read raw, so that data too broken for `read_domain` can be checked too.
+
+    Args:
+        domains: domains in memory, or folders with ``items`` and ``train`` (perhaps ``validation`` and
+            ``test``) as ``.parquet``, ``.csv`` or ``.csv.gz``.
+
+    Raises:
+        DataError: a folder that does not exist, holds no such files, or files that cannot be read.
+    """
+    tables = [load_tables(domain) for domain in domains]
+    findings = [found for table in tables for check in DOMAIN_CHECKS for found in check(table)]
+    findings += [found for first, second in combinations(tables, 2) for found in _overlaps(first, second)]
+    return Report(tuple(table.name for table in tables), tuple(findings))
+
+
+def _overlaps(first: Tables, second: Tables) -> Iterator[Finding]:
+    """Find users and items that two domains have in common."""
+    pair = f"{first.name} + {second.name}"
+    users = sorted(first.ids(USER) & second.ids(USER))
+    yield from finding(
+        "shared_users_across_domains", pair, None, users,
+        "users occur in both domains: report results with and without users seen in a source's training set",
+    )  # fmt: skip
+    items = sorted(first.ids(ITEM) & second.ids(ITEM))
+    yield from finding(
+        "shared_items_across_domains", pair, None, items,
+        "items occur in both domains: a source then knows items of the target; remove them from one side",
+    )  # fmt: skip

@@ -1,0 +1,276 @@
+"""The checks of one domain: each takes its tables and yields what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import combinations
+
+import polars as pl
+
+from xcrossrec.data.interactions import has_entity, is_empty_title
+from xcrossrec.data.lint.report import EXAMPLES, Finding, Severity, finding
+from xcrossrec.data.lint.shift import popularity_shift
+from xcrossrec.data.lint.tables import NEEDED, Tables, is_blank
+from xcrossrec.data.splitting import LEAVE_LAST_OUT
+from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
+
+LONG_TITLE_WORDS = 40
+SHORTEST = 2
+_SPLIT_OF: Mapping[str, Split] = {split: split for split in SPLITS}
+
+
+def check_readable(tables: Tables) -> Iterator[Finding]:
+    """Find missing columns, empty tables, and contents that the manifest does not vouch for."""
+    for stem, frame in tables.raw.items():
+        missing = [column for column in NEEDED[stem] if column not in frame.columns]
+        message = f"columns are missing from {stem}, which has {', '.join(frame.columns) or 'none'}: rename or add"
+        yield from finding("missing_column", tables.name, _SPLIT_OF.get(stem), missing, message)
+    parts = {"items": tables.raw["items"], "train": tables.raw.get("train"), **tables.raw}
+    empty = [stem for stem, frame in parts.items() if frame is None or frame.is_empty()]
+    message = "tables are empty or missing: give items and train at least one row, leave other splits out"
+    yield from finding("empty_domain", tables.name, None, empty, message)
+    if tables.mismatch:
+        yield from finding("changed_content", tables.name, None, ["-"], f"refusal to read: {tables.mismatch}")
+
+
+def check_ids_present(tables: Tables) -> Iterator[Finding]:
+    """Find rows without an id, and ids with blanks around them."""
+    for stem, frame in tables.raw.items():
+        split = _SPLIT_OF.get(stem)
+        for column in (c for c in (USER, ITEM) if c in frame.columns):
+            rows = frame.with_row_index("row").filter(is_blank(column))["row"]
+            message = f"rows of {stem} have no {column} (examples are row numbers from 0): remove them"
+            yield from finding("null_id", tables.name, split, rows.to_list(), message)
+            ids = frame[column].drop_nulls().cast(pl.String).unique(maintain_order=True)
+            spaced = ids.filter((ids.str.strip_chars() != ids) & (ids.str.strip_chars() != ""))
+            message = f"values of {column} in {stem} have blanks at an end: strip them before the import"
+            yield from finding("id_whitespace", tables.name, split, [repr(i) for i in spaced], message)
+
+
+def check_catalogue(tables: Tables) -> Iterator[Finding]:
+    """Find items listed twice and items that nobody bought."""
+    ids = tables.items[ITEM]
+    twice = ids.filter(ids.is_duplicated()).unique(maintain_order=True).to_list()
+    yield from finding("duplicate_item", tables.name, None, twice, "item ids are listed twice: keep one row each")
+    if tables.splits:
+        bought = {item for frame in tables.splits.values() for item in frame[ITEM]}
+        unsold = [item for item in ids if item not in bought]
+        message = f"of {ids.len():,} items occur in no split: nothing but their title tells about them"
+        yield from finding("never_bought", tables.name, None, unsold, message)
+
+
+def check_titles(tables: Tables) -> Iterator[Finding]:
+    """Find titles that are empty, escaped, too long or say nothing."""
+    items, name = tables.items, tables.name
+    cases = {
+        "empty_title": (is_empty_title(), "titles are NaN or empty: complete them, or drop the items"),
+        "html_entity": (has_entity(), "titles hold HTML entities: import with cleaned titles"),
+        "html_tag": (
+            pl.col(TITLE).str.contains(r"</?[A-Za-z][^<>]*>|/>"),
+            "titles hold remains of HTML tags: remove the tags, or drop the items",
+        ),
+        "long_title": (
+            pl.col(TITLE).str.count_matches(r"\S+") > LONG_TITLE_WORDS,
+            f"titles have more than {LONG_TITLE_WORDS} words, which leaves less room for the history: cut them",
+        ),
+        "title_not_alphanumeric": (
+            ~is_empty_title() & ~pl.col(TITLE).str.contains(r"[\p{L}\p{N}]"),
+            "titles hold neither a letter nor a digit: complete them, or drop the items",
+        ),
+    }
+    for code, (condition, message) in cases.items():
+        found = items.filter(condition)
+        shown = [f"{row[ITEM]} {row[TITLE][:80]!r}" for row in found.head(EXAMPLES).iter_rows(named=True)]
+        yield from finding(code, name, None, shown, message, count=found.height)
+
+
+def check_duplicate_titles(tables: Tables) -> Iterator[Finding]:
+    """Find items that a model of titles cannot tell apart."""
+    titled = tables.items.filter(~is_empty_title())
+    folded = titled[TITLE].str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+    twice = titled.filter(folded.is_duplicated())
+    groups = twice[TITLE].value_counts(sort=True).head(EXAMPLES)
+    shown = [f"{title[:80]!r} x{count}" for title, count in groups.iter_rows()]
+    message = "items share their title with another: no text model can tell them apart; add a brand or a size"
+    yield from finding("duplicate_title", tables.name, None, shown, message, count=twice.height)
+
+
+def check_repairs(tables: Tables) -> Iterator[Finding]:
+    """Report the defects that the import repaired, as the manifest states them."""
+    filters = tables.manifest.get("filters") or {}
+    empty, escaped = filters.get("empty_titles"), filters.get("html_entities")
+    if isinstance(empty, dict) and empty.get("policy") == "drop":
+        message = "items without a title were dropped at the import, with their interactions: nothing to do"
+        yield from finding("empty_title", tables.name, None, empty.get("examples", []), message, count=empty["items"])
+    if isinstance(escaped, dict):
+        message = "titles held HTML entities, which the import turned into characters: nothing to do"
+        yield from finding(
+            "html_entity", tables.name, None, escaped.get("examples", []), message, count=escaped["items"]
+        )
+
+
+def check_id_types(tables: Tables) -> Iterator[Finding]:
+    """Find ids that are of different types in different files."""
+    for column in (USER, ITEM):
+        kinds = {s: _id_kind(f[column]) for s, f in tables.raw.items() if column in f.columns and not f.is_empty()}
+        if len(set(kinds.values())) > 1:
+            shown = [f"{stem}: {kind}" for stem, kind in kinds.items()]
+            message = f"forms of {column} differ between files: write the ids alike, as text"
+            yield from finding("id_mismatch", tables.name, None, shown, message, count=len(set(kinds.values())))
+
+
+def check_known_items(tables: Tables) -> Iterator[Finding]:
+    """Find interactions with items that the catalogue lacks, or writes in another way."""
+    known = set(tables.items[ITEM])
+    forms = {_item_form(item): item for item in known}
+    for split, frame in tables.splits.items():
+        unknown = [item for item in frame[ITEM].unique(maintain_order=True) if item not in known]
+        alike = [f"{item!r} is {forms[_item_form(item)]!r}" for item in unknown if _item_form(item) in forms]
+        message = "item ids are written in another way than in the catalogue: write them alike"
+        yield from finding("id_mismatch", tables.name, split, alike, message)
+        missing = [item for item in unknown if _item_form(item) not in forms]
+        rows = int(frame[ITEM].is_in(missing).sum())
+        message = f"items ({rows:,} interactions) are not in the catalogue: complete it, or drop them"
+        yield from finding("unknown_item", tables.name, split, missing, message)
+
+
+def check_shared_users(tables: Tables) -> Iterator[Finding]:
+    """Find users who are in more than one split, under the same id or one written in another way."""
+    by_design = (tables.manifest.get("filters") or {}).get("split") == LEAVE_LAST_OUT
+    for first, second in combinations(tables.splits, 2):
+        left, right = (set(tables.splits[split][USER]) for split in (first, second))
+        remedy = "as leave-last-out has it" if by_design else "split by user, or leave them out of one"
+        message = f"users are in {first} and in {second}: {remedy}"
+        severity: Severity | None = "warning" if by_design else None
+        shared = sorted(left & right)
+        yield from finding("shared_users", tables.name, None, shared, message, severity=severity)
+        forms = {_number_form(user): user for user in left - right}
+        alike = [f"{forms[_number_form(u)]!r}, {u!r}" for u in sorted(right - left) if _number_form(u) in forms]
+        message = f"user ids differ between {first} and {second} only in how they are written: write them alike"
+        yield from finding("id_mismatch", tables.name, None, alike, message)
+
+
+def check_equal_splits(tables: Tables) -> Iterator[Finding]:
+    """Find two splits that hold the same sequences, whatever their users are called."""
+    contents = {split: sorted(map(tuple, f["items"].to_list())) for split, f in tables.sequences.items()}
+    for first, second in combinations(contents, 2):
+        if contents[first] and contents[first] == contents[second]:
+            users = tables.sequences[first][USER].to_list()
+            message = f"sequences of {first} are exactly those of {second}: one of them must be drawn anew"
+            yield from finding("equal_splits", tables.name, None, users, message)
+
+
+def check_order(tables: Tables) -> Iterator[Finding]:
+    """Find positions that are no numbers or not unique, rows out of order, and times that go backwards."""
+    for split, frame in tables.splits.items():
+        given = tables.raw[split]
+        if POSITION in given.columns:
+            numbers = given[POSITION].cast(pl.Float64, strict=False).fill_nan(None)
+            bad = given.filter(numbers.is_null())[POSITION].to_list()
+            message = "positions are no numbers: number each user's interactions 0, 1, 2, ..."
+            yield from finding("bad_position", tables.name, split, [repr(value) for value in bad], message)
+        for code, users in _unordered_users(frame).items():
+            eased = code == "unordered_rows" and not tables.sorted_by_contract
+            message = f"users {_ORDER_MESSAGES[code]}"
+            severity: Severity | None = "warning" if eased else None
+            yield from finding(code, tables.name, split, users, message, severity=severity)
+
+
+_ORDER_MESSAGES = {
+    "unordered_positions": "have two interactions at one position: number them 0, 1, 2, ...",
+    "unordered_rows": "have rows that are not in the order of their positions: sort them, or import them anew",
+    "unordered_timestamps": "have timestamps that go backwards along the positions: number them by time",
+}
+
+
+def check_sequences(tables: Tables) -> Iterator[Finding]:
+    """Find targets that are in the history, items bought again, and sequences without a history."""
+    for split, frame in tables.sequences.items():
+        history, last = pl.col("items").list.slice(0, pl.col("items").list.len() - 1), pl.col("items").list.last()
+        long_enough = frame.filter(pl.col("items").list.len() >= SHORTEST)
+        leaked = long_enough.filter(history.list.contains(last))[USER]
+        message = (
+            f"of {long_enough.height:,} targets ({_percent(leaked.len(), long_enough.height)}) occur in their own "
+            "history, so that filtering what was bought loses them: keep the first purchase only, or drop them"
+        )
+        yield from finding("target_in_history", tables.name, split, leaked.to_list(), message)
+        again = long_enough.filter(history.list.n_unique() < history.list.len())[USER]
+        message = "histories hold an item more than once: deduplicate unless repeat purchases matter"
+        yield from finding("repeated_item", tables.name, split, again.to_list(), message)
+        short = frame.filter(pl.col("items").list.len() < SHORTEST)[USER]
+        message = f"users have fewer than {SHORTEST} items, so no history: they are left out everywhere"
+        yield from finding("short_sequence", tables.name, split, short.to_list(), message)
+
+
+def check_targets(tables: Tables) -> Iterator[Finding]:
+    """Find targets that train has never seen, and targets whose popularity is not that of train's."""
+    if "train" not in tables.splits:
+        return
+    seen = tables.splits["train"][ITEM].unique()
+    for split, targets in tables.targets.items():
+        if split == "train":
+            continue
+        cold = targets.filter(~targets.is_in(seen.implode()))
+        share = _percent(cold.len(), targets.len())
+        message = f"of {targets.len():,} targets ({share}) never occur in train: only their titles can rank them"
+        yield from finding(
+            "cold_target", tables.name, split, cold.unique(maintain_order=True).to_list(), message, count=cold.len()
+        )
+        yield from popularity_shift(tables, split)
+
+
+def _id_kind(ids: pl.Series) -> str:
+    """Say in what form a file has its ids."""
+    if ids.dtype.is_integer():
+        return "integers"
+    if ids.dtype.is_float():
+        return "fractions"
+    text = ids.drop_nulls().cast(pl.String)
+    return "text like '12.0'" if text.len() and text.str.contains(r"^\d+\.0+$").all() else "text"
+
+
+def _number_form(value: str) -> str:
+    """Write an id without blanks around it, leading zeros and a fraction of zeros."""
+    text = value.strip()
+    whole, dot, fraction = text.partition(".")
+    if dot and whole.isdigit() and set(fraction) == {"0"}:
+        text = whole
+    return text.lstrip("0") or "0"
+
+
+def _item_form(value: str) -> str:
+    """Write an id as `_number_form` does, in one case."""
+    return _number_form(value).casefold()
+
+
+def _unordered_users(frame: pl.DataFrame) -> dict[str, list[str]]:
+    """List the users per kind of disorder."""
+    double = frame.filter(pl.struct(USER, POSITION).is_duplicated())[USER]
+    rows = frame.filter(pl.col(POSITION) < pl.col(POSITION).shift().over(USER))[USER]
+    found = {"unordered_positions": double, "unordered_rows": rows}
+    if TIMESTAMP in frame.columns:
+        ordered = frame.sort(POSITION, maintain_order=True)
+        back = ordered.filter(pl.col(TIMESTAMP) < pl.col(TIMESTAMP).shift().over(USER))[USER]
+        found["unordered_timestamps"] = back
+    return {code: users.unique(maintain_order=True).to_list() for code, users in found.items()}
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / max(whole, 1):.1f}%"
+
+
+DOMAIN_CHECKS: tuple[Callable[[Tables], Iterator[Finding]], ...] = (
+    check_readable,
+    check_ids_present,
+    check_catalogue,
+    check_titles,
+    check_duplicate_titles,
+    check_repairs,
+    check_id_types,
+    check_known_items,
+    check_shared_users,
+    check_equal_splits,
+    check_order,
+    check_sequences,
+    check_targets,
+)

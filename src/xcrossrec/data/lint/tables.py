@@ -1,0 +1,150 @@
+"""Read a domain's tables as they are, without refusing what is broken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from xcrossrec.data.domain import Domain
+from xcrossrec.data.store import MANIFEST, read_domain
+from xcrossrec.exceptions import DataError
+from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
+
+SUFFIXES = (".parquet", ".csv.gz", ".csv")
+NEEDED: Mapping[str, tuple[str, ...]] = {"items": (ITEM, TITLE), **dict.fromkeys(SPLITS, (USER, ITEM))}
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """A domain's raw tables, and views of them that the checks share.
+
+    Attributes:
+        name: from the manifest, otherwise the folder's name.
+        raw: ``items`` and the splits present, with the types found.
+        manifest: empty where there is none.
+        sorted_by_contract: whether the rows themselves must be in order (not so in CSV files, which are
+            sorted at import).
+        mismatch: why the folder, though it has a manifest, is refused by `read_domain`.
+    """
+
+    name: str
+    raw: Mapping[str, pl.DataFrame]
+    manifest: Mapping[str, Any]
+    sorted_by_contract: bool
+    mismatch: str | None = None
+
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        """``item_id`` and ``title`` as text; empty where a column is missing."""
+        frame = self.raw["items"]
+        if not set(NEEDED["items"]) <= set(frame.columns):
+            return pl.DataFrame(schema={ITEM: pl.String, TITLE: pl.String})
+        text = frame.select(pl.col(ITEM).cast(pl.String), pl.col(TITLE).cast(pl.String).fill_null(""))
+        return text.filter(~is_blank(ITEM))
+
+    @cached_property
+    def splits(self) -> dict[Split, pl.DataFrame]:
+        """Per split ids as text, ``position`` and perhaps ``timestamp`` as float64, unusable rows left out."""
+        usable = {s: f for s in SPLITS if (f := self.raw.get(s)) is not None and set(NEEDED[s]) <= set(f.columns)}
+        return {split: _usable_rows(frame) for split, frame in usable.items()}
+
+    @cached_property
+    def sequences(self) -> dict[Split, pl.DataFrame]:
+        """Per split one row a user: ``user_id`` and the list ``items``, oldest first."""
+        return {
+            split: frame.sort(POSITION, maintain_order=True)
+            .group_by(USER, maintain_order=True)
+            .agg(pl.col(ITEM).alias("items"))
+            for split, frame in self.splits.items()
+        }
+
+    @cached_property
+    def targets(self) -> dict[Split, pl.Series]:
+        """Per split the last items of the sequences of at least two items."""
+        long_enough = pl.col("items").list.len() >= 2
+        return {s: f.filter(long_enough)["items"].list.last() for s, f in self.sequences.items()}
+
+    def ids(self, column: str) -> set[str]:
+        """Collect a kind of id over the splits, and items from the catalogue too."""
+        frames = [*self.splits.values(), *([self.items] if column == ITEM else [])]
+        return {value for frame in frames for value in frame[column]}
+
+
+def is_blank(column: str) -> pl.Expr:
+    """Tell, as an expression, whether a text column is null or blank."""
+    return pl.col(column).cast(pl.String).fill_null("").str.strip_chars() == ""
+
+
+def load_tables(source: Domain | Path | str) -> Tables:
+    """Get the tables of a domain in memory or of a folder.
+
+    Raises:
+        DataError: no such folder, no catalogue in it, or a file that cannot be read.
+    """
+    if isinstance(source, Domain):
+        raw: dict[str, pl.DataFrame] = {"items": source.items}
+        raw.update((split, source.interactions[split]) for split in source.splits)
+        return Tables(source.name, raw, source.manifest, sorted_by_contract=True)
+    path = Path(source)
+    if not path.is_dir():
+        raise DataError(f"no folder at {path}: give a folder made by xcrossrec data import, or of CSV files")
+    files = {stem: file for stem in NEEDED if (file := _find(path, stem)) is not None}
+    if "items" not in files:
+        raise DataError(
+            f"{path} holds no catalogue: expected items.parquet, items.csv.gz or items.csv, with train beside it"
+        )
+    manifest = _manifest(path)
+    raw = {stem: _read(file) for stem, file in files.items()}
+    parquet = files["items"].suffix == ".parquet"
+    mismatch = _mismatch(path) if (path / MANIFEST).exists() else None
+    return Tables(str(manifest.get("name", path.resolve().name)), raw, manifest, parquet, mismatch)
+
+
+def _find(path: Path, stem: str) -> Path | None:
+    candidates = (path / f"{stem}{suffix}" for suffix in SUFFIXES)
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _read(file: Path) -> pl.DataFrame:
+    """Read a file; the columns of CSV all as text, so that ids stay as they are written."""
+    try:
+        if file.suffix == ".parquet":
+            return pl.read_parquet(file, glob=False, hive_partitioning=False)
+        return pl.read_csv(file, infer_schema=False, glob=False)
+    except pl.exceptions.NoDataError:
+        return pl.DataFrame()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{file} cannot be read ({error}): it is damaged or of another format") from error
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _mismatch(path: Path) -> str | None:
+    try:
+        read_domain(path)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _usable_rows(frame: pl.DataFrame) -> pl.DataFrame:
+    """Make ids text and times numbers; without a position the rows stand for the order."""
+    positions = [] if POSITION in frame.columns else [pl.int_range(pl.len()).alias(POSITION)]
+    frame = frame.with_columns(positions).filter(~is_blank(USER), ~is_blank(ITEM))
+    numbers = [column for column in (POSITION, TIMESTAMP) if column in frame.columns]
+    return frame.select(
+        pl.col(USER, ITEM).cast(pl.String),
+        pl.col(numbers).cast(pl.Float64, strict=False).fill_nan(None),
+    ).filter(pl.col(POSITION).is_not_null())
