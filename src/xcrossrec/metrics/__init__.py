@@ -1,1 +1,1 @@
-
+"""Ranking metrics, one value a user, and the statistics that compare them (numpy only)."""

@@ -1,0 +1,229 @@
+"""The protocol: last item as target, three kinds of negatives, one row of metrics per user.
+
+``uniform`` and ``popularity`` rank the target among 29 drawn negatives, shared by every method through
+a candidate file; ``full`` ranks it in the whole catalogue without the user's other items.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+
+import xcrossrec
+from xcrossrec.data.candidates import Candidates, candidates_for
+from xcrossrec.data.domain import Domain, Sequences
+from xcrossrec.evaluation.result import RESULT_SCHEMA, SEEN, Evaluation, EvaluationInfo
+from xcrossrec.exceptions import ConfigError, DataError, ModelError
+from xcrossrec.metrics.ranking import catalogue_ranks, per_user_metrics, ranks
+from xcrossrec.scoring import Scorer
+from xcrossrec.types import NEGATIVES, USER, Negatives, Split
+
+Progress = Callable[[int, int], None]
+"""Called with (users done, users in all) after every batch."""
+
+_Ranked = tuple[Int[np.ndarray, " user"], Int[np.ndarray, " user"]]  # ranks, numbers of items ranked
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some users of the split, cut into history and target."""
+
+    histories: list[tuple[int, ...]]
+    targets: Int[np.ndarray, " user"]
+    own_items: tuple[tuple[int, ...], ...]
+
+
+def evaluate(
+    scorer: Scorer,
+    domain: Domain,
+    split: Split,
+    *,
+    negatives: Sequence[Negatives] = NEGATIVES,
+    seed: int = 0,
+    directory: Path | None = None,
+    seen_users: Collection[str] | None = None,
+    batch_users: int = 256,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Rank every user's last item and keep the metrics of each user.
+
+    Each batch is scored once: where ``full`` is asked, the other kinds read their candidates from the
+    scores of the whole catalogue.
+
+    Args:
+        scorer: bound to the catalogue of ``domain``.
+        domain: gives the sequences, the catalogue and, for ``popularity``, the train counts.
+        split: whose users are ranked.
+        negatives: which kinds, each once.
+        seed: of the drawn candidates, and later of the intervals.
+        directory: the domain's folder; candidates are read from and written to its ``candidates``.
+            None draws them in memory.
+        seen_users: ids of the users of the sources' training sets, where sources are known.
+        batch_users: users scored at a time.
+        progress: called after each batch.
+
+    Returns:
+        one row a user and kind of negatives, with what is needed to repeat it.
+
+    Raises:
+        ConfigError: no or unknown or repeated ``negatives``, or ``batch_users`` below 1.
+        DataError: the split is absent or has no user with a history, or candidates do not fit it.
+        ModelError: the scorer returned another shape than asked for, or scores that are not finite.
+    """
+    _check_settings(negatives, batch_users)
+    sequences = domain.sequences(split)
+    if len(sequences) == 0:
+        raise DataError(
+            f"domain {domain.name!r} has 0 users with a history and a target in split {split!r}: "
+            "evaluation needs sequences of at least 2 items"
+        )
+    drawn = _draw(domain, split, negatives, seed, directory, sequences)
+    start = time.perf_counter()
+    ranked = _rank_all(scorer, domain, sequences, negatives, drawn, batch_users, progress)
+    info = EvaluationInfo(
+        scorer=scorer.name,
+        domain=domain.name,
+        fingerprint=domain.fingerprint,
+        split=split,
+        seed=seed,
+        version=xcrossrec.__version__,
+        wall_s=time.perf_counter() - start,
+        simulated=bool(domain.manifest.get("simulated", False)),
+    )
+    return Evaluation(_frame(sequences.user_ids, ranked, seen_users), info)
+
+
+def _check_settings(negatives: Sequence[Negatives], batch_users: int) -> None:
+    unknown = [kind for kind in negatives if kind not in NEGATIVES]
+    if unknown or not negatives or len(set(negatives)) != len(negatives):
+        raise ConfigError(
+            f"negatives must be one or more of {', '.join(NEGATIVES)}, each once, got {list(negatives)}"
+        )
+    if batch_users < 1:
+        raise ConfigError(f"batch_users must be at least 1, got {batch_users}")
+
+
+def _draw(
+    domain: Domain,
+    split: Split,
+    negatives: Sequence[Negatives],
+    seed: int,
+    directory: Path | None,
+    sequences: Sequences,
+) -> dict[Negatives, Int[np.ndarray, "user candidate"]]:
+    """Get the sampled candidate lists, checked against the users and targets of the split."""
+    drawn: dict[Negatives, Int[np.ndarray, "user candidate"]] = {}
+    for kind in negatives:
+        if kind == "full":
+            continue
+        candidates = candidates_for(domain, split, kind, seed=seed, directory=directory)
+        _check_candidates(candidates, kind, sequences)
+        drawn[kind] = candidates.rows
+    return drawn
+
+
+def _check_candidates(candidates: Candidates, kind: Negatives, sequences: Sequences) -> None:
+    targets = sequences.histories_and_targets()[1]
+    same_users = candidates.user_ids == sequences.user_ids
+    if not same_users or not np.array_equal(candidates.rows[:, 0], targets):
+        what = "targets" if same_users else "users"
+        raise DataError(
+            f"the {kind!r} candidates are of other {what} than the split's {len(sequences)}: "
+            "delete the candidate file, it is drawn anew"
+        )
+
+
+def _rank_all(
+    scorer: Scorer,
+    domain: Domain,
+    sequences: Sequences,
+    negatives: Sequence[Negatives],
+    drawn: Mapping[Negatives, Int[np.ndarray, "user candidate"]],
+    batch_users: int,
+    progress: Progress | None,
+) -> dict[Negatives, _Ranked]:
+    histories, targets = sequences.histories_and_targets()
+    parts: dict[Negatives, list[_Ranked]] = {kind: [] for kind in negatives}
+    for start in range(0, len(sequences), batch_users):
+        chosen = slice(start, start + batch_users)
+        batch = _Batch(histories[chosen], targets[chosen], sequences.rows[chosen])
+        lists = {kind: rows[chosen] for kind, rows in drawn.items()}
+        rank = _rank_in_catalogue if "full" in negatives else _rank_in_lists
+        for kind, ranked in rank(scorer, batch, lists, domain.items.height).items():
+            parts[kind].append(ranked)
+        if progress is not None:
+            progress(min(start + batch_users, len(sequences)), len(sequences))
+    return {kind: _join(of_kind) for kind, of_kind in parts.items()}
+
+
+def _rank_in_catalogue(
+    scorer: Scorer,
+    batch: _Batch,
+    lists: Mapping[Negatives, Int[np.ndarray, "user candidate"]],
+    n_items: int,
+) -> dict[Negatives, _Ranked]:
+    """Score the whole catalogue once and rank in it and in every drawn list."""
+    scores = _score(scorer, batch.histories, None, n_items)
+    result: dict[Negatives, _Ranked] = {"full": catalogue_ranks(scores, batch.targets, batch.own_items)}
+    for kind, rows in lists.items():
+        result[kind] = _rank_list(np.take_along_axis(scores, rows, axis=1))
+    return result
+
+
+def _rank_in_lists(
+    scorer: Scorer,
+    batch: _Batch,
+    lists: Mapping[Negatives, Int[np.ndarray, "user candidate"]],
+    n_items: int,
+) -> dict[Negatives, _Ranked]:
+    """Score the drawn lists only, all kinds in one call."""
+    rows = np.concatenate(list(lists.values()), axis=1)
+    scores = _score(scorer, batch.histories, rows, rows.shape[1])
+    ends = np.cumsum([of_kind.shape[1] for of_kind in lists.values()])[:-1]
+    return {kind: _rank_list(part) for kind, part in zip(lists, np.split(scores, ends, axis=1), strict=True)}
+
+
+def _rank_list(scores: Float[np.ndarray, "user candidate"]) -> _Ranked:
+    return ranks(scores), np.full(scores.shape[0], scores.shape[1], dtype=np.int64)
+
+
+def _score(
+    scorer: Scorer,
+    histories: Sequence[Sequence[int]],
+    candidates: Int[np.ndarray, "user candidate"] | None,
+    width: int,
+) -> Float[np.ndarray, "user candidate"]:
+    """Ask the scorer and refuse an answer that cannot be ranked."""
+    scores = scorer.score(histories, candidates)
+    if scores.shape != (len(histories), width):
+        raise ModelError(
+            f"scorer {scorer.name!r} returned scores of shape {scores.shape}, "
+            f"expected {(len(histories), width)}: it must be bound to this catalogue"
+        )
+    if not np.isfinite(scores).all():
+        bad = int(np.count_nonzero(~np.isfinite(scores)))
+        raise ModelError(f"scorer {scorer.name!r} returned {bad} scores that are not finite: repair it")
+    return scores
+
+
+def _join(parts: Sequence[_Ranked]) -> _Ranked:
+    return np.concatenate([rank for rank, _ in parts]), np.concatenate([ranked for _, ranked in parts])
+
+
+def _frame(
+    user_ids: Sequence[str], ranked: Mapping[Negatives, _Ranked], seen_users: Collection[str] | None
+) -> pl.DataFrame:
+    known = None if seen_users is None else frozenset(seen_users)
+    seen = [None if known is None else user in known for user in user_ids]
+    frames = []
+    for kind, (rank, of_items) in ranked.items():
+        columns = {USER: list(user_ids), "negatives": [kind] * len(user_ids), "candidates": of_items}
+        columns |= {"rank": rank, **per_user_metrics(rank), SEEN: seen}
+        frames.append(pl.DataFrame(columns, schema=RESULT_SCHEMA))
+    return pl.concat(frames)

@@ -1,0 +1,208 @@
+"""Per-user results on disk and in memory, and their summary.
+
+One Parquet file holds both: the rows, and under the key ``xcrossrec`` of its metadata a JSON object that
+says what was measured.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float64
+
+from xcrossrec.exceptions import DataError
+from xcrossrec.metrics.ranking import METRICS
+from xcrossrec.metrics.significance import bootstrap_interval
+from xcrossrec.types import NEGATIVES, USER, Negatives
+
+KIND = "negatives"
+SEEN = "seen_in_source"
+LEAK_HIT_AT_1 = 0.7  # PROTOCOL.md: nothing honest gets there on sampled candidates
+
+RESULT_SCHEMA: Mapping[str, type[pl.DataType]] = {
+    USER: pl.String,
+    KIND: pl.String,
+    "candidates": pl.Int64,
+    "rank": pl.Int64,
+    **dict.fromkeys(METRICS, pl.Float64),
+    SEEN: pl.Boolean,
+}
+_FORMAT = 1
+_KEY = "xcrossrec"
+
+
+@dataclass(frozen=True)
+class EvaluationInfo:
+    """What was measured, on what, by which version."""
+
+    scorer: str
+    """the scorer's name."""
+    domain: str
+    """the domain's name."""
+    fingerprint: str
+    """sha256 of the domain's content."""
+    split: str
+    """whose users were ranked."""
+    seed: int
+    """of the candidates."""
+    version: str
+    """of xcrossrec."""
+    wall_s: float
+    """seconds spent scoring and ranking."""
+    simulated: bool = False
+    """whether the users are simulated, not people."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One scorer's per-user results.
+
+    Attributes:
+        frame: a row per user and kind of negatives: ``user_id``, ``negatives``, ``candidates`` (number of
+            items ranked), ``rank`` (1 is best), the metrics, ``seen_in_source`` (null where unknown).
+        info: what was measured.
+    """
+
+    frame: pl.DataFrame
+    info: EvaluationInfo
+
+    @property
+    def negatives(self) -> tuple[Negatives, ...]:
+        """The kinds of negatives measured, in their usual order."""
+        present = set(self.frame[KIND].unique())
+        return tuple(kind for kind in NEGATIVES if kind in present)
+
+    def of(self, negatives: Negatives) -> pl.DataFrame:
+        """The rows of one kind of negatives.
+
+        Raises:
+            DataError: that kind was not measured; names those that were.
+        """
+        if negatives not in self.negatives:
+            raise DataError(
+                f"results of {self.info.scorer!r} hold no {negatives!r} negatives, only "
+                f"{', '.join(self.negatives)}: evaluate again with --negatives {negatives}"
+            )
+        return self.frame.filter(pl.col(KIND) == negatives)
+
+    def save(self, path: Path) -> None:
+        """Write one Parquet file; an existing file is replaced in one step or not at all.
+
+        Raises:
+            DataError: the folder does not exist or cannot be written.
+        """
+        temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+        metadata = json.dumps({"format": _FORMAT, **asdict(self.info)})
+        try:
+            self.frame.write_parquet(temporary, metadata={_KEY: metadata})
+            temporary.replace(path)
+        except OSError as error:
+            raise DataError(
+                f"cannot write results to {path}: {error}; give a file in an existing, writable folder"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> Evaluation:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DataError: no such file, not Parquet, not written by ``xcrossrec evaluate``, or incomplete.
+        """
+        if not path.is_file():
+            raise DataError(f"no results file at {path}: make one with  xcrossrec evaluate ... --out {path}")
+        try:
+            metadata = pl.read_parquet_metadata(path)
+            frame = pl.read_parquet(path)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(f"{path} is not a readable Parquet file ({error}): evaluate again") from error
+        info = _parse_info(path, metadata)
+        if dict(frame.schema) != dict(RESULT_SCHEMA):
+            raise DataError(
+                f"{path} holds the columns {', '.join(frame.columns)}, expected {', '.join(RESULT_SCHEMA)} "
+                "of their types: evaluate again"
+            )
+        return cls(frame, info)
+
+    def summary(self) -> dict[str, Any]:
+        """Means and 95% bootstrap intervals, in the form that ``evaluate --json`` prints.
+
+        Beside ``users``, ``seed`` and ``metrics`` it names what was measured, lists ``warnings``, and where
+        users of the sources' training sets are known, repeats the metrics ``without_seen`` users.
+        """
+        info = self.info
+        summary: dict[str, Any] = {
+            "scorer": info.scorer,
+            "domain": info.domain,
+            "split": info.split,
+            "simulated": info.simulated,
+            "users": self.frame[USER].n_unique(),
+            "seed": info.seed,
+            "metrics": _means(self.frame, self.negatives, info.seed),
+            "warnings": self.warnings(),
+            "fingerprint": info.fingerprint,
+            "version": info.version,
+            "wall_s": round(info.wall_s, 3),
+        }
+        if self.frame[SEEN].null_count() == 0:
+            unseen = self.frame.filter(~pl.col(SEEN))
+            metrics = _means(unseen, self.negatives, info.seed) if unseen.height else {}
+            summary["without_seen"] = {"users": unseen[USER].n_unique(), "metrics": metrics}
+        return summary
+
+    def warnings(self) -> list[str]:
+        """The alarms of the protocol that these results set off, as sentences."""
+        found = []
+        for kind in self.negatives:
+            hit = float(self.of(kind)["hit@1"].to_numpy().mean())
+            if hit > LEAK_HIT_AT_1:
+                found.append(
+                    f"possible leak: hit@1 is {hit:.3f} with {kind} negatives, above {LEAK_HIT_AT_1}: "
+                    "check that targets are in no history or training set"
+                )
+        return found
+
+
+def metric_values(frame: pl.DataFrame, metric: str) -> Float64[np.ndarray, " user"]:
+    """One metric's column as an array, in row order."""
+    return frame[metric].to_numpy()
+
+
+def _means(frame: pl.DataFrame, kinds: tuple[Negatives, ...], seed: int) -> dict[str, Any]:
+    return {kind: _means_of(frame.filter(pl.col(KIND) == kind), seed) for kind in kinds}
+
+
+def _means_of(frame: pl.DataFrame, seed: int) -> dict[str, Any]:
+    means: dict[str, Any] = {}
+    intervals = {}
+    for metric in METRICS:
+        values = metric_values(frame, metric)
+        means[metric] = float(values.mean())
+        intervals[metric] = list(bootstrap_interval(values, rng=np.random.default_rng(seed)))
+    return {**means, "ci": intervals}
+
+
+def _parse_info(path: Path, metadata: Mapping[str, str]) -> EvaluationInfo:
+    remedy = "make it with  xcrossrec evaluate"
+    if _KEY not in metadata:
+        raise DataError(f"{path} is Parquet but not a results file, it lacks the {_KEY!r} metadata: {remedy}")
+    try:
+        found = json.loads(metadata[_KEY])
+        version = found.pop("format")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DataError(f"{path} has damaged {_KEY!r} metadata: {remedy}") from error
+    if version != _FORMAT:
+        raise DataError(f"{path} is of results format {version}, this version reads {_FORMAT}: {remedy}")
+    names = {field.name for field in fields(EvaluationInfo)}
+    if set(found) != names:
+        odd = sorted(set(found) ^ names)
+        raise DataError(f"{path} has missing or unknown metadata {', '.join(odd)}: {remedy}")
+    return EvaluationInfo(**found)

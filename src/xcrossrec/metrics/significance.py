@@ -1,0 +1,148 @@
+"""How sure a mean, or the difference of two paired means, is (Efron 1979; Good 2005).
+
+Every function takes the random generator it draws from; nothing touches a global seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from xcrossrec.exceptions import ConfigError, DataError
+
+_CHUNK_DRAWS = 2_000_000  # random numbers held at once: 16 MB as int64
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """What two methods, measured on the same users, differ by."""
+
+    difference: float
+    """mean(a) - mean(b), in the metric's own unit."""
+    interval: tuple[float, float]
+    """percentile bootstrap interval of the difference."""
+    p_value: float
+    """two-sided sign-flip permutation p-value of "no difference"; never 0."""
+    users: int
+    """number of pairs."""
+
+
+def bootstrap_interval(
+    values: Float[np.ndarray, " user"],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    rng: np.random.Generator,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of ``values``, users resampled with replacement.
+
+    Args:
+        values: one value a user.
+        level: probability that the interval should cover, between 0 and 1.
+        resamples: number of bootstrap samples.
+        rng: the generator to draw from.
+
+    Returns:
+        (low, high), in the unit of ``values``.
+
+    Raises:
+        DataError: no values, or a value that is not finite.
+        ConfigError: ``level`` outside (0, 1) or ``resamples`` below 1.
+    """
+    _check_values(values)
+    if not 0.0 < level < 1.0:
+        raise ConfigError(f"level must lie between 0 and 1, got {level}: use 0.95 for a 95% interval")
+    _check_draws("resamples", resamples)
+    size = values.size
+    means = [
+        values[rng.integers(0, size, size=(count, size))].mean(axis=1) for count in _chunks(resamples, size)
+    ]
+    tail = (1.0 - level) / 2.0
+    low, high = np.quantile(np.concatenate(means), [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def sign_flip_p_value(
+    differences: Float[np.ndarray, " user"],
+    *,
+    permutations: int = 10_000,
+    rng: np.random.Generator,
+) -> float:
+    """Two-sided p-value of "each difference could as well have had the other sign".
+
+    p = (1 + number of sign flips with a mean at least as far from 0) / (1 + permutations)
+
+    Args:
+        differences: one paired difference a user.
+        permutations: number of random sign flips.
+        rng: the generator to draw from.
+
+    Raises:
+        DataError: no differences, or one that is not finite.
+        ConfigError: ``permutations`` below 1.
+    """
+    _check_values(differences)
+    _check_draws("permutations", permutations)
+    moved = differences[differences != 0.0]  # a zero stays zero under any flip
+    observed = abs(float(moved.sum()))
+    slack = 1e-12 * float(np.abs(moved).sum())  # equal sums in another order must count as equal
+    extreme = 0
+    for count in _chunks(permutations, moved.size):
+        signs = 1.0 - 2.0 * rng.integers(0, 2, size=(count, moved.size), dtype=np.int8)
+        extreme += int(np.count_nonzero(np.abs(signs @ moved) >= observed - slack))
+    return (1 + extreme) / (1 + permutations)
+
+
+def paired_comparison(
+    a: Float[np.ndarray, " user"],
+    b: Float[np.ndarray, " user"],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    permutations: int = 10_000,
+    rng: np.random.Generator,
+) -> PairedComparison:
+    """Compare two methods on the same users: mean difference, its interval and a p-value.
+
+    Args:
+        a: one value a user.
+        b: the other method's values, same users in the same order.
+        level: probability that the interval should cover.
+        resamples: bootstrap samples of the users.
+        permutations: sign flips.
+        rng: the generator to draw from.
+
+    Raises:
+        DataError: another number of users in ``a`` and ``b``, none at all, or a value not finite.
+        ConfigError: a setting outside its range.
+    """
+    if a.size != b.size:
+        raise DataError(
+            f"a paired comparison needs the same users, got {a.size} and {b.size} values: align them by user"
+        )
+    differences = np.asarray(a - b, dtype=np.float64)
+    interval = bootstrap_interval(differences, level=level, resamples=resamples, rng=rng)
+    p_value = sign_flip_p_value(differences, permutations=permutations, rng=rng)
+    return PairedComparison(float(differences.mean()), interval, p_value, int(differences.size))
+
+
+def _chunks(total: int, width: int) -> Iterator[int]:
+    """Split ``total`` rows of ``width`` draws into parts that fit in memory."""
+    step = max(1, _CHUNK_DRAWS // max(1, width))
+    for start in range(0, total, step):
+        yield min(step, total - start)
+
+
+def _check_values(values: Float[np.ndarray, " user"]) -> None:
+    if values.size == 0:
+        raise DataError("statistics need at least 1 value, got 0 users")
+    if not np.isfinite(values).all():
+        raise DataError(f"values must be finite, got {int((~np.isfinite(values)).sum())} that are not")
+
+
+def _check_draws(name: str, count: int) -> None:
+    if count < 1:
+        raise ConfigError(f"{name} must be at least 1, got {count}")
