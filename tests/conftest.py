@@ -15,9 +15,10 @@ from jaxtyping import install_import_hook
 if TYPE_CHECKING:
     from xcrossrec.data import Domain
 
-# Shapes and types are checked at run time in the whole test run. The hook must be in place before the
-# package is imported for the first time, so nothing of the package is imported above or at this level.
-install_import_hook("xcrossrec", "beartype.beartype")
+# Shapes are checked at run time in the whole test run. The hook must be in place before the package is
+# imported for the first time, so nothing of the package is imported above or at this level.
+sys.path.insert(0, str(Path(__file__).parent))
+install_import_hook("xcrossrec", "shape_checker.check_shapes")
 
 settings.register_profile("xcrossrec", deadline=None, derandomize=True)
 settings.load_profile("xcrossrec")
