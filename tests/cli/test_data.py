@@ -9,7 +9,6 @@ from xcrossrec.cli import app
 from xcrossrec.data import read_domain
 
 RUNNER = CliRunner()
-REAL = Path(__file__).parents[3] / "shared" / "data" / "amazon"
 
 
 def run(*arguments: object) -> Result:
@@ -148,6 +147,21 @@ def test_candidates_are_written_once(tmp_path: Path, given_files: dict[str, Path
     assert "choose uniform or popularity" in refused.stderr
 
 
+def test_lint_exits_1_on_serious_findings_only(tmp_path: Path, given_files: dict[str, Path]) -> None:
+    files = options(given_files | {"test": given_files["validation"]})
+    run("import", "--domain", "bad", *files, "--out", tmp_path / "bad")
+    serious = run("lint", tmp_path / "bad", "--json")
+    assert serious.exit_code == 1, serious.stderr
+    assert "equal_splits" in {found["code"] for found in json.loads(serious.stdout)["findings"]}
+    assert "bad" in run("lint", tmp_path / "bad").stdout
+    run("market", "--out", tmp_path / "market")
+    one = next(path for path in (tmp_path / "market").iterdir() if path.is_dir())
+    assert run("lint", one).exit_code == 0
+    missing = run("lint", tmp_path / "none")
+    assert missing.exit_code == 2
+    assert missing.stderr.startswith("error: ")
+
+
 def test_the_sample_market_is_written_and_labelled(tmp_path: Path) -> None:
     result = run("market", "--out", tmp_path)
     assert result.exit_code == 0, result.stderr
@@ -162,11 +176,9 @@ def test_the_sample_market_is_written_and_labelled(tmp_path: Path) -> None:
     ("name", "items", "train", "validation"), [("tools", 5820, 8769, 1096), ("sports", 10036, 15395, 1924)]
 )
 def test_real_data_have_the_counts_of_the_protocol(
-    tmp_path: Path, name: str, items: int, train: int, validation: int
+    tmp_path: Path, amazon_dir: Path, name: str, items: int, train: int, validation: int
 ) -> None:
-    if not REAL.is_dir():
-        pytest.skip(f"REAL DATA ABSENT: {REAL} is not there, the import of real data was not tested")
-    files = {part: REAL / name / f"{part}.csv.gz" for part in ("items", "train", "validation")}
+    files = {part: amazon_dir / name / f"{part}.csv.gz" for part in ("items", "train", "validation")}
     result = run("import", "--domain", name, *options(files), "--out", tmp_path / name, "--json")
     assert result.exit_code == 0, result.stderr
     summary = json.loads(result.stdout)

@@ -119,6 +119,21 @@ def import_(
 
 
 @app.command()
+def lint(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of domains, imported or of CSV files.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Find defects in data, within each folder and between them; exit 1 if any is serious."""
+    from xcrossrec.data.lint import lint as find_defects
+
+    report = find_defects(directories)
+    typer.echo(json.dumps(report.to_dict()) if as_json else report.to_text())
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
 def candidates(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A domain's folder.")],
     split: Annotated[Split, typer.Option(help="Whose users.")] = "validation",

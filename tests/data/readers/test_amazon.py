@@ -75,8 +75,10 @@ def test_2014_metadata_mix_literals_and_json_and_lack_titles(tmp_path: Path) -> 
     assert raw.items.rows() == [(ITEMS[0], ""), (ITEMS[1], "T")]
 
 
-def test_scraped_markup_counts_as_no_title(tmp_path: Path) -> None:
-    junk = "var aPageStart = (new Date()).getTime();\n<span>"
+@pytest.mark.parametrize(
+    "junk", ["var aPageStart = (new Date()).getTime();\n<span>", 'Industrial & Scientific" />', '<a href="x">Saw']
+)
+def test_scraped_markup_counts_as_no_title(tmp_path: Path, junk: str) -> None:
     reviews = store(tmp_path / "r", "\n".join(json.dumps(review("amazon2018", *row)) for row in EXPECTED), False)
     meta = store(tmp_path / "m", metadata("amazon2018", (ITEMS[0], junk), (ITEMS[1], "5 < 6 & 7 &gt; 6")), False)
     assert read_amazon("amazon2018", reviews, meta).items["title"].to_list() == ["", "5 < 6 & 7 &gt; 6"]

@@ -29,7 +29,7 @@ from xcrossrec.types import ITEM, TITLE
 
 Release: TypeAlias = Literal["amazon2014", "amazon2018", "amazon2023"]
 ASIN_LENGTH = 10
-JUNK_TITLE = r"(?i)getTime\(\)|<span|<div|<script|</?a\b[^>]*href|^\s*var a?PageStart"
+JUNK_TITLE = r"(?i)getTime\(\)|<span|<div|<script|</?a\b[^>]*href|^\s*var a?PageStart|\"\s*/>\s*$"
 
 
 @dataclass(frozen=True)
