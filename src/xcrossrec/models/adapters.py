@@ -25,6 +25,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MANIFEST = "xcrossrec.json"
 """Written beside every adapter and in every bundle: base digest, data fingerprint, training, metrics."""
 
+_PEFT_PREFIX = "base_model.model."
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 # These start LoRA from a changed base; the saved factors mean nothing over the original weights.
 _BASE_CHANGING_STARTS = ("pissa", "olora", "loftq", "corda")
@@ -129,7 +130,7 @@ def read_adapter(folder: Path | str, base: Base, *, name: str | None = None) -> 
         module = _module_path(path, modules)
         if module is None:
             head_keys.append(key)
-        elif key.endswith(_DOWN):
+        elif module not in factors:
             factors[module] = _factors(folder, path, module, modules[module], tensors, config)
     _check_complete(folder, base, factors, head_keys, config)
     return Adapter(name or folder.resolve().name, folder, config, factors, manifest, tuple(head_keys))
@@ -145,7 +146,7 @@ def _read_config(folder: Path) -> LoraConfig:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BundleError(f"{path} is not valid JSON ({error}): copy or train the adapter again") from error
-    kind = settings.get("peft_type")
+    kind = settings.get("peft_type") if isinstance(settings, dict) else type(settings).__name__
     if kind != "LORA":
         raise ModelError(
             f"adapter {folder} is of type {kind!r}: only LORA can be stacked, train it with PEFT's LoraConfig"
@@ -191,17 +192,17 @@ def _module_path(path: str, modules: Mapping[str, nn.Linear]) -> str | None:
 def _factors(
     folder: Path, path: str, module: str, linear: nn.Linear, tensors: Mapping[str, Tensor], config: LoraConfig
 ) -> LoraFactors:
-    down = tensors[path + _DOWN].float()
-    if path + _UP not in tensors:
-        raise BundleError(f"adapter {folder} has no {path + _UP}: copy or train it again")
-    up = tensors[path + _UP].float()
+    if lost := [key for key in (path + _DOWN, path + _UP) if key not in tensors]:
+        raise BundleError(f"adapter {folder} has no {lost[0]}: copy or train it again")
+    down, up = tensors[path + _DOWN].float(), tensors[path + _UP].float()
     expected = (linear.in_features, linear.out_features)
     if (down.shape[1], up.shape[0]) != expected or down.shape[0] != up.shape[1]:
         raise BaseMismatchError(
             f"adapter {folder} has factors {tuple(down.shape)} and {tuple(up.shape)} for {module}, but the base's "
             f"layer maps {expected[0]} to {expected[1]}: it was trained on another base"
         )
-    alpha_key = get_pattern_key(config.alpha_pattern.keys(), module)
+    # PEFT matches the path in the model it trained, which a head makes longer than ours
+    alpha_key = get_pattern_key(config.alpha_pattern.keys(), path.removeprefix(_PEFT_PREFIX))
     alpha = config.alpha_pattern.get(alpha_key, config.lora_alpha)
     rank = down.shape[0]
     scaling = alpha / (rank**0.5 if config.use_rslora else rank)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from safetensors.torch import save_file
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor, nn
@@ -33,6 +35,9 @@ from xcrossrec.models.base import Base, encoder_layers, load_base
 from xcrossrec.models.integrator import Integrator, build_integrator
 from xcrossrec.models.tokens import CutReport, PromptTokenizer, token_limit
 from xcrossrec.prompts import PROMPT_VERSION, clean_title, split_prompt
+
+# Query and value where PEFT has no default; ModernBERT's fused layer adds as many parameters as two apart.
+_QUERY_VALUE = {"mpnet": ["q", "v"], "modernbert": ["Wqkv"]}
 
 INTEGRATOR_WEIGHTS = "integrators.safetensors"
 ADAPTERS_FOLDER = "adapters"
@@ -424,7 +429,7 @@ class SourceEncoder(TitleEncoder):
         super().__init__(base, max_tokens)
         self.backbone: Any = base.backbone
         if lora is not None:
-            self.backbone = get_peft_model(base.backbone, lora)
+            self.backbone = get_peft_model(base.backbone, _with_targets(lora, base))
 
     @property
     def has_adapter(self) -> bool:
@@ -478,6 +483,22 @@ def default_lora(rank: int = 8, alpha: float | None = None, dropout: float = 0.0
         dropout: on the adapter's input.
     """
     return LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout, bias="none")
+
+
+def _with_targets(lora: LoraConfig, base: Base) -> LoraConfig:
+    """Fill in the layers to adapt where neither the caller nor PEFT names them.
+
+    Raises:
+        ModelError: nobody knows the architecture's query and value.
+    """
+    kind = base.backbone.config.model_type
+    if lora.target_modules or kind in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
+        return lora
+    if kind not in _QUERY_VALUE:
+        raise ModelError(f"no default LoRA layers are known for {kind!r} models: name them in target_modules")
+    filled = copy(lora)
+    filled.target_modules = set(_QUERY_VALUE[kind])
+    return filled
 
 
 def _copy_adapter(adapter: Adapter, folder: Path) -> None:
