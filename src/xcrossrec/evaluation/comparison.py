@@ -14,9 +14,7 @@ from xcrossrec.metrics.significance import paired_comparison
 from xcrossrec.types import USER, Negatives
 
 
-def compare(
-    a: Evaluation, b: Evaluation, *, resamples: int = 2000, permutations: int = 10_000
-) -> dict[str, Any]:
+def compare(a: Evaluation, b: Evaluation, *, resamples: int = 2000, permutations: int = 10_000) -> dict[str, Any]:
     """Compare two methods on the same users, for every kind of negatives that both have.
 
     Args:
@@ -47,15 +45,12 @@ def compare(
         "seed": a.info.seed,
         "simulated": a.info.simulated or b.info.simulated,
         "users": next(iter(pairs.values())).height,
-        "metrics": {
-            kind: _compare_metrics(pair, a.info.seed, resamples, permutations) for kind, pair in pairs.items()
-        },
+        "metrics": {kind: _compare_metrics(pair, a.info.seed, resamples, permutations) for kind, pair in pairs.items()},
     }
     unseen = {kind: pair.filter(~pl.col(SEEN)) for kind, pair in pairs.items()}
     if all(pair[SEEN].null_count() == 0 and unseen[kind].height for kind, pair in pairs.items()):
         result["without_seen"] = {
-            kind: _compare_metrics(pair, a.info.seed, resamples, permutations)
-            for kind, pair in unseen.items()
+            kind: _compare_metrics(pair, a.info.seed, resamples, permutations) for kind, pair in unseen.items()
         }
     return result
 
@@ -96,7 +91,7 @@ def _pair(a: Evaluation, b: Evaluation, kind: Negatives) -> pl.DataFrame:
             f"{kind!r} results rank another number of candidates, got {left} and {right} for user {user!r}: "
             "evaluate both methods with the same candidates"
         )
-    return pair.with_columns(pl.col(SEEN) | pl.col(f"{SEEN} b"))
+    return pair.with_columns(pl.max_horizontal(SEEN, f"{SEEN} b").alias(SEEN))  # unknown to one: the other's
 
 
 def _outsiders(these: pl.DataFrame, those: pl.DataFrame) -> list[str]:

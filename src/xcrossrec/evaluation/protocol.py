@@ -28,6 +28,7 @@ Progress = Callable[[int, int], None]
 """Called with (users done, users in all) after every batch."""
 
 _Ranked = tuple[Int[np.ndarray, " user"], Int[np.ndarray, " user"]]  # ranks, numbers of items ranked
+_OfBatch = tuple[Int[np.ndarray, "_"], Int[np.ndarray, "_"]]  # the same; lengths differ between batches
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,7 @@ def evaluate(
 def _check_settings(negatives: Sequence[Negatives], batch_users: int) -> None:
     unknown = [kind for kind in negatives if kind not in NEGATIVES]
     if unknown or not negatives or len(set(negatives)) != len(negatives):
-        raise ConfigError(
-            f"negatives must be one or more of {', '.join(NEGATIVES)}, each once, got {list(negatives)}"
-        )
+        raise ConfigError(f"negatives must be one or more of {', '.join(NEGATIVES)}, each once, got {list(negatives)}")
     if batch_users < 1:
         raise ConfigError(f"batch_users must be at least 1, got {batch_users}")
 
@@ -212,7 +211,7 @@ def _score(
     return scores
 
 
-def _join(parts: Sequence[_Ranked]) -> _Ranked:
+def _join(parts: Sequence[_OfBatch]) -> _Ranked:
     return np.concatenate([rank for rank, _ in parts]), np.concatenate([ranked for _, ranked in parts])
 
 

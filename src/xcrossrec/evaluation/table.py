@@ -82,6 +82,8 @@ def _mean_with_interval(metrics: Mapping[str, Any], name: str) -> str:
 
 def _without_seen_note(summary: Mapping[str, Any]) -> str:
     part = summary["without_seen"]
+    if not part["users"]:
+        return f"{summary['scorer']}: every user was seen in a source"
     means = (f"{kind} mrr {of_kind['mrr']:.3f}" for kind, of_kind in part["metrics"].items())
     return f"{summary['scorer']}, only the {part['users']} users unseen in a source: {', '.join(means)}"
 
@@ -96,9 +98,7 @@ def _comparison_rows(metrics: Mapping[str, Any], suffix: str) -> list[list[str]]
     return rows
 
 
-def _render(
-    header: Sequence[str], rows: Sequence[Sequence[str]], style: TableStyle, *, text_columns: int
-) -> list[str]:
+def _render(header: Sequence[str], rows: Sequence[Sequence[str]], style: TableStyle, *, text_columns: int) -> list[str]:
     """Align cells to their column: the first ``text_columns`` to the left, numbers to the right."""
     if style not in ("text", "markdown"):
         raise ConfigError(f"a table's style must be text or markdown, got {style!r}")
@@ -109,10 +109,7 @@ def _render(
     if style == "text":
         ruled = [lines[0], ["-" * width for width in widths], *lines[1:]]
         return ["  ".join(row).rstrip() for row in ruled]
-    rule = [
-        "-" * width if column < text_columns else "-" * (width - 1) + ":"
-        for column, width in enumerate(widths)
-    ]
+    rule = ["-" * width if column < text_columns else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
     return [f"| {' | '.join(row)} |" for row in (lines[0], rule, *lines[1:])]
 
 

@@ -57,9 +57,7 @@ def bootstrap_interval(
         raise ConfigError(f"level must lie between 0 and 1, got {level}: use 0.95 for a 95% interval")
     _check_draws("resamples", resamples)
     size = values.size
-    means = [
-        values[rng.integers(0, size, size=(count, size))].mean(axis=1) for count in _chunks(resamples, size)
-    ]
+    means = [values[rng.integers(0, size, size=(count, size))].mean(axis=1) for count in _chunks(resamples, size)]
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(np.concatenate(means), [tail, 1.0 - tail])
     return float(low), float(high)
@@ -98,7 +96,7 @@ def sign_flip_p_value(
 
 def paired_comparison(
     a: Float[np.ndarray, " user"],
-    b: Float[np.ndarray, " user"],
+    b: Float[np.ndarray, " other"],
     *,
     level: float = 0.95,
     resamples: int = 2000,

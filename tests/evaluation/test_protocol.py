@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from tests.contracts.scorer import interactions
+
+from xcrossrec.baselines.popularity import Popularity
+from xcrossrec.data.candidates import candidates_file, draw_candidates
+from xcrossrec.data.domain import Domain
+from xcrossrec.evaluation import Evaluation, evaluate
+from xcrossrec.exceptions import ConfigError, DataError, ModelError
+
+N_ITEMS = 45
+
+
+class Hashed:
+    """Scores that look random, depend on history and item, and tie now and then."""
+
+    name = "hashed"
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, bool]] = []
+
+    def score(self, histories, candidates=None):  # type: ignore[no-untyped-def]
+        self.calls.append((len(histories), candidates is None))
+        sums = np.array([sum(history) for history in histories])[:, None]
+        items = np.arange(N_ITEMS)[None, :] if candidates is None else candidates
+        return ((sums * 31 + items * 17) % 23).astype(np.float32)
+
+
+class Answers(Hashed):
+    """Returns whatever it was given."""
+
+    def __init__(self, answer: np.ndarray) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def score(self, histories, candidates=None):  # type: ignore[no-untyped-def]
+        return self.answer
+
+
+def _domain(**manifest: object) -> Domain:
+    rng = np.random.default_rng(0)
+    items = pl.DataFrame(
+        {"item_id": [f"i{row}" for row in range(N_ITEMS)], "title": [f"tool {row}" for row in range(N_ITEMS)]}
+    )
+    every = {f"t{n}": tuple(rng.permutation(N_ITEMS)[:7].tolist()) for n in range(30)}
+    some = {f"v{n}": tuple(rng.permutation(N_ITEMS)[: 2 + n % 4].tolist()) for n in range(11)}
+    some["v11"] = (4, 5, 4)  # the target occurs in the history
+    some["v12"] = (4,)  # no history: left out
+    return Domain("tools", items, {"train": interactions(every), "validation": interactions(some)}, manifest)
+
+
+def _rank(scorer: Hashed, history: tuple[int, ...], candidates: list[int]) -> int:
+    """Slow reference: one user, one item at a time; the first candidate is the positive."""
+    scores = [float(scorer.score([history], np.array([[row]]))[0, 0]) for row in candidates]
+    return 1 + sum(score >= scores[0] for score in scores[1:])
+
+
+def test_every_kind_equals_the_loop_reference() -> None:
+    domain, scorer = _domain(), Hashed()
+    result = evaluate(scorer, domain, "validation", seed=3)
+    sequences = domain.sequences("validation")
+    for kind in ("uniform", "popularity"):
+        drawn = draw_candidates(domain, "validation", kind, seed=3)
+        expected = [_rank(scorer, rows[:-1], list(drawn.rows[user])) for user, rows in enumerate(sequences.rows)]
+        assert result.of(kind)["rank"].to_list() == expected
+        assert set(result.of(kind)["candidates"]) == {30}
+    others = [[row for row in range(N_ITEMS) if row not in rows] for rows in sequences.rows]
+    expected = [_rank(scorer, rows[:-1], [rows[-1], *rest]) for rows, rest in zip(sequences.rows, others, strict=True)]
+    assert result.of("full")["rank"].to_list() == expected
+    assert result.of("full")["candidates"].to_list() == [1 + len(rest) for rest in others]
+
+
+def test_results_have_one_row_a_user_and_kind() -> None:
+    result = evaluate(Hashed(), _domain(), "validation")
+    assert result.frame.height == 3 * 12
+    assert result.negatives == ("uniform", "popularity", "full")
+    assert "v12" not in result.frame["user_id"].to_list()
+    assert result.frame["seen_in_source"].null_count() == result.frame.height
+
+
+@pytest.mark.parametrize("batch_users", [1, 5, 12, 100])
+def test_batch_size_changes_nothing(batch_users: int) -> None:
+    expected = evaluate(Hashed(), _domain(), "validation").frame
+    assert evaluate(Hashed(), _domain(), "validation", batch_users=batch_users).frame.equals(expected)
+
+
+def test_sampled_kinds_alone_rank_as_they_do_beside_full() -> None:
+    beside = evaluate(Hashed(), _domain(), "validation")
+    alone = evaluate(Hashed(), _domain(), "validation", negatives=("popularity", "uniform"))
+    for kind in ("uniform", "popularity"):
+        assert alone.of(kind).equals(beside.of(kind))
+
+
+def test_each_batch_is_scored_once() -> None:
+    scorer = Hashed()
+    evaluate(scorer, _domain(), "validation", batch_users=8)
+    assert scorer.calls == [(8, True), (4, True)]
+    scorer = Hashed()
+    evaluate(scorer, _domain(), "validation", batch_users=8, negatives=("uniform", "popularity"))
+    assert scorer.calls == [(8, False), (4, False)]
+
+
+def test_progress_is_told_after_each_batch() -> None:
+    told: list[tuple[int, int]] = []
+    evaluate(Hashed(), _domain(), "validation", batch_users=5, progress=lambda done, of: told.append((done, of)))
+    assert told == [(5, 12), (10, 12), (12, 12)]
+
+
+def test_seen_users_are_marked() -> None:
+    result = evaluate(Hashed(), _domain(), "validation", seen_users={"v1", "v3", "elsewhere"})
+    for kind in result.negatives:
+        seen = result.of(kind).filter(pl.col("seen_in_source"))["user_id"].to_list()
+        assert seen == ["v1", "v3"]
+    assert result.frame["seen_in_source"].null_count() == 0
+
+
+def test_information_names_what_was_measured() -> None:
+    domain = _domain(simulated=True)
+    info = evaluate(Hashed(), domain, "validation", seed=9).info
+    assert (info.scorer, info.domain, info.split, info.seed) == ("hashed", "tools", "validation", 9)
+    assert info.fingerprint == domain.fingerprint
+    assert info.simulated
+    assert info.wall_s > 0
+
+
+def test_candidates_are_kept_and_shared(tmp_path: Path) -> None:
+    first = evaluate(Hashed(), _domain(), "validation", directory=tmp_path)
+    file = candidates_file(tmp_path, "validation", "uniform", seed=0)
+    written = file.read_bytes()
+    second = evaluate(Hashed(), _domain(), "validation", directory=tmp_path)
+    assert second.frame.equals(first.frame)
+    assert file.read_bytes() == written
+    assert evaluate(Hashed(), _domain(), "validation").frame.equals(first.frame)
+
+
+def test_candidates_of_other_targets_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = draw_candidates(_domain(), "validation", "uniform", seed=0)
+    drawn.rows[:, 0] = 0
+    monkeypatch.setattr("xcrossrec.evaluation.protocol.candidates_for", lambda *_, **__: drawn)
+    with pytest.raises(DataError, match="'uniform' candidates are of other targets than the split's 12"):
+        evaluate(Hashed(), _domain(), "validation", negatives=("uniform",))
+
+
+@pytest.mark.parametrize("negatives", [(), ("uniform", "uniform"), ("hard",)])
+def test_odd_negatives_are_refused(negatives: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"negatives must be one or more of uniform, popularity, full"):
+        evaluate(Hashed(), _domain(), "validation", negatives=negatives)  # type: ignore[arg-type]
+
+
+def test_batch_of_no_users_is_refused() -> None:
+    with pytest.raises(ConfigError, match="batch_users must be at least 1, got 0"):
+        evaluate(Hashed(), _domain(), "validation", batch_users=0)
+
+
+def test_absent_split_is_refused() -> None:
+    with pytest.raises(DataError, match="no 'test' split, only train, validation"):
+        evaluate(Hashed(), _domain(), "test")
+
+
+def test_split_without_histories_is_refused() -> None:
+    domain = Domain("tools", _domain().items, {"validation": interactions({"v": (1,)})})
+    with pytest.raises(DataError, match="0 users with a history and a target in split 'validation'"):
+        evaluate(Hashed(), domain, "validation", negatives=("full",))
+
+
+def test_scores_of_another_shape_are_refused() -> None:
+    scorer = Answers(np.zeros((12, 7), dtype=np.float32))
+    with pytest.raises(ModelError, match=r"shape \(12, 7\), expected \(12, 45\): it must be bound"):
+        evaluate(scorer, _domain(), "validation")
+
+
+def test_scores_that_are_not_finite_are_refused() -> None:
+    answer = np.zeros((12, N_ITEMS), dtype=np.float32)
+    answer[2, 3:5] = np.nan
+    with pytest.raises(ModelError, match="'hashed' returned 2 scores that are not finite"):
+        evaluate(Answers(answer), _domain(), "validation")
+
+
+def test_constant_scores_rank_last() -> None:
+    result = evaluate(Answers(np.ones((12, N_ITEMS), dtype=np.float32)), _domain(), "validation")
+    assert (result.frame["rank"] == result.frame["candidates"]).all()
+
+
+def test_popularity_loses_to_popular_negatives() -> None:
+    """A count that the protocol's floors rest on: drawn by popularity, negatives are popular."""
+    domain = _domain()
+    result = evaluate(Popularity.fit(domain), domain, "validation")
+    assert isinstance(result, Evaluation)
+    assert result.of("popularity")["mrr"].mean() <= result.of("uniform")["mrr"].mean()  # type: ignore[operator]

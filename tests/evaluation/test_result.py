@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from tests.evaluation.results import INFO, result_of
+
+from xcrossrec.evaluation import Evaluation
+from xcrossrec.exceptions import DataError
+from xcrossrec.metrics.significance import bootstrap_interval
+
+RANKS = {"uniform": [1, 2, 4, 20], "popularity": [3, 3, 9, 30], "full": [11, 1, 500, 40]}
+
+
+def test_saved_results_load_as_they_were(tmp_path: Path) -> None:
+    result = result_of(RANKS, seen=[True, False, False, True])
+    result.save(tmp_path / "r.parquet")
+    loaded = Evaluation.load(tmp_path / "r.parquet")
+    assert loaded.frame.equals(result.frame)
+    assert loaded.info == result.info
+    assert loaded.summary() == result.summary()
+
+
+def test_saving_leaves_one_file_and_replaces_the_old(tmp_path: Path) -> None:
+    file = tmp_path / "r.parquet"
+    file.write_text("old")
+    result_of(RANKS).save(file)
+    assert [path.name for path in tmp_path.iterdir()] == ["r.parquet"]
+    assert Evaluation.load(file).frame.height == 12
+
+
+def test_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "r.parquet"
+    result_of({"full": [1]}).save(file)
+    before = file.read_bytes()
+
+    def interrupted(self: pl.DataFrame, path: Path, **_: object) -> None:
+        path.write_bytes(b"PAR1 half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        result_of(RANKS).save(file)
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["r.parquet"]
+
+
+def test_saving_into_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot write results to .*absent/r\.parquet"):
+        result_of(RANKS).save(tmp_path / "absent" / "r.parquet")
+
+
+def test_missing_results_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no results file at .*r\.parquet: make one with"):
+        Evaluation.load(tmp_path / "r.parquet")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 300])
+def test_truncated_results_file_is_refused(tmp_path: Path, keep: int) -> None:
+    file = tmp_path / "r.parquet"
+    result_of(RANKS).save(file)
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(DataError, match=r"r\.parquet is not a readable Parquet file"):
+        Evaluation.load(file)
+
+
+def test_foreign_parquet_is_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "r.parquet")
+    with pytest.raises(DataError, match="not a results file, it lacks the 'xcrossrec' metadata"):
+        Evaluation.load(tmp_path / "r.parquet")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "match"),
+    [
+        ("{", "damaged 'xcrossrec' metadata"),
+        ("[]", "damaged 'xcrossrec' metadata"),
+        ('{"seed": 1}', "damaged 'xcrossrec' metadata"),
+        ('{"format": 99}', "results format 99, this version reads 1"),
+        ('{"format": 1, "seed": 1, "odd": 2}', "missing or unknown metadata domain, .*odd"),
+    ],
+)
+def test_odd_metadata_are_refused(tmp_path: Path, metadata: str, match: str) -> None:
+    result_of(RANKS).frame.write_parquet(tmp_path / "r.parquet", metadata={"xcrossrec": metadata})
+    with pytest.raises(DataError, match=match):
+        Evaluation.load(tmp_path / "r.parquet")
+
+
+def test_missing_column_is_refused(tmp_path: Path) -> None:
+    whole = result_of(RANKS)
+    Evaluation(whole.frame.drop("rank"), whole.info).save(tmp_path / "r.parquet")
+    with pytest.raises(DataError, match=r"holds the columns user_id, negatives, candidates, hit@1.*expected"):
+        Evaluation.load(tmp_path / "r.parquet")
+
+
+def test_kind_that_was_not_measured_is_refused() -> None:
+    with pytest.raises(DataError, match="'tfidf' hold no 'full' negatives, only uniform"):
+        result_of({"uniform": [1, 2]}).of("full")
+
+
+def test_summary_has_the_form_of_the_command_line() -> None:
+    summary = json.loads(json.dumps(result_of(RANKS).summary()))
+    assert summary["users"] == 4
+    assert summary["seed"] == 4
+    assert list(summary["metrics"]) == ["uniform", "popularity", "full"]
+    for metrics in summary["metrics"].values():
+        assert list(metrics) == ["hit@1", "hit@10", "mrr", "ndcg@10", "ci"]
+        assert all(low <= metrics[name] <= high for name, (low, high) in metrics["ci"].items())
+    assert (summary["scorer"], summary["domain"], summary["split"]) == ("tfidf", "tools", "validation")
+    assert "without_seen" not in summary
+
+
+def test_summary_means_and_intervals_are_those_of_the_users() -> None:
+    metrics = result_of(RANKS).summary()["metrics"]["uniform"]
+    assert metrics["hit@1"] == 0.25
+    assert metrics["hit@10"] == 0.75
+    reciprocal = 1 / np.array([1, 2, 4, 20])
+    assert metrics["mrr"] == pytest.approx(reciprocal.mean())
+    expected = bootstrap_interval(reciprocal, rng=np.random.default_rng(INFO.seed))
+    assert metrics["ci"]["mrr"] == list(expected)
+
+
+def test_summary_without_seen_users_is_of_the_others() -> None:
+    summary = result_of({"uniform": [1, 2, 4, 20]}, seen=[True, False, False, True]).summary()
+    assert summary["without_seen"]["users"] == 2
+    assert summary["without_seen"]["metrics"]["uniform"]["mrr"] == pytest.approx((1 / 2 + 1 / 4) / 2)
+    assert summary["metrics"]["uniform"]["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 4 + 1 / 20) / 4)
+
+
+def test_summary_where_all_users_are_seen_has_no_metrics_without_them() -> None:
+    summary = result_of({"uniform": [1, 2]}, seen=[True, True]).summary()
+    assert summary["without_seen"] == {"users": 0, "metrics": {}}
+
+
+def test_high_hit_at_1_sets_off_the_leak_alarm() -> None:
+    result = result_of({"uniform": [1] * 8 + [5] * 2, "popularity": [1] * 7 + [5] * 3})
+    assert result.summary()["warnings"] == [
+        "possible leak: hit@1 is 0.800 with uniform negatives, above 0.7: "
+        "check that targets are in no history or training set"
+    ]
