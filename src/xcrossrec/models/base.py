@@ -51,9 +51,11 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
     location = _locate(name)
     try:
         with _quiet_progress():
-            config = AutoConfig.from_pretrained(location)
-            backbone = AutoModel.from_pretrained(location, config=config, use_safetensors=True, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(location)
+            config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+            backbone = AutoModel.from_pretrained(
+                location, config=config, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except Exception as error:
         # Whatever the cause inside transformers (network, missing or broken file), the user needs one sentence.
         raise ModelError(

@@ -30,6 +30,7 @@ from xcrossrec.types import HistoryPooling, Scoring
 FORMAT_VERSION = 1
 Model: TypeAlias = SentenceTransformer | CrossEncoder
 
+_MODULE_KEYS = {"name", "path", "type"}
 _OWN_CLASSES: tuple[type[nn.Module], ...] = (IntegratedEncoder, SourceEncoder, HistoryMatcher, PairHead)
 _BORROWED_CLASSES: tuple[type[nn.Module], ...] = (Pooling, Normalize)
 
@@ -138,7 +139,11 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
             path.replace(old)
-            temporary.replace(path)
+            try:
+                temporary.replace(path)
+            except BaseException:
+                old.replace(path)
+                raise
             shutil.rmtree(old)
         else:
             temporary.replace(path)
@@ -164,6 +169,8 @@ def read_bundle_manifest(path: Path | str) -> dict[str, Any]:
             f"{folder} has format version {version!r}, this release reads {FORMAT_VERSION}: install the release "
             f"that made it ({manifest.get('xcrossrec_version')!r})"
         )
+    if lost := [key for key in ("scoring", "base", "files") if key not in manifest]:
+        raise BundleError(f"the manifest of {folder} has no {lost[0]!r}: it is damaged, copy or train the model again")
     return manifest
 
 
@@ -208,6 +215,8 @@ def _module_list(folder: Path) -> list[dict[str, str]]:
         raise BundleError(
             f"{folder / 'modules.json'} cannot be read ({error}): copy or train the model again"
         ) from error
+    if not isinstance(entries, list) or not all(isinstance(e, dict) and _MODULE_KEYS <= set(e) for e in entries):
+        raise BundleError(f"{folder / 'modules.json'} is no list of modules: copy or train the model again")
     for entry in entries:
         place = PurePosixPath(entry["path"])
         if place.is_absolute() or ".." in place.parts:
@@ -234,7 +243,7 @@ def _file_digests(folder: Path) -> dict[str, str]:
 
 
 def _verify_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    for name, digest in manifest.get("files", {}).items():
+    for name, digest in manifest["files"].items():
         path = folder / name
         if not path.exists():
             raise BundleError(f"{folder} lacks {name}, which its manifest lists: copy or train the model again")
