@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,3 +79,17 @@ def test_the_embedded_base_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_model_without_known_layers() -> None:
     with pytest.raises(ModelError, match="Linear has no list of layers that xcrossrec knows"):
         encoder_layers(nn.Linear(2, 2))
+
+
+def test_code_in_a_base_folder_is_not_run(base_of: Callable[[str], Path], tmp_path: Path) -> None:
+    for file in base_of("bert").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    marker = tmp_path / "executed"
+    (tmp_path / "evil.py").write_text(f"open({str(marker)!r}, 'w').close()", encoding="utf-8")
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    own = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model", "AutoTokenizer": ["evil.Tokenizer", None]}
+    config |= {"model_type": "evil", "auto_map": own}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_base(str(tmp_path))
+    assert not marker.exists()
