@@ -157,9 +157,14 @@ def test_a_catalogue_is_a_domain_a_table_or_a_folder(late: Recommender, tiny_dom
     assert late.index(tmp_path / "domain").recommend(["i0"]) == expected
     assert late.index(str(tmp_path / "domain")).recommend(["i0"]) == expected
     assert late.index(tiny_domain.items).recommend(["i0"]) == expected
-    kept = Domain("kept", tiny_domain.items.with_columns(title=pl.lit("")), {})
-    with pytest.raises(DataError, match=r"6 items of the catalogue 'kept' have no title \(first: 'i0'\)"):
-        late.index(kept)
+
+
+def test_a_domain_with_empty_titles_is_taken_without_them(late: Recommender, tiny_domain: Domain) -> None:
+    blank = pl.when(pl.col("item_id") == "i1").then(pl.lit(" ")).otherwise("title").alias("title")
+    late.index(Domain("kept", tiny_domain.items.with_columns(blank), {}))
+    assert {r.item_id for r in late.recommend(["i0"])} == {"i2", "i3", "i4", "i5"}
+    with pytest.raises(DataError, match="no item of the catalogue 'kept' has a title"):
+        late.index(Domain("kept", tiny_domain.items.with_columns(title=pl.lit("")), {}))
 
 
 def test_equal_scores_keep_the_catalogues_order(late: Recommender) -> None:

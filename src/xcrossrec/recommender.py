@@ -129,7 +129,8 @@ class Recommender:
             itself, so that calls chain.
 
         Raises:
-            DataError: no catalogue there, a missing column, no items, an id twice, an empty or missing title.
+            DataError: no catalogue there, a missing column, no items, an id twice, or a table with an empty or
+                missing title. A domain that was imported with empty titles is taken without those items.
         """
         domain = _as_domain(catalog)
         self._scorer = build_scorer(self.model, domain.titles)
@@ -353,13 +354,10 @@ def _as_domain(catalog: Domain | pl.DataFrame | Path | str) -> Domain:
     if domain.items[ITEM].is_duplicated().any():
         twice = domain.items.filter(pl.col(ITEM).is_duplicated())[ITEM][0]
         raise DataError(f"the catalogue has the item id {twice!r} twice: keep one row an item")
-    if empty := [row for row, title in enumerate(domain.titles) if not clean_title(title)]:
-        first = domain.items[ITEM][empty[0]]
-        raise DataError(
-            f"{len(empty)} items of the catalogue {domain.name!r} have no title (first: {first!r}), and a language "
-            "model reads titles: drop them, or give them one"
-        )
-    return domain
+    titled = domain.items.filter(pl.col(TITLE).str.strip_chars() != "")
+    if titled.is_empty():
+        raise DataError(f"no item of the catalogue {domain.name!r} has a title, and a language model reads titles")
+    return domain if titled.height == domain.items.height else Domain(domain.name, titled, {})
 
 
 def _items(frame: pl.DataFrame) -> pl.DataFrame:

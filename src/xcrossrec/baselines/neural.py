@@ -31,11 +31,16 @@ from xcrossrec.types import HistoryPooling, Split
 BASELINES: tuple[str, ...] = ("popularity", "tfidf", "itemknn", "untrained")
 """What may follow ``baseline:``."""
 
+UNTITLED = "untitled item"
+"""What a language model reads of an item without a title."""
+
 _PREFIX = "baseline:"
 
 
 class ModelScorer:
-    """A trained or untrained model bound to a catalogue; an empty history scores every item 0.
+    """A trained or untrained model bound to a catalogue.
+
+    An empty history scores every item 0; an empty title is read as :data:`UNTITLED`.
 
     Args:
         model: from :mod:`xcrossrec.models.bundle`.
@@ -45,7 +50,7 @@ class ModelScorer:
 
     def __init__(self, model: Model, titles: Sequence[str], *, name: str) -> None:
         self.model = model
-        self.inner = build_scorer(model, titles, name=name)
+        self.inner = build_scorer(model, readable(titles), name=name)
         self._name = name
         self._n_items = len(titles)
 
@@ -77,6 +82,11 @@ class ModelScorer:
             chosen = None if candidates is None else candidates[filled]
             scores[filled] = self.inner.score([histories[user] for user in filled], chosen)
         return scores
+
+
+def readable(titles: Sequence[str]) -> list[str]:
+    """Put :data:`UNTITLED` where a title is empty: language models cannot read nothing."""
+    return [title if title.strip() else UNTITLED for title in titles]
 
 
 class MeanScorer:
@@ -136,10 +146,18 @@ class Subject:
 
     @property
     def cut(self) -> CutReport:
-        """How much history did not fit the models so far; the largest of several."""
+        """How much text did not fit the models so far; the largest of several."""
+        return max((m.cut for m in self._models), key=lambda report: report.prompts, default=CutReport())
+
+    @property
+    def pair(self) -> bool:
+        """Whether every candidate costs an encoder pass."""
+        return any(bundle.scoring_of(model.model) == "pair" for model in self._models)
+
+    @property
+    def _models(self) -> list[ModelScorer]:
         scorers = self.scorer.scorers if isinstance(self.scorer, MeanScorer) else (self.scorer,)
-        reports = [scorer.cut for scorer in scorers if isinstance(scorer, ModelScorer)]
-        return max(reports, key=lambda report: report.prompts, default=CutReport())
+        return [scorer for scorer in scorers if isinstance(scorer, ModelScorer)]
 
 
 def untrained(

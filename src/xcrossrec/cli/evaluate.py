@@ -1,0 +1,154 @@
+"""Commands that measure: evaluate, compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xcrossrec.cli.console import (
+    DomainDir,
+    Json,
+    counter,
+    first_writable,
+    log,
+    parse_negatives,
+    prepare,
+    print_json,
+    progress_to_stderr,
+    read_titled,
+    report_cut,
+)
+from xcrossrec.types import HistoryPooling, Negatives, Split
+
+if TYPE_CHECKING:
+    from xcrossrec.baselines.neural import Subject
+    from xcrossrec.data import Domain
+    from xcrossrec.evaluation import Evaluation
+
+LARGE_FOR_PAIR = 2000
+"""Catalogue above which a `pair` model is not asked for ``full`` unless the user says so."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command("evaluate")(evaluate)
+    app.command("compare")(compare)
+
+
+def evaluate(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL_OR_BASELINE",
+            help="A bundle, an adapter, adapters joined by + (mean of their scores), or baseline:popularity, "
+            "baseline:tfidf, baseline:itemknn, baseline:untrained.",
+        ),
+    ],
+    directory: DomainDir,
+    split: Annotated[Split, typer.Option(help="Whose users are ranked.")] = "validation",
+    negatives: Annotated[
+        str | None,
+        typer.Option(help="One or more of uniform,popularity,full.  [default: all three]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the candidates and intervals.")] = 0,
+    pooling: Annotated[HistoryPooling, typer.Option(help="How baseline:untrained pools the history.")] = "late",
+    base: Annotated[str | None, typer.Option(help="Base of baseline:untrained.  [default: embedded MiniLM]")] = None,
+    name: Annotated[str | None, typer.Option(help="What results call it.  [default: the folder's name]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write per-user results to this Parquet file.")] = None,
+    batch_users: Annotated[int, typer.Option(min=1, help="Users scored at a time.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Rank every user's last item and print the metrics with 95% intervals.
+
+    The candidates are drawn once by seed and kept in DIR/candidates, so that every method ranks the same ones.
+
+    \b
+      xcrossrec evaluate model toys --split validation --out model.parquet
+      xcrossrec evaluate electronics+sports toys --negatives popularity --json
+    """
+    prepare("train")
+    from xcrossrec.baselines.neural import scorer_for
+    from xcrossrec.evaluation import summary_table
+    from xcrossrec.models.base import DEFAULT_BASE
+
+    _refuse_no_folder(out)
+    domain = read_titled(directory)
+    with progress_to_stderr():
+        found = scorer_for(subject, domain, base=base or DEFAULT_BASE, pooling=pooling, name=name)
+        kinds = parse_negatives(negatives) if negatives is not None else _default_negatives(found, domain)
+        result = measure(found, domain, split, kinds, seed=seed, directory=directory, batch_users=batch_users)
+    if out is not None:
+        result.save(out)
+        log.info(f"per-user results: {out}")
+    summary = result.summary()
+    if as_json:
+        print_json(summary)
+    else:
+        typer.echo(summary_table([summary]))
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RESULT", help="Per-user results (evaluate --out).")],
+    second: Annotated[Path, typer.Argument(metavar="RESULT", help="The other method's, on the same users.")],
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap samples of an interval.")] = 2000,
+    as_json: Json = False,
+) -> None:
+    """Compare two results user by user: difference (first minus second), 95% interval, p-value."""
+    from xcrossrec.evaluation import Evaluation, comparison_table
+    from xcrossrec.evaluation import compare as compare_results
+
+    found = compare_results(Evaluation.load(first), Evaluation.load(second), resamples=resamples)
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(comparison_table(found))
+
+
+def measure(
+    subject: Subject,
+    domain: Domain,
+    split: Split,
+    negatives: tuple[Negatives, ...],
+    *,
+    seed: int,
+    directory: Path,
+    batch_users: int = 256,
+) -> Evaluation:
+    """Evaluate a scorer as the command does: kept candidates, users seen by sources, what was cut."""
+    from xcrossrec.evaluation import evaluate as evaluate_scorer
+
+    result = evaluate_scorer(
+        subject.scorer,
+        domain,
+        split,
+        negatives=negatives,
+        seed=seed,
+        directory=first_writable(directory),
+        seen_users=subject.seen_users(domain, split),
+        batch_users=batch_users,
+        progress=counter(f"{subject.scorer.name} on {domain.name}, users"),
+    )
+    cut = subject.cut
+    report_cut(cut.prompts, cut.items, cut.titles, None)
+    return result
+
+
+def _default_negatives(subject: Subject, domain: Domain) -> tuple[Negatives, ...]:
+    """All three; a `pair` model does not rank a large catalogue unasked."""
+    if subject.pair and domain.items.height > LARGE_FOR_PAIR:
+        log.info(
+            f"a pair model encodes every candidate with the history, so the full catalogue of {domain.items.height} "
+            "items is left out: ask for it with --negatives uniform,popularity,full"
+        )
+        return ("uniform", "popularity")
+    return ("uniform", "popularity", "full")
+
+
+def _refuse_no_folder(out: Path | None) -> None:
+    """Stop before the work, not after it."""
+    from xcrossrec.exceptions import DataError
+
+    if out is not None and not out.resolve().parent.is_dir():
+        raise DataError(f"cannot write results to {out}: the folder {out.resolve().parent} does not exist, make it")

@@ -1,0 +1,138 @@
+"""The command that says what a model folder holds."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xcrossrec.cli.console import Json, prepare, print_json, progress_to_stderr, table
+
+if TYPE_CHECKING:
+    from xcrossrec.models.adapters import Adapter
+    from xcrossrec.models.bundle import Model
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("inspect")(inspect)
+
+
+def inspect(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bundle or an adapter.")],
+    as_json: Json = False,
+) -> None:
+    """Show base, adapters, parameters by part (counted from the live modules), digests and data fingerprint.
+
+    Every file is checked against its digest, the base against its weights' digest.
+    """
+    prepare("train")
+    from xcrossrec.models import bundle
+
+    with progress_to_stderr():
+        manifest = bundle.read_bundle_manifest(model)
+        found = describe(model, bundle.load(model), manifest)
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(as_text(found))
+
+
+def describe(path: Path, model: Model, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Collect what is known of a model; parameters are counted, the rest comes from the verified folder."""
+    domain = manifest.get("domain") or {}
+    return {
+        "path": str(path),
+        "kind": manifest.get("kind"),
+        "scoring": manifest.get("scoring"),
+        "pooling": manifest.get("pooling"),
+        "base": manifest.get("base"),
+        "adapters": _adapters(model, manifest, path),
+        "integration": manifest.get("integration"),
+        "parameters": _parameters(model),
+        "max_tokens": model[0].max_tokens,
+        "prompt_version": manifest.get("prompt_version"),
+        "domain": domain,
+        "fingerprint": domain.get("fingerprint"),
+        "training": manifest.get("training"),
+        "metrics": manifest.get("metrics"),
+        "digests": manifest.get("files", {}),
+        "xcrossrec_version": manifest.get("xcrossrec_version"),
+        "created": manifest.get("created"),
+    }
+
+
+def _parameters(model: Model) -> dict[str, Any]:
+    from xcrossrec.models.encoder import IntegratedEncoder
+    from xcrossrec.training.target import count_parameters
+
+    if isinstance(model[0], IntegratedEncoder):
+        return count_parameters(model)
+    lora = sum(p.numel() for name, p in model[0].named_parameters() if "lora_" in name)
+    whole = sum(p.numel() for p in model[0].parameters())
+    head = sum(p.numel() for module in list(model)[1:] for p in module.parameters())
+    return {"integrators": 0, "lora_per_source": lora, "share": 0.0, "head": head, "base": whole - lora}
+
+
+def _adapters(model: Model, manifest: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    from xcrossrec.models.adapters import ADAPTER_CONFIG, read_adapter
+    from xcrossrec.models.base import load_base
+    from xcrossrec.models.encoder import IntegratedEncoder
+
+    if isinstance(model[0], IntegratedEncoder):
+        trained = {record["name"]: record for record in manifest.get("sources", [])}
+        return [_adapter(adapter, trained.get(adapter.name, {})) for adapter in model[0].adapters]
+    if not (path / ADAPTER_CONFIG).exists():
+        return []
+    own = read_adapter(path, load_base(model[0].base_name))
+    return [_adapter(own, {"domain": manifest.get("domain"), "training": manifest.get("training")})]
+
+
+def _adapter(adapter: Adapter, record: dict[str, Any]) -> dict[str, Any]:
+    from xcrossrec.models.adapters import ADAPTER_WEIGHTS
+
+    return {
+        "name": adapter.name,
+        "rank": adapter.config.r,
+        "alpha": adapter.config.lora_alpha,
+        "target_modules": sorted(adapter.config.target_modules or ()),
+        "parameters": adapter.parameters,
+        "digest": hashlib.sha256((adapter.path / ADAPTER_WEIGHTS).read_bytes()).hexdigest(),
+        "domain": record.get("domain"),
+        "training": record.get("training"),
+    }
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """Set a description out for reading."""
+    base, parameters = found["base"], found["parameters"]
+    simulated = " (simulated users)" if found["domain"].get("simulated") else ""
+    lines = [
+        f"{found['path']}: {found['kind']}, {found['scoring']} scoring, {found['pooling']} history",
+        f"base         {base['name']}  weights {base['digest'][:16]}",
+        f"domain       {found['domain'].get('name')}{simulated}  fingerprint {str(found['fingerprint'])[:16]}",
+        f"prompts      version {found['prompt_version']}, at most {found['max_tokens']} tokens",
+        f"made         {found['created']} by xcrossrec {found['xcrossrec_version']}, {len(found['digests'])} files "
+        "match their digests",
+    ]
+    if found["integration"]:
+        lines.append("integration  " + ", ".join(f"{key} {value}" for key, value in found["integration"].items()))
+    rows = [["adapter", "rank", "on", "parameters", "digest"]]
+    for each in found["adapters"]:
+        on = ",".join(each["target_modules"])
+        rows.append([each["name"], str(each["rank"]), on, f"{each['parameters']:,}", each["digest"][:16]])
+    parts = [["parameters", ""], *([name, _number(value)] for name, value in parameters.items())]
+    lines += ["", table(rows), "", table(parts)]
+    if metrics := found["metrics"]:
+        lines += ["", f"training     {metrics['users']} users, {metrics['epochs']:g} epochs, {metrics['wall_s']:.0f} s"]
+    return "\n".join(lines)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.1%}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {count:,}" for name, count in value.items())
+    return f"{value:,}"

@@ -1,0 +1,252 @@
+"""Commands that train: a source, the integration into a target, and the rival LoRA on the target."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xcrossrec.cli.console import (
+    DomainDir,
+    Json,
+    Overwrite,
+    logs_beside,
+    prepare,
+    print_json,
+    progress_to_stderr,
+    read_titled,
+    shows_progress,
+)
+from xcrossrec.config import TrainingConfig, source_config, target_config
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.types import HistoryPooling, Scoring
+
+if TYPE_CHECKING:
+    from xcrossrec.training.loop import TrainingReport
+
+Out = Annotated[Path, typer.Option(help="Folder to write.")]
+Budget = Annotated[int | None, typer.Option(min=1, help="Train on so many users, drawn by seed.  [default: all]")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the users, at most.")]
+LearningRate = Annotated[float | None, typer.Option(help="AdamW's learning rate.")]
+BatchUsers = Annotated[int | None, typer.Option(min=1, help="Users a step.")]
+Config = Annotated[Path | None, typer.Option(help="TOML file of training settings; options override it.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of every draw.  [default: 0]")]
+Pooling = Annotated[HistoryPooling, typer.Option(help="History as one vector (prompt) or item by item (late).")]
+ScoringOption = Annotated[Scoring, typer.Option(help="History and item encoded apart (dual) or in one text (pair).")]
+MaxTokens = Annotated[int | None, typer.Option(min=8, help="Longest text.  [default: the model's, at most 256]")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same settings.")]
+Rank = Annotated[int, typer.Option(min=1, help="LoRA's r, on query and value.")]
+BaseOption = Annotated[str | None, typer.Option(help="Folder, hub name, or nothing for the embedded MiniLM.")]
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train sources, the integration, and rivals.")
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    parent.add_typer(app, name="train")
+
+
+@app.command()
+def source(
+    directory: DomainDir,
+    out: Out,
+    base: BaseOption = None,
+    rank: Rank = 8,
+    scoring: ScoringOption = "dual",
+    pooling: Pooling = "late",
+    budget: Budget = None,
+    epochs: Epochs = None,
+    learning_rate: LearningRate = None,
+    batch_users: BatchUsers = None,
+    max_tokens: MaxTokens = None,
+    config: Config = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune one LoRA adapter on an established domain.
+
+    \b
+      xcrossrec train source data/electronics --out adapters/electronics --budget 4000
+    """
+    prepare("train")
+    from xcrossrec.models.base import DEFAULT_BASE
+    from xcrossrec.training.source import train_source
+
+    changes = _changes(config, epochs, learning_rate, batch_users, seed)
+    settings = source_config(**changes)
+    domain = read_titled(directory)
+    with progress_to_stderr(), logs_beside(out):
+        report = train_source(
+            domain,
+            out,
+            config=settings,
+            base=base or DEFAULT_BASE,
+            budget=budget,
+            rank=rank,
+            scoring=scoring,
+            pooling=pooling,
+            max_tokens=max_tokens,
+            resume=resume,
+            overwrite=overwrite,
+            show_progress=shows_progress(),
+        )
+    _print(out, report, as_json=as_json)
+
+
+@app.command()
+def target(
+    directory: DomainDir,
+    sources: Annotated[list[Path], typer.Option("--source", help="A source's adapter folder; give it at least twice.")],
+    out: Out,
+    integrator: Annotated[str, typer.Option(help="paper, or pairwise (pair-factored).")] = "paper",
+    scoring: ScoringOption = "dual",
+    pooling: Pooling = "late",
+    base: BaseOption = None,
+    beta: Annotated[float, typer.Option(help="Strength of what a stream takes from another.")] = 1.0,
+    gamma: Annotated[float, typer.Option(help="Strength of the contrast term (paper).")] = 1.0,
+    budget: Budget = None,
+    epochs: Epochs = None,
+    learning_rate: LearningRate = None,
+    batch_users: BatchUsers = None,
+    max_tokens: MaxTokens = None,
+    config: Config = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Integrate source adapters into a new domain: only integrators, stream weights and a small head train.
+
+    \b
+      xcrossrec train target data/toys --source adapters/electronics --source adapters/sports \\
+          --out models/toys --budget 1000
+    """
+    prepare("train")
+    from xcrossrec.training.target import train_target
+
+    settings = target_config(**_changes(config, epochs, learning_rate, batch_users, seed))
+    domain = read_titled(directory)
+    with progress_to_stderr(), logs_beside(out):
+        report = train_target(
+            domain,
+            sources,
+            out,
+            config=settings,
+            integrator=integrator,
+            beta=beta,
+            gamma=gamma,
+            base=base,
+            budget=budget,
+            scoring=scoring,
+            pooling=pooling,
+            max_tokens=max_tokens,
+            resume=resume,
+            overwrite=overwrite,
+            show_progress=shows_progress(),
+        )
+    _print(out, report, as_json=as_json)
+
+
+@app.command()
+def lora(
+    directory: DomainDir,
+    out: Out,
+    init: Annotated[
+        Path | None, typer.Option(help="Start from this adapter (its base, rank, scoring and pooling hold).")
+    ] = None,
+    base: BaseOption = None,
+    rank: Rank = 8,
+    scoring: ScoringOption = "dual",
+    pooling: Pooling = "late",
+    budget: Budget = None,
+    epochs: Epochs = None,
+    learning_rate: LearningRate = None,
+    batch_users: BatchUsers = None,
+    max_tokens: MaxTokens = None,
+    config: Config = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune LoRA on the target itself: the rival at the same budget, with as many epochs as `train target`.
+
+    \b
+      xcrossrec train lora data/toys --out models/toys-lora --budget 1000
+      xcrossrec train lora data/toys --init adapters/sports --out models/toys-warm --budget 1000
+    """
+    prepare("train")
+    from xcrossrec.models.base import DEFAULT_BASE
+    from xcrossrec.training.source import train_source
+
+    settings = lora_config(**_changes(config, epochs, learning_rate, batch_users, seed))
+    domain = read_titled(directory)
+    with progress_to_stderr(), logs_beside(out):
+        report = train_source(
+            domain,
+            out,
+            config=settings,
+            base=base or DEFAULT_BASE,
+            init=init,
+            budget=budget,
+            rank=rank,
+            scoring=scoring,
+            pooling=pooling,
+            max_tokens=max_tokens,
+            resume=resume,
+            overwrite=overwrite,
+            show_progress=shows_progress(),
+        )
+    _print(out, report, as_json=as_json)
+
+
+def lora_config(**changes: Any) -> TrainingConfig:
+    """Settings of the rival: a source's, but as many epochs as the integration gets, for a fair comparison."""
+    return source_config(**{"epochs": target_config().epochs, **changes})
+
+
+def _changes(
+    config: Path | None, epochs: int | None, learning_rate: float | None, batch_users: int | None, seed: int | None
+) -> dict[str, Any]:
+    """Collect what the user set, options over the file."""
+    options = {"epochs": epochs, "learning_rate": learning_rate, "batch_users": batch_users, "seed": seed}
+    given = {name: value for name, value in options.items() if value is not None}
+    return {**(_read_settings(config) if config else {}), **given}
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Read training settings from a TOML file; unknown keys are refused later, by name.
+
+    Raises:
+        ConfigError: no such file, not TOML, or a value of another type than the setting's.
+    """
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"settings {path} cannot be read ({error}): give a TOML file of training settings") from error
+    types: Mapping[str, type] = {field.name: type(field.default) for field in fields(TrainingConfig)}
+    for name, value in found.items():
+        expected = types.get(name, type(value))
+        if isinstance(value, bool) or not isinstance(value, (int, expected)):
+            raise ConfigError(f"{name} in {path} is {value!r}: expected {expected.__name__}")
+    return found
+
+
+def _print(out: Path, report: TrainingReport, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"path": str(out), **asdict(report)})
+        return
+    aside = f" ({report.holdout_users} set aside for early stopping)" if report.holdout_users else ""
+    typer.echo(
+        f"{out}: {report.trained_parameters:,} parameters trained on {report.users} users{aside}, "
+        f"{report.epochs:g} epochs, {report.wall_s:.0f} s"
+    )
+    if report.best_loss is not None:
+        before = f"{report.initial_loss:.4f} -> " if report.initial_loss is not None else ""
+        typer.echo(f"loss on the users set aside: {before}{report.best_loss:.4f}")

@@ -1,0 +1,182 @@
+"""Language models as scorers, and scorers by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from peft import PeftModel
+from tests.contracts.scorer import ScorerContract, contract_domain
+
+from xcrossrec.baselines.neural import BASELINES, MeanScorer, ModelScorer, Subject, scorer_for, trained, untrained
+from xcrossrec.baselines.popularity import Popularity
+from xcrossrec.data import Domain
+from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.models.base import load_base
+from xcrossrec.models.bundle import build_model
+from xcrossrec.models.encoder import SourceEncoder
+from xcrossrec.models.scorer import build_scorer
+from xcrossrec.scoring import Scorer
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
+
+HISTORIES = [[0, 1], [3], [2, 0, 5]]
+
+
+class _ModelContract(ScorerContract):
+    """One model after another; the contract's last item has no title."""
+
+    @pytest.fixture(scope="class")
+    def make(self, tiny_models: Any) -> Callable[[list[str]], Scorer]:
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    def scorer(self, make: Callable[[list[str]], Scorer]) -> Scorer:
+        return make(contract_domain().titles)
+
+    def test_an_empty_history_scores_every_item_0(self, scorer: Scorer) -> None:
+        assert (scorer.score([()]) == 0.0).all()
+
+
+class TestLate(_ModelContract):
+    @pytest.fixture(scope="class")
+    def make(self, tiny_models: Any) -> Callable[[list[str]], Scorer]:
+        return lambda titles: trained(tiny_models.late, titles)
+
+
+class TestPrompt(_ModelContract):
+    @pytest.fixture(scope="class")
+    def make(self, tiny_models: Any) -> Callable[[list[str]], Scorer]:
+        return lambda titles: trained(tiny_models.prompt, titles)
+
+
+class TestPair(_ModelContract):
+    @pytest.fixture(scope="class")
+    def make(self, tiny_models: Any) -> Callable[[list[str]], Scorer]:
+        return lambda titles: trained(tiny_models.pair, titles)
+
+
+class TestSource(_ModelContract):
+    @pytest.fixture(scope="class")
+    def make(self, tiny_models: Any) -> Callable[[list[str]], Scorer]:
+        return lambda titles: trained(tiny_models.sources[0], titles)
+
+
+class TestUntrained(_ModelContract):
+    @pytest.fixture(scope="class")
+    def make(self, tiny_models: Any) -> Callable[[list[str]], Scorer]:
+        return lambda titles: untrained(str(tiny_models.base), titles)
+
+
+class TestMean(_ModelContract):
+    @pytest.fixture(scope="class")
+    def make(self, tiny_models: Any) -> Callable[[list[str]], Scorer]:
+        return lambda titles: MeanScorer([trained(path, titles) for path in tiny_models.sources])
+
+
+class TestRenamed(_ModelContract):
+    @pytest.fixture(scope="class")
+    def make(self, tiny_models: Any) -> Callable[[list[str]], Scorer]:
+        return lambda titles: scorer_for("baseline:popularity", contract_domain(), name="rival").scorer
+
+    def test_an_empty_history_scores_every_item_0(self, scorer: Scorer) -> None:
+        assert scorer.name == "rival"  # popularity does not look at the history
+
+
+def test_the_mean_is_the_mean(tiny_models: Any, tiny_domain: Domain) -> None:
+    both = [trained(path, tiny_domain.titles) for path in tiny_models.sources]
+    expected = sum(scorer.score(HISTORIES) for scorer in both) / 2
+    spec = "+".join(map(str, tiny_models.sources))
+    subject = scorer_for(spec, tiny_domain)
+    np.testing.assert_allclose(subject.scorer.score(HISTORIES), expected, atol=1e-6)
+    assert subject.scorer.name == "mean(kitchen+camping)"
+    assert scorer_for(spec, tiny_domain, name="mean").scorer.name == "mean"
+    with pytest.raises(ConfigError, match="at least 2 scorers, got 1"):
+        MeanScorer(both[:1])
+
+
+@pytest.mark.parametrize("which", [name for name in BASELINES if name != "untrained"])
+def test_baselines_by_name(which: str, tiny_domain: Domain) -> None:
+    subject = scorer_for(f"baseline:{which}", tiny_domain)
+    assert subject.scorer.name == which
+    assert subject.scorer.score([[0]]).shape == (1, 6)
+    assert subject.seen_users(tiny_domain, "validation") is None
+    assert not subject.pair
+    renamed = scorer_for(f"baseline:{which}", tiny_domain, name="rival").scorer
+    assert isinstance(renamed, Scorer)
+    assert renamed.name == "rival"
+    np.testing.assert_array_equal(renamed.score([[0]]), subject.scorer.score([[0]]))
+
+
+@pytest.mark.parametrize("pooling", ["late", "prompt"])
+def test_untrained_is_the_base_alone(pooling: Any, tiny_models: Any, tiny_domain: Domain) -> None:
+    subject = scorer_for("baseline:untrained", tiny_domain, base=str(tiny_models.base), pooling=pooling)
+    model = build_model(SourceEncoder(load_base(str(tiny_models.base))), pooling=pooling)
+    np.testing.assert_allclose(
+        subject.scorer.score(HISTORIES), build_scorer(model, tiny_domain.titles).score(HISTORIES), atol=1e-6
+    )
+    assert subject.scorer.name == f"untrained ({pooling})"
+
+
+def test_users_seen_by_sources_are_known_for_models(tiny_models: Any, tiny_domain: Domain) -> None:
+    kitchen, camping = map(str, tiny_models.sources)
+    seen = {
+        spec: scorer_for(spec, tiny_domain).seen_users(tiny_domain, "validation")
+        for spec in (kitchen, camping, f"{kitchen}+{camping}", str(tiny_models.late))
+    }
+    assert list(seen.values()) == [frozenset(), {"u3"}, {"u3"}, {"u3"}]
+
+
+def test_a_foreign_peft_folder_scores_as_peft_does(tiny_models: Any, tiny_domain: Domain, tmp_path: Path) -> None:
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(tiny_models.sources[0] / name, folder)
+    base = load_base(str(tiny_models.base))
+    encoder = SourceEncoder(base)
+    encoder.backbone = PeftModel.from_pretrained(base.backbone, str(folder))
+    expected = build_scorer(build_model(encoder), tiny_domain.titles).score(HISTORIES)
+    subject = scorer_for(str(folder), tiny_domain)
+    np.testing.assert_allclose(subject.scorer.score(HISTORIES), expected, atol=1e-5)
+    assert subject.seen_users(tiny_domain, "validation") == frozenset()
+    untouched = untrained(str(tiny_models.base), tiny_domain.titles).score(HISTORIES)
+    assert np.abs(untouched - expected).max() > 1e-3
+
+
+def test_a_plus_in_a_folders_name_is_no_mean(tiny_models: Any, tiny_domain: Domain, tmp_path: Path) -> None:
+    shutil.copytree(tiny_models.sources[0], tmp_path / "a+b")
+    assert scorer_for(str(tmp_path / "a+b"), tiny_domain).scorer.name == "a+b"
+
+
+def test_names_that_mean_nothing_are_refused(tiny_models: Any, tiny_domain: Domain, tmp_path: Path) -> None:
+    kitchen = str(tiny_models.sources[0])
+    with pytest.raises(ConfigError, match="unknown baseline 'random': choose one of baseline:popularity, baseline:tf"):
+        scorer_for("baseline:random", tiny_domain)
+    with pytest.raises(BundleError, match=r"'nowhere' is no model: there is no such folder.*baseline:untrained"):
+        scorer_for("nowhere", tiny_domain)
+    with pytest.raises(BundleError, match="'nowhere' is no model"):
+        scorer_for(f"{kitchen}+nowhere", tiny_domain)
+    with pytest.raises(ConfigError, match=r"'baseline:tfidf' in .* cannot be part of a mean"):
+        scorer_for(f"{kitchen}+baseline:tfidf", tiny_domain)
+    with pytest.raises(ConfigError, match="would mix dual/late and dual/prompt scores"):
+        scorer_for(f"{kitchen}+{tiny_models.prompt}", tiny_domain)
+    with pytest.raises(BundleError, match="no xcrossrec model"):
+        scorer_for(str(tmp_path), tiny_domain)
+
+
+def test_what_did_not_fit_is_counted(tiny_models: Any, tiny_domain: Domain) -> None:
+    subject = scorer_for(str(tiny_models.prompt), tiny_domain)
+    assert isinstance(subject.scorer, ModelScorer)
+    assert subject.cut.prompts == 0
+    subject.scorer.score([[0, 1, 2, 3, 4, 5] * 4])
+    assert subject.cut.prompts == 1
+    assert subject.cut.items > 0
+    assert scorer_for(str(tiny_models.pair), tiny_domain).pair
+    assert Subject(Popularity(np.arange(3))).cut.prompts == 0
+    settings = json.loads((tiny_models.prompt / "xcrossrec.json").read_text())
+    assert settings["pooling"] == "prompt"

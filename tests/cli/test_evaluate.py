@@ -1,0 +1,138 @@
+"""Measuring commands: the promised JSON, kept candidates, comparison, mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from xcrossrec.cli import app, console, evaluate
+from xcrossrec.data import Domain, build_domain, write_domain
+
+RUNNER = CliRunner()
+METRICS = {"hit@1", "hit@10", "mrr", "ndcg@10", "ci"}
+
+
+@pytest.fixture(scope="module")
+def domain_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty items and users enough for 29 negatives."""
+    items = pl.DataFrame({"item_id": [f"i{n}" for n in range(60)], "title": [f"Red train part {n}" for n in range(60)]})
+    rows = {
+        split: [(f"{split}{user}", f"i{(7 * user + 5 * step) % 60}") for user in range(users) for step in range(4)]
+        for split, users in (("train", 60), ("validation", 8))
+    }
+    frames = {s: pl.DataFrame(r, schema=["user_id", "item_id"], orient="row") for s, r in rows.items()}
+    path = tmp_path_factory.mktemp("domains") / "sixty"
+    write_domain(build_domain("sixty", items, frames), path)
+    return path
+
+
+def invoke(*arguments: object) -> Any:
+    return RUNNER.invoke(app, list(map(str, arguments)), catch_exceptions=False)
+
+
+def test_json_is_one_object_of_the_promised_form(domain_dir: Path, tiny_models: Any) -> None:
+    done = invoke("evaluate", tiny_models.late, domain_dir, "--split", "validation", "--seed", 3, "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["users"], found["seed"]) == (8, 3)
+    assert set(found["metrics"]) == {"uniform", "popularity", "full"}
+    for metrics in found["metrics"].values():
+        assert set(metrics) == METRICS
+        low, high = metrics["ci"]["mrr"]
+        assert low <= metrics["mrr"] <= high
+    assert found["without_seen"]["users"] == 8
+    kept = {path.name for path in (domain_dir / "candidates").iterdir()}
+    assert {"validation-uniform-seed3.parquet", "validation-popularity-seed3.parquet"} <= kept
+
+
+@pytest.mark.parametrize("which", ["baseline:popularity", "baseline:tfidf", "baseline:itemknn", "baseline:untrained"])
+def test_baselines_are_measured(which: str, domain_dir: Path, tiny_models: Any) -> None:
+    done = invoke("evaluate", which, domain_dir, "--base", tiny_models.base, "--pooling", "prompt", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert "without_seen" not in found
+    assert found["scorer"] == {"baseline:untrained": "untrained (prompt)"}.get(which, which.removeprefix("baseline:"))
+
+
+def test_a_table_for_people_and_results_to_compare(domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:
+    mean = "+".join(map(str, tiny_models.sources))
+    common = ("--negatives", "uniform,full", "--out")
+    done = invoke("evaluate", mean, domain_dir, *common, tmp_path / "mean.parquet", "--name", "mean")
+    assert done.exit_code == 0, done.stderr
+    assert "sixty validation: 8 users" in done.stdout
+    assert "popularity" not in done.stdout
+    assert "mean" in done.stdout
+    invoke("evaluate", tiny_models.late, domain_dir, *common, tmp_path / "late.parquet")
+    compared = invoke("compare", tmp_path / "late.parquet", tmp_path / "mean.parquet", "--json", "--resamples", 50)
+    found = json.loads(compared.stdout)
+    assert (found["a"], found["b"]) == ("dual-late", "mean")
+    assert {"difference", "ci", "p"} <= set(found["metrics"]["uniform"]["mrr"])
+    text = invoke("compare", tmp_path / "late.parquet", tmp_path / "mean.parquet", "--resamples", 50)
+    assert "a = dual-late, b = mean" in text.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "nowhere", "DIR"], "'nowhere' is no model"),
+        (["evaluate", "baseline:x", "DIR"], "unknown baseline 'x'"),
+        (["evaluate", "baseline:popularity", "/nowhere"], "no domain folder at /nowhere"),
+        (["evaluate", "baseline:popularity", "DIR", "--split", "test"], "has no 'test' split"),
+        (["evaluate", "baseline:popularity", "DIR", "--negatives", "hard"], "unknown negatives 'hard'"),
+        (["evaluate", "baseline:popularity", "DIR", "--negatives", " , "], "no negatives are given"),
+        (["evaluate", "baseline:popularity", "DIR", "--out", "/nowhere/x.parquet"], "/nowhere does not exist"),
+        (["compare", "/nowhere/a.parquet", "/nowhere/b.parquet"], "no results file at /nowhere/a.parquet"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments: list[str], message: str, domain_dir: Path) -> None:
+    done = invoke("-q", *[domain_dir if argument == "DIR" else argument for argument in arguments])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_read_only_domain_gets_no_candidate_files(
+    tiny_domain: Domain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console.os, "access", lambda path, mode: False)
+    assert console.first_writable(tmp_path) is None
+
+
+def test_a_pair_model_does_not_rank_a_large_catalogue_unasked(
+    domain_dir: Path, tiny_models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "LARGE_FOR_PAIR", 50)
+    done = invoke("evaluate", tiny_models.pair, domain_dir, "--json")
+    assert set(json.loads(done.stdout)["metrics"]) == {"uniform", "popularity"}
+    assert "the full catalogue of 60 items is left out" in done.stderr
+
+
+def test_what_was_cut_is_said(domain_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    invoke("--version")
+    console.report_cut(0, 0, 0, None)
+    with pytest.MonkeyPatch.context() as patch:
+        said: list[str] = []
+        patch.setattr(console.log, "info", said.append)
+        console.report_cut(2, 5, 1, 256)
+    assert said == [
+        "cut: 2 texts outgrew the model's room of 256 tokens; 5 of their oldest history items were left out, "
+        "1 single titles shortened"
+    ]
+
+
+def test_the_counter_writes_to_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "shows_progress", lambda: True)
+    console.counter("users")(1, 2)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True)
+    show = console.counter("users")
+    show(1, 2)
+    show(2, 2)
+    assert capsys.readouterr().err == "\rusers: 1/2\rusers: 2/2\n"

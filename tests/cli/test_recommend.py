@@ -1,0 +1,83 @@
+"""The recommending command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from xcrossrec.cli import app
+from xcrossrec.data import Domain, write_domain
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture
+def domain_dir(tiny_domain: Domain, tmp_path: Path) -> Path:
+    write_domain(tiny_domain, tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def invoke(*arguments: object) -> Any:
+    return RUNNER.invoke(app, ["recommend", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_json_holds_recommendations_with_reasons(domain_dir: Path, tiny_models: Any) -> None:
+    history = ["--history", "i0", "--history", "A train nobody has seen"]
+    done = invoke(tiny_models.late, "--catalog", domain_dir, *history, "-k", 2, "--explain", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["history"] == ["i0", "A train nobody has seen"]
+    first, second = found["recommendations"]
+    assert (first["rank"], second["rank"]) == (1, 2)
+    assert first["score"] >= second["score"]
+    assert "i0" not in {first["item_id"], second["item_id"]}
+    assert first["explanation"]["item_id"] == first["item_id"]
+    assert {share["source"] for share in first["explanation"]["layers"]} == {"kitchen", "camping"}
+
+
+def test_text_names_items_and_reasons(domain_dir: Path, tiny_models: Any) -> None:
+    done = invoke(tiny_models.late, "--catalog", domain_dir, "--history", "i0", "--explain", "--k", 1)
+    assert done.stdout.startswith("  1. ")
+    assert "Best match in the history: Red wooden train" in done.stdout
+    plain = invoke(tiny_models.late, "--catalog", domain_dir, "--history", "i0", "--candidate", "i4")
+    assert plain.stdout.startswith("  1. Drill bit set  [i4]  ")
+    assert len(plain.stdout.splitlines()) == 1
+    bought = invoke(tiny_models.late, "--catalog", domain_dir, "--history", "i0", "--include-bought", "-k", 1)
+    assert "[i0]" in bought.stdout
+    nothing = invoke(tiny_models.late, "--catalog", domain_dir, "--history", "i0", "--candidate", "i0")
+    assert nothing.stdout == "nothing is left to recommend: the history holds every candidate\n"
+
+
+def test_a_long_history_is_cut_and_the_number_said(domain_dir: Path, tiny_models: Any) -> None:
+    history = [argument for n in range(12) for argument in ("--history", f"i{n % 6}")]
+    done = invoke(tiny_models.prompt, "--catalog", domain_dir, *history, "--include-bought")
+    assert done.exit_code == 0
+    assert "cut: 1 texts outgrew the model's room of 128 tokens" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        (["B00X"], "unknown item id 'B00X' in domain 'tiny'"),
+        (["title: "], "empty title"),
+        (["id:Red wooden train"], "unknown item id 'Red wooden train'"),
+    ],
+)
+def test_mistakes_are_one_sentence(history: list[str], message: str, domain_dir: Path, tiny_models: Any) -> None:
+    given = [argument for item in history for argument in ("--history", item)]
+    done = invoke(tiny_models.late, "--catalog", domain_dir, *given)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_no_model_no_catalogue_no_history(domain_dir: Path, tiny_models: Any) -> None:
+    assert "does not exist" in invoke("/nowhere", "--catalog", domain_dir, "--history", "i0").stderr
+    assert "no domain folder" in invoke(tiny_models.late, "--catalog", "/nowhere", "--history", "i0").stderr
+    missing = invoke(tiny_models.late, "--catalog", domain_dir)
+    assert missing.exit_code == 2
+    assert "--history" in missing.stderr

@@ -1,0 +1,146 @@
+"""Training commands on tiny models: what they write, print and refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from xcrossrec.cli import app
+from xcrossrec.cli.train import _changes, lora_config
+from xcrossrec.config import target_config
+from xcrossrec.data import Domain, write_domain
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.models import bundle
+
+RUNNER = CliRunner()
+QUICK = ["--epochs", "1", "--batch-users", "8"]
+
+
+@pytest.fixture
+def domain_dir(tiny_domain: Domain, tmp_path: Path) -> Path:
+    write_domain(tiny_domain, tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def invoke(*arguments: object) -> Any:
+    return RUNNER.invoke(app, ["-q", "train", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_a_source_is_trained_and_can_be_loaded(
+    domain_dir: Path, tiny_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "adapter"
+    done = invoke("source", domain_dir, "--out", out, "--base", tiny_models.base, "--rank", 2, "--json", *QUICK)
+    assert done.exit_code == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["path"] == str(out)
+    assert printed["users"] == 3
+    manifest = bundle.read_bundle_manifest(out)
+    assert (manifest["kind"], manifest["training"]["epochs"], manifest["training"]["batch_users"]) == ("adapter", 1, 8)
+    bundle.load(out)
+    assert not (tmp_path / "runs").exists()
+    again = invoke("source", domain_dir, "--out", out, "--base", tiny_models.base, *QUICK)
+    assert again.exit_code == 2
+    assert "exists: choose another place, or pass --overwrite" in again.stderr
+
+
+def test_a_target_integrates_its_sources(domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:
+    sources = [argument for path in tiny_models.sources for argument in ("--source", path)]
+    out = tmp_path / "model"
+    done = invoke("target", domain_dir, *sources, "--out", out, "--integrator", "pairwise", "--budget", 2, *QUICK)
+    assert done.exit_code == 0, done.stderr
+    assert f"{out}: " in done.stdout
+    assert "trained on 2 users, 1 epochs" in done.stdout
+    manifest = bundle.read_bundle_manifest(out)
+    assert manifest["integration"]["integrator"] == "pairwise"
+    assert manifest["training"]["budget"] == 2
+    assert [record["name"] for record in manifest["sources"]] == ["kitchen", "camping"]
+
+
+def test_the_rival_starts_from_the_base_or_an_adapter(domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:
+    warm = invoke("lora", domain_dir, "--init", tiny_models.sources[0], "--out", tmp_path / "warm", *QUICK)
+    assert warm.exit_code == 0, warm.stderr
+    assert bundle.read_bundle_manifest(tmp_path / "warm")["init"] == str(tiny_models.sources[0])
+    assert lora_config().epochs == target_config().epochs
+    assert lora_config(epochs=2).epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["target", "DIR", "--source", "KITCHEN"], "integration needs at least 2 sources, got 1"),
+        (["target", "DIR", "--source", "KITCHEN", "--source", "/nowhere"], "'/nowhere' does not exist"),
+        (["target", "DIR", "--source", "KITCHEN", "--source", "CAMPING", "--integrator", "sum"], "integrator 'sum'"),
+        (["source", "/nowhere"], "no domain folder at /nowhere"),
+        (["source", "DIR", "--budget", "99"], "a budget of 99 users cannot be taken from 3"),
+        (["source", "DIR", "--base", "/nowhere/base"], "base model '/nowhere/base' cannot be loaded"),
+        (["source", "DIR", "--learning-rate", "-1"], "learning_rate is -1.0"),
+        (["lora", "DIR", "--init", "/nowhere"], "'/nowhere' does not exist"),
+        (["lora", "DIR", "--resume"], "nothing to resume"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    arguments: list[str], message: str, domain_dir: Path, tiny_models: Any, tmp_path: Path
+) -> None:
+    places = {"DIR": domain_dir, "KITCHEN": tiny_models.sources[0], "CAMPING": tiny_models.sources[1]}
+    given = [places.get(argument, argument) for argument in arguments]
+    if arguments[0] != "target" and "--base" not in arguments:
+        given += ["--base", tiny_models.base]
+    done = invoke(*given, "--out", tmp_path / "out")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_come_from_a_file_and_options_override_them(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("epochs = 7\nweight_decay = 0.1\nseed = 3\n")
+    assert _changes(file, 2, None, None, None) == {"epochs": 2, "weight_decay": 0.1, "seed": 3}
+    assert target_config(**_changes(file, None, 0.1, 4, 0)).seed == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs = ", "cannot be read"),
+        ("epochs = 'two'", "epochs in .* is 'two': expected int"),
+        ("epochs = true", "is True"),
+        ("epochs = 1.5", "is 1.5: expected int"),
+    ],
+)
+def test_bad_settings_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        _changes(file, None, None, None, None)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        _changes(tmp_path / "nothing.toml", None, None, None, None)
+
+
+def test_an_unknown_setting_is_refused_by_name(domain_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("epoch = 3")
+    done = invoke("source", domain_dir, "--out", tmp_path / "out", "--config", file)
+    assert done.exit_code == 2
+    assert "unknown training setting 'epoch'" in done.stderr
+
+
+def test_an_untitled_item_is_read_as_such(tiny_domain: Domain, tiny_models: Any, tmp_path: Path) -> None:
+    import polars as pl
+
+    blank = pl.when(pl.col("item_id") == "i0").then(pl.lit("")).otherwise("title").alias("title")
+    domain = Domain("kept", tiny_domain.items.with_columns(blank), tiny_domain.interactions)
+    write_domain(domain, tmp_path / "kept")
+    out = tmp_path / "adapter"
+    arguments = ["train", "source", tmp_path / "kept", "--out", out, "--base", tiny_models.base, *QUICK]
+    done = RUNNER.invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    assert "1 items of" in done.stderr
+    assert "read as 'untitled item'" in done.stderr
+    assert bundle.read_bundle_manifest(out)["domain"]["fingerprint"] == domain.fingerprint

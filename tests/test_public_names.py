@@ -1,0 +1,57 @@
+"""The package's public names: complete, lazy, and clear where an extra is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import xcrossrec
+from xcrossrec.exceptions import MissingExtraError
+from xcrossrec.extras import EXTRAS, require
+
+HEAVY = ("torch", "transformers", "sentence_transformers", "peft", "sklearn", "datasets")
+
+
+def test_every_public_name_can_be_had_and_is_documented() -> None:
+    assert set(xcrossrec.__all__) == {*xcrossrec._PUBLIC, "__version__"}
+    assert sorted(xcrossrec.__all__) == xcrossrec.__all__
+    for name in xcrossrec.__all__:
+        assert getattr(xcrossrec, name) is not None
+        assert name in dir(xcrossrec)
+    assert xcrossrec.load.__module__ == "xcrossrec.models.bundle"
+    assert xcrossrec.Recommender.__module__ == "xcrossrec.recommender"
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'xcrossrec' has no attribute 'recommender_of'"):
+        _ = xcrossrec.recommender_of
+
+
+def test_importing_the_package_and_its_data_part_needs_nothing_heavy() -> None:
+    code = (
+        "import sys, xcrossrec, xcrossrec.cli\n"
+        "xcrossrec.read_domain, xcrossrec.evaluate, xcrossrec.sample_market, xcrossrec.source_config\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra"),
+    [("load", "torch", "models"), ("Recommender", "peft", "models"), ("train_source", "tensorboard", "train")],
+)
+def test_a_missing_extra_names_its_install_line(
+    name: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(xcrossrec, name, raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=rf"needs '{module}'.*pip install 'xcrossrec\[{extra}\]'"):
+        getattr(xcrossrec, name)
+
+
+def test_extras_that_are_there_are_accepted() -> None:
+    for extra in EXTRAS:
+        require(extra)
