@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,64 +27,55 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:Futur
 HISTORIES = [[0, 1], [3], [2, 0, 5]]
 
 
+@pytest.fixture(scope="module")
+def scorers(tiny_models: Any) -> dict[str, Scorer]:
+    """Every kind of model, bound to the contract's catalogue, whose last item has no title."""
+    titles = contract_domain().titles
+    bundles = {kind: trained(getattr(tiny_models, kind), titles) for kind in ("late", "prompt", "pair")}
+    sources = [trained(path, titles) for path in tiny_models.sources]
+    rest = {"untrained": untrained(str(tiny_models.base), titles), "mean": MeanScorer(sources), "source": sources[0]}
+    return {**bundles, **rest}
+
+
 class _ModelContract(ScorerContract):
-    """One model after another; the contract's last item has no title."""
+    which: str
 
-    @pytest.fixture(scope="class")
-    def make(self, tiny_models: Any) -> Callable[[list[str]], Scorer]:
-        raise NotImplementedError
-
-    @pytest.fixture(scope="class")
-    def scorer(self, make: Callable[[list[str]], Scorer]) -> Scorer:
-        return make(contract_domain().titles)
+    @pytest.fixture
+    def scorer(self, scorers: dict[str, Scorer]) -> Scorer:
+        return scorers[self.which]
 
     def test_an_empty_history_scores_every_item_0(self, scorer: Scorer) -> None:
         assert (scorer.score([()]) == 0.0).all()
 
 
 class TestLate(_ModelContract):
-    @pytest.fixture(scope="class")
-    def make(self, tiny_models: Any) -> Callable[[list[str]], Scorer]:
-        return lambda titles: trained(tiny_models.late, titles)
+    which = "late"
 
 
 class TestPrompt(_ModelContract):
-    @pytest.fixture(scope="class")
-    def make(self, tiny_models: Any) -> Callable[[list[str]], Scorer]:
-        return lambda titles: trained(tiny_models.prompt, titles)
+    which = "prompt"
 
 
 class TestPair(_ModelContract):
-    @pytest.fixture(scope="class")
-    def make(self, tiny_models: Any) -> Callable[[list[str]], Scorer]:
-        return lambda titles: trained(tiny_models.pair, titles)
+    which = "pair"
 
 
 class TestSource(_ModelContract):
-    @pytest.fixture(scope="class")
-    def make(self, tiny_models: Any) -> Callable[[list[str]], Scorer]:
-        return lambda titles: trained(tiny_models.sources[0], titles)
+    which = "source"
 
 
 class TestUntrained(_ModelContract):
-    @pytest.fixture(scope="class")
-    def make(self, tiny_models: Any) -> Callable[[list[str]], Scorer]:
-        return lambda titles: untrained(str(tiny_models.base), titles)
+    which = "untrained"
 
 
 class TestMean(_ModelContract):
-    @pytest.fixture(scope="class")
-    def make(self, tiny_models: Any) -> Callable[[list[str]], Scorer]:
-        return lambda titles: MeanScorer([trained(path, titles) for path in tiny_models.sources])
+    which = "mean"
 
 
-class TestRenamed(_ModelContract):
-    @pytest.fixture(scope="class")
-    def make(self, tiny_models: Any) -> Callable[[list[str]], Scorer]:
-        return lambda titles: scorer_for("baseline:popularity", contract_domain(), name="rival").scorer
-
-    def test_an_empty_history_scores_every_item_0(self, scorer: Scorer) -> None:
-        assert scorer.name == "rival"  # popularity does not look at the history
+class TestRenamed(ScorerContract):
+    @pytest.fixture
+    def scorer(self, domain: Domain) -> Scorer:
+        return scorer_for("baseline:popularity", domain, name="rival").scorer
 
 
 def test_the_mean_is_the_mean(tiny_models: Any, tiny_domain: Domain) -> None:
