@@ -206,7 +206,9 @@ class PairHead(_Head):
         means = torch.bmm(members.to(states.dtype), states)
         vectors = nn.functional.normalize(means, dim=-1)
         cosine = torch.einsum("bsd,bd->bs", vectors, candidate)
-        return self.matcher.pool(cosine, members.any(-1))
+        present = members.any(-1)
+        present[:, 0] = True  # a candidate that fills the model leaves no history: similarity 0, as for `prompt`
+        return self.matcher.pool(cosine, present)
 
 
 def _segment_means(
