@@ -1,0 +1,50 @@
+"""Training settings: defaults, bounds, unknown keys."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from xcrossrec.config import TrainingConfig, source_config, target_config
+from xcrossrec.exceptions import ConfigError
+
+
+def test_each_stage_has_its_defaults_and_takes_changes() -> None:
+    assert source_config(epochs=7).epochs == 7
+    assert target_config(seed=5).seed == 5
+    assert target_config().learning_rate > source_config().learning_rate
+
+
+def test_settings_survive_a_mapping() -> None:
+    config = source_config(epochs=2, seed=9)
+    assert TrainingConfig.from_mapping(config.to_dict()) == config
+    assert set(config.to_dict()) == {field.name for field in fields(TrainingConfig)}
+
+
+def test_an_unknown_setting_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"unknown training setting 'lr': known are batch_users, .*learning_rate"):
+        source_config(lr=0.1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["epochs", "batch_users", "learning_rate", "head_learning_rate", "history_limit", "patience", "pair_negatives"],
+)
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_what_must_be_positive(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is {value!r}: give a value above 0"):
+        source_config(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["warmup_share", "weight_decay", "sampled_negatives", "seed"])
+def test_what_must_not_be_negative(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is -1: give 0 or more"):
+        target_config(**{name: -1})
+    assert getattr(target_config(**{name: 0}), name) == 0
+
+
+@pytest.mark.parametrize("value", [-0.1, 0.9, 1.5])
+def test_the_share_set_aside_has_bounds(value: float) -> None:
+    with pytest.raises(ConfigError, match=f"holdout_share is {value}: give at least 0 and less than 0.9"):
+        source_config(holdout_share=value)

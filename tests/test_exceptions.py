@@ -1,0 +1,37 @@
+"""The tree of exceptions."""
+
+from __future__ import annotations
+
+import pytest
+
+from xcrossrec import exceptions
+from xcrossrec.exceptions import (
+    BaseMismatchError,
+    BundleError,
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    ModelError,
+    XCrossRecError,
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "parents"),
+    [
+        (DataError, (XCrossRecError, ValueError)),
+        (ConfigError, (XCrossRecError, ValueError)),
+        (ModelError, (XCrossRecError, ValueError)),
+        (BaseMismatchError, (ModelError,)),
+        (BundleError, (ModelError,)),
+        (MissingExtraError, (XCrossRecError, ImportError)),
+    ],
+)
+def test_each_exception_has_its_place_in_the_tree(error: type[Exception], parents: tuple[type, ...]) -> None:
+    assert all(issubclass(error, parent) for parent in parents)
+    assert error.__name__ in (exceptions.__doc__ or "")
+
+
+def test_a_missing_extra_names_its_install_line() -> None:
+    with pytest.raises(ImportError, match=r"needs 'torch'.*pip install 'xcrossrec\[models\]'"):
+        raise MissingExtraError("torch", "models")
