@@ -160,9 +160,7 @@ def _draw_distinct(
         size = min(2 * size, 1 << 20)  # a few very popular items take many draws
 
 
-def _read(
-    file: Path, domain: Domain, split: Split, negatives: Negatives, seed: int, count: int
-) -> Candidates:
+def _read(file: Path, domain: Domain, split: Split, negatives: Negatives, seed: int, count: int) -> Candidates:
     """Read a candidate file and check that it is what was asked for."""
     frame = read_parquet(file, remedy="delete it to draw the candidates again")
     expected = dict(zip(_STATED, (domain.fingerprint, negatives, seed), strict=True))

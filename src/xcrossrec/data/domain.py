@@ -16,12 +16,8 @@ from jaxtyping import Int64
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
-ITEM_SCHEMA: Mapping[str, pl.DataType] = {ITEM: pl.String(), TITLE: pl.String()}
-INTERACTION_SCHEMA: Mapping[str, pl.DataType] = {
-    USER: pl.String(),
-    ITEM: pl.String(),
-    POSITION: pl.Int64(),
-}
+ITEM_SCHEMA = pl.Schema({ITEM: pl.String, TITLE: pl.String})
+INTERACTION_SCHEMA = pl.Schema({USER: pl.String, ITEM: pl.String, POSITION: pl.Int64})
 SHORTEST_SEQUENCE = 2  # a history of one item and the target
 
 
@@ -199,7 +195,7 @@ class Domain:
         return np.bincount(rows.to_numpy(), minlength=self.items.height).astype(np.int64)
 
 
-def _check_schema(what: str, frame: pl.DataFrame, expected: Mapping[str, pl.DataType]) -> None:
+def _check_schema(what: str, frame: pl.DataFrame, expected: pl.Schema) -> None:
     """Refuse a frame that lacks a column or holds another type in it."""
     for column, dtype in expected.items():
         if column not in frame.columns:

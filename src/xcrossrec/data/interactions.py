@@ -45,9 +45,7 @@ def deduplicate(interactions: Frame, *, first_purchase_only: bool = False) -> Fr
     )
 
 
-def k_core(
-    interactions: pl.DataFrame | pl.LazyFrame, *, min_user: int = 5, min_item: int = 5
-) -> pl.DataFrame:
+def k_core(interactions: pl.DataFrame | pl.LazyFrame, *, min_user: int = 5, min_item: int = 5) -> pl.DataFrame:
     """Keep users and items with enough interactions among those kept: repeated until nothing changes.
 
     Args:
@@ -66,8 +64,7 @@ def k_core(
         frame = kept
     if kept.is_empty():
         raise DataError(
-            f"the k-core of {min_user} interactions a user and {min_item} an item is empty: "
-            "lower the thresholds"
+            f"the k-core of {min_user} interactions a user and {min_item} an item is empty: lower the thresholds"
         )
     return kept
 
@@ -145,13 +142,9 @@ def build_domain(
     if not name.strip():
         raise DataError("a domain needs a name, got an empty one: give --domain NAME")
     if "train" not in interactions:
-        raise DataError(
-            f"domain {name!r} has no train split, got {', '.join(interactions) or 'none'}: give one"
-        )
+        raise DataError(f"domain {name!r} has no train split, got {', '.join(interactions) or 'none'}: give one")
     catalogue, filters = _catalogue(name, items, clean=clean, max_words=max_words)
-    splits = {
-        split: _interactions(name, split, interactions[split]) for split in SPLITS if split in interactions
-    }
+    splits = {split: _interactions(name, split, interactions[split]) for split in SPLITS if split in interactions}
     splits, unknown = _without_unknown(name, catalogue, splits, unknown_items)
     catalogue, splits, empty = _without_empty_titles(name, catalogue, splits, empty_titles)
     stated = dict(manifest or {})
@@ -204,15 +197,11 @@ def _catalogue(
     what = f"the items of domain {name!r}"
     check_columns(what, items.columns, (ITEM, TITLE))
     if items.is_empty():
-        raise DataError(
-            f"domain {name!r} is empty: its catalogue has no items; give a file with at least one"
-        )
+        raise DataError(f"domain {name!r} is empty: its catalogue has no items; give a file with at least one")
     raw = _text_ids(what, items.select(ITEM, pl.col(TITLE).cast(pl.String)), ITEM).unique(maintain_order=True)
     twice = raw.filter(pl.col(ITEM).is_duplicated())[ITEM].unique(maintain_order=True)
     if twice.len():
-        raise DataError(
-            f"{what} give {twice.len()} ids more than one title ({_examples(twice)}): keep one row an item"
-        )
+        raise DataError(f"{what} give {twice.len()} ids more than one title ({_examples(twice)}): keep one row an item")
     filters: dict[str, Any] = {"clean_titles": clean, "max_words": max_words}
     if not clean:
         return raw.with_columns(pl.col(TITLE).fill_null("")), filters
@@ -251,9 +240,7 @@ def _text_ids(what: str, frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
     for column in columns:
         dtype = frame.schema[column]
         if not (dtype.is_integer() or dtype in (pl.String, pl.Null, pl.Categorical)):
-            raise DataError(
-                f"{what} have {column} of type {dtype}, expected text or integers: read ids as text"
-            )
+            raise DataError(f"{what} have {column} of type {dtype}, expected text or integers: read ids as text")
         frame = frame.with_columns(pl.col(column).cast(pl.String))
         missing = frame[column].fill_null("").str.strip_chars() == ""
         if missing.any():
@@ -271,9 +258,7 @@ def _whole_numbers(what: str, frame: pl.DataFrame, column: str) -> pl.DataFrame:
     if numbers.dtype.is_float():
         numbers = numbers.fill_nan(None)
         numbers = numbers.floor() if column == TIMESTAMP else numbers.set(numbers != numbers.floor(), None)
-    whole = (
-        numbers.cast(pl.Int64, strict=False) if numbers.dtype.is_numeric() else pl.Series([None] * len(given))
-    )
+    whole = numbers.cast(pl.Int64, strict=False) if numbers.dtype.is_numeric() else pl.Series([None] * len(given))
     bad = whole.is_null()
     if bad.any():
         row = bad.to_list().index(True)

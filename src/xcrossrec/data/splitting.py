@@ -45,9 +45,7 @@ def by_user(
     return _cut(interactions, shuffled, validation, test)
 
 
-def temporal(
-    interactions: pl.DataFrame, *, validation: float = 0.1, test: float = 0.1
-) -> dict[Split, pl.DataFrame]:
+def temporal(interactions: pl.DataFrame, *, validation: float = 0.1, test: float = 0.1) -> dict[Split, pl.DataFrame]:
     """Cut the users by the time of their last interaction: the newest are test, then validation, then train.
 
     Args:
@@ -87,9 +85,7 @@ def leave_last_out(interactions: pl.DataFrame) -> dict[Split, pl.DataFrame]:
     }
 
 
-def _cut(
-    interactions: pl.DataFrame, users: pl.Series, validation: float, test: float
-) -> dict[Split, pl.DataFrame]:
+def _cut(interactions: pl.DataFrame, users: pl.Series, validation: float, test: float) -> dict[Split, pl.DataFrame]:
     """Cut a list of users into train, validation and test, from its start to its end."""
     if min(validation, test) < 0 or validation + test >= 1:
         raise ConfigError(

@@ -116,8 +116,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise DataError(f"no domain folder at {path}: make one with  xcrossrec data import ... --out {path}")
     if not file.is_file():
         raise DataError(
-            f"{path} is not a domain folder (it has no {MANIFEST}): give a folder made by "
-            "xcrossrec data import"
+            f"{path} is not a domain folder (it has no {MANIFEST}): give a folder made by xcrossrec data import"
         )
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -126,8 +125,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
         found = manifest.get("format_version") if isinstance(manifest, dict) else None
         raise DataError(
-            f"{file} has format version {found!r}, this xcrossrec reads {FORMAT_VERSION}: "
-            "import the domain again"
+            f"{file} has format version {found!r}, this xcrossrec reads {FORMAT_VERSION}: import the domain again"
         )
     _check_manifest(file, manifest)
     return manifest
@@ -158,23 +156,20 @@ def read_parquet(file: Path, *, remedy: str = "import the domain again") -> pl.D
     try:
         return pl.read_parquet(file, glob=False, hive_partitioning=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(
-            f"{file} is not a readable Parquet file ({error}): import the domain again"
-        ) from error
+        raise DataError(f"{file} is not a readable Parquet file ({error}): {remedy}") from error
 
 
-def write_parquet(frame: pl.DataFrame, file: Path, *, metadata: Mapping[str, str] | None = None) -> None:
+def write_parquet(frame: pl.DataFrame, file: Path) -> None:
     """Write one Parquet file atomically: to a temporary sibling, then renamed.
 
     Args:
         frame: what to write.
         file: where; its folder is made if it is absent.
-        metadata: text pairs kept in the file's footer.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(file)
     try:
-        frame.write_parquet(temporary, metadata=dict(metadata) if metadata else None)
+        frame.write_parquet(temporary)
         temporary.replace(file)
     except BaseException:
         temporary.unlink(missing_ok=True)

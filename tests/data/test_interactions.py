@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xcrossrec.data import Domain, build_domain
+from xcrossrec.data.interactions import clean_titles, deduplicate, k_core, order, restrict_catalogue, unescape
+from xcrossrec.exceptions import ConfigError, DataError
+
+ITEMS = pl.DataFrame({"item_id": ["a", "b", "c"], "title": ["Ant", "Bee", "Cat"]})
+
+
+def bought(*rows: tuple[Any, ...], columns: str = "user_id item_id timestamp") -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=columns.split(), orient="row")
+
+
+def test_deduplicate_drops_exact_repeats_only() -> None:
+    frame = bought(("u", "a", 1), ("u", "b", 1), ("u", "a", 1), ("u", "a", 2), ("v", "a", 1))
+    assert deduplicate(frame).rows() == [("u", "a", 1), ("u", "b", 1), ("u", "a", 2), ("v", "a", 1)]
+    assert deduplicate(frame.lazy()).collect().equals(deduplicate(frame))
+
+
+def test_deduplicate_keeps_the_earliest_purchase() -> None:
+    frame = bought(("u", "a", 5), ("u", "b", 3), ("u", "a", 1), ("v", "a", 9))
+    kept = deduplicate(frame, first_purchase_only=True)
+    assert kept.rows() == [("u", "b", 3), ("u", "a", 1), ("v", "a", 9)]
+
+
+def test_deduplicate_without_time_goes_by_user_and_item() -> None:
+    frame = bought(("u", "a"), ("u", "a"), ("u", "b"), columns="user_id item_id")
+    assert deduplicate(frame).rows() == [("u", "a"), ("u", "b")]
+
+
+def slow_core(pairs: set[tuple[int, int]], min_user: int, min_item: int) -> set[tuple[int, int]]:
+    """Remove one offending pair at a time."""
+    pairs = set(pairs)
+    while True:
+        for user, item in sorted(pairs):
+            of_user = sum(1 for pair in pairs if pair[0] == user)
+            of_item = sum(1 for pair in pairs if pair[1] == item)
+            if of_user < min_user or of_item < min_item:
+                pairs.remove((user, item))
+                break
+        else:
+            return pairs
+
+
+@given(
+    st.sets(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=30),
+    st.integers(1, 3),
+    st.integers(1, 3),
+)
+def test_k_core_agrees_with_removal_one_by_one(pairs: set[tuple[int, int]], min_user: int, min_item: int) -> None:
+    frame = pl.DataFrame(sorted(pairs), schema=["user_id", "item_id"], orient="row")
+    expected = slow_core(pairs, min_user, min_item)
+    if expected:
+        assert set(k_core(frame.lazy(), min_user=min_user, min_item=min_item).rows()) == expected
+    else:
+        with pytest.raises(DataError, match=f"k-core of {min_user} interactions a user and {min_item} an item"):
+            k_core(frame, min_user=min_user, min_item=min_item)
+
+
+def test_order_sorts_by_time_and_keeps_ties_as_they_stand() -> None:
+    frame = bought(("v", "c", 4), ("u", "b", 7), ("v", "a", 4), ("u", "a", 1), ("v", "b", 2))
+    ordered = order(frame)
+    assert ordered.select("user_id", "item_id", "position").rows() == [
+        ("v", "b", 0),
+        ("v", "c", 1),
+        ("v", "a", 2),
+        ("u", "a", 0),
+        ("u", "b", 1),
+    ]
+    assert order(frame.lazy()).collect().equals(ordered)
+
+
+def test_order_goes_by_position_then_as_rows_stand() -> None:
+    frame = bought(("u", "a", 9), ("u", "b", 3), ("u", "c", 5), columns="user_id item_id position")
+    assert order(frame)["item_id"].to_list() == ["b", "c", "a"]
+    assert order(frame)["position"].to_list() == [0, 1, 2]
+    assert order(frame.drop("position"))["item_id"].to_list() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("title", "clean"),
+    [
+        ("Black &amp; Decker", "Black & Decker"),
+        ("5&quot; &amp;amp; more&#39;s", "5\" & more's"),
+        ("AT&T &copy without end", "AT&T &copy without end"),
+        ("  two\n words\u00a0here\t", "two words here"),
+        (None, ""),
+    ],
+)
+def test_clean_titles_makes_plain_text(title: str | None, clean: str) -> None:
+    frame = pl.DataFrame({"title": [title]}, schema={"title": pl.String})
+    assert clean_titles(frame)["title"].to_list() == [clean]
+
+
+def test_clean_titles_cuts_to_words() -> None:
+    frame = pl.DataFrame({"title": ["one two three", "one"]})
+    assert clean_titles(frame, max_words=2)["title"].to_list() == ["one two", "one"]
+    with pytest.raises(ConfigError, match="cut to 0 words"):
+        clean_titles(frame, max_words=0)
+
+
+@given(st.text())
+def test_unescape_leaves_text_without_entities_alone(text: str) -> None:
+    if ";" not in text:
+        assert unescape(text) == text
+
+
+def test_restrict_catalogue_keeps_what_was_bought() -> None:
+    kept = restrict_catalogue(ITEMS, [bought(("u", "c", 1)), bought(("u", "a", 1))])
+    assert kept["item_id"].to_list() == ["a", "c"]
+
+
+def test_build_domain_orders_and_converts() -> None:
+    items = pl.DataFrame({"item_id": [7, 8, 7], "title": ["Seven &amp; up", "Eight", "Seven &amp; up"], "x": 1})
+    train = pl.DataFrame({"user_id": [2, 1, 2], "item_id": [7, 8, 8], "timestamp": [20.7, 5.0, 10.0]})
+    domain = build_domain("d", items, {"train": train}, manifest={"seed": 5, "filters": {"split": "given"}})
+    assert domain.items.rows() == [("7", "Seven & up"), ("8", "Eight")]
+    assert domain.interactions["train"].rows() == [("2", "8", 0, 10), ("2", "7", 1, 20), ("1", "8", 0, 5)]
+    assert domain.manifest["seed"] == 5
+    assert domain.manifest["filters"] == {
+        "split": "given",
+        "clean_titles": True,
+        "max_words": None,
+        "html_entities": {"items": 1, "examples": ["Seven &amp; up"]},
+    }
+
+
+def test_build_domain_keeps_titles_uncleaned_if_asked() -> None:
+    items = pl.DataFrame({"item_id": ["a"], "title": [" A &amp; B "]})
+    assert build_domain("d", items, {"train": bought(("u", "a", 1))}, clean=False).titles == [" A &amp; B "]
+
+
+def test_build_domain_reads_positions_written_as_text() -> None:
+    train = bought(("u", "a", "10"), ("u", "b", "9.0"), columns="user_id item_id position")
+    frame = build_domain("d", ITEMS, {"train": train}).interactions["train"]
+    assert frame.rows() == [("u", "b", 9), ("u", "a", 10)]
+
+
+def train_of(**columns: list[Any]) -> dict[Any, pl.DataFrame]:
+    return {"train": pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], **columns}, strict=False)}
+
+
+@pytest.mark.parametrize(
+    ("items", "splits", "message"),
+    [
+        (ITEMS.select("item_id"), train_of(), "the items of domain 'd' lacks the column 'title'; it has item_id"),
+        (ITEMS.clear(), train_of(), "domain 'd' is empty: its catalogue has no items"),
+        (ITEMS, {"test": train_of()["train"]}, "domain 'd' has no train split, got test"),
+        (ITEMS, {"train": train_of()["train"].clear()}, "domain 'd' has an empty train split"),
+        (
+            ITEMS,
+            {"train": pl.DataFrame({"user": ["u"], "item_id": ["a"]})},
+            "the train interactions of domain 'd' lacks the column 'user_id'; it has user, item_id",
+        ),
+        (ITEMS, train_of(user_id=["u", None]), r"lack user_id in 1 rows \(first: row 1, from 0\)"),
+        (ITEMS, train_of(item_id=[" ", "a"]), r"lack item_id in 1 rows \(first: row 0, from 0\)"),
+        (ITEMS, train_of(item_id=[1.0, 2.5]), "item_id of type Float64, expected text or integers"),
+        (ITEMS, train_of(item_id=["a", "zz"]), r"1 interactions with 1 items that its catalogue lacks \('zz'\)"),
+        (ITEMS, train_of(position=["0", "first"]), "have position 'first' in row 1"),
+        (ITEMS, train_of(position=[0.5, 1.0]), "have position 0.5 in row 0"),
+        (ITEMS, train_of(position=[0.0, float("nan")]), "have position nan in row 1"),
+        (ITEMS, train_of(position=[True, False]), "have position True in row 0"),
+        (ITEMS, train_of(timestamp=[5, None]), "have timestamp None in row 1"),
+        (
+            ITEMS.vstack(pl.DataFrame({"item_id": ["a"], "title": ["Ape"]})),
+            train_of(),
+            r"give 1 ids more than one title \('a'\)",
+        ),
+        (
+            ITEMS.with_columns(title=pl.Series(["Ant", "NaN", None])),
+            train_of(),
+            r"2 items whose title is NaN or empty \('b', 'c'\)",
+        ),
+    ],
+)
+def test_build_domain_refuses_bad_tables(items: pl.DataFrame, splits: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        build_domain("d", items, splits)
+
+
+def test_build_domain_refuses_an_empty_name() -> None:
+    with pytest.raises(DataError, match="a domain needs a name"):
+        build_domain(" ", ITEMS, train_of())
+
+
+def untitled() -> pl.DataFrame:
+    return ITEMS.with_columns(title=pl.Series(["Ant", "nan", "Cat"]))
+
+
+def test_build_domain_drops_untitled_items_and_says_so() -> None:
+    domain = build_domain("d", untitled(), train_of(), empty_titles="drop")
+    assert domain.items["item_id"].to_list() == ["a", "c"]
+    assert domain.interactions["train"]["item_id"].to_list() == ["a"]
+    expected = {"policy": "drop", "items": 1, "examples": ["b"], "interactions": 1}
+    assert domain.manifest["filters"]["empty_titles"] == expected
+
+
+def test_build_domain_keeps_untitled_items_as_empty_text() -> None:
+    domain = build_domain("d", untitled(), train_of(), empty_titles="keep")
+    assert domain.titles == ["Ant", "", "Cat"]
+    assert domain.manifest["filters"]["empty_titles"] == {"policy": "keep", "items": 1, "examples": ["b"]}
+
+
+def test_build_domain_drops_unknown_items_and_says_so() -> None:
+    domain = build_domain("d", ITEMS, train_of(item_id=["a", "zz"]), unknown_items="drop")
+    assert domain.interactions["train"]["item_id"].to_list() == ["a"]
+    assert domain.manifest["filters"]["unknown_items"] == {"items": 1, "interactions": 1}
+
+
+def test_build_domain_refuses_a_split_emptied_by_dropping() -> None:
+    with pytest.raises(DataError, match="empty train split, no known item is in it"):
+        build_domain("d", ITEMS, train_of(item_id=["y", "zz"]), unknown_items="drop")
+    lost = ITEMS.with_columns(title=pl.Series(["", "", "Cat"]))
+    with pytest.raises(DataError, match="empty train split, no item with a title is in it"):
+        build_domain("d", lost, train_of(), empty_titles="drop")
+
+
+def test_build_domain_of_a_domain_changes_nothing(tiny_domain: Domain) -> None:
+    again = build_domain("tiny", tiny_domain.items, tiny_domain.interactions)
+    assert again.fingerprint == tiny_domain.fingerprint
+
+
+@pytest.mark.real_data
+def test_build_domain_takes_the_real_sports_data(amazon_dir: Any) -> None:
+    read = {
+        stem: pl.read_csv(amazon_dir / "sports" / f"{stem}.csv.gz", infer_schema=False)
+        for stem in ("items", "train", "validation")
+    }
+    items = read.pop("items")
+    with pytest.raises(DataError, match="3 items whose title is NaN or empty"):
+        build_domain("sports", items, read)  # type: ignore[arg-type]
+    domain = build_domain("sports", items, read, empty_titles="keep")  # type: ignore[arg-type]
+    assert domain.manifest["counts"]["users"] == {"train": 15_395, "validation": 1_924}

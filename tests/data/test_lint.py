@@ -1,0 +1,272 @@
+"""One planted defect for each code that the linter knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from xcrossrec.data import Domain, build_domain, write_domain
+from xcrossrec.data.lint import Finding, Report, lint
+from xcrossrec.exceptions import DataError
+
+CLEAN = {
+    "items": "item_id,title\na,Ant\nb,Bee\nc,Cat\nd,Dog\n",
+    "train": "user_id,item_id,position\nu0,a,0\nu0,b,1\nu0,c,2\nu1,d,0\nu1,a,1\n",
+    "validation": "user_id,item_id,position\nu2,b,0\nu2,c,1\nu2,a,2\n",
+}
+
+
+def csv_folder(root: Path, **changed: str | None) -> Path:
+    """Write the clean CSV files with some replaced, or left out where the text is None."""
+    root.mkdir(parents=True, exist_ok=True)
+    for stem, text in {**CLEAN, **changed}.items():
+        if text is not None:
+            (root / f"{stem}.csv").write_text(text)
+    return root
+
+
+def found(report: Report) -> dict[str, Finding]:
+    return {finding.code: finding for finding in report.findings}
+
+
+def test_lint_finds_nothing_in_clean_data(tiny_domain: Domain, tmp_path: Path) -> None:
+    write_domain(tiny_domain, tmp_path / "tiny")
+    for source in (tiny_domain, csv_folder(tmp_path / "csv"), tmp_path / "tiny"):
+        report = lint([source])
+        assert report.findings == ()
+        assert report.exit_code == 0
+    assert lint([str(tmp_path / "tiny")]).to_text() == "0 errors, 0 warnings in tiny"
+
+
+HEAD = "user_id,item_id,position\n"
+ERRORS = {
+    "equal_splits": ({"test": HEAD + "u8,b,0\nu8,c,1\nu8,a,2\n"}, 1),
+    "shared_users": ({"test": HEAD + "u2,c,0\nu2,d,1\n"}, 1),
+    "target_in_history": ({"test": HEAD + "u8,a,0\nu8,b,1\nu8,a,2\n"}, 1),
+    "unknown_item": ({"test": HEAD + "u8,a,0\nu8,zebra,1\nu8,yak,2\n"}, 2),
+    "unordered_positions": ({"test": HEAD + "u8,a,0\nu8,b,0\n"}, 1),
+    "bad_position": ({"test": HEAD + "u8,a,0\nu8,b,1\nu8,c,last\n"}, 1),
+    "null_id": ({"test": HEAD + "u8,a,0\nu8,b,1\n,c,0\n"}, 1),
+    "duplicate_item": ({"items": CLEAN["items"] + "a,Ape\n"}, 1),
+    "empty_domain": ({"train": None}, 1),
+    "missing_column": ({"test": "user_id,position\nu8,0\n"}, 1),
+    "unordered_timestamps": (
+        {"test": "user_id,item_id,position,timestamp\nu8,a,0,50\nu8,b,1,40\nu9,a,0,1\nu9,b,1,1\n"},
+        1,
+    ),
+}
+WARNINGS = {
+    "empty_title": ({"items": CLEAN["items"].replace("Bee", "NaN").replace("Cat", " ")}, 2),
+    "html_entity": ({"items": CLEAN["items"].replace("Bee", "Bee &amp; Wasp")}, 1),
+    "html_tag": ({"items": CLEAN["items"].replace("Bee", "Bee <br>")}, 1),
+    "duplicate_title": ({"items": CLEAN["items"].replace("Cat", "BEE")}, 2),
+    "long_title": ({"items": CLEAN["items"].replace("Bee", "very " * 60 + "long bee")}, 1),
+    "title_not_alphanumeric": ({"items": CLEAN["items"].replace("Bee", "--- !")}, 1),
+    "never_bought": ({"items": CLEAN["items"] + "e,Eel\n"}, 1),
+    "id_whitespace": ({"test": HEAD + "u8 ,a,0\nu8 ,b,1\n"}, 1),
+    "repeated_item": ({"test": HEAD + "u8,a,0\nu8,a,1\nu8,b,2\n"}, 1),
+    "short_sequence": ({"test": HEAD + "u8,a,0\n"}, 1),
+    "cold_target": ({"items": CLEAN["items"] + "e,Eel\n", "test": HEAD + "u8,a,0\nu8,e,1\n"}, 1),
+    "unordered_rows": ({"test": HEAD + "u8,a,1\nu8,b,0\n"}, 1),  # sorted when such a file is imported
+}
+
+
+@pytest.mark.parametrize("code", ERRORS)
+def test_lint_finds_planted_error(code: str, tmp_path: Path) -> None:
+    changed, count = ERRORS[code]
+    report = lint([csv_folder(tmp_path / "data", **changed)])
+    finding = found(report)[code]
+    assert (finding.severity, finding.domain, finding.count) == ("error", "data", count)
+    assert 1 <= len(finding.examples) <= 5
+    assert report.exit_code == 1
+
+
+@pytest.mark.parametrize("code", WARNINGS)
+def test_lint_finds_planted_warning(code: str, tmp_path: Path) -> None:
+    changed, count = WARNINGS[code]
+    report = lint([csv_folder(tmp_path / "data", **changed)])
+    finding = found(report)[code]
+    assert (finding.severity, finding.count) == ("warning", count)
+    assert report.exit_code == 0
+    assert list(found(report)) == [code]
+
+
+@pytest.mark.parametrize(
+    ("changed", "example"),
+    [
+        ({"test": HEAD + "u8,A,0\nu8,b,1\n"}, "'A' is 'a'"),
+        ({"test": HEAD + "u8,a,0\nu8, b,1\n"}, "' b' is 'b'"),
+        (
+            {
+                "items": "item_id,title\n12,Ant\n0007,Bee\n",
+                "train": HEAD + "u0,12,0\nu0,0007,1\n",
+                "validation": HEAD + "u2,12.0,0\nu2,7,1\n",
+            },
+            "'12.0' is '12'",
+        ),
+        ({"train": HEAD + "5,d,0\n5,a,1\n", "validation": HEAD + "5.0,a,0\n5.0,d,1\n"}, "'5', '5.0'"),
+    ],
+)
+def test_lint_finds_ids_written_differently(changed: dict[str, str], example: str, tmp_path: Path) -> None:
+    report = lint([csv_folder(tmp_path, **changed)])
+    mismatches = [finding for finding in report.findings if finding.code == "id_mismatch"]
+    assert any(example in finding.examples for finding in mismatches)
+    assert all(finding.severity == "error" for finding in mismatches)
+    assert "unknown_item" not in found(report)
+
+
+def parquet_folder(domain: Domain, path: Path, **changed: Callable[[pl.DataFrame], pl.DataFrame]) -> Path:
+    """Write a domain, then change its files behind its manifest's back."""
+    write_domain(domain, path)
+    for stem, change in changed.items():
+        frame = change(pl.read_parquet(path / f"{stem}.parquet"))
+        frame.write_parquet(path / f"{stem}.parquet")
+    return path
+
+
+def test_lint_finds_ids_of_another_type(tmp_path: Path) -> None:
+    items = pl.DataFrame({"item_id": [1, 2], "title": ["Ant", "Bee"]})
+    train = pl.DataFrame({"user_id": ["u", "u"], "item_id": [1, 2]})
+    domain = build_domain("d", items, {"train": train})
+    to_fractions = parquet_folder(
+        domain, tmp_path / "d", train=lambda frame: frame.with_columns(pl.col("item_id").cast(pl.Float64))
+    )
+    report = lint([to_fractions])
+    mismatch = found(report)["id_mismatch"]
+    assert "'1.0' is '1'" in mismatch.examples
+    kinds = [f for f in report.findings if f.code == "id_mismatch" and f.split is None]
+    assert kinds[0].examples == ("items: text", "train: fractions")
+
+
+def test_lint_finds_a_domain_changed_after_its_import(tiny_domain: Domain, tmp_path: Path) -> None:
+    path = parquet_folder(tiny_domain, tmp_path / "d", train=lambda frame: frame.head(8))
+    finding = found(lint([path]))["changed_content"]
+    assert finding.severity == "error"
+    assert "it was changed after the import" in finding.message
+
+
+def test_lint_finds_rows_out_of_order_in_a_domain(tiny_domain: Domain, tmp_path: Path) -> None:
+    path = parquet_folder(tiny_domain, tmp_path / "d", train=lambda frame: frame.reverse())
+    finding = found(lint([path]))["unordered_rows"]
+    assert (finding.severity, finding.split, finding.count) == ("error", "train", 3)
+
+
+def test_lint_reads_folders_without_or_with_a_broken_manifest(tiny_domain: Domain, tmp_path: Path) -> None:
+    write_domain(tiny_domain, tmp_path / "d")
+    (tmp_path / "d" / "manifest.json").write_text("{broken")
+    assert list(found(lint([tmp_path / "d"]))) == ["changed_content"]
+    (tmp_path / "d" / "manifest.json").unlink()
+    report = lint([tmp_path / "d"])
+    assert report.findings == ()
+    assert report.domains == ("d",)
+
+
+def test_lint_takes_users_shared_by_design_as_a_warning(tiny_domain: Domain) -> None:
+    splits: dict[Any, pl.DataFrame] = dict(tiny_domain.interactions)
+    splits["test"] = splits["train"].head(2)
+    for split, severity in (("leave_last_out", "warning"), ("given", "error")):
+        domain = build_domain("d", tiny_domain.items, splits, manifest={"filters": {"split": split}})
+        assert found(lint([domain]))["shared_users"].severity == severity
+
+
+def test_lint_reports_what_the_import_repaired() -> None:
+    items = pl.DataFrame({"item_id": ["a", "b", "c"], "title": ["A &amp; B", "", "C"]})
+    train = pl.DataFrame({"user_id": ["u", "u", "u"], "item_id": ["a", "b", "c"]})
+    report = lint([build_domain("d", items, {"train": train}, empty_titles="drop")])
+    assert {code: finding.count for code, finding in found(report).items()} == {
+        "empty_title": 1,
+        "html_entity": 1,
+    }
+    assert "dropped at the import" in found(report)["empty_title"].message
+    assert report.exit_code == 0
+
+
+def test_lint_finds_users_and_items_in_two_domains(tiny_domain: Domain, tmp_path: Path) -> None:
+    other = csv_folder(
+        tmp_path / "other",
+        items=CLEAN["items"].replace("d,Dog", "i3,Drill"),
+        train=CLEAN["train"].replace("d,0", "i3,0").replace("u1", "u4"),
+        validation=CLEAN["validation"].replace("u2", "w2"),
+    )
+    report = lint([tiny_domain, other])
+    users, items = (found(report)[f"shared_{kind}_across_domains"] for kind in ("users", "items"))
+    assert (users.domain, users.count, users.examples) == ("tiny + other", 2, ("u0", "u4"))
+    assert (items.count, items.examples) == (1, ("i3",))
+    assert report.exit_code == 0
+
+
+def popular(targets: list[int], prefix: str) -> pl.DataFrame:
+    """One user a target, with item 50 as the history."""
+    rows = [(f"{prefix}{n}", f"i{item}") for n, target in enumerate(targets) for item in (50, target)]
+    return pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
+
+
+@pytest.mark.parametrize(
+    ("validation", "shifted"), [([n % 50 for n in range(100)], False), ([n % 10 for n in range(100)], True)]
+)
+def test_lint_finds_a_shift_of_popularity(validation: list[int], shifted: bool) -> None:
+    items = pl.DataFrame({"item_id": [f"i{n}" for n in range(51)], "title": [f"Item {n}" for n in range(51)]})
+    train = popular([n % 50 for n in range(300)], "t")
+    domain = build_domain("d", items, {"train": train, "validation": popular(validation, "v")})
+    report = lint([domain])
+    assert list(found(report)) == (["popularity_shift"] if shifted else [])
+    assert report.to_dict() == lint([domain]).to_dict()
+    if shifted:
+        assert "Jensen-Shannon divergence 0." in found(report)["popularity_shift"].message
+
+
+def test_lint_report_is_fit_for_json(tmp_path: Path) -> None:
+    report = lint([csv_folder(tmp_path / "data", test=HEAD + "u2,c,0\nu2,d,1\n")])
+    read = json.loads(json.dumps(report.to_dict()))
+    assert (read["domains"], read["errors"], read["warnings"]) == (["data"], 1, 0)
+    assert read["findings"][0] == {
+        "code": "shared_users",
+        "severity": "error",
+        "domain": "data",
+        "split": None,
+        "count": 1,
+        "examples": ["u2"],
+        "message": "1 users are in validation and in test: split by user, or leave them out of one",
+    }
+    assert report.to_text().splitlines()[-1] == "1 errors, 0 warnings in data"
+
+
+def test_lint_shows_five_examples_at_most(tmp_path: Path) -> None:
+    many = "".join(f"x{n},Item {n}\n" for n in range(9))
+    finding = found(lint([csv_folder(tmp_path, items=CLEAN["items"] + many)]))["never_bought"]
+    assert (finding.count, finding.examples) == (9, ("x0", "x1", "x2", "x3", "x4"))
+    assert finding.message.startswith("9 of 13 items occur in no split")
+
+
+def test_lint_finds_empty_files(tmp_path: Path) -> None:
+    report = lint([csv_folder(tmp_path, train=HEAD, test="")])
+    assert found(report)["empty_domain"].examples == ("train", "test")
+    assert found(lint([csv_folder(tmp_path / "n", items="item_id,title\n")]))["empty_domain"].count == 1
+
+
+def test_lint_refuses_what_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no folder at .*absent"):
+        lint([tmp_path / "absent"])
+    with pytest.raises(DataError, match=r"holds no catalogue: expected items.parquet"):
+        lint([tmp_path])
+    csv_folder(tmp_path / "cut")
+    (tmp_path / "cut" / "items.csv").rename(tmp_path / "cut" / "items.parquet")
+    with pytest.raises(DataError, match=r"items.parquet cannot be read"):
+        lint([tmp_path / "cut"])
+
+
+@pytest.mark.real_data
+def test_lint_finds_the_known_defects_of_sports(amazon_dir: Path) -> None:
+    report = lint([amazon_dir / "sports", amazon_dir / "tools"])
+    sports = {(f.code, f.split): f for f in report.findings if f.domain == "sports"}
+    assert sports["empty_title", None].count == 3
+    assert sports["target_in_history", "validation"].count == 9
+    assert sports["popularity_shift", "validation"].severity == "warning"
+    assert ("unknown_item", "train") not in sports
+    assert found(report)["shared_users_across_domains"].domain == "sports + tools"
+    assert report.exit_code == 1

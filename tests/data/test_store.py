@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from xcrossrec.data import Domain, read_domain, store, write_domain
+from xcrossrec.exceptions import DataError
+
+
+def test_domain_is_read_as_it_was_written(tiny_domain: Domain, tmp_path: Path) -> None:
+    write_domain(tiny_domain, tmp_path / "d")
+    read = read_domain(tmp_path / "d")
+    assert read.name == "tiny"
+    assert read.items.equals(tiny_domain.items)
+    assert read.splits == ("train", "validation", "test")
+    assert all(read.interactions[s].equals(tiny_domain.interactions[s]) for s in read.splits)
+    assert read.manifest == tiny_domain.manifest
+    assert read.fingerprint == tiny_domain.fingerprint == read.manifest["fingerprint"]
+
+
+def test_manifest_counts_what_is_there(tiny_domain: Domain, tmp_path: Path) -> None:
+    write_domain(tiny_domain, tmp_path / "a" / "b")
+    manifest = json.loads((tmp_path / "a" / "b" / "manifest.json").read_text())
+    assert manifest["counts"] == {
+        "items": 6,
+        "users": {"train": 3, "validation": 2, "test": 2},
+        "interactions": {"train": 10, "validation": 6, "test": 5},
+    }
+    assert manifest["format_version"] == 1
+    assert manifest["simulated"] is False
+
+
+def test_write_refuses_a_domain_that_stands_there(tiny_domain: Domain, tmp_path: Path) -> None:
+    write_domain(tiny_domain, tmp_path / "d")
+    with pytest.raises(DataError, match="already holds a domain"):
+        write_domain(tiny_domain, tmp_path / "d")
+    smaller = Domain("new", tiny_domain.items, {"train": tiny_domain.interactions["train"]})
+    write_domain(smaller, tmp_path / "d", overwrite=True)
+    assert read_domain(tmp_path / "d").splits == ("train",)
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_write_never_replaces_a_foreign_folder(tiny_domain: Domain, tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(DataError, match="is not a domain folder: it is left alone"):
+        write_domain(tiny_domain, tmp_path, overwrite=overwrite)
+    with pytest.raises(DataError, match="is not a domain folder"):
+        write_domain(tiny_domain, tmp_path / "precious.txt", overwrite=overwrite)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_write_into_an_empty_folder(tiny_domain: Domain, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    write_domain(tiny_domain, tmp_path / "d")
+    assert read_domain(tmp_path / "d").name == "tiny"
+
+
+def test_interrupted_write_leaves_nothing(tiny_domain: Domain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "manifest_of", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_domain(tiny_domain, tmp_path / "d")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_overwrite_keeps_the_old_domain(
+    tiny_domain: Domain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_domain(tiny_domain, tmp_path / "d")
+    rename = Path.replace
+
+    def fail_for_the_new(self: Path, target: Path) -> Path:
+        if target.name == "d" and "new" in (self / "manifest.json").read_text():
+            raise OSError("disk gone")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail_for_the_new)
+    new = Domain("new", tiny_domain.items, {"train": tiny_domain.interactions["train"]})
+    with pytest.raises(OSError, match="disk gone"):
+        write_domain(new, tmp_path / "d", overwrite=True)
+    assert read_domain(tmp_path / "d").name == "tiny"
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_interrupted_parquet_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "t.parquet"
+    store.write_parquet(pl.DataFrame({"a": [1]}), file)
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        store.write_parquet(pl.DataFrame({"a": [2]}), file)
+    assert pl.read_parquet(file)["a"].to_list() == [1]
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_read_refuses_what_is_no_domain(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no domain folder at .*absent"):
+        read_domain(tmp_path / "absent")
+    with pytest.raises(DataError, match=r"is not a domain folder \(it has no manifest.json\)"):
+        read_domain(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "has format version None, this xcrossrec reads 1"),
+        ('{"format_version": 99}', "has format version 99, this xcrossrec reads 1"),
+        ('{"format_version": 1, "name": "d"}', "lacks name, fingerprint or counts"),
+    ],
+)
+def test_read_refuses_a_bad_manifest(tmp_path: Path, manifest: str, message: str) -> None:
+    (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(DataError, match=message):
+        read_domain(tmp_path)
+
+
+def test_read_refuses_missing_damaged_or_changed_files(tiny_domain: Domain, tmp_path: Path) -> None:
+    write_domain(tiny_domain, tmp_path / "d")
+    file = tmp_path / "d" / "train.parquet"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"train.parquet is not a readable Parquet file"):
+        read_domain(tmp_path / "d")
+    tiny_domain.interactions["train"].head(3).write_parquet(file)
+    with pytest.raises(DataError, match=r"it was changed after the import; import it again"):
+        read_domain(tmp_path / "d")
+    file.unlink()
+    with pytest.raises(DataError, match=r"lacks train.parquet, which its manifest names"):
+        read_domain(tmp_path / "d")
