@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 from xcrossrec.exceptions import ConfigError
+
+Precision: TypeAlias = Literal["auto", "fp32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class TrainingConfig:
         history_limit: newest history items that training looks at.
         holdout_share: share of the budget's users set aside for early stopping, 8 to 256 users.
         patience: epochs without a better loss on the users set aside before training stops.
+        precision: ``fp32``, ``bf16`` (mixed precision; weights stay float32), or ``auto``: bf16 where the
+            processor multiplies it natively.
         seed: of sampling, order and initialisation.
     """
 
@@ -39,6 +44,7 @@ class TrainingConfig:
     history_limit: int = 20
     holdout_share: float = 0.15
     patience: int = 2
+    precision: Precision = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,6 +62,8 @@ class TrainingConfig:
         for name in ("warmup_share", "weight_decay", "sampled_negatives", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: give 0 or more")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision is {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
         if not 0 <= self.holdout_share < 0.9:
             raise ConfigError(f"holdout_share is {self.holdout_share!r}: give at least 0 and less than 0.9")
 

@@ -18,6 +18,15 @@ TITLE_SEPARATOR = ";"
 """Put between two titles of one prompt, as tokens."""
 
 
+UNTITLED = "untitled item"
+"""Stands for a catalogue item without a title, so that it can be scored (and ranks low) like any other."""
+
+
+def item_texts(titles: Sequence[str]) -> list[str]:
+    """Turn a catalogue's titles into texts that encoders take; an empty title becomes :data:`UNTITLED`."""
+    return [clean_title(title) or UNTITLED for title in titles]
+
+
 def clean_title(title: str) -> str:
     """Fold all whitespace, line breaks included, into single spaces."""
     return " ".join(title.split())

@@ -12,7 +12,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from xcrossrec.exceptions import DataError
 from xcrossrec.models.bundle import Model, matcher_of
 from xcrossrec.models.heads import HistoryMatcher
-from xcrossrec.prompts import history_prompt
+from xcrossrec.prompts import history_prompt, item_texts
 
 _ENCODE_BATCH = 256
 
@@ -73,7 +73,7 @@ class DualScorer:
         vectors: Float[torch.Tensor, "item dim"] | None = None,
     ) -> None:
         self.model = model
-        self.titles = list(titles)
+        self.titles = item_texts(titles)
         self._name = name
         self.vectors = encode_titles(model, self.titles) if vectors is None else vectors
         self.matcher: HistoryMatcher = matcher_of(model)
@@ -136,7 +136,7 @@ class PairScorer:
 
     def __init__(self, model: CrossEncoder, titles: Sequence[str], *, name: str = "model") -> None:
         self.model = model
-        self.titles = list(titles)
+        self.titles = item_texts(titles)
         self._name = name
 
     @property

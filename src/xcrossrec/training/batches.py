@@ -16,10 +16,13 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import TrainerCallback
 
+from xcrossrec.exceptions import DataError
 from xcrossrec.prompts import history_prompt
 
-_LENGTH_BUCKETS = 3
-"""Items are encoded in groups of like length, which saves about a third of the padding."""
+_LENGTH_BUCKETS = 6
+"""Items are encoded in groups of like length: with one group 2 of 3 tokens are padding, with six 1 of 6."""
+
+_POPULAR_TRIES = 200
 
 Preprocess = Callable[[Sequence[Any]], dict[str, Tensor]]
 
@@ -71,6 +74,10 @@ class DualBatches(UserBatches):
     sampled_negatives: int = 0
     with_prompts: bool = False
 
+    def __post_init__(self) -> None:
+        mask = [self.preprocess(self.titles[start : start + 512]) for start in range(0, len(self.titles), 512)]
+        self._tokens = np.concatenate([part["attention_mask"].sum(1).numpy() for part in mask])
+
     def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
         """Make the trainer's inputs from dataset rows."""
         users = [row["user"] for row in rows]
@@ -99,7 +106,7 @@ class DualBatches(UserBatches):
         return batch
 
     def _by_length(self, items: list[int]) -> list[int]:
-        return sorted(items, key=lambda row: (len(self.titles[row]), row))
+        return sorted(items, key=lambda row: (int(self._tokens[row]), row))
 
     def _membership(self, users: Sequence[int], items: Sequence[int]) -> Tensor:
         """Which encoded items a user has anywhere in the whole sequence: never that user's negatives."""
@@ -137,9 +144,14 @@ class PairBatches(UserBatches):
 
     def _draw(self, user: int, rng: np.random.Generator) -> list[int]:
         own = set(self.sequences[user])
+        if (others := len(self.titles) - len(own)) < self.negatives:
+            raise DataError(f"{self.negatives} negatives a user are wanted, but only {others} items are not the user's")
         drawn: list[int] = []
+        tries = 0
         while len(drawn) < self.negatives:
-            popular = len(drawn) % 2 == 0
+            tries += 1
+            # where hardly anything else was bought, the catalogue must do
+            popular = len(drawn) % 2 == 0 and tries < _POPULAR_TRIES
             row = int(self._bought[rng.integers(len(self._bought))] if popular else rng.integers(len(self.titles)))
             if row not in own and row not in drawn:
                 drawn.append(row)

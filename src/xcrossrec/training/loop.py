@@ -27,6 +27,8 @@ from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
 from xcrossrec.models.base import weight_digest
 from xcrossrec.models.bundle import Model, encoder_of, matcher_of
+from xcrossrec.models.memory import keep_freed_memory
+from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import DualBatches, EpochOfBatches, PairBatches, UserBatches
 from xcrossrec.training.losses import NextItemLoss, PairLoss
 
@@ -87,6 +89,7 @@ def fit(
         ModelError: a frozen weight changed.
     """
     started = time.perf_counter()
+    keep_freed_memory()
     count = _holdout_count(len(users), config)
     training, holdout = users.split_off(count, config.seed) if count else (users, None)
     checkpoint = _prepare_work(work, config, domain, users, resume)
@@ -147,7 +150,7 @@ def _batches(model: Model, domain: Domain, users: Sequences, config: TrainingCon
     if isinstance(model, CrossEncoder):
         return PairBatches(
             users.rows,
-            domain.titles,
+            item_texts(domain.titles),
             preprocess,
             config.seed,
             config.history_limit,
@@ -155,7 +158,7 @@ def _batches(model: Model, domain: Domain, users: Sequences, config: TrainingCon
         )
     return DualBatches(
         users.rows,
-        domain.titles,
+        item_texts(domain.titles),
         preprocess,
         config.seed,
         config.history_limit,
@@ -199,6 +202,8 @@ def _trainer(
         weight_decay=config.weight_decay,
         warmup_steps=round(steps * config.warmup_share),
         seed=config.seed,
+        bf16=_uses_bfloat16(config),
+        use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
         eval_strategy="epoch" if held else "no",
         save_strategy="epoch",
         save_total_limit=2,
@@ -226,6 +231,14 @@ def _trainer(
         data_collator=_WithHeldOutUsers(batches, held),
         callbacks=callbacks,
     )
+
+
+def _uses_bfloat16(config: TrainingConfig) -> bool:
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _frozen_digest(model: Model) -> str:

@@ -40,18 +40,21 @@ class NextItemLoss(nn.Module):
             labels: ``sequences`` (user, step; -1 pads), ``member`` (user, item), and for prompts
                 ``target_position`` (user).
         """
-        vectors = [self.model(dict(group))["sentence_embedding"] for group in features]
+        vectors = [self.model(dict(group))["sentence_embedding"].float() for group in features]
+        with torch.autocast(vectors[0].device.type, enabled=False):  # similarities need all their digits
+            return self._match(vectors, labels)
+
+    def _match(self, vectors: list[Float[Tensor, "_ dim"]], labels: Mapping[str, Tensor]) -> Tensor:
         sequences = labels["sequences"]
         if self.matcher.pooling == "prompt":
             items, prompts = torch.cat(vectors[:-1]), vectors[-1]
-            position = labels["target_position"]
+            position = labels["target_position"][:, None]
             scores = (prompts @ items.t())[:, None, :]
-            targets = sequences.gather(1, position[:, None])
         else:
             items = torch.cat(vectors)
+            position = torch.arange(1, sequences.shape[1], device=sequences.device).expand(len(sequences), -1)
             scores = self._late_scores(items, sequences)
-            targets = sequences[:, 1:]
-        return self._cross_entropy(scores * self.matcher.scale, targets, sequences, labels["member"])
+        return self._cross_entropy(scores * self.matcher.scale, position, sequences, labels["member"])
 
     def _late_scores(
         self, items: Float[Tensor, "item dim"], sequences: Int[Tensor, "user step"]
@@ -72,12 +75,12 @@ class NextItemLoss(nn.Module):
     @staticmethod
     def _cross_entropy(
         scores: Float[Tensor, "user target item"],
-        targets: Int[Tensor, "user target"],
+        position: Int[Tensor, "user target"],
         sequences: Int[Tensor, "user step"],
         member: Bool[Tensor, "user item"],
     ) -> Float[Tensor, ""]:
-        offset = sequences.shape[1] - targets.shape[1] if targets.shape[1] > 1 else 1
-        valid = (targets >= 0) & ~_seen_before(targets, sequences, offset)
+        targets = sequences.gather(1, position)
+        valid = (targets >= 0) & ~_seen_before(targets, position, sequences)
         index = targets.clamp(min=0)
         own = member[:, None, :].expand_as(scores)
         is_target = torch.zeros_like(own).scatter(2, index[..., None], True)
@@ -88,14 +91,11 @@ class NextItemLoss(nn.Module):
 
 
 def _seen_before(
-    targets: Int[Tensor, "user target"], sequences: Int[Tensor, "user step"], offset: int
+    targets: Int[Tensor, "user target"], position: Int[Tensor, "user target"], sequences: Int[Tensor, "user step"]
 ) -> Bool[Tensor, "user target"]:
     """Targets that the history already holds: a repeat purchase teaches copying, so it is left out."""
-    if targets.shape[1] == 1:
-        return (sequences == targets).sum(1, keepdim=True) > 1
-    step = torch.arange(sequences.shape[1], device=sequences.device)
-    earlier = step[None, :] < (torch.arange(targets.shape[1], device=sequences.device) + offset)[:, None]
-    return ((targets[:, :, None] == sequences[:, None, :]) & earlier[None]).any(-1)
+    earlier = torch.arange(sequences.shape[1], device=sequences.device) < position[:, :, None]
+    return ((targets[:, :, None] == sequences[:, None, :]) & earlier).any(-1)
 
 
 class PairLoss(nn.Module):
