@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# X-Cross on Toys with 1,000 users, beside its rivals, on ../shared/data/amazon; all by the command line.
+# Usage: benchmarks/real_input/run.sh [RUNS_DIR]     (finished steps are kept, so it can be run again after a stop)
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+X=.venv/bin/xcrossrec
+DATA=../shared/data/amazon
+R=${1:-runs/real_input}
+SOURCE_BUDGET=8000 TARGET_BUDGET=1000 SEED=0
+mkdir -p "$R"/{data,adapters,models,results}
+
+for d in electronics sports toys; do
+  [ -d "$R/data/$d" ] || $X data import --domain $d --items $DATA/$d/items.csv.gz \
+    --train $DATA/$d/train.csv.gz --validation $DATA/$d/validation.csv.gz --out "$R/data/$d"
+done
+
+# Sources: one LoRA (r=8 on query and value) each.
+for d in electronics sports; do
+  [ -d "$R/adapters/$d" ] || $X train source "$R/data/$d" --out "$R/adapters/$d" --budget $SOURCE_BUDGET --epochs 2 --seed $SEED
+done
+
+# The target: X-Cross in both forms, and LoRA at the same budget.
+SOURCES=(--source "$R/adapters/electronics" --source "$R/adapters/sports")
+for form in paper pairwise; do
+  [ -d "$R/models/toys-$form" ] || $X train target "$R/data/toys" "${SOURCES[@]}" --integrator $form \
+    --out "$R/models/toys-$form" --budget $TARGET_BUDGET --seed $SEED
+done
+[ -d "$R/models/toys-lora" ] || $X train lora "$R/data/toys" --out "$R/models/toys-lora" --budget $TARGET_BUDGET --seed $SEED
+[ -d "$R/models/toys-warm" ] || $X train lora "$R/data/toys" --init "$R/adapters/sports" \
+  --out "$R/models/toys-warm" --budget $TARGET_BUDGET --seed $SEED
+
+measure() { # MODEL_OR_BASELINE DOMAIN NAME [OPTIONS]
+  local out="$R/results/$2-$3.parquet"
+  [ -f "$out" ] || $X evaluate "$1" "$R/data/$2" --split validation --negatives uniform,popularity,full \
+    --seed $SEED --name "$3" --out "$out" "${@:4}"
+}
+for d in electronics sports; do
+  measure baseline:untrained $d untrained-late --pooling late
+  measure "$R/adapters/$d" $d source-$d
+done
+measure baseline:popularity toys popularity
+measure baseline:tfidf toys tfidf
+measure baseline:untrained toys untrained-prompt --pooling prompt
+measure baseline:untrained toys untrained-late --pooling late
+measure "$R/adapters/electronics" toys source-electronics
+measure "$R/adapters/sports" toys source-sports
+measure "$R/adapters/electronics+$R/adapters/sports" toys mean-of-sources
+measure "$R/models/toys-lora" toys lora
+measure "$R/models/toys-warm" toys lora-warm-sports
+measure "$R/models/toys-pairwise" toys xcross-pairwise
+measure "$R/models/toys-paper" toys xcross-paper
+
+.venv/bin/python benchmarks/real_input/table.py "$R" --out benchmarks/results/real_input
