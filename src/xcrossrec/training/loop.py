@@ -208,6 +208,7 @@ def _trainer(
         save_strategy="epoch",
         save_total_limit=2,
         load_best_model_at_end=held is not None,
+        restore_callback_states_from_checkpoint=True,  # early stopping counts on where it was
         metric_for_best_model="eval_loss" if held else None,
         greater_is_better=False if held else None,
         logging_steps=10,
