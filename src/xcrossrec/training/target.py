@@ -81,16 +81,18 @@ def train_target(
     out = Path(out)
     refuse_existing(out, overwrite)
     users = domain.sequences("train").take(budget, config.seed)
-    model = build_target_model(
-        sources,
-        integrator=integrator,
-        beta=beta,
-        gamma=gamma,
-        base=base,
-        scoring=scoring,
-        pooling=pooling,
-        max_tokens=max_tokens,
-    )
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)  # of the pair head's projection
+        model = build_target_model(
+            sources,
+            integrator=integrator,
+            beta=beta,
+            gamma=gamma,
+            base=base,
+            scoring=scoring,
+            pooling=pooling,
+            max_tokens=max_tokens,
+        )
     report = fit(
         model,
         domain,
