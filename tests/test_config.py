@@ -48,3 +48,8 @@ def test_what_must_not_be_negative(name: str) -> None:
 def test_the_share_set_aside_has_bounds(value: float) -> None:
     with pytest.raises(ConfigError, match=f"holdout_share is {value}: give at least 0 and less than 0.9"):
         source_config(holdout_share=value)
+
+
+def test_an_unknown_precision_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"precision is 'fp8': choose one of auto, fp32, bf16"):
+        source_config(precision="fp8")

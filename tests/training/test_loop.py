@@ -1,0 +1,36 @@
+"""Small decisions of the training loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from xcrossrec.config import TrainingConfig
+from xcrossrec.exceptions import DataError
+from xcrossrec.training.loop import _holdout_count, _uses_bfloat16
+
+
+@pytest.mark.parametrize(
+    ("users", "share", "expected"),
+    [(2, 0.15, 0), (31, 0.15, 0), (32, 0.15, 8), (100, 0.15, 15), (10_000, 0.15, 256), (100, 0.0, 0)],
+)
+def test_users_set_aside_are_8_to_256_and_none_of_a_few(users: int, share: float, expected: int) -> None:
+    assert _holdout_count(users, TrainingConfig(holdout_share=share)) == expected
+
+
+def test_a_single_user_is_refused() -> None:
+    with pytest.raises(DataError, match="training needs at least 2 users, got 1"):
+        _holdout_count(1, TrainingConfig())
+
+
+def test_precision_is_what_was_asked_for() -> None:
+    assert _uses_bfloat16(TrainingConfig(precision="bf16"))
+    assert not _uses_bfloat16(TrainingConfig(precision="fp32"))
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_automatic_precision_asks_the_processor(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert _uses_bfloat16(TrainingConfig(precision="auto")) is native
