@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xcrossrec.exceptions import DataError
-from xcrossrec.prompts import PROMPT_VERSION, clean_title, history_prompt, split_prompt
+from xcrossrec.prompts import PROMPT_VERSION, UNTITLED, clean_title, history_prompt, item_texts, split_prompt
 
 TITLES = st.lists(st.text().filter(lambda text: bool(text.strip())), min_size=1, max_size=5)
 
@@ -39,3 +39,8 @@ def test_an_empty_history() -> None:
 def test_an_empty_title_is_named_by_its_place(blank: str) -> None:
     with pytest.raises(DataError, match="title 1 of the history is empty"):
         history_prompt(["a", blank, "b"])
+
+
+def test_items_without_a_title_get_a_text_and_others_are_cleaned() -> None:
+    assert item_texts(["Red  train", "", " \n"]) == ["Red train", UNTITLED, UNTITLED]
+    assert history_prompt(item_texts([""])) == UNTITLED
