@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 X=.venv/bin/xcrossrec
 DATA=../shared/data/amazon
 R=${1:-runs/real_input}
-SOURCE_BUDGET=8000 TARGET_BUDGET=1000 SEED=0
+SOURCE_BUDGET=6000 TARGET_BUDGET=1000 SEED=0
 mkdir -p "$R"/{data,adapters,models,results}
 
 for d in electronics sports toys; do

@@ -39,7 +39,7 @@ class TrainingConfig:
     head_learning_rate: float = 1e-2
     warmup_share: float = 0.1
     weight_decay: float = 0.0
-    sampled_negatives: int = 64
+    sampled_negatives: int = 32
     pair_negatives: int = 7
     history_limit: int = 20
     holdout_share: float = 0.15
@@ -91,4 +91,4 @@ def source_config(**changes: Any) -> TrainingConfig:
 
 def target_config(**changes: Any) -> TrainingConfig:
     """Defaults for integrators on a new domain (``train target``)."""
-    return TrainingConfig.from_mapping(changes, epochs=10, learning_rate=5e-3)
+    return TrainingConfig.from_mapping(changes, epochs=15, learning_rate=1e-3, patience=3)
