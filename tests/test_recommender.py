@@ -159,10 +159,12 @@ def test_a_catalogue_is_a_domain_a_table_or_a_folder(late: Recommender, tiny_dom
     assert late.index(tiny_domain.items).recommend(["i0"]) == expected
 
 
-def test_a_domain_with_empty_titles_is_taken_without_them(late: Recommender, tiny_domain: Domain) -> None:
+def test_an_item_without_a_title_is_recommended_only_when_named(late: Recommender, tiny_domain: Domain) -> None:
     blank = pl.when(pl.col("item_id") == "i1").then(pl.lit(" ")).otherwise("title").alias("title")
     late.index(Domain("kept", tiny_domain.items.with_columns(blank), {}))
     assert {r.item_id for r in late.recommend(["i0"])} == {"i2", "i3", "i4", "i5"}
+    assert {r.item_id for r in late.recommend(["i1"])} == {"i0", "i2", "i3", "i4", "i5"}
+    assert [(r.item_id, r.title) for r in late.recommend(["i0"], candidates=["i1"])] == [("i1", " ")]
     with pytest.raises(DataError, match="no item of the catalogue 'kept' has a title"):
         late.index(Domain("kept", tiny_domain.items.with_columns(title=pl.lit("")), {}))
 

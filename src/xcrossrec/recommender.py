@@ -25,7 +25,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.base import Base
 from xcrossrec.models.bundle import Model
 from xcrossrec.models.scorer import DualScorer, PairScorer, build_scorer, encode_titles
-from xcrossrec.prompts import clean_title, history_prompt
+from xcrossrec.prompts import clean_title, history_prompt, item_texts
 from xcrossrec.types import ITEM, TITLE
 
 PAIR_LIMIT = 2000
@@ -104,6 +104,8 @@ class Recommender:
         self._scorer: DualScorer | PairScorer | None = None
         self._row_of_id: dict[str, int] = {}
         self._rows_of_title: dict[str, list[int]] = {}
+        self._texts: list[str] = []  # titles as the model reads them
+        self._titled: Int64[np.ndarray, " item"] = np.empty(0, dtype=np.int64)
 
     @classmethod
     def from_pretrained(cls, path: Path | str, *, base: Base | None = None) -> Self:
@@ -130,15 +132,18 @@ class Recommender:
 
         Raises:
             DataError: no catalogue there, a missing column, no items, an id twice, or a table with an empty or
-                missing title. A domain that was imported with empty titles is taken without those items.
+                missing title. Of a domain that was imported with empty titles, those items are recommended only
+                where they are named as candidates.
         """
         domain = _as_domain(catalog)
         self._scorer = build_scorer(self.model, domain.titles)
         self._domain = domain
         self._row_of_id = {item_id: row for row, item_id in enumerate(domain.items[ITEM].to_list())}
+        self._texts = item_texts(domain.titles)
+        self._titled = np.flatnonzero([bool(clean_title(title)) for title in domain.titles])
         self._rows_of_title = {}
-        for row, title in enumerate(domain.titles):
-            self._rows_of_title.setdefault(clean_title(title), []).append(row)
+        for row in self._titled.tolist():
+            self._rows_of_title.setdefault(self._texts[row], []).append(row)
         return self
 
     @property
@@ -249,11 +254,10 @@ class Recommender:
         return [self._entry(item) for item in history]
 
     def _entry(self, item: ItemLike) -> _Entry:
-        titles = self.catalog.titles
         named = _parse(item, self._row_of_id)
         if named.item_id is not None:
             row = self._row_of(named.item_id)
-            return _Entry(row, titles[row])
+            return _Entry(row, self._texts[row])
         title = clean_title(named.title or "")
         if not title:
             raise DataError(f"{item!r} names an item by an empty title: give its text, or leave it out")
@@ -271,15 +275,15 @@ class Recommender:
 
     def _candidate_rows(self, candidates: Sequence[str] | None) -> Int64[np.ndarray, " item"]:
         if candidates is None:
-            return np.arange(self.catalog.items.height)
+            return self._titled
         if isinstance(candidates, str) or len(candidates) == 0:
             raise DataError(f"candidates are a list of item ids, got {candidates!r}: give at least one, or None")
         return np.unique(np.array([self.catalog.row_of(item_id) for item_id in candidates], dtype=np.int64))
 
     def _bought(self, entries: Sequence[_Entry]) -> list[int]:
         """All rows of the history's items, those that share a title with one of them too."""
-        known = [entry for entry in entries if entry.row is not None]
-        return [row for entry in known for row in self._rows_of_title[clean_title(entry.title)]]
+        known = [(entry.row, entry.title) for entry in entries if entry.row is not None]
+        return [row for own, title in known for row in (own, *self._rows_of_title.get(title, ()))]
 
     def _recommendation(self, row: int, score: float, rank: int) -> Recommendation:
         item_id, title = self.catalog.items.row(row)
@@ -313,7 +317,7 @@ class Recommender:
                 f"a pair model would have to encode the history with each of {len(rows)} items, at most "
                 f"{PAIR_LIMIT} are allowed: give candidates, or train with --scoring dual"
             )
-        pairs = [(history_prompt(history), self.catalog.titles[row]) for row in rows]
+        pairs = [(history_prompt(history), self._texts[row]) for row in rows]
         scores: Float32[np.ndarray, " item"] = np.asarray(
             self.model.predict(pairs, show_progress_bar=False), np.float32
         )
@@ -354,10 +358,9 @@ def _as_domain(catalog: Domain | pl.DataFrame | Path | str) -> Domain:
     if domain.items[ITEM].is_duplicated().any():
         twice = domain.items.filter(pl.col(ITEM).is_duplicated())[ITEM][0]
         raise DataError(f"the catalogue has the item id {twice!r} twice: keep one row an item")
-    titled = domain.items.filter(pl.col(TITLE).str.strip_chars() != "")
-    if titled.is_empty():
+    if not any(map(clean_title, domain.titles)):
         raise DataError(f"no item of the catalogue {domain.name!r} has a title, and a language model reads titles")
-    return domain if titled.height == domain.items.height else Domain(domain.name, titled, {})
+    return domain
 
 
 def _items(frame: pl.DataFrame) -> pl.DataFrame:

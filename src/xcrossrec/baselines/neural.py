@@ -31,16 +31,11 @@ from xcrossrec.types import HistoryPooling, Split
 BASELINES: tuple[str, ...] = ("popularity", "tfidf", "itemknn", "untrained")
 """What may follow ``baseline:``."""
 
-UNTITLED = "untitled item"
-"""What a language model reads of an item without a title."""
-
 _PREFIX = "baseline:"
 
 
 class ModelScorer:
-    """A trained or untrained model bound to a catalogue.
-
-    An empty history scores every item 0; an empty title is read as :data:`UNTITLED`.
+    """A trained or untrained model bound to a catalogue; an empty history scores every item 0.
 
     Args:
         model: from :mod:`xcrossrec.models.bundle`.
@@ -50,7 +45,7 @@ class ModelScorer:
 
     def __init__(self, model: Model, titles: Sequence[str], *, name: str) -> None:
         self.model = model
-        self.inner = build_scorer(model, readable(titles), name=name)
+        self.inner = build_scorer(model, titles, name=name)
         self._name = name
         self._n_items = len(titles)
 
@@ -82,11 +77,6 @@ class ModelScorer:
             chosen = None if candidates is None else candidates[filled]
             scores[filled] = self.inner.score([histories[user] for user in filled], chosen)
         return scores
-
-
-def readable(titles: Sequence[str]) -> list[str]:
-    """Put :data:`UNTITLED` where a title is empty: language models cannot read nothing."""
-    return [title if title.strip() else UNTITLED for title in titles]
 
 
 class MeanScorer:

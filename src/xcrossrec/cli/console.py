@@ -11,16 +11,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.extras import require
 from xcrossrec.types import NEGATIVES, Negatives
-
-if TYPE_CHECKING:
-    from xcrossrec.data import Domain
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
@@ -29,23 +26,6 @@ DomainDir = Annotated[Path, typer.Argument(metavar="DIR", help="A domain's folde
 log = logging.getLogger("xcrossrec")
 
 _LOGS = "TENSORBOARD_LOGGING_DIR"
-
-
-def read_titled(path: Path) -> Domain:
-    """Read a domain for training: language models cannot read an empty title, so a stand-in takes its place.
-
-    Raises:
-        DataError: see `xcrossrec.data.read_domain`.
-    """
-    from xcrossrec.baselines.neural import UNTITLED, readable
-    from xcrossrec.data import read_domain
-
-    domain = read_domain(path)
-    empty = sum(1 for title in domain.titles if not title.strip())
-    if empty:
-        log.info(f"{empty} items of {path} have no title and are read as {UNTITLED!r}")
-        vars(domain)["titles"] = readable(domain.titles)  # a cached property: content and fingerprint stay
-    return domain
 
 
 def prepare(extra: str) -> None:

@@ -17,7 +17,6 @@ from xcrossrec.cli.console import (
     prepare,
     print_json,
     progress_to_stderr,
-    read_titled,
     report_cut,
 )
 from xcrossrec.types import HistoryPooling, Negatives, Split
@@ -70,11 +69,12 @@ def evaluate(
     """
     prepare("train")
     from xcrossrec.baselines.neural import scorer_for
+    from xcrossrec.data import read_domain
     from xcrossrec.evaluation import summary_table
     from xcrossrec.models.base import DEFAULT_BASE
 
     _refuse_no_folder(out)
-    domain = read_titled(directory)
+    domain = read_domain(directory)
     with progress_to_stderr():
         found = scorer_for(subject, domain, base=base or DEFAULT_BASE, pooling=pooling, name=name)
         kinds = parse_negatives(negatives) if negatives is not None else _default_negatives(found, domain)

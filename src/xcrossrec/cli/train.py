@@ -18,7 +18,6 @@ from xcrossrec.cli.console import (
     prepare,
     print_json,
     progress_to_stderr,
-    read_titled,
     shows_progress,
 )
 from xcrossrec.config import TrainingConfig, source_config, target_config
@@ -75,12 +74,13 @@ def source(
       xcrossrec train source data/electronics --out adapters/electronics --budget 4000
     """
     prepare("train")
+    from xcrossrec.data import read_domain
     from xcrossrec.models.base import DEFAULT_BASE
     from xcrossrec.training.source import train_source
 
     changes = _changes(config, epochs, learning_rate, batch_users, seed)
     settings = source_config(**changes)
-    domain = read_titled(directory)
+    domain = read_domain(directory)
     with progress_to_stderr(), logs_beside(out):
         report = train_source(
             domain,
@@ -128,10 +128,11 @@ def target(
           --out models/toys --budget 1000
     """
     prepare("train")
+    from xcrossrec.data import read_domain
     from xcrossrec.training.target import train_target
 
     settings = target_config(**_changes(config, epochs, learning_rate, batch_users, seed))
-    domain = read_titled(directory)
+    domain = read_domain(directory)
     with progress_to_stderr(), logs_beside(out):
         report = train_target(
             domain,
@@ -182,11 +183,12 @@ def lora(
       xcrossrec train lora data/toys --init adapters/sports --out models/toys-warm --budget 1000
     """
     prepare("train")
+    from xcrossrec.data import read_domain
     from xcrossrec.models.base import DEFAULT_BASE
     from xcrossrec.training.source import train_source
 
     settings = lora_config(**_changes(config, epochs, learning_rate, batch_users, seed))
-    domain = read_titled(directory)
+    domain = read_domain(directory)
     with progress_to_stderr(), logs_beside(out):
         report = train_source(
             domain,
