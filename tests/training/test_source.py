@@ -213,9 +213,9 @@ def test_a_resumed_run_reaches_the_same_bits(
     assert not out.exists()
     with pytest.raises(ConfigError, match=r"first\.training holds an unfinished run: continue it with --resume"):
         train_source(domain, out, **options)
-    with pytest.raises(ConfigError, match="holds a run with other settings or data"):
+    with pytest.raises(ConfigError, match="holds a run with other settings, data or sources"):
         train_source(domain, out, **{**options, "config": settings(learning_rate=0.5)}, resume=True)
-    with pytest.raises(ConfigError, match="holds a run with other settings or data"):
+    with pytest.raises(ConfigError, match="holds a run with other settings, data or sources"):
         train_source(domain_named("first", seed=5), out, **options, resume=True)
     train_source(domain, out, **options, resume=True)
     assert_same_weights(two_sources[0], out)

@@ -171,10 +171,15 @@ def test_a_resumed_target_run_reaches_the_same_bits(
         with pytest.raises(KeyboardInterrupt):
             train_target(target_domain, two_sources, tmp_path / "cut", **options)
     assert not (tmp_path / "cut").exists()
-    with pytest.raises(ConfigError, match="holds a run with other settings or data"):
+    with pytest.raises(ConfigError, match="holds a run with other settings, data or sources"):
         train_target(
             target_domain, two_sources, tmp_path / "cut", resume=True, **{**options, "config": settings(seed=4)}
         )
+    for changes in ({"beta": 0.5}, {"pooling": "prompt"}, {"integrator": "pairwise"}, {"max_tokens": 16}):
+        with pytest.raises(ConfigError, match="holds a run with other settings, data or sources"):
+            train_target(target_domain, two_sources, tmp_path / "cut", resume=True, **options, **changes)
+    with pytest.raises(ConfigError, match="holds a run with other settings, data or sources"):
+        train_target(target_domain, two_sources[::-1], tmp_path / "cut", resume=True, **options)
     train_target(target_domain, two_sources, tmp_path / "cut", resume=True, **options)
     assert_same_weights(tmp_path / "straight", tmp_path / "cut")
 

@@ -92,7 +92,13 @@ def fit(
     keep_freed_memory()
     count = _holdout_count(len(users), config)
     training, holdout = users.split_off(count, config.seed) if count else (users, None)
-    checkpoint = _prepare_work(work, config, domain, users, resume)
+    run = {
+        "config": config.to_dict(),
+        "fingerprint": domain.fingerprint,
+        "users": len(users),
+        "model": _identity(model),
+    }
+    checkpoint = _prepare_work(work, run, resume)
     batches = _batches(model, domain, training, config)
     held = _batches(model, domain, holdout, config) if holdout else None
     frozen = _frozen_digest(model)
@@ -127,21 +133,29 @@ def _holdout_count(users: int, config: TrainingConfig) -> int:
     return min(max(wanted, 8), 256) if wanted and users >= 32 else 0
 
 
-def _prepare_work(work: Path, config: TrainingConfig, domain: Domain, users: Sequences, resume: bool) -> str | None:
+def _identity(model: Model) -> dict[str, Any]:
+    """What must be the same for a run to go on: the weights it started from and what is not in them."""
+    encoder = encoder_of(model)
+    settings = {name: getattr(encoder, name, None) for name in ("max_tokens", "integrator", "beta", "gamma")}
+    return {"start": weight_digest(model.state_dict()), "pooling": matcher_of(model).pooling, **settings}
+
+
+def _prepare_work(work: Path, run: Mapping[str, Any], resume: bool) -> str | None:
     """Refuse to mix runs; give the checkpoint to continue from."""
-    state = {"config": config.to_dict(), "fingerprint": domain.fingerprint, "users": len(users)}
     last = get_last_checkpoint(str(work)) if work.is_dir() else None
     path = work / _STATE_FILE
     if resume:
         if last is None:
             raise ConfigError(f"nothing to resume in {work}: run without --resume")
-        if json.loads(path.read_text(encoding="utf-8")) != state:
-            raise ConfigError(f"{work} holds a run with other settings or data: resume with the same, or remove it")
+        if json.loads(path.read_text(encoding="utf-8")) != run:
+            raise ConfigError(
+                f"{work} holds a run with other settings, data or sources: resume with the same, or remove it"
+            )
         return str(last)
     if last is not None:
         raise ConfigError(f"{work} holds an unfinished run: continue it with --resume, or remove the folder")
     work.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(state), encoding="utf-8")
+    path.write_text(json.dumps(run), encoding="utf-8")
     return None
 
 
