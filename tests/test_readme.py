@@ -1,0 +1,170 @@
+"""The documents are held to the code: the README's blocks run, and every option, setting and code is described."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from xcrossrec.cli import app
+from xcrossrec.config import TrainingConfig, source_config, target_config
+from xcrossrec.data import Domain
+from xcrossrec.data.lint.report import ERRORS
+from xcrossrec.data.market import MarketSettings, sample_market
+from xcrossrec.models.base import DEFAULT_BASE
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+RUNNER = CliRunner()
+
+
+def block(language: str) -> str:
+    """The README's only block of a language."""
+    (found,) = re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return str(found)
+
+
+def shell_commands() -> list[list[str]]:
+    """The README's commands, each as words without the program's name."""
+    lines = block("sh").replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines]
+    assert all(command[0] == "xcrossrec" for command in commands)
+    return [command[1:] for command in commands]
+
+
+def write_csv(domain: Domain, folder: Path) -> None:
+    folder.mkdir()
+    domain.items.write_csv(folder / "items.csv")
+    for split in ("train", "validation"):
+        domain.frame(split).select("user_id", "item_id", "position").write_csv(folder / f"{split}.csv")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+    return tmp_path
+
+
+# ---- what a reader may copy
+
+
+def test_the_readmes_commands_run(elsewhere: Path, tiny_models: Any) -> None:
+    market = sample_market(0, MarketSettings(train_users=40, validation_users=30, test_users=10))
+    for name in ("kitchen", "camping", "garden"):
+        write_csv(market[name], elsewhere / name)
+    outputs = []
+    for command in shell_commands():
+        quick = ["--epochs", "1", *(["--budget", "36"] if "--budget" in command else [])]
+        extra = ["--base", str(tiny_models.base), *quick] if command[0] == "train" else []
+        done = RUNNER.invoke(app, ["-q", *command, *extra], catch_exceptions=False)
+        assert done.exit_code == 0, (command, done.stdout, done.stderr)
+        outputs.append(done.stdout)
+    assert "0 errors" in outputs[3]
+    assert "a = garden, b = garden-lora" in outputs[-2]
+    assert outputs[-1].count("Best match in the history: Wooden raised garden bed") == 5
+    assert not (elsewhere / "runs").exists()
+
+
+def test_the_readmes_python_runs(elsewhere: Path, tiny_models: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    code = block("python")
+    assert code.count(DEFAULT_BASE) == 1
+    exec(compile(code.replace(DEFAULT_BASE, str(tiny_models.base)), str(README), "exec"), {"__name__": "readme"})
+    printed = capsys.readouterr().out
+    assert "'difference'" in printed
+    assert printed.count("Best match in the history") == 3
+
+
+def test_the_example_runs(
+    elsewhere: Path, tiny_models: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = ROOT / "examples" / "adapt_new_domain.py"
+    options = {"out": elsewhere / "out", "base": tiny_models.base, "users": 40, "budget": 36, "epochs": 1}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    monkeypatch.setattr("sys.argv", [str(script), *words, "--target-epochs", "1"])
+    runpy.run_path(str(script), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "0 errors" in printed
+    assert len(re.findall(r"^(uniform|popularity|full): MRR", printed, flags=re.MULTILINE)) == 3
+    assert "3. " in printed
+
+
+# ---- what documents say of the code
+
+
+def walk(command: Any, name: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    """All commands below one, with their full names."""
+    if not hasattr(command, "commands"):
+        return [(name, command)]
+    return [found for part, below in command.commands.items() for found in walk(below, (*name, part))]
+
+
+def section(text: str, name: tuple[str, ...]) -> str:
+    """The part of docs/cli.md whose heading names a command."""
+    parts = re.split(r"^## ", text, flags=re.MULTILINE)
+    (found,) = [part for part in parts if " ".join(name) in [each.strip() for each in part.split("\n")[0].split(",")]]
+    return found
+
+
+def test_every_option_is_described_and_no_other() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    of_section: dict[str, set[str]] = {}
+    for name, command in walk(typer.main.get_command(app)):
+        shown = [p for p in command.params if not getattr(p, "hidden", False)]
+        options = {o for p in shown for o in p.opts if o.startswith("--")} - {"--help"}
+        own = section(text, name)
+        assert not options - set(re.findall(r"--[a-z][a-z-]*", own)), name
+        of_section.setdefault(own, set()).update(options)
+    for own, options in of_section.items():
+        assert not set(re.findall(r"--[a-z][a-z-]*", own)) - options, own.split("\n")[0]
+
+
+def test_every_command_in_the_documents_exists() -> None:
+    known = {" ".join(name) for name, _ in walk(typer.main.get_command(app))}
+    groups = {name.split()[0] for name in known if " " in name}
+    for document in DOCUMENTS:
+        for line in document.read_text(encoding="utf-8").splitlines():
+            for first, second in re.findall(r"(?:^|`|\()\s*xcrossrec ([a-z]+) ?([a-z]+)?", line):
+                command = f"{first} {second}" if first in groups else first
+                assert command in known, (document.name, line)
+
+
+def test_every_training_setting_is_described() -> None:
+    text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text, flags=re.MULTILINE))
+    source, target = source_config().to_dict(), target_config().to_dict()
+    for field in fields(TrainingConfig):
+        both = source[field.name], target[field.name]
+        expected = f"{both[0]}" if both[0] == both[1] else f"source {both[0]}, target {both[1]}"
+        assert rows[field.name] == expected, f"docs/method.md says otherwise of {field.name}"
+
+
+def test_every_linter_code_is_described() -> None:
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (error|warning)[^|]*\|", text, flags=re.MULTILINE))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/xcrossrec/data/lint").glob("*.py"))
+    assert {code for code, severity in rows.items() if severity == "error"} == ERRORS
+    used = set(re.findall(r"finding\(\s*\"(\w+)\"", sources)) | set(re.findall(r"^ +\"(\w+)\": \(\n? *\S", sources))
+    assert used <= set(rows)
+    assert all(f'"{code}"' in sources for code in rows)
+
+
+def test_links_lead_somewhere() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), (document.name, target)
+
+
+def test_the_readme_is_short_and_has_its_parts() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 220
+    for part in ("## Install", "## The main job", "## Results", "## Limits", "## Citation", "arXiv:2504.20859"):
+        assert part in text
