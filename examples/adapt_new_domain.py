@@ -44,7 +44,7 @@ def main() -> None:
     xc.train_target(target, adapters, out / "x-cross", config=target_settings, budget=options.budget)
 
     # 4. The rival that matters: LoRA on the same customers and as many epochs, without any source.
-    rival_settings = xc.source_config(epochs=options.target_epochs, seed=options.seed)
+    rival_settings = xc.rival_config(epochs=options.target_epochs, seed=options.seed)
     xc.train_source(target, out / "lora", config=rival_settings, base=options.base, budget=options.budget)
 
     # 5. Measure both on customers nobody was trained on, on the same candidates, and compare customer by customer.
@@ -76,7 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--users", type=int, default=None, help="customers of each source (default: all)")
     parser.add_argument("--epochs", type=int, default=3, help="of the sources")
     parser.add_argument("--budget", type=int, default=300, help="customers of the new category")
-    parser.add_argument("--target-epochs", type=int, default=15)
+    parser.add_argument("--target-epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

@@ -13,6 +13,7 @@ import torch
 
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import BundleError, ConfigError, DataError
+from xcrossrec.models import bundle
 from xcrossrec.models.scorer import build_scorer
 from xcrossrec.recommender import Explanation, Item, Recommender
 
@@ -255,8 +256,10 @@ def test_coefficients_are_the_integrators_own(late: Recommender) -> None:
 
 
 def test_matches_of_late_pooling_are_shares_of_the_soft_maximum(late: Recommender) -> None:
+    recency = bundle.matcher_of(late.model).log_recency
     with torch.no_grad():
-        late.scorer.matcher.log_recency[1] = -0.5
+        recency[1] = -0.5
+    late.index(late.catalog)
     explanation = late.explain(["i0", "A quite unknown train"], "i1")
     assert [match.item_id for match in explanation.matches] == ["i0", None]
     assert sum(match.share or 0.0 for match in explanation.matches) == pytest.approx(1.0)
@@ -267,7 +270,7 @@ def test_matches_of_late_pooling_are_shares_of_the_soft_maximum(late: Recommende
     assert alone.matches[0].effect is None
     assert alone.matches[0].share == pytest.approx(1.0)
     with torch.no_grad():
-        late.scorer.matcher.log_recency[1] = 0.0
+        recency[1] = 0.0
 
 
 def test_prompt_and_pair_explain_the_history_by_leaving_out(

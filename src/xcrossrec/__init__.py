@@ -22,6 +22,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "compare": ("xcrossrec.evaluation", None),
     "evaluate": ("xcrossrec.evaluation", None),
     "TrainingConfig": ("xcrossrec.config", None),
+    "rival_config": ("xcrossrec.config", None),
     "source_config": ("xcrossrec.config", None),
     "target_config": ("xcrossrec.config", None),
     "load": ("xcrossrec.models.bundle", "models"),
@@ -43,7 +44,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
 
 if TYPE_CHECKING:
     from xcrossrec.baselines.neural import scorer_for
-    from xcrossrec.config import TrainingConfig, source_config, target_config
+    from xcrossrec.config import TrainingConfig, rival_config, source_config, target_config
     from xcrossrec.data import Domain, build_domain, read_domain, write_domain
     from xcrossrec.data.market import sample_market
     from xcrossrec.evaluation import Evaluation, compare, evaluate
@@ -85,6 +86,7 @@ __all__ = [
     "evaluate",
     "load",
     "read_domain",
+    "rival_config",
     "sample_market",
     "scorer_for",
     "source_config",

@@ -20,7 +20,9 @@ class TrainingConfig:
         epochs: passes over the training users, at most (early stopping may end sooner).
         batch_users: users per step; their items are each other's negatives.
         learning_rate: AdamW's, for LoRA factors or integrators.
-        head_learning_rate: AdamW's, for the head and the stream weights.
+        head_learning_rate: AdamW's, for the head's scalars, the pair head and the stream weights.
+        projection_learning_rate: AdamW's, for a `dual` head's projection.
+        projection_rank: rank of a `dual` head's projection; 0 trains none.
         warmup_share: share of the steps with a rising learning rate, then it falls linearly to 0.
         weight_decay: AdamW's.
         sampled_negatives: catalogue items drawn uniformly per step, on top of the batch's own.
@@ -37,6 +39,8 @@ class TrainingConfig:
     batch_users: int = 32
     learning_rate: float = 5e-4
     head_learning_rate: float = 1e-2
+    projection_learning_rate: float = 1e-3
+    projection_rank: int = 0
     warmup_share: float = 0.1
     weight_decay: float = 0.0
     sampled_negatives: int = 32
@@ -59,7 +63,7 @@ class TrainingConfig:
         for name in (*positive, "pair_negatives"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: give a value above 0")
-        for name in ("warmup_share", "weight_decay", "sampled_negatives", "seed"):
+        for name in ("warmup_share", "weight_decay", "sampled_negatives", "projection_rank", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: give 0 or more")
         if self.precision not in PRECISIONS:
@@ -91,4 +95,12 @@ def source_config(**changes: Any) -> TrainingConfig:
 
 def target_config(**changes: Any) -> TrainingConfig:
     """Defaults for integrators on a new domain (``train target``)."""
-    return TrainingConfig.from_mapping(changes, epochs=15, learning_rate=1e-3, patience=3)
+    return TrainingConfig.from_mapping(changes, epochs=12, learning_rate=3e-4, patience=3, projection_rank=16)
+
+
+def rival_config(**changes: Any) -> TrainingConfig:
+    """Defaults for LoRA on the target (``train lora``): as many epochs and the same head as the integration has."""
+    same = target_config()
+    return source_config(
+        **{"epochs": same.epochs, "patience": same.patience, "projection_rank": same.projection_rank, **changes}
+    )

@@ -48,6 +48,4 @@ class MissingExtraError(XCrossRecError, ImportError):
     """
 
     def __init__(self, module: str, extra: str) -> None:
-        super().__init__(
-            f"this needs {module!r}, which is not installed: run  pip install 'xcrossrec[{extra}]'"
-        )
+        super().__init__(f"this needs {module!r}, which is not installed: run  pip install 'xcrossrec[{extra}]'")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -177,7 +178,7 @@ class _Probe:
         self.history = list(history)
         self.items = list(items)
         self.pair = bundle.scoring_of(model) == "pair"
-        self.matcher = bundle.matcher_of(model)
+        self.matcher = deepcopy(bundle.matcher_of(model)).cpu()  # vectors are compared on the CPU
         self.full = self.scores(self.history)
 
     @property

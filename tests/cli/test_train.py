@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from xcrossrec.cli import app
-from xcrossrec.cli.train import _changes, lora_config
-from xcrossrec.config import target_config
+from xcrossrec.cli.train import _changes
+from xcrossrec.config import rival_config, target_config
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
@@ -66,8 +66,8 @@ def test_the_rival_starts_from_the_base_or_an_adapter(domain_dir: Path, tiny_mod
     warm = invoke("lora", domain_dir, "--init", tiny_models.sources[0], "--out", tmp_path / "warm", *QUICK)
     assert warm.exit_code == 0, warm.stderr
     assert bundle.read_bundle_manifest(tmp_path / "warm")["init"] == str(tiny_models.sources[0])
-    assert lora_config().epochs == target_config().epochs
-    assert lora_config(epochs=2).epochs == 2
+    assert rival_config().epochs == target_config().epochs
+    assert rival_config(epochs=2).epochs == 2
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from xcrossrec.exceptions import BundleError, ConfigError
-from xcrossrec.models.heads import RECENCY_SLOTS, HistoryMatcher, PairHead, soft_maximum
+from xcrossrec.models.heads import RECENCY_SLOTS, HistoryMatcher, PairHead, Projection, soft_maximum
 from xcrossrec.models.tokens import CANDIDATE_SEGMENT
 
 COSINES = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=6)
@@ -205,3 +205,34 @@ def test_a_head_of_another_size(tmp_path: Path) -> None:
     path.write_text(path.read_text(encoding="utf-8").replace("6", "7"), encoding="utf-8")
     with pytest.raises(BundleError, match=r"head\.safetensors does not fit its settings"):
         PairHead.load(str(tmp_path))
+
+
+# ---- projection
+
+
+def test_a_new_projection_changes_nothing() -> None:
+    vectors = unit(4, 6)
+    torch.testing.assert_close(Projection(6, 2)({"sentence_embedding": vectors})["sentence_embedding"], vectors)
+
+
+def test_projection_is_the_low_rank_map_of_its_docstring() -> None:
+    projection, vectors = Projection(6, 2), unit(4, 6)
+    nn.init.normal_(projection.up)
+    matrix = torch.eye(6) + projection.up @ projection.down
+    expected = torch.stack([matrix @ vector for vector in vectors])
+    torch.testing.assert_close(projection({"sentence_embedding": vectors})["sentence_embedding"], expected)
+    assert sum(p.numel() for p in projection.parameters()) == 2 * 6 * 2
+
+
+def test_projection_round_trip(tmp_path: Path) -> None:
+    projection = Projection(6, 2)
+    nn.init.normal_(projection.up)
+    projection.save(str(tmp_path))
+    again = Projection.load(str(tmp_path))
+    assert torch.equal(again.up, projection.up)
+    assert torch.equal(again.down, projection.down)
+
+
+def test_projection_of_rank_0_is_refused() -> None:
+    with pytest.raises(ConfigError, match="rank is 0"):
+        Projection(6, 0)

@@ -25,8 +25,6 @@ DomainDir = Annotated[Path, typer.Argument(metavar="DIR", help="A domain's folde
 
 log = logging.getLogger("xcrossrec")
 
-_LOGS = "TENSORBOARD_LOGGING_DIR"
-
 
 def prepare(extra: str) -> None:
     """Check that an extra is installed, and silence the libraries it brings.
@@ -58,19 +56,6 @@ def progress_to_stderr() -> Iterator[None]:
     """Within the block whatever a library prints goes to stderr, or nowhere under ``--quiet``."""
     with redirect_stdout(sys.stderr if shows_progress() else Nowhere()):
         yield
-
-
-@contextmanager
-def logs_beside(out: Path) -> Iterator[None]:
-    """Within the block trainers write their TensorBoard logs into ``OUT.training/logs``, none into ``./runs``."""
-    former = os.environ.get(_LOGS)
-    os.environ[_LOGS] = str(out.with_name(out.name + ".training") / "logs")
-    try:
-        yield
-    finally:
-        del os.environ[_LOGS]
-        if former is not None:
-            os.environ[_LOGS] = former
 
 
 class Nowhere(io.StringIO):

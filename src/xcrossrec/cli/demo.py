@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xcrossrec.cli.console import Nowhere, Overwrite, log, logs_beside, prepare, shows_progress, table
+from xcrossrec.cli.console import Nowhere, Overwrite, log, prepare, shows_progress, table
 from xcrossrec.cli.recommend import as_text
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import NEGATIVES
@@ -48,11 +48,9 @@ class Plan:
     train_users: int = 1500
     test_users: int = 1000
     budget: int = 300
-    source: dict[str, Any] = field(
-        default_factory=lambda: {"epochs": 3, "batch_users": 96, "learning_rate": 1e-3, "patience": 3}
-    )
-    target: dict[str, Any] = field(default_factory=lambda: {"epochs": 8, "batch_users": 64})
-    rival: dict[str, Any] = field(default_factory=lambda: {"epochs": 8, "batch_users": 64, "learning_rate": 1e-3})
+    source: dict[str, Any] = field(default_factory=lambda: {"epochs": 5, "batch_users": 64, "learning_rate": 2e-3})
+    target: dict[str, Any] = field(default_factory=lambda: {"epochs": 8, "batch_users": 32, "learning_rate": 1e-3})
+    rival: dict[str, Any] = field(default_factory=lambda: {"epochs": 8, "batch_users": 32, "learning_rate": 1e-3})
     base: str | None = None
 
 
@@ -127,8 +125,10 @@ def run(out: Path, plan: Plan, seed: int) -> None:
     adapters = [out / "sources" / source.name for source in sources]
     _train(out, plan, seed, sources, target, adapters)
     results = _evaluate_all(out, target, adapters, plan, seed)
-    typer.echo(f"\n{_results_table(results, target)}\n\n{SIMULATED}\n")
-    verdicts = [*_verdicts(results, adapters)]
+    summaries = {name: result.summary() for name, result in results.items()}
+    differences = {name: _paired(results[_MODEL], result) for name, result in results.items() if name != _MODEL}
+    typer.echo(f"\n{_results_table(summaries, differences)}\n\n{SIMULATED}\n")
+    verdicts = _verdicts(summaries, differences, [adapter.name for adapter in adapters])
     typer.echo("\n".join(verdicts))
     typer.echo(f"\n{_cost(out)}")
     _recommend(out, target)
@@ -139,7 +139,8 @@ def run(out: Path, plan: Plan, seed: int) -> None:
         "seed": seed,
         "wall_s": round(wall_s, 1),
         "verdicts": verdicts,
-        "summaries": [result.summary() for result in results.values()],
+        "summaries": list(summaries.values()),
+        "differences": differences,
     }
     (out / MARKER).write_text(json.dumps(record, indent=2), encoding="utf-8")
     typer.echo(f"\nDone in {wall_s:.0f} s. Look further:\n{_next_steps(out, target)}")
@@ -161,22 +162,22 @@ def _write_market(out: Path, plan: Plan, seed: int) -> dict[str, Domain]:
 def _train(
     out: Path, plan: Plan, seed: int, sources: Sequence[Domain], target: Domain, adapters: Sequence[Path]
 ) -> None:
-    from xcrossrec.config import source_config, target_config
+    from xcrossrec.config import rival_config, source_config, target_config
     from xcrossrec.models.base import DEFAULT_BASE
     from xcrossrec.training.source import train_source
     from xcrossrec.training.target import train_target
 
     base, bars = plan.base or DEFAULT_BASE, shows_progress() and sys.stderr.isatty()
     for source, adapter in zip(sources, adapters, strict=True):
-        with _step(f"LoRA on {source.name} ({plan.train_users:,} users)"), logs_beside(adapter):
+        with _step(f"LoRA on {source.name} ({plan.train_users:,} users)"):
             settings = source_config(**{**plan.source, "seed": seed})
             train_source(source, adapter, config=settings, base=base, show_progress=bars)
-    with _step(f"integration into {target.name} ({plan.budget:,} users)"), logs_beside(out / "model"):
+    with _step(f"integration into {target.name} ({plan.budget:,} users)"):
         settings = target_config(**{**plan.target, "seed": seed})
         train_target(target, adapters, out / "model", config=settings, budget=plan.budget, show_progress=bars)
     rival = out / "rivals" / "lora"
-    with _step(f"the rival: LoRA on {target.name} (the same {plan.budget:,} users)"), logs_beside(rival):
-        settings = source_config(**{**plan.rival, "seed": seed})
+    with _step(f"the rival: LoRA on {target.name} (the same {plan.budget:,} users)"):
+        settings = rival_config(**{**plan.rival, "seed": seed})
         train_source(target, rival, config=settings, base=base, budget=plan.budget, show_progress=bars)
 
 
@@ -220,48 +221,42 @@ def _evaluate_all(out: Path, target: Domain, adapters: Sequence[Path], plan: Pla
     return results
 
 
-def _results_table(results: dict[str, Evaluation], target: Domain) -> str:
+def _results_table(summaries: dict[str, dict[str, Any]], differences: dict[str, dict[str, Any]]) -> str:
     """All methods under all negatives, and what X-Cross has more (paired, with its interval)."""
-    ours = results[_MODEL]
-    users = ours.of("popularity").height
-    header = ["MRR, mean [95%]", *NEGATIVES, f"{_MODEL} minus it, popularity negatives"]
-    rows = [header]
-    for name, result in results.items():
-        found = result.summary()["metrics"]
-        cells = [_interval(found[kind]["mrr"], found[kind]["ci"]["mrr"]) for kind in NEGATIVES]
-        rows.append([name, *cells, "" if name == _MODEL else _difference(ours, result)])
-    return f"{target.name} (simulated), {users:,} test users, 1 positive + 29 negatives, or the full catalogue:\n\n" + (
-        table(rows)
+    ours = summaries[_MODEL]
+    rows = [["MRR, mean [95%]", *NEGATIVES, f"{_MODEL} minus it, popularity negatives"]]
+    for name, summary in summaries.items():
+        found = summary["metrics"]
+        cells = [_interval(found[kind]["mrr"], found[kind]["ci"]["mrr"], "") for kind in NEGATIVES]
+        more = differences.get(name)
+        rows.append([name, *cells, _interval(more["difference"], more["ci"], "+") if more else ""])
+    return (
+        f"{ours['domain']} (simulated), {ours['users']:,} test users, 1 positive + 29 negatives, or the full "
+        f"catalogue:\n\n{table(rows)}"
     )
 
 
-def _interval(mean: float, ci: Sequence[float]) -> str:
-    return f"{mean:.3f} [{ci[0]:.3f}, {ci[1]:.3f}]"
-
-
-def _difference(ours: Evaluation, other: Evaluation) -> str:
-    found = _paired(ours, other)
-    return f"{found['difference']:+.3f} [{found['ci'][0]:+.3f}, {found['ci'][1]:+.3f}]"
+def _interval(mean: float, ci: Sequence[float], sign: str) -> str:
+    return f"{mean:{sign}.3f} [{ci[0]:{sign}.3f}, {ci[1]:{sign}.3f}]"
 
 
 def _paired(ours: Evaluation, other: Evaluation) -> dict[str, Any]:
-    """The paired difference in MRR under popularity negatives."""
-    from xcrossrec.evaluation import compare
+    """The paired difference in MRR under popularity negatives, with its interval."""
+    from xcrossrec.evaluation import Evaluation, compare
 
-    found: dict[str, Any] = compare(ours, other)["metrics"]["popularity"]["mrr"]
+    a, b = (Evaluation(result.of("popularity"), result.info) for result in (ours, other))
+    found: dict[str, Any] = compare(a, b, permutations=1000)["metrics"]["popularity"]["mrr"]
     return found
 
 
-def _verdicts(results: dict[str, Evaluation], adapters: Sequence[Path]) -> list[str]:
+def _verdicts(
+    summaries: dict[str, dict[str, Any]], differences: dict[str, dict[str, Any]], sources: Sequence[str]
+) -> list[str]:
     """Say whether integration helped, against what matters most; only an interval clear of 0 is a yes."""
-    ours = results[_MODEL]
-    alone = [f"{adapter.name} alone" for adapter in adapters]
-    best = max(alone, key=lambda name: float(results[name].of("popularity")["mrr"].to_numpy().mean()))
-    rivals = ("untrained base", best, "mean of the sources", "LoRA on the target")
-    return [
-        "Did it help? (MRR, popularity negatives)",
-        *(_verdict(name, _paired(ours, results[name])) for name in rivals),
-    ]
+    best = max(sources, key=lambda name: float(summaries[f"{name} alone"]["metrics"]["popularity"]["mrr"]))
+    rivals = ("untrained base", f"{best} alone", "mean of the sources", "LoRA on the target")
+    sentences = (_verdict(name, differences[name]) for name in rivals)
+    return ["Did it help? (MRR, popularity negatives, paired by user)", *sentences]
 
 
 def _verdict(rival: str, found: dict[str, Any]) -> str:

@@ -14,13 +14,12 @@ from xcrossrec.cli.console import (
     DomainDir,
     Json,
     Overwrite,
-    logs_beside,
     prepare,
     print_json,
     progress_to_stderr,
     shows_progress,
 )
-from xcrossrec.config import TrainingConfig, source_config, target_config
+from xcrossrec.config import TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.types import HistoryPooling, Scoring
 
@@ -81,7 +80,7 @@ def source(
     changes = _changes(config, epochs, learning_rate, batch_users, seed)
     settings = source_config(**changes)
     domain = read_domain(directory)
-    with progress_to_stderr(), logs_beside(out):
+    with progress_to_stderr():
         report = train_source(
             domain,
             out,
@@ -133,7 +132,7 @@ def target(
 
     settings = target_config(**_changes(config, epochs, learning_rate, batch_users, seed))
     domain = read_domain(directory)
-    with progress_to_stderr(), logs_beside(out):
+    with progress_to_stderr():
         report = train_target(
             domain,
             sources,
@@ -187,9 +186,9 @@ def lora(
     from xcrossrec.models.base import DEFAULT_BASE
     from xcrossrec.training.source import train_source
 
-    settings = lora_config(**_changes(config, epochs, learning_rate, batch_users, seed))
+    settings = rival_config(**_changes(config, epochs, learning_rate, batch_users, seed))
     domain = read_domain(directory)
-    with progress_to_stderr(), logs_beside(out):
+    with progress_to_stderr():
         report = train_source(
             domain,
             out,
@@ -206,11 +205,6 @@ def lora(
             show_progress=shows_progress(),
         )
     _print(out, report, as_json=as_json)
-
-
-def lora_config(**changes: Any) -> TrainingConfig:
-    """Settings of the rival: a source's, but as many epochs as the integration gets, for a fair comparison."""
-    return source_config(**{"epochs": target_config().epochs, **changes})
 
 
 def _changes(

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 import polars as pl
+import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -24,18 +25,30 @@ from xcrossrec.exceptions import BundleError, ConfigError
 from xcrossrec.models.adapters import MANIFEST, read_manifest
 from xcrossrec.models.base import Base
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, TitleEncoder
-from xcrossrec.models.heads import HistoryMatcher, PairHead
+from xcrossrec.models.heads import HistoryMatcher, PairHead, Projection
 from xcrossrec.types import HistoryPooling, Scoring
 
 FORMAT_VERSION = 1
 Model: TypeAlias = SentenceTransformer | CrossEncoder
 
 _MODULE_KEYS = {"name", "path", "type"}
-_OWN_CLASSES: tuple[type[nn.Module], ...] = (IntegratedEncoder, SourceEncoder, HistoryMatcher, PairHead)
+_OWN_CLASSES: tuple[type[nn.Module], ...] = (
+    IntegratedEncoder,
+    SourceEncoder,
+    HistoryMatcher,
+    PairHead,
+    Projection,
+)
 _BORROWED_CLASSES: tuple[type[nn.Module], ...] = (Pooling, Normalize)
 
 
-def build_model(encoder: TitleEncoder, *, scoring: Scoring = "dual", pooling: HistoryPooling = "late") -> Model:
+def build_model(
+    encoder: TitleEncoder,
+    *,
+    scoring: Scoring = "dual",
+    pooling: HistoryPooling = "late",
+    projection_rank: int = 0,
+) -> Model:
     """Put a head on an encoder.
 
     Args:
@@ -43,10 +56,12 @@ def build_model(encoder: TitleEncoder, *, scoring: Scoring = "dual", pooling: Hi
         scoring: ``dual`` gives a ``SentenceTransformer`` (unit vector per text), ``pair`` a ``CrossEncoder``
             (score per history and candidate).
         pooling: how the history is pooled.
+        projection_rank: rank of the `dual` head's :class:`Projection`; 0 leaves it out.
     """
     if scoring == "dual":
+        projection = [Projection(encoder.dim, projection_rank)] if projection_rank else []
         model: Model = SentenceTransformer(
-            modules=[encoder, Pooling(encoder.dim, "mean"), Normalize(), HistoryMatcher(pooling)]
+            modules=[encoder, Pooling(encoder.dim, "mean"), *projection, Normalize(), HistoryMatcher(pooling)]
         )
     elif scoring == "pair":
         model = CrossEncoder(modules=[encoder, PairHead(encoder.dim, pooling)], activation_fn=nn.Identity())
@@ -62,6 +77,25 @@ def encoder_of(model: Model) -> TitleEncoder:
     if not isinstance(encoder, TitleEncoder):
         raise BundleError(f"the model starts with a {type(encoder).__name__}, expected an xcrossrec encoder")
     return encoder
+
+
+def with_projection(model: Model, rank: int, seed: int) -> Model:
+    """Give a `dual` model without a :class:`Projection` one that changes nothing yet.
+
+    Args:
+        model: taken over.
+        rank: the projection's; 0 gives the model back.
+        seed: of its start.
+    """
+    if not rank or isinstance(model, CrossEncoder) or any(isinstance(module, Projection) for module in model):
+        return model
+    encoder, pooling, *rest = model
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        projection = Projection(encoder.dim, rank)
+    new = SentenceTransformer(modules=[encoder, pooling, projection, *rest])
+    new.model_card_data.local_files_only = True
+    return new
 
 
 def scoring_of(model: Model) -> Scoring:
@@ -215,7 +249,7 @@ def _module_list(folder: Path) -> list[dict[str, str]]:
         raise BundleError(
             f"{folder / 'modules.json'} cannot be read ({error}): copy or train the model again"
         ) from error
-    if not isinstance(entries, list) or not all(isinstance(e, dict) and _MODULE_KEYS <= set(e) for e in entries):
+    if not isinstance(entries, list) or not all(isinstance(e, dict) and set(e) >= _MODULE_KEYS for e in entries):
         raise BundleError(f"{folder / 'modules.json'} is no list of modules: copy or train the model again")
     for entry in entries:
         place = PurePosixPath(entry["path"])

@@ -146,6 +146,35 @@ class HistoryMatcher(_Head):
         return soft_maximum(similarity, self.recency_weight(age) * present, self.sharpness)
 
 
+class Projection(_Head):
+    """A low-rank linear map on a text's vector, added to it: ``x + W_up W_down x``; the trained part of a `dual` head.
+
+    ``W_up`` starts at zero, so an untrained model keeps the language model's own similarity. ``2 d r`` parameters.
+
+    Args:
+        dim: vector size d.
+        rank: r.
+    """
+
+    config_keys = ["dim", "rank"]  # noqa: RUF012
+    config_file_name = "projection.json"
+
+    def __init__(self, dim: int, rank: int) -> None:
+        super().__init__()
+        if rank < 1:
+            raise ConfigError(f"the projection's rank is {rank}: give at least 1, or leave the projection out")
+        self.dim = dim
+        self.rank = rank
+        self.down = nn.Parameter(torch.randn(rank, dim) * dim**-0.5)
+        self.up = nn.Parameter(torch.zeros(dim, rank))
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Replace ``sentence_embedding`` (batch, dim) by its projection."""
+        vectors = features["sentence_embedding"]
+        features["sentence_embedding"] = vectors + vectors @ self.down.t() @ self.up.t()
+        return features
+
+
 class PairHead(_Head):
     """Scores one joint encoding of history and candidate; the last module of a `pair` model.
 

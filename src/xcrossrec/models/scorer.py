@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ class DualScorer:
         self.titles = item_texts(titles)
         self._name = name
         self.vectors = encode_titles(model, self.titles) if vectors is None else vectors
-        self.matcher: HistoryMatcher = matcher_of(model)
+        self.matcher: HistoryMatcher = deepcopy(matcher_of(model)).cpu()  # vectors are kept on the CPU
 
     @property
     def name(self) -> str:

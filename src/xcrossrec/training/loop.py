@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,15 @@ from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
 from xcrossrec.models.base import weight_digest
 from xcrossrec.models.bundle import Model, encoder_of, matcher_of
+from xcrossrec.models.heads import Projection
 from xcrossrec.models.memory import keep_freed_memory
 from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import DualBatches, EpochOfBatches, PairBatches, UserBatches
 from xcrossrec.training.losses import NextItemLoss, PairLoss
 
+_PROJECTION = r"\.2\.(down|up)$"
 _STATE_FILE = "training.json"
+_LOGS = "TENSORBOARD_LOGGING_DIR"
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class TrainingReport:
         users: training users, without those set aside.
         holdout_users: users set aside for early stopping.
         epochs: epochs run.
-        best_loss: lowest loss on the users set aside; None without any.
+        best_loss: lowest loss on the users set aside, which the weights kept have; where no epoch beat the
+            start, that is ``initial_loss`` and the weights are those of the start; None without any.
         initial_loss: the same loss before the first step; None without any.
         losses: per epoch, loss on the users set aside.
         wall_s: seconds.
@@ -101,16 +107,22 @@ def fit(
     checkpoint = _prepare_work(work, run, resume)
     batches = _batches(model, domain, training, config)
     held = _batches(model, domain, holdout, config) if holdout else None
+    encoder_of(model).cut.reset()  # the collators measured the whole catalogue
     frozen = _frozen_digest(model)
-    trainer = _trainer(model, batches, held, config, work, head_patterns, show_progress)
-    initial = trainer.evaluate()["eval_loss"] if held and checkpoint is None else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    with _logs_in(work / "logs"):
+        trainer = _trainer(model, batches, held, config, work, head_patterns, show_progress)
+        initial = trainer.evaluate()["eval_loss"] if held else None
+        trainer.train(resume_from_checkpoint=checkpoint)
     if _frozen_digest(model) != frozen:
         raise ModelError("a frozen weight changed during training: this is a fault of xcrossrec, please report it")
     losses = tuple(entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry)
     best = trainer.state.best_metric
     if held:
         _verify_best(trainer, best)
+    if initial is not None and best is not None and initial <= best:
+        model.load_state_dict({**model.state_dict(), **start})
+        best = initial
     for folder in work.glob("checkpoint-*"):
         shutil.rmtree(folder)
     model.eval()
@@ -181,6 +193,20 @@ def _batches(model: Model, domain: Domain, users: Sequences, config: TrainingCon
     )
 
 
+@contextmanager
+def _logs_in(folder: Path) -> Iterator[None]:
+    """Within the block trainers write their TensorBoard logs there (they take it from the environment)."""
+    former = os.environ.get(_LOGS)
+    os.environ[_LOGS] = str(folder)
+    try:
+        yield
+    finally:
+        if former is None:
+            del os.environ[_LOGS]
+        else:
+            os.environ[_LOGS] = former
+
+
 class _WithHeldOutUsers:
     """Collates training rows with one collator and the users set aside with another."""
 
@@ -205,6 +231,7 @@ def _trainer(
     show_progress: bool,
 ) -> Any:
     pair = isinstance(model, CrossEncoder)
+    has_projection = any(isinstance(module, Projection) for module in model)
     steps = -(-len(batches.sequences) // config.batch_users) * config.epochs
     arguments = (CrossEncoderTrainingArguments if pair else SentenceTransformerTrainingArguments)(
         output_dir=str(work),
@@ -212,7 +239,10 @@ def _trainer(
         per_device_train_batch_size=config.batch_users,
         per_device_eval_batch_size=config.batch_users,
         learning_rate=config.learning_rate,
-        learning_rate_mapping=dict.fromkeys(head_patterns, config.head_learning_rate),
+        learning_rate_mapping={
+            **dict.fromkeys(head_patterns, config.head_learning_rate),
+            **({_PROJECTION: config.projection_learning_rate} if has_projection else {}),
+        },
         weight_decay=config.weight_decay,
         warmup_steps=round(steps * config.warmup_share),
         seed=config.seed,
@@ -237,7 +267,7 @@ def _trainer(
         offset = len(batches.sequences)
         eval_dataset = held.dataset().map(lambda row: {"user": row["user"] + offset})
     loss: nn.Module = PairLoss(model, config.pair_negatives + 1) if pair else NextItemLoss(model, matcher_of(model))
-    return (CrossEncoderTrainer if pair else SentenceTransformerTrainer)(
+    trainer = (CrossEncoderTrainer if pair else SentenceTransformerTrainer)(
         model=model,
         args=arguments,
         train_dataset=batches.dataset(),
@@ -246,6 +276,8 @@ def _trainer(
         data_collator=_WithHeldOutUsers(batches, held),
         callbacks=callbacks,
     )
+    trainer.remove_callback(trainer.model_card_callback_class)  # it encodes examples for a card that nobody asked for
+    return trainer
 
 
 def _uses_bfloat16(config: TrainingConfig) -> bool:

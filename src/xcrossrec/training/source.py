@@ -67,6 +67,7 @@ def train_source(
     refuse_existing(out, overwrite)
     users = domain.sequences("train").take(budget, config.seed)
     model = _initial_model(base, init, rank, scoring, pooling, max_tokens, config.seed)
+    model = bundle.with_projection(model, config.projection_rank, config.seed)
     report = fit(
         model,
         domain,
@@ -84,7 +85,8 @@ def train_source(
         **training_record(config, budget, report),
         "parameters": {"lora": sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)},
     }
-    write(model, out, manifest, user_hashes(users.user_ids), overwrite=overwrite)
+    seen = user_hashes(users.user_ids) | (source_users(init) if init else frozenset())
+    write(model, out, manifest, seen, overwrite=overwrite)
     return report
 
 

@@ -93,6 +93,7 @@ def train_target(
             pooling=pooling,
             max_tokens=max_tokens,
         )
+    model = bundle.with_projection(model, config.projection_rank, config.seed)
     report = fit(
         model,
         domain,
@@ -129,7 +130,7 @@ def build_target_model(
 ) -> Model:
     """Make an untrained integrated model: at first exactly the mean of its sources' states.
 
-    The head starts from the mean of the sources' heads, where they have the same form.
+    A `dual` head starts from the mean of the sources' heads, where they pool alike; a `pair` head starts afresh.
     """
     if len(sources) < 2:
         raise ModelError(f"integration needs at least 2 sources, got {len(sources)}: pass --source once more")
