@@ -76,7 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--users", type=int, default=None, help="customers of each source (default: all)")
     parser.add_argument("--epochs", type=int, default=3, help="of the sources")
     parser.add_argument("--budget", type=int, default=300, help="customers of the new category")
-    parser.add_argument("--target-epochs", type=int, default=12)
+    parser.add_argument("--target-epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

@@ -19,15 +19,17 @@ for d in electronics sports; do
   [ -d "$R/adapters/$d" ] || $X train source "$R/data/$d" --out "$R/adapters/$d" --budget $SOURCE_BUDGET --epochs 2 --seed $SEED
 done
 
-# The target: X-Cross in both forms, and LoRA at the same budget.
+# The target: X-Cross in both forms, LoRA at the same budget, and both without the head's projection.
 SOURCES=(--source "$R/adapters/electronics" --source "$R/adapters/sports")
-for form in paper pairwise; do
-  [ -d "$R/models/toys-$form" ] || $X train target "$R/data/toys" "${SOURCES[@]}" --integrator $form \
-    --out "$R/models/toys-$form" --budget $TARGET_BUDGET --seed $SEED
-done
-[ -d "$R/models/toys-lora" ] || $X train lora "$R/data/toys" --out "$R/models/toys-lora" --budget $TARGET_BUDGET --seed $SEED
-[ -d "$R/models/toys-warm" ] || $X train lora "$R/data/toys" --init "$R/adapters/sports" \
-  --out "$R/models/toys-warm" --budget $TARGET_BUDGET --seed $SEED
+TARGET=(--budget $TARGET_BUDGET --seed $SEED)
+NO_HEAD=benchmarks/real_input/no_head.toml
+[ -d "$R/models/toys-paper" ] || $X train target "$R/data/toys" "${SOURCES[@]}" --integrator paper --out "$R/models/toys-paper" "${TARGET[@]}"
+[ -d "$R/models/toys-pairwise" ] || $X train target "$R/data/toys" "${SOURCES[@]}" --integrator pairwise \
+  --out "$R/models/toys-pairwise" "${TARGET[@]}"
+[ -d "$R/models/toys-lora" ] || $X train lora "$R/data/toys" --epochs 12 --out "$R/models/toys-lora" "${TARGET[@]}"
+[ -d "$R/models/toys-paper-nohead" ] || $X train target "$R/data/toys" "${SOURCES[@]}" --integrator paper --config $NO_HEAD \
+  --learning-rate 2e-4 --epochs 5 --out "$R/models/toys-paper-nohead" "${TARGET[@]}"
+[ -d "$R/models/toys-lora-nohead" ] || $X train lora "$R/data/toys" --config $NO_HEAD --epochs 15 --out "$R/models/toys-lora-nohead" "${TARGET[@]}"
 
 measure() { # MODEL_OR_BASELINE DOMAIN NAME [OPTIONS]
   local out="$R/results/$2-$3.parquet"
@@ -45,8 +47,9 @@ measure baseline:untrained toys untrained-late --pooling late
 measure "$R/adapters/electronics" toys source-electronics
 measure "$R/adapters/sports" toys source-sports
 measure "$R/adapters/electronics+$R/adapters/sports" toys mean-of-sources
+measure "$R/models/toys-lora-nohead" toys lora-nohead
+measure "$R/models/toys-paper-nohead" toys xcross-paper-nohead
 measure "$R/models/toys-lora" toys lora
-measure "$R/models/toys-warm" toys lora-warm-sports
 measure "$R/models/toys-pairwise" toys xcross-pairwise
 measure "$R/models/toys-paper" toys xcross-paper
 

@@ -18,14 +18,16 @@ TOYS_ORDER = (
     "source-electronics",
     "source-sports",
     "mean-of-sources",
+    "lora-nohead",
+    "xcross-paper-nohead",
     "lora",
-    "lora-warm-sports",
     "xcross-pairwise",
     "xcross-paper",
 )
 PAIRS = (
     ("electronics", "source-electronics", "untrained-late"),
     ("sports", "source-sports", "untrained-late"),
+    ("toys", "xcross-paper-nohead", "lora-nohead"),
     *(
         ("toys", form, rival)
         for form in ("xcross-paper", "xcross-pairwise")
@@ -42,8 +44,12 @@ def main() -> None:
     results = {path.stem: Evaluation.load(path) for path in sorted((arguments.runs / "results").glob("*.parquet"))}
     present = {key for key in results}
     pairs = [
-        {"domain": domain, "first": first, "second": second,
-         **compare(results[f"{domain}-{first}"], results[f"{domain}-{second}"])}
+        {
+            "domain": domain,
+            "first": first,
+            "second": second,
+            **compare(results[f"{domain}-{first}"], results[f"{domain}-{second}"]),
+        }
         for domain, first, second in PAIRS
         if {f"{domain}-{first}", f"{domain}-{second}"} <= present
     ]
@@ -62,7 +68,9 @@ def main() -> None:
 
 
 def _commit() -> str:
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def _trainings(runs: Path) -> dict[str, dict[str, object]]:
@@ -101,7 +109,13 @@ def _page(record: dict, summaries: dict) -> str:
                 f"| {pair['domain']} | {pair['first']} | {pair['second']} | {kind} | {mrr['difference']:+.4f} "
                 f"| [{mrr['ci'][0]:+.4f}, {mrr['ci'][1]:+.4f}] | {mrr['p']:.4f} |"
             )
-    lines += ["", "## Trainings", "", "| model | users | epochs | best held-out loss | trained | wall s |", "|---|---|---|---|---|---|"]
+    lines += [
+        "",
+        "## Trainings",
+        "",
+        "| model | users | epochs | best held-out loss | trained | wall s |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, training in record["trainings"].items():
         report = training["metrics"]
         lines.append(

@@ -130,7 +130,7 @@ def target(
     from xcrossrec.data import read_domain
     from xcrossrec.training.target import train_target
 
-    settings = target_config(**_changes(config, epochs, learning_rate, batch_users, seed))
+    settings = target_config(integrator, **_changes(config, epochs, learning_rate, batch_users, seed))
     domain = read_domain(directory)
     with progress_to_stderr():
         report = train_target(
