@@ -23,7 +23,7 @@ from xcrossrec.exceptions import BaseMismatchError, BundleError, ConfigError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import MANIFEST, read_adapter
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora
-from xcrossrec.models.heads import HistoryMatcher, PairHead
+from xcrossrec.models.heads import HistoryMatcher, PairHead, Projection
 from xcrossrec.types import HistoryPooling, Scoring
 
 TEXTS = ["w1 w2 w3", "w4", "w5 w6\nw7 w8 w9", "w1 w2\nw3\nw4 w5"]
@@ -350,5 +350,18 @@ def test_a_module_outside_the_folder(saved: Path, place: str) -> None:
 
 
 def test_the_list_of_allowed_classes_is_what_models_are_made_of() -> None:
-    assert {IntegratedEncoder, SourceEncoder, HistoryMatcher, PairHead} == set(bundle._OWN_CLASSES)
+    assert {IntegratedEncoder, SourceEncoder, HistoryMatcher, PairHead, Projection} == set(bundle._OWN_CLASSES)
     assert Pooling in bundle._BORROWED_CLASSES
+
+
+def test_a_projection_changes_nothing_yet_and_comes_once(
+    make_model: Callable[..., bundle.Model], tmp_path: Path
+) -> None:
+    plain = make_model()
+    before = vectors(plain)
+    model = bundle.with_projection(plain, 3, seed=1)
+    assert [type(module) for module in model][2] is Projection
+    np.testing.assert_allclose(vectors(model), before, atol=1e-6)
+    assert bundle.with_projection(model, 3, seed=1) is model
+    bundle.save(model, tmp_path / "projected", {"kind": "x-cross"})
+    np.testing.assert_array_equal(vectors(bundle.load(tmp_path / "projected")), vectors(model))
