@@ -83,7 +83,10 @@ def _trainings(runs: Path) -> dict[str, dict[str, object]]:
 
 def _page(record: dict, summaries: dict) -> str:
     toys = [summaries[f"toys-{name}"] for name in TOYS_ORDER if f"toys-{name}" in summaries]
-    own = [summaries[key] for key in sorted(summaries) if not key.startswith("toys-")]
+    own = [
+        [summary for key, summary in sorted(summaries.items()) if key.startswith(f"{domain}-")]
+        for domain in ("electronics", "sports")
+    ]
     lines = [
         "# X-Cross on Toys with 1,000 users (Amazon reviews, validation users)",
         "",
@@ -95,7 +98,7 @@ def _page(record: dict, summaries: dict) -> str:
         "",
         "## Sources on their own domains",
         "",
-        summary_table(own, style="markdown"),
+        *(summary_table(domain, style="markdown") + "\n" for domain in own),
         "",
         "## Paired differences (first minus second), 95% bootstrap interval, sign-flip p",
         "",
