@@ -29,6 +29,9 @@ NO_HEAD=benchmarks/real_input/no_head.toml
 [ -d "$R/models/toys-lora" ] || $X train lora "$R/data/toys" --epochs 12 --out "$R/models/toys-lora" "${TARGET[@]}"
 [ -d "$R/models/toys-paper-nohead" ] || $X train target "$R/data/toys" "${SOURCES[@]}" --integrator paper --config $NO_HEAD \
   --learning-rate 2e-4 --epochs 5 --out "$R/models/toys-paper-nohead" "${TARGET[@]}"
+# Integrators that cannot learn: the head alone, on the mean of the sources' states.
+[ -d "$R/models/toys-head-only" ] || $X train target "$R/data/toys" "${SOURCES[@]}" --integrator paper --learning-rate 1e-12 \
+  --out "$R/models/toys-head-only" "${TARGET[@]}"
 [ -d "$R/models/toys-lora-nohead" ] || $X train lora "$R/data/toys" --config $NO_HEAD --epochs 15 --out "$R/models/toys-lora-nohead" "${TARGET[@]}"
 
 measure() { # MODEL_OR_BASELINE DOMAIN NAME [OPTIONS]
@@ -49,6 +52,7 @@ measure "$R/adapters/sports" toys source-sports
 measure "$R/adapters/electronics+$R/adapters/sports" toys mean-of-sources
 measure "$R/models/toys-lora-nohead" toys lora-nohead
 measure "$R/models/toys-paper-nohead" toys xcross-paper-nohead
+measure "$R/models/toys-head-only" toys head-only
 measure "$R/models/toys-lora" toys lora
 measure "$R/models/toys-pairwise" toys xcross-pairwise
 measure "$R/models/toys-paper" toys xcross-paper

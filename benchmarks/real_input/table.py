@@ -20,6 +20,7 @@ TOYS_ORDER = (
     "mean-of-sources",
     "lora-nohead",
     "xcross-paper-nohead",
+    "head-only",
     "lora",
     "xcross-pairwise",
     "xcross-paper",
@@ -31,7 +32,7 @@ PAIRS = (
     *(
         ("toys", form, rival)
         for form in ("xcross-paper", "xcross-pairwise")
-        for rival in ("untrained-late", "tfidf", "source-electronics", "source-sports", "mean-of-sources", "lora")
+        for rival in ("untrained-late", "tfidf", "source-electronics", "source-sports", "mean-of-sources", "head-only", "lora")
     ),
 )
 
