@@ -46,7 +46,7 @@ class Plan:
         budget: target users to learn from.
         source: training settings of each source.
         target: of the integration.
-        rival: of LoRA on the target.
+        rival: of LoRA on the target; its learning rate had the lowest held-out loss of five (LOG.md).
         base: the base model; None takes the embedded MiniLM.
     """
 
@@ -55,7 +55,7 @@ class Plan:
     budget: int = 300
     source: dict[str, Any] = field(default_factory=lambda: _plan(epochs=4, batch_users=64, learning_rate=2e-3))
     target: dict[str, Any] = field(default_factory=lambda: _plan(epochs=8, batch_users=32, learning_rate=1e-3))
-    rival: dict[str, Any] = field(default_factory=lambda: _plan(epochs=8, batch_users=32, learning_rate=1e-3))
+    rival: dict[str, Any] = field(default_factory=lambda: _plan(epochs=8, batch_users=32, learning_rate=8e-3))
     base: str | None = None
 
 
