@@ -82,6 +82,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(manifest, dict):
         raise BundleError(f"{path} holds a {type(manifest).__name__}, expected an object: train or copy it again")
+    base = manifest.get("base")
+    named = isinstance(base, dict) and all(isinstance(base.get(key), str) for key in ("name", "digest"))
+    if "base" in manifest and not named:
+        raise BundleError(f"{path} names its base as {base!r}, expected a name and a digest: train or copy it again")
     return manifest
 
 

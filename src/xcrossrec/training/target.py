@@ -196,15 +196,19 @@ def count_parameters(model: Model) -> dict[str, Any]:
 
 
 def _named_base(folder: Path) -> str:
-    manifest = read_manifest(folder)
-    if manifest:
-        return str(manifest["base"]["name"])
+    if named := read_manifest(folder).get("base"):
+        return str(named["name"])
     config = folder / ADAPTER_CONFIG
     if not config.exists():
         raise BundleError(
             f"{folder} is no adapter: it has no {ADAPTER_CONFIG}; train one with `xcrossrec train source`"
         )
-    return str(json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") or DEFAULT_BASE)
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{config} is not valid JSON ({error}): copy or train the adapter again") from error
+    named = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
+    return str(named or DEFAULT_BASE)
 
 
 def _source_record(adapter: Adapter) -> dict[str, Any]:
