@@ -14,8 +14,10 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 Negatives: TypeAlias = Literal["uniform", "popularity", "full"]
 Scoring: TypeAlias = Literal["dual", "pair"]
 HistoryPooling: TypeAlias = Literal["prompt", "late"]
+PairAttention: TypeAlias = Literal["joint", "shared"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 NEGATIVES: tuple[Negatives, ...] = get_args(Negatives)
 SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
 HISTORY_POOLINGS: tuple[HistoryPooling, ...] = get_args(HistoryPooling)
+PAIR_ATTENTIONS: tuple[PairAttention, ...] = get_args(PairAttention)

@@ -17,7 +17,7 @@ from torch import Tensor
 from model_families import VOCABULARY, WORDS, Family, fresh_base
 from xcrossrec.exceptions import DataError, ModelError
 from xcrossrec.models.encoder import SourceEncoder
-from xcrossrec.models.tokens import CANDIDATE_SEGMENT, CutReport, PromptTokenizer, token_limit
+from xcrossrec.models.tokens import CANDIDATE_END_SEGMENT, CANDIDATE_SEGMENT, CutReport, PromptTokenizer, token_limit
 
 PAD, CLS, SEP, BETWEEN = (VOCABULARY.index(word) for word in ("[PAD]", "[CLS]", "[SEP]", ";"))
 TITLES = st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join)
@@ -64,7 +64,7 @@ def test_a_history_is_written_with_separators_and_segments() -> None:
 def test_a_pair_ends_with_the_candidate() -> None:
     ids, segments = row(prompts(20).encode_pairs([["w1 w2", "w3"]], ["w4 w5"]))
     assert ids == [CLS, *tokens("w1 w2"), BETWEEN, *tokens("w3"), SEP, *tokens("w4 w5"), SEP]
-    assert segments == [0, 1, 1, 0, 2, 0, CANDIDATE_SEGMENT, CANDIDATE_SEGMENT, 0]
+    assert segments == [0, 1, 1, 0, 2, 0, CANDIDATE_SEGMENT, CANDIDATE_SEGMENT, CANDIDATE_END_SEGMENT]
 
 
 def test_padding_is_marked() -> None:
@@ -108,7 +108,7 @@ def test_a_candidate_too_long_for_the_model_is_cut_last() -> None:
     tokenizer = prompts(8)
     ids, segments = row(tokenizer.encode_pairs([["w1"]], ["w2 w3 w4 w5 w6 w7 w8"]))
     assert ids == [CLS, SEP, *tokens("w2 w3 w4 w5 w6"), SEP]
-    assert segments == [0, 0, *[CANDIDATE_SEGMENT] * 5, 0]
+    assert segments == [0, 0, *[CANDIDATE_SEGMENT] * 5, CANDIDATE_END_SEGMENT]
     assert (tokenizer.cut.items, tokenizer.cut.titles) == (1, 1)
 
 

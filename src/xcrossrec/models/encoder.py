@@ -33,8 +33,10 @@ from xcrossrec.models.adapters import (
 )
 from xcrossrec.models.base import Base, encoder_layers, load_base
 from xcrossrec.models.integrator import Integrator, build_integrator
+from xcrossrec.models.shared_history import attention_arguments, repeat_rows, set_up_pair_attention
 from xcrossrec.models.tokens import CutReport, PromptTokenizer, token_limit
 from xcrossrec.prompts import PROMPT_VERSION, clean_title, split_prompt
+from xcrossrec.types import PairAttention
 
 # Query and value where PEFT has no default; ModernBERT's fused layer adds as many parameters as two apart.
 _QUERY_VALUE = {"mpnet": ["q", "v"], "modernbert": ["Wqkv"]}
@@ -48,13 +50,20 @@ class TitleEncoder(InputModule):
 
     Inputs are prompts (see :mod:`xcrossrec.prompts`; a single title is a prompt of one), or pairs
     ``(history prompt, candidate title)``.
+
+    Attributes:
+        pair_attention: who sees whom in a pair (see :mod:`xcrossrec.models.shared_history`).
+        shares_history: whether pairs of one history share its encoding; False for ``joint``, and for
+            ``shared`` on a base that cannot.
     """
 
     config_file_name = "xcrossrec_encoder.json"
     save_in_root = True
 
-    def __init__(self, base: Base, max_tokens: int | None) -> None:
+    def __init__(self, base: Base, max_tokens: int | None, pair_attention: PairAttention = "joint") -> None:
         super().__init__()
+        self.pair_attention: PairAttention = pair_attention
+        self.shares_history = set_up_pair_attention(base.backbone, pair_attention)
         self.base_name = base.name
         self.base_digest = base.digest
         self.prompt_version = PROMPT_VERSION
@@ -91,7 +100,8 @@ class TitleEncoder(InputModule):
         lead = prompt or ""
         if inputs and isinstance(inputs[0], (tuple, list)):
             histories = [self._titles(lead + self._text(pair[0])) for pair in inputs]
-            return self.prompts.encode_pairs(histories, [clean_title(self._text(pair[1])) for pair in inputs])
+            encode = self.prompts.encode_shared if self.shares_history else self.prompts.encode_pairs
+            return encode(histories, [clean_title(self._text(pair[1])) for pair in inputs])
         return self.prompts.encode([self._titles(lead + self._text(text)) for text in inputs])
 
     @staticmethod
@@ -111,6 +121,7 @@ class TitleEncoder(InputModule):
             "base": {"name": self.base_name, "digest": self.base_digest},
             "prompt_version": self.prompt_version,
             "max_tokens": self.max_tokens,
+            "pair_attention": self.pair_attention,
         }
         (folder / self.config_file_name).write_text(json.dumps({**shared, **settings}, indent=2), encoding="utf-8")
         self.tokenizer.save_pretrained(str(folder))
@@ -208,6 +219,7 @@ class IntegratedEncoder(TitleEncoder):
         beta: strength of what one stream takes from another.
         gamma: strength of the contrast term (paper's form only).
         max_tokens: longest text; None takes what the model can, at most 256.
+        pair_attention: who sees whom in a pair, ``joint`` or ``shared``.
 
     Raises:
         ModelError: fewer than two adapters, or two of one name.
@@ -222,8 +234,9 @@ class IntegratedEncoder(TitleEncoder):
         beta: float = 1.0,
         gamma: float = 1.0,
         max_tokens: int | None = None,
+        pair_attention: PairAttention = "joint",
     ) -> None:
-        super().__init__(base, max_tokens)
+        super().__init__(base, max_tokens, pair_attention)
         names = [adapter.name for adapter in adapters]
         if len(names) < 2:
             raise ModelError(f"integration needs at least 2 sources, got {len(names)}: load another adapter")
@@ -273,17 +286,25 @@ class IntegratedEncoder(TitleEncoder):
         return self
 
     def encode_streams(
-        self, input_ids: Int[Tensor, "batch token"], attention_mask: Int[Tensor, "batch token"]
+        self, input_ids: Int[Tensor, "batch token"], attention_mask: Any, **attention: Any
     ) -> Float[Tensor, "source batch token dim"]:
-        """Run all streams and give each one's refined last states (before stage 4)."""
+        """Run all streams and give each one's refined last states (before stage 4).
+
+        Args:
+            input_ids: token ids.
+            attention_mask: 1 for tokens, 0 for padding; or any form that the backbone takes.
+            **attention: what else :func:`xcrossrec.models.shared_history.attention_arguments` gives.
+        """
         n = len(self.sources)
-        hidden = self.backbone(input_ids=input_ids.repeat(n, 1), attention_mask=attention_mask.repeat(n, 1))
+        arguments = repeat_rows({"attention_mask": attention_mask, **attention}, n)
+        hidden = self.backbone(input_ids=input_ids.repeat(n, 1), **arguments)
         states: Tensor = hidden.last_hidden_state
         return states.view(n, *input_ids.shape, self.dim)
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Add ``token_embeddings`` (batch, token, dim): the streams' weighted sum (stage 4)."""
-        streams = self.encode_streams(features["input_ids"], features["attention_mask"])
+        attention = attention_arguments(self.backbone.config, features, self.pair_attention)
+        streams = self.encode_streams(features["input_ids"], **attention)
         features["token_embeddings"] = torch.einsum("sbtd,s->btd", streams, self.stream_weight)
         return features
 
@@ -341,6 +362,7 @@ class IntegratedEncoder(TitleEncoder):
             beta=self.beta,
             gamma=self.gamma,
             max_tokens=self.max_tokens,
+            pair_attention=self.pair_attention,
         )
         for layer, integrator in zip(new.integrated_layers, new_integrators, strict=True):
             layer.integrator = integrator
@@ -408,6 +430,7 @@ class IntegratedEncoder(TitleEncoder):
             beta=settings["beta"],
             gamma=settings["gamma"],
             max_tokens=settings["max_tokens"],
+            pair_attention=settings.get("pair_attention", "joint"),
         )
         model.load_integration_state(load_tensors(folder / INTEGRATOR_WEIGHTS), str(folder / INTEGRATOR_WEIGHTS))
         model.eval()
@@ -423,10 +446,18 @@ class SourceEncoder(TitleEncoder):
         base: the base; taken over.
         lora: a new adapter to train; None leaves the base as it is.
         max_tokens: longest text; None takes what the model can, at most 256.
+        pair_attention: who sees whom in a pair, ``joint`` or ``shared``.
     """
 
-    def __init__(self, base: Base, lora: LoraConfig | None = None, *, max_tokens: int | None = None) -> None:
-        super().__init__(base, max_tokens)
+    def __init__(
+        self,
+        base: Base,
+        lora: LoraConfig | None = None,
+        *,
+        max_tokens: int | None = None,
+        pair_attention: PairAttention = "joint",
+    ) -> None:
+        super().__init__(base, max_tokens, pair_attention)
         self.backbone: Any = base.backbone
         if lora is not None:
             self.backbone = get_peft_model(base.backbone, _with_targets(lora, base))
@@ -438,7 +469,8 @@ class SourceEncoder(TitleEncoder):
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Add ``token_embeddings`` (batch, token, dim)."""
-        output = self.backbone(input_ids=features["input_ids"], attention_mask=features["attention_mask"])
+        attention = attention_arguments(self.backbone.config, features, self.pair_attention)
+        output = self.backbone(input_ids=features["input_ids"], **attention)
         features["token_embeddings"] = output.last_hidden_state
         return features
 
@@ -464,7 +496,8 @@ class SourceEncoder(TitleEncoder):
         folder = Path(model_name_or_path) / subfolder
         settings = cls.read_settings(folder)
         found = load_matching_base(settings, folder, base)
-        model = cls(found, max_tokens=settings["max_tokens"])
+        pair_attention = settings.get("pair_attention", "joint")
+        model = cls(found, max_tokens=settings["max_tokens"], pair_attention=pair_attention)
         if settings["adapter"]:
             read_adapter(folder, found)  # checks weights and base with our own messages
             model.backbone = PeftModel.from_pretrained(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from xcrossrec.prompts import TITLE_SEPARATOR
 
 CANDIDATE_SEGMENT = -1
 """Marks the candidate's tokens in ``segments``; history items count from 1 (oldest kept), 0 is the rest."""
+
+CANDIDATE_END_SEGMENT = -2
+"""Marks the end token after the candidate, which belongs to it but to no title."""
 
 
 @dataclass
@@ -86,9 +89,40 @@ class PromptTokenizer:
             histories: per text the history's titles, oldest first.
             candidates: per text the candidate's title; never cut before the whole history is.
         """
+        return self._pad_batch(self._pair_rows(histories, candidates))
+
+    def encode_shared(self, histories: Sequence[Sequence[str]], candidates: Sequence[str]) -> dict[str, Tensor]:
+        """Encode the same texts with each history once: all tokens in one row, histories first.
+
+        Two pairs share a history where what is left of it after cutting is the same, so a pair's tokens and
+        positions are those of :meth:`encode_pairs`, whatever stands beside it.
+
+        Args:
+            histories: per pair the history's titles, oldest first.
+            candidates: per pair the candidate's title.
+
+        Returns:
+            ``input_ids``, ``segments``, ``position_ids`` (within the pair's text), ``history`` (number of the
+            token's history) and ``candidate`` (number of its pair, -1 for histories), each (1, token).
+        """
+        number_of: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+        heads: list[_Cells] = []
+        tails: list[_Cells] = []
+        for pair, (ids, segments) in enumerate(self._pair_rows(histories, candidates)):
+            split = next(place for place, segment in enumerate(segments) if segment < 0)
+            key = (tuple(ids[:split]), tuple(segments[:split]))
+            number = number_of.setdefault(key, len(number_of))
+            if number == len(heads):
+                heads.append(_Cells(ids[:split], segments[:split], range(split), number, -1))
+            tails.append(_Cells(ids[split:], segments[split:], range(split, len(ids)), number, pair))
+        return _in_one_row([*heads, *tails])
+
+    def _pair_rows(
+        self, histories: Sequence[Sequence[str]], candidates: Sequence[str]
+    ) -> list[tuple[list[int], list[int]]]:
         pieces = self._grouped(histories)
         tails = self._pieces(candidates)
-        return self._pad_batch([self._assemble(t, c) for t, c in zip(pieces, tails, strict=True)])
+        return [self._assemble(titles, candidate) for titles, candidate in zip(pieces, tails, strict=True)]
 
     def _grouped(self, prompts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
         flat = self._pieces([title for titles in prompts for title in titles])
@@ -99,11 +133,13 @@ class PromptTokenizer:
         return groups
 
     def _pieces(self, titles: Sequence[str]) -> list[list[int]]:
+        """Tokenize titles, each different one once."""
         if not titles:
             return []
-        encoded = self.tokenizer(list(titles), add_special_tokens=False, verbose=False)
-        ids: list[list[int]] = encoded["input_ids"]
-        return ids
+        different = list(dict.fromkeys(titles))
+        encoded = self.tokenizer(different, add_special_tokens=False, verbose=False)
+        ids_of = dict(zip(different, encoded["input_ids"], strict=True))
+        return [ids_of[title] for title in titles]
 
     def _assemble(self, titles: list[list[int]], candidate: list[int] | None) -> tuple[list[int], list[int]]:
         room = self.max_tokens - 2
@@ -126,7 +162,7 @@ class PromptTokenizer:
         segments.append(0)
         if candidate is not None:
             ids += tail
-            segments += [CANDIDATE_SEGMENT] * (len(tail) - 1) + [0]
+            segments += [CANDIDATE_SEGMENT] * (len(tail) - 1) + [CANDIDATE_END_SEGMENT]
         return ids, segments
 
     def _fit(self, titles: list[list[int]], room: int) -> tuple[list[list[int]], int]:
@@ -154,6 +190,28 @@ class PromptTokenizer:
             segments[row, : len(row_ids)] = torch.tensor(row_segments)
             mask[row, : len(row_ids)] = 1
         return {"input_ids": ids, "attention_mask": mask, "segments": segments}
+
+
+class _Cells(NamedTuple):
+    """Consecutive tokens of one history, or of one candidate."""
+
+    ids: list[int]
+    segments: list[int]
+    positions: range
+    history: int
+    candidate: int
+
+
+def _in_one_row(cells: Sequence[_Cells]) -> dict[str, Tensor]:
+    sizes = torch.tensor([len(cell.ids) for cell in cells])
+    columns = {
+        "input_ids": torch.tensor([token for cell in cells for token in cell.ids]),
+        "segments": torch.tensor([segment for cell in cells for segment in cell.segments]),
+        "position_ids": torch.tensor([position for cell in cells for position in cell.positions]),
+        "history": torch.tensor([cell.history for cell in cells]).repeat_interleave(sizes),
+        "candidate": torch.tensor([cell.candidate for cell in cells]).repeat_interleave(sizes),
+    }
+    return {name: column[None] for name, column in columns.items()}
 
 
 def token_limit(tokenizer: Any, config: Any, wanted: int | None) -> int:

@@ -1,0 +1,355 @@
+"""Pairs whose history is encoded once: candidates see the history and themselves, the history sees itself.
+
+Under ``shared`` attention a history's states do not depend on the candidate, so all candidates of one history
+can share them, layer by layer. That mask is part of the model's meaning; how it is computed is not:
+
+- *shared pass*: all tokens of a batch stand in one row without padding, each history once. Linear layers and
+  integrators act token by token. Attention is computed in three parts (history to itself, candidates to their
+  history, each candidate to itself); the last two are merged into one softmax.
+- *reference*: one row a pair and a mask over token pairs; for bases whose attention cannot be split like this.
+
+Legend: ``token`` = position in the row of all tokens, ``row`` = stream, ``group`` = history, or candidate,
+``slot`` = a group's token, padded, ``batch`` = (history, candidate) text, ``dim`` = size of a head.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from xcrossrec.exceptions import ConfigError, ModelError
+from xcrossrec.types import PAIR_ATTENTIONS, PairAttention
+
+_LOG = logging.getLogger(__name__)
+_NAME = "xcrossrec_shared_history"
+_SHARING = frozenset({"bert", "modernbert"})
+"""Architectures whose attention goes through Hugging Face's interface, with position ids that may restart."""
+
+_FAR = -1e9
+"""Added to the score of what must not be seen; finite, so that a query that sees nothing is no NaN."""
+
+_WARNED: set[str] = set()
+
+Part: TypeAlias = tuple[Tensor, Tensor]
+"""Attention's output and the logarithm of its softmax's denominator."""
+
+
+def can_share_history(backbone: nn.Module) -> bool:
+    """Whether pairs of one history can share its encoding on this base."""
+    return getattr(backbone.config, "model_type", None) in _SHARING
+
+
+def set_up_pair_attention(backbone: Any, attention: PairAttention) -> bool:
+    """Make a backbone ready for a kind of pair attention, in place.
+
+    Args:
+        backbone: the base's; for ``shared``, its attention is replaced by one that can do the shared pass and is
+            otherwise PyTorch's own.
+        attention: ``joint`` or ``shared``.
+
+    Returns:
+        whether pairs share their history's encoding.
+
+    Raises:
+        ConfigError: unknown kind.
+        ModelError: the base mixes neighbouring tokens by a convolution, so no mask keeps the history apart.
+    """
+    if attention not in PAIR_ATTENTIONS:
+        raise ConfigError(f"unknown pair attention {attention!r}: choose one of {', '.join(PAIR_ATTENTIONS)}")
+    if attention == "joint":
+        return False
+    kind = backbone.config.model_type
+    if getattr(getattr(backbone, "encoder", None), "conv", None) is not None:
+        raise ModelError(
+            f"this {kind} base mixes neighbouring tokens by a convolution, so its history sees the candidate "
+            "whatever the mask: use --pair-attention joint"
+        )
+    if can_share_history(backbone):
+        backbone.set_attn_implementation(_NAME)
+        return True
+    if kind not in _WARNED:
+        _WARNED.add(kind)
+        _LOG.warning(
+            "%s bases cannot share a history's encoding: each (history, candidate) pair is encoded by itself, "
+            "which gives the scores of shared attention at the price of joint",
+            kind,
+        )
+    return False
+
+
+def attention_arguments(config: Any, features: Mapping[str, Any], attention: PairAttention) -> dict[str, Any]:
+    """What a backbone needs beside the token ids.
+
+    Args:
+        config: the backbone's.
+        features: tokenized texts, pairs in rows (``attention_mask``, ``segments``), or pairs that share their
+            histories (see :meth:`xcrossrec.models.tokens.PromptTokenizer.encode_shared`).
+        attention: the model's kind.
+    """
+    if "candidate" in features:
+        mask = {"full_attention": None, "sliding_attention": None} if config.model_type == "modernbert" else None
+        layout = SharedLayout.of(features["history"][0], features["candidate"][0], features["position_ids"][0])
+        return {"attention_mask": mask, "position_ids": features["position_ids"], "shared_layout": layout}
+    mask = features["attention_mask"]
+    if attention == "joint" or not bool((features.get("segments", mask) < 0).any()):
+        return {"attention_mask": mask}
+    return {"attention_mask": _backbone_mask(config, pair_mask(features["segments"], mask))}
+
+
+def repeat_rows(arguments: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Repeat every tensor along its first axis, once a stream."""
+    return {key: _repeated(value, count) for key, value in arguments.items()}
+
+
+def _repeated(value: Any, count: int) -> Any:
+    if isinstance(value, Tensor):
+        return value.repeat(count, *[1] * (value.ndim - 1))
+    return repeat_rows(value, count) if isinstance(value, dict) else value
+
+
+def pair_mask(
+    segments: Int[Tensor, "batch token"], mask: Int[Tensor, "batch token"]
+) -> Bool[Tensor, "batch token token"]:
+    """Which token (second axis) sees which (third): all see the history, the candidate's tokens each other too.
+
+    Args:
+        segments: negative for the candidate's tokens, its end included.
+        mask: 0 for padding, which nobody sees.
+    """
+    candidate = segments < 0
+    visible = ~candidate[:, None, :] | candidate[:, :, None]
+    return visible & mask.bool()[:, None, :]
+
+
+def _backbone_mask(config: Any, visible: Bool[Tensor, "batch token token"]) -> Any:
+    """The mask in the form that the architecture takes."""
+    kind = config.model_type
+    if kind == "deberta-v2":
+        return visible.long()
+    four = visible[:, None]
+    if kind == "modernbert":
+        index = torch.arange(visible.shape[1], device=visible.device)
+        near = (index[:, None] - index[None, :]).abs() <= config.sliding_window
+        return {"full_attention": four, "sliding_attention": four & near}
+    return torch.zeros_like(four, dtype=torch.float32).masked_fill(~four, _FAR) if kind == "mpnet" else four
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some of the row's tokens as a padded matrix of groups.
+
+    Attributes:
+        index: the token in each slot; 0 where the slot is empty.
+        present: which slots are filled.
+        place: per token of the block, in the row's order, its slot in the flattened matrix.
+    """
+
+    index: Int[Tensor, "group slot"]
+    present: Bool[Tensor, "group slot"]
+    place: Int[Tensor, " token"]
+
+    @classmethod
+    def of(cls, group: Int[Tensor, " token"], first: int, count: int) -> Block:
+        """Lay out consecutive tokens by group.
+
+        Args:
+            group: each token's group, in any order; a group's tokens keep theirs.
+            first: the first token's number in the row.
+            count: number of groups.
+        """
+        order = torch.argsort(group, stable=True)
+        sizes = torch.bincount(group, minlength=count)
+        starts = sizes.cumsum(0) - sizes
+        longest = int(sizes.max()) if len(sizes) else 0
+        ordered = group[order]
+        place = torch.empty_like(group)
+        place[order] = ordered * longest + torch.arange(len(group), device=group.device) - starts[ordered]
+        index = group.new_zeros(count * longest)
+        index[place] = torch.arange(first, first + len(group), device=group.device)
+        present = torch.zeros(count * longest, dtype=torch.bool, device=group.device)
+        present[place] = True
+        return cls(index.view(count, longest), present.view(count, longest), place)
+
+    def pad(self, states: Float[Tensor, "row head token dim"]) -> Float[Tensor, "rowgroup head slot dim"]:
+        """Gather the block's tokens."""
+        _, heads, _, dim = states.shape
+        gathered = states.transpose(1, 2)[:, self.index.flatten()]
+        return gathered.view(-1, self.index.shape[1], heads, dim).transpose(1, 2)
+
+    def unpad(self, states: Float[Tensor, "rowgroup head slot dim"], rows: int) -> Float[Tensor, "row token head dim"]:
+        """Bring the block's tokens back into the row's order."""
+        _, heads, _, dim = states.shape
+        return states.transpose(1, 2).reshape(rows, -1, heads, dim)[:, self.place]
+
+
+class SharedLayout:
+    """Where the tokens of histories and candidates stand in the row, as the parts of attention need them.
+
+    Args:
+        history: tokens of histories, by history.
+        seeing: tokens of candidates, by the history that they see.
+        own: tokens of candidates, by candidate.
+        position: each token's position in its text.
+    """
+
+    def __init__(self, history: Block, seeing: Block, own: Block, position: Int[Tensor, " token"]) -> None:
+        self.history, self.seeing, self.own = history, seeing, own
+        self.position = position
+        self._masks: dict[tuple[int, int, int, int | None], Tensor | None] = {}
+
+    @classmethod
+    def of(
+        cls, history: Int[Tensor, " token"], candidate: Int[Tensor, " token"], position: Int[Tensor, " token"]
+    ) -> SharedLayout:
+        """Find the blocks.
+
+        Args:
+            history: each token's history, from 0; tokens of histories come first.
+            candidate: each token's candidate, from 0; -1 for tokens of histories.
+            position: each token's position in its text.
+        """
+        split = int((candidate < 0).sum())
+        histories = int(history.max()) + 1
+        return cls(
+            Block.of(history[:split], 0, histories),
+            Block.of(history[split:], split, histories),
+            Block.of(candidate[split:], split, int(candidate.max()) + 1),
+            position,
+        )
+
+    def mask(
+        self, queries: Block, keys: Block, rows: int, window: int | None
+    ) -> Float[Tensor, "rowgroup one query key"] | None:
+        """What to add to the scores of a part: nothing for what is seen, :data:`_FAR` for the rest.
+
+        Args:
+            queries: block of the part's queries.
+            keys: block of its keys, of the same groups.
+            rows: number of streams.
+            window: farthest position that is seen; None for all.
+        """
+        name = (id(queries), id(keys), rows, window)
+        if name not in self._masks:
+            self._masks[name] = self._make_mask(queries, keys, rows, window)
+        return self._masks[name]
+
+    def _make_mask(self, queries: Block, keys: Block, rows: int, window: int | None) -> Tensor | None:
+        if window is None and bool(keys.present.all()):
+            return None
+        visible = keys.present[:, None, :]
+        if window is not None:
+            distance = self.position[queries.index][:, :, None] - self.position[keys.index][:, None, :]
+            visible = visible & (distance.abs() <= window)
+        added = torch.zeros_like(visible, dtype=torch.float32).masked_fill(~visible, _FAR)
+        return added[:, None].repeat(rows, 1, 1, 1)
+
+
+def shared_attention(
+    query: Float[Tensor, "row head token dim"],
+    key: Float[Tensor, "row head token dim"],
+    value: Float[Tensor, "row head token dim"],
+    layout: SharedLayout,
+    *,
+    scale: float,
+    dropout: float = 0.0,
+    window: int | None = None,
+) -> Float[Tensor, "row token head dim"]:
+    """Attention of histories to themselves, and of candidates to their history and themselves.
+
+    Args:
+        query: of all tokens, as key and value.
+        key: see query.
+        value: see query.
+        layout: who belongs to whom.
+        scale: factor of the dot products.
+        dropout: share of the attention weights dropped.
+        window: farthest position that is seen; None for all.
+    """
+    rows = query.shape[0]
+    history, seeing, own = layout.history, layout.seeing, layout.own
+    past = history.pad(key), history.pad(value)
+
+    def part(queries: Block, keys: Block, states: tuple[Tensor, Tensor]) -> Part:
+        mask = layout.mask(queries, keys, rows, window)
+        out, total = _attend(queries.pad(query), *states, mask, scale, dropout)
+        return queries.unpad(out, rows), queries.unpad(total[..., None], rows)
+
+    to_itself, _ = part(history, history, past)
+    to_history = part(seeing, history, past)
+    to_own = part(own, own, (own.pad(key), own.pad(value)))
+    return torch.cat([to_itself, _merge(to_history, to_own)], 1)
+
+
+def _attend(
+    query: Float[Tensor, "rowgroup head query dim"],
+    key: Float[Tensor, "rowgroup head key dim"],
+    value: Float[Tensor, "rowgroup head key dim"],
+    mask: Float[Tensor, "rowgroup one #query key"] | None,
+    scale: float,
+    dropout: float,
+) -> Part:
+    """Attention's output and, per query, the logarithm of the softmax's denominator."""
+    needs_gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    if query.device.type == "cpu" and not needs_gradient and dropout == 0.0:
+        fused: Part = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, False, attn_mask=None if mask is None else mask.to(query.dtype), scale=scale
+        )
+        return fused
+    scores = (query @ key.transpose(-1, -2)).float() * scale
+    if mask is not None:
+        scores = scores + mask
+    total = scores.logsumexp(-1)
+    weights = nn.functional.dropout(torch.exp(scores - total[..., None]), dropout)
+    return weights.to(value.dtype) @ value, total
+
+
+def _merge(first: Part, second: Part) -> Tensor:
+    """One softmax over the keys of both parts."""
+    share = torch.sigmoid(first[1] - second[1]).to(first[0].dtype)
+    return share * first[0] + (1 - share) * second[0]
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    shared_layout: SharedLayout | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What Hugging Face calls: PyTorch's attention, or the shared pass where a layout comes with the call."""
+    if shared_layout is None:
+        plain: tuple[Tensor, None] = sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            sliding_window=sliding_window,
+            **kwargs,
+        )
+        return plain
+    # ModernBERT hands over flash attention's window, which is one more than the farthest position seen
+    window = None if sliding_window is None else sliding_window - 1
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    states = shared_attention(query, key, value, shared_layout, scale=scale, dropout=dropout, window=window)
+    return states.reshape(query.shape[0], query.shape[2], -1), None
+
+
+AttentionInterface.register(_NAME, _attention)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
