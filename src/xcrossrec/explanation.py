@@ -6,7 +6,7 @@ explain, ``dim`` = vector size, ``batch`` = text, ``token`` = position.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from xcrossrec.models import bundle
@@ -210,20 +210,32 @@ class _Probe:
         return effect
 
     @torch.inference_mode()
-    def encode(self) -> Tensor:
-        """Run the encoder over every text once; returns which tokens are real (batch, token)."""
+    def encode(self) -> Bool[Tensor, "item batch token"]:
+        """Run the encoder over every text once; returns from which tokens the score of each item comes."""
         encoder = bundle.encoder_of(self.model)
         prompt = [history_prompt(self.history)]
         texts: list[Any] = [*(self.history if self.late else prompt), *self.items]
         if self.pair:
             texts = [(prompt[0], item) for item in self.items]
-        features = encoder.preprocess(texts)
         device = next(encoder.parameters()).device
-        encoder({key: value.to(device) for key, value in features.items()})
-        return features["attention_mask"].bool().to(device)
+        features = {key: value.to(device) for key, value in encoder.preprocess(texts).items()}
+        encoder(dict(features))
+        if "candidate" in features:
+            return self._tokens_in_row(features)
+        real = features["attention_mask"].bool()
+        read = torch.zeros(len(self.items), len(texts), dtype=torch.bool, device=device)
+        for item in range(len(self.items)):
+            read[item, self._texts_of(item)] = True
+        return read[:, :, None] & real
 
-    def texts_of(self, item: int) -> list[int]:
-        """Which of :meth:`encode`'s texts the score of an item comes from."""
+    def _tokens_in_row(self, features: Mapping[str, Tensor]) -> Bool[Tensor, "item batch token"]:
+        """An item's own tokens and those of the history that it sees, where all stand in one row."""
+        candidate, history = features["candidate"], features["history"]
+        masks = [candidate == item for item in range(len(self.items))]
+        return torch.stack([own | ((history == history[own][0]) & (candidate < 0)) for own in masks])
+
+    def _texts_of(self, item: int) -> list[int]:
+        """Which of the texts the score of an item comes from."""
         if self.pair:
             return [item]
         texts = len(self.history) if self.late else 1
@@ -323,13 +335,12 @@ def _explain_sources(probe: _Probe) -> list[dict[str, Any]]:
 def _mean_coefficients(probe: _Probe, encoder: IntegratedEncoder) -> Float[np.ndarray, "item layer source"]:
     """Mean absolute coefficient with which the other streams take each source, over an item's own texts."""
     with encoder.observing() as records:
-        real = probe.encode()
+        tokens = probe.encode()
     count = len(encoder.sources)
     means = np.empty((len(probe.items), len(records), count))
     for item in range(len(probe.items)):
-        texts = probe.texts_of(item)
         for layer, record in enumerate(records):
-            taken = record[0][:, :, texts][..., real[texts]].abs().mean(-1)
+            taken = record[0][..., tokens[item]].abs().mean(-1)
             for source in range(count):
                 others = [receiver for receiver in range(count) if receiver != source]
                 means[item, layer, source] = float(taken[others, source].mean())

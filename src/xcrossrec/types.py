@@ -15,9 +15,13 @@ Negatives: TypeAlias = Literal["uniform", "popularity", "full"]
 Scoring: TypeAlias = Literal["dual", "pair"]
 HistoryPooling: TypeAlias = Literal["prompt", "late"]
 PairAttention: TypeAlias = Literal["joint", "shared"]
+PairReading: TypeAlias = Literal["first", "candidate"]
+EncodingPrecision: TypeAlias = Literal["fp32", "bf16"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 NEGATIVES: tuple[Negatives, ...] = get_args(Negatives)
 SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
 HISTORY_POOLINGS: tuple[HistoryPooling, ...] = get_args(HistoryPooling)
 PAIR_ATTENTIONS: tuple[PairAttention, ...] = get_args(PairAttention)
+PAIR_READINGS: tuple[PairReading, ...] = get_args(PairReading)
+ENCODING_PRECISIONS: tuple[EncodingPrecision, ...] = get_args(EncodingPrecision)

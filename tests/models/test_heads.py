@@ -169,13 +169,13 @@ def test_a_trained_pair_head_adds_the_papers_score_of_the_first_token() -> None:
     nn.init.normal_(head.value.bias)
     features = pair_features()
     with torch.no_grad():
-        similarity = head.similarity(features["token_embeddings"], SEGMENTS)
         scores = head(dict(features))["scores"][:, 0]
         for number in range(2):
             first = features["token_embeddings"][number, 0]
             hidden = nn.functional.gelu(head.project.weight @ first + head.project.bias)
             learned = float(head.value.weight[0] @ hidden + head.value.bias[0])
-            expected = float(head.matcher.scale * similarity[number]) + learned
+            similarity = loop_similarity(head, features["token_embeddings"][number], SEGMENTS[number])
+            expected = head.matcher.scale.item() * similarity + learned
             assert float(scores[number]) == pytest.approx(expected, abs=1e-5)
 
 

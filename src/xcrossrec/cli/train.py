@@ -21,7 +21,7 @@ from xcrossrec.cli.console import (
 )
 from xcrossrec.config import TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.types import HistoryPooling, Scoring
+from xcrossrec.types import HistoryPooling, PairAttention, Scoring
 
 if TYPE_CHECKING:
     from xcrossrec.training.loop import TrainingReport
@@ -35,6 +35,10 @@ Config = Annotated[Path | None, typer.Option(help="TOML file of training setting
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of every draw.  [default: 0]")]
 Pooling = Annotated[HistoryPooling, typer.Option(help="History as one vector (prompt) or item by item (late).")]
 ScoringOption = Annotated[Scoring, typer.Option(help="History and item encoded apart (dual) or in one text (pair).")]
+PairAttentionOption = Annotated[
+    PairAttention | None,
+    typer.Option(help="In a pair, the history sees the candidate (joint) or not (shared).  [default: by base]"),
+]
 MaxTokens = Annotated[int | None, typer.Option(min=8, help="Longest text.  [default: the model's, at most 256]")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same settings.")]
 Rank = Annotated[int, typer.Option(min=1, help="LoRA's r, on query and value.")]
@@ -55,6 +59,7 @@ def source(
     base: BaseOption = None,
     rank: Rank = 8,
     scoring: ScoringOption = "dual",
+    pair_attention: PairAttentionOption = None,
     pooling: Pooling = "late",
     budget: Budget = None,
     epochs: Epochs = None,
@@ -91,6 +96,7 @@ def source(
             scoring=scoring,
             pooling=pooling,
             max_tokens=max_tokens,
+            pair_attention=pair_attention,
             resume=resume,
             overwrite=overwrite,
             show_progress=shows_progress(),
@@ -105,6 +111,7 @@ def target(
     out: Out,
     integrator: Annotated[str, typer.Option(help="paper, or pairwise (pair-factored).")] = "paper",
     scoring: ScoringOption = "dual",
+    pair_attention: PairAttentionOption = None,
     pooling: Pooling = "late",
     base: BaseOption = None,
     beta: Annotated[float, typer.Option(help="Strength of what a stream takes from another.")] = 1.0,
@@ -146,6 +153,7 @@ def target(
             scoring=scoring,
             pooling=pooling,
             max_tokens=max_tokens,
+            pair_attention=pair_attention,
             resume=resume,
             overwrite=overwrite,
             show_progress=shows_progress(),
@@ -158,11 +166,13 @@ def lora(
     directory: DomainDir,
     out: Out,
     init: Annotated[
-        Path | None, typer.Option(help="Start from this adapter (its base, rank, scoring and pooling hold).")
+        Path | None,
+        typer.Option(help="Start from this adapter (its base, rank, scoring, pooling and pair attention hold)."),
     ] = None,
     base: BaseOption = None,
     rank: Rank = 8,
     scoring: ScoringOption = "dual",
+    pair_attention: PairAttentionOption = None,
     pooling: Pooling = "late",
     budget: Budget = None,
     epochs: Epochs = None,
@@ -200,6 +210,7 @@ def lora(
             scoring=scoring,
             pooling=pooling,
             max_tokens=max_tokens,
+            pair_attention=pair_attention,
             resume=resume,
             overwrite=overwrite,
             show_progress=shows_progress(),

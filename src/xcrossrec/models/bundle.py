@@ -26,7 +26,7 @@ from xcrossrec.models.adapters import MANIFEST, read_manifest
 from xcrossrec.models.base import Base
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, TitleEncoder
 from xcrossrec.models.heads import HistoryMatcher, PairHead, Projection
-from xcrossrec.types import HistoryPooling, Scoring
+from xcrossrec.types import HistoryPooling, PairReading, Scoring
 
 FORMAT_VERSION = 1
 Model: TypeAlias = SentenceTransformer | CrossEncoder
@@ -64,7 +64,9 @@ def build_model(
             modules=[encoder, Pooling(encoder.dim, "mean"), *projection, Normalize(), HistoryMatcher(pooling)]
         )
     elif scoring == "pair":
-        model = CrossEncoder(modules=[encoder, PairHead(encoder.dim, pooling)], activation_fn=nn.Identity())
+        reads: PairReading = "candidate" if encoder.pair_attention == "shared" else "first"
+        head = PairHead(encoder.dim, pooling, reads=reads)
+        model = CrossEncoder(modules=[encoder, head], activation_fn=nn.Identity())
     else:
         raise ConfigError(f"unknown scoring {scoring!r}: choose dual or pair")
     model.model_card_data.local_files_only = True
@@ -145,6 +147,7 @@ def save(
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "scoring": scoring_of(model),
             "pooling": matcher_of(model).pooling,
+            **({"pair_attention": encoder.pair_attention} if scoring_of(model) == "pair" else {}),
             "prompt_version": encoder.prompt_version,
             "base": {"name": encoder.base_name, "digest": encoder.base_digest},
             **manifest,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from xcrossrec.exceptions import BundleError, ConfigError
 from xcrossrec.models.adapters import load_tensors
 from xcrossrec.models.tokens import CANDIDATE_SEGMENT
-from xcrossrec.types import HISTORY_POOLINGS, HistoryPooling
+from xcrossrec.types import HISTORY_POOLINGS, PAIR_READINGS, HistoryPooling, PairReading
 
 RECENCY_SLOTS = 8
 """History positions, counted from the newest, with a learned weight of their own; older ones share the last."""
@@ -176,20 +177,26 @@ class Projection(_Head):
 
 
 class PairHead(_Head):
-    """Scores one joint encoding of history and candidate; the last module of a `pair` model.
+    """Scores pairs of history and candidate by their token states; the last module of a `pair` model.
 
-    ``s = scale * similarity + v . GELU(W_p h_cls + b_p) + c``: the paper's head on the first token, added to
-    the language model's own similarity of the history's and the candidate's tokens, pooled apart. v and c
-    start at zero, so an untrained model ranks by similarity.
+    ``s = scale * similarity + v . GELU(W_p h + b_p) + c``: the paper's head, added to the language model's own
+    similarity of the history's and the candidate's tokens, pooled apart. v and c start at zero, so an untrained
+    model ranks by similarity. h is the first token's state, as in the paper; where the history does not see the
+    candidate (``shared`` attention) that state is the same for all candidates and cannot rank them, so there h
+    is the mean state of the candidate's title.
 
     Args:
         dim: hidden size.
         pooling: ``prompt`` pools the whole history, ``late`` each of its items (soft maximum).
+        reads: which h: ``first`` token, or ``candidate``.
         sharpness: starting value of the soft maximum's factor.
         temperature: starting value of the similarity's temperature.
+
+    Raises:
+        ConfigError: unknown pooling or reading.
     """
 
-    config_keys = ["dim", "pooling"]  # noqa: RUF012
+    config_keys = ["dim", "pooling", "reads"]  # noqa: RUF012
     config_file_name = "pair_head.json"
 
     def __init__(
@@ -197,11 +204,15 @@ class PairHead(_Head):
         dim: int,
         pooling: HistoryPooling = "late",
         *,
+        reads: PairReading = "first",
         sharpness: float = 12.0,
         temperature: float = 0.25,
     ) -> None:
         super().__init__()
+        if reads not in PAIR_READINGS:
+            raise ConfigError(f"unknown reading {reads!r} of a pair: choose one of {', '.join(PAIR_READINGS)}")
         self.dim = dim
+        self.reads: PairReading = reads
         self.matcher = HistoryMatcher(pooling, sharpness=sharpness, temperature=temperature)
         self.project = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, 1)
@@ -214,35 +225,78 @@ class PairHead(_Head):
         return self.matcher.pooling
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Add ``scores`` (batch, 1)."""
+        """Add ``scores`` (pair, 1); a pair is a text, or a candidate where all pairs stand in one row."""
         states, segments = features["token_embeddings"], features["segments"]
-        similarity = self.similarity(states, segments)
-        learned = self.value(nn.functional.gelu(self.project(states[:, 0]))).squeeze(-1)
-        features["scores"] = (self.matcher.scale * similarity + learned).unsqueeze(-1)
+        if "candidate" in features:
+            slots = self._slots(segments[0])
+            parts = _parts_of_row(states[0], slots, segments[0], features["history"][0], features["candidate"][0])
+        else:
+            parts = _parts_of_texts(states, self._slots(segments), segments)
+        read = parts.candidate if self.reads == "candidate" else states[:, 0]
+        learned = self.value(nn.functional.gelu(self.project(read))).squeeze(-1)
+        features["scores"] = (self.matcher.scale * self.similarity(parts) + learned).unsqueeze(-1)
         return features
 
-    def similarity(
-        self, states: Float[Tensor, "batch token dim"], segments: Int[Tensor, "batch token"]
-    ) -> Float[Tensor, batch]:
+    def similarity(self, parts: PairParts) -> Float[Tensor, " pair"]:
         """Cosine of the candidate's mean state with the history's (or its items', soft maximum)."""
-        candidate = _segment_means(states, segments == CANDIDATE_SEGMENT)
-        if self.pooling == "prompt":
-            history = _segment_means(states, segments > 0)
-            return (candidate * history).sum(-1)
-        slots = int(segments.max().clamp(min=1))
-        number = torch.arange(1, slots + 1, device=segments.device)
-        members = segments[:, None, :] == number[None, :, None]
-        means = torch.bmm(members.to(states.dtype), states)
-        vectors = nn.functional.normalize(means, dim=-1)
-        cosine = torch.einsum("bsd,bd->bs", vectors, candidate)
-        present = members.any(-1)
+        candidate = nn.functional.normalize(parts.candidate, dim=-1)
+        history = nn.functional.normalize(parts.history, dim=-1)
+        cosine = torch.einsum("psd,pd->ps", history, candidate)
+        present = parts.present.clone()
         present[:, 0] = True  # a candidate that fills the model leaves no history: similarity 0, as for `prompt`
         return self.matcher.pool(cosine, present)
 
+    def _slots(self, segments: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """Each token's vector of the history, from 1; 0 for tokens of none."""
+        return segments.clamp(min=0) if self.pooling == "late" else (segments > 0).long()
 
-def _segment_means(
-    states: Float[Tensor, "batch token dim"], members: Bool[Tensor, "batch token"]
-) -> Float[Tensor, "batch dim"]:
-    """Unit vector of the mean state of the marked tokens (the mean's length cancels)."""
-    total = torch.einsum("btd,bt->bd", states, members.to(states.dtype))
-    return nn.functional.normalize(total, dim=-1)
+
+@dataclass(frozen=True)
+class PairParts:
+    """What the pair head pools out of the token states.
+
+    Attributes:
+        candidate: mean state of the candidate's title; zero if it has no token.
+        history: per slot the sum of its tokens' states.
+        present: which slots have a token.
+    """
+
+    candidate: Float[Tensor, "pair dim"]
+    history: Float[Tensor, "pair slot dim"]
+    present: Bool[Tensor, "pair slot"]
+
+
+def _parts_of_texts(
+    states: Float[Tensor, "batch token dim"], slots: Int[Tensor, "batch token"], segments: Int[Tensor, "batch token"]
+) -> PairParts:
+    """Pool pairs that have a text each."""
+    own = (segments == CANDIDATE_SEGMENT).to(states.dtype)
+    candidate = torch.einsum("btd,bt->bd", states, own) / own.sum(1, keepdim=True).clamp(min=1)
+    number = torch.arange(1, int(slots.max().clamp(min=1)) + 1, device=slots.device)
+    members = slots[:, None, :] == number[None, :, None]
+    return PairParts(candidate, torch.bmm(members.to(states.dtype), states), members.any(-1))
+
+
+def _parts_of_row(
+    states: Float[Tensor, "token dim"],
+    slots: Int[Tensor, " token"],
+    segments: Int[Tensor, " token"],
+    history: Int[Tensor, " token"],
+    candidate: Int[Tensor, " token"],
+) -> PairParts:
+    """Pool pairs whose histories and candidates stand in one row."""
+    of_candidate = candidate >= 0
+    pairs, width = int(candidate.max()) + 1, int(slots.max().clamp(min=1))
+    title = segments == CANDIDATE_SEGMENT
+    total = states.new_zeros(pairs, states.shape[1]).index_add(0, candidate[title], states[title])
+    count = torch.bincount(candidate[title], minlength=pairs).clamp(min=1)
+    cell = (history * width + slots - 1)[slots > 0]
+    histories = int(history.max()) + 1
+    sums = states.new_zeros(histories * width, states.shape[1]).index_add(0, cell, states[slots > 0])
+    present = torch.bincount(cell, minlength=histories * width) > 0
+    owner = history.new_zeros(pairs).scatter(0, candidate[of_candidate], history[of_candidate])
+    return PairParts(
+        total / count[:, None].to(total.dtype),
+        sums.view(histories, width, -1)[owner],
+        present.view(histories, width)[owner],
+    )

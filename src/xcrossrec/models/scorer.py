@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 
 import numpy as np
@@ -11,11 +11,17 @@ from jaxtyping import Float, Int
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from xcrossrec.exceptions import DataError
-from xcrossrec.models.bundle import Model, matcher_of
+from xcrossrec.models.bundle import Model, encoder_of, matcher_of
 from xcrossrec.models.heads import HistoryMatcher
 from xcrossrec.prompts import history_prompt, item_texts
 
 _ENCODE_BATCH = 256
+
+_SHARED_CHARACTERS = 8_000
+"""Most text of one forward pass with shared histories, about 2,000 tokens."""
+
+_SHARED_CANDIDATES = 256
+"""Most candidates of one user in one forward pass."""
 
 
 def build_scorer(model: Model, titles: Sequence[str], *, name: str = "model") -> DualScorer | PairScorer:
@@ -127,7 +133,7 @@ class DualScorer:
 
 
 class PairScorer:
-    """Scores each (history, candidate) text by itself, as the paper does.
+    """Scores (history, candidate) pairs; a model that shares histories reads each once a batch.
 
     Args:
         model: a `pair` model.
@@ -154,7 +160,65 @@ class PairScorer:
         check_rows(histories, candidates, len(self.titles))
         if candidates is None:
             candidates = np.tile(np.arange(len(self.titles)), (len(histories), 1))
-        texts = [history_prompt([self.titles[row] for row in history]) for history in histories]
-        pairs = [(text, self.titles[row]) for text, rows in zip(texts, candidates, strict=True) for row in rows]
+        return self.score_titles([[self.titles[row] for row in history] for history in histories], candidates)
+
+    def score_titles(
+        self, histories: Sequence[Sequence[str]], candidates: Int[np.ndarray, "user candidate"]
+    ) -> Float[np.ndarray, "user candidate"]:
+        """Score items of the catalogue for histories that it need not hold.
+
+        Args:
+            histories: per user titles, oldest first; at least one.
+            candidates: item rows.
+        """
+        prompts = [history_prompt(titles) for titles in histories]
+        if encoder_of(self.model).shares_history:
+            return self._share(prompts, candidates)
+        pairs = [(prompt, self.titles[row]) for prompt, rows in zip(prompts, candidates, strict=True) for row in rows]
         scores = self.model.predict(pairs, batch_size=_ENCODE_BATCH // 4, show_progress_bar=False)
         return np.asarray(scores, dtype=np.float32).reshape(candidates.shape)
+
+    def _share(
+        self, prompts: Sequence[str], candidates: Int[np.ndarray, "user candidate"]
+    ) -> Float[np.ndarray, "user candidate"]:
+        scores = np.empty(candidates.shape, dtype=np.float32)
+        for batch in self._batches(prompts, candidates):
+            pairs = [(prompts[user], self.titles[row]) for user, columns in batch for row in candidates[user, columns]]
+            found = iter(np.split(score_pairs(self.model, pairs), np.cumsum([len(c) for _, c in batch])[:-1]))
+            for user, columns in batch:
+                scores[user, columns] = next(found)
+        return scores
+
+    def _batches(
+        self, prompts: Sequence[str], candidates: Int[np.ndarray, "user candidate"]
+    ) -> Iterator[list[tuple[int, Int[np.ndarray, " column"]]]]:
+        """Users of like history together, as many as the budget of characters holds; many candidates in parts."""
+        parts = -(-candidates.shape[1] // _SHARED_CANDIDATES)
+        columns = np.array_split(np.arange(candidates.shape[1]), max(parts, 1))
+        batch: list[tuple[int, Int[np.ndarray, " column"]]] = []
+        used = 0
+        for user in sorted(range(len(prompts)), key=lambda user: len(prompts[user])):
+            for part in columns:
+                cost = len(prompts[user]) + sum(len(self.titles[row]) for row in candidates[user, part])
+                if batch and used + cost > _SHARED_CHARACTERS:
+                    yield batch
+                    batch, used = [], 0
+                batch.append((user, part))
+                used += cost
+        if batch:
+            yield batch
+
+
+@torch.inference_mode()
+def score_pairs(model: CrossEncoder, pairs: Sequence[tuple[str, str]]) -> Float[np.ndarray, " pair"]:
+    """Score pairs in one forward pass.
+
+    Args:
+        model: a `pair` model; put into evaluation mode.
+        pairs: (history prompt, candidate title); at least one.
+    """
+    model.eval()
+    features = model.preprocess(list(pairs))
+    scores = model({name: value.to(model.device) for name, value in features.items()})["scores"]
+    found: Float[np.ndarray, " pair"] = scores[:, 0].float().cpu().numpy()
+    return found

@@ -27,7 +27,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from xcrossrec.exceptions import ConfigError, ModelError
-from xcrossrec.types import PAIR_ATTENTIONS, PairAttention
+from xcrossrec.types import PAIR_ATTENTIONS, PairAttention, Scoring
+
+DEFAULT_PAIR_ATTENTION: PairAttention = "joint"
+"""Of `pair` models on bases that can share histories; on others it is ``joint``."""
 
 _LOG = logging.getLogger(__name__)
 _NAME = "xcrossrec_shared_history"
@@ -46,6 +49,24 @@ Part: TypeAlias = tuple[Tensor, Tensor]
 def can_share_history(backbone: nn.Module) -> bool:
     """Whether pairs of one history can share its encoding on this base."""
     return getattr(backbone.config, "model_type", None) in _SHARING
+
+
+def choose_pair_attention(wanted: PairAttention | None, scoring: Scoring, backbone: nn.Module) -> PairAttention:
+    """Settle the kind of attention of a new model.
+
+    Args:
+        wanted: the user's choice; None takes the default of a base that can, or cannot, share histories.
+        scoring: only ``pair`` has a choice.
+        backbone: the base's.
+
+    Raises:
+        ConfigError: a choice for ``dual``.
+    """
+    if scoring == "dual":
+        if wanted not in (None, "joint"):
+            raise ConfigError(f"pair attention {wanted!r} belongs to pair scoring, got dual: add --scoring pair")
+        return "joint"
+    return wanted or (DEFAULT_PAIR_ATTENTION if can_share_history(backbone) else "joint")
 
 
 def set_up_pair_attention(backbone: Any, attention: PairAttention) -> bool:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from xcrossrec.models.heads import HistoryMatcher
+from xcrossrec.models.tokens import SHARED_COLUMNS, TEXT_COLUMNS
 
 
 class NextItemLoss(nn.Module):
@@ -106,8 +107,6 @@ class PairLoss(nn.Module):
         candidates: texts per user, the positive first.
     """
 
-    _KEYS = ("input_ids", "attention_mask", "segments")
-
     def __init__(self, model: nn.Module, candidates: int) -> None:
         super().__init__()
         self.model = model
@@ -117,10 +116,12 @@ class PairLoss(nn.Module):
         """Compute the mean loss over the users.
 
         Args:
-            features: ``input_ids``, ``attention_mask``, ``segments`` of (user x candidate) texts.
+            features: of (user x candidate) pairs, the columns that the tokenizer names: one text a pair, or
+                all in one row where pairs share their histories.
             labels: unused; the positive is always the first.
             **kwargs: the trainer's ``prompt`` and ``task``, unused.
         """
-        scores = self.model(dict(zip(self._KEYS, features, strict=True)))["scores"]
+        columns = SHARED_COLUMNS if len(features) == len(SHARED_COLUMNS) else TEXT_COLUMNS
+        scores = self.model(dict(zip(columns, features, strict=True)))["scores"]
         by_user = scores.view(-1, self.candidates)
         return nn.functional.cross_entropy(by_user, by_user.new_zeros(len(by_user), dtype=torch.long))

@@ -18,8 +18,9 @@ from xcrossrec.models import bundle
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.bundle import Model, encoder_of
 from xcrossrec.models.encoder import SourceEncoder, default_lora
+from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.training.loop import TrainingReport, fit
-from xcrossrec.types import HistoryPooling, Scoring, Split
+from xcrossrec.types import HistoryPooling, PairAttention, Scoring, Split
 
 TRAINING_USERS = "training_users.parquet"
 HEAD_PATTERNS = (r"log_scale|log_sharpness|log_recency|\.1\.(value|project)\.",)
@@ -38,6 +39,7 @@ def train_source(
     scoring: Scoring = "dual",
     pooling: HistoryPooling = "late",
     max_tokens: int | None = None,
+    pair_attention: PairAttention | None = None,
     resume: bool = False,
     overwrite: bool = False,
     show_progress: bool = True,
@@ -49,12 +51,14 @@ def train_source(
         out: the adapter's folder; checkpoints and logs go to ``<out>.training`` beside it.
         config: settings, from :func:`xcrossrec.config.source_config`.
         base: see :func:`xcrossrec.models.base.load_base`.
-        init: start from this adapter instead of a fresh one (its base, rank, scoring and pooling hold).
+        init: start from this adapter instead of a fresh one (its base, rank, scoring, pooling and pair
+            attention hold).
         budget: number of users, drawn by seed; None takes all.
         rank: LoRA's r.
         scoring: ``dual`` or ``pair``.
         pooling: ``prompt`` or ``late``.
         max_tokens: longest text.
+        pair_attention: who sees whom in a pair, ``joint`` or ``shared``; None takes the base's default.
         resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
         show_progress: draw progress bars.
@@ -66,7 +70,7 @@ def train_source(
     out = Path(out)
     refuse_existing(out, overwrite)
     users = domain.sequences("train").take(budget, config.seed)
-    model = _initial_model(base, init, rank, scoring, pooling, max_tokens, config.seed)
+    model = _initial_model(base, init, rank, scoring, pooling, max_tokens, pair_attention, config.seed)
     model = bundle.with_projection(model, config.projection_rank, config.seed)
     report = fit(
         model,
@@ -97,6 +101,7 @@ def _initial_model(
     scoring: Scoring,
     pooling: HistoryPooling,
     max_tokens: int | None,
+    pair_attention: PairAttention | None,
     seed: int,
 ) -> Model:
     if init is not None:
@@ -107,7 +112,9 @@ def _initial_model(
         return model
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        encoder = SourceEncoder(load_base(base), default_lora(rank), max_tokens=max_tokens)
+        found = load_base(base)
+        attention = choose_pair_attention(pair_attention, scoring, found.backbone)
+        encoder = SourceEncoder(found, default_lora(rank), max_tokens=max_tokens, pair_attention=attention)
         return bundle.build_model(encoder, scoring=scoring, pooling=pooling)
 
 

@@ -19,6 +19,7 @@ from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.bundle import Model, matcher_of
 from xcrossrec.models.encoder import IntegratedEncoder
 from xcrossrec.models.heads import HistoryMatcher
+from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.training.loop import TrainingReport, fit
 from xcrossrec.training.source import (
     HEAD_PATTERNS,
@@ -29,7 +30,7 @@ from xcrossrec.training.source import (
     work_folder,
     write,
 )
-from xcrossrec.types import HistoryPooling, Scoring
+from xcrossrec.types import HistoryPooling, PairAttention, Scoring
 
 DEFAULT_INTEGRATOR = "paper"
 _HEAD_PATTERNS = (*HEAD_PATTERNS, r"stream_weight")
@@ -49,6 +50,7 @@ def train_target(
     scoring: Scoring = "dual",
     pooling: HistoryPooling = "late",
     max_tokens: int | None = None,
+    pair_attention: PairAttention | None = None,
     resume: bool = False,
     overwrite: bool = False,
     show_progress: bool = True,
@@ -68,6 +70,8 @@ def train_target(
         scoring: ``dual`` or ``pair``.
         pooling: ``prompt`` or ``late``.
         max_tokens: longest text.
+        pair_attention: who sees whom in a pair, ``joint`` or ``shared``; None takes what the sources agree
+            on, else the base's default.
         resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
         show_progress: draw progress bars.
@@ -92,6 +96,7 @@ def train_target(
             scoring=scoring,
             pooling=pooling,
             max_tokens=max_tokens,
+            pair_attention=pair_attention,
         )
     model = bundle.with_projection(model, config.projection_rank, config.seed)
     report = fit(
@@ -127,6 +132,7 @@ def build_target_model(
     scoring: Scoring = "dual",
     pooling: HistoryPooling = "late",
     max_tokens: int | None = None,
+    pair_attention: PairAttention | None = None,
 ) -> Model:
     """Make an untrained integrated model: at first exactly the mean of its sources' states.
 
@@ -142,10 +148,25 @@ def build_target_model(
     adapters = [
         read_adapter(folder, found, name=name) for folder, name in zip(folders, source_names(folders), strict=True)
     ]
-    encoder = IntegratedEncoder(found, adapters, integrator=integrator, beta=beta, gamma=gamma, max_tokens=max_tokens)
+    wanted = pair_attention or (_common_attention(adapters) if scoring == "pair" else None)
+    encoder = IntegratedEncoder(
+        found,
+        adapters,
+        integrator=integrator,
+        beta=beta,
+        gamma=gamma,
+        max_tokens=max_tokens,
+        pair_attention=choose_pair_attention(wanted, scoring, found.backbone),
+    )
     model = bundle.build_model(encoder, scoring=scoring, pooling=pooling)
     _inherit_heads(model, folders)
     return model
+
+
+def _common_attention(adapters: Sequence[Adapter]) -> PairAttention | None:
+    """The pair attention that all sources were trained with, if they agree."""
+    found = {adapter.manifest.get("pair_attention") for adapter in adapters}
+    return found.pop() if len(found) == 1 else None
 
 
 def _inherit_heads(model: Model, folders: Sequence[Path]) -> None:
