@@ -317,11 +317,10 @@ class Recommender:
                 f"a pair model would have to encode the history with each of {len(rows)} items, at most "
                 f"{PAIR_LIMIT} are allowed: give candidates, or train with --scoring dual"
             )
-        pairs = [(history_prompt(history), self._texts[row]) for row in rows]
-        scores: Float32[np.ndarray, " item"] = np.asarray(
-            self.model.predict(pairs, show_progress_bar=False), np.float32
-        )
-        return scores.reshape(-1)
+        scorer = self.scorer
+        assert isinstance(scorer, PairScorer)
+        scores: Float32[np.ndarray, " item"] = scorer.score_titles([history], rows[None])[0]
+        return scores
 
 
 def _parse(item: ItemLike, known_ids: Mapping[str, int]) -> Item:
