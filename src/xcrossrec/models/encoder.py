@@ -7,9 +7,10 @@ Legend: ``source`` = stream of one domain's adapter, ``batch`` = text, ``token``
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor, nn
 
-from xcrossrec.exceptions import BaseMismatchError, BundleError, DataError, ModelError
+from xcrossrec.exceptions import BaseMismatchError, BundleError, ConfigError, DataError, ModelError
 from xcrossrec.models.adapters import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -33,16 +34,18 @@ from xcrossrec.models.adapters import (
 )
 from xcrossrec.models.base import Base, encoder_layers, load_base
 from xcrossrec.models.integrator import Integrator, build_integrator
+from xcrossrec.models.packed import PackedEncoder, PackedTexts
 from xcrossrec.models.shared_history import attention_arguments, repeat_rows, set_up_pair_attention
 from xcrossrec.models.tokens import CutReport, PromptTokenizer, token_limit
 from xcrossrec.prompts import PROMPT_VERSION, clean_title, split_prompt
-from xcrossrec.types import PairAttention
+from xcrossrec.types import ENCODING_PRECISIONS, EncodingPrecision, PairAttention
 
 # Query and value where PEFT has no default; ModernBERT's fused layer adds as many parameters as two apart.
 _QUERY_VALUE = {"mpnet": ["q", "v"], "modernbert": ["Wqkv"]}
 
 INTEGRATOR_WEIGHTS = "integrators.safetensors"
 ADAPTERS_FOLDER = "adapters"
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class TitleEncoder(InputModule):
@@ -71,6 +74,7 @@ class TitleEncoder(InputModule):
         self.max_tokens = token_limit(base.tokenizer, base.backbone.config, max_tokens)
         self.prompts = PromptTokenizer(base.tokenizer, self.max_tokens)
         self.dim = int(base.backbone.config.hidden_size)
+        self._precision: EncodingPrecision = "fp32"
 
     @property
     def max_seq_length(self) -> int:
@@ -81,6 +85,42 @@ class TitleEncoder(InputModule):
     def cut(self) -> CutReport:
         """How much history did not fit so far."""
         return self.prompts.cut
+
+    @property
+    def precision(self) -> EncodingPrecision:
+        """Type of the products outside training: ``fp32`` (exact), or ``bf16`` (faster where the CPU has it)."""
+        return self._precision
+
+    @precision.setter
+    def precision(self, precision: EncodingPrecision) -> None:
+        if precision not in ENCODING_PRECISIONS:
+            known = ", ".join(ENCODING_PRECISIONS)
+            raise ConfigError(f"unknown encoding precision {precision!r}: choose one of {known}")
+        self._precision = precision
+
+    def _packed_states(
+        self, features: Mapping[str, Any], combine: Callable[[Sequence[Tensor]], Tensor]
+    ) -> Float[Tensor, "batch token dim"] | None:
+        """Encode by the fast pass; None where only the layers themselves can do it."""
+        packed = self._packed_encoder()
+        if packed is None or not packed.ready():
+            return None
+        kind = features["input_ids"].device.type
+        mixed = torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if mixed else _DTYPES[self.precision]
+        with torch.autocast(kind, enabled=False):
+            if "candidate" in features:
+                return packed.encode_shared(features, dtype, combine, narrow_states=not mixed)
+            mask = features["attention_mask"]
+            if self.pair_attention == "shared" and bool((features.get("segments", mask) < 0).any()):
+                return None
+            texts = PackedTexts.of(mask)
+            if texts is None:
+                return None
+            return packed.encode(features["input_ids"], texts, dtype, combine, narrow_states=not mixed)
+
+    def _packed_encoder(self) -> PackedEncoder | None:
+        raise NotImplementedError
 
     def get_embedding_dimension(self) -> int:
         """Size of a token state."""
@@ -197,13 +237,20 @@ class IntegratedLayer(nn.Module):
         return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
 
     def _mix(self, hidden: Float[Tensor, "rows token dim"]) -> Float[Tensor, "rows token dim"]:
+        streams = hidden.view(self.integrator.sources, -1, *hidden.shape[1:]).unbind(0)
+        return torch.cat(self.mix(streams))
+
+    def mix(self, hidden: Sequence[Float[Tensor, "*batch dim"]]) -> Sequence[Float[Tensor, "*batch dim"]]:
+        """Mix streams that stand apart, as far as ablations allow."""
         if not self.enabled:
             return hidden
-        streams = hidden.view(self.integrator.sources, -1, *hidden.shape[1:])
         if self.observed is not None:
-            self.observed.append(self.integrator.coefficients(streams).detach())
-        mixed: Tensor = self.integrator(streams, without=self.without)
-        return mixed.view_as(hidden)
+            self.observed.append(self.integrator.coefficients(hidden).detach())
+        return self.integrator.mix(hidden, without=self.without)
+
+    def mixing_parameters(self) -> Iterator[nn.Parameter]:
+        """The integrator's parameters."""
+        return self.integrator.parameters()
 
 
 class IntegratedEncoder(TitleEncoder):
@@ -250,6 +297,8 @@ class IntegratedEncoder(TitleEncoder):
         stack_adapters(self.backbone, adapters)
         self.backbone.requires_grad_(False)
         self._integrate(integrator, beta, gamma)
+        supported = PackedEncoder.supports(self.backbone)
+        self._packed = PackedEncoder(self.backbone, len(names), self.integrated_layers) if supported else None
         self.stream_weight = nn.Parameter(torch.full((len(names),), 1 / len(names)))
 
     def _integrate(self, name: str, beta: float, gamma: float) -> None:
@@ -303,10 +352,23 @@ class IntegratedEncoder(TitleEncoder):
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Add ``token_embeddings`` (batch, token, dim): the streams' weighted sum (stage 4)."""
-        attention = attention_arguments(self.backbone.config, features, self.pair_attention)
-        streams = self.encode_streams(features["input_ids"], **attention)
-        features["token_embeddings"] = torch.einsum("sbtd,s->btd", streams, self.stream_weight)
+        states = self._packed_states(features, self._combine)
+        if states is None:
+            attention = attention_arguments(self.backbone.config, features, self.pair_attention)
+            states = self._combine(self.encode_streams(features["input_ids"], **attention).unbind(0))
+        features["token_embeddings"] = states
         return features
+
+    def _combine(self, streams: Sequence[Float[Tensor, "*batch dim"]]) -> Float[Tensor, "*batch dim"]:
+        """Stage 4: the streams' weighted sum."""
+        total = streams[0] * self.stream_weight[0]
+        for state, weight in zip(streams[1:], self.stream_weight[1:], strict=True):
+            total = total + weight * state
+        return total
+
+    def _packed_encoder(self) -> PackedEncoder | None:
+        observed = any(layer.observed is not None for layer in self.integrated_layers)
+        return None if observed else self._packed
 
     @contextmanager
     def ablated(self, layer: int, source: int) -> Iterator[None]:
@@ -458,6 +520,7 @@ class SourceEncoder(TitleEncoder):
         pair_attention: PairAttention = "joint",
     ) -> None:
         super().__init__(base, max_tokens, pair_attention)
+        self._packed: PackedEncoder | None = None
         self.backbone: Any = base.backbone
         if lora is not None:
             self.backbone = get_peft_model(base.backbone, _with_targets(lora, base))
@@ -469,10 +532,17 @@ class SourceEncoder(TitleEncoder):
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Add ``token_embeddings`` (batch, token, dim)."""
-        attention = attention_arguments(self.backbone.config, features, self.pair_attention)
-        output = self.backbone(input_ids=features["input_ids"], **attention)
-        features["token_embeddings"] = output.last_hidden_state
+        states = self._packed_states(features, itemgetter(0))
+        if states is None:
+            attention = attention_arguments(self.backbone.config, features, self.pair_attention)
+            states = self.backbone(input_ids=features["input_ids"], **attention).last_hidden_state
+        features["token_embeddings"] = states
         return features
+
+    def _packed_encoder(self) -> PackedEncoder | None:
+        if self._packed is None or self._packed.backbone is not self.backbone:
+            self._packed = PackedEncoder(self.backbone) if PackedEncoder.supports(self.backbone) else None
+        return self._packed
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write a PEFT folder (if there is an adapter) and the settings."""

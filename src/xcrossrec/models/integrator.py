@@ -20,13 +20,13 @@ from xcrossrec.exceptions import ConfigError, ModelError
 
 
 def mix_sources(
-    hidden: Float[Tensor, "source batch token dim"],
-    coefficient: Float[Tensor, "source source batch token"],
-) -> Float[Tensor, "source batch token dim"]:
+    hidden: Sequence[Float[Tensor, "*batch dim"]],
+    coefficient: Float[Tensor, "source source *batch"],
+) -> list[Float[Tensor, "*batch dim"]]:
     """Give each stream a weighted sum of all streams: ``out[m] = sum_j coefficient[m, j] * hidden[j]``.
 
     Args:
-        hidden: one encoder layer's outputs.
+        hidden: one encoder layer's outputs, one tensor a source.
         coefficient: ``coefficient[m, j]`` scales source ``j`` inside ``m``; signed, not normalised.
     """
     mixed = []
@@ -35,7 +35,7 @@ def mix_sources(
         for weight, state in zip(row[1:], hidden[1:], strict=True):
             total = torch.addcmul(total, weight.unsqueeze(-1), state)
         mixed.append(total)
-    return torch.stack(mixed)
+    return mixed
 
 
 class Integrator(nn.Module, ABC):
@@ -62,8 +62,8 @@ class Integrator(nn.Module, ABC):
 
     @abstractmethod
     def pair_weights(
-        self, hidden: Float[Tensor, "source batch token dim"]
-    ) -> tuple[Float[Tensor, "pair batch token"], Float[Tensor, "pair batch token"]]:
+        self, hidden: Sequence[Float[Tensor, "*batch dim"]]
+    ) -> tuple[Float[Tensor, " pair *batch"], Float[Tensor, " pair *batch"]]:
         """Compute, per ordered pair (receiver m, giver j) and token, the two scalars of stage 3.
 
         Returns:
@@ -72,12 +72,12 @@ class Integrator(nn.Module, ABC):
         """
 
     def coefficients(
-        self, hidden: Float[Tensor, "source batch token dim"], *, without: int | None = None
-    ) -> Float[Tensor, "source source batch token"]:
+        self, hidden: Sequence[Float[Tensor, "*batch dim"]], *, without: int | None = None
+    ) -> Float[Tensor, "source source *batch"]:
         """Collect the pair weights into one matrix a token: the identity plus what integration adds.
 
         Args:
-            hidden: one encoder layer's outputs.
+            hidden: one encoder layer's outputs, one tensor a source.
             without: leave out everything that this source gives to the others (for ablation).
         """
         transfer, contrast = self.pair_weights(hidden)
@@ -95,6 +95,12 @@ class Integrator(nn.Module, ABC):
         self, hidden: Float[Tensor, "source batch token dim"], *, without: int | None = None
     ) -> Float[Tensor, "source batch token dim"]:
         """Refine each stream with the others; all parameters zero leave ``hidden`` as it is."""
+        return torch.stack(self.mix(hidden.unbind(0), without=without))
+
+    def mix(
+        self, hidden: Sequence[Float[Tensor, "*batch dim"]], *, without: int | None = None
+    ) -> list[Float[Tensor, "*batch dim"]]:
+        """Refine streams that stand apart, whatever their axes before the last."""
         return mix_sources(hidden, self.coefficients(hidden, without=without))
 
     @abstractmethod
@@ -129,14 +135,15 @@ class PaperIntegrator(Integrator):
         self.concat_weight = nn.Parameter(torch.zeros(2 * len(self.pairs), sources * dim))
 
     def pair_weights(
-        self, hidden: Float[Tensor, "source batch token dim"]
-    ) -> tuple[Float[Tensor, "pair batch token"], Float[Tensor, "pair batch token"]]:
+        self, hidden: Sequence[Float[Tensor, "*batch dim"]]
+    ) -> tuple[Float[Tensor, " pair *batch"], Float[Tensor, " pair *batch"]]:
         """Apply ``W_concat``: rows 0 .. pairs-1 give z (transfer), the rest z' (contrast)."""
-        n, batch, token, dim = hidden.shape
-        by_source = self.concat_weight.view(-1, n, dim).permute(1, 2, 0)
-        z = torch.bmm(hidden.reshape(n, batch * token, dim), by_source).sum(0)
-        z = z.t().reshape(2, len(self.pairs), batch, token)
-        return self.beta * z[0], self.gamma * z[1]
+        by_source = self.concat_weight.to(hidden[0].dtype).split(self.dim, dim=1)
+        z = nn.functional.linear(hidden[0], by_source[0])
+        for state, weight in zip(hidden[1:], by_source[1:], strict=True):
+            z = z + nn.functional.linear(state, weight)
+        transfer, contrast = z.movedim(-1, 0).chunk(2)
+        return self.beta * transfer, self.gamma * contrast
 
     def reselect(self, kept: Sequence[int | None]) -> Integrator:
         """Refuse: ``W_concat`` reads all sources at once."""
@@ -169,12 +176,12 @@ class PairwiseIntegrator(Integrator):
         self.bias = nn.Parameter(torch.zeros(len(self.pairs)))
 
     def pair_weights(
-        self, hidden: Float[Tensor, "source batch token dim"]
-    ) -> tuple[Float[Tensor, "pair batch token"], Float[Tensor, "pair batch token"]]:
+        self, hidden: Sequence[Float[Tensor, "*batch dim"]]
+    ) -> tuple[Float[Tensor, " pair *batch"], Float[Tensor, " pair *batch"]]:
         """Project the difference of each pair's states on the pair's direction."""
         scale = self.strength * self.dim**-0.5
         gates = [
-            (hidden[j] - hidden[m]) @ direction * scale + self.strength * bias
+            (hidden[j] - hidden[m]) @ direction.to(hidden[m].dtype) * scale + self.strength * bias
             for (m, j), direction, bias in zip(self.pairs, self.direction, self.bias, strict=True)
         ]
         gate = torch.stack(gates)

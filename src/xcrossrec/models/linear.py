@@ -1,0 +1,145 @@
+"""Products with frozen weights: oneDNN's kernels, and a backward pass for the activations alone.
+
+PyTorch multiplies float32 matrices on the CPU with MKL, which uses half of the vector width on AMD processors;
+oneDNN, which comes with PyTorch too, uses all of it (2.3 times as fast on the machine of LOG.md). It also adds
+a residual or applies GELU on the way out.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Gelu: TypeAlias = Literal["none", "tanh"]
+"""PyTorch's names of GELU's forms: exact, and by the hyperbolic tangent."""
+
+
+@cache
+def onednn_multiplies() -> bool:
+    """Whether this PyTorch offers oneDNN's linear kernels and they give what PyTorch's own gives."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    x, weight, bias, residual = torch.ones(2, 3), torch.ones(4, 3), torch.ones(4), torch.ones(2, 4)
+    try:
+        plain = _onednn(x, weight, bias)
+        added = torch.ops.mkldnn._linear_pointwise(x, residual, weight, bias, "add")
+    except (RuntimeError, TypeError):  # another signature, or no kernel for this processor
+        return False
+    return bool(torch.equal(plain, torch.full((2, 4), 4.0)) and torch.equal(added, torch.full((2, 4), 5.0)))
+
+
+@cache
+def _onednn_multiplies_bfloat16() -> bool:
+    return onednn_multiplies() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
+    if x.device.type != "cpu" or x.dtype != weight.dtype or x.numel() == 0:
+        return False
+    if x.dtype == torch.bfloat16:
+        return _onednn_multiplies_bfloat16()
+    return x.dtype == torch.float32 and onednn_multiplies()
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: Gelu | None = None) -> Tensor:
+    kind, form = ("none", "") if gelu is None else ("gelu", gelu)
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], form)
+    return out
+
+
+def _multiply(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None, gelu: Gelu | None = None
+) -> Tensor:
+    """``gelu(x W^T + b) + residual`` without gradients, by the fastest kernel at hand."""
+    if _takes_onednn(x, weight):
+        if residual is not None and residual.dtype == x.dtype and gelu is None:
+            fused: Tensor = torch.ops.mkldnn._linear_pointwise(x, residual, weight, bias, "add")
+            return fused
+        out = _onednn(x, weight, bias, gelu)
+    else:
+        out = nn.functional.linear(x, weight, bias)
+        out = out if gelu is None else nn.functional.gelu(out, approximate=gelu)
+    return out if residual is None else residual + out
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """A product whose weight takes no gradient, so that its input need not be kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return _multiply(x, weight, bias, residual)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, Tensor | None]:
+        (weight,) = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        to_input = _multiply(grad, weight.t(), None) if ctx.needs_input_grad[0] else None
+        return to_input, None, None, grads[0] if ctx.needs_input_grad[3] else None
+
+
+def frozen_product(
+    x: Float[Tensor, "*batch inside"],
+    weight: Float[Tensor, "outside inside"],
+    bias: Float[Tensor, " outside"] | None = None,
+    *,
+    residual: Float[Tensor, "*batch outside"] | None = None,
+    gelu: Gelu | None = None,
+) -> Float[Tensor, "*batch outside"]:
+    """Compute ``gelu(x W^T + b) + residual`` for a weight that does not train.
+
+    Args:
+        x: activations, of the weight's type.
+        weight: takes no gradient.
+        bias: takes no gradient.
+        residual: added to the product, in its own type; gradients reach it.
+        gelu: form of GELU applied to the product; None applies none.
+    """
+    if torch.is_grad_enabled() and (x.requires_grad or (residual is not None and residual.requires_grad)):
+        same = residual is not None and residual.dtype == x.dtype and gelu is None
+        out: Tensor = _FrozenProduct.apply(x, weight, bias, residual if same else None)  # type: ignore[no-untyped-call]
+        out = out if gelu is None else nn.functional.gelu(out, approximate=gelu)
+        return out if residual is None or same else residual + out
+    return _multiply(x, weight, bias, residual, gelu)
+
+
+class FrozenLinear(nn.Linear):
+    """A linear layer of a frozen base; exactly a :class:`torch.nn.Linear` once its weight trains again."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Multiply; under autocast, with a copy of the weight in autocast's type that is kept."""
+        if self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad):
+            return super().forward(input)
+        kind = input.device.type
+        if not torch.is_autocast_enabled(kind):
+            return frozen_product(input, self.weight, self.bias)
+        weight, bias = self.in_type(torch.get_autocast_dtype(kind))
+        with torch.autocast(kind, enabled=False):
+            return frozen_product(input.to(weight.dtype), weight, bias)
+
+    def in_type(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias in another type, converted once as long as neither changes."""
+        if dtype == self.weight.dtype:
+            return self.weight, self.bias
+        state = (dtype, self.weight.data_ptr(), self.weight._version, self.weight.device)
+        kept = self.__dict__.get("_converted")
+        if kept is None or kept[0] != state:
+            bias = None if self.bias is None else self.bias.detach().to(dtype)
+            kept = (state, self.weight.detach().to(dtype), bias)
+            self.__dict__["_converted"] = kept
+        return kept[1], kept[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the converted copy out of pickles and deep copies."""
+        return {key: value for key, value in self.__dict__.items() if key != "_converted"}
+
+
+def use_frozen_products(backbone: nn.Module) -> None:
+    """Turn every plain linear layer of a frozen backbone, in place, into a :class:`FrozenLinear`."""
+    for module in backbone.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = FrozenLinear

@@ -1,0 +1,376 @@
+"""The fast pass of BERT-like bases: tokens without padding, adapters folded in, streams apart.
+
+The same function as the Hugging Face layers with stacked adapters and integrators, computed differently:
+
+- texts stand one after another, sorted by length, so linear layers see no padding and attention runs over
+  texts of one length without a mask;
+- in each stream the frozen LoRA update is added to the weight it belongs to (the other weights stay shared);
+- products, GELU and residuals are fused (:mod:`xcrossrec.models.linear`), streams are never copied together.
+
+Legend: ``token`` = a token of any text, ``source`` = stream, ``batch`` = text, ``slot`` = position in a padded
+text, ``dim`` = hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from peft import PeftModel
+from peft.tuners.lora import Linear as PeftLinear
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from xcrossrec.models.adapters import StackedLoraLinear
+from xcrossrec.models.linear import Gelu, frozen_product
+from xcrossrec.models.shared_history import SharedLayout, shared_attention
+
+_TOKENS_AT_ONCE = 4096
+"""Tokens of all streams that go through the layers together where no gradient is kept: their states stay in the
+processor's cache, and memory does not grow with the batch (measured in LOG.md)."""
+
+_GELUS: dict[str, Gelu] = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_python": "none"}
+
+Attention: TypeAlias = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""Maps query, key and value (token, dim) and the number of heads to the attended values (token, dim)."""
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Where an architecture keeps the parts of a layer."""
+
+    query: str
+    key: str
+    value: str
+    out: str
+    attention_norm: str
+
+
+_BERT = _Names(
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+)
+_MPNET = _Names("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o", "attention.LayerNorm")
+ARCHITECTURES = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "mpnet": _MPNET}
+"""Post-norm encoders with absolute positions at the bottom (and MPNet's bias by distance in attention)."""
+
+
+@dataclass(frozen=True)
+class PackedTexts:
+    """Texts without padding, shortest first.
+
+    Attributes:
+        place: per token its place in the flattened padded batch.
+        groups: per length: number of texts, and the length in tokens.
+    """
+
+    place: Int[Tensor, " token"]
+    groups: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, mask: Int[Tensor, "batch slot"]) -> PackedTexts | None:
+        """Lay out a padded batch; None if its texts do not all start at the left and run without a gap."""
+        lengths = mask.sum(1)
+        slots = torch.arange(mask.shape[1], device=mask.device)
+        filled = slots < lengths[:, None]
+        if not torch.equal(filled, mask.bool()) or not bool((lengths > 0).all()):
+            return None
+        order = torch.argsort(lengths, stable=True)
+        start = order[:, None] * mask.shape[1]
+        place = (start + slots)[filled[order]]
+        sizes, counts = torch.unique_consecutive(lengths[order], return_counts=True)
+        return cls(place, tuple(zip(counts.tolist(), sizes.tolist(), strict=True)))
+
+    def parts(self, tokens: int) -> list[PackedTexts]:
+        """Cut into consecutive parts of at most so many tokens (at least one text each)."""
+        parts: list[PackedTexts] = []
+        groups: list[tuple[int, int]] = []
+        start = end = 0
+        for count, length in self.groups:
+            while count:
+                fits = min(count, max(0, tokens - (end - start)) // length) or (0 if groups else 1)
+                if fits == 0:
+                    parts.append(PackedTexts(self.place[start:end], tuple(groups)))
+                    groups, start = [], end
+                    continue
+                groups.append((fits, length))
+                end += fits * length
+                count -= fits
+        return [*parts, PackedTexts(self.place[start:end], tuple(groups))]
+
+    def attention(self, bias: Callable[[int], Tensor] | None = None) -> Attention:
+        """Attention of each text to itself.
+
+        Args:
+            bias: gives, for a length, what is added to the scores (one, head, length, length).
+        """
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+            out, start = [], 0
+            for count, length in self.groups:
+                end = start + count * length
+                q, k, v = (
+                    states[start:end].view(count, length, heads, -1).transpose(1, 2) for states in (query, key, value)
+                )
+                mask = None if bias is None else bias(length).to(q.dtype)
+                states = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+                out.append(states.transpose(1, 2).reshape(end - start, -1))
+                start = end
+            return out[0] if len(out) == 1 else torch.cat(out)
+
+        return attend
+
+
+class Mixer(Protocol):
+    """What mixes the streams after a layer, such as an integrator."""
+
+    def mix(self, hidden: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Refine the streams."""
+        ...
+
+    def mixing_parameters(self) -> Iterator[nn.Parameter]:
+        """Its own parameters."""
+        ...
+
+
+Weights: TypeAlias = tuple[Tensor, Tensor | None]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer's parts: those that adapters change, one a stream; the others once."""
+
+    query: list[Weights]
+    key: list[Weights]
+    value: list[Weights]
+    out: list[Weights]
+    up: list[Weights]
+    down: list[Weights]
+    attention_norm: nn.LayerNorm
+    output_norm: nn.LayerNorm
+    activation: str
+
+    def run(
+        self, x: Float[Tensor, "token dim"], stream: int, attend: Attention, heads: int, dtype: torch.dtype
+    ) -> Float[Tensor, "token dim"]:
+        """Run one stream; products in ``dtype``, the rest in the type of ``x``."""
+        narrow = x.to(dtype)
+        states = [frozen_product(narrow, *_of(part, stream)) for part in (self.query, self.key, self.value)]
+        attended = attend(*states, heads)
+        h = frozen_product(attended, *_of(self.out, stream), residual=x)
+        h = _normalize(h, self.attention_norm)
+        gelu = _GELUS.get(self.activation)
+        inner = frozen_product(h.to(dtype), *_of(self.up, stream), gelu=gelu)
+        inner = inner if gelu else ACT2FN[self.activation](inner)
+        return _normalize(frozen_product(inner, *_of(self.down, stream), residual=h), self.output_norm)
+
+
+def _of(part: Sequence[Weights], stream: int) -> Weights:
+    return part[stream if len(part) > 1 else 0]
+
+
+def _normalize(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    if x.dtype != norm.weight.dtype and x.device.type != "cpu":  # only the CPU normalises mixed types
+        return norm(x.to(norm.weight.dtype)).to(x.dtype)  # type: ignore[no-any-return]
+    return norm(x)  # type: ignore[no-any-return]
+
+
+@dataclass
+class PackedEncoder:
+    """Streams of a BERT-like backbone, run without padding.
+
+    Folded weights are made once, and again whenever a weight that they come from has changed.
+
+    Args:
+        backbone: as an encoder of this project holds it: plain, with PEFT's LoRA, or stacked and integrated.
+        sources: number of streams.
+        mixers: after each layer, what mixes the streams; none for a single stream.
+    """
+
+    backbone: Any
+    sources: int = 1
+    mixers: Sequence[Mixer] = ()
+    _layers: dict[torch.dtype, list[_Layer]] = field(default_factory=dict)
+    _state: tuple[Any, ...] = ()
+
+    @staticmethod
+    def supports(backbone: Any) -> bool:
+        """Whether a backbone is of an architecture that is known here."""
+        config = backbone.config
+        plain = not getattr(config, "is_decoder", False) and not getattr(config, "add_cross_attention", False)
+        return plain and config.model_type in ARCHITECTURES
+
+    def ready(self) -> bool:
+        """Whether this pass gives now what the layers themselves would: on the CPU, without dropout, and all
+        weights frozen where gradients are kept."""
+        model = _unwrapped(self.backbone)
+        if model.training or model.embeddings.word_embeddings.weight.device.type != "cpu":
+            return False
+        return not torch.is_grad_enabled() or not any(weight.requires_grad for weight in self._weights())
+
+    def _weights(self) -> list[Tensor]:
+        """All tensors of the layers but the integrators', which are read afresh each time."""
+        own: set[int] = {id(p) for mixer in self.mixers for p in mixer.mixing_parameters()}
+        encoder = _unwrapped(self.backbone).encoder
+        return [p for p in (*encoder.parameters(), *encoder.buffers()) if id(p) not in own]
+
+    def run(
+        self,
+        embedded: Float[Tensor, "token dim"],
+        attend: Attention,
+        dtype: torch.dtype,
+    ) -> Sequence[Float[Tensor, "token dim"]]:
+        """Run all layers.
+
+        Args:
+            embedded: the embedding layer's output, the same for all streams.
+            attend: who sees whom.
+            dtype: of the products.
+
+        Returns:
+            each stream's last states.
+        """
+        model = _unwrapped(self.backbone)
+        streams: Sequence[Tensor] = [embedded] * self.sources
+        for number, layer in enumerate(self._folded(dtype)):
+            streams = [
+                layer.run(x, stream, attend, model.config.num_attention_heads, dtype)
+                for stream, x in enumerate(streams)
+            ]
+            if self.mixers:
+                streams = self.mixers[number].mix(streams)
+        return streams
+
+    def encode(
+        self,
+        input_ids: Int[Tensor, "batch slot"],
+        texts: PackedTexts,
+        dtype: torch.dtype,
+        combine: Callable[[Sequence[Tensor]], Tensor],
+        *,
+        narrow_states: bool = False,
+    ) -> Float[Tensor, "batch slot dim"]:
+        """Encode a padded batch.
+
+        Args:
+            input_ids: token ids.
+            texts: their layout.
+            dtype: of the products.
+            combine: makes one state a token of the streams' last states.
+            narrow_states: keep all states in ``dtype``, not only the products.
+
+        Returns:
+            states; zero where there is padding.
+        """
+        parts = [texts] if torch.is_grad_enabled() else texts.parts(max(1, _TOKENS_AT_ONCE // self.sources))
+        embedded = _unwrapped(self.backbone).embeddings(input_ids=input_ids).flatten(0, 1)
+        done = []
+        for part in parts:
+            x = embedded[part.place]
+            streams = self.run(x.to(dtype) if narrow_states else x, part.attention(self._bias()), dtype)
+            done.append(combine(streams).float())
+        states = done[0] if len(done) == 1 else torch.cat(done)
+        out = states.new_zeros(embedded.shape).index_copy(0, texts.place, states)
+        return out.view(*input_ids.shape, -1)
+
+    def encode_shared(
+        self,
+        features: Mapping[str, Any],
+        dtype: torch.dtype,
+        combine: Callable[[Sequence[Tensor]], Tensor],
+        *,
+        narrow_states: bool = False,
+    ) -> Float[Tensor, "one token dim"] | None:
+        """Encode pairs that share their histories, all in one row (see :mod:`xcrossrec.models.shared_history`).
+
+        Args:
+            features: as :meth:`xcrossrec.models.tokens.PromptTokenizer.encode_shared` gives them.
+            dtype: of the products.
+            combine: makes one state a token of the streams' last states.
+            narrow_states: keep all states in ``dtype``, not only the products.
+
+        Returns:
+            states; None where the architecture's attention cannot be shared.
+        """
+        model = _unwrapped(self.backbone)
+        if model.config.model_type != "bert":
+            return None
+        layout = SharedLayout.of(features["history"][0], features["candidate"][0], features["position_ids"][0])
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+            q, k, v = (x.view(1, len(x), heads, -1).transpose(1, 2) for x in (query, key, value))
+            return shared_attention(q, k, v, layout, scale=q.shape[-1] ** -0.5).reshape(len(query), -1)
+
+        x = model.embeddings(input_ids=features["input_ids"], position_ids=features["position_ids"])[0]
+        streams = self.run(x.to(dtype) if narrow_states else x, attend, dtype)
+        return combine(streams).float()[None]
+
+    def _bias(self) -> Callable[[int], Tensor] | None:
+        model = _unwrapped(self.backbone)
+        if model.config.model_type != "mpnet":
+            return None
+        kept: dict[int, Tensor] = {}
+
+        def bias(length: int) -> Tensor:
+            if length not in kept:
+                like = model.embeddings.word_embeddings.weight.new_empty(1, length, 1)
+                kept[length] = model.encoder.compute_position_bias(like)
+            return kept[length]
+
+        return bias
+
+    def _folded(self, dtype: torch.dtype) -> list[_Layer]:
+        model = _unwrapped(self.backbone)
+        state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self._weights())
+        if state != self._state:
+            self._layers, self._state = {}, state
+        if dtype not in self._layers:
+            with torch.no_grad():
+                self._layers[dtype] = [self._fold(layer, dtype) for layer in model.encoder.layer]
+        return self._layers[dtype]
+
+    def _fold(self, layer: Any, dtype: torch.dtype) -> _Layer:
+        model = _unwrapped(self.backbone)
+        layer = getattr(layer, "layer", layer)  # without the integrator
+        names = ARCHITECTURES[model.config.model_type]
+
+        def part(path: str) -> list[Weights]:
+            return _folded_weights(layer.get_submodule(path), dtype)
+
+        return _Layer(
+            query=part(names.query),
+            key=part(names.key),
+            value=part(names.value),
+            out=part(names.out),
+            up=part("intermediate.dense"),
+            down=part("output.dense"),
+            attention_norm=layer.get_submodule(names.attention_norm),
+            output_norm=layer.output.LayerNorm,
+            activation=model.config.hidden_act,
+        )
+
+
+def _unwrapped(backbone: Any) -> Any:
+    return backbone.base_model.model if isinstance(backbone, PeftModel) else backbone
+
+
+def _folded_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
+    """A linear layer's weight and bias in each stream, or once where no adapter changes it."""
+    if isinstance(module, StackedLoraLinear):
+        linear, updates = module.linear, [(d @ u).t() for d, u in zip(module.down, module.up, strict=True)]
+    elif isinstance(module, PeftLinear):
+        linear = module.get_base_layer()
+        off = module.merged or module.disable_adapters
+        updates = [] if off else [sum(module.get_delta_weight(name) for name in module.active_adapters)]
+    else:
+        linear, updates = module, []
+    bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+    if not updates:
+        return [(linear.weight.detach().to(dtype), bias)]
+    return [((linear.weight + update).detach().to(dtype), bias) for update in updates]
