@@ -238,7 +238,7 @@ class IntegratedLayer(nn.Module):
 
     def _mix(self, hidden: Float[Tensor, "rows token dim"]) -> Float[Tensor, "rows token dim"]:
         streams = hidden.view(self.integrator.sources, -1, *hidden.shape[1:]).unbind(0)
-        return torch.cat(self.mix(streams))
+        return torch.cat(list(self.mix(streams)))
 
     def mix(self, hidden: Sequence[Float[Tensor, "*batch dim"]]) -> Sequence[Float[Tensor, "*batch dim"]]:
         """Mix streams that stand apart, as far as ablations allow."""

@@ -138,7 +138,7 @@ class PaperIntegrator(Integrator):
         self, hidden: Sequence[Float[Tensor, "*batch dim"]]
     ) -> tuple[Float[Tensor, " pair *batch"], Float[Tensor, " pair *batch"]]:
         """Apply ``W_concat``: rows 0 .. pairs-1 give z (transfer), the rest z' (contrast)."""
-        by_source = self.concat_weight.to(hidden[0].dtype).split(self.dim, dim=1)
+        by_source = torch.split(self.concat_weight.to(hidden[0].dtype), self.dim, dim=1)
         z = nn.functional.linear(hidden[0], by_source[0])
         for state, weight in zip(hidden[1:], by_source[1:], strict=True):
             z = z + nn.functional.linear(state, weight)

@@ -21,7 +21,8 @@ Gelu: TypeAlias = Literal["none", "tanh"]
 @cache
 def onednn_multiplies() -> bool:
     """Whether this PyTorch offers oneDNN's linear kernels and they give what PyTorch's own gives."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not available or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     x, weight, bias, residual = torch.ones(2, 3), torch.ones(4, 3), torch.ones(4), torch.ones(2, 4)
     try:

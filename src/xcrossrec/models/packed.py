@@ -161,8 +161,8 @@ class _Layer:
     ) -> Float[Tensor, "token dim"]:
         """Run one stream; products in ``dtype``, the rest in the type of ``x``."""
         narrow = x.to(dtype)
-        states = [frozen_product(narrow, *_of(part, stream)) for part in (self.query, self.key, self.value)]
-        attended = attend(*states, heads)
+        query, key, value = (frozen_product(narrow, *_of(part, stream)) for part in (self.query, self.key, self.value))
+        attended = attend(query, key, value, heads)
         h = frozen_product(attended, *_of(self.out, stream), residual=x)
         h = _normalize(h, self.attention_norm)
         gelu = _GELUS.get(self.activation)
@@ -363,7 +363,8 @@ def _unwrapped(backbone: Any) -> Any:
 def _folded_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
     """A linear layer's weight and bias in each stream, or once where no adapter changes it."""
     if isinstance(module, StackedLoraLinear):
-        linear, updates = module.linear, [(d @ u).t() for d, u in zip(module.down, module.up, strict=True)]
+        linear: Any = module.linear
+        updates = [(d @ u).t() for d, u in zip(module.down, module.up, strict=True)]
     elif isinstance(module, PeftLinear):
         linear = module.get_base_layer()
         off = module.merged or module.disable_adapters
