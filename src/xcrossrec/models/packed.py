@@ -32,6 +32,9 @@ _TOKENS_AT_ONCE = 4096
 """Tokens of all streams that go through the layers together where no gradient is kept: their states stay in the
 processor's cache, and memory does not grow with the batch (measured in LOG.md)."""
 
+_SHORT = 128
+"""Tokens of a text up to which attention is computed by plain products."""
+
 _GELUS: dict[str, Gelu] = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_python": "none"}
 
 Attention: TypeAlias = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -119,12 +122,28 @@ class PackedTexts:
                     states[start:end].view(count, length, heads, -1).transpose(1, 2) for states in (query, key, value)
                 )
                 mask = None if bias is None else bias(length).to(q.dtype)
-                states = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+                states = _attend(q, k, v, mask)
                 out.append(states.transpose(1, 2).reshape(end - start, -1))
                 start = end
             return out[0] if len(out) == 1 else torch.cat(out)
 
         return attend
+
+
+def _attend(
+    query: Float[Tensor, "batch head slot dim"],
+    key: Float[Tensor, "batch head slot dim"],
+    value: Float[Tensor, "batch head slot dim"],
+    added: Float[Tensor, "one head slot slot"] | None,
+) -> Float[Tensor, "batch head slot dim"]:
+    """Attention of texts of one length; for short ones by plain products, which PyTorch's fused kernel does not
+    reach on the CPU (half the time, in bf16 with gradients a tenth; measured in LOG.md)."""
+    if query.shape[2] > _SHORT:
+        return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=added)
+    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+    weights = (scores if added is None else scores + added).softmax(-1)
+    attended: Tensor = weights.to(value.dtype) @ value
+    return attended
 
 
 class Mixer(Protocol):
@@ -185,7 +204,7 @@ def _normalize(x: Tensor, norm: nn.LayerNorm) -> Tensor:
 class PackedEncoder:
     """Streams of a BERT-like backbone, run without padding.
 
-    Folded weights are made once, and again whenever a weight that they come from has changed.
+    Folded weights are made once, and again whenever a weight that they come from has changed or trains.
 
     Args:
         backbone: as an encoder of this project holds it: plain, with PEFT's LoRA, or stacked and integrated.
@@ -327,8 +346,10 @@ class PackedEncoder:
 
     def _folded(self, dtype: torch.dtype) -> list[_Layer]:
         model = _unwrapped(self.backbone)
-        state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self._weights())
-        if state != self._state:
+        weights = self._weights()
+        state = tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights)
+        # a fused optimizer changes weights without a new version, so what trains is folded each time
+        if state != self._state or any(weight.requires_grad for weight in weights):
             self._layers, self._state = {}, state
         if dtype not in self._layers:
             with torch.no_grad():

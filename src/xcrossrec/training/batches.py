@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from xcrossrec.exceptions import DataError
 from xcrossrec.prompts import history_prompt
 
-_LENGTH_BUCKETS = 6
+LENGTH_GROUPS = 6
 """Items are encoded in groups of like length: with one group 2 of 3 tokens are padding, with six 1 of 6."""
 
 _POPULAR_TRIES = 200
@@ -69,10 +69,12 @@ class DualBatches(UserBatches):
     Args:
         sampled_negatives: items drawn uniformly from the catalogue per batch.
         with_prompts: add one history prompt a user.
+        length_groups: number of groups of like length; 1 for an encoder that leaves padding out by itself.
     """
 
     sampled_negatives: int = 0
     with_prompts: bool = False
+    length_groups: int = LENGTH_GROUPS
 
     def __post_init__(self) -> None:
         mask = [self.preprocess(self.titles[start : start + 512]) for start in range(0, len(self.titles), 512)]
@@ -91,7 +93,7 @@ class DualBatches(UserBatches):
             "member": self._membership(users, items),
         }
         batch: dict[str, Any] = {}
-        for number, chunk in enumerate(np.array_split(np.asarray(items), _LENGTH_BUCKETS)):
+        for number, chunk in enumerate(np.array_split(np.asarray(items), self.length_groups)):
             if chunk.size:
                 batch |= _prefixed(f"items{number}", self.preprocess([self.titles[row] for row in chunk]))
         if self.with_prompts:

@@ -32,11 +32,12 @@ from xcrossrec.models.bundle import Model, encoder_of, matcher_of
 from xcrossrec.models.heads import Projection
 from xcrossrec.models.memory import keep_freed_memory
 from xcrossrec.prompts import item_texts
-from xcrossrec.training.batches import DualBatches, EpochOfBatches, PairBatches, UserBatches
+from xcrossrec.training.batches import LENGTH_GROUPS, DualBatches, EpochOfBatches, PairBatches, UserBatches
 from xcrossrec.training.losses import NextItemLoss, PairLoss
 
 _PROJECTION = r"\.2\.(down|up)$"
 _STATE_FILE = "training.json"
+_ENCODER_SETTINGS = ("max_tokens", "integrator", "beta", "gamma", "pair_attention")
 _LOGS = "TENSORBOARD_LOGGING_DIR"
 
 
@@ -148,7 +149,7 @@ def _holdout_count(users: int, config: TrainingConfig) -> int:
 def _identity(model: Model) -> dict[str, Any]:
     """What must be the same for a run to go on: the weights it started from and what is not in them."""
     encoder = encoder_of(model)
-    settings = {name: getattr(encoder, name, None) for name in ("max_tokens", "integrator", "beta", "gamma")}
+    settings = {name: getattr(encoder, name, None) for name in _ENCODER_SETTINGS}
     return {"start": weight_digest(model.state_dict()), "pooling": matcher_of(model).pooling, **settings}
 
 
@@ -190,6 +191,7 @@ def _batches(model: Model, domain: Domain, users: Sequences, config: TrainingCon
         config.history_limit,
         sampled_negatives=config.sampled_negatives,
         with_prompts=matcher_of(model).pooling == "prompt",
+        length_groups=1 if encoder_of(model).packs_in_training else LENGTH_GROUPS,
     )
 
 

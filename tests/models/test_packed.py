@@ -1,0 +1,261 @@
+"""The fast pass against the layers themselves: states, gradients, precision, and when it steps aside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers import BertConfig
+
+from model_families import FAMILIES, Family, Source, fresh_base, random_batch, randomise, write_base, write_sources
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.models import packed
+from xcrossrec.models.adapters import read_adapter
+from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, TitleEncoder, default_lora
+from xcrossrec.models.linear import FrozenLinear
+from xcrossrec.models.packed import PackedEncoder, PackedTexts
+
+Folders = Callable[[str], Path]
+SourcesOf = Callable[..., list[Source]]
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+PACKED = ["bert", "mpnet"]
+LENGTHS = (12, 5, 9, 5, 1)
+
+
+def integrated(base: Path, sources: list[Source], integrator: str = "paper") -> IntegratedEncoder:
+    found = fresh_base(base)
+    encoder = IntegratedEncoder(found, [read_adapter(s.folder, found) for s in sources], integrator=integrator).eval()
+    randomise(encoder, "concat_weight", 0.02)
+    randomise(encoder, "direction", 0.2)
+    randomise(encoder, "stream_weight", 0.5)
+    return encoder
+
+
+def states(encoder: TitleEncoder, ids: Tensor, mask: Tensor) -> Tensor:
+    features: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+    return encoder(features)["token_embeddings"][mask.bool()]
+
+
+@contextmanager
+def by_the_layers() -> Iterator[None]:
+    """Within the block every encoder runs Hugging Face's layers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PackedEncoder, "ready", lambda self: False)
+        yield
+
+
+@contextmanager
+def plain_products(encoder: nn.Module) -> Iterator[None]:
+    """Within the block an encoder multiplies by PyTorch's own linear layers."""
+    layers = [module for module in encoder.modules() if type(module) is FrozenLinear]
+    assert layers
+    try:
+        for layer in layers:
+            layer.__class__ = nn.Linear
+        yield
+    finally:
+        for layer in layers:
+            layer.__class__ = FrozenLinear
+
+
+# ---- equal to the slow reference
+
+
+@pytest.mark.parametrize("integrator", ["paper", "pairwise"])
+@pytest.mark.parametrize("count", [2, 3])
+@torch.no_grad()
+def test_every_family_gives_the_states_of_plain_layers(
+    family: Family, count: int, integrator: str, base_of: Folders, sources_of: SourcesOf
+) -> None:
+    encoder = integrated(base_of(family.name), sources_of(family.name, count), integrator)
+    assert (encoder._packed is not None) == (family.name in PACKED)
+    ids, mask = random_batch(family, LENGTHS)
+    fast = states(encoder, ids, mask)
+    with by_the_layers(), plain_products(encoder):
+        torch.testing.assert_close(fast, states(encoder, ids, mask), **CLOSE)
+
+
+@torch.no_grad()
+def test_one_adapter_gives_the_states_of_plain_layers(family: Family, base_of: Folders, sources_of: SourcesOf) -> None:
+    source = sources_of(family.name, 2)[1]
+    encoder = SourceEncoder(fresh_base(base_of(family.name)))
+    ids, mask = random_batch(family, LENGTHS)
+    plain = states(encoder, ids, mask)
+    with by_the_layers(), plain_products(encoder):
+        torch.testing.assert_close(plain, states(encoder, ids, mask), **CLOSE)
+    encoder.backbone = source.peft
+    torch.testing.assert_close(states(encoder, ids, mask), source.states(ids, mask)[mask.bool()], **CLOSE)
+
+
+@pytest.mark.parametrize("integrator", ["paper", "pairwise"])
+def test_gradients_equal_those_of_plain_layers(
+    family: Family, integrator: str, base_of: Folders, sources_of: SourcesOf
+) -> None:
+    encoder = integrated(base_of(family.name), sources_of(family.name, 2), integrator).train()
+    ids, mask = random_batch(family, LENGTHS)
+
+    def gradients() -> list[Tensor]:
+        trained = [p for p in encoder.parameters() if p.requires_grad]
+        return list(torch.autograd.grad(states(encoder, ids, mask).square().sum(), trained))
+
+    assert encoder.packs_in_training == (family.name in PACKED)
+    fast = gradients()
+    with by_the_layers(), plain_products(encoder):
+        slow = gradients()
+    for one, other in zip(fast, slow, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("short", [0, 128], ids=["PyTorch's attention", "plain products"])
+@pytest.mark.parametrize("name", PACKED)
+@torch.no_grad()
+def test_both_kinds_of_attention_and_small_parts_change_nothing(
+    name: str, short: int, base_of: Folders, sources_of: SourcesOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = integrated(base_of(name), sources_of(name, 2))
+    ids, mask = random_batch(FAMILIES[name], LENGTHS)
+    with by_the_layers():
+        expected = states(encoder, ids, mask)
+    monkeypatch.setattr(packed, "_SHORT", short)
+    monkeypatch.setattr(packed, "_TOKENS_AT_ONCE", 20)
+    torch.testing.assert_close(states(encoder, ids, mask), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu_new"])
+@torch.no_grad()
+def test_other_activations_stay_what_they_are(activation: str, tmp_path: Path) -> None:
+    shape = {**FAMILIES["bert"].config.to_diff_dict(), "hidden_act": activation}
+    family = Family("bert", BertConfig(**shape), ["query", "value"], ["query", "key", "value", "dense"])
+    base = write_base(tmp_path / "base", family)
+    encoder = integrated(base, write_sources(tmp_path / "adapters", base, family, 2))
+    ids, mask = random_batch(family, LENGTHS)
+    fast = states(encoder, ids, mask)
+    with by_the_layers():
+        torch.testing.assert_close(fast, states(encoder, ids, mask), **CLOSE)
+
+
+@torch.no_grad()
+def test_ablations_reach_the_fast_pass(base_of: Folders, sources_of: SourcesOf) -> None:
+    encoder = integrated(base_of("bert"), sources_of("bert", 2))
+    ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
+    whole = states(encoder, ids, mask)
+    for ablation in (encoder.ablated(1, 0), encoder.integration_off()):
+        with ablation:
+            fast = states(encoder, ids, mask)
+            with by_the_layers():
+                torch.testing.assert_close(fast, states(encoder, ids, mask), **CLOSE)
+        assert not torch.allclose(fast, whole, atol=1e-3)
+
+
+# ---- precision
+
+
+@pytest.mark.parametrize("name", PACKED)
+@torch.no_grad()
+def test_bfloat16_stays_near(name: str, base_of: Folders, sources_of: SourcesOf) -> None:
+    encoder = integrated(base_of(name), sources_of(name, 2))
+    ids, mask = random_batch(FAMILIES[name], LENGTHS)
+    exact = states(encoder, ids, mask)
+    encoder.precision = "bf16"
+    near = states(encoder, ids, mask)
+    assert near.dtype == torch.float32
+    assert not torch.equal(near, exact)
+    assert nn.functional.cosine_similarity(near, exact, dim=-1).min() > 0.999
+    encoder.precision = "fp32"
+    assert torch.equal(states(encoder, ids, mask), exact)
+
+
+def test_an_unknown_precision_is_refused(base_of: Folders) -> None:
+    encoder = SourceEncoder(fresh_base(base_of("bert")))
+    with pytest.raises(ConfigError, match="unknown encoding precision 'int4': choose one of fp32, bf16"):
+        encoder.precision = "int4"  # type: ignore[assignment]
+
+
+def test_autocast_decides_in_training(base_of: Folders, sources_of: SourcesOf) -> None:
+    encoder = integrated(base_of("bert"), sources_of("bert", 2)).train()
+    ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
+    exact = states(encoder, ids, mask)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = states(encoder, ids, mask)
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, exact, rtol=0.1, atol=0.1)
+    assert not torch.equal(mixed, exact)
+
+
+# ---- folded weights follow the weights
+
+
+@torch.no_grad()
+def test_a_changed_adapter_is_folded_again(base_of: Folders, sources_of: SourcesOf) -> None:
+    encoder = integrated(base_of("bert"), sources_of("bert", 2))
+    ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
+    before = states(encoder, ids, mask)
+    next(iter(m for m in encoder.modules() if hasattr(m, "up"))).up.mul_(3)
+    after = states(encoder, ids, mask)
+    assert not torch.allclose(after, before, atol=1e-3)
+    with by_the_layers():
+        torch.testing.assert_close(after, states(encoder, ids, mask), **CLOSE)
+
+
+def test_a_training_adapter_is_never_stale(base_of: Folders) -> None:
+    encoder = SourceEncoder(fresh_base(base_of("bert")), default_lora(4)).eval()
+    ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
+    trained = [p for p in encoder.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.1, fused=True)  # changes weights without a new version
+    for _ in range(2):
+        states(encoder, ids, mask).square().sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            fast = states(encoder, ids, mask)
+            with by_the_layers():
+                torch.testing.assert_close(fast, states(encoder, ids, mask), **CLOSE)
+
+
+def test_it_steps_aside_where_gradients_or_dropout_are_wanted(base_of: Folders) -> None:
+    encoder = SourceEncoder(fresh_base(base_of("bert")), default_lora(4)).eval()
+    one = encoder._packed_encoder()
+    assert one is not None
+    assert not one.ready()
+    with torch.no_grad():
+        assert one.ready()
+        encoder.train()
+        assert not one.ready()
+
+
+# ---- the layout
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 30))
+def test_parts_keep_all_tokens_within_the_limit(lengths: list[int], limit: int) -> None:
+    mask = (torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]).long()
+    texts = PackedTexts.of(mask)
+    assert texts is not None
+    assert sorted(length for count, length in texts.groups for _ in range(count)) == sorted(lengths)
+    assert sorted(texts.place.tolist()) == mask.flatten().nonzero()[:, 0].tolist()
+    parts = texts.parts(limit)
+    assert torch.equal(torch.cat([part.place for part in parts]), texts.place)
+    for part in parts:
+        size = sum(count * length for count, length in part.groups)
+        assert size == len(part.place)
+        assert size <= limit or len(part.groups) == part.groups[0][0] == 1
+
+
+@pytest.mark.parametrize("mask", [[[0, 1, 1]], [[1, 0, 1]], [[1, 1, 1], [0, 0, 0]]])
+def test_texts_that_are_not_padded_at_the_right_are_not_packed(mask: list[list[int]]) -> None:
+    assert PackedTexts.of(torch.tensor(mask)) is None
+
+
+@torch.no_grad()
+def test_a_batch_padded_at_the_left_goes_through_the_layers(base_of: Folders) -> None:
+    encoder = SourceEncoder(fresh_base(base_of("bert")))
+    ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
+    with by_the_layers():
+        expected = states(encoder, ids.flip(1), mask.flip(1))
+    assert torch.equal(states(encoder, ids.flip(1), mask.flip(1)), expected)
