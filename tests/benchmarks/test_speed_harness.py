@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import BertConfig
-
 from benchmarks.speed import harness, run
 from benchmarks.speed.harness import Figure, Measured, Settings, Shape
+from transformers import BertConfig
 
 
 def _figure(ratio: float, *, goal: float = 2.0, met_also: bool = True, name: str = "fake") -> Figure:
