@@ -107,7 +107,7 @@ def measure_training(settings: Settings, *, stage: Stage, goal: float) -> Measur
     adapters = material.random_adapters(base, 2, settings.work / "adapters")
     users, steps = (8, 2) if settings.quick else (32, STEPS)
     domain = _small_catalogue(material.training_domain(settings, "toys", users * steps))
-    parts = {}
+    parts: dict[str, dict[str, Any]] = {}
     precisions: tuple[Precision, ...] = ("fp32",) if settings.quick else ("fp32", "bf16")
     for precision in precisions:
         config = _config(stage, precision, users)
