@@ -27,8 +27,8 @@ def onednn_multiplies() -> bool:
     x, weight, bias, residual = torch.ones(2, 3), torch.ones(4, 3), torch.ones(4), torch.ones(2, 4)
     try:
         plain = _onednn(x, weight, bias)
-        added = torch.ops.mkldnn._linear_pointwise(x, residual, weight, bias, "add")
-    except (RuntimeError, TypeError):  # another signature, or no kernel for this processor
+        added = torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
+    except (AttributeError, RuntimeError, TypeError):  # another signature, or no kernel for this processor
         return False
     return bool(torch.equal(plain, torch.full((2, 4), 4.0)) and torch.equal(added, torch.full((2, 4), 5.0)))
 
@@ -48,7 +48,7 @@ def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: Gelu | None = None) -> Tensor:
     kind, form = ("none", "") if gelu is None else ("gelu", gelu)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], form)
+    out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, kind, [], form)
     return out
 
 
@@ -58,7 +58,7 @@ def _multiply(
     """``gelu(x W^T + b) + residual`` without gradients, by the fastest kernel at hand."""
     if _takes_onednn(x, weight):
         if residual is not None and residual.dtype == x.dtype and gelu is None:
-            fused: Tensor = torch.ops.mkldnn._linear_pointwise(x, residual, weight, bias, "add")
+            fused: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
             return fused
         out = _onednn(x, weight, bias, gelu)
     else:

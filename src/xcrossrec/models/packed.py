@@ -217,6 +217,7 @@ class PackedEncoder:
     mixers: Sequence[Mixer] = ()
     _layers: dict[torch.dtype, list[_Layer]] = field(default_factory=dict)
     _state: tuple[Any, ...] = ()
+    _watched: list[Tensor] = field(default_factory=list)
 
     @staticmethod
     def supports(backbone: Any) -> bool:
@@ -235,9 +236,14 @@ class PackedEncoder:
 
     def _weights(self) -> list[Tensor]:
         """All tensors of the layers but the integrators', which are read afresh each time."""
+        if self._watched:
+            return self._watched
         own: set[int] = {id(p) for mixer in self.mixers for p in mixer.mixing_parameters()}
         encoder = _unwrapped(self.backbone).encoder
-        return [p for p in (*encoder.parameters(), *encoder.buffers()) if id(p) not in own]
+        found: list[Tensor] = [p for p in (*encoder.parameters(), *encoder.buffers()) if id(p) not in own]
+        if not isinstance(self.backbone, PeftModel):  # PEFT's adapters come and go, stacked ones stay
+            self._watched = found
+        return found
 
     def run(
         self,
