@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import struct
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xcrossrec.data import Domain, Sequences
+from xcrossrec.data import domain as domain_module
 from xcrossrec.exceptions import DataError
 
 
@@ -92,6 +96,42 @@ def test_fingerprint_follows_the_content_alone(tiny_domain: Domain) -> None:
     same = Domain("other name", tiny_domain.items.clone(), dict(tiny_domain.interactions), {"seed": 3})
     assert same.fingerprint == tiny_domain.fingerprint
     assert len(same.fingerprint) == 64
+
+
+def slow_fingerprint(domain: Domain) -> str:
+    """The definition, value by value."""
+    digest = hashlib.sha256()
+    for name, frame in {"items": domain.items, **domain.interactions}.items():
+        digest.update(f"{name}\0{frame.height}\0".encode())
+        for column in frame.columns:
+            values = frame[column].to_list()
+            nulls = "".join("1" if value is None else "0" for value in values)
+            padded = nulls + "0" * (-len(nulls) % 8)
+            digest.update(f"{column}\0".encode() + bytes(int(padded[n : n + 8], 2) for n in range(0, len(padded), 8)))
+            texts = [b"" if v is None else v.encode() if isinstance(v, str) else struct.pack("<q", v) for v in values]
+            if frame.schema[column] == pl.String:
+                digest.update(b"".join(struct.pack("<I", len(text)) for text in texts))
+            digest.update(b"".join(texts))
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 1000])
+def test_fingerprint_agrees_with_its_definition(
+    tiny_domain: Domain, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr(domain_module, "_CHUNK_ROWS", rows)
+    titles = pl.Series("title", ["é", None, "", "日本", "a", "b"])
+    items = tiny_domain.items.with_columns(titles)
+    domain = Domain("tiny", items, tiny_domain.interactions)
+    assert domain.fingerprint == slow_fingerprint(domain)
+    assert domain.with_manifest({"a": 1}).fingerprint == domain.fingerprint
+    assert domain.with_manifest({"a": 1}).manifest == {"a": 1}
+
+
+def test_users_are_counted_whatever_the_order(tiny_domain: Domain) -> None:
+    shuffled = tiny_domain.interactions["train"].sample(fraction=1, shuffle=True, seed=1)
+    domain = Domain("tiny", tiny_domain.items, {"train": shuffled})
+    assert domain.count_users("train") == tiny_domain.count_users("train") == 3
 
 
 def test_fingerprint_changes_with_any_part(tiny_domain: Domain) -> None:

@@ -222,6 +222,14 @@ def test_build_domain_refuses_a_split_emptied_by_dropping() -> None:
         build_domain("d", lost, train_of(), empty_titles="drop")
 
 
+@given(st.lists(st.tuples(st.sampled_from("uvw"), st.sampled_from("abc"), st.integers(0, 3)), min_size=1, max_size=12))
+def test_build_domain_orders_as_a_loop_does(rows: list[tuple[str, str, int]]) -> None:
+    users = list(dict.fromkeys(user for user, _, _ in rows))
+    expected = [row for user in users for row in sorted((r for r in rows if r[0] == user), key=lambda row: row[2])]
+    made = build_domain("d", ITEMS, {"train": bought(*rows, columns="user_id item_id position")})
+    assert made.interactions["train"].rows() == expected
+
+
 def test_build_domain_of_a_domain_changes_nothing(tiny_domain: Domain) -> None:
     again = build_domain("tiny", tiny_domain.items, tiny_domain.interactions)
     assert again.fingerprint == tiny_domain.fingerprint

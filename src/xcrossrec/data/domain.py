@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Spli
 
 ITEM_SCHEMA = pl.Schema({ITEM: pl.String, TITLE: pl.String})
 INTERACTION_SCHEMA = pl.Schema({USER: pl.String, ITEM: pl.String, POSITION: pl.Int64})
+_CHUNK_ROWS = 1 << 18
 SHORTEST_SEQUENCE = 2  # a history of one item and the target
 
 
@@ -130,6 +131,20 @@ class Domain:
                 digest.update(chunk)
         return digest.hexdigest()
 
+    def with_manifest(self, manifest: Mapping[str, Any]) -> Domain:
+        """Give the same tables another manifest; the fingerprint is not computed again."""
+        domain = replace(self, manifest=manifest)
+        domain.__dict__["fingerprint"] = self.fingerprint
+        return domain
+
+    def count_users(self, split: Split) -> int:
+        """Count the users of one split.
+
+        Raises:
+            DataError: the domain lacks the split; names those that exist.
+        """
+        return user_runs(self.frame(split)).n_unique()
+
     @cached_property
     def titles(self) -> list[str]:
         """The titles, by item row."""
@@ -195,6 +210,12 @@ class Domain:
         return np.bincount(rows.to_numpy(), minlength=self.items.height).astype(np.int64)
 
 
+def user_runs(interactions: pl.DataFrame) -> pl.Series:
+    """Give the user of each run of rows with one user: in canonical order every user once."""
+    users = interactions[USER]
+    return users.filter(users.ne_missing(users.shift(1)) | (pl.int_range(users.len(), eager=True) == 0))
+
+
 def _check_schema(what: str, frame: pl.DataFrame, expected: pl.Schema) -> None:
     """Refuse a frame that lacks a column or holds another type in it."""
     for column, dtype in expected.items():
@@ -219,6 +240,7 @@ def _chunks(name: str, frame: pl.DataFrame) -> Iterator[bytes]:
         if frame.schema[column] == pl.String:
             texts = frame[column].fill_null("")
             yield texts.str.len_bytes().to_numpy().astype("<u4").tobytes()
-            yield "".join(texts.to_list()).encode()
+            for part in texts.to_frame().iter_slices(_CHUNK_ROWS):
+                yield part.to_series().str.join("").cast(pl.Binary).item()
         else:
             yield frame[column].fill_null(0).to_numpy().astype("<i8").tobytes()

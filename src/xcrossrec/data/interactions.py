@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
+import numpy as np
 import polars as pl
+from jaxtyping import Int64
 
-from xcrossrec.data.domain import Domain
+from xcrossrec.data.domain import Domain, user_runs
 from xcrossrec.data.store import manifest_of
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
@@ -57,11 +58,14 @@ def k_core(interactions: pl.DataFrame | pl.LazyFrame, *, min_user: int = 5, min_
         DataError: nothing is left.
     """
     frame = interactions.lazy().collect()
+    rows = np.arange(frame.height)
+    users, items = _numbered(frame[USER]), _numbered(frame[ITEM])
     while True:
-        kept = frame.filter(pl.len().over(USER) >= min_user, pl.len().over(ITEM) >= min_item)
-        if kept.height == frame.height:
+        enough = (np.bincount(users)[users] >= min_user) & (np.bincount(items)[items] >= min_item)
+        if enough.all():
             break
-        frame = kept
+        rows, users, items = rows[enough], users[enough], items[enough]
+    kept = frame if len(rows) == frame.height else frame[rows]
     if kept.is_empty():
         raise DataError(
             f"the k-core of {min_user} interactions a user and {min_item} an item is empty: lower the thresholds"
@@ -150,7 +154,7 @@ def build_domain(
     stated = dict(manifest or {})
     stated["filters"] = {**stated.get("filters", {}), **filters, **unknown, **empty}
     domain = Domain(name, catalogue, splits, stated)
-    return dataclasses.replace(domain, manifest=manifest_of(domain))
+    return domain.with_manifest(manifest_of(domain))
 
 
 def restrict_catalogue(items: pl.DataFrame, interactions: Sequence[pl.DataFrame]) -> pl.DataFrame:
@@ -171,6 +175,21 @@ def check_columns(what: str, found: Sequence[str], needed: Sequence[str]) -> Non
             f"{what} lacks the column {', '.join(map(repr, missing))}; it has {', '.join(found) or 'none'}: "
             "rename a column or give a mapping"
         )
+
+
+def _numbered(ids: pl.Series) -> Int64[np.ndarray, " row"]:
+    """Number ids from 0, equal ones alike: counting numbers is many times faster than counting text."""
+    numbers = ids.cast(pl.String).cast(pl.Categorical).to_physical().cast(pl.Int64)
+    return (numbers.fill_null(-1) + 1).to_numpy()
+
+
+def _is_ordered(interactions: pl.DataFrame) -> bool:
+    """Tell whether each user's rows stand together and their positions never fall: sorting would change nothing."""
+    users = user_runs(interactions)
+    if users.n_unique() < users.len():
+        return False
+    falls = pl.col(POSITION).diff().lt(0) & (pl.col(USER) == pl.col(USER).shift(1))
+    return not interactions.select(falls.any()).item()
 
 
 def _time_columns(interactions: pl.DataFrame | pl.LazyFrame) -> list[str]:
@@ -232,7 +251,8 @@ def _interactions(name: str, split: Split, frame: pl.DataFrame) -> pl.DataFrame:
     if POSITION not in frame.columns:
         frame = order(frame)
     timestamp = [TIMESTAMP] if TIMESTAMP in time else []
-    return _sort_by_user(frame, [POSITION]).select(USER, ITEM, POSITION, *timestamp)
+    ordered = frame if _is_ordered(frame) else _sort_by_user(frame, [POSITION])
+    return ordered.select(USER, ITEM, POSITION, *timestamp)
 
 
 def _text_ids(what: str, frame: pl.DataFrame, *columns: str) -> pl.DataFrame:

@@ -16,7 +16,7 @@ import polars as pl
 from xcrossrec import __version__
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import DataError
-from xcrossrec.types import SPLITS, USER, Split
+from xcrossrec.types import SPLITS, Split
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -48,7 +48,7 @@ def manifest_of(domain: Domain) -> dict[str, Any]:
         "name": domain.name,
         "counts": {
             "items": domain.items.height,
-            "users": {split: frame[USER].n_unique() for split, frame in frames.items()},
+            "users": {split: domain.count_users(split) for split in frames},
             "interactions": {split: frame.height for split, frame in frames.items()},
         },
         "fingerprint": domain.fingerprint,

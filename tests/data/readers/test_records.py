@@ -1,9 +1,12 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xcrossrec.data.readers import records, streams
 from xcrossrec.data.readers.records import (
@@ -70,6 +73,31 @@ def test_json_records_agree_with_the_standard_library(
     path = write(tmp_path / "x", "\n".join(map(json.dumps, rows)), packed=packed)
     table = pl.concat(json_records(path, ["a", "n"], optional=["o"]))
     assert table.rows() == [(i + 1, f"é{i}", str(i), None) for i in range(9)]
+
+
+BROKEN = ['{"a": 1}', '{"a": "x"}', '{"a": null}', "", '{"b": 1}', '{"a": [1]}', '{"a": 1', '{"a": NaN, "o": [1]}']
+
+
+@given(st.lists(st.sampled_from(BROKEN), max_size=12), st.integers(3, 60), st.booleans())
+def test_parsing_ahead_changes_nothing(tmp_path_factory: Any, lines: list[str], size: int, cut: bool) -> None:
+    """Against one block at a time, line by line: the same rows, or the same error."""
+    path = tmp_path_factory.mktemp("ahead") / "x"
+    path.write_bytes(gzip.compress("\n".join(lines).encode())[: -9 if cut else None])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "BLOCK_BYTES", size)
+        fast = outcome(path)
+        patch.setattr(records, "_parsed", lambda blocks, parse: ((block, None) for block in blocks))
+        assert fast == outcome(path)
+
+
+def outcome(path: Path) -> list[tuple[Any, ...]] | str:
+    rows: list[tuple[Any, ...]] = []
+    try:
+        for batch in json_records(path, ["a"], optional=["o"]):
+            rows.extend(batch.rows())
+    except DataError as error:
+        return f"after {len(rows)} rows: {error}"
+    return rows
 
 
 def test_json_blank_lines_and_nan_are_read_with_right_line_numbers(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import gzip
+import threading
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,11 @@ def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("size", [3, 7, 1000])
 def test_blocks_hold_whole_lines_and_number_them(stored: Path, size: int) -> None:
     blocks = list(line_blocks(stored, size))
-    assert b"".join(data for _, data in blocks) == TEXT[3:]
+    assert b"".join(block.data for block in blocks) == TEXT[3:]
     line = 1
-    for first, data in blocks:
+    for first, ends, data in blocks:
         assert first == line
+        assert ends == data.count(b"\n")
         assert len(data) <= size + len(b"fourth, without an end")
         line += data.count(b"\n")
 
@@ -53,6 +55,49 @@ def test_corrupt_gzip_is_refused(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"x" * 1000)[:10] + b"\xff" * 30)
     with pytest.raises(DataError, match=r"bad\.gz is a corrupt gzip file"):
         list(line_blocks(path))
+
+
+PACKED = gzip.compress(bytes(range(256)) * 50)
+DAMAGED = {
+    "cut in the data": PACKED[:-20],
+    "cut in the checksum": PACKED[:-3],
+    "cut in the header": PACKED[:5],
+    "another checksum": PACKED[:-8] + bytes(4) + PACKED[-4:],
+    "another length": PACKED[:-4] + bytes(4),
+    "another method": PACKED[:2] + b"\x07" + PACKED[3:],
+    "no deflate": PACKED[:10] + b"\xff" * 30,
+    "bytes after the end": PACKED + b"bytes",
+    "half a second member": PACKED + PACKED[:50],
+}
+
+
+@pytest.mark.parametrize("packed", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damage_is_told_in_the_standard_librarys_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bytes
+) -> None:
+    path = tmp_path / "bad.gz"
+    path.write_bytes(packed)
+    with pytest.raises(DataError) as fast:
+        list(line_blocks(path))
+    monkeypatch.setattr(streams, "_open_gzip", gzip.open)
+    with pytest.raises(DataError) as slow:
+        list(line_blocks(path))
+    assert str(fast.value) == str(slow.value)
+
+
+@pytest.mark.parametrize("packed", [PACKED + PACKED, PACKED + bytes(7), PACKED + bytes(7) + PACKED, gzip.compress(b"")])
+def test_whole_gzip_files_read_as_the_standard_library_reads_them(tmp_path: Path, packed: bytes) -> None:
+    path = tmp_path / "good.gz"
+    path.write_bytes(packed)
+    assert b"".join(block.data for block in line_blocks(path)) == gzip.decompress(packed)
+
+
+def test_a_reader_left_early_leaves_no_thread(stored: Path) -> None:
+    before = threading.active_count()
+    blocks = line_blocks(stored, 3)
+    next(blocks)
+    blocks.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
 
 
 def test_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,12 +103,16 @@ def _names(layout: _Layout, path: Path) -> Sequence[str] | None:
     return layout.order
 
 
+def _all_swapped(users: pl.Series, items: pl.Series) -> bool:
+    swapped = (users.str.len_chars() == ASIN_LENGTH) & (items.str.len_chars() > ASIN_LENGTH)
+    return users.len() > 0 and swapped.all()
+
+
 def _checked_order(batches: Iterator[pl.DataFrame], layout: _Layout, path: Path) -> Iterator[pl.DataFrame]:
     """Refuse a file whose item column holds what look like user ids, and the other way round."""
     for batch in batches:
         users, items = (batch[name] for name in (layout.review.user, layout.review.item))
-        swapped = (users.str.len_chars() == ASIN_LENGTH) & (items.str.len_chars() > ASIN_LENGTH)
-        if batch.height and swapped.all():
+        if _all_swapped(users.head(1), items.head(1)) and _all_swapped(users, items):
             raise DataError(
                 f"{path}, line {batch[LINE][0]}: {items[0]!r} looks like a user and {users[0]!r} like an "
                 "item: ratings files of 2014 start with the user, those of 2018 with the item"

@@ -10,17 +10,20 @@ import csv
 import io
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from xcrossrec.data.readers.streams import decode, line_blocks
+from xcrossrec.data.readers.streams import Block, decode, line_blocks
 from xcrossrec.exceptions import DataError
 
 LINE = "__line"
 BATCH_ROWS = 200_000
+PARSERS = 2  # threads that parse JSON beside the one that unpacks
 
 Row = tuple[int, list[str]]
 
@@ -76,10 +79,13 @@ def json_records(
         DataError: missing file or key, or a malformed line (with file and line).
     """
     literal = False
-    for first, data in line_blocks(path):
-        batch = None if literal else _fast_json(data, first, columns, optional)
-        if batch is None:
-            batch, literal = _slow_json(data, first, path, columns, optional, loose)
+
+    def parse(block: Block) -> pl.DataFrame | None:
+        return None if literal else _fast_json(block, columns, optional)
+
+    for block, batch in _parsed(line_blocks(path), parse):
+        if literal or batch is None:
+            batch, literal = _slow_json(block, path, columns, optional, loose)
         yield batch
 
 
@@ -106,7 +112,7 @@ def json_keys(path: Path) -> list[str]:
     Raises:
         DataError: missing file, or a first line that is no JSON object.
     """
-    for first, data in line_blocks(path):
+    for first, _, data in line_blocks(path):
         for number, text in enumerate(decode(data, path, first).split("\n"), first):
             if text.strip():
                 return list(_parse_line(text, path, number, loose=False)[0])
@@ -167,7 +173,7 @@ def _tab_rows(path: Path) -> Iterator[Row]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    for first, data in line_blocks(path):
+    for first, _, data in line_blocks(path):
         yield from io.StringIO(decode(data, path, first), newline="\n")
 
 
@@ -205,33 +211,56 @@ def _text_frame(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> pl.Dat
     return pl.DataFrame(list(rows), schema=schema, orient="row")
 
 
-def _fast_json(data: bytes, first: int, columns: Sequence[str], optional: Sequence[str]) -> pl.DataFrame | None:
+def _parsed(
+    blocks: Iterator[Block], parse: Callable[[Block], pl.DataFrame | None]
+) -> Iterator[tuple[Block, pl.DataFrame | None]]:
+    """Parse blocks in threads, a few ahead; they come in their order, and a broken file's end comes last."""
+    waiting: deque[tuple[Block, Future[pl.DataFrame | None]]] = deque()
+    failure: DataError | None = None
+    with ThreadPoolExecutor(PARSERS, "xcrossrec-parse") as pool:
+        while failure is None:
+            try:
+                block = next(blocks, None)
+            except DataError as error:
+                failure, block = error, None
+            if block is None:
+                break
+            waiting.append((block, pool.submit(parse, block)))
+            if len(waiting) > PARSERS:
+                first, frame = waiting.popleft()
+                yield first, frame.result()
+        for first, frame in waiting:
+            yield first, frame.result()
+    if failure is not None:
+        raise failure
+
+
+def _fast_json(block: Block, columns: Sequence[str], optional: Sequence[str]) -> pl.DataFrame | None:
     """Parse a block of clean lines; None where anything needs a closer look."""
     schema = dict.fromkeys([*columns, *optional], pl.String)
     try:
-        frame = pl.read_ndjson(io.BytesIO(data), schema=schema)
+        frame = pl.read_ndjson(io.BytesIO(block.data), schema=schema)
     except pl.exceptions.PolarsError:
         return None
-    if frame.height != data.count(b"\n") + (not data.endswith(b"\n")):
+    if frame.height != block.ends + (not block.data.endswith(b"\n")):
         return None
-    needed = [pl.col(name).is_null() | pl.col(name).str.contains(r"^[\[{]") for name in columns]
-    if needed and frame.select(pl.any_horizontal(needed).any()).item():
+    if any(_lacks_or_nests(frame[name]) for name in columns):
         return None
-    return frame.with_row_index(LINE, offset=first).cast({LINE: pl.Int64})
+    return frame.with_row_index(LINE, offset=block.first).cast({LINE: pl.Int64})
+
+
+def _lacks_or_nests(values: pl.Series) -> bool:
+    """Tell whether any value is missing, or a list or an object written as text."""
+    return values.null_count() > 0 or bool((values.str.starts_with("[") | values.str.starts_with("{")).any())
 
 
 def _slow_json(
-    data: bytes,
-    first: int,
-    path: Path,
-    columns: Sequence[str],
-    optional: Sequence[str],
-    loose: bool,
+    block: Block, path: Path, columns: Sequence[str], optional: Sequence[str], loose: bool
 ) -> tuple[pl.DataFrame, bool]:
     """Parse line by line; also say whether any line was a Python literal."""
     rows: list[list[Any]] = []
     literal = False
-    for number, text in enumerate(decode(data, path, first).split("\n"), first):
+    for number, text in enumerate(decode(block.data, path, block.first).split("\n"), block.first):
         if not text.strip():
             continue
         record, was_literal = _parse_line(text, path, number, loose)
