@@ -99,7 +99,24 @@ def test_training_compares_the_same_texts(stage: train.Stage, settings: Settings
     measured = train.measure_training(settings, stage=stage, goal=1e9)
     assert _is_plain(measured)
     assert measured.met_also
-    assert measured.details["fp32"]["prepared_s"].keys() == {"ours", "rival"}
+    part = measured.details["fp32"]
+    assert part["prepared_s"].keys() == {train.OURS, *train.RIVALS.values()}
+    assert part["ratio"] == part["ratios"][part["rival_counted"]]
+
+
+def test_the_rival_can_train_without_dropout(settings: Settings) -> None:
+    model = train.lora_of_sentence_transformers(material.base_name(settings)).train()
+    features = model.preprocess(["red train", "blue drill with a case"])
+
+    def encode_twice() -> list[torch.Tensor]:
+        return [model(dict(features))["sentence_embedding"] for _ in range(2)]
+
+    assert not torch.equal(*encode_twice())
+    train.drop_nothing(model)
+    assert torch.equal(*encode_twice())
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
 
 
 def test_rival_sees_every_text_of_a_step_once() -> None:

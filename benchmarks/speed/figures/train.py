@@ -6,6 +6,9 @@ of the same rank on query and value. Both make the same steps: in every step the
 collator chose (all items of 32 users and 32 drawn ones, each once), laid out as its (anchor, positive) pairs. The
 losses differ in which similarities they read, which costs next to nothing beside the encoder.
 
+The base's dropout (0.1) is on in sentence-transformers' training; drawing its masks takes time. Where ours trains
+without it, the rival that counts does too, and the usual one is stated beside it.
+
 A chunk is one call of the trainer. Its clock runs from the end of the first step to the end of the last, so loading,
 evaluation and checkpoints are outside; what a trainer prepares beforehand is stated apart, and the ratio of a whole run
 with it (``whole_run``) must reach the goal too. Both run in this process, where our training has told the allocator to
@@ -16,18 +19,18 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from benchmarks.speed import material
-from benchmarks.speed.harness import Figure, Measured, Settings, paired_ratio
+from benchmarks.speed.harness import Figure, Measured, Settings, medians, paired_ratio
 from benchmarks.speed.plain import plain_base
 from datasets import Dataset
 from peft import LoraConfig, TaskType
@@ -38,6 +41,8 @@ from transformers import trainer as transformers_trainer
 
 from xcrossrec.config import TrainingConfig, source_config, target_config
 from xcrossrec.data import Domain
+from xcrossrec.models.base import load_base
+from xcrossrec.models.encoder import SourceEncoder, default_lora
 from xcrossrec.training.batches import DualBatches
 from xcrossrec.training.source import train_source
 from xcrossrec.training.target import train_target
@@ -71,12 +76,9 @@ class Chunk:
     prepared_s: float
 
 
-@dataclass
-class Chunks:
-    """Chunks of ours and of the rival, in turn."""
-
-    ours: list[Chunk] = field(default_factory=list)
-    rival: list[Chunk] = field(default_factory=list)
+Arms: TypeAlias = Mapping[str, Callable[[], Any]]
+OURS = "ours"
+RIVALS = {True: "rival, base's dropout", False: "rival, no dropout"}
 
 
 @contextmanager
@@ -113,10 +115,12 @@ def measure_training(settings: Settings, *, stage: Stage, goal: float) -> Measur
         config = _config(stage, precision, users)
         ours = partial(_train_ours, settings.work / f"{stage}-{precision}", stage, domain, adapters, base, config)
         texts = recorded_texts(ours)
-        rival = partial(train_rival, settings.work / "rival", base, texts, precision)
-        rival()  # warm-up, as the recording was ours
-        chunks = _alternate(ours, rival, settings.repetitions if precision == "fp32" else min(settings.repetitions, 3))
-        parts[precision] = _compared(chunks, users, texts)
+        arms = {OURS: ours} | {
+            name: partial(train_rival, settings.work / "rival", base, texts, precision, dropout=dropout)
+            for dropout, name in RIVALS.items()
+        }
+        chunks = _alternate(arms, settings.repetitions if precision == "fp32" else min(settings.repetitions, 3))
+        parts[precision] = _compared(chunks, RIVALS[has_dropout(stage, base)], users, texts)
     deciding = parts["fp32"]
     details = {
         "stage": stage,
@@ -129,29 +133,46 @@ def measure_training(settings: Settings, *, stage: Stage, goal: float) -> Measur
     return Measured(deciding["ratio"], deciding["spread"], details, met_also=deciding["whole_run"] <= goal)
 
 
-def _alternate(ours: Callable[[], Any], rival: Callable[[], Any], repetitions: int) -> Chunks:
-    chunks = Chunks()
+def _alternate(arms: Arms, repetitions: int) -> dict[str, list[Chunk]]:
+    chunks: dict[str, list[Chunk]] = {name: [] for name in arms}
+    names = list(arms)
+    for name in names[1:]:
+        run_chunk(arms[name])  # warm-up; ours had it when its texts were recorded
     for repetition in range(repetitions):
-        turns = [(chunks.ours, ours), (chunks.rival, rival)]
-        for kept, train in turns if repetition % 2 == 0 else reversed(turns):
-            kept.append(run_chunk(train))
+        first = repetition % len(names)
+        for name in names[first:] + names[:first]:
+            chunks[name].append(run_chunk(arms[name]))
     return chunks
 
 
-def _compared(chunks: Chunks, users: int, texts: Sequence[Sequence[str]]) -> dict[str, Any]:
-    sides = {"ours": chunks.ours, "rival": chunks.rival}
-    ratio, spread = paired_ratio([chunk.step_s for chunk in chunks.ours], [chunk.step_s for chunk in chunks.rival])
-    step = {name: float(np.median([chunk.step_s for chunk in side])) for name, side in sides.items()}
-    prepared = {name: float(np.median([chunk.prepared_s for chunk in side])) for name, side in sides.items()}
+def _compared(
+    chunks: Mapping[str, list[Chunk]], counted: str, users: int, texts: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    steps = {name: [chunk.step_s for chunk in of_arm] for name, of_arm in chunks.items()}
+    against = {name: paired_ratio(steps[OURS], steps[name]) for name in RIVALS.values()}
+    step = medians(steps)
+    prepared = medians({name: [chunk.prepared_s for chunk in of_arm] for name, of_arm in chunks.items()})
     whole = {name: prepared[name] + WHOLE_RUN_STEPS * step[name] for name in step}
     return {
-        "ratio": ratio,
-        "spread": spread,
+        "ratio": against[counted][0],
+        "spread": against[counted][1],
+        "rival_counted": counted,
+        "ratios": {name: ratio for name, (ratio, _) in against.items()},
         "ms_a_user": {name: seconds / users * 1e3 for name, seconds in step.items()},
         "prepared_s": prepared,
-        "whole_run": whole["ours"] / whole["rival"],
+        "whole_run": whole[OURS] / whole[counted],
         "texts_a_step": [len(step_texts) for step_texts in texts],
     }
+
+
+def has_dropout(stage: Stage, base: str) -> bool:
+    """Whether our training of a stage runs the base's dropout; a target's frozen base stays in evaluation mode."""
+    if stage == "target":
+        return False
+    encoder = SourceEncoder(load_base(base), default_lora(material.RANK)).train()
+    return any(
+        isinstance(module, torch.nn.Dropout) and module.p > 0 and module.training for module in encoder.modules()
+    )
 
 
 def _config(stage: Stage, precision: Precision, users: int) -> TrainingConfig:
@@ -216,10 +237,21 @@ def lora_of_sentence_transformers(base: str) -> SentenceTransformer:
     return model
 
 
-def train_rival(folder: Path, base: str, texts: Sequence[Sequence[str]], precision: Precision) -> None:
+def drop_nothing(model: torch.nn.Module) -> None:
+    """Switch all dropout off; a BERT's attention reads its share off such a module too."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
+def train_rival(
+    folder: Path, base: str, texts: Sequence[Sequence[str]], precision: Precision, *, dropout: bool
+) -> None:
     """Train by sentence-transformers on given texts, step by step; an odd text of a step is left out."""
     pairs, batches = _pairs(texts)
     model = lora_of_sentence_transformers(base)
+    if not dropout:
+        drop_nothing(model)
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder),
         num_train_epochs=1,
