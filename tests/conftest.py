@@ -73,14 +73,16 @@ class TinyModels:
     sources: tuple[Path, Path]
     """two adapters (rank 2) over it, named kitchen and camping; their users are u0 and u3."""
     late: Path
-    """a bundle of both with random integrators, `dual` with `late` pooling; so are the next two."""
+    """a bundle of both with random integrators, `dual` with `late` pooling; so are the next three."""
     prompt: Path
     pair: Path
+    shared: Path
+    """as `pair`, with histories encoded once"""
 
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    """A base, two adapters and three bundles on disk; random, untrained, the same in every run."""
+    """A base, two adapters and four bundles on disk; random, untrained, the same in every run."""
     sys.path.insert(0, str(Path(__file__).parent))
     try:
         import tiny_models

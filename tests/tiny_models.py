@@ -14,21 +14,22 @@ from xcrossrec.models.base import load_base
 from xcrossrec.models.encoder import SourceEncoder, default_lora
 from xcrossrec.training.source import user_hashes, write
 from xcrossrec.training.target import build_target_model, count_parameters
-from xcrossrec.types import HistoryPooling, Scoring
+from xcrossrec.types import HistoryPooling, PairAttention, Scoring
 
 SOURCES = {"kitchen": ("u0",), "camping": ("u3",)}
 _CHARACTERS = string.ascii_lowercase + string.digits + ".,;-&/'"
 _MODELS: tuple[tuple[Scoring, HistoryPooling], ...] = (("dual", "late"), ("dual", "prompt"), ("pair", "late"))
 
 
-def write_all(folder: Path) -> tuple[Path, tuple[Path, Path], Path, Path, Path]:
+def write_all(folder: Path) -> tuple[Path, tuple[Path, Path], Path, Path, Path, Path]:
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for a renamed attribute
         torch.manual_seed(0)
         base = _write_base(folder / "base")
         first, second = (_write_source(folder / name, base, users) for name, users in SOURCES.items())
         late, prompt, pair = (_write_bundle(folder, (first, second), *kind) for kind in _MODELS)
-    return base, (first, second), late, prompt, pair
+        shared = _write_bundle(folder, (first, second), "pair", "late", "shared")
+    return base, (first, second), late, prompt, pair, shared
 
 
 def _write_base(folder: Path) -> Path:
@@ -60,12 +61,18 @@ def _write_source(folder: Path, base: Path, users: tuple[str, ...]) -> Path:
     return folder
 
 
-def _write_bundle(folder: Path, sources: tuple[Path, Path], scoring: Scoring, pooling: HistoryPooling) -> Path:
-    model = build_target_model(sources, scoring=scoring, pooling=pooling)
+def _write_bundle(
+    folder: Path,
+    sources: tuple[Path, Path],
+    scoring: Scoring,
+    pooling: HistoryPooling,
+    pair_attention: PairAttention = "joint",
+) -> Path:
+    model = build_target_model(sources, scoring=scoring, pooling=pooling, pair_attention=pair_attention)
     _randomise(model, "concat_weight", 0.05)
     with torch.no_grad():
         model[0].stream_weight.copy_(torch.tensor([0.7, 0.4]))
-    path = folder / f"{scoring}-{pooling}"
+    path = folder / (f"{scoring}-{pooling}" if pair_attention == "joint" else f"{scoring}-{pooling}-{pair_attention}")
     manifest = {"kind": "x-cross", "domain": None, "parameters": count_parameters(model)}
     users = frozenset().union(*(user_hashes(users) for users in SOURCES.values()))
     write(model, path, manifest, users, overwrite=False)

@@ -18,7 +18,7 @@ HISTORIES = [[0, 1], [3], [5, 4, 0, 2]]
 CANDIDATES = np.array([[2, 3], [4, 0], [1, 3]])
 
 
-@pytest.fixture(params=["late", "prompt", "pair"])
+@pytest.fixture(params=["late", "prompt", "pair", "shared"])
 def model(request: pytest.FixtureRequest, tiny_models: Any) -> bundle.Model:
     return bundle.load(getattr(tiny_models, request.param))
 

@@ -97,6 +97,8 @@ def set_up_pair_attention(backbone: Any, attention: PairAttention) -> bool:
     if can_share_history(backbone):
         backbone.set_attn_implementation(_NAME)
         return True
+    if kind == "deberta-v2":
+        backbone.embeddings.register_forward_pre_hook(_flatten_mask, with_kwargs=True)
     if kind not in _WARNED:
         _WARNED.add(kind)
         _LOG.warning(
@@ -105,6 +107,13 @@ def set_up_pair_attention(backbone: Any, attention: PairAttention) -> bool:
             kind,
         )
     return False
+
+
+def _flatten_mask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """DeBERTa's embedding layer gets the attention's mask and wants only to know which tokens are padding."""
+    mask = kwargs.get("mask")
+    flat = mask.amax(1) if mask is not None and mask.ndim == 3 else mask
+    return args, {**kwargs, "mask": flat}
 
 
 def attention_arguments(config: Any, features: Mapping[str, Any], attention: PairAttention) -> dict[str, Any]:
