@@ -32,7 +32,15 @@ PAIRS = (
     *(
         ("toys", form, rival)
         for form in ("xcross-paper", "xcross-pairwise")
-        for rival in ("untrained-late", "tfidf", "source-electronics", "source-sports", "mean-of-sources", "head-only", "lora")
+        for rival in (
+            "untrained-late",
+            "tfidf",
+            "source-electronics",
+            "source-sports",
+            "mean-of-sources",
+            "head-only",
+            "lora",
+        )
     ),
 )
 
@@ -43,7 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     results = {path.stem: Evaluation.load(path) for path in sorted((arguments.runs / "results").glob("*.parquet"))}
-    present = {key for key in results}
+    present = set(results)
     pairs = [
         {
             "domain": domain,
@@ -91,7 +99,8 @@ def _page(record: dict, summaries: dict) -> str:
     lines = [
         "# X-Cross on Toys with 1,000 users (Amazon reviews, validation users)",
         "",
-        f"Made by `{record['command']}` at commit {record['commit']} ({record['machine']}); seed 0. Data: ../shared/data/amazon.",
+        f"Made by `{record['command']}` at commit {record['commit']} ({record['machine']}); seed 0. "
+        "Data: ../shared/data/amazon.",
         "",
         "## Toys, 2,134 validation users",
         "",

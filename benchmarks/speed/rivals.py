@@ -17,14 +17,12 @@ import numpy as np
 import torch
 from benchmarks.speed.harness import timed
 from benchmarks.speed.material import seeded
-from benchmarks.speed.plain import MAX_TOKENS, base_location
+from benchmarks.speed.plain import MAX_TOKENS, base_location, plain_backbone
 from peft import LoraConfig, PeftModel, TaskType, XLoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
 from transformers import AutoTokenizer
-
-from xcrossrec.models.base import load_base
 
 BATCH_SIZES = (16, 32, 64, 128)
 """Batch sizes among which a rival's best is looked for; 32 is sentence-transformers' default."""
@@ -47,7 +45,7 @@ class PeftRival(ABC):
     def _load(self, base: str, adapters: Sequence[Path]) -> Any:
         first, *others = adapters
         with seeded():
-            model = PeftModel.from_pretrained(load_base(base).backbone, str(first), adapter_name=self.names[0])
+            model = PeftModel.from_pretrained(plain_backbone(base), str(first), adapter_name=self.names[0])
             for name, folder in zip(self.names[1:], others, strict=True):
                 model.load_adapter(str(folder), adapter_name=name)
         return model
@@ -119,7 +117,7 @@ class XLora(PeftRival):
     """
 
     def _load(self, base: str, adapters: Sequence[Path]) -> Any:
-        backbone = load_base(base).backbone
+        backbone = plain_backbone(base)
         backbone.config.use_cache = False
         config = XLoraConfig(
             task_type=TaskType.FEATURE_EXTRACTION,
