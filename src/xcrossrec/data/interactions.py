@@ -293,19 +293,19 @@ def _without_unknown(
     name: str, catalogue: pl.DataFrame, splits: Mapping[Split, pl.DataFrame], policy: UnknownItems
 ) -> tuple[dict[Split, pl.DataFrame], dict[str, Any]]:
     """Refuse or drop the interactions whose item the catalogue lacks."""
-    known = {s: f.join(catalogue, on=ITEM, how="semi", maintain_order="left") for s, f in splits.items()}
-    lost = {split: frame.height - known[split].height for split, frame in splits.items()}
-    if not any(lost.values()):
+    lost = [f.select(ITEM).join(catalogue, on=ITEM, how="anti", maintain_order="left") for f in splits.values()]
+    strange = pl.concat(lost)
+    if strange.is_empty():
         return dict(splits), {}
-    strange = pl.concat([f.select(ITEM) for f in splits.values()]).join(catalogue, on=ITEM, how="anti")
     ids = strange[ITEM].unique(maintain_order=True)
     if policy == "error":
         raise DataError(
-            f"domain {name!r} has {sum(lost.values())} interactions with {ids.len()} items that its "
+            f"domain {name!r} has {strange.height} interactions with {ids.len()} items that its "
             f"catalogue lacks ({_examples(ids)}): complete the catalogue, or drop them (unknown_items='drop')"
         )
+    known = {s: f.join(catalogue, on=ITEM, how="semi", maintain_order="left") for s, f in splits.items()}
     _refuse_emptied(name, known, "no known item")
-    return known, {"unknown_items": {"items": ids.len(), "interactions": sum(lost.values())}}
+    return known, {"unknown_items": {"items": ids.len(), "interactions": strange.height}}
 
 
 def _without_empty_titles(
