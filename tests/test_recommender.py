@@ -19,7 +19,7 @@ from xcrossrec.recommender import Explanation, Item, Recommender
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
 
-KINDS = ("late", "prompt", "pair")
+KINDS = ("late", "prompt", "pair", "shared")
 
 
 @pytest.fixture(scope="module")
@@ -188,12 +188,58 @@ def test_a_pair_model_refuses_a_large_catalogue(
 
 
 def test_long_histories_are_ranked_in_parts(late: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
-    history = [f"i{n % 3}" for n in range(40)]
+    history, every = [f"i{n % 3}" for n in range(40)], [f"i{n}" for n in range(6)]
     whole = late.recommend(history, include_bought=True)
     monkeypatch.setattr("xcrossrec.recommender._CELLS_AT_ONCE", 80)
-    parts = late.recommend(history, include_bought=True)
+    parts = late.recommend(history, candidates=every, include_bought=True)
     assert [r.item_id for r in parts] == [r.item_id for r in whole]
     np.testing.assert_allclose([r.score for r in parts], [r.score for r in whole], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["late", "prompt"])
+def test_a_saved_index_recommends_the_same_without_encoding(
+    kind: str,
+    recommenders: dict[str, Recommender],
+    tiny_models: Any,
+    tiny_domain: Domain,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = recommenders[kind].index(tiny_domain).recommend(["i0", "i3"])
+    recommenders[kind].save_index(tmp_path / "index")
+    again = Recommender.from_pretrained(getattr(tiny_models, kind))
+    if kind == "late":
+        monkeypatch.setattr(again.model, "encode", lambda *args, **kwargs: pytest.fail("encoded"))
+    assert again.index(tiny_domain, tmp_path / "index").recommend(["i0", "i3"]) == expected
+    again.save_index(tmp_path / "index", overwrite=True)
+    assert again.index(tiny_domain, str(tmp_path / "index")).recommend(["i0", "i3"]) == expected
+
+
+def test_an_index_of_other_titles_or_another_model_is_refused(
+    late: Recommender, tiny_models: Any, tiny_domain: Domain, tmp_path: Path
+) -> None:
+    late.save_index(tmp_path / "index")
+    renamed = tiny_domain.items.with_columns(item_id="x" + pl.col("item_id"))
+    assert late.index(renamed, tmp_path / "index").recommend(["xi0"])[0].item_id.startswith("xi")  # ids do not count
+    kept = late.recommend(["xi0"])
+    for other in (tiny_domain.items.reverse(), tiny_domain.items.head(5)):
+        with pytest.raises(DataError, match=r"is of another catalogue \(6 items"):
+            late.index(other, tmp_path / "index")
+    assert late.recommend(["xi0"]) == kept
+    with pytest.raises(BundleError, match="another model's vectors"):
+        Recommender.from_pretrained(tiny_models.sources[0]).index(tiny_domain, tmp_path / "index")
+
+
+def test_an_index_needs_vectors_and_a_catalogue(
+    recommenders: dict[str, Recommender], tiny_domain: Domain, tmp_path: Path
+) -> None:
+    pair = recommenders["pair"].index(tiny_domain)
+    with pytest.raises(ConfigError, match="a pair model has no vectors"):
+        pair.save_index(tmp_path / "index")
+    with pytest.raises(ConfigError, match="a pair model has no vectors"):
+        pair.index(tiny_domain, tmp_path / "index")
+    with pytest.raises(ConfigError, match="no catalogue yet"):
+        Recommender(pair.model).save_index(tmp_path / "index")
 
 
 def _score(recommender: Recommender, history: list[int], item: int) -> float:
@@ -276,13 +322,13 @@ def test_matches_of_late_pooling_are_shares_of_the_soft_maximum(late: Recommende
 def test_prompt_and_pair_explain_the_history_by_leaving_out(
     recommenders: dict[str, Recommender], tiny_domain: Domain
 ) -> None:
-    for kind in ("prompt", "pair"):
+    for kind in ("prompt", "pair", "shared"):
         recommender = recommenders[kind].index(tiny_domain)
         explanation = recommender.explain(["i0", "i1", "i4"], "i2")
         without = _score(recommender, [0, 4], 2)
         assert explanation.matches[1].effect == pytest.approx(explanation.score - without, abs=1e-5)
         assert explanation.matches[1].share is None
-        assert (explanation.matches[1].cosine is None) == (kind == "pair")
+        assert (explanation.matches[1].cosine is None) == (kind != "prompt")
         assert recommender.explain(["i0"], "i2").matches[0].effect is None
 
 

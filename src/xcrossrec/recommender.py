@@ -13,7 +13,8 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
+from sentence_transformers import CrossEncoder
 from torch import Tensor
 
 from xcrossrec.data.domain import Domain
@@ -21,6 +22,7 @@ from xcrossrec.data.interactions import check_columns, clean_titles, is_empty_ti
 from xcrossrec.data.store import read_domain
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.explanation import Explanation, explain_scores
+from xcrossrec.index import Found, ItemIndex, catalogue_fingerprint, history_pool, vector_fingerprint
 from xcrossrec.models import bundle
 from xcrossrec.models.base import Base
 from xcrossrec.models.bundle import Model
@@ -32,7 +34,12 @@ PAIR_LIMIT = 2000
 """Most items that a `pair` model scores for one history: each costs an encoder pass of all streams."""
 
 _CELLS_AT_ONCE = 4_000_000
-"""Most cosines (slot times item) held at once while a catalogue is ranked: 16 MB."""
+"""Most cosines (slot times item) held at once while named candidates are ranked: 16 MB."""
+
+_NO_VECTORS = (
+    "a pair model has no vectors of items, so there is no index to write or to open: train with --scoring dual, or "
+    "leave the folder out"
+)
 
 
 @dataclass(frozen=True)
@@ -102,10 +109,11 @@ class Recommender:
         self.model = model
         self._domain: Domain | None = None
         self._scorer: DualScorer | PairScorer | None = None
+        self._index: ItemIndex | None = None  # a `dual` model's
         self._row_of_id: dict[str, int] = {}
         self._rows_of_title: dict[str, list[int]] = {}
         self._texts: list[str] = []  # titles as the model reads them
-        self._titled: Int64[np.ndarray, " item"] = np.empty(0, dtype=np.int64)
+        self._has_title: Bool[np.ndarray, " item"] = np.empty(0, dtype=np.bool_)
 
     @classmethod
     def from_pretrained(cls, path: Path | str, *, base: Base | None = None) -> Self:
@@ -121,11 +129,12 @@ class Recommender:
         """
         return cls(bundle.load(path, base=base))
 
-    def index(self, catalog: Domain | pl.DataFrame | Path | str) -> Self:
-        """Take a catalogue; a `dual` model encodes every title once.
+    def index(self, catalog: Domain | pl.DataFrame | Path | str, folder: Path | str | None = None) -> Self:
+        """Take a catalogue; a `dual` model encodes every title once, or takes the vectors from a folder.
 
         Args:
             catalog: a domain, a table with ``item_id`` and ``title``, or a domain's folder.
+            folder: what :meth:`save_index` wrote for these titles and this model: nothing is encoded.
 
         Returns:
             itself, so that calls chain.
@@ -133,18 +142,52 @@ class Recommender:
         Raises:
             DataError: no catalogue there, a missing column, no items, an id twice, or a table with an empty or
                 missing title. Of a domain that was imported with empty titles, those items are recommended only
-                where they are named as candidates.
+                where they are named as candidates. Also: the folder holds the vectors of other titles.
+            BundleError: the folder is missing or damaged, or holds another model's vectors.
+            ConfigError: a folder was given to a `pair` model, which has no vectors.
         """
         domain = _as_domain(catalog)
-        self._scorer = build_scorer(self.model, domain.titles)
+        texts = item_texts(domain.titles)
+        self._scorer, self._index = self._indexed(texts) if folder is None else self._reopened(Path(folder), texts)
         self._domain = domain
         self._row_of_id = {item_id: row for row, item_id in enumerate(domain.items[ITEM].to_list())}
-        self._texts = item_texts(domain.titles)
-        self._titled = np.flatnonzero([bool(clean_title(title)) for title in domain.titles])
+        self._texts = texts
+        self._has_title = np.array([bool(clean_title(title)) for title in domain.titles])
         self._rows_of_title = {}
-        for row in self._titled.tolist():
+        for row in np.flatnonzero(self._has_title).tolist():
             self._rows_of_title.setdefault(self._texts[row], []).append(row)
         return self
+
+    def save_index(self, folder: Path | str, *, overwrite: bool = False) -> None:
+        """Write the catalogue's vectors, so that :meth:`index` need not encode the titles again.
+
+        The folder records fingerprints of the model and of the titles, and is refused for any others. It holds no
+        ids and no titles: give the catalogue again.
+
+        Args:
+            folder: to make; written beside its place, then renamed.
+            overwrite: replace an index that is already there.
+
+        Raises:
+            ConfigError: no catalogue yet, or a `pair` model, which has no vectors.
+            BundleError: the folder exists and may not be replaced.
+        """
+        _ = self.catalog
+        if self._index is None:
+            raise ConfigError(_NO_VECTORS)
+        model, catalogue = vector_fingerprint(self.model), catalogue_fingerprint(self._texts)
+        self._index.save(folder, model=model, catalogue=catalogue, overwrite=overwrite)
+
+    def _indexed(self, texts: Sequence[str]) -> tuple[DualScorer | PairScorer, ItemIndex | None]:
+        scorer = build_scorer(self.model, texts)
+        return scorer, ItemIndex.build(scorer.vectors) if isinstance(scorer, DualScorer) else None
+
+    def _reopened(self, folder: Path, texts: Sequence[str]) -> tuple[DualScorer, ItemIndex]:
+        if isinstance(self.model, CrossEncoder):
+            raise ConfigError(_NO_VECTORS)
+        model, catalogue = vector_fingerprint(self.model), catalogue_fingerprint(texts)
+        index = ItemIndex.open(folder, model=model, catalogue=catalogue)
+        return DualScorer(self.model, texts, vectors=index.vectors), index
 
     @property
     def catalog(self) -> Domain:
@@ -182,9 +225,9 @@ class Recommender:
         which is meant; any other string is a title if it has more than one word. A title that the catalogue has
         is that item; one that it lacks works by its text.
 
-        A `dual` model needs one matrix product (`late` pooling encodes free titles alone, `prompt` pooling the
-        history once). A `pair` model encodes every candidate together with the history: at most
-        :data:`PAIR_LIMIT` of them.
+        A `dual` model searches the vectors of all items, exactly (:class:`xcrossrec.index.ItemIndex`); `late`
+        pooling encodes free titles alone, `prompt` pooling the history once. A `pair` model reads every candidate
+        together with the history: at most :data:`PAIR_LIMIT` of them.
 
         Args:
             history: what was bought, oldest first.
@@ -202,12 +245,15 @@ class Recommender:
         if k < 1:
             raise ConfigError(f"k is {k}: ask for at least 1 recommendation")
         entries = self._entries(history)
-        rows = self._candidate_rows(candidates)
-        if not include_bought:
-            rows = rows[~np.isin(rows, self._bought(entries))]
-        scores = self._scores(entries, rows)
-        best = _top(scores, k)
-        return [self._recommendation(int(rows[i]), float(scores[i]), n) for n, i in enumerate(best, start=1)]
+        bought = [] if include_bought else self._bought(entries)
+        if candidates is None and self._index is not None:
+            found = self._search(self._index, entries, k, bought)
+        else:
+            rows = self._candidate_rows(candidates)
+            rows = rows[~np.isin(rows, bought)]
+            found = _best(rows, self._scores(entries, rows), k)
+        numbered = enumerate(zip(*found, strict=True), start=1)
+        return [self._recommendation(int(row), float(score), rank) for rank, (row, score) in numbered]
 
     def explain(self, history: Sequence[ItemLike], item: ItemLike) -> Explanation:
         """Say why an item has its score: which history items matched, which source gave what at which layer.
@@ -275,7 +321,7 @@ class Recommender:
 
     def _candidate_rows(self, candidates: Sequence[str] | None) -> Int64[np.ndarray, " item"]:
         if candidates is None:
-            return self._titled
+            return np.flatnonzero(self._has_title)
         if isinstance(candidates, str) or len(candidates) == 0:
             raise DataError(f"candidates are a list of item ids, got {candidates!r}: give at least one, or None")
         return np.unique(np.array([self.catalog.row_of(item_id) for item_id in candidates], dtype=np.int64))
@@ -288,6 +334,15 @@ class Recommender:
     def _recommendation(self, row: int, score: float, rank: int) -> Recommendation:
         item_id, title = self.catalog.items.row(row)
         return Recommendation(item_id, title, score, rank)
+
+    def _search(self, index: ItemIndex, entries: Sequence[_Entry], k: int, bought: Sequence[int]) -> Found:
+        """Rank the whole catalogue, without what was bought."""
+        scorer = self.scorer
+        assert isinstance(scorer, DualScorer)
+        slots = self._slots(scorer, entries)
+        allowed = self._has_title.copy()
+        allowed[bought] = False
+        return index.search(slots, k, pool=history_pool(scorer.matcher, len(slots)), allowed=allowed)
 
     def _scores(self, entries: Sequence[_Entry], rows: Int64[np.ndarray, " item"]) -> Float32[np.ndarray, " item"]:
         scorer = self.scorer
@@ -381,9 +436,9 @@ def _items(frame: pl.DataFrame) -> pl.DataFrame:
     return clean_titles(items)
 
 
-def _top(scores: Float[np.ndarray, " item"], k: int) -> Int64[np.ndarray, " best"]:
-    """Positions of the ``k`` highest scores, best first; equal ones in their order."""
+def _best(rows: Int64[np.ndarray, " item"], scores: Float32[np.ndarray, " item"], k: int) -> Found:
+    """The ``k`` items with the highest scores, best first; equal ones in their order."""
     limit = np.partition(scores, -k)[-k] if k < len(scores) else -np.inf
     chosen = np.flatnonzero(scores >= limit)
-    best: Int64[np.ndarray, " best"] = chosen[np.lexsort((chosen, -scores[chosen]))][:k]
-    return best
+    best = chosen[np.lexsort((chosen, -scores[chosen]))][:k]
+    return Found(rows[best], scores[best])

@@ -26,6 +26,9 @@ def recommend(
         list[str],
         typer.Option(help="An item id or a title, oldest first; 'id:...' or 'title:...' where it is not clear."),
     ],
+    index: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="What 'xcrossrec index' wrote; no title is encoded again.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", "--k", help="How many.")] = 10,
     candidate: Annotated[
         list[str] | None, typer.Option(help="Choose among these item ids only; may be repeated.")
@@ -48,7 +51,7 @@ def recommend(
     with progress_to_stderr():
         recommender = Recommender.from_pretrained(model)
         encoder = encoder_of(recommender.model)
-        recommender.index(catalog)
+        recommender.index(catalog, index)
         encoder.cut.reset()  # from here on only this history counts
         found = recommender.recommend(history, k, candidates=candidate, include_bought=include_bought)
         report_cut(encoder.cut.prompts, encoder.cut.items, encoder.cut.titles, encoder.max_tokens)

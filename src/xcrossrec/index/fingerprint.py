@@ -1,0 +1,70 @@
+"""What vectors depend on, as one hash: the model without its history matcher, and the texts it reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, load_tensors
+from xcrossrec.models.base import weight_digest
+from xcrossrec.models.bundle import Model
+from xcrossrec.models.heads import HistoryMatcher
+
+_ELSEWHERE = ("base_model_name_or_path", "name", "peft_version", "inference_mode", "auto_mapping", "pair_attention")
+"""Settings that no title's vector depends on; the base counts by its weights' digest, not by its name."""
+
+
+def catalogue_fingerprint(texts: Sequence[str]) -> str:
+    """Hash the texts of a catalogue in row order (sha256, hex).
+
+    Args:
+        texts: as the model reads them (:func:`xcrossrec.prompts.item_texts`); they hold no line break.
+    """
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def vector_fingerprint(model: Model) -> str:
+    """Hash everything that decides a title's vector (sha256, hex).
+
+    Modules are hashed as they save themselves: tensors by value, settings as JSON, whatever the file's format, the
+    release that wrote it or the base's path. The history matcher is left out: no item's vector depends on it.
+
+    Args:
+        model: a `dual` model.
+    """
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory(prefix="xcrossrec-") as place:
+        for number, module in enumerate(model):
+            if isinstance(module, HistoryMatcher):
+                continue
+            folder = Path(place) / str(number)
+            folder.mkdir()
+            module.save(str(folder))
+            digest.update(f"{number}|{type(module).__name__}|{_content(folder)}|".encode())
+    return digest.hexdigest()
+
+
+def _content(folder: Path) -> str:
+    """Describe a saved module: one line a file that holds weights or settings."""
+    lines = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix == ".safetensors":
+            lines.append(f"{path.relative_to(folder).as_posix()} {weight_digest(load_tensors(path))}")
+        elif path.suffix == ".json" and path.name != MANIFEST and "token" not in path.name:
+            settings = _settled(json.loads(path.read_text(encoding="utf-8")), path.name == ADAPTER_CONFIG)
+            lines.append(f"{path.relative_to(folder).as_posix()} {json.dumps(settings, sort_keys=True)}")
+    return "\n".join(lines)
+
+
+def _settled(value: Any, lists_are_sets: bool) -> Any:
+    """Drop what does not matter; PEFT writes its sets as lists in any order, so its lists are sorted."""
+    if isinstance(value, dict):
+        return {key: _settled(each, lists_are_sets) for key, each in value.items() if key not in _ELSEWHERE}
+    if isinstance(value, list):
+        settled = [_settled(each, lists_are_sets) for each in value]
+        return sorted(settled, key=str) if lists_are_sets else settled
+    return value

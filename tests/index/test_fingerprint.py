@@ -1,0 +1,62 @@
+"""The fingerprint of vectors changes when a vector can, and only then."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from xcrossrec.index import catalogue_fingerprint, vector_fingerprint
+from xcrossrec.models import bundle
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
+
+
+@pytest.mark.parametrize("kind", ["late", "source"])
+def test_it_is_the_same_for_every_load_and_place(kind: str, tiny_models: Any, tmp_path: Path) -> None:
+    path = tiny_models.late if kind == "late" else tiny_models.sources[0]
+    model = bundle.load(path)
+    first = vector_fingerprint(model)
+    model.encode(["A red train"])
+    assert vector_fingerprint(model) == first
+    shutil.copytree(path, tmp_path / "elsewhere")
+    assert vector_fingerprint(bundle.load(tmp_path / "elsewhere")) == first
+
+
+def test_models_differ_and_the_matcher_does_not_count(tiny_models: Any) -> None:
+    paths = (tiny_models.late, *tiny_models.sources)
+    assert len({vector_fingerprint(bundle.load(path)) for path in paths}) == 3
+    model = bundle.load(tiny_models.late)
+    before = vector_fingerprint(model)
+    with torch.no_grad():
+        bundle.matcher_of(model).log_recency.add_(1.0)
+    assert vector_fingerprint(model) == before
+
+
+@pytest.mark.parametrize("part", ["stream_weight", "concat_weight"])
+def test_a_changed_weight_changes_it(part: str, tiny_models: Any) -> None:
+    model = bundle.load(tiny_models.late)
+    before = vector_fingerprint(model)
+    with torch.no_grad():
+        next(value for name, value in model.named_parameters() if part in name).add_(1e-4)
+    assert vector_fingerprint(model) != before
+
+
+def test_a_projection_and_the_text_limit_count(tiny_models: Any) -> None:
+    model = bundle.load(tiny_models.late)
+    before = vector_fingerprint(model)
+    assert vector_fingerprint(bundle.with_projection(model, 2, 0)) != before
+    other = bundle.load(tiny_models.late)
+    other[0].beta = 0.5
+    assert vector_fingerprint(other) != before
+
+
+def test_a_catalogue_counts_by_texts_and_their_order() -> None:
+    prints = [
+        catalogue_fingerprint(texts) for texts in (["a", "b"], ["b", "a"], ["ab"], ["a b"], ["a"], ["a", "b", "b"])
+    ]
+    assert len(set(prints)) == len(prints)
+    assert catalogue_fingerprint(["a", "b"]) == prints[0]
