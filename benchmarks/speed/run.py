@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -124,7 +125,7 @@ def run_figure(figure: Figure, settings: Settings) -> dict[str, Any]:
         ValueError: the ratio is no finite number.
     """
     pin_torch(settings.threads)
-    with recording(settings.threads) as machine:
+    with recording(settings.threads) as machine, redirect_stdout(sys.stderr):  # trainers print what they do
         measured = figure.measure(settings)
     if not math.isfinite(measured.ratio):
         raise ValueError(f"figure {figure.name} came to {measured.ratio}: its measurement is broken")
