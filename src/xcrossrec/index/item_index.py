@@ -20,7 +20,7 @@ from xcrossrec.index.codes import Codes, processor_multiplies_integers, quantise
 from xcrossrec.index.pooling import Pool, only_slot
 
 QUANTISE_FROM = 20_000
-"""Items from which integers are quicker than the vectors themselves (LOG.md, 2026-11-23)."""
+"""Items from which a search reads integers first; a guess, not measured on an idle machine (LOG.md, 2026-11-23)."""
 
 _BLOCK = 65_536
 """Items scored at a time: their products stay in the cache while they are pooled."""
