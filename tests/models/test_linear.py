@@ -136,6 +136,24 @@ def test_autocast_multiplies_with_a_copy_that_follows_the_weight() -> None:
     assert "_converted" not in deepcopy(frozen).__dict__
 
 
+def test_a_frozen_layer_keeps_its_values_in_another_order() -> None:
+    plain, frozen = frozen_layer()
+    assert torch.equal(frozen.weight, plain.weight)
+    assert frozen.weight.t().is_contiguous()
+    assert deepcopy(frozen).weight.t().is_contiguous()
+
+
+def test_a_packed_weight_multiplies_alike() -> None:
+    x, weight, bias, residual = tensors(300, 24, 40)
+    assert linear.packed_for_onednn(weight) is weight
+    narrow = weight.bfloat16()
+    packed = linear.packed_for_onednn(narrow)
+    for rows in (1, 7, 300):
+        fast = frozen_product(x[:rows].bfloat16(), packed, bias.bfloat16(), residual=residual[:rows].bfloat16())
+        slow = frozen_product(x[:rows].bfloat16(), narrow, bias.bfloat16(), residual=residual[:rows].bfloat16())
+        torch.testing.assert_close(fast, slow, rtol=0.02, atol=0.05)
+
+
 def test_other_layers_are_left_alone() -> None:
     class Special(nn.Linear):
         pass

@@ -14,6 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+_ROWS_HINT = 1024
+"""Rows of a typical product, for which oneDNN orders a packed weight."""
+
 Gelu: TypeAlias = Literal["none", "tanh"]
 """PyTorch's names of GELU's forms: exact, and by the hyperbolic tangent."""
 
@@ -140,7 +143,27 @@ class FrozenLinear(nn.Linear):
 
 
 def use_frozen_products(backbone: nn.Module) -> None:
-    """Turn every plain linear layer of a frozen backbone, in place, into a :class:`FrozenLinear`."""
+    """Turn every plain linear layer of a frozen backbone, in place, into a :class:`FrozenLinear`.
+
+    Weights keep their shape and values, but lie in memory input by input, as oneDNN reads float32 fastest.
+    """
     for module in backbone.modules():
         if type(module) is nn.Linear:
             module.__class__ = FrozenLinear
+            module.weight.data = laid_out(module.weight.data)
+
+
+def laid_out(weight: Float[Tensor, "outside inside"]) -> Float[Tensor, "outside inside"]:
+    """The same matrix, with the entries of one input next to each other in memory."""
+    return weight.t().contiguous().t()
+
+
+def packed_for_onednn(weight: Float[Tensor, "outside inside"]) -> Tensor:
+    """A bfloat16 weight in oneDNN's own order, which spares reordering at each product (and only multiplies).
+
+    Any other weight, or one that this processor does not multiply natively, comes back as it is.
+    """
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not _onednn_multiplies_bfloat16():
+        return weight
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS_HINT)
+    return packed

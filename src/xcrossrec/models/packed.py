@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from xcrossrec.models.adapters import StackedLoraLinear
-from xcrossrec.models.linear import Gelu, frozen_product
+from xcrossrec.models.linear import Gelu, frozen_product, laid_out, packed_for_onednn
 from xcrossrec.models.shared_history import SharedLayout, shared_attention
 
 _TOKENS_AT_ONCE = 4096
@@ -215,7 +215,7 @@ class PackedEncoder:
     backbone: Any
     sources: int = 1
     mixers: Sequence[Mixer] = ()
-    _layers: dict[torch.dtype, list[_Layer]] = field(default_factory=dict)
+    _layers: dict[tuple[torch.dtype, bool], list[_Layer]] = field(default_factory=dict)
     _state: tuple[Any, ...] = ()
     _watched: list[Tensor] = field(default_factory=list)
 
@@ -357,18 +357,20 @@ class PackedEncoder:
         # a fused optimizer changes weights without a new version, so what trains is folded each time
         if state != self._state or any(weight.requires_grad for weight in weights):
             self._layers, self._state = {}, state
-        if dtype not in self._layers:
+        key = dtype, torch.is_grad_enabled()  # a packed weight has no backward
+        if key not in self._layers:
             with torch.no_grad():
-                self._layers[dtype] = [self._fold(layer, dtype) for layer in model.encoder.layer]
-        return self._layers[dtype]
+                self._layers[key] = [self._fold(layer, *key) for layer in model.encoder.layer]
+        return self._layers[key]
 
-    def _fold(self, layer: Any, dtype: torch.dtype) -> _Layer:
+    def _fold(self, layer: Any, dtype: torch.dtype, with_gradients: bool) -> _Layer:
         model = _unwrapped(self.backbone)
         layer = getattr(layer, "layer", layer)  # without the integrator
         names = ARCHITECTURES[model.config.model_type]
 
         def part(path: str) -> list[Weights]:
-            return _folded_weights(layer.get_submodule(path), dtype)
+            folded = _folded_weights(layer.get_submodule(path), dtype)
+            return folded if with_gradients else [(packed_for_onednn(weight), bias) for weight, bias in folded]
 
         return _Layer(
             query=part(names.query),
@@ -401,4 +403,4 @@ def _folded_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
     bias = None if linear.bias is None else linear.bias.detach().to(dtype)
     if not updates:
         return [(linear.weight.detach().to(dtype), bias)]
-    return [((linear.weight + update).detach().to(dtype), bias) for update in updates]
+    return [(laid_out((linear.weight + update).detach()).to(dtype), bias) for update in updates]
