@@ -143,9 +143,18 @@ def test_an_existing_result_is_refused_before_the_work(
     assert digest(two_sources[0]) == before
 
 
-@pytest.mark.parametrize(("scoring", "pooling"), [("dual", "prompt"), ("pair", "late"), ("pair", "prompt")])
+@pytest.mark.parametrize(
+    ("scoring", "pooling", "attention"),
+    [("dual", "prompt", None), ("pair", "late", "joint"), ("pair", "prompt", "shared"), ("pair", "late", "shared")],
+)
 def test_other_scorings_train_too(
-    scoring: Any, pooling: Any, tiny_base: str, target_domain: Domain, settings: Settings, tmp_path: Path
+    scoring: Any,
+    pooling: Any,
+    attention: Any,
+    tiny_base: str,
+    target_domain: Domain,
+    settings: Settings,
+    tmp_path: Path,
 ) -> None:
     report = train_source(
         target_domain,
@@ -154,12 +163,14 @@ def test_other_scorings_train_too(
         base=tiny_base,
         scoring=scoring,
         pooling=pooling,
+        pair_attention=attention,
         show_progress=False,
     )
     assert report.best_loss is not None
     assert report.best_loss > 0
     model = bundle.load(tmp_path / "a")
     assert (bundle.scoring_of(model), bundle.matcher_of(model).pooling) == (scoring, pooling)
+    assert bundle.encoder_of(model).pair_attention == (attention or "joint")
     factors = [value for key, value in weights(tmp_path / "a").items() if "lora_B" in key]
     assert any(value.abs().max() > 0 for value in factors)
 

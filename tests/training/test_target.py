@@ -22,7 +22,7 @@ from xcrossrec.models.adapters import MANIFEST, read_adapter
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora
 from xcrossrec.training import loop
-from xcrossrec.training.source import source_users, work_folder
+from xcrossrec.training.source import source_users, train_source, work_folder
 from xcrossrec.training.target import build_target_model, count_parameters, source_names, train_target
 
 Settings = Callable[..., TrainingConfig]
@@ -113,12 +113,14 @@ def test_training_lowers_the_loss_on_users_set_aside(
 
 
 @pytest.mark.parametrize(
-    ("integrator", "scoring", "pooling"), [("pairwise", "dual", "prompt"), ("paper", "pair", "late")]
+    ("integrator", "scoring", "pooling", "attention"),
+    [("pairwise", "dual", "prompt", None), ("paper", "pair", "late", None), ("paper", "pair", "late", "shared")],
 )
 def test_other_forms_train_too(
     integrator: str,
     scoring: Any,
     pooling: Any,
+    attention: Any,
     two_sources: list[Path],
     target_domain: Domain,
     settings: Settings,
@@ -132,6 +134,7 @@ def test_other_forms_train_too(
         integrator=integrator,
         scoring=scoring,
         pooling=pooling,
+        pair_attention=attention,
         budget=40,
         show_progress=False,
     )
@@ -140,6 +143,7 @@ def test_other_forms_train_too(
     encoder = bundle.encoder_of(model)
     assert isinstance(encoder, IntegratedEncoder)
     assert (encoder.integrator, bundle.scoring_of(model)) == (integrator, scoring)
+    assert encoder.shares_history == (attention == "shared")
     assert bundle.matcher_of(model).pooling == pooling
     assert all(p.abs().max() > 0 for module in encoder.integrators for p in module.parameters())
 
@@ -175,7 +179,8 @@ def test_a_resumed_target_run_reaches_the_same_bits(
         train_target(
             target_domain, two_sources, tmp_path / "cut", resume=True, **{**options, "config": settings(seed=4)}
         )
-    for changes in ({"beta": 0.5}, {"pooling": "prompt"}, {"integrator": "pairwise"}, {"max_tokens": 16}):
+    changed = ({"beta": 0.5}, {"pooling": "prompt"}, {"integrator": "pairwise"}, {"max_tokens": 16})
+    for changes in (*changed, *([{"pair_attention": "shared"}] if scoring == "pair" else [])):
         with pytest.raises(ConfigError, match="holds a run with other settings, data or sources"):
             train_target(target_domain, two_sources, tmp_path / "cut", resume=True, **options, **changes)
     with pytest.raises(ConfigError, match="holds a run with other settings, data or sources"):
@@ -354,3 +359,18 @@ def test_counts_agree_with_what_trains(trained: Path, tiny_base: str) -> None:
     adapter = read_adapter(trained / "adapters" / "first", base)
     assert counted["lora_per_source"] == adapter.parameters
     assert weights(trained).keys() > {"integrators.safetensors:stream_weight"}
+
+
+def test_the_target_takes_the_pair_attention_that_its_sources_agree_on(
+    two_sources: list[Path], tiny_base: str, target_domain: Domain, settings: Settings, tmp_path: Path
+) -> None:
+    for name in ("first", "second"):
+        options: dict[str, Any] = {"scoring": "pair", "pair_attention": "shared", "budget": 8, "show_progress": False}
+        train_source(target_domain, tmp_path / name, config=settings(epochs=1), base=tiny_base, **options)
+    shared = [tmp_path / "first", tmp_path / "second"]
+    assert bundle.encoder_of(build_target_model(shared, scoring="pair")).pair_attention == "shared"
+    assert bundle.encoder_of(build_target_model(shared)).pair_attention == "joint"
+    mixed = [tmp_path / "first", two_sources[0]]
+    assert bundle.encoder_of(build_target_model(mixed, scoring="pair")).pair_attention == "joint"
+    with pytest.raises(ConfigError, match="pair attention 'shared' belongs to pair scoring"):
+        build_target_model(shared, pair_attention="shared")
