@@ -59,7 +59,7 @@ def integrated_encoder(base: Path, sources: list[Source], integrator: str, **set
     found = fresh_base(base)
     adapters = [read_adapter(source.folder, found) for source in sources]
     encoder = IntegratedEncoder(found, adapters, integrator=integrator, pair_attention="shared", **settings)
-    randomise(encoder, "integrator", 0.02)
+    randomise(encoder, "integrator", 0.01)
     with torch.no_grad():
         encoder.stream_weight.copy_(torch.linspace(0.8, -0.3, len(sources)))
     return encoder.eval()
