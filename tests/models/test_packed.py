@@ -94,12 +94,20 @@ def test_one_adapter_gives_the_states_of_plain_layers(family: Family, base_of: F
     torch.testing.assert_close(states(encoder, ids, mask), source.states(ids, mask)[mask.bool()], **CLOSE)
 
 
+@pytest.mark.parametrize("few", [0, 10_000], ids=["a call a length", "one padded call"])
 @pytest.mark.parametrize("integrator", ["paper", "pairwise"])
 def test_gradients_equal_those_of_plain_layers(
-    family: Family, integrator: str, base_of: Folders, sources_of: SourcesOf
+    family: Family,
+    integrator: str,
+    few: int,
+    base_of: Folders,
+    sources_of: SourcesOf,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     encoder = integrated(base_of(family.name), sources_of(family.name, 2), integrator).train()
     ids, mask = random_batch(family, LENGTHS)
+
+    monkeypatch.setattr(packed, "_FEW_SLOTS", few)
 
     def gradients() -> list[Tensor]:
         trained = [p for p in encoder.parameters() if p.requires_grad]
@@ -125,7 +133,9 @@ def test_both_kinds_of_attention_and_small_parts_change_nothing(
         expected = states(encoder, ids, mask)
     monkeypatch.setattr(packed, "_SHORT", short)
     monkeypatch.setattr(packed, "_TOKENS_AT_ONCE", 20)
-    torch.testing.assert_close(states(encoder, ids, mask), expected, **CLOSE)
+    for few in (0, 10_000):  # one call a length, or one padded matrix
+        monkeypatch.setattr(packed, "_FEW_SLOTS", few)
+        torch.testing.assert_close(states(encoder, ids, mask), expected, **CLOSE)
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu_new"])

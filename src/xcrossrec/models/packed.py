@@ -35,6 +35,9 @@ processor's cache, and memory does not grow with the batch (measured in LOG.md).
 _SHORT = 128
 """Tokens of a text up to which attention is computed by plain products."""
 
+_FEW_SLOTS = 512
+"""Slots, padding included, up to which texts of different lengths attend as one padded matrix."""
+
 _GELUS: dict[str, Gelu] = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_python": "none"}
 
 Attention: TypeAlias = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -114,6 +117,10 @@ class PackedTexts:
             bias: gives, for a length, what is added to the scores (one, head, length, length).
         """
 
+        padded = self._padded() if len(self.groups) > 1 else None
+        if padded is not None:
+            return padded.attention(bias)
+
         def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
             out, start = [], 0
             for count, length in self.groups:
@@ -121,11 +128,50 @@ class PackedTexts:
                 q, k, v = (
                     states[start:end].view(count, length, heads, -1).transpose(1, 2) for states in (query, key, value)
                 )
-                mask = None if bias is None else bias(length).to(q.dtype)
-                states = _attend(q, k, v, mask)
+                states = _attend(q, k, v, None if bias is None else bias(length))
                 out.append(states.transpose(1, 2).reshape(end - start, -1))
                 start = end
             return out[0] if len(out) == 1 else torch.cat(out)
+
+        return attend
+
+    def _padded(self) -> _PaddedTexts | None:
+        """The same texts as one padded matrix, if that is small: then one call with a mask beats one a length."""
+        texts, longest = sum(count for count, _ in self.groups), self.groups[-1][1]
+        if texts * longest > _FEW_SLOTS:
+            return None
+        lengths = torch.tensor([length for count, length in self.groups for _ in range(count)])
+        present = torch.arange(longest)[None, :] < lengths[:, None]
+        place = present.flatten().nonzero()[:, 0]
+        index = torch.zeros(texts * longest, dtype=torch.long).index_copy(0, place, torch.arange(len(place)))
+        return _PaddedTexts(index, place, torch.zeros(present.shape).masked_fill(~present, -torch.inf))
+
+
+@dataclass(frozen=True)
+class _PaddedTexts:
+    """Few texts of different lengths as one padded matrix.
+
+    Attributes:
+        index: per slot its token; the first where the slot is empty.
+        place: per token its slot.
+        added: to the scores of each text's slots: nothing where there is a token, minus infinity elsewhere.
+    """
+
+    index: Int[Tensor, " cell"]
+    place: Int[Tensor, " token"]
+    added: Float[Tensor, "batch slot"]
+
+    def attention(self, bias: Callable[[int], Tensor] | None) -> Attention:
+        """Attention of each text to itself."""
+        texts, longest = self.added.shape
+        mask = self.added[:, None, None, :]
+        mask = mask if bias is None else mask + bias(longest)
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+            q, k, v = (
+                states[self.index].view(texts, longest, heads, -1).transpose(1, 2) for states in (query, key, value)
+            )
+            return _attend(q, k, v, mask).transpose(1, 2).reshape(texts * longest, -1)[self.place]
 
         return attend
 
@@ -134,12 +180,13 @@ def _attend(
     query: Float[Tensor, "batch head slot dim"],
     key: Float[Tensor, "batch head slot dim"],
     value: Float[Tensor, "batch head slot dim"],
-    added: Float[Tensor, "one head slot slot"] | None,
+    added: Float[Tensor, "#batch #head #slot slot"] | None,
 ) -> Float[Tensor, "batch head slot dim"]:
     """Attention of texts of one length; for short ones by plain products, which PyTorch's fused kernel does not
     reach on the CPU (half the time, in bf16 with gradients a tenth; measured in LOG.md)."""
     if query.shape[2] > _SHORT:
-        return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=added)
+        mask = None if added is None else added.to(query.dtype)
+        return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
     weights = (scores if added is None else scores + added).softmax(-1)
     attended: Tensor = weights.to(value.dtype) @ value

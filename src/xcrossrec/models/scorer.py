@@ -53,12 +53,24 @@ def check_rows(histories: Sequence[Sequence[int]], candidates: np.ndarray | None
         raise DataError(f"item row {int(outside[0])} is outside the catalogue of {catalog_size} items: use its rows")
 
 
+@torch.inference_mode()
 def encode_titles(model: SentenceTransformer, texts: Sequence[str]) -> Float[torch.Tensor, "text dim"]:
-    """Encode texts into unit vectors, longest first, without a progress bar."""
-    vectors: torch.Tensor = model.encode(
-        list(texts), batch_size=_ENCODE_BATCH, convert_to_tensor=True, show_progress_bar=False
-    )
-    return vectors.cpu()
+    """Encode texts into unit vectors, each different text once, longest first; leaves the model in evaluation mode.
+
+    Equal texts have equal vectors, so that their items tie.
+    """
+    if model.training:
+        model.eval()
+    place = {text: number for number, text in enumerate(sorted(set(texts), key=lambda text: (-len(text), text)))}
+    different = list(place)
+    encode = encoder_of(model).preprocess
+    parts = []
+    for start in range(0, len(different), _ENCODE_BATCH):
+        features = encode(different[start : start + _ENCODE_BATCH])
+        parts.append(model({key: value.to(model.device) for key, value in features.items()})["sentence_embedding"])
+    if not parts:
+        return torch.empty(0, encoder_of(model).dim)
+    return torch.cat(parts).float().cpu()[[place[text] for text in texts]]
 
 
 class DualScorer:
