@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -37,6 +38,19 @@ def test_it_writes_once_and_again_only_when_asked(domain_dir: Path, tiny_models:
     assert "index exists: choose another place, or give --overwrite" in refused.stderr
     again = invoke(*given, "--overwrite")
     assert again.stdout.startswith(f"{tmp_path / 'index'}: 6 items, 0.0 MB, in ")
+
+
+def test_a_faster_precision_gives_nearly_the_same_vectors(domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:
+    vectors = {}
+    for precision in ("fp32", "bf16"):
+        out = tmp_path / precision
+        done = invoke(tiny_models.late, "--catalog", domain_dir, "--out", out, "--precision", precision)
+        assert done.exit_code == 0, done.stderr
+        vectors[precision] = np.load(out / "vectors.npy")
+    assert not np.array_equal(vectors["fp32"], vectors["bf16"])
+    np.testing.assert_allclose(vectors["fp32"], vectors["bf16"], atol=0.02)
+    refused = invoke(tiny_models.late, "--catalog", domain_dir, "--out", tmp_path / "x", "--precision", "int8")
+    assert refused.exit_code == 2
 
 
 def test_mistakes_are_one_sentence(domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:

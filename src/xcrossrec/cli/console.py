@@ -17,10 +17,14 @@ import typer
 
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.extras import require
-from xcrossrec.types import NEGATIVES, Negatives
+from xcrossrec.types import NEGATIVES, EncodingPrecision, Negatives
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
+Precision = Annotated[
+    EncodingPrecision,
+    typer.Option(help="Of encoding: exact (fp32), or faster where the processor multiplies bfloat16 (bf16)."),
+]
 DomainDir = Annotated[Path, typer.Argument(metavar="DIR", help="A domain's folder.")]
 
 log = logging.getLogger("xcrossrec")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from xcrossrec.cli.console import Json, Overwrite, prepare, print_json, progress_to_stderr
+from xcrossrec.cli.console import Json, Overwrite, Precision, prepare, print_json, progress_to_stderr
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +20,7 @@ def index(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a dual bundle or an adapter.")],
     catalog: Annotated[Path, typer.Option(metavar="DIR", help="A domain's folder: its titles are encoded.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write; must be free.")],
+    precision: Precision = "fp32",
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -29,13 +30,16 @@ def index(
     """
     prepare("models")
     from xcrossrec.exceptions import BundleError
+    from xcrossrec.models.bundle import encoder_of
     from xcrossrec.recommender import Recommender
 
     if out.exists() and not overwrite:
         raise BundleError(f"{out} exists: choose another place, or give --overwrite")
     with progress_to_stderr():
         start = time.perf_counter()
-        recommender = Recommender.from_pretrained(model).index(catalog)
+        recommender = Recommender.from_pretrained(model)
+        encoder_of(recommender.model).precision = precision
+        recommender.index(catalog)
         recommender.save_index(out, overwrite=overwrite)
     items, wall_s = len(recommender.catalog.titles), time.perf_counter() - start
     size = sum(path.stat().st_size for path in out.iterdir())

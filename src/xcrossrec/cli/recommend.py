@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xcrossrec.cli.console import Json, prepare, print_json, progress_to_stderr, report_cut
+from xcrossrec.cli.console import Json, Precision, prepare, print_json, progress_to_stderr, report_cut
 
 if TYPE_CHECKING:
     from xcrossrec.explanation import Explanation
@@ -37,6 +37,7 @@ def recommend(
         bool, typer.Option("--include-bought", help="Also recommend what is in the history.")
     ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say why: history items, sources, layers.")] = False,
+    precision: Precision = "fp32",
     as_json: Json = False,
 ) -> None:
     """Recommend items of a catalogue for a history of item ids and titles.
@@ -51,6 +52,7 @@ def recommend(
     with progress_to_stderr():
         recommender = Recommender.from_pretrained(model)
         encoder = encoder_of(recommender.model)
+        encoder.precision = precision
         recommender.index(catalog, index)
         encoder.cut.reset()  # from here on only this history counts
         found = recommender.recommend(history, k, candidates=candidate, include_bought=include_bought)
