@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xcrossrec.data import Domain, build_domain
-from xcrossrec.data.interactions import clean_titles, deduplicate, k_core, order, restrict_catalogue, unescape
+from xcrossrec.data.interactions import (
+    clean_titles,
+    deduplicate,
+    k_core,
+    order,
+    restrict_catalogue,
+    unescape,
+    with_numbers,
+    without_numbers,
+)
 from xcrossrec.exceptions import ConfigError, DataError
 
 ITEMS = pl.DataFrame({"item_id": ["a", "b", "c"], "title": ["Ant", "Bee", "Cat"]})
@@ -77,6 +86,35 @@ def test_order_sorts_by_time_and_keeps_ties_as_they_stand() -> None:
     assert order(frame.lazy()).collect().equals(ordered)
 
 
+ROWS = st.lists(
+    st.tuples(st.sampled_from(["u", "v", "", None]), st.sampled_from(["a", "b", None]), st.integers(-2, 2)), max_size=12
+)
+INTERACTIONS = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+
+
+@given(ROWS, st.integers(1, 2**62))
+def test_steps_on_numbers_agree_with_those_on_text(rows: list[tuple[Any, ...]], scale: int) -> None:
+    """A lazy frame goes the slow way; numbers made beforehand, and times too large for them, change nothing."""
+    frame = pl.DataFrame(rows, schema=INTERACTIONS, orient="row")
+    frame = frame.with_columns(pl.col("timestamp") * scale // 2)
+    numbered, _ = with_numbers(frame, ITEMS)
+    for step in (deduplicate, order):
+        expected = step(frame.lazy()).collect()
+        assert step(frame).equals(expected)
+        assert without_numbers(step(numbered)).equals(expected)
+    if rows:
+        assert without_numbers(k_core(numbered, min_user=1, min_item=1)).equals(frame)
+
+
+@given(ROWS)
+def test_numbers_tell_ids_apart(rows: list[tuple[Any, ...]]) -> None:
+    frame = pl.DataFrame(rows, schema=INTERACTIONS, orient="row")
+    numbered, catalogue = with_numbers(frame, ITEMS)
+    items = [*zip(ITEMS["item_id"], catalogue.tolist(), strict=True), *numbered.select("item_id", "__item").rows()]
+    assert len(set(items)) == len({item for item, _ in items}) == len({number for _, number in items})
+    assert len(set(numbered.select("user_id", "__user").rows())) == frame["user_id"].n_unique()
+
+
 def test_order_goes_by_position_then_as_rows_stand() -> None:
     frame = bought(("u", "a", 9), ("u", "b", 3), ("u", "c", 5), columns="user_id item_id position")
     assert order(frame)["item_id"].to_list() == ["b", "c", "a"]
@@ -104,6 +142,13 @@ def test_clean_titles_cuts_to_words() -> None:
     assert clean_titles(frame, max_words=2)["title"].to_list() == ["one two", "one"]
     with pytest.raises(ConfigError, match="cut to 0 words"):
         clean_titles(frame, max_words=0)
+
+
+@given(st.text(st.sampled_from("ab &;\n\t\x1c\x85\u3000\u200bé#38quot"), max_size=12))
+def test_clean_titles_agrees_with_the_slow_way(title: str) -> None:
+    """Titles that need no cleaning are not looked at one by one."""
+    expected = " ".join(unescape(title).split())
+    assert clean_titles(pl.DataFrame({"title": ["x", title, "&amp;"]}))["title"].to_list() == ["x", expected, "&"]
 
 
 @given(st.text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -122,14 +123,20 @@ class Domain:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of items and interactions, whatever the path or the Parquet encoding."""
         digest = hashlib.sha256()
-        for chunk in _chunks("items", self.items.select(ITEM, TITLE)):
-            digest.update(chunk)
+        with ThreadPoolExecutor(1, "xcrossrec-hash") as pool:  # hashes a chunk while the next is written
+            hashed: Future[None] | None = None
+            for chunk in self._content():
+                if hashed is not None:
+                    hashed.result()
+                hashed = pool.submit(digest.update, chunk)
+        return digest.hexdigest()
+
+    def _content(self) -> Iterator[bytes]:
+        yield from _chunks("items", self.items.select(ITEM, TITLE))
         for split in self.splits:
             frame = self.interactions[split]
             columns = [*INTERACTION_SCHEMA, *([TIMESTAMP] if TIMESTAMP in frame.columns else [])]
-            for chunk in _chunks(split, frame.select(columns)):
-                digest.update(chunk)
-        return digest.hexdigest()
+            yield from _chunks(split, frame.select(columns))
 
     def with_manifest(self, manifest: Mapping[str, Any]) -> Domain:
         """Give the same tables another manifest; the fingerprint is not computed again."""

@@ -22,8 +22,11 @@ UnknownItems: TypeAlias = Literal["error", "drop"]
 
 EXAMPLES = 5  # how many values a message or a manifest names
 _ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
+_UNCLEAN = r"[^!-%'-~ ]|  |^ | $"  # may need cleaning: anything but plain ASCII words with one space between them
 _ENTITY_DEPTH = 3  # "&amp;amp;quot;" occurs in the wild
 _ROW = "__row"
+_LARGEST = 2**62
+_NUMBER = {USER: "__user", ITEM: "__item"}
 
 
 def deduplicate(interactions: Frame, *, first_purchase_only: bool = False) -> Frame:
@@ -36,7 +39,10 @@ def deduplicate(interactions: Frame, *, first_purchase_only: bool = False) -> Fr
     """
     time: list[str] = _time_columns(interactions)
     if not first_purchase_only:
-        return interactions.unique([USER, ITEM, *time[:1]], keep="first", maintain_order=True)
+        exact = [USER, ITEM, *time[:1]]
+        if isinstance(interactions, pl.DataFrame):
+            return _without_repeats(interactions, exact)
+        return interactions.unique(exact, keep="first", maintain_order=True)
     return (
         interactions.with_row_index(_ROW)
         .sort([*time, _ROW])
@@ -59,18 +65,46 @@ def k_core(interactions: pl.DataFrame | pl.LazyFrame, *, min_user: int = 5, min_
     """
     frame = interactions.lazy().collect()
     rows = np.arange(frame.height)
-    users, items = _numbered(frame[USER]), _numbered(frame[ITEM])
+    users, items = numbers_of(frame, USER), numbers_of(frame, ITEM)
     while True:
         enough = (np.bincount(users)[users] >= min_user) & (np.bincount(items)[items] >= min_item)
         if enough.all():
             break
         rows, users, items = rows[enough], users[enough], items[enough]
-    kept = frame if len(rows) == frame.height else frame[rows]
+    kept = frame if len(rows) == frame.height else frame[pl.Series(rows, dtype=pl.UInt32)]
     if kept.is_empty():
         raise DataError(
             f"the k-core of {min_user} interactions a user and {min_item} an item is empty: lower the thresholds"
         )
     return kept
+
+
+def with_numbers(interactions: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, Int64[np.ndarray, " item"]]:
+    """Number users and items once, for all steps that compare them; `without_numbers` takes the numbers away.
+
+    Args:
+        interactions: ``user_id`` and ``item_id``.
+        items: the catalogue, ``item_id``.
+
+    Returns:
+        the interactions with the numbers as columns of their own, and the catalogue's numbers.
+    """
+    both = _numbered(pl.concat([items[ITEM].cast(pl.String), interactions[ITEM].cast(pl.String)]))
+    numbers = {USER: _numbered(interactions[USER]), ITEM: both[items.height :]}
+    columns = [pl.Series(_NUMBER[name], values, dtype=pl.UInt32) for name, values in numbers.items()]
+    return interactions.with_columns(columns), both[: items.height]
+
+
+def without_numbers(interactions: pl.DataFrame) -> pl.DataFrame:
+    """Take away what `with_numbers` added, if it is there."""
+    return interactions.drop(_NUMBER.values(), strict=False)
+
+
+def numbers_of(interactions: pl.DataFrame, column: str) -> Int64[np.ndarray, " row"]:
+    """Give the numbers of ``user_id`` or ``item_id``: from 0, equal ids alike, missing ids 0 and no other."""
+    if _NUMBER[column] in interactions.columns:
+        return interactions[_NUMBER[column]].to_numpy().astype(np.int64)
+    return _numbered(interactions[column])
 
 
 def order(interactions: Frame) -> Frame:
@@ -79,10 +113,10 @@ def order(interactions: Frame) -> Frame:
     Users come in the order of their first row; a user's rows by ``timestamp``, then by ``position``, as far
     as these are there, then as they stand.
     """
-    return (
-        _sort_by_user(interactions, _time_columns(interactions))
-        .with_columns(pl.int_range(pl.len(), dtype=pl.Int64).over(USER).alias(POSITION))
-    )  # fmt: skip
+    ordered = _sort_by_user(interactions, _time_columns(interactions))
+    if isinstance(ordered, pl.DataFrame):
+        return ordered.with_columns(_positions(ordered))
+    return ordered.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).over(USER).alias(POSITION))
 
 
 def clean_titles(items: pl.DataFrame, *, max_words: int | None = None) -> pl.DataFrame:
@@ -94,8 +128,10 @@ def clean_titles(items: pl.DataFrame, *, max_words: int | None = None) -> pl.Dat
     """
     if max_words is not None and max_words < 1:
         raise ConfigError(f"titles cannot be cut to {max_words} words: give 1 or more, or none")
-    titles = [" ".join(unescape(title).split()[:max_words]) for title in items[TITLE].fill_null("")]
-    return items.with_columns(pl.Series(TITLE, titles, dtype=pl.String))
+    titles = items[TITLE].fill_null("").alias(TITLE)
+    rows = titles.str.contains(_UNCLEAN).arg_true() if max_words is None else pl.int_range(titles.len(), eager=True)
+    cleaned = [" ".join(unescape(title).split()[:max_words]) for title in titles.gather(rows)]
+    return items.with_columns(titles.scatter(rows, pl.Series(cleaned, dtype=pl.String)))
 
 
 def unescape(title: str) -> str:
@@ -122,6 +158,7 @@ def build_domain(
     clean: bool = True,
     max_words: int | None = None,
     manifest: Mapping[str, Any] | None = None,
+    canonical: bool = False,
 ) -> Domain:
     """Check raw tables and make a domain of them. Ids become text, interactions are put in order.
 
@@ -138,6 +175,8 @@ def build_domain(
         max_words: passed on to `clean_titles`.
         manifest: what the manifest should state beside counts and fingerprint: ``simulated``, ``sources``,
             ``filters``, ``seed``.
+        canonical: the interactions are checked, of items of the catalogue and in canonical order, as
+            `leave_last_out` gives them of a reader's rows: they are taken as they are.
 
     Raises:
         DataError: a missing column, no items, no train split, an empty split, a missing id, a position that
@@ -148,8 +187,11 @@ def build_domain(
     if "train" not in interactions:
         raise DataError(f"domain {name!r} has no train split, got {', '.join(interactions) or 'none'}: give one")
     catalogue, filters = _catalogue(name, items, clean=clean, max_words=max_words)
-    splits = {split: _interactions(name, split, interactions[split]) for split in SPLITS if split in interactions}
-    splits, unknown = _without_unknown(name, catalogue, splits, unknown_items)
+    splits = {split: interactions[split] for split in SPLITS if split in interactions}
+    unknown: dict[str, Any] = {}
+    if not canonical:
+        splits = {split: _interactions(name, split, frame) for split, frame in splits.items()}
+        splits, unknown = _without_unknown(name, catalogue, splits, unknown_items)
     catalogue, splits, empty = _without_empty_titles(name, catalogue, splits, empty_titles)
     stated = dict(manifest or {})
     stated["filters"] = {**stated.get("filters", {}), **filters, **unknown, **empty}
@@ -198,8 +240,26 @@ def _time_columns(interactions: pl.DataFrame | pl.LazyFrame) -> list[str]:
     return [column for column in (TIMESTAMP, POSITION) if column in present]
 
 
+def _without_repeats(interactions: pl.DataFrame, exact: list[str]) -> pl.DataFrame:
+    """Keep the first of rows that agree in all columns named: only a user's repeats of an item are looked at."""
+    pairs = numbers_of(interactions, USER) << 32 | numbers_of(interactions, ITEM)
+    rows = np.argsort(pairs)
+    pairs = pairs[rows]
+    again = pairs[1:] == pairs[:-1]
+    if not again.any():
+        return interactions
+    suspects = np.sort(rows[np.append(again, False) | np.append(False, again)])
+    kept = interactions[suspects].select(exact).with_row_index(_ROW).unique(exact, keep="first")[_ROW].to_numpy()
+    mask = np.ones(len(rows), dtype=bool)
+    mask[suspects] = False
+    mask[suspects[kept]] = True
+    return interactions.filter(pl.Series(mask))
+
+
 def _sort_by_user(interactions: Frame, by: Sequence[str]) -> Frame:
     """Sort by the user's first row, then ``by``, then as the rows stand."""
+    if isinstance(interactions, pl.DataFrame) and (key := _sort_key(interactions, by)) is not None:
+        return interactions[key.to_frame().select(pl.arg_sort_by(_ROW, maintain_order=True)).to_series()]
     first = "__first"
     return (
         interactions.with_row_index(_ROW)
@@ -207,6 +267,27 @@ def _sort_by_user(interactions: Frame, by: Sequence[str]) -> Frame:
         .sort([first, *by, _ROW])
         .drop(first, _ROW)
     )
+
+
+def _positions(ordered: pl.DataFrame) -> pl.Series:
+    """Number each user's rows, which stand together, from 0."""
+    users = numbers_of(ordered, USER)
+    starts = np.flatnonzero(np.diff(users, prepend=-1))
+    return pl.Series(POSITION, np.arange(len(users)) - np.repeat(starts, np.diff(starts, append=len(users))))
+
+
+def _sort_key(interactions: pl.DataFrame, by: Sequence[str]) -> pl.Series | None:
+    """Put the user's first row and ``by`` into one number; None where that does not go or does not fit."""
+    if len(by) != 1 or interactions.is_empty() or interactions.schema[by[0]] != pl.Int64:
+        return None
+    values = interactions[by[0]]
+    least, most = int(values.min() or 0), int(values.max() or 0)  # type: ignore[arg-type]
+    if values.null_count() or interactions.height * (most - least + 1) > _LARGEST:
+        return None
+    users = numbers_of(interactions, USER)
+    first = np.zeros(users.max() + 1, dtype=np.int64)
+    first[users[::-1]] = np.arange(len(users) - 1, -1, -1)  # of equal places the last one written stays
+    return pl.Series(_ROW, first[users] * (most - least + 1) + (values.to_numpy() - least))
 
 
 def _catalogue(

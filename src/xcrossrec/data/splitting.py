@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from xcrossrec.data.interactions import check_columns, order
+from xcrossrec.data.interactions import check_columns, order, without_numbers
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.types import POSITION, SPLITS, TIMESTAMP, USER, Split
 
@@ -74,15 +74,16 @@ def leave_last_out(interactions: pl.DataFrame) -> dict[Split, pl.DataFrame]:
         DataError: no user has three items.
     """
     ordered = order(interactions)
-    left = pl.len().over(USER) - 1 - pl.col(POSITION)  # items after this one
-    long_enough = pl.len().over(USER) >= 3
-    if not ordered.select(long_enough.any()).item():
+    position = ordered[POSITION].to_numpy()
+    starts = np.flatnonzero(position == 0)  # users stand together, each from 0
+    sizes = np.diff(starts, append=ordered.height)
+    items = np.repeat(sizes, sizes)
+    left, long_enough = items - 1 - position, items >= 3  # left: items after this one
+    if not long_enough.any():
         raise DataError("leave-last-out needs a user with at least 3 items, there is none: split by user")
-    return {
-        "train": ordered.filter((left >= 2) | ~long_enough),
-        "validation": ordered.filter(long_enough & (left >= 1)),
-        "test": ordered.filter(long_enough),
-    }
+    ordered = without_numbers(ordered)
+    masks = {"train": (left >= 2) | ~long_enough, "validation": long_enough & (left >= 1), "test": long_enough}
+    return {split: ordered.filter(pl.Series(masks[split])) for split in SPLITS}
 
 
 def _cut(interactions: pl.DataFrame, users: pl.Series, validation: float, test: float) -> dict[Split, pl.DataFrame]:

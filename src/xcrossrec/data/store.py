@@ -6,6 +6,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 ITEMS_FILE = "items.parquet"
 CANDIDATES_FOLDER = "candidates"
+WRITERS = 2  # tables written at once
 
 
 def split_file(split: Split) -> str:
@@ -74,9 +76,10 @@ def write_domain(domain: Domain, path: Path, *, overwrite: bool = False) -> None
     _refuse_taken(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary_beside(path) as temporary:
-        domain.items.write_parquet(temporary / ITEMS_FILE)
-        for split in domain.splits:
-            domain.interactions[split].write_parquet(temporary / split_file(split))
+        tables = {ITEMS_FILE: domain.items, **{split_file(s): domain.interactions[s] for s in domain.splits}}
+        with ThreadPoolExecutor(WRITERS, "xcrossrec-write") as pool:
+            for written in [pool.submit(table.write_parquet, temporary / file) for file, table in tables.items()]:
+                written.result()
         manifest = json.dumps(manifest_of(domain), indent=2, ensure_ascii=False)
         (temporary / MANIFEST).write_text(manifest + "\n", encoding="utf-8")
         _swap(temporary, path)

@@ -1,9 +1,11 @@
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
+from xcrossrec.data.readers import importing
 from xcrossrec.data.readers.frames import RawDomain
 from xcrossrec.data.readers.importing import Recipe, make_domain
 from xcrossrec.exceptions import ConfigError, DataError
@@ -71,6 +73,19 @@ def test_filters(source: RawDomain, recipe: Recipe, interactions: int) -> None:
 def test_items_that_the_core_drops_leave_the_catalogue_and_unsold_ones_stay(source: RawDomain) -> None:
     domain = make_domain("m", source, Recipe(split="none", min_user=2, min_item=2))
     assert domain.items["item_id"].to_list() == ["a", "b", "e"]
+
+
+@pytest.mark.parametrize("recipe", [{}, {"min_user": 2}, {"keep_repeats": True}, {"empty_titles": "drop"}])
+def test_prepared_rows_need_no_second_check(
+    source: RawDomain, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any]
+) -> None:
+    items = source.items.filter(pl.col("item_id") != "c")
+    raw = RawDomain(items, source.interactions, source.sources)
+    one = make_domain("m", raw, Recipe(unknown_items="drop", **recipe))
+    monkeypatch.setattr(importing, "_is_canonical", lambda splits, recipe: False)
+    other = make_domain("m", raw, Recipe(unknown_items="drop", **recipe))
+    assert one.fingerprint == other.fingerprint
+    assert {**one.manifest, "created": ""} == {**other.manifest, "created": ""}
 
 
 def test_temporal_split(source: RawDomain) -> None:

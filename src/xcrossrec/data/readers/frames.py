@@ -76,7 +76,7 @@ def interactions_frame(batches: Iterable[pl.DataFrame], path: Path, columns: Col
             unit.
     """
     parts = [_interactions(batch, path, columns, remedy) for batch in batches]
-    table = pl.concat(parts) if parts else pl.DataFrame()
+    table = pl.concat(parts, rechunk=True) if parts else pl.DataFrame()
     if table.is_empty():
         raise DataError(f"{path} holds no interactions: the domain would be empty; give the right file")
     return table
@@ -142,7 +142,8 @@ def _ids(batch: pl.DataFrame, name: str, path: Path) -> pl.Series:
             "not ids (some were missing when it was written?): store the ids as text or whole numbers"
         )
     texts = values.cast(pl.String).str.strip_chars()
-    _refuse_first(batch, texts.fill_null("") == "", path, f"{name} is empty: give every row an id")
+    if texts.null_count() or texts.str.len_bytes().min() == 0:
+        _refuse_first(batch, texts.fill_null("") == "", path, f"{name} is empty: give every row an id")
     return texts
 
 
@@ -152,9 +153,9 @@ def _times(batch: pl.DataFrame, name: str, path: Path, unit: TimeUnit, remedy: s
     _refuse_first(batch, stamps.is_null(), path, f"{name} is not {expected}: mend it or name the unit", name)
     if batch[name].dtype.is_temporal() or unit == "iso":
         return stamps
-    numbers = _whole(batch[name])
+    numbers = stamps if unit == "s" else _whole(batch[name])
     fine = stamps > LATEST_S
-    coarse = numbers.is_between(EARLIEST_S, LATEST_S) if unit != "s" else fine & False
+    coarse = numbers.is_between(EARLIEST_S, LATEST_S) & (unit != "s")
     told = f"{name} is not in {unit} since 1970, as this format wants"
     _refuse_first(batch, fine | coarse, path, f"{told}: {remedy}", name)
     return stamps

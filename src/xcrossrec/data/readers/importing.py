@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
 import polars as pl
+from jaxtyping import Int64
 
-from xcrossrec.data.domain import Domain
+from xcrossrec.data.domain import INTERACTION_SCHEMA, Domain
 from xcrossrec.data.interactions import (
     EmptyTitles,
     UnknownItems,
@@ -19,11 +22,14 @@ from xcrossrec.data.interactions import (
     deduplicate,
     is_empty_title,
     k_core,
+    numbers_of,
+    with_numbers,
+    without_numbers,
 )
 from xcrossrec.data.readers.frames import SPLIT, RawDomain
 from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_user, leave_last_out, temporal
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.types import ITEM, SPLITS, Split
+from xcrossrec.types import ITEM, SPLITS, TIMESTAMP, Split
 
 SplitWay: TypeAlias = Literal["leave-last-out", "by-user", "temporal", "none"]
 SPLIT_WAYS: tuple[SplitWay, ...] = get_args(SplitWay)
@@ -91,10 +97,12 @@ def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
         DataError: what `build_domain`, `k_core` and the splits refuse.
     """
     given = SPLIT in raw.interactions.columns
-    items, splits = _as_given(raw, recipe) if given else _prepared(raw, recipe)
+    with ThreadPoolExecutor(1, "xcrossrec-hash") as pool:
+        sources = pool.submit(lambda: [_source(path) for path in raw.sources])
+        items, splits = _as_given(raw, recipe) if given else _prepared(raw, recipe)
     way = raw.split_way if given else (recipe.split or LEAVE_LAST_OUT)
     manifest = {
-        "sources": [_source(path) for path in raw.sources],
+        "sources": sources.result(),
         "filters": {"split": way.replace("-", "_"), **({} if given else _stated(recipe))},
         "seed": recipe.seed,
     }
@@ -106,6 +114,18 @@ def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
         unknown_items=recipe.unknown_items,
         max_words=recipe.max_words,
         manifest=manifest,
+        canonical=not given and _is_canonical(splits, recipe),
+    )
+
+
+def _is_canonical(splits: Mapping[Split, pl.DataFrame], recipe: Recipe) -> bool:
+    """Tell whether there is nothing left to check or to sort in what `_prepared` gave."""
+    schema = {**INTERACTION_SCHEMA, TIMESTAMP: pl.Int64}
+    return (
+        recipe.split in (None, "leave-last-out")
+        and recipe.unknown_items == "drop"
+        and all(dict(frame.schema) == schema for frame in splits.values())
+        and not any(frame[column].null_count() for frame in splits.values() for column in schema)
     )
 
 
@@ -121,36 +141,51 @@ def _as_given(raw: RawDomain, recipe: Recipe) -> tuple[pl.DataFrame, dict[Split,
 
 
 def _prepared(raw: RawDomain, recipe: Recipe) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame]]:
-    rows = _usable(raw, recipe)
+    rows, catalogue = with_numbers(raw.interactions, raw.items)
+    lost = np.zeros(max(catalogue.max(initial=0), numbers_of(rows, ITEM).max(initial=0)) + 1, dtype=bool)
+    lost[numbers_of(rows, ITEM)] = True
+    rows = _usable(rows, raw, recipe, catalogue)
     if not recipe.keep_repeats:
         rows = deduplicate(rows, first_purchase_only=recipe.first_purchase_only)
     if recipe.min_user > 1 or recipe.min_item > 1:
         rows = k_core(rows, min_user=recipe.min_user, min_item=recipe.min_item)
     _LOG.info("%d of %d interactions kept", rows.height, raw.interactions.height)
-    kept = rows.select(ITEM).unique()
-    lost = raw.interactions.select(ITEM).unique().join(kept, on=ITEM, how="anti")
-    return raw.items.join(lost, on=ITEM, how="anti", maintain_order="left"), _split(rows, recipe)
+    lost[numbers_of(rows, ITEM)] = False
+    return raw.items.filter(pl.Series(~lost[catalogue])), _split(rows, recipe)
 
 
-def _usable(raw: RawDomain, recipe: Recipe) -> pl.DataFrame:
-    """Leave out what the recipe drops anyway, so that the k-core holds for what remains."""
-    rows = raw.interactions
+def _usable(rows: pl.DataFrame, raw: RawDomain, recipe: Recipe, catalogue: Int64[np.ndarray, " item"]) -> pl.DataFrame:
+    """Leave out what the recipe drops anyway, so that the k-core holds for what remains.
+
+    Args:
+        rows: the interactions with numbers.
+        raw: what they come from.
+        recipe: what to drop.
+        catalogue: the numbers of ``raw.items``.
+    """
+    items = numbers_of(rows, ITEM)
+    usable = np.ones(rows.height, dtype=bool)
     if recipe.unknown_items == "drop":
-        rows = rows.join(raw.items, on=ITEM, how="semi", maintain_order="left")
+        usable &= np.isin(items, catalogue, kind="table")
     if recipe.empty_titles == "drop":
-        rows = rows.join(raw.items.filter(is_empty_title()), on=ITEM, how="anti", maintain_order="left")
-    if rows.height < raw.interactions.height:
+        empty = raw.items.select(is_empty_title()).to_series().to_numpy()
+        usable &= ~np.isin(items, catalogue[empty], kind="table")
+    if not usable.all():
+        rows = rows.filter(pl.Series(usable))
         lost = raw.interactions.height - rows.height
         _LOG.info("%d interactions left out: their items are unknown or have no title", lost)
     return rows
 
 
 def _split(rows: pl.DataFrame, recipe: Recipe) -> dict[Split, pl.DataFrame]:
+    if recipe.split in (None, "leave-last-out"):
+        return leave_last_out(rows)
+    rows = without_numbers(rows)
     if recipe.split == "by-user":
         return by_user(rows, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
     if recipe.split == "temporal":
         return temporal(rows, validation=recipe.validation, test=recipe.test)
-    return {"train": rows} if recipe.split == "none" else leave_last_out(rows)
+    return {"train": rows}
 
 
 def _stated(recipe: Recipe) -> Mapping[str, Any]:

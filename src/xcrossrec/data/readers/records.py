@@ -239,14 +239,15 @@ def _fast_json(block: Block, columns: Sequence[str], optional: Sequence[str]) ->
     """Parse a block of clean lines; None where anything needs a closer look."""
     schema = dict.fromkeys([*columns, *optional], pl.String)
     try:
-        frame = pl.read_ndjson(io.BytesIO(block.data), schema=schema)
+        frame = pl.read_ndjson(block.data, schema=schema)
     except pl.exceptions.PolarsError:
         return None
     if frame.height != block.ends + (not block.data.endswith(b"\n")):
         return None
     if any(_lacks_or_nests(frame[name]) for name in columns):
         return None
-    return frame.with_row_index(LINE, offset=block.first).cast({LINE: pl.Int64})
+    lines = pl.int_range(block.first, block.first + frame.height, eager=True).alias(LINE)
+    return frame.insert_column(0, lines)
 
 
 def _lacks_or_nests(values: pl.Series) -> bool:
