@@ -72,3 +72,23 @@ def test_smoke(tmp_path: Path) -> None:
     assert measured.met_also
     assert [point["rows"] for point in measured.details["curve"]] == [2000, 2000]
     assert all(point[arm]["peak_mb"] > 10 for point in measured.details["curve"] for arm in import_data.ARMS)
+
+
+def test_generated_files_are_used_again_if_size_and_seed_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = import_data._market(tmp_path, 100)
+    written = made.reviews.stat().st_mtime_ns
+    assert import_data._market(tmp_path, 100) == made
+    assert made.reviews.stat().st_mtime_ns == written
+    monkeypatch.setattr(import_data, "SEED", 1)
+    import_data._market(tmp_path, 100)
+    assert made.reviews.stat().st_mtime_ns > written
+
+
+def test_a_rival_stopped_at_its_limit_bounds_the_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_data, "RIVAL_LIMIT_S", 30)
+    runs = import_data.Runs(failed={"pandas": "stopped after 30 s"})
+    for kept in (runs.seconds, runs.cpu_seconds, runs.peak_mb):
+        kept["ours"].append(2.0)
+    point = import_data._point(import_data.Stage(10, 1, 1), runs)
+    assert point["ratio_at_least"] == 15
+    assert "ratio" not in point
