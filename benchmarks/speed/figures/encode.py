@@ -35,7 +35,7 @@ from xcrossrec.models.scorer import encode_titles
 Precision = Literal["fp32", "bf16"]
 Encode = Callable[[list[str]], Any]
 
-TITLES, PROMPTS = 1024, 160
+TITLES, PROMPTS = 512, 96
 OTHERS_REPETITIONS = 3
 MRR_LOSS_ALLOWED = 0.005
 OURS = "ours"
