@@ -74,11 +74,13 @@ def leave_last_out(interactions: pl.DataFrame) -> dict[Split, pl.DataFrame]:
         DataError: no user has three items.
     """
     ordered = order(interactions)
+    del interactions  # the caller may have handed them over
     position = ordered[POSITION].to_numpy()
     starts = np.flatnonzero(position == 0)  # users stand together, each from 0
     sizes = np.diff(starts, append=ordered.height)
-    items = np.repeat(sizes, sizes)
-    left, long_enough = items - 1 - position, items >= 3  # left: items after this one
+    long_enough = np.repeat(sizes >= 3, sizes)
+    left = np.repeat((starts + sizes).astype(np.int32), sizes)
+    left -= np.arange(1, len(left) + 1, dtype=np.int32)  # items after this one
     if not long_enough.any():
         raise DataError("leave-last-out needs a user with at least 3 items, there is none: split by user")
     ordered = without_numbers(ordered)
