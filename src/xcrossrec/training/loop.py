@@ -191,7 +191,7 @@ def _batches(model: Model, domain: Domain, users: Sequences, config: TrainingCon
         config.history_limit,
         sampled_negatives=config.sampled_negatives,
         with_prompts=matcher_of(model).pooling == "prompt",
-        length_groups=1 if encoder_of(model).packs_in_training else LENGTH_GROUPS,
+        length_groups=1 if _on_cpu() and encoder_of(model).packs_in_training else LENGTH_GROUPS,
     )
 
 
@@ -249,7 +249,7 @@ def _trainer(
         warmup_steps=round(steps * config.warmup_share),
         seed=config.seed,
         bf16=_uses_bfloat16(config),
-        use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+        use_cpu=_on_cpu(),
         eval_strategy="epoch" if held else "no",
         save_strategy="epoch",
         save_total_limit=2,
@@ -280,6 +280,11 @@ def _trainer(
     )
     trainer.remove_callback(trainer.model_card_callback_class)  # it encodes examples for a card that nobody asked for
     return trainer
+
+
+def _on_cpu() -> bool:
+    """Whether the trainer has no accelerator to move the model to."""
+    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 def _uses_bfloat16(config: TrainingConfig) -> bool:
