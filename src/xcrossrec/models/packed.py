@@ -110,16 +110,17 @@ class PackedTexts:
                 count -= fits
         return [*parts, PackedTexts(self.place[start:end], tuple(groups))]
 
+    @property
+    def few(self) -> bool:
+        """Whether so little text is here that the number of calls costs more than padding does."""
+        return sum(count for count, _ in self.groups) * self.groups[-1][1] <= _FEW_SLOTS
+
     def attention(self, bias: Callable[[int], Tensor] | None = None) -> Attention:
-        """Attention of each text to itself.
+        """Attention of each text to itself, for one stream's tokens.
 
         Args:
             bias: gives, for a length, what is added to the scores (one, head, length, length).
         """
-
-        padded = self._padded() if len(self.groups) > 1 else None
-        if padded is not None:
-            return padded.attention(bias)
 
         def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
             out, start = [], 0
@@ -135,43 +136,26 @@ class PackedTexts:
 
         return attend
 
-    def _padded(self) -> _PaddedTexts | None:
-        """The same texts as one padded matrix, if that is small: then one call with a mask beats one a length."""
-        texts, longest = sum(count for count, _ in self.groups), self.groups[-1][1]
-        if texts * longest > _FEW_SLOTS:
-            return None
-        lengths = torch.tensor([length for count, length in self.groups for _ in range(count)])
+    def padded_attention(self, streams: int, bias: Callable[[int], Tensor] | None = None) -> Attention:
+        """Attention of each text to itself, all streams' tokens in one padded matrix.
+
+        Args:
+            streams: number of streams; their tokens follow each other.
+            bias: as for :meth:`attention`.
+        """
+        longest = self.groups[-1][1]
+        lengths = torch.tensor([length for count, length in self.groups for _ in range(count)] * streams)
         present = torch.arange(longest)[None, :] < lengths[:, None]
         place = present.flatten().nonzero()[:, 0]
-        index = torch.zeros(texts * longest, dtype=torch.long).index_copy(0, place, torch.arange(len(place)))
-        return _PaddedTexts(index, place, torch.zeros(present.shape).masked_fill(~present, -torch.inf))
-
-
-@dataclass(frozen=True)
-class _PaddedTexts:
-    """Few texts of different lengths as one padded matrix.
-
-    Attributes:
-        index: per slot its token; the first where the slot is empty.
-        place: per token its slot.
-        added: to the scores of each text's slots: nothing where there is a token, minus infinity elsewhere.
-    """
-
-    index: Int[Tensor, " cell"]
-    place: Int[Tensor, " token"]
-    added: Float[Tensor, "batch slot"]
-
-    def attention(self, bias: Callable[[int], Tensor] | None) -> Attention:
-        """Attention of each text to itself."""
-        texts, longest = self.added.shape
-        mask = self.added[:, None, None, :]
+        index = torch.zeros(present.numel(), dtype=torch.long).index_copy(0, place, torch.arange(len(place)))
+        mask = torch.zeros(present.shape).masked_fill(~present, -torch.inf)[:, None, None, :]
         mask = mask if bias is None else mask + bias(longest)
 
         def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
             q, k, v = (
-                states[self.index].view(texts, longest, heads, -1).transpose(1, 2) for states in (query, key, value)
+                states[index].view(len(lengths), longest, heads, -1).transpose(1, 2) for states in (query, key, value)
             )
-            return _attend(q, k, v, mask).transpose(1, 2).reshape(texts * longest, -1)[self.place]
+            return _attend(q, k, v, mask).transpose(1, 2).reshape(present.numel(), -1)[place]
 
         return attend
 
@@ -223,22 +207,40 @@ class _Layer:
     activation: str
 
     def run(
-        self, x: Float[Tensor, "token dim"], stream: int, attend: Attention, heads: int, dtype: torch.dtype
+        self, x: Float[Tensor, "token dim"], stream: int | None, attend: Attention, heads: int, dtype: torch.dtype
     ) -> Float[Tensor, "token dim"]:
-        """Run one stream; products in ``dtype``, the rest in the type of ``x``."""
+        """Run one stream, or all of them one after another in ``x``; products in ``dtype``, the rest in x's type."""
+
+        def product(states: Tensor, part: Sequence[Weights], **fused: Any) -> Tensor:
+            chosen = part if stream is None or len(part) == 1 else [part[stream]]
+            return _product(states.to(dtype), chosen, **fused)
+
         narrow = x.to(dtype)
-        query, key, value = (frozen_product(narrow, *_of(part, stream)) for part in (self.query, self.key, self.value))
-        attended = attend(query, key, value, heads)
-        h = frozen_product(attended, *_of(self.out, stream), residual=x)
-        h = _normalize(h, self.attention_norm)
+        query, key, value = (product(narrow, part) for part in (self.query, self.key, self.value))
+        h = _normalize(product(attend(query, key, value, heads), self.out, residual=x), self.attention_norm)
         gelu = _GELUS.get(self.activation)
-        inner = frozen_product(h.to(dtype), *_of(self.up, stream), gelu=gelu)
+        inner = product(h, self.up, gelu=gelu)
         inner = inner if gelu else ACT2FN[self.activation](inner)
-        return _normalize(frozen_product(inner, *_of(self.down, stream), residual=h), self.output_norm)
+        return _normalize(product(inner, self.down, residual=h), self.output_norm)
 
 
-def _of(part: Sequence[Weights], stream: int) -> Weights:
-    return part[stream if len(part) > 1 else 0]
+def _product(
+    x: Float[Tensor, "token inside"],
+    part: Sequence[Weights],
+    *,
+    residual: Float[Tensor, "token outside"] | None = None,
+    gelu: Gelu | None = None,
+) -> Float[Tensor, "token outside"]:
+    """Multiply by one weight, or each stream's share of the tokens by its own."""
+    if len(part) == 1:
+        return frozen_product(x, *part[0], residual=residual, gelu=gelu)
+    residuals = [None] * len(part) if residual is None else residual.chunk(len(part))
+    return torch.cat(
+        [
+            frozen_product(states, *weights, residual=other, gelu=gelu)
+            for states, weights, other in zip(x.chunk(len(part)), part, residuals, strict=True)
+        ]
+    )
 
 
 def _normalize(x: Tensor, norm: nn.LayerNorm) -> Tensor:
@@ -308,16 +310,31 @@ class PackedEncoder:
         Returns:
             each stream's last states.
         """
-        model = _unwrapped(self.backbone)
+        heads = _unwrapped(self.backbone).config.num_attention_heads
         streams: Sequence[Tensor] = [embedded] * self.sources
         for number, layer in enumerate(self._folded(dtype)):
-            streams = [
-                layer.run(x, stream, attend, model.config.num_attention_heads, dtype)
-                for stream, x in enumerate(streams)
-            ]
+            streams = [layer.run(x, stream, attend, heads, dtype) for stream, x in enumerate(streams)]
             if self.mixers:
                 streams = self.mixers[number].mix(streams)
         return streams
+
+    def run_together(
+        self, embedded: Float[Tensor, "token dim"], attend: Attention, dtype: torch.dtype
+    ) -> Sequence[Float[Tensor, "token dim"]]:
+        """Run all layers as :meth:`run` does, with the streams' tokens one after another: fewer, larger products.
+
+        Args:
+            embedded: the embedding layer's output, the same for all streams.
+            attend: who sees whom, among the tokens of all streams.
+            dtype: of the products.
+        """
+        heads = _unwrapped(self.backbone).config.num_attention_heads
+        x = torch.cat([embedded] * self.sources)
+        for number, layer in enumerate(self._folded(dtype)):
+            x = layer.run(x, None, attend, heads, dtype)
+            if self.mixers:
+                x = torch.cat(list(self.mixers[number].mix(x.chunk(self.sources))))
+        return x.chunk(self.sources)
 
     def encode(
         self,
@@ -344,8 +361,11 @@ class PackedEncoder:
         embedded = _unwrapped(self.backbone).embeddings(input_ids=input_ids).flatten(0, 1)
         done = []
         for part in parts:
-            x = embedded[part.place]
-            streams = self.run(x.to(dtype) if narrow_states else x, part.attention(self._bias()), dtype)
+            x = embedded[part.place].to(dtype if narrow_states else embedded.dtype)
+            if part.few:
+                streams = self.run_together(x, part.padded_attention(self.sources, self._bias()), dtype)
+            else:
+                streams = self.run(x, part.attention(self._bias()), dtype)
             done.append(combine(streams).float())
         states = done[0] if len(done) == 1 else torch.cat(done)
         out = states.new_zeros(embedded.shape).index_copy(0, texts.place, states)
