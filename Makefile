@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" \
-	    pytest pytest-cov hypothesis beartype pandas matplotlib mypy ruff import-linter
+	    pytest pytest-cov hypothesis beartype pandas matplotlib mypy ruff import-linter schemathesis playwright
 	touch $@
 
 demo: $(STAMP) ## adapt to a new domain on the built-in sample market
