@@ -12,6 +12,7 @@ from xcrossrec.exceptions import (
     DataError,
     MissingExtraError,
     ModelError,
+    StorageError,
     XCrossRecError,
 )
 
@@ -24,6 +25,7 @@ from xcrossrec.exceptions import (
         (ModelError, (XCrossRecError, ValueError)),
         (BaseMismatchError, (ModelError,)),
         (BundleError, (ModelError,)),
+        (StorageError, (XCrossRecError, OSError)),
         (MissingExtraError, (XCrossRecError, ImportError)),
     ],
 )

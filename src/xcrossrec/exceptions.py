@@ -6,6 +6,7 @@
     ├── ModelError           (ValueError)   a model or adapter that cannot be used
     │   ├── BaseMismatchError               adapters or bundle belong to another base model
     │   └── BundleError                     a folder on disk is incomplete, corrupt or foreign
+    ├── StorageError         (OSError)      the disk refuses a write: full, read-only or faulty; nothing was changed
     └── MissingExtraError    (ImportError)  an optional dependency is absent; names its install line
 
 Every message says what failed, the value, what was expected and what to do.
@@ -37,6 +38,10 @@ class BaseMismatchError(ModelError):
 
 class BundleError(ModelError):
     """A model folder is incomplete, corrupt, foreign or unsafe."""
+
+
+class StorageError(XCrossRecError, OSError):
+    """The disk refuses a write; nothing was changed by it."""
 
 
 class MissingExtraError(XCrossRecError, ImportError):

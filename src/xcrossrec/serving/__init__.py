@@ -1,0 +1,1 @@
+"""The service: a catalogue on disk, an HTTP API and a page."""

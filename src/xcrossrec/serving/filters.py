@@ -1,0 +1,72 @@
+"""Which items a search may find."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from xcrossrec.exceptions import DataError
+from xcrossrec.serving.stored_item import StoredItem
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Conditions that every found item meets; None sets no condition.
+
+    They hold inside the search: ``k`` items come back if ``k`` meet them. An item without a category or a price
+    meets no condition on it.
+
+    Attributes:
+        category: one of these, exactly.
+        in_stock: true for items that can be bought now, false for the others.
+        price_min: this price or more.
+        price_max: this price or less.
+
+    Raises:
+        DataError: no category, another type, or prices that are not finite or leave no room.
+    """
+
+    category: Collection[str] | None = None
+    in_stock: bool | None = None
+    price_min: float | None = None
+    price_max: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.category is not None:
+            if isinstance(self.category, str) or not all(isinstance(name, str) for name in self.category):
+                raise DataError(f"the filter category is {self.category!r}: give a list of texts")
+            if not self.category:
+                raise DataError("the filter category is an empty list: name at least one, or leave it out")
+            object.__setattr__(self, "category", frozenset(self.category))
+        if self.in_stock is not None and not isinstance(self.in_stock, bool):
+            raise DataError(f"the filter in_stock is {self.in_stock!r}: give true or false, or leave it out")
+        self._check_prices()
+
+    def _check_prices(self) -> None:
+        for name in ("price_min", "price_max"):
+            value = getattr(self, name)
+            if value is not None and not _is_finite_number(value):
+                raise DataError(f"the filter {name} is {value!r}: give a finite number, or leave it out")
+        if self.price_min is not None and self.price_max is not None and self.price_min > self.price_max:
+            raise DataError(
+                f"the filter price_min {self.price_min} is above price_max {self.price_max}: no price can meet both"
+            )
+
+    def allow(self, item: StoredItem) -> bool:
+        """Whether an item meets all conditions; what the search computes for many at once."""
+        return (
+            (self.category is None or item.category in self.category)
+            and (self.in_stock is None or item.in_stock == self.in_stock)
+            and (self.price_min is None or (item.price is not None and item.price >= self.price_min))
+            and (self.price_max is None or (item.price is not None and item.price <= self.price_max))
+        )
+
+
+def _is_finite_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

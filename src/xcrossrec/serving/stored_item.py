@@ -1,0 +1,110 @@
+"""An item as a catalogue keeps it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from xcrossrec.data.interactions import unescape
+from xcrossrec.exceptions import DataError
+from xcrossrec.prompts import clean_title
+
+LONGEST_ID = 512
+"""Characters of an item id or a category, at most."""
+
+LONGEST_TITLE = 10_000
+"""Characters of a title, at most; models read far fewer."""
+
+LARGEST_METADATA = 16_384
+"""Bytes of an item's metadata as JSON, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """One item of a catalogue.
+
+    Attributes:
+        item_id: unique in the catalogue.
+        title: HTML entities and white space are cleaned as on import; empty only where an imported domain has none.
+        category: what filters compare, exactly.
+        in_stock: whether it can be bought now.
+        price: in the shop's currency, 0 or more; None where it is unknown.
+        metadata: a small JSON object that is given back as it came.
+
+    Raises:
+        DataError: a value of another type, not finite, too long, or text that is not valid Unicode.
+    """
+
+    item_id: str
+    title: str
+    category: str | None = None
+    in_stock: bool = True
+    price: float | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        _check_text("item id", self.item_id, LONGEST_ID, least=1)
+        _check_text(f"title of item {self.item_id!r}", self.title, LONGEST_TITLE)
+        if self.category is not None:
+            _check_text(f"category of item {self.item_id!r}", self.category, LONGEST_ID, least=1)
+        if not isinstance(self.in_stock, bool):
+            raise DataError(f"in_stock of item {self.item_id!r} is {self.in_stock!r}: give true or false")
+        if self.price is not None:
+            object.__setattr__(self, "price", _price(self.item_id, self.price))
+        if self.metadata is not None:
+            metadata_json(self)
+        object.__setattr__(self, "title", clean_title(unescape(self.title)))
+
+    @classmethod
+    def restore(cls, *values: Any) -> Self:
+        """Make an item of values that were checked when they were written, in the order of the attributes."""
+        item = object.__new__(cls)
+        for name, value in zip(cls.__slots__, values, strict=True):
+            object.__setattr__(item, name, value)
+        return item
+
+
+def metadata_json(item: StoredItem) -> str | None:
+    """Write an item's metadata as JSON.
+
+    Raises:
+        DataError: no JSON object, or a large one.
+    """
+    if item.metadata is None:
+        return None
+    if not isinstance(item.metadata, Mapping) or not all(isinstance(key, str) for key in item.metadata):
+        raise DataError(f"metadata of item {item.item_id!r} are no JSON object with text keys: give one, or none")
+    try:
+        text = json.dumps(dict(item.metadata), ensure_ascii=False, allow_nan=False)
+        size = len(text.encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"metadata of item {item.item_id!r} cannot be written as JSON ({error}): change it") from None
+    if size > LARGEST_METADATA:
+        raise DataError(f"metadata of item {item.item_id!r} have {size} bytes, at most {LARGEST_METADATA} are kept")
+    return text
+
+
+def _check_text(what: str, value: object, longest: int, *, least: int = 0) -> None:
+    if not isinstance(value, str):
+        raise DataError(f"the {what} is {value!r}, expected text")
+    if not least <= len(value) <= longest:
+        raise DataError(f"the {what} has {len(value)} characters: give {least} to {longest}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"the {what} is not valid Unicode ({error.reason} at {error.start}): send UTF-8") from None
+
+
+def _price(item_id: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise DataError(f"the price of item {item_id!r} is {value!r}, expected a number or none")
+    try:
+        price = float(value)
+    except OverflowError:
+        price = math.inf
+    if not 0 <= price < math.inf:
+        raise DataError(f"the price of item {item_id!r} is {price}: give a number from 0 on, or none")
+    return price
