@@ -1,0 +1,206 @@
+"""Run one cell in this process: ``python -m xcrossrec.benchmark.cell_process SUITE OUT CELL``.
+
+A process a cell: its peak memory is the cell's own, and a kill costs no more than the cell.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xcrossrec.benchmark.ablation import integration_switched_off
+from xcrossrec.benchmark.cells import ALL, NO_BUDGET, Cell, CellFiles
+from xcrossrec.benchmark.methods import KINDS
+from xcrossrec.benchmark.suite import Suite
+from xcrossrec.benchmark.task import Fitted, Source, Task
+from xcrossrec.data.domain import Domain
+from xcrossrec.data.store import read_domain
+from xcrossrec.evaluation import Evaluation, evaluate
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.training.source import seen_users
+
+_PARENT_CHECK_S = 2.0
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Wall and processor seconds since it was started."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def start(cls) -> _Clock:
+        return cls(time.perf_counter(), time.process_time())
+
+    def seconds(self) -> dict[str, float]:
+        return {
+            "wall_s": round(time.perf_counter() - self.wall, 2),
+            "cpu_s": round(time.process_time() - self.cpu, 2),
+        }
+
+
+def run_cell(suite: Suite, files: CellFiles, cell: Cell) -> dict[str, Any]:
+    """Fit one cell's method, rank the split's users, and write the record and the per-user results.
+
+    Args:
+        suite: what the cell belongs to.
+        files: where it is written.
+        cell: which one.
+
+    Returns:
+        the record as written.
+    """
+    directory = suite.data / cell.target
+    domain = read_domain(directory)
+    scratch = files.root / "work"
+    scratch.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{cell.target}-{cell.method}-{cell.budget_name}-", dir=scratch))
+    try:
+        task = make_task(suite, cell, domain, work)
+        fitting = _Clock.start()
+        fitted = KINDS[suite.methods[cell.method].kind].load()(task)
+        training = fitting.seconds()
+        ranking = _Clock.start()
+        evaluation = _rank(suite, task, fitted, domain, directory)
+        ablation = integration_switched_off(fitted, suite, task, domain, directory)
+        record = _record(suite, cell, task, fitted, evaluation, training, ranking.seconds(), ablation)
+        files.write(cell, evaluation, record)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return record
+
+
+def make_task(suite: Suite, cell: Cell, domain: Domain, work: Path) -> Task:
+    """Cut the target to the budget and gather the sources and settings.
+
+    Raises:
+        ConfigError: a source has no adapter yet.
+    """
+    sources = tuple(Source(name, suite.adapters / name, suite.data / name) for name in cell.sources)
+    for source in sources:
+        if not source.adapter.is_dir():
+            raise ConfigError(
+                f"source {source.name!r} has no adapter at {source.adapter}: run `xcrossrec benchmark sources` first"
+            )
+    return Task(
+        target=cut_to_budget(domain, cell.budget, cell.seed),
+        sources=sources,
+        seed=cell.seed,
+        work=work,
+        training=suite.training_for(cell.budget, cell.seed),
+        settings=suite.methods[cell.method].settings,
+        base=suite.base,
+        scoring=suite.scoring,
+        pooling=suite.pooling,
+    )
+
+
+def cut_to_budget(domain: Domain, budget: int, seed: int) -> Domain:
+    """The domain with the training users of a budget, and no others.
+
+    A method without a budget gets all of them, and may use the catalogue alone (its kind says so).
+    """
+    frame = domain.frame("train")
+    if budget not in (ALL, NO_BUDGET):
+        chosen = domain.sequences("train").take(budget, seed).user_ids
+        frame = frame.filter(frame["user_id"].is_in(chosen))
+    return Domain(domain.name, domain.items, {"train": frame}, domain.manifest)
+
+
+def _rank(suite: Suite, task: Task, fitted: Fitted, domain: Domain, directory: Path) -> Evaluation:
+    seen = _seen(task, domain, suite) if fitted.uses_sources else None
+    return evaluate(
+        fitted.scorer,
+        domain,
+        suite.split,  # type: ignore[arg-type]
+        negatives=suite.negatives,
+        seed=suite.candidate_seed,
+        directory=directory,
+        seen_users=seen,
+    )
+
+
+def _seen(task: Task, domain: Domain, suite: Suite) -> frozenset[str]:
+    return frozenset().union(*(seen_users(s.adapter, domain, suite.split) for s in task.sources))  # type: ignore[arg-type]
+
+
+def _record(
+    suite: Suite,
+    cell: Cell,
+    task: Task,
+    fitted: Fitted,
+    evaluation: Evaluation,
+    training: Mapping[str, float],
+    ranking: Mapping[str, float],
+    ablation: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "suite": suite.name,
+        "cell": cell.name,
+        "target": cell.target,
+        "sources": list(cell.sources),
+        "method": cell.method,
+        "kind": suite.methods[cell.method].kind,
+        "budget": cell.budget_name,
+        "users": None if cell.budget == NO_BUDGET else len(task.users),
+        "seed": cell.seed,
+        "settings": dict(task.settings),
+        "training": task.training.to_dict(),
+        "scoring": suite.scoring,
+        "pooling": suite.pooling,
+        "data_fingerprint": evaluation.info.fingerprint,
+        "commit": commit(),
+        "fit": dict(training),
+        "rank": dict(ranking),
+        "peak_memory_mib": round(usage.ru_maxrss / 1024, 1),
+        "trained_parameters": fitted.trained_parameters,
+        "head_parameters": fitted.head_parameters,
+        "report": dict(fitted.report),
+        "metrics": evaluation.summary(),
+        "integration_off": ablation,
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+    }
+
+
+def commit() -> str | None:
+    """The checkout's commit, with ``+`` behind it where tracked files differ; None outside a checkout."""
+    root = Path(__file__).parent
+    described = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=10"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or None
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process when its runner is gone, so that a restarted runner does not meet it."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK_S)
+    os._exit(1)
+
+
+def main(arguments: list[str]) -> None:
+    """Run the cell that the runner names."""
+    suite_path, out, name, parent = arguments
+    threading.Thread(target=_end_with_parent, args=(int(parent),), daemon=True).start()
+    suite = Suite.read(Path(suite_path))
+    cell = next(cell for cell in suite.cells() if cell.name == name)
+    run_cell(suite, CellFiles(Path(out)), cell)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,100 @@
+"""LoRA on the target, from the base or from a source, and the head alone."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from xcrossrec.baselines.neural import ModelScorer
+from xcrossrec.benchmark.methods.held_loss import next_item_loss
+from xcrossrec.benchmark.task import Fitted, Source, Task, check_settings
+from xcrossrec.models import bundle
+from xcrossrec.models.base import load_base
+from xcrossrec.models.bundle import Model
+from xcrossrec.models.encoder import SourceEncoder
+from xcrossrec.training.loop import fit
+from xcrossrec.training.source import HEAD_PATTERNS, train_source
+
+LORA_RATE = 1e-3
+"""AdamW's rate, the best of the search in LOG.md."""
+
+_USERS_TO_CHOOSE_BY = 256
+
+
+def lora(task: Task) -> Fitted:
+    """LoRA (r=8 on query and value) from the base, with the same head and early stopping as the integration."""
+    check_settings(task, {"rank"})
+    return trained_lora(task, init=None)
+
+
+def lora_from_best_source(task: Task) -> Fitted:
+    """LoRA warm-started from the source with the lowest loss on the budget's users."""
+    check_settings(task, set())
+    best, losses = best_source(task)
+    fitted = trained_lora(task, init=best.adapter)
+    return replace(fitted, uses_sources=True, report={**fitted.report, "init": best.name, "loss_by_source": losses})
+
+
+def best_source(task: Task) -> tuple[Source, dict[str, float]]:
+    """Choose a source by its loss on at most 256 of the budget's users; validation has no part in it."""
+    users = task.users.take(min(_USERS_TO_CHOOSE_BY, len(task.users)), task.seed)
+    losses = {source.name: next_item_loss(bundle.load(source.adapter), task, users) for source in task.sources}
+    return min(task.sources, key=lambda source: losses[source.name]), losses
+
+
+def trained_lora(task: Task, init: Path | None) -> Fitted:
+    """Fine-tune LoRA on the budget's users.
+
+    Args:
+        task: the cell's.
+        init: adapter to start from; None starts from the base.
+    """
+    rate = task.setting("learning_rate", LORA_RATE)
+    out = Path(tempfile.mkdtemp(dir=task.work)) / "lora"
+    report = train_source(
+        task.target,
+        out,
+        config=replace(task.training, learning_rate=rate),
+        base=task.base,
+        init=init,
+        rank=task.setting("rank", 8),
+        scoring=task.scoring,
+        pooling=task.pooling,
+        show_progress=False,
+    )
+    return fitted_model(bundle.load(out), task, asdict(report))
+
+
+def head_on_the_base(task: Task) -> Fitted:
+    """The head alone on the untrained base: what every method gets for nothing."""
+    check_settings(task, {"projection_rank"})
+    config = task.training
+    rank = task.setting("projection_rank", config.projection_rank)
+    encoder = SourceEncoder(load_base(task.base))
+    encoder.requires_grad_(False)
+    model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling)
+    model = bundle.with_projection(model, rank, config.seed)
+    config = replace(config, projection_learning_rate=task.setting("learning_rate", config.projection_learning_rate))
+    report = fit(
+        model, task.target, task.users, config, task.work / "head", head_patterns=HEAD_PATTERNS, show_progress=False
+    )
+    return fitted_model(model, task, asdict(report))
+
+
+def fitted_model(model: Model, task: Task, report: dict[str, object]) -> Fitted:
+    """Bind a trained model to the target's catalogue and count what was trained."""
+    trained = report["trained_parameters"]
+    assert isinstance(trained, int)
+    return Fitted(
+        ModelScorer(model, task.target.titles, name="model"),
+        trained_parameters=trained,
+        head_parameters=head_parameters(model),
+        report=report,
+        model=model,
+    )
+
+
+def head_parameters(model: Model) -> int:
+    """Scalars behind the encoder: projection, matcher or pair head."""
+    return sum(parameter.numel() for module in list(model)[1:] for parameter in module.parameters())

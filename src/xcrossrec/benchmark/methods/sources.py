@@ -1,0 +1,34 @@
+"""Methods without any training on the target: the base, a source, the mean of the sources."""
+
+from __future__ import annotations
+
+from xcrossrec.baselines.neural import MeanScorer, trained, untrained
+from xcrossrec.benchmark.task import Fitted, Task, check_settings
+from xcrossrec.exceptions import ConfigError
+
+
+def untrained_base(task: Task) -> Fitted:
+    """The base's own similarity; ``pooling`` chooses how the history is read."""
+    check_settings(task, {"pooling"})
+    return Fitted(untrained(task.base, task.target.titles, pooling=task.setting("pooling", task.pooling)))
+
+
+def source_alone(task: Task) -> Fitted:
+    """One source's model as it is; ``number`` says which, from 0.
+
+    Raises:
+        ConfigError: there is no such source.
+    """
+    check_settings(task, {"number"})
+    number = task.setting("number", 0)
+    if not 0 <= number < len(task.sources):
+        raise ConfigError(f"source number {number} of {len(task.sources)} sources: count from 0")
+    source = task.sources[number]
+    return Fitted(trained(source.adapter, task.target.titles), uses_sources=True, report={"source": source.name})
+
+
+def mean_of_sources(task: Task) -> Fitted:
+    """The mean of the sources' scores."""
+    check_settings(task, set())
+    scorers = [trained(source.adapter, task.target.titles) for source in task.sources]
+    return Fitted(MeanScorer(scorers), uses_sources=True)

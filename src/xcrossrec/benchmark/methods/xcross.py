@@ -1,0 +1,49 @@
+"""X-Cross in its forms."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from xcrossrec.benchmark.methods.lora import fitted_model
+from xcrossrec.benchmark.task import Fitted, Task, check_settings
+from xcrossrec.config import target_config
+from xcrossrec.models import bundle
+from xcrossrec.training.target import DEFAULT_INTEGRATOR, count_parameters, train_target
+
+FROZEN_RATE = 1e-12
+"""A rate that leaves the integrators where they start: at zero."""
+
+
+def xcross(task: Task) -> Fitted:
+    """Integrate the sources into the target; ``integrator`` and the strengths are settings."""
+    check_settings(task, {"integrator", "beta", "gamma"})
+    return _integrated(task, task.setting("learning_rate", None))
+
+
+def head_on_the_sources(task: Task) -> Fitted:
+    """The same with integrators that cannot learn: the head on the mean of the sources' states."""
+    check_settings(task, {"integrator"})
+    return _integrated(task, FROZEN_RATE)
+
+
+def _integrated(task: Task, rate: float | None) -> Fitted:
+    integrator = task.setting("integrator", DEFAULT_INTEGRATOR)
+    out = Path(tempfile.mkdtemp(dir=task.work)) / "xcross"
+    report = train_target(
+        task.target,
+        [source.adapter for source in task.sources],
+        out,
+        config=replace(task.training, learning_rate=rate or target_config(integrator).learning_rate),
+        integrator=integrator,
+        beta=task.setting("beta", 1.0),
+        gamma=task.setting("gamma", 1.0),
+        base=task.base,
+        scoring=task.scoring,
+        pooling=task.pooling,
+        show_progress=False,
+    )
+    model = bundle.load(out)
+    fitted = fitted_model(model, task, asdict(report))
+    return replace(fitted, uses_sources=True, report={**fitted.report, "parameters": count_parameters(model)})

@@ -1,0 +1,180 @@
+"""Run a suite's cells, several at a time, each in a process of its own; what is finished is never run again."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import IO
+
+from xcrossrec.benchmark.cells import Cell, CellFiles
+from xcrossrec.benchmark.suite import Suite
+from xcrossrec.exceptions import ConfigError
+
+_POLL_S = 0.5
+_LOCK = "run.lock"
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        total: cells asked for.
+        done: complete, those of earlier runs too.
+        failed: names of cells that ended with an error.
+        running: names of the cells at work.
+        last: the cell that ended last.
+        started: when the run began (`time.monotonic`).
+        finished_now: cells that this run completed.
+    """
+
+    total: int
+    done: int
+    failed: list[str] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)
+    last: str | None = None
+    started: float = field(default_factory=time.monotonic)
+    finished_now: int = 0
+
+    def line(self) -> str:
+        """One line for people."""
+        minutes = (time.monotonic() - self.started) / 60
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        at_work = f"; now {', '.join(self.running)}" if self.running else ""
+        last = f"; last {self.last}" if self.last else ""
+        return f"{self.done} of {self.total} cells{failed} after {minutes:.1f} min{last}{at_work}"
+
+
+@dataclass
+class _Running:
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+
+
+def select(suite: Suite, only: Sequence[str] = ()) -> list[Cell]:
+    """The suite's cells, in order, whose name fits one of the patterns (all without any).
+
+    Raises:
+        ConfigError: a pattern fits no cell.
+    """
+    cells = suite.cells()
+    for pattern in only:
+        if not any(fnmatch(cell.name, pattern) for cell in cells):
+            raise ConfigError(f"no cell of {suite.name!r} fits {pattern!r}: names look like {cells[0].name}")
+    return [cell for cell in cells if not only or any(fnmatch(cell.name, pattern) for pattern in only)]
+
+
+def run(
+    suite_path: Path,
+    out: Path,
+    *,
+    workers: int = 1,
+    threads: int | None = None,
+    only: Sequence[str] = (),
+    progress: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Run what is missing of a suite; can be killed at any moment and started again.
+
+    Args:
+        suite_path: the suite's TOML.
+        out: the run's folder.
+        workers: cells at a time.
+        threads: of each; None shares the processor's cores among the workers.
+        only: patterns of cell names.
+        progress: called whenever a cell starts or ends.
+
+    Raises:
+        ConfigError: a faulty suite, no worker, or another run in the same folder.
+    """
+    if workers < 1:
+        raise ConfigError(f"{workers} workers are asked for: give 1 or more")
+    suite = Suite.read(suite_path)
+    files = CellFiles(out)
+    cells = select(suite, only)
+    waiting = [cell for cell in cells if not files.done(cell)]
+    state = Progress(total=len(cells), done=len(cells) - len(waiting))
+    report = progress or (lambda _: None)
+    with _sole_run(out), _workers() as running:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                running.append(_start(suite_path, files, waiting.pop(0), threads or _share(workers)))
+                state.running = [item.cell.name for item in running]
+                report(state)
+            if _collect(files, running, state):
+                report(state)
+            else:
+                time.sleep(_POLL_S)
+    return state
+
+
+def _share(workers: int) -> int:
+    return max(1, (os.cpu_count() or 1) // workers)
+
+
+@contextmanager
+def _sole_run(out: Path) -> Iterator[None]:
+    """Hold the folder's lock; the system lets go of it when the process ends, however that happens."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"another run is at work in {out}: wait for it, or give another --out") from None
+        yield
+
+
+@contextmanager
+def _workers() -> Iterator[list[_Running]]:
+    """End the processes at work when the run is interrupted."""
+    running: list[_Running] = []
+    try:
+        yield running
+    finally:
+        for item in running:
+            item.process.kill()
+            item.process.wait()
+            item.log.close()
+
+
+def _start(suite_path: Path, files: CellFiles, cell: Cell, threads: int) -> _Running:
+    log_path = files.failure(cell).with_suffix(".log")
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    log = log_path.open("wb")
+    command = [sys.executable, "-W", "ignore", "-m", "xcrossrec.benchmark.cell_process"]
+    process = subprocess.Popen(
+        [*command, str(suite_path), str(files.root), cell.name, str(os.getpid())],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **dict.fromkeys(_THREADS, str(threads)), "TOKENIZERS_PARALLELISM": "false"},
+    )
+    return _Running(cell, process, log)
+
+
+def _collect(files: CellFiles, running: list[_Running], state: Progress) -> bool:
+    """Take note of the processes that have ended; whether there were any."""
+    ended = [item for item in running if item.process.poll() is not None]
+    for item in ended:
+        running.remove(item)
+        item.log.close()
+        log = files.failure(item.cell).with_suffix(".log")
+        if item.process.returncode == 0 and files.done(item.cell):
+            log.unlink(missing_ok=True)
+            state.done += 1
+            state.finished_now += 1
+            state.last = item.cell.name
+        else:
+            log.replace(files.failure(item.cell))
+            state.failed.append(item.cell.name)
+    state.running = [item.cell.name for item in running]
+    return bool(ended)

@@ -1,0 +1,227 @@
+"""A suite: which cells there are, in which order they run, with which settings; read from TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xcrossrec.benchmark.cells import ALL, NO_BUDGET, Cell
+from xcrossrec.benchmark.methods import KINDS
+from xcrossrec.config import TrainingConfig
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.models.base import DEFAULT_BASE
+from xcrossrec.types import HISTORY_POOLINGS, NEGATIVES, SCORINGS, HistoryPooling, Negatives, Scoring
+
+_TABLES = {"name", "data", "adapters", "out", "base", "scoring", "pooling", "split", "negatives", "candidate_seed"}
+_PARTS = {"training", "epochs", "sources", "methods", "grid"}
+_GRID = {"targets", "sources", "methods", "budgets", "seeds"}
+_DEFAULT_EPOCHS = 8
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A method of a suite.
+
+    Attributes:
+        name: what the report calls it.
+        kind: one of :data:`xcrossrec.benchmark.methods.KINDS`.
+        settings: its own settings.
+    """
+
+    name: str
+    kind: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A block of the grid: every combination of its lists, budgets outermost."""
+
+    targets: tuple[str, ...]
+    sources: Mapping[str, tuple[str, ...]]
+    methods: tuple[str, ...]
+    budgets: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What to run.
+
+    Attributes:
+        name: of the suite.
+        data: folder with one domain folder a name.
+        adapters: folder with one source adapter a domain's name.
+        out: the run's folder.
+        base: base model.
+        scoring: ``dual`` or ``pair``.
+        pooling: of the history, for every method.
+        split: whose users are ranked.
+        negatives: the protocols.
+        candidate_seed: of the candidate lists, the same for every cell.
+        training: settings of every trained encoder.
+        epochs: most passes, by budget; a budget takes those of the largest one that is not above it.
+        source_training: settings and budget of the sources' adapters.
+        methods: by name.
+        grid: parts, in the order they run.
+    """
+
+    name: str
+    data: Path
+    adapters: Path
+    out: Path
+    base: str
+    scoring: Scoring
+    pooling: HistoryPooling
+    split: str
+    negatives: tuple[Negatives, ...]
+    candidate_seed: int
+    training: Mapping[str, Any]
+    epochs: Mapping[int, int]
+    source_training: Mapping[str, Any]
+    methods: Mapping[str, MethodEntry]
+    grid: tuple[Part, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Suite:
+        """Read and check a suite; relative folders start where the command runs.
+
+        Raises:
+            ConfigError: no such file, not TOML, or an entry that is unknown or missing, named.
+        """
+        try:
+            found = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"the suite {path} cannot be read ({error}): give a TOML file, see docs/evidence.md"
+            ) from error
+        _refuse_unknown(found, _TABLES | _PARTS, str(path))
+        suite = cls(
+            name=_text(found, "name", path, path.stem),
+            data=Path(_text(found, "data", path)),
+            adapters=Path(_text(found, "adapters", path)),
+            out=Path(_text(found, "out", path)),
+            base=_text(found, "base", path, DEFAULT_BASE),
+            scoring=_choice(found.get("scoring", "dual"), SCORINGS, "scoring"),
+            pooling=_choice(found.get("pooling", "late"), HISTORY_POOLINGS, "pooling"),
+            split=_text(found, "split", path, "validation"),
+            negatives=tuple(_choice(kind, NEGATIVES, "negatives") for kind in found.get("negatives", NEGATIVES)),
+            candidate_seed=int(found.get("candidate_seed", 0)),
+            training=dict(found.get("training", {})),
+            epochs=_epochs(found.get("epochs", {})),
+            source_training=dict(found.get("sources", {})),
+            methods=_methods(found.get("methods", {})),
+            grid=tuple(_part(part) for part in found.get("grid", [])),
+        )
+        suite._check()
+        return suite
+
+    def _check(self) -> None:
+        self.training_for(ALL, 0)
+        if not self.grid:
+            raise ConfigError(f"the suite {self.name!r} has no [[grid]]: say which targets, methods, budgets and seeds")
+        for part in self.grid:
+            for method in part.methods:
+                if method not in self.methods:
+                    raise ConfigError(f"the grid names a method {method!r} that has no [methods.{method}] table")
+            for target in part.targets:
+                if target in part.sources.get(target, ()):
+                    raise ConfigError(f"{target!r} is a source of itself in the grid: leave it out")
+
+    def training_for(self, budget: int, seed: int) -> TrainingConfig:
+        """Settings of an encoder's training at a budget."""
+        return TrainingConfig.from_mapping(self.training, epochs=self._epochs_at(budget), patience=3, seed=seed)
+
+    def _epochs_at(self, budget: int) -> int:
+        if budget == ALL:
+            return self.epochs.get(ALL, min(self.epochs.values(), default=_DEFAULT_EPOCHS))
+        fitting = [known for known in self.epochs if ALL < known <= max(budget, 1)]
+        return self.epochs[max(fitting)] if fitting else max(self.epochs.values(), default=_DEFAULT_EPOCHS)
+
+    def cells(self) -> list[Cell]:
+        """All cells, each once, in the order they run."""
+        return list(dict.fromkeys(cell for part in self.grid for cell in self._cells_of(part)))
+
+    def _cells_of(self, part: Part) -> Iterator[Cell]:
+        for budget in part.budgets:
+            for seed in part.seeds:
+                for target in part.targets:
+                    for method in part.methods:
+                        yield self._cell(part, target, method, budget, seed)
+
+    def _cell(self, part: Part, target: str, method: str, budget: int, seed: int) -> Cell:
+        kind = KINDS[self.methods[method].kind]
+        sources = part.sources.get(target, ()) if kind.uses_sources else ()
+        if not kind.learns:
+            budget, seed = NO_BUDGET, 0
+        elif not kind.draws and budget == ALL:
+            seed = 0
+        return Cell(target, tuple(sources), method, budget, seed)
+
+    def source_names(self) -> list[str]:
+        """Every domain that is a source somewhere."""
+        return sorted({source for cell in self.cells() for source in cell.sources})
+
+
+def _refuse_unknown(found: Mapping[str, Any], known: set[str], where: str) -> None:
+    if unknown := sorted(set(found) - known):
+        raise ConfigError(f"unknown entry {unknown[0]!r} in {where}: known are {', '.join(sorted(known))}")
+
+
+def _text(found: Mapping[str, Any], key: str, path: Path, default: str | None = None) -> str:
+    value = found.get(key, default)
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{key} in {path} is {value!r}: give a text")
+    return value
+
+
+def _choice(value: Any, known: Sequence[Any], what: str) -> Any:
+    if value not in known:
+        raise ConfigError(f"{what} {value!r} in a suite: choose one of {', '.join(known)}")
+    return value
+
+
+def _epochs(found: Mapping[str, Any]) -> dict[int, int]:
+    try:
+        return {ALL if key == "all" else int(key): int(value) for key, value in found.items()}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"[epochs] maps budgets to whole numbers, got {dict(found)!r}") from error
+
+
+def _methods(found: Mapping[str, Any]) -> dict[str, MethodEntry]:
+    entries = {}
+    for name, table in found.items():
+        settings = dict(table)
+        kind = settings.pop("kind", name)
+        if kind not in KINDS:
+            raise ConfigError(f"method {name!r} is of an unknown kind {kind!r}: known are {', '.join(sorted(KINDS))}")
+        if any(part in name for part in "/+ ") or not name:
+            raise ConfigError(f"a method is called {name!r}: use a name without blanks, slashes and plus signs")
+        entries[name] = MethodEntry(name, kind, settings)
+    return entries
+
+
+def _part(found: Mapping[str, Any]) -> Part:
+    _refuse_unknown(found, _GRID, "[[grid]]")
+    if missing := sorted(_GRID - {"sources"} - set(found)):
+        raise ConfigError(f"a [[grid]] has no {missing[0]}: give targets, methods, budgets and seeds")
+    targets = tuple(found["targets"])
+    given = found.get("sources", {})
+    return Part(
+        targets=targets,
+        sources={target: tuple(names) for target, names in given.items()},
+        methods=tuple(found["methods"]),
+        budgets=tuple(_budget(budget) for budget in found["budgets"]),
+        seeds=tuple(int(seed) for seed in found["seeds"]),
+    )
+
+
+def _budget(budget: Any) -> int:
+    if budget == "all":
+        return ALL
+    if not isinstance(budget, int) or budget < 2:
+        raise ConfigError(f"a budget is {budget!r}: give a number of users from 2 up, or 'all'")
+    return budget

@@ -1,0 +1,87 @@
+"""Commands that run and report benchmark suites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xcrossrec.cli.console import log, prepare, progress_to_stderr, shows_progress
+from xcrossrec.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from xcrossrec.benchmark.runner import Progress
+
+app = typer.Typer(no_args_is_help=True, help="Compare methods over targets, budgets and seeds.", rich_markup_mode=None)
+
+SuiteFile = Annotated[Path, typer.Argument(metavar="SUITE", help="A suite's TOML file.")]
+Out = Annotated[Path | None, typer.Option(help="The run's folder.  [default: the suite's]")]
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    root.add_typer(app, name="benchmark")
+
+
+@app.command()
+def sources(suite: SuiteFile) -> None:
+    """Train the source adapters that a suite needs and that are not there yet."""
+    prepare("train")
+    from xcrossrec.benchmark.sources import train_sources
+    from xcrossrec.benchmark.suite import Suite
+
+    with progress_to_stderr():
+        trained = train_sources(Suite.read(suite), progress=log.info if shows_progress() else None)
+    typer.echo(f"{len(trained)} sources trained")
+
+
+@app.command()
+def run(
+    suite: SuiteFile,
+    out: Out = None,
+    workers: Annotated[int, typer.Option(min=1, help="Cells at a time.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of each cell.  [default: cores over workers]")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Patterns of cell names, such as 'toys/*/lora/512-s*'.")
+    ] = None,
+) -> None:
+    """Run the cells that are missing; finished ones are kept, so it can be killed and started again.
+
+    \b
+      xcrossrec benchmark run benchmarks/evidence/amazon.toml --workers 2
+    """
+    prepare("train")
+    from xcrossrec.benchmark.runner import run as run_suite
+    from xcrossrec.benchmark.suite import Suite
+
+    def show(state: Progress) -> None:
+        log.info(state.line())
+
+    folder = out or Suite.read(suite).out
+    state = run_suite(suite, folder, workers=workers, threads=threads, only=only or (), progress=show)
+    typer.echo(f"{folder}: {state.done} of {state.total} cells are complete")
+    if state.failed:
+        raise ConfigError(
+            f"{len(state.failed)} cells failed, the first is {state.failed[0]}: see its .failed file in {folder}/cells"
+        )
+
+
+@app.command()
+def status(suite: SuiteFile, out: Out = None) -> None:
+    """Say which cells are complete, which failed, and which are missing."""
+    prepare("train")
+    from xcrossrec.benchmark.cells import CellFiles
+    from xcrossrec.benchmark.suite import Suite
+
+    found = Suite.read(suite)
+    files = CellFiles(out or found.out)
+    cells = found.cells()
+    done = [cell for cell in cells if files.done(cell)]
+    failed = [cell for cell in cells if files.failure(cell).exists()]
+    for cell in cells:
+        word = "done" if files.done(cell) else "failed" if files.failure(cell).exists() else "missing"
+        typer.echo(f"{word:8} {cell.name}")
+    typer.echo(f"{len(done)} of {len(cells)} cells are complete, {len(failed)} failed")
