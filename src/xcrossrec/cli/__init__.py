@@ -20,7 +20,19 @@ from typer.core import TyperGroup
 from xcrossrec import __version__
 from xcrossrec.exceptions import XCrossRecError
 
-COMMAND_MODULES = ("data", "train", "evaluate", "index", "recommend", "inspect", "benchmark", "demo")
+COMMAND_MODULES = (
+    "data",
+    "train",
+    "evaluate",
+    "index",
+    "recommend",
+    "inspect",
+    "benchmark",
+    "catalog",
+    "serve",
+    "recommend_batch",
+    "demo",
+)
 
 INTERRUPTED = 130
 USER_MISTAKE = 2

@@ -1,0 +1,95 @@
+"""Commands on the catalogue that a service searches: make it, and give it another model's vectors."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xcrossrec.cli.console import Json, Precision, prepare, print_json, progress_to_stderr
+
+if TYPE_CHECKING:
+    from xcrossrec.models.bundle import Model
+    from xcrossrec.types import EncodingPrecision
+
+ModelDir = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bundle or an adapter.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a catalogue that is already there.")]
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make and re-embed the catalogue of a service.")
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    parent.add_typer(app, name="catalog")
+
+
+@app.command("build")
+def build(
+    model: ModelDir,
+    items: Annotated[
+        Path, typer.Argument(metavar="ITEMS", help="A domain's folder, or a .csv or .parquet with item_id and title.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must be free.")],
+    precision: Precision = "fp32",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Encode items and keep them, with their vectors, in a folder for 'xcrossrec serve'.
+
+    A table may also have the columns category, in_stock and price, which searches filter by; every other column is
+    kept as metadata.
+    """
+    prepare("models")
+    from xcrossrec.exceptions import BundleError
+    from xcrossrec.serving.embedding import build_catalogue
+    from xcrossrec.serving.item_tables import read_items
+
+    if out.exists() and not overwrite:
+        raise BundleError(f"{out} exists: choose another place, or give --overwrite")
+    start = time.perf_counter()
+    with progress_to_stderr():
+        found = read_items(items)
+        build_catalogue(_load(model, precision), found, out, overwrite=overwrite).close()
+    _report(out, model, len(found), time.perf_counter() - start, as_json)
+
+
+@app.command("embed")
+def embed(
+    model: ModelDir,
+    catalog: Annotated[Path, typer.Argument(metavar="DIR", help="A catalogue that 'catalog build' or 'serve' made.")],
+    precision: Precision = "fp32",
+    as_json: Json = False,
+) -> None:
+    """Encode a catalogue's titles again, by another model; items stay as they are.
+
+    It is done as a whole or not at all, and not while a service has the catalogue open: that one changes its model
+    itself.
+    """
+    prepare("models")
+    from xcrossrec.serving.embedding import embed_again
+    from xcrossrec.serving.store import CatalogStore
+
+    start = time.perf_counter()
+    with progress_to_stderr(), CatalogStore.open(catalog, fingerprint=None) as store:
+        with embed_again(store, _load(model, precision)) as embedded:
+            count = embedded.count
+    _report(catalog, model, count, time.perf_counter() - start, as_json)
+
+
+def _load(model: Path, precision: EncodingPrecision) -> Model:
+    from xcrossrec.models import bundle
+
+    loaded = bundle.load(model)
+    bundle.encoder_of(loaded).precision = precision
+    return loaded
+
+
+def _report(catalog: Path, model: Path, items: int, wall_s: float, as_json: bool) -> None:
+    size = sum(path.stat().st_size for path in catalog.iterdir())
+    if as_json:
+        found = {"catalog": str(catalog), "model": str(model), "items": items, "bytes": size}
+        print_json({**found, "wall_s": round(wall_s, 2)})
+    else:
+        typer.echo(f"{catalog}: {items} items, {size / 1e6:.1f} MB, in {wall_s:.1f} s")
