@@ -72,9 +72,12 @@ def embed(
     from xcrossrec.serving.store import CatalogStore
 
     start = time.perf_counter()
-    with progress_to_stderr(), CatalogStore.open(catalog, fingerprint=None) as store:
-        with embed_again(store, _load(model, precision)) as embedded:
-            count = embedded.count
+    with (
+        progress_to_stderr(),
+        CatalogStore.open(catalog, fingerprint=None) as store,
+        embed_again(store, _load(model, precision)) as embedded,
+    ):
+        count = embedded.count
     _report(catalog, model, count, time.perf_counter() - start, as_json)
 
 

@@ -58,12 +58,10 @@ class Segment:
         Args:
             parts: segments, and which of their rows to take; no item twice.
         """
-        chosen = [np.flatnonzero(mask) for _, mask in parts]
-        places = np.concatenate([part.places[rows] for (part, _), rows in zip(parts, chosen, strict=True)])
-        items = [part.items[row] for (part, _), rows in zip(parts, chosen, strict=True) for row in rows.tolist()]
-        vectors = torch.cat(
-            [part.vectors[torch.from_numpy(rows)] for (part, _), rows in zip(parts, chosen, strict=True)]
-        )
+        chosen = [(part, np.flatnonzero(mask)) for part, mask in parts]
+        places = np.concatenate([part.places[rows] for part, rows in chosen])
+        items = [part.items[row] for part, rows in chosen for row in rows.tolist()]
+        vectors = torch.cat([part.vectors[torch.from_numpy(rows)] for part, rows in chosen])
         order = np.argsort(places, kind="stable")
         if not np.array_equal(order, np.arange(len(order))):
             items = [items[number] for number in order.tolist()]
@@ -120,8 +118,8 @@ class Segment:
 
     @cached_property
     def _categories(self) -> Int64[np.ndarray, " item"]:
-        codes = {**self._category_codes, None: -1}
-        return np.array([codes[item.category] for item in self.items], dtype=np.int64)
+        codes = self._category_codes
+        return np.array([-1 if i.category is None else codes[i.category] for i in self.items], dtype=np.int64)
 
     @cached_property
     def _in_stock(self) -> Bool[np.ndarray, " item"]:

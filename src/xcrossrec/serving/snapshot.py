@@ -80,7 +80,10 @@ class Snapshot:
     def __iter__(self) -> Iterator[StoredItem]:
         """Give all items in the catalogue's order: by when an id came first."""
         streams = [
-            [(int(part.segment.places[row]), row, part.segment.items[row]) for row in np.flatnonzero(part.alive)]
+            [
+                (int(part.segment.places[row]), row, part.segment.items[row])
+                for row in np.flatnonzero(part.alive).tolist()
+            ]
             for part in self.parts
         ]
         return (item for _, _, item in merge(*streams, key=lambda entry: entry[0]))
@@ -250,6 +253,7 @@ def _allowed(
 ) -> Bool[np.ndarray, " item"]:
     """Mark the rows that a search may find."""
     row_of: Mapping[str, int] = part.segment.row_of
+    allowed: Bool[np.ndarray, " item"]
     if among is None:
         allowed = part.alive & part.segment.titled
     else:

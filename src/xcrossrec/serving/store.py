@@ -9,7 +9,6 @@ Legend: ``item`` = one item, ``slot`` = one query vector, ``dim`` = vector size.
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
@@ -33,7 +32,7 @@ from xcrossrec.serving.segment import Segment
 from xcrossrec.serving.snapshot import Part, Snapshot
 from xcrossrec.serving.stored_item import StoredItem
 
-__all__ = ["CatalogStore", "Filters", "Snapshot", "StoredItem", "is_catalogue"]
+__all__ = ["CatalogReplacedError", "CatalogStore", "Filters", "Snapshot", "StoredItem", "is_catalogue"]
 
 FORMAT_VERSION = 1
 KIND = "catalogue"
@@ -43,7 +42,12 @@ _RECENT_LEAST, _RECENT_MOST, _RECENT_SHARE = 1024, 8192, 8
 
 _NO_VECTORS = np.empty((0, 0), dtype=np.float32)
 
-log = logging.getLogger(__name__)
+_FEW = 64
+"""Items that may be encoded while writers wait, when a catalogue changes its model."""
+
+
+class CatalogReplacedError(ConfigError):
+    """The catalogue holds another model's vectors by now; write to the store that took its place."""
 
 
 def is_catalogue(folder: Path | str) -> bool:
@@ -69,7 +73,7 @@ class CatalogStore:
         self._merging = Lock()
         self._since: set[str] | None = None  # ids written while a new base is made
         self._merger: Thread | None = None
-        self._closed: str | None = None
+        self._closed: ConfigError | None = None
 
     # ---- make, open, close
 
@@ -147,7 +151,7 @@ class CatalogStore:
         """Finish what is being written and let go of the folder; snapshots that were taken stay readable."""
         with self._writing:
             if self._closed is None:
-                self._closed = f"the catalogue {self.folder} is closed: open it again"
+                self._closed = ConfigError(f"the catalogue {self.folder} is closed: open it again")
                 self._rows.close()
         if self._merger is not None:
             self._merger.join()
@@ -221,7 +225,8 @@ class CatalogStore:
         Raises:
             DataError: an id twice, an empty title, or vectors that do not fit.
             StorageError: the disk refuses; nothing was changed.
-            ConfigError: the catalogue is closed, or is another model's by now.
+            CatalogReplacedError: the catalogue is another model's by now (:meth:`embed_again`).
+            ConfigError: it is closed.
         """
         checked = _check_vectors(items, _as_array(vectors), self.dim)
         if untitled := next((item for item in items if not item.title), None):
@@ -255,7 +260,8 @@ class CatalogStore:
 
         Raises:
             StorageError: the disk refuses; nothing was changed.
-            ConfigError: the catalogue is closed, or is another model's by now.
+            CatalogReplacedError: the catalogue is another model's by now (:meth:`embed_again`).
+            ConfigError: it is closed.
         """
         with self._writing:
             self._check_open()
@@ -275,6 +281,8 @@ class CatalogStore:
         """Put the recently written items into a new base now; searches and writes go on meanwhile."""
         with self._merging:
             with self._writing:
+                if self._closed is not None:
+                    return
                 before, self._since = self._snapshot, set()
             try:
                 base = before.merged()
@@ -282,6 +290,64 @@ class CatalogStore:
                     self._snapshot = self._snapshot.rebased(base, self._since)
             finally:
                 self._since = None
+
+    def embed_again(
+        self, *, fingerprint: str, dim: int, encode: Callable[[Sequence[str]], Float32[np.ndarray, "text dim"]]
+    ) -> Self:
+        """Give all items another model's vectors, in the same folder, while this store is read and written.
+
+        Only at the end do writers wait, until the few items that were written last are encoded too and everything
+        is on disk in one transaction: a crash leaves the old vectors or the new ones. Then this store still
+        answers searches, from memory, and refuses writes.
+
+        Args:
+            fingerprint: of the new model.
+            dim: its vector size.
+            encode: titles to vectors, by the new model; an empty title is among them where an item has none.
+
+        Returns:
+            the store that takes this one's place.
+
+        Raises:
+            DataError: vectors that do not fit.
+            StorageError: the disk refuses; nothing was changed.
+            ConfigError: the catalogue is closed, or was replaced.
+        """
+        with self._merging:
+            try:
+                known: dict[str, Float32[np.ndarray, " dim"]] = {}
+                pending = self._changed_since(everything=True)
+                while len(pending) > _FEW:
+                    known.update(_encode(pending, encode, dim))
+                    pending = self._changed_since()
+                with self._writing:
+                    self._check_open()
+                    known.update(_encode([*pending, *self._changed_since()], encode, dim))
+                    return self._replace(fingerprint, dim, known)
+            finally:
+                self._since = None
+
+    def _changed_since(self, *, everything: bool = False) -> list[StoredItem]:
+        """The items that were written since the last call, as they are now."""
+        with self._writing:
+            changed, self._since = self._since, set()
+            if everything or changed is None:
+                return list(self._snapshot)
+            return [item for item in self._snapshot.get(list(changed)) if item is not None]
+
+    def _replace(self, fingerprint: str, dim: int, known: dict[str, Float32[np.ndarray, " dim"]]) -> Self:
+        items = list(self._snapshot)
+        places = np.array([self._place_of[item.item_id] for item in items], dtype=np.int64)
+        vectors = np.stack([known[item.item_id] for item in items]) if items else np.empty((0, dim), np.float32)
+        facts = {"fingerprint": fingerprint, "dim": dim, "version": self.version + 1}
+        self._rows.replace_vectors(places.tolist(), vectors, facts=facts)
+        self._closed = CatalogReplacedError(
+            f"the catalogue {self.folder} holds another model's vectors by now (fingerprint {fingerprint[:12]}): write "
+            "to the store that took its place"
+        )
+        base = Segment(items, places, torch.from_numpy(vectors))
+        snapshot = Snapshot(self.version + 1, Part.whole(base), Part.whole(Segment.empty(dim)))
+        return type(self)(self.folder, self._rows, facts, snapshot, self._next_place)
 
     def _show(self, snapshot: Snapshot, changed: Collection[str]) -> None:
         if self._since is not None:
@@ -304,7 +370,7 @@ class CatalogStore:
 
     def _check_open(self) -> None:
         if self._closed is not None:
-            raise ConfigError(self._closed)
+            raise type(self._closed)(*self._closed.args)
 
 
 def _placed(segment: Segment) -> Iterator[tuple[StoredItem, int]]:
@@ -328,13 +394,21 @@ def _check_vectors(
         seen.add(item.item_id)
     if vectors.shape != (len(items), dim):
         raise DataError(
-            f"{len(items)} items came with vectors of shape {tuple(vectors.shape)}, expected {(len(items), dim)}: encode "
-            "their titles with the catalogue's model"
+            f"{len(items)} items came with vectors of shape {tuple(vectors.shape)}, expected {(len(items), dim)}: "
+            "encode their titles with the catalogue's model"
         )
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if bad.size:
         raise DataError(f"the vector of item {items[bad[0]].item_id!r} is not finite: encode its title again")
     return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def _encode(
+    items: Sequence[StoredItem], encode: Callable[[Sequence[str]], Float32[np.ndarray, "text dim"]], dim: int
+) -> dict[str, Float32[np.ndarray, " dim"]]:
+    last = list({item.item_id: item for item in items}.values())
+    vectors = _check_vectors(last, encode([item.title for item in last]), dim)
+    return {item.item_id: vector for item, vector in zip(last, vectors, strict=True)}
 
 
 def _check_facts(folder: Path, facts: dict[str, Any], fingerprint: str | None) -> dict[str, Any]:
