@@ -1,0 +1,47 @@
+"""A typed client of the service, synchronous and asynchronous; needs httpx, and no torch.
+
+    from xcrossrec.client import Client
+
+    with Client("http://127.0.0.1:8000") as shop:
+        found = shop.recommend(["B0012", "title:Wooden train set"], k=5)
+        print(found.items[0].title, found.items[0].score)
+
+Where the service is busy (429, or 503 while it starts) the call is repeated after the time that ``Retry-After`` names.
+Errors carry the server's own sentence.
+"""
+
+from xcrossrec.client.answers import (
+    Filters,
+    ItemScore,
+    LayerEffect,
+    MatchedItem,
+    Reasons,
+    RecommendedItem,
+    Recommendations,
+    Scores,
+    SourceEffect,
+    StoredItem,
+)
+from xcrossrec.client.calls import HistoryEntry
+from xcrossrec.client.clients import LOCAL, AsyncClient, Client
+from xcrossrec.client.errors import RequestRefusedError, ServiceBusyError, ServiceError
+
+__all__ = [
+    "LOCAL",
+    "AsyncClient",
+    "Client",
+    "Filters",
+    "HistoryEntry",
+    "ItemScore",
+    "LayerEffect",
+    "MatchedItem",
+    "Reasons",
+    "Recommendations",
+    "RecommendedItem",
+    "RequestRefusedError",
+    "Scores",
+    "ServiceBusyError",
+    "ServiceError",
+    "SourceEffect",
+    "StoredItem",
+]

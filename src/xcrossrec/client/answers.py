@@ -1,0 +1,212 @@
+"""What the service answers, as types, and how JSON is read into them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from xcrossrec.client.errors import foreign
+
+@dataclass(frozen=True)
+class StoredItem:
+    """An item of a catalogue.
+
+    Attributes:
+        item_id: its id.
+        title: its text.
+        category: for filters.
+        in_stock: for filters.
+        price: for filters, in the shop's currency.
+        metadata: whatever else the shop keeps with it.
+    """
+
+    item_id: str
+    title: str
+    category: str | None = None
+    in_stock: bool = True
+    price: float | None = None
+    metadata: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class MatchedItem:
+    """What one history item has to do with the explained one; see :class:`xcrossrec.explanation.HistoryMatch`."""
+
+    item_id: str | None
+    title: str
+    cosine: float | None
+    share: float | None
+    effect: float | None
+
+
+@dataclass(frozen=True)
+class SourceEffect:
+    """What one source contributes over all layers; see :class:`xcrossrec.explanation.SourceShare`."""
+
+    source: str
+    effect: float
+    stream_weight: float
+    stream_share: float
+    stream_effect: float
+
+
+@dataclass(frozen=True)
+class LayerEffect:
+    """What one source gives to the others at one layer; see :class:`xcrossrec.explanation.LayerShare`."""
+
+    layer: int
+    source: str
+    effect: float
+    coefficient: float
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """Why an item has its score; see :class:`xcrossrec.explanation.Explanation`."""
+
+    item_id: str | None
+    title: str
+    score: float
+    matches: tuple[MatchedItem, ...]
+    sources: tuple[SourceEffect, ...] = ()
+    layers: tuple[LayerEffect, ...] = ()
+    integration_effect: float | None = None
+
+
+@dataclass(frozen=True)
+class RecommendedItem:
+    """One recommended item.
+
+    Attributes:
+        item_id: id in the catalogue.
+        title: its title.
+        score: the model's score; comparable within one answer.
+        rank: 1 is best.
+        category: as stored.
+        in_stock: as stored.
+        price: as stored.
+        explanation: if it was asked for.
+    """
+
+    item_id: str
+    title: str
+    score: float
+    rank: int
+    category: str | None = None
+    in_stock: bool | None = None
+    price: float | None = None
+    explanation: Reasons | None = None
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """Ranked items.
+
+    Attributes:
+        model: which answered.
+        items: best first.
+        catalog_version: of the catalogue that was searched; grows with every write.
+        took_ms: the server's own time.
+    """
+
+    model: str
+    items: tuple[RecommendedItem, ...]
+    catalog_version: int
+    took_ms: float
+
+
+@dataclass(frozen=True)
+class ItemScore:
+    """A candidate's score; ``item_id`` is None for a title that the catalogue lacks."""
+
+    title: str
+    score: float
+    item_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of candidates, in the order of the candidates."""
+
+    model: str
+    scores: tuple[ItemScore, ...]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Conditions that every recommended item meets; None sets none.
+
+    Attributes:
+        category: one of these.
+        in_stock: true for items that can be bought.
+        price_min: this or more.
+        price_max: this or less.
+    """
+
+    category: Sequence[str] | None = None
+    in_stock: bool | None = None
+    price_min: float | None = None
+    price_max: float | None = None
+
+
+# ---- reading
+
+
+def read(kind: Any, answer: Any, key: str | None = None) -> Any:
+    """Take an answer's JSON, or one key of it, as a type.
+
+    Keys that the type lacks are ignored, so that a newer server is understood.
+
+    Args:
+        kind: a dataclass of this module, a tuple of them, or a plain type.
+        answer: parsed JSON.
+        key: the part to take; None takes the whole.
+
+    Raises:
+        ServiceError: it is something else.
+    """
+    if key is None:
+        return _read(kind, answer, "answer")
+    given = _expect(dict, answer, "answer")
+    if key not in given:
+        raise foreign("answer", f"lacks {key!r}")
+    return _read(kind, given[key], f"answer.{key}")
+
+
+def _read(kind: Any, value: Any, place: str) -> Any:
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, UnionType):
+        return None if value is None else _read(next(each for each in inner if each is not NoneType), value, place)
+    if origin is tuple:
+        return tuple(_read(inner[0], each, f"{place}[{n}]") for n, each in enumerate(_expect(list, value, place)))
+    if is_dataclass(kind):
+        return _read_object(kind, value, place)
+    if kind is float:
+        return float(_expect((int, float), value, place))
+    return _expect(kind if origin is None else dict, value, place)
+
+
+def _read_object(kind: Any, value: Any, place: str) -> Any:
+    given, hints, values = _expect(dict, value, place), _hints(kind), {}
+    for field in fields(kind):
+        if field.name in given:
+            values[field.name] = _read(hints[field.name], given[field.name], f"{place}.{field.name}")
+        elif field.default is MISSING:
+            raise foreign(place, f"lacks {field.name!r}")
+    return kind(**values)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _expect(kind: Any, value: Any, place: str) -> Any:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise foreign(place, f"is {value!r}")
+    return value

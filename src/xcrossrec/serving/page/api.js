@@ -1,0 +1,59 @@
+// What the page asks the server; every failure is an Error whose message is a sentence.
+
+const KEY = "xcrossrec-key";
+
+/** The server's refusal of the key, or of its absence. */
+export class KeyNeeded extends Error {}
+
+export function useKey(key) {
+  sessionStorage.setItem(KEY, key);
+}
+
+export async function models() {
+  return (await ask("GET", "v1/models")).models;
+}
+
+/** Items of a model's catalogue whose titles fit a text. */
+export async function findItems(model, query, limit, signal) {
+  const asked = new URLSearchParams({ model, query, limit: String(limit) });
+  return (await ask("GET", `v1/items?${asked}`, undefined, signal)).items;
+}
+
+/** Ranked items for a history: `options` has k, filters, include_bought. */
+export async function recommend(model, history, options, signal) {
+  return ask("POST", "v1/recommend", { model, history, ...options }, signal);
+}
+
+export async function explain(model, history, item) {
+  const answer = await ask("POST", "v1/explain", { model, history, item });
+  return answer.explanation ?? answer;
+}
+
+async function ask(method, address, body, signal) {
+  const headers = {};
+  const key = sessionStorage.getItem(KEY);
+  if (key) headers.Authorization = `Bearer ${key}`;
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(address, { method, headers, signal, body: JSON.stringify(body) });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The server does not answer: check that it runs, then try again.");
+  }
+  const answer = await response.json().catch(() => null);
+  if (response.ok && answer !== null) return answer;
+  throw failure(response, answer);
+}
+
+function failure(response, answer) {
+  const sentence = answer?.error?.message;
+  const text = sentence ? sentence[0].toUpperCase() + sentence.slice(1) : unexplained(response.status);
+  const message = /[.!?]$/.test(text) ? text : `${text}.`;
+  return response.status === 401 || response.status === 403 ? new KeyNeeded(message) : new Error(message);
+}
+
+function unexplained(status) {
+  if (status === 429 || status === 503) return "The server is busy: wait a moment, then try again.";
+  return `The server failed with status ${status} and gave no reason: look into its log.`;
+}

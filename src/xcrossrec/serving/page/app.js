@@ -1,0 +1,212 @@
+// The page: picks models, keeps the history, asks for recommendations and shows them in columns.
+// What is chosen stands in the address after '#', which browsers never send, so a link shows the same again.
+
+import { KeyNeeded, findItems, models, recommend, useKey } from "./api.js";
+import { element, paused, say } from "./dom.js";
+import { History, SearchBox } from "./history.js";
+import { columnView, errorView } from "./results.js";
+
+const part = (id) => document.getElementById(id);
+const [domain, model, rival, columns] = ["domain", "model", "rival", "columns"].map(part);
+const OPTIONS = ["k", "in-stock", "include-bought"].map(part);
+
+let known = []; // the server's models
+let running = null; // aborts the question that a newer one replaces
+
+const refreshSoon = paused(150, refresh);
+const history = new History(() => {
+  drawExamples();
+  refreshSoon();
+});
+new SearchBox(() => model.value, (entry) => history.add(entry));
+
+// ---- models
+
+async function start() {
+  try {
+    known = await models();
+  } catch (error) {
+    part("key-form").hidden = !(error instanceof KeyNeeded);
+    say(part("server-error"), error.message);
+    return;
+  }
+  part("key-form").hidden = true;
+  say(part("server-error"), known.length > 0 ? "" : "The server has no model: start it with one.");
+  fillDomains();
+  restore();
+}
+
+function fillDomains() {
+  const names = [...new Set(known.map(domainOf))];
+  domain.replaceChildren(...names.map(choice));
+}
+
+function domainOf(entry) {
+  return entry.domain ?? "no domain";
+}
+
+function choice(name) {
+  return element("option", { value: name }, name);
+}
+
+/** Offer the chosen domain's models, the other ones to compare with. */
+function fillModels(wanted = model.value, wantedRival = rival.value) {
+  const names = known.filter((entry) => domainOf(entry) === domain.value).map((entry) => entry.name);
+  model.replaceChildren(...names.map(choice));
+  if (names.includes(wanted)) model.value = wanted;
+  const others = names.filter((name) => name !== model.value);
+  rival.replaceChildren(element("option", { value: "" }, "nothing"), ...others.map(choice));
+  rival.value = others.includes(wantedRival) ? wantedRival : "";
+  rival.disabled = others.length === 0;
+}
+
+/** Items to begin with, while the history is empty. */
+async function drawExamples() {
+  const place = part("examples");
+  place.hidden = true;
+  if (history.entries.length > 0 || !model.value) return;
+  const name = model.value;
+  const items = await findItems(name, "", 3).catch(() => []);
+  if (history.entries.length > 0 || name !== model.value || items.length === 0) return;
+  const buttons = items.map(({ item_id: id, title }) =>
+    element("button", { type: "button", className: "plain", onclick: () => history.add({ id, title, model: name }) }, title),
+  );
+  place.replaceChildren(element("p", { className: "hint" }, "For example:"), ...buttons);
+  place.hidden = false;
+}
+
+// ---- recommendations
+
+async function refresh() {
+  running?.abort();
+  remember();
+  const names = [model.value, rival.value].filter(Boolean);
+  if (history.entries.length === 0 || names.length === 0) return showNothing();
+  running = new AbortController();
+  const { signal } = running;
+  columns.setAttribute("aria-busy", "true");
+  const answers = await Promise.all(names.map((name) => answerOf(name, signal)));
+  if (signal.aborted) return;
+  columns.removeAttribute("aria-busy");
+  show(names, answers);
+}
+
+/** The ranked items of one model, or the sentence that says why there are none. */
+async function answerOf(name, signal) {
+  try {
+    return { items: (await recommend(name, history.asked(name), options(), signal)).items };
+  } catch (error) {
+    return { sentence: error.message };
+  }
+}
+
+function options() {
+  const chosen = { k: Number(part("k").value), include_bought: part("include-bought").checked };
+  return part("in-stock").checked ? { ...chosen, filters: { in_stock: true } } : chosen;
+}
+
+function show(names, answers) {
+  const ids = answers.map((answer) => answer.items?.map((item) => item.item_id));
+  const views = names.map((name, place) => {
+    const entry = known.find((each) => each.name === name);
+    if (answers[place].sentence) return errorView(entry, answers[place].sentence);
+    const given = {
+      history: history.asked(name),
+      other: ids[1 - place] ? { name: names[1 - place], ids: ids[1 - place] } : null,
+      add: (item) => history.add({ id: item.item_id, title: item.title, model: name }),
+    };
+    return columnView(entry, answers[place].items, given);
+  });
+  columns.className = names.length > 1 ? "two" : "";
+  const focused = columns.contains(document.activeElement);
+  columns.replaceChildren(...views);
+  if (focused) part("results").focus({ preventScroll: true }); // what had the focus is gone
+  say(part("overlap"), overlap(ids));
+  const counts = names.map((name, place) => `${name}: ${ids[place] ? `${ids[place].length} recommendations` : "an error"}`);
+  part("status").textContent = counts.join("; ");
+}
+
+function overlap([first, second]) {
+  if (!first || !second) return "";
+  const both = first.filter((id) => second.includes(id)).length;
+  return `${both} of ${Math.max(first.length, second.length)} stand in both lists. Scores compare within one model only.`;
+}
+
+function showNothing() {
+  columns.removeAttribute("aria-busy");
+  columns.className = "";
+  say(part("overlap"), "");
+  part("status").textContent = "";
+  const text = "Add an item to the history: what fits it next appears here, with the reasons.";
+  columns.replaceChildren(element("p", { className: "empty card" }, text));
+}
+
+// ---- what is remembered
+
+function remember() {
+  const chosen = new URLSearchParams();
+  if (model.value) chosen.set("model", model.value);
+  if (rival.value) chosen.set("rival", rival.value);
+  if (history.entries.length > 0) chosen.set("history", JSON.stringify(history.entries));
+  window.history.replaceState(null, "", `#${chosen}`);
+}
+
+function restore() {
+  const chosen = new URLSearchParams(window.location.hash.slice(1));
+  const wanted = chosen.get("model");
+  const found = known.find((entry) => entry.name === wanted);
+  if (found) domain.value = domainOf(found);
+  fillModels(wanted, chosen.get("rival"));
+  history.set(entriesFrom(chosen.get("history")));
+}
+
+/** Read a history from the address; whatever is no entry is left out. */
+function entriesFrom(text) {
+  let read;
+  try {
+    read = JSON.parse(text ?? "[]");
+  } catch {
+    return [];
+  }
+  const isEntry = (entry) => typeof entry?.title === "string" && ["string", "undefined"].includes(typeof entry.id);
+  return Array.isArray(read) ? read.filter(isEntry).map(({ id, title, model: own }) => ({ id, title, model: own })) : [];
+}
+
+// ---- theme
+
+const THEMES = { system: "\u25d0", light: "\u2600", dark: "\u263e" };
+
+function setTheme(name) {
+  if (name === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = name;
+  const shown = name === "system" ? "as the system" : name;
+  part("theme").setAttribute("aria-label", `Theme: ${shown}. Change`);
+  part("theme").firstElementChild.textContent = THEMES[name];
+  localStorage.setItem("xcrossrec-theme", name);
+}
+
+part("theme").addEventListener("click", () => {
+  const names = Object.keys(THEMES);
+  const now = document.documentElement.dataset.theme ?? "system";
+  setTheme(names[(names.indexOf(now) + 1) % names.length]);
+});
+
+// ---- start
+
+for (const picker of [domain, model]) {
+  picker.addEventListener("change", () => {
+    fillModels();
+    drawExamples();
+    refresh();
+  });
+}
+rival.addEventListener("change", refresh);
+for (const option of OPTIONS) option.addEventListener("change", refresh);
+part("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey(part("key").value);
+  start();
+});
+const theme = localStorage.getItem("xcrossrec-theme");
+setTheme(theme in THEMES ? theme : "system");
+start();

@@ -1,0 +1,161 @@
+// The history: a list of items, and a search box (an ARIA combobox) that adds to it.
+
+import { findItems } from "./api.js";
+import { element, paused, say } from "./dom.js";
+
+const SHOWN = 8;
+
+/**
+ * Entries of a history, oldest first: {title, id?, model?}. An id counts only in the catalogue of the model in
+ * which it was found; any other model is given the title.
+ */
+export class History {
+  constructor(changed) {
+    this.entries = [];
+    this.list = document.getElementById("history");
+    this.clearButton = document.getElementById("clear");
+    this.changed = changed;
+    this.clearButton.addEventListener("click", () => this.set([]));
+  }
+
+  set(entries) {
+    this.entries = entries;
+    this.draw();
+    this.changed();
+  }
+
+  add(entry) {
+    this.set([...this.entries, entry]);
+  }
+
+  /** As the server reads it. */
+  asked(model) {
+    return this.entries.map(({ id, title, model: own }) => (id && own === model ? { id } : { title }));
+  }
+
+  remove(place) {
+    this.set(this.entries.filter((_, number) => number !== place));
+    const buttons = this.list.querySelectorAll("button");
+    (buttons[Math.min(place, buttons.length - 1)] ?? document.getElementById("search")).focus();
+  }
+
+  draw() {
+    this.list.replaceChildren(...this.entries.map((entry, place) => this.entryView(entry, place)));
+    this.clearButton.hidden = this.entries.length === 0;
+  }
+
+  entryView({ title, id }, place) {
+    const remove = element("button", {
+      type: "button",
+      className: "round small",
+      "aria-label": `Remove ${title}`,
+      onclick: () => this.remove(place),
+    });
+    remove.append(element("span", { "aria-hidden": "true" }, "\u00d7"));
+    const about = element("span", { className: "about" }, id ?? "a title of its own");
+    return element("li", {}, element("span", { className: "title" }, title, about), remove);
+  }
+}
+
+/** The search box. `model()` names whose catalogue is searched, `chosen(entry)` takes what was picked. */
+export class SearchBox {
+  constructor(model, chosen) {
+    this.model = model;
+    this.chosen = chosen;
+    this.input = document.getElementById("search");
+    this.list = document.getElementById("suggestions");
+    this.error = document.getElementById("search-error");
+    this.entries = [];
+    this.active = -1;
+    this.running = null;
+    this.search = paused(120, () => this.find());
+    this.input.addEventListener("input", () => this.search());
+    this.input.addEventListener("keydown", (event) => this.key(event));
+    this.input.addEventListener("blur", () => this.close());
+  }
+
+  async find() {
+    const text = this.input.value.trim();
+    this.running?.abort();
+    if (!text) return this.close();
+    this.running = new AbortController();
+    const model = this.model();
+    try {
+      const found = await findItems(model, text, SHOWN, this.running.signal);
+      this.show(found.map((item) => ({ id: item.item_id, title: item.title, model })), text);
+      say(this.error, "");
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      this.close();
+      say(this.error, error.message);
+    }
+  }
+
+  show(found, text) {
+    this.entries = [...found, { title: text }];
+    this.active = -1;
+    this.list.replaceChildren(...this.entries.map((entry, place) => this.optionView(entry, place, text)));
+    this.list.hidden = document.activeElement !== this.input;
+    this.input.setAttribute("aria-expanded", String(!this.list.hidden));
+    this.input.removeAttribute("aria-activedescendant");
+  }
+
+  optionView(entry, place, text) {
+    const option = element("li", { role: "option", id: `suggestion-${place}`, "aria-selected": "false" });
+    if (entry.id) option.append(...marked(entry.title, text), element("span", { className: "about" }, entry.id));
+    else option.append(`Add \u201c${entry.title}\u201d as a title`);
+    option.addEventListener("pointerdown", (event) => event.preventDefault()); // the box keeps the focus
+    option.addEventListener("click", () => this.choose(entry));
+    return option;
+  }
+
+  key(event) {
+    const moves = { ArrowDown: 1, ArrowUp: -1 };
+    if (event.key in moves && !this.list.hidden) this.move(moves[event.key]);
+    else if (event.key === "ArrowDown") this.search();
+    else if (event.key === "Enter" && !event.isComposing) this.enter();
+    else if (event.key === "Escape") this.close();
+    else return;
+    event.preventDefault();
+  }
+
+  enter() {
+    const text = this.input.value.trim();
+    if (this.active >= 0) this.choose(this.entries[this.active]);
+    else if (text) this.choose({ title: text });
+  }
+
+  move(step) {
+    const count = this.entries.length;
+    this.active = this.active < 0 && step < 0 ? count - 1 : (this.active + step + count) % count;
+    for (const [place, option] of [...this.list.children].entries()) {
+      option.setAttribute("aria-selected", String(place === this.active));
+      if (place === this.active) option.scrollIntoView({ block: "nearest" });
+    }
+    this.input.setAttribute("aria-activedescendant", `suggestion-${this.active}`);
+  }
+
+  choose(entry) {
+    this.input.value = "";
+    this.close();
+    this.chosen(entry);
+    this.input.focus();
+  }
+
+  close() {
+    this.search.cancel();
+    this.running?.abort();
+    this.active = -1;
+    this.list.hidden = true;
+    this.input.setAttribute("aria-expanded", "false");
+    this.input.removeAttribute("aria-activedescendant");
+  }
+}
+
+/** The title, with the first place where it holds the text marked. */
+function marked(title, text) {
+  const start = title.toLowerCase().indexOf(text.toLowerCase());
+  if (start < 0) return [title];
+  const end = start + text.length;
+  return [title.slice(0, start), element("mark", {}, title.slice(start, end)), title.slice(end)];
+}
