@@ -9,12 +9,14 @@ from types import MappingProxyType
 from xcrossrec.exceptions import MissingExtraError
 
 _MODELS = ("torch", "transformers", "sentence_transformers", "peft", "safetensors")
+_TRAIN = (*_MODELS, "accelerate", "datasets", "tensorboard")
 
 EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "models": _MODELS,
-        "train": (*_MODELS, "accelerate", "datasets", "tensorboard"),
+        "train": _TRAIN,
         "baselines": ("sklearn",),
+        "benchmark": (*_TRAIN, "sklearn", "matplotlib"),
     }
 )
 """Extra to the modules that it brings and that code imports by name."""

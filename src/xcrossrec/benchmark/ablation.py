@@ -1,9 +1,11 @@
-"""The same model with its integration switched off at inference: what mixing the streams adds."""
+"""Looks into an integrating model: the same one with its mixing switched off, and what each layer mixes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from xcrossrec.baselines.neural import ModelScorer
 from xcrossrec.benchmark.suite import Suite
@@ -12,6 +14,10 @@ from xcrossrec.data.domain import Domain
 from xcrossrec.evaluation import evaluate
 from xcrossrec.models.bundle import encoder_of
 from xcrossrec.models.encoder import IntegratedEncoder
+from xcrossrec.prompts import item_texts
+
+_TITLES = 512
+_BATCH = 64
 
 
 def integration_switched_off(
@@ -22,26 +28,58 @@ def integration_switched_off(
     Args:
         fitted: the cell's method.
         suite: the protocol.
-        task: the cell's task.
+        task: the cell's task; only a method whose settings say ``ablate = true`` is ranked again.
         domain: the whole target.
         directory: its folder, with the candidates.
 
     Returns:
-        the summary of metrics; None for a method that does not integrate, or whose suite does not ask for it.
+        the summary of metrics; None for a method that does not integrate.
     """
-    if fitted.model is None or not task.setting("ablate", False):
-        return None
-    encoder = encoder_of(fitted.model)
-    if not isinstance(encoder, IntegratedEncoder):
+    encoder = _integrated(fitted)
+    if encoder is None or fitted.model is None or not task.setting("ablate", False):
         return None
     with encoder.integration_off():
-        scorer = ModelScorer(fitted.model, domain.titles, name="integration off")
         found = evaluate(
-            scorer,
+            ModelScorer(fitted.model, task.target.titles, name="integration off"),
             domain,
-            suite.split,  # type: ignore[arg-type]
+            suite.split,
             negatives=suite.negatives,
             seed=suite.candidate_seed,
             directory=directory,
         )
     return found.summary()
+
+
+@torch.inference_mode()
+def integration_map(fitted: Fitted, task: Task) -> dict[str, Any] | None:
+    """Mean absolute mixing coefficients over the tokens of the catalogue's first titles.
+
+    Returns:
+        ``pairs`` ("giver to receiver") and, per layer, a mapping from each pair to its mean; None for a
+        method that does not integrate.
+    """
+    encoder = _integrated(fitted)
+    if encoder is None:
+        return None
+    titles = item_texts(task.target.titles[:_TITLES])
+    totals: list[torch.Tensor] = []
+    with encoder.observing() as records:
+        for start in range(0, len(titles), _BATCH):
+            features = encoder.preprocess(titles[start : start + _BATCH])
+            present = features["attention_mask"].float()
+            encoder(dict(features))
+            sums = [torch.einsum("mjbt,bt->mj", record.pop().abs().float(), present) for record in records]
+            totals.append(torch.stack([*sums, torch.full_like(sums[0], float(present.sum()))]))
+    total = torch.stack(totals).sum(0)
+    means = total[:-1] / total[-1]
+    names = encoder.sources
+    pairs = [(m, j) for m in range(len(names)) for j in range(len(names)) if m != j]
+    layers = [{f"{names[j]} to {names[m]}": float(layer[m, j]) for m, j in pairs} for layer in means]
+    return {"pairs": list(layers[0]), "layers": layers}
+
+
+def _integrated(fitted: Fitted) -> IntegratedEncoder | None:
+    if fitted.model is None:
+        return None
+    encoder = encoder_of(fitted.model)
+    return encoder if isinstance(encoder, IntegratedEncoder) else None

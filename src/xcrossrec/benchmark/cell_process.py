@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xcrossrec.benchmark.ablation import integration_switched_off
+from xcrossrec.benchmark.ablation import integration_map, integration_switched_off
 from xcrossrec.benchmark.cells import ALL, NO_BUDGET, Cell, CellFiles
 from xcrossrec.benchmark.methods import KINDS
 from xcrossrec.benchmark.suite import Suite
@@ -74,7 +74,8 @@ def run_cell(suite: Suite, files: CellFiles, cell: Cell) -> dict[str, Any]:
         ranking = _Clock.start()
         evaluation = _rank(suite, task, fitted, domain, directory)
         ablation = integration_switched_off(fitted, suite, task, domain, directory)
-        record = _record(suite, cell, task, fitted, evaluation, training, ranking.seconds(), ablation)
+        record = _record(suite, cell, task, fitted, evaluation, training, ranking.seconds())
+        record |= {"integration_off": ablation, "integration_map": integration_map(fitted, task)}
         files.write(cell, evaluation, record)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -93,13 +94,17 @@ def make_task(suite: Suite, cell: Cell, domain: Domain, work: Path) -> Task:
             raise ConfigError(
                 f"source {source.name!r} has no adapter at {source.adapter}: run `xcrossrec benchmark sources` first"
             )
+    settings = dict(suite.methods[cell.method].settings)
+    target = cut_to_budget(domain, cell.budget, cell.seed)
+    if settings.pop("shuffle_titles", False):
+        target = shuffle_titles(target, cell.seed)
     return Task(
-        target=cut_to_budget(domain, cell.budget, cell.seed),
+        target=target,
         sources=sources,
         seed=cell.seed,
         work=work,
         training=suite.training_for(cell.budget, cell.seed),
-        settings=suite.methods[cell.method].settings,
+        settings=settings,
         base=suite.base,
         scoring=suite.scoring,
         pooling=suite.pooling,
@@ -118,12 +123,18 @@ def cut_to_budget(domain: Domain, budget: int, seed: int) -> Domain:
     return Domain(domain.name, domain.items, {"train": frame}, domain.manifest)
 
 
+def shuffle_titles(domain: Domain, seed: int) -> Domain:
+    """The same interactions with the titles dealt out anew: what a method then gains, it did not read."""
+    titles = domain.items["title"].sample(fraction=1.0, shuffle=True, seed=seed)
+    return Domain(domain.name, domain.items.with_columns(titles), domain.interactions, domain.manifest)
+
+
 def _rank(suite: Suite, task: Task, fitted: Fitted, domain: Domain, directory: Path) -> Evaluation:
     seen = _seen(task, domain, suite) if fitted.uses_sources else None
     return evaluate(
         fitted.scorer,
         domain,
-        suite.split,  # type: ignore[arg-type]
+        suite.split,
         negatives=suite.negatives,
         seed=suite.candidate_seed,
         directory=directory,
@@ -132,7 +143,7 @@ def _rank(suite: Suite, task: Task, fitted: Fitted, domain: Domain, directory: P
 
 
 def _seen(task: Task, domain: Domain, suite: Suite) -> frozenset[str]:
-    return frozenset().union(*(seen_users(s.adapter, domain, suite.split) for s in task.sources))  # type: ignore[arg-type]
+    return frozenset().union(*(seen_users(s.adapter, domain, suite.split) for s in task.sources))
 
 
 def _record(
@@ -143,7 +154,6 @@ def _record(
     evaluation: Evaluation,
     training: Mapping[str, float],
     ranking: Mapping[str, float],
-    ablation: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
@@ -156,7 +166,7 @@ def _record(
         "budget": cell.budget_name,
         "users": None if cell.budget == NO_BUDGET else len(task.users),
         "seed": cell.seed,
-        "settings": dict(task.settings),
+        "settings": dict(suite.methods[cell.method].settings),
         "training": task.training.to_dict(),
         "scoring": suite.scoring,
         "pooling": suite.pooling,
@@ -169,7 +179,6 @@ def _record(
         "head_parameters": fitted.head_parameters,
         "report": dict(fitted.report),
         "metrics": evaluation.summary(),
-        "integration_off": ablation,
         "threads": os.environ.get("OMP_NUM_THREADS"),
     }
 

@@ -13,10 +13,10 @@ from xcrossrec.benchmark.methods import KINDS
 from xcrossrec.config import TrainingConfig
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.base import DEFAULT_BASE
-from xcrossrec.types import HISTORY_POOLINGS, NEGATIVES, SCORINGS, HistoryPooling, Negatives, Scoring
+from xcrossrec.types import HISTORY_POOLINGS, NEGATIVES, SCORINGS, SPLITS, HistoryPooling, Negatives, Scoring, Split
 
 _TABLES = {"name", "data", "adapters", "out", "base", "scoring", "pooling", "split", "negatives", "candidate_seed"}
-_PARTS = {"training", "epochs", "sources", "methods", "grid"}
+_PARTS = {"training", "epochs", "sources", "methods", "grid", "report"}
 _GRID = {"targets", "sources", "methods", "budgets", "seeds"}
 _DEFAULT_EPOCHS = 8
 
@@ -67,6 +67,7 @@ class Suite:
         source_training: settings and budget of the sources' adapters.
         methods: by name.
         grid: parts, in the order they run.
+        report: which methods the report's claims are about: ``ours``, ``lora``, ``warm``.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Suite:
     base: str
     scoring: Scoring
     pooling: HistoryPooling
-    split: str
+    split: Split
     negatives: tuple[Negatives, ...]
     candidate_seed: int
     training: Mapping[str, Any]
@@ -84,6 +85,7 @@ class Suite:
     source_training: Mapping[str, Any]
     methods: Mapping[str, MethodEntry]
     grid: tuple[Part, ...]
+    report: Mapping[str, Any]
 
     @classmethod
     def read(cls, path: Path) -> Suite:
@@ -107,7 +109,7 @@ class Suite:
             base=_text(found, "base", path, DEFAULT_BASE),
             scoring=_choice(found.get("scoring", "dual"), SCORINGS, "scoring"),
             pooling=_choice(found.get("pooling", "late"), HISTORY_POOLINGS, "pooling"),
-            split=_text(found, "split", path, "validation"),
+            split=_choice(found.get("split", "validation"), SPLITS, "split"),
             negatives=tuple(_choice(kind, NEGATIVES, "negatives") for kind in found.get("negatives", NEGATIVES)),
             candidate_seed=int(found.get("candidate_seed", 0)),
             training=dict(found.get("training", {})),
@@ -115,6 +117,7 @@ class Suite:
             source_training=dict(found.get("sources", {})),
             methods=_methods(found.get("methods", {})),
             grid=tuple(_part(part) for part in found.get("grid", [])),
+            report=_report(found.get("report", {}), found.get("methods", {})),
         )
         suite._check()
         return suite
@@ -202,6 +205,14 @@ def _methods(found: Mapping[str, Any]) -> dict[str, MethodEntry]:
             raise ConfigError(f"a method is called {name!r}: use a name without blanks, slashes and plus signs")
         entries[name] = MethodEntry(name, kind, settings)
     return entries
+
+
+def _report(found: Mapping[str, Any], methods: Mapping[str, Any]) -> dict[str, Any]:
+    _refuse_unknown(found, {"ours", "lora", "warm"}, "[report]")
+    named = [found.get("ours"), found.get("lora"), *found.get("warm", [])]
+    if unknown := [name for name in named if name is not None and name not in methods]:
+        raise ConfigError(f"[report] names a method {unknown[0]!r} that has no [methods.{unknown[0]}] table")
+    return dict(found)
 
 
 def _part(found: Mapping[str, Any]) -> Part:

@@ -85,3 +85,22 @@ def status(suite: SuiteFile, out: Out = None) -> None:
         word = "done" if files.done(cell) else "failed" if files.failure(cell).exists() else "missing"
         typer.echo(f"{word:8} {cell.name}")
     typer.echo(f"{len(done)} of {len(cells)} cells are complete, {len(failed)} failed")
+
+
+@app.command()
+def report(
+    suite: SuiteFile,
+    out: Out = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder of the page and figures.  [default: report in the run's]")
+    ] = None,
+) -> None:
+    """Make tables and figures from the cells that are complete, and from nothing else."""
+    prepare("benchmark")
+    from xcrossrec.benchmark.cells import CellFiles
+    from xcrossrec.benchmark.report.page import write_report
+    from xcrossrec.benchmark.suite import Suite
+
+    found = Suite.read(suite)
+    folder = out or found.out
+    typer.echo(write_report(found, CellFiles(folder), to or folder / "report"))

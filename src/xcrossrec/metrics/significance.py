@@ -5,7 +5,7 @@ Every function takes the random generator it draws from; nothing touches a globa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,6 +125,31 @@ def paired_comparison(
     interval = bootstrap_interval(differences, level=level, resamples=resamples, rng=rng)
     p_value = sign_flip_p_value(differences, permutations=permutations, rng=rng)
     return PairedComparison(float(differences.mean()), interval, p_value, int(differences.size))
+
+
+def holm_adjusted(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for the number of comparisons (Holm's step-down method, family-wise error).
+
+    The i-th smallest of m is multiplied by m - i + 1, and never falls below a smaller one's.
+
+    Args:
+        p_values: of one family of comparisons, in any order.
+
+    Returns:
+        adjusted ones in the same order, at most 1.
+
+    Raises:
+        DataError: a value outside [0, 1].
+    """
+    if wrong := [p for p in p_values if not 0.0 <= p <= 1.0]:
+        raise DataError(f"a p-value is {wrong[0]!r}: give values between 0 and 1")
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [0.0] * len(p_values)
+    floor = 0.0
+    for rank, index in enumerate(order):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = floor
+    return adjusted
 
 
 def _chunks(total: int, width: int) -> Iterator[int]:

@@ -1,0 +1,1 @@
+"""Tables and figures of a suite, made from its cells alone."""

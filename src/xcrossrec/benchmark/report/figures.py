@@ -1,0 +1,111 @@
+"""The report's figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xcrossrec.benchmark.cells import NO_BUDGET
+from xcrossrec.benchmark.report.points import Points
+from xcrossrec.types import Negatives
+
+_LEFT_OUT = ("popularity",)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def budget_curves(points: Points, target: str, negatives: Negatives, path: Path) -> None:
+    """MRR over users with 95% intervals; methods without budget are level lines."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for method in (name for name in points.methods(target) if name not in _LEFT_OUT):
+        found = [p for b in points.budgets if (p := points.find(target, method, b)) is not None]
+        if found[0].budget == NO_BUDGET:
+            axes.axhline(
+                found[0].mean(negatives), linewidth=0.8, linestyle=":", label=method, color=_color(points, method)
+            )
+            continue
+        users = [points.users(target, point.budget) for point in found]
+        order = np.argsort(users)
+        means = np.array([point.mean(negatives) for point in found])
+        errors = np.abs(np.array([point.interval(negatives) for point in found]).T - means)
+        axes.errorbar(
+            np.array(users)[order],
+            means[order],
+            errors[:, order],
+            marker="o",
+            markersize=4,
+            capsize=2,
+            linewidth=1.8 if method == points.suite.report.get("ours") else 1.0,
+            label=method,
+            color=_color(points, method),
+        )
+    axes.set(xscale="log", xlabel=f"users of {target} to learn from", ylabel=f"MRR, {negatives} negatives")
+    axes.grid(alpha=0.2)
+    figure.legend(loc="outside right upper", fontsize=7, frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _color(points: Points, method: str) -> Any:
+    names = list(points.suite.methods)
+    return _pyplot().get_cmap("tab20")(names.index(method) % 20)
+
+
+def accuracy_against(points: Points, what: str, budget: int, path: Path) -> None:
+    """MRR at one budget over trained parameters (``parameters``) or processor seconds (``cpu_s``), a panel a target."""
+    plt = _pyplot()
+    targets = [
+        target for target in points.targets if any(points.find(target, m, budget) for m in points.methods(target))
+    ]
+    figure, panels = plt.subplots(
+        1, max(1, len(targets)), figsize=(4.4 * max(1, len(targets)), 4.2), squeeze=False, layout="constrained"
+    )
+    for axes, target in zip(panels[0], targets, strict=False):
+        for method in (name for name in points.methods(target) if name not in _LEFT_OUT):
+            point = points.find(target, method, budget)
+            if point is None:
+                continue
+            across, mean = max(1.0, float(getattr(point, what))), point.mean("popularity")
+            axes.plot(across, mean, "o", color=_color(points, method))
+            axes.annotate(method, (across, mean), fontsize=6, xytext=(3, 3), textcoords="offset points")
+        axes.set(xscale="log", title=target, xlabel=_LABELS[what], ylabel="MRR, popularity negatives")
+        axes.grid(alpha=0.2)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+_LABELS = {"parameters": "trained parameters, head included (0 drawn at 1)", "cpu_s": "CPU seconds of the training"}
+
+
+def integration_maps(points: Points, method: str, budget: int, path: Path) -> bool:
+    """What each stream takes from each other, by layer: mean absolute coefficient; False where nothing was recorded."""
+    plt = _pyplot()
+    found = [
+        p
+        for target in points.targets
+        if (p := points.find(target, method, budget)) and p.records[0].get("integration_map")
+    ]
+    if not found:
+        return False
+    figure, panels = plt.subplots(1, len(found), figsize=(3.6 * len(found), 3.8), squeeze=False, layout="constrained")
+    for axes, point in zip(panels[0], found, strict=True):
+        table = point.records[0]["integration_map"]
+        rows = [[layer[pair] for pair in table["pairs"]] for layer in table["layers"]]
+        image = axes.imshow(np.array(rows), aspect="auto", cmap="viridis", vmin=0)
+        axes.set(title=point.target, ylabel="layer", xticks=range(len(table["pairs"])), yticks=range(len(rows)))
+        axes.set_xticklabels(table["pairs"], rotation=40, ha="right", fontsize=7)
+        axes.set_yticklabels(range(1, len(rows) + 1))
+        figure.colorbar(image, ax=axes, shrink=0.7)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return True

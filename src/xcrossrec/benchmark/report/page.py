@@ -1,0 +1,101 @@
+"""Write a suite's report: one Markdown page and its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from xcrossrec.benchmark.cells import CellFiles
+from xcrossrec.benchmark.report import figures, tables
+from xcrossrec.benchmark.report.claims import CLAIM_BUDGETS
+from xcrossrec.benchmark.report.points import Points
+from xcrossrec.benchmark.suite import Suite
+from xcrossrec.exceptions import ConfigError
+
+PAGE = "README.md"
+
+
+def write_report(suite: Suite, files: CellFiles, out: Path) -> Path:
+    """Make the page and the figures from the cells that are complete.
+
+    Args:
+        suite: its ``[report]`` says whose claims are examined.
+        files: the cells.
+        out: folder to write to; made if needed.
+
+    Returns:
+        the page.
+
+    Raises:
+        ConfigError: no cell is complete.
+    """
+    points = Points(suite, files)
+    if not len(points):
+        raise ConfigError(f"no cell of {suite.name!r} is complete in {files.root}: run `xcrossrec benchmark run` first")
+    out.mkdir(parents=True, exist_ok=True)
+    sections = [_head(suite, files), *_claims(points), *_accuracy(points, out), *_costs(points, out)]
+    page = out / PAGE
+    page.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    return page
+
+
+def _head(suite: Suite, files: CellFiles) -> str:
+    cells = suite.cells()
+    done = sum(files.done(cell) for cell in cells)
+    commits = sorted({str(files.read(cell)["commit"]) for cell in cells if files.done(cell)})
+    return (
+        f"# Suite {suite.name}\n\n{done} of {len(cells)} cells are complete; made at {', '.join(commits)}. "
+        f"MRR, 1 + 29 candidates unless `full`; ± is half the 95% bootstrap interval over users."
+    )
+
+
+def _claims(points: Points) -> list[str]:
+    report = points.suite.report
+    if "ours" not in report:
+        return []
+    ours, lora, warm = report["ours"], report.get("lora"), list(report.get("warm", []))
+    sections = [f"# Claims, about `{ours}`"]
+    if lora:
+        sections += [
+            "## Parameters: against LoRA on the largest common budget",
+            tables.parameters_table(points, ours, lora),
+        ]
+        rivals = [lora, *warm]
+        sections += ["## Data: users that ours needs for what a LoRA reaches (popularity negatives)"]
+        sections += [tables.data_table(points, ours, rivals, "popularity")]
+    sections += [
+        "## Against every other cross-domain method",
+        tables.verdict_counts(points, ours),
+        tables.rivals_table(points, ours),
+    ]
+    for budget in CLAIM_BUDGETS:
+        if budget in points.budgets and lora:
+            title = f"## With and without users seen in a source's training, {budget:,} users"
+            sections += [title, tables.unseen_table(points, ours, [lora, *warm], budget)]
+    return [*sections, "## Integration switched off at inference", tables.ablation_table(points)]
+
+
+def _accuracy(points: Points, out: Path) -> list[str]:
+    sections = ["# Accuracy"]
+    for target in points.targets:
+        for negatives in points.suite.negatives:
+            sections += [f"## {target}, {negatives} negatives", tables.accuracy_table(points, target, negatives)]
+        name = f"curves-{target}.png"
+        figures.budget_curves(points, target, "popularity", out / name)
+        sections.append(f"![Budget curves on {target}]({name})")
+    return sections
+
+
+def _costs(points: Points, out: Path) -> list[str]:
+    sections = ["# Cost and integration"]
+    for budget in (b for b in CLAIM_BUDGETS if b in points.budgets):
+        for what in ("parameters", "cpu_s"):
+            name = f"{what}-{budget}.png"
+            figures.accuracy_against(points, what, budget, out / name)
+            sections.append(f"![Accuracy against {what}, {budget} users]({name})")
+        for target in points.targets:
+            sections += [f"## {target}, {budget:,} users", tables.compute_table(points, target, budget)]
+        for method in points.suite.methods:
+            name = f"map-{method}-{budget}.png"
+            if figures.integration_maps(points, method, budget, out / name):
+                sections.append(f"![What the streams of {method} take from each other, by layer]({name})")
+    return sections
