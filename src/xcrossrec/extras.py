@@ -17,6 +17,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "train": _TRAIN,
         "baselines": ("sklearn",),
         "benchmark": (*_TRAIN, "sklearn", "matplotlib"),
+        "serve": (*_MODELS, "fastapi", "uvicorn", "httptools", "prometheus_client", "pyarrow", "httpx"),
+        "client": ("httpx",),
     }
 )
 """Extra to the modules that it brings and that code imports by name."""

@@ -247,13 +247,47 @@ class Recommender:
         entries = self._entries(history)
         bought = [] if include_bought else self._bought(entries)
         if candidates is None and self._index is not None:
-            found = self._search(self._index, entries, k, bought)
-        else:
-            rows = self._candidate_rows(candidates)
-            rows = rows[~np.isin(rows, bought)]
-            found = _best(rows, self._scores(entries, rows), k)
-        numbered = enumerate(zip(*found, strict=True), start=1)
-        return [self._recommendation(int(row), float(score), rank) for rank, (row, score) in numbered]
+            assert isinstance(self.scorer, DualScorer)
+            return self._ranked(self._search(self._index, self._slots(self.scorer, [entries])[0], k, bought))
+        rows = self._candidate_rows(candidates)
+        rows = rows[~np.isin(rows, bought)]
+        return self._ranked(_best(rows, self._scores(entries, rows), k))
+
+    def recommend_many(
+        self, histories: Sequence[Sequence[ItemLike]], k: int = 10, *, include_bought: bool = False
+    ) -> list[list[Recommendation]]:
+        """Rank the whole catalogue for several histories; a `dual` model encodes what they need together.
+
+        Args:
+            histories: as for :meth:`recommend`, which ranks the same.
+            k: how many at most, for each.
+            include_bought: also recommend what is in a history.
+
+        Raises:
+            DataError: an empty history, an unknown item id, or too many items for a `pair` model.
+            ConfigError: ``k`` below 1, or no catalogue yet.
+        """
+        scorer = self.scorer
+        if self._index is None or not isinstance(scorer, DualScorer):
+            return [self.recommend(history, k, include_bought=include_bought) for history in histories]
+        if k < 1:
+            raise ConfigError(f"k is {k}: ask for at least 1 recommendation")
+        entries = [self._entries(history) for history in histories]
+        answers = []
+        for own, slots in zip(entries, self._slots(scorer, entries), strict=True):
+            found = self._search(self._index, slots, k, [] if include_bought else self._bought(own))
+            answers.append(self._ranked(found))
+        return answers
+
+    def named(self, history: Sequence[ItemLike]) -> list[Item]:
+        """How each entry of a history is understood, by an id that the catalogue may lack or by a title.
+
+        Raises:
+            DataError: an entry of another kind.
+            ConfigError: no catalogue yet.
+        """
+        _ = self.catalog
+        return [_parse(item, self._row_of_id) for item in history]
 
     def explain(self, history: Sequence[ItemLike], item: ItemLike) -> Explanation:
         """Say why an item has its score: which history items matched, which source gave what at which layer.
@@ -331,15 +365,17 @@ class Recommender:
         known = [(entry.row, entry.title) for entry in entries if entry.row is not None]
         return [row for own, title in known for row in (own, *self._rows_of_title.get(title, ()))]
 
-    def _recommendation(self, row: int, score: float, rank: int) -> Recommendation:
-        item_id, title = self.catalog.items.row(row)
-        return Recommendation(item_id, title, score, rank)
+    def _ranked(self, found: Found) -> list[Recommendation]:
+        ranked = []
+        for rank, (row, score) in enumerate(zip(*found, strict=True), start=1):
+            item_id, title = self.catalog.items.row(int(row))
+            ranked.append(Recommendation(item_id, title, float(score), rank))
+        return ranked
 
-    def _search(self, index: ItemIndex, entries: Sequence[_Entry], k: int, bought: Sequence[int]) -> Found:
+    def _search(self, index: ItemIndex, slots: Float[Tensor, "slot dim"], k: int, bought: Sequence[int]) -> Found:
         """Rank the whole catalogue, without what was bought."""
         scorer = self.scorer
         assert isinstance(scorer, DualScorer)
-        slots = self._slots(scorer, entries)
         allowed = self._has_title.copy()
         allowed[bought] = False
         return index.search(slots, k, pool=history_pool(scorer.matcher, len(slots)), allowed=allowed)
@@ -350,7 +386,7 @@ class Recommender:
             return np.empty(0, dtype=np.float32)
         if isinstance(scorer, PairScorer):
             return self._pair_scores([entry.title for entry in entries], rows)
-        slots = self._slots(scorer, entries)
+        slots = self._slots(scorer, [entries])[0]
         chunks = max(1, -(-len(rows) * len(slots) // _CELLS_AT_ONCE))
         parts = [
             scorer.score_vectors(slots[None], [len(slots)], part[None])[0] for part in np.array_split(rows, chunks)
@@ -358,13 +394,17 @@ class Recommender:
         return np.concatenate(parts)
 
     @torch.inference_mode()
-    def _slots(self, scorer: DualScorer, entries: Sequence[_Entry]) -> Float[Tensor, "slot dim"]:
-        """The history's vectors: known items from the index, free titles encoded; one vector for `prompt`."""
+    def _slots(self, scorer: DualScorer, histories: Sequence[Sequence[_Entry]]) -> list[Float[Tensor, "slot dim"]]:
+        """Each history's vectors: known items from the index, free titles encoded; one vector for `prompt`."""
         if scorer.matcher.pooling == "prompt":
-            return encode_titles(self.model, [history_prompt([entry.title for entry in entries])])
-        free = [entry.title for entry in entries if entry.row is None]
-        encoded = iter(encode_titles(self.model, free) if free else ())
-        return torch.stack([next(encoded) if entry.row is None else scorer.vectors[entry.row] for entry in entries])
+            prompts = [history_prompt([entry.title for entry in entries]) for entries in histories]
+            return list(encode_titles(self.model, prompts)[:, None]) if prompts else []
+        free = list(dict.fromkeys(entry.title for entries in histories for entry in entries if entry.row is None))
+        encoded = dict(zip(free, encode_titles(self.model, free), strict=True)) if free else {}
+        return [
+            torch.stack([encoded[entry.title] if entry.row is None else scorer.vectors[entry.row] for entry in entries])
+            for entries in histories
+        ]
 
     def _pair_scores(self, history: Sequence[str], rows: Int64[np.ndarray, " item"]) -> Float32[np.ndarray, " item"]:
         if len(rows) > PAIR_LIMIT:

@@ -1,9 +1,69 @@
-"""Placeholder of the commands of recommend_batch."""
+"""The command that recommends for a file of users."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
 import typer
+
+from xcrossrec.cli.console import Json, Precision, counter, prepare, print_json, progress_to_stderr
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
+    app.command("recommend-batch")(recommend_batch)
+
+
+def recommend_batch(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bundle or an adapter.")],
+    users: Annotated[
+        Path, typer.Argument(metavar="USERS", help="Parquet file with user_id and history, a list of text.")
+    ],
+    catalog: Annotated[Path, typer.Option(metavar="DIR", help="A domain's folder: its items are ranked.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.")],
+    index: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="What 'xcrossrec index' wrote; no title is encoded again.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", "--k", help="How many for each user.")] = 10,
+    include_bought: Annotated[
+        bool, typer.Option("--include-bought", help="Also recommend what is in the history.")
+    ] = False,
+    skip_unknown: Annotated[
+        bool, typer.Option("--skip-unknown", help="Leave out ids that the catalogue lacks, instead of an error.")
+    ] = False,
+    precision: Precision = "fp32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what another job left.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Recommend for every user of a Parquet file; give the same command again to go on after an interruption.
+
+    \b
+      xcrossrec recommend-batch models/toys users.parquet --catalog data/toys --out recommended.parquet -k 20
+    """
+    prepare("serve")
+    from xcrossrec.models.bundle import encoder_of
+    from xcrossrec.recommender import Recommender
+    from xcrossrec.serving.batch import BatchSettings, job_of
+    from xcrossrec.serving.batch import recommend_batch as run
+
+    start = time.perf_counter()
+    settings = BatchSettings(k, include_bought, skip_unknown)
+    with progress_to_stderr():
+        recommender = Recommender.from_pretrained(model)
+        encoder_of(recommender.model).precision = precision
+        recommender.index(catalog, index)
+        job = {**job_of(recommender, model, users, settings), "precision": precision}
+        show = counter("row groups")
+        report = run(recommender, users, out, job=job, settings=settings, overwrite=overwrite, progress=show)
+    wall_s = time.perf_counter() - start
+    if as_json:
+        print_json({"out": str(out), **asdict(report), "wall_s": round(wall_s, 2)})
+        return
+    typer.echo(f"{out}: {report.users} users in {report.row_groups} row groups, in {wall_s:.1f} s")
+    if report.resumed:
+        typer.echo(f"{report.resumed} of the row groups were there from an earlier run")
+    if report.errors:
+        typer.echo(f"{report.errors} users have no recommendations: their column 'error' says why")

@@ -10,6 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from xcrossrec.client.errors import foreign
 
+
 @dataclass(frozen=True)
 class StoredItem:
     """An item of a catalogue.

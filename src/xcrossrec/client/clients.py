@@ -91,7 +91,10 @@ def _failure(response: httpx.Response) -> ServiceError:
         told = response.json()["error"]
         message, code = str(told["message"]), str(told.get("code", ""))
     except (ValueError, KeyError, TypeError, AttributeError):
-        message, code = f"the server answered {response.status_code} without a reason: check the address, and its log", ""
+        message, code = (
+            f"the server answered {response.status_code} without a reason: check the address, and its log",
+            "",
+        )
     status = response.status_code
     kind = ServiceBusyError if status in _BUSY else RequestRefusedError if 400 <= status < 500 else ServiceError
     return kind(message, status=status, code=code, request_id=response.headers.get("x-request-id", ""))
@@ -225,9 +228,7 @@ class Client(_Settings):
         """Score candidates, ids or titles, for a history."""
         return self._ask(calls.score(history, candidates, model))
 
-    def explain(
-        self, history: Sequence[HistoryEntry], item: HistoryEntry, *, model: str | None = None
-    ) -> Reasons:
+    def explain(self, history: Sequence[HistoryEntry], item: HistoryEntry, *, model: str | None = None) -> Reasons:
         """Say why an item has its score for a history."""
         return self._ask(calls.explain(history, item, model))
 

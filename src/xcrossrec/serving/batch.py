@@ -1,0 +1,365 @@
+"""Recommendations for a Parquet file of users: one row group at a time, and a killed run goes on where it was.
+
+Each finished row group lies in a file of its own, in a folder beside the output. It is written under another name,
+brought to disk and renamed, so whatever has its final name is complete. When all are there they become one file, in the
+same way. What an output, or the folder of an unfinished one, was made of stands in it (users, model, catalogue,
+settings); another job's is refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xcrossrec import __version__
+from xcrossrec.data.interactions import check_columns
+from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.models.bundle import read_bundle_manifest
+from xcrossrec.models.scorer import PairScorer
+from xcrossrec.recommender import PAIR_LIMIT, Item, Recommendation, Recommender
+from xcrossrec.types import ITEM, TITLE, USER
+
+HISTORY = "history"
+"""Column of the users' file: a list of text, item ids and titles, oldest first."""
+
+USERS_AT_ONCE = 512
+"""Whose free titles are encoded together."""
+
+_KEY = b"xcrossrec"
+"""Under which an output's Parquet metadata tell the job."""
+
+_JOB = "job.json"
+_LOCK = "lock"
+
+Job: TypeAlias = Mapping[str, Any]
+Progress: TypeAlias = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """What is asked for each user.
+
+    Attributes:
+        k: recommendations at most.
+        include_bought: also recommend what is in the history.
+        skip_unknown: leave out ids that the catalogue lacks, and name them; else such a user gets an error.
+    """
+
+    k: int = 10
+    include_bought: bool = False
+    skip_unknown: bool = False
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ConfigError(f"k is {self.k}: ask for at least 1 recommendation")
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What a run did.
+
+    Attributes:
+        row_groups: of the users' file.
+        resumed: of these, finished by an earlier run.
+        users: in the output.
+        errors: users of the output who have an error instead of recommendations.
+    """
+
+    row_groups: int
+    resumed: int
+    users: int
+    errors: int
+
+
+def job_of(recommender: Recommender, model: Path | str, users: Path, settings: BatchSettings) -> dict[str, Any]:
+    """What an output depends on.
+
+    Args:
+        recommender: of the model, with its catalogue.
+        model: its folder.
+        users: the Parquet file.
+        settings: what is asked.
+
+    Raises:
+        BundleError: no model there.
+    """
+    manifest = read_bundle_manifest(model)
+    with users.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "xcrossrec_version": __version__,
+        "users": digest,
+        "model": _digest({name: manifest.get(name) for name in ("files", "base")}),
+        "catalogue": _digest(recommender.catalog.items.select(ITEM, TITLE).to_dict(as_series=False)),
+        **asdict(settings),
+    }
+
+
+def recommend_batch(
+    recommender: Recommender,
+    users: Path,
+    out: Path,
+    *,
+    job: Job,
+    settings: BatchSettings,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> BatchReport:
+    """Recommend for every user of a file; what an earlier, interrupted run of this job finished is kept.
+
+    The output has a row for each user, in the file's order: ``user_id`` as it came, ``item_ids`` and ``scores`` (best
+    first), ``unknown`` (ids that were left out) and ``error`` (a sentence, or null). One user's error stops nobody
+    else's recommendations. Its row groups are those of the users' file.
+
+    Args:
+        recommender: with its catalogue.
+        users: Parquet file with ``user_id`` and ``history``.
+        out: Parquet file to make.
+        job: from :func:`job_of`.
+        settings: what is asked for each user.
+        overwrite: replace an output, or an unfinished one, of another job.
+        progress: called with the finished and all row groups.
+
+    Raises:
+        DataError: no such file, a column missing or of another type, an output of another job, or another process
+            at work on this one.
+    """
+    source = _open_users(users)
+    _check_size(recommender)
+    groups = source.metadata.num_row_groups
+    done = _made_of(out) == job
+    if out.exists() and not done and not overwrite:
+        raise DataError(f"{out} exists and is not this job's: choose another --out, or give --overwrite")
+    with _Parts.claimed(out, job, overwrite=overwrite) as parts:
+        if done:
+            return _report(out, groups, groups)
+        resumed = parts.finished(groups)
+        for number in range(groups):
+            if number not in resumed:
+                table = source.read_row_group(number, columns=[USER, HISTORY])
+                parts.write(number, _recommend_group(recommender, table, settings))
+            if progress is not None:
+                progress(number + 1, groups)
+        parts.join(groups, source.schema_arrow.field(USER).type)
+        return _report(out, groups, len(resumed))
+
+
+def _check_size(recommender: Recommender) -> None:
+    items = recommender.catalog.items.height
+    if isinstance(recommender.scorer, PairScorer) and items > PAIR_LIMIT:
+        raise DataError(
+            f"a pair model would have to encode each history with each of {items} items, at most {PAIR_LIMIT} are "
+            "allowed: use a dual model, or a smaller catalogue"
+        )
+
+
+def _open_users(path: Path) -> pq.ParquetFile:
+    """Open a file of users and check its columns; nothing is read yet."""
+    if not path.is_file():
+        raise DataError(f"the users' file {path} does not exist: give a Parquet file with {USER} and {HISTORY}")
+    try:
+        source = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path} is no Parquet file ({error}): write the users as Parquet") from None
+    schema = source.schema_arrow
+    check_columns(f"the users' file {path}", schema.names, (USER, HISTORY))
+    kind = schema.field(HISTORY).type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not _is_text(kind.value_type):
+        raise DataError(f"the column {HISTORY} of {path} is of type {kind}: write a list of text, ids and titles")
+    return source
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+# ---- one row group
+
+
+@dataclass
+class _User:
+    """A user's history as it was understood, and what came of it."""
+
+    history: list[Item]
+    unknown: list[str]
+    error: str | None
+    found: Sequence[Recommendation] = ()
+
+
+def _recommend_group(recommender: Recommender, table: pa.Table, settings: BatchSettings) -> pa.Table:
+    """Recommend for the users of one row group."""
+    known = set(recommender.catalog.items[ITEM].to_list())
+    users = [_understood(recommender, history, known, settings) for history in table[HISTORY].to_pylist()]
+    sound = [user for user in users if user.error is None]
+    for start in range(0, len(sound), USERS_AT_ONCE):
+        _recommend_some(recommender, sound[start : start + USERS_AT_ONCE], settings)
+    columns = {
+        USER: table[USER],
+        "item_ids": [[each.item_id for each in user.found] for user in users],
+        "scores": [[each.score for each in user.found] for user in users],
+        "unknown": [user.unknown for user in users],
+        "error": [user.error for user in users],
+    }
+    return pa.table(columns, schema=_schema(table.schema.field(USER).type))
+
+
+def _recommend_some(recommender: Recommender, users: Sequence[_User], settings: BatchSettings) -> None:
+    """Recommend for users together; one by one where that fails, so that the error is its user's alone."""
+    histories = [user.history for user in users]
+    try:
+        answers = recommender.recommend_many(histories, settings.k, include_bought=settings.include_bought)
+    except DataError as error:
+        if len(users) == 1:
+            users[0].error = str(error)
+            return
+        for user in users:
+            _recommend_some(recommender, [user], settings)
+        return
+    for user, found in zip(users, answers, strict=True):
+        user.found = found
+
+
+def _schema(user_id: pa.DataType) -> pa.Schema:
+    text = pa.string()
+    lists = [("item_ids", pa.list_(text)), ("scores", pa.list_(pa.float32())), ("unknown", pa.list_(text))]
+    return pa.schema([(USER, user_id), *lists, ("error", text)])
+
+
+def _understood(
+    recommender: Recommender, history: Sequence[str | None] | None, known: set[str], settings: BatchSettings
+) -> _User:
+    """Read one user's history; what is wrong with it becomes the user's error."""
+    if not history:
+        return _User([], [], "the history is empty: give at least one item id or title")
+    try:
+        items = recommender.named([entry for entry in history if entry is not None])
+    except DataError as error:
+        return _User([], [], str(error))
+    unknown = [item.item_id for item in items if item.item_id is not None and item.item_id not in known]
+    if unknown and not settings.skip_unknown:
+        return _User([], unknown, f"unknown item id {unknown[0]!r}: correct it, or leave unknown ids out")
+    usable = [item for item in items if item.item_id in known or (item.title or "").strip()]
+    error = None if usable else "the history has no item that the catalogue knows, and no title: give one"
+    return _User(usable, unknown, error)
+
+
+# ---- files
+
+
+class _Parts:
+    """The finished row groups of an unfinished output, in a folder beside it.
+
+    Args:
+        out: the output.
+        job: what it is made of.
+    """
+
+    def __init__(self, out: Path, job: Job) -> None:
+        self.out = out
+        self.job = job
+        self.folder = out.with_name(f".{out.name}.parts")
+
+    @classmethod
+    @contextmanager
+    def claimed(cls, out: Path, job: Job, *, overwrite: bool) -> Iterator[_Parts]:
+        """Make or take the folder, for this process alone; it goes when the output is complete."""
+        if not out.parent.is_dir():
+            raise DataError(f"the folder {out.parent} does not exist: make it, or choose another --out")
+        parts = cls(out, job)
+        parts.folder.mkdir(exist_ok=True)
+        with (parts.folder / _LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(f"another process is writing {out}: wait for it, or choose another --out") from None
+            parts._take_job(overwrite=overwrite)
+            yield parts
+            shutil.rmtree(parts.folder)
+
+    def _take_job(self, *, overwrite: bool) -> None:
+        """Keep the folder's parts if they are this job's; leftovers of an interrupted write go."""
+        path = self.folder / _JOB
+        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != self.job:
+            if not overwrite:
+                raise DataError(
+                    f"{self.folder} holds an unfinished output of other users, another model, catalogue or settings: "
+                    "give --overwrite to drop it, or choose another --out"
+                )
+            for part in self.folder.glob("*.parquet"):
+                part.unlink()
+            path.unlink()
+        for leftover in self.folder.glob("*.writing"):
+            leftover.unlink()
+        if not path.exists():
+            with _written(path) as temporary:
+                temporary.write_text(json.dumps(self.job), encoding="utf-8")
+
+    def finished(self, groups: int) -> set[int]:
+        """Numbers of the row groups that are there."""
+        return {number for number in range(groups) if self._part(number).exists()}
+
+    def write(self, number: int, table: pa.Table) -> None:
+        """Keep one row group's result."""
+        with _written(self._part(number)) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+    def join(self, groups: int, user_id: pa.DataType) -> None:
+        """Make the output of all parts, a row group each."""
+        schema = _schema(user_id).with_metadata({_KEY: json.dumps(self.job)})
+        with (
+            _written(self.folder / "whole.parquet", self.out) as temporary,
+            pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+        ):
+            for number in range(groups):
+                part = pq.read_table(self._part(number))
+                writer.write_table(part.cast(_schema(user_id)), row_group_size=max(part.num_rows, 1))
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.parquet"
+
+
+@contextmanager
+def _written(path: Path, final: Path | None = None) -> Iterator[Path]:
+    """Give a name to write to; the file is on disk under its final name when the block is left."""
+    temporary, final = path.with_name(f"{path.name}.writing"), final or path
+    yield temporary
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(final)
+    folder = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _made_of(out: Path) -> Job | None:
+    """The job that an output tells; None where there is no output, or another program's."""
+    if not out.is_file():
+        return None
+    try:
+        told = (pq.read_schema(out).metadata or {}).get(_KEY)
+    except pa.ArrowInvalid:
+        return None
+    return None if told is None else dict(json.loads(told))
+
+
+def _report(out: Path, groups: int, resumed: int) -> BatchReport:
+    file = pq.ParquetFile(out)
+    errors = sum(batch.num_rows - batch.column(0).null_count for batch in file.iter_batches(columns=["error"]))
+    return BatchReport(groups, resumed, file.metadata.num_rows, errors)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
