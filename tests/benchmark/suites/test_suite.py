@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+
+from xcrossrec.benchmark.cells import ALL, NO_BUDGET, Cell
+from xcrossrec.benchmark.methods import KINDS
+from xcrossrec.benchmark.suite import Suite
+from xcrossrec.exceptions import ConfigError
+
+EVIDENCE = Path(__file__).resolve().parents[3] / "benchmarks" / "evidence"
+
+
+def test_cells_come_once_in_the_grids_order(suite_file) -> None:
+    suite = Suite.read(suite_file(budgets='16, "all"', seeds="0, 1"))
+    names = [cell.name for cell in suite.cells()]
+    assert names[:5] == [
+        "garden/none/popularity/16-s0",
+        "garden/none/tfidf/no-s0",
+        "garden/kitchen+camping/mean-of-sources/no-s0",
+        "garden/none/lora/16-s0",
+        "garden/kitchen+camping/xcross/16-s0",
+    ]
+    assert len(names) == len(set(names))
+    assert "garden/none/popularity/all-s0" in names
+    assert "garden/none/popularity/all-s1" not in names, "no seed changes counts over all users"
+    assert "garden/none/lora/all-s1" in names
+
+
+def test_epochs_follow_the_budget(suite_file) -> None:
+    text = suite_file().read_text().replace("16 = 1", "16 = 9\n64 = 4\nall = 2")
+    path = suite_file()
+    path.write_text(text)
+    suite = Suite.read(path)
+    assert [suite.training_for(budget, 3).epochs for budget in (8, 16, 40, 64, 5000, ALL)] == [9, 9, 9, 4, 4, 2]
+    assert suite.training_for(16, 3).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "tiny"', 'nam = "tiny"', "unknown entry 'nam'"),
+        ('"popularity",', '"popular",', "names a method 'popular' that has no"),
+        ("[methods.tfidf]", '[methods.tfidf]\nkind = "bm25"', "of an unknown kind 'bm25'"),
+        ("budgets = [16]", "budgets = [1]", "a budget is 1: give a number of users from 2 up"),
+        ("budgets = [16]", "", "has no budgets"),
+        ('targets = ["garden"]', 'targets = ["kitchen"]', "unused"),
+        ("[epochs]\n16 = 1", "[epochs]\nmany = 1", "maps budgets to whole numbers"),
+        ('warm = ["lora-from-source"]', 'warm = ["warm"]', r"\[report\] names a method 'warm'"),
+        ("batch_users = 16", "batch = 16", "unknown training setting 'batch'"),
+        ("[[grid]]", "[[grids]]", "unknown entry 'grids'"),
+        ("[methods.tfidf]", '["methods"."a/b"]', "is called 'a/b'|of an unknown kind"),
+    ],
+)
+def test_mistakes_are_named(suite_file, old: str, new: str, message: str) -> None:
+    path = suite_file()
+    if message == "unused":
+        new, message = new + '\nsources = { kitchen = ["kitchen"] }', "cannot be read|source of itself"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        Suite.read(path)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.toml cannot be read"):
+        Suite.read(tmp_path / "nothing.toml")
+    (tmp_path / "broken.toml").write_text("name =")
+    with pytest.raises(ConfigError, match=r"broken\.toml cannot be read"):
+        Suite.read(tmp_path / "broken.toml")
+
+
+def test_names_of_cells() -> None:
+    assert Cell("toys", (), "tfidf", NO_BUDGET, 0).name == "toys/none/tfidf/no-s0"
+    assert Cell("toys", ("a", "b"), "lora", ALL, 2).name == "toys/a+b/lora/all-s2"
+
+
+@pytest.mark.parametrize("path", sorted(EVIDENCE.glob("*.toml")), ids=lambda path: path.name)
+def test_the_suites_that_are_shipped_read(path: Path) -> None:
+    assert Suite.read(path).cells()
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_kind_has_its_function(kind: str) -> None:
+    assert callable(KINDS[kind].load())
