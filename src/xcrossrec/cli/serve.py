@@ -2,8 +2,134 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
+from xcrossrec.cli.console import Precision, prepare, progress_to_stderr, shows_progress
+from xcrossrec.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from xcrossrec.serving.served import Spec
+    from xcrossrec.types import EncodingPrecision
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
+    app.command("serve")(serve)
+
+
+def _limit(help_: str, name: str, **rules: Any) -> Any:
+    """An option that the environment may set, too."""
+    return typer.Option(help=help_, envvar=f"XCROSSREC_{name}", show_envvar=False, **rules)
+
+
+def serve(
+    models: Annotated[
+        list[str], typer.Argument(metavar="[NAME=]MODEL...", help="Folder of a bundle or an adapter; may be repeated.")
+    ],
+    catalog: Annotated[
+        list[str],
+        typer.Option(
+            metavar="[NAME=]DIR",
+            help="What 'catalog build' made; or a domain's folder or a table, of which a catalogue is made beside.",
+        ),
+    ],
+    host: Annotated[str, _limit("Address to listen at; a public one needs keys.", "HOST")] = "127.0.0.1",
+    port: Annotated[int, _limit("TCP port; 0 takes a free one.", "PORT", min=0, max=65535)] = 8000,
+    queue: Annotated[int, _limit("Requests that may wait for each model; more get 429.", "QUEUE")] = 256,
+    batch: Annotated[int, _limit("Requests answered together; 1 answers one by one.", "BATCH")] = 32,
+    batch_wait_ms: Annotated[float, _limit("How long a batch waits for company.", "BATCH_WAIT_MS")] = 2.0,
+    timeout_s: Annotated[float, _limit("Seconds until a request without an answer gets 503.", "TIMEOUT_S")] = 10.0,
+    body_timeout_s: Annotated[float, _limit("Seconds in which a body must arrive.", "BODY_TIMEOUT_S")] = 10.0,
+    request_bytes: Annotated[int, _limit("Size of a request's body, at most.", "REQUEST_BYTES")] = 2_097_152,
+    depth: Annotated[int, _limit("Levels of nested lists and objects in a request, at most.", "DEPTH")] = 32,
+    history: Annotated[int, _limit("Items of a history, at most.", "HISTORY")] = 100,
+    k: Annotated[int, _limit("Recommendations of one request, at most.", "K")] = 1000,
+    candidates: Annotated[int, _limit("Candidates of one request, at most.", "CANDIDATES")] = 10_000,
+    pair_candidates: Annotated[int, _limit("The same for pair models, which read each.", "PAIR_CANDIDATES")] = 200,
+    explained: Annotated[int, _limit("Recommendations explained in one request, at most.", "EXPLAINED")] = 10,
+    upsert: Annotated[int, _limit("Items written or deleted in one request, at most.", "UPSERT")] = 1000,
+    drain_s: Annotated[float, _limit("Seconds between SIGTERM and the last new connection.", "DRAIN_S")] = 0.5,
+    stop_s: Annotated[float, _limit("Seconds that requests in flight then have to finish.", "STOP_S")] = 30.0,
+    threads: Annotated[int, _limit("Processor threads of the models; 0 leaves one core free.", "THREADS")] = 0,
+    log_titles: Annotated[bool, typer.Option("--log-titles", help="Write histories to the log.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen at a public address without keys.")] = False,
+    precision: Precision = "fp32",
+) -> None:
+    """Serve models over HTTP: an API (described at /openapi.json) and a page at /.
+
+    Several models need names; a catalogue without a name is every model's source of items. Keys come from the
+    environment: XCROSSREC_API_KEYS may read, XCROSSREC_ADMIN_KEYS may write too. Every limit can be set there as
+    well: XCROSSREC_QUEUE for --queue. SIGHUP reads the models again, SIGTERM stops when all is answered.
+
+    \b
+      xcrossrec serve models/toys --catalog data/toys
+      xcrossrec serve x=models/toys lora=models/toys-lora --catalog data/toys
+      xcrossrec serve toys=models/toys books=models/books --catalog toys=data/toys --catalog books=data/books
+    """
+    given = {key: value for key, value in locals().items() if key not in ("models", "catalog", "precision")}
+    prepare("serve")
+    run(specs_of(models, catalog, precision), given)
+
+
+def run(specs: Sequence[Spec], given: dict[str, Any]) -> None:
+    """Load everything, then listen."""
+    import logging
+    import os
+
+    from xcrossrec.serving.logs import log_as_json
+    from xcrossrec.serving.server import serve as listen
+    from xcrossrec.serving.service import Service
+    from xcrossrec.serving.settings import ADMIN_KEYS, API_KEYS, Settings, keys_of
+
+    settings = Settings(**given, api_keys=keys_of(os.environ, API_KEYS), admin_keys=keys_of(os.environ, ADMIN_KEYS))
+    log_as_json(logging.INFO if shows_progress() else logging.WARNING)
+    with progress_to_stderr():
+        service = Service.start(specs, settings)
+    listen(service)
+
+
+def specs_of(models: Sequence[str], catalogs: Sequence[str], precision: EncodingPrecision) -> list[Spec]:
+    """Join models with their catalogues by name.
+
+    Raises:
+        ConfigError: a model without a catalogue, a catalogue without a model, or a name twice.
+    """
+    from xcrossrec.serving.served import Spec
+
+    of_name, shared = _named(catalogs, "catalog")
+    folders, unnamed = _named(models, "model")
+    for folder in unnamed:
+        name = folder.absolute().name
+        if name in folders:
+            raise ConfigError(f"two models are called {name!r}: write the second as NAME={folder}")
+        folders[name] = folder
+    if len(shared) > 1:
+        raise ConfigError(f"two catalogues have no name, {shared[0]} and {shared[1]}: write each as NAME=DIR")
+    if strangers := sorted(set(of_name) - set(folders)):
+        raise ConfigError(f"the catalogue {strangers[0]!r} belongs to no model: there is {', '.join(folders)}")
+    specs = []
+    for name, folder in folders.items():
+        found = of_name.get(name) or next(iter(shared), None)
+        if found is None:
+            raise ConfigError(f"the model {name!r} has no catalogue: add --catalog {name}=DIR")
+        specs.append(Spec(name, folder, found, precision))
+    return specs
+
+
+def _named(texts: Sequence[str], what: str) -> tuple[dict[str, Path], list[Path]]:
+    """Read NAME=PATH, or PATH; a path that exists is no name."""
+    named: dict[str, Path] = {}
+    unnamed = []
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or Path(text).exists():
+            unnamed.append(Path(text))
+        elif not name or not path or name in named:
+            raise ConfigError(f"{text!r} names no {what} as NAME=PATH, or one that has a name already: give another")
+        else:
+            named[name] = Path(path)
+    return named, unnamed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, StringConstraints, Tag
 
 from xcrossrec.types import HistoryPooling, Scoring
 
@@ -49,7 +49,16 @@ class ItemByTitle(_Request):
     title: Title
 
 
-Entry: TypeAlias = ItemById | ItemByTitle
+def _reading(entry: Any) -> str:
+    """Which of the two an entry is meant to be, so that only that one's mistakes are named."""
+    named = entry.keys() if isinstance(entry, Mapping) else vars(entry) if isinstance(entry, BaseModel) else ()
+    return BY_ID if "id" in named else BY_TITLE
+
+
+BY_ID, BY_TITLE = "(by id)", "(by title)"
+Entry: TypeAlias = Annotated[
+    Annotated[ItemById, Tag(BY_ID)] | Annotated[ItemByTitle, Tag(BY_TITLE)], Discriminator(_reading)
+]
 
 
 class FilterConditions(_Request):
@@ -80,7 +89,7 @@ class RecommendRequest(_Request):
 
     model: ModelName = None
     history: History
-    k: int = Field(10, ge=1, description="How many at most.")
+    k: int = Field(10, ge=1, le=1_000_000, description="How many at most.")
     filters: FilterConditions | None = None
     candidates: Annotated[list[Id], Field(min_length=1)] | None = Field(
         None, description="Ids to choose among; null takes the whole catalogue."

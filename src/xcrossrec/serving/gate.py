@@ -1,0 +1,230 @@
+"""What every request passes before it is read: keys, size, time, room; and what is told of it afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import re
+import secrets
+from collections.abc import Callable, MutableMapping, Sequence
+from time import perf_counter
+from typing import Any, TypeAlias
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from xcrossrec.serving.metrics import Metrics
+from xcrossrec.serving.problems import Problem, busy, problem_of
+from xcrossrec.serving.settings import ADMIN_KEYS, Settings, is_loopback
+
+access = logging.getLogger("xcrossrec.access")
+log = logging.getLogger(__name__)
+
+Facts: TypeAlias = MutableMapping[str, Any]
+
+_REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+_OPEN = ("/healthz", "/readyz", "/", "/openapi.json")
+_QUICK = ("/v1/models", "/v1/model")
+
+
+class Gate:
+    """ASGI middleware; the only one.
+
+    Args:
+        app: the application behind it.
+        settings: limits and keys.
+        metrics: told of every answer.
+        room: requests that may be inside at once; read anew for each.
+        draining: whether the service is about to stop.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        room: Callable[[], int],
+        draining: Callable[[], bool],
+    ) -> None:
+        self.app = app
+        self.settings = settings
+        self.metrics = metrics
+        self._room, self._draining = room, draining
+        self._inside = 0
+        self._readers = [key.encode() for key in (*settings.api_keys, *settings.admin_keys)]
+        self._admins = [key.encode() for key in settings.admin_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        visit = _Visit(scope, send, self._draining)
+        self.metrics.in_flight.inc()
+        try:
+            await self._pass(visit, receive)
+        except Problem as problem:
+            await visit.refuse(problem)
+        except Exception as error:
+            log.exception("request %s failed", visit.request_id)
+            await visit.refuse(problem_of(error))
+        finally:
+            self.metrics.in_flight.dec()
+            self._tell(visit)
+
+    async def _pass(self, visit: _Visit, receive: Receive) -> None:
+        headers, path = Headers(scope=visit.scope), visit.scope["path"]
+        if not self._readers:
+            self._check_host(headers.get("host", ""))
+        elif path not in _OPEN and not path.startswith("/static/"):
+            self._check_key(headers, visit.scope["method"], path)
+        body = await self._body(headers, receive)
+        if not path.startswith("/v1/") or path in _QUICK:
+            await self.app(visit.scope, _replay(body, receive), visit.send)
+            return
+        if self._inside >= self._room():
+            raise busy(f"{self._inside} requests are being answered and no more may be: ask again in a second")
+        self._inside += 1
+        try:
+            await self.app(visit.scope, _replay(body, receive), visit.send)
+        finally:
+            self._inside -= 1
+
+    def _check_host(self, host: str) -> None:
+        """Without keys, refuse a page of another host that a browser was led to take for this one."""
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        if self.settings.is_local and not is_loopback(name.strip("[]")):
+            raise Problem(
+                403,
+                "host",
+                f"the request is for the host {name[:80]!a}, and without keys only localhost is answered: ask at "
+                "127.0.0.1, or set keys",
+            )
+
+    def _check_key(self, headers: Headers, method: str, path: str) -> None:
+        kind, _, key = headers.get("authorization", "").partition(" ")
+        given = key.strip().encode() if kind.lower() == "bearer" else headers.get("x-api-key", "").encode()
+        if not _any_equal(given, self._readers):
+            reason = "unknown" if given else "missing"
+            raise Problem(
+                401,
+                "key",
+                f"the API key is {reason}: send a valid one as 'Authorization: Bearer KEY'",
+                {"WWW-Authenticate": "Bearer"},
+            )
+        if _writes(method, path) and not _any_equal(given, self._admins):
+            raise Problem(403, "key", f"this key may read only: use one of {ADMIN_KEYS} to write")
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        """Read the whole body, which must be small and come in time."""
+        limit = self.settings.request_bytes
+        if (declared := headers.get("content-length", "")).isdecimal() and int(declared) > limit:
+            raise _too_large(f"{declared} bytes", limit)
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self.settings.body_timeout_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise Problem(400, "hung_up", "the client hung up before its request was complete")
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > limit:
+                        raise _too_large("more", limit)
+                    if not message.get("more_body", False):
+                        return b"".join(parts)
+        except TimeoutError:
+            raise Problem(
+                408,
+                "slow",
+                f"the request's body was not complete after {self.settings.body_timeout_s:g} s: send it faster",
+                {"Connection": "close"},
+            ) from None
+
+    def _tell(self, visit: _Visit) -> None:
+        seconds = perf_counter() - visit.started
+        scope = visit.scope
+        route = getattr(scope.get("route"), "path", None) or "other"
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self.metrics.observe(method, route, visit.status, seconds)
+        if access.isEnabledFor(logging.INFO):
+            fixed = {"request_id": visit.request_id, "method": method, "route": route, "status": visit.status}
+            facts = {**fixed, "ms": round(seconds * 1000, 2), **visit.facts}
+            access.info("request", extra={"facts": facts})
+
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
+
+
+class _Visit:
+    """One request on its way; sees its answer's status and adds headers."""
+
+    def __init__(self, scope: Scope, send: Send, draining: Callable[[], bool]) -> None:
+        self.scope = scope
+        self.started = perf_counter()
+        self.status = 0
+        self._send, self._draining = send, draining
+        given = Headers(scope=scope).get("x-request-id", "")
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        self.facts: Facts = {}
+        scope.setdefault("state", {})["facts"] = self.facts
+
+    async def send(self, message: Message) -> None:
+        """Pass an answer on."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self.request_id
+            headers["X-Content-Type-Options"] = "nosniff"
+            if self._draining():
+                headers["Connection"] = "close"
+        await self._send(message)
+
+    async def refuse(self, problem: Problem) -> None:
+        """Answer with a reason; nothing, if an answer was begun."""
+        if self.status:
+            return
+        self.facts["code"] = problem.code
+        body = json.dumps(problem.body).encode()
+        headers = {"content-type": "application/json", "content-length": str(len(body)), **problem.headers}
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await self.send({"type": "http.response.start", "status": problem.status, "headers": raw})
+        await self.send({"type": "http.response.body", "body": body})
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Give the body once, then whatever comes."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def _writes(method: str, path: str) -> bool:
+    return method in ("PUT", "DELETE", "PATCH") or path.endswith("/reload")
+
+
+def _any_equal(given: bytes, keys: Sequence[bytes]) -> bool:
+    """Compare with every key, in a time that does not tell which one it was or how much of it fits."""
+    found = False
+    for key in keys:
+        found |= hmac.compare_digest(given, key)
+    return found
+
+
+def _too_large(size: str, limit: int) -> Problem:
+    return Problem(
+        413,
+        "too_large",
+        f"the request's body has {size}, at most {limit} bytes are read: send it in parts",
+        {"Connection": "close"},
+    )

@@ -1,0 +1,38 @@
+"""Log lines as JSON objects, one a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+_LOGGERS = ("xcrossrec", "uvicorn", "uvicorn.error")
+
+
+class JsonLines(logging.Formatter):
+    """Writes time, level, logger and message, and whatever facts came with the record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one record."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "facts", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def log_as_json(level: int = logging.INFO) -> None:
+    """Write the logs of the service and of the HTTP server to stderr, as JSON."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers = [] if name == "uvicorn.error" else [handler]
+        logger.propagate = name == "uvicorn.error"
+        logger.setLevel(level)

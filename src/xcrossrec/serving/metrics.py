@@ -1,0 +1,87 @@
+"""What Prometheus reads of a service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from xcrossrec import __version__
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_WAITS = (0.001, 0.0025, *_SECONDS)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """The counters of one service; read by :meth:`text`."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        own: dict[str, Any] = {"registry": self.registry}
+        self.requests = Counter("xcrossrec_requests", "Answered requests.", ("method", "route", "status"), **own)
+        self.seconds = Histogram(
+            "xcrossrec_request_seconds",
+            "From a request's first byte to its answer.",
+            ("route",),
+            buckets=_SECONDS,
+            **own,
+        )
+        self.in_flight = Gauge("xcrossrec_requests_in_flight", "Requests without an answer yet.", **own)
+        self.batch = Histogram("xcrossrec_batch_size", "Requests answered together.", ("model",), buckets=_SIZES, **own)
+        self.waited = Histogram(
+            "xcrossrec_queue_seconds", "Between a request's arrival and its batch.", ("model",), buckets=_WAITS, **own
+        )
+        self.encoded = Counter("xcrossrec_encoded_texts", "Texts that requests had encoded.", ("model",), **own)
+        self.written = Counter("xcrossrec_items_written", "Items written to a catalogue.", ("model",), **own)
+        self.deleted = Counter("xcrossrec_items_deleted", "Items deleted from a catalogue.", ("model",), **own)
+        self.reloads = Counter("xcrossrec_reloads", "Replacements of a model.", ("model", "result"), **own)
+        self.ready = Gauge("xcrossrec_ready", "1 while the service takes requests.", **own)
+        version = Gauge("xcrossrec_build_info", "The release.", ("version",), **own)
+        version.labels(__version__).set(1)
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answered request."""
+        self.requests.labels(method, route, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+
+    def on_batch(self, model: str) -> Callable[[int, Sequence[float]], None]:
+        """What a model's worker tells its batches."""
+        size, waited = self.batch.labels(model), self.waited.labels(model)
+
+        def observe(batch: int, waits: Sequence[float]) -> None:
+            size.observe(batch)
+            for wait in waits:
+                waited.observe(wait)
+
+        return observe
+
+    def watch(self, models: Callable[[], Iterable[tuple[str, int, int, int]]]) -> None:
+        """Read each model's name, waiting requests, items and catalogue version whenever the metrics are read."""
+        self.registry.register(_Models(models))
+
+    def text(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return bytes(generate_latest(self.registry))
+
+
+class _Models(Collector):
+    def __init__(self, models: Callable[[], Iterable[tuple[str, int, int, int]]]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Read the models as they are now."""
+        waiting = GaugeMetricFamily("xcrossrec_queue_length", "Requests that wait for a model.", labels=("model",))
+        items = GaugeMetricFamily("xcrossrec_catalogue_items", "Items of a model's catalogue.", labels=("model",))
+        version = GaugeMetricFamily(
+            "xcrossrec_catalogue_version", "Grows with every write to a catalogue.", labels=("model",)
+        )
+        for name, *values in self._models():
+            for family, value in zip((waiting, items, version), values, strict=True):
+                family.add_metric((name,), value)
+        return waiting, items, version

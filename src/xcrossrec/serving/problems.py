@@ -1,0 +1,83 @@
+"""Refusals as HTTP knows them: a status, a short code, and a sentence that names the value and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from xcrossrec.exceptions import ConfigError, DataError, ModelError, StorageError, XCrossRecError
+from xcrossrec.serving.schemas import BY_ID, BY_TITLE
+from xcrossrec.serving.store import CatalogReplacedError
+
+
+class Problem(XCrossRecError):  # noqa: N818 - what HTTP calls it
+    """A request that gets no answer but a reason.
+
+    Args:
+        status: of HTTP.
+        code: a short name for programs.
+        message: a sentence for people.
+        headers: to send with it.
+    """
+
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = dict(headers or {})
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"error": {"code": self.code, "message": str(self)}}
+
+
+class UnknownItemError(DataError):
+    """An id that the catalogue lacks."""
+
+
+def busy(message: str, *, status: int = 429, code: str = "busy", retry_s: int = 1) -> Problem:
+    """The request may be sent again, after some seconds."""
+    return Problem(status, code, message, {"Retry-After": str(retry_s)})
+
+
+def problem_of(error: BaseException) -> Problem:
+    """Turn an expected failure into a refusal; anything else into a 500 that tells nothing."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, CatalogReplacedError):
+        return busy(f"{_sentence(error)}; send the request again", status=503, code="replaced")
+    for kind, status, code in (
+        (UnknownItemError, 404, "unknown_item"),
+        (StorageError, 507, "storage"),
+        (ModelError, 422, "model"),
+        (DataError, 422, "invalid"),
+        (ConfigError, 422, "invalid"),
+    ):
+        if isinstance(error, kind):
+            return Problem(status, code, _sentence(error))
+    return Problem(500, "internal", "the server failed unexpectedly: its log has the reason under the request's id")
+
+
+def invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
+    """Say in one sentence what does not fit the schema."""
+    first = errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return Problem(422, "invalid", f"{_place(first['loc'])}: {first['msg']}, got {_shown(first.get('input'))}{more}")
+
+
+def _place(parts: Iterable[str | int]) -> str:
+    names = [str(part) for part in parts if part not in (BY_ID, BY_TITLE)]
+    return ".".join(names[1:]) or f"the {names[0]}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = ascii(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a number too long to show"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split())

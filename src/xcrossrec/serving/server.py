@@ -1,0 +1,112 @@
+"""The process: listens, reloads on SIGHUP, and stops on SIGTERM once everything is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.serving.app import create_app
+from xcrossrec.serving.service import Service
+
+log = logging.getLogger(__name__)
+
+_SWITCH_S = 0.0005
+"""How long a thread may hold the interpreter while another waits, in seconds; answers wait for it twice."""
+
+_BACKLOG = 4096
+_KEEP_ALIVE_S = 75
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, whose signals drain the service first and end in exit status 0."""
+
+    def __init__(self, service: Service, app: FastAPI) -> None:
+        settings = service.settings
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=round(settings.stop_s),
+                h11_max_incomplete_event_size=64 * 1024,
+            )
+        )
+        self.service = service
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until a signal."""
+        self._loop = asyncio.get_running_loop()
+        if hasattr(signal, "SIGHUP"):
+            self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain; a second signal stops at once."""
+        if self.service.draining or self._loop is None:
+            self.should_exit = True
+            self.force_exit = sig == signal.SIGINT
+            return
+        self.service.draining = True
+        self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        log.info("stopping in %g s: requests in flight are answered", self.service.settings.drain_s)
+        assert self._loop is not None
+        self._loop.call_later(self.service.settings.drain_s, setattr, self, "should_exit", True)
+
+    def _reload(self) -> None:
+        log.info("reading all models again (SIGHUP)")
+        task = asyncio.ensure_future(self.service.replace_all())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def serve(service: Service) -> None:
+    """Listen until SIGTERM or SIGINT, then answer what is in flight.
+
+    Raises:
+        ConfigError: the address cannot be listened at.
+    """
+    sys.setswitchinterval(_SWITCH_S)
+    server = Server(service, create_app(service))
+    try:
+        listener = listen(service.settings.host, service.settings.port)
+    except OSError as error:
+        service.close()
+        raise ConfigError(
+            f"{service.settings.host} port {service.settings.port} cannot be listened at ({error}): choose another "
+            "--port, or stop what is there"
+        ) from error
+    host, port = listener.getsockname()[:2]
+    log.info("listening at http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    server.run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the listening socket, so that a port that is taken is known at once."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,145 @@
+"""All served models behind their names, and how one is replaced while it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from xcrossrec.exceptions import ConfigError, XCrossRecError
+from xcrossrec.serving.metrics import Metrics
+from xcrossrec.serving.problems import Problem
+from xcrossrec.serving.served import Served, Spec, load, open_or_build, replace
+from xcrossrec.serving.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """Models by name; looks them up, replaces and closes them.
+
+    Args:
+        settings: limits.
+        models: what is served, in the order in which it is listed.
+        metrics: shared by all.
+    """
+
+    def __init__(self, settings: Settings, models: Sequence[Served], metrics: Metrics) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.models = {served.spec.name: served for served in models}
+        self.draining = False
+        self._replacing = {name: asyncio.Lock() for name in self.models}
+        self._retired: list[Served] = []
+        metrics.watch(
+            lambda: [(name, len(s.answers), s.store.count, s.store.version) for name, s in self.models.items()]
+        )
+        metrics.ready.set_function(lambda: float(not self.draining))
+
+    @classmethod
+    def start(cls, specs: Sequence[Spec], settings: Settings) -> Service:
+        """Load and warm every model; nothing is served unless all can be.
+
+        Raises:
+            ConfigError: no model, or a name twice.
+            BundleError: a bundle or a catalogue cannot be used.
+            DataError: a catalogue cannot be made.
+        """
+        names = [spec.name for spec in specs]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"the models' names are {names}: give at least one model, and each a name of its own")
+        torch.set_num_threads(settings.processor_threads)
+        metrics = Metrics()
+        models: list[Served] = []
+        try:
+            for spec in specs:
+                model, manifest = load(spec)
+                store = open_or_build(model, spec.catalog)
+                models.append(Served(spec, model, manifest, store, settings, metrics))
+                models[-1].warm()
+                log.info("serving %s: %s over %d items", spec.name, spec.path, store.count)
+        except BaseException:
+            _close(models)
+            raise
+        return cls(settings, models, metrics)
+
+    def find(self, wanted: str | None) -> Served:
+        """Find a model by its name, or by its domain's where only one model has that.
+
+        Raises:
+            Problem: 404 for an unknown name; 422 where several are served and none is named, or where a domain has
+                several.
+        """
+        if wanted is None:
+            if len(self.models) == 1:
+                return next(iter(self.models.values()))
+            raise Problem(422, "model_needed", f"several models are served and none is named: give {self._choices()}")
+        if wanted in self.models:
+            return self.models[wanted]
+        of_domain = [served for served in self.models.values() if served.domain == wanted]
+        if len(of_domain) == 1:
+            return of_domain[0]
+        if of_domain:
+            names = ", ".join(repr(served.spec.name) for served in of_domain)
+            raise Problem(422, "model_needed", f"the domain {wanted!r} has several models: name one of {names}")
+        raise Problem(
+            404, "unknown_model", f"no model and no domain is called {_short(wanted)}: there is {self._choices()}"
+        )
+
+    async def replace(self, name: str, path: Path | None) -> Served:
+        """Put another bundle in a model's place; no request is lost.
+
+        Raises:
+            Problem: 404 for an unknown name, 409 while it is being replaced already.
+            BundleError: the new bundle cannot be used; the old one goes on.
+        """
+        if name not in self.models:
+            raise Problem(404, "unknown_model", f"no model is called {_short(name)}: there is {self._choices()}")
+        if self._replacing[name].locked():
+            raise Problem(409, "replacing", f"the model {name!r} is being replaced already: wait until that is done")
+        async with self._replacing[name]:
+            old = self.models[name]
+            try:
+                new = await asyncio.to_thread(replace, old, path, self.settings, self.metrics)
+            except BaseException as error:
+                self.metrics.reloads.labels(name, "failed").inc()
+                if not isinstance(error, XCrossRecError):
+                    log.exception("replacing %s failed", name)
+                raise
+            self.models[name] = new
+            old.close()  # what it was asked before is still answered
+            self._retired = [served for served in (*self._retired, old) if served.answers.running]
+            self.metrics.reloads.labels(name, "done").inc()
+            log.info("%s is now %s", name, new.spec.path)
+            return new
+
+    async def replace_all(self) -> None:
+        """Read every model's bundle again; one that cannot be read stays as it is."""
+        for name in list(self.models):
+            try:
+                await self.replace(name, None)
+            except XCrossRecError as error:
+                log.error("%s stays as it is: %s", name, error)
+
+    def close(self) -> None:
+        """Answer what waits, then let go of the catalogues."""
+        _close([*self._retired, *self.models.values()])
+
+    def _choices(self) -> str:
+        each = [f"{n!r}" + (f" (domain {s.domain!r})" if s.domain else "") for n, s in self.models.items()]
+        return ", ".join(each)
+
+
+def _close(models: Sequence[Served]) -> None:
+    for served in models:
+        served.close()
+    for served in models:
+        served.join()
+        served.store.close()
+
+
+def _short(text: str) -> str:
+    return ascii(text) if len(text) <= 60 else f"{text[:60]!a}..."

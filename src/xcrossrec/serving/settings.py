@@ -1,0 +1,125 @@
+"""What an operator may set: limits, address, keys."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from xcrossrec.exceptions import ConfigError
+
+API_KEYS = "XCROSSREC_API_KEYS"
+"""Environment variable: keys that may read, separated by commas."""
+
+ADMIN_KEYS = "XCROSSREC_ADMIN_KEYS"
+"""Environment variable: keys that may also write items and replace models, separated by commas."""
+
+SHORTEST_KEY = 16
+"""Characters of a key, at least."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting of a service, with its default.
+
+    Attributes:
+        host: address to listen at; a public one needs keys.
+        port: TCP port.
+        queue: requests that may wait for each model; one more is refused with 429.
+        batch: requests answered together at most; 1 answers one by one.
+        batch_wait_ms: how long a batch waits for company, in milliseconds.
+        timeout_s: seconds until a request that has no answer gets 503.
+        body_timeout_s: seconds in which a request's body must arrive.
+        request_bytes: size of a request's body, at most.
+        depth: levels of nested lists and objects in a request, at most.
+        history: items of a history, at most.
+        k: recommendations of one request, at most.
+        candidates: candidates of one request, at most; of a `pair` model see the next.
+        pair_candidates: candidates that a `pair` model scores for one request, at most: each is an encoder pass.
+        explained: recommendations that one request may have explained.
+        upsert: items written or deleted by one request, at most.
+        drain_s: seconds between the signal to stop and the last new connection.
+        stop_s: seconds that requests in flight have to finish after that.
+        threads: processor threads of the models; 0 leaves one core to the rest.
+        log_titles: write the titles of histories to the log.
+        insecure: listen at a public address without keys.
+        api_keys: may read.
+        admin_keys: may read and write.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    queue: int = 256
+    batch: int = 32
+    batch_wait_ms: float = 2.0
+    timeout_s: float = 10.0
+    body_timeout_s: float = 10.0
+    request_bytes: int = 2 * 1024 * 1024
+    depth: int = 32
+    history: int = 100
+    k: int = 1000
+    candidates: int = 10_000
+    pair_candidates: int = 200
+    explained: int = 10
+    upsert: int = 1000
+    drain_s: float = 0.5
+    stop_s: float = 30.0
+    threads: int = 0
+    log_titles: bool = False
+    insecure: bool = False
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    admin_keys: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("queue", "batch", "request_bytes", "depth", "history", "k", "candidates", "upsert", "explained"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("pair_candidates", "timeout_s", "body_timeout_s", "stop_s"):
+            _at_least(name, getattr(self, name), 0.001)
+        for name in ("batch_wait_ms", "drain_s", "threads", "port"):
+            _at_least(name, getattr(self, name), 0)
+        for place, key in enumerate((*self.api_keys, *self.admin_keys), start=1):
+            if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable():
+                raise ConfigError(
+                    f"API key number {place} has {len(key)} characters: give at least {SHORTEST_KEY}, printable ASCII, "
+                    'for example from  python -c "import secrets; print(secrets.token_urlsafe())"'
+                )
+        self._check_address()
+
+    def _check_address(self) -> None:
+        if not self.is_local and not self.insecure and not (self.api_keys and self.admin_keys):
+            raise ConfigError(
+                f"host {self.host} can be reached by others and no keys are set: set {API_KEYS} and {ADMIN_KEYS}, or "
+                "listen at 127.0.0.1; --insecure serves everybody, writes too"
+            )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches the host."""
+        return is_loopback(self.host)
+
+    @property
+    def processor_threads(self) -> int:
+        """Threads that torch may use: one core is left to the event loop."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.threads or max(1, cores - 1)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine alone."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def keys_of(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Read keys that are separated by commas."""
+    return tuple(key.strip() for key in environment.get(name, "").split(",") if key.strip())
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ConfigError(f"the setting {name} is {value}: give at least {least:g}")

@@ -1,0 +1,177 @@
+"""A thread that answers questions in batches, behind a queue that is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from threading import Condition, Thread
+from time import monotonic
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from xcrossrec.serving.problems import Problem, busy
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+log = logging.getLogger(__name__)
+
+_NO_MORE_THAN_S = 30
+"""Longest wait that a refused client is told."""
+
+
+class _Job(NamedTuple):
+    question: Any
+    future: asyncio.Future[Any]
+    arrived: float
+    expires: float
+
+
+class Worker(Generic[Q, A]):
+    """Answers questions on a thread of its own, several at a time.
+
+    Args:
+        name: of the thread; what refusals call it.
+        answer: takes questions, gives one answer or exception each; called from the worker's thread alone.
+        queue: questions that may wait.
+        batch: questions answered together, at most.
+        wait_s: how long a batch waits for company after its first question came, in seconds.
+        on_batch: told the size of every batch and how long its questions had waited, in seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        answer: Callable[[Sequence[Q]], Iterable[A | Exception]],
+        *,
+        queue: int,
+        batch: int = 1,
+        wait_s: float = 0.0,
+        on_batch: Callable[[int, Sequence[float]], None] = lambda size, waited: None,
+    ) -> None:
+        self.name = name
+        self._answer = answer
+        self._limit, self._batch, self._wait_s = queue, batch, wait_s
+        self._on_batch = on_batch
+        self._jobs: deque[_Job] = deque()
+        self._changed = Condition()
+        self._closing = False
+        self._seconds_each = 0.0  # moving mean, for Retry-After
+        self._thread = Thread(target=self._run, name=f"xcrossrec-{name}", daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread has not ended yet."""
+        return self._thread.is_alive()
+
+    async def ask(self, question: Q, *, timeout_s: float) -> A:
+        """Wait for an answer.
+
+        Args:
+            question: for the worker.
+            timeout_s: seconds until it is given up.
+
+        Raises:
+            Problem: 429 where the queue is full, 503 where time is over; and whatever the answer raises.
+        """
+        future = self._submit(question, timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer: A = await future
+                return answer
+        except TimeoutError:
+            raise busy(
+                f"no answer within {timeout_s:g} s, because the server has much to do: ask again, or for less",
+                status=503,
+                code="timeout",
+                retry_s=self._retry_s(),
+            ) from None
+
+    def close(self) -> None:
+        """Take no more questions; those that wait are answered, then the thread ends."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait until the thread has ended."""
+        self._thread.join(timeout_s)
+
+    def _submit(self, question: Q, timeout_s: float) -> asyncio.Future[Any]:
+        now = monotonic()
+        with self._changed:
+            if self._closing:
+                raise busy("the model is being taken away: ask again", status=503, code="replaced")
+            if len(self._jobs) >= self._limit:
+                raise self._full()
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            self._jobs.append(_Job(question, future, now, now + timeout_s))
+            self._changed.notify()
+        return future
+
+    def _full(self) -> Problem:
+        return busy(
+            f"{self._limit} requests wait already and no more may: ask again after the seconds in Retry-After",
+            retry_s=self._retry_s(),
+        )
+
+    def _retry_s(self) -> int:
+        return min(_NO_MORE_THAN_S, max(1, round(self._seconds_each * len(self._jobs))))
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            now = monotonic()
+            live = [job for job in batch if job.expires > now and not job.future.done()]
+            if live:
+                self._on_batch(len(live), [now - job.arrived for job in live])
+                _deliver(live, self._answers([job.question for job in live]))
+                spent = (monotonic() - now) / len(live)
+                self._seconds_each += 0.1 * (spent - self._seconds_each)
+
+    def _next_batch(self) -> list[_Job]:
+        """Wait for questions, and a little for company; none at all means that the worker is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._closing)
+            if not self._jobs:
+                return []
+            until = self._jobs[0].arrived + self._wait_s
+            self._changed.wait_for(
+                lambda: len(self._jobs) >= self._batch or self._closing, timeout=max(0.0, until - monotonic())
+            )
+            return [self._jobs.popleft() for _ in range(min(self._batch, len(self._jobs)))]
+
+    def _answers(self, questions: Sequence[Q]) -> list[A | Exception]:
+        try:
+            answers = list(self._answer(questions))
+        except Exception as error:
+            log.exception("worker %s failed", self.name, exc_info=sys.exc_info())
+            return [error] * len(questions)
+        return answers
+
+
+def _deliver(jobs: Sequence[_Job], answers: Sequence[Any]) -> None:
+    """Hand the answers to the event loops that wait for them: one call a loop."""
+    of_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    for job, answer in zip(jobs, answers, strict=True):
+        of_loop.setdefault(job.future.get_loop(), []).append((job.future, answer))
+    for loop, pairs in of_loop.items():
+        try:
+            loop.call_soon_threadsafe(_settle, pairs)
+        except RuntimeError:
+            log.info("%d answers came after the server had stopped", len(pairs))
+
+
+def _settle(pairs: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, answer in pairs:
+        if future.done():
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
