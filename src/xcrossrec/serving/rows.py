@@ -83,7 +83,7 @@ class Rows:
             (state,) = rows._connection.execute("PRAGMA quick_check(1)").fetchone()
         if state != "ok":
             rows.close()
-            raise BundleError(f"{path} is damaged ({' '.join(state.split())}): restore a copy, or build it again")
+            raise rows._damaged(" ".join(state.split()))
         return rows
 
     def close(self) -> None:
@@ -159,16 +159,25 @@ class Rows:
     def _add(self, content: Content, batch: Sequence[tuple[Any, ...]]) -> None:
         start, dim = len(content.items), content.vectors.shape[1]
         if wrong := next((row for row in batch if len(row[-1]) != 4 * dim), None):
-            raise BundleError(
-                f"the vector of item {wrong[1]!r} in {self.path} has {len(wrong[-1])} bytes, expected {4 * dim}: the "
-                "file is damaged; restore a copy, or build it again"
-            )
-        joined = np.frombuffer(b"".join(row[-1] for row in batch), dtype=np.float32)
-        content.vectors[start : start + len(batch)] = joined.reshape(len(batch), dim)
+            raise self._damaged(f"the vector of item {wrong[1]!r} has {len(wrong[-1])} bytes, expected {4 * dim}")
+        vectors = np.frombuffer(b"".join(row[-1] for row in batch), dtype=np.float32).reshape(len(batch), dim)
+        if (bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))).size:
+            raise self._damaged(f"the vector of item {batch[bad[0]][1]!r} is not finite")
+        content.vectors[start : start + len(batch)] = vectors
         content.places[start : start + len(batch)] = [row[0] for row in batch]
-        for _, item_id, title, category, in_stock, price, metadata, _ in batch:
-            known = json.loads(metadata) if metadata is not None else None
-            content.items.append(StoredItem.restore(item_id, title, category, bool(in_stock), price, known))
+        content.items.extend(self._item(*row[1:-1]) for row in batch)
+
+    def _item(
+        self, item_id: str, title: str, category: str | None, in_stock: int, price: float | None, metadata: str | None
+    ) -> StoredItem:
+        try:
+            known = None if metadata is None else json.loads(metadata)
+        except ValueError as error:
+            raise self._damaged(f"the metadata of item {item_id!r} are no JSON ({error})") from error
+        return StoredItem.restore(item_id, title, category, bool(in_stock), price, known)
+
+    def _damaged(self, what: str) -> BundleError:
+        return BundleError(f"{self.path} is damaged ({what}): restore a copy, or build it again")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

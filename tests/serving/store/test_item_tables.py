@@ -1,0 +1,82 @@
+"""Items from a domain's folder, a CSV or a Parquet table."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from xcrossrec.data import Domain, write_domain
+from xcrossrec.exceptions import DataError
+from xcrossrec.serving.item_tables import read_items
+from xcrossrec.serving.stored_item import StoredItem
+
+CSV = """item_id,title,category,in_stock,price,colour
+0012,Red  train &amp; track,Toys,true,12.50,red
+i1,"Drill, 18 V",,No,,
+i2,Saw,Tools,,0,grey
+"""
+
+
+def test_a_csv_is_read_with_ids_as_text_and_other_columns_as_metadata(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text(CSV, encoding="utf-8")
+    assert read_items(tmp_path / "items.csv") == [
+        StoredItem("0012", "Red train & track", "Toys", True, 12.5, {"colour": "red"}),
+        StoredItem("i1", "Drill, 18 V", in_stock=False),
+        StoredItem("i2", "Saw", "Tools", True, 0.0, {"colour": "grey"}),
+    ]
+
+
+def test_a_parquet_keeps_its_types(tmp_path: Path) -> None:
+    table = pl.DataFrame(
+        {
+            "item_id": [7, 8],
+            "title": ["Train", "Drill"],
+            "in_stock": [False, None],
+            "price": [3, None],
+            "since": [date(2026, 1, 2), None],
+            "sizes": [[1, 2], None],
+        }
+    )
+    table.write_parquet(tmp_path / "items.parquet")
+    assert read_items(str(tmp_path / "items.parquet")) == [
+        StoredItem("7", "Train", None, False, 3.0, {"since": "2026-01-02", "sizes": [1, 2]}),
+        StoredItem("8", "Drill"),
+    ]
+
+
+def test_a_domains_items_are_read_untitled_ones_too(tiny_domain: Domain, tmp_path: Path) -> None:
+    items = tiny_domain.items.with_columns(title=pl.when(pl.col("item_id") == "i2").then(pl.lit("")).otherwise("title"))
+    write_domain(Domain("tiny", items, tiny_domain.interactions), tmp_path / "tiny")
+    found = read_items(tmp_path / "tiny")
+    assert [(item.item_id, item.title) for item in found] == list(items.iter_rows())
+    assert found[2] == StoredItem("i2", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("items.csv", "item_id,name\n1,x\n", "title"),
+        ("items.csv", "item_id,title\n1,NaN\n", "1 items of .* have a title that is NaN or empty .first: '1'."),
+        ("items.csv", "item_id,title\n,x\n", "has a row without item_id"),
+        ("items.csv", "item_id,title,price\n1,x,cheap\n", "price of item '1' is 'cheap': write a number, or nothing"),
+        ("items.csv", "item_id,title,price\n1,x,nan\n", "price of item '1' is nan"),
+        ("items.csv", "item_id,title,in_stock\n1,x,maybe\n", "in_stock of item '1' is 'maybe': write true or false"),
+        ("items.csv", "", "items.csv cannot be read"),
+        ("items.parquet", "item_id,title\n", "items.parquet cannot be read"),
+        ("items.txt", "item_id,title\n", r"ends in '.txt': give a domain's folder, a .csv or a .parquet file"),
+    ],
+)
+def test_a_bad_table_is_refused_by_name(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_items(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["absent", "absent.csv"])
+def test_an_absent_table_is_refused_by_name(tmp_path: Path, name: Any) -> None:
+    with pytest.raises(DataError, match=f"{name} does not exist"):
+        read_items(tmp_path / name)

@@ -1,0 +1,473 @@
+"""The catalogue store: durable, consistent, refused for another model, searched while it changes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from xcrossrec.exceptions import BundleError, ConfigError, DataError, StorageError
+from xcrossrec.index.pooling import only_slot
+from xcrossrec.serving import store as store_module
+from xcrossrec.serving.rows import DATABASE
+from xcrossrec.serving.store import CatalogReplacedError, CatalogStore, Filters, Snapshot, StoredItem, is_catalogue
+
+MODEL, OTHER = "a" * 64, "b" * 64
+DIM = 4
+
+
+def item(number: int, **values: Any) -> StoredItem:
+    return StoredItem(f"i{number}", values.pop("title", f"Item {number}"), **values)
+
+
+def unit(*numbers: int) -> np.ndarray:
+    """A vector for each number: 4 dimensions, different for 0 to 80."""
+    digits = np.array([[number // 3**power % 3 for power in range(DIM)] for number in numbers], dtype=np.float32)
+    return digits.reshape(len(numbers), DIM) + 1
+
+
+def best(store: CatalogStore | Snapshot, number: int, k: int = 3, **options: Any) -> list[str]:
+    return [found.item_id for found, _ in store.search(unit(number), k, pool=only_slot, **options)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "catalogue"
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[CatalogStore]:
+    with CatalogStore.create(folder, fingerprint=MODEL, dim=DIM) as store:
+        yield store
+
+
+def reopened(store: CatalogStore) -> CatalogStore:
+    store.close()
+    return CatalogStore.open(store.folder, fingerprint=store.fingerprint)
+
+
+# ---- what is written is there
+
+
+def test_everything_about_an_item_is_there_after_opening_again(store: CatalogStore) -> None:
+    items = [
+        item(0, category="Toys & games", in_stock=False, price=12.5, metadata={"colour": "röd", "sizes": [1, None]}),
+        item(1, title="  Salt &amp; pepper\n mill "),
+        StoredItem("id with spaces, ünïcode and 🙂", "🙂", price=0),
+    ]
+    assert store.upsert(items, unit(0, 1, 2)) == 3
+    again = reopened(store)
+    assert list(again.items()) == items == list(store.snapshot())
+    assert again.get(["i1"])[0] == StoredItem("i1", "Salt & pepper mill")
+    np.testing.assert_array_equal(again.snapshot().vectors([i.item_id for i in items]), unit(0, 1, 2))
+    again.close()
+
+
+def test_a_written_item_is_found_at_once_and_a_deleted_one_no_longer(store: CatalogStore) -> None:
+    store.upsert([item(0), item(80)], unit(0, 80))
+    assert best(store, 1) == ["i80", "i0"]
+    store.upsert([item(0, title="Better")], 9 * unit(80))
+    assert best(store, 1) == ["i0", "i80"]
+    assert store.get(["i0", "i7"]) == [item(0, title="Better"), None]
+    assert store.delete(["i0", "unknown", "i0"]) == 1
+    assert best(store, 1) == ["i80"]
+    assert best(reopened(store), 1) == ["i80"]
+
+
+def test_an_item_written_anew_keeps_its_place_and_a_new_one_comes_last(store: CatalogStore) -> None:
+    store.upsert([item(2), item(0), item(1)], unit(5, 5, 5))
+    store.upsert([item(0, title="Anew")], unit(5))
+    assert best(store, 5) == ["i2", "i0", "i1"]
+    store.delete(["i2"])
+    store.upsert([item(2)], unit(5))
+    assert best(store, 5) == ["i0", "i1", "i2"]
+    store.compact()
+    assert best(store, 5) == ["i0", "i1", "i2"]
+    assert [i.item_id for i in reopened(store).items()] == ["i0", "i1", "i2"]
+
+
+def test_the_version_grows_with_every_write_and_outlives_it(store: CatalogStore) -> None:
+    seen = [store.version]
+    store.upsert([item(0)], unit(0))
+    seen.append(store.version)
+    store.upsert([], unit())
+    store.delete(["unknown"])
+    assert store.version == seen[-1]
+    store.delete(["i0"])
+    seen.append(store.version)
+    assert seen == sorted(set(seen))
+    assert reopened(store).version == seen[-1]
+
+
+def test_a_snapshot_stays_as_it_was(store: CatalogStore) -> None:
+    store.upsert([item(n) for n in range(5)], unit(*range(5)))
+    before = store.snapshot()
+    expected = best(before, 40, 9)
+    store.upsert([item(1, title="Other"), item(70)], unit(1, 70))
+    store.delete(["i4"])
+    store.compact()
+    store.close()
+    assert best(before, 40, 9) == expected
+    assert (len(before), [i.title for i in before]) == (5, [f"Item {n}" for n in range(5)])
+
+
+def test_an_empty_catalogue_answers(store: CatalogStore) -> None:
+    assert (store.count, list(store.items()), best(store, 0), store.search_titles("x", 5)) == (0, [], [], [])
+    assert store.snapshot().vectors([]).shape == (0, DIM)
+    assert reopened(store).count == 0
+
+
+def test_a_catalogue_without_vectors_keeps_items_for_a_pair_model(folder: Path) -> None:
+    with CatalogStore.create(folder, fingerprint="pair", dim=0) as store:
+        store.upsert([item(0)], np.empty((1, 0), dtype=np.float32))
+        with pytest.raises(ConfigError, match="has no vectors to search: name the candidates"):
+            store.search(unit(0), 1, pool=only_slot)
+        assert reopened(store).get(["i0"]) == [item(0)]
+
+
+# ---- what is refused leaves everything as it was
+
+
+@pytest.mark.parametrize(
+    ("items", "vectors", "message"),
+    [
+        ([item(0), item(0)], unit(0, 1), "item id 'i0' comes twice"),
+        ([item(0)], unit(0, 1), r"1 items came with vectors of shape \(2, 4\), expected \(1, 4\)"),
+        ([item(0)], np.ones((1, 3), dtype=np.float32), r"shape \(1, 3\), expected \(1, 4\)"),
+        ([item(0), item(1)], np.full((2, DIM), np.nan, dtype=np.float32), "vector of item 'i0' is not finite"),
+        ([item(3), StoredItem("x", " \n")], unit(3, 1), "item 'x' has an empty title: give its text"),
+    ],
+)
+def test_a_bad_write_is_refused_whole(
+    store: CatalogStore, items: Sequence[StoredItem], vectors: np.ndarray, message: str
+) -> None:
+    store.upsert([item(9)], unit(9))
+    with pytest.raises(DataError, match=message):
+        store.upsert(items, vectors)
+    assert (list(store.items()), store.version) == ([item(9)], 2)
+    assert list(reopened(store).items()) == [item(9)]
+
+
+def test_a_write_that_the_disk_refuses_changes_nothing_and_the_next_one_succeeds(
+    store: CatalogStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.upsert([item(0)], unit(0))
+    version = store.version
+
+    def refuse(facts: Any) -> None:
+        raise sqlite3.OperationalError("disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._rows, "_set", refuse)
+        with pytest.raises(StorageError, match=r"could not be written \(disk is full\): nothing was changed; free"):
+            store.upsert([item(0, title="Lost"), item(1)], unit(1, 1))
+        with pytest.raises(StorageError, match="disk is full"):
+            store.delete(["i0"])
+    assert (list(store.items()), store.version) == ([item(0)], version)
+    store.upsert([item(1)], unit(1))
+    assert list(reopened(store).items()) == [item(0), item(1)]
+
+
+def test_vectors_of_another_model_are_refused_with_the_command_that_encodes_again(store: CatalogStore) -> None:
+    store.close()
+    message = "another model's vectors.*aaaaaaaaaaaa.*bbbbbbbbbbbb.*xcrossrec catalog embed MODEL .*catalogue"
+    with pytest.raises(BundleError, match=message):
+        CatalogStore.open(store.folder, fingerprint=OTHER)
+    assert CatalogStore.open(store.folder, fingerprint=None).fingerprint == MODEL
+
+
+def test_a_catalogue_is_open_once(store: CatalogStore) -> None:
+    with pytest.raises(BundleError, match=r"open in another process: stop that one, or .*PUT /v1/items"):
+        CatalogStore.open(store.folder, fingerprint=MODEL)
+    store.upsert([item(0)], unit(0))
+    store.close()
+    store.close()
+    with pytest.raises(ConfigError, match="is closed: open it again"):
+        store.upsert([item(1)], unit(1))
+    with pytest.raises(ConfigError, match="is closed"):
+        store.delete(["i0"])
+    assert best(store, 0) == ["i0"]
+
+
+# ---- folders
+
+
+def test_a_taken_folder_is_replaced_only_if_it_is_a_catalogue_and_that_is_wanted(store: CatalogStore) -> None:
+    store.upsert([item(0)], unit(0))
+    store.close()
+    with pytest.raises(BundleError, match="exists: choose another place"):
+        CatalogStore.create(store.folder, fingerprint=MODEL, dim=DIM)
+    with CatalogStore.create(store.folder, fingerprint=OTHER, dim=DIM, overwrite=True) as new:
+        assert (new.count, new.fingerprint) == (0, OTHER)
+    assert [path.name for path in store.folder.parent.iterdir()] == ["catalogue"]
+    model = store.folder.parent / "model"
+    model.mkdir()
+    (model / "xcrossrec.json").write_text("{}")
+    with pytest.raises(BundleError, match="is no catalogue: it is not replaced"):
+        CatalogStore.create(model, fingerprint=MODEL, dim=DIM, overwrite=True)
+
+
+def test_a_failed_creation_leaves_nothing(folder: Path) -> None:
+    with pytest.raises(DataError, match="twice"):
+        CatalogStore.create(folder, fingerprint=MODEL, dim=DIM, items=[item(0), item(0)], vectors=unit(0, 0))
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_untitled_items_of_an_import_are_kept_but_found_only_where_they_are_named(folder: Path) -> None:
+    items = [item(0), StoredItem("untitled", "")]
+    with CatalogStore.create(folder, fingerprint=MODEL, dim=DIM, items=items, vectors=unit(0, 80)) as store:
+        assert (list(store.items()), best(store, 1)) == (items, ["i0"])
+        assert best(store, 1, among=["untitled", "i0"]) == ["untitled", "i0"]
+        assert store.search_titles("", 9) == [item(0)]
+        assert store.snapshot().with_title("") == []
+
+
+def test_what_is_no_catalogue_is_a_sentence(folder: Path) -> None:
+    with pytest.raises(BundleError, match=r"holds no catalogue: check the path, or .* xcrossrec catalog build MODEL"):
+        CatalogStore.open(folder, fingerprint=MODEL)
+    assert not is_catalogue(folder)
+
+
+def damage_header(path: Path) -> None:
+    path.write_bytes(b"not a database, but long enough to be one" * 100)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: 3 * 4096])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def run(sql: str) -> Any:
+    def change(path: Path) -> None:
+        with sqlite3.connect(path) as connection:
+            connection.execute(sql)
+        connection.close()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_header, "cannot be read .*not a database.*: restore a copy, or build it again"),
+        (cut_short, "(is damaged|cannot be read) .*: restore a copy, or build it again"),
+        (empty, "cannot be read .*no such table.*: restore a copy"),
+        (
+            run("UPDATE items SET vector = x'00' WHERE place = 7"),
+            "damaged .the vector of item 'i7' has 1 bytes, expected 16",
+        ),
+        (run("DELETE FROM facts WHERE name = 'dim'"), "does not say its 'dim': it is damaged"),
+        (run("UPDATE facts SET value = '9' WHERE name = 'format_version'"), "format version 9, this release reads 1"),
+        (
+            run(f"UPDATE items SET vector = x'{'0000C07F' * DIM}' WHERE place = 7"),
+            "vector of item 'i7' is not finite",
+        ),
+        (run("UPDATE items SET metadata = '{' WHERE place = 7"), "metadata of item 'i7' are no JSON"),
+    ],
+)
+def test_a_damaged_catalogue_is_refused(store: CatalogStore, damage: Any, message: str) -> None:
+    store.upsert([item(n, title="x" * 300) for n in range(80)], unit(*range(80)))
+    store.close()
+    damage(store.folder / DATABASE)
+    with pytest.raises(BundleError, match=message):
+        CatalogStore.open(store.folder, fingerprint=MODEL)
+
+
+# ---- recent items go into the base
+
+
+def test_many_small_writes_are_merged_into_the_base(store: CatalogStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_RECENT_LEAST", 8)
+    for number in range(60):
+        store.upsert([item(number)], unit(number))
+    store.delete(["i3"])
+    store.close()
+    base, recent = (len(part.segment) for part in store.snapshot().parts)
+    assert base >= 30
+    assert recent < 30
+    assert [i.item_id for i in store.items()] == [f"i{n}" for n in range(60) if n != 3]
+
+
+def test_what_is_written_while_the_base_is_made_is_not_lost(
+    store: CatalogStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.upsert([item(n) for n in range(6)], unit(*range(6)))
+    merging, written = Event(), Event()
+    merge = Snapshot.merged
+
+    def slow(snapshot: Snapshot) -> Any:
+        merging.set()
+        assert written.wait(60)
+        return merge(snapshot)
+
+    monkeypatch.setattr(Snapshot, "merged", slow)
+    thread = Thread(target=store.compact)
+    thread.start()
+    assert merging.wait(60)
+    store.upsert([item(1, title="While"), item(50)], unit(1, 50))
+    store.delete(["i2", "i50"])
+    store.upsert([item(51)], unit(51))
+    during = list(store.items())
+    written.set()
+    thread.join(60)
+    expected = [item(0), item(1, title="While"), item(3), item(4), item(5), item(51)]
+    assert list(store.items()) == during == expected
+    assert list(reopened(store).items()) == expected
+
+
+def test_readers_see_whole_writes_only(store: CatalogStore) -> None:
+    """Each write gives all items one and the same price; no search may ever see two prices."""
+    vectors = unit(*range(20))
+    store.upsert([item(n, price=0) for n in range(20)], vectors)
+    done = Event()
+    prices: list[set[float | None]] = []
+
+    def read() -> None:
+        while not done.is_set():
+            prices.append({found.price for found, _ in store.search(unit(7), 20, pool=only_slot)})
+
+    readers = [Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for price in range(1, 40):
+        store.upsert([item(n, price=price) for n in range(20)], vectors)
+        if price % 10 == 0:
+            store.compact()
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert len(prices) > 3
+    assert all(len(seen) == 1 for seen in prices)
+
+
+# ---- another model
+
+
+def encode(titles: Sequence[str]) -> np.ndarray:
+    """Another model: one dimension more."""
+    return np.array([[len(title)] * (DIM + 1) for title in titles], dtype=np.float32).reshape(-1, DIM + 1)
+
+
+def test_another_models_vectors_take_the_place_while_the_old_store_still_answers(store: CatalogStore) -> None:
+    store.upsert([item(0, metadata={"a": 1}), item(80)], unit(0, 80))
+    new = store.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode)
+    assert (best(store, 1), list(store.items())) == (["i80", "i0"], list(new.items()))
+    assert new.version > store.version
+    with pytest.raises(CatalogReplacedError, match=r"another model's vectors by now \(fingerprint bbbb"):
+        store.upsert([item(1)], unit(1))
+    with pytest.raises(CatalogReplacedError, match="write to the store that took its place"):
+        store.delete(["i0"])
+    with pytest.raises(CatalogReplacedError):
+        store.embed_again(fingerprint=OTHER, dim=DIM, encode=encode)
+    store.close()
+    new.upsert([item(5)], np.ones((1, DIM + 1), dtype=np.float32))
+    again = reopened(new)
+    assert [i.item_id for i in again.items()] == ["i0", "i80", "i5"]
+    np.testing.assert_array_equal(again.snapshot().vectors(["i0", "i80"]), encode(["Item 0", "Item 80"]))
+    again.close()
+
+
+def test_writes_go_on_while_titles_are_encoded_and_none_is_lost(store: CatalogStore) -> None:
+    store.upsert([item(n) for n in range(70)], unit(*range(70)))
+    calls = []
+
+    def encode_slowly(titles: Sequence[str]) -> np.ndarray:
+        calls.append(len(titles))
+        if len(calls) == 1:  # as another thread would
+            store.upsert([item(n, title=f"Changed {n}") for n in range(66)], unit(*range(66)))
+            store.delete(["i66"])
+        if len(calls) == 2:
+            store.upsert([item(0, title="Last"), item(75)], unit(0, 75))
+        return encode(titles)
+
+    new = store.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_slowly)
+    assert calls == [70, 66, 2]
+    titles = ["Last", *(f"Changed {n}" for n in range(1, 66)), "Item 67", "Item 68", "Item 69", "Item 75"]
+    assert [i.title for i in new.items()] == titles
+    ids = [i.item_id for i in new.items()]
+    np.testing.assert_array_equal(new.snapshot().vectors(ids), encode(titles))
+    assert [i.title for i in reopened(new).items()] == titles
+
+
+def test_a_model_that_cannot_encode_leaves_the_catalogue_as_it_was(store: CatalogStore) -> None:
+    store.upsert([item(0)], unit(0))
+    with pytest.raises(DataError, match=r"shape \(1, 5\), expected \(1, 3\)"):
+        store.embed_again(fingerprint=OTHER, dim=3, encode=encode)
+    store.upsert([item(1)], unit(1))
+    assert best(reopened(store), 0) == ["i1", "i0"]
+
+
+# ---- search
+
+
+def test_filters_hold_inside_the_search(store: CatalogStore) -> None:
+    items = [item(n, category="even" if n % 2 == 0 else "odd", price=n, in_stock=n >= 40) for n in range(80)]
+    store.upsert(items, unit(*range(80)))
+    store.upsert([item(80)], unit(80))
+    options = {"filters": Filters(category=["even"], in_stock=True, price_max=60), "exclude": ["i42", "i0", "?"]}
+    found = best(store, 80, 99, **options)
+    assert set(found) == {f"i{n}" for n in range(40, 61, 2) if n != 42}
+    assert best(store, 80, 4, **options) == found[:4]
+    assert best(store, 80, 9, filters=Filters(category=["none"])) == []
+    assert "i80" not in best(store, 80, 99, filters=Filters(price_min=0))
+
+
+@pytest.mark.parametrize(
+    ("slots", "k", "options", "error", "message"),
+    [
+        (unit(0), 0, {}, ConfigError, "k is 0: ask for at least 1"),
+        (np.ones((1, 3), np.float32), 1, {}, DataError, "query has 3 dimensions, the catalogue 4"),
+        (unit(0), 1, {"among": ["i0", "nope"]}, DataError, "unknown item id 'nope' in the catalogue of 1 items"),
+    ],
+)
+def test_a_bad_search_is_refused(
+    store: CatalogStore, slots: np.ndarray, k: int, options: Any, error: type[Exception], message: str
+) -> None:
+    store.upsert([item(0)], unit(0))
+    with pytest.raises(error, match=message):
+        store.search(torch.from_numpy(slots), k, pool=only_slot, **options)
+    with pytest.raises(DataError, match="unknown item id 'gone'"):
+        store.snapshot().vectors(["gone"])
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("tra", [2, 4, 0, 5]),
+        ("TRAIN", [2, 4, 0]),
+        ("train wood", [0, 4]),
+        ("  wooden   Train ", [0]),
+        ("STRASSE", [6]),
+        ("ﬁne", [7]),
+        ("absent", []),
+        ("train absent", []),
+        ("", [0, 1, 2, 4]),
+    ],
+)
+def test_titles_are_found_by_their_start_then_words_then_parts_then_all_words(
+    store: CatalogStore, text: str, found: list[int]
+) -> None:
+    titles = ["Wooden train", "Drill", "Train track", "deleted train", "train of wood", "Extra", "Große Straße", "Fine"]
+    items = [item(n, title=title) for n, title in enumerate(titles)]
+    store.upsert(items[:3] + items[4:5], unit(*[1] * 4))
+    store.compact()
+    store.upsert([items[3], *items[5:]], unit(*[1] * 4))
+    store.delete(["i3"])
+    assert [i.item_id for i in store.search_titles(text, 4)] == [f"i{n}" for n in found]
+    assert [i.item_id for i in store.search_titles(text, 1)] == [f"i{n}" for n in found[:1]]
+
+
+def test_items_of_one_title_are_found_together(store: CatalogStore) -> None:
+    store.upsert([item(0, title="Same"), item(1), item(2, title="Same")], unit(0, 1, 2))
+    store.compact()
+    store.upsert([item(3, title="Same"), item(2, title="Other")], unit(0, 1))
+    assert [i.item_id for i in store.snapshot().with_title(" Same ")] == ["i0", "i3"]

@@ -1,0 +1,88 @@
+"""A search of the store gives what the Recommender gives, whatever was written before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from xcrossrec.index import history_pool
+from xcrossrec.models.bundle import matcher_of
+from xcrossrec.models.scorer import encode_titles
+from xcrossrec.prompts import history_prompt
+from xcrossrec.recommender import Recommender
+from xcrossrec.serving.embedding import build_catalogue, embed_again, encode_items, open_catalogue
+from xcrossrec.serving.store import CatalogStore, StoredItem
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
+
+WORDS = ["red", "blue", "wooden", "train", "track", "drill", "bit", "tape", "saw"]
+
+
+def title(number: int) -> str:
+    """A title for each number; some numbers share one."""
+    return f"{WORDS[number % 9]} {WORDS[number * 7 % 8]} {number % 17}"
+
+
+def recommended(store: CatalogStore, model: SentenceTransformer, history: list[str], k: int) -> list[tuple[str, float]]:
+    """What a service does with the store: known ids, items of the same titles left out."""
+    snapshot, matcher = store.snapshot(), matcher_of(model)
+    bought = [item for item in snapshot.get(history) if item is not None]
+    if matcher.pooling == "prompt":
+        slots = encode_titles(model, [history_prompt([item.title for item in bought])])
+    else:
+        slots = snapshot.vectors(history)
+    same = {same.item_id for item in bought for same in snapshot.with_title(item.title)}
+    found = snapshot.search(slots, k, pool=history_pool(matcher, len(slots)), exclude=same)
+    return [(item.item_id, score) for item, score in found]
+
+
+def expected(store: CatalogStore, model: Any, history: list[str], k: int) -> list[tuple[str, float]]:
+    table = pl.DataFrame({"item_id": [i.item_id for i in store.items()], "title": [i.title for i in store.items()]})
+    return [(r.item_id, r.score) for r in Recommender(model).index(table).recommend(history, k)]
+
+
+def assert_same(found: list[tuple[str, float]], wanted: list[tuple[str, float]]) -> None:
+    """The same items in the same order; scores to float32 (batches of titles differ in their last bit)."""
+    np.testing.assert_allclose([score for _, score in found], [score for _, score in wanted], atol=2e-6)
+    assert [item_id for item_id, _ in found] == [item_id for item_id, _ in wanted]
+
+
+@pytest.mark.parametrize("kind", ["late", "prompt"])
+def test_the_store_ranks_as_the_recommender_after_every_kind_of_write(
+    tiny_models: Any, tmp_path: Path, kind: str
+) -> None:
+    model = Recommender.from_pretrained(getattr(tiny_models, kind)).model
+    other = Recommender.from_pretrained(tiny_models.sources[0]).model
+    history = ["i7", "i3", "i30"]
+    items = [StoredItem(f"i{n}", title(n)) for n in range(40)]
+    build_catalogue(model, items, tmp_path / "c").close()
+    with open_catalogue(model, tmp_path / "c") as store:
+        assert_same(recommended(store, model, history, 12), expected(store, model, history, 12))
+        changed = [StoredItem(f"i{n}", title(n + 3)) for n in (5, 30, 41, 42)]
+        store.upsert(changed, encode_items(model, [item.title for item in changed]))
+        store.delete(["i8", "i41"])
+        assert_same(recommended(store, model, history, 99), expected(store, model, history, 99))
+        store.compact()
+        assert_same(recommended(store, model, history, 99), expected(store, model, history, 99))
+        with embed_again(store, other) as new:
+            assert_same(recommended(new, other, history, 99), expected(new, other, history, 99))
+
+
+def test_a_pair_models_catalogue_holds_titles_alone(tiny_models: Any, tmp_path: Path) -> None:
+    pair = Recommender.from_pretrained(tiny_models.pair).model
+    shared = Recommender.from_pretrained(tiny_models.shared).model
+    build_catalogue(pair, [StoredItem("i0", title(0))], tmp_path / "c").close()
+    with open_catalogue(shared, tmp_path / "c") as store:
+        assert store.upsert([StoredItem("i1", title(1))], encode_items(shared, [title(1)])) == 1
+        assert (store.dim, store.count) == (0, 2)
+        dual = Recommender.from_pretrained(tiny_models.late).model
+        with embed_again(store, dual) as embedded:
+            torch.testing.assert_close(
+                embedded.snapshot().vectors(["i1"]), encode_titles(dual, [title(1)]), atol=1e-6, rtol=0
+            )
