@@ -1,0 +1,39 @@
+"""Writes into a catalogue until it is killed, and says after each write that it is done."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from xcrossrec.exceptions import StorageError
+from xcrossrec.serving.store import CatalogStore, StoredItem
+
+FINGERPRINT = "a" * 64
+DIM = 8
+BATCH = 5
+BATCHES = 20
+
+
+def vector(generation: int) -> list[float]:
+    return [float(generation % 1000 + 1)] * DIM
+
+
+def write() -> None:
+    """Arguments: folder, generation to start with. A batch is five items of one generation, or none of them."""
+    _, folder, start = sys.argv
+    with CatalogStore.open(folder, fingerprint=FINGERPRINT) as store:
+        generation = int(start)
+        while True:
+            batch = generation % BATCHES
+            items = [StoredItem(f"i{batch * BATCH + n}", f"generation {generation}") for n in range(BATCH)]
+            vectors = np.array([vector(generation)] * BATCH, dtype=np.float32)
+            if generation % 7 == 0:
+                store.delete([item.item_id for item in items])
+            try:
+                store.upsert(items, vectors)
+            except StorageError as error:
+                print(f"refused {generation} {error}", flush=True)
+                return
+            print(f"done {generation}", flush=True)
+            generation += 1

@@ -1,0 +1,102 @@
+"""The catalogue alone, written by processes that are killed or run out of disk."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xcrossrec.serving.store import CatalogStore
+
+sys.path.insert(0, str(Path(__file__).parent))
+try:
+    from catalogue_writer import BATCH, BATCHES, DIM, FINGERPRINT, vector
+finally:
+    sys.path.pop(0)
+
+KILLS = 20
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    CatalogStore.create(tmp_path / "catalogue", fingerprint=FINGERPRINT, dim=DIM).close()
+    return tmp_path / "catalogue"
+
+
+def numbers(lines: Sequence[str], word: str) -> list[int]:
+    return [int(line.split()[1]) for line in lines if line.startswith(word)]
+
+
+def generations(folder: Path) -> dict[int, int]:
+    """The generation of each batch, once everything about the catalogue was checked."""
+    with CatalogStore.open(folder, fingerprint=FINGERPRINT) as store:
+        found: dict[int, set[int]] = {}
+        for item in store.items():
+            found.setdefault(int(item.item_id[1:]) // BATCH, set()).add(int(item.title.split()[1]))
+            wanted = vector(int(item.title.split()[1]))
+            assert store.snapshot().vectors([item.item_id])[0].tolist() == wanted, item
+        assert all(len(seen) == 1 for seen in found.values()), found
+        assert store.count == BATCH * len(found)
+        return {batch: seen.pop() for batch, seen in found.items()}
+
+
+def test_whatever_was_acknowledged_before_a_kill_is_there_and_nothing_is_half_written(
+    nursery: Any, folder: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(0)
+    last: dict[int, int] = {}
+    start = 1
+    for number in range(KILLS):
+        writer = nursery.start("catalogue_writer:write", [folder, start], tmp_path / f"log{number}")
+        wanted = rng.randrange(1, 40)
+        until = time.monotonic() + 60
+        while len(writer.lines()) < wanted:
+            assert time.monotonic() < until, writer.lines()
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.004))
+        assert writer.kill() == -9
+        done = numbers(writer.lines(), "done")
+        last.update({generation % BATCHES: generation for generation in done})
+        found = generations(folder)
+        unknown = done[-1] + 1  # was being written: it may be there, be absent, or have deleted its batch
+        for batch, generation in last.items():
+            if batch != unknown % BATCHES:
+                assert found[batch] == generation
+        assert found.get(unknown % BATCHES, unknown) in (unknown, last.get(unknown % BATCHES))
+        if unknown % 7 and unknown % BATCHES in last:
+            assert unknown % BATCHES in found
+        if unknown % BATCHES in found:
+            last[unknown % BATCHES] = found[unknown % BATCHES]
+        else:
+            last.pop(unknown % BATCHES, None)
+        start = unknown + 1
+
+
+def test_a_full_disk_refuses_the_write_in_a_sentence_and_loses_nothing(
+    nursery: Any, folder: Path, tmp_path: Path
+) -> None:
+    """A limit on the size of files refuses writes as a full disk does."""
+    writer = nursery.start("catalogue_writer:write", [folder, 1], tmp_path / "log", fsize=200_000)
+    assert writer.wait() == 0, writer.lines()
+    done, (refused,) = numbers(writer.lines(), "done"), numbers(writer.lines(), "refused")
+    assert refused == done[-1] + 1 > 10
+    said = writer.lines()[-1]
+    assert "could not be written" in said
+    assert "nothing was changed; free space on its disk" in said
+    found = generations(folder)
+    expected = {generation % BATCHES: generation for generation in done}
+    if refused % 7 == 0:  # its batch had been deleted before
+        expected.pop(refused % BATCHES, None)
+    assert found == expected
+    writer = nursery.start("catalogue_writer:write", [folder, refused], tmp_path / "again")
+    until = time.monotonic() + 60
+    while not writer.lines():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    writer.kill()
+    assert generations(folder)[refused % BATCHES] >= refused
