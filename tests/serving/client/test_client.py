@@ -222,7 +222,7 @@ def test_nothing_else_is_repeated(client: Any, waits: list[float]) -> None:
 @both
 def test_errors_carry_the_servers_sentence(client: Any) -> None:
     service = Service(refusal(404, "no model 'x': there are a, b", x_request_id="r7"))
-    with pytest.raises(RequestRefusedError, match="^no model 'x': there are a, b$") as caught:
+    with pytest.raises(RequestRefusedError, match=r"^no model 'x': there are a, b$") as caught:
         client(service)("recommend", ["B1"], model="x")
     assert (caught.value.status, caught.value.code, caught.value.request_id) == (404, "short_name", "r7")
     with pytest.raises(ServiceError, match="answered 502 without a reason: check the address") as caught:

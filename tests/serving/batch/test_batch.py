@@ -1,0 +1,318 @@
+"""Recommendations for a file of users: the same as one by one; nothing lost or redone when the process is killed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from xcrossrec.cli import app
+from xcrossrec.data import Domain, write_domain
+from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.recommender import Recommender
+from xcrossrec.serving import batch
+from xcrossrec.serving.batch import BatchReport, BatchSettings, job_of, recommend_batch
+
+RUNNER = CliRunner()
+HISTORIES = [
+    ["i0", "i1"],
+    ["A train nobody has seen", "i3"],
+    ["title:Drill bit set"],
+    ["id:i5", "Another free title", "A train nobody has seen"],
+    ["i4"],
+]
+
+
+def write_users(path: Path, histories: list[Any], *, group: int, ids: list[Any] | None = None) -> Path:
+    ids = [f"u{n}" for n in range(len(histories))] if ids is None else ids
+    table = pa.table({"note": ["x"] * len(ids), "user_id": ids, "history": pa.array(histories, pa.list_(pa.string()))})
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Path:
+    return write_users(tmp_path / "users.parquet", HISTORIES, group=2)
+
+
+@pytest.fixture
+def late(tiny_domain: Domain, tiny_models: Any) -> Recommender:
+    return Recommender.from_pretrained(tiny_models.late).index(tiny_domain)
+
+
+def run(
+    recommender: Recommender, users: Path, out: Path, settings: BatchSettings | None = None, **options: Any
+) -> BatchReport:
+    settings = settings or BatchSettings(k=3)
+    job = {"users": str(users), "settings": repr(settings)}
+    return recommend_batch(recommender, users, out, job=job, settings=settings, **options)
+
+
+# ---- what comes out
+
+
+@pytest.mark.parametrize("kind", ["late", "prompt", "pair"])
+def test_everyone_gets_what_recommend_gives(
+    kind: str, tiny_domain: Domain, tiny_models: Any, users: Path, tmp_path: Path
+) -> None:
+    recommender = Recommender.from_pretrained(getattr(tiny_models, kind)).index(tiny_domain)
+    assert run(recommender, users, tmp_path / "out.parquet") == BatchReport(3, 0, 5, 0)
+    found = pl.read_parquet(tmp_path / "out.parquet")
+    assert found.columns == ["user_id", "item_ids", "scores", "unknown", "error"]
+    assert found["user_id"].to_list() == ["u0", "u1", "u2", "u3", "u4"]
+    for row, history in enumerate(HISTORIES):
+        expected = recommender.recommend(history, 3)
+        assert found["item_ids"][row].to_list() == [each.item_id for each in expected]
+        assert found["scores"][row].to_list() == pytest.approx([each.score for each in expected], abs=1e-5)
+    file = pq.ParquetFile(tmp_path / "out.parquet")
+    assert [file.metadata.row_group(n).num_rows for n in range(3)] == [2, 2, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet", "users.parquet"]
+
+
+def test_free_titles_of_many_users_are_encoded_together(
+    late: Recommender, users: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xcrossrec import recommender
+
+    encoded: list[list[str]] = []
+    original = recommender.encode_titles
+    monkeypatch.setattr(recommender, "encode_titles", lambda m, titles: encoded.append(titles) or original(m, titles))
+    run(late, write_users(tmp_path / "one.parquet", HISTORIES, group=99), tmp_path / "out.parquet")
+    assert encoded == [["A train nobody has seen", "Another free title"]]
+
+
+def test_settings_reach_the_ranking(late: Recommender, users: Path, tmp_path: Path) -> None:
+    run(late, users, tmp_path / "with.parquet", BatchSettings(k=6, include_bought=True))
+    assert set(pl.read_parquet(tmp_path / "with.parquet")["item_ids"][0]) == {f"i{n}" for n in range(6)}
+    run(late, users, tmp_path / "without.parquet", BatchSettings(k=6))
+    assert set(pl.read_parquet(tmp_path / "without.parquet")["item_ids"][0]) == {"i2", "i3", "i4", "i5"}
+    with pytest.raises(ConfigError, match="k is 0: ask for at least 1"):
+        BatchSettings(k=0)
+
+
+def test_one_users_error_is_nobody_elses(late: Recommender, tmp_path: Path) -> None:
+    histories = [["i0"], [], None, ["B00X", "i1"], ["title: "], [None, "i2"], ["B00X"]]
+    users = write_users(tmp_path / "users.parquet", histories, group=10, ids=list(range(7)))
+    assert run(late, users, tmp_path / "out.parquet") == BatchReport(1, 0, 7, 5)
+    found = pl.read_parquet(tmp_path / "out.parquet")
+    assert found["user_id"].dtype == pl.Int64
+    errors = found["error"].to_list()
+    assert [error is None for error in errors] == [True, False, False, False, False, True, False]
+    assert "the history is empty: give at least one" in errors[1]
+    assert errors[2] == errors[1]
+    assert "unknown item id 'B00X'" in errors[3]
+    assert "no title: give one" in errors[4]
+    assert found["item_ids"].list.len().to_list() == [3, 0, 0, 0, 0, 3, 0]
+    report = run(late, users, tmp_path / "skipped.parquet", BatchSettings(k=3, skip_unknown=True))
+    assert report.errors == 4
+    skipped = pl.read_parquet(tmp_path / "skipped.parquet")
+    assert skipped["unknown"].to_list() == [[], [], [], ["B00X"], [], [], ["B00X"]]
+    assert skipped["item_ids"][3].to_list() == [each.item_id for each in late.recommend(["i1"], 3)]
+
+
+def test_an_error_that_only_the_model_finds_is_its_users_alone(
+    late: Recommender, users: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = late.recommend_many
+
+    def refuse(histories: Any, *values: Any, **named: Any) -> Any:
+        if any(len(history) == 3 for history in histories):
+            raise DataError("three are too many")
+        return original(histories, *values, **named)
+
+    monkeypatch.setattr(late, "recommend_many", refuse)
+    run(late, users, tmp_path / "out.parquet")
+    errors = pl.read_parquet(tmp_path / "out.parquet")["error"].to_list()
+    assert errors == [None, None, None, "three are too many", None]
+
+
+def test_a_file_of_nobody(late: Recommender, tmp_path: Path) -> None:
+    users = write_users(tmp_path / "users.parquet", [], group=1)
+    assert run(late, users, tmp_path / "out.parquet").users == 0
+    assert pl.read_parquet(tmp_path / "out.parquet").height == 0
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"user_id": ["u"]}, "lacks the column 'history'; it has user_id"),
+        ({"user_id": ["u"], "history": ["i0"]}, "the column history of .* is of type (large_)?string: write a list"),
+        ({"user_id": ["u"], "history": [[1]]}, "is of type (large_)?list<.*int64>: write a list of text"),
+    ],
+)
+def test_columns_are_checked_first(columns: Any, message: str, late: Recommender, tmp_path: Path) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "users.parquet")
+    with pytest.raises(DataError, match=message):
+        run(late, tmp_path / "users.parquet", tmp_path / "out.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["users.parquet"]
+
+
+def test_files_are_checked_first(late: Recommender, users: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.parquet does not exist"):
+        run(late, tmp_path / "nowhere.parquet", tmp_path / "out.parquet")
+    (tmp_path / "text.parquet").write_text("user_id,history")
+    with pytest.raises(DataError, match="is no Parquet file"):
+        run(late, tmp_path / "text.parquet", tmp_path / "out.parquet")
+    with pytest.raises(DataError, match=r"the folder .*missing does not exist"):
+        run(late, users, tmp_path / "missing" / "out.parquet")
+
+
+def test_a_pair_model_and_a_large_catalogue(tiny_models: Any, users: Path, tmp_path: Path) -> None:
+    many = pl.DataFrame({"item_id": [f"i{n}" for n in range(2001)], "title": ["Red train"] * 2001})
+    recommender = Recommender.from_pretrained(tiny_models.pair).index(many)
+    with pytest.raises(DataError, match="each of 2001 items, at most 2000"):
+        run(recommender, users, tmp_path / "out.parquet")
+
+
+# ---- files of other jobs
+
+
+def test_a_finished_job_is_not_done_again(late: Recommender, users: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    run(late, users, out)
+    before = out.stat()
+    assert run(late, users, out) == BatchReport(3, 3, 5, 0)
+    assert (out.stat().st_ino, out.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    with pytest.raises(DataError, match="exists and is not this job's: choose another --out, or give --overwrite"):
+        run(late, users, out, BatchSettings(k=1))
+    run(late, users, out, BatchSettings(k=1), overwrite=True)
+    assert pl.read_parquet(out)["item_ids"].list.len().to_list() == [1] * 5
+    (tmp_path / "mine.parquet").write_text("precious")
+    with pytest.raises(DataError, match="exists and is not this job's"):
+        run(late, users, tmp_path / "mine.parquet")
+    assert (tmp_path / "mine.parquet").read_text() == "precious"
+
+
+def stop_after(parts: int) -> Any:
+    def progress(done: int, _: int) -> None:
+        if done == parts:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_an_unfinished_job_of_other_settings_is_refused(late: Recommender, users: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        run(late, users, out, progress=stop_after(1))
+    assert not out.exists()
+    with pytest.raises(DataError, match="unfinished output of other users, another model, catalogue or settings"):
+        run(late, users, out, BatchSettings(k=1))
+    assert run(late, users, out).resumed == 1
+    with pytest.raises(KeyboardInterrupt):
+        run(late, users, tmp_path / "two.parquet", progress=stop_after(2))
+    assert run(late, users, tmp_path / "two.parquet", BatchSettings(k=1), overwrite=True).resumed == 0
+
+
+def test_a_half_written_part_is_written_again(late: Recommender, users: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(late, users, tmp_path / "out.parquet", progress=stop_after(1))
+    half = tmp_path / ".out.parquet.parts" / "000001.parquet.writing"
+    half.write_bytes(b"PAR1 half")
+    assert run(late, users, tmp_path / "out.parquet") == BatchReport(3, 1, 5, 0)
+    assert not half.exists()
+
+
+def test_two_processes_do_not_write_one_output(late: Recommender, users: Path, tmp_path: Path) -> None:
+    parts = tmp_path / ".out.parquet.parts"
+    parts.mkdir()
+    with (parts / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="another process is writing"):
+            run(late, users, tmp_path / "out.parquet")
+
+
+def test_a_job_is_its_users_model_catalogue_and_settings(
+    late: Recommender, tiny_domain: Domain, tiny_models: Any, users: Path, tmp_path: Path
+) -> None:
+    job = job_of(late, tiny_models.late, users, BatchSettings())
+    assert job == json.loads(json.dumps(job))
+    assert job == job_of(late, tiny_models.late, users, BatchSettings())
+    others = [
+        job_of(late, tiny_models.late, users, BatchSettings(skip_unknown=True)),
+        job_of(late, tiny_models.prompt, users, BatchSettings()),
+        job_of(late, tiny_models.late, write_users(tmp_path / "o.parquet", HISTORIES[1:], group=2), BatchSettings()),
+    ]
+    late.index(tiny_domain.items.with_columns(title=pl.col("title").str.to_uppercase()))
+    others.append(job_of(late, tiny_models.late, users, BatchSettings()))
+    assert len({json.dumps(each) for each in [job, *others]}) == 5
+
+
+# ---- the command, and a real kill
+
+
+def command(tiny_models: Any, folder: Path, users: Path, out: Path) -> list[str]:
+    named = [str(tiny_models.late), str(users), "--catalog", str(folder), "--out", str(out)]
+    return ["recommend-batch", *named, "-k", "3", "--json"]
+
+
+def test_the_command(tiny_domain: Domain, tiny_models: Any, tmp_path: Path) -> None:
+    write_domain(tiny_domain, tmp_path / "tiny")
+    users = write_users(tmp_path / "users.parquet", [*HISTORIES, ["B00X"]], group=3)
+    given = command(tiny_models, tmp_path / "tiny", users, tmp_path / "out.parquet")
+    done = RUNNER.invoke(app, given, catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["users"], report["errors"], report["resumed"]) == (6, 1, 0)
+    text = RUNNER.invoke(app, given[:-1], catch_exceptions=False)
+    assert "6 users in 2 row groups" in text.stdout
+    assert "2 of the row groups were there from an earlier run" in text.stdout
+    assert "1 users have no recommendations" in text.stdout
+    other = RUNNER.invoke(app, [*given, "--skip-unknown"], catch_exceptions=False)
+    assert (other.exit_code, other.stdout) == (2, "")
+    assert "not this job's" in other.stderr
+
+
+def test_a_killed_run_goes_on(tiny_domain: Domain, tiny_models: Any, tmp_path: Path) -> None:
+    """A real process is killed (-9) while it works; the next one keeps what was finished, bit for bit."""
+    write_domain(tiny_domain, tmp_path / "tiny")
+    histories = [[f"i{n % 6}", f"Free title number {n}"] for n in range(800)]
+    users = write_users(tmp_path / "users.parquet", histories, group=4)
+    out, parts = tmp_path / "out.parquet", tmp_path / ".out.parquet.parts"
+    given = command(tiny_models, tmp_path / "tiny", users, out)
+    program = "from xcrossrec.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *given], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while len(list(parts.glob("*.parquet"))) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    _, stderr = process.communicate()
+    assert process.returncode == -signal.SIGKILL, stderr.decode()
+    finished = {path: path.read_bytes() for path in parts.glob("*.parquet")}
+    assert 2 <= len(finished) < 200
+    assert not out.exists()
+    kept: dict[Path, bytes] = {}
+    original = batch._Parts.join
+
+    def look(self: Any, *values: Any) -> None:
+        kept.update({path: path.read_bytes() for path in finished})
+        original(self, *values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch._Parts, "join", look)
+        done = RUNNER.invoke(app, given, catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["resumed"] == len(finished)
+    assert kept == finished
+    whole = command(tiny_models, tmp_path / "tiny", users, tmp_path / "whole.parquet")
+    assert RUNNER.invoke(app, whole, catch_exceptions=False).exit_code == 0
+    resumed, at_once = pl.read_parquet(out), pl.read_parquet(tmp_path / "whole.parquet")
+    assert resumed.drop("scores").equals(at_once.drop("scores"))
+    assert resumed["scores"].explode().to_list() == pytest.approx(at_once["scores"].explode().to_list(), abs=1e-6)
+    assert not parts.exists()
