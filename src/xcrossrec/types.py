@@ -16,6 +16,7 @@ Scoring: TypeAlias = Literal["dual", "pair"]
 HistoryPooling: TypeAlias = Literal["prompt", "late"]
 PairAttention: TypeAlias = Literal["joint", "shared"]
 PairReading: TypeAlias = Literal["first", "candidate"]
+PairStart: TypeAlias = Literal["similarity", "fresh"]
 EncodingPrecision: TypeAlias = Literal["fp32", "bf16"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -24,4 +25,5 @@ SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
 HISTORY_POOLINGS: tuple[HistoryPooling, ...] = get_args(HistoryPooling)
 PAIR_ATTENTIONS: tuple[PairAttention, ...] = get_args(PairAttention)
 PAIR_READINGS: tuple[PairReading, ...] = get_args(PairReading)
+PAIR_STARTS: tuple[PairStart, ...] = get_args(PairStart)
 ENCODING_PRECISIONS: tuple[EncodingPrecision, ...] = get_args(EncodingPrecision)

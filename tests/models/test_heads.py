@@ -179,6 +179,18 @@ def test_a_trained_pair_head_adds_the_papers_score_of_the_first_token() -> None:
             assert float(scores[number]) == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_fresh_pair_head_is_the_papers_alone() -> None:
+    head = PairHead(6, starts="fresh")
+    features = pair_features()
+    assert head(dict(features))["scores"].tolist() == [[0.0], [0.0]]
+    nn.init.normal_(head.value.weight)
+    hidden = nn.functional.gelu(features["token_embeddings"][:, 0] @ head.project.weight.t() + head.project.bias)
+    torch.testing.assert_close(head(dict(features))["scores"], hidden @ head.value.weight.t())
+    assert not any(parameter.requires_grad for parameter in head.matcher.parameters()), "nothing reads them"
+    with pytest.raises(ConfigError, match="unknown start 'random' of a pair head: choose one of similarity, fresh"):
+        PairHead(6, starts="random")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("pooling", ["prompt", "late"])
 def test_an_all_cut_history_gives_a_finite_score(pooling: str) -> None:
     head = PairHead(6, pooling)  # type: ignore[arg-type]
@@ -190,11 +202,12 @@ def test_an_all_cut_history_gives_a_finite_score(pooling: str) -> None:
 # ---- on disk
 
 
-@pytest.mark.parametrize("head", [random_matcher(), PairHead(6, "prompt")], ids=["matcher", "pair"])
+@pytest.mark.parametrize("head", [random_matcher(), PairHead(6, "prompt"), PairHead(6, starts="fresh")], ids=["matcher", "pair", "fresh"])
 def test_heads_come_back_as_they_were(head: HistoryMatcher | PairHead, tmp_path: Path) -> None:
     head.save(str(tmp_path))
     loaded = type(head).load(str(tmp_path.parent), subfolder=tmp_path.name)
     assert loaded.pooling == head.pooling
+    assert getattr(loaded, "starts", None) == getattr(head, "starts", None)
     for key, value in head.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value)
 

@@ -374,3 +374,19 @@ def test_the_target_takes_the_pair_attention_that_its_sources_agree_on(
     assert bundle.encoder_of(build_target_model(mixed, scoring="pair")).pair_attention == "joint"
     with pytest.raises(ConfigError, match="pair attention 'shared' belongs to pair scoring"):
         build_target_model(shared, pair_attention="shared")
+
+
+@pytest.mark.parametrize("seeds", [(0, 0), (0, 1)], ids=["one beginning", "two beginnings"])
+def test_a_pair_head_starts_from_sources_that_began_alike(
+    seeds: tuple[int, int], tiny_base: str, target_domain: Domain, settings: Settings, tmp_path: Path
+) -> None:
+    for name, seed in zip(("first", "second"), seeds, strict=True):
+        options: dict[str, Any] = {"scoring": "pair", "pair_start": "fresh", "budget": 8, "show_progress": False}
+        train_source(target_domain, tmp_path / name, config=settings(epochs=1, seed=seed), base=tiny_base, **options)
+    sources = [tmp_path / "first", tmp_path / "second"]
+    heads = [bundle.load(path)[-1].state_dict() for path in sources]
+    head = build_target_model(sources, scoring="pair")[-1]
+    assert head.starts == "fresh"
+    mean = torch.stack([state["project.weight"] for state in heads]).mean(0)
+    assert torch.equal(head.state_dict()["project.weight"], mean) == (seeds[0] == seeds[1])
+    assert bool(head.value.weight.any()) == (seeds[0] == seeds[1])

@@ -21,7 +21,7 @@ from xcrossrec.cli.console import (
 )
 from xcrossrec.config import TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.types import HistoryPooling, PairAttention, Scoring
+from xcrossrec.types import HistoryPooling, PairAttention, PairStart, Scoring
 
 if TYPE_CHECKING:
     from xcrossrec.training.loop import TrainingReport
@@ -38,6 +38,9 @@ ScoringOption = Annotated[Scoring, typer.Option(help="History and item encoded a
 PairAttentionOption = Annotated[
     PairAttention | None,
     typer.Option(help="In a pair, the history sees the candidate (joint) or not (shared).  [default: by base]"),
+]
+PairStartOption = Annotated[
+    PairStart, typer.Option(help="Whether a pair head starts from the similarity, or fresh as in the paper.")
 ]
 MaxTokens = Annotated[int | None, typer.Option(min=8, help="Longest text.  [default: the model's, at most 256]")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same settings.")]
@@ -60,6 +63,7 @@ def source(
     rank: Rank = 8,
     scoring: ScoringOption = "dual",
     pair_attention: PairAttentionOption = None,
+    pair_start: PairStartOption = "similarity",
     pooling: Pooling = "late",
     budget: Budget = None,
     epochs: Epochs = None,
@@ -97,6 +101,7 @@ def source(
             pooling=pooling,
             max_tokens=max_tokens,
             pair_attention=pair_attention,
+            pair_start=pair_start,
             resume=resume,
             overwrite=overwrite,
             show_progress=shows_progress(),
@@ -173,6 +178,7 @@ def lora(
     rank: Rank = 8,
     scoring: ScoringOption = "dual",
     pair_attention: PairAttentionOption = None,
+    pair_start: PairStartOption = "similarity",
     pooling: Pooling = "late",
     budget: Budget = None,
     epochs: Epochs = None,
@@ -211,6 +217,7 @@ def lora(
             pooling=pooling,
             max_tokens=max_tokens,
             pair_attention=pair_attention,
+            pair_start=pair_start,
             resume=resume,
             overwrite=overwrite,
             show_progress=shows_progress(),

@@ -26,7 +26,7 @@ from xcrossrec.models.adapters import MANIFEST, read_manifest
 from xcrossrec.models.base import Base
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, TitleEncoder
 from xcrossrec.models.heads import HistoryMatcher, PairHead, Projection
-from xcrossrec.types import HistoryPooling, PairReading, Scoring
+from xcrossrec.types import HistoryPooling, PairReading, PairStart, Scoring
 
 FORMAT_VERSION = 1
 Model: TypeAlias = SentenceTransformer | CrossEncoder
@@ -48,6 +48,7 @@ def build_model(
     scoring: Scoring = "dual",
     pooling: HistoryPooling = "late",
     projection_rank: int = 0,
+    pair_start: PairStart = "similarity",
 ) -> Model:
     """Put a head on an encoder.
 
@@ -57,6 +58,7 @@ def build_model(
             (score per history and candidate).
         pooling: how the history is pooled.
         projection_rank: rank of the `dual` head's :class:`Projection`; 0 leaves it out.
+        pair_start: whether a `pair` head starts from the ``similarity`` or ``fresh``.
     """
     if scoring == "dual":
         projection = [Projection(encoder.dim, projection_rank)] if projection_rank else []
@@ -65,7 +67,7 @@ def build_model(
         )
     elif scoring == "pair":
         reads: PairReading = "candidate" if encoder.pair_attention == "shared" else "first"
-        head = PairHead(encoder.dim, pooling, reads=reads)
+        head = PairHead(encoder.dim, pooling, reads=reads, starts=pair_start)
         model = CrossEncoder(modules=[encoder, head], activation_fn=nn.Identity())
     else:
         raise ConfigError(f"unknown scoring {scoring!r}: choose dual or pair")

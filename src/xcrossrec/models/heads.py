@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from xcrossrec.exceptions import BundleError, ConfigError
 from xcrossrec.models.adapters import load_tensors
 from xcrossrec.models.tokens import CANDIDATE_SEGMENT
-from xcrossrec.types import HISTORY_POOLINGS, PAIR_READINGS, HistoryPooling, PairReading
+from xcrossrec.types import HISTORY_POOLINGS, PAIR_READINGS, PAIR_STARTS, HistoryPooling, PairReading, PairStart
 
 RECENCY_SLOTS = 8
 """History positions, counted from the newest, with a learned weight of their own; older ones share the last."""
@@ -183,20 +183,22 @@ class PairHead(_Head):
     similarity of the history's and the candidate's tokens, pooled apart. v and c start at zero, so an untrained
     model ranks by similarity. h is the first token's state, as in the paper; where the history does not see the
     candidate (``shared`` attention) that state is the same for all candidates and cannot rank them, so there h
-    is the mean state of the candidate's title.
+    is the mean state of the candidate's title. A head that starts ``fresh`` is the paper's alone: without the
+    similarity, so that the language model has to learn the task from nothing.
 
     Args:
         dim: hidden size.
         pooling: ``prompt`` pools the whole history, ``late`` each of its items (soft maximum).
         reads: which h: ``first`` token, or ``candidate``.
+        starts: from the ``similarity``, or ``fresh``.
         sharpness: starting value of the soft maximum's factor.
         temperature: starting value of the similarity's temperature.
 
     Raises:
-        ConfigError: unknown pooling or reading.
+        ConfigError: unknown pooling, reading or start.
     """
 
-    config_keys = ["dim", "pooling", "reads"]  # noqa: RUF012
+    config_keys = ["dim", "pooling", "reads", "starts"]  # noqa: RUF012
     config_file_name = "pair_head.json"
 
     def __init__(
@@ -205,19 +207,24 @@ class PairHead(_Head):
         pooling: HistoryPooling = "late",
         *,
         reads: PairReading = "first",
+        starts: PairStart = "similarity",
         sharpness: float = 12.0,
         temperature: float = 0.25,
     ) -> None:
         super().__init__()
         if reads not in PAIR_READINGS:
             raise ConfigError(f"unknown reading {reads!r} of a pair: choose one of {', '.join(PAIR_READINGS)}")
+        if starts not in PAIR_STARTS:
+            raise ConfigError(f"unknown start {starts!r} of a pair head: choose one of {', '.join(PAIR_STARTS)}")
         self.dim = dim
         self.reads: PairReading = reads
+        self.starts: PairStart = starts
         self.matcher = HistoryMatcher(pooling, sharpness=sharpness, temperature=temperature)
         self.project = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, 1)
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
+        self.matcher.requires_grad_(starts == "similarity")
 
     @property
     def pooling(self) -> HistoryPooling:
@@ -233,8 +240,10 @@ class PairHead(_Head):
         else:
             parts = _parts_of_texts(states, self._slots(segments), segments)
         read = parts.candidate if self.reads == "candidate" else states[:, 0]
-        learned = self.value(nn.functional.gelu(self.project(read))).squeeze(-1)
-        features["scores"] = (self.matcher.scale * self.similarity(parts) + learned).unsqueeze(-1)
+        score = self.value(nn.functional.gelu(self.project(read))).squeeze(-1)
+        if self.starts == "similarity":
+            score = self.matcher.scale * self.similarity(parts) + score
+        features["scores"] = score.unsqueeze(-1)
         return features
 
     def similarity(self, parts: PairParts) -> Float[Tensor, " pair"]:

@@ -20,7 +20,7 @@ from xcrossrec.models.bundle import Model, encoder_of
 from xcrossrec.models.encoder import SourceEncoder, default_lora
 from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.training.loop import TrainingReport, fit
-from xcrossrec.types import HistoryPooling, PairAttention, Scoring, Split
+from xcrossrec.types import HistoryPooling, PairAttention, PairStart, Scoring, Split
 
 TRAINING_USERS = "training_users.parquet"
 HEAD_PATTERNS = (r"log_scale|log_sharpness|log_recency|\.1\.(value|project)\.",)
@@ -40,6 +40,7 @@ def train_source(
     pooling: HistoryPooling = "late",
     max_tokens: int | None = None,
     pair_attention: PairAttention | None = None,
+    pair_start: PairStart = "similarity",
     resume: bool = False,
     overwrite: bool = False,
     show_progress: bool = True,
@@ -59,6 +60,7 @@ def train_source(
         pooling: ``prompt`` or ``late``.
         max_tokens: longest text.
         pair_attention: who sees whom in a pair, ``joint`` or ``shared``; None takes the base's default.
+        pair_start: whether a `pair` head starts from the ``similarity``, or ``fresh`` as in the paper.
         resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
         show_progress: draw progress bars.
@@ -70,7 +72,7 @@ def train_source(
     out = Path(out)
     refuse_existing(out, overwrite)
     users = domain.sequences("train").take(budget, config.seed)
-    model = _initial_model(base, init, rank, scoring, pooling, max_tokens, pair_attention, config.seed)
+    model = _initial_model(base, init, rank, scoring, pooling, max_tokens, pair_attention, pair_start, config.seed)
     model = bundle.with_projection(model, config.projection_rank, config.seed)
     report = fit(
         model,
@@ -102,6 +104,7 @@ def _initial_model(
     pooling: HistoryPooling,
     max_tokens: int | None,
     pair_attention: PairAttention | None,
+    pair_start: PairStart,
     seed: int,
 ) -> Model:
     if init is not None:
@@ -115,7 +118,7 @@ def _initial_model(
         found = load_base(base)
         attention = choose_pair_attention(pair_attention, scoring, found.backbone)
         encoder = SourceEncoder(found, default_lora(rank), max_tokens=max_tokens, pair_attention=attention)
-        return bundle.build_model(encoder, scoring=scoring, pooling=pooling)
+        return bundle.build_model(encoder, scoring=scoring, pooling=pooling, pair_start=pair_start)
 
 
 def refuse_existing(out: Path, overwrite: bool) -> None:

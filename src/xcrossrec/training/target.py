@@ -18,7 +18,7 @@ from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, 
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.bundle import Model, matcher_of
 from xcrossrec.models.encoder import IntegratedEncoder
-from xcrossrec.models.heads import HistoryMatcher
+from xcrossrec.models.heads import HistoryMatcher, PairHead
 from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.training.loop import TrainingReport, fit
 from xcrossrec.training.source import (
@@ -136,7 +136,9 @@ def build_target_model(
 ) -> Model:
     """Make an untrained integrated model: at first exactly the mean of its sources' states.
 
-    A `dual` head starts from the mean of the sources' heads, where they pool alike; a `pair` head starts afresh.
+    A `dual` head starts from the mean of the sources' heads, where they pool alike. A `pair` head has the form
+    of its sources' heads, and starts from their mean where all have one form and were trained from one seed, so
+    from one beginning; else afresh.
     """
     if len(sources) < 2:
         raise ModelError(f"integration needs at least 2 sources, got {len(sources)}: pass --source once more")
@@ -158,8 +160,11 @@ def build_target_model(
         max_tokens=max_tokens,
         pair_attention=choose_pair_attention(wanted, scoring, found.backbone),
     )
-    model = bundle.build_model(encoder, scoring=scoring, pooling=pooling)
+    heads = _pair_heads(folders) if scoring == "pair" else []
+    starts = heads[0].starts if heads and len({head.starts for head in heads}) == 1 else "similarity"
+    model = bundle.build_model(encoder, scoring=scoring, pooling=pooling, pair_start=starts)
     _inherit_heads(model, folders)
+    _inherit_pair_heads(model, heads, folders)
     return model
 
 
@@ -180,6 +185,27 @@ def _inherit_heads(model: Model, folders: Sequence[Path]) -> None:
                 found.append(matcher.state_dict())
     if found:
         own.load_state_dict({key: torch.stack([state[key] for state in found]).mean(0) for key in found[0]})
+
+
+def _pair_heads(folders: Sequence[Path]) -> list[PairHead]:
+    """The pair heads of those sources that have one."""
+    return [
+        PairHead.load(str(folder), subfolder=path.name)
+        for folder in folders
+        for path in sorted(folder.glob("*_PairHead"))
+    ]
+
+
+def _inherit_pair_heads(model: Model, heads: Sequence[PairHead], folders: Sequence[Path]) -> None:
+    """Start from the mean of the sources' pair heads; heads that began apart have no meaningful mean."""
+    own = model[-1]
+    if not isinstance(own, PairHead) or len(heads) < len(folders):
+        return
+    forms = {(head.dim, head.pooling, head.reads, head.starts) for head in (own, *heads)}
+    seeds = {read_manifest(folder).get("training", {}).get("seed") for folder in folders}
+    if len(forms) == 1 and len(seeds) == 1 and None not in seeds:
+        states = [head.state_dict() for head in heads]
+        own.load_state_dict({key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]})
 
 
 def source_names(folders: Sequence[Path]) -> list[str]:
