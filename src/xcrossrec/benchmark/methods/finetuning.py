@@ -1,0 +1,104 @@
+"""Full fine-tuning of the base; and how this folder's methods train an encoder of their own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import save_file
+
+from xcrossrec.benchmark.methods.lora import fitted_model
+from xcrossrec.benchmark.methods.merging import inherit_head
+from xcrossrec.benchmark.task import Fitted, Task, check_settings
+from xcrossrec.models import bundle
+from xcrossrec.models.adapters import load_tensors
+from xcrossrec.models.base import Base, load_base
+from xcrossrec.models.encoder import SourceEncoder, TitleEncoder, load_matching_base
+from xcrossrec.models.shared_history import choose_pair_attention
+from xcrossrec.training.loop import fit
+from xcrossrec.training.source import HEAD_PATTERNS
+from xcrossrec.types import PairAttention
+
+FULL_RATE = 3e-5
+"""AdamW's rate for all weights of the base."""
+
+_WEIGHTS = "backbone.safetensors"
+
+
+class FullyTunedEncoder(SourceEncoder):
+    """The base, every weight of which trains.
+
+    Args:
+        base: the base; taken over.
+        max_tokens: longest text; None takes what the model can, at most 256.
+        pair_attention: who sees whom in a pair, ``joint`` or ``shared``.
+    """
+
+    def __init__(self, base: Base, *, max_tokens: int | None = None, pair_attention: PairAttention = "joint") -> None:
+        super().__init__(base, max_tokens=max_tokens, pair_attention=pair_attention)
+        self.backbone.requires_grad_(True)
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write the settings and all weights."""
+        super().save(output_path)
+        state = {key: value.detach().cpu().contiguous() for key, value in self.backbone.state_dict().items()}
+        save_file(state, Path(output_path) / _WEIGHTS)
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        base: Base | None = None,
+        *,
+        trainable: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Load from a saved folder."""
+        folder = Path(model_name_or_path) / subfolder
+        settings = cls.read_settings(folder)
+        found = load_matching_base(settings, folder, base)
+        model = cls(found, max_tokens=settings["max_tokens"], pair_attention=settings["pair_attention"])
+        model.backbone.load_state_dict(load_tensors(folder / _WEIGHTS))
+        model.eval()
+        return model
+
+
+def full_fine_tuning(task: Task) -> Fitted:
+    """Train every weight of the base on the budget's users, by the same loop and with the same head as LoRA."""
+    check_settings(task, set())
+    base = load_base(task.base)
+    encoder = FullyTunedEncoder(base, pair_attention=choose_pair_attention(None, task.scoring, base.backbone))
+    return fit_encoder(task, encoder, task.setting("learning_rate", FULL_RATE))
+
+
+def fit_encoder(task: Task, encoder: TitleEncoder, learning_rate: float, *, sources: Sequence[Path] = ()) -> Fitted:
+    """Put the head that every method has on an encoder, and train what of it requires a gradient.
+
+    Args:
+        task: the cell's.
+        encoder: taken over; it must load from what it saves.
+        learning_rate: of the encoder's own parameters.
+        sources: adapters whose `dual` heads the head starts from; none starts it afresh.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(task.seed)  # of the pair head's projection
+        model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling)
+    if task.scoring == "dual":
+        inherit_head(model, sources)
+    model = bundle.with_projection(model, task.training.projection_rank, task.seed)
+    report = fit(
+        model,
+        task.target,
+        task.users,
+        replace(task.training, learning_rate=learning_rate),
+        Path(tempfile.mkdtemp(dir=task.work)),
+        head_patterns=HEAD_PATTERNS,
+        show_progress=False,
+    )
+    fitted = fitted_model(model, task, asdict(report))
+    return replace(fitted, uses_sources=bool(sources))
