@@ -140,7 +140,12 @@ async def recommend(request: Request, asked: RecommendRequest) -> Response:
     if asked.explain and items:
         named = [Named(item, item.title) for item, _ in ranked.found]
         left_s = max(0.001, limits.timeout_s - (perf_counter() - started))
-        reasons = await served.reasons.ask(Reasons(ranked.history, named), timeout_s=left_s)
+        try:
+            reasons = await served.reasons.ask(Reasons(ranked.history, named), timeout_s=left_s)
+        except Problem as problem:
+            if problem.code == "replaced" and await service.successor(served):
+                return await recommend(request, asked)
+            raise
         for item, reason in zip(items, reasons.explanations, strict=True):
             item["explanation"] = _explanation(reason)
     answer = {"model": served.spec.name, "catalog_version": ranked.version, "items": items}
@@ -222,8 +227,8 @@ async def _write(request: Request, model: str | None, asked: Sequence[Any]) -> t
         try:
             return served, await served.writes.ask(asked, timeout_s=service.settings.timeout_s)
         except XCrossRecError as error:
-            new = service.models[served.spec.name]
-            if last or new is served or problem_of(error).code != "replaced":
+            new = None if last or problem_of(error).code != "replaced" else await service.successor(served)
+            if new is None:
                 raise
             served = new
     raise AssertionError("the second attempt returns or raises")

@@ -57,7 +57,7 @@ class Service:
         try:
             for spec in specs:
                 model, manifest = load(spec)
-                store = open_or_build(model, spec.catalog)
+                store = open_or_build(model, spec.catalog, [each.store.folder for each in models])
                 models.append(Served(spec, model, manifest, store, settings, metrics))
                 models[-1].warm()
                 log.info("serving %s: %s over %d items", spec.name, spec.path, store.count)
@@ -116,6 +116,12 @@ class Service:
             log.info("%s is now %s", name, new.spec.path)
             return new
 
+    async def successor(self, served: Served) -> Served | None:
+        """Wait until a model that refuses, because it is being replaced, was: the one in its place, if there is."""
+        async with self._replacing[served.spec.name]:
+            new = self.models[served.spec.name]
+        return None if new is served else new
+
     async def replace_all(self) -> None:
         """Read every model's bundle again; one that cannot be read stays as it is."""
         for name in list(self.models):
@@ -138,6 +144,7 @@ def _close(models: Sequence[Served]) -> None:
         served.close()
     for served in models:
         served.join()
+    for served in models:  # a store may be several models'
         served.store.close()
 
 

@@ -32,7 +32,15 @@ from xcrossrec.serving.segment import Segment
 from xcrossrec.serving.snapshot import Part, Snapshot
 from xcrossrec.serving.stored_item import StoredItem
 
-__all__ = ["CatalogReplacedError", "CatalogStore", "Filters", "Snapshot", "StoredItem", "is_catalogue"]
+__all__ = [
+    "CatalogReplacedError",
+    "CatalogStore",
+    "Filters",
+    "Snapshot",
+    "StoredItem",
+    "is_catalogue",
+    "recorded_fingerprint",
+]
 
 FORMAT_VERSION = 1
 KIND = "catalogue"
@@ -53,6 +61,20 @@ class CatalogReplacedError(ConfigError):
 def is_catalogue(folder: Path | str) -> bool:
     """Whether a folder holds a catalogue that :meth:`CatalogStore.create` made."""
     return (Path(folder) / DATABASE).is_file()
+
+
+def recorded_fingerprint(folder: Path | str) -> str | None:
+    """Whose vectors a catalogue holds; None for one that is damaged, or open already."""
+    try:
+        rows = Rows.open(Path(folder) / DATABASE)
+    except BundleError:
+        return None
+    try:
+        return str(rows.facts().get("fingerprint"))
+    except BundleError:
+        return None
+    finally:
+        rows.close()
 
 
 class CatalogStore:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 HERE = Path(__file__).parent
-PRELOADED = ("xcrossrec.cli", "xcrossrec.recommender", "xcrossrec.serving.store", "catalogue_writer")
+PRELOADED = ("xcrossrec.cli", "xcrossrec.recommender", "xcrossrec.serving.server", "catalogue_writer")
 
 
 @dataclass
@@ -25,15 +28,19 @@ class Started:
     nursery: Nursery
     pid: int
     log: Path
+    status: int | None = None
 
     def kill(self, number: int = signal.SIGKILL) -> int:
         """Send a signal and give the exit status, negative for a signal."""
-        os.kill(self.pid, number)
+        if self.status is None:
+            os.kill(self.pid, number)
         return self.wait()
 
     def wait(self) -> int:
         """Wait for the end."""
-        return int(self.nursery.order({"wait": self.pid}))
+        if self.status is None:
+            self.status = int(self.nursery.order({"wait": self.pid}))
+        return self.status
 
     def lines(self) -> list[str]:
         """What it printed, whole lines only."""
@@ -78,3 +85,60 @@ def nursery() -> Iterator[Nursery]:
     nursery = Nursery()
     yield nursery
     nursery.close()
+
+
+@dataclass
+class Server:
+    """``xcrossrec serve`` in a process of its own."""
+
+    process: Started
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **options)
+
+    def wait_until_ready(self, seconds: float = 120) -> None:
+        until = time.monotonic() + seconds
+        with self.client() as client:
+            while True:
+                try:
+                    if client.get("/readyz").status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                assert time.monotonic() < until, self.process.lines()
+                time.sleep(0.02)
+
+    def kill(self) -> None:
+        """Kill -9."""
+        assert self.process.kill() == -signal.SIGKILL
+
+    def stop(self) -> None:
+        """Stop as an operator does; it must end well."""
+        assert self.process.kill(signal.SIGTERM) == 0, self.process.lines()
+
+
+@pytest.fixture
+def start_server(nursery: Nursery, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start ``xcrossrec serve ARGUMENTS`` and wait until it is ready; what still runs at the end is killed."""
+    servers: list[Server] = []
+
+    def start(*arguments: object, ready: bool = True, **options: Any) -> Server:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        words = ["serve", *arguments, "--port", port, "--drain-s", 0]
+        log = tmp_path / f"server-{len(servers)}.log"
+        server = Server(nursery.start("xcrossrec.cli:main", words, log, **options), port)
+        servers.append(server)
+        if ready:
+            server.wait_until_ready()
+        return server
+
+    yield start
+    for server in servers:
+        server.process.kill()
