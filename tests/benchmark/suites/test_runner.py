@@ -45,6 +45,17 @@ def test_a_cell_records_what_the_issue_asks_for(suite_file, tmp_path: Path) -> N
     assert not any((tmp_path / "run" / "work").iterdir()), "the scratch folder stays empty"
 
 
+def test_the_base_can_be_one_more_stream(suite_file, tmp_path: Path) -> None:
+    path = suite_file(("xcross",))
+    path.write_text(path.read_text().replace('integrator = "paper"', 'integrator = "pairwise"\nbase_stream = true'))
+    suite = Suite.read(path)
+    record = run_cell(suite, CellFiles(tmp_path / "run"), cell_of(suite, "xcross"))
+    pairs = record["integration_map"]["pairs"]
+    assert len(pairs) == 6
+    assert sum("base" in pair for pair in pairs) == 4
+    assert record["trained_parameters"] - record["head_parameters"] == 2 * 6 * (32 + 1) + 3
+
+
 def test_the_same_cell_twice_gives_the_same_ranks(suite_file, tmp_path: Path) -> None:
     suite = Suite.read(suite_file())
     cell = cell_of(suite, "lora")
