@@ -50,7 +50,7 @@ function failure(response, answer) {
   const sentence = answer?.error?.message;
   const text = sentence ? sentence[0].toUpperCase() + sentence.slice(1) : unexplained(response.status);
   const message = /[.!?]$/.test(text) ? text : `${text}.`;
-  return response.status === 401 || response.status === 403 ? new KeyNeeded(message) : new Error(message);
+  return response.status === 401 ? new KeyNeeded(message) : new Error(message);
 }
 
 function unexplained(status) {

@@ -49,14 +49,19 @@ function choice(name) {
   return element("option", { value: name }, name);
 }
 
-/** Offer the chosen domain's models, the other ones to compare with. */
+/** Offer the chosen domain's models, and every other model to compare with. */
 function fillModels(wanted = model.value, wantedRival = rival.value) {
   const names = known.filter((entry) => domainOf(entry) === domain.value).map((entry) => entry.name);
   model.replaceChildren(...names.map(choice));
   if (names.includes(wanted)) model.value = wanted;
-  const others = names.filter((name) => name !== model.value);
-  rival.replaceChildren(element("option", { value: "" }, "nothing"), ...others.map(choice));
-  rival.value = others.includes(wantedRival) ? wantedRival : "";
+  const others = known.filter((entry) => entry.name !== model.value);
+  const domains = [...new Set([domain.value, ...others.map(domainOf)])];
+  const groups = domains.map((label) => {
+    const own = others.filter((entry) => domainOf(entry) === label);
+    return element("optgroup", { label, hidden: own.length === 0 }, ...own.map((entry) => choice(entry.name)));
+  });
+  rival.replaceChildren(element("option", { value: "" }, "nothing"), ...groups);
+  rival.value = others.some((entry) => entry.name === wantedRival) ? wantedRival : "";
   rival.disabled = others.length === 0;
 }
 

@@ -1,0 +1,113 @@
+"""A real server over tiny models, and a real Chromium that looks at its page."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+KEY = "a-key-that-may-read-0"
+MARKUP = "<img src=x onerror=alert(1)> & Sons toy box"
+TITLES = (
+    "Red wooden train",
+    "Blue wooden train",
+    "Train track, 12 pieces",
+    "Cordless drill 18 V",
+    "Drill bit set",
+    "Tape measure 5 m",
+    "Wooden train bridge with a long name that does not fit one line of a narrow phone",
+    MARKUP,
+)
+
+
+@pytest.fixture(scope="session")
+def shop(tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of ``xcrossrec serve`` with three models, in a process of its own; reading needs KEY."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"CHROMIUM ABSENT: {CHROMIUM} does not exist, so the page was not tested")
+    folder = tmp_path_factory.mktemp("page")
+    pl.DataFrame({"item_id": [f"i{n}" for n in range(len(TITLES))], "title": TITLES}).write_csv(folder / "items.csv")
+    models = {"x-cross": tiny_models.late, "lora": tiny_models.sources[0], "pair": tiny_models.pair}
+    words = [f"{name}={path}" for name, path in models.items()]
+    for name in models:  # a catalogue of its own for each
+        (folder / name).mkdir()
+        (folder / name / "items.csv").write_bytes((folder / "items.csv").read_bytes())
+        words += ["--catalog", f"{name}={folder / name / 'items.csv'}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "XCROSSREC_API_KEYS": KEY}
+    program = ["-W", "ignore", "-c", "from xcrossrec.cli import main; main()"]
+    process = subprocess.Popen(
+        [sys.executable, *program, "serve", *words, "--port", "0", "--drain-s", "0", "--timeout-s", "60"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield address_of(process)
+    finally:
+        process.terminate()
+        _, rest = process.communicate(timeout=120)
+        assert process.returncode == 0, rest
+
+
+def address_of(process: subprocess.Popen[str]) -> str:
+    """Wait for the log line that tells where the server listens."""
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if line.startswith("{") and "listening at " in (message := json.loads(line)["message"]):
+            return str(message.removeprefix("listening at "))
+    raise AssertionError(f"the server did not start: {''.join(seen)}")
+
+
+@pytest.fixture(scope="session")
+def browser(shop: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(shop: str, browser: Any) -> Iterator[Callable[..., Any]]:
+    """Open the page in a fresh profile; at the end no request may have left the server, and no script failed."""
+    contexts, asked, troubles = [], [], []
+
+    def opened(fragment: str = "", *, key: str | None = KEY, width: int = 1280, **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 800}, **options)
+        contexts.append(context)
+        if key is not None:
+            context.add_init_script(f"sessionStorage.setItem('xcrossrec-key', '{key}')")
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda line: troubles.append(line.text) if "Content Security Policy" in line.text else None)
+        page.goto(f"{shop}/{fragment}")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert troubles == []
+    assert [url for url in asked if not url.startswith(f"{shop}/")] == []
