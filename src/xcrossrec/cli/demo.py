@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -137,6 +138,7 @@ def run(out: Path, plan: Plan, seed: int) -> None:
     typer.echo("\n".join(verdicts))
     typer.echo(f"\n{_cost(out)}")
     _recommend(out, target)
+    _keep_catalogue(out)
     wall_s = time.perf_counter() - started
     record = {
         "simulated": True,
@@ -305,6 +307,15 @@ def _recommend(out: Path, target: Domain) -> None:
     typer.echo(f"(bought next: {target.titles[bought]}, rank {rank} of {len(found)})")
 
 
+def _keep_catalogue(out: Path) -> None:
+    """Encode the target's items for the service, so that it starts at once."""
+    from xcrossrec.models import bundle
+    from xcrossrec.serving.catalogues import open_or_build
+
+    with _step("the catalogue to serve"):
+        open_or_build(bundle.load(out / "model"), out / "target").close()
+
+
 def _next_steps(out: Path, target: Domain) -> str:
     title = target.titles[0]
     return "\n".join(
@@ -314,5 +325,6 @@ def _next_steps(out: Path, target: Domain) -> str:
             f'recommend {out / "model"} --catalog {out / "target"} --history "{title}" --explain',
             f"compare {out / 'results' / 'x-cross.parquet'} {out / 'results' / 'lora-on-the-target.parquet'}",
             f"data lint {out / 'target'}",
+            f"serve {quote(str(out / 'model'))} --catalog {quote(str(out / 'target'))}",
         )
     )

@@ -81,15 +81,17 @@ def run(specs: Sequence[Spec], given: dict[str, Any]) -> None:
     import os
 
     from xcrossrec.serving.logs import log_as_json
+    from xcrossrec.serving.server import bind
     from xcrossrec.serving.server import serve as listen
     from xcrossrec.serving.service import Service
     from xcrossrec.serving.settings import ADMIN_KEYS, API_KEYS, Settings, keys_of
 
     settings = Settings(**given, api_keys=keys_of(os.environ, API_KEYS), admin_keys=keys_of(os.environ, ADMIN_KEYS))
     log_as_json(logging.INFO if shows_progress() else logging.WARNING)
-    with progress_to_stderr():
-        service = Service.start(specs, settings)
-    listen(service)
+    with bind(settings.host, settings.port) as listener:
+        with progress_to_stderr():
+            service = Service.start(specs, settings)
+        listen(service, listener)
 
 
 def specs_of(models: Sequence[str], catalogs: Sequence[str], precision: EncodingPrecision) -> list[Spec]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,12 @@ from xcrossrec.explanation import Explanation
 from xcrossrec.models import bundle
 from xcrossrec.models.bundle import Model, encoder_of, matcher_of, scoring_of
 from xcrossrec.models.encoder import IntegratedEncoder
-from xcrossrec.serving.embedding import build_catalogue, embed_again, encode_items, fingerprint_of, open_catalogue
+from xcrossrec.serving.embedding import embed_again, encode_items, fingerprint_of
 from xcrossrec.serving.engine import Engine, Named, Question, Ranked, Scored, explain, name
-from xcrossrec.serving.item_tables import read_items
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.schemas import ExplainRequest, ItemToStore, ModelInfo
 from xcrossrec.serving.settings import Settings
-from xcrossrec.serving.store import CatalogStore, StoredItem, is_catalogue, recorded_fingerprint
+from xcrossrec.serving.store import CatalogStore, StoredItem
 from xcrossrec.serving.worker import Worker
 from xcrossrec.types import EncodingPrecision
 
@@ -223,45 +222,6 @@ def second_of(model: Model) -> Model:
     """Copy a model, so that explanations can switch parts of the copy off; large weights, never changed, are shared."""
     large = [t for t in (*model.parameters(), *model.buffers()) if t.numel() >= _SHARED_FROM]
     return deepcopy(model, {id(tensor): tensor for tensor in large})
-
-
-def open_or_build(model: Model, catalog: Path, taken: Collection[Path] = ()) -> CatalogStore:
-    """Open a catalogue; of a domain's folder or a table one is made beside, on the first start.
-
-    Args:
-        model: whose vectors it holds.
-        catalog: a catalogue, a domain's folder or a table.
-        taken: catalogues that other models of this process have open.
-
-    Raises:
-        BundleError: of another model's vectors, damaged, or open in another process.
-        DataError: neither a catalogue nor a source of items.
-    """
-    if is_catalogue(catalog):
-        return open_catalogue(model, catalog)
-    fingerprint = fingerprint_of(model)
-    place = catalogue_beside(catalog, fingerprint)
-    free = [each for each in catalogues_beside(catalog) if each not in taken]
-    # one that was embedded again keeps its name, so its content decides
-    for each in [each for each in free if recorded_fingerprint(each) == fingerprint] or [e for e in free if e == place]:
-        return CatalogStore.open(each, fingerprint=fingerprint)
-    while place.exists():
-        place = place.with_name(f"{place.name}-too")
-    items = read_items(catalog)
-    log.info("encoding %d items of %s once; they are kept in %s", len(items), catalog, place)
-    return build_catalogue(model, items, place)
-
-
-def catalogue_beside(source: Path, fingerprint: str) -> Path:
-    """Where the catalogue of a domain's folder or a table is kept, for one model's vectors."""
-    name = f".catalogue-{fingerprint[:8]}"
-    return source / name if source.is_dir() else source.with_name(f".{source.name}{name}")
-
-
-def catalogues_beside(source: Path) -> list[Path]:
-    """All catalogues that :func:`catalogue_beside` names for a source, whatever the model."""
-    folder, prefix = (source, "") if source.is_dir() else (source.parent, f".{source.name}")
-    return sorted(path for path in folder.glob("*.catalogue-*") if path.name.startswith(f"{prefix}.catalogue-"))
 
 
 def replace(old: Served, path: Path | None, settings: Settings, metrics: Metrics) -> Served:

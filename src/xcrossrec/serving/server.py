@@ -77,36 +77,37 @@ class Server(uvicorn.Server):
         task.add_done_callback(self._tasks.discard)
 
 
-def serve(service: Service) -> None:
+def serve(service: Service, listener: socket.socket) -> None:
     """Listen until SIGTERM or SIGINT, then answer what is in flight.
 
-    Raises:
-        ConfigError: the address cannot be listened at.
+    Args:
+        service: closed at the end.
+        listener: from :func:`bind`.
     """
     sys.setswitchinterval(_SWITCH_S)
     server = Server(service, create_app(service))
-    try:
-        listener = listen(service.settings.host, service.settings.port)
-    except OSError as error:
-        service.close()
-        raise ConfigError(
-            f"{service.settings.host} port {service.settings.port} cannot be listened at ({error}): choose another "
-            "--port, or stop what is there"
-        ) from error
+    listener.listen(_BACKLOG)
     host, port = listener.getsockname()[:2]
     log.info("listening at http://%s:%d", f"[{host}]" if ":" in host else host, port)
     server.run(sockets=[listener])
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Open the listening socket, so that a port that is taken is known at once."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
+def bind(host: str, port: int) -> socket.socket:
+    """Take an address before models are loaded; nobody can connect yet.
+
+    Raises:
+        ConfigError: it cannot be listened at.
+    """
+    listener: socket.socket | None = None
     try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(_BACKLOG)
-    except OSError:
-        listener.close()
-        raise
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise ConfigError(
+            f"{host} port {port} cannot be listened at ({error}): choose another --port, or stop what is there"
+        ) from error
     return listener

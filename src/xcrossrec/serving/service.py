@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from xcrossrec.exceptions import ConfigError, XCrossRecError
+from xcrossrec.serving.catalogues import open_or_build
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.problems import Problem
-from xcrossrec.serving.served import Served, Spec, load, open_or_build, replace
+from xcrossrec.serving.served import Served, Spec, load, replace
 from xcrossrec.serving.settings import Settings
 
 log = logging.getLogger(__name__)
