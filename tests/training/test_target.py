@@ -23,7 +23,13 @@ from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora
 from xcrossrec.training import loop
 from xcrossrec.training.source import source_users, train_source, work_folder
-from xcrossrec.training.target import build_target_model, count_parameters, source_names, train_target
+from xcrossrec.training.target import (
+    build_target_model,
+    count_parameters,
+    source_names,
+    train_target,
+    write_unchanged_adapter,
+)
 
 Settings = Callable[..., TrainingConfig]
 
@@ -390,3 +396,42 @@ def test_a_pair_head_starts_from_sources_that_began_alike(
     mean = torch.stack([state["project.weight"] for state in heads]).mean(0)
     assert torch.equal(head.state_dict()["project.weight"], mean) == (seeds[0] == seeds[1])
     assert bool(head.value.weight.any()) == (seeds[0] == seeds[1])
+
+
+def test_the_base_as_one_more_stream(
+    two_sources: list[Path], tiny_base: str, target_domain: Domain, settings: Settings, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"integrator": "pairwise", "budget": 16, "show_progress": False}
+    train_target(target_domain, two_sources, tmp_path / "m", config=settings(epochs=1), base_stream=True, **options)
+    model = bundle.load(tmp_path / "m")
+    encoder = bundle.encoder_of(model)
+    assert encoder.sources == ("first", "second", "base")
+    base = bundle.build_model(SourceEncoder(load_base(tiny_base))).eval()
+    features = encoder.preprocess(["w1 w2", "w3 w4 w5"])
+    with encoder.integration_off(), torch.no_grad():
+        streams = encoder.encode_streams(features["input_ids"], features["attention_mask"])
+        expected = base[0](dict(features))["token_embeddings"]
+    present = features["attention_mask"].bool()
+    torch.testing.assert_close(streams[2][present], expected[present])
+    manifest = json.loads((tmp_path / "m" / MANIFEST).read_text(encoding="utf-8"))
+    assert manifest["integration"]["base_stream"] is True
+    assert [source["name"] for source in manifest["sources"]] == ["first", "second", "base"]
+
+
+def test_the_base_has_no_say_in_the_head(two_sources: list[Path], tiny_base: str, tmp_path: Path) -> None:
+    write_unchanged_adapter(tmp_path / "base", tiny_base, seed=0)
+    with_base, without = (
+        bundle.matcher_of(build_target_model(sources)).state_dict()
+        for sources in ([*two_sources, tmp_path / "base"], two_sources)
+    )
+    assert without["log_recency"].any(), "the sources' heads have moved, so the comparison tells"
+    assert all(torch.equal(with_base[key], without[key]) for key in without)
+
+
+def test_one_source_and_the_base_make_two_streams(
+    two_sources: list[Path], target_domain: Domain, settings: Settings, tmp_path: Path
+) -> None:
+    train_target(
+        target_domain, two_sources[:1], tmp_path / "m", config=settings(epochs=1), base_stream=True, show_progress=False
+    )
+    assert bundle.encoder_of(bundle.load(tmp_path / "m")).sources == ("first", "base")

@@ -121,6 +121,9 @@ def target(
     base: BaseOption = None,
     beta: Annotated[float, typer.Option(help="Strength of what a stream takes from another.")] = 1.0,
     gamma: Annotated[float, typer.Option(help="Strength of the contrast term (paper).")] = 1.0,
+    base_stream: Annotated[
+        bool, typer.Option("--base-stream", help="Integrate the base as it is as one more stream.")
+    ] = False,
     budget: Budget = None,
     epochs: Epochs = None,
     learning_rate: LearningRate = None,
@@ -159,6 +162,7 @@ def target(
             pooling=pooling,
             max_tokens=max_tokens,
             pair_attention=pair_attention,
+            base_stream=base_stream,
             resume=resume,
             overwrite=overwrite,
             show_progress=shows_progress(),

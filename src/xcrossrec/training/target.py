@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, read_adapter, read_manifest
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.bundle import Model, matcher_of
-from xcrossrec.models.encoder import IntegratedEncoder
+from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora
 from xcrossrec.models.heads import HistoryMatcher, PairHead
 from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.training.loop import TrainingReport, fit
@@ -33,6 +35,9 @@ from xcrossrec.training.source import (
 from xcrossrec.types import HistoryPooling, PairAttention, Scoring
 
 DEFAULT_INTEGRATOR = "paper"
+BASE_STREAM = "base"
+"""Name of the stream that is the base as it is."""
+
 _HEAD_PATTERNS = (*HEAD_PATTERNS, r"stream_weight")
 
 
@@ -51,6 +56,7 @@ def train_target(
     pooling: HistoryPooling = "late",
     max_tokens: int | None = None,
     pair_attention: PairAttention | None = None,
+    base_stream: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     show_progress: bool = True,
@@ -72,6 +78,8 @@ def train_target(
         max_tokens: longest text.
         pair_attention: who sees whom in a pair, ``joint`` or ``shared``; None takes what the sources agree
             on, else the base's default.
+        base_stream: add the base as it is as one more stream, so that integration can fall back on it; costs one
+            more encoder pass a text.
         resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
         show_progress: draw progress bars.
@@ -85,41 +93,71 @@ def train_target(
     out = Path(out)
     refuse_existing(out, overwrite)
     users = domain.sequences("train").take(budget, config.seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)  # of the pair head's projection
-        model = build_target_model(
-            sources,
-            integrator=integrator,
-            beta=beta,
-            gamma=gamma,
-            base=base,
-            scoring=scoring,
-            pooling=pooling,
-            max_tokens=max_tokens,
-            pair_attention=pair_attention,
+    with _streams(sources, base, config.seed, base_stream) as streams:
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)  # of the pair head's projection
+            model = build_target_model(
+                streams,
+                integrator=integrator,
+                beta=beta,
+                gamma=gamma,
+                base=base,
+                scoring=scoring,
+                pooling=pooling,
+                max_tokens=max_tokens,
+                pair_attention=pair_attention,
+            )
+        model = bundle.with_projection(model, config.projection_rank, config.seed)
+        report = fit(
+            model,
+            domain,
+            users,
+            config,
+            work_folder(out),
+            head_patterns=_HEAD_PATTERNS,
+            resume=resume,
+            show_progress=show_progress,
         )
-    model = bundle.with_projection(model, config.projection_rank, config.seed)
-    report = fit(
-        model,
-        domain,
-        users,
-        config,
-        work_folder(out),
-        head_patterns=_HEAD_PATTERNS,
-        resume=resume,
-        show_progress=show_progress,
-    )
-    seen = frozenset().union(*(source_users(path) for path in sources))
-    manifest = {
-        "kind": "x-cross",
-        "domain": domain_record(domain),
-        "sources": [_source_record(adapter) for adapter in model[0].adapters],
-        "integration": {"integrator": integrator, "beta": beta, "gamma": gamma},
-        **training_record(config, budget, report),
-        "parameters": count_parameters(model),
-    }
-    write(model, out, manifest, seen, overwrite=overwrite)
+        seen = frozenset().union(*(source_users(path) for path in sources))
+        manifest = {
+            "kind": "x-cross",
+            "domain": domain_record(domain),
+            "sources": [_source_record(adapter) for adapter in model[0].adapters],
+            "integration": {"integrator": integrator, "beta": beta, "gamma": gamma, "base_stream": base_stream},
+            **training_record(config, budget, report),
+            "parameters": count_parameters(model),
+        }
+        write(model, out, manifest, seen, overwrite=overwrite)
     return report
+
+
+@contextmanager
+def _streams(
+    sources: Sequence[Path | str], base: str | None, seed: int, base_stream: bool
+) -> Iterator[list[Path | str]]:
+    """Give the adapters to integrate; with a stream of the base, an adapter that changes nothing is written for it."""
+    if not base_stream or not sources:
+        yield list(sources)
+        return
+    with tempfile.TemporaryDirectory(prefix="xcrossrec-") as scratch:
+        folder = Path(scratch) / BASE_STREAM
+        write_unchanged_adapter(folder, base or _named_base(Path(sources[0])), seed)
+        yield [*sources, folder]
+
+
+def write_unchanged_adapter(folder: Path, base: str, seed: int) -> None:
+    """Write LoRA before its first step: an adapter that leaves the base as it is.
+
+    Args:
+        folder: to make.
+        base: the base's name.
+        seed: of the factors that meet the zeros.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = SourceEncoder(load_base(base), default_lora())
+    folder.mkdir(parents=True)
+    encoder.save(str(folder))
 
 
 def build_target_model(
@@ -161,10 +199,10 @@ def build_target_model(
         pair_attention=choose_pair_attention(wanted, scoring, found.backbone),
     )
     heads = _pair_heads(folders) if scoring == "pair" else []
-    starts = heads[0].starts if heads and len({head.starts for head in heads}) == 1 else "similarity"
+    starts = heads[0][0].starts if len({head.starts for head, _ in heads}) == 1 else "similarity"
     model = bundle.build_model(encoder, scoring=scoring, pooling=pooling, pair_start=starts)
     _inherit_heads(model, folders)
-    _inherit_pair_heads(model, heads, folders)
+    _inherit_pair_heads(model, heads)
     return model
 
 
@@ -187,24 +225,24 @@ def _inherit_heads(model: Model, folders: Sequence[Path]) -> None:
         own.load_state_dict({key: torch.stack([state[key] for state in found]).mean(0) for key in found[0]})
 
 
-def _pair_heads(folders: Sequence[Path]) -> list[PairHead]:
-    """The pair heads of those sources that have one."""
+def _pair_heads(folders: Sequence[Path]) -> list[tuple[PairHead, Any]]:
+    """The pair heads of those sources that have one, each with the seed of its training."""
     return [
-        PairHead.load(str(folder), subfolder=path.name)
+        (PairHead.load(str(folder), subfolder=path.name), read_manifest(folder).get("training", {}).get("seed"))
         for folder in folders
         for path in sorted(folder.glob("*_PairHead"))
     ]
 
 
-def _inherit_pair_heads(model: Model, heads: Sequence[PairHead], folders: Sequence[Path]) -> None:
+def _inherit_pair_heads(model: Model, found: Sequence[tuple[PairHead, Any]]) -> None:
     """Start from the mean of the sources' pair heads; heads that began apart have no meaningful mean."""
     own = model[-1]
-    if not isinstance(own, PairHead) or len(heads) < len(folders):
+    if not isinstance(own, PairHead) or not found:
         return
-    forms = {(head.dim, head.pooling, head.reads, head.starts) for head in (own, *heads)}
-    seeds = {read_manifest(folder).get("training", {}).get("seed") for folder in folders}
+    forms = {(head.dim, head.pooling, head.reads, head.starts) for head in (own, *(head for head, _ in found))}
+    seeds = {seed for _, seed in found}
     if len(forms) == 1 and len(seeds) == 1 and None not in seeds:
-        states = [head.state_dict() for head in heads]
+        states = [head.state_dict() for head, _ in found]
         own.load_state_dict({key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]})
 
 

@@ -6,14 +6,10 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
-
 from xcrossrec.benchmark.methods.lora import fitted_model
 from xcrossrec.benchmark.task import Fitted, Task, check_settings
 from xcrossrec.config import target_config
 from xcrossrec.models import bundle
-from xcrossrec.models.base import load_base
-from xcrossrec.models.encoder import SourceEncoder, default_lora
 from xcrossrec.training.target import DEFAULT_INTEGRATOR, count_parameters, train_target
 
 FROZEN_RATE = 1e-12
@@ -36,26 +32,12 @@ def head_on_the_sources(task: Task) -> Fitted:
     return _integrated(task, FROZEN_RATE)
 
 
-def _no_change(task: Task) -> Path:
-    """Write an adapter that leaves the base as it is: LoRA before its first step."""
-    base = load_base(task.base)
-    with torch.random.fork_rng():
-        torch.manual_seed(task.seed)
-        model = bundle.build_model(SourceEncoder(base, default_lora(8)), scoring=task.scoring, pooling=task.pooling)
-    folder = task.work / "base"
-    bundle.save(model, folder, {"kind": "adapter", "domain": {"name": "base"}})
-    return folder
-
-
 def _integrated(task: Task, rate: float | None) -> Fitted:
     integrator = task.setting("integrator", DEFAULT_INTEGRATOR)
     out = Path(tempfile.mkdtemp(dir=task.work)) / "xcross"
     report = train_target(
         task.target,
-        [
-            *(source.adapter for source in task.sources),
-            *([_no_change(task)] if task.setting("base_stream", False) else []),
-        ],
+        [source.adapter for source in task.sources],
         out,
         config=replace(task.training, learning_rate=rate or target_config(integrator).learning_rate),
         integrator=integrator,
@@ -64,6 +46,7 @@ def _integrated(task: Task, rate: float | None) -> Fitted:
         base=task.base,
         scoring=task.scoring,
         pooling=task.pooling,
+        base_stream=task.setting("base_stream", False),
         show_progress=False,
     )
     model = bundle.load(out)
