@@ -68,12 +68,15 @@ class _JsonRequest(Request):
         try:
             value = from_json(body, allow_inf_nan=False)
         except ValueError as error:
-            raise Problem(
-                400, "json", f"the body is no JSON in UTF-8 ({error}): send what /openapi.json says"
-            ) from None
+            raise _no_json(f"the body is no JSON in UTF-8 ({error}): send what /openapi.json says") from None
         if _deeper(value, limit):
-            raise Problem(400, "json", f"the body nests lists and objects in more than {limit} levels: send it flatter")
+            raise _no_json(f"the body nests lists and objects in more than {limit} levels: send it flatter")
         return value
+
+
+def _no_json(sentence: str) -> HTTPException:
+    """A refusal of the kind that FastAPI lets through while it reads a body."""
+    return HTTPException(400, sentence)
 
 
 class _JsonRoute(APIRoute):
@@ -335,7 +338,12 @@ def create_app(service: Service) -> FastAPI:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
-        problem = Problem(error.status_code, "http", _http_sentence(request, error), error.headers)
+        problem = Problem(
+            error.status_code,
+            "json" if error.status_code == 400 else "http",
+            _http_sentence(request, error),
+            error.headers,
+        )
     else:
         problem = problem_of(error)
     request.state.facts["code"] = problem.code

@@ -1,0 +1,106 @@
+"""Random requests by the service's own schema: no 5xx, and no answer outside the schema.
+
+``XCROSSREC_FUZZ_CASES=5000 pytest tests/serving/http/test_fuzz.py`` runs at least so many; the usual run has fewer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+CASES = int(os.environ.get("XCROSSREC_FUZZ_CASES", "110"))
+"""Of all operations together."""
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+
+
+def test_random_requests_by_the_schema(shop: Any) -> None:
+    schema = schemathesis.openapi.from_dict(shop.ask("GET", "/openapi.json").json())
+    schema.config.generation.update(modes=[GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert len(operations) == 12
+    asked: Counter[str] = Counter()
+    statuses: Counter[int] = Counter()
+    with asyncio.Runner() as runner:
+        client = shop.client()
+
+        def send(case: Any) -> None:
+            if case.operation.label == "POST /v1/models/{name}/reload" and isinstance(case.body, dict):
+                case.body.pop("path", None)  # no file of this machine is meant
+            answer = runner.run(client.request(**requested(case)))
+            asked[case.operation.label] += 1
+            statuses[answer.status_code] += 1
+            case.validate_response(schemathesis.Response.from_any(answer), checks=CHECKS)
+
+        for operation in operations:
+            fuzz(operation, send)
+        runner.run(client.aclose())
+    print(f"\n{sum(asked.values())} cases: {dict(asked)}; statuses {dict(sorted(statuses.items()))}")
+    assert sum(asked.values()) >= CASES
+    assert statuses[200] and statuses[422]
+
+
+def requested(case: Any) -> dict[str, Any]:
+    """A case as httpx takes it."""
+    given_ = case.as_transport_kwargs(base_url="http://localhost")
+    return {
+        key: given_[key]
+        for key in ("method", "url", "headers", "params", "json", "data", "content")
+        if given_.get(key) is not None
+    }
+
+
+def fuzz(operation: Any, send: Any) -> None:
+    plain = not operation.body and not operation.query
+    count = 3 if plain else -(-CASES // 8)
+
+    @settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
+    @given(case=operation.as_strategy(generation_mode=GenerationMode.POSITIVE) if plain else either(operation))
+    def run(case: Any) -> None:
+        send(case)
+
+    run()
+
+
+def either(operation: Any) -> Any:
+    """Requests that fit the schema, and requests that do not."""
+    fits = operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
+    return fits | operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
+
+
+@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/score"])
+def test_the_schemas_own_examples_are_taken(shop: Any, path: str) -> None:
+    schema = shop.ask("GET", "/openapi.json").json()
+    reference = schema["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    for example in schema["components"]["schemas"][reference.rpartition("/")[2]]["examples"]:
+        answer = shop.post(path, example)
+        assert answer.status_code in (200, 404), answer.text  # an example's ids are another catalogue's

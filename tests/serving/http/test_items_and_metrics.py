@@ -1,0 +1,154 @@
+"""Items over HTTP; metrics, the page, the schema and settings."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.serving.logs import JsonLines
+from xcrossrec.serving.settings import Settings, keys_of
+
+from .conftest import sentence
+
+
+def test_items_are_found_written_and_deleted(shop: Any) -> None:
+    version = shop.ask("GET", "/v1/model").json()["catalog"]["version"]
+    new = {"item_id": "n", "title": "Wooden  train tunnel", "category": "toys", "price": 5, "metadata": {"ean": [1]}}
+    written = shop.ask("PUT", "/v1/items", json={"items": [new]}).json()
+    assert written == {"model": "toys", "catalog_version": version + 1, "written": 1}
+    found = shop.ask("GET", "/v1/items?query=TRAIN tun&limit=3").json()["items"]
+    assert found == [{**new, "title": "Wooden train tunnel", "price": 5.0, "in_stock": True}]
+    assert shop.recommend([{"title": "Wooden train tunnel"}], k=9)["items"][0]["item_id"] != "n"
+    known = shop.recommend([{"id": "i0"}], k=9)["items"]
+    (item,) = [each for each in known if each["item_id"] == "n"]
+    assert (item["category"], item["price"], item["in_stock"]) == ("toys", 5.0, True)
+    deleted = shop.ask("DELETE", "/v1/items", json={"ids": ["n", "never"]}).json()
+    assert deleted == {"model": "toys", "catalog_version": version + 2, "deleted": 1}
+    assert "n" not in [each["item_id"] for each in shop.recommend([{"id": "i0"}], k=9)["items"]]
+    assert shop.post("/v1/recommend", {"history": [{"id": "n"}]}).status_code == 404
+
+
+def test_a_write_is_all_or_nothing(shop: Any) -> None:
+    twice = [{"item_id": "n", "title": "One"}, {"item_id": "n", "title": "Two"}]
+    answer = shop.ask("PUT", "/v1/items", json={"items": [{"item_id": "m", "title": "M"}, *twice]})
+    assert "'n' comes twice" in sentence(answer, 422, "invalid")
+    assert shop.ask("GET", "/v1/model").json()["catalog"]["items"] == 6
+    large = {"item_id": "m", "title": "M", "metadata": {"text": "x" * 20_000}}
+    answer = shop.ask("PUT", "/v1/items", json={"items": [large]})
+    assert "at most 16384" in sentence(answer, 422, "invalid")
+
+
+def test_the_first_items_are_examples(shop: Any) -> None:
+    assert [i["item_id"] for i in shop.ask("GET", "/v1/items?limit=2").json()["items"]] == ["i0", "i1"]
+
+
+def test_metrics_count_what_happened(shop: Any) -> None:
+    shop.recommend([{"title": "Free title"}])
+    shop.ask("GET", "/nowhere/at/all")
+    answer = shop.ask("GET", "/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    for line in (
+        'xcrossrec_requests_total{method="POST",route="/v1/recommend",status="200"} 1.0',
+        'xcrossrec_requests_total{method="GET",route="other",status="404"} 1.0',
+        'xcrossrec_request_seconds_count{route="/v1/recommend"} 1.0',
+        'xcrossrec_batch_size_sum{model="toys"} 1.0',
+        'xcrossrec_queue_seconds_count{model="toys"} 1.0',
+        'xcrossrec_encoded_texts_total{model="toys"} 1.0',
+        'xcrossrec_catalogue_items{model="toys"} 6.0',
+        'xcrossrec_queue_length{model="toys"} 0.0',
+        "xcrossrec_ready 1.0",
+        "xcrossrec_requests_in_flight 1.0",
+    ):
+        assert line in answer.text.splitlines(), line
+
+
+def test_draining_is_seen_before_the_end(shop: Any) -> None:
+    assert shop.ask("GET", "/readyz").json() == {"status": "ready", "models": ["toys"]}
+    shop.service.draining = True
+    answer = shop.ask("GET", "/readyz")
+    assert "about to stop" in sentence(answer, 503, "draining")
+    assert answer.headers["connection"] == "close"
+    assert shop.ask("GET", "/healthz").json() == {"status": "ok"}
+    assert shop.recommend([{"id": "i0"}])["items"]
+
+
+def test_the_page_or_a_sentence(shop: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from xcrossrec.serving import app
+
+    page = shop.ask("GET", "/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert shop.ask("GET", "/static/app.js").headers["x-content-type-options"] == "nosniff"
+    assert shop.ask("GET", "/static/none.js").status_code == 404
+    monkeypatch.setattr(app, "PAGE", tmp_path)
+    assert "has no page" in sentence(shop.ask("GET", "/"), 404, "no_page")
+
+
+def test_the_schema_has_the_limits_and_examples(open_shop: Any, tiny_models: Any) -> None:
+    with open_shop({"toys": tiny_models.late}, k=7, history=3) as shop:
+        schema = shop.ask("GET", "/openapi.json").json()
+        properties = schema["components"]["schemas"]["RecommendRequest"]["properties"]
+        assert (properties["k"]["maximum"], properties["history"]["maxItems"]) == (7, 3)
+        for name in ("Recommend", "Score", "Explain", "Upsert", "Delete", "Reload"):
+            assert schema["components"]["schemas"][f"{name}Request"]["examples"]
+        assert shop.ask("GET", "/docs").status_code == 404
+
+
+def test_requests_have_an_id_and_the_log_no_titles(
+    open_shop: Any, tiny_models: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "xcrossrec.access")
+    secret = "Surprise present"
+    body = {"history": [{"title": secret}, {"id": "i3"}]}
+    for wanted in (False, True):
+        caplog.clear()
+        with open_shop({"toys": tiny_models.late}, log_titles=wanted) as shop:
+            answer = shop.ask("POST", "/v1/recommend", json=body, headers={"X-Request-Id": "mine-1"})
+            assert answer.headers["x-request-id"] == "mine-1"
+            other = shop.ask("GET", "/healthz", headers={"X-Request-Id": "no spaces allowed"})
+            assert len(other.headers["x-request-id"]) == 16
+        (record,) = [r for r in caplog.records if getattr(r, "facts", {}).get("route") == "/v1/recommend"]
+        line = JsonLines().format(record)
+        facts = json.loads(line)
+        assert facts["request_id"] == "mine-1"
+        assert (facts["model"], facts["status"], facts["history"], facts["k"]) == ("toys", 200, 2, 10)
+        assert facts["ms"] > 0
+        assert (secret in line) == wanted
+        assert ("i3" in line) == wanted
+
+
+def test_a_log_line_may_have_an_exception() -> None:
+    record = logging.LogRecord("a", logging.ERROR, "f", 1, "went %s", ("wrong",), (ValueError, ValueError("x"), None))
+    line = json.loads(JsonLines().format(record))
+    assert (line["level"], line["message"]) == ("error", "went wrong")
+    assert "ValueError: x" in line["exception"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"queue": 0}, "queue is 0: give at least 1"),
+        ({"timeout_s": 0.0}, "timeout_s is 0.0"),
+        ({"host": "0.0.0.0"}, "no keys are set: set XCROSSREC_API_KEYS and XCROSSREC_ADMIN_KEYS"),
+        ({"host": "shop.example", "api_keys": ("k" * 16,)}, "no keys are set"),
+        ({"api_keys": ("k" * 16, "short")}, "number 2 has 5 characters"),
+        ({"admin_keys": ("schlüssel-0123456789",)}, "printable ASCII"),
+    ],
+)
+def test_settings_outside_their_range(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Settings(**settings)
+
+
+def test_settings_that_are_fine_show_no_key() -> None:
+    keys = {"api_keys": ("reader-0123456789",), "admin_keys": ("admin-0123456789",)}
+    assert "0123456789" not in repr(Settings(host="0.0.0.0", **keys))
+    assert Settings(host="0.0.0.0", insecure=True).processor_threads >= 1
+    assert Settings(host="::1").is_local
+    assert keys_of({"A": " one ,two,, "}, "A") == ("one", "two")
+    assert keys_of({}, "A") == ()

@@ -1,0 +1,156 @@
+"""Several models behind one process, and one put in another's place."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import sentence
+
+HISTORY = [{"title": "Wooden toy garage"}, {"id": "i3"}]
+
+
+def of_domain(bundle: Path, place: Path, domain: str) -> Path:
+    """Copy a bundle and say that it was trained for a domain."""
+    shutil.copytree(bundle, place)
+    manifest = place / "xcrossrec.json"
+    record = json.loads(manifest.read_text())
+    record["domain"] = {"name": domain}
+    manifest.write_text(json.dumps(record))
+    return place
+
+
+@pytest.fixture
+def two(open_shop: Any, tiny_models: Any, tmp_path: Path) -> Any:
+    toys = of_domain(tiny_models.late, tmp_path / "late", "games")
+    books = of_domain(tiny_models.prompt, tmp_path / "prompt", "reading")
+    with open_shop({"toys": toys, "books": books}) as shop:
+        yield shop
+
+
+def test_a_model_is_chosen_by_its_name_or_its_domain(two: Any, open_shop: Any, tiny_models: Any) -> None:
+    toys, books = (two.recommend(HISTORY, model=name) for name in ("toys", "books"))
+    assert (toys["model"], books["model"]) == ("toys", "books")
+    assert [i["score"] for i in toys["items"]] != [i["score"] for i in books["items"]]
+    assert two.recommend(HISTORY, model="reading")["items"] == books["items"]
+    with open_shop({"only": tiny_models.prompt}) as alone:
+        scores = [i["score"] for i in alone.recommend(HISTORY)["items"]]
+    assert scores == pytest.approx([i["score"] for i in books["items"]], abs=2e-6)
+
+
+def test_an_unknown_model_is_never_anothers_answer(two: Any) -> None:
+    choices = "'toys' (domain 'games'), 'books' (domain 'reading')"
+    for method, path, more in (
+        ("POST", "/v1/recommend", {"json": {"model": "shoes", "history": HISTORY}}),
+        ("POST", "/v1/score", {"json": {"model": "shoes", "history": HISTORY, "candidates": [{"id": "i0"}]}}),
+        ("POST", "/v1/explain", {"json": {"model": "shoes", "history": HISTORY, "item": {"id": "i0"}}}),
+        ("PUT", "/v1/items", {"json": {"model": "shoes", "items": [{"item_id": "n", "title": "New"}]}}),
+        ("DELETE", "/v1/items", {"json": {"model": "shoes", "ids": ["i0"]}}),
+        ("GET", "/v1/items?model=shoes", {}),
+        ("GET", "/v1/model?name=shoes", {}),
+        ("POST", "/v1/models/shoes/reload", {"json": {}}),
+    ):
+        said = sentence(two.ask(method, path, **more), 404, "unknown_model")
+        assert "'shoes'" in said
+        assert choices in said
+    said = sentence(two.post("/v1/recommend", {"history": HISTORY}), 422, "model_needed")
+    assert choices in said
+
+
+def test_a_domain_of_two_models_names_neither(open_shop: Any, tiny_models: Any, tmp_path: Path) -> None:
+    paths = {name: of_domain(tiny_models.late, tmp_path / name, "games") for name in ("a", "b")}
+    with open_shop(paths) as shop:
+        said = sentence(shop.post("/v1/recommend", {"model": "games", "history": HISTORY}), 422, "model_needed")
+        assert "name one of 'a', 'b'" in said
+        assert shop.recommend(HISTORY, model="b")["model"] == "b"
+
+
+def test_models_are_described(two: Any) -> None:
+    models = two.ask("GET", "/v1/models").json()["models"]
+    assert [(m["name"], m["domain"], m["pooling"], m["scoring"]) for m in models] == [
+        ("toys", "games", "late", "dual"),
+        ("books", "reading", "prompt", "dual"),
+    ]
+    toys = two.ask("GET", "/v1/model?name=games").json()
+    assert toys == models[0]
+    assert toys["sources"] == ["kitchen", "camping"]
+    assert toys["catalog"] == {"items": 6, "version": 1}
+    assert len(toys["fingerprint"]) == 64
+    assert len(toys["base"]["digest"]) == 64
+
+
+def test_a_model_is_replaced_under_load_without_a_failed_request(
+    open_shop: Any, tiny_models: Any, tmp_path: Path
+) -> None:
+    other = tiny_models.sources[0]  # another model, so its vectors are others, too
+    with open_shop({"only": other}) as alone:
+        wanted_after = [(i["item_id"], i["score"]) for i in alone.recommend(HISTORY)["items"]]
+
+    async def load(shop: Any, client: Any, stop: asyncio.Event, answers: list[Any]) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            if number % 5 == 0:
+                item = {"item_id": "w", "title": f"Written {number}", "in_stock": False}
+                answers.append(await client.put("/v1/items", json={"items": [item]}))
+            else:
+                asked = {"history": HISTORY, "filters": {"in_stock": True}}
+                answers.append(await client.post("/v1/recommend", json=asked))
+
+    async def scene(shop: Any) -> tuple[list[Any], Any]:
+        stop, answers = asyncio.Event(), []
+        async with shop.client() as client:
+            tasks = [asyncio.ensure_future(load(shop, client, stop, answers)) for _ in range(4)]
+            await asyncio.sleep(0.1)
+            replaced = await client.post("/v1/models/toys/reload", json={"path": str(other)})
+            stop.set()
+            await asyncio.gather(*tasks)
+        return answers, replaced
+
+    with open_shop({"toys": tiny_models.late}) as shop:
+        before = [(i["item_id"], i["score"]) for i in shop.recommend(HISTORY)["items"]]
+        answers, replaced = asyncio.run(scene(shop))
+        assert replaced.status_code == 200, replaced.text
+        after = [(i["item_id"], i["score"]) for i in shop.recommend(HISTORY, filters={"in_stock": True})["items"]]
+    assert len(answers) > 8
+    assert [answer.text for answer in answers if answer.status_code != 200] == []
+    assert [i for i, _ in after] == [i for i, _ in wanted_after]
+    assert [s for _, s in after] == pytest.approx([s for _, s in wanted_after], abs=2e-6)
+    assert [s for _, s in before] != pytest.approx([s for _, s in wanted_after], abs=1e-4)
+
+
+def test_a_bundle_that_cannot_be_used_leaves_the_model_as_it_is(shop: Any, tiny_models: Any, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_models.prompt, broken)
+    weights = next(broken.rglob("head.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-4] + b"oops")
+    before = shop.recommend(HISTORY)["items"]
+    for path, said in ((broken, "is not the file that was written"), (tmp_path / "none", "does not exist")):
+        answer = shop.post("/v1/models/toys/reload", {"path": str(path)})
+        assert said in sentence(answer, 422, "model")
+    said = sentence(shop.post("/v1/models/toys/reload", {"path": str(tiny_models.pair)}), 422, "invalid")
+    assert "scores 'pair'" in said
+    assert shop.recommend(HISTORY)["items"] == before
+    assert 'xcrossrec_reloads_total{model="toys",result="failed"} 3.0' in shop.ask("GET", "/metrics").text
+    assert shop.post("/v1/models/toys/reload", {}).status_code == 200
+    assert [i["item_id"] for i in shop.recommend(HISTORY)["items"]] == [i["item_id"] for i in before]
+
+
+def test_starting_needs_a_name_for_each_model(tiny_models: Any, tmp_path: Path) -> None:
+    from xcrossrec.exceptions import BundleError, ConfigError
+    from xcrossrec.serving.served import Spec
+    from xcrossrec.serving.service import Service
+    from xcrossrec.serving.settings import Settings
+
+    spec = Spec("toys", tiny_models.late, tmp_path)
+    with pytest.raises(ConfigError, match=r"\['toys', 'toys'\]"):
+        Service.start([spec, spec], Settings())
+    with pytest.raises(ConfigError, match="at least one model"):
+        Service.start([], Settings())
+    with pytest.raises(BundleError, match="does not exist"):
+        Service.start([Spec("toys", tmp_path / "none", tmp_path)], Settings())

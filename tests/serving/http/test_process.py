@@ -1,0 +1,125 @@
+"""A service as a process: signals, hang-ups, and what the demo prints."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shlex
+import signal
+import socket
+import time
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from xcrossrec.cli import app
+from xcrossrec.data import write_domain
+
+from .processes import Process, recommend, started
+
+TITLE = [{"title": "Wooden toy garage"}]
+
+
+@pytest.fixture
+def words(tiny_models: Any, tiny_domain: Any, tmp_path: Path) -> list[str]:
+    write_domain(tiny_domain, tmp_path / "items")
+    return ["serve", f"toys={tiny_models.late}", "--catalog", str(tmp_path / "items"), "--port", "0"]
+
+
+def test_hang_ups_a_reload_and_a_stop_that_answers_what_is_in_flight(words: list[str], tmp_path: Path) -> None:
+    # a batch waits two seconds for company, so that the signal comes while requests are in flight
+    with started([*words, "--batch-wait-ms", "2000", "--drain-s", "1"], tmp_path) as process:
+        process.wait_until_it_listens()
+        answers: list[httpx.Response] = []
+        threads = [Thread(target=lambda: answers.append(recommend(process.url, TITLE))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        hang_up(process)
+        wait_for_in_flight(process, 4)
+        process.popen.send_signal(signal.SIGHUP)
+        process.popen.send_signal(signal.SIGTERM)
+        wait_for_draining(process)
+        for thread in threads:
+            thread.join()
+        assert process.popen.wait(60) == 0
+        assert [answer.status_code for answer in answers] == [200, 200, 200]
+        assert all(answer.json()["items"] for answer in answers)
+        lines = process.lines()
+    messages = [line["message"] for line in lines]
+    assert any(message.startswith("toys is now ") for message in messages)
+    assert messages.count("request") >= 4
+    assert {line["level"] for line in lines} == {"info"}
+    assert "garage" not in json.dumps(lines)
+
+
+def hang_up(process: Process) -> None:
+    """Ask, and go away before the answer."""
+    address = httpx.URL(process.url)
+    connection = http.client.HTTPConnection(address.host, address.port or 80)
+    connection.request("POST", "/v1/recommend", json.dumps({"history": TITLE}), {"Content-Type": "application/json"})
+    connection.close()
+
+
+def wait_for_in_flight(process: Process, count: int) -> None:
+    for _ in range(100):
+        text = httpx.get(f"{process.url}/metrics", timeout=10).text
+        if f"xcrossrec_requests_in_flight {count + 1}.0" in text:  # and the one that asks
+            return
+        time.sleep(0.01)
+    raise AssertionError(text)
+
+
+def wait_for_draining(process: Process) -> None:
+    for _ in range(100):
+        answer = httpx.get(f"{process.url}/readyz", timeout=10)
+        if answer.status_code == 503:
+            assert answer.json()["error"]["code"] == "draining"
+            return
+        time.sleep(0.005)
+    raise AssertionError("it never said that it stops")
+
+
+def test_a_port_that_is_taken_is_a_sentence_before_models_are_loaded(words: list[str], tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        done = CliRunner().invoke(app, [*words[:-1], port])
+    assert done.exit_code == 2
+    assert f"127.0.0.1 port {port} cannot be listened at" in done.stderr
+    assert not list((tmp_path / "items").glob(".catalogue*"))
+
+
+def test_the_demos_last_line_serves_its_result_within_ten_seconds(
+    tiny_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = "my demo"
+    done = CliRunner().invoke(app, ["demo", "--out", out, "--fast", "--base", str(tiny_models.base)])
+    assert done.exit_code == 0, done.stderr
+    command = shlex.split(done.stdout.splitlines()[-1])
+    assert command == ["xcrossrec", "serve", f"{out}/model", "--catalog", f"{out}/target"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url, begun = f"http://127.0.0.1:{port}", time.monotonic()
+    with started(command[1:], tmp_path, {"XCROSSREC_PORT": str(port)}) as process:
+        answer = first_answer(url)
+        seconds = time.monotonic() - begun
+        assert answer.status_code == 200
+        assert len(answer.json()["items"]) == 10
+        assert seconds < 10, f"{seconds:.1f} s until the first answer"
+        assert process.stop() == 0
+
+
+def first_answer(url: str) -> httpx.Response:
+    for _ in range(600):
+        try:
+            return recommend(url, TITLE)
+        except httpx.ConnectError:
+            time.sleep(0.1)
+    raise AssertionError("no answer within a minute")
