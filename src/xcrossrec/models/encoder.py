@@ -100,8 +100,10 @@ class TitleEncoder(InputModule):
 
     @property
     def packs_in_training(self) -> bool:
-        """Whether training leaves padding out, so that texts need no sorting into groups of like length."""
-        return False
+        """Whether training leaves padding out, so that texts need no sorting into groups of like length: where the fast
+        pass runs, because nothing trains in the layers but one LoRA's factors."""
+        packed = self._packed_encoder()
+        return packed is not None and packed.ready()
 
     def _packed_states(
         self, features: Mapping[str, Any], combine: Callable[[Sequence[Tensor]], Tensor]
@@ -370,12 +372,6 @@ class IntegratedEncoder(TitleEncoder):
         for state, weight in zip(streams[1:], self.stream_weight[1:], strict=True):
             total = total + weight * state
         return total
-
-    @property
-    def packs_in_training(self) -> bool:
-        """True where the fast pass runs: all that trains lies between the layers, not in them."""
-        packed = self._packed_encoder()
-        return packed is not None and packed.ready()
 
     def _packed_encoder(self) -> PackedEncoder | None:
         observed = any(layer.observed is not None for layer in self.integrated_layers)

@@ -111,6 +111,51 @@ def frozen_product(
     return _multiply(x, weight, bias, residual, gelu)
 
 
+class _AdaptedProduct(torch.autograd.Function):
+    """A frozen product beside a low-rank update that trains; ``up`` and the scaling are multiplied beforehand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scaling: float
+    ) -> Tensor:
+        narrow_down, narrow_up = down.to(x.dtype), (up * scaling).to(x.dtype)
+        inner = x @ narrow_down.t()
+        ctx.save_for_backward(x, inner, weight, narrow_down, narrow_up)
+        ctx.scaling = scaling
+        return _multiply(x, weight, bias).addmm_(inner, narrow_up.t())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
+        x, inner, weight, down, up = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        through = grad @ up
+        to_input = _multiply(grad, weight.t(), None).addmm_(through, down) if ctx.needs_input_grad[0] else None
+        to_down, to_up = (through.t() @ x).float(), (grad.t() @ inner).float() * ctx.scaling
+        return to_input, None, None, to_down, to_up, None
+
+
+def adapted_product(
+    x: Float[Tensor, "row inside"],
+    weight: Float[Tensor, "outside inside"],
+    bias: Float[Tensor, " outside"] | None,
+    down: Float[Tensor, "rank inside"],
+    up: Float[Tensor, "outside rank"],
+    scaling: float,
+) -> Float[Tensor, "row outside"]:
+    """Compute ``x W^T + b + scaling x down^T up^T`` for a frozen weight and a low-rank update that trains.
+
+    Args:
+        x: activations, of the weight's type.
+        weight: takes no gradient.
+        bias: takes no gradient.
+        down: LoRA's A, in float32; gradients reach it.
+        up: LoRA's B, in float32; gradients reach it.
+        scaling: of the update, dimensionless.
+    """
+    out: Tensor = _AdaptedProduct.apply(x, weight, bias, down, up, scaling)  # type: ignore[no-untyped-call]
+    return out
+
+
 class FrozenLinear(nn.Linear):
     """A linear layer of a frozen base; exactly a :class:`torch.nn.Linear` once its weight trains again."""
 

@@ -4,7 +4,8 @@ The same function as the Hugging Face layers with stacked adapters and integrato
 
 - texts stand one after another, sorted by length, so linear layers see no padding and attention runs over
   texts of one length without a mask;
-- in each stream the frozen LoRA update is added to the weight it belongs to (the other weights stay shared);
+- in each stream the frozen LoRA update is added to the weight it belongs to (the other weights stay shared); one that
+  trains is multiplied beside it;
 - products, GELU and residuals are fused (:mod:`xcrossrec.models.linear`), streams are never copied together.
 
 Legend: ``token`` = a token of any text, ``source`` = stream, ``batch`` = text, ``slot`` = position in a padded
@@ -14,6 +15,7 @@ text, ``dim`` = hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from xcrossrec.models.adapters import StackedLoraLinear
-from xcrossrec.models.linear import Gelu, frozen_product, laid_out, packed_for_onednn
+from xcrossrec.models.linear import FrozenLinear, Gelu, adapted_product, frozen_product, laid_out, packed_for_onednn
 from xcrossrec.models.shared_history import SharedLayout, shared_attention
 
 _TOKENS_AT_ONCE = 4096
@@ -38,10 +40,14 @@ _SHORT = 128
 _FEW_SLOTS = 512
 """Slots, padding included, up to which texts of different lengths attend as one padded matrix."""
 
+_LEVELS = 2**16
+"""Values of 16 random bits."""
+
 _GELUS: dict[str, Gelu] = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_python": "none"}
 
-Attention: TypeAlias = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""Maps query, key and value (token, dim) and the number of heads to the attended values (token, dim)."""
+Attention: TypeAlias = Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
+"""Maps query, key and value (token, dim), the number of heads and the share of the attention weights to drop to the
+attended values (token, dim)."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,13 @@ class _Names:
     value: str
     out: str
     attention_norm: str
+    attention_dropout: str
+    out_dropout: str
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """All linear layers."""
+        return (self.query, self.key, self.value, self.out, "intermediate.dense", "output.dense")
 
 
 _BERT = _Names(
@@ -61,8 +74,18 @@ _BERT = _Names(
     "attention.self.value",
     "attention.output.dense",
     "attention.output.LayerNorm",
+    "attention.self.dropout",
+    "attention.output.dropout",
 )
-_MPNET = _Names("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o", "attention.LayerNorm")
+_MPNET = _Names(
+    "attention.attn.q",
+    "attention.attn.k",
+    "attention.attn.v",
+    "attention.attn.o",
+    "attention.LayerNorm",
+    "attention.attn.dropout",
+    "attention.dropout",
+)
 ARCHITECTURES = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "mpnet": _MPNET}
 """Post-norm encoders with absolute positions at the bottom (and MPNet's bias by distance in attention)."""
 
@@ -122,16 +145,16 @@ class PackedTexts:
             bias: gives, for a length, what is added to the scores (one, head, length, length).
         """
 
-        def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-            out, start = [], 0
-            for count, length in self.groups:
-                end = start + count * length
-                q, k, v = (
-                    states[start:end].view(count, length, heads, -1).transpose(1, 2) for states in (query, key, value)
-                )
-                states = _attend(q, k, v, None if bias is None else bias(length))
-                out.append(states.transpose(1, 2).reshape(end - start, -1))
-                start = end
+        def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, dropout: float = 0.0) -> Tensor:
+            sizes = [count * length for count, length in self.groups]
+            parts = zip(
+                query.split_with_sizes(sizes), key.split_with_sizes(sizes), value.split_with_sizes(sizes), strict=True
+            )
+            out = []
+            for (count, length), part in zip(self.groups, parts, strict=True):
+                q, k, v = (states.view(count, length, heads, -1).transpose(1, 2) for states in part)
+                states = _attend(q, k, v, None if bias is None else bias(length), dropout)
+                out.append(states.transpose(1, 2).reshape(count * length, -1))
             return out[0] if len(out) == 1 else torch.cat(out)
 
         return attend
@@ -151,11 +174,11 @@ class PackedTexts:
         mask = torch.zeros(present.shape).masked_fill(~present, -torch.inf)[:, None, None, :]
         mask = mask if bias is None else mask + bias(longest)
 
-        def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+        def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, dropout: float = 0.0) -> Tensor:
             q, k, v = (
                 states[index].view(len(lengths), longest, heads, -1).transpose(1, 2) for states in (query, key, value)
             )
-            return _attend(q, k, v, mask).transpose(1, 2).reshape(present.numel(), -1)[place]
+            return _attend(q, k, v, mask, dropout).transpose(1, 2).reshape(present.numel(), -1)[place]
 
         return attend
 
@@ -165,16 +188,28 @@ def _attend(
     key: Float[Tensor, "batch head slot dim"],
     value: Float[Tensor, "batch head slot dim"],
     added: Float[Tensor, "#batch #head #slot slot"] | None,
+    dropout: float,
 ) -> Float[Tensor, "batch head slot dim"]:
     """Attention of texts of one length; for short ones by plain products, which PyTorch's fused kernel does not
     reach on the CPU (half the time, in bf16 with gradients a tenth; measured in LOG.md)."""
     if query.shape[2] > _SHORT:
         mask = None if added is None else added.to(query.dtype)
-        return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
     weights = (scores if added is None else scores + added).softmax(-1)
-    attended: Tensor = weights.to(value.dtype) @ value
+    attended: Tensor = _dropped(weights.to(value.dtype), dropout) @ value
     return attended
+
+
+def _dropped(states: Tensor, share: float) -> Tensor:
+    """Dropout by 16 random bits an entry (``share`` to 1 in 65,536), a fifth of the time of PyTorch's on the CPU."""
+    dropped = round(share * _LEVELS)
+    if dropped in (0, _LEVELS):
+        return states if dropped == 0 else states * 0
+    words = torch.empty(-(-states.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    levels = words.view(torch.int16)[: states.numel()].view(states.shape)
+    kept = (levels >= dropped - _LEVELS // 2).to(states.dtype)
+    return states * kept.mul_(_LEVELS / (_LEVELS - dropped))
 
 
 class Mixer(Protocol):
@@ -189,7 +224,31 @@ class Mixer(Protocol):
         ...
 
 
-Weights: TypeAlias = tuple[Tensor, Tensor | None]
+@dataclass(frozen=True)
+class Update:
+    """A LoRA update that trains: ``scaling * up @ down``, added to a weight."""
+
+    down: Float[Tensor, "rank inside"]
+    up: Float[Tensor, "outside rank"]
+    scaling: float
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One linear layer in one stream: what is frozen, and what trains beside it."""
+
+    weight: Float[Tensor, "outside inside"]
+    bias: Float[Tensor, " outside"] | None
+    update: Update | None = None
+
+
+@dataclass(frozen=True)
+class _Dropouts:
+    """The layer's own dropout modules, which know whether they train."""
+
+    attention: nn.Dropout
+    out: nn.Dropout
+    down: nn.Dropout
 
 
 @dataclass(frozen=True)
@@ -205,6 +264,7 @@ class _Layer:
     attention_norm: nn.LayerNorm
     output_norm: nn.LayerNorm
     activation: str
+    dropouts: _Dropouts
 
     def run(
         self, x: Float[Tensor, "token dim"], stream: int | None, attend: Attention, heads: int, dtype: torch.dtype
@@ -215,13 +275,33 @@ class _Layer:
             chosen = part if stream is None or len(part) == 1 else [part[stream]]
             return _product(states.to(dtype), chosen, **fused)
 
+        def added(states: Tensor, part: Sequence[Weights], dropout: nn.Dropout, residual: Tensor) -> Tensor:
+            if share := _share(dropout):
+                return residual + _dropped(product(states, part), share)
+            return product(states, part, residual=residual)
+
         narrow = x.to(dtype)
         query, key, value = (product(narrow, part) for part in (self.query, self.key, self.value))
-        h = _normalize(product(attend(query, key, value, heads), self.out, residual=x), self.attention_norm)
+        attended = attend(query, key, value, heads, _share(self.dropouts.attention))
+        h = _normalize(added(attended, self.out, self.dropouts.out, x), self.attention_norm)
         gelu = _GELUS.get(self.activation)
         inner = product(h, self.up, gelu=gelu)
         inner = inner if gelu else ACT2FN[self.activation](inner)
-        return _normalize(product(inner, self.down, residual=h), self.output_norm)
+        return _normalize(added(inner, self.down, self.dropouts.down, h), self.output_norm)
+
+
+def _share(dropout: nn.Dropout) -> float:
+    return dropout.p if dropout.training else 0.0
+
+
+@contextmanager
+def _without_dropout(dropout: nn.Dropout) -> Iterator[None]:
+    former = dropout.training
+    dropout.training = False
+    try:
+        yield
+    finally:
+        dropout.training = former
 
 
 def _product(
@@ -233,14 +313,23 @@ def _product(
 ) -> Float[Tensor, "token outside"]:
     """Multiply by one weight, or each stream's share of the tokens by its own."""
     if len(part) == 1:
-        return frozen_product(x, *part[0], residual=residual, gelu=gelu)
+        return _one_product(x, part[0], residual=residual, gelu=gelu)
     residuals = [None] * len(part) if residual is None else residual.chunk(len(part))
     return torch.cat(
         [
-            frozen_product(states, *weights, residual=other, gelu=gelu)
+            _one_product(states, weights, residual=other, gelu=gelu)
             for states, weights, other in zip(x.chunk(len(part)), part, residuals, strict=True)
         ]
     )
+
+
+def _one_product(x: Tensor, weights: Weights, *, residual: Tensor | None, gelu: Gelu | None) -> Tensor:
+    if weights.update is None:
+        return frozen_product(x, weights.weight, weights.bias, residual=residual, gelu=gelu)
+    update = weights.update
+    out = adapted_product(x, weights.weight, weights.bias, update.down, update.up, update.scaling)
+    out = out if gelu is None else nn.functional.gelu(out, approximate=gelu)
+    return out if residual is None else residual + out
 
 
 def _normalize(x: Tensor, norm: nn.LayerNorm) -> Tensor:
@@ -276,12 +365,26 @@ class PackedEncoder:
         return plain and config.model_type in ARCHITECTURES
 
     def ready(self) -> bool:
-        """Whether this pass gives now what the layers themselves would: on the CPU, without dropout, and all
-        weights frozen where gradients are kept."""
+        """Whether this pass gives now what the layers themselves would: on the CPU, with plain linear layers or plain
+        LoRA in them, and where gradients are kept nothing but one LoRA's factors that trains."""
         model = _unwrapped(self.backbone)
-        if model.training or model.embeddings.word_embeddings.weight.device.type != "cpu":
+        if model.embeddings.word_embeddings.weight.device.type != "cpu":
             return False
-        return not torch.is_grad_enabled() or not any(weight.requires_grad for weight in self._weights())
+        linears = self._linears() if isinstance(self.backbone, PeftModel) else []
+        if not all(map(_foldable, linears)):
+            return False
+        if not torch.is_grad_enabled():
+            return not model.training
+        if model.is_activation_checkpointing:
+            return False
+        factors = {id(factor) for module in linears for factor in _trained_factors(module)}
+        return all(id(weight) in factors for weight in self._weights() if weight.requires_grad)
+
+    def _linears(self) -> list[nn.Module]:
+        """The linear layers, with the adapters in them."""
+        model = _unwrapped(self.backbone)
+        paths = ARCHITECTURES[model.config.model_type].linears
+        return [layer.get_submodule(path) for layer in model.encoder.layer for path in paths]
 
     def _weights(self) -> list[Tensor]:
         """All tensors of the layers but the integrators', which are read afresh each time."""
@@ -358,10 +461,13 @@ class PackedEncoder:
             states; zero where there is padding.
         """
         parts = [texts] if torch.is_grad_enabled() else texts.parts(max(1, _TOKENS_AT_ONCE // self.sources))
-        embedded = _unwrapped(self.backbone).embeddings(input_ids=input_ids).flatten(0, 1)
+        model = _unwrapped(self.backbone)
+        dropped = _share(model.embeddings.dropout)
+        with _without_dropout(model.embeddings.dropout):  # of padding too
+            embedded = model.embeddings(input_ids=input_ids).flatten(0, 1)
         done = []
         for part in parts:
-            x = embedded[part.place].to(dtype if narrow_states else embedded.dtype)
+            x = _dropped(embedded[part.place].to(dtype if narrow_states else embedded.dtype), dropped)
             if part.few:
                 streams = self.run_together(x, part.padded_attention(self.sources, self._bias()), dtype)
             else:
@@ -395,9 +501,10 @@ class PackedEncoder:
             return None
         layout = SharedLayout.of(features["history"][0], features["candidate"][0], features["position_ids"][0])
 
-        def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+        def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, dropout: float = 0.0) -> Tensor:
             q, k, v = (x.view(1, len(x), heads, -1).transpose(1, 2) for x in (query, key, value))
-            return shared_attention(q, k, v, layout, scale=q.shape[-1] ** -0.5).reshape(len(query), -1)
+            attended = shared_attention(q, k, v, layout, scale=q.shape[-1] ** -0.5, dropout=dropout)
+            return attended.reshape(len(query), -1)
 
         x = model.embeddings(input_ids=features["input_ids"], position_ids=features["position_ids"])[0]
         streams = self.run(x.to(dtype) if narrow_states else x, attend, dtype)
@@ -436,8 +543,12 @@ class PackedEncoder:
         names = ARCHITECTURES[model.config.model_type]
 
         def part(path: str) -> list[Weights]:
-            folded = _folded_weights(layer.get_submodule(path), dtype)
-            return folded if with_gradients else [(packed_for_onednn(weight), bias) for weight, bias in folded]
+            module = layer.get_submodule(path)
+            if with_gradients and isinstance(self.backbone, PeftModel):
+                return _trained_weights(module, dtype) or _folded_weights(module, dtype)
+            if with_gradients:
+                return _folded_weights(module, dtype)
+            return [Weights(packed_for_onednn(w.weight), w.bias) for w in _folded_weights(module, dtype)]
 
         return _Layer(
             query=part(names.query),
@@ -449,11 +560,56 @@ class PackedEncoder:
             attention_norm=layer.get_submodule(names.attention_norm),
             output_norm=layer.output.LayerNorm,
             activation=model.config.hidden_act,
+            dropouts=_Dropouts(
+                layer.get_submodule(names.attention_dropout),
+                layer.get_submodule(names.out_dropout),
+                layer.output.dropout,
+            ),
         )
 
 
 def _unwrapped(backbone: Any) -> Any:
     return backbone.base_model.model if isinstance(backbone, PeftModel) else backbone
+
+
+def _foldable(module: nn.Module) -> bool:
+    """Whether a layer is a plain linear one, perhaps with a low-rank update that can be added to its weight."""
+    if not isinstance(module, PeftLinear):
+        return isinstance(module, StackedLoraLinear) or type(module) in (nn.Linear, FrozenLinear)
+    names = _active(module)
+    plain = type(module) is PeftLinear and type(module.get_base_layer()) in (nn.Linear, FrozenLinear)
+    return plain and not any(name in module.lora_variant or module.lora_bias[name] for name in names)
+
+
+def _active(module: PeftLinear) -> list[str]:
+    return [name for name in module.active_adapters if name in module.lora_A]
+
+
+def _trained_factors(module: nn.Module) -> list[nn.Parameter]:
+    """A LoRA's factors, where a layer has one that works and can be multiplied beside the weight; else none."""
+    if not isinstance(module, PeftLinear) or module.merged or module.disable_adapters or module.fan_in_fan_out:
+        return []
+    names = _active(module)
+    if len(names) != 1:
+        return []
+    dropout = module.lora_dropout[names[0]]
+    factors = [module.lora_A[names[0]].weight, module.lora_B[names[0]].weight]
+    drops = isinstance(dropout, nn.Dropout) and dropout.p > 0
+    return [] if drops or any(factor.dtype != torch.float32 for factor in factors) else factors
+
+
+def _trained_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
+    """A layer without an update, or with one that trains, from weights that :class:`FrozenLinear` keeps converted; none
+    for other layers."""
+    if isinstance(module, FrozenLinear):
+        return [Weights(*module.in_type(dtype))]
+    factors = _trained_factors(module)
+    if not isinstance(module, PeftLinear) or not any(factor.requires_grad for factor in factors):
+        return []
+    (name,) = _active(module)
+    base: Any = module.get_base_layer()
+    (frozen,) = _trained_weights(base, dtype) or _folded_weights(base, dtype)
+    return [Weights(frozen.weight, frozen.bias, Update(factors[0], factors[1], module.scaling[name]))]
 
 
 def _folded_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
@@ -464,10 +620,11 @@ def _folded_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
     elif isinstance(module, PeftLinear):
         linear = module.get_base_layer()
         off = module.merged or module.disable_adapters
-        updates = [] if off else [sum(module.get_delta_weight(name) for name in module.active_adapters)]
+        deltas = [] if off else [module.get_delta_weight(name) for name in _active(module)]
+        updates = [sum(deltas)] if deltas else []
     else:
         linear, updates = module, []
     bias = None if linear.bias is None else linear.bias.detach().to(dtype)
     if not updates:
-        return [(linear.weight.detach().to(dtype), bias)]
-    return [(laid_out((linear.weight + update).detach()).to(dtype), bias) for update in updates]
+        return [Weights(linear.weight.detach().to(dtype), bias)]
+    return [Weights(laid_out((linear.weight + update).detach()).to(dtype), bias) for update in updates]
