@@ -20,6 +20,12 @@ from xcrossrec.serving.stored_item import StoredItem, metadata_json
 
 DATABASE = "catalogue.sqlite"
 
+_SETTINGS = (
+    "locking_mode = EXCLUSIVE",
+    "journal_mode = WAL",
+    "synchronous = FULL",  # a commit returns once it is on disk
+    "journal_size_limit = 8388608",  # bytes that the log keeps after a large write
+)
 _SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE items (
@@ -205,7 +211,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     with _sentences(path):
         connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
-            for setting in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
+            for setting in _SETTINGS:
                 connection.execute(f"PRAGMA {setting}")
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
