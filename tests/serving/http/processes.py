@@ -40,6 +40,13 @@ class Process:
             time.sleep(0.05)
         raise AssertionError(f"it does not listen: {self.log.read_text()}")
 
+    def waited_s(self) -> float:
+        """How long it was kept from a processor by others; 0 where the system does not tell."""
+        try:
+            return int(Path(f"/proc/{self.popen.pid}/schedstat").read_text().split()[1]) / 1e9
+        except (OSError, IndexError):
+            return 0.0
+
     def stop(self, sig: int = signal.SIGTERM, timeout_s: float = 60.0) -> int:
         self.popen.send_signal(sig)
         return self.popen.wait(timeout_s)

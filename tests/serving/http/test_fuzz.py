@@ -59,17 +59,17 @@ def test_random_requests_by_the_schema(shop: Any) -> None:
         runner.run(client.aclose())
     print(f"\n{sum(asked.values())} cases: {dict(asked)}; statuses {dict(sorted(statuses.items()))}")
     assert sum(asked.values()) >= CASES
-    assert statuses[200] and statuses[422]
+    assert {200, 404, 422} <= set(statuses)
 
 
 def requested(case: Any) -> dict[str, Any]:
     """A case as httpx takes it."""
-    given_ = case.as_transport_kwargs(base_url="http://localhost")
-    return {
-        key: given_[key]
-        for key in ("method", "url", "headers", "params", "json", "data", "content")
-        if given_.get(key) is not None
-    }
+    asked = case.as_transport_kwargs(base_url="http://localhost")
+    names = ("method", "url", "headers", "params", "json", "content")
+    if isinstance(asked.get("data"), bytes):
+        asked["content"] = asked.pop("data")
+    assert not asked.get("data")
+    return {name: asked[name] for name in names if asked.get(name) is not None}
 
 
 def fuzz(operation: Any, send: Any) -> None:
