@@ -108,6 +108,8 @@ def make_task(suite: Suite, cell: Cell, domain: Domain, work: Path) -> Task:
         base=suite.base,
         scoring=suite.scoring,
         pooling=suite.pooling,
+        pair_attention=suite.pair_attention,
+        pair_start=suite.pair_start,
     )
 
 
@@ -170,6 +172,7 @@ def _record(
         "training": task.training.to_dict(),
         "scoring": suite.scoring,
         "pooling": suite.pooling,
+        "pair": {"attention": suite.pair_attention, "start": suite.pair_start} if suite.scoring == "pair" else None,
         "data_fingerprint": evaluation.info.fingerprint,
         "commit": commit(),
         "fit": dict(training),

@@ -13,9 +13,25 @@ from xcrossrec.benchmark.methods import KINDS
 from xcrossrec.config import TrainingConfig
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.base import DEFAULT_BASE
-from xcrossrec.types import HISTORY_POOLINGS, NEGATIVES, SCORINGS, SPLITS, HistoryPooling, Negatives, Scoring, Split
+from xcrossrec.types import (
+    HISTORY_POOLINGS,
+    NEGATIVES,
+    PAIR_ATTENTIONS,
+    PAIR_STARTS,
+    SCORINGS,
+    SPLITS,
+    HistoryPooling,
+    Negatives,
+    PairAttention,
+    PairStart,
+    Scoring,
+    Split,
+)
 
-_TABLES = {"name", "data", "adapters", "out", "base", "scoring", "pooling", "split", "negatives", "candidate_seed"}
+_TABLES = {
+    *("name", "data", "adapters", "out", "base", "split", "negatives", "candidate_seed"),
+    *("scoring", "pooling", "pair_attention", "pair_start"),
+}
 _PARTS = {"training", "epochs", "sources", "methods", "grid", "report"}
 _GRID = {"targets", "sources", "methods", "budgets", "seeds"}
 _DEFAULT_EPOCHS = 8
@@ -59,6 +75,8 @@ class Suite:
         base: base model.
         scoring: ``dual`` or ``pair``.
         pooling: of the history, for every method.
+        pair_attention: who sees whom in a pair; None takes the base's default.
+        pair_start: whether `pair` heads start from the ``similarity`` or ``fresh``.
         split: whose users are ranked.
         negatives: the protocols.
         candidate_seed: of the candidate lists, the same for every cell.
@@ -77,6 +95,8 @@ class Suite:
     base: str
     scoring: Scoring
     pooling: HistoryPooling
+    pair_attention: PairAttention | None
+    pair_start: PairStart
     split: Split
     negatives: tuple[Negatives, ...]
     candidate_seed: int
@@ -109,6 +129,8 @@ class Suite:
             base=_text(found, "base", path, DEFAULT_BASE),
             scoring=_choice(found.get("scoring", "dual"), SCORINGS, "scoring"),
             pooling=_choice(found.get("pooling", "late"), HISTORY_POOLINGS, "pooling"),
+            pair_attention=_choice(found.get("pair_attention"), (None, *PAIR_ATTENTIONS), "pair_attention"),
+            pair_start=_choice(found.get("pair_start", "similarity"), PAIR_STARTS, "pair_start"),
             split=_choice(found.get("split", "validation"), SPLITS, "split"),
             negatives=tuple(_choice(kind, NEGATIVES, "negatives") for kind in found.get("negatives", NEGATIVES)),
             candidate_seed=int(found.get("candidate_seed", 0)),
@@ -183,7 +205,7 @@ def _text(found: Mapping[str, Any], key: str, path: Path, default: str | None = 
 
 def _choice(value: Any, known: Sequence[Any], what: str) -> Any:
     if value not in known:
-        raise ConfigError(f"{what} {value!r} in a suite: choose one of {', '.join(known)}")
+        raise ConfigError(f"{what} {value!r} in a suite: choose one of {', '.join(filter(None, known))}")
     return value
 
 

@@ -14,7 +14,7 @@ from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.base import DEFAULT_BASE
 from xcrossrec.models.bundle import Model
 from xcrossrec.scoring import Scorer
-from xcrossrec.types import HistoryPooling, Scoring
+from xcrossrec.types import HistoryPooling, PairAttention, PairStart, Scoring
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Task:
         base: name of the base model.
         scoring: ``dual`` or ``pair``.
         pooling: of the history, the same for every method.
+        pair_attention: who sees whom in a pair; None takes the base's default.
+        pair_start: whether a `pair` head starts from the ``similarity`` or ``fresh``.
     """
 
     target: Domain
@@ -62,6 +64,8 @@ class Task:
     base: str = DEFAULT_BASE
     scoring: Scoring = "dual"
     pooling: HistoryPooling = "late"
+    pair_attention: PairAttention | None = None
+    pair_start: PairStart = "similarity"
 
     @property
     def users(self) -> Sequences:

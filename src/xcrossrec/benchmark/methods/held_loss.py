@@ -1,17 +1,19 @@
-"""The next-item loss of a model on some users, without training: what sources are chosen by."""
+"""The training loss of a model on some users, without training: what sources are chosen by."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from sentence_transformers import CrossEncoder
+from torch import Tensor, nn
 
 from xcrossrec.benchmark.task import Task
 from xcrossrec.data.domain import Sequences
-from xcrossrec.exceptions import ConfigError
-from xcrossrec.models.bundle import Model, encoder_of, matcher_of, scoring_of
+from xcrossrec.models.bundle import Model, encoder_of, matcher_of
 from xcrossrec.prompts import item_texts
-from xcrossrec.training.batches import DualBatches
-from xcrossrec.training.losses import NextItemLoss
+from xcrossrec.training.batches import DualBatches, PairBatches, UserBatches
+from xcrossrec.training.losses import NextItemLoss, PairLoss
 
 _BATCH = 32
 
@@ -20,43 +22,48 @@ def next_item_loss(model: Model, task: Task, users: Sequences) -> float:
     """Mean loss over batches of users, as training computes it on the users set aside.
 
     Args:
-        model: a `dual` model.
+        model: `dual` or `pair`.
         task: gives titles and settings.
         users: whose sequences are scored.
-
-    Raises:
-        ConfigError: a `pair` model.
     """
-    if scoring_of(model) != "dual":
-        raise ConfigError("sources are compared by the loss of dual models: a pair suite names its source by number")
-    matcher = matcher_of(model)
-    config = task.training
-    batches = DualBatches(
-        users.rows,
-        item_texts(task.target.titles),
-        encoder_of(model).preprocess,
-        config.seed,
-        config.history_limit,
-        sampled_negatives=config.sampled_negatives,
-        with_prompts=matcher.pooling == "prompt",
-        length_groups=1,
-    )
-    loss = NextItemLoss(model, matcher)
+    batches = _batches(model, task, users)
+    pair = isinstance(model, CrossEncoder)
+    loss = PairLoss(model, task.training.pair_negatives + 1) if pair else NextItemLoss(model, matcher_of(model))
     model.eval()
     total = 0.0
     with torch.inference_mode():
         for start in range(0, len(users), _BATCH):
             rows = [{"user": user} for user in range(start, min(start + _BATCH, len(users)))]
-            total += float(_loss_of_batch(loss, batches(rows))) * len(rows)
+            batch = batches(rows)  # type: ignore[operator]
+            value = loss(list(batch.values())) if pair else _dual_loss(loss, batch)
+            total += float(value) * len(rows)
     return total / len(users)
 
 
-def _loss_of_batch(loss: NextItemLoss, batch: dict[str, Tensor]) -> Tensor:
+def _batches(model: Model, task: Task, users: Sequences) -> UserBatches:
+    config = task.training
+    arguments = (users.rows, item_texts(task.target.titles), encoder_of(model).preprocess, config.seed)
+    if isinstance(model, CrossEncoder):
+        return PairBatches(*arguments, config.history_limit, negatives=config.pair_negatives)
+    return DualBatches(
+        *arguments,
+        config.history_limit,
+        sampled_negatives=config.sampled_negatives,
+        with_prompts=matcher_of(model).pooling == "prompt",
+        length_groups=1,
+    )
+
+
+def _dual_loss(loss: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     labels = batch.pop("label")
-    prefixes = list(dict.fromkeys(key.split("_", 1)[0] for key in batch))
-    features = [
-        {key.split("_", 1)[1]: value for key, value in batch.items() if key.startswith(f"{prefix}_")}
-        for prefix in prefixes
-    ]
-    value: Tensor = loss(features, labels)
+    value: Tensor = loss(_by_prefix(batch), labels)
     return value
+
+
+def _by_prefix(batch: dict[str, Tensor]) -> Sequence[dict[str, Tensor]]:
+    """Undo the collator's prefixes: one mapping a group of texts."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, value in batch.items():
+        prefix, column = key.split("_", 1)
+        groups.setdefault(prefix, {})[column] = value
+    return list(groups.values())

@@ -13,6 +13,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
 from xcrossrec.models.bundle import Model
 from xcrossrec.models.encoder import SourceEncoder
+from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.training.loop import fit
 from xcrossrec.training.source import HEAD_PATTERNS, train_source
 
@@ -61,6 +62,8 @@ def trained_lora(task: Task, init: Path | None) -> Fitted:
         rank=task.setting("rank", 8),
         scoring=task.scoring,
         pooling=task.pooling,
+        pair_attention=task.pair_attention,
+        pair_start=task.pair_start,
         show_progress=False,
     )
     return fitted_model(bundle.load(out), task, asdict(report))
@@ -71,9 +74,11 @@ def head_on_the_base(task: Task) -> Fitted:
     check_settings(task, {"projection_rank"})
     config = task.training
     rank = task.setting("projection_rank", config.projection_rank)
-    encoder = SourceEncoder(load_base(task.base))
+    base = load_base(task.base)
+    attention = choose_pair_attention(task.pair_attention, task.scoring, base.backbone)
+    encoder = SourceEncoder(base, pair_attention=attention)
     encoder.requires_grad_(False)
-    model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling)
+    model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling, pair_start=task.pair_start)
     model = bundle.with_projection(model, rank, config.seed)
     config = replace(config, projection_learning_rate=task.setting("learning_rate", config.projection_learning_rate))
     report = fit(

@@ -46,6 +46,7 @@ def _integrated(task: Task, rate: float | None) -> Fitted:
         base=task.base,
         scoring=task.scoring,
         pooling=task.pooling,
+        pair_attention=task.pair_attention,
         base_stream=task.setting("base_stream", False),
         show_progress=False,
     )
