@@ -250,8 +250,8 @@ def _understood(
     if unknown and not settings.skip_unknown:
         return _User([], unknown, f"unknown item id {unknown[0]!r}: correct it, or leave unknown ids out")
     usable = [item for item in items if item.item_id in known or (item.title or "").strip()]
-    error = None if usable else "the history has no item that the catalogue knows, and no title: give one"
-    return _User(usable, unknown, error)
+    problem = None if usable else "the history has no item that the catalogue knows, and no title: give one"
+    return _User(usable, unknown, problem)
 
 
 # ---- files

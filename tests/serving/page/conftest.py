@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,29 +54,24 @@ def shop(tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         words += ["--catalog", f"{name}={folder / name / 'items.csv'}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "XCROSSREC_API_KEYS": KEY}
     program = ["-W", "ignore", "-c", "from xcrossrec.cli import main; main()"]
-    process = subprocess.Popen(
-        [sys.executable, *program, "serve", *words, "--port", "0", "--drain-s", "0", "--timeout-s", "60"],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    arguments = ["serve", *words, "--port", "0", "--drain-s", "0", "--timeout-s", "60"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, *program, *arguments], env=environment, stderr=log)
     try:
-        yield address_of(process)
+        yield address_of(process, folder / "log")
     finally:
         process.terminate()
-        _, rest = process.communicate(timeout=120)
-        assert process.returncode == 0, rest
+        assert process.wait(timeout=120) == 0, (folder / "log").read_text()
 
 
-def address_of(process: subprocess.Popen[str]) -> str:
+def address_of(process: subprocess.Popen[bytes], log: Path) -> str:
     """Wait for the log line that tells where the server listens."""
-    assert process.stderr is not None
-    seen = []
-    for line in process.stderr:
-        seen.append(line)
-        if line.startswith("{") and "listening at " in (message := json.loads(line)["message"]):
-            return str(message.removeprefix("listening at "))
-    raise AssertionError(f"the server did not start: {''.join(seen)}")
+    until = time.monotonic() + 300
+    while time.monotonic() < until and process.poll() is None:
+        if found := re.search(r'"listening at (http://[^"]+)"', log.read_text(encoding="utf-8")):
+            return found[1]
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not start: {log.read_text()}")
 
 
 @pytest.fixture(scope="session")
