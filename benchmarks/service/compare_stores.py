@@ -13,6 +13,7 @@ LanceDB needs `pip install lancedb`.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -167,6 +168,11 @@ def size_mb(folder: Path) -> float:
     return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6, 1)
 
 
+def resident_mb() -> float:
+    """Memory of this process (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 def child_writes(backend: str, folder: Path, items: int) -> dict[str, Any]:
     vectors = unit_vectors(items)
     start = time.perf_counter()
@@ -245,9 +251,13 @@ def child_serves(_: str, folder: Path, items: int) -> dict[str, Any]:
     vectors = unit_vectors(items)
     made = [StoredItem(f"i{n}", title(n, 0), f"c{n % 7}", n % 3 == 0, float(n % 500)) for n in range(items)]
     CatalogStore.create(folder, fingerprint="0", dim=DIM, items=made, vectors=vectors).close()
-    start = time.perf_counter()
+    del made, vectors  # so that memory is the store's
+    gc.collect()
+    before, start = resident_mb(), time.perf_counter()
     store = CatalogStore.open(folder, fingerprint="0")
     found: dict[str, Any] = {"open_s": round(time.perf_counter() - start, 3)}
+    found["memory_mb"] = round(resident_mb() - before)
+    made, vectors = list(store.items()), unit_vectors(items)
     store.search(vectors[:1], 10, pool=only_slot)
 
     def search(number: int) -> None:

@@ -10,8 +10,8 @@ import pytest
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import BundleError
 from xcrossrec.models import bundle
+from xcrossrec.serving.catalogues import open_or_build
 from xcrossrec.serving.embedding import embed_again, encode_items
-from xcrossrec.serving.served import open_or_build
 from xcrossrec.serving.store import StoredItem
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
@@ -24,7 +24,6 @@ def source(request: pytest.FixtureRequest, tiny_domain: Domain, tmp_path: Path) 
     path = tmp_path / str(request.param)
     if path.suffix:
         tiny_domain.items.write_csv(path)
-        tiny_domain.items.write_csv(tmp_path / "other-items.csv")
     else:
         write_domain(tiny_domain, path)
     return path
@@ -38,7 +37,7 @@ def test_items_that_were_written_outlive_a_change_of_models(source: Path, tiny_m
             assert new.count == 7
     with open_or_build(second, source) as store:  # the folder is still called after the first
         assert (store.count, store.get(["new"])) == (7, [NEW])
-    with pytest.raises(BundleError, match="another model's vectors.*xcrossrec catalog embed MODEL"):
+    with pytest.raises(BundleError, match=r"another model's vectors.*xcrossrec catalog embed MODEL"):
         open_or_build(first, source)
 
 
@@ -51,9 +50,10 @@ def test_models_of_one_process_have_catalogues_of_their_own(source: Path, tiny_m
         assert (one.count, two.count) == (7, 6)
 
 
-def test_a_table_does_not_take_another_tables_catalogue(source: Path, tiny_models: Any, tmp_path: Path) -> None:
-    if not source.suffix:
-        pytest.skip("a domain's catalogues lie inside its folder")
+def test_a_table_does_not_take_another_tables_catalogue(tiny_domain: Domain, tiny_models: Any, tmp_path: Path) -> None:
+    names = ("items.csv", "other-items.csv")
+    for name in names:
+        tiny_domain.items.write_csv(tmp_path / name)
     model = bundle.load(tiny_models.late)
-    with open_or_build(model, source) as one, open_or_build(model, tmp_path / "other-items.csv") as two:
+    with open_or_build(model, tmp_path / names[0]) as one, open_or_build(model, tmp_path / names[1]) as two:
         assert one.folder != two.folder
