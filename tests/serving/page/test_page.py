@@ -141,6 +141,11 @@ def test_an_explanation_shows_matches_and_the_heat_map(open_page: Opened, api: C
     matched = sorted(reasons.matches, key=lambda match: -(match.share or 0))
     assert page.locator(".matched").all_text_contents() == [match.title for match in matched]
     assert f"{matched[0].share:.0%} of the match" in page.locator(".facts").first.text_content()
+    page.wait_for_timeout(400)  # bars grow
+    widths = page.eval_on_selector_all(
+        ".matches .bar", "bars => bars.map(bar => bar.firstElementChild.offsetWidth / bar.offsetWidth)"
+    )
+    assert widths == pytest.approx([match.share for match in matched], abs=0.01)
     why.click()
     assert not table.is_visible()
 

@@ -29,7 +29,8 @@ function weight(match) {
 
 function matches(list) {
   const ordered = [...list].sort((a, b) => weight(b) - weight(a));
-  const top = Math.max(...ordered.map((match) => Math.abs(weight(match))), 1e-9);
+  const shares = ordered.every((match) => typeof match.share === "number"); // parts of a whole: shown as such
+  const top = shares ? 1 : Math.max(...ordered.map((match) => Math.abs(weight(match))), 1e-9);
   const rows = ordered.map((match) => {
     const kind = weight(match) < 0 ? "minus" : "";
     return element(

@@ -59,7 +59,7 @@ function itemView(name, item, share, given) {
     "li",
     { "data-item": item.item_id },
     element("span", { className: "rank", "aria-hidden": "true" }, String(item.rank)),
-    element("span", { className: "title" }, item.title, moved(item, given.other)),
+    element("span", { className: "title" }, item.title, ...moved(item, given.other)),
     element("span", { className: "score" }, number(item.score)),
     bar(share),
     element("span", { className: "foot" }, element("span", { className: "about" }, about(item)), add, why),
@@ -80,10 +80,10 @@ function about(item) {
 
 /** Where the item stands in the other list. */
 function moved(item, other) {
-  if (!other) return null;
+  if (!other) return [];
   const place = other.ids.indexOf(item.item_id) + 1;
-  if (place === 0) return element("span", { className: "moved new" }, `not in ${other.name}`);
-  return element("span", { className: "moved" }, `${place}${ordinal(place)} in ${other.name}`);
+  const text = place === 0 ? `not in ${other.name}` : `${place}${ordinal(place)} in ${other.name}`;
+  return [" ", element("span", { className: place === 0 ? "moved new" : "moved" }, text)];
 }
 
 function ordinal(place) {
