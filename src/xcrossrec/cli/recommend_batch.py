@@ -46,11 +46,12 @@ def recommend_batch(
     prepare("serve")
     from xcrossrec.models.bundle import encoder_of
     from xcrossrec.recommender import Recommender
-    from xcrossrec.serving.batch import BatchSettings, job_of
+    from xcrossrec.serving.batch import BatchSettings, check_users, job_of
     from xcrossrec.serving.batch import recommend_batch as run
 
     start = time.perf_counter()
     settings = BatchSettings(k, include_bought, skip_unknown)
+    check_users(users)
     with progress_to_stderr():
         recommender = Recommender.from_pretrained(model)
         encoder_of(recommender.model).precision = precision

@@ -164,6 +164,15 @@ def _check_size(recommender: Recommender) -> None:
         )
 
 
+def check_users(path: Path) -> None:
+    """Check that a file has users, before anything expensive is done.
+
+    Raises:
+        DataError: no such file, no Parquet, a column missing or of another type.
+    """
+    _open_users(path).close()
+
+
 def _open_users(path: Path) -> pq.ParquetFile:
     """Open a file of users and check its columns; nothing is read yet."""
     if not path.is_file():

@@ -275,6 +275,9 @@ def test_the_command(tiny_domain: Domain, tiny_models: Any, tmp_path: Path) -> N
     other = RUNNER.invoke(app, [*given, "--skip-unknown"], catch_exceptions=False)
     assert (other.exit_code, other.stdout) == (2, "")
     assert "not this job's" in other.stderr
+    nobody = RUNNER.invoke(app, command(tiny_models, tmp_path / "tiny", tmp_path / "nowhere", tmp_path / "out.parquet"))
+    assert (nobody.exit_code, nobody.stdout) == (2, "")
+    assert "nowhere does not exist: give a Parquet file with user_id and history" in nobody.stderr
 
 
 def test_a_killed_run_goes_on(tiny_domain: Domain, tiny_models: Any, tmp_path: Path) -> None:
