@@ -37,3 +37,18 @@ def write() -> None:
                 return
             print(f"done {generation}", flush=True)
             generation += 1
+
+
+def embed() -> None:
+    """Arguments: folder, generation to start with. Gives all items one model's vectors after the other."""
+    _, folder, start = sys.argv
+    store = CatalogStore.open(folder, fingerprint=None)
+    generation = int(start)
+    while True:
+        store = store.embed_again(
+            fingerprint=f"{generation:064}",
+            dim=DIM,
+            encode=lambda titles: np.array([vector(generation)] * len(titles), dtype=np.float32),  # noqa: B023
+        )
+        print(f"done {generation}", flush=True)
+        generation += 1

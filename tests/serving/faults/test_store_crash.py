@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from xcrossrec.serving.store import CatalogStore
+from xcrossrec.serving.store import CatalogStore, StoredItem
 
 sys.path.insert(0, str(Path(__file__).parent))
 try:
@@ -30,6 +31,13 @@ def folder(tmp_path: Path) -> Path:
 
 def numbers(lines: Sequence[str], word: str) -> list[int]:
     return [int(line.split()[1]) for line in lines if line.startswith(word)]
+
+
+def wait_for_lines(writer: Any, count: int) -> None:
+    until = time.monotonic() + 60
+    while len(writer.lines()) < count:
+        assert time.monotonic() < until, writer.lines()
+        time.sleep(0.001)
 
 
 def generations(folder: Path) -> dict[int, int]:
@@ -53,11 +61,7 @@ def test_whatever_was_acknowledged_before_a_kill_is_there_and_nothing_is_half_wr
     start = 1
     for number in range(KILLS):
         writer = nursery.start("catalogue_writer:write", [folder, start], tmp_path / f"log{number}")
-        wanted = rng.randrange(1, 40)
-        until = time.monotonic() + 60
-        while len(writer.lines()) < wanted:
-            assert time.monotonic() < until, writer.lines()
-            time.sleep(0.001)
+        wait_for_lines(writer, rng.randrange(1, 40))
         time.sleep(rng.uniform(0, 0.004))
         assert writer.kill() == -9
         done = numbers(writer.lines(), "done")
@@ -77,6 +81,29 @@ def test_whatever_was_acknowledged_before_a_kill_is_there_and_nothing_is_half_wr
         start = unknown + 1
 
 
+def test_a_kill_while_a_catalogue_changes_its_model_leaves_the_vectors_of_one(
+    nursery: Any, folder: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(1)
+    items = [StoredItem(f"i{number}", f"Item {number}") for number in range(500)]
+    with CatalogStore.open(folder, fingerprint=FINGERPRINT) as store:
+        store.upsert(items, np.zeros((len(items), DIM), dtype=np.float32))
+    start = 1
+    for number in range(8):
+        writer = nursery.start("catalogue_writer:embed", [folder, start], tmp_path / f"log{number}")
+        wait_for_lines(writer, rng.randrange(1, 4))
+        time.sleep(rng.uniform(0, 0.02))
+        assert writer.kill() == -9
+        last = numbers(writer.lines(), "done")[-1]
+        with CatalogStore.open(folder, fingerprint=None) as store:
+            generation = int(store.fingerprint)
+            assert generation in (last, last + 1)
+            assert list(store.items()) == items
+            vectors = store.snapshot().vectors([item.item_id for item in items])
+            assert (vectors.numpy() == vector(generation)).all()
+        start = generation + 1
+
+
 def test_a_full_disk_refuses_the_write_in_a_sentence_and_loses_nothing(
     nursery: Any, folder: Path, tmp_path: Path
 ) -> None:
@@ -94,9 +121,6 @@ def test_a_full_disk_refuses_the_write_in_a_sentence_and_loses_nothing(
         expected.pop(refused % BATCHES, None)
     assert found == expected
     writer = nursery.start("catalogue_writer:write", [folder, refused], tmp_path / "again")
-    until = time.monotonic() + 60
-    while not writer.lines():
-        assert time.monotonic() < until
-        time.sleep(0.005)
+    wait_for_lines(writer, 1)
     writer.kill()
     assert generations(folder)[refused % BATCHES] >= refused
