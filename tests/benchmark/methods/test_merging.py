@@ -169,6 +169,7 @@ def test_adapters_of_other_ranks_are_refused(make_task: MakeTask, tmp_path: Path
         merged_adapter(other, "linear", tmp_path / "merged")
 
 
-def test_pair_models_merge_too(make_task: MakeTask) -> None:
-    fitted = merging.merged_linear(make_task(scoring="pair"))
+@pytest.mark.parametrize("start", ["similarity", "fresh"])
+def test_pair_models_merge_too(make_task: MakeTask, start: str) -> None:
+    fitted = merging.merged_linear(make_task(scoring="pair", pair_start=start))
     assert fitted.scorer.score(HISTORIES, np.array([[1, 2], [3, 4]])).shape == (2, 2)

@@ -78,7 +78,7 @@ def arrow(task: Task) -> Fitted:
         temperature=task.setting("temperature", 1.0),
         pair_attention=choose_pair_attention(None, task.scoring, base.backbone),
     )
-    model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling)
+    model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling, pair_start=task.pair_start)
     inherit_head(model, folders)
     model.eval()
     return Fitted(ModelScorer(model, task.target.titles, name="arrow"), uses_sources=True)

@@ -83,13 +83,12 @@ def fit_encoder(task: Task, encoder: TitleEncoder, learning_rate: float, *, sour
         task: the cell's.
         encoder: taken over; it must load from what it saves.
         learning_rate: of the encoder's own parameters.
-        sources: adapters whose `dual` heads the head starts from; none starts it afresh.
+        sources: adapters from whose heads' mean the head starts, where they have its form; none starts it afresh.
     """
     with torch.random.fork_rng():
         torch.manual_seed(task.seed)  # of the pair head's projection
-        model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling)
-    if task.scoring == "dual":
-        inherit_head(model, sources)
+        model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling, pair_start=task.pair_start)
+    inherit_head(model, sources)
     model = bundle.with_projection(model, task.training.projection_rank, task.seed)
     report = fit(
         model,
