@@ -137,6 +137,8 @@ def open_loop(url: str, bodies: Path, rate: float, seconds: float) -> list[tuple
 
 def latency(found: Sequence[tuple[float, float, int]]) -> dict[str, Any]:
     took = [1000 * each[1] for each in found]
+    if not took:
+        raise SystemExit("no request was sent: the rate is too low for the seconds of a measurement")
     shares = {f"p{share}_ms": round(float(np.percentile(took, share)), 1) for share in (50, 95, 99)}
     return {"requests": len(took), **shares, "not_200": sum(status != 200 for *_, status in found)}
 

@@ -114,6 +114,7 @@ class ItemIndex:
         *,
         pool: Pool = only_slot,
         allowed: Bool[np.ndarray, " item"] | None = None,
+        products: Float32[Tensor, "slot item"] | None = None,
     ) -> Found:
         """Find the items with the highest scores.
 
@@ -122,6 +123,7 @@ class ItemIndex:
             k: how many at most.
             pool: see :data:`xcrossrec.index.pooling.Pool`.
             allowed: items to choose among; None allows all.
+            products: of the slots with all vectors (:meth:`products`), where they are known already.
 
         Returns:
             exactly what scoring every item would give, up to rounding; fewer than ``k`` where there are no more.
@@ -132,7 +134,7 @@ class ItemIndex:
         """
         self._check(slots, pool)
         queries = slots.to(torch.float32)
-        rows = self.shortlist(queries, k, pool=pool, allowed=allowed)
+        rows = self.shortlist(queries, k, pool=pool, allowed=allowed, products=products)
         scores = self._scores(queries, rows, pool)
         best = np.lexsort((rows, -scores))[:k]
         return Found(rows[best], scores[best])
@@ -145,6 +147,7 @@ class ItemIndex:
         *,
         pool: Pool = only_slot,
         allowed: Bool[np.ndarray, " item"] | None = None,
+        products: Float32[Tensor, "slot item"] | None = None,
     ) -> Int64[np.ndarray, " found"]:
         """Find the rows of all items that can be among the best ``k``, in the catalogue's order.
 
@@ -156,13 +159,14 @@ class ItemIndex:
             k: how many are wanted; more come back.
             pool: of the products.
             allowed: items to choose among.
+            products: where they are known already.
 
         Raises:
             ConfigError: ``k`` below 1.
         """
         if k < 1:
             raise ConfigError(f"k is {k}: ask for at least 1 item")
-        scores, error = self._approximate(slots, pool)
+        scores, error = self._approximate(slots, pool, products)
         if allowed is not None:
             scores[torch.from_numpy(~allowed)] = -torch.inf
         if k >= len(scores):
@@ -179,8 +183,27 @@ class ItemIndex:
         if len(slots) != 1 and pool is only_slot:
             raise DataError(f"got {len(slots)} query vectors and no pool: search them one by one, or say how to pool")
 
-    def _approximate(self, slots: Float32[Tensor, "slot dim"], pool: Pool) -> tuple[Float32[Tensor, " item"], float]:
+    @torch.inference_mode()
+    def products(self, slots: Float32[Tensor, "slot dim"]) -> Float32[Tensor, "slot item"] | None:
+        """Multiply many searches' slots with all vectors at once, which costs far less than search by search.
+
+        Args:
+            slots: of all searches together.
+
+        Returns:
+            what :meth:`search` takes, row by row; None for an index of integers, which multiplies by itself.
+        """
+        return None if self.codes else slots @ self.vectors.t()
+
+    def _approximate(
+        self,
+        slots: Float32[Tensor, "slot dim"],
+        pool: Pool,
+        known: Float32[Tensor, "slot item"] | None = None,
+    ) -> tuple[Float32[Tensor, " item"], float]:
         """Score every item, and say how far off a score can be."""
+        if known is not None:
+            return pool(known), self._rounding(slots)
         scores = torch.empty(len(self))
         queries = quantise(slots) if self.codes else None
         for start in range(0, len(self), _BLOCK):

@@ -31,6 +31,9 @@ from xcrossrec.serving.store import CatalogStore, Filters, Snapshot, StoredItem
 
 Question: TypeAlias = RecommendRequest | ScoreRequest
 log = logging.getLogger(__name__)
+_TOGETHER_FROM = 2
+"""Searches of one batch from which their products with the catalogue are computed together."""
+
 R = TypeVar("R", bound=RecommendRequest | ScoreRequest)
 
 
@@ -81,6 +84,19 @@ class Understood(Generic[R]):
     candidates: Sequence[Named] = field(default=())
 
 
+@dataclass(frozen=True)
+class Slotted:
+    """A question with its history's vectors."""
+
+    known: Understood[Any]
+    slots: Float[Tensor, "slot dim"]
+
+    @property
+    def searches(self) -> bool:
+        """Whether the catalogue is ranked."""
+        return isinstance(self.known.question, RecommendRequest)
+
+
 class Engine:
     """Ranks and scores; belongs to one thread.
 
@@ -102,36 +118,18 @@ class Engine:
         """Answer questions over one version of the catalogue; a question that cannot be gets its own error."""
         snapshot = self.store.snapshot()
         understood = [_or_error(partial(understand, snapshot, q)) for q in questions]
-        vectors = self._encode([u for u in understood if isinstance(u, Understood)])
-        return [
-            u if isinstance(u, Exception) else _or_error(partial(self._answer, snapshot, u, vectors))
-            for u in understood
-        ]
-
-    def _answer(self, snapshot: Snapshot, known: Understood[Any], vectors: dict[str, Tensor]) -> Ranked | Scored:
-        if isinstance(known.question, ScoreRequest):
-            return self._score(snapshot, known, vectors)
         if self.is_pair:
-            found = self._rank_pairs(snapshot, known)
-        else:
-            slots = self._slots(snapshot, known.history, vectors)
-            found = snapshot.search(
-                slots,
-                known.question.k,
-                pool=history_pool(self.matcher, len(slots)),
-                filters=filters_of(known.question.filters),
-                exclude=() if known.question.include_bought else bought(snapshot, known.history),
-                among=known.question.candidates,
-            )
-        return Ranked(snapshot.version, known.history, found, known.unknown)
+            return [_or_error(partial(self._answer_pairs, snapshot, u)) for u in understood]
+        vectors = self._encode([u for u in understood if isinstance(u, Understood)])
+        slotted = [_or_error(partial(self._slots, snapshot, u, vectors)) for u in understood]
+        products = iter(self._products(snapshot, slotted))
+        return [_or_error(partial(self._answer, snapshot, s, vectors, next(products))) for s in slotted]
 
     # ---- dual
 
     @torch.inference_mode()
     def _encode(self, questions: Iterable[Understood[Any]]) -> dict[str, Float[Tensor, " dim"]]:
         """Encode every text that the catalogue has no vector of, all questions' together."""
-        if self.is_pair:
-            return {}
         texts = list(dict.fromkeys(text for known in questions for text in self._texts(known)))
         if texts:
             self.on_encoded(len(texts))
@@ -143,25 +141,63 @@ class Engine:
             return [_prompt(known.history), *free]
         return [*(named.text for named in known.history if named.item is None), *free]
 
-    def _slots(
-        self, snapshot: Snapshot, history: Sequence[Named], vectors: dict[str, Tensor]
-    ) -> Float[Tensor, "slot dim"]:
+    def _slots(self, snapshot: Snapshot, known: Understood[Any] | Exception, vectors: dict[str, Tensor]) -> Slotted:
+        if isinstance(known, Exception):
+            raise known
         if self.matcher.pooling == "prompt":
-            return vectors[_prompt(history)][None]
-        return _vectors(snapshot, history, vectors)
+            return Slotted(known, vectors[_prompt(known.history)][None])
+        return Slotted(known, _vectors(snapshot, known.history, vectors))
 
     @torch.inference_mode()
-    def _score(self, snapshot: Snapshot, known: Understood[Any], vectors: dict[str, Tensor]) -> Scored:
-        candidates = known.candidates
-        if self.is_pair:
-            scores = self._score_pairs(known.history, [named.text for named in candidates]).tolist()
-        else:
-            slots = self._slots(snapshot, known.history, vectors)
-            products = slots @ _vectors(snapshot, candidates, vectors).t()
-            scores = history_pool(self.matcher, len(slots))(products).tolist()
-        return Scored(snapshot.version, candidates, scores)
+    def _products(
+        self, snapshot: Snapshot, slotted: Sequence[Slotted | Exception]
+    ) -> list[Sequence[Float32[Tensor, "slot _"] | None]]:
+        """Multiply the slots of all searches with the catalogue at once; one entry a question."""
+        searches = [s.slots if isinstance(s, Slotted) and s.searches else torch.empty(0, snapshot.dim) for s in slotted]
+        if sum(len(slots) > 0 for slots in searches) < _TOGETHER_FROM:
+            return [(None, None)] * len(slotted)
+        parts = snapshot.products(torch.cat(searches))
+        ends = np.cumsum([len(slots) for slots in searches]).tolist()
+        return [
+            [None if part is None else part[end - len(slots) : end] for part in parts]
+            for end, slots in zip(ends, searches, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _answer(
+        self,
+        snapshot: Snapshot,
+        slotted: Slotted | Exception,
+        vectors: dict[str, Tensor],
+        products: Sequence[Float32[Tensor, "slot _"] | None],
+    ) -> Ranked | Scored:
+        if isinstance(slotted, Exception):
+            raise slotted
+        known, slots = slotted.known, slotted.slots
+        pool = history_pool(self.matcher, len(slots))
+        if isinstance(known.question, ScoreRequest):
+            scores = pool(slots @ _vectors(snapshot, known.candidates, vectors).t()).tolist()
+            return Scored(snapshot.version, known.candidates, scores)
+        found = snapshot.search(
+            slots,
+            known.question.k,
+            pool=pool,
+            filters=filters_of(known.question.filters),
+            exclude=() if known.question.include_bought else bought(snapshot, known.history),
+            among=known.question.candidates,
+            products=products,
+        )
+        return Ranked(snapshot.version, known.history, found, known.unknown)
 
     # ---- pair
+
+    def _answer_pairs(self, snapshot: Snapshot, known: Understood[Any] | Exception) -> Ranked | Scored:
+        if isinstance(known, Exception):
+            raise known
+        if isinstance(known.question, ScoreRequest):
+            scores = self._score_pairs(known.history, [named.text for named in known.candidates])
+            return Scored(snapshot.version, known.candidates, scores.tolist())
+        return Ranked(snapshot.version, known.history, self._rank_pairs(snapshot, known), known.unknown)
 
     def _rank_pairs(self, snapshot: Snapshot, known: Understood[Any]) -> list[tuple[StoredItem, float]]:
         """Read every candidate together with the history."""

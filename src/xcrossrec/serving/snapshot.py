@@ -143,6 +143,7 @@ class Snapshot:
         filters: Filters | None = None,
         exclude: Collection[str] = (),
         among: Collection[str] | None = None,
+        products: Sequence[Float32[Tensor, "slot _"] | None] = (None, None),
     ) -> list[tuple[StoredItem, float]]:
         """Find the items with the highest scores; exact.
 
@@ -153,6 +154,7 @@ class Snapshot:
             filters: conditions on every item found.
             exclude: ids to leave out; unknown ones are no error.
             among: ids to choose among, those without a title too; None chooses among all that have one.
+            products: the slots' rows of what :meth:`products` gave for many searches, one a part.
 
         Returns:
             best first, equal scores in the catalogue's order; ``k`` items if ``k`` may be found.
@@ -166,14 +168,20 @@ class Snapshot:
         for item_id in among or ():
             self._known(item_id)
         found: list[tuple[float, int, StoredItem]] = []
-        for part in self.parts:
+        for part, known in zip(self.parts, products, strict=True):
             if part.segment.index is None:
                 continue
-            best = part.segment.index.search(queries, k, pool=pool, allowed=_allowed(part, filters, exclude, among))
+            allowed = _allowed(part, filters, exclude, among)
+            best = part.segment.index.search(queries, k, pool=pool, allowed=allowed, products=known)
             items, places = part.segment.items, part.segment.places
             found += [(-float(score), int(places[row]), items[row]) for row, score in zip(*best, strict=True)]
         found.sort(key=lambda entry: entry[:2])
         return [(item, -score) for score, _, item in found[:k]]
+
+    def products(self, slots: Float32[Tensor, "slot dim"]) -> list[Float32[Tensor, "slot _"] | None]:
+        """Multiply many searches' slots with the vectors of each part; see :meth:`ItemIndex.products`."""
+        indexes = [part.segment.index for part in self.parts]
+        return [None if index is None else index.products(slots) for index in indexes]
 
     def changed(self, version: int, written: Segment | None = None, deleted: Collection[str] = ()) -> Snapshot:
         """The next version: some items written anew, some deleted."""
