@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from xcrossrec.benchmark.cells import CellFiles
@@ -12,10 +13,11 @@ from xcrossrec.benchmark.suite import Suite
 from xcrossrec.exceptions import ConfigError
 
 PAGE = "README.md"
+RECORDS = "cells.json"
 
 
 def write_report(suite: Suite, files: CellFiles, out: Path) -> Path:
-    """Make the page and the figures from the cells that are complete.
+    """Make the page and the figures from the cells that are complete, and put their records beside.
 
     Args:
         suite: its ``[report]`` says whose claims are examined.
@@ -33,6 +35,8 @@ def write_report(suite: Suite, files: CellFiles, out: Path) -> Path:
         raise ConfigError(f"no cell of {suite.name!r} is complete in {files.root}: run `xcrossrec benchmark run` first")
     out.mkdir(parents=True, exist_ok=True)
     sections = [_head(suite, files), *_claims(points), *_accuracy(points, out), *_costs(points, out)]
+    records = [files.read(cell) for cell in suite.cells() if files.done(cell)]
+    (out / RECORDS).write_text(json.dumps(records, indent=1), encoding="utf-8")
     page = out / PAGE
     page.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     return page
