@@ -194,10 +194,7 @@ class Rows:
         except BaseException as error:
             self._undo()
             if isinstance(error, sqlite3.Error):
-                raise StorageError(
-                    f"{self.path} could not be written ({error}): nothing was changed; free space on its disk, or "
-                    "check that it may be written, then send the write again"
-                ) from error
+                raise _refused(self.path, error) from error
             raise
 
     def _undo(self) -> None:
@@ -227,8 +224,18 @@ def _sentences(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if "locked" in str(error):
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith("SQLITE_BUSY"):
             raise BundleError(
                 f"{path} is open in another process: stop that one, or change its catalogue over HTTP (PUT /v1/items)"
             ) from error
+        if name.startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_IOERR_WRITE")):
+            raise _refused(path, error) from error
         raise BundleError(f"{path} cannot be read ({error}): restore a copy, or build it again") from error
+
+
+def _refused(path: Path, error: sqlite3.Error) -> StorageError:
+    return StorageError(
+        f"{path} could not be written ({error}): nothing was changed; free space on its disk, or check that it may be "
+        "written, then send the write again"
+    )

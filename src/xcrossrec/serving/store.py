@@ -428,6 +428,8 @@ def _check_vectors(
 def _encode(
     items: Sequence[StoredItem], encode: Callable[[Sequence[str]], Float32[np.ndarray, "text dim"]], dim: int
 ) -> dict[str, Float32[np.ndarray, " dim"]]:
+    if not items:
+        return {}
     last = list({item.item_id: item for item in items}.values())
     vectors = _check_vectors(last, encode([item.title for item in last]), dim)
     return {item.item_id: vector for item, vector in zip(last, vectors, strict=True)}

@@ -52,3 +52,13 @@ def embed() -> None:
         )
         print(f"done {generation}", flush=True)
         generation += 1
+
+
+def create() -> None:
+    """Arguments: folder to make, with 2,000 items."""
+    items = [StoredItem(f"i{number}", f"Item {number}") for number in range(2000)]
+    vectors = np.ones((len(items), DIM), dtype=np.float32)
+    try:
+        CatalogStore.create(sys.argv[1], fingerprint=FINGERPRINT, dim=DIM, items=items, vectors=vectors)
+    except StorageError as error:
+        print(f"refused {error}", flush=True)

@@ -124,3 +124,14 @@ def test_a_full_disk_refuses_the_write_in_a_sentence_and_loses_nothing(
     wait_for_lines(writer, 1)
     writer.kill()
     assert generations(folder)[refused % BATCHES] >= refused
+
+
+@pytest.mark.parametrize("size", [5_000, 100_000])
+def test_a_catalogue_that_does_not_fit_on_the_disk_is_not_made(nursery: Any, tmp_path: Path, size: int) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    creator = nursery.start("catalogue_writer:create", [place / "catalogue"], tmp_path / "log", fsize=size)
+    assert creator.wait() == 0, creator.lines()
+    (said,) = creator.lines()
+    assert "could not be written" in said
+    assert list(place.iterdir()) == []

@@ -195,6 +195,14 @@ def test_a_catalogue_is_open_once(store: CatalogStore) -> None:
     assert best(store, 0) == ["i0"]
 
 
+def test_a_commit_is_forced_to_disk(store: CatalogStore) -> None:
+    """No test can cut the power; benchmarks/service/compare_stores.py counts the system calls."""
+    facts = [
+        store._rows._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")
+    ]
+    assert facts == [2, "wal"]  # 2 is FULL: the log is synced at every commit
+
+
 # ---- folders
 
 
@@ -396,6 +404,14 @@ def test_writes_go_on_while_titles_are_encoded_and_none_is_lost(store: CatalogSt
     ids = [i.item_id for i in new.items()]
     np.testing.assert_array_equal(new.snapshot().vectors(ids), encode(titles))
     assert [i.title for i in reopened(new).items()] == titles
+
+
+def test_an_empty_catalogue_changes_its_model_without_encoding(store: CatalogStore) -> None:
+    new = store.embed_again(fingerprint=OTHER, dim=2, encode=lambda titles: pytest.fail("encoded"))
+    new.upsert([item(0)], np.ones((1, 2), dtype=np.float32))
+    again = reopened(new)
+    assert (again.dim, again.count, again.fingerprint) == (2, 1, OTHER)
+    again.close()
 
 
 def test_a_model_that_cannot_encode_leaves_the_catalogue_as_it_was(store: CatalogStore) -> None:
