@@ -1,4 +1,4 @@
-"""Run one cell in this process: ``python -m xcrossrec.benchmark.cell_process SUITE OUT CELL``.
+"""Run one cell in this process: ``python -m xcrossrec.benchmark.cell_process SUITE OUT cell|trial NAME PARENT``.
 
 A process a cell: its peak memory is the cell's own, and a kill costs no more than the cell.
 """
@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,14 @@ from xcrossrec.benchmark.cells import ALL, NO_BUDGET, Cell, CellFiles
 from xcrossrec.benchmark.methods import KINDS
 from xcrossrec.benchmark.suite import Suite
 from xcrossrec.benchmark.task import Fitted, Source, Task
+from xcrossrec.benchmark.tuning import prepared
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.store import read_domain
 from xcrossrec.evaluation import Evaluation, evaluate
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.training.source import seen_users
 
+CELL, TRIAL = "cell", "trial"
 _PARENT_CHECK_S = 2.0
 
 
@@ -53,6 +54,8 @@ class _Clock:
 def run_cell(suite: Suite, files: CellFiles, cell: Cell) -> dict[str, Any]:
     """Fit one cell's method, rank the split's users, and write the record and the per-user results.
 
+    A trial of a search ranks nobody.
+
     Args:
         suite: what the cell belongs to.
         files: where it is written.
@@ -70,12 +73,15 @@ def run_cell(suite: Suite, files: CellFiles, cell: Cell) -> dict[str, Any]:
         task = make_task(suite, cell, domain, work)
         fitting = _Clock.start()
         fitted = KINDS[suite.methods[cell.method].kind].load()(task)
-        training = fitting.seconds()
-        ranking = _Clock.start()
-        evaluation = _rank(suite, task, fitted, domain, directory)
-        ablation = integration_switched_off(fitted, suite, task, domain, directory)
-        record = _record(suite, cell, task, fitted, evaluation, training, ranking.seconds())
-        record |= {"integration_off": ablation, "integration_map": integration_map(fitted, task)}
+        record = _record(suite, cell, task, fitted, domain) | {"fit": fitting.seconds()}
+        evaluation = None
+        if suite.ranks:
+            ranking = _Clock.start()
+            evaluation = _rank(suite, task, fitted, domain, directory)
+            record |= {"rank": ranking.seconds(), "metrics": evaluation.summary()}
+            record["integration_off"] = integration_switched_off(fitted, suite, task, domain, directory)
+            record["integration_map"] = integration_map(fitted, task)
+        record["peak_memory_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
         files.write(cell, evaluation, record)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -153,11 +159,8 @@ def _record(
     cell: Cell,
     task: Task,
     fitted: Fitted,
-    evaluation: Evaluation,
-    training: Mapping[str, float],
-    ranking: Mapping[str, float],
+    domain: Domain,
 ) -> dict[str, Any]:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "suite": suite.name,
         "cell": cell.name,
@@ -173,15 +176,11 @@ def _record(
         "scoring": suite.scoring,
         "pooling": suite.pooling,
         "pair": {"attention": suite.pair_attention, "start": suite.pair_start} if suite.scoring == "pair" else None,
-        "data_fingerprint": evaluation.info.fingerprint,
+        "data_fingerprint": domain.fingerprint,
         "commit": commit(),
-        "fit": dict(training),
-        "rank": dict(ranking),
-        "peak_memory_mib": round(usage.ru_maxrss / 1024, 1),
         "trained_parameters": fitted.trained_parameters,
         "head_parameters": fitted.head_parameters,
         "report": dict(fitted.report),
-        "metrics": evaluation.summary(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
     }
 
@@ -206,12 +205,12 @@ def _end_with_parent(parent: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run the cell that the runner names."""
-    suite_path, out, name, parent = arguments
+    """Run the cell that the runner names, or the trial."""
+    suite_path, out, what, name, parent = arguments
     threading.Thread(target=_end_with_parent, args=(int(parent),), daemon=True).start()
-    suite = Suite.read(Path(suite_path))
+    suite = prepared(Suite.read(Path(suite_path)), Path(out), tune=what == TRIAL)
     cell = next(cell for cell in suite.cells() if cell.name == name)
-    run_cell(suite, CellFiles(Path(out)), cell)
+    run_cell(suite, CellFiles(suite.out), cell)
 
 
 if __name__ == "__main__":

@@ -77,11 +77,12 @@ class CellFiles:
         """Whether the cell is complete."""
         return self.record(cell).exists()
 
-    def write(self, cell: Cell, evaluation: Evaluation, record: Mapping[str, Any]) -> None:
-        """Write results, then the record, each beside its place and renamed."""
+    def write(self, cell: Cell, evaluation: Evaluation | None, record: Mapping[str, Any]) -> None:
+        """Write results (if there are any), then the record, each beside its place and renamed."""
         path = self.record(cell)
         path.parent.mkdir(parents=True, exist_ok=True)
-        evaluation.save(self.results(cell))
+        if evaluation is not None:
+            evaluation.save(self.results(cell))
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
         temporary.replace(path)

@@ -14,8 +14,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO
 
+from xcrossrec.benchmark.cell_process import CELL, TRIAL
 from xcrossrec.benchmark.cells import Cell, CellFiles
 from xcrossrec.benchmark.suite import Suite
+from xcrossrec.benchmark.tuning import prepared
 from xcrossrec.exceptions import ConfigError
 
 _POLL_S = 0.5
@@ -81,6 +83,7 @@ def run(
     workers: int = 1,
     threads: int | None = None,
     only: Sequence[str] = (),
+    tune: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Run what is missing of a suite; can be killed at any moment and started again.
@@ -91,6 +94,7 @@ def run(
         workers: cells at a time.
         threads: of each; None shares the processor's cores among the workers.
         only: patterns of cell names.
+        tune: run the trials of the suite's search instead.
         progress: called whenever a cell starts or ends.
 
     Raises:
@@ -98,8 +102,8 @@ def run(
     """
     if workers < 1:
         raise ConfigError(f"{workers} workers are asked for: give 1 or more")
-    suite = Suite.read(suite_path)
-    files = CellFiles(out)
+    suite = prepared(Suite.read(suite_path), out, tune=tune)
+    files = CellFiles(suite.out)
     cells = select(suite, only)
     waiting = [cell for cell in cells if not files.done(cell)]
     state = Progress(total=len(cells), done=len(cells) - len(waiting))
@@ -107,7 +111,9 @@ def run(
     with _sole_run(out), _workers() as running:
         while waiting or running:
             while waiting and len(running) < workers:
-                running.append(_start(suite_path, files, waiting.pop(0), threads or _share(workers)))
+                cell = waiting.pop(0)
+                arguments = [str(suite_path), str(out), TRIAL if tune else CELL, cell.name]
+                running.append(_start(arguments, files, cell, threads or _share(workers)))
                 state.running = [item.cell.name for item in running]
                 report(state)
             if _collect(files, running, state):
@@ -146,13 +152,13 @@ def _workers() -> Iterator[list[_Running]]:
             item.log.close()
 
 
-def _start(suite_path: Path, files: CellFiles, cell: Cell, threads: int) -> _Running:
+def _start(arguments: Sequence[str], files: CellFiles, cell: Cell, threads: int) -> _Running:
     log_path = files.failure(cell).with_suffix(".log")
     log_path.parent.mkdir(parents=True, exist_ok=True)
     log = log_path.open("wb")
     command = [sys.executable, "-W", "ignore", "-m", "xcrossrec.benchmark.cell_process"]
     process = subprocess.Popen(
-        [*command, str(suite_path), str(files.root), cell.name, str(os.getpid())],
+        [*command, *arguments, str(os.getpid())],
         stdout=log,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ _TABLES = {
     *("name", "data", "adapters", "out", "base", "split", "negatives", "candidate_seed"),
     *("scoring", "pooling", "pair_attention", "pair_start"),
 }
-_PARTS = {"training", "epochs", "sources", "methods", "grid", "report"}
+_PARTS = {"training", "epochs", "sources", "methods", "grid", "report", "tuning"}
+_TUNING = {"target", "sources", "budget", "seed"}
 _GRID = {"targets", "sources", "methods", "budgets", "seeds"}
 _DEFAULT_EPOCHS = 8
 
@@ -45,11 +47,19 @@ class MethodEntry:
         name: what the report calls it.
         kind: one of :data:`xcrossrec.benchmark.methods.KINDS`.
         settings: its own settings.
+        search: settings to choose among before the suite runs (``benchmark tune``), each with its values.
     """
 
     name: str
     kind: str
     settings: Mapping[str, Any]
+    search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def trials(self) -> dict[str, dict[str, Any]]:
+        """Every combination of the search, by a name made of the values."""
+        names = list(self.search)
+        combinations = [dict(zip(names, values, strict=True)) for values in product(*self.search.values())]
+        return {",".join(f"{name}={value}" for name, value in each.items()): each for each in combinations if each}
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,8 @@ class Suite:
         source_training: settings and budget of the sources' adapters.
         methods: by name.
         grid: parts, in the order they run.
+        tuning: the one place of the grid at which searched settings are chosen; None without a search.
+        ranks: False for the trials of a search, which rank nobody: the loss on users set aside decides.
         report: which methods the report's claims are about: ``ours``, ``lora``, ``warm``.
     """
 
@@ -106,6 +118,8 @@ class Suite:
     methods: Mapping[str, MethodEntry]
     grid: tuple[Part, ...]
     report: Mapping[str, Any]
+    tuning: Part | None = None
+    ranks: bool = True
 
     @classmethod
     def read(cls, path: Path) -> Suite:
@@ -139,6 +153,7 @@ class Suite:
             source_training=dict(found.get("sources", {})),
             methods=_methods(found.get("methods", {})),
             grid=tuple(_part(part) for part in found.get("grid", [])),
+            tuning=_tuning(found.get("tuning")),
             report=_report(found.get("report", {}), found.get("methods", {})),
         )
         suite._check()
@@ -146,6 +161,8 @@ class Suite:
 
     def _check(self) -> None:
         self.training_for(ALL, 0)
+        if self.tuning is None and (searched := [m.name for m in self.methods.values() if m.search]):
+            raise ConfigError(f"method {searched[0]!r} has a search, but no [tuning] says on which target and budget")
         if not self.grid:
             raise ConfigError(f"the suite {self.name!r} has no [[grid]]: say which targets, methods, budgets and seeds")
         for part in self.grid:
@@ -186,6 +203,34 @@ class Suite:
             seed = 0
         return Cell(target, tuple(sources), method, budget, seed)
 
+    def for_tuning(self) -> Suite:
+        """The suite of the search's trials: one method for each combination, on users of the target's training.
+
+        Raises:
+            ConfigError: no method has a search.
+        """
+        entries = {
+            f"{method.name}@{trial}": MethodEntry(
+                f"{method.name}@{trial}", method.kind, {**method.settings, **settings}
+            )
+            for method in self.methods.values()
+            for trial, settings in method.trials().items()
+        }
+        if not entries or self.tuning is None:
+            raise ConfigError(
+                f"no method of {self.name!r} has a search: give one, as in search.learning_rate = [1e-4, 1e-3]"
+            )
+        part = replace(self.tuning, methods=tuple(entries))
+        return replace(self, methods=entries, grid=(part,), out=self.out / "tuning", ranks=False)
+
+    def with_settings(self, chosen: Mapping[str, Mapping[str, Any]]) -> Suite:
+        """The suite with settings for some of its methods; what a method has already stays."""
+        methods = {
+            name: replace(entry, settings={**chosen.get(name, {}), **entry.settings})
+            for name, entry in self.methods.items()
+        }
+        return replace(self, methods=methods)
+
     def source_names(self) -> list[str]:
         """Every domain that is a source somewhere."""
         return sorted({source for cell in self.cells() for source in cell.sources})
@@ -225,8 +270,24 @@ def _methods(found: Mapping[str, Any]) -> dict[str, MethodEntry]:
             raise ConfigError(f"method {name!r} is of an unknown kind {kind!r}: known are {', '.join(sorted(KINDS))}")
         if any(part in name for part in "/+ ") or not name:
             raise ConfigError(f"a method is called {name!r}: use a name without blanks, slashes and plus signs")
-        entries[name] = MethodEntry(name, kind, settings)
+        search = settings.pop("search", {})
+        if not all(isinstance(values, list) and values for values in search.values()):
+            raise ConfigError(f"the search of method {name!r} is {search!r}: give each setting a list of values")
+        if double := sorted(set(search) & set(settings)):
+            raise ConfigError(f"method {name!r} both has and searches {double[0]!r}: leave one out")
+        entries[name] = MethodEntry(name, kind, settings, {key: tuple(values) for key, values in search.items()})
     return entries
+
+
+def _tuning(found: Mapping[str, Any] | None) -> Part | None:
+    if found is None:
+        return None
+    _refuse_unknown(found, _TUNING, "[tuning]")
+    if missing := sorted(_TUNING - set(found)):
+        raise ConfigError(f"[tuning] has no {missing[0]}: give target, sources, budget and seed")
+    target = str(found["target"])
+    sources = {target: tuple(found["sources"])}
+    return Part((target,), sources, (), (_budget(found["budget"]),), (int(found["seed"]),))
 
 
 def _report(found: Mapping[str, Any], methods: Mapping[str, Any]) -> dict[str, Any]:

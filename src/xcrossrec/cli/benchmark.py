@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Compare methods over targets, budgets and seeds.", rich_markup_mode=None)
 
 SuiteFile = Annotated[Path, typer.Argument(metavar="SUITE", help="A suite's TOML file.")]
+Workers = Annotated[int, typer.Option(min=1, help="Cells at a time.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of each cell.  [default: cores over workers]")]
 Out = Annotated[Path | None, typer.Option(help="The run's folder.  [default: the suite's]")]
 
 
@@ -40,10 +43,8 @@ def sources(suite: SuiteFile) -> None:
 def run(
     suite: SuiteFile,
     out: Out = None,
-    workers: Annotated[int, typer.Option(min=1, help="Cells at a time.")] = 1,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of each cell.  [default: cores over workers]")
-    ] = None,
+    workers: Workers = 1,
+    threads: Threads = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Patterns of cell names, such as 'toys/*/lora/512-s*'.")
     ] = None,
@@ -63,10 +64,36 @@ def run(
     folder = out or Suite.read(suite).out
     state = run_suite(suite, folder, workers=workers, threads=threads, only=only or (), progress=show)
     typer.echo(f"{folder}: {state.done} of {state.total} cells are complete")
+    _refuse_failed(state, folder)
+
+
+def _refuse_failed(state: Progress, folder: Path) -> None:
     if state.failed:
         raise ConfigError(
-            f"{len(state.failed)} cells failed, the first is {state.failed[0]}: see its .failed file in {folder}/cells"
+            f"{len(state.failed)} cells failed, the first is {state.failed[0]}: see its .failed file in {folder}"
         )
+
+
+@app.command()
+def tune(suite: SuiteFile, out: Out = None, workers: Workers = 1, threads: Threads = None) -> None:
+    """Try the settings that the suite searches, and choose by the loss on users set aside; nobody is ranked."""
+    prepare("train")
+    from xcrossrec.benchmark.runner import run as run_suite
+    from xcrossrec.benchmark.suite import Suite
+    from xcrossrec.benchmark.tuning import chosen_settings, trial_losses
+
+    def show(state: Progress) -> None:
+        log.info(state.line())
+
+    read = Suite.read(suite)
+    folder = out or read.out
+    _refuse_failed(run_suite(suite, folder, workers=workers, threads=threads, tune=True, progress=show), folder)
+    placed = replace(read, out=folder)
+    chosen = chosen_settings(placed)
+    for method, losses in trial_losses(placed).items():
+        for trial, loss in losses.items():
+            mark = "  <- chosen" if read.methods[method].trials()[trial] == chosen[method] else ""
+            typer.echo(f"{method:24} {trial:32} {loss:.4f}{mark}")
 
 
 @app.command()
