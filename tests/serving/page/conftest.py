@@ -39,7 +39,7 @@ TITLES = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shop(tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of ``xcrossrec serve`` with three models, in a process of its own; reading needs KEY."""
     if not CHROMIUM.exists():
@@ -74,7 +74,7 @@ def address_of(process: subprocess.Popen[bytes], log: Path) -> str:
     raise AssertionError(f"the server did not start: {log.read_text()}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it runs, asyncio.run is refused in this thread
 def browser(shop: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
