@@ -26,7 +26,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import httpx
 import numpy as np
 
 from xcrossrec.data import read_domain
@@ -35,6 +34,37 @@ SCRIPT = Path(__file__).with_suffix(".lua")
 BODIES = 4000
 WORKLOADS = ("mixed", "titles", "ids")
 """4 ids and a title that the catalogue lacks (what the page asks while somebody types); 3 such titles; 5 ids."""
+
+
+WHAT = {"mixed": "4 ids and 1 free title", "titles": "3 free titles", "ids": "5 ids"}
+
+PAGE = """# The service under load
+
+Made by `benchmarks/service/{script}` from `{file}`; measure again, on a machine with nothing else to do, by
+
+    .venv/bin/python benchmarks/service/load.py MODEL DOMAIN --out benchmarks/results/service/{file}
+
+MODEL: MiniLM with 2 integrated streams, `dual`, `late` pooling. DOMAIN: {info[items]} items. Server and load share
+{info[cores]} cores ({info[processor]}; torch {info[torch]});
+load average of the machine before: {info[load_1m]}. A free title is one that the catalogue lacks, so that the model has
+to encode it; none comes twice within 4,000 requests. "One by one" is the same server with
+`--batch 1`. Both were measured in turn; throughput is wrk's with 64 connections, the median of the rounds.
+
+| history | batched, requests/s | one by one | ratio | processor ms a request | at half: p50 / p95 / p99 ms | not 200 |
+|---|---|---|---|---|---|---|
+{rows}
+
+Latency is counted from the time at which a request was due, whatever came back before.
+
+**Ten times too much** (4 ids and 1 free title): {over[offered_per_s]:.0f} requests/s offered,
+{over[times_saturation]} times saturation, for {over[seconds]:.0f} s:
+{over[ok]} answered ({over[answered_per_s]:.0f}/s), {over[busy]} refused with 429, {failures} other errors.
+Then half of saturation again: the last refused or slow answer (over twice the usual p99) was due
+{over[recovered_after_s]} s after the overload ended; p50 / p95 / p99 of those 8 s:
+{after[p50_ms]:.0f} / {after[p95_ms]:.0f} / {after[p99_ms]:.0f} ms.
+
+`stores.json`: SQLite against LanceDB as the catalogue's store; see [docs/catalogue.md](../../../docs/catalogue.md).
+"""
 
 
 # ---- requests
@@ -103,34 +133,53 @@ def per_second(found: dict[str, float]) -> float:
     return found["ok"] / found["seconds"]
 
 
+class Connections:
+    """Kept connections to a server: as little work a request as can be, since the server needs the processor."""
+
+    def __init__(self, url: str) -> None:
+        self.host, _, port = url.removeprefix("http://").rpartition(":")
+        self.port = int(port)
+        self.free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def post(self, body: bytes) -> int:
+        """Ask for recommendations; gives the answer's status."""
+        reader, writer = self.free.pop() if self.free else await asyncio.open_connection(self.host, self.port)
+        head = f"POST /v1/recommend HTTP/1.1\r\nHost: {self.host}\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+        length = next(int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:"))
+        await reader.readexactly(length)
+        self.free.append((reader, writer))
+        return int(lines[0].split()[1])
+
+    def close(self) -> None:
+        for _, writer in self.free:
+            writer.close()
+
+
 async def at_rate(
-    url: str, bodies: Sequence[str], rate: float, seconds: float, each: Callable[[float, float, int], None]
+    url: str, bodies: Sequence[bytes], rate: float, seconds: float, each: Callable[[float, float, int], None]
 ) -> None:
     """Send at fixed times; tells when each was due, how long it took from then, and its status (0: no answer)."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
-    async with httpx.AsyncClient(limits=limits, timeout=30) as client:
-        begun = time.perf_counter()
+    connections, begun = Connections(url), time.perf_counter()
 
-        async def one(number: int) -> None:
-            due = begun + number / rate
-            await asyncio.sleep(due - time.perf_counter())
-            status = 0
-            try:
-                body = bodies[number % len(bodies)]
-                answer = await client.post(
-                    f"{url}/v1/recommend", content=body, headers={"Content-Type": "application/json"}
-                )
-                status = answer.status_code
-            except httpx.HTTPError as error:
-                print(f"  no answer: {error!r}", file=sys.stderr)
-            each(due - begun, time.perf_counter() - due, status)
+    async def one(number: int) -> None:
+        due, status = begun + number / rate, 0
+        await asyncio.sleep(due - time.perf_counter())
+        try:
+            async with asyncio.timeout(30):
+                status = await connections.post(bodies[number % len(bodies)])
+        except (OSError, EOFError, TimeoutError) as error:
+            print(f"  no answer: {error!r}", file=sys.stderr)
+        each(due - begun, time.perf_counter() - due, status)
 
-        await asyncio.gather(*(one(number) for number in range(int(rate * seconds))))
+    await asyncio.gather(*(one(number) for number in range(int(rate * seconds))))
+    connections.close()
 
 
 def open_loop(url: str, bodies: Path, rate: float, seconds: float) -> list[tuple[float, float, int]]:
     found: list[tuple[float, float, int]] = []
-    lines = bodies.read_text(encoding="utf-8").splitlines()
+    lines = bodies.read_bytes().splitlines()
     asyncio.run(at_rate(url, lines, rate, seconds, lambda due, took, status: found.append((due, took, status))))
     return sorted(found)
 
@@ -152,29 +201,45 @@ def recovery_s(found: Sequence[tuple[float, float, int]], usual_ms: float) -> fl
 # ---- the run
 
 
+def cpu_s(url: str) -> float:
+    """Processor seconds that a server has used."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"serve" in words and url.encode() in (process / "fd" / "2").resolve().read_bytes():
+                fields = (process / "stat").read_text().rpartition(")")[2].split()
+                return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        except OSError:
+            continue
+    return float("nan")
+
+
 def saturation(urls: dict[str, str], bodies: Path, seconds: float, rounds: int) -> dict[str, Any]:
-    """Throughput of both servers in turn."""
+    """Throughput of both servers in turn, and the processor time that each request took them."""
     rates: dict[str, list[float]] = {name: [] for name in urls}
+    cpu_ms: dict[str, list[float]] = {name: [] for name in urls}
     failures = 0.0
     for _ in range(rounds):
         for name, url in urls.items():
+            before = cpu_s(url)
             found = wrk(url, bodies, connections=64, seconds=seconds)
             rates[name].append(round(per_second(found), 1))
+            cpu_ms[name].append(round(1000 * (cpu_s(url) - before) / max(found["ok"], 1), 2))
             failures += sum(found[key] for key in ("busy", "other", "connect", "read", "write", "timeout"))
     batched, single = (median(rates[name]) for name in ("batched", "one_by_one"))
     return {
         "requests_per_s": {name: {"median": median(values), "rounds": values} for name, values in rates.items()},
         "ratio": round(batched / single, 2),
+        "server_cpu_ms_per_request": {name: median(values) for name, values in cpu_ms.items()},
         "not_200": int(failures),
     }
 
 
 def overload(url: str, bodies: Path, rate: float, seconds: float, usual_ms: float) -> dict[str, Any]:
-    """Ten times the rate of saturation, then half of it again."""
-    connections = 1500
-    found = wrk(
-        url, bodies, connections=connections, seconds=seconds, wait_ms=max(1, round(1000 * connections / (10 * rate)))
-    )
+    """Ten times the rate of saturation or more, then half of saturation again."""
+    connections = 2000
+    wait_ms = max(1, round(1000 * connections / (20 * rate)))  # those that are answered wait besides
+    found = wrk(url, bodies, connections=connections, seconds=seconds, wait_ms=wait_ms)
     after = open_loop(url, bodies, rate / 2, 8)
     offered = (found["ok"] + found["busy"] + found["other"]) / found["seconds"]
     return {
@@ -207,6 +272,29 @@ def measure(urls: dict[str, str], domain: Any, folder: Path, seconds: float, rou
     return results
 
 
+def write_page(results: Path) -> None:
+    """Write README.md beside the results."""
+    found = json.loads(results.read_text(encoding="utf-8"))
+    info, over, rows = found["about"], found["overload"], []
+    for workload, what in WHAT.items():
+        part = found[workload]
+        rate, cpu, half = part["requests_per_s"], part["server_cpu_ms_per_request"], part["at_half"]
+        rows.append(
+            f"| {what} | {rate['batched']['median']:.0f} | {rate['one_by_one']['median']:.0f} "
+            f"| **{part['ratio']:.2f}** | {cpu['batched']:.1f} / {cpu['one_by_one']:.1f} | {half['requests_per_s']:.0f}: "
+            f"{half['p50_ms']:.0f} / "
+            f"{half['p95_ms']:.0f} / {half['p99_ms']:.0f} | {part['not_200'] + half['not_200']} |"
+        )
+    failures = sum(over[key] for key in ("other", "connect", "read", "write", "timeout"))
+    results.with_name("README.md").write_text(
+        PAGE.format(
+            rows="\n".join(rows), script=Path(__file__).name, info=info, over=over, file=results.name,
+            failures=failures, after=over["after"],
+        ),
+        encoding="utf-8",
+    )  # fmt: skip
+
+
 def about(domain: Any) -> dict[str, Any]:
     import torch
 
@@ -231,13 +319,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="of each saturation")
     parser.add_argument("--when-ready", default="", help="command put before the measuring process")
     parser.add_argument("--urls", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--page", action="store_true", help="only write README.md beside --out again")
     given = parser.parse_args()
+    if given.page:
+        write_page(given.out)
+        return
     domain = read_domain(given.domain)
     if given.urls:
         urls = dict(zip(("batched", "one_by_one"), given.urls, strict=True))
         with tempfile.TemporaryDirectory() as place:
             results = {"about": about(domain), **measure(urls, domain, Path(place), given.seconds, given.rounds)}
         given.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_page(given.out)
         return
     run_servers(given)
 

@@ -39,7 +39,7 @@ def serve(
     ],
     host: Annotated[str, _limit("Address to listen at; a public one needs keys.", "HOST")] = "127.0.0.1",
     port: Annotated[int, _limit("TCP port; 0 takes a free one.", "PORT", min=0, max=65535)] = 8000,
-    queue: Annotated[int, _limit("Requests that may wait for each model; more get 429.", "QUEUE")] = 256,
+    queue: Annotated[int, _limit("Requests that may wait for each model; more get 429.", "QUEUE")] = 128,
     batch: Annotated[int, _limit("Requests answered together; 1 answers one by one.", "BATCH")] = 32,
     batch_wait_ms: Annotated[float, _limit("How long a batch waits for company.", "BATCH_WAIT_MS")] = 2.0,
     timeout_s: Annotated[float, _limit("Seconds until a request without an answer gets 503.", "TIMEOUT_S")] = 10.0,

@@ -54,6 +54,7 @@ class Gate:
         self.metrics = metrics
         self._room, self._draining = room, draining
         self._inside = 0
+        self._refused, self._tell_refused_at = 0, 0.0
         self._readers = [key.encode() for key in (*settings.api_keys, *settings.admin_keys)]
         self._admins = [key.encode() for key in settings.admin_keys]
 
@@ -61,6 +62,9 @@ class Gate:
         """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        if self._inside >= self._room() and _needs_room(scope["path"]):
+            await self._refuse_at_once(scope, send)
             return
         visit = _Visit(scope, send, self._draining)
         self.metrics.in_flight.inc()
@@ -82,16 +86,37 @@ class Gate:
         elif path not in _OPEN and not path.startswith("/static/"):
             self._check_key(headers, visit.scope["method"], path)
         body = await self._body(headers, receive)
-        if not path.startswith("/v1/") or path in _QUICK:
+        if not _needs_room(path):
             await self.app(visit.scope, _replay(body, receive), visit.send)
             return
         if self._inside >= self._room():
-            raise busy(f"{self._inside} requests are being answered and no more may be: ask again in a second")
+            raise _no_room(self._inside)
         self._inside += 1
         try:
             await self.app(visit.scope, _replay(body, receive), visit.send)
         finally:
             self._inside -= 1
+
+    async def _refuse_at_once(self, scope: Scope, send: Send) -> None:
+        """Refuse without reading the request, as cheaply as can be: those that are being answered need the time.
+
+        Written to the log once a second, with how many there were.
+        """
+        started = perf_counter()
+        problem = _no_room(self._inside)
+        body = json.dumps(problem.body).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
+        headers.append((b"x-request-id", secrets.token_hex(8).encode()))
+        await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        self.metrics.observe(_method(scope), "refused", problem.status, perf_counter() - started)
+        self._refused += 1
+        if started >= self._tell_refused_at:
+            access.warning(
+                "requests refused, the queue is full", extra={"facts": {"status": 429, "count": self._refused}}
+            )
+            self._refused, self._tell_refused_at = 0, started + 1.0
 
     def _check_host(self, host: str) -> None:
         """Without keys, refuse a page of another host that a browser was led to take for this one."""
@@ -148,7 +173,7 @@ class Gate:
         seconds = perf_counter() - visit.started
         scope = visit.scope
         route = getattr(scope.get("route"), "path", None) or "other"
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+        method = _method(scope)
         self.metrics.observe(method, route, visit.status, seconds)
         if access.isEnabledFor(logging.INFO):
             fixed = {"request_id": visit.request_id, "method": method, "route": route, "status": visit.status}
@@ -193,6 +218,18 @@ class _Visit:
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": problem.status, "headers": raw})
         await self.send({"type": "http.response.body", "body": body})
+
+
+def _method(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in _METHODS else "other"
+
+
+def _needs_room(path: str) -> bool:
+    return path.startswith("/v1/") and path not in _QUICK
+
+
+def _no_room(inside: int) -> Problem:
+    return busy(f"{inside} requests are being answered and no more may be: ask again in a second")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

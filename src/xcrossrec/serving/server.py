@@ -18,8 +18,8 @@ from xcrossrec.serving.service import Service
 
 log = logging.getLogger(__name__)
 
-_SWITCH_S = 0.0005
-"""How long a thread may hold the interpreter while another waits, in seconds; answers wait for it twice."""
+_SWITCH_S = 0.0001
+"""How long a thread may hold the interpreter while another waits, in seconds: each of a model's steps waits so long."""
 
 _BACKLOG = 4096
 _KEEP_ALIVE_S = 75

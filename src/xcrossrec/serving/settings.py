@@ -50,7 +50,7 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    queue: int = 256
+    queue: int = 128
     batch: int = 32
     batch_wait_ms: float = 2.0
     timeout_s: float = 10.0
