@@ -88,6 +88,7 @@ def test_an_item_written_anew_keeps_its_place_and_a_new_one_comes_last(store: Ca
     store.upsert([item(2)], unit(5))
     assert best(store, 5) == ["i0", "i1", "i2"]
     store.compact()
+    store.upsert([item(0, title="Once more")], unit(5))
     assert best(store, 5) == ["i0", "i1", "i2"]
     assert [i.item_id for i in reopened(store).items()] == ["i0", "i1", "i2"]
 
@@ -323,7 +324,8 @@ def test_what_is_written_while_the_base_is_made_is_not_lost(
     assert merging.wait(60)
     store.upsert([item(1, title="While"), item(50)], unit(1, 50))
     store.delete(["i2", "i50"])
-    store.upsert([item(51)], unit(51))
+    store.upsert([item(51), item(52)], unit(51, 52))
+    store.delete(["i52"])
     during = list(store.items())
     written.set()
     thread.join(60)
@@ -404,6 +406,23 @@ def test_writes_go_on_while_titles_are_encoded_and_none_is_lost(store: CatalogSt
     ids = [i.item_id for i in new.items()]
     np.testing.assert_array_equal(new.snapshot().vectors(ids), encode(titles))
     assert [i.title for i in reopened(new).items()] == titles
+
+
+def test_a_write_at_the_last_moment_is_not_lost(store: CatalogStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.upsert([item(0), item(1)], unit(0, 1))
+    changed, late = store._changed_since, [item(1, title="At the last moment"), item(2)]
+
+    def then_write(**options: bool) -> list[StoredItem]:
+        found = changed(**options)
+        if late:
+            store.upsert([late.pop(), late.pop()], unit(2, 1))
+        return found
+
+    monkeypatch.setattr(store, "_changed_since", then_write)
+    new = store.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode)
+    titles = ["Item 0", "At the last moment", "Item 2"]
+    assert [i.title for i in new.items()] == titles
+    np.testing.assert_array_equal(new.snapshot().vectors(["i0", "i1", "i2"]), encode(titles))
 
 
 def test_an_empty_catalogue_changes_its_model_without_encoding(store: CatalogStore) -> None:

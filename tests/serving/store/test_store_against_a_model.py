@@ -162,4 +162,4 @@ class StoreAgainstModel(RuleBasedStateMachine):
 
 
 TestStoreAgainstModel = StoreAgainstModel.TestCase
-TestStoreAgainstModel.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, derandomize=True)
+TestStoreAgainstModel.settings = settings(max_examples=40, stateful_step_count=25, deadline=None, derandomize=True)
