@@ -11,7 +11,10 @@ from xcrossrec.benchmark.cells import NO_BUDGET
 from xcrossrec.benchmark.report.points import Points
 from xcrossrec.types import Negatives
 
-_LEFT_OUT = ("popularity",)
+_LEFT_OUT = ("popularity", "itemknn")
+"""Kinds far below the others, which would press the rest of a figure together; the tables have them."""
+
+_MARKERS = "os^Dvp"
 
 
 def _pyplot() -> Any:
@@ -27,7 +30,7 @@ def budget_curves(points: Points, target: str, negatives: Negatives, path: Path)
     """MRR over users with 95% intervals; methods without budget are level lines."""
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for method in (name for name in points.methods(target) if name not in _LEFT_OUT):
+    for method in _drawn(points, target):
         found = [p for b in points.budgets if (p := points.find(target, method, b)) is not None]
         if found[0].budget == NO_BUDGET:
             axes.axhline(
@@ -42,23 +45,34 @@ def budget_curves(points: Points, target: str, negatives: Negatives, path: Path)
             np.array(users)[order],
             means[order],
             errors[:, order],
-            marker="o",
+            marker=_marker(points, method),
             markersize=4,
             capsize=2,
             linewidth=1.8 if method == points.suite.report.get("ours") else 1.0,
             label=method,
             color=_color(points, method),
         )
+    every = [points.users(target, budget) for budget in points.budgets]
     axes.set(xscale="log", xlabel=f"users of {target} to learn from", ylabel=f"MRR, {negatives} negatives")
+    axes.set_xticks(every, [f"{users:,}" for users in every])
+    axes.minorticks_off()
     axes.grid(alpha=0.2)
     figure.legend(loc="outside right upper", fontsize=7, frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
+def _drawn(points: Points, target: str) -> list[str]:
+    return [name for name in points.methods(target) if points.suite.methods[name].kind not in _LEFT_OUT]
+
+
 def _color(points: Points, method: str) -> Any:
-    names = list(points.suite.methods)
-    return _pyplot().get_cmap("tab20")(names.index(method) % 20)
+    return _pyplot().get_cmap("tab10")(list(points.suite.methods).index(method) % 10)
+
+
+def _marker(points: Points, method: str) -> str:
+    """With ten colours, methods of one colour differ in their marker."""
+    return _MARKERS[list(points.suite.methods).index(method) // 10 % len(_MARKERS)]
 
 
 def accuracy_against(points: Points, what: str, budget: int, path: Path) -> None:
@@ -71,12 +85,12 @@ def accuracy_against(points: Points, what: str, budget: int, path: Path) -> None
         1, max(1, len(targets)), figsize=(4.4 * max(1, len(targets)), 4.2), squeeze=False, layout="constrained"
     )
     for axes, target in zip(panels[0], targets, strict=False):
-        for method in (name for name in points.methods(target) if name not in _LEFT_OUT):
+        for method in _drawn(points, target):
             point = points.find(target, method, budget)
             if point is None:
                 continue
             across, mean = max(1.0, float(getattr(point, what))), point.mean("popularity")
-            axes.plot(across, mean, "o", color=_color(points, method))
+            axes.plot(across, mean, _marker(points, method), color=_color(points, method))
             axes.annotate(method, (across, mean), fontsize=6, xytext=(3, 3), textcoords="offset points")
         axes.set(xscale="log", title=target, xlabel=_LABELS[what], ylabel="MRR, popularity negatives")
         axes.grid(alpha=0.2)
