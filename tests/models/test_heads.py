@@ -202,7 +202,9 @@ def test_an_all_cut_history_gives_a_finite_score(pooling: str) -> None:
 # ---- on disk
 
 
-@pytest.mark.parametrize("head", [random_matcher(), PairHead(6, "prompt"), PairHead(6, starts="fresh")], ids=["matcher", "pair", "fresh"])
+@pytest.mark.parametrize(
+    "head", [random_matcher(), PairHead(6, "prompt"), PairHead(6, starts="fresh")], ids=["matcher", "pair", "fresh"]
+)
 def test_heads_come_back_as_they_were(head: HistoryMatcher | PairHead, tmp_path: Path) -> None:
     head.save(str(tmp_path))
     loaded = type(head).load(str(tmp_path.parent), subfolder=tmp_path.name)
