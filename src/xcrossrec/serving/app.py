@@ -330,7 +330,7 @@ def create_app(service: Service) -> FastAPI:
         Gate,
         settings=settings,
         metrics=service.metrics,
-        room=lambda: (settings.queue + 2 * settings.batch) * len(service.models),
+        room=lambda: (settings.queue + settings.batch) * len(service.models),
         draining=lambda: service.draining,
     )
     return app

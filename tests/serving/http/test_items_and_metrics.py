@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from starlette.responses import Response
 
 from xcrossrec.exceptions import ConfigError
+from xcrossrec.serving.gate import Gate
 from xcrossrec.serving.logs import JsonLines
+from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.settings import Settings, keys_of
 
 from .conftest import sentence
@@ -152,3 +157,31 @@ def test_settings_that_are_fine_show_no_key() -> None:
     assert Settings(host="::1").is_local
     assert keys_of({"A": " one ,two,, "}, "A") == ("one", "two")
     assert keys_of({}, "A") == ()
+
+
+def test_more_requests_than_there_is_room_for_are_refused_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    metrics, answer = Metrics(), asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await answer.wait()
+        await Response("done")(scope, receive, send)
+
+    async def scene() -> list[httpx.Response]:
+        gate = Gate(slow, Settings(), metrics, room=lambda: 2, draining=lambda: False)
+        transport = httpx.ASGITransport(app=gate)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            inside = [asyncio.ensure_future(client.post("/v1/recommend")) for _ in range(2)]
+            await asyncio.sleep(0.05)
+            refused = [await client.post("/v1/recommend") for _ in range(5)]
+            answer.set()
+            return [*await asyncio.gather(*inside), await client.post("/v1/recommend"), *refused]
+
+    answers = asyncio.run(scene())
+    assert [each.status_code for each in answers] == [200] * 3 + [429] * 5
+    for refused in answers[3:]:
+        assert "2 requests are being answered" in sentence(refused, 429, "busy")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.headers["x-request-id"]
+    counted = 'xcrossrec_requests_total{method="POST",route="refused",status="429"} 5.0'
+    assert counted in metrics.text().decode()
+    assert caplog.text.count("requests refused, the queue is full") == 1
