@@ -129,6 +129,12 @@ class TitleEncoder(InputModule):
     def _packed_encoder(self) -> PackedEncoder | None:
         raise NotImplementedError
 
+    def _states_by_layers(self, features: Mapping[str, Any]) -> Float[Tensor, "batch token dim"]:
+        """Encode by the backbone's own layers, one stream."""
+        attention = attention_arguments(self.backbone.config, features, self.pair_attention)
+        states: Tensor = self.backbone(input_ids=features["input_ids"], **attention).last_hidden_state
+        return states
+
     def get_embedding_dimension(self) -> int:
         """Size of a token state."""
         return self.dim
@@ -540,10 +546,7 @@ class SourceEncoder(TitleEncoder):
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Add ``token_embeddings`` (batch, token, dim)."""
         states = self._packed_states(features, itemgetter(0))
-        if states is None:
-            attention = attention_arguments(self.backbone.config, features, self.pair_attention)
-            states = self.backbone(input_ids=features["input_ids"], **attention).last_hidden_state
-        features["token_embeddings"] = states
+        features["token_embeddings"] = self._states_by_layers(features) if states is None else states
         return features
 
     def _packed_encoder(self) -> PackedEncoder | None:

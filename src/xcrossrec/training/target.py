@@ -18,10 +18,10 @@ from xcrossrec.exceptions import BundleError, ModelError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, read_adapter, read_manifest
 from xcrossrec.models.base import DEFAULT_BASE, load_base
-from xcrossrec.models.bundle import Model, matcher_of
+from xcrossrec.models.bundle import Model
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora
-from xcrossrec.models.heads import HistoryMatcher, PairHead
 from xcrossrec.models.shared_history import choose_pair_attention
+from xcrossrec.training.inheritance import inherit_head, pair_start_of
 from xcrossrec.training.loop import TrainingReport, fit
 from xcrossrec.training.source import (
     HEAD_PATTERNS,
@@ -198,11 +198,9 @@ def build_target_model(
         max_tokens=max_tokens,
         pair_attention=choose_pair_attention(wanted, scoring, found.backbone),
     )
-    heads = _pair_heads(folders) if scoring == "pair" else []
-    starts = heads[0][0].starts if len({head.starts for head, _ in heads}) == 1 else "similarity"
-    model = bundle.build_model(encoder, scoring=scoring, pooling=pooling, pair_start=starts)
-    _inherit_heads(model, folders)
-    _inherit_pair_heads(model, heads)
+    start = pair_start_of(folders) if scoring == "pair" else "similarity"
+    model = bundle.build_model(encoder, scoring=scoring, pooling=pooling, pair_start=start)
+    inherit_head(model, folders)
     return model
 
 
@@ -210,40 +208,6 @@ def _common_attention(adapters: Sequence[Adapter]) -> PairAttention | None:
     """The pair attention that all sources were trained with, if they agree."""
     found = {adapter.manifest.get("pair_attention") for adapter in adapters}
     return found.pop() if len(found) == 1 else None
-
-
-def _inherit_heads(model: Model, folders: Sequence[Path]) -> None:
-    """Start the matcher from the mean of the sources' matchers; a source without one of this form has no say."""
-    own = matcher_of(model)
-    found = []
-    for folder in folders:
-        for path in sorted(folder.glob("*_HistoryMatcher")):
-            matcher = HistoryMatcher.load(str(folder), subfolder=path.name)
-            if matcher.pooling == own.pooling:
-                found.append(matcher.state_dict())
-    if found:
-        own.load_state_dict({key: torch.stack([state[key] for state in found]).mean(0) for key in found[0]})
-
-
-def _pair_heads(folders: Sequence[Path]) -> list[tuple[PairHead, Any]]:
-    """The pair heads of those sources that have one, each with the seed of its training."""
-    return [
-        (PairHead.load(str(folder), subfolder=path.name), read_manifest(folder).get("training", {}).get("seed"))
-        for folder in folders
-        for path in sorted(folder.glob("*_PairHead"))
-    ]
-
-
-def _inherit_pair_heads(model: Model, found: Sequence[tuple[PairHead, Any]]) -> None:
-    """Start from the mean of the sources' pair heads; heads that began apart have no meaningful mean."""
-    own = model[-1]
-    if not isinstance(own, PairHead) or not found:
-        return
-    forms = {(head.dim, head.pooling, head.reads, head.starts) for head in (own, *(head for head, _ in found))}
-    seeds = {seed for _, seed in found}
-    if len(forms) == 1 and len(seeds) == 1 and None not in seeds:
-        states = [head.state_dict() for head, _ in found]
-        own.load_state_dict({key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]})
 
 
 def source_names(folders: Sequence[Path]) -> list[str]:

@@ -9,14 +9,14 @@ import torch
 from peft import ArrowConfig, create_arrow_model
 
 from xcrossrec.baselines.neural import ModelScorer
-from xcrossrec.benchmark.methods.merging import inherit_head
 from xcrossrec.benchmark.task import Fitted, Task, check_settings
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.packed import PackedEncoder
-from xcrossrec.models.shared_history import attention_arguments, choose_pair_attention
+from xcrossrec.models.shared_history import choose_pair_attention
+from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.types import PairAttention
 
 _MOST_ADAPTERS = 3
@@ -53,9 +53,7 @@ class ArrowEncoder(TitleEncoder):
 
     def forward(self, features: dict[str, torch.Tensor], **kwargs: object) -> dict[str, torch.Tensor]:
         """Add ``token_embeddings`` (batch, token, dim)."""
-        attention = attention_arguments(self.backbone.config, features, self.pair_attention)
-        states = self.backbone(input_ids=features["input_ids"], **attention).last_hidden_state
-        features["token_embeddings"] = states
+        features["token_embeddings"] = self._states_by_layers(features)
         return features
 
     def _packed_encoder(self) -> PackedEncoder | None:

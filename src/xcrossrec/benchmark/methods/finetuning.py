@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from xcrossrec.benchmark.methods.lora import fitted_model
-from xcrossrec.benchmark.methods.merging import inherit_head
 from xcrossrec.benchmark.task import Fitted, Task, check_settings
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import load_tensors
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import SourceEncoder, TitleEncoder, load_matching_base
 from xcrossrec.models.shared_history import choose_pair_attention
+from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.training.loop import fit
 from xcrossrec.training.source import HEAD_PATTERNS
 from xcrossrec.types import PairAttention

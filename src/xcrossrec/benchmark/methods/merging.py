@@ -19,9 +19,8 @@ from xcrossrec.exceptions import ConfigError, ModelError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.base import load_base
-from xcrossrec.models.bundle import Model
 from xcrossrec.models.encoder import SourceEncoder
-from xcrossrec.models.heads import HistoryMatcher, PairHead
+from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.training.source import source_users, write
 
 Merge: TypeAlias = Literal["linear", "ties", "dare_linear"]
@@ -139,22 +138,3 @@ def side_by_side(backbone: Any, folders: Sequence[Path]) -> Any:
     for number, folder in enumerate(others, 1):
         model.load_adapter(str(folder), adapter_name=str(number), use_safetensors=True)
     return model
-
-
-def inherit_head(model: Model, folders: Sequence[Path]) -> None:
-    """Start a model's head from the mean of the sources' heads of the same form; others have no say.
-
-    Args:
-        model: whose last module is set, in place.
-        folders: the sources' adapters.
-    """
-    own = model[-1]
-    kind = PairHead if isinstance(own, PairHead) else HistoryMatcher
-    found = []
-    for folder in folders:
-        for path in sorted(folder.glob(f"*_{kind.__name__}")):
-            head = kind.load(str(folder), subfolder=path.name)
-            if head.get_config_dict() == own.get_config_dict():
-                found.append(head.state_dict())
-    if found:
-        own.load_state_dict({key: torch.stack([state[key] for state in found]).mean(0) for key in found[0]})

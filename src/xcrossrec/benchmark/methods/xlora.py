@@ -21,7 +21,7 @@ from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import TitleEncoder, load_matching_base
 from xcrossrec.models.linear import FrozenLinear
 from xcrossrec.models.packed import PackedEncoder
-from xcrossrec.models.shared_history import attention_arguments, choose_pair_attention
+from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.types import PairAttention
 
 XLORA_RATE = 1e-3
@@ -78,9 +78,7 @@ class XLoraEncoder(TitleEncoder):
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Add ``token_embeddings`` (batch, token, dim)."""
-        attention = attention_arguments(self.backbone.config, features, self.pair_attention)
-        states = self.backbone(input_ids=features["input_ids"], **attention).last_hidden_state
-        features["token_embeddings"] = states
+        features["token_embeddings"] = self._states_by_layers(features)
         return features
 
     def _packed_encoder(self) -> PackedEncoder | None:
