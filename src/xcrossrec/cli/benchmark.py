@@ -131,3 +131,42 @@ def report(
     found = Suite.read(suite)
     folder = out or found.out
     typer.echo(write_report(found, CellFiles(folder), to or folder / "report"))
+
+
+@app.command()
+def keep(
+    suite: SuiteFile,
+    to: Annotated[Path, typer.Option(help="Folder to keep them in, to be committed.")],
+    out: Out = None,
+) -> None:
+    """Put the complete cells into a small folder without users' ids; what it already has stays."""
+    prepare("train")
+    from xcrossrec.benchmark.cells import CellFiles
+    from xcrossrec.benchmark.kept import keep as keep_cells
+    from xcrossrec.benchmark.suite import Suite
+
+    found = Suite.read(suite)
+    kept = keep_cells(found, CellFiles(out or found.out), to)
+    typer.echo(f"{to}: {kept.from_run} cells of the run, {kept.from_before} from before, ranks {kept.bytes:,} bytes")
+
+
+@app.command()
+def restore(
+    suite: SuiteFile,
+    from_: Annotated[Path, typer.Option("--from", help="Folder that `keep` has written.")],
+    out: Out = None,
+) -> None:
+    """Make the cells that `keep` has kept anew in the run's folder, so that run and report go on from there."""
+    prepare("train")
+    from xcrossrec.benchmark.cells import CellFiles
+    from xcrossrec.benchmark.kept import restore as restore_cells
+    from xcrossrec.benchmark.suite import Suite
+
+    found = Suite.read(suite)
+    folder = out or found.out
+    done = restore_cells(found, CellFiles(folder), from_)
+    typer.echo(
+        f"{folder}: {done.written} cells restored, {done.present} were complete already, "
+        f"{done.not_in_suite} skipped that are not in the suite"
+        + (f", {done.trials} trials restored" if done.trials else "")
+    )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from xcrossrec.benchmark.cells import CellFiles
+from xcrossrec.benchmark.kept import write_records
 from xcrossrec.benchmark.report import figures, tables
 from xcrossrec.benchmark.report.claims import CLAIM_BUDGETS
 from xcrossrec.benchmark.report.points import Points
@@ -13,7 +13,6 @@ from xcrossrec.benchmark.suite import Suite
 from xcrossrec.exceptions import ConfigError
 
 PAGE = "README.md"
-RECORDS = "cells.json"
 
 
 def write_report(suite: Suite, files: CellFiles, out: Path) -> Path:
@@ -35,8 +34,7 @@ def write_report(suite: Suite, files: CellFiles, out: Path) -> Path:
         raise ConfigError(f"no cell of {suite.name!r} is complete in {files.root}: run `xcrossrec benchmark run` first")
     out.mkdir(parents=True, exist_ok=True)
     sections = [_head(suite, files), *_claims(points), *_accuracy(points, out), *_costs(points, out)]
-    records = [files.read(cell) for cell in suite.cells() if files.done(cell)]
-    (out / RECORDS).write_text(json.dumps(records, indent=1), encoding="utf-8")
+    write_records(out, suite, files)
     page = out / PAGE
     page.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     return page
