@@ -48,7 +48,7 @@ class LayerShare:
     """What one source gives to the others at one layer.
 
     Attributes:
-        layer: 1 is the first.
+        layer: of the base's layers; 1 is the lowest.
         source: the giver's name.
         effect: score minus the score when this source gives nothing to the other streams at this layer.
         coefficient: mean absolute mixing coefficient with which the other streams take it, over the texts' tokens.
@@ -319,7 +319,7 @@ def _explain_sources(probe: _Probe) -> list[dict[str, Any]]:
             ),
             "layers": tuple(
                 LayerShare(
-                    layer + 1,
+                    encoder.layer_numbers[layer],
                     name,
                     float(at_layer[layer, source, item]),
                     float(coefficients[item, layer, source]),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model_families import DIM, FAMILIES, Family, Source, fresh_base, random_batch, randomise, write_base
-from xcrossrec.exceptions import BaseMismatchError, BundleError, ModelError
+from xcrossrec.exceptions import BaseMismatchError, BundleError, ConfigError, ModelError
 from xcrossrec.models.adapters import MANIFEST, StackedLoraLinear, read_adapter, stack_adapters
 from xcrossrec.models.base import encoder_layers
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora, load_matching_base
@@ -129,9 +129,12 @@ def loop_reference(encoder: IntegratedEncoder, sources: Sequence[Source], ids: T
     """Layer by layer: each source's own PEFT layer, then the refinement; at the end the weighted sum."""
     with ExitStack() as stack:
         replays = [stack.enter_context(Replay(outputs_of_layers(source.encoder))) for source in sources]
-        for number, integrator in enumerate(encoder.integrators):
+        below = len(replays[0].layers) - len(encoder.integrators)
+        for number, integrator in enumerate(encoder.integrators, start=below):
             for source in sources:
                 source.states(ids, mask)
+            for replay in replays if number == below else ():
+                replay.refined = replay.seen[:below]
             hidden = [replay.seen[number] for replay in replays]
             new = refine(integrator.concat_weight, hidden, encoder.beta, encoder.gamma)
             for replay, states in zip(replays, new, strict=True):
@@ -151,6 +154,34 @@ def test_integrated_encoder_equals_the_layer_by_layer_loop(
     ids, mask = random_batch(family)
     expected = loop_reference(encoder, sources, ids, mask)
     torch.testing.assert_close(real(output(encoder, ids, mask), mask), real(expected, mask), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("top_layers", [1, 2, 3])
+def test_top_layers_equal_the_layer_by_layer_loop(
+    family: Family, top_layers: int, base_of: Folders, sources_of: SourcesOf
+) -> None:
+    sources = sources_of(family.name, 2)
+    encoder = encoder_over(base_of(family.name), sources, beta=0.5, gamma=1.5, top_layers=top_layers)
+    assert len(encoder.integrators) == top_layers
+    assert encoder.layer_numbers == [1, 2, 3][-top_layers:]
+    randomise(encoder, "concat_weight", 0.05)
+    randomise(encoder, "stream_weight", 1.0)
+    ids, mask = random_batch(family)
+    expected = loop_reference(encoder, sources, ids, mask)
+    torch.testing.assert_close(real(output(encoder, ids, mask), mask), real(expected, mask), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("top_layers", [0, 4, True, 1.5])
+def test_top_layers_that_the_base_lacks_are_refused(top_layers: int, base_of: Folders, sources_of: SourcesOf) -> None:
+    with pytest.raises(ConfigError, match=rf"top_layers is {top_layers}: expected a whole number from 1 to 3"):
+        encoder_over(base_of("bert"), sources_of("bert", 2), top_layers=top_layers)
+
+
+def test_top_layers_have_parameters_of_their_own_only(base_of: Folders, sources_of: SourcesOf) -> None:
+    encoder = encoder_over(base_of("bert"), sources_of("bert", 3), integrator="pairwise", top_layers=2)
+    trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+    assert trained == 2 * 3 * 2 * (DIM + 1) + 3
+    assert {key.split(".")[1] for key in encoder.integration_state() if key != "stream_weight"} == {"0", "1"}
 
 
 # ---- special cases
@@ -254,6 +285,17 @@ def test_reselect_drops_and_adds_sources(base_of: Folders, sources_of: SourcesOf
     assert new.beta == 0.5
 
 
+def test_reselect_keeps_the_top_layers(base_of: Folders, sources_of: SourcesOf) -> None:
+    sources = sources_of("bert", 3)
+    old = encoder_over(base_of("bert"), sources[:2], integrator="pairwise", top_layers=1)
+    randomise(old, "integrator.", 0.3)
+    found = fresh_base(base_of("bert"))
+    new = old.reselect(found, [read_adapter(s.folder, found) for s in sources]).eval()
+    assert (new.top_layers, new.layer_numbers) == (1, [3])
+    ids, mask = random_batch(FAMILIES["bert"])
+    torch.testing.assert_close(output(new, ids, mask), output(old, ids, mask), **CLOSE)
+
+
 def test_papers_encoder_refuses_to_reselect(bert_encoder: IntegratedEncoder, base_of: Folders) -> None:
     with pytest.raises(ModelError, match="cannot change its 2 sources"):
         bert_encoder.reselect(fresh_base(base_of("bert")), bert_encoder.adapters)
@@ -304,6 +346,26 @@ def test_saved_encoder_gives_the_same_bits(bert_encoder: IntegratedEncoder, tmp_
     assert (again / "adapters" / "source0" / "adapter_config.json").exists()
     loaded.save(str(folder))  # over itself: the adapters stay
     assert torch.equal(output(IntegratedEncoder.load(str(folder)), ids, mask), output(loaded, ids, mask))
+
+
+@pytest.mark.parametrize("top_layers", [None, 2])
+def test_a_saved_encoder_keeps_its_top_layers(
+    top_layers: int | None, base_of: Folders, sources_of: SourcesOf, tmp_path: Path
+) -> None:
+    encoder = encoder_over(base_of("bert"), sources_of("bert", 2), top_layers=top_layers)
+    randomise(encoder, "concat_weight", 0.1)
+    folder = save_to(encoder, tmp_path / "model")
+    ids, mask = random_batch(FAMILIES["bert"])
+    loaded = IntegratedEncoder.load(str(folder))
+    assert loaded.top_layers == top_layers
+    assert torch.equal(output(loaded, ids, mask), output(encoder, ids, mask))
+    if top_layers is None:  # as bundles before this setting are
+        edit(folder / "xcrossrec_encoder.json", ',\n  "top_layers": null', "")
+        assert IntegratedEncoder.load(str(folder)).top_layers is None
+    else:
+        edit(folder / "xcrossrec_encoder.json", '"top_layers": 2', '"top_layers": 7')
+        with pytest.raises(ConfigError, match="top_layers is 7: expected a whole number from 1 to 3"):
+            IntegratedEncoder.load(str(folder))
 
 
 def test_a_source_encoder_is_pefts_model_and_saves_a_peft_folder(

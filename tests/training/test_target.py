@@ -78,7 +78,13 @@ def test_the_manifest_is_complete(
     assert manifest["kind"] == "x-cross"
     assert manifest["domain"]["fingerprint"] == target_domain.fingerprint
     assert manifest["training"] == {**settings().to_dict(), "budget": None}
-    assert manifest["integration"] == {"integrator": "paper", "beta": 1.0, "gamma": 0.5, "base_stream": False}
+    assert manifest["integration"] == {
+        "integrator": "paper",
+        "beta": 1.0,
+        "gamma": 0.5,
+        "base_stream": False,
+        "top_layers": None,
+    }
     assert [source["name"] for source in manifest["sources"]] == ["first", "second"]
     digests = [digest(folder)["adapter_model.safetensors"] for folder in two_sources]
     assert [source["digest"] for source in manifest["sources"]] == digests

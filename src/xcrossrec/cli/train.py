@@ -124,6 +124,9 @@ def target(
     base_stream: Annotated[
         bool, typer.Option("--base-stream", help="Integrate the base as it is as one more stream.")
     ] = False,
+    top_layers: Annotated[
+        int | None, typer.Option(min=1, help="Integrate after so many last layers only.  [default: all]")
+    ] = None,
     budget: Budget = None,
     epochs: Epochs = None,
     learning_rate: LearningRate = None,
@@ -163,6 +166,7 @@ def target(
             max_tokens=max_tokens,
             pair_attention=pair_attention,
             base_stream=base_stream,
+            top_layers=top_layers,
             resume=resume,
             overwrite=overwrite,
             show_progress=shows_progress(),

@@ -119,15 +119,21 @@ class TitleEncoder(InputModule):
             if "candidate" in features:
                 return packed.encode_shared(features, dtype, combine, narrow_states=not mixed)
             mask = features["attention_mask"]
-            if self.pair_attention == "shared" and bool((features.get("segments", mask) < 0).any()):
+            pairs = bool((features.get("segments", mask) < 0).any())
+            if self.pair_attention == "shared" and pairs:
                 return None
             texts = PackedTexts.of(mask)
             if texts is None:
                 return None
-            return packed.encode(features["input_ids"], texts, dtype, combine, narrow_states=not mixed)
+            return packed.encode(  # a pair hardly comes twice
+                features["input_ids"], texts, dtype, combine, narrow_states=not mixed, keep=not pairs
+            )
 
     def _packed_encoder(self) -> PackedEncoder | None:
         raise NotImplementedError
+
+    def forget_cached_states(self) -> None:
+        """Free what training kept of the texts that it saw."""
 
     def _states_by_layers(self, features: Mapping[str, Any]) -> Float[Tensor, "batch token dim"]:
         """Encode by the backbone's own layers, one stream."""
@@ -267,7 +273,7 @@ class IntegratedLayer(nn.Module):
 
 
 class IntegratedEncoder(TitleEncoder):
-    """n domain-specific language models over one base, integrated after every layer (X-Cross).
+    """n domain-specific language models over one base, integrated after every layer (X-Cross), or after the last ones.
 
     The streams are the leading part of the batch axis: each base weight multiplies all of them at once.
     Only the integrators and the stream weights train; base and adapters are frozen.
@@ -280,9 +286,12 @@ class IntegratedEncoder(TitleEncoder):
         gamma: strength of the contrast term (paper's form only).
         max_tokens: longest text; None takes what the model can, at most 256.
         pair_attention: who sees whom in a pair, ``joint`` or ``shared``.
+        top_layers: number of last layers after which the streams are integrated; below, each goes its own way. None
+            integrates after all, as in the paper.
 
     Raises:
         ModelError: fewer than two adapters, or two of one name.
+        ConfigError: ``top_layers`` is not from 1 to the number of layers.
     """
 
     def __init__(
@@ -295,6 +304,7 @@ class IntegratedEncoder(TitleEncoder):
         gamma: float = 1.0,
         max_tokens: int | None = None,
         pair_attention: PairAttention = "joint",
+        top_layers: int | None = None,
     ) -> None:
         super().__init__(base, max_tokens, pair_attention)
         names = [adapter.name for adapter in adapters]
@@ -305,6 +315,8 @@ class IntegratedEncoder(TitleEncoder):
         self.sources = tuple(names)
         self.integrator = integrator
         self.beta, self.gamma = beta, gamma
+        self.top_layers = top_layers
+        self._first_integrated = _first_of(top_layers, len(encoder_layers(base.backbone)))
         self._adapters = tuple(adapters)
         self.backbone = base.backbone
         stack_adapters(self.backbone, adapters)
@@ -316,7 +328,7 @@ class IntegratedEncoder(TitleEncoder):
 
     def _integrate(self, name: str, beta: float, gamma: float) -> None:
         layers = encoder_layers(self.backbone)
-        for number in range(len(layers)):
+        for number in range(self._first_integrated, len(layers)):
             integrator = build_integrator(name, len(self.sources), self.dim, beta=beta, gamma=gamma)
             conv = getattr(getattr(self.backbone, "encoder", None), "conv", None)
             if number == 0 and conv is not None:  # DeBERTa-v2 xlarge: the first layer's output is the convolution's
@@ -335,6 +347,11 @@ class IntegratedEncoder(TitleEncoder):
         conv = getattr(getattr(self.backbone, "encoder", None), "conv", None)
         first = [conv] if isinstance(conv, IntegratedLayer) else []
         return first + [layer for layer in encoder_layers(self.backbone) if isinstance(layer, IntegratedLayer)]
+
+    @property
+    def layer_numbers(self) -> list[int]:
+        """Which of the base's layers are integrated; 1 is the lowest."""
+        return [self._first_integrated + place + 1 for place in range(len(self.integrated_layers))]
 
     @property
     def integrators(self) -> list[Integrator]:
@@ -383,9 +400,14 @@ class IntegratedEncoder(TitleEncoder):
         observed = any(layer.observed is not None for layer in self.integrated_layers)
         return None if observed else self._packed
 
+    def forget_cached_states(self) -> None:
+        """Free what training kept of the texts that it saw."""
+        if self._packed is not None:
+            self._packed.forget()
+
     @contextmanager
     def ablated(self, layer: int, source: int) -> Iterator[None]:
-        """Within the block, ``source`` gives nothing to the other streams at ``layer``."""
+        """Within the block, ``source`` gives nothing to the others at ``layer`` (counted over those integrated)."""
         target = self.integrated_layers[layer]
         target.without = source
         try:
@@ -438,6 +460,7 @@ class IntegratedEncoder(TitleEncoder):
             gamma=self.gamma,
             max_tokens=self.max_tokens,
             pair_attention=self.pair_attention,
+            top_layers=self.top_layers,
         )
         for layer, integrator in zip(new.integrated_layers, new_integrators, strict=True):
             layer.integrator = integrator
@@ -454,6 +477,7 @@ class IntegratedEncoder(TitleEncoder):
             "integrator": self.integrator,
             "beta": self.beta,
             "gamma": self.gamma,
+            "top_layers": self.top_layers,
         }
         for adapter in self._adapters:
             _copy_adapter(adapter, folder / ADAPTERS_FOLDER / adapter.name)
@@ -461,7 +485,7 @@ class IntegratedEncoder(TitleEncoder):
         self._save_shared(folder, settings)
 
     def integration_state(self) -> dict[str, Tensor]:
-        """The trained tensors: per layer the integrator's, and the stream weights."""
+        """The trained tensors: per integrated layer, counted from 0, the integrator's, and the stream weights."""
         state = {
             f"layers.{number}.{key}": value.detach().cpu().contiguous()
             for number, integrator in enumerate(self.integrators)
@@ -506,6 +530,7 @@ class IntegratedEncoder(TitleEncoder):
             gamma=settings["gamma"],
             max_tokens=settings["max_tokens"],
             pair_attention=settings.get("pair_attention", "joint"),
+            top_layers=settings.get("top_layers"),
         )
         model.load_integration_state(load_tensors(folder / INTEGRATOR_WEIGHTS), str(folder / INTEGRATOR_WEIGHTS))
         model.eval()
@@ -612,6 +637,17 @@ def _with_targets(lora: LoraConfig, base: Base) -> LoraConfig:
     filled = copy(lora)
     filled.target_modules = set(_QUERY_VALUE[kind])
     return filled
+
+
+def _first_of(top_layers: int | None, layers: int) -> int:
+    """The number of the first of so many last layers."""
+    if top_layers is None:
+        return 0
+    if isinstance(top_layers, bool) or not isinstance(top_layers, int) or not 1 <= top_layers <= layers:
+        raise ConfigError(
+            f"top_layers is {top_layers!r}: expected a whole number from 1 to {layers}, the base's layers"
+        )
+    return layers - top_layers
 
 
 def _copy_adapter(adapter: Adapter, folder: Path) -> None:

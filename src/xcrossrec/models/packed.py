@@ -6,7 +6,8 @@ The same function as the Hugging Face layers with stacked adapters and integrato
   texts of one length without a mask;
 - in each stream the frozen LoRA update is added to the weight it belongs to (the other weights stay shared); one that
   trains is multiplied beside it;
-- products, GELU and residuals are fused (:mod:`xcrossrec.models.linear`), streams are never copied together.
+- products, GELU and residuals are fused (:mod:`xcrossrec.models.linear`), streams are never copied together;
+- in training, what lies below the first integrator is computed once per text and kept, because nothing there changes.
 
 Legend: ``token`` = a token of any text, ``source`` = stream, ``batch`` = text, ``slot`` = position in a padded
 text, ``dim`` = hidden size.
@@ -17,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -39,6 +41,9 @@ _SHORT = 128
 
 _FEW_SLOTS = 512
 """Slots, padding included, up to which texts of different lengths attend as one padded matrix."""
+
+_KEPT_BYTES = 2**30
+"""Bytes of texts' states that are kept in training (at most)."""
 
 _LEVELS = 2**16
 """Values of 16 random bits."""
@@ -338,16 +343,41 @@ def _normalize(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     return norm(x)  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class _TextKey:
+    """What a text's states below the first integrator depend on, besides the weights."""
+
+    ids: bytes
+    dtype: torch.dtype
+    narrow: bool
+
+
+@dataclass
+class _KeptStates:
+    """States of texts below the first integrator, up to a number of bytes."""
+
+    states: dict[_TextKey, Float[Tensor, "source token dim"]] = field(default_factory=dict)
+    bytes: int = 0
+
+    def add(self, key: _TextKey, states: Float[Tensor, "source token dim"]) -> None:
+        """Keep a text's states if there is room."""
+        size = states.numel() * states.element_size()
+        if self.bytes + size <= _KEPT_BYTES:
+            self.states[key] = states
+            self.bytes += size
+
+
 @dataclass
 class PackedEncoder:
     """Streams of a BERT-like backbone, run without padding.
 
-    Folded weights are made once, and again whenever a weight that they come from has changed or trains.
+    Folded weights are made once, and again whenever a weight that they come from has changed or trains. So are the
+    states that training keeps.
 
     Args:
         backbone: as an encoder of this project holds it: plain, with PEFT's LoRA, or stacked and integrated.
         sources: number of streams.
-        mixers: after each layer, what mixes the streams; none for a single stream.
+        mixers: after each of the last layers, what mixes the streams; none for a single stream.
     """
 
     backbone: Any
@@ -356,6 +386,11 @@ class PackedEncoder:
     _layers: dict[tuple[torch.dtype, bool], list[_Layer]] = field(default_factory=dict)
     _state: tuple[Any, ...] = ()
     _watched: list[Tensor] = field(default_factory=list)
+    _kept: _KeptStates = field(default_factory=_KeptStates)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out of pickles and deep copies what is made from the weights."""
+        return {**self.__dict__, "_layers": {}, "_state": (), "_kept": _KeptStates()}
 
     @staticmethod
     def supports(backbone: Any) -> bool:
@@ -397,47 +432,66 @@ class PackedEncoder:
             self._watched = found
         return found
 
-    def run(
+    def forget(self) -> None:
+        """Free the states that training kept."""
+        self._kept = _KeptStates()
+
+    def _run(
         self,
-        embedded: Float[Tensor, "token dim"],
+        streams: Sequence[Float[Tensor, "token dim"]],
         attend: Attention,
         dtype: torch.dtype,
+        layers: Sequence[_Layer],
+        numbers: range,
     ) -> Sequence[Float[Tensor, "token dim"]]:
-        """Run all layers.
+        """Run consecutive layers, each after what mixes its input; the output of the last one is not mixed yet.
 
         Args:
-            embedded: the embedding layer's output, the same for all streams.
+            streams: each stream's states: the embedding layer's output, or that of the layer before, not mixed yet.
             attend: who sees whom.
             dtype: of the products.
-
-        Returns:
-            each stream's last states.
+            layers: all layers.
+            numbers: those to run.
         """
         heads = _unwrapped(self.backbone).config.num_attention_heads
-        streams: Sequence[Tensor] = [embedded] * self.sources
-        for number, layer in enumerate(self._folded(dtype)):
-            streams = [layer.run(x, stream, attend, heads, dtype) for stream, x in enumerate(streams)]
-            if self.mixers:
-                streams = self.mixers[number].mix(streams)
+        for number in numbers:
+            streams = self._mixed(streams, number - 1)
+            streams = [layers[number].run(x, stream, attend, heads, dtype) for stream, x in enumerate(streams)]
         return streams
 
-    def run_together(
-        self, embedded: Float[Tensor, "token dim"], attend: Attention, dtype: torch.dtype
+    def _run_together(
+        self,
+        streams: Sequence[Float[Tensor, "token dim"]],
+        attend: Attention,
+        dtype: torch.dtype,
+        layers: Sequence[_Layer],
+        numbers: range,
     ) -> Sequence[Float[Tensor, "token dim"]]:
-        """Run all layers as :meth:`run` does, with the streams' tokens one after another: fewer, larger products.
+        """Run layers as :meth:`_run` does, with the streams' tokens one after another: fewer, larger products.
 
         Args:
-            embedded: the embedding layer's output, the same for all streams.
+            streams: as there.
             attend: who sees whom, among the tokens of all streams.
             dtype: of the products.
+            layers: all layers.
+            numbers: those to run.
         """
         heads = _unwrapped(self.backbone).config.num_attention_heads
-        x = torch.cat([embedded] * self.sources)
-        for number, layer in enumerate(self._folded(dtype)):
-            x = layer.run(x, None, attend, heads, dtype)
-            if self.mixers:
-                x = torch.cat(list(self.mixers[number].mix(x.chunk(self.sources))))
-        return x.chunk(self.sources)
+        for number in numbers:
+            x = _joined(self._mixed(streams, number - 1))
+            streams = layers[number].run(x, None, attend, heads, dtype).chunk(self.sources)
+        return streams
+
+    def _mixed(
+        self, streams: Sequence[Float[Tensor, "token dim"]], number: int
+    ) -> Sequence[Float[Tensor, "token dim"]]:
+        """Mix the output of a layer, where it has something that does."""
+        first = self._first_mixed()
+        return self.mixers[number - first].mix(streams) if self.mixers and number >= first else streams
+
+    def _first_mixed(self) -> int:
+        """The first layer after which streams are mixed."""
+        return len(_unwrapped(self.backbone).encoder.layer) - len(self.mixers)
 
     def encode(
         self,
@@ -447,6 +501,7 @@ class PackedEncoder:
         combine: Callable[[Sequence[Tensor]], Tensor],
         *,
         narrow_states: bool = False,
+        keep: bool = False,
     ) -> Float[Tensor, "batch slot dim"]:
         """Encode a padded batch.
 
@@ -456,26 +511,102 @@ class PackedEncoder:
             dtype: of the products.
             combine: makes one state a token of the streams' last states.
             narrow_states: keep all states in ``dtype``, not only the products.
+            keep: in training, keep what lies below the first integrator for the next time that a text comes.
 
         Returns:
             states; zero where there is padding.
         """
-        parts = [texts] if torch.is_grad_enabled() else texts.parts(max(1, _TOKENS_AT_ONCE // self.sources))
-        model = _unwrapped(self.backbone)
-        dropped = _share(model.embeddings.dropout)
-        with _without_dropout(model.embeddings.dropout):  # of padding too
-            embedded = model.embeddings(input_ids=input_ids).flatten(0, 1)
+        layers = self._folded(dtype)
+        last = len(layers) - 1
         done = []
-        for part in parts:
-            x = _dropped(embedded[part.place].to(dtype if narrow_states else embedded.dtype), dropped)
-            if part.few:
-                streams = self.run_together(x, part.padded_attention(self.sources, self._bias()), dtype)
-            else:
-                streams = self.run(x, part.attention(self._bias()), dtype)
-            done.append(combine(streams).float())
+        if keep and self._can_keep():
+            streams = self._kept_states(input_ids, texts, dtype, layers, narrow_states)
+            streams = self._run_texts(streams, texts, dtype, layers, range(self._first_mixed() + 1, last + 1))
+            done.append(combine(self._mixed(streams, last)).float())
+        else:
+            parts = [texts] if torch.is_grad_enabled() else texts.parts(max(1, _TOKENS_AT_ONCE // self.sources))
+            embedded, dropped = self._embedded(input_ids)
+            for part in parts:
+                x = _dropped(embedded[part.place].to(dtype if narrow_states else embedded.dtype), dropped)
+                streams = self._run_texts([x] * self.sources, part, dtype, layers, range(last + 1))
+                done.append(combine(self._mixed(streams, last)).float())
         states = done[0] if len(done) == 1 else torch.cat(done)
-        out = states.new_zeros(embedded.shape).index_copy(0, texts.place, states)
+        out = states.new_zeros(input_ids.numel(), states.shape[-1]).index_copy(0, texts.place, states)
         return out.view(*input_ids.shape, -1)
+
+    def _embedded(self, input_ids: Int[Tensor, "batch slot"]) -> tuple[Float[Tensor, "place dim"], float]:
+        """The embedding layer's output before its dropout, and the share to drop."""
+        embeddings = _unwrapped(self.backbone).embeddings
+        share = _share(embeddings.dropout)
+        with _without_dropout(embeddings.dropout):  # of padding too
+            return embeddings(input_ids=input_ids).flatten(0, 1), share
+
+    def _run_texts(
+        self,
+        streams: Sequence[Float[Tensor, "token dim"]],
+        texts: PackedTexts,
+        dtype: torch.dtype,
+        layers: Sequence[_Layer],
+        numbers: range,
+    ) -> Sequence[Float[Tensor, "token dim"]]:
+        """Run layers over texts that stand apart, as is faster for so many."""
+        if texts.few:
+            return self._run_together(
+                streams, texts.padded_attention(self.sources, self._bias()), dtype, layers, numbers
+            )
+        return self._run(streams, texts.attention(self._bias()), dtype, layers, numbers)
+
+    def _can_keep(self) -> bool:
+        """Whether gradients are kept and the states below the first integrator depend on nothing but the text."""
+        model = _unwrapped(self.backbone)
+        if not torch.is_grad_enabled() or not self.mixers or model.training:
+            return False
+        return not any(weight.requires_grad for weight in (*self._weights(), *model.embeddings.parameters()))
+
+    def _kept_states(
+        self,
+        input_ids: Int[Tensor, "batch slot"],
+        texts: PackedTexts,
+        dtype: torch.dtype,
+        layers: Sequence[_Layer],
+        narrow_states: bool,
+    ) -> Sequence[Float[Tensor, "token dim"]]:
+        """Each stream's states after the first layer whose output is mixed, before it is: those kept, or computed."""
+        lengths = [length for count, length in texts.groups for _ in range(count)]
+        starts = list(accumulate(lengths, initial=0))
+        written = input_ids.flatten()[texts.place].long().numpy()
+        keys = [_TextKey(written[start:end].tobytes(), dtype, narrow_states) for start, end in pairwise(starts)]
+        missing = {key: n for n, key in enumerate(keys) if key not in self._kept.states}
+        found = {key: self._kept.states[key] for key in keys if key not in missing}
+        if missing:
+            rows = texts.place[[starts[n] for n in missing.values()]] // input_ids.shape[1]
+            sizes = torch.tensor([lengths[n] for n in missing.values()])
+            computed = self._first_states(input_ids[rows], sizes, dtype, layers, narrow_states)
+            for key, states in zip(missing, computed, strict=True):
+                found[key] = states
+                self._kept.add(key, states)
+        return torch.cat([found[key] for key in keys], dim=1).unbind(0)
+
+    @torch.no_grad()
+    def _first_states(
+        self,
+        input_ids: Int[Tensor, "batch slot"],
+        lengths: Int[Tensor, " batch"],
+        dtype: torch.dtype,
+        layers: Sequence[_Layer],
+        narrow_states: bool,
+    ) -> Iterator[Float[Tensor, "source token dim"]]:
+        """Compute what :meth:`_kept_states` gives, a text at a time, for texts sorted by length."""
+        input_ids = input_ids[:, : int(lengths[-1])]
+        texts = PackedTexts.of((torch.arange(input_ids.shape[1]) < lengths[:, None]).long())
+        assert texts is not None
+        embedded, _ = self._embedded(input_ids)
+        for part in texts.parts(max(1, _TOKENS_AT_ONCE // self.sources)):
+            x = embedded[part.place].to(dtype if narrow_states else embedded.dtype)
+            streams = self._run_texts([x] * self.sources, part, dtype, layers, range(self._first_mixed() + 1))
+            sizes = [length for count, length in part.groups for _ in range(count)]
+            for states in zip(*(stream.split_with_sizes(sizes) for stream in streams), strict=True):
+                yield torch.stack(states)
 
     def encode_shared(
         self,
@@ -507,8 +638,10 @@ class PackedEncoder:
             return attended.reshape(len(query), -1)
 
         x = model.embeddings(input_ids=features["input_ids"], position_ids=features["position_ids"])[0]
-        streams = self.run(x.to(dtype) if narrow_states else x, attend, dtype)
-        return combine(streams).float()[None]
+        layers = self._folded(dtype)
+        embedded = [x.to(dtype) if narrow_states else x] * self.sources
+        streams = self._run(embedded, attend, dtype, layers, range(len(layers)))
+        return combine(self._mixed(streams, len(layers) - 1)).float()[None]
 
     def _bias(self) -> Callable[[int], Tensor] | None:
         model = _unwrapped(self.backbone)
@@ -527,10 +660,12 @@ class PackedEncoder:
     def _folded(self, dtype: torch.dtype) -> list[_Layer]:
         model = _unwrapped(self.backbone)
         weights = self._weights()
-        state = tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights)
+        watched = (*weights, *model.embeddings.parameters())
+        state = tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in watched)
         # a fused optimizer changes weights without a new version, so what trains is folded each time
         if state != self._state or any(weight.requires_grad for weight in weights):
             self._layers, self._state = {}, state
+            self.forget()
         key = dtype, torch.is_grad_enabled()  # a packed weight has no backward
         if key not in self._layers:
             with torch.no_grad():
@@ -566,6 +701,10 @@ class PackedEncoder:
                 layer.output.dropout,
             ),
         )
+
+
+def _joined(streams: Sequence[Float[Tensor, "token dim"]]) -> Float[Tensor, "rows dim"]:
+    return streams[0] if len(streams) == 1 else torch.cat(list(streams))
 
 
 def _unwrapped(backbone: Any) -> Any:

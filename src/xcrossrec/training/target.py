@@ -57,6 +57,7 @@ def train_target(
     max_tokens: int | None = None,
     pair_attention: PairAttention | None = None,
     base_stream: bool = False,
+    top_layers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     show_progress: bool = True,
@@ -80,6 +81,7 @@ def train_target(
             on, else the base's default.
         base_stream: add the base as it is as one more stream, so that integration can fall back on it; costs one
             more encoder pass a text.
+        top_layers: number of last layers after which the streams are integrated; None takes all, as in the paper.
         resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
         show_progress: draw progress bars.
@@ -106,6 +108,7 @@ def train_target(
                 pooling=pooling,
                 max_tokens=max_tokens,
                 pair_attention=pair_attention,
+                top_layers=top_layers,
             )
         model = bundle.with_projection(model, config.projection_rank, config.seed)
         report = fit(
@@ -123,7 +126,13 @@ def train_target(
             "kind": "x-cross",
             "domain": domain_record(domain),
             "sources": [_source_record(adapter) for adapter in model[0].adapters],
-            "integration": {"integrator": integrator, "beta": beta, "gamma": gamma, "base_stream": base_stream},
+            "integration": {
+                "integrator": integrator,
+                "beta": beta,
+                "gamma": gamma,
+                "base_stream": base_stream,
+                "top_layers": top_layers,
+            },
             **training_record(config, budget, report),
             "parameters": count_parameters(model),
         }
@@ -171,6 +180,7 @@ def build_target_model(
     pooling: HistoryPooling = "late",
     max_tokens: int | None = None,
     pair_attention: PairAttention | None = None,
+    top_layers: int | None = None,
 ) -> Model:
     """Make an untrained integrated model: at first exactly the mean of its sources' states.
 
@@ -197,6 +207,7 @@ def build_target_model(
         gamma=gamma,
         max_tokens=max_tokens,
         pair_attention=choose_pair_attention(wanted, scoring, found.backbone),
+        top_layers=top_layers,
     )
     start = pair_start_of(folders) if scoring == "pair" else "similarity"
     model = bundle.build_model(encoder, scoring=scoring, pooling=pooling, pair_start=start)

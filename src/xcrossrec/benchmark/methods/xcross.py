@@ -20,9 +20,10 @@ def xcross(task: Task) -> Fitted:
     """Integrate the sources into the target.
 
     Settings: ``integrator``, the strengths ``beta`` and ``gamma``, and ``base_stream``, which adds the base as it
-    is as one more stream, so that integration can fall back on it.
+    is as one more stream, so that integration can fall back on it, and ``top_layers``, the number of last layers after
+    which the streams are integrated (all).
     """
-    check_settings(task, {"integrator", "beta", "gamma", "base_stream"})
+    check_settings(task, {"integrator", "beta", "gamma", "base_stream", "top_layers"})
     return _integrated(task, task.setting("learning_rate", None))
 
 
@@ -48,6 +49,7 @@ def _integrated(task: Task, rate: float | None) -> Fitted:
         pooling=task.pooling,
         pair_attention=task.pair_attention,
         base_stream=task.setting("base_stream", False),
+        top_layers=task.setting("top_layers", None),
         show_progress=False,
     )
     model = bundle.load(out)
