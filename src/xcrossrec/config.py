@@ -23,6 +23,7 @@ class TrainingConfig:
         head_learning_rate: AdamW's, for the head's scalars, the pair head and the stream weights.
         projection_learning_rate: AdamW's, for a `dual` head's projection.
         projection_rank: rank of a `dual` head's projection; 0 trains none.
+        center: subtract the catalogue's mean vector from every title's (`dual` scoring only).
         warmup_share: share of the steps with a rising learning rate, then it falls linearly to 0.
         weight_decay: AdamW's.
         sampled_negatives: catalogue items drawn uniformly per step, on top of the batch's own.
@@ -41,6 +42,7 @@ class TrainingConfig:
     head_learning_rate: float = 1e-2
     projection_learning_rate: float = 1e-3
     projection_rank: int = 0
+    center: bool = True
     warmup_share: float = 0.1
     weight_decay: float = 0.0
     sampled_negatives: int = 32

@@ -11,7 +11,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from model_families import FAMILIES, Family, Source, write_base, write_sources
+from model_families import FAMILIES, Family, Source, fresh_base, randomise, write_base, write_sources
+from xcrossrec.models import bundle
+from xcrossrec.models.adapters import read_adapter
+from xcrossrec.models.encoder import IntegratedEncoder
+from xcrossrec.types import HistoryPooling, Scoring
 
 
 @pytest.fixture(params=list(FAMILIES))
@@ -35,5 +39,22 @@ def sources_of(tmp_path_factory: pytest.TempPathFactory, base_of: Callable[[str]
     @cache
     def make(name: str, count: int, head: bool = False) -> list[Source]:
         return write_sources(root / f"{name}-{count}-{head}", base_of(name), FAMILIES[name], count, head=head)
+
+    return make
+
+
+@pytest.fixture
+def make_model(base_of: Callable[[str], Path], sources_of: Callable[..., list[Source]]) -> Callable[..., bundle.Model]:
+    """A model with random integrators, stream weights and head over BERT."""
+
+    def make(scoring: Scoring = "dual", pooling: HistoryPooling = "late") -> bundle.Model:
+        base = fresh_base(base_of("bert"))
+        adapters = [read_adapter(source.folder, base) for source in sources_of("bert", 2)]
+        model = bundle.build_model(IntegratedEncoder(base, adapters, gamma=0.5), scoring=scoring, pooling=pooling)
+        for part in ("concat_weight", "stream_weight", "log_recency"):
+            randomise(model, part, 0.1)
+        randomise(model[-1], "value", 0.1)
+        model.eval()
+        return model
 
     return make

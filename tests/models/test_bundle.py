@@ -18,34 +18,17 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from model_families import Source, fresh_base, randomise
+from model_families import fresh_base, randomise
 from xcrossrec.exceptions import BaseMismatchError, BundleError, ConfigError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import MANIFEST, read_adapter
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora
-from xcrossrec.models.heads import HistoryMatcher, PairHead, Projection
+from xcrossrec.models.heads import Center, HistoryMatcher, PairHead, Projection
 from xcrossrec.types import HistoryPooling, Scoring
 
 TEXTS = ["w1 w2 w3", "w4", "w5 w6\nw7 w8 w9", "w1 w2\nw3\nw4 w5"]
 ADAPTER_FILE = "adapters/source0/adapter_model.safetensors"
 PAIRS = [(text, candidate) for text in TEXTS for candidate in ("w9 w8", "w2")]
-
-
-@pytest.fixture
-def make_model(base_of: Callable[[str], Path], sources_of: Callable[..., list[Source]]) -> Callable[..., bundle.Model]:
-    """A model with random integrators, stream weights and head over BERT."""
-
-    def make(scoring: Scoring = "dual", pooling: HistoryPooling = "late") -> bundle.Model:
-        base = fresh_base(base_of("bert"))
-        adapters = [read_adapter(source.folder, base) for source in sources_of("bert", 2)]
-        model = bundle.build_model(IntegratedEncoder(base, adapters, gamma=0.5), scoring=scoring, pooling=pooling)
-        for part in ("concat_weight", "stream_weight", "log_recency"):
-            randomise(model, part, 0.1)
-        randomise(model[-1], "value", 0.1)
-        model.eval()
-        return model
-
-    return make
 
 
 @pytest.fixture
@@ -350,7 +333,7 @@ def test_a_module_outside_the_folder(saved: Path, place: str) -> None:
 
 
 def test_the_list_of_allowed_classes_is_what_models_are_made_of() -> None:
-    assert {IntegratedEncoder, SourceEncoder, HistoryMatcher, PairHead, Projection} == set(bundle._OWN_CLASSES)
+    assert {IntegratedEncoder, SourceEncoder, Center, HistoryMatcher, PairHead, Projection} == set(bundle._OWN_CLASSES)
     assert Pooling in bundle._BORROWED_CLASSES
 
 

@@ -18,17 +18,19 @@ from xcrossrec.baselines.tfidf import TfidfMean
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import BundleError, ConfigError
 from xcrossrec.models import bundle
-from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, read_adapter
+from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, read_adapter, read_manifest
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.bundle import Model, build_model
+from xcrossrec.models.centering import center_on
 from xcrossrec.models.encoder import SourceEncoder
+from xcrossrec.models.heads import Center
 from xcrossrec.models.scorer import build_scorer
 from xcrossrec.models.tokens import CutReport
 from xcrossrec.scoring import Scorer
 from xcrossrec.training.source import seen_users
 from xcrossrec.types import HistoryPooling, Split
 
-BASELINES: tuple[str, ...] = ("popularity", "tfidf", "itemknn", "untrained")
+BASELINES: tuple[str, ...] = ("popularity", "tfidf", "itemknn", "untrained", "centered")
 """What may follow ``baseline:``."""
 
 _PREFIX = "baseline:"
@@ -151,7 +153,12 @@ class Subject:
 
 
 def untrained(
-    base: str, titles: Sequence[str], *, pooling: HistoryPooling = "late", name: str | None = None
+    base: str,
+    titles: Sequence[str],
+    *,
+    pooling: HistoryPooling = "late",
+    center: bool = False,
+    name: str | None = None,
 ) -> ModelScorer:
     """Score by the base model's own similarity of titles, without any training.
 
@@ -159,20 +166,23 @@ def untrained(
         base: see :func:`xcrossrec.models.base.load_base`.
         titles: the catalogue, in row order.
         pooling: ``prompt`` or ``late``.
+        center: take the catalogue's mean vector off every title's.
         name: what tables call it.
     """
     model = build_model(SourceEncoder(load_base(base)), pooling=pooling)
+    model = center_on(model, titles) if center else model
     model.eval()
-    return ModelScorer(model, titles, name=name or f"untrained ({pooling})")
+    return ModelScorer(model, titles, name=name or f"{'centered' if center else 'untrained'} ({pooling})")
 
 
-def trained(path: Path | str, titles: Sequence[str], *, name: str | None = None) -> ModelScorer:
+def trained(path: Path | str, titles: Sequence[str], *, name: str | None = None, center: bool = False) -> ModelScorer:
     """Score by a bundle, one of this project's adapters, or a PEFT LoRA folder made elsewhere.
 
     Args:
         path: the folder. A foreign adapter gets the default head, untrained, over the base it names.
         titles: the catalogue, in row order.
         name: what tables call it; the folder's name if None.
+        center: center the model on this catalogue, whatever it was trained on.
 
     Raises:
         BundleError: the folder is missing, incomplete, corrupt or foreign.
@@ -180,6 +190,7 @@ def trained(path: Path | str, titles: Sequence[str], *, name: str | None = None)
     folder = Path(path)
     foreign = (folder / ADAPTER_CONFIG).exists() and not (folder / MANIFEST).exists()
     model = _merged(folder) if foreign else bundle.load(folder)
+    model = center_on(model, titles) if center else model
     return ModelScorer(model, titles, name=name or folder.resolve().name)
 
 
@@ -221,11 +232,11 @@ def scorer_for(
     if spec.startswith(_PREFIX):
         return Subject(_baseline(spec.removeprefix(_PREFIX), domain, base, pooling, name))
     if Path(spec).exists() or "+" not in spec:
-        return Subject(trained(_existing(spec), domain.titles, name=name), (Path(spec),))
+        return Subject(_on_domain(_existing(spec), domain, name), (Path(spec),))
     parts = spec.split("+")
     if bad := [part for part in parts if part.startswith(_PREFIX) or not part]:
         raise ConfigError(f"{bad[0]!r} in {spec!r} cannot be part of a mean: join folders of adapters, as in a+b")
-    scorers = [trained(_existing(part), domain.titles) for part in parts]
+    scorers = [_on_domain(_existing(part), domain) for part in parts]
     kinds = sorted({(bundle.scoring_of(s.model), bundle.matcher_of(s.model).pooling) for s in scorers})
     if len(kinds) > 1:
         raise ConfigError(
@@ -233,6 +244,14 @@ def scorer_for(
             "different scales: join models of one scoring and pooling"
         )
     return Subject(MeanScorer(scorers, name=name), tuple(map(Path, parts)))
+
+
+def _on_domain(folder: Path, domain: Domain, name: str | None = None) -> ModelScorer:
+    """A model on a domain's catalogue; a source that was centered on its own domain is centered on this one."""
+    manifest = read_manifest(folder)
+    trained_on = manifest.get("domain", {}).get("fingerprint")
+    centered = any(folder.glob(f"*_{Center.__name__}"))
+    return trained(folder, domain.titles, name=name, center=centered and trained_on != domain.fingerprint)
 
 
 def _existing(spec: str) -> Path:
@@ -252,8 +271,8 @@ def _baseline(which: str, domain: Domain, base: str, pooling: HistoryPooling, na
         scorer = TfidfMean.fit(domain)
     elif which == "itemknn":
         scorer = ItemKNN.fit(domain)
-    elif which == "untrained":
-        return untrained(base, domain.titles, pooling=pooling, name=name)
+    elif which in ("untrained", "centered"):
+        return untrained(base, domain.titles, pooling=pooling, center=which == "centered", name=name)
     else:
         raise ConfigError(
             f"unknown baseline {which!r}: choose one of {', '.join(_PREFIX + known for known in BASELINES)}"

@@ -13,6 +13,7 @@ from xcrossrec.data.store import read_domain
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.base import DEFAULT_BASE
 from xcrossrec.models.bundle import Model
+from xcrossrec.models.centering import center_on
 from xcrossrec.scoring import Scorer
 from xcrossrec.types import HistoryPooling, PairAttention, PairStart, Scoring
 
@@ -71,6 +72,10 @@ class Task:
     def users(self) -> Sequences:
         """The budget's users."""
         return self.target.sequences("train")
+
+    def centered(self, model: Model) -> Model:
+        """Center a model on the target's catalogue, as training does it, unless the suite's settings say no."""
+        return center_on(model, self.target.titles) if self.training.center else model
 
     def setting(self, name: str, default: Any) -> Any:
         """One of the method's own settings."""

@@ -25,7 +25,7 @@ from xcrossrec.exceptions import BundleError, ConfigError
 from xcrossrec.models.adapters import MANIFEST, read_manifest
 from xcrossrec.models.base import Base
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, TitleEncoder
-from xcrossrec.models.heads import HistoryMatcher, PairHead, Projection
+from xcrossrec.models.heads import Center, HistoryMatcher, PairHead, Projection
 from xcrossrec.types import HistoryPooling, PairReading, PairStart, Scoring
 
 FORMAT_VERSION = 1
@@ -35,6 +35,7 @@ _MODULE_KEYS = {"name", "path", "type"}
 _OWN_CLASSES: tuple[type[nn.Module], ...] = (
     IntegratedEncoder,
     SourceEncoder,
+    Center,
     HistoryMatcher,
     PairHead,
     Projection,
@@ -93,13 +94,30 @@ def with_projection(model: Model, rank: int, seed: int) -> Model:
     """
     if not rank or isinstance(model, CrossEncoder) or any(isinstance(module, Projection) for module in model):
         return model
-    encoder, pooling, *rest = model
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        projection = Projection(encoder.dim, rank)
-    new = SentenceTransformer(modules=[encoder, pooling, projection, *rest])
-    new.model_card_data.local_files_only = True
-    return new
+        projection = Projection(encoder_of(model).dim, rank)
+    before = [module for module in model if isinstance(module, (TitleEncoder, Pooling, Center))]
+    return _in_order(before, projection, model)
+
+
+def with_center(model: Model) -> Model:
+    """Give a `dual` model without a :class:`Center` one that changes nothing yet.
+
+    Args:
+        model: taken over.
+    """
+    if isinstance(model, CrossEncoder) or any(isinstance(module, Center) for module in model):
+        return model
+    before = [module for module in model if isinstance(module, (TitleEncoder, Pooling))]
+    return _in_order(before, Center(encoder_of(model).dim), model)
+
+
+def _in_order(before: list[nn.Module], new: nn.Module, model: SentenceTransformer) -> SentenceTransformer:
+    """The model with a new module behind its first ones."""
+    made = SentenceTransformer(modules=[*before, new, *list(model)[len(before) :]])
+    made.model_card_data.local_files_only = True
+    return made
 
 
 def scoring_of(model: Model) -> Scoring:

@@ -35,7 +35,7 @@ from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import LENGTH_GROUPS, DualBatches, EpochOfBatches, PairBatches, UserBatches
 from xcrossrec.training.losses import NextItemLoss, PairLoss
 
-_PROJECTION = r"\.2\.(down|up)$"
+_PROJECTION = r"\.[23]\.(down|up)$"
 _STATE_FILE = "training.json"
 _ENCODER_SETTINGS = ("max_tokens", "integrator", "beta", "gamma", "pair_attention")
 _LOGS = "TENSORBOARD_LOGGING_DIR"

@@ -17,6 +17,7 @@ from xcrossrec.exceptions import BundleError, ModelError
 from xcrossrec.models import bundle
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.bundle import Model, encoder_of
+from xcrossrec.models.centering import center_on
 from xcrossrec.models.encoder import SourceEncoder, default_lora
 from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.training.loop import TrainingReport, fit
@@ -73,7 +74,7 @@ def train_source(
     refuse_existing(out, overwrite)
     users = domain.sequences("train").take(budget, config.seed)
     model = _initial_model(base, init, rank, scoring, pooling, max_tokens, pair_attention, pair_start, config.seed)
-    model = bundle.with_projection(model, config.projection_rank, config.seed)
+    model = with_head(model, domain, config)
     report = fit(
         model,
         domain,
@@ -94,6 +95,18 @@ def train_source(
     seen = user_hashes(users.user_ids) | (source_users(init) if init else frozenset())
     write(model, out, manifest, seen, overwrite=overwrite)
     return report
+
+
+def with_head(model: Model, domain: Domain, config: TrainingConfig) -> Model:
+    """Give a `dual` model the parts of its head that the settings ask for; until it is trained, only the center counts.
+
+    Args:
+        model: taken over.
+        domain: whose catalogue it is centered on.
+        config: says which.
+    """
+    model = bundle.with_projection(model, config.projection_rank, config.seed)
+    return center_on(model, domain.titles) if config.center else model
 
 
 def _initial_model(

@@ -29,6 +29,7 @@ from xcrossrec.training.source import (
     refuse_existing,
     source_users,
     training_record,
+    with_head,
     work_folder,
     write,
 )
@@ -110,7 +111,7 @@ def train_target(
                 pair_attention=pair_attention,
                 top_layers=top_layers,
             )
-        model = bundle.with_projection(model, config.projection_rank, config.seed)
+        model = with_head(model, domain, config)
         report = fit(
             model,
             domain,

@@ -78,5 +78,6 @@ def arrow(task: Task) -> Fitted:
     )
     model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling, pair_start=task.pair_start)
     inherit_head(model, folders)
+    model = task.centered(model)
     model.eval()
     return Fitted(ModelScorer(model, task.target.titles, name="arrow"), uses_sources=True)

@@ -20,7 +20,7 @@ from xcrossrec.models.encoder import SourceEncoder, TitleEncoder, load_matching_
 from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.training.loop import fit
-from xcrossrec.training.source import HEAD_PATTERNS
+from xcrossrec.training.source import HEAD_PATTERNS, with_head
 from xcrossrec.types import PairAttention
 
 FULL_RATE = 3e-5
@@ -89,7 +89,7 @@ def fit_encoder(task: Task, encoder: TitleEncoder, learning_rate: float, *, sour
         torch.manual_seed(task.seed)  # of the pair head's projection
         model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling, pair_start=task.pair_start)
     inherit_head(model, sources)
-    model = bundle.with_projection(model, task.training.projection_rank, task.seed)
+    model = with_head(model, task.target, task.training)
     report = fit(
         model,
         task.target,

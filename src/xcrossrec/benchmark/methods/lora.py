@@ -15,7 +15,7 @@ from xcrossrec.models.bundle import Model
 from xcrossrec.models.encoder import SourceEncoder
 from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.training.loop import fit
-from xcrossrec.training.source import HEAD_PATTERNS, train_source
+from xcrossrec.training.source import HEAD_PATTERNS, train_source, with_head
 
 LORA_RATE = 1e-3
 """AdamW's rate, the best of the search in LOG.md."""
@@ -40,7 +40,8 @@ def lora_from_best_source(task: Task) -> Fitted:
 def best_source(task: Task) -> tuple[Source, dict[str, float]]:
     """Choose a source by its loss on at most 256 of the budget's users; validation has no part in it."""
     users = task.users.take(min(_USERS_TO_CHOOSE_BY, len(task.users)), task.seed)
-    losses = {source.name: next_item_loss(bundle.load(source.adapter), task, users) for source in task.sources}
+    models = {source.name: task.centered(bundle.load(source.adapter)) for source in task.sources}
+    losses = {name: next_item_loss(model, task, users) for name, model in models.items()}
     return min(task.sources, key=lambda source: losses[source.name]), losses
 
 
@@ -79,7 +80,7 @@ def head_on_the_base(task: Task) -> Fitted:
     encoder = SourceEncoder(base, pair_attention=attention)
     encoder.requires_grad_(False)
     model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling, pair_start=task.pair_start)
-    model = bundle.with_projection(model, rank, config.seed)
+    model = with_head(model, task.target, replace(config, projection_rank=rank))
     config = replace(config, projection_learning_rate=task.setting("learning_rate", config.projection_learning_rate))
     report = fit(
         model, task.target, task.users, config, task.work / "head", head_patterns=HEAD_PATTERNS, show_progress=False

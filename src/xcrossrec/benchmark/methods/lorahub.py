@@ -119,7 +119,7 @@ def lorahub(task: Task) -> Fitted:
     evaluations = task.setting("evaluations", 20)
     if evaluations < 1:
         raise ConfigError(f"evaluations is {evaluations!r}: give at least 1")
-    model = bundle.load(merged_adapter(task, "linear", Path(tempfile.mkdtemp(dir=task.work)) / "start"))
+    model = task.centered(bundle.load(merged_adapter(task, "linear", Path(tempfile.mkdtemp(dir=task.work)) / "start")))
     base = load_base(task.base)
     composition = Composition(model, [read_adapter(source.adapter, base) for source in task.sources])
     loss = FixedUsersLoss(model, task)

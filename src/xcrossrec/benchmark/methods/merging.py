@@ -60,7 +60,8 @@ def _merged(task: Task, kind: Merge) -> Fitted:
     density = task.setting("density", 0.5)
     out = merged_adapter(task, kind, Path(tempfile.mkdtemp(dir=task.work)) / kind, density=density)
     report = {"merge": kind, **({"density": density} if known else {})}
-    return Fitted(trained(out, task.target.titles, name=kind), uses_sources=True, report=report)
+    scorer = trained(out, task.target.titles, name=kind, center=task.training.center)
+    return Fitted(scorer, uses_sources=True, report=report)
 
 
 def merged_adapter(task: Task, kind: Merge, out: Path, density: float = 0.5) -> Path:

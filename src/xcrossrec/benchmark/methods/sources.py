@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from xcrossrec.baselines.neural import MeanScorer, trained, untrained
-from xcrossrec.benchmark.task import Fitted, Task, check_settings
+from xcrossrec.baselines.neural import MeanScorer, ModelScorer, trained, untrained
+from xcrossrec.benchmark.task import Fitted, Source, Task, check_settings
 from xcrossrec.exceptions import ConfigError
 
 
 def untrained_base(task: Task) -> Fitted:
-    """The base's own similarity; ``pooling`` chooses how the history is read."""
-    check_settings(task, {"pooling"})
-    return Fitted(untrained(task.base, task.target.titles, pooling=task.setting("pooling", task.pooling)))
+    """The base's own similarity; ``pooling`` and ``center`` choose how titles are compared."""
+    check_settings(task, {"pooling", "center"})
+    return Fitted(
+        untrained(
+            task.base,
+            task.target.titles,
+            pooling=task.setting("pooling", task.pooling),
+            center=task.setting("center", task.training.center),
+        )
+    )
 
 
 def source_alone(task: Task) -> Fitted:
@@ -24,11 +31,14 @@ def source_alone(task: Task) -> Fitted:
     if not 0 <= number < len(task.sources):
         raise ConfigError(f"source number {number} of {len(task.sources)} sources: count from 0")
     source = task.sources[number]
-    return Fitted(trained(source.adapter, task.target.titles), uses_sources=True, report={"source": source.name})
+    return Fitted(_on_target(source, task), uses_sources=True, report={"source": source.name})
 
 
 def mean_of_sources(task: Task) -> Fitted:
     """The mean of the sources' scores."""
     check_settings(task, set())
-    scorers = [trained(source.adapter, task.target.titles) for source in task.sources]
-    return Fitted(MeanScorer(scorers), uses_sources=True)
+    return Fitted(MeanScorer([_on_target(source, task) for source in task.sources]), uses_sources=True)
+
+
+def _on_target(source: Source, task: Task) -> ModelScorer:
+    return trained(source.adapter, task.target.titles, center=task.training.center)
