@@ -16,6 +16,7 @@ from xcrossrec.exceptions import BundleError, ConfigError, DataError
 from xcrossrec.models import bundle
 from xcrossrec.models.scorer import build_scorer
 from xcrossrec.recommender import Explanation, Item, Recommender
+from xcrossrec.training.target import build_target_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
 
@@ -260,6 +261,12 @@ def test_an_explanation_is_faithful_to_ablation(recommender: Recommender) -> Non
     assert max(abs(share.effect) for share in explanation.layers) > 1e-3
     with encoder.integration_off():
         assert explanation.integration_effect == pytest.approx(full - _score(recommender, [0, 1, 4], 2), abs=2e-5)
+
+
+def test_an_explanation_numbers_the_bases_layers(tiny_models: Any, tiny_domain: Domain) -> None:
+    model = build_target_model(tiny_models.sources, integrator="pairwise", top_layers=1).eval()
+    explanation = Recommender(model).index(tiny_domain).explain(["i0", "i1"], "i2")
+    assert [(share.layer, share.source) for share in explanation.layers] == [(2, "kitchen"), (2, "camping")]
 
 
 def test_a_sources_totals_are_ablations_too(recommender: Recommender) -> None:

@@ -52,12 +52,14 @@ def test_a_source_is_trained_and_can_be_loaded(
 def test_a_target_integrates_its_sources(domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:
     sources = [argument for path in tiny_models.sources for argument in ("--source", path)]
     out = tmp_path / "model"
-    done = invoke("target", domain_dir, *sources, "--out", out, "--integrator", "pairwise", "--budget", 2, *QUICK)
+    options = ("--integrator", "pairwise", "--top-layers", 1, "--budget", 2)
+    done = invoke("target", domain_dir, *sources, "--out", out, *options, *QUICK)
     assert done.exit_code == 0, done.stderr
     assert f"{out}: " in done.stdout
     assert "trained on 2 users, 1 epochs" in done.stdout
     manifest = bundle.read_bundle_manifest(out)
     assert manifest["integration"]["integrator"] == "pairwise"
+    assert manifest["integration"]["top_layers"] == 1
     assert manifest["training"]["budget"] == 2
     assert [record["name"] for record in manifest["sources"]] == ["kitchen", "camping"]
 
@@ -76,6 +78,7 @@ def test_the_rival_starts_from_the_base_or_an_adapter(domain_dir: Path, tiny_mod
         (["target", "DIR", "--source", "KITCHEN"], "integration needs at least 2 sources, got 1"),
         (["target", "DIR", "--source", "KITCHEN", "--source", "/nowhere"], "'/nowhere' does not exist"),
         (["target", "DIR", "--source", "KITCHEN", "--source", "CAMPING", "--integrator", "sum"], "integrator 'sum'"),
+        (["target", "DIR", "--source", "KITCHEN", "--source", "CAMPING", "--top-layers", "3"], "top_layers is 3"),
         (["source", "/nowhere"], "no domain folder at /nowhere"),
         (["source", "DIR", "--budget", "99"], "a budget of 99 users cannot be taken from 3"),
         (["source", "DIR", "--base", "/nowhere/base"], "base model '/nowhere/base' cannot be loaded"),

@@ -21,6 +21,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.adapters import MANIFEST, read_adapter
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora
+from xcrossrec.models.packed import PackedEncoder
 from xcrossrec.training import loop
 from xcrossrec.training.source import source_users, train_source, work_folder
 from xcrossrec.training.target import (
@@ -422,6 +423,33 @@ def test_the_base_as_one_more_stream(
     manifest = json.loads((tmp_path / "m" / MANIFEST).read_text(encoding="utf-8"))
     assert manifest["integration"]["base_stream"] is True
     assert [source["name"] for source in manifest["sources"]] == ["first", "second", "base"]
+
+
+def test_the_last_layers_only(
+    two_sources: list[Path], target_domain: Domain, settings: Settings, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"integrator": "pairwise", "base_stream": True, "budget": 16, "show_progress": False}
+    train_target(target_domain, two_sources, tmp_path / "m", config=settings(epochs=1), top_layers=2, **options)
+    model = bundle.load(tmp_path / "m")
+    assert bundle.encoder_of(model).layer_numbers == [2, 3]
+    manifest = bundle.read_bundle_manifest(tmp_path / "m")
+    assert manifest["integration"]["top_layers"] == 2
+    assert manifest["parameters"]["integrators"] == 2 * 3 * 2 * (32 + 1)
+    assert count_parameters(model)["integrators"] == 2 * 3 * 2 * (32 + 1)
+
+
+def test_kept_states_change_no_training(
+    two_sources: list[Path],
+    target_domain: Domain,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options: dict[str, Any] = {"integrator": "pairwise", "top_layers": 2, "show_progress": False}
+    kept = train_target(target_domain, two_sources, tmp_path / "kept", config=settings(), **options)
+    monkeypatch.setattr(PackedEncoder, "_can_keep", lambda self: False)
+    anew = train_target(target_domain, two_sources, tmp_path / "anew", config=settings(), **options)
+    assert kept.losses == pytest.approx(anew.losses, rel=1e-3)
 
 
 def test_the_base_has_no_say_in_the_head(two_sources: list[Path], tiny_base: str, tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def integration_map(fitted: Fitted, task: Task) -> dict[str, Any] | None:
     """Mean absolute mixing coefficients over the tokens of the catalogue's first titles.
 
     Returns:
-        ``pairs`` ("giver to receiver") and, per layer, a mapping from each pair to its mean; None for a
-        method that does not integrate.
+        ``pairs`` ("giver to receiver"), ``numbers`` of the integrated layers (1 is the base's lowest) and, per such
+        layer, a mapping from each pair to its mean; None for a method that does not integrate.
     """
     encoder = _integrated(fitted)
     if encoder is None:
@@ -75,7 +75,7 @@ def integration_map(fitted: Fitted, task: Task) -> dict[str, Any] | None:
     names = encoder.sources
     pairs = [(m, j) for m in range(len(names)) for j in range(len(names)) if m != j]
     layers = [{f"{names[j]} to {names[m]}": float(layer[m, j]) for m, j in pairs} for layer in means]
-    return {"pairs": list(layers[0]), "layers": layers}
+    return {"pairs": list(layers[0]), "numbers": encoder.layer_numbers, "layers": layers}
 
 
 def _integrated(fitted: Fitted) -> IntegratedEncoder | None:

@@ -118,7 +118,7 @@ def integration_maps(points: Points, method: str, budget: int, path: Path) -> bo
         image = axes.imshow(np.array(rows), aspect="auto", cmap="viridis", vmin=0)
         axes.set(title=point.target, ylabel="layer", xticks=range(len(table["pairs"])), yticks=range(len(rows)))
         axes.set_xticklabels(table["pairs"], rotation=40, ha="right", fontsize=7)
-        axes.set_yticklabels(range(1, len(rows) + 1))
+        axes.set_yticklabels(table.get("numbers", range(1, len(rows) + 1)))
         figure.colorbar(image, ax=axes, shrink=0.7)
     figure.savefig(path, dpi=130)
     plt.close(figure)
