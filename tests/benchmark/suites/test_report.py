@@ -11,15 +11,27 @@ from typer.testing import CliRunner
 
 from xcrossrec.benchmark.cells import CellFiles
 from xcrossrec.benchmark.report import tables
-from xcrossrec.benchmark.report.claims import Curve, cross_domain_rivals, data_ratios, duels
+from xcrossrec.benchmark.report.claims import (
+    Curve,
+    Duel,
+    Relative,
+    cross_domain_rivals,
+    data_ratios,
+    data_verdict,
+    duels,
+    parameters_verdict,
+    rivals_verdict,
+    shuffled_pairs,
+)
 from xcrossrec.benchmark.report.points import Points
+from xcrossrec.benchmark.report.resampling import compare_many, interval, relative_interval
 from xcrossrec.benchmark.suite import Suite
 from xcrossrec.cli import app
 from xcrossrec.evaluation import Evaluation
 from xcrossrec.evaluation.result import RESULT_SCHEMA, EvaluationInfo
 from xcrossrec.exceptions import DataError
 from xcrossrec.metrics.ranking import per_user_metrics
-from xcrossrec.metrics.significance import holm_adjusted
+from xcrossrec.metrics.significance import PairedComparison, bootstrap_interval, holm_adjusted
 
 METHODS = ("popularity", "mean-of-sources", "lora", "lora-from-source", "xcross")
 USERS = 60
@@ -86,6 +98,9 @@ def test_seeds_are_averaged_user_by_user(suite_file, tmp_path: Path) -> None:
     assert point is not None
     assert point.per_user("full") == pytest.approx(np.full(USERS, 0.75))
     assert point.by_seed("full") == [1.0, 0.5]
+    assert point.spread("full") == pytest.approx(np.std([1.0, 0.5], ddof=1))
+    table = tables.accuracy_table(Points(suite, files), "garden", "full")
+    assert "| lora | 300 | .750 ±.000 (sd .3536 over 2 seeds) |" in table
 
 
 def test_duels_are_paired_and_corrected(points: Points) -> None:
@@ -123,6 +138,103 @@ def test_tables_show_what_the_cells_say(points: Points) -> None:
     assert "| garden | lora | 60 | +.300 | 54 |" in tables.unseen_table(points, "xcross", ["lora"], 128)
     assert "| garden | xcross | kitchen+camping | 128 | .550 | .550 | +.000 |" in tables.ablation_table(points)
     assert (tables.signed(-0.0123), tables.signed(0.2), tables.short(1.5)) == ("-.012", "+.200", "1.500")
+
+
+def comparison(difference: float) -> PairedComparison:
+    return PairedComparison(difference, (difference, difference), 0.0, 60)
+
+
+def test_verdicts_of_the_claims(points: Points) -> None:
+    assert parameters_verdict(points, "xcross", "lora", "garden") == "does not hold", (
+        "100 of 280 is more than a quarter"
+    )
+    assert parameters_verdict(points, "xcross", "tfidf", "garden") == "not run"
+    assert [Relative(0.0, i).verdict for i in ((-0.01, 0.1), (-0.03, 0.1), (-0.1, -0.02))] == [
+        "holds", "open", "does not hold",
+    ]  # fmt: skip
+    assert data_verdict(points, "xcross", "lora", "garden") == "holds", "30 users of rank 1 at 128 as LoRA at 512"
+    assert data_verdict(points, "lora", "xcross", "garden") == "does not hold"
+    assert data_verdict(points, "xcross", "mean-of-sources", "garden") == "open", "more users give the rival nothing"
+    better, even, worse = (
+        Duel("garden", "full", 128, "lora", comparison(sign), p)
+        for sign, p in ((1.0, 0.001), (1.0, 0.5), (-1.0, 0.001))
+    )
+    assert [rivals_verdict(found) for found in ([better, better], [better, even], [better, even, worse], [])] == [
+        "holds", "open", "does not hold", "not run",
+    ]  # fmt: skip
+
+
+def test_claims_averages_and_parameters_in_tables(points: Points) -> None:
+    claims = tables.claims_table(points, "xcross", "lora")
+    assert "| half of `lora`'s users or less for its MRR | holds |" in claims
+    assert "method, full, the first sources | open |" in claims
+    averages = tables.averages_table(points, "full")
+    assert averages.startswith("| method | 128 users, 1 targets | 512 users, 1 targets |")
+    assert "| lora-from-source | **.5500** | **.8500** |" in averages
+    assert "| tfidf |" not in averages
+    parameters = tables.parameters_table(points, "xcross", "lora")
+    assert "| garden | 512, the most both have | 100 of 280 = 35.7% |" in parameters
+    assert "| yes | holds |" in parameters
+
+
+def test_averages_are_of_the_same_targets(suite_file, tmp_path: Path) -> None:
+    path = suite_file(METHODS, "128", "0")
+    path.write_text(
+        path.read_text().replace('targets = ["garden"]', 'targets = ["garden", "shed"]')
+        + '\n[[grid]]\ntargets = ["garden"]\nmethods = ["tfidf"]\nbudgets = [128]\nseeds = [0]\n'
+    )
+    suite, files = Suite.read(path), CellFiles(tmp_path / "run")
+    write_cells(suite, files, lambda cell: ranks(60 if cell.target == "shed" else 0, cell))
+    averages = tables.averages_table(Points(suite, files), "uniform")
+    assert "| method | 128 users, 2 targets |" in averages
+    assert "| lora | **.5500** |" in averages
+    assert "tfidf" not in averages, "it lacks the shed"
+
+
+def test_titles_dealt_out_anew_stand_beside_chance(suite_file, tmp_path: Path) -> None:
+    suite, files = Suite.read(suite_file(("untrained", "shuffled"), "128", "0")), CellFiles(tmp_path / "run")
+    write_cells(suite, files, lambda cell: ranks(30 if cell.method == "untrained" else 0, cell))
+    points = Points(suite, files)
+    assert shuffled_pairs(points) == [("untrained", "shuffled")]
+    point = points.find("garden", "untrained", 128)
+    assert point is not None
+    assert point.chance("popularity") == pytest.approx(sum(1 / rank for rank in range(1, 31)) / 30)
+    rows = tables.permutation_table(points).splitlines()
+    assert len(rows) == 2 + 3, "a row a kind of negatives"
+    assert "| garden | untrained |  | popularity | .5500 | .1000 | .1332 | +.450 [" in "".join(rows)
+
+
+def test_each_set_of_sources_has_rows(suite_file, tmp_path: Path) -> None:
+    path = suite_file(("mean-of-sources", "xcross"), "128", "0")
+    more = '\n[[grid]]\ntargets = ["garden"]\nsources = { garden = ["kitchen", "camping", "shed"] }\n'
+    path.write_text(path.read_text() + more + 'methods = ["mean-of-sources", "xcross"]\nbudgets = [128]\nseeds = [0]\n')
+    suite, files = Suite.read(path), CellFiles(tmp_path / "run")
+    write_cells(suite, files, lambda cell: ranks(len(cell.sources) * (10 if cell.method == "xcross" else 1), cell))
+    points = Points(suite, files)
+    assert points.source_sets("garden") == [("kitchen", "camping"), ("kitchen", "camping", "shed")]
+    rivals = tables.rivals_table(points, "xcross")
+    assert "| full | garden | kitchen+camping | mean-of-sources | +.270" in rivals
+    assert "| full | garden | kitchen+camping+shed | mean-of-sources | +.405" in rivals
+    accuracy = tables.accuracy_table(points, "garden", "full")
+    assert "| xcross (kitchen+camping+shed) | 120 | .550" in accuracy
+    assert "full, more sources | holds |" in tables.claims_table(points, "xcross", None)
+    assert tables.claims_table(points, "xcross", None).count("| holds |") == 4
+
+
+def test_shared_draws_give_the_usual_intervals_and_p_values() -> None:
+    rng = np.random.default_rng(5)
+    values = [rng.normal(shift, 1.0, size=40) for shift in (0.0, 0.3, 1.0)]
+    for value in values:
+        assert interval(value) == pytest.approx(bootstrap_interval(value, rng=np.random.default_rng(0)), abs=1e-9)
+    few = [value[:9] for value in values] + [np.zeros(9)]
+    flips = np.array(list(itertools.product((-1.0, 1.0), repeat=9)))
+    for value, found in zip(few, compare_many(few), strict=True):
+        exact = np.mean(np.abs(flips @ value) >= abs(value.sum()) - 1e-9)
+        assert found.p_value == pytest.approx(exact, abs=0.02)
+        assert (found.difference, found.users) == (pytest.approx(value.mean()), 9)
+    low, high = relative_interval(1.02 * np.ones(30), np.ones(30))
+    assert (low, high) == pytest.approx((0.02, 0.02))
+    assert compare_many([]) == []
 
 
 def test_report_command_writes_page_and_figures(suite_file, tmp_path: Path, points: Points) -> None:

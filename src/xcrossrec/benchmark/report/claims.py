@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from xcrossrec.benchmark.cells import ALL, NO_BUDGET
 from xcrossrec.benchmark.methods import KINDS
 from xcrossrec.benchmark.report.points import Point, Points
-from xcrossrec.metrics.significance import PairedComparison, holm_adjusted, paired_comparison
+from xcrossrec.benchmark.report.resampling import compare_many, relative_interval
+from xcrossrec.benchmark.suite import MethodEntry
+from xcrossrec.metrics.significance import PairedComparison, holm_adjusted
 from xcrossrec.types import Negatives
 
 CLAIM_BUDGETS = (128, 512, 2048)
@@ -50,7 +51,8 @@ class Duel:
 
 def compare_points(ours: Point, rival: Point, negatives: Negatives) -> PairedComparison:
     """Pair the users of two points; each user's metric is averaged over the seeds first."""
-    return paired_comparison(ours.per_user(negatives), rival.per_user(negatives), rng=np.random.default_rng(0))
+    (found,) = compare_many([ours.per_user(negatives) - rival.per_user(negatives)])
+    return found
 
 
 def cross_domain_rivals(points: Points, target: str) -> list[str]:
@@ -70,10 +72,21 @@ def duels(
     negatives: Negatives,
     rivals: Sequence[str],
     budgets: Sequence[int] = CLAIM_BUDGETS,
+    sources: Sequence[str] | None = None,
 ) -> list[Duel]:
-    """Compare ours with each rival at each budget that both have, and correct for their number (Holm)."""
-    pairs = list(_pairs(points, ours, target, rivals, budgets))
-    found = [compare_points(mine, other, negatives) for mine, other, _ in pairs]
+    """Compare ours with each rival at each budget that both have, and correct for their number (Holm).
+
+    Args:
+        points: of the suite.
+        ours: the method under test.
+        target: the new domain.
+        negatives: the protocol.
+        rivals: the others.
+        budgets: users.
+        sources: which set of sources both use; None takes that of the suite's first part.
+    """
+    pairs = list(_pairs(points, ours, target, rivals, budgets, sources))
+    found = compare_many([mine.per_user(negatives) - other.per_user(negatives) for mine, other, _ in pairs])
     adjusted = holm_adjusted([comparison.p_value for comparison in found])
     return [
         Duel(target, negatives, budget, other.method, comparison, p)
@@ -81,13 +94,27 @@ def duels(
     ]
 
 
+def rival_duels(
+    points: Points, ours: str, target: str, negatives: Negatives, sources: tuple[str, ...] | None = None
+) -> list[Duel]:
+    """Ours against every other cross-domain method with one set of sources; computed once."""
+    rivals = cross_domain_rivals(points, target)
+    key = ("duels", ours, target, negatives, sources)
+    return points.remember(key, lambda: duels(points, ours, target, negatives, rivals, sources=sources))
+
+
 def _pairs(
-    points: Points, ours: str, target: str, rivals: Sequence[str], budgets: Sequence[int]
+    points: Points,
+    ours: str,
+    target: str,
+    rivals: Sequence[str],
+    budgets: Sequence[int],
+    sources: Sequence[str] | None,
 ) -> Iterator[tuple[Point, Point, int]]:
     for budget in budgets:
-        mine = points.find(target, ours, budget)
+        mine = points.find(target, ours, budget, sources)
         for rival in rivals:
-            other = points.find(target, rival, budget)
+            other = points.find(target, rival, budget, sources)
             if mine is not None and other is not None and rival != ours:
                 yield mine, other, budget
 
@@ -168,17 +195,129 @@ def largest_common_budget(points: Points, target: str, methods: Sequence[str]) -
     return None
 
 
+HOLDS, FAILS, OPEN, NOT_RUN = "holds", "does not hold", "open", "not run"
+PARAMETER_SHARE = 0.25
+MARGIN = 0.01
+
+
+@dataclass(frozen=True)
+class Relative:
+    """One point over another: mean(ours) / mean(other) - 1 under popularity negatives, with its interval."""
+
+    value: float
+    interval: tuple[float, float]
+
+    @property
+    def verdict(self) -> str:
+        """Whether ours is at most :data:`MARGIN` below, as far as the interval tells."""
+        if self.interval[0] >= -MARGIN:
+            return HOLDS
+        return FAILS if self.interval[1] < -MARGIN else OPEN
+
+
+def relative_to(ours: Point, other: Point) -> Relative:
+    """Compare two points on the same users."""
+    mine, theirs = ours.per_user("popularity"), other.per_user("popularity")
+    return Relative(float(mine.mean() / theirs.mean()) - 1.0, relative_interval(mine, theirs))
+
+
+def parameters_verdict(points: Points, ours: str, lora: str, target: str) -> str:
+    """At most a quarter of LoRA's body parameters, at most 1% below its MRR, at the largest common budget."""
+    budget = largest_common_budget(points, target, [ours, lora])
+    if budget is None:
+        return NOT_RUN
+    mine, other = points.find(target, ours, budget), points.find(target, lora, budget)
+    assert mine is not None
+    assert other is not None
+    if mine.body_parameters > PARAMETER_SHARE * other.body_parameters:
+        return FAILS
+    return relative_to(mine, other).verdict
+
+
+def data_verdict(points: Points, ours: str, lora: str, target: str) -> str:
+    """Whether ours with at most half of the users reaches what LoRA does with its largest budget.
+
+    It holds if ours with at most half is at most 1% below; it does not if ours with more than half, up to all of them,
+    is further below. It stays open where LoRA itself gains nothing from the larger half: any ratio would be noise.
+    """
+    largest = largest_common_budget(points, target, [ours, lora])
+    if largest is None:
+        return NOT_RUN
+    theirs = points.find(target, lora, largest)
+    users = points.users(target, largest)
+    measured = [b for b in points.budgets if points.find(target, ours, b) and points.users(target, b) <= users]
+    half = [b for b in measured if points.users(target, b) <= users / 2]
+    more = [b for b in measured if b not in half]
+    assert theirs is not None
+    if any(_point(points, target, ours, b, theirs).verdict == FAILS for b in more[:1]):
+        return FAILS
+    smaller = points.find(target, lora, half[-1]) if half else None
+    if smaller is None or compare_points(theirs, smaller, "popularity").interval[0] <= 0:
+        return OPEN
+    return HOLDS if _point(points, target, ours, half[-1], theirs).verdict == HOLDS else OPEN
+
+
+def _point(points: Points, target: str, method: str, budget: int, other: Point) -> Relative:
+    found = points.find(target, method, budget)
+    assert found is not None
+    return relative_to(found, other)
+
+
+def rivals_verdict(found: Sequence[Duel]) -> str:
+    """Better than every rival everywhere holds; one that is better than ours refutes; anything else is open."""
+    if not found:
+        return NOT_RUN
+    if any(duel.verdict == "worse" for duel in found):
+        return FAILS
+    return HOLDS if all(duel.verdict == "better" for duel in found) else OPEN
+
+
+def shuffled_pairs(points: Points) -> list[tuple[str, str]]:
+    """Each method whose titles are dealt out anew, after the same method with true titles.
+
+    The partner of ``NAME-shuffled`` is ``NAME``; without such a name, the method of the same kind and settings.
+    """
+    methods = points.suite.methods
+    pairs = []
+    for name, entry in methods.items():
+        if not entry.settings.get("shuffle_titles"):
+            continue
+        alike = [o for o, other in methods.items() if o != name and _core(other) == _core(entry) and not _deals(other)]
+        named = name.removesuffix("-shuffled")
+        partner = named if named in methods and named != name else next(iter(alike), None)
+        if partner is not None:
+            pairs.append((partner, name))
+    return pairs
+
+
+def _deals(entry: MethodEntry) -> bool:
+    return bool(entry.settings.get("shuffle_titles"))
+
+
+def _core(entry: MethodEntry) -> tuple[str, dict[str, Any]]:
+    """What a method computes; looks into it (``ablate``) change nothing."""
+    return entry.kind, {k: v for k, v in entry.settings.items() if k not in ("shuffle_titles", "ablate")}
+
+
 __all__ = [
     "ALL",
     "CLAIM_BUDGETS",
     "CLAIM_NEGATIVES",
+    "MARGIN",
     "Curve",
     "DataRatio",
     "Duel",
+    "Relative",
     "compare_points",
     "cross_domain_rivals",
     "curve",
     "data_ratios",
+    "data_verdict",
     "duels",
     "largest_common_budget",
+    "parameters_verdict",
+    "relative_to",
+    "rival_duels",
+    "rivals_verdict",
+    "shuffled_pairs",
 ]

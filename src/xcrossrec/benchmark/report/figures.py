@@ -91,7 +91,9 @@ def accuracy_against(points: Points, what: str, budget: int, path: Path) -> None
                 continue
             across, mean = max(1.0, float(getattr(point, what))), point.mean("popularity")
             axes.plot(across, mean, _marker(points, method), color=_color(points, method))
-            axes.annotate(method, (across, mean), fontsize=6, xytext=(3, 3), textcoords="offset points")
+            name = axes.annotate(method, (across, mean), fontsize=6, xytext=(3, 3), textcoords="offset points")
+            name.set_in_layout(False)  # dozens of names would be measured again and again
+        axes.margins(x=0.25)
         axes.set(xscale="log", title=target, xlabel=_LABELS[what], ylabel="MRR, popularity negatives")
         axes.grid(alpha=0.2)
     figure.savefig(path, dpi=130)

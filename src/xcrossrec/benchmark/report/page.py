@@ -7,7 +7,7 @@ from pathlib import Path
 from xcrossrec.benchmark.cells import CellFiles
 from xcrossrec.benchmark.kept import write_records
 from xcrossrec.benchmark.report import figures, tables
-from xcrossrec.benchmark.report.claims import CLAIM_BUDGETS
+from xcrossrec.benchmark.report.claims import CLAIM_BUDGETS, shuffled_pairs
 from xcrossrec.benchmark.report.points import Points
 from xcrossrec.benchmark.suite import Suite
 from xcrossrec.exceptions import ConfigError
@@ -55,10 +55,10 @@ def _claims(points: Points) -> list[str]:
     if "ours" not in report:
         return []
     ours, lora, warm = report["ours"], report.get("lora"), list(report.get("warm", []))
-    sections = [f"# Claims, about `{ours}`"]
+    sections = [f"# Claims, about `{ours}`", tables.claims_table(points, ours, lora)]
     if lora:
         sections += [
-            "## Parameters: against LoRA on the largest common budget",
+            "## Parameters: against LoRA (popularity negatives)",
             tables.parameters_table(points, ours, lora),
         ]
         rivals = [lora, *warm]
@@ -78,6 +78,11 @@ def _claims(points: Points) -> list[str]:
 
 def _accuracy(points: Points, out: Path) -> list[str]:
     sections = ["# Accuracy"]
+    for negatives in points.suite.negatives:
+        title = f"## MRR averaged over targets, {negatives} negatives"
+        sections += [title, tables.averages_table(points, negatives)]
+    if shuffled_pairs(points):
+        sections += ["## The check: titles dealt out anew", tables.permutation_table(points)]
     for target in points.targets:
         for negatives in points.suite.negatives:
             sections += [f"## {target}, {negatives} negatives", tables.accuracy_table(points, target, negatives)]

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float64
 
 from xcrossrec.benchmark.cells import ALL, NO_BUDGET, Cell, CellFiles
+from xcrossrec.benchmark.report.resampling import interval
 from xcrossrec.benchmark.suite import Suite
 from xcrossrec.evaluation import Evaluation
-from xcrossrec.metrics.significance import bootstrap_interval
+from xcrossrec.metrics.ranking import METRICS
 from xcrossrec.types import USER, Negatives
 
 METRIC = "mrr"
 _SEEN = "seen_in_source"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """One cell's results as tables need them: a frame a kind of negatives, users in the order of their ids."""
+
+    frames: Mapping[str, pl.DataFrame]
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Results:
+        """Sort once, and let go of the ids."""
+        columns = ["candidates", *METRICS, _SEEN]
+        kinds = evaluation.negatives
+        return cls({kind: evaluation.of(kind).sort(USER).select(columns) for kind in kinds})
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +47,7 @@ class Point:
         method: its name in the suite.
         budget: see :class:`xcrossrec.benchmark.cells.Cell`.
         records: one a seed.
-        evaluations: one a seed, of the same users.
+        results: one a seed, of the same users.
     """
 
     target: str
@@ -39,22 +55,37 @@ class Point:
     method: str
     budget: int
     records: tuple[dict[str, Any], ...]
-    evaluations: tuple[Evaluation, ...]
+    results: tuple[Results, ...]
 
     @property
     def seeds(self) -> list[int]:
         """The seeds there are."""
         return [int(record["seed"]) for record in self.records]
 
+    @cached_property
+    def _per_user(self) -> dict[tuple[str, str], Float64[np.ndarray, " user"]]:
+        return {}
+
+    @cached_property
+    def _intervals(self) -> dict[tuple[str, str], tuple[float, float]]:
+        return {}
+
     def per_user(self, negatives: Negatives, metric: str = METRIC) -> Float64[np.ndarray, " user"]:
-        """The metric of each user, averaged over the seeds; users in the order of the first."""
-        values = np.stack([_values(evaluation, negatives, metric) for evaluation in self.evaluations])
-        mean: Float64[np.ndarray, " user"] = values.mean(axis=0)
-        return mean
+        """The metric of each user, averaged over the seeds; users in the order of their ids."""
+        key = (negatives, metric)
+        if key not in self._per_user:
+            values = np.stack([_values(results, negatives, metric) for results in self.results])
+            self._per_user[key] = values.mean(axis=0)
+        return self._per_user[key]
 
     def by_seed(self, negatives: Negatives, metric: str = METRIC) -> list[float]:
         """The mean over the users, one a seed."""
-        return [float(_values(evaluation, negatives, metric).mean()) for evaluation in self.evaluations]
+        return [float(_values(results, negatives, metric).mean()) for results in self.results]
+
+    def spread(self, negatives: Negatives, metric: str = METRIC) -> float | None:
+        """The standard deviation over the seeds of the mean over the users; None with one seed."""
+        means = self.by_seed(negatives, metric)
+        return float(np.std(means, ddof=1)) if len(means) > 1 else None
 
     def mean(self, negatives: Negatives, metric: str = METRIC) -> float:
         """The mean over users and seeds."""
@@ -62,11 +93,20 @@ class Point:
 
     def interval(self, negatives: Negatives, metric: str = METRIC) -> tuple[float, float]:
         """The 95% bootstrap interval over the users."""
-        return bootstrap_interval(self.per_user(negatives, metric), rng=np.random.default_rng(0))
+        key = (negatives, metric)
+        if key not in self._intervals:
+            self._intervals[key] = interval(self.per_user(negatives, metric))
+        return self._intervals[key]
+
+    def chance(self, negatives: Negatives) -> float:
+        """The MRR of a random order: the mean over users of (1 + 1/2 + ... + 1/n) / n for n candidates."""
+        candidates = self.results[0].frames[negatives]["candidates"].to_numpy()
+        harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, candidates.max() + 1))])
+        return float(np.mean(harmonic[candidates] / candidates))
 
     def unseen(self) -> Bool[np.ndarray, " user"]:
         """Which users no source has seen in training; all of them for a method without sources."""
-        frame = _sorted(self.evaluations[0], self.evaluations[0].negatives[0])
+        frame = next(iter(self.results[0].frames.values()))
         return ~frame[_SEEN].fill_null(False).to_numpy()
 
     @property
@@ -85,12 +125,8 @@ class Point:
         return float(np.mean([record["fit"]["cpu_s"] for record in self.records]))
 
 
-def _values(evaluation: Evaluation, negatives: Negatives, metric: str) -> Float64[np.ndarray, " user"]:
-    return np.asarray(_sorted(evaluation, negatives)[metric].to_numpy(), dtype=np.float64)
-
-
-def _sorted(evaluation: Evaluation, negatives: Negatives) -> pl.DataFrame:
-    return evaluation.of(negatives).sort(USER)
+def _values(results: Results, negatives: Negatives, metric: str) -> Float64[np.ndarray, " user"]:
+    return np.asarray(results.frames[negatives][metric].to_numpy(), dtype=np.float64)
 
 
 class Points:
@@ -108,9 +144,15 @@ class Points:
             if files.done(cell):
                 groups.setdefault((cell.target, cell.sources, cell.method, cell.budget), []).append(cell)
         self._points = [
-            Point(*key, tuple(files.read(cell) for cell in cells), tuple(files.evaluation(cell) for cell in cells))
+            Point(
+                *key,
+                tuple(files.read(cell) for cell in cells),
+                tuple(Results.of(files.evaluation(cell)) for cell in cells),
+            )
             for key, cells in groups.items()
         ]
+        self._by_key = dict(zip(groups, self._points, strict=True))
+        self._remembered: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
         return len(self._points)
@@ -144,11 +186,21 @@ class Points:
             sources: which; None takes those of the suite's first part.
         """
         wanted = tuple(self.main_sources(target) if sources is None else sources)
-        for point in self._points:
-            same = point.target == target and point.method == method and point.budget in (budget, NO_BUDGET)
-            if same and point.sources in ((), wanted):
-                return point
-        return None
+        keys = ((target, used, method, of) for used in ((), wanted) for of in (budget, NO_BUDGET))
+        return next((self._by_key[key] for key in keys if key in self._by_key), None)
+
+    def source_sets(self, target: str) -> list[tuple[str, ...]]:
+        """The sets of sources that a target's points use: the first part's, then the others by size."""
+        found = {point.sources for point in self._points if point.target == target and point.sources}
+        main = self.main_sources(target)
+        return [main, *sorted(found - {main}, key=lambda names: (len(names), names))]
+
+    def remember(self, key: Hashable, make: Callable[[], _T]) -> _T:
+        """Compute something once for the whole report."""
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        found: _T = self._remembered[key]
+        return found
 
     def main_sources(self, target: str) -> tuple[str, ...]:
         """The sources that the first part of the grid gives a target."""

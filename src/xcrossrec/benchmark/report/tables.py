@@ -6,17 +6,23 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from xcrossrec.benchmark.cells import ALL
+from xcrossrec.benchmark.cells import ALL, NO_BUDGET
 from xcrossrec.benchmark.report.claims import (
     CLAIM_BUDGETS,
     CLAIM_NEGATIVES,
+    MARGIN,
+    NOT_RUN,
     SIGNIFICANT,
     Duel,
     compare_points,
-    cross_domain_rivals,
     data_ratios,
-    duels,
+    data_verdict,
     largest_common_budget,
+    parameters_verdict,
+    relative_to,
+    rival_duels,
+    rivals_verdict,
+    shuffled_pairs,
 )
 from xcrossrec.benchmark.report.points import Point, Points
 from xcrossrec.types import Negatives
@@ -44,14 +50,25 @@ def budget_name(budget: int) -> str:
     return "all" if budget == ALL else f"{budget:,}"
 
 
+def fine(value: float) -> str:
+    """A small metric or spread with four digits and no leading zero."""
+    return f"{value:.4f}".removeprefix("0")
+
+
 def accuracy_table(points: Points, target: str, negatives: Negatives, metric: str = "mrr") -> str:
-    """Methods by budgets: mean, half-width of the 95% interval over users, spread over seeds."""
+    """Methods, and sets of sources, by budgets: mean, half-width of the 95% interval over users, spread over seeds."""
     head = ["method", "trained (head included)", *(budget_name(budget) for budget in points.budgets)]
     rows = []
+    main, *others = points.source_sets(target)
     for method in points.methods(target):
-        found = [points.find(target, method, budget) for budget in points.budgets]
-        sizes = [f"{point.parameters:,}" for point in found if point is not None]
-        rows.append([method, sizes[0] if sizes else "", *(_cell(point, negatives, metric) for point in found)])
+        for sources in (main, *others):
+            found = [points.find(target, method, budget, sources) for budget in points.budgets]
+            if sources != main:
+                found = [point if point is not None and point.sources else None for point in found]
+            sizes = [f"{point.parameters:,}" for point in found if point is not None]
+            name = method if sources == main else f"{method} ({'+'.join(sources)})"
+            if sizes or sources == main:
+                rows.append([name, sizes[0] if sizes else "", *(_cell(p, negatives, metric) for p in found)])
     return markdown_table(head, rows)
 
 
@@ -60,37 +77,133 @@ def _cell(point: Point | None, negatives: Negatives, metric: str) -> str:
         return ""
     low, high = point.interval(negatives, metric)
     text = f"{short(point.mean(negatives, metric))} ±{short((high - low) / 2)}"
-    spread = point.by_seed(negatives, metric)
-    return f"{text} (seeds {short(min(spread))} to {short(max(spread))})" if len(spread) > 1 else text
+    spread = point.spread(negatives, metric)
+    return text if spread is None else f"{text} (sd {fine(spread)} over {len(point.seeds)} seeds)"
 
 
-def parameters_table(points: Points, ours: str, lora: str) -> str:
-    """Claim 2: trained parameters and accuracy against LoRA, at the largest budget that both have."""
+def averages_table(points: Points, negatives: Negatives, budgets: Sequence[int] = CLAIM_BUDGETS) -> str:
+    """MRR averaged over targets, per method and budget; the best of a budget is bold.
+
+    A budget's targets are those at which the report's `ours` and `lora` have a cell (without a report: any method). A
+    method that lacks a cell at one of them is left out, so that every number of a column is of the same targets.
+    """
+    columns = {budget: _averages(points, negatives, budget) for budget in budgets}
+    columns = {budget: found for budget, found in columns.items() if found[1]}
+    head = ["method", *(f"{budget_name(b)} users, {len(found[0])} targets" for b, found in columns.items())]
+    best = {budget: max(means.values()) for budget, (_, means) in columns.items()}
     rows = []
-    for target in points.targets:
-        budget = largest_common_budget(points, target, [ours, lora])
-        if budget is None:
-            continue
-        mine, other = points.find(target, ours, budget), points.find(target, lora, budget)
-        assert mine is not None
-        assert other is not None
-        rows.append(_parameter_row(target, budget, mine, other))
-    head = ["target", "users", "body parameters", "with head", "MRR", "LoRA's MRR", "difference [95%]", "relative"]
+    for method in points.suite.methods:
+        texts = [_average(means.get(method), best[budget]) for budget, (_, means) in columns.items()]
+        if any(texts):
+            rows.append([method, *texts])
     return markdown_table(head, rows)
 
 
-def _parameter_row(target: str, budget: int, mine: Point, other: Point) -> list[str]:
-    found = compare_points(mine, other, "popularity")
-    ours, lora = mine.mean("popularity"), other.mean("popularity")
+def _averages(points: Points, negatives: Negatives, budget: int) -> tuple[list[str], dict[str, float]]:
+    needed = [name for name in (points.suite.report.get("ours"), points.suite.report.get("lora")) if name]
+    targets = [t for t in points.targets if needed and all(points.find(t, name, budget) for name in needed)]
+    targets = targets if needed else points.targets
+    means = {}
+    for method in points.suite.methods:
+        found = [point for target in targets if (point := points.find(target, method, budget)) is not None]
+        if targets and len(found) == len(targets):
+            means[method] = float(np.mean([point.mean(negatives) for point in found]))
+    return targets, means
+
+
+def _average(value: float | None, best: float) -> str:
+    if value is None:
+        return ""
+    return f"**{fine(value)}**" if value == best else fine(value)
+
+
+def claims_table(points: Points, ours: str, lora: str | None) -> str:
+    """Every claim on every target, in a word."""
+    rows = []
+    if lora is not None:
+        what = f"a quarter of `{lora}`'s parameters or less, at most 1% below its MRR"
+        rows.append([what, *(parameters_verdict(points, ours, lora, target) for target in points.targets)])
+        what = f"half of `{lora}`'s users or less for its MRR"
+        rows.append([what, *(data_verdict(points, ours, lora, target) for target in points.targets)])
+    sets = max(len(points.source_sets(target)) for target in points.targets)
+    for negatives in CLAIM_NEGATIVES:
+        for number in range(sets):
+            what = f"better than every other cross-domain method, {negatives}, {_SETS[min(number, 1)]}"
+            rows.append([what, *(_rivals_verdict(points, ours, t, negatives, number) for t in points.targets)])
+    return markdown_table(["claim", *points.targets], rows)
+
+
+_SETS = ("the first sources", "more sources")
+
+
+def _rivals_verdict(points: Points, ours: str, target: str, negatives: Negatives, number: int) -> str:
+    sets = points.source_sets(target)
+    if number >= len(sets):
+        return NOT_RUN
+    return rivals_verdict(rival_duels(points, ours, target, negatives, sets[number]))
+
+
+def permutation_table(points: Points) -> str:
+    """True titles against titles dealt out anew, and what a random order would give."""
+    rows = []
+    for target in points.targets:
+        for name, dealt in shuffled_pairs(points):
+            for budget in (NO_BUDGET, *points.budgets):
+                true, shuffled = points.find(target, name, budget), points.find(target, dealt, budget)
+                if true is None or shuffled is None or true.budget != budget:
+                    continue
+                rows += [_permutation_row(true, shuffled, negatives) for negatives in points.suite.negatives]
+    head = ["target", "method", "users", "negatives", "true titles", "dealt out anew", "chance", "difference [95%]"]
+    return markdown_table(head, rows)
+
+
+def _permutation_row(true: Point, shuffled: Point, negatives: Negatives) -> list[str]:
+    found = compare_points(true, shuffled, negatives)
+    users = "" if true.budget == NO_BUDGET else budget_name(true.budget)
+    means = (true.mean(negatives), shuffled.mean(negatives), true.chance(negatives))
     return [
-        target,
-        budget_name(budget),
+        true.target,
+        true.method,
+        users,
+        negatives,
+        *map(fine, means),
+        _difference(found.difference, found.interval),
+    ]
+
+
+def parameters_table(points: Points, ours: str, lora: str) -> str:
+    """Claim 2: trained parameters and accuracy against LoRA, at every budget that both have."""
+    rows = []
+    for target in points.targets:
+        for budget in points.budgets:
+            mine, other = points.find(target, ours, budget), points.find(target, lora, budget)
+            if mine is not None and other is not None:
+                largest = budget == largest_common_budget(points, target, [ours, lora])
+                rows.append(_parameter_row(f"{_users_of(points, target, budget)}{_LARGEST * largest}", mine, other))
+    head = ["target", "users", "body parameters", "with head", "MRR", "LoRA's MRR", "difference [95%]"]
+    return markdown_table([*head, "relative [95%]", "within 1%", "by the interval"], rows)
+
+
+_LARGEST = ", the most both have"
+
+
+def _users_of(points: Points, target: str, budget: int) -> str:
+    return f"all {points.users(target, budget):,}" if budget == ALL else budget_name(budget)
+
+
+def _parameter_row(users: str, mine: Point, other: Point) -> list[str]:
+    found, relative = compare_points(mine, other, "popularity"), relative_to(mine, other)
+    return [
+        mine.target,
+        users,
         f"{mine.body_parameters:,} of {other.body_parameters:,} = {mine.body_parameters / other.body_parameters:.1%}",
         f"{mine.parameters:,} of {other.parameters:,} = {mine.parameters / other.parameters:.1%}",
-        short(ours),
-        short(lora),
+        short(mine.mean("popularity")),
+        short(other.mean("popularity")),
         _difference(found.difference, found.interval),
-        f"{(ours - lora) / lora:+.1%}",
+        f"{relative.value:+.1%} [{relative.interval[0]:+.1%}, {relative.interval[1]:+.1%}]",
+        "yes" if relative.value >= -MARGIN else "no",
+        relative.verdict,
     ]
 
 
@@ -122,15 +235,20 @@ def _users(users: float | None) -> str:
 
 
 def rivals_table(points: Points, ours: str) -> str:
-    """Claim 4: ours against every other cross-domain method, corrected for the number of comparisons."""
+    """Claim 4: ours against every other cross-domain method, for each set of sources, corrected for their number."""
     rows = []
     for negatives in CLAIM_NEGATIVES:
-        for target in points.targets:
-            found = duels(points, ours, target, negatives, cross_domain_rivals(points, target))
+        for target, sources in _places(points):
+            found = rival_duels(points, ours, target, negatives, sources)
             for rival in dict.fromkeys(duel.rival for duel in found):
-                rows.append([negatives, target, rival, *_by_budget([d for d in found if d.rival == rival])])
-    head = ["negatives", "target", "rival", *(f"{budget:,}" for budget in CLAIM_BUDGETS)]
+                of_rival = [duel for duel in found if duel.rival == rival]
+                rows.append([negatives, target, "+".join(sources), rival, *_by_budget(of_rival)])
+    head = ["negatives", "target", "sources", "rival", *(f"{budget:,}" for budget in CLAIM_BUDGETS)]
     return markdown_table(head, rows)
+
+
+def _places(points: Points) -> list[tuple[str, tuple[str, ...]]]:
+    return [(target, sources) for target in points.targets for sources in points.source_sets(target)]
 
 
 def _by_budget(found: Sequence[Duel]) -> list[str]:
@@ -146,11 +264,11 @@ def verdict_counts(points: Points, ours: str) -> str:
     """Claim 4 in one table: on how many targets ours is better than all the others."""
     rows = []
     for negatives in CLAIM_NEGATIVES:
-        for target in points.targets:
-            found = duels(points, ours, target, negatives, cross_domain_rivals(points, target))
+        for target, sources in _places(points):
+            found = rival_duels(points, ours, target, negatives, sources)
             counts = {word: sum(duel.verdict == word for duel in found) for word in ("better", "even", "worse")}
-            rows.append([negatives, target, *(str(count) for count in counts.values())])
-    head = ["negatives", "target", f"better (p < {SIGNIFICANT:g})", "even", "worse"]
+            rows.append([negatives, target, "+".join(sources), *(str(count) for count in counts.values())])
+    head = ["negatives", "target", "sources", f"better (p < {SIGNIFICANT:g})", "even", "worse"]
     return markdown_table(head, rows)
 
 
