@@ -1,6 +1,7 @@
 """Run one cell in this process: ``python -m xcrossrec.benchmark.cell_process SUITE OUT cell|trial NAME PARENT``.
 
-A process a cell: its peak memory is the cell's own, and a kill costs no more than the cell.
+A run does the same in processes that :mod:`xcrossrec.benchmark.cell_server` forks. A process a cell: its peak memory is
+the cell's own, and a kill costs no more than the cell.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,7 @@ def make_task(suite: Suite, cell: Cell, domain: Domain, work: Path) -> Task:
         pooling=suite.pooling,
         pair_attention=suite.pair_attention,
         pair_start=suite.pair_start,
+        encoding=suite.encoding,
     )
 
 
@@ -175,6 +178,7 @@ def _record(
         "training": task.training.to_dict(),
         "scoring": suite.scoring,
         "pooling": suite.pooling,
+        "encoding": suite.encoding,
         "pair": {"attention": suite.pair_attention, "start": suite.pair_start} if suite.scoring == "pair" else None,
         "data_fingerprint": domain.fingerprint,
         "commit": commit(),
@@ -185,8 +189,12 @@ def _record(
     }
 
 
+@cache
 def commit() -> str | None:
-    """The checkout's commit, with ``+`` behind it where tracked files differ; None outside a checkout."""
+    """The checkout's commit, with ``+`` behind it where tracked files differ; None outside a checkout.
+
+    Asked once, when the code is imported: what is edited afterwards does not run.
+    """
     root = Path(__file__).parent
     described = subprocess.run(
         ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=10"],
@@ -205,7 +213,7 @@ def _end_with_parent(parent: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run the cell that the runner names, or the trial."""
+    """Run the cell that the runner names, or the trial: suite, run's folder, cell or trial, name, parent's id."""
     suite_path, out, what, name, parent = arguments
     threading.Thread(target=_end_with_parent, args=(int(parent),), daemon=True).start()
     suite = prepared(Suite.read(Path(suite_path)), Path(out), tune=what == TRIAL)

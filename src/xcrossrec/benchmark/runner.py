@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO
 
 from xcrossrec.benchmark.cell_process import CELL, TRIAL
+from xcrossrec.benchmark.cell_server import CellServer
 from xcrossrec.benchmark.cells import Cell, CellFiles
 from xcrossrec.benchmark.suite import Suite
 from xcrossrec.benchmark.tuning import prepared
@@ -22,7 +20,8 @@ from xcrossrec.exceptions import ConfigError
 
 _POLL_S = 0.5
 _LOCK = "run.lock"
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+_SERVER_LOG = "server.log"
+_LOST = -256  # no exit code: the server died before it could tell
 
 
 @dataclass
@@ -59,8 +58,7 @@ class Progress:
 @dataclass
 class _Running:
     cell: Cell
-    process: subprocess.Popen[bytes]
-    log: IO[bytes]
+    job: int
 
 
 def select(suite: Suite, only: Sequence[str] = ()) -> list[Cell]:
@@ -108,15 +106,16 @@ def run(
     waiting = [cell for cell in cells if not files.done(cell)]
     state = Progress(total=len(cells), done=len(cells) - len(waiting))
     report = progress or (lambda _: None)
-    with _sole_run(out), _workers() as running:
+    running: list[_Running] = []
+    with _sole_run(out), _Servers(out / _SERVER_LOG, threads or _share(workers)) as servers:
         while waiting or running:
             while waiting and len(running) < workers:
                 cell = waiting.pop(0)
                 arguments = [str(suite_path), str(out), TRIAL if tune else CELL, cell.name]
-                running.append(_start(arguments, files, cell, threads or _share(workers)))
+                running.append(_Running(cell, servers.living().start(arguments, _log(files, cell))))
                 state.running = [item.cell.name for item in running]
                 report(state)
-            if _collect(files, running, state):
+            if _collect(files, running, servers, state):
                 report(state)
             else:
                 time.sleep(_POLL_S)
@@ -139,47 +138,58 @@ def _sole_run(out: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _workers() -> Iterator[list[_Running]]:
-    """End the processes at work when the run is interrupted."""
-    running: list[_Running] = []
-    try:
-        yield running
-    finally:
-        for item in running:
-            item.process.kill()
-            item.process.wait()
-            item.log.close()
+class _Servers:
+    """The server that forks the cells; when it dies, the next cell gets another one."""
+
+    def __init__(self, log: Path, threads: int) -> None:
+        self.log = log
+        self._threads = threads
+        self._server: CellServer | None = None
+
+    def __enter__(self) -> _Servers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes at work, when the run is interrupted too."""
+        if self._server is not None:
+            self._server.close()
+        self.log.unlink(missing_ok=True)
+
+    def living(self) -> CellServer:
+        """One that takes jobs."""
+        if self._server is None or not self._server.alive:
+            if self._server is not None:
+                self._server.close()
+            self._server = CellServer(self._threads, self.log)
+        return self._server
+
+    def ended(self, jobs: Sequence[int]) -> dict[int, int]:
+        """Exit codes of those of the jobs that have ended; all of them where the server has died."""
+        assert self._server is not None
+        lost = {} if self._server.alive else dict.fromkeys(jobs, _LOST)
+        return lost | self._server.ended()
 
 
-def _start(arguments: Sequence[str], files: CellFiles, cell: Cell, threads: int) -> _Running:
-    log_path = files.failure(cell).with_suffix(".log")
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    log = log_path.open("wb")
-    command = [sys.executable, "-W", "ignore", "-m", "xcrossrec.benchmark.cell_process"]
-    process = subprocess.Popen(
-        [*command, *arguments, str(os.getpid())],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, **dict.fromkeys(_THREADS, str(threads)), "TOKENIZERS_PARALLELISM": "false"},
-    )
-    return _Running(cell, process, log)
+def _log(files: CellFiles, cell: Cell) -> Path:
+    return files.failure(cell).with_suffix(".log")
 
 
-def _collect(files: CellFiles, running: list[_Running], state: Progress) -> bool:
+def _collect(files: CellFiles, running: list[_Running], servers: _Servers, state: Progress) -> bool:
     """Take note of the processes that have ended; whether there were any."""
-    ended = [item for item in running if item.process.poll() is not None]
+    codes = servers.ended([item.job for item in running])
+    ended = [item for item in running if item.job in codes]
     for item in ended:
         running.remove(item)
-        item.log.close()
-        log = files.failure(item.cell).with_suffix(".log")
-        if item.process.returncode == 0 and files.done(item.cell):
+        log = _log(files, item.cell)
+        if codes[item.job] == 0 and files.done(item.cell):
             log.unlink(missing_ok=True)
             state.done += 1
             state.finished_now += 1
             state.last = item.cell.name
         else:
+            said = f"\nended with code {codes[item.job]}\n".encode()
+            of_server = servers.log.read_bytes() if codes[item.job] == _LOST else b""
+            log.write_bytes(log.read_bytes() + of_server + said)
             log.replace(files.failure(item.cell))
             state.failed.append(item.cell.name)
     state.running = [item.cell.name for item in running]

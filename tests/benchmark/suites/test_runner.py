@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from xcrossrec.benchmark.cell_process import cut_to_budget, run_cell, shuffle_titles
 from xcrossrec.benchmark.cells import ALL, CellFiles
-from xcrossrec.benchmark.runner import run, select
+from xcrossrec.benchmark.runner import Progress, run, select
 from xcrossrec.benchmark.suite import Suite
 from xcrossrec.cli import app
 from xcrossrec.data import read_domain
@@ -121,6 +121,60 @@ def test_a_cell_that_fails_says_why_and_the_others_go_on(suite_file, tmp_path: P
     result = CliRunner().invoke(app, ["benchmark", "status", str(path)])
     assert "failed   garden/kitchen+camping/source-1/no-s0" in result.stdout
     assert "1 of 2 cells are complete, 1 failed" in result.stdout
+
+
+def servers() -> list[int]:
+    """The living servers that this process has started."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and "xcrossrec.benchmark.cell_server" in (folder / "cmdline").read_text():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_cells_are_forked_from_one_server_with_the_threads_asked_for(suite_file, tmp_path: Path) -> None:
+    path, out = suite_file(("popularity", "tfidf", "mean-of-sources")), tmp_path / "run"
+    state = run(path, out, workers=2, threads=3)
+    assert (state.done, state.failed) == (3, [])
+    files, cells = CellFiles(out), Suite.read(path).cells()
+    assert {files.read(cell)["threads"] for cell in cells} == {"3"}
+    assert all(files.read(cell)["peak_memory_mib"] > 100 for cell in cells)
+    assert not list(out.rglob("*.log"))
+    assert "OMP_NUM_THREADS" not in os.environ or os.environ["OMP_NUM_THREADS"] != "3", "the runner keeps its own"
+
+
+def test_a_server_that_dies_fails_its_cells_alone(suite_file, tmp_path: Path) -> None:
+    path, out = suite_file(("popularity", "tfidf")), tmp_path / "run"
+    killed: list[int] = []
+
+    def kill_first(state: Progress) -> None:
+        if state.running and not killed:
+            killed.extend(servers())
+            os.kill(killed[0], signal.SIGKILL)
+
+    state = run(path, out, progress=kill_first)
+    first, second = Suite.read(path).cells()
+    assert state.failed == [first.name]
+    assert "ended with code -256" in CellFiles(out).failure(first).read_text()
+    assert CellFiles(out).done(second), "another server took the next cell"
+
+
+def test_an_interrupted_run_leaves_no_process(suite_file, tmp_path: Path) -> None:
+    path = suite_file(("lora",))
+    started: list[int] = []
+
+    def interrupt(state: Progress) -> None:
+        started.extend(servers())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(path, tmp_path / "run", progress=interrupt)
+    assert len(started) == 1
+    assert servers() == []
 
 
 def test_mistakes_of_a_run(suite_file, tmp_path: Path) -> None:
