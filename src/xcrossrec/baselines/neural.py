@@ -28,7 +28,7 @@ from xcrossrec.models.scorer import build_scorer
 from xcrossrec.models.tokens import CutReport
 from xcrossrec.scoring import Scorer
 from xcrossrec.training.source import seen_users
-from xcrossrec.types import HistoryPooling, Split
+from xcrossrec.types import EncodingPrecision, HistoryPooling, Split
 
 BASELINES: tuple[str, ...] = ("popularity", "tfidf", "itemknn", "untrained", "centered")
 """What may follow ``baseline:``."""
@@ -43,10 +43,14 @@ class ModelScorer:
         model: from :mod:`xcrossrec.models.bundle`.
         titles: the catalogue, in row order.
         name: what tables call it.
+        precision: of the encoding, ``fp32`` or ``bf16``.
     """
 
-    def __init__(self, model: Model, titles: Sequence[str], *, name: str) -> None:
+    def __init__(
+        self, model: Model, titles: Sequence[str], *, name: str, precision: EncodingPrecision = "fp32"
+    ) -> None:
         self.model = model
+        bundle.encoder_of(model).precision = precision
         self.inner = build_scorer(model, titles, name=name)
         self._name = name
         self._n_items = len(titles)
@@ -158,6 +162,7 @@ def untrained(
     *,
     pooling: HistoryPooling = "late",
     center: bool = False,
+    precision: EncodingPrecision = "fp32",
     name: str | None = None,
 ) -> ModelScorer:
     """Score by the base model's own similarity of titles, without any training.
@@ -167,15 +172,24 @@ def untrained(
         titles: the catalogue, in row order.
         pooling: ``prompt`` or ``late``.
         center: take the catalogue's mean vector off every title's.
+        precision: of the encoding.
         name: what tables call it.
     """
     model = build_model(SourceEncoder(load_base(base)), pooling=pooling)
     model = center_on(model, titles) if center else model
     model.eval()
-    return ModelScorer(model, titles, name=name or f"{'centered' if center else 'untrained'} ({pooling})")
+    called = name or f"{'centered' if center else 'untrained'} ({pooling})"
+    return ModelScorer(model, titles, name=called, precision=precision)
 
 
-def trained(path: Path | str, titles: Sequence[str], *, name: str | None = None, center: bool = False) -> ModelScorer:
+def trained(
+    path: Path | str,
+    titles: Sequence[str],
+    *,
+    name: str | None = None,
+    center: bool = False,
+    precision: EncodingPrecision = "fp32",
+) -> ModelScorer:
     """Score by a bundle, one of this project's adapters, or a PEFT LoRA folder made elsewhere.
 
     Args:
@@ -183,6 +197,7 @@ def trained(path: Path | str, titles: Sequence[str], *, name: str | None = None,
         titles: the catalogue, in row order.
         name: what tables call it; the folder's name if None.
         center: center the model on this catalogue, whatever it was trained on.
+        precision: of the encoding.
 
     Raises:
         BundleError: the folder is missing, incomplete, corrupt or foreign.
@@ -191,7 +206,7 @@ def trained(path: Path | str, titles: Sequence[str], *, name: str | None = None,
     foreign = (folder / ADAPTER_CONFIG).exists() and not (folder / MANIFEST).exists()
     model = _merged(folder) if foreign else bundle.load(folder)
     model = center_on(model, titles) if center else model
-    return ModelScorer(model, titles, name=name or folder.resolve().name)
+    return ModelScorer(model, titles, name=name or folder.resolve().name, precision=precision)
 
 
 def _merged(folder: Path) -> Model:

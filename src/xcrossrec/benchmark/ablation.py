@@ -28,7 +28,8 @@ def integration_switched_off(
     Args:
         fitted: the cell's method.
         suite: the protocol.
-        task: the cell's task; only a method whose settings say ``ablate = true`` is ranked again.
+        task: the cell's task; only a method whose settings say ``ablate = true``, or name this budget in a list, is
+            ranked again.
         domain: the whole target.
         directory: its folder, with the candidates.
 
@@ -36,11 +37,13 @@ def integration_switched_off(
         the summary of metrics; None for a method that does not integrate.
     """
     encoder = _integrated(fitted)
-    if encoder is None or fitted.model is None or not task.setting("ablate", False):
+    wanted = task.setting("ablate", False)
+    chosen = len(task.users) in wanted if isinstance(wanted, list) else wanted
+    if encoder is None or fitted.model is None or not chosen:
         return None
     with encoder.integration_off():
         found = evaluate(
-            ModelScorer(fitted.model, task.target.titles, name="integration off"),
+            ModelScorer(fitted.model, task.target.titles, name="integration off", precision=task.encoding),
             domain,
             suite.split,
             negatives=suite.negatives,

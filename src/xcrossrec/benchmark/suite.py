@@ -15,12 +15,14 @@ from xcrossrec.config import TrainingConfig
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.base import DEFAULT_BASE
 from xcrossrec.types import (
+    ENCODING_PRECISIONS,
     HISTORY_POOLINGS,
     NEGATIVES,
     PAIR_ATTENTIONS,
     PAIR_STARTS,
     SCORINGS,
     SPLITS,
+    EncodingPrecision,
     HistoryPooling,
     Negatives,
     PairAttention,
@@ -31,7 +33,7 @@ from xcrossrec.types import (
 
 _TABLES = {
     *("name", "data", "adapters", "out", "base", "split", "negatives", "candidate_seed"),
-    *("scoring", "pooling", "pair_attention", "pair_start"),
+    *("scoring", "pooling", "pair_attention", "pair_start", "encoding"),
 }
 _PARTS = {"training", "epochs", "sources", "methods", "grid", "report", "tuning"}
 _TUNING = {"target", "sources", "budget", "seed"}
@@ -90,6 +92,7 @@ class Suite:
         split: whose users are ranked.
         negatives: the protocols.
         candidate_seed: of the candidate lists, the same for every cell.
+        encoding: precision in which titles are encoded for the ranking, ``fp32`` or ``bf16``, for every method.
         training: settings of every trained encoder.
         epochs: most passes, by budget; a budget takes those of the largest one that is not above it.
         source_training: settings and budget of the sources' adapters.
@@ -112,6 +115,7 @@ class Suite:
     split: Split
     negatives: tuple[Negatives, ...]
     candidate_seed: int
+    encoding: EncodingPrecision
     training: Mapping[str, Any]
     epochs: Mapping[int, int]
     source_training: Mapping[str, Any]
@@ -148,6 +152,7 @@ class Suite:
             split=_choice(found.get("split", "validation"), SPLITS, "split"),
             negatives=tuple(_choice(kind, NEGATIVES, "negatives") for kind in found.get("negatives", NEGATIVES)),
             candidate_seed=int(found.get("candidate_seed", 0)),
+            encoding=_choice(found.get("encoding", "fp32"), ENCODING_PRECISIONS, "encoding"),
             training=dict(found.get("training", {})),
             epochs=_epochs(found.get("epochs", {})),
             source_training=dict(found.get("sources", {})),

@@ -15,7 +15,7 @@ from xcrossrec.models.base import DEFAULT_BASE
 from xcrossrec.models.bundle import Model
 from xcrossrec.models.centering import center_on
 from xcrossrec.scoring import Scorer
-from xcrossrec.types import HistoryPooling, PairAttention, PairStart, Scoring
+from xcrossrec.types import EncodingPrecision, HistoryPooling, PairAttention, PairStart, Scoring
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Task:
         pooling: of the history, the same for every method.
         pair_attention: who sees whom in a pair; None takes the base's default.
         pair_start: whether a `pair` head starts from the ``similarity`` or ``fresh``.
+        encoding: precision of the ranking's encoding, the same for every method.
     """
 
     target: Domain
@@ -67,6 +68,7 @@ class Task:
     pooling: HistoryPooling = "late"
     pair_attention: PairAttention | None = None
     pair_start: PairStart = "similarity"
+    encoding: EncodingPrecision = "fp32"
 
     @property
     def users(self) -> Sequences:

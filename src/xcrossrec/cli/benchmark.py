@@ -139,15 +139,20 @@ def keep(
     to: Annotated[Path, typer.Option(help="Folder to keep them in, to be committed.")],
     out: Out = None,
 ) -> None:
-    """Put the complete cells into a small folder without users' ids; what it already has stays."""
+    """Put the complete cells and the sources into a small folder without users' ids; cells that it has stay."""
     prepare("train")
     from xcrossrec.benchmark.cells import CellFiles
     from xcrossrec.benchmark.kept import keep as keep_cells
+    from xcrossrec.benchmark.kept_sources import keep_sources
     from xcrossrec.benchmark.suite import Suite
 
     found = Suite.read(suite)
     kept = keep_cells(found, CellFiles(out or found.out), to)
-    typer.echo(f"{to}: {kept.from_run} cells of the run, {kept.from_before} from before, ranks {kept.bytes:,} bytes")
+    sources = keep_sources(found, to)
+    typer.echo(
+        f"{to}: {kept.from_run} cells of the run, {kept.from_before} from before, ranks {kept.bytes:,} bytes, "
+        f"{len(sources)} sources"
+    )
 
 
 @app.command()
@@ -156,17 +161,20 @@ def restore(
     from_: Annotated[Path, typer.Option("--from", help="Folder that `keep` has written.")],
     out: Out = None,
 ) -> None:
-    """Make the cells that `keep` has kept anew in the run's folder, so that run and report go on from there."""
+    """Make the cells and sources that `keep` has kept anew, so that run and report go on from there."""
     prepare("train")
     from xcrossrec.benchmark.cells import CellFiles
     from xcrossrec.benchmark.kept import restore as restore_cells
+    from xcrossrec.benchmark.kept_sources import restore_sources
     from xcrossrec.benchmark.suite import Suite
 
     found = Suite.read(suite)
     folder = out or found.out
+    sources = restore_sources(found, from_)
     done = restore_cells(found, CellFiles(folder), from_)
     typer.echo(
         f"{folder}: {done.written} cells restored, {done.present} were complete already, "
         f"{done.not_in_suite} skipped that are not in the suite"
         + (f", {done.trials} trials restored" if done.trials else "")
+        + (f", sources restored: {', '.join(folder.name for folder in sources)}" if sources else "")
     )

@@ -12,7 +12,7 @@ from xcrossrec.models.bundle import Model, encoder_of, with_center
 from xcrossrec.models.heads import Center
 from xcrossrec.prompts import item_texts
 
-_TITLES = 4096
+_TITLES = 2048
 """Titles that the mean is taken over, spread over the catalogue: more do not move it."""
 
 _BATCH = 256
@@ -26,7 +26,7 @@ def center_on(model: Model, titles: Sequence[str]) -> Model:
 
     Args:
         model: taken over.
-        titles: the catalogue's; at most 4,096 of them, evenly spread, are encoded.
+        titles: the catalogue's; at most 2,048 of them, evenly spread, are encoded.
 
     Source:
         removing the common mean from text vectors: "All-but-the-Top" (Mu and Viswanath, ICLR 2018, arXiv 1702.01417);

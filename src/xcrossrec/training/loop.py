@@ -37,7 +37,7 @@ from xcrossrec.training.losses import NextItemLoss, PairLoss
 
 _PROJECTION = r"\.[23]\.(down|up)$"
 _STATE_FILE = "training.json"
-_ENCODER_SETTINGS = ("max_tokens", "integrator", "beta", "gamma", "pair_attention")
+_ENCODER_SETTINGS = ("max_tokens", "integrator", "beta", "gamma", "pair_attention", "top_layers")
 _LOGS = "TENSORBOARD_LOGGING_DIR"
 
 
@@ -127,6 +127,7 @@ def fit(
     for folder in work.glob("checkpoint-*"):
         shutil.rmtree(folder)
     model.eval()
+    encoder_of(model).forget_cached_states()
     return TrainingReport(
         users=len(training),
         holdout_users=count,

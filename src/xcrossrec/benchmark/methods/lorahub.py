@@ -132,9 +132,8 @@ def lorahub(task: Task) -> Fitted:
     search = Search(objective, evaluations, task.seed)
     best = search.run(_starts(len(task.sources)))
     composition.set(best)
-    encoder_of(model).precision = "fp32"
     return Fitted(
-        ModelScorer(model, task.target.titles, name="lorahub"),
+        ModelScorer(model, task.target.titles, name="lorahub", precision=task.encoding),
         trained_parameters=len(best),
         uses_sources=True,
         report={

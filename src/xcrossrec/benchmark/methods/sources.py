@@ -16,6 +16,7 @@ def untrained_base(task: Task) -> Fitted:
             task.target.titles,
             pooling=task.setting("pooling", task.pooling),
             center=task.setting("center", task.training.center),
+            precision=task.encoding,
         )
     )
 
@@ -41,4 +42,4 @@ def mean_of_sources(task: Task) -> Fitted:
 
 
 def _on_target(source: Source, task: Task) -> ModelScorer:
-    return trained(source.adapter, task.target.titles, center=task.training.center)
+    return trained(source.adapter, task.target.titles, center=task.training.center, precision=task.encoding)
