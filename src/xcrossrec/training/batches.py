@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from jaxtyping import Int64
 from torch import Tensor
 from transformers import TrainerCallback
 
@@ -75,10 +76,14 @@ class DualBatches(UserBatches):
     sampled_negatives: int = 0
     with_prompts: bool = False
     length_groups: int = LENGTH_GROUPS
+    lengths: Int64[np.ndarray, " item"] | None = None
+    """Tokens of each title; counted where they are not given."""
 
     def __post_init__(self) -> None:
+        if self.lengths is not None:
+            return
         mask = [self.preprocess(self.titles[start : start + 512]) for start in range(0, len(self.titles), 512)]
-        self._tokens = np.concatenate([part["attention_mask"].sum(1).numpy() for part in mask])
+        self.lengths = np.concatenate([part["attention_mask"].sum(1).numpy() for part in mask])
 
     def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
         """Make the trainer's inputs from dataset rows."""
@@ -108,7 +113,9 @@ class DualBatches(UserBatches):
         return batch
 
     def _by_length(self, items: list[int]) -> list[int]:
-        return sorted(items, key=lambda row: (int(self._tokens[row]), row))
+        lengths = self.lengths
+        assert lengths is not None
+        return sorted(items, key=lambda row: (int(lengths[row]), row))
 
     def _membership(self, users: Sequence[int], items: Sequence[int]) -> Tensor:
         """Which encoded items a user has anywhere in the whole sequence: never that user's negatives."""

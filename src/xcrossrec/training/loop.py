@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def fit(
     }
     checkpoint = _prepare_work(work, run, resume)
     batches = _batches(model, domain, training, config)
-    held = _batches(model, domain, holdout, config) if holdout else None
+    held = replace(batches, sequences=holdout.rows) if holdout else None
     encoder_of(model).cut.reset()  # the collators measured the whole catalogue
     frozen = _frozen_digest(model)
     start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
@@ -249,7 +249,7 @@ def _trainer(
         weight_decay=config.weight_decay,
         warmup_steps=round(steps * config.warmup_share),
         seed=config.seed,
-        bf16=_uses_bfloat16(config),
+        bf16=uses_bfloat16(config),
         use_cpu=_on_cpu(),
         eval_strategy="epoch" if held else "no",
         save_strategy="epoch",
@@ -288,7 +288,8 @@ def _on_cpu() -> bool:
     return not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
-def _uses_bfloat16(config: TrainingConfig) -> bool:
+def uses_bfloat16(config: TrainingConfig) -> bool:
+    """Whether training multiplies in bf16: as the settings say, or where the processor does it natively."""
     if config.precision != "auto":
         return config.precision == "bf16"
     if torch.cuda.is_available():

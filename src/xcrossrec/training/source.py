@@ -20,7 +20,7 @@ from xcrossrec.models.bundle import Model, encoder_of
 from xcrossrec.models.centering import center_on
 from xcrossrec.models.encoder import SourceEncoder, default_lora
 from xcrossrec.models.shared_history import choose_pair_attention
-from xcrossrec.training.loop import TrainingReport, fit
+from xcrossrec.training.loop import TrainingReport, fit, uses_bfloat16
 from xcrossrec.types import HistoryPooling, PairAttention, PairStart, Scoring, Split
 
 TRAINING_USERS = "training_users.parquet"
@@ -106,7 +106,9 @@ def with_head(model: Model, domain: Domain, config: TrainingConfig) -> Model:
         config: says which.
     """
     model = bundle.with_projection(model, config.projection_rank, config.seed)
-    return center_on(model, domain.titles) if config.center else model
+    if not config.center:
+        return model
+    return center_on(model, domain.titles, precision="bf16" if uses_bfloat16(config) else "fp32")
 
 
 def _initial_model(
