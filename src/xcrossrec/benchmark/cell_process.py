@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -102,7 +103,7 @@ def make_task(suite: Suite, cell: Cell, domain: Domain, work: Path) -> Task:
             raise ConfigError(
                 f"source {source.name!r} has no adapter at {source.adapter}: run `xcrossrec benchmark sources` first"
             )
-    settings = dict(suite.methods[cell.method].settings)
+    settings = settings_at(suite.methods[cell.method].settings, cell.budget)
     target = cut_to_budget(domain, cell.budget, cell.seed)
     if settings.pop("shuffle_titles", False):
         target = shuffle_titles(target, cell.seed)
@@ -120,6 +121,29 @@ def make_task(suite: Suite, cell: Cell, domain: Domain, work: Path) -> Task:
         pair_start=suite.pair_start,
         encoding=suite.encoding,
     )
+
+
+def settings_at(settings: Mapping[str, Any], budget: int) -> dict[str, Any]:
+    """A method's settings at a budget: a table of values by budget gives that of the largest one not above it."""
+    users = sys.maxsize if budget == ALL else budget
+    return {
+        name: by_budget(name, value, users) if isinstance(value, Mapping) else value for name, value in settings.items()
+    }
+
+
+def by_budget(name: str, values: Mapping[str, Any], users: int) -> Any:
+    """Choose from a table of values by budget.
+
+    Raises:
+        ConfigError: a key is no number, or all are above the budget.
+    """
+    try:
+        fitting = {int(key): value for key, value in values.items() if int(key) <= users}
+    except ValueError as error:
+        raise ConfigError(f"{name} is {dict(values)!r}: give a value, or a table of values by budget") from error
+    if not fitting:
+        raise ConfigError(f"{name} has no value for {users} users, only from {min(map(int, values))} on: add one")
+    return fitting[max(fitting)]
 
 
 def cut_to_budget(domain: Domain, budget: int, seed: int) -> Domain:
@@ -174,7 +198,7 @@ def _record(
         "budget": cell.budget_name,
         "users": None if cell.budget == NO_BUDGET else len(task.users),
         "seed": cell.seed,
-        "settings": dict(suite.methods[cell.method].settings),
+        "settings": settings_at(suite.methods[cell.method].settings, cell.budget),
         "training": task.training.to_dict(),
         "scoring": suite.scoring,
         "pooling": suite.pooling,

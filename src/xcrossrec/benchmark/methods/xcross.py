@@ -29,7 +29,7 @@ def xcross(task: Task) -> Fitted:
 
 def head_on_the_sources(task: Task) -> Fitted:
     """The same with integrators that cannot learn: the head on the mean of the sources' states."""
-    check_settings(task, {"integrator"})
+    check_settings(task, {"integrator", "top_layers"})
     return _integrated(task, FROZEN_RATE)
 
 
