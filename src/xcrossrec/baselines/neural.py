@@ -263,8 +263,8 @@ def scorer_for(
 
 def _on_domain(folder: Path, domain: Domain, name: str | None = None) -> ModelScorer:
     """A model on a domain's catalogue; a source that was centered on its own domain is centered on this one."""
-    manifest = read_manifest(folder)
-    trained_on = manifest.get("domain", {}).get("fingerprint")
+    record = read_manifest(folder).get("domain")
+    trained_on = record.get("fingerprint") if isinstance(record, dict) else None
     centered = any(folder.glob(f"*_{Center.__name__}"))
     return trained(folder, domain.titles, name=name, center=centered and trained_on != domain.fingerprint)
 

@@ -255,7 +255,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     types: Mapping[str, type] = {field.name: type(field.default) for field in fields(TrainingConfig)}
     for name, value in found.items():
         expected = types.get(name, type(value))
-        if isinstance(value, bool) or not isinstance(value, (int, expected)):
+        if isinstance(value, bool) != (expected is bool) or not isinstance(value, (int, expected)):
             raise ConfigError(f"{name} in {path} is {value!r}: expected {expected.__name__}")
     return found
 

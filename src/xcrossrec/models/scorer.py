@@ -17,6 +17,9 @@ from xcrossrec.prompts import history_prompt, item_texts
 
 _ENCODE_BATCH = 256
 
+_SIMILARITIES = 2**22
+"""Most cosines of one product of histories with the catalogue (16 MiB)."""
+
 _SHARED_CHARACTERS = 8_000
 """Most text of one forward pass with shared histories, about 2,000 tokens."""
 
@@ -71,6 +74,18 @@ def encode_titles(model: SentenceTransformer, texts: Sequence[str]) -> Float[tor
     if not parts:
         return torch.empty(0, encoder_of(model).dim)
     return torch.cat(parts).float().cpu()[[place[text] for text in texts]]
+
+
+def _runs_within(lengths: Sequence[int], most: int) -> Iterator[range]:
+    """Cut users into consecutive runs of at most so many slots (at least one user each)."""
+    start = used = 0
+    for user, length in enumerate(lengths):
+        if user > start and used + length > most:
+            yield range(start, user)
+            start, used = user, 0
+        used += length
+    if start < len(lengths):
+        yield range(start, len(lengths))
 
 
 class DualScorer:
@@ -134,14 +149,22 @@ class DualScorer:
         """
         present = torch.arange(slots.shape[1])[None, :] < torch.tensor(lengths)[:, None]
         if candidates is None:
-            rows = [
-                self.matcher.match(slots[user, None], present[user, None], self.vectors) for user in range(len(slots))
-            ]
-            return torch.cat(rows).numpy().astype(np.float32)
+            return torch.cat(list(self._catalogue_scores(slots, lengths))).numpy().astype(np.float32)
         items = self.vectors[torch.from_numpy(candidates)]
         similarity = torch.einsum("usd,ucd->ucs", slots, items)
         scores = self.matcher.pool(similarity, present[:, None, :].expand_as(similarity))
         return scores.numpy().astype(np.float32)
+
+    def _catalogue_scores(
+        self, slots: Float[torch.Tensor, "user slot dim"], lengths: Sequence[int]
+    ) -> Iterator[Float[torch.Tensor, "one item"]]:
+        """Score the catalogue user by user; several users' slots go through one product."""
+        at_once = max(1, _SIMILARITIES // max(1, len(self.vectors)))
+        for users in _runs_within(lengths, at_once):
+            rows = torch.cat([slots[user, : lengths[user]] for user in users]) @ self.vectors.t()
+            for part in rows.split_with_sizes([lengths[user] for user in users]):
+                similarity = part.t()[None]
+                yield self.matcher.pool(similarity, torch.ones_like(similarity, dtype=torch.bool))
 
 
 class PairScorer:
