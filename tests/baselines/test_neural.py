@@ -16,8 +16,10 @@ from xcrossrec.baselines.neural import BASELINES, MeanScorer, ModelScorer, Subje
 from xcrossrec.baselines.popularity import Popularity
 from xcrossrec.data import Domain
 from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
 from xcrossrec.models.bundle import build_model
+from xcrossrec.models.centering import center_on
 from xcrossrec.models.encoder import SourceEncoder
 from xcrossrec.models.scorer import build_scorer
 from xcrossrec.scoring import Scorer
@@ -90,7 +92,7 @@ def test_the_mean_is_the_mean(tiny_models: Any, tiny_domain: Domain) -> None:
         MeanScorer(both[:1])
 
 
-@pytest.mark.parametrize("which", [name for name in BASELINES if name != "untrained"])
+@pytest.mark.parametrize("which", [name for name in BASELINES if name not in ("untrained", "centered")])
 def test_baselines_by_name(which: str, tiny_domain: Domain) -> None:
     subject = scorer_for(f"baseline:{which}", tiny_domain)
     assert subject.scorer.name == which
@@ -104,13 +106,74 @@ def test_baselines_by_name(which: str, tiny_domain: Domain) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["late", "prompt"])
-def test_untrained_is_the_base_alone(pooling: Any, tiny_models: Any, tiny_domain: Domain) -> None:
-    subject = scorer_for("baseline:untrained", tiny_domain, base=str(tiny_models.base), pooling=pooling)
+@pytest.mark.parametrize("which", ["untrained", "centered"])
+def test_untrained_is_the_base_alone(which: str, pooling: Any, tiny_models: Any, tiny_domain: Domain) -> None:
+    named = {"base": str(tiny_models.base), "pooling": pooling}
+    subject = scorer_for(f"baseline:{which}", tiny_domain, **named)
     model = build_model(SourceEncoder(load_base(str(tiny_models.base))), pooling=pooling)
-    np.testing.assert_allclose(
-        subject.scorer.score(HISTORIES), build_scorer(model, tiny_domain.titles).score(HISTORIES), atol=1e-6
+    model = center_on(model, tiny_domain.titles) if which == "centered" else model
+    expected = build_scorer(model, tiny_domain.titles).score(HISTORIES)
+    np.testing.assert_allclose(subject.scorer.score(HISTORIES), expected, atol=1e-6)
+    assert subject.scorer.name == f"{which} ({pooling})"
+    assert subject.seen_users(tiny_domain, "validation") is None
+    assert not subject.pair
+    renamed = scorer_for(f"baseline:{which}", tiny_domain, name="rival", **named).scorer
+    assert renamed.name == "rival"
+    np.testing.assert_array_equal(renamed.score(HISTORIES), subject.scorer.score(HISTORIES))
+
+
+def centered_elsewhere(source: Path, out: Path, record: Any) -> Path:
+    """A copy of a source with a center of its own, whose manifest says what it was trained on."""
+    model = center_on(bundle.load(source), ["Garden hose", "Rake with long handle", "Watering can"])
+    bundle.save(model, out, {"kind": "adapter", "domain": record})
+    return out
+
+
+def test_a_source_is_centered_on_the_domain_it_meets(tiny_models: Any, tiny_domain: Domain, tmp_path: Path) -> None:
+    folders = [
+        centered_elsewhere(source, tmp_path / source.name, {"name": "garden", "fingerprint": "1" * 64})
+        for source in tiny_models.sources
+    ]
+    expected = [
+        build_scorer(center_on(bundle.load(source), tiny_domain.titles), tiny_domain.titles).score(HISTORIES)
+        for source in tiny_models.sources
+    ]
+    for folder, scores in zip(folders, expected, strict=True):
+        np.testing.assert_allclose(scorer_for(str(folder), tiny_domain).scorer.score(HISTORIES), scores, atol=1e-6)
+    both = scorer_for("+".join(map(str, folders)), tiny_domain).scorer.score(HISTORIES)
+    np.testing.assert_allclose(both, sum(expected) / 2, atol=1e-6)
+
+
+def test_a_model_is_not_moved_on_its_own_domain_nor_without_a_center(
+    tiny_models: Any, tiny_domain: Domain, tmp_path: Path
+) -> None:
+    record = {"name": "tiny", "fingerprint": tiny_domain.fingerprint}
+    at_home = centered_elsewhere(tiny_models.sources[0], tmp_path / "home", record)
+    unknown = centered_elsewhere(tiny_models.sources[0], tmp_path / "unknown", None)
+    found = {path: scorer_for(str(path), tiny_domain).scorer.score(HISTORIES) for path in (at_home, unknown)}
+    as_saved = build_scorer(bundle.load(at_home), tiny_domain.titles).score(HISTORIES)
+    np.testing.assert_array_equal(found[at_home], as_saved)
+    assert np.abs(found[unknown] - as_saved).max() > 1e-3  # a center of another catalogue would show
+    for path in (tiny_models.sources[0], tiny_models.late):  # these have none, and are of other domains
+        plain = build_scorer(bundle.load(path), tiny_domain.titles).score(HISTORIES)
+        np.testing.assert_array_equal(scorer_for(str(path), tiny_domain).scorer.score(HISTORIES), plain)
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_the_precision_is_that_of_the_encoding(center: bool, tiny_models: Any, tiny_domain: Domain) -> None:
+    exact, narrow = (
+        untrained(str(tiny_models.base), tiny_domain.titles, center=center, precision=precision)
+        for precision in ("fp32", "bf16")
     )
-    assert subject.scorer.name == f"untrained ({pooling})"
+    assert [bundle.encoder_of(scorer.model).precision for scorer in (exact, narrow)] == ["fp32", "bf16"]
+    difference = np.abs(exact.score(HISTORIES) - narrow.score(HISTORIES)).max()
+    assert 0 < difference < 0.05
+    again = ModelScorer(narrow.model, tiny_domain.titles, name="again")  # each scorer sets its own
+    np.testing.assert_array_equal(again.score(HISTORIES), exact.score(HISTORIES))
+    with pytest.raises(ConfigError, match="unknown encoding precision 'fp16': choose one of fp32, bf16"):
+        ModelScorer(narrow.model, tiny_domain.titles, name="x", precision="fp16")  # type: ignore[arg-type]
+    source = trained(tiny_models.sources[0], tiny_domain.titles, precision="bf16")
+    assert bundle.encoder_of(source.model).precision == "bf16"
 
 
 def test_users_seen_by_sources_are_known_for_models(tiny_models: Any, tiny_domain: Domain) -> None:
