@@ -43,7 +43,7 @@ def test_the_best_epoch_is_restored(make_task: MakeTask) -> None:
 def test_a_rate_of_almost_nothing_leaves_the_base(make_task: MakeTask) -> None:
     rates = {"projection_learning_rate": 1e-12, "head_learning_rate": 1e-12}
     task = make_task(settings={"learning_rate": 1e-12}, training=rates)
-    expected = untrained(task.base, task.target.titles).score(HISTORIES)
+    expected = untrained(task.base, task.target.titles, center=True).score(HISTORIES)
     np.testing.assert_allclose(full_fine_tuning(task).scorer.score(HISTORIES), expected, atol=1e-5)
 
 

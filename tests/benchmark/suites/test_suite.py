@@ -2,10 +2,13 @@ from pathlib import Path
 
 import pytest
 
+from xcrossrec.benchmark.cell_process import make_task
 from xcrossrec.benchmark.cells import ALL, NO_BUDGET, Cell
 from xcrossrec.benchmark.methods import KINDS
 from xcrossrec.benchmark.suite import Suite
+from xcrossrec.data import read_domain
 from xcrossrec.exceptions import ConfigError
+from xcrossrec.models import bundle
 
 EVIDENCE = Path(__file__).resolve().parents[3] / "benchmarks" / "evidence"
 
@@ -48,6 +51,7 @@ def test_epochs_follow_the_budget(suite_file) -> None:
         ('warm = ["lora-from-source"]', 'warm = ["warm"]', r"\[report\] names a method 'warm'"),
         ("batch_users = 16", "batch = 16", "unknown training setting 'batch'"),
         ("[[grid]]", "[[grids]]", "unknown entry 'grids'"),
+        ('name = "tiny"', 'encoding = "fp16"', "encoding 'fp16' in a suite: choose one of fp32, bf16"),
         ("[methods.tfidf]", '["methods"."a/b"]', "is called 'a/b'|of an unknown kind"),
     ],
 )
@@ -58,6 +62,19 @@ def test_mistakes_are_named(suite_file, old: str, new: str, message: str) -> Non
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(ConfigError, match=message):
         Suite.read(path)
+
+
+def test_the_encoding_is_that_of_every_cells_ranking(suite_file, tmp_path: Path) -> None:
+    path = suite_file(("untrained",))
+    text = path.read_text()
+    for lines, encoding in (("", "fp32"), ('encoding = "bf16"\n', "bf16")):
+        path.write_text(lines + text)
+        suite = Suite.read(path)
+        (cell,) = suite.cells()
+        task = make_task(suite, cell, read_domain(suite.data / "garden"), tmp_path)
+        assert (suite.encoding, task.encoding) == (encoding, encoding)
+        scorer = KINDS["untrained"].load()(task).scorer
+        assert bundle.encoder_of(scorer.model).precision == encoding
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""Which cells are ranked once more without their mixing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xcrossrec.baselines.neural import ModelScorer
+from xcrossrec.benchmark.ablation import integration_switched_off
+from xcrossrec.benchmark.cell_process import make_task
+from xcrossrec.benchmark.suite import Suite
+from xcrossrec.benchmark.task import Fitted
+from xcrossrec.data import read_domain
+from xcrossrec.evaluation import evaluate
+from xcrossrec.models import bundle
+
+
+@pytest.mark.parametrize(
+    ("written", "ranked"),
+    [("true", True), ("[16]", True), ("[8, 16, 32]", True), ("false", False), ("[8, 32]", False), ("[]", False)],
+)
+def test_a_list_of_budgets_chooses_the_cells(
+    written: str, ranked: bool, suite_file: Callable[..., Path], tiny_models: Any, tmp_path: Path
+) -> None:
+    path = suite_file(("xcross",), "16")
+    path.write_text(path.read_text().replace("ablate = true", f"ablate = {written}"))
+    suite = replace(Suite.read(path), negatives=("full",))
+    directory = suite.data / "garden"
+    domain = read_domain(directory)
+    (cell,) = suite.cells()
+    task = make_task(suite, cell, domain, tmp_path)
+    scorer = ModelScorer(bundle.load(tiny_models.late), domain.titles, name="model")
+    found = integration_switched_off(Fitted(scorer, model=scorer.model), suite, task, domain, directory)
+    if not ranked:
+        assert found is None
+        return
+    with_mixing = evaluate(scorer, domain, suite.split, negatives=suite.negatives, directory=directory).summary()
+    assert found is not None
+    assert found["users"] == with_mixing["users"] == 30
+    assert found["metrics"] != with_mixing["metrics"]
