@@ -10,8 +10,11 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from xcrossrec.baselines.neural import BASELINES, untrained
 from xcrossrec.cli import app, console, evaluate
-from xcrossrec.data import Domain, build_domain, write_domain
+from xcrossrec.data import Domain, build_domain, read_domain, write_domain
+from xcrossrec.evaluation import Evaluation
+from xcrossrec.evaluation import evaluate as ranked
 
 RUNNER = CliRunner()
 METRICS = {"hit@1", "hit@10", "mrr", "ndcg@10", "ci"}
@@ -50,13 +53,28 @@ def test_json_is_one_object_of_the_promised_form(domain_dir: Path, tiny_models: 
     assert {"validation-uniform-seed3.parquet", "validation-popularity-seed3.parquet"} <= kept
 
 
-@pytest.mark.parametrize("which", ["baseline:popularity", "baseline:tfidf", "baseline:itemknn", "baseline:untrained"])
+@pytest.mark.parametrize("which", [f"baseline:{name}" for name in BASELINES])
 def test_baselines_are_measured(which: str, domain_dir: Path, tiny_models: Any) -> None:
     done = invoke("evaluate", which, domain_dir, "--base", tiny_models.base, "--pooling", "prompt", "--json")
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
     assert "without_seen" not in found
-    assert found["scorer"] == {"baseline:untrained": "untrained (prompt)"}.get(which, which.removeprefix("baseline:"))
+    name = which.removeprefix("baseline:")
+    assert found["scorer"] == (f"{name} (prompt)" if name in ("untrained", "centered") else name)
+
+
+def test_the_centered_baseline_ranks_by_centered_vectors(domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:
+    arguments = ("--base", tiny_models.base, "--negatives", "full", "--out", tmp_path / "centered.parquet")
+    done = invoke("evaluate", "baseline:centered", domain_dir, *arguments)
+    assert done.exit_code == 0, done.stderr
+    domain = read_domain(domain_dir)
+    plain, centered = (
+        ranked(untrained(str(tiny_models.base), domain.titles, center=center), domain, "validation", negatives=["full"])
+        for center in (False, True)
+    )
+    found = Evaluation.load(tmp_path / "centered.parquet")
+    assert found.frame.equals(centered.frame)
+    assert not found.frame.equals(plain.frame)
 
 
 def test_a_table_for_people_and_results_to_compare(domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:

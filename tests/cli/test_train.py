@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from xcrossrec.baselines.neural import untrained
 from xcrossrec.cli import app
 from xcrossrec.cli.train import _changes
 from xcrossrec.config import rival_config, target_config
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
+from xcrossrec.models.heads import Center
 
 RUNNER = CliRunner()
 QUICK = ["--epochs", "1", "--batch-users", "8"]
@@ -108,6 +111,21 @@ def test_settings_come_from_a_file_and_options_override_them(tmp_path: Path) -> 
     assert target_config(**_changes(file, None, 0.1, 4, 0)).seed == 0
 
 
+@pytest.mark.parametrize("center", [True, False])
+def test_a_settings_file_may_leave_the_center_out(
+    center: bool, domain_dir: Path, tiny_domain: Domain, tiny_models: Any, tmp_path: Path
+) -> None:
+    file, out = tmp_path / "settings.toml", tmp_path / "adapter"
+    file.write_text(f"precision = 'fp32'\ncenter = {str(center).lower()}\n")
+    done = invoke("source", domain_dir, "--out", out, "--base", tiny_models.base, "--config", file, *QUICK)
+    assert done.exit_code == 0, done.stderr
+    assert bundle.read_bundle_manifest(out)["training"]["center"] is center
+    means = [module.mean for module in bundle.load(out) if isinstance(module, Center)]
+    base = untrained(str(tiny_models.base), tiny_domain.titles, center=True).model
+    expected = [module.mean for module in base if isinstance(module, Center)] if center else []
+    torch.testing.assert_close(means, expected, atol=1e-5, rtol=0)  # taken before the first step
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -115,6 +133,8 @@ def test_settings_come_from_a_file_and_options_override_them(tmp_path: Path) -> 
         ("epochs = 'two'", "epochs in .* is 'two': expected int"),
         ("epochs = true", "is True"),
         ("epochs = 1.5", "is 1.5: expected int"),
+        ("center = 1", "center in .* is 1: expected bool"),
+        ("center = 'no'", "is 'no': expected bool"),
     ],
 )
 def test_bad_settings_are_refused(text: str, message: str, tmp_path: Path) -> None:
