@@ -7,7 +7,7 @@ import torch
 
 from xcrossrec.config import TrainingConfig
 from xcrossrec.exceptions import DataError
-from xcrossrec.training.loop import _holdout_count, _uses_bfloat16
+from xcrossrec.training.loop import _holdout_count, uses_bfloat16
 
 
 @pytest.mark.parametrize(
@@ -24,8 +24,8 @@ def test_a_single_user_is_refused() -> None:
 
 
 def test_precision_is_what_was_asked_for() -> None:
-    assert _uses_bfloat16(TrainingConfig(precision="bf16"))
-    assert not _uses_bfloat16(TrainingConfig(precision="fp32"))
+    assert uses_bfloat16(TrainingConfig(precision="bf16"))
+    assert not uses_bfloat16(TrainingConfig(precision="fp32"))
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -33,4 +33,4 @@ def test_automatic_precision_asks_the_processor(native: bool, monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert _uses_bfloat16(TrainingConfig(precision="auto")) is native
+    assert uses_bfloat16(TrainingConfig(precision="auto")) is native
