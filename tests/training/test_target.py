@@ -44,7 +44,7 @@ def trained(
 ) -> Path:
     """The paper's integrators over two trained sources."""
     out = tmp_path_factory.mktemp("targets") / "model"
-    train_target(target_domain, two_sources, out, config=settings(), gamma=0.5, show_progress=False)
+    train_target(target_domain, two_sources, out, config=settings(), gamma=0.5, top_layers=None, show_progress=False)
     return out
 
 

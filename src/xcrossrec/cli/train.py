@@ -125,8 +125,8 @@ def target(
         bool, typer.Option("--base-stream", help="Integrate the base as it is as one more stream.")
     ] = False,
     top_layers: Annotated[
-        int | None, typer.Option(min=1, help="Integrate after so many last layers only.  [default: all]")
-    ] = None,
+        int, typer.Option(min=0, help="Integrate after so many last layers; 0: after every layer, as in the paper.")
+    ] = 2,
     budget: Budget = None,
     epochs: Epochs = None,
     learning_rate: LearningRate = None,
@@ -166,7 +166,7 @@ def target(
             max_tokens=max_tokens,
             pair_attention=pair_attention,
             base_stream=base_stream,
-            top_layers=top_layers,
+            top_layers=top_layers or None,
             resume=resume,
             overwrite=overwrite,
             show_progress=shows_progress(),
