@@ -132,6 +132,7 @@ def lorahub(task: Task) -> Fitted:
     search = Search(objective, evaluations, task.seed)
     best = search.run(_starts(len(task.sources)))
     composition.set(best)
+    model = task.centered(model)  # as the chosen weights encode the catalogue
     return Fitted(
         ModelScorer(model, task.target.titles, name="lorahub", precision=task.encoding),
         trained_parameters=len(best),
