@@ -29,6 +29,7 @@ def test_the_demo_does_the_whole_job(tiny_models: Any, tmp_path: Path, monkeypat
         "popularity",
         "TF-IDF of titles",
         "untrained base",
+        "untrained base, centered",
         "kitchen alone",
         "mean of the sources",
         "LoRA on",

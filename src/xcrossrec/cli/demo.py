@@ -209,6 +209,7 @@ def _evaluate_all(out: Path, target: Domain, adapters: Sequence[Path], plan: Pla
         "popularity": "baseline:popularity",
         "TF-IDF of titles": "baseline:tfidf",
         "untrained base": "baseline:untrained",
+        "untrained base, centered": "baseline:centered",
         **{f"{adapter.name} alone": str(adapter) for adapter in adapters},
         "mean of the sources": "+".join(map(str, adapters)),
         "LoRA on the target": str(out / "rivals" / "lora"),
