@@ -46,7 +46,7 @@ def test_the_demo_does_the_whole_job(tiny_models: Any, tmp_path: Path, monkeypat
     assert Evaluation.load(out / "results" / "x-cross.parquet").info.simulated
     record = json.loads((out / MARKER).read_text())
     assert record["finished"]
-    assert len(record["summaries"]) == 8
+    assert len(record["summaries"]) == 9
     (out / "mine.txt").write_text("kept")
     claim(out, overwrite=False)
     assert (out / "mine.txt").exists()
