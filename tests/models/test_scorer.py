@@ -58,6 +58,17 @@ def test_the_whole_catalogue_holds_the_candidates_scores(model: bundle.Model) ->
     np.testing.assert_allclose(scorer.score(HISTORIES[1:2])[0], everything[1], atol=1e-4)
 
 
+@pytest.mark.parametrize("similarities", [1, 6 * 3, 10**6])
+def test_how_many_users_share_a_product_changes_no_score(
+    tiny_models: Any, monkeypatch: pytest.MonkeyPatch, similarities: int
+) -> None:
+    monkeypatch.setattr("xcrossrec.models.scorer._SIMILARITIES", similarities)
+    model = bundle.load(tiny_models.late)
+    everything = build_scorer(model, TITLES).score(HISTORIES)
+    expected = [[loop_score(model, history, item) for item in range(len(TITLES))] for history in HISTORIES]
+    np.testing.assert_allclose(everything, expected, atol=1e-4)
+
+
 def test_known_vectors_are_not_computed_again(tiny_models: Any) -> None:
     model = bundle.load(tiny_models.late)
     first = DualScorer(model, TITLES)
