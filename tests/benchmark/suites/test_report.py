@@ -19,6 +19,7 @@ from xcrossrec.benchmark.report.claims import (
     data_ratios,
     data_verdict,
     duels,
+    duels_together,
     parameters_verdict,
     rivals_verdict,
     shuffled_pairs,
@@ -189,6 +190,30 @@ def test_averages_are_of_the_same_targets(suite_file, tmp_path: Path) -> None:
     assert "| method | 128 users, 2 targets |" in averages
     assert "| lora | **.5500** |" in averages
     assert "tfidf" not in averages, "it lacks the shed"
+
+
+def test_all_targets_users_are_taken_together(suite_file, tmp_path: Path) -> None:
+    path = suite_file(METHODS, "128", "0")
+    path.write_text(
+        path.read_text().replace('targets = ["garden"]', 'targets = ["garden", "shed"]')
+        + '\n[[grid]]\ntargets = ["garden"]\nmethods = ["tfidf"]\nbudgets = [128]\nseeds = [0]\n'
+    )
+    suite, files = Suite.read(path), CellFiles(tmp_path / "run")
+    better = {"garden": 60, "shed": 30}  # users for whom xcross is right at once
+    write_cells(suite, files, lambda cell: ranks(better[cell.target] if cell.method == "xcross" else 0, cell))
+    points = Points(suite, files)
+    found = {duel.rival: duel for duel in duels_together(points, "xcross", "full")}
+    assert set(found) == {"popularity", "mean-of-sources", "lora", "lora-from-source"}, "tfidf lacks the shed"
+    means = [
+        points.find(target, "xcross", 128).mean("full") - points.find(target, "lora", 128).mean("full")
+        for target in ("garden", "shed")
+    ]
+    assert found["lora"].found.difference == pytest.approx(np.mean(means))  # as many users on either
+    assert found["lora"].found.users == 2 * USERS
+    assert found["lora"].adjusted == pytest.approx(min(1, 4 * found["lora"].found.p_value))
+    table = tables.together_table(points, "xcross", "full")
+    assert f"| rival | 128 users ({2 * USERS:,} ranked) | 512 users | 2,048 users |" in table
+    assert "better |" in table
 
 
 def test_titles_dealt_out_anew_stand_beside_chance(suite_file, tmp_path: Path) -> None:

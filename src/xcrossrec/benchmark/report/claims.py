@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from xcrossrec.benchmark.cells import ALL, NO_BUDGET
 from xcrossrec.benchmark.methods import KINDS
 from xcrossrec.benchmark.report.points import Point, Points
@@ -101,6 +103,33 @@ def rival_duels(
     rivals = cross_domain_rivals(points, target)
     key = ("duels", ours, target, negatives, sources)
     return points.remember(key, lambda: duels(points, ours, target, negatives, rivals, sources=sources))
+
+
+TOGETHER = "all targets"
+"""Stands for the target in a duel over the users of all of them."""
+
+
+def duels_together(points: Points, ours: str, negatives: Negatives) -> list[Duel]:
+    """Ours against every other method over the users of all targets together, corrected for their number (Holm).
+
+    A rival takes part at a budget at which it has a point on every target on which ours has one.
+    """
+    pairs = []
+    for budget in CLAIM_BUDGETS:
+        mine = [point for target in points.targets if (point := points.find(target, ours, budget)) is not None]
+        for rival in points.suite.methods:
+            others = [point for own in mine if (point := points.find(own.target, rival, budget)) is not None]
+            if len(mine) > 1 and len(others) == len(mine) and rival != ours:
+                pairs.append((budget, rival, mine, others))
+    found = []
+    for _, _, mine, others in pairs:
+        by_target = [a.per_user(negatives) - b.per_user(negatives) for a, b in zip(mine, others, strict=True)]
+        found += compare_many([np.concatenate(by_target)])
+    adjusted = holm_adjusted([comparison.p_value for comparison in found])
+    return [
+        Duel(TOGETHER, negatives, budget, rival, comparison, p)
+        for (budget, rival, _, _), comparison, p in zip(pairs, found, adjusted, strict=True)
+    ]
 
 
 def _pairs(
@@ -314,6 +343,7 @@ __all__ = [
     "data_ratios",
     "data_verdict",
     "duels",
+    "duels_together",
     "largest_common_budget",
     "parameters_verdict",
     "relative_to",

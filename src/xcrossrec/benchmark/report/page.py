@@ -64,6 +64,9 @@ def _claims(points: Points) -> list[str]:
         rivals = [lora, *warm]
         sections += ["## Data: users that ours needs for what a LoRA reaches (popularity negatives)"]
         sections += [tables.data_table(points, ours, rivals, "popularity")]
+    for negatives in points.suite.negatives:
+        title = f"## Against every other method, all targets' users together, {negatives} negatives"
+        sections += [title, tables.together_table(points, ours, negatives)]
     sections += [
         "## Against every other cross-domain method",
         tables.verdict_counts(points, ours),

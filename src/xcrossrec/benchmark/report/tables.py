@@ -17,6 +17,7 @@ from xcrossrec.benchmark.report.claims import (
     compare_points,
     data_ratios,
     data_verdict,
+    duels_together,
     largest_common_budget,
     parameters_verdict,
     relative_to,
@@ -245,6 +246,20 @@ def rivals_table(points: Points, ours: str) -> str:
                 rows.append([negatives, target, "+".join(sources), rival, *_by_budget(of_rival)])
     head = ["negatives", "target", "sources", "rival", *(f"{budget:,}" for budget in CLAIM_BUDGETS)]
     return markdown_table(head, rows)
+
+
+def together_table(points: Points, ours: str, negatives: Negatives) -> str:
+    """Ours against every other method over the users of all targets together."""
+    found = duels_together(points, ours, negatives)
+    rows = [
+        [rival, *_by_budget([duel for duel in found if duel.rival == rival])]
+        for rival in dict.fromkeys(duel.rival for duel in found)
+    ]
+    users = {duel.budget: duel.found.users for duel in found}
+    head = [
+        f"{budget:,} users" + (f" ({users[budget]:,} ranked)" if budget in users else "") for budget in CLAIM_BUDGETS
+    ]
+    return markdown_table(["rival", *head], rows)
 
 
 def _places(points: Points) -> list[tuple[str, tuple[str, ...]]]:
