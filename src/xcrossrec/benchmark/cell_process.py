@@ -127,11 +127,12 @@ def settings_at(settings: Mapping[str, Any], budget: int) -> dict[str, Any]:
     """A method's settings at a budget: a table of values by budget gives that of the largest one not above it."""
     users = sys.maxsize if budget == ALL else budget
     return {
-        name: by_budget(name, value, users) if isinstance(value, Mapping) else value for name, value in settings.items()
+        name: _by_budget(name, value, users) if isinstance(value, Mapping) else value
+        for name, value in settings.items()
     }
 
 
-def by_budget(name: str, values: Mapping[str, Any], users: int) -> Any:
+def _by_budget(name: str, values: Mapping[str, Any], users: int) -> Any:
     """Choose from a table of values by budget.
 
     Raises:

@@ -19,7 +19,7 @@ from xcrossrec.cli.console import (
     progress_to_stderr,
     shows_progress,
 )
-from xcrossrec.config import TrainingConfig, rival_config, source_config, target_config
+from xcrossrec.config import DEFAULT_TOP_LAYERS, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.types import HistoryPooling, PairAttention, PairStart, Scoring
 
@@ -126,7 +126,7 @@ def target(
     ] = False,
     top_layers: Annotated[
         int, typer.Option(min=0, help="Integrate after so many last layers; 0: after every layer, as in the paper.")
-    ] = 2,
+    ] = DEFAULT_TOP_LAYERS,
     budget: Budget = None,
     epochs: Epochs = None,
     learning_rate: LearningRate = None,

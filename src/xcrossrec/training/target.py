@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from xcrossrec.config import TrainingConfig
+from xcrossrec.config import DEFAULT_TOP_LAYERS, TrainingConfig
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import BundleError, ModelError
 from xcrossrec.models import bundle
@@ -36,8 +36,6 @@ from xcrossrec.training.source import (
 from xcrossrec.types import HistoryPooling, PairAttention, Scoring
 
 DEFAULT_INTEGRATOR = "paper"
-DEFAULT_TOP_LAYERS = 2
-"""As accurate as all six layers of MiniLM, with a third of the parameters and half of the time (docs/evidence.md)."""
 BASE_STREAM = "base"
 """Name of the stream that is the base as it is."""
 

@@ -178,13 +178,18 @@ def test_claims_averages_and_parameters_in_tables(points: Points) -> None:
     assert "| yes | holds |" in parameters
 
 
-def test_averages_are_of_the_same_targets(suite_file, tmp_path: Path) -> None:
+def two_targets(suite_file) -> Suite:
+    """A suite of two targets, of which the second lacks TF-IDF."""
     path = suite_file(METHODS, "128", "0")
     path.write_text(
         path.read_text().replace('targets = ["garden"]', 'targets = ["garden", "shed"]')
         + '\n[[grid]]\ntargets = ["garden"]\nmethods = ["tfidf"]\nbudgets = [128]\nseeds = [0]\n'
     )
-    suite, files = Suite.read(path), CellFiles(tmp_path / "run")
+    return Suite.read(path)
+
+
+def test_averages_are_of_the_same_targets(suite_file, tmp_path: Path) -> None:
+    suite, files = two_targets(suite_file), CellFiles(tmp_path / "run")
     write_cells(suite, files, lambda cell: ranks(60 if cell.target == "shed" else 0, cell))
     averages = tables.averages_table(Points(suite, files), "uniform")
     assert "| method | 128 users, 2 targets |" in averages
@@ -193,12 +198,7 @@ def test_averages_are_of_the_same_targets(suite_file, tmp_path: Path) -> None:
 
 
 def test_all_targets_users_are_taken_together(suite_file, tmp_path: Path) -> None:
-    path = suite_file(METHODS, "128", "0")
-    path.write_text(
-        path.read_text().replace('targets = ["garden"]', 'targets = ["garden", "shed"]')
-        + '\n[[grid]]\ntargets = ["garden"]\nmethods = ["tfidf"]\nbudgets = [128]\nseeds = [0]\n'
-    )
-    suite, files = Suite.read(path), CellFiles(tmp_path / "run")
+    suite, files = two_targets(suite_file), CellFiles(tmp_path / "run")
     better = {"garden": 60, "shed": 30}  # users for whom xcross is right at once
     write_cells(suite, files, lambda cell: ranks(better[cell.target] if cell.method == "xcross" else 0, cell))
     points = Points(suite, files)
