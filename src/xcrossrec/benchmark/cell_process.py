@@ -127,8 +127,8 @@ def settings_at(settings: Mapping[str, Any], budget: int) -> dict[str, Any]:
     """A method's settings at a budget: a table of values by budget gives that of the largest one not above it."""
     users = sys.maxsize if budget == ALL else budget
     return {
-        name: _by_budget(name, value, users) if isinstance(value, Mapping) else value
-        for name, value in settings.items()
+        name: _by_budget(name, found, users) if isinstance(found, Mapping) else found
+        for name, found in settings.items()
     }
 
 
