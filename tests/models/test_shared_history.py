@@ -22,7 +22,7 @@ from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_l
 from xcrossrec.models.heads import PairHead
 from xcrossrec.models.scorer import PairScorer, score_pairs
 from xcrossrec.models.shared_history import (
-    Block,
+    Blocks,
     SharedLayout,
     choose_pair_attention,
     pair_mask,
@@ -212,8 +212,41 @@ def test_dropout_scales_what_it_keeps() -> None:
 
 
 def test_a_block_without_tokens_is_empty() -> None:
-    block = Block.of(torch.zeros(0, dtype=torch.long), 3, 0)
-    assert block.index.shape == (0, 0)
+    blocks = Blocks.of(torch.zeros(0, dtype=torch.long), 3, [torch.zeros(0, dtype=torch.long)])
+    assert [block.index.shape for block in blocks.parts] == [(0, 0)]
+
+
+def many_pairs(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Twelve histories of 1 to 12 tokens, three candidates each, as (history, candidate, position) of the tokens."""
+    lengths = [1 + 5 * number % 12 for number in range(12)]
+    own = torch.randint(1, 5, (12, 3), generator=generator).tolist()
+    past = [(number, -1, place) for number, length in enumerate(lengths) for place in range(length)]
+    candidates = [
+        (number, 3 * number + which, lengths[number] + place)
+        for number, sizes in enumerate(own)
+        for which, size in enumerate(sizes)
+        for place in range(size)
+    ]
+    history, candidate, position = torch.tensor(past + candidates).unbind(1)
+    return history, candidate, position
+
+
+def test_many_histories_are_padded_in_several_matrices_and_their_gradients_are_those_of_one_mask() -> None:
+    generator = torch.Generator().manual_seed(0)
+    history, candidate, position = many_pairs(generator)
+    layout = SharedLayout.of(history, candidate, position)
+    assert [len(layout.history.parts), len(layout.own.parts)] == [3, 4]
+    assert sum(block.index.numel() for block in layout.history.parts) < 12 * 12
+    states = torch.randn(3, 1, 2, len(history), 5, generator=generator).requires_grad_()
+    seen = (history[:, None] == history) & ((candidate == -1) | (candidate[:, None] == candidate))
+    query, key, value = states
+    scores = (0.7 * query @ key.transpose(-1, -2)).masked_fill(~seen, -torch.inf)
+    expected = (scores.softmax(-1) @ value).transpose(1, 2)
+    got = shared_attention(query, key, value, layout, scale=0.7)
+    torch.testing.assert_close(got, expected, **CLOSE)
+    weights = torch.randn(got.shape, generator=generator)
+    wanted = torch.autograd.grad((expected * weights).sum(), states)[0]
+    torch.testing.assert_close(torch.autograd.grad((got * weights).sum(), states)[0], wanted, **CLOSE)
 
 
 # ---- a score belongs to its pair alone

@@ -15,18 +15,20 @@ Legend: ``token`` = position in the row of all tokens, ``row`` = stream, ``group
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from xcrossrec.exceptions import ConfigError, ModelError
+from xcrossrec.models.dropout import dropped
 from xcrossrec.types import PAIR_ATTENTIONS, PairAttention, Scoring
 
 DEFAULT_PAIR_ATTENTION: PairAttention = "joint"
@@ -40,10 +42,16 @@ _SHARING = frozenset({"bert", "modernbert"})
 _FAR = -1e9
 """Added to the score of what must not be seen; finite, so that a query that sees nothing is no NaN."""
 
+_MATRICES = 4
+"""Matrices, at most, that histories (or candidates) are padded in; one has the longest text's length for all."""
+
+_GROUPS_A_MATRIX = 4
+"""Fewest groups for a matrix of their own."""
+
 _WARNED: set[str] = set()
 
 Part: TypeAlias = tuple[Tensor, Tensor]
-"""Attention's output and the logarithm of its softmax's denominator."""
+"""Two tensors; of attention, its output and the logarithm of its softmax's denominator."""
 
 
 def can_share_history(backbone: nn.Module) -> bool:
@@ -175,39 +183,15 @@ def _backbone_mask(config: Any, visible: Bool[Tensor, "batch token token"]) -> A
 
 @dataclass(frozen=True)
 class Block:
-    """Some of the row's tokens as a padded matrix of groups.
+    """Some groups of like length as a padded matrix.
 
     Attributes:
         index: the token in each slot; 0 where the slot is empty.
         present: which slots are filled.
-        place: per token of the block, in the row's order, its slot in the flattened matrix.
     """
 
     index: Int[Tensor, "group slot"]
     present: Bool[Tensor, "group slot"]
-    place: Int[Tensor, " token"]
-
-    @classmethod
-    def of(cls, group: Int[Tensor, " token"], first: int, count: int) -> Block:
-        """Lay out consecutive tokens by group.
-
-        Args:
-            group: each token's group, in any order; a group's tokens keep theirs.
-            first: the first token's number in the row.
-            count: number of groups.
-        """
-        order = torch.argsort(group, stable=True)
-        sizes = torch.bincount(group, minlength=count)
-        starts = sizes.cumsum(0) - sizes
-        longest = int(sizes.max()) if len(sizes) else 0
-        ordered = group[order]
-        place = torch.empty_like(group)
-        place[order] = ordered * longest + torch.arange(len(group), device=group.device) - starts[ordered]
-        index = group.new_zeros(count * longest)
-        index[place] = torch.arange(first, first + len(group), device=group.device)
-        present = torch.zeros(count * longest, dtype=torch.bool, device=group.device)
-        present[place] = True
-        return cls(index.view(count, longest), present.view(count, longest), place)
 
     def pad(self, states: Float[Tensor, "row head token dim"]) -> Float[Tensor, "rowgroup head slot dim"]:
         """Gather the block's tokens."""
@@ -215,10 +199,54 @@ class Block:
         gathered = states.transpose(1, 2)[:, self.index.flatten()]
         return gathered.view(-1, self.index.shape[1], heads, dim).transpose(1, 2)
 
-    def unpad(self, states: Float[Tensor, "rowgroup head slot dim"], rows: int) -> Float[Tensor, "row token head dim"]:
-        """Bring the block's tokens back into the row's order."""
-        _, heads, _, dim = states.shape
-        return states.transpose(1, 2).reshape(rows, -1, heads, dim)[:, self.place]
+
+@dataclass(frozen=True)
+class Blocks:
+    """Consecutive tokens of the row, laid out by group in padded matrices.
+
+    Attributes:
+        parts: the matrices.
+        place: per token, in the row's order, its slot in the flattened matrices, one after another.
+    """
+
+    parts: tuple[Block, ...]
+    place: Int[Tensor, " token"]
+
+    @classmethod
+    def of(cls, group: Int[Tensor, " token"], first: int, members: Sequence[Int[Tensor, " _"]]) -> Blocks:
+        """Lay out tokens.
+
+        Args:
+            group: each token's group, in any order; a group's tokens keep theirs.
+            first: the first token's number in the row.
+            members: the groups of each matrix; every group of ``group`` is in one of them.
+        """
+        order = torch.argsort(group, stable=True)
+        sizes = torch.bincount(group, minlength=sum(map(len, members)))
+        starts = sizes.cumsum(0) - sizes
+        place = torch.empty_like(group)
+        parts, before = [], 0
+        for chosen in members:
+            longest = int(sizes[chosen].max()) if len(group) else 0
+            slot = torch.arange(longest, device=group.device)
+            present = slot < sizes[chosen, None]
+            tokens = order[(starts[chosen, None] + slot)[present]]
+            index = group.new_zeros(present.shape).masked_scatter(present, tokens + first)
+            place[tokens] = before + present.flatten().nonzero()[:, 0]
+            parts.append(Block(index, present))
+            before += present.numel()
+        return cls(tuple(parts), place)
+
+    def unpad(self, states: Sequence[Float[Tensor, "_ head _ dim"]], rows: int) -> Tensor:
+        """Bring the matrices' tokens back into the row's order: (row, token, head, dim)."""
+        flat = [part.transpose(1, 2).reshape(rows, -1, part.shape[1], part.shape[3]) for part in states]
+        return torch.cat(flat, 1)[:, self.place]
+
+
+def _of_like_size(sizes: Int[Tensor, " group"]) -> tuple[Int[Tensor, " _"], ...]:
+    """Share groups out by size, so that little is padded where they are many."""
+    matrices = max(1, min(_MATRICES, len(sizes) // _GROUPS_A_MATRIX))
+    return torch.argsort(sizes, stable=True).tensor_split(matrices)
 
 
 class SharedLayout:
@@ -226,12 +254,12 @@ class SharedLayout:
 
     Args:
         history: tokens of histories, by history.
-        seeing: tokens of candidates, by the history that they see.
+        seeing: tokens of candidates, by the history that they see; as many matrices, of the same groups.
         own: tokens of candidates, by candidate.
         position: each token's position in its text.
     """
 
-    def __init__(self, history: Block, seeing: Block, own: Block, position: Int[Tensor, " token"]) -> None:
+    def __init__(self, history: Blocks, seeing: Blocks, own: Blocks, position: Int[Tensor, " token"]) -> None:
         self.history, self.seeing, self.own = history, seeing, own
         self.position = position
         self._masks: dict[tuple[int, int, int, int | None], Tensor | None] = {}
@@ -248,11 +276,13 @@ class SharedLayout:
             position: each token's position in its text.
         """
         split = int((candidate < 0).sum())
-        histories = int(history.max()) + 1
+        past, seen, own = history[:split], history[split:], candidate[split:]
+        by_history = _of_like_size(torch.bincount(past, minlength=int(history.max()) + 1))
+        by_candidate = _of_like_size(torch.bincount(own, minlength=int(candidate.max()) + 1))
         return cls(
-            Block.of(history[:split], 0, histories),
-            Block.of(history[split:], split, histories),
-            Block.of(candidate[split:], split, int(candidate.max()) + 1),
+            Blocks.of(past, 0, by_history),
+            Blocks.of(seen, split, by_history),
+            Blocks.of(own, split, by_candidate),
             position,
         )
 
@@ -306,16 +336,22 @@ def shared_attention(
     """
     rows = query.shape[0]
     history, seeing, own = layout.history, layout.seeing, layout.own
-    past = history.pad(key), history.pad(value)
 
-    def part(queries: Block, keys: Block, states: tuple[Tensor, Tensor]) -> Part:
-        mask = layout.mask(queries, keys, rows, window)
-        out, total = _attend(queries.pad(query), *states, mask, scale, dropout)
-        return queries.unpad(out, rows), queries.unpad(total[..., None], rows)
+    def padded(keys: Blocks) -> list[tuple[Tensor, Tensor]]:
+        return [(block.pad(key), block.pad(value)) for block in keys.parts]
 
+    def part(queries: Blocks, keys: Blocks, states: Sequence[tuple[Tensor, Tensor]]) -> Part:
+        attended = [
+            _attend(asking.pad(query), *seen, layout.mask(asking, block, rows, window), scale, dropout)
+            for asking, block, seen in zip(queries.parts, keys.parts, states, strict=True)
+        ]
+        totals = [total[..., None] for _, total in attended]
+        return queries.unpad([out for out, _ in attended], rows), queries.unpad(totals, rows)
+
+    past = padded(history)
     to_itself, _ = part(history, history, past)
     to_history = part(seeing, history, past)
-    to_own = part(own, own, (own.pad(key), own.pad(value)))
+    to_own = part(own, own, padded(own))
     return torch.cat([to_itself, _merge(to_history, to_own)], 1)
 
 
@@ -334,12 +370,32 @@ def _attend(
             query, key, value, 0.0, False, attn_mask=None if mask is None else mask.to(query.dtype), scale=scale
         )
         return fused
-    scores = (query @ key.transpose(-1, -2)).float() * scale
-    if mask is not None:
-        scores = scores + mask
-    total = scores.logsumexp(-1)
-    weights = nn.functional.dropout(torch.exp(scores - total[..., None]), dropout)
-    return weights.to(value.dtype) @ value, total
+    scores = (query * scale) @ key.transpose(-1, -2)
+    scores = scores.float() if mask is None else scores + mask
+    weights, total = _SoftmaxWithTotal.apply(scores)  # type: ignore[no-untyped-call]
+    return dropped(weights.to(value.dtype), dropout) @ value, total
+
+
+class _SoftmaxWithTotal(torch.autograd.Function):
+    """Softmax over the last axis and the logarithm of its denominator, from one round of exponentials: they are a
+    quarter of a training step's time on the CPU where each of the two, and the backward pass, computes its own."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Float[Tensor, "*batch query key"]) -> Part:
+        """Give the weights, and the logarithm from the largest of them."""
+        weights = scores.softmax(-1)
+        peak, where = scores.max(-1, keepdim=True)
+        ctx.save_for_backward(weights)
+        return weights, (peak - weights.gather(-1, where).log()).squeeze(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_weights: Tensor, of_total: Tensor) -> Tensor:
+        """The softmax's gradient; the logarithm's is the weights themselves."""
+        (weights,) = ctx.saved_tensors
+        inner = (of_weights * weights).sum(-1, keepdim=True)
+        gradient: Tensor = weights * (of_weights - inner + of_total[..., None])
+        return gradient
 
 
 def _merge(first: Part, second: Part) -> Tensor:
