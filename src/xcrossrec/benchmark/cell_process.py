@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -107,12 +107,14 @@ def make_task(suite: Suite, cell: Cell, domain: Domain, work: Path) -> Task:
     target = cut_to_budget(domain, cell.budget, cell.seed)
     if settings.pop("shuffle_titles", False):
         target = shuffle_titles(target, cell.seed)
+    training = suite.training_for(cell.budget, cell.seed)
+    head_rate = settings.pop("head_learning_rate", training.head_learning_rate)
     return Task(
         target=target,
         sources=sources,
         seed=cell.seed,
         work=work,
-        training=suite.training_for(cell.budget, cell.seed),
+        training=replace(training, head_learning_rate=head_rate),
         settings=settings,
         base=suite.base,
         scoring=suite.scoring,

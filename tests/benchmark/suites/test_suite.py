@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,16 @@ def test_the_encoding_is_that_of_every_cells_ranking(suite_file, tmp_path: Path)
         assert (suite.encoding, task.encoding) == (encoding, encoding)
         scorer = KINDS["untrained"].load()(task).scorer
         assert bundle.encoder_of(scorer.model).precision == encoding
+
+
+def test_a_method_may_have_a_rate_of_its_own_for_the_head(suite_file, tmp_path: Path) -> None:
+    suite = Suite.read(suite_file())
+    (cell,) = (cell for cell in suite.cells() if cell.method == "lora")
+    target = read_domain(suite.data / "garden")
+    common = make_task(suite, cell, target, tmp_path)
+    task = make_task(suite.with_settings({"lora": {"head_learning_rate": 2e-4}}), cell, target, tmp_path)
+    assert task.training == replace(common.training, head_learning_rate=2e-4)
+    assert task.settings == common.settings
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:

@@ -40,9 +40,11 @@ from xcrossrec.training.source import source_users, user_hash
 UNISREC_RATE = 1e-3
 """AdamW's rate on the target."""
 
-_FORMAT = 1
+_FORMAT = 2
 _DIM, _EXPERTS, _LAYERS, _HEADS, _DROPOUT = 128, 8, 2, 2, 0.2
 _SCALE = 1 / 0.07
+_POSITION_STD = 0.02
+"""Of the positions' start, as in UniSRec: with PyTorch's 1 they drown the items, whose entries start at 0.05."""
 _SCORED_AT_ONCE = 64
 
 
@@ -85,6 +87,7 @@ class UniSRec(nn.Module):
         super().__init__()
         self.adaptor = Adaptor(text, dim, experts)
         self.position = nn.Embedding(slots, dim)
+        nn.init.normal_(self.position.weight, std=_POSITION_STD)
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(_DROPOUT)
         layer = nn.TransformerEncoderLayer(dim, _HEADS, 4 * dim, _DROPOUT, "gelu", batch_first=True)
