@@ -237,8 +237,8 @@ class Blocks:
             before += present.numel()
         return cls(tuple(parts), place)
 
-    def unpad(self, states: Sequence[Float[Tensor, "_ head _ dim"]], rows: int) -> Tensor:
-        """Bring the matrices' tokens back into the row's order: (row, token, head, dim)."""
+    def unpad(self, states: Sequence[Float[Tensor, "_ head _ dim"]], rows: int) -> Float[Tensor, "_ token head dim"]:
+        """Bring the matrices' tokens back into the row's order."""
         flat = [part.transpose(1, 2).reshape(rows, -1, part.shape[1], part.shape[3]) for part in states]
         return torch.cat(flat, 1)[:, self.place]
 

@@ -1,5 +1,6 @@
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +34,15 @@ from xcrossrec.evaluation.result import RESULT_SCHEMA, EvaluationInfo
 from xcrossrec.exceptions import DataError
 from xcrossrec.metrics.ranking import per_user_metrics
 from xcrossrec.metrics.significance import PairedComparison, bootstrap_interval, holm_adjusted
+from xcrossrec.types import NEGATIVES
 
 METHODS = ("popularity", "mean-of-sources", "lora", "lora-from-source", "xcross")
 USERS = 60
 
 
-def evaluation(rank: np.ndarray) -> Evaluation:
+def evaluation(rank: np.ndarray, kinds: Sequence[str] = NEGATIVES) -> Evaluation:
     frames = []
-    for kind in ("uniform", "popularity", "full"):
+    for kind in kinds:
         columns = {
             "user_id": [f"u{n:03d}" for n in range(len(rank))],
             "negatives": [kind] * len(rank),
@@ -56,7 +58,7 @@ def evaluation(rank: np.ndarray) -> Evaluation:
 
 def write_cells(suite: Suite, files: CellFiles, rank_of) -> None:
     for cell in suite.cells():
-        found = evaluation(rank_of(cell))
+        found = evaluation(rank_of(cell), suite.negatives)
         record = {
             "seed": cell.seed, "users": max(cell.budget, 0), "commit": "abc",
             "trained_parameters": {"lora": 300, "xcross": 120}.get(cell.method, 0), "head_parameters": 20,
@@ -176,6 +178,21 @@ def test_claims_averages_and_parameters_in_tables(points: Points) -> None:
     parameters = tables.parameters_table(points, "xcross", "lora")
     assert "| garden | 512, the most both have | 100 of 280 = 35.7% |" in parameters
     assert "| yes | holds |" in parameters
+
+
+def test_a_suite_without_full_ranking_claims_nothing_about_it(suite_file, tmp_path: Path) -> None:
+    path = suite_file(METHODS, "128", "0")
+    path.write_text('negatives = ["uniform", "popularity"]\n' + path.read_text())
+    suite, files = Suite.read(path), CellFiles(tmp_path / "run")
+    write_cells(suite, files, lambda cell: ranks(30, cell))
+    result = CliRunner().invoke(
+        app, ["benchmark", "report", str(path), "--out", str(tmp_path / "run"), "--to", str(tmp_path / "page")]
+    )
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "page" / "README.md").read_text()
+    assert "cross-domain method, popularity, the first sources" in page
+    assert "cross-domain method, full" not in page
+    assert "| full | garden |" not in page
 
 
 def two_targets(suite_file) -> Suite:
