@@ -10,7 +10,7 @@ _LEVELS = 2**16
 
 
 def dropped(states: Tensor, share: float) -> Tensor:
-    """Drop entries: on the CPU by 16 random bits each (``share`` to 1 in 65,536), in a fifth of the time of PyTorch's; on
+    """Drop entries: on the CPU by 16 random bits each (``share`` to 1 in 65,536), a fifth of the time of PyTorch's; on
     other devices as PyTorch does it.
 
     Args:
