@@ -22,6 +22,7 @@ class TrainingConfig:
         learning_rate: AdamW's, for LoRA factors or integrators.
         head_learning_rate: AdamW's, for the head's scalars, the pair head and the stream weights.
         projection_learning_rate: AdamW's, for a `dual` head's projection.
+        target_learning_rate: AdamW's, for the target's own LoRA beside integrators (``target_rank`` of `train target`).
         projection_rank: rank of a `dual` head's projection; 0 trains none.
         center: subtract the catalogue's mean vector from every title's (`dual` scoring only).
         warmup_share: share of the steps with a rising learning rate, then it falls linearly to 0.
@@ -41,6 +42,7 @@ class TrainingConfig:
     learning_rate: float = 5e-4
     head_learning_rate: float = 1e-2
     projection_learning_rate: float = 1e-3
+    target_learning_rate: float = 1e-3
     projection_rank: int = 0
     center: bool = True
     warmup_share: float = 0.1
@@ -59,6 +61,7 @@ class TrainingConfig:
             "batch_users",
             "learning_rate",
             "head_learning_rate",
+            "target_learning_rate",
             "history_limit",
             "patience",
         )

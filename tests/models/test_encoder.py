@@ -184,6 +184,86 @@ def test_top_layers_have_parameters_of_their_own_only(base_of: Folders, sources_
     assert {key.split(".")[1] for key in encoder.integration_state() if key != "stream_weight"} == {"0", "1"}
 
 
+# ---- a LoRA of the target's own
+
+
+@torch.no_grad()
+def test_the_targets_own_lora_starts_without_an_effect(
+    family: Family, base_of: Folders, sources_of: SourcesOf
+) -> None:
+    sources = sources_of(family.name, 2)
+    ids, mask = random_batch(family)
+    plain = output(encoder_over(base_of(family.name), sources), ids, mask)
+    own = output(encoder_over(base_of(family.name), sources, target_rank=2), ids, mask)
+    torch.testing.assert_close(real(own, mask), real(plain, mask), **CLOSE)
+
+
+@torch.no_grad()
+def test_the_targets_own_lora_is_added_to_every_stream(base_of: Folders, sources_of: SourcesOf) -> None:
+    sources = sources_of("bert", 2)
+    encoder = encoder_over(base_of("bert"), sources, target_rank=3)
+    randomise(encoder, "target.up", 0.1)
+    ids, mask = random_batch(FAMILIES["bert"])
+    streams = encoder.encode_streams(ids, mask)
+    for number, adapter in enumerate(encoder.adapters):
+        alone = fresh_base(base_of("bert")).backbone.eval()
+        for path, linear in [(p, m) for p, m in alone.named_modules() if isinstance(m, nn.Linear)]:
+            if path in adapter.factors:
+                linear.weight += adapter.factors[path].up @ adapter.factors[path].down
+            if path in encoder.target_loras:
+                lora = encoder.target_loras[path]
+                linear.weight += 2.0 * lora.up @ lora.down
+        expected = alone(input_ids=ids, attention_mask=mask).last_hidden_state
+        torch.testing.assert_close(real(streams[number], mask), real(expected, mask), rtol=1e-4, atol=1e-4)
+
+
+def test_the_targets_own_lora_trains_and_nothing_else_of_the_backbone(base_of: Folders, sources_of: SourcesOf) -> None:
+    encoder = encoder_over(base_of("bert"), sources_of("bert", 2), top_layers=1, target_rank=2)
+    trained = {name for name, p in encoder.named_parameters() if p.requires_grad}
+    assert {name for name in trained if ".target." not in name} == {
+        "stream_weight",
+        next(name for name in trained if name.endswith("concat_weight")),
+    }
+    assert set(encoder.target_loras) == {path for adapter in encoder.adapters for path in adapter.factors}
+    own = sum(p.numel() for lora in encoder.target_loras.values() for p in lora.parameters())
+    factors = {path: f for adapter in encoder.adapters for path, f in adapter.factors.items()}
+    assert own == sum(2 * (f.down.shape[1] + f.up.shape[0]) for f in factors.values())
+
+
+@pytest.mark.parametrize("rank", [-1, 1.5, True])
+def test_a_target_rank_that_is_none_is_refused(rank: int, base_of: Folders, sources_of: SourcesOf) -> None:
+    with pytest.raises(ConfigError, match=rf"target_rank is {rank}: expected a whole number"):
+        encoder_over(base_of("bert"), sources_of("bert", 2), target_rank=rank)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@torch.no_grad()
+def test_the_targets_own_lora_is_saved(
+    family: Family, trainable: bool, base_of: Folders, sources_of: SourcesOf, tmp_path: Path
+) -> None:
+    encoder = encoder_over(base_of(family.name), sources_of(family.name, 2), top_layers=2, target_rank=2)
+    randomise(encoder, "target.up", 0.1)
+    ids, mask = random_batch(family)
+    expected = output(encoder, ids, mask)
+    tmp_path.mkdir(exist_ok=True)
+    encoder.save(str(tmp_path))
+    loaded = IntegratedEncoder.load(str(tmp_path), base=fresh_base(base_of(family.name)), trainable=trainable)
+    torch.testing.assert_close(real(output(loaded, ids, mask), mask), real(expected, mask), **CLOSE)
+    found = {p.requires_grad for lora in loaded.target_loras.values() for p in lora.parameters()}
+    assert found == {trainable}
+
+
+@torch.no_grad()
+def test_reselect_keeps_the_targets_own_lora(base_of: Folders, sources_of: SourcesOf) -> None:
+    sources = sources_of("bert", 3)
+    old = encoder_over(base_of("bert"), sources[:2], integrator="pairwise", target_rank=2)
+    randomise(old, "target.up", 0.1)
+    found = fresh_base(base_of("bert"))
+    new = old.reselect(found, [read_adapter(s.folder, found) for s in sources]).eval()
+    ids, mask = random_batch(FAMILIES["bert"])
+    torch.testing.assert_close(real(output(new, ids, mask), mask), real(output(old, ids, mask), mask), **CLOSE)
+
+
 # ---- special cases
 
 

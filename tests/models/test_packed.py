@@ -606,3 +606,48 @@ def test_nothing_is_kept_of_pairs_nor_where_the_backbone_trains(base_of: Folders
     encoder.backbone.train()  # dropout
     states(encoder, *random_batch(FAMILIES["bert"], LENGTHS))
     assert not kept(encoder).states
+
+
+# ---- a LoRA of the target's own
+
+
+def with_target_lora(base: Path, sources: list[Source]) -> IntegratedEncoder:
+    found = fresh_base(base)
+    adapters = [read_adapter(s.folder, found) for s in sources]
+    encoder = IntegratedEncoder(found, adapters, top_layers=2, target_rank=2).eval()
+    for part in ("concat_weight", "stream_weight", "target.up"):
+        randomise(encoder, part, 0.05)
+    return encoder
+
+
+@pytest.mark.parametrize("few", [0, 10_000], ids=["a call a length", "one padded call"])
+def test_the_targets_own_lora_gives_the_states_and_gradients_of_plain_layers(
+    family: Family, few: int, base_of: Folders, sources_of: SourcesOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = with_target_lora(base_of(family.name), sources_of(family.name, 2)).train()
+    ids, mask = random_batch(family, LENGTHS)
+    monkeypatch.setattr(packed, "_FEW_SLOTS", few)
+    assert encoder.packs_in_training == (family.name in PACKED)
+    fast = states_and_gradients(encoder, ids, mask)
+    with torch.no_grad():
+        torch.testing.assert_close(states(encoder, ids, mask), fast[0].detach(), **CLOSE)
+    with by_the_layers(), plain_products(encoder):
+        slow = states_and_gradients(encoder, ids, mask)
+    for one, other in zip(fast, slow, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.detach().abs().max()))
+    if family.name in PACKED:
+        assert not kept(encoder).states, "below the integrators it trains too"
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_a_step_of_the_targets_own_lora_is_seen(name: str, base_of: Folders, sources_of: SourcesOf) -> None:
+    encoder = with_target_lora(base_of(name), sources_of(name, 2)).train()
+    ids, mask = random_batch(FAMILIES[name], LENGTHS)
+    with torch.no_grad():
+        before = states(encoder, ids, mask)
+        for lora in encoder.target_loras.values():
+            lora.up.data.mul_(-1)  # as a fused optimizer does: without a new version
+        after = states(encoder, ids, mask)
+        with by_the_layers():
+            torch.testing.assert_close(after, states(encoder, ids, mask), **CLOSE)
+    assert not torch.allclose(before, after, atol=1e-3)

@@ -31,6 +31,7 @@ from xcrossrec.training.target import (
     train_target,
     write_unchanged_adapter,
 )
+from xcrossrec.types import Scoring
 
 Settings = Callable[..., TrainingConfig]
 
@@ -437,6 +438,34 @@ def test_the_last_layers_only(
     assert manifest["integration"]["top_layers"] == 2
     assert manifest["parameters"]["integrators"] == 2 * 3 * 2 * (32 + 1)
     assert count_parameters(model)["integrators"] == 2 * 3 * 2 * (32 + 1)
+
+
+@pytest.mark.parametrize("scoring", ["dual", "pair"])
+def test_a_lora_of_the_targets_own(
+    scoring: Scoring, two_sources: list[Path], target_domain: Domain, settings: Settings, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"scoring": scoring, "top_layers": 1, "budget": 40, "show_progress": False}
+    config = settings(epochs=3, holdout_share=0.0, target_learning_rate=1e-2)
+    train_target(target_domain, two_sources, tmp_path / "m", config=config, target_rank=1, **options)
+    manifest = bundle.read_bundle_manifest(tmp_path / "m")
+    assert manifest["integration"]["target_rank"] == 1
+    encoder = bundle.encoder_of(bundle.load(tmp_path / "m"))
+    assert isinstance(encoder, IntegratedEncoder)
+    assert all(bool(lora.up.any()) for lora in encoder.target_loras.values()), "it moved"
+    counted = manifest["parameters"]
+    assert counted["target_lora"] == sum(p.numel() for lora in encoder.target_loras.values() for p in lora.parameters())
+    assert counted["share"] == (counted["integrators"] + counted["target_lora"]) / counted["lora_per_source"]
+
+
+def test_the_targets_own_lora_has_a_learning_rate_of_its_own(
+    two_sources: list[Path], target_domain: Domain, settings: Settings, tmp_path: Path
+) -> None:
+    config = settings(epochs=1, holdout_share=0.0, learning_rate=1e-12, target_learning_rate=1e-2)
+    train_target(target_domain, two_sources, tmp_path / "m", config=config, target_rank=1, show_progress=False)
+    state = bundle.encoder_of(bundle.load(tmp_path / "m")).integration_state()
+    moved = {key.split(".")[0]: float(value.abs().max()) for key, value in sorted(state.items()) if "down" not in key}
+    assert moved["layers"] < 1e-9
+    assert moved["target"] > 1e-3
 
 
 def test_kept_states_change_no_training(

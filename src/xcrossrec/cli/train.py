@@ -127,6 +127,9 @@ def target(
     top_layers: Annotated[
         int, typer.Option(min=0, help="Integrate after so many last layers; 0: after every layer, as in the paper.")
     ] = DEFAULT_TOP_LAYERS,
+    target_rank: Annotated[
+        int, typer.Option(min=0, help="Rank of a LoRA of the target's own, trained beside the integrators; 0: none.")
+    ] = 0,
     budget: Budget = None,
     epochs: Epochs = None,
     learning_rate: LearningRate = None,
@@ -167,6 +170,7 @@ def target(
             pair_attention=pair_attention,
             base_stream=base_stream,
             top_layers=top_layers or None,
+            target_rank=target_rank,
             resume=resume,
             overwrite=overwrite,
             show_progress=shows_progress(),

@@ -233,6 +233,33 @@ def _check_complete(
         )
 
 
+class TargetLora(nn.Module):
+    """One layer's low-rank update that trains on the target, shared by all streams; it starts at zero.
+
+    Args:
+        inside: the layer's input size.
+        outside: its output size.
+        rank: of the update.
+    """
+
+    scaling = 2.0
+    """Of the update: alpha over rank, as the sources have by default."""
+
+    def __init__(self, inside: int, outside: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Parameter(torch.empty(rank, inside))
+        self.up = nn.Parameter(torch.zeros(outside, rank))
+        nn.init.kaiming_uniform_(self.down, a=5**0.5)  # as PEFT starts LoRA's A
+
+    def forward(self, x: Float[Tensor, "*batch inside"]) -> Float[Tensor, "*batch outside"]:
+        """What the layer's output changes by."""
+        return self.scaling * nn.functional.linear(nn.functional.linear(x, self.down), self.up)
+
+    def delta(self) -> Float[Tensor, "outside inside"]:
+        """What the layer's weight changes by."""
+        return self.scaling * self.up @ self.down
+
+
 class StackedLoraLinear(nn.Module):
     """A frozen linear layer with one low-rank update per stream.
 
@@ -242,14 +269,16 @@ class StackedLoraLinear(nn.Module):
     Args:
         linear: the base's layer; shared, not copied.
         factors: per stream its update, or None.
+        target_rank: rank of one more update, which trains and is every stream's; 0 makes none.
     """
 
     down: Tensor
     up: Tensor
 
-    def __init__(self, linear: nn.Linear, factors: Sequence[LoraFactors | None]) -> None:
+    def __init__(self, linear: nn.Linear, factors: Sequence[LoraFactors | None], target_rank: int = 0) -> None:
         super().__init__()
         self.linear = linear
+        self.target = TargetLora(linear.in_features, linear.out_features, target_rank) if target_rank else None
         rank = max(f.down.shape[0] for f in factors if f is not None)
         down = linear.weight.new_zeros(len(factors), linear.in_features, rank)
         up = linear.weight.new_zeros(len(factors), rank, linear.out_features)
@@ -283,7 +312,8 @@ class StackedLoraLinear(nn.Module):
             down, up = down[self.only_stream, None], up[self.only_stream, None]
         n = down.shape[0]
         update = torch.baddbmm(out.reshape(n, -1, out.shape[-1]), torch.bmm(x.reshape(n, -1, x.shape[-1]), down), up)
-        return update.view_as(out)
+        update = update.view_as(out)
+        return update if self.target is None else update + self.target(x)
 
 
 @contextmanager
@@ -298,17 +328,31 @@ def one_stream(layers: Sequence[StackedLoraLinear], stream: int) -> Iterator[Non
             layer.only_stream = None
 
 
-def stack_adapters(backbone: nn.Module, adapters: Sequence[Adapter]) -> None:
-    """Replace, in place, every linear layer that some adapter updates by a stacked one."""
+def stack_adapters(
+    backbone: nn.Module, adapters: Sequence[Adapter], target_rank: int = 0
+) -> dict[str, StackedLoraLinear]:
+    """Replace, in place, every linear layer that some adapter updates by a stacked one.
+
+    Args:
+        backbone: the base's.
+        adapters: one a stream.
+        target_rank: rank of the update that every stacked layer trains for all streams; 0 makes none.
+
+    Returns:
+        the stacked layers, by the path of the one that each stands for.
+    """
+    made = {}
     touched = sorted({module for adapter in adapters for module in adapter.factors})
     for path in touched:
         linear = backbone.get_submodule(path)
         if not isinstance(linear, nn.Linear):
             raise ModelError(f"{path} is a {type(linear).__name__}: adapters are stacked already on this backbone")
-        stacked = StackedLoraLinear(linear, [adapter.factors.get(path) for adapter in adapters])
+        stacked = StackedLoraLinear(linear, [adapter.factors.get(path) for adapter in adapters], target_rank)
         parent, _, attribute = path.rpartition(".")
         setattr(backbone.get_submodule(parent) if parent else backbone, attribute, stacked)
+        made[path] = stacked
     _split_position_bias(backbone, len(adapters))
+    return made
 
 
 class _StreamwisePositionBias:

@@ -240,7 +240,7 @@ def load(path: Path | str, *, base: Base | None = None, trainable: bool = False)
     Args:
         path: what ``xcrossrec train`` wrote.
         base: use this base instead of loading it by name; taken over.
-        trainable: leave a single adapter's LoRA factors trainable.
+        trainable: leave the LoRA factors trainable that were: a single adapter's, or the target's own beside sources.
 
     Raises:
         BundleError: incomplete, changed, foreign or unsafe content.
@@ -252,9 +252,9 @@ def load(path: Path | str, *, base: Base | None = None, trainable: bool = False)
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for entry in _module_list(folder):
         cls = _class_named(entry["type"], folder)
-        extra: dict[str, Any] = {"base": base} if issubclass(cls, TitleEncoder) else {}
-        if cls is SourceEncoder:
-            extra["trainable"] = trainable
+        extra: dict[str, Any] = {}
+        if issubclass(cls, TitleEncoder):
+            extra = {"base": base, "trainable": trainable}
         modules[entry["name"]] = cls.load(str(folder), subfolder=entry["path"], **extra)
     if manifest["scoring"] == "pair":
         model: Model = CrossEncoder(modules=modules, activation_fn=nn.Identity())

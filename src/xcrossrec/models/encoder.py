@@ -28,6 +28,7 @@ from xcrossrec.models.adapters import (
     ADAPTER_WEIGHTS,
     MANIFEST,
     Adapter,
+    TargetLora,
     load_tensors,
     read_adapter,
     stack_adapters,
@@ -276,7 +277,8 @@ class IntegratedEncoder(TitleEncoder):
     """n domain-specific language models over one base, integrated after every layer (X-Cross), or after the last ones.
 
     The streams are the leading part of the batch axis: each base weight multiplies all of them at once.
-    Only the integrators and the stream weights train; base and adapters are frozen.
+    Only the integrators, the stream weights and, with a ``target_rank``, a LoRA shared by all streams train; base and
+    adapters are frozen.
 
     Args:
         base: the shared base; taken over and changed in place, so do not use it elsewhere.
@@ -288,10 +290,12 @@ class IntegratedEncoder(TitleEncoder):
         pair_attention: who sees whom in a pair, ``joint`` or ``shared``.
         top_layers: number of last layers after which the streams are integrated; below, each goes its own way. None
             integrates after all, as in the paper.
+        target_rank: rank of a LoRA of the target's own in every layer that a source adapts, added to each stream
+            alike; it starts at zero. 0 makes none, as in the paper.
 
     Raises:
         ModelError: fewer than two adapters, or two of one name.
-        ConfigError: ``top_layers`` is not from 1 to the number of layers.
+        ConfigError: ``top_layers`` is not from 1 to the number of layers, or ``target_rank`` no rank.
     """
 
     def __init__(
@@ -305,6 +309,7 @@ class IntegratedEncoder(TitleEncoder):
         max_tokens: int | None = None,
         pair_attention: PairAttention = "joint",
         top_layers: int | None = None,
+        target_rank: int = 0,
     ) -> None:
         super().__init__(base, max_tokens, pair_attention)
         names = [adapter.name for adapter in adapters]
@@ -316,11 +321,15 @@ class IntegratedEncoder(TitleEncoder):
         self.integrator = integrator
         self.beta, self.gamma = beta, gamma
         self.top_layers = top_layers
+        self.target_rank = _checked_rank(target_rank)
         self._first_integrated = _first_of(top_layers, len(encoder_layers(base.backbone)))
         self._adapters = tuple(adapters)
         self.backbone = base.backbone
-        stack_adapters(self.backbone, adapters)
+        stacked = stack_adapters(self.backbone, adapters, target_rank)
+        self._target_loras = {path: layer.target for path, layer in stacked.items() if layer.target is not None}
         self.backbone.requires_grad_(False)
+        for lora in self.target_loras.values():
+            lora.requires_grad_()
         self._integrate(integrator, beta, gamma)
         supported = PackedEncoder.supports(self.backbone)
         self._packed = PackedEncoder(self.backbone, len(names), self.integrated_layers) if supported else None
@@ -357,6 +366,11 @@ class IntegratedEncoder(TitleEncoder):
     def integrators(self) -> list[Integrator]:
         """The integrators, first layer to last."""
         return [layer.integrator for layer in self.integrated_layers]
+
+    @property
+    def target_loras(self) -> dict[str, TargetLora]:
+        """The target's own updates, by the base's layer that each belongs to; empty without a ``target_rank``."""
+        return self._target_loras
 
     def train(self, mode: bool = True) -> Self:
         """Switch modes; the frozen backbone stays in evaluation mode, so its dropout never runs."""
@@ -461,9 +475,13 @@ class IntegratedEncoder(TitleEncoder):
             max_tokens=self.max_tokens,
             pair_attention=self.pair_attention,
             top_layers=self.top_layers,
+            target_rank=self.target_rank,
         )
         for layer, integrator in zip(new.integrated_layers, new_integrators, strict=True):
             layer.integrator = integrator
+        for path, lora in new.target_loras.items():
+            if path in self.target_loras:  # else no source adapted that layer so far, and it starts at zero
+                lora.load_state_dict(self.target_loras[path].state_dict())
         with torch.no_grad():
             weights = torch.stack([self.stream_weight[k] if k is not None else torch.tensor(0.0) for k in kept])
             new.stream_weight.copy_(weights)
@@ -478,6 +496,7 @@ class IntegratedEncoder(TitleEncoder):
             "beta": self.beta,
             "gamma": self.gamma,
             "top_layers": self.top_layers,
+            "target_rank": self.target_rank,
         }
         for adapter in self._adapters:
             _copy_adapter(adapter, folder / ADAPTERS_FOLDER / adapter.name)
@@ -485,14 +504,20 @@ class IntegratedEncoder(TitleEncoder):
         self._save_shared(folder, settings)
 
     def integration_state(self) -> dict[str, Tensor]:
-        """The trained tensors: per integrated layer, counted from 0, the integrator's, and the stream weights."""
+        """The trained tensors: per integrated layer, counted from 0, the integrator's, per adapted layer the target's own
+        LoRA, and the stream weights."""
         state = {
-            f"layers.{number}.{key}": value.detach().cpu().contiguous()
-            for number, integrator in enumerate(self.integrators)
-            for key, value in integrator.state_dict().items()
+            f"{prefix}.{key}": value.detach().cpu().contiguous()
+            for prefix, module in self._trained_modules().items()
+            for key, value in module.state_dict().items()
         }
         state["stream_weight"] = self.stream_weight.detach().cpu().contiguous()
         return state
+
+    def _trained_modules(self) -> dict[str, nn.Module]:
+        """The modules that train in the backbone, by the names under which they are saved."""
+        integrators = {f"layers.{number}": integrator for number, integrator in enumerate(self.integrators)}
+        return {**integrators, **{f"target.{path}": lora for path, lora in self.target_loras.items()}}
 
     def load_integration_state(self, state: Mapping[str, Tensor], origin: str) -> None:
         """Take over trained tensors.
@@ -509,13 +534,29 @@ class IntegratedEncoder(TitleEncoder):
         if wrong:
             raise BundleError(f"{origin} does not fit this encoder ({wrong[0]}): it belongs to another configuration")
         with torch.no_grad():
-            for number, integrator in enumerate(self.integrators):
-                integrator.load_state_dict({k: state[f"layers.{number}.{k}"] for k in integrator.state_dict()})
+            for prefix, module in self._trained_modules().items():
+                module.load_state_dict({key: state[f"{prefix}.{key}"] for key in module.state_dict()})
             self.stream_weight.copy_(state["stream_weight"])
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", base: Base | None = None, **kwargs: Any) -> Self:
-        """Load from a saved folder; base and adapters are verified by digest and shape."""
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        base: Base | None = None,
+        *,
+        trainable: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Load from a saved folder; base and adapters are verified by digest and shape.
+
+        Args:
+            model_name_or_path: the folder.
+            subfolder: inside it.
+            base: use this base instead of loading it by name.
+            trainable: let the target's own LoRA train on, which costs the fast pass its folded weights.
+            **kwargs: ignored; sentence-transformers passes its own.
+        """
         folder = Path(model_name_or_path) / subfolder
         settings = cls.read_settings(folder)
         found = load_matching_base(settings, folder, base)
@@ -531,8 +572,11 @@ class IntegratedEncoder(TitleEncoder):
             max_tokens=settings["max_tokens"],
             pair_attention=settings.get("pair_attention", "joint"),
             top_layers=settings.get("top_layers"),
+            target_rank=settings.get("target_rank", 0),
         )
         model.load_integration_state(load_tensors(folder / INTEGRATOR_WEIGHTS), str(folder / INTEGRATOR_WEIGHTS))
+        for lora in model.target_loras.values():
+            lora.requires_grad_(trainable)
         model.eval()
         return model
 
@@ -648,6 +692,12 @@ def _first_of(top_layers: int | None, layers: int) -> int:
             f"top_layers is {top_layers!r}: expected a whole number from 1 to {layers}, the base's layers"
         )
     return layers - top_layers
+
+
+def _checked_rank(rank: int) -> int:
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 0:
+        raise ConfigError(f"target_rank is {rank!r}: expected a whole number, 0 for no LoRA of the target's own")
+    return rank
 
 
 def _copy_adapter(adapter: Adapter, folder: Path) -> None:

@@ -5,7 +5,7 @@ The same function as the Hugging Face layers with stacked adapters and integrato
 - texts stand one after another, sorted by length, so linear layers see no padding and attention runs over
   texts of one length without a mask;
 - in each stream the frozen LoRA update is added to the weight it belongs to (the other weights stay shared); one that
-  trains is multiplied beside it;
+  trains, a single stream's or the target's own, is multiplied beside it;
 - products, GELU and residuals are fused (:mod:`xcrossrec.models.linear`), streams are never copied together;
 - in training, what lies below the first integrator is computed once per text and kept, because nothing there changes.
 
@@ -28,7 +28,7 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from xcrossrec.models.adapters import StackedLoraLinear
+from xcrossrec.models.adapters import StackedLoraLinear, TargetLora
 from xcrossrec.models.dropout import dropped
 from xcrossrec.models.linear import FrozenLinear, Gelu, adapted_product, frozen_product, laid_out, packed_for_onednn
 from xcrossrec.models.shared_history import SharedLayout, shared_attention
@@ -392,8 +392,8 @@ class PackedEncoder:
         model = _unwrapped(self.backbone)
         if model.embeddings.word_embeddings.weight.device.type != "cpu":
             return False
-        linears = self._linears() if isinstance(self.backbone, PeftModel) else []
-        if not all(map(_foldable, linears)):
+        linears = self._linears()
+        if isinstance(self.backbone, PeftModel) and not all(map(_foldable, linears)):
             return False
         if not torch.is_grad_enabled():
             return not model.training
@@ -406,7 +406,7 @@ class PackedEncoder:
         """The linear layers, with the adapters in them."""
         model = _unwrapped(self.backbone)
         paths = ARCHITECTURES[model.config.model_type].linears
-        return [layer.get_submodule(path) for layer in model.encoder.layer for path in paths]
+        return [_plain_layer(layer).get_submodule(path) for layer in model.encoder.layer for path in paths]
 
     def _weights(self) -> list[Tensor]:
         """All tensors of the layers but the integrators', which are read afresh each time."""
@@ -661,15 +661,13 @@ class PackedEncoder:
 
     def _fold(self, layer: Any, dtype: torch.dtype, with_gradients: bool) -> _Layer:
         model = _unwrapped(self.backbone)
-        layer = getattr(layer, "layer", layer)  # without the integrator
+        layer = _plain_layer(layer)
         names = ARCHITECTURES[model.config.model_type]
 
         def part(path: str) -> list[Weights]:
             module = layer.get_submodule(path)
-            if with_gradients and isinstance(self.backbone, PeftModel):
-                return _trained_weights(module, dtype) or _folded_weights(module, dtype)
             if with_gradients:
-                return _folded_weights(module, dtype)
+                return _trained_weights(module, dtype) or _folded_weights(module, dtype)
             return [Weights(packed_for_onednn(w.weight), w.bias) for w in _folded_weights(module, dtype)]
 
         return _Layer(
@@ -694,6 +692,11 @@ def _joined(streams: Sequence[Float[Tensor, "token dim"]]) -> Float[Tensor, "row
     return streams[0] if len(streams) == 1 else torch.cat(list(streams))
 
 
+def _plain_layer(layer: Any) -> Any:
+    """A layer without its integrator."""
+    return getattr(layer, "layer", layer)
+
+
 def _unwrapped(backbone: Any) -> Any:
     return backbone.base_model.model if isinstance(backbone, PeftModel) else backbone
 
@@ -713,6 +716,9 @@ def _active(module: PeftLinear) -> list[str]:
 
 def _trained_factors(module: nn.Module) -> list[nn.Parameter]:
     """A LoRA's factors, where a layer has one that works and can be multiplied beside the weight; else none."""
+    if isinstance(module, StackedLoraLinear):
+        factors = [] if module.target is None else [module.target.down, module.target.up]
+        return [] if any(factor.dtype != torch.float32 for factor in factors) else factors
     if not isinstance(module, PeftLinear) or module.merged or module.disable_adapters or module.fan_in_fan_out:
         return []
     names = _active(module)
@@ -730,8 +736,12 @@ def _trained_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
     if isinstance(module, FrozenLinear):
         return [Weights(*module.in_type(dtype))]
     factors = _trained_factors(module)
-    if not isinstance(module, PeftLinear) or not any(factor.requires_grad for factor in factors):
+    if not any(factor.requires_grad for factor in factors):
         return []
+    if isinstance(module, StackedLoraLinear):
+        update = Update(factors[0], factors[1], TargetLora.scaling)
+        return [Weights(stream.weight, stream.bias, update) for stream in _stacked_weights(module, dtype)]
+    assert isinstance(module, PeftLinear)
     (name,) = _active(module)
     base: Any = module.get_base_layer()
     (frozen,) = _trained_weights(base, dtype) or _folded_weights(base, dtype)
@@ -741,15 +751,25 @@ def _trained_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
 def _folded_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
     """A linear layer's weight and bias in each stream, or once where no adapter changes it."""
     if isinstance(module, StackedLoraLinear):
-        linear: Any = module.linear
-        updates = [(d @ u).t() for d, u in zip(module.down, module.up, strict=True)]
-    elif isinstance(module, PeftLinear):
-        linear = module.get_base_layer()
+        return _stacked_weights(module, dtype, None if module.target is None else module.target.delta())
+    if isinstance(module, PeftLinear):
+        linear: Any = module.get_base_layer()
         off = module.merged or module.disable_adapters
         deltas = [] if off else [module.get_delta_weight(name) for name in _active(module)]
         updates = [sum(deltas)] if deltas else []
     else:
         linear, updates = module, []
+    return _changed_weights(linear, updates, dtype)
+
+
+def _stacked_weights(module: StackedLoraLinear, dtype: torch.dtype, target: Tensor | None = None) -> list[Weights]:
+    """A stacked layer's weight and bias in each stream, with the target's update in them if one is given."""
+    updates = [(d @ u).t() for d, u in zip(module.down, module.up, strict=True)]
+    return _changed_weights(module.linear, updates if target is None else [u + target for u in updates], dtype)
+
+
+def _changed_weights(linear: Any, updates: Sequence[Tensor], dtype: torch.dtype) -> list[Weights]:
+    """A linear layer with each update added to its weight; as it is if there are none."""
     bias = None if linear.bias is None else linear.bias.detach().to(dtype)
     if not updates:
         return [Weights(linear.weight.detach().to(dtype), bias)]

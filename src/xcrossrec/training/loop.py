@@ -37,7 +37,8 @@ from xcrossrec.training.losses import NextItemLoss, PairLoss
 
 _PROJECTION = r"\.[23]\.(down|up)$"
 _STATE_FILE = "training.json"
-_ENCODER_SETTINGS = ("max_tokens", "integrator", "beta", "gamma", "pair_attention", "top_layers")
+_TARGET_LORA = r"\.target\.(down|up)$"
+_ENCODER_SETTINGS = ("max_tokens", "integrator", "beta", "gamma", "pair_attention", "top_layers", "target_rank")
 _LOGS = "TENSORBOARD_LOGGING_DIR"
 
 
@@ -235,6 +236,7 @@ def _trainer(
 ) -> Any:
     pair = isinstance(model, CrossEncoder)
     has_projection = any(isinstance(module, Projection) for module in model)
+    has_target_lora = bool(getattr(encoder_of(model), "target_rank", 0))
     steps = -(-len(batches.sequences) // config.batch_users) * config.epochs
     arguments = (CrossEncoderTrainingArguments if pair else SentenceTransformerTrainingArguments)(
         output_dir=str(work),
@@ -245,6 +247,7 @@ def _trainer(
         learning_rate_mapping={
             **dict.fromkeys(head_patterns, config.head_learning_rate),
             **({_PROJECTION: config.projection_learning_rate} if has_projection else {}),
+            **({_TARGET_LORA: config.target_learning_rate} if has_target_lora else {}),
         },
         weight_decay=config.weight_decay,
         warmup_steps=round(steps * config.warmup_share),

@@ -1,16 +1,17 @@
-"""Integration into a new domain: only integrators, stream weights and a small head are trained."""
+"""Integration into a new domain: only integrators, stream weights, a small head and, on request, a small LoRA train."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from xcrossrec.config import DEFAULT_TOP_LAYERS, TrainingConfig
 from xcrossrec.data.domain import Domain
@@ -59,6 +60,7 @@ def train_target(
     pair_attention: PairAttention | None = None,
     base_stream: bool = False,
     top_layers: int | None = DEFAULT_TOP_LAYERS,
+    target_rank: int = 0,
     resume: bool = False,
     overwrite: bool = False,
     show_progress: bool = True,
@@ -83,6 +85,8 @@ def train_target(
         base_stream: add the base as it is as one more stream, so that integration can fall back on it; costs one
             more encoder pass a text.
         top_layers: number of last layers after which the streams are integrated; None takes all, as in the paper.
+        target_rank: rank of a LoRA of the target's own, trained beside the integrators and added to every stream;
+            0 trains none, as in the paper.
         resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
         show_progress: draw progress bars.
@@ -98,7 +102,7 @@ def train_target(
     users = domain.sequences("train").take(budget, config.seed)
     with _streams(sources, base, config.seed, base_stream) as streams:
         with torch.random.fork_rng():
-            torch.manual_seed(config.seed)  # of the pair head's projection
+            torch.manual_seed(config.seed)  # of the pair head's projection and the target's LoRA
             model = build_target_model(
                 streams,
                 integrator=integrator,
@@ -110,6 +114,7 @@ def train_target(
                 max_tokens=max_tokens,
                 pair_attention=pair_attention,
                 top_layers=top_layers,
+                target_rank=target_rank,
             )
         model = with_head(model, domain, config)
         report = fit(
@@ -133,6 +138,7 @@ def train_target(
                 "gamma": gamma,
                 "base_stream": base_stream,
                 "top_layers": top_layers,
+                "target_rank": target_rank,
             },
             **training_record(config, budget, report),
             "parameters": count_parameters(model),
@@ -182,6 +188,7 @@ def build_target_model(
     max_tokens: int | None = None,
     pair_attention: PairAttention | None = None,
     top_layers: int | None = None,
+    target_rank: int = 0,
 ) -> Model:
     """Make an untrained integrated model: at first exactly the mean of its sources' states.
 
@@ -209,6 +216,7 @@ def build_target_model(
         max_tokens=max_tokens,
         pair_attention=choose_pair_attention(wanted, scoring, found.backbone),
         top_layers=top_layers,
+        target_rank=target_rank,
     )
     start = pair_start_of(folders) if scoring == "pair" else "similarity"
     model = bundle.build_model(encoder, scoring=scoring, pooling=pooling, pair_start=start)
@@ -237,23 +245,29 @@ def count_parameters(model: Model) -> dict[str, Any]:
     """Count parameters by part, from the live modules.
 
     Returns:
-        ``integrators``, ``stream_weights``, ``head``, ``lora_per_source`` (a number if all sources have
-        the same, else one by name), ``share`` (integrators over one source's LoRA, the largest if they differ),
-        ``base``.
+        ``integrators``, ``target_lora``, ``stream_weights``, ``head``, ``lora_per_source`` (a number if all sources have
+        the same, else one by name), ``share`` (integrators and the target's LoRA over one source's LoRA, the largest
+        if they differ), ``base``.
     """
     encoder = model[0]
     lora = {adapter.name: adapter.parameters for adapter in encoder.adapters}
-    integrators = sum(p.numel() for module in encoder.integrators for p in module.parameters())
-    own = {id(p) for module in encoder.integrators for p in module.parameters()} | {id(encoder.stream_weight)}
+    integrators = [p for module in encoder.integrators for p in module.parameters()]
+    target_lora = [p for lora in encoder.target_loras.values() for p in lora.parameters()]
+    own = {id(p) for p in (*integrators, *target_lora, encoder.stream_weight)}
     head = sum(p.numel() for module in list(model)[1:] for p in module.parameters())
     return {
-        "integrators": integrators,
+        "integrators": _count(integrators),
+        "target_lora": _count(target_lora),
         "stream_weights": encoder.stream_weight.numel(),
         "head": head,
         "lora_per_source": max(lora.values()) if len(set(lora.values())) == 1 else lora,
-        "share": integrators / max(lora.values()),
+        "share": _count([*integrators, *target_lora]) / max(lora.values()),
         "base": sum(p.numel() for p in encoder.parameters() if id(p) not in own),
     }
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
 
 
 def _named_base(folder: Path) -> str:

@@ -83,8 +83,9 @@ def test_a_method_may_have_a_rate_of_its_own_for_the_head(suite_file, tmp_path: 
     (cell,) = (cell for cell in suite.cells() if cell.method == "lora")
     target = read_domain(suite.data / "garden")
     common = make_task(suite, cell, target, tmp_path)
-    task = make_task(suite.with_settings({"lora": {"head_learning_rate": 2e-4}}), cell, target, tmp_path)
-    assert task.training == replace(common.training, head_learning_rate=2e-4)
+    rates = {"head_learning_rate": 2e-4, "target_learning_rate": 3e-4}
+    task = make_task(suite.with_settings({"lora": rates}), cell, target, tmp_path)
+    assert task.training == replace(common.training, **rates)
     assert task.settings == common.settings
 
 

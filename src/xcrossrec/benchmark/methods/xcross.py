@@ -20,10 +20,10 @@ def xcross(task: Task) -> Fitted:
     """Integrate the sources into the target.
 
     Settings: ``integrator``, the strengths ``beta`` and ``gamma``, and ``base_stream``, which adds the base as it
-    is as one more stream, so that integration can fall back on it, and ``top_layers``, the number of last layers after
-    which the streams are integrated (all).
+    is as one more stream, so that integration can fall back on it, ``top_layers``, the number of last layers after
+    which the streams are integrated (all), and ``target_rank``, the rank of a LoRA of the target's own (0, none).
     """
-    check_settings(task, {"integrator", "beta", "gamma", "base_stream", "top_layers"})
+    check_settings(task, {"integrator", "beta", "gamma", "base_stream", "top_layers", "target_rank"})
     return _integrated(task, task.setting("learning_rate", None))
 
 
@@ -50,6 +50,7 @@ def _integrated(task: Task, rate: float | None) -> Fitted:
         pair_attention=task.pair_attention,
         base_stream=task.setting("base_stream", False),
         top_layers=task.setting("top_layers", None),
+        target_rank=task.setting("target_rank", 0),
         show_progress=False,
     )
     model = bundle.load(out)
