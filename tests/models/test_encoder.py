@@ -188,9 +188,7 @@ def test_top_layers_have_parameters_of_their_own_only(base_of: Folders, sources_
 
 
 @torch.no_grad()
-def test_the_targets_own_lora_starts_without_an_effect(
-    family: Family, base_of: Folders, sources_of: SourcesOf
-) -> None:
+def test_the_targets_own_lora_starts_without_an_effect(family: Family, base_of: Folders, sources_of: SourcesOf) -> None:
     sources = sources_of(family.name, 2)
     ids, mask = random_batch(family)
     plain = output(encoder_over(base_of(family.name), sources), ids, mask)

@@ -504,8 +504,8 @@ class IntegratedEncoder(TitleEncoder):
         self._save_shared(folder, settings)
 
     def integration_state(self) -> dict[str, Tensor]:
-        """The trained tensors: per integrated layer, counted from 0, the integrator's, per adapted layer the target's own
-        LoRA, and the stream weights."""
+        """The trained tensors: per integrated layer, counted from 0, the integrator's, per adapted layer the target's
+        own LoRA, and the stream weights."""
         state = {
             f"{prefix}.{key}": value.detach().cpu().contiguous()
             for prefix, module in self._trained_modules().items()

@@ -245,9 +245,9 @@ def count_parameters(model: Model) -> dict[str, Any]:
     """Count parameters by part, from the live modules.
 
     Returns:
-        ``integrators``, ``target_lora``, ``stream_weights``, ``head``, ``lora_per_source`` (a number if all sources have
-        the same, else one by name), ``share`` (integrators and the target's LoRA over one source's LoRA, the largest
-        if they differ), ``base``.
+        ``integrators``, ``target_lora``, ``stream_weights``, ``head``, ``lora_per_source`` (a number if all sources
+        have the same, else one by name), ``share`` (integrators and the target's LoRA over one source's LoRA, the
+        largest if they differ), ``base``.
     """
     encoder = model[0]
     lora = {adapter.name: adapter.parameters for adapter in encoder.adapters}
