@@ -73,7 +73,14 @@ def _parameters(model: Model) -> dict[str, Any]:
     lora = sum(p.numel() for name, p in model[0].named_parameters() if "lora_" in name)
     whole = sum(p.numel() for p in model[0].parameters())
     head = sum(p.numel() for module in list(model)[1:] for p in module.parameters())
-    return {"integrators": 0, "lora_per_source": lora, "share": 0.0, "head": head, "base": whole - lora}
+    return {
+        "integrators": 0,
+        "target_lora": 0,
+        "lora_per_source": lora,
+        "share": 0.0,
+        "head": head,
+        "base": whole - lora,
+    }
 
 
 def _adapters(model: Model, manifest: dict[str, Any], path: Path) -> list[dict[str, Any]]:
