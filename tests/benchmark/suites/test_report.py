@@ -22,16 +22,19 @@ from xcrossrec.benchmark.report.claims import (
     duels,
     duels_together,
     parameters_verdict,
+    relative_over,
+    relative_to,
     rivals_verdict,
     shuffled_pairs,
 )
+from xcrossrec.benchmark.report.page import write_report
 from xcrossrec.benchmark.report.points import Points
 from xcrossrec.benchmark.report.resampling import compare_many, interval, relative_interval
 from xcrossrec.benchmark.suite import Suite
 from xcrossrec.cli import app
 from xcrossrec.evaluation import Evaluation
 from xcrossrec.evaluation.result import RESULT_SCHEMA, EvaluationInfo
-from xcrossrec.exceptions import DataError
+from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.metrics.ranking import per_user_metrics
 from xcrossrec.metrics.significance import PairedComparison, bootstrap_interval, holm_adjusted
 from xcrossrec.types import NEGATIVES
@@ -178,6 +181,34 @@ def test_claims_averages_and_parameters_in_tables(points: Points) -> None:
     parameters = tables.parameters_table(points, "xcross", "lora")
     assert "| garden | 512, the most both have | 100 of 280 = 35.7% |" in parameters
     assert "| yes | holds |" in parameters
+
+
+def test_mrr_relative_to_lora_by_target_and_together(points: Points, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, other = (points.find("garden", name, 512) for name in ("xcross", "lora"))
+    assert mine is not None
+    assert other is not None
+    alone = relative_to(mine, other)
+    assert alone.value == pytest.approx(mine.mean("popularity") / other.mean("popularity") - 1)
+    both = relative_over([(mine, other), (other, mine)], "popularity")
+    assert both.value == pytest.approx(0.0), "each user is on both sides"
+    assert both.interval[0] < 0 < both.interval[1]
+    assert alone == relative_over([(mine, other), (mine, other)][:1], "popularity")
+    table = tables.relative_table(points, "xcross", "lora")
+    assert f"| 512 | garden | {relative_to(mine, other, 'uniform').value:+.1%} [" in table
+    assert "together" not in table
+    monkeypatch.setattr(points, "targets", ["garden", "garden"])
+    assert "| 512 | these 2 together |" in tables.relative_table(points, "xcross", "lora")
+
+
+def test_other_forms_are_compared_with_lora_too(suite_file, tmp_path: Path, points: Points) -> None:
+    path = tmp_path / "suite.toml"
+    path.write_text(path.read_text().replace('ours = "xcross"', 'ours = "xcross"\nforms = ["lora"]'))
+    suite = Suite.read(path)
+    page = write_report(suite, CellFiles(tmp_path / "run"), tmp_path / "page").read_text()
+    assert page.index("# Claims, about `lora`") > page.index("# Claims, about `xcross`")
+    path.write_text(path.read_text().replace('"lora"]', '"absent"]', 1))
+    with pytest.raises(ConfigError, match="a method 'absent' that has no"):
+        Suite.read(path)
 
 
 def test_a_suite_without_full_ranking_claims_nothing_about_it(suite_file, tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ MARGIN = 0.01
 
 @dataclass(frozen=True)
 class Relative:
-    """One point over another: mean(ours) / mean(other) - 1 under popularity negatives, with its interval."""
+    """One point over another, or several over several: mean(ours) / mean(other) - 1, with its interval."""
 
     value: float
     interval: tuple[float, float]
@@ -244,9 +244,20 @@ class Relative:
         return FAILS if self.interval[1] < -MARGIN else OPEN
 
 
-def relative_to(ours: Point, other: Point) -> Relative:
+def relative_to(ours: Point, other: Point, negatives: Negatives = "popularity") -> Relative:
     """Compare two points on the same users."""
-    mine, theirs = ours.per_user("popularity"), other.per_user("popularity")
+    return relative_over([(ours, other)], negatives)
+
+
+def relative_over(pairs: Sequence[tuple[Point, Point]], negatives: Negatives) -> Relative:
+    """Compare ours with the other over the users of all pairs together.
+
+    Args:
+        pairs: ours and the other, each pair on the same users.
+        negatives: the protocol.
+    """
+    mine = np.concatenate([ours.per_user(negatives) for ours, _ in pairs])
+    theirs = np.concatenate([other.per_user(negatives) for _, other in pairs])
     return Relative(float(mine.mean() / theirs.mean()) - 1.0, relative_interval(mine, theirs))
 
 
@@ -346,6 +357,7 @@ __all__ = [
     "duels_together",
     "largest_common_budget",
     "parameters_verdict",
+    "relative_over",
     "relative_to",
     "rival_duels",
     "rivals_verdict",

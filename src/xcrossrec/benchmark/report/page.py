@@ -55,15 +55,7 @@ def _claims(points: Points) -> list[str]:
     if "ours" not in report:
         return []
     ours, lora, warm = report["ours"], report.get("lora"), list(report.get("warm", []))
-    sections = [f"# Claims, about `{ours}`", tables.claims_table(points, ours, lora)]
-    if lora:
-        sections += [
-            "## Parameters: against LoRA (popularity negatives)",
-            tables.parameters_table(points, ours, lora),
-        ]
-        rivals = [lora, *warm]
-        sections += ["## Data: users that ours needs for what a LoRA reaches (popularity negatives)"]
-        sections += [tables.data_table(points, ours, rivals, "popularity")]
+    sections = [f"# Claims, about `{ours}`", *_against_lora(points, ours, lora, warm)]
     for negatives in points.suite.negatives:
         title = f"## Against every other method, all targets' users together, {negatives} negatives"
         sections += [title, tables.together_table(points, ours, negatives)]
@@ -76,7 +68,25 @@ def _claims(points: Points) -> list[str]:
         if budget in points.budgets and lora:
             title = f"## With and without users seen in a source's training, {budget:,} users"
             sections += [title, tables.unseen_table(points, ours, [lora, *warm], budget)]
-    return [*sections, "## Integration switched off at inference", tables.ablation_table(points)]
+    sections += ["## Integration switched off at inference", tables.ablation_table(points)]
+    for form in report.get("forms", []):
+        sections += [f"# Claims, about `{form}`", *_against_lora(points, form, lora, warm)]
+    return sections
+
+
+def _against_lora(points: Points, ours: str, lora: str | None, warm: list[str]) -> list[str]:
+    """Every claim in a word, and those against LoRA in numbers."""
+    sections = [tables.claims_table(points, ours, lora)]
+    if lora:
+        sections += [
+            "## Parameters: against LoRA (popularity negatives)",
+            tables.parameters_table(points, ours, lora),
+            "## MRR relative to LoRA's, every kind of negatives",
+            tables.relative_table(points, ours, lora),
+            "## Data: users that ours needs for what a LoRA reaches (popularity negatives)",
+            tables.data_table(points, ours, [lora, *warm], "popularity"),
+        ]
+    return sections
 
 
 def _accuracy(points: Points, out: Path) -> list[str]:

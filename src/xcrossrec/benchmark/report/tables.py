@@ -14,12 +14,14 @@ from xcrossrec.benchmark.report.claims import (
     NOT_RUN,
     SIGNIFICANT,
     Duel,
+    Relative,
     compare_points,
     data_ratios,
     data_verdict,
     duels_together,
     largest_common_budget,
     parameters_verdict,
+    relative_over,
     relative_to,
     rival_duels,
     rivals_verdict,
@@ -185,6 +187,25 @@ def parameters_table(points: Points, ours: str, lora: str) -> str:
     return markdown_table([*head, "relative [95%]", "within 1%", "by the interval"], rows)
 
 
+def relative_table(points: Points, ours: str, lora: str) -> str:
+    """Claim 2 under every kind of negatives: accuracy relative to LoRA, by target and over all that have both."""
+    rows = []
+    for budget in points.budgets:
+        found = [
+            (mine, other)
+            for target in points.targets
+            if (mine := points.find(target, ours, budget)) is not None
+            and (other := points.find(target, lora, budget)) is not None
+        ]
+        groups = [(mine.target, [(mine, other)]) for mine, other in found]
+        if len(found) > 1:
+            groups.append((f"these {len(found)} together", found))
+        for name, pairs in groups:
+            relatives = [relative_over(pairs, negatives) for negatives in points.suite.negatives]
+            rows.append([budget_name(budget), name, *map(_relative, relatives)])
+    return markdown_table(["users", "target", *points.suite.negatives], rows)
+
+
 _LARGEST = ", the most both have"
 
 
@@ -202,10 +223,14 @@ def _parameter_row(users: str, mine: Point, other: Point) -> list[str]:
         short(mine.mean("popularity")),
         short(other.mean("popularity")),
         _difference(found.difference, found.interval),
-        f"{relative.value:+.1%} [{relative.interval[0]:+.1%}, {relative.interval[1]:+.1%}]",
+        _relative(relative),
         "yes" if relative.value >= -MARGIN else "no",
         relative.verdict,
     ]
+
+
+def _relative(found: Relative) -> str:
+    return f"{found.value:+.1%} [{found.interval[0]:+.1%}, {found.interval[1]:+.1%}]"
 
 
 def _difference(value: float, interval: tuple[float, float]) -> str:
