@@ -100,7 +100,8 @@ class Suite:
         grid: parts, in the order they run.
         tuning: the one place of the grid at which searched settings are chosen; None without a search.
         ranks: False for the trials of a search, which rank nobody: the loss on users set aside decides.
-        report: which methods the report's claims are about: ``ours``, other ``forms`` of it, ``lora``, ``warm``.
+        report: which methods the report's claims are about: ``ours``, other ``forms`` of it, ``lora`` (one name, or
+            several where it has several rates), ``warm``.
     """
 
     name: str
@@ -297,10 +298,12 @@ def _tuning(found: Mapping[str, Any] | None) -> Part | None:
 
 def _report(found: Mapping[str, Any], methods: Mapping[str, Any]) -> dict[str, Any]:
     _refuse_unknown(found, {"ours", "forms", "lora", "warm"}, "[report]")
-    named = [found.get("ours"), found.get("lora"), *found.get("forms", []), *found.get("warm", [])]
+    lora = found.get("lora", [])
+    loras = [lora] if isinstance(lora, str) else list(lora)
+    named = [found.get("ours"), *loras, *found.get("forms", []), *found.get("warm", [])]
     if unknown := [name for name in named if name is not None and name not in methods]:
         raise ConfigError(f"[report] names a method {unknown[0]!r} that has no [methods.{unknown[0]}] table")
-    return dict(found)
+    return {**found, "lora": loras}
 
 
 def _part(found: Mapping[str, Any]) -> Part:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xcrossrec.benchmark.cells import CellFiles
+from xcrossrec.benchmark.cells import ALL, CellFiles
 from xcrossrec.benchmark.kept import write_records
 from xcrossrec.benchmark.report import figures, tables
 from xcrossrec.benchmark.report.claims import CLAIM_BUDGETS, shuffled_pairs
@@ -54,8 +54,8 @@ def _claims(points: Points) -> list[str]:
     report = points.suite.report
     if "ours" not in report:
         return []
-    ours, lora, warm = report["ours"], report.get("lora"), list(report.get("warm", []))
-    sections = [f"# Claims, about `{ours}`", *_against_lora(points, ours, lora, warm)]
+    ours, loras, warm = report["ours"], report["lora"], list(report.get("warm", []))
+    sections = [f"# Claims, about `{ours}`", *_against_lora(points, ours, loras, warm)]
     for negatives in points.suite.negatives:
         title = f"## Against every other method, all targets' users together, {negatives} negatives"
         sections += [title, tables.together_table(points, ours, negatives)]
@@ -65,26 +65,29 @@ def _claims(points: Points) -> list[str]:
         tables.rivals_table(points, ours),
     ]
     for budget in CLAIM_BUDGETS:
-        if budget in points.budgets and lora:
+        if budget in points.budgets and loras:
             title = f"## With and without users seen in a source's training, {budget:,} users"
-            sections += [title, tables.unseen_table(points, ours, [lora, *warm], budget)]
+            sections += [title, tables.unseen_table(points, ours, [*loras, *warm], budget)]
     sections += ["## Integration switched off at inference", tables.ablation_table(points)]
     for form in report.get("forms", []):
-        sections += [f"# Claims, about `{form}`", *_against_lora(points, form, lora, warm)]
+        sections += [f"# Claims, about `{form}`", *_against_lora(points, form, loras, warm)]
     return sections
 
 
-def _against_lora(points: Points, ours: str, lora: str | None, warm: list[str]) -> list[str]:
-    """Every claim in a word, and those against LoRA in numbers."""
-    sections = [tables.claims_table(points, ours, lora)]
-    if lora:
+def _against_lora(points: Points, ours: str, loras: list[str], warm: list[str]) -> list[str]:
+    """Every claim in a word, and those against LoRA, at each of its rates, in numbers."""
+    sections = [tables.claims_table(points, ours, loras)]
+    for lora in loras:
         sections += [
-            "## Parameters: against LoRA (popularity negatives)",
+            f"## Parameters: against `{lora}` (popularity negatives)",
             tables.parameters_table(points, ours, lora),
-            "## MRR relative to LoRA's, every kind of negatives",
+            f"## MRR relative to that of `{lora}`, every kind of negatives",
             tables.relative_table(points, ours, lora),
+        ]
+    if loras:
+        sections += [
             "## Data: users that ours needs for what a LoRA reaches (popularity negatives)",
-            tables.data_table(points, ours, [lora, *warm], "popularity"),
+            tables.data_table(points, ours, [*loras, *warm], "popularity"),
         ]
     return sections
 
@@ -93,7 +96,7 @@ def _accuracy(points: Points, out: Path) -> list[str]:
     sections = ["# Accuracy"]
     for negatives in points.suite.negatives:
         title = f"## MRR averaged over targets, {negatives} negatives"
-        sections += [title, tables.averages_table(points, negatives)]
+        sections += [title, tables.averages_table(points, negatives, (*CLAIM_BUDGETS, ALL))]
     if shuffled_pairs(points):
         sections += ["## The check: titles dealt out anew", tables.permutation_table(points)]
     for target in points.targets:

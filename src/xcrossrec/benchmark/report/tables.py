@@ -87,7 +87,7 @@ def _cell(point: Point | None, negatives: Negatives, metric: str) -> str:
 def averages_table(points: Points, negatives: Negatives, budgets: Sequence[int] = CLAIM_BUDGETS) -> str:
     """MRR averaged over targets, per method and budget; the best of a budget is bold.
 
-    A budget's targets are those at which the report's `ours` and `lora` have a cell (without a report: any method). A
+    A budget's targets are those at which the report's `ours` and (first) `lora` have a cell (without a report: any). A
     method that lacks a cell at one of them is left out, so that every number of a column is of the same targets.
     """
     columns = {budget: _averages(points, negatives, budget) for budget in budgets}
@@ -103,7 +103,8 @@ def averages_table(points: Points, negatives: Negatives, budgets: Sequence[int] 
 
 
 def _averages(points: Points, negatives: Negatives, budget: int) -> tuple[list[str], dict[str, float]]:
-    needed = [name for name in (points.suite.report.get("ours"), points.suite.report.get("lora")) if name]
+    report = points.suite.report
+    needed = [name for name in (report.get("ours"), *report.get("lora", [])[:1]) if name]
     targets = [t for t in points.targets if needed and all(points.find(t, name, budget) for name in needed)]
     targets = targets if needed else points.targets
     means = {}
@@ -120,10 +121,10 @@ def _average(value: float | None, best: float) -> str:
     return f"**{fine(value)}**" if value == best else fine(value)
 
 
-def claims_table(points: Points, ours: str, lora: str | None) -> str:
+def claims_table(points: Points, ours: str, loras: Sequence[str]) -> str:
     """Every claim on every target, in a word."""
     rows = []
-    if lora is not None:
+    for lora in loras:
         what = f"a quarter of `{lora}`'s parameters or less, at most 1% below its MRR"
         rows.append([what, *(parameters_verdict(points, ours, lora, target) for target in points.targets)])
         what = f"half of `{lora}`'s users or less for its MRR"
