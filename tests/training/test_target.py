@@ -87,6 +87,7 @@ def test_the_manifest_is_complete(
         "gamma": 0.5,
         "base_stream": False,
         "top_layers": None,
+        "target_rank": 0,
     }
     assert [source["name"] for source in manifest["sources"]] == ["first", "second"]
     digests = [digest(folder)["adapter_model.safetensors"] for folder in two_sources]
