@@ -392,14 +392,13 @@ class PackedEncoder:
         model = _unwrapped(self.backbone)
         if model.embeddings.word_embeddings.weight.device.type != "cpu":
             return False
-        linears = self._linears()
-        if isinstance(self.backbone, PeftModel) and not all(map(_foldable, linears)):
+        if isinstance(self.backbone, PeftModel) and not all(map(_foldable, self._linears())):
             return False
         if not torch.is_grad_enabled():
             return not model.training
         if model.is_activation_checkpointing:
             return False
-        factors = {id(factor) for module in linears for factor in _trained_factors(module)}
+        factors = {id(factor) for module in self._linears() for factor in _trained_factors(module)}
         return all(id(weight) in factors for weight in self._weights() if weight.requires_grad)
 
     def _linears(self) -> list[nn.Module]:

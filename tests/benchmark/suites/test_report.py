@@ -193,7 +193,6 @@ def test_mrr_relative_to_lora_by_target_and_together(points: Points, monkeypatch
     both = relative_over([(mine, other), (other, mine)], "popularity")
     assert both.value == pytest.approx(0.0), "each user is on both sides"
     assert both.interval[0] < 0 < both.interval[1]
-    assert alone == relative_over([(mine, other), (mine, other)][:1], "popularity")
     table = tables.relative_table(points, "xcross", "lora")
     assert f"| 512 | garden | {relative_to(mine, other, 'uniform').value:+.1%} [" in table
     assert "together" not in table
