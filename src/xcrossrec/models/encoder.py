@@ -187,6 +187,48 @@ class TitleEncoder(InputModule):
         self.tokenizer.save_pretrained(str(folder))
 
     @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        base: Base | None = None,
+        *,
+        trainable: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Load from a saved folder; the base is verified by digest, adapters by shape.
+
+        Args:
+            model_name_or_path: the folder.
+            subfolder: inside it.
+            base: use this base instead of loading it by name.
+            trainable: let LoRA factors train on, which costs the fast pass its folded weights.
+            **kwargs: ignored; sentence-transformers passes its own.
+
+        Raises:
+            BundleError: missing or damaged content.
+            BaseMismatchError: the base's weights are not those of the training.
+        """
+        folder = Path(model_name_or_path) / subfolder
+        settings = cls.read_settings(folder)
+        found = load_matching_base(settings, folder, base)
+        model = cls._restored(folder, settings, found, trainable=trainable)
+        model.eval()
+        return model
+
+    @classmethod
+    def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:
+        """Make the encoder that a folder holds.
+
+        Args:
+            folder: what :meth:`save` wrote.
+            settings: as :meth:`read_settings` gives them.
+            base: the one that it was trained on; taken over.
+            trainable: let LoRA factors train on.
+        """
+        raise NotImplementedError
+
+    @classmethod
     def read_settings(cls, folder: Path) -> dict[str, Any]:
         """Read the encoder's settings of a saved folder.
 
@@ -539,32 +581,12 @@ class IntegratedEncoder(TitleEncoder):
             self.stream_weight.copy_(state["stream_weight"])
 
     @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        base: Base | None = None,
-        *,
-        trainable: bool = False,
-        **kwargs: Any,
-    ) -> Self:
-        """Load from a saved folder; base and adapters are verified by digest and shape.
-
-        Args:
-            model_name_or_path: the folder.
-            subfolder: inside it.
-            base: use this base instead of loading it by name.
-            trainable: let the target's own LoRA train on, which costs the fast pass its folded weights.
-            **kwargs: ignored; sentence-transformers passes its own.
-        """
-        folder = Path(model_name_or_path) / subfolder
-        settings = cls.read_settings(folder)
-        found = load_matching_base(settings, folder, base)
+    def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:
         adapters = [
-            read_adapter(folder / ADAPTERS_FOLDER / name, found, name=name) for name in _safe_names(settings, folder)
+            read_adapter(folder / ADAPTERS_FOLDER / name, base, name=name) for name in _safe_names(settings, folder)
         ]
         model = cls(
-            found,
+            base,
             adapters,
             integrator=settings["integrator"],
             beta=settings["beta"],
@@ -577,7 +599,6 @@ class IntegratedEncoder(TitleEncoder):
         model.load_integration_state(load_tensors(folder / INTEGRATOR_WEIGHTS), str(folder / INTEGRATOR_WEIGHTS))
         for lora in model.target_loras.values():
             lora.requires_grad_(trainable)
-        model.eval()
         return model
 
 
@@ -632,27 +653,14 @@ class SourceEncoder(TitleEncoder):
         self._save_shared(folder, {"adapter": self.has_adapter})
 
     @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        base: Base | None = None,
-        *,
-        trainable: bool = False,
-        **kwargs: Any,
-    ) -> Self:
-        """Load from a saved folder; the base is verified by digest, the adapter by shape."""
-        folder = Path(model_name_or_path) / subfolder
-        settings = cls.read_settings(folder)
-        found = load_matching_base(settings, folder, base)
+    def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:
         pair_attention = settings.get("pair_attention", "joint")
-        model = cls(found, max_tokens=settings["max_tokens"], pair_attention=pair_attention)
+        model = cls(base, max_tokens=settings["max_tokens"], pair_attention=pair_attention)
         if settings["adapter"]:
-            read_adapter(folder, found)  # checks weights and base with our own messages
+            read_adapter(folder, base)  # checks weights and base with our own messages
             model.backbone = PeftModel.from_pretrained(
-                found.backbone, str(folder), is_trainable=trainable, use_safetensors=True
+                base.backbone, str(folder), is_trainable=trainable, use_safetensors=True
             )
-        model.eval()
         return model
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,7 @@ from xcrossrec.benchmark.task import Fitted, Task, check_settings
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import load_tensors
 from xcrossrec.models.base import Base, load_base
-from xcrossrec.models.encoder import SourceEncoder, TitleEncoder, load_matching_base
+from xcrossrec.models.encoder import SourceEncoder, TitleEncoder
 from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.training.loop import fit
@@ -49,22 +49,9 @@ class FullyTunedEncoder(SourceEncoder):
         save_file(state, Path(output_path) / _WEIGHTS)
 
     @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        base: Base | None = None,
-        *,
-        trainable: bool = False,
-        **kwargs: Any,
-    ) -> Self:
-        """Load from a saved folder."""
-        folder = Path(model_name_or_path) / subfolder
-        settings = cls.read_settings(folder)
-        found = load_matching_base(settings, folder, base)
-        model = cls(found, max_tokens=settings["max_tokens"], pair_attention=settings["pair_attention"])
+    def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:
+        model = cls(base, max_tokens=settings["max_tokens"], pair_attention=settings["pair_attention"])
         model.backbone.load_state_dict(load_tensors(folder / _WEIGHTS))
-        model.eval()
         return model
 
 

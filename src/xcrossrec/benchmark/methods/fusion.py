@@ -6,7 +6,7 @@ Legend: ``source`` = an adapter, ``batch`` = text, ``token`` = position, ``dim``
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,7 @@ from xcrossrec.benchmark.task import Fitted, Task, check_settings
 from xcrossrec.exceptions import ModelError
 from xcrossrec.models.adapters import Adapter, load_tensors, read_adapter
 from xcrossrec.models.base import Base, load_base
-from xcrossrec.models.encoder import ADAPTERS_FOLDER, INTEGRATOR_WEIGHTS, IntegratedEncoder, load_matching_base
+from xcrossrec.models.encoder import ADAPTERS_FOLDER, INTEGRATOR_WEIGHTS, IntegratedEncoder
 from xcrossrec.models.integrator import Integrator
 from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.training.target import source_names
@@ -126,20 +126,15 @@ class FusionEncoder(IntegratedEncoder):
         path.write_text(json.dumps({**settings, "rank": self.rank}, indent=2), encoding="utf-8")
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", base: Base | None = None, **kwargs: Any) -> Self:
-        """Load from a saved folder."""
-        folder = Path(model_name_or_path) / subfolder
-        settings = cls.read_settings(folder)
-        found = load_matching_base(settings, folder, base)
+    def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:
         model = cls(
-            found,
-            [read_adapter(folder / ADAPTERS_FOLDER / name, found, name=name) for name in settings["sources"]],
+            base,
+            [read_adapter(folder / ADAPTERS_FOLDER / name, base, name=name) for name in settings["sources"]],
             rank=settings["rank"],
             max_tokens=settings["max_tokens"],
             pair_attention=settings["pair_attention"],
         )
         model.load_integration_state(load_tensors(folder / INTEGRATOR_WEIGHTS), str(folder / INTEGRATOR_WEIGHTS))
-        model.eval()
         return model
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +18,7 @@ from xcrossrec.benchmark.methods.finetuning import fit_encoder
 from xcrossrec.benchmark.task import Fitted, Task, check_settings
 from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_tensors, read_adapter
 from xcrossrec.models.base import Base, load_base
-from xcrossrec.models.encoder import TitleEncoder, load_matching_base
+from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.linear import FrozenLinear
 from xcrossrec.models.packed import PackedEncoder
 from xcrossrec.models.shared_history import choose_pair_attention
@@ -92,19 +92,15 @@ class XLoraEncoder(TitleEncoder):
         self._save_shared(folder, {"adapters": list(map(str, self.adapters)), "layerwise": self.layerwise})
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", base: Base | None = None, **kwargs: Any) -> Self:
-        """Load from a saved folder."""
-        folder = Path(model_name_or_path) / subfolder
-        settings = cls.read_settings(folder)
+    def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:
         model = cls(
-            load_matching_base(settings, folder, base),
+            base,
             [Path(path) for path in settings["adapters"]],
             layerwise=settings["layerwise"],
             max_tokens=settings["max_tokens"],
             pair_attention=settings["pair_attention"],
         )
         model.classifier.load_state_dict(load_tensors(folder / _CLASSIFIER))
-        model.eval()
         return model
 
 
