@@ -25,6 +25,7 @@ from xcrossrec.benchmark.report.claims import (
     relative_over,
     relative_to,
     rivals_verdict,
+    seed_differences,
     shuffled_pairs,
 )
 from xcrossrec.benchmark.report.page import write_report
@@ -103,10 +104,32 @@ def test_seeds_are_averaged_user_by_user(suite_file, tmp_path: Path) -> None:
     point = Points(suite, files).find("garden", "lora", 16)
     assert point is not None
     assert point.per_user("full") == pytest.approx(np.full(USERS, 0.75))
-    assert point.by_seed("full") == [1.0, 0.5]
+    assert point.by_seed("full") == {0: 1.0, 1: 0.5}
     assert point.spread("full") == pytest.approx(np.std([1.0, 0.5], ddof=1))
     table = tables.accuracy_table(Points(suite, files), "garden", "full")
     assert "| lora | 300 | .750 ±.000 (sd .3536 over 2 seeds) |" in table
+
+
+def test_differences_seed_by_seed(suite_file, tmp_path: Path) -> None:
+    suite, files = two_targets(suite_file, seeds="0, 1"), CellFiles(tmp_path / "run")
+    better = {("garden", 0): 60, ("garden", 1): 30, ("shed", 0): 30, ("shed", 1): 60}  # xcross's users of rank 1
+
+    def rank_of(cell) -> np.ndarray:
+        return ranks(better[cell.target, cell.seed] if cell.method == "xcross" else 0, cell)
+
+    write_cells(suite, files, rank_of)
+    points = Points(suite, files)
+    assert seed_differences(points, "garden", "xcross", "lora", 128, "full") == pytest.approx({0: 0.9, 1: 0.45})
+    assert seed_differences(points, "garden", "xcross", "tfidf", 512, "full") == {}, "no cell of xcross there"
+    rows = tables.seeds_table(points, "xcross", ["lora"], "full").splitlines()[2:]
+    assert rows == [
+        "| 128 | lora | garden | +.900 (seed 0), +.450 (seed 1) | +.675 | .3182 |",
+        "| 128 | lora | shed | +.450 (seed 0), +.900 (seed 1) | +.675 | .3182 |",
+        "| 128 | lora | mean of these 2 | +.675 (seed 0), +.675 (seed 1) | +.675 | .0000 |",
+    ]
+    (tmp_path / "run" / "cells" / "shed" / "none" / "lora" / "128-s1.json").unlink()
+    rows = tables.seeds_table(Points(suite, files), "xcross", ["lora"], "full").splitlines()[2:]
+    assert len(rows) == 1, "one seed shows no spread"
 
 
 def test_duels_are_paired_and_corrected(points: Points) -> None:
@@ -226,9 +249,9 @@ def test_a_suite_without_full_ranking_claims_nothing_about_it(suite_file, tmp_pa
     assert "| full | garden |" not in page
 
 
-def two_targets(suite_file) -> Suite:
+def two_targets(suite_file, seeds: str = "0") -> Suite:
     """A suite of two targets, of which the second lacks TF-IDF."""
-    path = suite_file(METHODS, "128", "0")
+    path = suite_file(METHODS, "128", seeds)
     path.write_text(
         path.read_text().replace('targets = ["garden"]', 'targets = ["garden", "shed"]')
         + '\n[[grid]]\ntargets = ["garden"]\nmethods = ["tfidf"]\nbudgets = [128]\nseeds = [0]\n'

@@ -57,6 +57,17 @@ def compare_points(ours: Point, rival: Point, negatives: Negatives) -> PairedCom
     return found
 
 
+def seed_differences(
+    points: Points, target: str, ours: str, rival: str, budget: int, negatives: Negatives
+) -> dict[int, float]:
+    """Ours minus a rival for each seed that both have, ascending; empty if one of them is missing."""
+    mine, other = points.find(target, ours, budget), points.find(target, rival, budget)
+    if mine is None or other is None:
+        return {}
+    own, theirs = mine.by_seed(negatives), other.by_seed(negatives)
+    return {seed: own[seed] - theirs[seed] for seed in sorted(own.keys() & theirs.keys())}
+
+
 def cross_domain_rivals(points: Points, target: str) -> list[str]:
     """Every method on a target that uses the sources and is not a form of X-Cross."""
     methods = points.suite.methods
@@ -361,5 +372,6 @@ __all__ = [
     "relative_to",
     "rival_duels",
     "rivals_verdict",
+    "seed_differences",
     "shuffled_pairs",
 ]

@@ -69,6 +69,9 @@ def _claims(points: Points) -> list[str]:
             title = f"## With and without users seen in a source's training, {budget:,} users"
             sections += [title, tables.unseen_table(points, ours, [*loras, *warm], budget)]
     sections += ["## Integration switched off at inference", tables.ablation_table(points)]
+    for negatives in points.suite.negatives:
+        title = f"## `{ours}` minus LoRA, seed by seed, {negatives} negatives"
+        sections += [title, tables.seeds_table(points, ours, [*loras, *warm], negatives)]
     for form in report.get("forms", []):
         sections += [f"# Claims, about `{form}`", *_against_lora(points, form, loras, warm)]
     return sections

@@ -78,13 +78,14 @@ class Point:
             self._per_user[key] = values.mean(axis=0)
         return self._per_user[key]
 
-    def by_seed(self, negatives: Negatives, metric: str = METRIC) -> list[float]:
-        """The mean over the users, one a seed."""
-        return [float(_values(results, negatives, metric).mean()) for results in self.results]
+    def by_seed(self, negatives: Negatives, metric: str = METRIC) -> dict[int, float]:
+        """The mean over the users for each seed."""
+        means = [float(_values(results, negatives, metric).mean()) for results in self.results]
+        return dict(zip(self.seeds, means, strict=True))
 
     def spread(self, negatives: Negatives, metric: str = METRIC) -> float | None:
         """The standard deviation over the seeds of the mean over the users; None with one seed."""
-        means = self.by_seed(negatives, metric)
+        means = list(self.by_seed(negatives, metric).values())
         return float(np.std(means, ddof=1)) if len(means) > 1 else None
 
     def mean(self, negatives: Negatives, metric: str = METRIC) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from xcrossrec.benchmark.report.claims import (
     relative_to,
     rival_duels,
     rivals_verdict,
+    seed_differences,
     shuffled_pairs,
 )
 from xcrossrec.benchmark.report.points import Point, Points
@@ -334,6 +335,40 @@ def _unseen_cells(mine: Point, other: Point) -> list[str]:
         signed(float(np.mean(difference))),
         str(int(unseen.sum())),
         signed(float(np.mean(difference[unseen]))),
+    ]
+
+
+def seeds_table(points: Points, ours: str, rivals: Sequence[str], negatives: Negatives) -> str:
+    """Ours minus each rival seed by seed: a seed draws the users to learn from, so this is what another draw would do.
+
+    A row needs two seeds that both have. The last row of a budget averages the targets' differences, seed by seed,
+    where every target has the same seeds.
+    """
+    rows = []
+    for budget in points.budgets:
+        for rival in rivals:
+            found = {
+                target: differences
+                for target in points.targets
+                if len(differences := seed_differences(points, target, ours, rival, budget, negatives)) > 1
+            }
+            rows += [_seed_row(budget, rival, target, by_seed) for target, by_seed in found.items()]
+            if len(found) > 1 and len({tuple(by_seed) for by_seed in found.values()}) == 1:
+                means = {seed: float(np.mean([d[seed] for d in found.values()])) for seed in next(iter(found.values()))}
+                rows.append(_seed_row(budget, rival, f"mean of these {len(found)}", means))
+    return markdown_table(["users", "rival", "target", "difference by seed", "mean", "sd"], rows)
+
+
+def _seed_row(budget: int, rival: str, target: str, by_seed: Mapping[int, float]) -> list[str]:
+    values = list(by_seed.values())
+    texts = ", ".join(f"{signed(value)} (seed {seed})" for seed, value in by_seed.items())
+    return [
+        budget_name(budget),
+        rival,
+        target,
+        texts,
+        signed(float(np.mean(values))),
+        fine(float(np.std(values, ddof=1))),
     ]
 
 
