@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from xcrossrec.baselines.neural import ModelScorer
+from xcrossrec.benchmark.ranked import Ranked
 from xcrossrec.benchmark.suite import Suite
 from xcrossrec.benchmark.task import Fitted, Task
-from xcrossrec.data.domain import Domain
 from xcrossrec.evaluation import evaluate
 from xcrossrec.models.bundle import encoder_of
 from xcrossrec.models.encoder import IntegratedEncoder
@@ -20,9 +19,7 @@ _TITLES = 512
 _BATCH = 64
 
 
-def integration_switched_off(
-    fitted: Fitted, suite: Suite, task: Task, domain: Domain, directory: Path
-) -> dict[str, Any] | None:
+def integration_switched_off(fitted: Fitted, suite: Suite, task: Task, ranked: Ranked) -> dict[str, Any] | None:
     """Rank once more without any mixing between the streams.
 
     Args:
@@ -30,8 +27,7 @@ def integration_switched_off(
         suite: the protocol.
         task: the cell's task; only a method whose settings say ``ablate = true``, or name this budget in a list, is
             ranked again.
-        domain: the whole target.
-        directory: its folder, with the candidates.
+        ranked: whose last items.
 
     Returns:
         the summary of metrics; None for a method that does not integrate.
@@ -44,11 +40,11 @@ def integration_switched_off(
     with encoder.integration_off():
         found = evaluate(
             ModelScorer(fitted.model, task.target.titles, name="integration off", precision=task.encoding),
-            domain,
+            ranked.domain,
             suite.split,
             negatives=suite.negatives,
             seed=suite.candidate_seed,
-            directory=directory,
+            directory=ranked.directory,
         )
     return found.summary()
 

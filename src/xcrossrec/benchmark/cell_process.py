@@ -23,6 +23,7 @@ from typing import Any
 from xcrossrec.benchmark.ablation import integration_map, integration_switched_off
 from xcrossrec.benchmark.cells import ALL, NO_BUDGET, Cell, CellFiles
 from xcrossrec.benchmark.methods import KINDS
+from xcrossrec.benchmark.ranked import Ranked, ranked_users
 from xcrossrec.benchmark.suite import Suite
 from xcrossrec.benchmark.task import Fitted, Source, Task
 from xcrossrec.benchmark.tuning import prepared
@@ -69,8 +70,7 @@ def run_cell(suite: Suite, files: CellFiles, cell: Cell) -> dict[str, Any]:
     Returns:
         the record as written.
     """
-    directory = suite.data / cell.target
-    domain = read_domain(directory)
+    domain = read_domain(suite.data / cell.target)
     scratch = files.root / "work"
     scratch.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f"{cell.target}-{cell.method}-{cell.budget_name}-", dir=scratch))
@@ -82,9 +82,10 @@ def run_cell(suite: Suite, files: CellFiles, cell: Cell) -> dict[str, Any]:
         evaluation = None
         if suite.ranks:
             ranking = _Clock.start()
-            evaluation = _rank(suite, task, fitted, domain, directory)
+            ranked = ranked_users(suite, domain)
+            evaluation = _rank(suite, task, fitted, ranked)
             record |= {"rank": ranking.seconds(), "metrics": evaluation.summary()}
-            record["integration_off"] = integration_switched_off(fitted, suite, task, domain, directory)
+            record["integration_off"] = integration_switched_off(fitted, suite, task, ranked)
             record["integration_map"] = integration_map(fitted, task)
         record["peak_memory_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
         files.write(cell, evaluation, record)
@@ -169,15 +170,15 @@ def shuffle_titles(domain: Domain, seed: int) -> Domain:
     return Domain(domain.name, domain.items.with_columns(titles), domain.interactions, domain.manifest)
 
 
-def _rank(suite: Suite, task: Task, fitted: Fitted, domain: Domain, directory: Path) -> Evaluation:
-    seen = _seen(task, domain, suite) if fitted.uses_sources else None
+def _rank(suite: Suite, task: Task, fitted: Fitted, ranked: Ranked) -> Evaluation:
+    seen = _seen(task, ranked.domain, suite) if fitted.uses_sources else None
     return evaluate(
         fitted.scorer,
-        domain,
+        ranked.domain,
         suite.split,
         negatives=suite.negatives,
         seed=suite.candidate_seed,
-        directory=directory,
+        directory=ranked.directory,
         seen_users=seen,
     )
 

@@ -1,7 +1,7 @@
 """Finished cells in a small folder that can be committed, and back: no user's id is in it.
 
 ``cells.json`` has the records, ``ranks/TARGET.parquet`` a row a kind of negatives, cell and user: ``rank``,
-``candidates`` and ``seen``. A user is a number: the place among the split's users, in the domain's order. Metrics
+``candidates`` and ``seen``. A user is a number: the place among the ranked users, in the domain's order. Metrics
 are not kept, ranks give them back exactly. ``tuning.json`` has the records of a search's trials, if there is a search.
 """
 
@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from xcrossrec.benchmark.cells import Cell, CellFiles
+from xcrossrec.benchmark.ranked import ranked_users
 from xcrossrec.benchmark.suite import Suite
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.store import read_domain
@@ -169,9 +170,13 @@ class _Place:
         return read_domain(self.suite.data / self.target)
 
     @cached_property
+    def ranked(self) -> Domain:
+        return ranked_users(self.suite, self.domain).domain
+
+    @cached_property
     def users(self) -> pl.DataFrame:
-        """The split's users and their numbers."""
-        ids = self.domain.sequences(self.suite.split).user_ids
+        """The ranked users and their numbers."""
+        ids = self.ranked.sequences(self.suite.split).user_ids
         return pl.DataFrame({USER: ids, "user": range(len(ids))}, schema={USER: pl.String, "user": pl.UInt32})
 
     def check(self, cell: Cell, record: Mapping[str, Any]) -> None:
@@ -182,6 +187,11 @@ class _Place:
             raise DataError(
                 f"the cell {cell.name} ranked split {metrics['split']!r} with candidates of seed {metrics['seed']}, "
                 f"the suite says {suite.split!r} and {suite.candidate_seed}: give the suite that the cell belongs to"
+            )
+        if metrics["fingerprint"] != self.ranked.fingerprint:
+            raise DataError(
+                f"the cell {cell.name} ranked other users of {self.target!r} than the suite's grid leaves: "
+                "delete the cell and run the suite again, or take back the budgets and seeds that the grid had"
             )
 
     def check_data(self, cell: Cell, record: Mapping[str, Any]) -> None:

@@ -89,7 +89,7 @@ class Suite:
         pooling: of the history, for every method.
         pair_attention: who sees whom in a pair; None takes the base's default.
         pair_start: whether `pair` heads start from the ``similarity`` or ``fresh``.
-        split: whose users are ranked.
+        split: whose users are ranked; of ``train``, those whom no cell of the grid learns from.
         negatives: the protocols.
         candidate_seed: of the candidate lists, the same for every cell.
         encoding: precision in which titles are encoded for the ranking, ``fp32`` or ``bf16``, for every method.

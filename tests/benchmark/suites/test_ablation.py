@@ -12,6 +12,7 @@ import pytest
 from xcrossrec.baselines.neural import ModelScorer
 from xcrossrec.benchmark.ablation import integration_switched_off
 from xcrossrec.benchmark.cell_process import make_task
+from xcrossrec.benchmark.ranked import ranked_users
 from xcrossrec.benchmark.suite import Suite
 from xcrossrec.benchmark.task import Fitted
 from xcrossrec.data import read_domain
@@ -34,7 +35,7 @@ def test_a_list_of_budgets_chooses_the_cells(
     (cell,) = suite.cells()
     task = make_task(suite, cell, domain, tmp_path)
     scorer = ModelScorer(bundle.load(tiny_models.late), domain.titles, name="model")
-    found = integration_switched_off(Fitted(scorer, model=scorer.model), suite, task, domain, directory)
+    found = integration_switched_off(Fitted(scorer, model=scorer.model), suite, task, ranked_users(suite, domain))
     if not ranked:
         assert found is None
         return

@@ -15,6 +15,7 @@ from xcrossrec.benchmark.cells import ALL, NO_BUDGET, Cell, CellFiles
 from xcrossrec.benchmark.report.resampling import interval
 from xcrossrec.benchmark.suite import Suite
 from xcrossrec.evaluation import Evaluation
+from xcrossrec.exceptions import DataError
 from xcrossrec.metrics.ranking import METRICS
 from xcrossrec.types import USER, Negatives
 
@@ -130,12 +131,30 @@ def _values(results: Results, negatives: Negatives, metric: str) -> Float64[np.n
     return np.asarray(results.frames[negatives][metric].to_numpy(), dtype=np.float64)
 
 
+def _check_same_users(point: Point, first: Point) -> None:
+    """Refuse cells of one target that rank different users.
+
+    Raises:
+        DataError: names two such cells.
+    """
+    ranked = first.records[0]["metrics"]["fingerprint"]
+    for record in point.records:
+        if record["metrics"]["fingerprint"] != ranked:
+            raise DataError(
+                f"the cells {first.records[0]['cell']} and {record['cell']} rank different users of {point.target!r}: "
+                "delete those made before data or grid changed, and run the suite again"
+            )
+
+
 class Points:
     """All points of a suite that are complete.
 
     Args:
         suite: names the cells.
         files: where they lie.
+
+    Raises:
+        DataError: cells of one target rank different users.
     """
 
     def __init__(self, suite: Suite, files: CellFiles) -> None:
@@ -153,6 +172,8 @@ class Points:
             for key, cells in groups.items()
         ]
         self._by_key = dict(zip(groups, self._points, strict=True))
+        for point in self._points:
+            _check_same_users(point, next(p for p in self._points if p.target == point.target))
         self._remembered: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
