@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from xcrossrec.benchmark.cells import ALL, NO_BUDGET
 from xcrossrec.benchmark.methods import KINDS
@@ -132,15 +133,27 @@ def duels_together(points: Points, ours: str, negatives: Negatives) -> list[Duel
             others = [point for own in mine if (point := points.find(own.target, rival, budget)) is not None]
             if len(mine) > 1 and len(others) == len(mine) and rival != ours:
                 pairs.append((budget, rival, mine, others))
-    found = []
-    for _, _, mine, others in pairs:
-        by_target = [a.per_user(negatives) - b.per_user(negatives) for a, b in zip(mine, others, strict=True)]
-        found += compare_many([np.concatenate(by_target)])
+    by_pair = [
+        np.concatenate([a.per_user(negatives) - b.per_user(negatives) for a, b in zip(mine, others, strict=True)])
+        for _, _, mine, others in pairs
+    ]
+    found = _compare_by_users(by_pair, [tuple(point.target for point in mine) for _, _, mine, _ in pairs])
     adjusted = holm_adjusted([comparison.p_value for comparison in found])
     return [
         Duel(TOGETHER, negatives, budget, rival, comparison, p)
         for (budget, rival, _, _), comparison, p in zip(pairs, found, adjusted, strict=True)
     ]
+
+
+def _compare_by_users(
+    differences: Sequence[Float64[np.ndarray, " user"]], users: Sequence[Hashable]
+) -> list[PairedComparison]:
+    """Compare all differences of the same users at once; ``users`` says which are of the same."""
+    found: dict[int, PairedComparison] = {}
+    for group in dict.fromkeys(users):
+        numbers = [number for number, of in enumerate(users) if of == group]
+        found |= zip(numbers, compare_many([differences[number] for number in numbers]), strict=True)
+    return [found[number] for number in range(len(differences))]
 
 
 def _pairs(
