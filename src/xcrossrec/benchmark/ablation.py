@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from xcrossrec.baselines.neural import ModelScorer
 from xcrossrec.benchmark.ranked import Ranked
 from xcrossrec.benchmark.suite import Suite
 from xcrossrec.benchmark.task import Fitted, Task
-from xcrossrec.evaluation import evaluate
+from xcrossrec.evaluation import Evaluation, evaluate
+from xcrossrec.metrics.significance import bootstrap_interval
 from xcrossrec.models.bundle import encoder_of
 from xcrossrec.models.encoder import IntegratedEncoder
 from xcrossrec.prompts import item_texts
+from xcrossrec.types import USER
 
+METRIC = "mrr"
 _TITLES = 512
 _BATCH = 64
 
 
-def integration_switched_off(fitted: Fitted, suite: Suite, task: Task, ranked: Ranked) -> dict[str, Any] | None:
+def integration_switched_off(
+    fitted: Fitted, suite: Suite, task: Task, ranked: Ranked, mixed: Evaluation
+) -> dict[str, Any] | None:
     """Rank once more without any mixing between the streams.
 
     Args:
@@ -28,9 +34,11 @@ def integration_switched_off(fitted: Fitted, suite: Suite, task: Task, ranked: R
         task: the cell's task; only a method whose settings say ``ablate = true``, or name this budget in a list, is
             ranked again.
         ranked: whose last items.
+        mixed: the same users ranked by the method as it is.
 
     Returns:
-        the summary of metrics; None for a method that does not integrate.
+        the summary of metrics and, as ``mixing_adds``, by kind of negatives the mean over the users of the MRR's
+        difference, with its 95% interval; None for a method that does not integrate.
     """
     encoder = _integrated(fitted)
     wanted = task.setting("ablate", False)
@@ -46,7 +54,17 @@ def integration_switched_off(fitted: Fitted, suite: Suite, task: Task, ranked: R
             seed=suite.candidate_seed,
             directory=ranked.directory,
         )
-    return found.summary()
+    return found.summary() | {"mixing_adds": _mixing_adds(mixed, found)}
+
+
+def _mixing_adds(mixed: Evaluation, off: Evaluation) -> dict[str, Any]:
+    added = {}
+    for kind in mixed.negatives:
+        pair = mixed.of(kind).join(off.of(kind), on=USER, suffix=" off", validate="1:1", maintain_order="left")
+        difference = (pair[METRIC] - pair[f"{METRIC} off"]).to_numpy()
+        interval = bootstrap_interval(difference, rng=np.random.default_rng(mixed.info.seed))
+        added[kind] = {METRIC: {"difference": float(difference.mean()), "ci": list(interval)}}
+    return added
 
 
 @torch.inference_mode()

@@ -85,7 +85,7 @@ def run_cell(suite: Suite, files: CellFiles, cell: Cell) -> dict[str, Any]:
             ranked = ranked_users(suite, domain)
             evaluation = _rank(suite, task, fitted, ranked)
             record |= {"rank": ranking.seconds(), "metrics": evaluation.summary()}
-            record["integration_off"] = integration_switched_off(fitted, suite, task, ranked)
+            record["integration_off"] = integration_switched_off(fitted, suite, task, ranked, evaluation)
             record["integration_map"] = integration_map(fitted, task)
         record["peak_memory_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
         files.write(cell, evaluation, record)

@@ -35,11 +35,16 @@ def test_a_list_of_budgets_chooses_the_cells(
     (cell,) = suite.cells()
     task = make_task(suite, cell, domain, tmp_path)
     scorer = ModelScorer(bundle.load(tiny_models.late), domain.titles, name="model")
-    found = integration_switched_off(Fitted(scorer, model=scorer.model), suite, task, ranked_users(suite, domain))
+    mixed = evaluate(scorer, domain, suite.split, negatives=suite.negatives, directory=directory)
+    fitted = Fitted(scorer, model=scorer.model)
+    found = integration_switched_off(fitted, suite, task, ranked_users(suite, domain), mixed)
     if not ranked:
         assert found is None
         return
-    with_mixing = evaluate(scorer, domain, suite.split, negatives=suite.negatives, directory=directory).summary()
+    with_mixing = mixed.summary()
     assert found is not None
+    added, means = found["mixing_adds"]["full"]["mrr"], (with_mixing["metrics"], found["metrics"])
+    assert added["difference"] == pytest.approx(means[0]["full"]["mrr"] - means[1]["full"]["mrr"])
+    assert added["ci"][0] < added["difference"] < added["ci"][1]
     assert found["users"] == with_mixing["users"] == 30
     assert found["metrics"] != with_mixing["metrics"]

@@ -165,7 +165,11 @@ def test_tables_show_what_the_cells_say(points: Points) -> None:
     assert "| xcross | 120 | .550 ±" in table
     assert "better" in tables.rivals_table(points, "xcross")
     assert "| garden | lora | 60 | +.300 | 54 |" in tables.unseen_table(points, "xcross", ["lora"], 128)
-    assert "| garden | xcross | kitchen+camping | 128 | .550 | .550 | +.000 |" in tables.ablation_table(points)
+    ablations = tables.ablation_table(points)
+    assert "| garden | xcross | kitchen+camping | 128 | 0 | .550 | .550 | +.000 |" in ablations, "without an interval"
+    record = next(point for point in points if point.method == "xcross").records[1]
+    record["integration_off"]["mixing_adds"] = {"popularity": {"mrr": {"difference": 0.0123, "ci": [-0.001, 0.02]}}}
+    assert "| 128 | 1 | .550 | .550 | +.012 [-.001, +.020] |" in tables.ablation_table(points)
     assert (tables.signed(-0.0123), tables.signed(0.2), tables.short(1.5)) == ("-.012", "+.200", "1.500")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -373,24 +374,22 @@ def _seed_row(budget: int, rival: str, target: str, by_seed: Mapping[int, float]
 
 
 def ablation_table(points: Points) -> str:
-    """Every integrating model with its integration switched off at inference."""
-    rows = []
-    for point in points:
-        off = [r["integration_off"]["metrics"]["popularity"]["mrr"] for r in point.records if r["integration_off"]]
-        if off:
-            on = point.mean("popularity")
-            rows.append(
-                [
-                    point.target,
-                    point.method,
-                    "+".join(point.sources),
-                    budget_name(point.budget),
-                    short(on),
-                    short(float(np.mean(off))),
-                    signed(on - float(np.mean(off))),
-                ]
-            )
-    return markdown_table(["target", "method", "sources", "users", "MRR", "integration off", "what mixing adds"], rows)
+    """Every integrating model with its integration switched off at inference, a row a seed."""
+    rows = [
+        _ablation_row(point, record) for point in points for record in point.records if record.get("integration_off")
+    ]
+    head = ["target", "method", "sources", "users", "seed", "MRR", "integration off", "what mixing adds [95%]"]
+    return markdown_table(head, rows)
+
+
+def _ablation_row(point: Point, record: Mapping[str, Any]) -> list[str]:
+    on, off = (float(found["metrics"]["popularity"]["mrr"]) for found in (record["metrics"], record["integration_off"]))
+    added = signed(on - off)
+    if "mixing_adds" in record["integration_off"]:  # records of older versions have the means alone
+        found = record["integration_off"]["mixing_adds"]["popularity"]["mrr"]
+        added = _difference(found["difference"], found["ci"])
+    names = [point.target, point.method, "+".join(point.sources), budget_name(point.budget), str(record["seed"])]
+    return [*names, short(on), short(off), added]
 
 
 def compute_table(points: Points, target: str, budget: int) -> str:
