@@ -58,7 +58,7 @@ def integration_switched_off(
 
 
 def _mixing_adds(mixed: Evaluation, off: Evaluation) -> dict[str, Any]:
-    added = {}
+    added: dict[str, Any] = {}
     for kind in mixed.negatives:
         pair = mixed.of(kind).join(off.of(kind), on=USER, suffix=" off", validate="1:1", maintain_order="left")
         difference = (pair[METRIC] - pair[f"{METRIC} off"]).to_numpy()

@@ -62,5 +62,5 @@ def test_cells_of_unused_users_are_kept_and_refused_when_the_grid_draws_others(s
     with pytest.raises(DataError, match=r"garden/none/tfidf/no-s0 ranked other users of 'garden' than .* grid leaves"):
         keep(wider, files, tmp_path / "kept")
     run_cell(wider, files, wider.cells()[1])
-    with pytest.raises(DataError, match="tfidf/no-s0 and .*xcross/8-s0 rank different users of 'garden'"):
+    with pytest.raises(DataError, match=r"tfidf/no-s0 and .*xcross/8-s0 rank different users of 'garden'"):
         Points(wider, files)
