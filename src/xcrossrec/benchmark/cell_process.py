@@ -71,6 +71,7 @@ def run_cell(suite: Suite, files: CellFiles, cell: Cell) -> dict[str, Any]:
         the record as written.
     """
     domain = read_domain(suite.data / cell.target)
+    ranked = ranked_users(suite, domain) if suite.ranks else None  # before the training: it may refuse the grid
     scratch = files.root / "work"
     scratch.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f"{cell.target}-{cell.method}-{cell.budget_name}-", dir=scratch))
@@ -80,9 +81,8 @@ def run_cell(suite: Suite, files: CellFiles, cell: Cell) -> dict[str, Any]:
         fitted = KINDS[suite.methods[cell.method].kind].load()(task)
         record = _record(suite, cell, task, fitted, domain) | {"fit": fitting.seconds()}
         evaluation = None
-        if suite.ranks:
+        if ranked is not None:
             ranking = _Clock.start()
-            ranked = ranked_users(suite, domain)
             evaluation = _rank(suite, task, fitted, ranked)
             record |= {"rank": ranking.seconds(), "metrics": evaluation.summary()}
             record["integration_off"] = integration_switched_off(fitted, suite, task, ranked, evaluation)

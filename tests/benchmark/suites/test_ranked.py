@@ -38,11 +38,16 @@ def test_other_splits_are_ranked_whole(suite_file) -> None:
 
 
 @pytest.mark.parametrize(("budgets", "named"), [('"all"', "all"), ("16, 50", "50")])
-def test_a_grid_that_learns_from_everybody_leaves_nobody_to_rank(suite_file, budgets: str, named: str) -> None:
+def test_a_grid_that_learns_from_everybody_leaves_nobody_to_rank(
+    suite_file, tmp_path: Path, budgets: str, named: str
+) -> None:
     suite = suite_on_train(suite_file, budgets=budgets)
     message = rf"all 50 \(its largest budget is {named}\): leave out budgets or seeds, or rank 'validation'"
     with pytest.raises(ConfigError, match=message):
         ranked_users(suite, read_domain(suite.data / "garden"))
+    with pytest.raises(ConfigError, match=message):
+        run_cell(suite, CellFiles(tmp_path / "run"), suite.cells()[-1])
+    assert not (tmp_path / "run").exists(), "refused before anything is trained"
 
 
 @pytest.mark.integration
