@@ -18,7 +18,7 @@ from xcrossrec.models.encoder import IntegratedEncoder
 from xcrossrec.prompts import item_texts
 from xcrossrec.types import USER
 
-METRIC = "mrr"
+_METRIC = "mrr"
 _TITLES = 512
 _BATCH = 64
 
@@ -61,9 +61,9 @@ def _mixing_adds(mixed: Evaluation, off: Evaluation) -> dict[str, Any]:
     added: dict[str, Any] = {}
     for kind in mixed.negatives:
         pair = mixed.of(kind).join(off.of(kind), on=USER, suffix=" off", validate="1:1", maintain_order="left")
-        difference = (pair[METRIC] - pair[f"{METRIC} off"]).to_numpy()
+        difference = (pair[_METRIC] - pair[f"{_METRIC} off"]).to_numpy()
         interval = bootstrap_interval(difference, rng=np.random.default_rng(mixed.info.seed))
-        added[kind] = {METRIC: {"difference": float(difference.mean()), "ci": list(interval)}}
+        added[kind] = {_METRIC: {"difference": float(difference.mean()), "ci": list(interval)}}
     return added
 
 
