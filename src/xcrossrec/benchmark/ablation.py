@@ -16,6 +16,7 @@ from xcrossrec.metrics.significance import bootstrap_interval
 from xcrossrec.models.bundle import encoder_of
 from xcrossrec.models.encoder import IntegratedEncoder
 from xcrossrec.prompts import item_texts
+from xcrossrec.training.batches import on_device
 from xcrossrec.types import USER
 
 _METRIC = "mrr"
@@ -82,9 +83,9 @@ def integration_map(fitted: Fitted, task: Task) -> dict[str, Any] | None:
     totals: list[torch.Tensor] = []
     with encoder.observing() as records:
         for start in range(0, len(titles), _BATCH):
-            features = encoder.preprocess(titles[start : start + _BATCH])
+            features = on_device(encoder.preprocess(titles[start : start + _BATCH]), encoder.stream_weight.device)
             present = features["attention_mask"].float()
-            encoder(dict(features))
+            encoder(features)
             sums = [torch.einsum("mjbt,bt->mj", record.pop().abs().float(), present) for record in records]
             totals.append(torch.stack([*sums, torch.full_like(sums[0], float(present.sum()))]))
     total = torch.stack(totals).sum(0)

@@ -88,6 +88,7 @@ def run_cell(suite: Suite, files: CellFiles, cell: Cell) -> dict[str, Any]:
             record["integration_off"] = integration_switched_off(fitted, suite, task, ranked, evaluation)
             record["integration_map"] = integration_map(fitted, task)
         record["peak_memory_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+        record |= _accelerator()
         files.write(cell, evaluation, record)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -219,12 +220,25 @@ def _record(
     }
 
 
+def _accelerator() -> dict[str, Any]:
+    """The GPU that models are trained and ranked on, and the most of its memory that was in use."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {"accelerator": None}
+    peak = torch.cuda.max_memory_allocated() / 2**20
+    return {"accelerator": torch.cuda.get_device_name(), "accelerator_peak_memory_mib": round(peak, 1)}
+
+
 @cache
 def commit() -> str | None:
     """The checkout's commit, with ``+`` behind it where tracked files differ; None outside a checkout.
 
-    Asked once, when the code is imported: what is edited afterwards does not run.
+    Where code was copied without its history, ``XCROSSREC_COMMIT`` says it. Asked once, when the code is imported: what
+    is edited afterwards does not run.
     """
+    if told := os.environ.get("XCROSSREC_COMMIT"):
+        return told
     root = Path(__file__).parent
     described = subprocess.run(
         ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=10"],

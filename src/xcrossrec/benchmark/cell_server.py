@@ -26,6 +26,10 @@ from typing import Any
 _CHECK_S = 0.1
 _CLOSE_S = 3.0
 _PRELOADED = ("datasets", "peft", "sentence_transformers", "transformers.models.bert.modeling_bert")
+_FOR_FORKS = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # else asking for a GPU starts CUDA here, and no fork can use it
+}
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 
 
@@ -46,7 +50,7 @@ class CellServer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, **dict.fromkeys(_THREADS, str(threads)), "TOKENIZERS_PARALLELISM": "false"},
+                env={**os.environ, **dict.fromkeys(_THREADS, str(threads)), **_FOR_FORKS},
             )
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)

@@ -525,7 +525,8 @@ class IntegratedEncoder(TitleEncoder):
             if path in self.target_loras:  # else no source adapted that layer so far, and it starts at zero
                 lora.load_state_dict(self.target_loras[path].state_dict())
         with torch.no_grad():
-            weights = torch.stack([self.stream_weight[k] if k is not None else torch.tensor(0.0) for k in kept])
+            joining = self.stream_weight.new_zeros(())
+            weights = torch.stack([joining if k is None else self.stream_weight[k] for k in kept])
             new.stream_weight.copy_(weights)
         return new
 

@@ -396,8 +396,8 @@ class PackedEncoder:
             return False
         if not torch.is_grad_enabled():
             return not model.training
-        if model.is_activation_checkpointing:
-            return False
+        if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+            return False  # asked for layer by layer: transformers has renamed its own question
         factors = {id(factor) for module in self._linears() for factor in _trained_factors(module)}
         return all(id(weight) in factors for weight in self._weights() if weight.requires_grad)
 

@@ -23,6 +23,9 @@ _SIMILARITIES = 2**22
 _SHARED_CHARACTERS = 8_000
 """Most text of one forward pass with shared histories, about 2,000 tokens."""
 
+_SHARED_CHARACTERS_ON_GPU = 64_000
+"""The same on a GPU, where a pass takes a thousand kernels whatever the number of its tokens."""
+
 _SHARED_CANDIDATES = 256
 """Most candidates of one user in one forward pass."""
 
@@ -230,12 +233,13 @@ class PairScorer:
         """Users of like history together, as many as the budget of characters holds; many candidates in parts."""
         parts = -(-candidates.shape[1] // _SHARED_CANDIDATES)
         columns = np.array_split(np.arange(candidates.shape[1]), max(parts, 1))
+        most = _SHARED_CHARACTERS if self.model.device.type == "cpu" else _SHARED_CHARACTERS_ON_GPU
         batch: list[tuple[int, Int[np.ndarray, " column"]]] = []
         used = 0
         for user in sorted(range(len(prompts)), key=lambda user: len(prompts[user])):
             for part in columns:
                 cost = len(prompts[user]) + sum(len(self.titles[row]) for row in candidates[user, part])
-                if batch and used + cost > _SHARED_CHARACTERS:
+                if batch and used + cost > most:
                     yield batch
                     batch, used = [], 0
                 batch.append((user, part))

@@ -6,7 +6,7 @@ one would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,6 +176,14 @@ class EpochOfBatches(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take over the trainer's epoch."""
         self.batches.epoch = round(state.epoch)
+
+
+def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch with its tensors, those of mappings in it too, on a device; the trainers do it by themselves."""
+    return {
+        name: on_device(value, device) if isinstance(value, Mapping) else value.to(device)
+        for name, value in batch.items()
+    }
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:

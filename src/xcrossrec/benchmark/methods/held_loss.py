@@ -12,7 +12,7 @@ from xcrossrec.benchmark.task import Task
 from xcrossrec.data.domain import Sequences
 from xcrossrec.models.bundle import Model, encoder_of, matcher_of
 from xcrossrec.prompts import item_texts
-from xcrossrec.training.batches import DualBatches, PairBatches, UserBatches
+from xcrossrec.training.batches import DualBatches, PairBatches, UserBatches, on_device
 from xcrossrec.training.losses import NextItemLoss, PairLoss
 
 _BATCH = 32
@@ -34,7 +34,7 @@ def next_item_loss(model: Model, task: Task, users: Sequences) -> float:
     with torch.inference_mode():
         for start in range(0, len(users), _BATCH):
             rows = [{"user": user} for user in range(start, min(start + _BATCH, len(users)))]
-            batch = batches(rows)  # type: ignore[operator]
+            batch = on_device(batches(rows), model.device)  # type: ignore[operator]
             value = loss(list(batch.values())) if pair else _dual_loss(loss, batch)
             total += float(value) * len(rows)
     return total / len(users)

@@ -24,7 +24,7 @@ from xcrossrec.models.base import load_base
 from xcrossrec.models.bundle import Model, encoder_of, matcher_of
 from xcrossrec.models.tokens import SHARED_COLUMNS, TEXT_COLUMNS
 from xcrossrec.prompts import item_texts
-from xcrossrec.training.batches import DualBatches, PairBatches
+from xcrossrec.training.batches import DualBatches, PairBatches, on_device
 from xcrossrec.training.losses import NextItemLoss, PairLoss
 
 _USERS = 256
@@ -176,7 +176,7 @@ class FixedUsersLoss:
             pairs = PairBatches(
                 users.rows, texts, encode, config.seed, config.history_limit, negatives=config.pair_negatives
             )
-            self.batches = [pairs(chunk) for chunk in chunks]
+            self.batches = [on_device(pairs(chunk), model.device) for chunk in chunks]
             self.loss: nn.Module = PairLoss(model, config.pair_negatives + 1)
         else:
             items = DualBatches(
@@ -189,7 +189,7 @@ class FixedUsersLoss:
                 with_prompts=matcher_of(model).pooling == "prompt",
                 length_groups=1,
             )
-            self.batches = [items(chunk) for chunk in chunks]
+            self.batches = [on_device(items(chunk), model.device) for chunk in chunks]
             self.loss = NextItemLoss(model, matcher_of(model))
 
     @torch.inference_mode()

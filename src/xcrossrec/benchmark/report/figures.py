@@ -87,9 +87,10 @@ def accuracy_against(points: Points, what: str, budget: int, path: Path) -> None
     for axes, target in zip(panels[0], targets, strict=False):
         for method in _drawn(points, target):
             point = points.find(target, method, budget)
-            if point is None:
+            measured = None if point is None else getattr(point, what)
+            if point is None or measured is None:
                 continue
-            across, mean = max(1.0, float(getattr(point, what))), point.mean("popularity")
+            across, mean = max(1.0, float(measured)), point.mean("popularity")
             axes.plot(across, mean, _marker(points, method), color=_color(points, method))
             name = axes.annotate(method, (across, mean), fontsize=6, xytext=(3, 3), textcoords="offset points")
             name.set_in_layout(False)  # dozens of names would be measured again and again

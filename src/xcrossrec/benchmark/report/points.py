@@ -122,9 +122,10 @@ class Point:
         return self.parameters - int(self.records[0]["head_parameters"])
 
     @property
-    def cpu_s(self) -> float:
-        """Processor seconds of the training, mean over the seeds."""
-        return float(np.mean([record["fit"]["cpu_s"] for record in self.records]))
+    def cpu_s(self) -> float | None:
+        """Processor seconds of the training, mean over the seeds that were trained without a GPU; None without any."""
+        seconds = [record["fit"]["cpu_s"] for record in self.records if not record.get("accelerator")]
+        return float(np.mean(seconds)) if seconds else None
 
 
 def _values(results: Results, negatives: Negatives, metric: str) -> Float64[np.ndarray, " user"]:

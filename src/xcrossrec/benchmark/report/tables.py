@@ -403,7 +403,7 @@ def compute_table(points: Points, target: str, budget: int) -> str:
                 [
                     method,
                     f"{point.parameters:,}",
-                    f"{point.cpu_s:,.0f}",
+                    "-" if point.cpu_s is None else f"{point.cpu_s:,.0f}",
                     f"{memory:,.0f}",
                     short(point.mean("popularity")),
                 ]
