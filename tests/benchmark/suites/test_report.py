@@ -28,6 +28,7 @@ from xcrossrec.benchmark.report.claims import (
     seed_differences,
     shuffled_pairs,
 )
+from xcrossrec.benchmark.report.figures import accuracy_against
 from xcrossrec.benchmark.report.page import write_report
 from xcrossrec.benchmark.report.points import Points
 from xcrossrec.benchmark.report.resampling import compare_many, interval, relative_interval
@@ -108,6 +109,23 @@ def test_seeds_are_averaged_user_by_user(suite_file, tmp_path: Path) -> None:
     assert point.spread("full") == pytest.approx(np.std([1.0, 0.5], ddof=1))
     table = tables.accuracy_table(Points(suite, files), "garden", "full")
     assert "| lora | 300 | .750 ±.000 (sd .3536 over 2 seeds) |" in table
+
+
+def test_cells_of_a_gpu_have_no_share_in_processor_seconds(suite_file, tmp_path: Path) -> None:
+    suite, files = Suite.read(suite_file(("lora", "xcross"), "128", "0, 1")), CellFiles(tmp_path / "run")
+    write_cells(suite, files, lambda cell: ranks(30, cell))
+    for cell in suite.cells():
+        record = files.read(cell)
+        if cell.method == "xcross" or cell.seed == 1:
+            record |= {"accelerator": "NVIDIA H100", "fit": {"cpu_s": 90.0, "wall_s": 9.0}}
+        files.write(cell, files.evaluation(cell), record)
+    points = Points(suite, files)
+    assert [points.find("garden", method, 128).cpu_s for method in ("lora", "xcross")] == [2.0, None]
+    table = tables.compute_table(points, "garden", 128)
+    assert "| lora | 300 | 2 | 900 |" in table
+    assert "| xcross | 120 | - | 900 |" in table
+    accuracy_against(points, "cpu_s", 128, tmp_path / "seconds.png")
+    assert (tmp_path / "seconds.png").stat().st_size > 1000
 
 
 def test_differences_seed_by_seed(suite_file, tmp_path: Path) -> None:

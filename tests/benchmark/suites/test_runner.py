@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from xcrossrec.benchmark.cell_process import cut_to_budget, run_cell, shuffle_titles
+from xcrossrec.benchmark.cell_process import commit, cut_to_budget, run_cell, shuffle_titles
 from xcrossrec.benchmark.cells import ALL, CellFiles
 from xcrossrec.benchmark.runner import Progress, run, select
 from xcrossrec.benchmark.suite import Suite
@@ -43,6 +44,18 @@ def test_a_cell_records_what_the_issue_asks_for(suite_file, tmp_path: Path) -> N
     ]
     assert files.evaluation(cell_of(suite, "xcross")).summary()["metrics"] == record["metrics"]["metrics"]
     assert not any((tmp_path / "run" / "work").iterdir()), "the scratch folder stays empty"
+
+
+def test_a_record_says_where_it_ran(suite_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = Suite.read(suite_file(("popularity",)))
+    monkeypatch.setenv("XCROSSREC_COMMIT", "0123abc")
+    commit.cache_clear()
+    try:
+        record = run_cell(suite, CellFiles(tmp_path / "run"), cell_of(suite, "popularity"))
+    finally:
+        commit.cache_clear()
+    assert record["commit"] == "0123abc"
+    assert (record["accelerator"] is not None) == torch.cuda.is_available()
 
 
 def test_the_base_can_be_one_more_stream(suite_file, tmp_path: Path) -> None:
