@@ -141,3 +141,10 @@ def test_high_hit_at_1_sets_off_the_leak_alarm() -> None:
         "possible leak: hit@1 is 0.800 with uniform negatives, above 0.7: "
         "check that targets are in no history or training set"
     ]
+
+
+def test_one_score_for_all_sets_off_an_alarm() -> None:
+    result = result_of({"uniform": [30, 30, 30], "popularity": [30, 30, 29]})
+    (warning,) = result.summary()["warnings"]
+    assert "ranks last with uniform negatives" in warning
+    assert result_of({"uniform": [30]}).warnings() == [], "one user may well be last"
