@@ -271,9 +271,9 @@ def test_a_suite_without_full_ranking_claims_nothing_about_it(suite_file, tmp_pa
     assert "| full | garden |" not in page
 
 
-def two_targets(suite_file, seeds: str = "0") -> Suite:
+def two_targets(suite_file, seeds: str = "0", budgets: str = "128") -> Suite:
     """A suite of two targets, of which the second lacks TF-IDF."""
-    path = suite_file(METHODS, "128", seeds)
+    path = suite_file(METHODS, budgets, seeds)
     path.write_text(
         path.read_text().replace('targets = ["garden"]', 'targets = ["garden", "shed"]')
         + '\n[[grid]]\ntargets = ["garden"]\nmethods = ["tfidf"]\nbudgets = [128]\nseeds = [0]\n'
@@ -307,6 +307,16 @@ def test_all_targets_users_are_taken_together(suite_file, tmp_path: Path) -> Non
     table = tables.together_table(points, "xcross", "full")
     assert f"| rival | 128 users ({2 * USERS:,} ranked) | 512 users | 2,048 users |" in table
     assert "better |" in table
+
+
+def test_all_users_of_the_targets_have_a_column_where_a_method_had_them(suite_file, tmp_path: Path) -> None:
+    suite, files = two_targets(suite_file, budgets='128, "all"'), CellFiles(tmp_path / "run")
+    write_cells(suite, files, lambda cell: ranks(60 if cell.method == "xcross" and not cell.budget else 0, cell))
+    table = tables.together_table(Points(suite, files), "xcross", "full").splitlines()
+    assert table[0].endswith(f"| 512 users | 2,048 users | all users ({2 * USERS:,} ranked) |")
+    row = next(line for line in table if line.startswith("| lora |"))
+    assert "+.000 [+.000, +.000] even" in row
+    assert row.endswith("| +.900 [+.900, +.900] better |")
 
 
 def test_titles_dealt_out_anew_stand_beside_chance(suite_file, tmp_path: Path) -> None:

@@ -121,13 +121,18 @@ TOGETHER = "all targets"
 """Stands for the target in a duel over the users of all of them."""
 
 
+def budgets_together(points: Points) -> tuple[int, ...]:
+    """The claim's budgets, and all of a target's users where some method had them."""
+    return (*CLAIM_BUDGETS, *(budget for budget in points.budgets if budget == ALL))
+
+
 def duels_together(points: Points, ours: str, negatives: Negatives) -> list[Duel]:
     """Ours against every other method over the users of all targets together, corrected for their number (Holm).
 
     A rival takes part at a budget at which it has a point on every target on which ours has one.
     """
     pairs = []
-    for budget in CLAIM_BUDGETS:
+    for budget in budgets_together(points):
         mine = [point for target in points.targets if (point := points.find(target, ours, budget)) is not None]
         for rival in points.suite.methods:
             others = [point for own in mine if (point := points.find(own.target, rival, budget)) is not None]
@@ -372,6 +377,7 @@ __all__ = [
     "DataRatio",
     "Duel",
     "Relative",
+    "budgets_together",
     "compare_points",
     "cross_domain_rivals",
     "curve",

@@ -16,6 +16,7 @@ from xcrossrec.benchmark.report.claims import (
     SIGNIFICANT,
     Duel,
     Relative,
+    budgets_together,
     compare_points,
     data_ratios,
     data_verdict,
@@ -278,14 +279,15 @@ def rivals_table(points: Points, ours: str) -> str:
 
 def together_table(points: Points, ours: str, negatives: Negatives) -> str:
     """Ours against every other method over the users of all targets together."""
-    found = duels_together(points, ours, negatives)
+    found, budgets = duels_together(points, ours, negatives), budgets_together(points)
     rows = [
-        [rival, *_by_budget([duel for duel in found if duel.rival == rival])]
+        [rival, *_by_budget([duel for duel in found if duel.rival == rival], budgets)]
         for rival in dict.fromkeys(duel.rival for duel in found)
     ]
     users = {duel.budget: duel.found.users for duel in found}
     head = [
-        f"{budget:,} users" + (f" ({users[budget]:,} ranked)" if budget in users else "") for budget in CLAIM_BUDGETS
+        f"{budget_name(budget)} users" + (f" ({users[budget]:,} ranked)" if budget in users else "")
+        for budget in budgets
     ]
     return markdown_table(["rival", *head], rows)
 
@@ -294,9 +296,9 @@ def _places(points: Points) -> list[tuple[str, tuple[str, ...]]]:
     return [(target, sources) for target in points.targets for sources in points.source_sets(target)]
 
 
-def _by_budget(found: Sequence[Duel]) -> list[str]:
+def _by_budget(found: Sequence[Duel], budgets: Sequence[int] = CLAIM_BUDGETS) -> list[str]:
     by_budget = {duel.budget: duel for duel in found}
-    return [_duel(by_budget[budget]) if budget in by_budget else "" for budget in CLAIM_BUDGETS]
+    return [_duel(by_budget[budget]) if budget in by_budget else "" for budget in budgets]
 
 
 def _duel(duel: Duel) -> str:
