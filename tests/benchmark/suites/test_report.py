@@ -319,6 +319,17 @@ def test_all_users_of_the_targets_have_a_column_where_a_method_had_them(suite_fi
     assert row.endswith("| +.900 [+.900, +.900] better |")
 
 
+def test_fewer_users_of_ours_beside_all_of_a_rivals(suite_file, tmp_path: Path) -> None:
+    suite, files = two_targets(suite_file, budgets='128, "all"'), CellFiles(tmp_path / "run")
+    write_cells(suite, files, lambda cell: ranks(60 if cell.method == "lora" and not cell.budget else 0, cell))
+    (tmp_path / "run" / "cells" / "shed" / "none" / "lora" / "all-s0.json").unlink()
+    table = tables.fewer_users_table(Points(suite, files), "xcross", ["lora", "lora-from-source"]).splitlines()
+    assert table[0] == "| minus all users' | negatives | users of xcross | garden | shed |"
+    assert "| lora | popularity | 128 | -.900 [-.900, -.900] |  |" in table
+    assert "| lora-from-source | popularity | all | +.000 [+.000, +.000] | +.000 [+.000, +.000] |" in table
+    assert len(table) == 2 + 2 * 3 * 2, "two rivals, three kinds of negatives, two numbers of users"
+
+
 def test_titles_dealt_out_anew_stand_beside_chance(suite_file, tmp_path: Path) -> None:
     suite, files = Suite.read(suite_file(("untrained", "shuffled"), "128", "0")), CellFiles(tmp_path / "run")
     write_cells(suite, files, lambda cell: ranks(30 if cell.method == "untrained" else 0, cell))

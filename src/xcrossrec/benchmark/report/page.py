@@ -92,6 +92,9 @@ def _against_lora(points: Points, ours: str, loras: list[str], warm: list[str]) 
             "## Data: users that ours needs for what a LoRA reaches (popularity negatives)",
             tables.data_table(points, ours, [*loras, *warm], "popularity"),
         ]
+    if loras and ALL in points.budgets:
+        title = f"## Data: `{ours}` with so many users minus a LoRA with all of the target's"
+        sections += [title, tables.fewer_users_table(points, ours, [*loras, *warm])]
     return sections
 
 

@@ -260,6 +260,26 @@ def data_table(points: Points, ours: str, rivals: Sequence[str], negatives: Nega
     return markdown_table(["target", "rival", "its users", "its MRR", "users ours needs", "ratio"], rows)
 
 
+def fewer_users_table(points: Points, ours: str, rivals: Sequence[str]) -> str:
+    """Claim 3 with its intervals: ours with each number of users minus a rival with all of the target's."""
+    rows = []
+    for rival in rivals:
+        for negatives in points.suite.negatives:
+            for budget in points.budgets:
+                found = [_minus_all(points, target, ours, budget, rival, negatives) for target in points.targets]
+                if any(found):
+                    rows.append([rival, negatives, budget_name(budget), *found])
+    return markdown_table(["minus all users'", "negatives", f"users of {ours}", *points.targets], rows)
+
+
+def _minus_all(points: Points, target: str, ours: str, budget: int, rival: str, negatives: Negatives) -> str:
+    mine, other = points.find(target, ours, budget), points.find(target, rival, ALL)
+    if mine is None or other is None:
+        return ""
+    found = compare_points(mine, other, negatives)
+    return _difference(found.difference, found.interval)
+
+
 def _users(users: float | None) -> str:
     return "more than measured" if users is None else f"{users:,.0f}"
 
