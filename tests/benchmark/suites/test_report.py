@@ -124,8 +124,12 @@ def test_cells_of_a_gpu_have_no_share_in_processor_seconds(suite_file, tmp_path:
     table = tables.compute_table(points, "garden", 128)
     assert "| lora | 300 | 2 | 900 |" in table
     assert "| xcross | 120 | - | 900 |" in table
-    accuracy_against(points, "cpu_s", 128, tmp_path / "seconds.png")
+    assert accuracy_against(points, "cpu_s", 128, tmp_path / "seconds.png")
     assert (tmp_path / "seconds.png").stat().st_size > 1000
+    for cell in suite.cells():
+        files.write(cell, files.evaluation(cell), files.read(cell) | {"accelerator": "NVIDIA H100"})
+    assert not accuracy_against(Points(suite, files), "cpu_s", 128, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_differences_seed_by_seed(suite_file, tmp_path: Path) -> None:

@@ -75,22 +75,20 @@ def _marker(points: Points, method: str) -> str:
     return _MARKERS[list(points.suite.methods).index(method) // 10 % len(_MARKERS)]
 
 
-def accuracy_against(points: Points, what: str, budget: int, path: Path) -> None:
-    """MRR at one budget over trained parameters (``parameters``) or processor seconds (``cpu_s``), a panel a target."""
+def accuracy_against(points: Points, what: str, budget: int, path: Path) -> bool:
+    """MRR at one budget over trained parameters (``parameters``) or processor seconds (``cpu_s``), a panel a target.
+
+    Returns:
+        whether there is anything to draw: cells of a GPU have no processor seconds.
+    """
+    measured = {target: _measured(points, target, what, budget) for target in points.targets}
+    drawn = {target: found for target, found in measured.items() if found}
+    if not drawn:
+        return False
     plt = _pyplot()
-    targets = [
-        target for target in points.targets if any(points.find(target, m, budget) for m in points.methods(target))
-    ]
-    figure, panels = plt.subplots(
-        1, max(1, len(targets)), figsize=(4.4 * max(1, len(targets)), 4.2), squeeze=False, layout="constrained"
-    )
-    for axes, target in zip(panels[0], targets, strict=False):
-        for method in _drawn(points, target):
-            point = points.find(target, method, budget)
-            measured = None if point is None else getattr(point, what)
-            if point is None or measured is None:
-                continue
-            across, mean = max(1.0, float(measured)), point.mean("popularity")
+    figure, panels = plt.subplots(1, len(drawn), figsize=(4.4 * len(drawn), 4.2), squeeze=False, layout="constrained")
+    for axes, (target, found) in zip(panels[0], drawn.items(), strict=True):
+        for method, across, mean in found:
             axes.plot(across, mean, _marker(points, method), color=_color(points, method))
             name = axes.annotate(method, (across, mean), fontsize=6, xytext=(3, 3), textcoords="offset points")
             name.set_in_layout(False)  # dozens of names would be measured again and again
@@ -99,6 +97,18 @@ def accuracy_against(points: Points, what: str, budget: int, path: Path) -> None
         axes.grid(alpha=0.2)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+    return True
+
+
+def _measured(points: Points, target: str, what: str, budget: int) -> list[tuple[str, float, float]]:
+    """Each method's place in a panel: its name, what it took (at least 1) and its MRR."""
+    found = []
+    for method in _drawn(points, target):
+        point = points.find(target, method, budget)
+        across = None if point is None else getattr(point, what)
+        if point is not None and across is not None:
+            found.append((method, max(1.0, float(across)), point.mean("popularity")))
+    return found
 
 
 _LABELS = {"parameters": "trained parameters, head included (0 drawn at 1)", "cpu_s": "CPU seconds of the training"}

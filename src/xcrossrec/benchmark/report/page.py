@@ -119,8 +119,8 @@ def _costs(points: Points, out: Path) -> list[str]:
     for budget in (b for b in CLAIM_BUDGETS if b in points.budgets):
         for what in ("parameters", "cpu_s"):
             name = f"{what}-{budget}.png"
-            figures.accuracy_against(points, what, budget, out / name)
-            sections.append(f"![Accuracy against {what}, {budget} users]({name})")
+            if figures.accuracy_against(points, what, budget, out / name):
+                sections.append(f"![Accuracy against {what}, {budget} users]({name})")
         for target in points.targets:
             sections += [f"## {target}, {budget:,} users", tables.compute_table(points, target, budget)]
         for method in points.suite.methods:
