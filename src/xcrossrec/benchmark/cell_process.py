@@ -20,6 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from xcrossrec.benchmark.ablation import integration_map, integration_switched_off
 from xcrossrec.benchmark.cells import ALL, NO_BUDGET, Cell, CellFiles
 from xcrossrec.benchmark.methods import KINDS
@@ -222,8 +224,6 @@ def _record(
 
 def _accelerator() -> dict[str, Any]:
     """The GPU that models are trained and ranked on, and the most of its memory that was in use."""
-    import torch
-
     if not torch.cuda.is_available():
         return {"accelerator": None}
     peak = torch.cuda.max_memory_allocated() / 2**20

@@ -170,8 +170,8 @@ class Evaluation:
                 )
             if self._all_last(kind):
                 found.append(
-                    f"every target ranks last with {kind} negatives: the scorer gives all candidates one score, as a "
-                    "fresh pair head does before it has learned (ties count against it; chance would be higher)"
+                    f"every target ranks last with {kind} negatives: most likely the scorer gives all candidates one "
+                    "score, as a fresh pair head does before it has learned (ties count against it)"
                 )
         return found
 

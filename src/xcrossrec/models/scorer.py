@@ -24,7 +24,7 @@ _SHARED_CHARACTERS = 8_000
 """Most text of one forward pass with shared histories, about 2,000 tokens."""
 
 _SHARED_CHARACTERS_ON_GPU = 64_000
-"""The same on a GPU, where a pass takes a thousand kernels whatever the number of its tokens."""
+"""The same on a GPU, where a pass launches as many kernels whatever the number of its tokens."""
 
 _SHARED_CANDIDATES = 256
 """Most candidates of one user in one forward pass."""
