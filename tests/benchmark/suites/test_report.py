@@ -1,6 +1,7 @@
 import itertools
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -395,6 +396,18 @@ def test_report_command_writes_page_and_figures(suite_file, tmp_path: Path, poin
     assert {"curves-garden.png", "parameters-128.png", "map-xcross-128.png"} <= {
         p.name for p in tmp_path.glob("page/*.png")
     }
+
+
+def test_the_page_has_no_empty_table_and_no_heading_over_nothing(suite_file, tmp_path: Path) -> None:
+    suite, files = Suite.read(suite_file(("lora", "xcross"), "128")), CellFiles(tmp_path / "run")
+    write_cells(suite, files, lambda cell: ranks(30, cell))
+    blocks = write_report(suite, files, tmp_path / "report").read_text().strip().split("\n\n")
+    rules = [block for block in blocks if block.startswith("|")]
+    assert rules and all(len(block.splitlines()) > 2 for block in rules)
+    levels = [len(block) - len(block.lstrip("#")) for block in blocks]
+    assert levels[-1] == 0
+    assert all(here == 0 or after == 0 or after > here for here, after in pairwise(levels))
+    assert not any("seed by seed" in block for block in blocks), "one seed has no spread"
 
 
 def test_a_report_without_cells_says_what_to_run(suite_file, tmp_path: Path) -> None:

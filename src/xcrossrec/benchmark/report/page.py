@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from xcrossrec.benchmark.cells import ALL, CellFiles
@@ -33,11 +34,30 @@ def write_report(suite: Suite, files: CellFiles, out: Path) -> Path:
     if not len(points):
         raise ConfigError(f"no cell of {suite.name!r} is complete in {files.root}: run `xcrossrec benchmark run` first")
     out.mkdir(parents=True, exist_ok=True)
-    sections = [_head(suite, files), *_claims(points), *_accuracy(points, out), *_costs(points, out)]
+    sections = _filled([_head(suite, files), *_claims(points), *_accuracy(points, out), *_costs(points, out)])
     write_records(out, suite, files)
     page = out / PAGE
     page.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     return page
+
+
+def _filled(sections: Sequence[str]) -> list[str]:
+    """Without tables that have no row, and without headings under which nothing is left."""
+    kept: list[str] = []
+    for section in reversed(sections):
+        nothing_follows = not kept or 0 < _level(kept[-1]) <= _level(section)
+        if section and not (_is_heading(section) and nothing_follows):
+            kept.append(section)
+    return kept[::-1]
+
+
+def _level(section: str) -> int:
+    """1 for `# a heading`, 2 for `## one below it`, 0 for what is none."""
+    return len(section) - len(section.lstrip("#"))
+
+
+def _is_heading(section: str) -> bool:
+    return _level(section) > 0 and "\n" not in section
 
 
 def _head(suite: Suite, files: CellFiles) -> str:
@@ -72,7 +92,7 @@ def _claims(points: Points) -> list[str]:
     for negatives in points.suite.negatives:
         title = f"## `{ours}` minus LoRA, seed by seed, {negatives} negatives"
         sections += [title, tables.seeds_table(points, ours, [*loras, *warm], negatives)]
-    for form in report.get("forms", []):
+    for form in (form for form in report.get("forms", []) if any(point.method == form for point in points)):
         sections += [f"# Claims, about `{form}`", *_against_lora(points, form, loras, warm)]
     return sections
 

@@ -35,9 +35,11 @@ from xcrossrec.types import Negatives
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Draw one table."""
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+    """Draw one table; nothing where there is no row."""
+    drawn = [f"| {' | '.join(row)} |" for row in rows]
+    if not drawn:
+        return ""
+    return "\n".join([f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *drawn])
 
 
 def short(value: float) -> str:
