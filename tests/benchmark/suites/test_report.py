@@ -402,8 +402,9 @@ def test_the_page_has_no_empty_table_and_no_heading_over_nothing(suite_file, tmp
     suite, files = Suite.read(suite_file(("lora", "xcross"), "128")), CellFiles(tmp_path / "run")
     write_cells(suite, files, lambda cell: ranks(30, cell))
     blocks = write_report(suite, files, tmp_path / "report").read_text().strip().split("\n\n")
-    rules = [block for block in blocks if block.startswith("|")]
-    assert rules and all(len(block.splitlines()) > 2 for block in rules)
+    drawn = [block for block in blocks if block.startswith("|")]
+    assert drawn
+    assert all(len(block.splitlines()) > 2 for block in drawn)
     levels = [len(block) - len(block.lstrip("#")) for block in blocks]
     assert levels[-1] == 0
     assert all(here == 0 or after == 0 or after > here for here, after in pairwise(levels))
