@@ -409,6 +409,7 @@ def test_the_page_has_no_empty_table_and_no_heading_over_nothing(suite_file, tmp
     assert levels[-1] == 0
     assert all(here == 0 or after == 0 or after > here for here, after in pairwise(levels))
     assert not any("seed by seed" in block for block in blocks), "one seed has no spread"
+    assert not list((tmp_path / "report").glob("curves-*")), "one number of users makes no curve"
 
 
 def test_a_report_without_cells_says_what_to_run(suite_file, tmp_path: Path) -> None:

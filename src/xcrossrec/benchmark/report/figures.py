@@ -26,8 +26,14 @@ def _pyplot() -> Any:
     return plt
 
 
-def budget_curves(points: Points, target: str, negatives: Negatives, path: Path) -> None:
-    """MRR over users with 95% intervals; methods without budget are level lines."""
+def budget_curves(points: Points, target: str, negatives: Negatives, path: Path) -> bool:
+    """MRR over users with 95% intervals; methods without budget are level lines.
+
+    Returns:
+        whether there is anything to draw: one number of users makes no curve.
+    """
+    if len(points.budgets) < 2:
+        return False
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     for method in _drawn(points, target):
@@ -60,6 +66,7 @@ def budget_curves(points: Points, target: str, negatives: Negatives, path: Path)
     figure.legend(loc="outside right upper", fontsize=7, frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+    return True
 
 
 def _drawn(points: Points, target: str) -> list[str]:

@@ -129,8 +129,8 @@ def _accuracy(points: Points, out: Path) -> list[str]:
         for negatives in points.suite.negatives:
             sections += [f"## {target}, {negatives} negatives", tables.accuracy_table(points, target, negatives)]
         name = f"curves-{target}.png"
-        figures.budget_curves(points, target, "popularity", out / name)
-        sections.append(f"![Budget curves on {target}]({name})")
+        if figures.budget_curves(points, target, "popularity", out / name):
+            sections.append(f"![Budget curves on {target}]({name})")
     return sections
 
 
