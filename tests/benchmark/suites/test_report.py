@@ -312,6 +312,10 @@ def test_all_targets_users_are_taken_together(suite_file, tmp_path: Path) -> Non
     table = tables.together_table(points, "xcross", "full")
     assert f"| rival | 128 users ({2 * USERS:,} ranked) | 512 users | 2,048 users |" in table
     assert "better |" in table
+    suite.report["forms"] = ["lora"]
+    of_form = tables.together_table(points, "lora", "full")
+    assert "| xcross |" in of_form
+    assert of_form in write_report(suite, files, tmp_path / "page").read_text()
 
 
 def test_all_users_of_the_targets_have_a_column_where_a_method_had_them(suite_file, tmp_path: Path) -> None:

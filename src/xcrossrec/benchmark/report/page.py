@@ -75,10 +75,7 @@ def _claims(points: Points) -> list[str]:
     if "ours" not in report:
         return []
     ours, loras, warm = report["ours"], report["lora"], list(report.get("warm", []))
-    sections = [f"# Claims, about `{ours}`", *_against_lora(points, ours, loras, warm)]
-    for negatives in points.suite.negatives:
-        title = f"## Against every other method, all targets' users together, {negatives} negatives"
-        sections += [title, tables.together_table(points, ours, negatives)]
+    sections = [f"# Claims, about `{ours}`", *_against_lora(points, ours, loras, warm), *_together(points, ours)]
     sections += [
         "## Against every other cross-domain method",
         tables.verdict_counts(points, ours),
@@ -92,8 +89,18 @@ def _claims(points: Points) -> list[str]:
     for negatives in points.suite.negatives:
         title = f"## `{ours}` minus LoRA, seed by seed, {negatives} negatives"
         sections += [title, tables.seeds_table(points, ours, [*loras, *warm], negatives)]
-    for form in (form for form in report.get("forms", []) if any(point.method == form for point in points)):
-        sections += [f"# Claims, about `{form}`", *_against_lora(points, form, loras, warm)]
+    run = {point.method for point in points}
+    for form in (name for name in report.get("forms", []) if name in run):
+        sections += [f"# Claims, about `{form}`", *_against_lora(points, form, loras, warm), *_together(points, form)]
+    return sections
+
+
+def _together(points: Points, ours: str) -> list[str]:
+    """Ours minus each other method, over the users of all targets."""
+    sections = []
+    for negatives in points.suite.negatives:
+        title = f"## `{ours}` against every other method, all targets' users together, {negatives} negatives"
+        sections += [title, tables.together_table(points, ours, negatives)]
     return sections
 
 
