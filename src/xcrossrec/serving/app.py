@@ -222,19 +222,18 @@ async def delete_items(request: Request, asked: DeleteRequest) -> Response:
 
 
 async def _write(request: Request, model: str | None, asked: Sequence[Any]) -> tuple[Served, Written]:
-    """Write to a model's catalogue; once more where the model was replaced meanwhile."""
+    """Write to a model's catalogue, or to its successor's where it is replaced meanwhile, as often as that happens."""
     service = _service(request)
     served = service.find(model)
-    for last in (False, True):
+    while True:
         request.state.facts.update(model=served.spec.name, items=len(asked))
         try:
             return served, await served.writes.ask(asked, timeout_s=service.settings.timeout_s)
         except XCrossRecError as error:
-            new = None if last or problem_of(error).code != "replaced" else await service.successor(served)
+            new = await service.successor(served) if problem_of(error).code == "replaced" else None
             if new is None:
                 raise
             served = new
-    raise AssertionError("the second attempt returns or raises")
 
 
 # ---- models

@@ -154,3 +154,29 @@ def test_starting_needs_a_name_for_each_model(tiny_models: Any, tmp_path: Path) 
         Service.start([], Settings())
     with pytest.raises(BundleError, match="does not exist"):
         Service.start([Spec("toys", tmp_path / "none", tmp_path)], Settings())
+
+
+def test_a_write_outlives_two_replacements_in_a_row(
+    open_shop: Any, tiny_models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(shop: Any) -> Any:
+        service = shop.service
+        old, successor = service.find(None), service.successor
+        await service.replace("toys", tiny_models.sources[0])
+
+        async def replaced_again(served: Any) -> Any:
+            found = await successor(served)
+            if served is old:  # before the second attempt reaches the model that it was given
+                await service.replace("toys", tiny_models.late)
+            return found
+
+        monkeypatch.setattr(service, "find", lambda _: old)
+        monkeypatch.setattr(service, "successor", replaced_again)
+        async with shop.client() as client:
+            return await client.put("/v1/items", json={"items": [{"item_id": "w", "title": "Written"}]})
+
+    with open_shop({"toys": tiny_models.late}) as shop:
+        answer = asyncio.run(scene(shop))
+        assert answer.status_code == 200, answer.text
+        (written,) = shop.service.models["toys"].store.snapshot().get(["w"])
+        assert written.title == "Written"
