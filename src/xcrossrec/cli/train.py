@@ -130,6 +130,9 @@ def target(
     target_rank: Annotated[
         int, typer.Option(min=0, help="Rank of a LoRA of the target's own, trained beside the integrators; 0: none.")
     ] = 0,
+    target_layers: Annotated[
+        int, typer.Option(min=0, help="The target's own LoRA in so many last layers; 0: in all that sources adapt.")
+    ] = 0,
     budget: Budget = None,
     epochs: Epochs = None,
     learning_rate: LearningRate = None,
@@ -171,6 +174,7 @@ def target(
             base_stream=base_stream,
             top_layers=top_layers or None,
             target_rank=target_rank,
+            target_layers=target_layers or None,
             resume=resume,
             overwrite=overwrite,
             show_progress=shows_progress(),

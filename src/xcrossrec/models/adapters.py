@@ -329,25 +329,31 @@ def one_stream(layers: Sequence[StackedLoraLinear], stream: int) -> Iterator[Non
 
 
 def stack_adapters(
-    backbone: nn.Module, adapters: Sequence[Adapter], target_rank: int = 0
+    backbone: nn.Module,
+    adapters: Sequence[Adapter],
+    target_rank: int = 0,
+    target_layers: Sequence[nn.Module] | None = None,
 ) -> dict[str, StackedLoraLinear]:
     """Replace, in place, every linear layer that some adapter updates by a stacked one.
 
     Args:
         backbone: the base's.
         adapters: one a stream.
-        target_rank: rank of the update that every stacked layer trains for all streams; 0 makes none.
+        target_rank: rank of the update that a stacked layer trains for all streams; 0 makes none.
+        target_layers: encoder layers whose stacked layers have that update; None for all.
 
     Returns:
         the stacked layers, by the path of the one that each stands for.
     """
     made = {}
+    with_target = None if target_layers is None else {id(m) for layer in target_layers for m in layer.modules()}
     touched = sorted({module for adapter in adapters for module in adapter.factors})
     for path in touched:
         linear = backbone.get_submodule(path)
         if not isinstance(linear, nn.Linear):
             raise ModelError(f"{path} is a {type(linear).__name__}: adapters are stacked already on this backbone")
-        stacked = StackedLoraLinear(linear, [adapter.factors.get(path) for adapter in adapters], target_rank)
+        rank = target_rank if with_target is None or id(linear) in with_target else 0
+        stacked = StackedLoraLinear(linear, [adapter.factors.get(path) for adapter in adapters], rank)
         parent, _, attribute = path.rpartition(".")
         setattr(backbone.get_submodule(parent) if parent else backbone, attribute, stacked)
         made[path] = stacked

@@ -332,12 +332,14 @@ class IntegratedEncoder(TitleEncoder):
         pair_attention: who sees whom in a pair, ``joint`` or ``shared``.
         top_layers: number of last layers after which the streams are integrated; below, each goes its own way. None
             integrates after all, as in the paper.
-        target_rank: rank of a LoRA of the target's own in every layer that a source adapts, added to each stream
+        target_rank: rank of a LoRA of the target's own in the layers that a source adapts, added to each stream
             alike; it starts at zero. 0 makes none, as in the paper.
+        target_layers: number of last layers that have the target's own LoRA; None for all.
 
     Raises:
         ModelError: fewer than two adapters, or two of one name.
-        ConfigError: ``top_layers`` is not from 1 to the number of layers, or ``target_rank`` no rank.
+        ConfigError: ``top_layers`` or ``target_layers`` is not from 1 to the number of layers, or ``target_rank`` no
+            rank.
     """
 
     def __init__(
@@ -352,6 +354,7 @@ class IntegratedEncoder(TitleEncoder):
         pair_attention: PairAttention = "joint",
         top_layers: int | None = None,
         target_rank: int = 0,
+        target_layers: int | None = None,
     ) -> None:
         super().__init__(base, max_tokens, pair_attention)
         names = [adapter.name for adapter in adapters]
@@ -364,10 +367,13 @@ class IntegratedEncoder(TitleEncoder):
         self.beta, self.gamma = beta, gamma
         self.top_layers = top_layers
         self.target_rank = _checked_rank(target_rank)
-        self._first_integrated = _first_of(top_layers, len(encoder_layers(base.backbone)))
+        self.target_layers = target_layers
+        layers = encoder_layers(base.backbone)
+        self._first_integrated = _first_of("top_layers", top_layers, len(layers))
+        own = layers[_first_of("target_layers", target_layers, len(layers)) :]
         self._adapters = tuple(adapters)
         self.backbone = base.backbone
-        stacked = stack_adapters(self.backbone, adapters, target_rank)
+        stacked = stack_adapters(self.backbone, adapters, target_rank, own)
         self._target_loras = {path: layer.target for path, layer in stacked.items() if layer.target is not None}
         self.backbone.requires_grad_(False)
         for lora in self.target_loras.values():
@@ -518,6 +524,7 @@ class IntegratedEncoder(TitleEncoder):
             pair_attention=self.pair_attention,
             top_layers=self.top_layers,
             target_rank=self.target_rank,
+            target_layers=self.target_layers,
         )
         for layer, integrator in zip(new.integrated_layers, new_integrators, strict=True):
             layer.integrator = integrator
@@ -540,6 +547,7 @@ class IntegratedEncoder(TitleEncoder):
             "gamma": self.gamma,
             "top_layers": self.top_layers,
             "target_rank": self.target_rank,
+            "target_layers": self.target_layers,
         }
         for adapter in self._adapters:
             _copy_adapter(adapter, folder / ADAPTERS_FOLDER / adapter.name)
@@ -596,6 +604,7 @@ class IntegratedEncoder(TitleEncoder):
             pair_attention=settings.get("pair_attention", "joint"),
             top_layers=settings.get("top_layers"),
             target_rank=settings.get("target_rank", 0),
+            target_layers=settings.get("target_layers"),
         )
         model.load_integration_state(load_tensors(folder / INTEGRATOR_WEIGHTS), str(folder / INTEGRATOR_WEIGHTS))
         for lora in model.target_loras.values():
@@ -692,15 +701,13 @@ def _with_targets(lora: LoraConfig, base: Base) -> LoraConfig:
     return filled
 
 
-def _first_of(top_layers: int | None, layers: int) -> int:
-    """The number of the first of so many last layers."""
-    if top_layers is None:
+def _first_of(name: str, last: int | None, layers: int) -> int:
+    """The number of the first of so many last layers, or of all; ``name`` is the setting's."""
+    if last is None:
         return 0
-    if isinstance(top_layers, bool) or not isinstance(top_layers, int) or not 1 <= top_layers <= layers:
-        raise ConfigError(
-            f"top_layers is {top_layers!r}: expected a whole number from 1 to {layers}, the base's layers"
-        )
-    return layers - top_layers
+    if isinstance(last, bool) or not isinstance(last, int) or not 1 <= last <= layers:
+        raise ConfigError(f"{name} is {last!r}: expected a whole number from 1 to {layers}, the base's layers")
+    return layers - last
 
 
 def _checked_rank(rank: int) -> int:

@@ -7,7 +7,7 @@ The same function as the Hugging Face layers with stacked adapters and integrato
 - in each stream the frozen LoRA update is added to the weight it belongs to (the other weights stay shared); one that
   trains, a single stream's or the target's own, is multiplied beside it;
 - products, GELU and residuals are fused (:mod:`xcrossrec.models.linear`), streams are never copied together;
-- in training, what lies below the first integrator is computed once per text and kept, because nothing there changes.
+- in training, what lies below all that trains is computed once per text and kept, because nothing there changes.
 
 Legend: ``token`` = a token of any text, ``source`` = stream, ``batch`` = text, ``slot`` = position in a padded
 text, ``dim`` = hidden size.
@@ -15,7 +15,7 @@ text, ``dim`` = hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
@@ -332,7 +332,7 @@ def _normalize(x: Tensor, norm: nn.LayerNorm) -> Tensor:
 
 @dataclass(frozen=True)
 class _TextKey:
-    """What a text's states below the first integrator depend on, besides the weights."""
+    """What a text's states below all that trains depend on, besides the weights."""
 
     ids: bytes
     dtype: torch.dtype
@@ -341,7 +341,7 @@ class _TextKey:
 
 @dataclass
 class _KeptStates:
-    """States of texts below the first integrator, up to a number of bytes."""
+    """States of texts below all that trains, up to a number of bytes."""
 
     states: dict[_TextKey, Float[Tensor, "source token dim"]] = field(default_factory=dict)
     bytes: int = 0
@@ -374,10 +374,11 @@ class PackedEncoder:
     _state: tuple[Any, ...] = ()
     _watched: list[Tensor] = field(default_factory=list)
     _kept: _KeptStates = field(default_factory=_KeptStates)
+    _kept_from: tuple[Any, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out of pickles and deep copies what is made from the weights."""
-        return {**self.__dict__, "_layers": {}, "_state": (), "_kept": _KeptStates()}
+        return {**self.__dict__, "_layers": {}, "_state": (), "_kept": _KeptStates(), "_kept_from": ()}
 
     @staticmethod
     def supports(backbone: Any) -> bool:
@@ -411,12 +412,16 @@ class PackedEncoder:
         """All tensors of the layers but the integrators', which are read afresh each time."""
         if self._watched:
             return self._watched
-        own: set[int] = {id(p) for mixer in self.mixers for p in mixer.mixing_parameters()}
+        own = self._mixing()
         encoder = _unwrapped(self.backbone).encoder
         found: list[Tensor] = [p for p in (*encoder.parameters(), *encoder.buffers()) if id(p) not in own]
         if not isinstance(self.backbone, PeftModel):  # PEFT's adapters come and go, stacked ones stay
             self._watched = found
         return found
+
+    def _mixing(self) -> set[int]:
+        """Which tensors are the integrators'."""
+        return {id(p) for mixer in self.mixers for p in mixer.mixing_parameters()}
 
     def forget(self) -> None:
         """Free the states that training kept."""
@@ -497,7 +502,7 @@ class PackedEncoder:
             dtype: of the products.
             combine: makes one state a token of the streams' last states.
             narrow_states: keep all states in ``dtype``, not only the products.
-            keep: in training, keep what lies below the first integrator for the next time that a text comes.
+            keep: in training, keep what lies below all that trains for the next time that a text comes.
 
         Returns:
             states; zero where there is padding.
@@ -507,7 +512,7 @@ class PackedEncoder:
         done = []
         if keep and self._can_keep():
             streams = self._kept_states(input_ids, texts, dtype, layers, narrow_states)
-            streams = self._run_texts(streams, texts, dtype, layers, range(self._first_mixed() + 1, last + 1))
+            streams = self._run_texts(streams, texts, dtype, layers, range(self._last_kept() + 1, last + 1))
             done.append(combine(self._mixed(streams, last)).float())
         else:
             parts = [texts] if torch.is_grad_enabled() else texts.parts(max(1, _TOKENS_AT_ONCE // self.sources))
@@ -543,11 +548,21 @@ class PackedEncoder:
         return self._run(streams, texts.attention(self._bias()), dtype, layers, numbers)
 
     def _can_keep(self) -> bool:
-        """Whether gradients are kept and the states below the first integrator depend on nothing but the text."""
+        """Whether gradients are kept and there is a layer whose states depend on nothing but the text."""
         model = _unwrapped(self.backbone)
-        if not torch.is_grad_enabled() or not self.mixers or model.training:
+        if not torch.is_grad_enabled() or not self.mixers or model.training or self._last_kept() < 0:
             return False
-        return not any(weight.requires_grad for weight in (*self._weights(), *model.embeddings.parameters()))
+        return not any(weight.requires_grad for weight in model.embeddings.parameters())
+
+    def _last_kept(self) -> int:
+        """The last layer whose output training can keep, before it is mixed: up to it nothing trains and nothing is
+        mixed; -1 where there is none."""
+        mixing = self._mixing()
+        layers = _unwrapped(self.backbone).encoder.layer
+        for number in range(self._first_mixed() + 1):
+            if any(p.requires_grad and id(p) not in mixing for p in layers[number].parameters()):
+                return number - 1
+        return self._first_mixed()
 
     def _kept_states(
         self,
@@ -557,7 +572,8 @@ class PackedEncoder:
         layers: Sequence[_Layer],
         narrow_states: bool,
     ) -> Sequence[Float[Tensor, "token dim"]]:
-        """Each stream's states after the first layer whose output is mixed, before it is: those kept, or computed."""
+        """Each stream's states after the last layer that can be kept, not mixed: those kept, or computed."""
+        self._forget_if_changed()
         lengths = [length for count, length in texts.groups for _ in range(count)]
         starts = list(accumulate(lengths, initial=0))
         written = input_ids.flatten()[texts.place].long().numpy()
@@ -589,7 +605,7 @@ class PackedEncoder:
         embedded, _ = self._embedded(input_ids)
         for part in texts.parts(max(1, _TOKENS_AT_ONCE // self.sources)):
             x = embedded[part.place].to(dtype if narrow_states else embedded.dtype)
-            streams = self._run_texts([x] * self.sources, part, dtype, layers, range(self._first_mixed() + 1))
+            streams = self._run_texts([x] * self.sources, part, dtype, layers, range(self._last_kept() + 1))
             sizes = [length for count, length in part.groups for _ in range(count)]
             for states in zip(*(stream.split_with_sizes(sizes) for stream in streams), strict=True):
                 yield torch.stack(states)
@@ -647,16 +663,27 @@ class PackedEncoder:
         model = _unwrapped(self.backbone)
         weights = self._weights()
         watched = (*weights, *model.embeddings.parameters())
-        state = tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in watched)
+        state = _versions(watched)
         # a fused optimizer changes weights without a new version, so what trains is folded each time
         if state != self._state or any(weight.requires_grad for weight in weights):
             self._layers, self._state = {}, state
-            self.forget()
         key = dtype, torch.is_grad_enabled()  # a packed weight has no backward
         if key not in self._layers:
             with torch.no_grad():
                 self._layers[key] = [self._fold(layer, *key) for layer in model.encoder.layer]
         return self._layers[key]
+
+    def _forget_if_changed(self) -> None:
+        """Free the kept states if a weight that they come from has changed, or others are to be kept."""
+        model = _unwrapped(self.backbone)
+        last = self._last_kept()
+        below = (model.embeddings, *model.encoder.layer[: last + 1])
+        mixing = self._mixing()
+        tensors = [t for part in below for t in (*part.parameters(), *part.buffers()) if id(t) not in mixing]
+        state = (last, _versions(tensors))
+        if state != self._kept_from:
+            self.forget()
+            self._kept_from = state
 
     def _fold(self, layer: Any, dtype: torch.dtype, with_gradients: bool) -> _Layer:
         model = _unwrapped(self.backbone)
@@ -685,6 +712,11 @@ class PackedEncoder:
                 layer.output.dropout,
             ),
         )
+
+
+def _versions(tensors: Iterable[Tensor]) -> tuple[tuple[int, int], ...]:
+    """What differs once one of the tensors has been changed or exchanged."""
+    return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
 
 
 def _joined(streams: Sequence[Float[Tensor, "token dim"]]) -> Float[Tensor, "rows dim"]:

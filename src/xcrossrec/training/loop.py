@@ -38,7 +38,16 @@ from xcrossrec.training.losses import NextItemLoss, PairLoss
 _PROJECTION = r"\.[23]\.(down|up)$"
 _STATE_FILE = "training.json"
 _TARGET_LORA = r"\.target\.(down|up)$"
-_ENCODER_SETTINGS = ("max_tokens", "integrator", "beta", "gamma", "pair_attention", "top_layers", "target_rank")
+_ENCODER_SETTINGS = (
+    "max_tokens",
+    "integrator",
+    "beta",
+    "gamma",
+    "pair_attention",
+    "top_layers",
+    "target_rank",
+    "target_layers",
+)
 _LOGS = "TENSORBOARD_LOGGING_DIR"
 
 

@@ -61,6 +61,7 @@ def train_target(
     base_stream: bool = False,
     top_layers: int | None = DEFAULT_TOP_LAYERS,
     target_rank: int = 0,
+    target_layers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     show_progress: bool = True,
@@ -87,6 +88,7 @@ def train_target(
         top_layers: number of last layers after which the streams are integrated; None takes all, as in the paper.
         target_rank: rank of a LoRA of the target's own, trained beside the integrators and added to every stream;
             0 trains none, as in the paper.
+        target_layers: number of last layers that have that LoRA; None for all.
         resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
         show_progress: draw progress bars.
@@ -115,6 +117,7 @@ def train_target(
                 pair_attention=pair_attention,
                 top_layers=top_layers,
                 target_rank=target_rank,
+                target_layers=target_layers,
             )
         model = with_head(model, domain, config)
         report = fit(
@@ -139,6 +142,7 @@ def train_target(
                 "base_stream": base_stream,
                 "top_layers": top_layers,
                 "target_rank": target_rank,
+                "target_layers": target_layers,
             },
             **training_record(config, budget, report),
             "parameters": count_parameters(model),
@@ -189,6 +193,7 @@ def build_target_model(
     pair_attention: PairAttention | None = None,
     top_layers: int | None = None,
     target_rank: int = 0,
+    target_layers: int | None = None,
 ) -> Model:
     """Make an untrained integrated model: at first exactly the mean of its sources' states.
 
@@ -217,6 +222,7 @@ def build_target_model(
         pair_attention=choose_pair_attention(wanted, scoring, found.backbone),
         top_layers=top_layers,
         target_rank=target_rank,
+        target_layers=target_layers,
     )
     start = pair_start_of(folders) if scoring == "pair" else "similarity"
     model = bundle.build_model(encoder, scoring=scoring, pooling=pooling, pair_start=start)

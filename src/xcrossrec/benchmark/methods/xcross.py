@@ -21,9 +21,10 @@ def xcross(task: Task) -> Fitted:
 
     Settings: ``integrator``, the strengths ``beta`` and ``gamma``, and ``base_stream``, which adds the base as it
     is as one more stream, so that integration can fall back on it, ``top_layers``, the number of last layers after
-    which the streams are integrated (all), and ``target_rank``, the rank of a LoRA of the target's own (0, none).
+    which the streams are integrated (all), ``target_rank``, the rank of a LoRA of the target's own (0, none), and
+    ``target_layers``, the number of last layers that have it (all).
     """
-    check_settings(task, {"integrator", "beta", "gamma", "base_stream", "top_layers", "target_rank"})
+    check_settings(task, {"integrator", "beta", "gamma", "base_stream", "top_layers", "target_rank", "target_layers"})
     return _integrated(task, task.setting("learning_rate", None))
 
 
@@ -51,6 +52,7 @@ def _integrated(task: Task, rate: float | None) -> Fitted:
         base_stream=task.setting("base_stream", False),
         top_layers=task.setting("top_layers", None),
         target_rank=task.setting("target_rank", 0),
+        target_layers=task.setting("target_layers", None),
         show_progress=False,
     )
     model = bundle.load(out)
