@@ -55,7 +55,7 @@ def test_a_source_is_trained_and_can_be_loaded(
 def test_a_target_integrates_its_sources(domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:
     sources = [argument for path in tiny_models.sources for argument in ("--source", path)]
     out = tmp_path / "model"
-    options = ("--integrator", "pairwise", "--top-layers", 1, "--target-rank", 2, "--budget", 2)
+    options = ("--integrator", "pairwise", "--top-layers", 1, "--target-rank", 2, "--target-layers", 1, "--budget", 2)
     done = invoke("target", domain_dir, *sources, "--out", out, *options, *QUICK)
     assert done.exit_code == 0, done.stderr
     assert f"{out}: " in done.stdout
@@ -63,7 +63,7 @@ def test_a_target_integrates_its_sources(domain_dir: Path, tiny_models: Any, tmp
     manifest = bundle.read_bundle_manifest(out)
     assert manifest["integration"]["integrator"] == "pairwise"
     assert manifest["integration"]["top_layers"] == 1
-    assert manifest["integration"]["target_rank"] == 2
+    assert (manifest["integration"]["target_rank"], manifest["integration"]["target_layers"]) == (2, 1)
     assert manifest["training"]["budget"] == 2
     assert [record["name"] for record in manifest["sources"]] == ["kitchen", "camping"]
 

@@ -228,6 +228,32 @@ def test_the_targets_own_lora_trains_and_nothing_else_of_the_backbone(base_of: F
     assert own == sum(2 * (f.down.shape[1] + f.up.shape[0]) for f in factors.values())
 
 
+def test_the_targets_own_lora_in_the_last_layers_only(
+    family: Family, base_of: Folders, sources_of: SourcesOf, tmp_path: Path
+) -> None:
+    sources = sources_of(family.name, 2)
+    everywhere = encoder_over(base_of(family.name), sources, target_rank=2)
+    encoder = encoder_over(base_of(family.name), sources, target_rank=2, target_layers=1)
+    last = len(everywhere.layer_numbers) - 1
+    wanted = {path for path in everywhere.target_loras if f".{last}." in path}
+    assert wanted
+    assert set(encoder.target_loras) == wanted < set(everywhere.target_loras)
+    randomise(encoder, "target.up", 0.1)
+    ids, mask = random_batch(family)
+    encoder.save(str(tmp_path))
+    loaded = IntegratedEncoder.load(str(tmp_path), base=fresh_base(base_of(family.name)))
+    assert loaded.target_layers == 1
+    torch.testing.assert_close(real(output(loaded, ids, mask), mask), real(output(encoder, ids, mask), mask), **CLOSE)
+
+
+@pytest.mark.parametrize("layers", [0, 4, 1.5, True])
+def test_target_layers_that_the_base_does_not_have_are_refused(
+    layers: int, base_of: Folders, sources_of: SourcesOf
+) -> None:
+    with pytest.raises(ConfigError, match=rf"target_layers is {layers}: expected a whole number from 1 to 3"):
+        encoder_over(base_of("bert"), sources_of("bert", 2), target_rank=1, target_layers=layers)
+
+
 @pytest.mark.parametrize("rank", [-1, 1.5, True])
 def test_a_target_rank_that_is_none_is_refused(rank: int, base_of: Folders, sources_of: SourcesOf) -> None:
     with pytest.raises(ConfigError, match=rf"target_rank is {rank}: expected a whole number"):
@@ -353,12 +379,12 @@ def test_reselect_drops_and_adds_sources(base_of: Folders, sources_of: SourcesOf
 
 def test_reselect_keeps_the_top_layers_and_the_targets_own_lora(base_of: Folders, sources_of: SourcesOf) -> None:
     sources = sources_of("bert", 3)
-    old = encoder_over(base_of("bert"), sources[:2], integrator="pairwise", top_layers=1, target_rank=2)
+    old = encoder_over(base_of("bert"), sources[:2], integrator="pairwise", top_layers=1, target_rank=2, target_layers=2)
     randomise(old, "integrator.", 0.3)
     randomise(old, "target.up", 0.1)
     found = fresh_base(base_of("bert"))
     new = old.reselect(found, [read_adapter(s.folder, found) for s in sources]).eval()
-    assert (new.top_layers, new.layer_numbers) == (1, [3])
+    assert (new.top_layers, new.layer_numbers, new.target_layers) == (1, [3], 2)
     ids, mask = random_batch(FAMILIES["bert"])
     torch.testing.assert_close(output(new, ids, mask), output(old, ids, mask), **CLOSE)
 

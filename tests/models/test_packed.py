@@ -611,10 +611,10 @@ def test_nothing_is_kept_of_pairs_nor_where_the_backbone_trains(base_of: Folders
 # ---- a LoRA of the target's own
 
 
-def with_target_lora(base: Path, sources: list[Source]) -> IntegratedEncoder:
+def with_target_lora(base: Path, sources: list[Source], target_layers: int | None = None) -> IntegratedEncoder:
     found = fresh_base(base)
     adapters = [read_adapter(s.folder, found) for s in sources]
-    encoder = IntegratedEncoder(found, adapters, top_layers=2, target_rank=2).eval()
+    encoder = IntegratedEncoder(found, adapters, top_layers=2, target_rank=2, target_layers=target_layers).eval()
     for part in ("concat_weight", "stream_weight", "target.up"):
         randomise(encoder, part, 0.05)
     return encoder
@@ -637,6 +637,62 @@ def test_the_targets_own_lora_gives_the_states_and_gradients_of_plain_layers(
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.detach().abs().max()))
     if family.name in PACKED:
         assert not kept(encoder).states, "below the integrators it trains too"
+
+
+@pytest.mark.parametrize("few", [0, 10_000], ids=["a call a length", "one padded call"])
+@pytest.mark.parametrize(("target_layers", "anew"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize("name", PACKED)
+def test_below_a_lora_of_the_last_layers_states_are_kept(
+    name: str,
+    target_layers: int,
+    anew: int,
+    few: int,
+    base_of: Folders,
+    sources_of: SourcesOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoder = with_target_lora(base_of(name), sources_of(name, 2), target_layers).train()
+    ids, mask = random_batch(FAMILIES[name], LENGTHS)
+    monkeypatch.setattr(packed, "_FEW_SLOTS", few)
+    run: list[packed._Layer] = []
+    own = packed._Layer.run
+
+    def recorded(self: packed._Layer, *args: Any) -> Tensor:
+        run.append(self)
+        return own(self, *args)
+
+    for step in range(3):
+        for lora in encoder.target_loras.values():
+            lora.up.data.mul_(-1)  # as a fused optimizer does: without a new version
+        with keeping_nothing():
+            expected = states_and_gradients(encoder, ids, mask)
+        run.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(packed._Layer, "run", recorded)
+            found = states_and_gradients(encoder, ids, mask)
+        assert len({id(layer) for layer in run}) == (3 if step == 0 else anew)
+        assert len(kept(encoder).states) == 5
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(1 + other.detach().abs().max()))
+
+
+def test_states_kept_go_when_a_lower_layer_trains_and_when_it_rests_again(
+    base_of: Folders, sources_of: SourcesOf
+) -> None:
+    encoder = with_target_lora(base_of("bert"), sources_of("bert", 2)).train()
+    ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
+    states(encoder, ids, mask)
+    assert not kept(encoder).states, "every layer trains"
+    first = [lora for path, lora in encoder.target_loras.items() if ".layer.0." in path]
+    for trains in (False, True, False):
+        for lora in first:
+            lora.requires_grad_(trains)
+            lora.up.data.mul_(-1)
+        with keeping_nothing():
+            expected = states(encoder, ids, mask)
+        torch.testing.assert_close(states(encoder, ids, mask), expected, **CLOSE)
+        assert encoder._packed is not None
+        assert encoder._packed._last_kept() == (-1 if trains else 0)
 
 
 @pytest.mark.parametrize("name", PACKED)

@@ -88,6 +88,7 @@ def test_the_manifest_is_complete(
         "base_stream": False,
         "top_layers": None,
         "target_rank": 0,
+        "target_layers": None,
     }
     assert [source["name"] for source in manifest["sources"]] == ["first", "second"]
     digests = [digest(folder)["adapter_model.safetensors"] for folder in two_sources]
@@ -469,14 +470,16 @@ def test_the_targets_own_lora_has_a_learning_rate_of_its_own(
     assert moved["target"] > 1e-3
 
 
+@pytest.mark.parametrize("own", [{}, {"target_rank": 2, "target_layers": 2}], ids=["integrators", "a LoRA of its own"])
 def test_kept_states_change_no_training(
+    own: dict[str, int],
     two_sources: list[Path],
     target_domain: Domain,
     settings: Settings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options: dict[str, Any] = {"integrator": "pairwise", "top_layers": 2, "show_progress": False}
+    options: dict[str, Any] = {"integrator": "pairwise", "top_layers": 2, "show_progress": False} | own
     kept = train_target(target_domain, two_sources, tmp_path / "kept", config=settings(), **options)
     monkeypatch.setattr(PackedEncoder, "_can_keep", lambda self: False)
     anew = train_target(target_domain, two_sources, tmp_path / "anew", config=settings(), **options)
