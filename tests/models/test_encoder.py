@@ -379,7 +379,8 @@ def test_reselect_drops_and_adds_sources(base_of: Folders, sources_of: SourcesOf
 
 def test_reselect_keeps_the_top_layers_and_the_targets_own_lora(base_of: Folders, sources_of: SourcesOf) -> None:
     sources = sources_of("bert", 3)
-    old = encoder_over(base_of("bert"), sources[:2], integrator="pairwise", top_layers=1, target_rank=2, target_layers=2)
+    own = {"target_rank": 2, "target_layers": 2}
+    old = encoder_over(base_of("bert"), sources[:2], integrator="pairwise", top_layers=1, **own)
     randomise(old, "integrator.", 0.3)
     randomise(old, "target.up", 0.1)
     found = fresh_base(base_of("bert"))
