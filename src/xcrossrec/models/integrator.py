@@ -3,8 +3,8 @@
 Legend: ``source`` = stream of one domain's adapter, ``pair`` = ordered pair of two different sources,
 ``batch`` = text, ``token`` = position, ``dim`` = hidden size d.
 
-Source: X-Cross (SIGIR 2025, arXiv 2504.20859), stages 2 and 3, for :class:`PaperIntegrator`;
-:class:`PairwiseIntegrator` is this project's own.
+Source: X-Cross (SIGIR 2025, arXiv 2504.20859), stages 2 and 3, for :class:`PaperIntegrator`; the others are this
+project's own.
 """
 
 from __future__ import annotations
@@ -201,7 +201,33 @@ class PairwiseIntegrator(Integrator):
         return new
 
 
-INTEGRATORS: tuple[str, ...] = (PaperIntegrator.name, PairwiseIntegrator.name)
+class NoIntegrator(Integrator):
+    """No mixing: each stream goes its own way, and stage 4 alone joins them. No parameters.
+
+    What the other forms are measured against; with a LoRA of the target's own, the mean of the sources, fine-tuned.
+    """
+
+    name = "none"
+
+    def pair_weights(
+        self, hidden: Sequence[Float[Tensor, "*batch dim"]]
+    ) -> tuple[Float[Tensor, " pair *batch"], Float[Tensor, " pair *batch"]]:
+        """Zeros."""
+        zero = hidden[0].new_zeros(len(self.pairs), *hidden[0].shape[:-1])
+        return zero, zero
+
+    def mix(
+        self, hidden: Sequence[Float[Tensor, "*batch dim"]], *, without: int | None = None
+    ) -> list[Float[Tensor, "*batch dim"]]:
+        """Give the streams back as they are."""
+        return list(hidden)
+
+    def reselect(self, kept: Sequence[int | None]) -> NoIntegrator:
+        """There is nothing to keep."""
+        return NoIntegrator(len(kept), self.dim)
+
+
+INTEGRATORS: tuple[str, ...] = (PaperIntegrator.name, PairwiseIntegrator.name, NoIntegrator.name)
 
 
 def build_integrator(name: str, sources: int, dim: int, *, beta: float = 1.0, gamma: float = 1.0) -> Integrator:
@@ -211,8 +237,8 @@ def build_integrator(name: str, sources: int, dim: int, *, beta: float = 1.0, ga
         name: one of :data:`INTEGRATORS`.
         sources: number of streams.
         dim: hidden size.
-        beta: the paper's transfer strength; the pairwise form takes it as its strength.
-        gamma: the paper's contrast strength; the pairwise form has no use for it.
+        beta: the paper's transfer strength; the pairwise form takes it as its strength, ``none`` has no use for it.
+        gamma: the paper's contrast strength; the other forms have no use for it.
 
     Raises:
         ConfigError: unknown name.
@@ -222,4 +248,6 @@ def build_integrator(name: str, sources: int, dim: int, *, beta: float = 1.0, ga
         return PaperIntegrator(sources, dim, beta=beta, gamma=gamma)
     if name == PairwiseIntegrator.name:
         return PairwiseIntegrator(sources, dim, strength=beta)
+    if name == NoIntegrator.name:
+        return NoIntegrator(sources, dim)
     raise ConfigError(f"unknown integrator {name!r}: choose one of {', '.join(INTEGRATORS)}")
