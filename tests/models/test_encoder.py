@@ -318,6 +318,22 @@ def test_batch_of_one_equals_batch_of_many_and_padding_changes_nothing(
         torch.testing.assert_close(together[row, :length], alone[0], **CLOSE)
 
 
+def test_without_integrators_it_is_the_weighted_mean_of_the_sources(
+    family: Family, base_of: Folders, sources_of: SourcesOf, tmp_path: Path
+) -> None:
+    sources = sources_of(family.name, 2)
+    encoder = encoder_over(base_of(family.name), sources, integrator="none")
+    with torch.no_grad():
+        encoder.stream_weight.copy_(torch.tensor([0.75, 0.25]))
+        ids, mask = random_batch(family)
+        first, second = (source.states(ids, mask) for source in sources)
+        found = output(encoder, ids, mask)
+        torch.testing.assert_close(real(found, mask), real(0.75 * first + 0.25 * second, mask), **CLOSE)
+        encoder.save(str(tmp_path))
+        loaded = IntegratedEncoder.load(str(tmp_path), base=fresh_base(base_of(family.name)))
+        torch.testing.assert_close(real(output(loaded, ids, mask), mask), real(found, mask), **CLOSE)
+
+
 def test_integration_off_equals_zero_integrators(bert_encoder: IntegratedEncoder) -> None:
     ids, mask = random_batch(FAMILIES["bert"])
     mixed = output(bert_encoder, ids, mask)

@@ -79,15 +79,19 @@ def pairwise_loop(integrator: PairwiseIntegrator, hidden: Tensor, without: int |
 LOOPS = {"paper": paper_loop, "pairwise": pairwise_loop}
 
 
+def test_every_form_that_mixes_has_a_loop() -> None:
+    assert set(INTEGRATORS) == {*LOOPS, "none"}
+
+
 @pytest.mark.parametrize("n", [2, 3, 4])
-@pytest.mark.parametrize("name", INTEGRATORS)
+@pytest.mark.parametrize("name", LOOPS)
 def test_integrator_equals_the_loop_over_sources_and_tokens(name: str, n: int) -> None:
     integrator, hidden = random_integrator(name, n), hidden_states(n)
     torch.testing.assert_close(integrator(hidden), LOOPS[name](integrator, hidden), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [2, 3])
-@pytest.mark.parametrize("name", INTEGRATORS)
+@pytest.mark.parametrize("name", LOOPS)
 def test_leaving_a_source_out_equals_the_loop_without_its_terms(name: str, n: int) -> None:
     integrator, hidden = random_integrator(name, n), hidden_states(n)
     for without in range(n):
@@ -176,12 +180,22 @@ def test_pairwise_refuses_to_shrink_to_one_source() -> None:
         random_integrator("pairwise", 2).reselect([0])
 
 
+@pytest.mark.parametrize("without", [None, 1])
+def test_no_integrator_gives_the_streams_back(without: int | None) -> None:
+    integrator, hidden = build_integrator("none", 3, DIM), hidden_states(3)
+    assert not list(integrator.parameters())
+    assert torch.equal(integrator(hidden, without=without), hidden)
+    identity = torch.eye(3)[:, :, None, None].expand(3, 3, *hidden.shape[1:3])
+    assert torch.equal(integrator.coefficients(hidden.unbind(0), without=without), identity)
+    assert integrator.reselect([2, None]).sources == 2
+
+
 def test_unknown_integrator_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"unknown integrator 'softmax'.*paper, pairwise"):
+    with pytest.raises(ConfigError, match=r"unknown integrator 'softmax'.*paper, pairwise, none"):
         build_integrator("softmax", 2, DIM)
 
 
-@pytest.mark.parametrize("name", INTEGRATORS)
+@pytest.mark.parametrize("name", LOOPS)
 def test_gradients_reach_every_parameter_from_the_zero_start(name: str) -> None:
     integrator = build_integrator(name, 3, DIM)
     integrator(hidden_states(3)).square().sum().backward()

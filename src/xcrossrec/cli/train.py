@@ -114,7 +114,9 @@ def target(
     directory: DomainDir,
     sources: Annotated[list[Path], typer.Option("--source", help="A source's adapter folder; give it at least twice.")],
     out: Out,
-    integrator: Annotated[str, typer.Option(help="paper, pairwise (pair-factored), or none (the streams are only averaged).")] = "paper",
+    integrator: Annotated[
+        str, typer.Option(help="paper, pairwise (pair-factored), or none (the streams are only averaged).")
+    ] = "paper",
     scoring: ScoringOption = "dual",
     pair_attention: PairAttentionOption = None,
     pooling: Pooling = "late",
