@@ -254,6 +254,11 @@ def test_target_layers_that_the_base_does_not_have_are_refused(
         encoder_over(base_of("bert"), sources_of("bert", 2), target_rank=1, target_layers=layers)
 
 
+def test_target_layers_without_a_rank_are_refused(base_of: Folders, sources_of: SourcesOf) -> None:
+    with pytest.raises(ConfigError, match="target_layers is 1, but target_rank is 0: give that LoRA a rank"):
+        encoder_over(base_of("bert"), sources_of("bert", 2), target_layers=1)
+
+
 @pytest.mark.parametrize("rank", [-1, 1.5, True])
 def test_a_target_rank_that_is_none_is_refused(rank: int, base_of: Folders, sources_of: SourcesOf) -> None:
     with pytest.raises(ConfigError, match=rf"target_rank is {rank}: expected a whole number"):

@@ -338,8 +338,8 @@ class IntegratedEncoder(TitleEncoder):
 
     Raises:
         ModelError: fewer than two adapters, or two of one name.
-        ConfigError: ``top_layers`` or ``target_layers`` is not from 1 to the number of layers, or ``target_rank`` no
-            rank.
+        ConfigError: ``top_layers`` or ``target_layers`` is not from 1 to the number of layers, ``target_rank`` no
+            rank, or ``target_layers`` without one.
     """
 
     def __init__(
@@ -367,6 +367,8 @@ class IntegratedEncoder(TitleEncoder):
         self.beta, self.gamma = beta, gamma
         self.top_layers = top_layers
         self.target_rank = _checked_rank(target_rank)
+        if target_layers is not None and not target_rank:
+            raise ConfigError(f"target_layers is {target_layers!r}, but target_rank is 0: give that LoRA a rank")
         self.target_layers = target_layers
         layers = encoder_layers(base.backbone)
         self._first_integrated = _first_of("top_layers", top_layers, len(layers))
