@@ -56,6 +56,7 @@ def test_a_target_integrates_its_sources(domain_dir: Path, tiny_models: Any, tmp
     sources = [argument for path in tiny_models.sources for argument in ("--source", path)]
     out = tmp_path / "model"
     options = ("--integrator", "pairwise", "--top-layers", 1, "--target-rank", 2, "--target-layers", 1, "--budget", 2)
+    options = (*options, "--target-learning-rate", 0.004)
     done = invoke("target", domain_dir, *sources, "--out", out, *options, *QUICK)
     assert done.exit_code == 0, done.stderr
     assert f"{out}: " in done.stdout
@@ -64,7 +65,7 @@ def test_a_target_integrates_its_sources(domain_dir: Path, tiny_models: Any, tmp
     assert manifest["integration"]["integrator"] == "pairwise"
     assert manifest["integration"]["top_layers"] == 1
     assert (manifest["integration"]["target_rank"], manifest["integration"]["target_layers"]) == (2, 1)
-    assert manifest["training"]["budget"] == 2
+    assert (manifest["training"]["budget"], manifest["training"]["target_learning_rate"]) == (2, 0.004)
     assert [record["name"] for record in manifest["sources"]] == ["kitchen", "camping"]
 
 
@@ -108,8 +109,8 @@ def test_mistakes_are_one_sentence(
 def test_settings_come_from_a_file_and_options_override_them(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text("epochs = 7\nweight_decay = 0.1\nseed = 3\n")
-    assert _changes(file, 2, None, None, None) == {"epochs": 2, "weight_decay": 0.1, "seed": 3}
-    assert target_config(**_changes(file, None, 0.1, 4, 0)).seed == 0
+    assert _changes(file, epochs=2, learning_rate=None) == {"epochs": 2, "weight_decay": 0.1, "seed": 3}
+    assert target_config(**_changes(file, learning_rate=0.1, batch_users=4, seed=0)).seed == 0
 
 
 @pytest.mark.parametrize("center", [True, False])
@@ -142,9 +143,9 @@ def test_bad_settings_are_refused(text: str, message: str, tmp_path: Path) -> No
     file = tmp_path / "settings.toml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
-        _changes(file, None, None, None, None)
+        _changes(file)
     with pytest.raises(ConfigError, match="cannot be read"):
-        _changes(tmp_path / "nothing.toml", None, None, None, None)
+        _changes(tmp_path / "nothing.toml")
 
 
 def test_an_unknown_setting_is_refused_by_name(domain_dir: Path, tmp_path: Path) -> None:

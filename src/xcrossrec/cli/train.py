@@ -86,7 +86,7 @@ def source(
     from xcrossrec.models.base import DEFAULT_BASE
     from xcrossrec.training.source import train_source
 
-    changes = _changes(config, epochs, learning_rate, batch_users, seed)
+    changes = _changes(config, epochs=epochs, learning_rate=learning_rate, batch_users=batch_users, seed=seed)
     settings = source_config(**changes)
     domain = read_domain(directory)
     with progress_to_stderr():
@@ -138,6 +138,9 @@ def target(
     budget: Budget = None,
     epochs: Epochs = None,
     learning_rate: LearningRate = None,
+    target_learning_rate: Annotated[
+        float | None, typer.Option(help="AdamW's learning rate of the target's own LoRA.")
+    ] = None,
     batch_users: BatchUsers = None,
     max_tokens: MaxTokens = None,
     config: Config = None,
@@ -156,7 +159,15 @@ def target(
     from xcrossrec.data import read_domain
     from xcrossrec.training.target import train_target
 
-    settings = target_config(integrator, **_changes(config, epochs, learning_rate, batch_users, seed))
+    changes = _changes(
+        config,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        target_learning_rate=target_learning_rate,
+        batch_users=batch_users,
+        seed=seed,
+    )
+    settings = target_config(integrator, **changes)
     domain = read_domain(directory)
     with progress_to_stderr():
         report = train_target(
@@ -220,7 +231,8 @@ def lora(
     from xcrossrec.models.base import DEFAULT_BASE
     from xcrossrec.training.source import train_source
 
-    settings = rival_config(**_changes(config, epochs, learning_rate, batch_users, seed))
+    changes = _changes(config, epochs=epochs, learning_rate=learning_rate, batch_users=batch_users, seed=seed)
+    settings = rival_config(**changes)
     domain = read_domain(directory)
     with progress_to_stderr():
         report = train_source(
@@ -243,11 +255,8 @@ def lora(
     _print(out, report, as_json=as_json)
 
 
-def _changes(
-    config: Path | None, epochs: int | None, learning_rate: float | None, batch_users: int | None, seed: int | None
-) -> dict[str, Any]:
-    """Collect what the user set, options over the file."""
-    options = {"epochs": epochs, "learning_rate": learning_rate, "batch_users": batch_users, "seed": seed}
+def _changes(config: Path | None, **options: float | None) -> dict[str, Any]:
+    """Collect what the user set, options over the file; None is not set."""
     given = {name: value for name, value in options.items() if value is not None}
     return {**(_read_settings(config) if config else {}), **given}
 
