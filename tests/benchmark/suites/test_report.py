@@ -68,6 +68,7 @@ def write_cells(suite: Suite, files: CellFiles, rank_of) -> None:
         record = {
             "seed": cell.seed, "users": max(cell.budget, 0), "commit": "abc",
             "trained_parameters": {"lora": 300, "xcross": 120}.get(cell.method, 0), "head_parameters": 20,
+            "report": {"parameters": {"stream_weights": 2}} if cell.method == "xcross" else {},
             "fit": {"cpu_s": 2.0, "wall_s": 3.0}, "peak_memory_mib": 900.0, "metrics": found.summary(),
             "integration_off": found.summary() if cell.method == "xcross" else None,
             "integration_map": {"pairs": ["a to b", "b to a"], "layers": 2 * [{"a to b": 0.1, "b to a": 0.2}]}
@@ -204,6 +205,12 @@ def test_verdicts_of_the_claims(points: Points) -> None:
     assert parameters_verdict(points, "xcross", "lora", "garden") == "does not hold", (
         "100 of 280 is more than a quarter"
     )
+    record = points.find("garden", "xcross", 512).records[0]
+    assert record["seed"] == 0
+    record["trained_parameters"] = 20 + 70 + 2  # a quarter of LoRA's 280, and two streams' weights
+    assert parameters_verdict(points, "xcross", "lora", "garden") == "holds"
+    record["trained_parameters"] += 1
+    assert parameters_verdict(points, "xcross", "lora", "garden") == "does not hold"
     assert parameters_verdict(points, "xcross", "tfidf", "garden") == "not run"
     assert [Relative(0.0, i).verdict for i in ((-0.01, 0.1), (-0.03, 0.1), (-0.1, -0.02))] == [
         "holds", "open", "does not hold",

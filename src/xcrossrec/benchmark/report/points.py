@@ -122,6 +122,11 @@ class Point:
         return self.parameters - int(self.records[0]["head_parameters"])
 
     @property
+    def stream_weights(self) -> int:
+        """How many of the body's are the streams' weights, a scalar a stream, which the paper's quarter leaves out."""
+        return int(self.records[0]["report"].get("parameters", {}).get("stream_weights", 0))
+
+    @property
     def cpu_s(self) -> float | None:
         """Processor seconds of the training, mean over the seeds that were trained without a GPU; None without any."""
         seconds = [record["fit"]["cpu_s"] for record in self.records if not record.get("accelerator")]
