@@ -11,10 +11,16 @@ from xcrossrec.benchmark.cells import NO_BUDGET
 from xcrossrec.benchmark.report.points import Points
 from xcrossrec.types import Negatives
 
-_LEFT_OUT = ("popularity", "itemknn")
+_LEFT_OUT = ("popularity", "itemknn", "sasrec", "unisrec")
 """Kinds far below the others, which would press the rest of a figure together; the tables have them."""
 
 _MARKERS = "os^Dvp"
+
+_APART = 0.015
+"""How far methods stand apart at one number of users, as a share of it, so that intervals do not hide each other."""
+
+_NAMES_A_COLUMN = 32
+"""Of a figure's legend."""
 
 
 def _pyplot() -> Any:
@@ -35,8 +41,9 @@ def budget_curves(points: Points, target: str, negatives: Negatives, path: Path)
     if len(points.budgets) < 2:
         return False
     plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for method in _drawn(points, target):
+    drawn = _drawn(points, target)
+    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    for place, method in enumerate(drawn):
         found = [p for b in points.budgets if (p := points.find(target, method, b)) is not None]
         if found[0].budget == NO_BUDGET:
             axes.axhline(
@@ -48,7 +55,7 @@ def budget_curves(points: Points, target: str, negatives: Negatives, path: Path)
         means = np.array([point.mean(negatives) for point in found])
         errors = np.abs(np.array([point.interval(negatives) for point in found]).T - means)
         axes.errorbar(
-            np.array(users)[order],
+            np.array(users)[order] * (1 + _APART) ** (place - len(drawn) / 2),
             means[order],
             errors[:, order],
             marker=_marker(points, method),
@@ -63,14 +70,21 @@ def budget_curves(points: Points, target: str, negatives: Negatives, path: Path)
     axes.set_xticks(every, [f"{users:,}" for users in every])
     axes.minorticks_off()
     axes.grid(alpha=0.2)
-    figure.legend(loc="outside right upper", fontsize=7, frameon=False)
+    columns = -(-len(drawn) // _NAMES_A_COLUMN)
+    figure.legend(loc="outside right upper", fontsize=7, frameon=False, ncols=columns)
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return True
 
 
 def _drawn(points: Points, target: str) -> list[str]:
-    return [name for name in points.methods(target) if points.suite.methods[name].kind not in _LEFT_OUT]
+    """The methods of a figure: without those far below, and without the checks on titles dealt out anew."""
+    methods = points.suite.methods
+    return [
+        name
+        for name in points.methods(target)
+        if methods[name].kind not in _LEFT_OUT and not methods[name].settings.get("shuffle_titles")
+    ]
 
 
 def _color(points: Points, method: str) -> Any:
