@@ -102,7 +102,7 @@ DEFAULT_TOP_LAYERS = 2
 """Last layers after which `train target` integrates: as accurate as after all six of MiniLM, with a third of the
 parameters and 60 to 70% of the time (LOG.md)."""
 
-_TARGET_LEARNING_RATES = {"paper": 3e-4, "pairwise": 5e-3, "none": 3e-4}
+_TARGET_LEARNING_RATES = {"paper": 3e-4, "pairwise": 5e-3}
 """Measured on Toys (LOG.md), integrating after the last two layers (after all, 1e-4 is better for the paper's form);
 the pairwise form divides by the square root of the hidden size, hence the distance."""
 

@@ -372,7 +372,8 @@ class IntegratedEncoder(TitleEncoder):
         self.target_layers = target_layers
         layers = encoder_layers(base.backbone)
         self._first_integrated = _first_of("top_layers", top_layers, len(layers))
-        own = list(layers)[_first_of("target_layers", target_layers, len(layers)) :]
+        first_own = _first_of("target_layers", target_layers, len(layers))
+        own = None if target_layers is None else list(layers)[first_own:]
         self._adapters = tuple(adapters)
         self.backbone = base.backbone
         stacked = stack_adapters(self.backbone, adapters, target_rank, own)

@@ -510,9 +510,9 @@ class PackedEncoder:
         layers = self._folded(dtype)
         last = len(layers) - 1
         done = []
-        if keep and self._can_keep():
-            streams = self._kept_states(input_ids, texts, dtype, layers, narrow_states)
-            streams = self._run_texts(streams, texts, dtype, layers, range(self._last_kept() + 1, last + 1))
+        if keep and self._can_keep() and (kept := self._last_kept()) >= 0:
+            streams = self._kept_states(input_ids, texts, dtype, layers[: kept + 1], narrow_states)
+            streams = self._run_texts(streams, texts, dtype, layers, range(kept + 1, last + 1))
             done.append(combine(self._mixed(streams, last)).float())
         else:
             parts = [texts] if torch.is_grad_enabled() else texts.parts(max(1, _TOKENS_AT_ONCE // self.sources))
@@ -548,9 +548,9 @@ class PackedEncoder:
         return self._run(streams, texts.attention(self._bias()), dtype, layers, numbers)
 
     def _can_keep(self) -> bool:
-        """Whether gradients are kept and there is a layer whose states depend on nothing but the text."""
+        """Whether gradients are kept and the first layer's input depends on nothing but the text."""
         model = _unwrapped(self.backbone)
-        if not torch.is_grad_enabled() or not self.mixers or model.training or self._last_kept() < 0:
+        if not torch.is_grad_enabled() or not self.mixers or model.training:
             return False
         return not any(weight.requires_grad for weight in model.embeddings.parameters())
 
@@ -572,8 +572,8 @@ class PackedEncoder:
         layers: Sequence[_Layer],
         narrow_states: bool,
     ) -> Sequence[Float[Tensor, "token dim"]]:
-        """Each stream's states after the last layer that can be kept, not mixed: those kept, or computed."""
-        self._forget_if_changed()
+        """Each stream's states after the last of these layers, not mixed: those kept, or computed."""
+        self._forget_if_changed(len(layers))
         lengths = [length for count, length in texts.groups for _ in range(count)]
         starts = list(accumulate(lengths, initial=0))
         written = input_ids.flatten()[texts.place].long().numpy()
@@ -605,7 +605,7 @@ class PackedEncoder:
         embedded, _ = self._embedded(input_ids)
         for part in texts.parts(max(1, _TOKENS_AT_ONCE // self.sources)):
             x = embedded[part.place].to(dtype if narrow_states else embedded.dtype)
-            streams = self._run_texts([x] * self.sources, part, dtype, layers, range(self._last_kept() + 1))
+            streams = self._run_texts([x] * self.sources, part, dtype, layers, range(len(layers)))
             sizes = [length for count, length in part.groups for _ in range(count)]
             for states in zip(*(stream.split_with_sizes(sizes) for stream in streams), strict=True):
                 yield torch.stack(states)
@@ -673,14 +673,14 @@ class PackedEncoder:
                 self._layers[key] = [self._fold(layer, *key) for layer in model.encoder.layer]
         return self._layers[key]
 
-    def _forget_if_changed(self) -> None:
-        """Free the kept states if a weight that they come from has changed, or others are to be kept."""
+    def _forget_if_changed(self, layers: int) -> None:
+        """Free the kept states if a weight of so many first layers, which they come from, has changed, or if they come
+        from another number of layers."""
         model = _unwrapped(self.backbone)
-        last = self._last_kept()
-        below = (model.embeddings, *model.encoder.layer[: last + 1])
+        below = (model.embeddings, *model.encoder.layer[:layers])
         mixing = self._mixing()
         tensors = [t for part in below for t in (*part.parameters(), *part.buffers()) if id(t) not in mixing]
-        state = (last, _versions(tensors))
+        state = (layers, _versions(tensors))
         if state != self._kept_from:
             self.forget()
             self._kept_from = state

@@ -29,7 +29,7 @@ from xcrossrec.benchmark.report.claims import (
     seed_differences,
     shuffled_pairs,
 )
-from xcrossrec.benchmark.report.figures import accuracy_against
+from xcrossrec.benchmark.report.figures import _drawn, accuracy_against
 from xcrossrec.benchmark.report.page import write_report
 from xcrossrec.benchmark.report.points import Points
 from xcrossrec.benchmark.report.resampling import compare_many, interval, relative_interval
@@ -181,6 +181,15 @@ def test_curves_interpolate_on_the_logarithm() -> None:
     assert curve.users_to_reach(0.1) == 128
     assert curve.users_to_reach(0.31) is None
     assert Curve((), ()).users_to_reach(0.1) is None
+
+
+def test_figures_leave_out_what_lies_far_below_and_the_checks(suite_file, tmp_path: Path) -> None:
+    suite, files = Suite.read(suite_file((*METHODS, "shuffled"), "128, 512", "0")), CellFiles(tmp_path / "run")
+    assert suite.methods["shuffled"].settings["shuffle_titles"] is True
+    write_cells(suite, files, lambda cell: ranks(30, cell))
+    points = Points(suite, files)
+    assert {"popularity", "shuffled"} < set(points.methods("garden"))
+    assert set(_drawn(points, "garden")) == set(points.methods("garden")) - {"popularity", "shuffled"}
 
 
 def test_tables_show_what_the_cells_say(points: Points) -> None:

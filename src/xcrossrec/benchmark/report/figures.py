@@ -11,7 +11,7 @@ from xcrossrec.benchmark.cells import NO_BUDGET
 from xcrossrec.benchmark.report.points import Points
 from xcrossrec.types import Negatives
 
-_LEFT_OUT = ("popularity", "itemknn", "sasrec", "unisrec")
+LEFT_OUT = ("popularity", "itemknn", "sasrec", "unisrec")
 """Kinds far below the others, which would press the rest of a figure together; the tables have them."""
 
 _MARKERS = "os^Dvp"
@@ -83,7 +83,7 @@ def _drawn(points: Points, target: str) -> list[str]:
     return [
         name
         for name in points.methods(target)
-        if methods[name].kind not in _LEFT_OUT and not methods[name].settings.get("shuffle_titles")
+        if methods[name].kind not in LEFT_OUT and not methods[name].settings.get("shuffle_titles")
     ]
 
 

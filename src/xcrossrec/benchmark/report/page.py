@@ -126,8 +126,8 @@ def _against_lora(points: Points, ours: str, loras: list[str], warm: list[str]) 
 
 
 _FIGURES_NOTE = (
-    "The tables have every method. The figures leave out those far below the others (popularity, ItemKNN, SASRec, "
-    "UniSRec) and the checks on titles dealt out anew."
+    f"The tables have every method. The figures leave out those far below the others ({', '.join(figures.LEFT_OUT)}) "
+    "and the checks on titles dealt out anew."
 )
 
 
