@@ -1,0 +1,35 @@
+"""The tables of docs/evidence.md: filled where the page names them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from benchmarks.evidence import tables
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_table_is_replaced_and_the_text_around_it_stays() -> None:
+    page = "before\n<!-- table data -->\n| old |\n<!-- end -->\nafter <!-- table data -->\n<!-- end -->\n"
+    filled = tables.filled(page, {"data": lambda: "| new |"})
+    assert filled == (
+        "before\n<!-- table data -->\n| new |\n<!-- end -->\nafter <!-- table data -->\n| new |\n<!-- end -->\n"
+    )
+
+
+def test_a_table_without_a_maker_is_refused() -> None:
+    with pytest.raises(KeyError, match="unknown"):
+        tables.filled("<!-- table unknown -->\n<!-- end -->", {})
+
+
+def test_the_page_has_every_table_once_and_no_other() -> None:
+    named = re.findall(r"<!-- table (\S+) -->", tables.PAGE.read_text(encoding="utf-8"))
+    assert sorted(named) == sorted(tables.TABLES)
+
+
+def test_every_method_with_a_name_on_the_page_is_one_of_its_suite() -> None:
+    for suite, names in (("amazon", tables.DUAL), ("pair", tables.PAIR)):
+        methods = tables.Suite.read(ROOT / tables.SUITES / f"{suite}.toml").methods
+        assert set(names) <= set(methods)
