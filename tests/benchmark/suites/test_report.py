@@ -29,7 +29,7 @@ from xcrossrec.benchmark.report.claims import (
     seed_differences,
     shuffled_pairs,
 )
-from xcrossrec.benchmark.report.figures import _drawn, accuracy_against
+from xcrossrec.benchmark.report.figures import _drawn, accuracy_against, integration_maps
 from xcrossrec.benchmark.report.page import write_report
 from xcrossrec.benchmark.report.points import Points
 from xcrossrec.benchmark.report.resampling import compare_many, interval, relative_interval
@@ -111,6 +111,17 @@ def test_seeds_are_averaged_user_by_user(suite_file, tmp_path: Path) -> None:
     assert point.spread("full") == pytest.approx(np.std([1.0, 0.5], ddof=1))
     table = tables.accuracy_table(Points(suite, files), "garden", "full")
     assert "| lora | 300 | .750 ±.000 (sd .3536 over 2 seeds) |" in table
+
+
+def test_streams_that_take_nothing_from_each_other_have_no_map(suite_file, tmp_path: Path) -> None:
+    suite, files = Suite.read(suite_file(("xcross",), "128")), CellFiles(tmp_path / "run")
+    write_cells(suite, files, lambda cell: ranks(30, cell))
+    assert integration_maps(Points(suite, files), "xcross", 128, tmp_path / "map.png")
+    for cell in suite.cells():
+        nothing = {"pairs": ["a to b", "b to a"], "layers": 2 * [{"a to b": 0.0, "b to a": 0.0}]}
+        files.write(cell, files.evaluation(cell), files.read(cell) | {"integration_map": nothing})
+    assert not integration_maps(Points(suite, files), "xcross", 128, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_cells_of_a_gpu_have_no_share_in_processor_seconds(suite_file, tmp_path: Path) -> None:

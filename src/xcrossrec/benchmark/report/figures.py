@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xcrossrec.benchmark.cells import NO_BUDGET
-from xcrossrec.benchmark.report.points import Points
+from xcrossrec.benchmark.report.points import Point, Points
 from xcrossrec.types import Negatives
 
 LEFT_OUT = ("popularity", "itemknn", "sasrec", "unisrec")
@@ -136,13 +136,9 @@ _LABELS = {"parameters": "trained parameters, head included (0 drawn at 1)", "cp
 
 
 def integration_maps(points: Points, method: str, budget: int, path: Path) -> bool:
-    """What each stream takes from each other, by layer: mean absolute coefficient; False where nothing was recorded."""
+    """What each stream takes from each other, by layer: mean absolute coefficient; False where none takes anything."""
     plt = _pyplot()
-    found = [
-        p
-        for target in points.targets
-        if (p := points.find(target, method, budget)) and p.records[0].get("integration_map")
-    ]
+    found = [p for target in points.targets if (p := points.find(target, method, budget)) and _mixes(p)]
     if not found:
         return False
     figure, panels = plt.subplots(1, len(found), figsize=(3.6 * len(found), 3.8), squeeze=False, layout="constrained")
@@ -157,3 +153,9 @@ def integration_maps(points: Points, method: str, budget: int, path: Path) -> bo
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return True
+
+
+def _mixes(point: Point) -> bool:
+    """Whether a stream takes anything from another: those of the integrator ``none`` are only averaged."""
+    table = point.records[0].get("integration_map")
+    return bool(table) and any(layer[pair] for layer in table["layers"] for pair in table["pairs"])
