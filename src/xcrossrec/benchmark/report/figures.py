@@ -138,15 +138,18 @@ _LABELS = {"parameters": "trained parameters, head included (0 drawn at 1)", "cp
 def integration_maps(points: Points, method: str, budget: int, path: Path) -> bool:
     """What each stream takes from each other, by layer: mean absolute coefficient; False where none takes anything."""
     plt = _pyplot()
-    found = [p for target in points.targets if (p := points.find(target, method, budget)) and _mixes(p)]
-    if not found:
+    maps = {
+        target: table
+        for target in points.targets
+        if (point := points.find(target, method, budget)) is not None and (table := _integration_map(point))
+    }
+    if not maps:
         return False
-    figure, panels = plt.subplots(1, len(found), figsize=(3.6 * len(found), 3.8), squeeze=False, layout="constrained")
-    for axes, point in zip(panels[0], found, strict=True):
-        table = point.records[0]["integration_map"]
+    figure, panels = plt.subplots(1, len(maps), figsize=(3.6 * len(maps), 3.8), squeeze=False, layout="constrained")
+    for axes, (target, table) in zip(panels[0], maps.items(), strict=True):
         rows = [[layer[pair] for pair in table["pairs"]] for layer in table["layers"]]
         image = axes.imshow(np.array(rows), aspect="auto", cmap="viridis", vmin=0)
-        axes.set(title=point.target, ylabel="layer", xticks=range(len(table["pairs"])), yticks=range(len(rows)))
+        axes.set(title=target, ylabel="layer", xticks=range(len(table["pairs"])), yticks=range(len(rows)))
         axes.set_xticklabels(table["pairs"], rotation=40, ha="right", fontsize=7)
         axes.set_yticklabels(table.get("numbers", range(1, len(rows) + 1)))
         figure.colorbar(image, ax=axes, shrink=0.7)
@@ -155,7 +158,7 @@ def integration_maps(points: Points, method: str, budget: int, path: Path) -> bo
     return True
 
 
-def _mixes(point: Point) -> bool:
-    """Whether a stream takes anything from another: those of the integrator ``none`` are only averaged."""
-    table = point.records[0].get("integration_map")
-    return bool(table) and any(layer[pair] for layer in table["layers"] for pair in table["pairs"])
+def _integration_map(point: Point) -> dict[str, Any]:
+    """What was recorded, or nothing where no stream takes from another: the integrator ``none`` only averages them."""
+    table: dict[str, Any] = point.records[0].get("integration_map") or {"layers": []}
+    return table if any(layer[pair] for layer in table["layers"] for pair in table["pairs"]) else {}
