@@ -15,6 +15,7 @@ from xcrossrec.benchmark.cells import CellFiles
 from xcrossrec.benchmark.report import tables
 from xcrossrec.benchmark.report.claims import (
     Curve,
+    DataRatio,
     Duel,
     Relative,
     cross_domain_rivals,
@@ -184,6 +185,7 @@ def test_data_ratio_at_every_point_of_the_rivals_curve(points: Points) -> None:
     assert (first.own_users, first.at_floor, first.text()) == (128.0, True, "≤1.00")
     assert second.own_users == 128.0, "lora's 30 users of rank 1 at 512 are ours at 128"
     assert second.text() == "≤0.25"
+    assert DataRatio(128, 0.2, 512.0, at_floor=True).text() == "not measured", "ours has no cell with so few users"
 
 
 def test_curves_interpolate_on_the_logarithm() -> None:

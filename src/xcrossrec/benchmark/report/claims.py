@@ -228,9 +228,11 @@ class DataRatio:
     at_floor: bool
 
     def text(self) -> str:
-        """The ratio as a word."""
+        """The ratio as a word; none where ours was measured only with more users than the rival had."""
         if self.own_users is None:
             return "not reached"
+        if self.at_floor and self.own_users > self.rival_users:
+            return "not measured"
         return f"{'≤' if self.at_floor else ''}{self.own_users / self.rival_users:.2f}"
 
 
