@@ -16,6 +16,12 @@ def test_each_stage_has_its_defaults_and_takes_changes() -> None:
     assert (source_config().projection_rank, target_config().projection_rank) == (0, 16)
 
 
+def test_a_lora_without_integrators_has_a_rate_of_its_own() -> None:
+    rates = [target_config(integrator).target_learning_rate for integrator in ("paper", "pairwise", "none")]
+    assert rates == [1e-3, 1e-3, 4e-3]
+    assert target_config("none", target_learning_rate=8e-3).target_learning_rate == 8e-3
+
+
 def test_settings_survive_a_mapping() -> None:
     config = source_config(epochs=2, seed=9)
     assert TrainingConfig.from_mapping(config.to_dict()) == config

@@ -106,16 +106,21 @@ _TARGET_LEARNING_RATES = {"paper": 3e-4, "pairwise": 5e-3}
 """Measured on Toys (LOG.md), integrating after the last two layers (after all, 1e-4 is better for the paper's form);
 the pairwise form divides by the square root of the hidden size, hence the distance."""
 
+_RATE_OF_AN_ONLY_LORA = 4e-3
+"""Of the target's own LoRA where no integrator trains beside it: rank 2, 512 to 2,048 users (docs/evidence.md)."""
+
 
 def target_config(integrator: str = "paper", **changes: Any) -> TrainingConfig:
     """Defaults for integrators on a new domain (``train target``).
 
     Args:
-        integrator: its form decides the learning rate.
+        integrator: its form decides the learning rates.
         **changes: settings that differ from the defaults.
     """
-    rate = _TARGET_LEARNING_RATES.get(integrator, _TARGET_LEARNING_RATES["paper"])
-    return TrainingConfig.from_mapping(changes, epochs=8, learning_rate=rate, patience=3, projection_rank=16)
+    rates = {"learning_rate": _TARGET_LEARNING_RATES.get(integrator, _TARGET_LEARNING_RATES["paper"])}
+    if integrator == "none":
+        rates["target_learning_rate"] = _RATE_OF_AN_ONLY_LORA
+    return TrainingConfig.from_mapping(changes, epochs=8, patience=3, projection_rank=16, **rates)
 
 
 _RIVAL_RATE = 1e-3
