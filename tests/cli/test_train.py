@@ -12,12 +12,13 @@ from typer.testing import CliRunner
 
 from xcrossrec.baselines.neural import untrained
 from xcrossrec.cli import app
-from xcrossrec.cli.train import _changes
+from xcrossrec.cli.train import _MANY_USERS, _changes, _ManyUsers, advice
 from xcrossrec.config import rival_config, target_config
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
 from xcrossrec.models.heads import Center
+from xcrossrec.types import Scoring
 
 RUNNER = CliRunner()
 QUICK = ["--epochs", "1", "--batch-users", "8"]
@@ -67,6 +68,42 @@ def test_a_target_integrates_its_sources(domain_dir: Path, tiny_models: Any, tmp
     assert (manifest["integration"]["target_rank"], manifest["integration"]["target_layers"]) == (2, 1)
     assert (manifest["training"]["budget"], manifest["training"]["target_learning_rate"]) == (2, 0.004)
     assert [record["name"] for record in manifest["sources"]] == ["kitchen", "camping"]
+
+
+@pytest.mark.parametrize(
+    ("users", "scoring", "integrator", "rank", "rate"),
+    [
+        (4095, "dual", "paper", 0, None),
+        (4096, "dual", "paper", 0, "0.008"),
+        (4096, "dual", "pairwise", 0, "0.008"),
+        (4096, "dual", "none", 0, None),
+        (4096, "dual", "paper", 1, None),
+        (511, "pair", "paper", 0, None),
+        (512, "pair", "paper", 0, "0.002"),
+    ],
+)
+def test_many_users_are_told_of_the_better_form(
+    users: int, scoring: Scoring, integrator: str, rank: int, rate: str | None
+) -> None:
+    said = advice(users, scoring, integrator, rank)
+    assert (
+        said is None
+        if rate is None
+        else said is not None and said.endswith(f"--integrator none --target-rank 2 --target-learning-rate {rate}")
+    )
+
+
+def test_the_note_is_printed_before_the_training(
+    domain_dir: Path, tiny_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_MANY_USERS, "dual", _ManyUsers(3, 0.008))
+    sources = [argument for path in tiny_models.sources for argument in ("--source", path)]
+    few = invoke("target", domain_dir, *sources, "--out", tmp_path / "few", "--budget", 2, "--json", *QUICK)
+    many = invoke("target", domain_dir, *sources, "--out", tmp_path / "many", "--json", *QUICK)
+    assert (few.exit_code, many.exit_code) == (0, 0)
+    assert "note:" not in few.stderr
+    assert "note: with 3 users and dual scoring" in many.stderr
+    assert json.loads(many.stdout)["users"] == 3
 
 
 def test_the_rival_starts_from_the_base_or_an_adapter(domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:
