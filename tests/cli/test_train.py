@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from xcrossrec.baselines.neural import untrained
 from xcrossrec.cli import app
-from xcrossrec.cli.train import _MANY_USERS, _changes, _ManyUsers, advice
+from xcrossrec.cli.train import _BETTER_RATES, _changes, advice
 from xcrossrec.config import rival_config, target_config
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import ConfigError
@@ -73,11 +73,11 @@ def test_a_target_integrates_its_sources(domain_dir: Path, tiny_models: Any, tmp
 @pytest.mark.parametrize(
     ("users", "scoring", "integrator", "rank", "rate"),
     [
-        (4095, "dual", "paper", 0, None),
-        (4096, "dual", "paper", 0, "0.008"),
-        (4096, "dual", "pairwise", 0, "0.008"),
-        (4096, "dual", "none", 0, None),
-        (4096, "dual", "paper", 1, None),
+        (2047, "dual", "paper", 0, None),
+        (2048, "dual", "paper", 0, "0.004"),
+        (8192, "dual", "pairwise", 0, "0.008"),
+        (2048, "dual", "none", 0, None),
+        (2048, "dual", "paper", 1, None),
         (511, "pair", "paper", 0, None),
         (512, "pair", "paper", 0, "0.002"),
     ],
@@ -96,7 +96,7 @@ def test_many_users_are_told_of_the_better_form(
 def test_the_note_is_printed_before_the_training(
     domain_dir: Path, tiny_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(_MANY_USERS, "dual", _ManyUsers(3, 0.008))
+    monkeypatch.setitem(_BETTER_RATES, "dual", {3: 0.004})
     sources = [argument for path in tiny_models.sources for argument in ("--source", path)]
     few = invoke("target", domain_dir, *sources, "--out", tmp_path / "few", "--budget", 2, "--json", *QUICK)
     many = invoke("target", domain_dir, *sources, "--out", tmp_path / "many", "--json", *QUICK)

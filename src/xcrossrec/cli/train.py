@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -281,16 +281,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return found
 
 
-@dataclass(frozen=True)
-class _ManyUsers:
-    """From how many users on the averaged sources with a LoRA of rank 2 ranked better, and at which rate."""
-
-    users: int
-    rate: float
-
-
-_MANY_USERS: dict[Scoring, _ManyUsers] = {"dual": _ManyUsers(4096, 0.008), "pair": _ManyUsers(512, 0.002)}
-"""Measured at 2,048 and 8,192 users with `dual` scoring, at 128 and 512 with `pair` (docs/evidence.md)."""
+_BETTER_RATES: dict[Scoring, dict[int, float]] = {"dual": {2048: 0.004, 8192: 0.008}, "pair": {512: 0.002}}
+"""From how many users on averaged sources with a LoRA of rank 2 ranked better than integrators, and at which rate
+(docs/evidence.md)."""
 
 
 def advice(users: int, scoring: Scoring, integrator: str, target_rank: int) -> str | None:
@@ -302,12 +295,12 @@ def advice(users: int, scoring: Scoring, integrator: str, target_rank: int) -> s
         integrator: the form asked for.
         target_rank: rank of the target's own LoRA; who asks for one has chosen.
     """
-    many = _MANY_USERS[scoring]
-    if users < many.users or integrator == "none" or target_rank:
+    rates = [rate for least, rate in _BETTER_RATES[scoring].items() if users >= least]
+    if not rates or integrator == "none" or target_rank:
         return None
     return (
         f"note: with {users:,} users and {scoring} scoring, averaged sources with a small LoRA ranked better than "
-        f"integrators alone (docs/evidence.md): --integrator none --target-rank 2 --target-learning-rate {many.rate}"
+        f"integrators alone (docs/evidence.md): --integrator none --target-rank 2 --target-learning-rate {rates[-1]}"
     )
 
 
