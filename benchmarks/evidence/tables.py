@@ -11,7 +11,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from xcrossrec.benchmark.cells import ALL, NO_BUDGET, CellFiles
@@ -140,7 +140,7 @@ PAIR_COLUMNS = (
     *(("xcross-lora-fast", budget) for budget in (512, 2048, ALL)),
     *(("mean-lora", budget) for budget in (512, 2048, ALL)),
 )
-ONE_CHANCE: Sequence[Negatives] = ("popularity", "uniform")
+SHOWN: Sequence[Negatives] = ("popularity", "uniform")
 
 
 @cache
@@ -154,7 +154,7 @@ def parameters() -> str:
     """Our forms relative to LoRA on the same users, per target and together."""
     rows = []
     for budget, method, form, lora in FORMS:
-        for negatives in ONE_CHANCE:
+        for negatives in SHOWN:
             texts, pairs = [], []
             for target in TARGETS:
                 pair = _pair("amazon", target, (method, budget), (lora, budget))
@@ -292,7 +292,7 @@ def pair_data() -> str:
 def _pair_table(lora_budget: Callable[[int], int], *, relative: bool) -> str:
     rows = []
     for budget, method, form in PAIR_FORMS:
-        for negatives in ONE_CHANCE:
+        for negatives in SHOWN:
             texts, pairs = [], []
             for target in TARGETS:
                 pair = _pair("pair", target, (method, budget), ("lora", lora_budget(budget)))
@@ -339,8 +339,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "parameters": parameters,
     "data": data,
     "rivals": rivals,
-    **{f"users-{budget_name(b).replace(',', '')}": lambda b=b: accuracy(b) for b in (128, 512, 2048, 8192, ALL)},  # type: ignore[misc]
-    **{f"pair-{target}": lambda target=target: pair_accuracy(target) for target in TARGETS},  # type: ignore[misc]
+    **{f"users-{budget or 'all'}": partial(accuracy, budget) for budget in (128, 512, 2048, 8192, ALL)},
+    **{f"pair-{target}": partial(pair_accuracy, target) for target in TARGETS},
     "pair-parameters": pair_parameters,
     "pair-data": pair_data,
     "pair-rivals": pair_rivals,
