@@ -145,25 +145,26 @@ SHOWN: Sequence[Negatives] = ("popularity", "uniform")
 
 @cache
 def points(name: str) -> Points:
-    """The finished cells of a suite's run."""
-    suite = Suite.read(SUITES / f"{name}.toml")
-    return Points(suite, CellFiles(suite.out))
+    """The finished cells of a suite's run; without any there is no page to write."""
+    path = SUITES / f"{name}.toml"
+    suite = Suite.read(path)
+    found = Points(suite, CellFiles(suite.out))
+    if not len(found):
+        kept = f"benchmarks/results/evidence/{name}"
+        sys.exit(f"{suite.out} has no finished cell: run `xcrossrec benchmark restore {path} --from {kept}` first")
+    return found
 
 
 def parameters() -> str:
     """Our forms relative to LoRA on the same users, per target and together."""
     rows = []
     for budget, method, form, lora in FORMS:
-        for negatives in SHOWN:
-            texts, pairs = [], []
-            for target in TARGETS:
-                pair = _pair("amazon", target, (method, budget), (lora, budget))
-                texts.append("" if pair is None else _relative([pair], negatives))
-                pairs += [] if pair is None else [pair]
-            if pairs:
-                together = _relative(pairs, negatives) if len(pairs) == len(TARGETS) else ""
-                rate = points("amazon").suite.methods[lora].settings["learning_rate"]
-                rows.append([budget_name(budget), form, _rate(rate), negatives, *texts, together])
+        pairs = _pairs("amazon", (method, budget), (lora, budget))
+        rate = _rate(points("amazon").suite.methods[lora].settings["learning_rate"])
+        for negatives in SHOWN if pairs else ():
+            texts = [_relative([pairs[target]], negatives) if target in pairs else "" for target in TARGETS]
+            together = _relative(list(pairs.values()), negatives) if len(pairs) == len(TARGETS) else ""
+            rows.append([budget_name(budget), form, rate, negatives, *texts, together])
     return markdown_table(["users", "form", "LoRA", "negatives", *TARGETS.values(), "together"], rows)
 
 
@@ -281,36 +282,30 @@ def _both(point: Point | None) -> str:
 
 def pair_parameters() -> str:
     """Our forms in regime (b) relative to a LoRA from the base on the same users."""
-    return _pair_table(lambda budget: budget, relative=True)
+    return _pair_table(lambda budget: budget, lambda pair, negatives: _relative([pair], negatives))
 
 
 def pair_data() -> str:
     """Our forms in regime (b) minus a LoRA from the base with all of the target's users."""
-    return _pair_table(lambda _: ALL, relative=False)
+    return _pair_table(lambda _: ALL, lambda pair, negatives: _difference(compare_points(*pair, negatives)))
 
 
-def _pair_table(lora_budget: Callable[[int], int], *, relative: bool) -> str:
+def _pair_table(lora_budget: Callable[[int], int], say: Callable[[tuple[Point, Point], Negatives], str]) -> str:
     rows = []
     for budget, method, form in PAIR_FORMS:
-        for negatives in SHOWN:
-            texts, pairs = [], []
-            for target in TARGETS:
-                pair = _pair("pair", target, (method, budget), ("lora", lora_budget(budget)))
-                pairs += [] if pair is None else [pair]
-                if pair is None:
-                    texts.append("")
-                else:
-                    texts.append(
-                        _relative([pair], negatives) if relative else _difference(compare_points(*pair, negatives))
-                    )
-            if pairs:
-                rows.append([budget_name(budget), form, negatives, *texts])
+        pairs = _pairs("pair", (method, budget), ("lora", lora_budget(budget)))
+        for negatives in SHOWN if pairs else ():
+            texts = [say(pairs[target], negatives) if target in pairs else "" for target in TARGETS]
+            rows.append([budget_name(budget), form, negatives, *texts])
     return markdown_table(["users", "form", "negatives", *TARGETS.values()], rows)
 
 
-def _pair(suite: str, target: str, ours: tuple[str, int], other: tuple[str, int]) -> tuple[Point, Point] | None:
-    mine, theirs = points(suite).find(target, *ours), points(suite).find(target, *other)
-    return None if mine is None or theirs is None else (mine, theirs)
+def _pairs(suite: str, ours: tuple[str, int], other: tuple[str, int]) -> dict[str, tuple[Point, Point]]:
+    """Two methods, each at a budget, on every target that has both."""
+    found = {target: (points(suite).find(target, *ours), points(suite).find(target, *other)) for target in TARGETS}
+    return {
+        target: (mine, theirs) for target, (mine, theirs) in found.items() if mine is not None and theirs is not None
+    }
 
 
 def _relative(pairs: Sequence[tuple[Point, Point]], negatives: Negatives) -> str:

@@ -33,3 +33,19 @@ def test_every_method_with_a_name_on_the_page_is_one_of_its_suite() -> None:
     for suite, names in (("amazon", tables.DUAL), ("pair", tables.PAIR)):
         methods = tables.Suite.read(ROOT / tables.SUITES / f"{suite}.toml").methods
         assert set(names) <= set(methods)
+
+
+def test_a_page_is_not_emptied_where_no_cell_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table data -->\n| old |\n<!-- end -->\n")
+    (tmp_path / tables.SUITES).mkdir(parents=True)
+    suite = (ROOT / tables.SUITES / "amazon.toml").read_text()
+    (tmp_path / tables.SUITES / "amazon.toml").write_text(suite)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tables, "PAGE", page)
+    tables.points.cache_clear()
+    with pytest.raises(
+        SystemExit, match=r"runs/evidence/amazon has no finished cell: run `xcrossrec benchmark restore"
+    ):
+        tables.main([])
+    assert "| old |" in page.read_text()

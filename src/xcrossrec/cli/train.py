@@ -21,7 +21,7 @@ from xcrossrec.cli.console import (
 )
 from xcrossrec.config import DEFAULT_TOP_LAYERS, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.types import HistoryPooling, PairAttention, PairStart, Scoring
+from xcrossrec.types import USER, HistoryPooling, PairAttention, PairStart, Scoring
 
 if TYPE_CHECKING:
     from xcrossrec.training.loop import TrainingReport
@@ -169,7 +169,8 @@ def target(
     )
     settings = target_config(integrator, **changes)
     domain = read_domain(directory)
-    if (better := advice(budget or len(domain.sequences("train")), scoring, integrator, target_rank)) is not None:
+    users = budget or domain.frame("train")[USER].n_unique()
+    if (better := advice(users, scoring, integrator, target_rank)) is not None:
         typer.echo(better, err=True)
     with progress_to_stderr():
         report = train_target(
@@ -283,7 +284,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 _BETTER_RATES: dict[Scoring, dict[int, float]] = {"dual": {2048: 0.004, 8192: 0.008}, "pair": {512: 0.002}}
 """From how many users on averaged sources with a LoRA of rank 2 ranked better than integrators, and at which rate
-(docs/evidence.md)."""
+(docs/evidence.md; `pair` with a fresh head, 512 and all users)."""
 
 
 def advice(users: int, scoring: Scoring, integrator: str, target_rank: int) -> str | None:
@@ -300,7 +301,8 @@ def advice(users: int, scoring: Scoring, integrator: str, target_rank: int) -> s
         return None
     return (
         f"note: with {users:,} users and {scoring} scoring, averaged sources with a small LoRA ranked better than "
-        f"integrators alone (docs/evidence.md): --integrator none --target-rank 2 --target-learning-rate {rates[-1]}"
+        "integrators alone where we measured it (docs/evidence.md): "
+        f"--integrator none --target-rank 2 --target-learning-rate {rates[-1]}"
     )
 
 
