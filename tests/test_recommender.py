@@ -16,7 +16,8 @@ from xcrossrec.exceptions import BundleError, ConfigError, DataError
 from xcrossrec.models import bundle
 from xcrossrec.models.scorer import build_scorer
 from xcrossrec.recommender import Explanation, Item, Recommender
-from xcrossrec.training.target import build_target_model
+from xcrossrec.training.source import write
+from xcrossrec.training.target import build_target_model, count_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
 
@@ -358,6 +359,25 @@ def test_an_explanation_reads_as_sentences_and_as_json(recommender: Recommender)
     assert "Strongest single place" in text
     assert json.loads(json.dumps(explanation.to_dict()))["item_id"] == "i2"
     assert explanation.best_match in explanation.matches
+
+
+def test_a_model_of_merged_sources_says_what_each_adds(tiny_models: Any, tiny_domain: Domain, tmp_path: Path) -> None:
+    model = build_target_model(tiny_models.sources, integrator="merged")
+    manifest = {"kind": "x-cross", "domain": None, "parameters": count_parameters(model)}
+    write(model, tmp_path / "merged", manifest, frozenset(), overwrite=False)
+    recommender = Recommender.from_pretrained(tmp_path / "merged").index(tiny_domain)
+    explanation = recommender.explain(["i0", "i1"], "i2")
+    assert (explanation.layers, explanation.integration_effect) == ((), None)
+    kitchen, camping = explanation.sources
+    assert (kitchen.source, kitchen.stream_weight, kitchen.stream_share, kitchen.effect) == ("kitchen", 0.5, 0.5, 0.0)
+    half = build_target_model([tiny_models.sources[1]] * 2, integrator="merged")
+    with half[0].left_out(0):  # half of camping's update is what stays without kitchen
+        without = float(build_scorer(half, tiny_domain.titles).score([[0, 1]])[0][2])
+    assert kitchen.stream_effect == pytest.approx(explanation.score - without, abs=1e-5)
+    assert camping.stream_effect != pytest.approx(kitchen.stream_effect, abs=1e-4)
+    assert f"merged into one stream; what each adds to the score of {explanation.score:.3f}: kitchen" in str(
+        explanation
+    )
 
 
 def test_a_single_adapter_recommends_and_explains_without_sources(tiny_models: Any, tiny_domain: Domain) -> None:

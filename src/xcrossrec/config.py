@@ -107,7 +107,9 @@ _TARGET_LEARNING_RATES = {"paper": 3e-4, "pairwise": 5e-3}
 the pairwise form divides by the square root of the hidden size, hence the distance."""
 
 _RATE_OF_AN_ONLY_LORA = 4e-3
-"""Of the target's own LoRA where no integrator trains beside it: rank 2, 512 to 2,048 users (docs/evidence.md)."""
+"""Of the target's own LoRA where no integrator trains beside it: rank 2, 128 to 2,048 users (docs/evidence.md)."""
+
+_WITHOUT_INTEGRATOR = ("merged", "none")
 
 
 def target_config(integrator: str = "paper", **changes: Any) -> TrainingConfig:
@@ -118,7 +120,7 @@ def target_config(integrator: str = "paper", **changes: Any) -> TrainingConfig:
         **changes: settings that differ from the defaults.
     """
     rates = {"learning_rate": _TARGET_LEARNING_RATES.get(integrator, _TARGET_LEARNING_RATES["paper"])}
-    if integrator == "none":
+    if integrator in _WITHOUT_INTEGRATOR:
         rates["target_learning_rate"] = _RATE_OF_AN_ONLY_LORA
     return TrainingConfig.from_mapping(changes, epochs=8, patience=3, projection_rank=16, **rates)
 

@@ -6,8 +6,8 @@ explain, ``dim`` = vector size, ``batch`` = text, ``token`` = position.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -66,10 +66,10 @@ class SourceShare:
 
     Attributes:
         source: its name.
-        effect: score minus the score when it gives nothing to the other streams at any layer.
-        stream_weight: its weight in the final sum; signed.
+        effect: score minus the score when it gives nothing to the other streams at any layer; 0 in a model of one stream.
+        stream_weight: its weight in the final sum, or in the one stream's update; signed.
         stream_share: absolute weight over the sum of absolute weights.
-        stream_effect: score minus the score when it is left out of the final sum.
+        stream_effect: score minus the score when it is left out of the final sum, or of the one stream's update.
     """
 
     source: str
@@ -89,8 +89,8 @@ class Explanation:
         score: what :meth:`Recommender.recommend` would show.
         matches: the history's items, oldest first.
         sources: one entry a source; empty for a model without integration.
-        layers: one entry a layer and source, first layer first; empty for a model without integration.
-        integration_effect: score minus the score without any integration; None without it.
+        layers: one entry a layer and source, first layer first; empty for a model of one stream.
+        integration_effect: score minus the score without any integration; None for a model of one stream.
     """
 
     item_id: str | None
@@ -119,8 +119,14 @@ class Explanation:
         return [f"{_start(number)} {_match_text(match)}." for number, match in enumerate(ordered)]
 
     def _source_sentences(self) -> list[str]:
-        if not self.sources or self.integration_effect is None:
+        if not self.sources:
             return ["The model has one source, so nothing was integrated."]
+        if self.integration_effect is None:
+            parts = [f"{share.source} {share.stream_effect:+.3f}" for share in self.sources]
+            return [
+                f"The sources are merged into one stream; what each adds to the score of {self.score:.3f}: "
+                f"{', '.join(parts)}."
+            ]
         parts = [
             f"{share.source} {share.effect:+.3f} (final weight {share.stream_weight:.2f}, {share.stream_share:.0%})"
             for share in self.sources
@@ -287,6 +293,8 @@ def _explain_sources(probe: _Probe) -> list[dict[str, Any]]:
     encoder = bundle.encoder_of(probe.model)
     assert isinstance(encoder, IntegratedEncoder)
     layers, names = len(encoder.integrated_layers), encoder.sources
+    if encoder.streams == 1:
+        return _explain_merged(probe, encoder)
     with encoder.integration_off():
         integration = probe.effect()
     at_layer = np.empty((layers, len(names), len(probe.items)))
@@ -299,7 +307,7 @@ def _explain_sources(probe: _Probe) -> list[dict[str, Any]]:
             for layer in range(layers):
                 stack.enter_context(encoder.ablated(layer, source))
             in_all[source] = probe.effect()
-        with _left_out_of_sum(encoder, source):
+        with encoder.left_out(source):
             in_sum[source] = probe.effect()
     coefficients = _mean_coefficients(probe, encoder)
     weights = encoder.stream_weight.detach().double().cpu().numpy()
@@ -332,6 +340,18 @@ def _explain_sources(probe: _Probe) -> list[dict[str, Any]]:
     ]
 
 
+def _explain_merged(probe: _Probe, encoder: IntegratedEncoder) -> list[dict[str, Any]]:
+    """Per item, what each source adds to its score as a part of the one stream, by ablation."""
+    weight = 1 / len(encoder.sources)
+    shares: list[list[SourceShare]] = [[] for _ in probe.items]
+    for source, name in enumerate(encoder.sources):
+        with encoder.left_out(source):
+            effects = probe.effect()
+        for item, effect in enumerate(effects):
+            shares[item].append(SourceShare(name, 0.0, weight, weight, float(effect)))
+    return [{"sources": tuple(found)} for found in shares]
+
+
 def _mean_coefficients(probe: _Probe, encoder: IntegratedEncoder) -> Float[np.ndarray, "item layer source"]:
     """Mean absolute coefficient with which the other streams take each source, over an item's own texts."""
     with encoder.observing() as records:
@@ -345,20 +365,6 @@ def _mean_coefficients(probe: _Probe, encoder: IntegratedEncoder) -> Float[np.nd
                 others = [receiver for receiver in range(count) if receiver != source]
                 means[item, layer, source] = float(taken[others, source].mean())
     return means
-
-
-@contextmanager
-def _left_out_of_sum(encoder: IntegratedEncoder, source: int) -> Iterator[None]:
-    """Within the block the final weighted sum has no part of this source."""
-    weight = encoder.stream_weight
-    before = weight.detach().clone()
-    with torch.no_grad():
-        weight[source] = 0.0
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            weight.copy_(before)
 
 
 def _importance(match: HistoryMatch) -> float:

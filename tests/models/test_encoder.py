@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from model_families import DIM, FAMILIES, Family, Source, fresh_base, random_batch, randomise, write_base
 from xcrossrec.exceptions import BaseMismatchError, BundleError, ConfigError, ModelError
-from xcrossrec.models.adapters import MANIFEST, StackedLoraLinear, read_adapter, stack_adapters
-from xcrossrec.models.base import encoder_layers
+from xcrossrec.models.adapters import MANIFEST, Adapter, StackedLoraLinear, read_adapter, stack_adapters
+from xcrossrec.models.base import Base, encoder_layers
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora, load_matching_base
 
 Folders = Callable[[str], Path]
@@ -339,6 +339,66 @@ def test_without_integrators_it_is_the_weighted_mean_of_the_sources(
         torch.testing.assert_close(real(output(loaded, ids, mask), mask), real(found, mask), **CLOSE)
 
 
+def with_weights_changed(base: Base, adapters: Sequence[Adapter], shares: Sequence[float]) -> nn.Module:
+    """The base's own layers, with shares of the adapters' updates added to their weights."""
+    with torch.no_grad():
+        for adapter, share in zip(adapters, shares, strict=True):
+            for path, factors in adapter.factors.items():
+                base.backbone.get_submodule(path).weight += share * factors.up @ factors.down
+    return base.backbone
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@torch.no_grad()
+def test_merged_sources_are_one_model_with_the_mean_of_their_updates(
+    family: Family, count: int, base_of: Folders, sources_of: SourcesOf, tmp_path: Path
+) -> None:
+    encoder = encoder_over(base_of(family.name), sources_of(family.name, count), integrator="merged")
+    assert (encoder.streams, encoder.integrated_layers, len(encoder.sources)) == (1, [], count)
+    ids, mask = random_batch(family)
+
+    def expected(shares: Sequence[float]) -> Tensor:
+        changed = with_weights_changed(fresh_base(base_of(family.name)), encoder.adapters, shares)
+        return real(changed(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+
+    found = real(output(encoder, ids, mask), mask)
+    torch.testing.assert_close(found, expected([1 / count] * count), **CLOSE)
+    with encoder.left_out(1):
+        torch.testing.assert_close(
+            real(output(encoder, ids, mask), mask), expected([(k != 1) / count for k in range(count)]), **CLOSE
+        )
+    assert torch.equal(real(output(encoder, ids, mask), mask), found)
+    encoder.save(str(tmp_path))
+    loaded = IntegratedEncoder.load(str(tmp_path), base=fresh_base(base_of(family.name)))
+    torch.testing.assert_close(real(output(loaded, ids, mask), mask), found, **CLOSE)
+
+
+@torch.no_grad()
+def test_merged_sources_can_be_chosen_anew_and_the_targets_lora_stays(base_of: Folders, sources_of: SourcesOf) -> None:
+    sources = sources_of("bert", 3)
+    encoder = encoder_over(base_of("bert"), sources, integrator="merged", target_rank=2)
+    for lora in encoder.target_loras.values():
+        nn.init.normal_(lora.up)
+    two = encoder.reselect(fresh_base(base_of("bert")), encoder.adapters[:2])
+    direct = encoder_over(base_of("bert"), sources[:2], integrator="merged", target_rank=2)
+    for path, lora in direct.target_loras.items():
+        lora.load_state_dict(encoder.target_loras[path].state_dict())
+    ids, mask = random_batch(FAMILIES["bert"])
+    torch.testing.assert_close(output(two, ids, mask), output(direct, ids, mask), **CLOSE)
+    assert not torch.allclose(output(two, ids, mask), output(encoder, ids, mask), atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_source_left_out_has_no_part_in_the_final_sum(bert_encoder: IntegratedEncoder) -> None:
+    ids, mask = random_batch(FAMILIES["bert"])
+    before = bert_encoder.stream_weight.detach().clone()
+    with bert_encoder.left_out(0):
+        assert bert_encoder.stream_weight.tolist() == [0.0, *before.tolist()[1:]]
+        without = output(bert_encoder, ids, mask)
+    assert torch.equal(bert_encoder.stream_weight, before)
+    assert not torch.allclose(without, output(bert_encoder, ids, mask), atol=1e-3)
+
+
 def test_integration_off_equals_zero_integrators(bert_encoder: IntegratedEncoder) -> None:
     ids, mask = random_batch(FAMILIES["bert"])
     mixed = output(bert_encoder, ids, mask)
@@ -428,15 +488,15 @@ def test_two_adapters_of_one_name_are_refused(base_of: Folders, sources_of: Sour
 
 def test_stacking_twice_is_refused(base_of: Folders, sources_of: SourcesOf) -> None:
     found = fresh_base(base_of("bert"))
-    adapters = [read_adapter(source.folder, found) for source in sources_of("bert", 2)]
-    stack_adapters(found.backbone, adapters)
+    updates = [read_adapter(source.folder, found).factors for source in sources_of("bert", 2)]
+    stack_adapters(found.backbone, updates)
     with pytest.raises(ModelError, match="stacked already"):
-        stack_adapters(found.backbone, adapters)
+        stack_adapters(found.backbone, updates)
 
 
 def test_a_stacked_layer_has_the_sizes_of_its_linear_layer(base_of: Folders, sources_of: SourcesOf) -> None:
     found = fresh_base(base_of("bert"))
-    stack_adapters(found.backbone, [read_adapter(source.folder, found) for source in sources_of("bert", 2)])
+    stack_adapters(found.backbone, [read_adapter(source.folder, found).factors for source in sources_of("bert", 2)])
     layer = found.backbone.encoder.layer[0].intermediate.dense
     assert isinstance(layer, StackedLoraLinear)
     assert (layer.in_features, layer.out_features) == (DIM, 48)

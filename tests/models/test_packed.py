@@ -21,7 +21,7 @@ from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import packed
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, TitleEncoder, default_lora
-from xcrossrec.models.integrator import INTEGRATORS
+from xcrossrec.models.integrator import FORMS
 from xcrossrec.models.linear import FrozenLinear
 from xcrossrec.models.packed import PackedEncoder, PackedTexts
 
@@ -71,7 +71,7 @@ def plain_products(encoder: nn.Module) -> Iterator[None]:
 # ---- equal to the slow reference
 
 
-@pytest.mark.parametrize("integrator", INTEGRATORS)
+@pytest.mark.parametrize("integrator", FORMS)
 @pytest.mark.parametrize("count", [2, 3])
 @torch.no_grad()
 def test_every_family_gives_the_states_of_plain_layers(
@@ -98,7 +98,7 @@ def test_one_adapter_gives_the_states_of_plain_layers(family: Family, base_of: F
 
 
 @pytest.mark.parametrize("few", [0, 10_000], ids=["a call a length", "one padded call"])
-@pytest.mark.parametrize("integrator", INTEGRATORS)
+@pytest.mark.parametrize("integrator", FORMS)
 def test_gradients_equal_those_of_plain_layers(
     family: Family,
     integrator: str,

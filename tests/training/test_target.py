@@ -165,6 +165,29 @@ def test_other_forms_train_too(
     assert all(p.abs().max() > 0 for module in encoder.integrators for p in module.parameters())
 
 
+@pytest.mark.parametrize("scoring", ["dual", "pair"])
+def test_merged_sources_train_one_lora_for_the_target(
+    scoring: Scoring, two_sources: list[Path], target_domain: Domain, settings: Settings, tmp_path: Path
+) -> None:
+    report = train_target(
+        target_domain,
+        two_sources,
+        tmp_path / "m",
+        config=settings(epochs=1),
+        integrator="merged",
+        scoring=scoring,
+        target_rank=2,
+        show_progress=False,
+    )
+    model = bundle.load(tmp_path / "m")
+    encoder = bundle.encoder_of(model)
+    assert isinstance(encoder, IntegratedEncoder)
+    assert (encoder.streams, encoder.sources) == (1, ("first", "second"))
+    assert all(lora.up.abs().max() > 0 for lora in encoder.target_loras.values())
+    head = sum(p.numel() for module in list(model)[1:] for p in module.parameters())
+    assert report.trained_parameters == count_parameters(model)["target_lora"] + 1 + head
+
+
 def test_an_existing_result_is_refused_or_replaced(
     trained: Path, two_sources: list[Path], target_domain: Domain, settings: Settings, tmp_path: Path
 ) -> None:
@@ -340,6 +363,9 @@ def test_the_share_on_minilm_is_a_quarter(tmp_path: Path) -> None:
     pairwise = count_parameters(build_target_model(folders, integrator="pairwise"))
     assert pairwise["integrators"] == 6 * 2 * (384 + 1)
     assert pairwise["share"] < 0.25
+    merged = count_parameters(build_target_model(folders, integrator="merged", target_rank=2))
+    assert (merged["integrators"], merged["target_lora"], merged["stream_weights"]) == (0, 18_432, 1)
+    assert (merged["share"], merged["base"]) == (0.25, counted["base"])
 
 
 def test_the_share_on_a_deberta_v3_base_shape_is_a_quarter(tmp_path: Path) -> None:

@@ -100,4 +100,4 @@ def _integrated(fitted: Fitted) -> IntegratedEncoder | None:
     if fitted.model is None:
         return None
     encoder = encoder_of(fitted.model)
-    return encoder if isinstance(encoder, IntegratedEncoder) else None
+    return encoder if isinstance(encoder, IntegratedEncoder) and encoder.integrated_layers else None

@@ -115,7 +115,7 @@ def target(
     sources: Annotated[list[Path], typer.Option("--source", help="A source's adapter folder; give it at least twice.")],
     out: Out,
     integrator: Annotated[
-        str, typer.Option(help="paper, pairwise (pair-factored), or none (the streams are only averaged).")
+        str, typer.Option(help="paper, pairwise (pair-factored), none (streams only averaged), merged (one stream).")
     ] = "paper",
     scoring: ScoringOption = "dual",
     pair_attention: PairAttentionOption = None,

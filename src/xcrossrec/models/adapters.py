@@ -65,6 +65,26 @@ class Adapter:
         return sum(f.down.numel() + f.up.numel() for f in self.factors.values())
 
 
+def mean_update(adapters: Sequence[Adapter]) -> dict[str, LoraFactors]:
+    """Per module the mean of several adapters' updates, exactly: factors side by side, each ``up`` over their number.
+
+    Args:
+        adapters: of one base; one that leaves a module as it is counts with a zero update.
+
+    Returns:
+        factors of the sum of the ranks. An adapter's part of a module's rank follows those before it.
+    """
+    modules = sorted({module for adapter in adapters for module in adapter.factors})
+    parts = {module: [a.factors[module] for a in adapters if module in a.factors] for module in modules}
+    return {
+        module: LoraFactors(
+            torch.cat([factors.down for factors in found]),
+            torch.cat([factors.up for factors in found], dim=1) / len(adapters),
+        )
+        for module, found in parts.items()
+    }
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read this project's sidecar of a folder; empty if there is none.
 
@@ -330,7 +350,7 @@ def one_stream(layers: Sequence[StackedLoraLinear], stream: int) -> Iterator[Non
 
 def stack_adapters(
     backbone: nn.Module,
-    adapters: Sequence[Adapter],
+    streams: Sequence[Mapping[str, LoraFactors]],
     target_rank: int = 0,
     target_layers: Sequence[nn.Module] | None = None,
 ) -> dict[str, StackedLoraLinear]:
@@ -338,7 +358,7 @@ def stack_adapters(
 
     Args:
         backbone: the base's.
-        adapters: one a stream.
+        streams: per stream its update of each module that it changes.
         target_rank: rank of the update that a stacked layer trains for all streams; 0 makes none.
         target_layers: encoder layers whose stacked layers have that update; None for all.
 
@@ -347,17 +367,17 @@ def stack_adapters(
     """
     made = {}
     with_target = None if target_layers is None else {id(m) for layer in target_layers for m in layer.modules()}
-    touched = sorted({module for adapter in adapters for module in adapter.factors})
+    touched = sorted({module for factors in streams for module in factors})
     for path in touched:
         linear = backbone.get_submodule(path)
         if not isinstance(linear, nn.Linear):
             raise ModelError(f"{path} is a {type(linear).__name__}: adapters are stacked already on this backbone")
         rank = target_rank if with_target is None or id(linear) in with_target else 0
-        stacked = StackedLoraLinear(linear, [adapter.factors.get(path) for adapter in adapters], rank)
+        stacked = StackedLoraLinear(linear, [factors.get(path) for factors in streams], rank)
         parent, _, attribute = path.rpartition(".")
         setattr(backbone.get_submodule(parent) if parent else backbone, attribute, stacked)
         made[path] = stacked
-    _split_position_bias(backbone, len(adapters))
+    _split_position_bias(backbone, len(streams))
     return made
 
 

@@ -30,11 +30,12 @@ from xcrossrec.models.adapters import (
     Adapter,
     TargetLora,
     load_tensors,
+    mean_update,
     read_adapter,
     stack_adapters,
 )
 from xcrossrec.models.base import Base, encoder_layers, load_base
-from xcrossrec.models.integrator import Integrator, build_integrator
+from xcrossrec.models.integrator import MERGED, Integrator, build_integrator
 from xcrossrec.models.packed import PackedEncoder, PackedTexts
 from xcrossrec.models.shared_history import attention_arguments, repeat_rows, set_up_pair_attention
 from xcrossrec.models.tokens import CutReport, PromptTokenizer, token_limit
@@ -318,20 +319,21 @@ class IntegratedLayer(nn.Module):
 class IntegratedEncoder(TitleEncoder):
     """n domain-specific language models over one base, integrated after every layer (X-Cross), or after the last ones.
 
-    The streams are the leading part of the batch axis: each base weight multiplies all of them at once.
+    The streams are the leading part of the batch axis: each base weight multiplies all of them at once. With the form
+    ``merged`` there is one stream, the base with the mean of the sources' updates, at the price of a single model.
     Only the integrators, the stream weights and, with a ``target_rank``, a LoRA shared by all streams train; base and
     adapters are frozen.
 
     Args:
         base: the shared base; taken over and changed in place, so do not use it elsewhere.
         adapters: at least two, of one base, with different names.
-        integrator: one of :data:`xcrossrec.models.integrator.INTEGRATORS`.
+        integrator: one of :data:`xcrossrec.models.integrator.FORMS`.
         beta: strength of what one stream takes from another.
         gamma: strength of the contrast term (paper's form only).
         max_tokens: longest text; None takes what the model can, at most 256.
         pair_attention: who sees whom in a pair, ``joint`` or ``shared``.
         top_layers: number of last layers after which the streams are integrated; below, each goes its own way. None
-            integrates after all, as in the paper.
+            integrates after all, as in the paper; ``merged`` has no use for it.
         target_rank: rank of a LoRA of the target's own in the layers that a source adapts, added to each stream
             alike; it starts at zero. 0 makes none, as in the paper.
         target_layers: number of last layers that have the target's own LoRA; None for all.
@@ -376,20 +378,23 @@ class IntegratedEncoder(TitleEncoder):
         own = None if target_layers is None else list(layers)[first_own:]
         self._adapters = tuple(adapters)
         self.backbone = base.backbone
-        stacked = stack_adapters(self.backbone, adapters, target_rank, own)
-        self._target_loras = {path: layer.target for path, layer in stacked.items() if layer.target is not None}
+        updates = [mean_update(adapters)] if integrator == MERGED else [adapter.factors for adapter in adapters]
+        self.streams = len(updates)
+        self._stacked = stack_adapters(self.backbone, updates, target_rank, own)
+        self._target_loras = {path: layer.target for path, layer in self._stacked.items() if layer.target is not None}
         self.backbone.requires_grad_(False)
         for lora in self.target_loras.values():
             lora.requires_grad_()
-        self._integrate(integrator, beta, gamma)
+        if self.streams > 1:
+            self._integrate(integrator, beta, gamma)
         supported = PackedEncoder.supports(self.backbone)
-        self._packed = PackedEncoder(self.backbone, len(names), self.integrated_layers) if supported else None
-        self.stream_weight = nn.Parameter(torch.full((len(names),), 1 / len(names)))
+        self._packed = PackedEncoder(self.backbone, self.streams, self.integrated_layers) if supported else None
+        self.stream_weight = nn.Parameter(torch.full((self.streams,), 1 / self.streams))
 
     def _integrate(self, name: str, beta: float, gamma: float) -> None:
         layers = encoder_layers(self.backbone)
         for number in range(self._first_integrated, len(layers)):
-            integrator = build_integrator(name, len(self.sources), self.dim, beta=beta, gamma=gamma)
+            integrator = build_integrator(name, self.streams, self.dim, beta=beta, gamma=gamma)
             conv = getattr(getattr(self.backbone, "encoder", None), "conv", None)
             if number == 0 and conv is not None:  # DeBERTa-v2 xlarge: the first layer's output is the convolution's
                 self.backbone.encoder.conv = IntegratedLayer(conv, integrator)
@@ -439,7 +444,7 @@ class IntegratedEncoder(TitleEncoder):
             attention_mask: 1 for tokens, 0 for padding; or any form that the backbone takes.
             **attention: what else :func:`xcrossrec.models.shared_history.attention_arguments` gives.
         """
-        n = len(self.sources)
+        n = self.streams
         arguments = repeat_rows({"attention_mask": attention_mask, **attention}, n)
         hidden = self.backbone(input_ids=input_ids.repeat(n, 1), **arguments)
         states: Tensor = hidden.last_hidden_state
@@ -479,6 +484,30 @@ class IntegratedEncoder(TitleEncoder):
             yield
         finally:
             target.without = None
+
+    @contextmanager
+    def left_out(self, source: int) -> Iterator[None]:
+        """Within the block, ``source`` has no part in the final sum, or, where all are one stream, in that one."""
+        parts = self._merged_parts(source) if self.streams == 1 else [self.stream_weight.detach()[source]]
+        before = [part.detach().clone() for part in parts]
+        with torch.no_grad():
+            for part in parts:
+                part.zero_()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for part, value in zip(parts, before, strict=True):
+                    part.copy_(value)
+
+    def _merged_parts(self, source: int) -> list[Tensor]:
+        """A source's part of the one stream's update, in every layer that it changes."""
+        parts = []
+        for path, layer in self._stacked.items():
+            ranks = [len(a.factors[path].down) if path in a.factors else 0 for a in self._adapters]
+            start = sum(ranks[:source])
+            parts.append(layer.up[0, start : start + ranks[source]])
+        return parts
 
     @contextmanager
     def integration_off(self) -> Iterator[None]:
@@ -534,9 +563,10 @@ class IntegratedEncoder(TitleEncoder):
         for path, lora in new.target_loras.items():
             if path in self.target_loras:  # else no source adapted that layer so far, and it starts at zero
                 lora.load_state_dict(self.target_loras[path].state_dict())
+        streams = [0] if self.streams == 1 else kept  # merged, they share one weight
         with torch.no_grad():
             joining = self.stream_weight.new_zeros(())
-            weights = torch.stack([joining if k is None else self.stream_weight[k] for k in kept])
+            weights = torch.stack([joining if k is None else self.stream_weight[k] for k in streams])
             new.stream_weight.copy_(weights)
         return new
 

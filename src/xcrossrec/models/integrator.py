@@ -228,6 +228,13 @@ class NoIntegrator(Integrator):
 
 
 INTEGRATORS: tuple[str, ...] = (PaperIntegrator.name, PairwiseIntegrator.name, NoIntegrator.name)
+"""Of streams that stay apart, one a source."""
+
+MERGED = "merged"
+"""No integrator, because there is one stream: the base with the mean of the sources' updates."""
+
+FORMS: tuple[str, ...] = (*INTEGRATORS, MERGED)
+"""How sources can become one model."""
 
 
 def build_integrator(name: str, sources: int, dim: int, *, beta: float = 1.0, gamma: float = 1.0) -> Integrator:
@@ -250,4 +257,4 @@ def build_integrator(name: str, sources: int, dim: int, *, beta: float = 1.0, ga
         return PairwiseIntegrator(sources, dim, strength=beta)
     if name == NoIntegrator.name:
         return NoIntegrator(sources, dim)
-    raise ConfigError(f"unknown integrator {name!r}: choose one of {', '.join(INTEGRATORS)}")
+    raise ConfigError(f"unknown integrator {name!r}: choose one of {', '.join(FORMS)}")

@@ -55,6 +55,15 @@ def test_the_linear_merge_is_the_mean_of_the_factors(make_task: MakeTask, tmp_pa
         torch.testing.assert_close(factors.up @ factors.down, up @ down, atol=1e-5, rtol=1e-4)
 
 
+def test_cat_merges_into_the_mean_of_the_updates(make_task: MakeTask, tmp_path: Path) -> None:
+    task = make_task()
+    base = load_base(task.base)
+    merged = updates(read_adapter(merged_adapter(task, "cat", tmp_path / "merged"), base))
+    first, second = (updates(read_adapter(source.adapter, base)) for source in task.sources)
+    for module, update in merged.items():
+        torch.testing.assert_close(update, (first[module] + second[module]) / 2, atol=1e-5, rtol=1e-4)
+
+
 def test_ties_keeps_the_larger_half(make_task: MakeTask, tmp_path: Path) -> None:
     task = make_task()
     merged = read_adapter(merged_adapter(task, "ties", tmp_path / "merged", density=0.5), load_base(task.base))
@@ -105,7 +114,7 @@ def test_the_head_is_the_mean_of_the_sources(make_task: MakeTask, tmp_path: Path
 def test_the_merges_score_without_training(make_task: MakeTask) -> None:
     task = make_task()
     scores = []
-    for method in (merging.merged_linear, merging.merged_ties, merging.merged_dare):
+    for method in (merging.merged_linear, merging.merged_cat, merging.merged_ties, merging.merged_dare):
         fitted = method(task)
         assert fitted.trained_parameters == 0
         assert fitted.uses_sources

@@ -42,6 +42,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "source": Kind("sources:source_alone", learns=False, uses_sources=True),
         "mean-of-sources": Kind("sources:mean_of_sources", learns=False, uses_sources=True),
         "merged-linear": Kind("merging:merged_linear", learns=False, uses_sources=True),
+        "merged-cat": Kind("merging:merged_cat", learns=False, uses_sources=True),
         "merged-ties": Kind("merging:merged_ties", learns=False, uses_sources=True),
         "merged-dare": Kind("merging:merged_dare", learns=False, uses_sources=True),
         "arrow": Kind("arrow:arrow", learns=False, uses_sources=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -23,8 +23,13 @@ from xcrossrec.models.encoder import SourceEncoder
 from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.training.source import source_users, write
 
-Merge: TypeAlias = Literal["linear", "ties", "dare_linear"]
+Merge: TypeAlias = Literal["linear", "cat", "ties", "dare_linear"]
 MERGES: tuple[Merge, ...] = get_args(Merge)
+_DROPS: tuple[Merge, ...] = ("ties", "dare_linear")
+"""Those that keep a share of the entries."""
+
+_WEIGHT_POWERS: Mapping[Merge, float] = {"linear": -2.0, "cat": -1.0, "ties": 0.0, "dare_linear": -2.0}
+"""Of the number of sources, for the weight of each."""
 
 _MERGED = "default"
 """PEFT writes an adapter of this name into the folder itself, not into one below it."""
@@ -33,6 +38,11 @@ _MERGED = "default"
 def merged_linear(task: Task) -> Fitted:
     """The mean of the sources' LoRA factors."""
     return _merged(task, "linear")
+
+
+def merged_cat(task: Task) -> Fitted:
+    """The mean of the sources' updates, exactly: the factors side by side, of the sum of their ranks."""
+    return _merged(task, "cat")
 
 
 def merged_ties(task: Task) -> Fitted:
@@ -55,7 +65,7 @@ def lora_from_merged(task: Task) -> Fitted:
 
 
 def _merged(task: Task, kind: Merge) -> Fitted:
-    known = {"density"} if kind != "linear" else set()
+    known = {"density"} if kind in _DROPS else set()
     check_settings(task, known)
     density = task.setting("density", 0.5)
     out = merged_adapter(task, kind, Path(tempfile.mkdtemp(dir=task.work)) / kind, density=density)
@@ -67,13 +77,13 @@ def _merged(task: Task, kind: Merge) -> Fitted:
 def merged_adapter(task: Task, kind: Merge, out: Path, density: float = 0.5) -> Path:
     """Merge the sources' adapters with equal weights and write the result as a source's folder.
 
-    PEFT merges the factors A and B apart. The weights are those with which adapters that are all the same merge
-    into themselves: 1/n would multiply their update by n (linear, DARE) or divide it by n (TIES, which takes a
-    mean by itself).
+    PEFT merges the factors A and B apart, or puts them side by side (``cat``, with which the update is the mean of
+    the updates). The weights are those with which adapters that are all the same merge into themselves: 1/n for
+    ``cat``; it would multiply their update by n (linear, DARE) or divide it by n (TIES, which takes a mean by itself).
 
     Args:
         task: gives the sources, the base and the seed of DARE's draws.
-        kind: PEFT's ``linear``, ``ties`` or ``dare_linear``.
+        kind: PEFT's ``linear``, ``cat``, ``ties`` or ``dare_linear``.
         out: the folder to make.
         density: share of the factors' entries that TIES and DARE keep.
 
@@ -111,7 +121,7 @@ def _merged_encoder(folders: Sequence[Path], base: str, kind: Merge, density: fl
         read_adapter(folder, found)  # checks weights and base with our own messages
     encoder.backbone = side_by_side(found.backbone, folders)
     names = list(encoder.backbone.peft_config)
-    weight = 1.0 if kind == "ties" else len(names) ** -2.0
+    weight = len(names) ** _WEIGHT_POWERS[kind]
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The density", UserWarning)  # PEFT's word for a density of 1
         torch.manual_seed(seed)  # of DARE's draws

@@ -11,8 +11,12 @@ export function explanationView(explanation) {
   return view;
 }
 
-function summary({ score, integration_effect: effect, layers }) {
+function summary({ score, integration_effect: effect, layers, sources }) {
   if (effect === null || effect === undefined || layers.length === 0) {
+    if (sources.length > 1) {
+      const added = sources.map((each) => `${each.source} ${signed(each.stream_effect)}`).join(", ");
+      return `Score ${number(score)}. The sources are merged into one stream; what each adds: ${added}.`;
+    }
     return `Score ${number(score)}. This model has one source, so nothing was integrated.`;
   }
   const strongest = layers.reduce((best, each) => (Math.abs(each.effect) > Math.abs(best.effect) ? each : best));
