@@ -375,9 +375,8 @@ def test_a_model_of_merged_sources_says_what_each_adds(tiny_models: Any, tiny_do
         without = float(build_scorer(half, tiny_domain.titles).score([[0, 1]])[0][2])
     assert kitchen.stream_effect == pytest.approx(explanation.score - without, abs=1e-5)
     assert camping.stream_effect != pytest.approx(kitchen.stream_effect, abs=1e-4)
-    assert f"merged into one stream; what each adds to the score of {explanation.score:.3f}: kitchen" in str(
-        explanation
-    )
+    said = str(explanation)
+    assert f"merged into one stream; what each adds to the score of {explanation.score:.3f}: kitchen" in said
 
 
 def test_a_single_adapter_recommends_and_explains_without_sources(tiny_models: Any, tiny_domain: Domain) -> None:

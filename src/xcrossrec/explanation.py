@@ -66,7 +66,7 @@ class SourceShare:
 
     Attributes:
         source: its name.
-        effect: score minus the score when it gives nothing to the other streams at any layer; 0 in a model of one stream.
+        effect: score minus the score when it gives nothing to the other streams at any layer; 0 if they are one.
         stream_weight: its weight in the final sum, or in the one stream's update; signed.
         stream_share: absolute weight over the sum of absolute weights.
         stream_effect: score minus the score when it is left out of the final sum, or of the one stream's update.
