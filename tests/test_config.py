@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from xcrossrec.config import TrainingConfig, source_config, target_config
+from xcrossrec.config import TrainingConfig, default_target_rank, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError
 
 
@@ -17,9 +17,19 @@ def test_each_stage_has_its_defaults_and_takes_changes() -> None:
 
 
 def test_a_lora_without_integrators_has_a_rate_of_its_own() -> None:
-    rates = [target_config(integrator).target_learning_rate for integrator in ("paper", "pairwise", "none")]
-    assert rates == [1e-3, 1e-3, 4e-3]
+    rates = [target_config(integrator).target_learning_rate for integrator in ("paper", "pairwise", "none", "merged")]
+    assert rates == [1e-3, 1e-3, 2e-3, 2e-3]
     assert target_config("none", target_learning_rate=8e-3).target_learning_rate == 8e-3
+    assert target_config() == target_config("merged")
+    assert [default_target_rank(integrator) for integrator in ("paper", "none", "merged")] == [0, 0, 2]
+
+
+def test_rates_rise_with_the_number_of_users() -> None:
+    rates = [target_config(users=users).target_learning_rate for users in (511, 512, 8191, 8192, 20_000)]
+    assert rates == [2e-3, 4e-3, 4e-3, 8e-3, 8e-3]
+    assert target_config("paper", users=8192) == target_config("paper")
+    assert [rival_config(users=users).learning_rate for users in (0, 2047, 2048)] == [1e-3, 1e-3, 3e-3]
+    assert rival_config(users=2048, learning_rate=1e-2).learning_rate == 1e-2
 
 
 def test_settings_survive_a_mapping() -> None:

@@ -108,5 +108,5 @@ def _small_model(settings: Settings, source_users: int, target_users: int) -> tu
     domain = material.training_domain(settings, "toys", target_users, validation_users=max(8, target_users))
     if not (place / "toys").is_dir():
         config = target_config("paper", epochs=1)
-        train_target(domain, sources, place / "toys", config=config, show_progress=False)
+        train_target(domain, sources, place / "toys", config=config, integrator="paper", show_progress=False)
     return domain, place / "toys"

@@ -98,40 +98,59 @@ def source_config(**changes: Any) -> TrainingConfig:
     return TrainingConfig.from_mapping(changes, epochs=3, learning_rate=5e-4)
 
 
+DEFAULT_INTEGRATOR = "merged"
+"""Of `train target`: ranks as well as integrators with few users and better with many, at half of their time
+(docs/evidence.md)."""
+
 DEFAULT_TOP_LAYERS = 2
-"""Last layers after which `train target` integrates: as accurate as after all six of MiniLM, with a third of the
-parameters and 60 to 70% of the time (LOG.md)."""
+"""Last layers after which integrators mix: as accurate as after all six of MiniLM, with a third of the parameters and
+60 to 70% of the time (LOG.md)."""
 
 _TARGET_LEARNING_RATES = {"paper": 3e-4, "pairwise": 5e-3}
 """Measured on Toys (LOG.md), integrating after the last two layers (after all, 1e-4 is better for the paper's form);
 the pairwise form divides by the square root of the hidden size, hence the distance."""
 
-_RATE_OF_AN_ONLY_LORA = 4e-3
-"""Of the target's own LoRA where no integrator trains beside it: rank 2, 128 to 2,048 users (docs/evidence.md)."""
-
 _WITHOUT_INTEGRATOR = ("merged", "none")
 
+_RATES_OF_AN_ONLY_LORA = {0: 2e-3, 512: 4e-3, 8192: 8e-3}
+"""Of the target's own LoRA where no integrator trains beside it (rank 2), by the least number of users. The first by the
+loss on users set aside (amazon-search-128.toml), the others those of docs/evidence.md."""
 
-def target_config(integrator: str = "paper", **changes: Any) -> TrainingConfig:
-    """Defaults for integrators on a new domain (``train target``).
+
+def default_target_rank(integrator: str) -> int:
+    """Rank of the target's own LoRA where nobody names one: 2 for merged sources, where little else would train."""
+    return 2 if integrator == "merged" else 0
+
+
+def target_config(integrator: str = DEFAULT_INTEGRATOR, *, users: int = 0, **changes: Any) -> TrainingConfig:
+    """Defaults for a new domain (``train target``).
 
     Args:
         integrator: its form decides the learning rates.
+        users: to train on; the more there are, the higher the rate of the target's own LoRA where it trains alone.
         **changes: settings that differ from the defaults.
     """
     rates = {"learning_rate": _TARGET_LEARNING_RATES.get(integrator, _TARGET_LEARNING_RATES["paper"])}
     if integrator in _WITHOUT_INTEGRATOR:
-        rates["target_learning_rate"] = _RATE_OF_AN_ONLY_LORA
+        rates["target_learning_rate"] = _by_users(_RATES_OF_AN_ONLY_LORA, users)
     return TrainingConfig.from_mapping(changes, epochs=8, patience=3, projection_rank=16, **rates)
 
 
-_RIVAL_RATE = 1e-3
+def _by_users(rates: Mapping[int, float], users: int) -> float:
+    """The rate of the largest number of users that is not above ``users``."""
+    return rates[max(least for least in rates if least <= users)]
 
 
-def rival_config(**changes: Any) -> TrainingConfig:
+_RIVAL_RATES = {0: 1e-3, 2048: 3e-3}
+"""Of LoRA on the target, by the least number of users: the better of two on four targets (docs/evidence.md)."""
+
+
+def rival_config(*, users: int = 0, **changes: Any) -> TrainingConfig:
     """Defaults for LoRA on the target (``train lora``): as many epochs and the same head as the integration has.
 
-    Its learning rate is the one that ranked better of two with 128 users of four targets (docs/evidence.md).
+    Args:
+        users: to train on; with many its learning rate is higher.
+        **changes: settings that differ from the defaults.
     """
     same = target_config()
     return source_config(
@@ -139,7 +158,7 @@ def rival_config(**changes: Any) -> TrainingConfig:
             "epochs": same.epochs,
             "patience": same.patience,
             "projection_rank": same.projection_rank,
-            "learning_rate": _RIVAL_RATE,
+            "learning_rate": _by_users(_RIVAL_RATES, users),
             **changes,
         }
     )

@@ -12,13 +12,12 @@ from typer.testing import CliRunner
 
 from xcrossrec.baselines.neural import untrained
 from xcrossrec.cli import app
-from xcrossrec.cli.train import _BETTER_RATES, _changes, advice
+from xcrossrec.cli.train import _changes
 from xcrossrec.config import rival_config, target_config
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
 from xcrossrec.models.heads import Center
-from xcrossrec.types import Scoring
 
 RUNNER = CliRunner()
 QUICK = ["--epochs", "1", "--batch-users", "8"]
@@ -71,39 +70,40 @@ def test_a_target_integrates_its_sources(domain_dir: Path, tiny_models: Any, tmp
 
 
 @pytest.mark.parametrize(
-    ("users", "scoring", "integrator", "rank", "rate"),
-    [
-        (2047, "dual", "paper", 0, None),
-        (2048, "dual", "paper", 0, "0.004"),
-        (8192, "dual", "pairwise", 0, "0.008"),
-        (2048, "dual", "none", 0, None),
-        (2048, "dual", "paper", 1, None),
-        (511, "pair", "paper", 0, None),
-        (512, "pair", "paper", 0, "0.002"),
-    ],
+    ("options", "rank", "rate"),
+    [((), 2, 0.002), (("--target-rank", 1), 1, 0.002), (("--integrator", "paper"), 0, 0.001)],
 )
-def test_many_users_are_told_of_the_better_form(
-    users: int, scoring: Scoring, integrator: str, rank: int, rate: str | None
+def test_by_default_the_sources_are_merged(
+    domain_dir: Path, tiny_models: Any, tmp_path: Path, options: tuple[Any, ...], rank: int, rate: float
 ) -> None:
-    said = advice(users, scoring, integrator, rank)
-    assert (
-        said is None
-        if rate is None
-        else said is not None and said.endswith(f"--integrator none --target-rank 2 --target-learning-rate {rate}")
-    )
-
-
-def test_the_note_is_printed_before_the_training(
-    domain_dir: Path, tiny_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(_BETTER_RATES, "dual", {3: 0.004})
     sources = [argument for path in tiny_models.sources for argument in ("--source", path)]
-    few = invoke("target", domain_dir, *sources, "--out", tmp_path / "few", "--budget", 2, "--json", *QUICK)
-    many = invoke("target", domain_dir, *sources, "--out", tmp_path / "many", "--json", *QUICK)
-    assert (few.exit_code, many.exit_code) == (0, 0)
-    assert "note:" not in few.stderr
-    assert "note: with 3 users and dual scoring" in many.stderr
-    assert json.loads(many.stdout)["users"] == 3
+    done = invoke("target", domain_dir, *sources, "--out", tmp_path / "model", "--budget", 2, *options, *QUICK)
+    assert done.exit_code == 0, done.stderr
+    manifest = bundle.read_bundle_manifest(tmp_path / "model")
+    assert manifest["integration"]["integrator"] == (options[1] if "--integrator" in options else "merged")
+    assert manifest["integration"]["target_rank"] == rank
+    assert manifest["training"]["target_learning_rate"] == rate
+
+
+@pytest.mark.parametrize("command", ["target", "lora"])
+@pytest.mark.parametrize("budget", [(), ("--budget", 2)])
+def test_rates_follow_the_number_of_users(
+    domain_dir: Path,
+    tiny_models: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    budget: tuple[Any, ...],
+) -> None:
+    monkeypatch.setattr("xcrossrec.config._RATES_OF_AN_ONLY_LORA", {0: 0.004, 3: 0.5})
+    monkeypatch.setattr("xcrossrec.config._RIVAL_RATES", {0: 0.001, 3: 0.5})
+    sources = [argument for path in tiny_models.sources for argument in ("--source", path)]
+    given = sources if command == "target" else ("--base", tiny_models.base)
+    done = invoke(command, domain_dir, *given, "--out", tmp_path / "model", *budget, *QUICK)
+    assert done.exit_code == 0, done.stderr
+    trained = bundle.read_bundle_manifest(tmp_path / "model")["training"]
+    name, few = ("target_learning_rate", 0.004) if command == "target" else ("learning_rate", 0.001)
+    assert trained[name] == (few if budget else 0.5)
 
 
 def test_the_rival_starts_from_the_base_or_an_adapter(domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:

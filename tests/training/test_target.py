@@ -45,7 +45,16 @@ def trained(
 ) -> Path:
     """The paper's integrators over two trained sources."""
     out = tmp_path_factory.mktemp("targets") / "model"
-    train_target(target_domain, two_sources, out, config=settings(), gamma=0.5, top_layers=None, show_progress=False)
+    train_target(
+        target_domain,
+        two_sources,
+        out,
+        integrator="paper",
+        config=settings(),
+        gamma=0.5,
+        top_layers=None,
+        show_progress=False,
+    )
     return out
 
 
@@ -119,7 +128,12 @@ def test_training_lowers_the_loss_on_users_set_aside(
     two_sources: list[Path], target_domain: Domain, settings: Settings, tmp_path: Path
 ) -> None:
     report = train_target(
-        target_domain, two_sources, tmp_path / "m", config=settings(epochs=4, patience=4), show_progress=False
+        target_domain,
+        two_sources,
+        tmp_path / "m",
+        integrator="paper",
+        config=settings(epochs=4, patience=4),
+        show_progress=False,
     )
     assert report.initial_loss is not None
     assert report.best_loss is not None
@@ -194,9 +208,16 @@ def test_an_existing_result_is_refused_or_replaced(
     out = tmp_path / "copy"
     shutil.copytree(trained, out)
     with pytest.raises(BundleError, match="copy exists: choose another place, or pass --overwrite"):
-        train_target(target_domain, two_sources, out, config=settings())
+        train_target(target_domain, two_sources, out, integrator="paper", config=settings())
     train_target(
-        target_domain, two_sources, out, config=settings(epochs=1), budget=10, overwrite=True, show_progress=False
+        target_domain,
+        two_sources,
+        out,
+        integrator="paper",
+        config=settings(epochs=1),
+        budget=10,
+        overwrite=True,
+        show_progress=False,
     )
     assert bundle.read_bundle_manifest(out)["training"]["budget"] == 10
 
@@ -242,7 +263,13 @@ def test_a_frozen_weight_that_changes_stops_the_run(
     monkeypatch.setattr(loop, "_trainer", meddle)
     with pytest.raises(ModelError, match="a frozen weight changed during training"):
         train_target(
-            target_domain, two_sources, tmp_path / "m", config=settings(epochs=1), budget=10, show_progress=False
+            target_domain,
+            two_sources,
+            tmp_path / "m",
+            integrator="paper",
+            config=settings(epochs=1),
+            budget=10,
+            show_progress=False,
         )
     assert not (tmp_path / "m").exists()
 
@@ -253,7 +280,14 @@ def test_a_best_checkpoint_that_does_not_come_back_stops_the_run(
     verify = loop._verify_best
     monkeypatch.setattr(loop, "_verify_best", lambda trainer, best: verify(trainer, best - 1))
     with pytest.raises(ModelError, match=r"the best checkpoint \(loss .*\) was not restored"):
-        train_target(target_domain, two_sources, tmp_path / "m", config=settings(epochs=1), show_progress=False)
+        train_target(
+            target_domain,
+            two_sources,
+            tmp_path / "m",
+            integrator="paper",
+            config=settings(epochs=1),
+            show_progress=False,
+        )
 
 
 # ---- what is refused
@@ -263,7 +297,7 @@ def test_one_source_is_refused(
     two_sources: list[Path], target_domain: Domain, settings: Settings, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match="integration needs at least 2 sources, got 1: pass --source once more"):
-        train_target(target_domain, two_sources[:1], tmp_path / "m", config=settings())
+        train_target(target_domain, two_sources[:1], tmp_path / "m", integrator="paper", config=settings())
 
 
 def test_a_missing_source(two_sources: list[Path]) -> None:
@@ -439,7 +473,14 @@ def test_the_base_as_one_more_stream(
     two_sources: list[Path], tiny_base: str, target_domain: Domain, settings: Settings, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"integrator": "pairwise", "budget": 16, "show_progress": False}
-    train_target(target_domain, two_sources, tmp_path / "m", config=settings(epochs=1), base_stream=True, **options)
+    train_target(
+        target_domain,
+        two_sources,
+        tmp_path / "m",
+        config=settings(epochs=1),
+        base_stream=True,
+        **options,
+    )
     model = bundle.load(tmp_path / "m")
     encoder = bundle.encoder_of(model)
     assert encoder.sources == ("first", "second", "base")
@@ -459,7 +500,14 @@ def test_the_last_layers_only(
     two_sources: list[Path], target_domain: Domain, settings: Settings, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"integrator": "pairwise", "base_stream": True, "budget": 16, "show_progress": False}
-    train_target(target_domain, two_sources, tmp_path / "m", config=settings(epochs=1), top_layers=2, **options)
+    train_target(
+        target_domain,
+        two_sources,
+        tmp_path / "m",
+        config=settings(epochs=1),
+        top_layers=2,
+        **options,
+    )
     model = bundle.load(tmp_path / "m")
     assert bundle.encoder_of(model).layer_numbers == [2, 3]
     manifest = bundle.read_bundle_manifest(tmp_path / "m")
@@ -474,7 +522,9 @@ def test_a_lora_of_the_targets_own(
 ) -> None:
     options: dict[str, Any] = {"scoring": scoring, "top_layers": 1, "budget": 40, "show_progress": False}
     config = settings(epochs=3, holdout_share=0.0, target_learning_rate=1e-2)
-    train_target(target_domain, two_sources, tmp_path / "m", config=config, target_rank=1, **options)
+    train_target(
+        target_domain, two_sources, tmp_path / "m", integrator="paper", config=config, target_rank=1, **options
+    )
     manifest = bundle.read_bundle_manifest(tmp_path / "m")
     assert manifest["integration"]["target_rank"] == 1
     encoder = bundle.encoder_of(bundle.load(tmp_path / "m"))
@@ -489,7 +539,15 @@ def test_the_targets_own_lora_has_a_learning_rate_of_its_own(
     two_sources: list[Path], target_domain: Domain, settings: Settings, tmp_path: Path
 ) -> None:
     config = settings(epochs=1, holdout_share=0.0, learning_rate=1e-12, target_learning_rate=1e-2)
-    train_target(target_domain, two_sources, tmp_path / "m", config=config, target_rank=1, show_progress=False)
+    train_target(
+        target_domain,
+        two_sources,
+        tmp_path / "m",
+        integrator="paper",
+        config=config,
+        target_rank=1,
+        show_progress=False,
+    )
     state = bundle.encoder_of(bundle.load(tmp_path / "m")).integration_state()
     moved = {key.split(".")[0]: float(value.abs().max()) for key, value in sorted(state.items()) if "down" not in key}
     assert moved["layers"] < 1e-9
@@ -526,6 +584,12 @@ def test_one_source_and_the_base_make_two_streams(
     two_sources: list[Path], target_domain: Domain, settings: Settings, tmp_path: Path
 ) -> None:
     train_target(
-        target_domain, two_sources[:1], tmp_path / "m", config=settings(epochs=1), base_stream=True, show_progress=False
+        target_domain,
+        two_sources[:1],
+        tmp_path / "m",
+        integrator="paper",
+        config=settings(epochs=1),
+        base_stream=True,
+        show_progress=False,
     )
     assert bundle.encoder_of(bundle.load(tmp_path / "m")).sources == ("first", "base")

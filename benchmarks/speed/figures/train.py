@@ -191,11 +191,11 @@ def _small_catalogue(domain: Domain) -> Domain:
 def _train_ours(
     folder: Path, stage: Stage, domain: Domain, adapters: Sequence[Path], base: str, config: TrainingConfig
 ) -> None:
-    """What ``xcrossrec train target`` and ``train source`` call."""
+    """What ``xcrossrec train target --integrator paper`` and ``train source`` call."""
     for stale in (folder, folder.with_name(f"{folder.name}.training")):
         shutil.rmtree(stale, ignore_errors=True)
     if stage == "target":
-        train_target(domain, adapters, folder, config=config, base=base, show_progress=False)
+        train_target(domain, adapters, folder, config=config, integrator="paper", base=base, show_progress=False)
     else:
         train_source(domain, folder, config=config, base=base, rank=material.RANK, show_progress=False)
 

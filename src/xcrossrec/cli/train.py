@@ -19,11 +19,19 @@ from xcrossrec.cli.console import (
     progress_to_stderr,
     shows_progress,
 )
-from xcrossrec.config import DEFAULT_TOP_LAYERS, TrainingConfig, rival_config, source_config, target_config
+from xcrossrec.config import (
+    DEFAULT_INTEGRATOR,
+    DEFAULT_TOP_LAYERS,
+    TrainingConfig,
+    rival_config,
+    source_config,
+    target_config,
+)
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.types import USER, HistoryPooling, PairAttention, PairStart, Scoring
 
 if TYPE_CHECKING:
+    from xcrossrec.data import Domain
     from xcrossrec.training.loop import TrainingReport
 
 Out = Annotated[Path, typer.Option(help="Folder to write.")]
@@ -115,8 +123,8 @@ def target(
     sources: Annotated[list[Path], typer.Option("--source", help="A source's adapter folder; give it at least twice.")],
     out: Out,
     integrator: Annotated[
-        str, typer.Option(help="paper, pairwise (pair-factored), none (streams only averaged), merged (one stream).")
-    ] = "paper",
+        str, typer.Option(help="merged (one stream), paper (X-Cross), pairwise, or none (streams only averaged).")
+    ] = DEFAULT_INTEGRATOR,
     scoring: ScoringOption = "dual",
     pair_attention: PairAttentionOption = None,
     pooling: Pooling = "late",
@@ -130,8 +138,9 @@ def target(
         int, typer.Option(min=0, help="Integrate after so many last layers; 0: after every layer, as in the paper.")
     ] = DEFAULT_TOP_LAYERS,
     target_rank: Annotated[
-        int, typer.Option(min=0, help="Rank of a LoRA of the target's own, trained beside the integrators; 0: none.")
-    ] = 0,
+        int | None,
+        typer.Option(min=0, help="Rank of a LoRA of the target's own; 0: none.  [default: 2 if merged, else 0]"),
+    ] = None,
     target_layers: Annotated[
         int, typer.Option(min=0, help="The target's own LoRA in so many last layers; 0: in all that sources adapt.")
     ] = 0,
@@ -149,7 +158,10 @@ def target(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Integrate source adapters into a new domain: only integrators, stream weights and a small head train.
+    """Integrate source adapters into a new domain: only a small LoRA, or integrators, and a small head train.
+
+    By default the sources' updates are averaged into one stream. Its LoRA has a higher learning rate from 8,192 users
+    on. `--integrator paper` is X-Cross as published, after the last layers; docs/evidence.md compares them.
 
     \b
       xcrossrec train target data/toys --source adapters/electronics --source adapters/sports \\
@@ -167,11 +179,8 @@ def target(
         batch_users=batch_users,
         seed=seed,
     )
-    settings = target_config(integrator, **changes)
     domain = read_domain(directory)
-    users = budget or domain.frame("train")[USER].n_unique()
-    if (better := advice(users, scoring, integrator, target_rank)) is not None:
-        typer.echo(better, err=True)
+    settings = target_config(integrator, users=_users(domain, budget), **changes)
     with progress_to_stderr():
         report = train_target(
             domain,
@@ -235,8 +244,8 @@ def lora(
     from xcrossrec.training.source import train_source
 
     changes = _changes(config, epochs=epochs, learning_rate=learning_rate, batch_users=batch_users, seed=seed)
-    settings = rival_config(**changes)
     domain = read_domain(directory)
+    settings = rival_config(users=_users(domain, budget), **changes)
     with progress_to_stderr():
         report = train_source(
             domain,
@@ -256,6 +265,11 @@ def lora(
             show_progress=shows_progress(),
         )
     _print(out, report, as_json=as_json)
+
+
+def _users(domain: Domain, budget: int | None) -> int:
+    """How many users a training will have: some learning rates depend on it."""
+    return budget or domain.frame("train")[USER].n_unique()
 
 
 def _changes(config: Path | None, **options: float | None) -> dict[str, Any]:
@@ -280,30 +294,6 @@ def _read_settings(path: Path) -> dict[str, Any]:
         if isinstance(value, bool) != (expected is bool) or not isinstance(value, (int, expected)):
             raise ConfigError(f"{name} in {path} is {value!r}: expected {expected.__name__}")
     return found
-
-
-_BETTER_RATES: dict[Scoring, dict[int, float]] = {"dual": {2048: 0.004, 8192: 0.008}, "pair": {512: 0.002}}
-"""From how many users on averaged sources with a LoRA of rank 2 ranked better than integrators, and at which rate
-(docs/evidence.md; `pair` with a fresh head, 512 and all users)."""
-
-
-def advice(users: int, scoring: Scoring, integrator: str, target_rank: int) -> str | None:
-    """Another form where it ranked better than integrators alone; None where these are the better choice.
-
-    Args:
-        users: to train on.
-        scoring: ``dual`` or ``pair``.
-        integrator: the form asked for.
-        target_rank: rank of the target's own LoRA; who asks for one has chosen.
-    """
-    rates = [rate for least, rate in _BETTER_RATES[scoring].items() if users >= least]
-    if not rates or integrator == "none" or target_rank:
-        return None
-    return (
-        f"note: with {users:,} users and {scoring} scoring, averaged sources with a small LoRA ranked better than "
-        "integrators alone where we measured it (docs/evidence.md): "
-        f"--integrator none --target-rank 2 --target-learning-rate {rates[-1]}"
-    )
 
 
 def _print(out: Path, report: TrainingReport, *, as_json: bool) -> None:

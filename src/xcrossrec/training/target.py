@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from xcrossrec.config import DEFAULT_TOP_LAYERS, TrainingConfig
+from xcrossrec.config import DEFAULT_INTEGRATOR, DEFAULT_TOP_LAYERS, TrainingConfig, default_target_rank
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import BundleError, ModelError
 from xcrossrec.models import bundle
@@ -36,7 +36,6 @@ from xcrossrec.training.source import (
 )
 from xcrossrec.types import HistoryPooling, PairAttention, Scoring
 
-DEFAULT_INTEGRATOR = "paper"
 BASE_STREAM = "base"
 """Name of the stream that is the base as it is."""
 
@@ -60,7 +59,7 @@ def train_target(
     pair_attention: PairAttention | None = None,
     base_stream: bool = False,
     top_layers: int | None = DEFAULT_TOP_LAYERS,
-    target_rank: int = 0,
+    target_rank: int | None = None,
     target_layers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -73,7 +72,7 @@ def train_target(
         sources: at least two adapter folders over one base.
         out: the bundle's folder; checkpoints and logs go to ``<out>.training`` beside it.
         config: settings, from :func:`xcrossrec.config.target_config`.
-        integrator: see :data:`xcrossrec.models.integrator.INTEGRATORS`.
+        integrator: see :data:`xcrossrec.models.integrator.FORMS`; ``paper`` is X-Cross as published.
         beta: strength of what a stream takes from another.
         gamma: strength of the contrast term (paper's form).
         base: the base; None takes what the first adapter names.
@@ -86,8 +85,9 @@ def train_target(
         base_stream: add the base as it is as one more stream, so that integration can fall back on it; costs one
             more encoder pass a text.
         top_layers: number of last layers after which the streams are integrated; None takes all, as in the paper.
+            Merged sources have no use for it.
         target_rank: rank of a LoRA of the target's own, trained beside the integrators and added to every stream;
-            0 trains none, as in the paper.
+            0 trains none, as in the paper; None takes :func:`xcrossrec.config.default_target_rank`.
         target_layers: number of last layers that have that LoRA; None for all.
         resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
@@ -102,6 +102,7 @@ def train_target(
     out = Path(out)
     refuse_existing(out, overwrite)
     users = domain.sequences("train").take(budget, config.seed)
+    target_rank = default_target_rank(integrator) if target_rank is None else target_rank
     with _streams(sources, base, config.seed, base_stream) as streams:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)  # of the pair head's projection and the target's LoRA
@@ -183,7 +184,7 @@ def write_unchanged_adapter(folder: Path, base: str, seed: int) -> None:
 def build_target_model(
     sources: Sequence[Path | str],
     *,
-    integrator: str = DEFAULT_INTEGRATOR,
+    integrator: str = "paper",
     beta: float = 1.0,
     gamma: float = 1.0,
     base: str | None = None,

@@ -10,7 +10,7 @@ from xcrossrec.benchmark.methods.lora import fitted_model
 from xcrossrec.benchmark.task import Fitted, Task, check_settings
 from xcrossrec.config import target_config
 from xcrossrec.models import bundle
-from xcrossrec.training.target import DEFAULT_INTEGRATOR, count_parameters, train_target
+from xcrossrec.training.target import count_parameters, train_target
 
 FROZEN_RATE = 1e-12
 """A rate that leaves the integrators where they start: at zero."""
@@ -19,9 +19,9 @@ FROZEN_RATE = 1e-12
 def xcross(task: Task) -> Fitted:
     """Integrate the sources into the target.
 
-    Settings: ``integrator``, the strengths ``beta`` and ``gamma``, and ``base_stream``, which adds the base as it
-    is as one more stream, so that integration can fall back on it, ``top_layers``, the number of last layers after
-    which the streams are integrated (all), ``target_rank``, the rank of a LoRA of the target's own (0, none), and
+    Settings: ``integrator`` (``paper``), the strengths ``beta`` and ``gamma``, ``base_stream``, which adds the base as it
+    is as one more stream, so that integration can fall back on it, ``top_layers``, the number of last layers after which
+    the streams are integrated (all), ``target_rank``, the rank of a LoRA of the target's own (0, none), and
     ``target_layers``, the number of last layers that have it (all).
     """
     check_settings(task, {"integrator", "beta", "gamma", "base_stream", "top_layers", "target_rank", "target_layers"})
@@ -35,7 +35,7 @@ def head_on_the_sources(task: Task) -> Fitted:
 
 
 def _integrated(task: Task, rate: float | None) -> Fitted:
-    integrator = task.setting("integrator", DEFAULT_INTEGRATOR)
+    integrator = task.setting("integrator", "paper")
     out = Path(tempfile.mkdtemp(dir=task.work)) / "xcross"
     report = train_target(
         task.target,
