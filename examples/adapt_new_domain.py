@@ -37,8 +37,8 @@ def main() -> None:
     for name in SOURCES:
         xc.train_source(market[name], out / name, config=source_settings, base=options.base, budget=options.users)
 
-    # 3. Integrate them into the new category, of which we know a few hundred customers. Only the integrators,
-    #    the streams' weights and a small head are trained; base and adapters stay as they are.
+    # 3. Integrate them into the new category, of which we know a few hundred customers. Only a small LoRA and a
+    #    small head are trained; base and adapters stay as they are.
     adapters = [out / name for name in SOURCES]
     target_settings = xc.target_config(epochs=options.target_epochs, seed=options.seed)
     xc.train_target(target, adapters, out / "x-cross", config=target_settings, budget=options.budget)

@@ -113,8 +113,8 @@ the pairwise form divides by the square root of the hidden size, hence the dista
 _WITHOUT_INTEGRATOR = ("merged", "none")
 
 _RATES_OF_AN_ONLY_LORA = {0: 2e-3, 512: 4e-3, 8192: 8e-3}
-"""Of the target's own LoRA where no integrator trains beside it (rank 2), by the least number of users. The first by the
-loss on users set aside (amazon-search-128.toml), the others those of docs/evidence.md."""
+"""Of the target's own LoRA where no integrator trains beside it (rank 2), by the least number of users. The first is
+the best by the loss on users set aside (amazon-search-128.toml), the others are those of docs/evidence.md."""
 
 
 def default_target_rank(integrator: str) -> int:

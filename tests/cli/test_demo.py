@@ -33,20 +33,22 @@ def test_the_demo_does_the_whole_job(tiny_models: Any, tmp_path: Path, monkeypat
         "kitchen alone",
         "mean of the sources",
         "LoRA on",
+        "X-Cross's integrators",
     ):
         assert rival in done.stdout
     assert done.stdout.count(SIMULATED) == 2
     assert "Did it help?" in done.stdout
     assert "Best match in the history" in done.stdout
-    assert "of one source's LoRA" in done.stdout
+    assert "of one source's" in done.stdout
+    assert "The sources are merged into one stream" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
     assert bundle.read_bundle_manifest(out / "model")["domain"]["simulated"] is True
     assert read_domain(out / "target").name == "garden"
     assert {path.name for path in (out / "sources").iterdir()} >= {"kitchen", "camping"}
-    assert Evaluation.load(out / "results" / "x-cross.parquet").info.simulated
+    assert Evaluation.load(out / "results" / "xcrossrec.parquet").info.simulated
     record = json.loads((out / MARKER).read_text())
     assert record["finished"]
-    assert len(record["summaries"]) == 9
+    assert len(record["summaries"]) == 10
     (out / "mine.txt").write_text("kept")
     claim(out, overwrite=False)
     assert (out / "mine.txt").exists()

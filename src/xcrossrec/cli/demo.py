@@ -29,7 +29,8 @@ MARKER = "xcrossrec-demo.json"
 
 SIMULATED = "SIMULATED users: these numbers show that the software works, and nothing about people."
 _FOLDERS = ("data", "target", "sources", "rivals", "model", "model.training", "results")
-_MODEL = "X-Cross"
+_MODEL = "xcrossrec"
+_PAPER = "X-Cross's integrators"
 
 
 def _plan(**settings: Any) -> dict[str, Any]:
@@ -46,7 +47,7 @@ class Plan:
         test_users: target users who are ranked; nothing is chosen by them.
         budget: target users to learn from.
         source: training settings of each source.
-        target: of the integration.
+        target: of the integration, in its default form and with the paper's integrators.
         rival: of LoRA on the target; its learning rate had the lowest held-out loss of five (LOG.md).
         base: the base model; None takes the embedded MiniLM.
     """
@@ -169,7 +170,7 @@ def _write_market(out: Path, plan: Plan, seed: int) -> dict[str, Domain]:
 def _train(
     out: Path, plan: Plan, seed: int, sources: Sequence[Domain], target: Domain, adapters: Sequence[Path]
 ) -> None:
-    from xcrossrec.config import rival_config, source_config, target_config
+    from xcrossrec.config import DEFAULT_INTEGRATOR, rival_config, source_config, target_config
     from xcrossrec.models.base import DEFAULT_BASE
     from xcrossrec.training.source import train_source
     from xcrossrec.training.target import train_target
@@ -179,9 +180,12 @@ def _train(
         with _step(f"LoRA on {source.name} ({plan.train_users:,} users)"):
             settings = source_config(**{**plan.source, "seed": seed})
             train_source(source, adapter, config=settings, base=base, show_progress=bars)
-    with _step(f"integration into {target.name} ({plan.budget:,} users)"):
-        settings = target_config(**{**plan.target, "seed": seed})
-        train_target(target, adapters, out / "model", config=settings, budget=plan.budget, show_progress=bars)
+    for form, folder in ((DEFAULT_INTEGRATOR, out / "model"), ("paper", out / "rivals" / "paper")):
+        with _step(f"integration into {target.name}, {form} ({plan.budget:,} users)"):
+            settings = target_config(form, users=plan.budget, **{**plan.target, "seed": seed})
+            train_target(
+                target, adapters, folder, config=settings, integrator=form, budget=plan.budget, show_progress=bars
+            )
     rival = out / "rivals" / "lora"
     with _step(f"the rival: LoRA on {target.name} (the same {plan.budget:,} users)"):
         settings = rival_config(**{**plan.rival, "seed": seed})
@@ -213,6 +217,7 @@ def _evaluate_all(out: Path, target: Domain, adapters: Sequence[Path], plan: Pla
         **{f"{adapter.name} alone": str(adapter) for adapter in adapters},
         "mean of the sources": "+".join(map(str, adapters)),
         "LoRA on the target": str(out / "rivals" / "lora"),
+        _PAPER: str(out / "rivals" / "paper"),
         _MODEL: str(out / "model"),
     }
     folder = out / "results"
@@ -230,7 +235,7 @@ def _evaluate_all(out: Path, target: Domain, adapters: Sequence[Path], plan: Pla
 
 
 def _results_table(summaries: dict[str, dict[str, Any]], differences: dict[str, dict[str, Any]]) -> str:
-    """All methods under all negatives, and what X-Cross has more (paired, with its interval)."""
+    """All methods under all negatives, and what ours has more (paired, with its interval)."""
     ours = summaries[_MODEL]
     rows = [["MRR, mean [95%]", *NEGATIVES, f"{_MODEL} minus it, popularity negatives"]]
     for name, summary in summaries.items():
@@ -262,7 +267,7 @@ def _verdicts(
 ) -> list[str]:
     """Say whether integration helped, against what matters most; only an interval clear of 0 is a yes."""
     best = max(sources, key=lambda name: float(summaries[f"{name} alone"]["metrics"]["popularity"]["mrr"]))
-    rivals = ("untrained base", f"{best} alone", "mean of the sources", "LoRA on the target")
+    rivals = ("untrained base", f"{best} alone", "mean of the sources", "LoRA on the target", _PAPER)
     sentences = (_verdict(name, differences[name]) for name in rivals)
     return ["Did it help? (MRR, popularity negatives, paired by user)", *sentences]
 
@@ -284,8 +289,8 @@ def _cost(out: Path) -> str:
     counts = count_parameters(bundle.load(out / "model"))
     small = counts["stream_weights"] + counts["head"]
     return (
-        f"Trained for the new domain: {counts['integrators']:,} parameters of integrators, {counts['share']:.1%} of "
-        f"one source's LoRA ({counts['lora_per_source']:,}), and {small} of stream weights and head."
+        f"Trained for the new domain: a LoRA of {counts['target_lora']:,} parameters, {counts['share']:.1%} of one "
+        f"source's ({counts['lora_per_source']:,}), and {small} of stream weight and head; served as one model."
     )
 
 
@@ -324,7 +329,7 @@ def _next_steps(out: Path, target: Domain) -> str:
         for line in (
             f"inspect {out / 'model'}",
             f'recommend {out / "model"} --catalog {out / "target"} --history "{title}" --explain',
-            f"compare {out / 'results' / 'x-cross.parquet'} {out / 'results' / 'lora-on-the-target.parquet'}",
+            f"compare {out / 'results' / 'xcrossrec.parquet'} {out / 'results' / 'lora-on-the-target.parquet'}",
             f"data lint {out / 'target'}",
             f"serve {quote(str(out / 'model'))} --catalog {quote(str(out / 'target'))}",
         )

@@ -19,9 +19,9 @@ FROZEN_RATE = 1e-12
 def xcross(task: Task) -> Fitted:
     """Integrate the sources into the target.
 
-    Settings: ``integrator`` (``paper``), the strengths ``beta`` and ``gamma``, ``base_stream``, which adds the base as it
-    is as one more stream, so that integration can fall back on it, ``top_layers``, the number of last layers after which
-    the streams are integrated (all), ``target_rank``, the rank of a LoRA of the target's own (0, none), and
+    Settings: ``integrator`` (``paper``), the strengths ``beta`` and ``gamma``, ``base_stream``, which adds the base as
+    it is as one more stream, so that integration can fall back on it, ``top_layers``, the number of last layers after
+    which the streams are integrated (all), ``target_rank``, the rank of a LoRA of the target's own (0, none), and
     ``target_layers``, the number of last layers that have it (all).
     """
     check_settings(task, {"integrator", "beta", "gamma", "base_stream", "top_layers", "target_rank", "target_layers"})
