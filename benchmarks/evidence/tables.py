@@ -43,6 +43,7 @@ DUAL = {
     "source-2": "second source",
     "mean-of-sources": "mean of the sources",
     "merged-linear": "merged, linear",
+    "merged-cat": "merged, the mean of the updates",
     "merged-ties": "merged, TIES",
     "merged-dare": "merged, DARE",
     "arrow": "Arrow",
@@ -71,7 +72,8 @@ DUAL = {
     "xcross-top": "X-Cross with a LoRA of the target's own in the last two layers, r=4",
     "mean-lora": "mean of the sources with a LoRA of the target's own, r=2",
     "xcross-fast": "X-Cross, three times the rate (`xcross-fast`)",
-    "xcross": "**X-Cross** (default)",
+    "xcross": "**X-Cross**",
+    "merged-lora": "**merged sources with a LoRA of the target's own, r=2** (default)",
 }
 """What the page calls the methods of regime (a), in its order."""
 
@@ -81,6 +83,7 @@ PAIR = {
     "source-2": "second source",
     "mean-of-sources": "mean of the sources",
     "merged-linear": "merged, linear",
+    "merged-cat": "merged, the mean of the updates",
     "merged-ties": "merged, TIES",
     "arrow": "Arrow",
     "lorahub": "LoraHub",
@@ -92,37 +95,44 @@ PAIR = {
     "lora-from-source": "LoRA from the best source, 3e-4",
     "lora-from-source-fast": "the same, 1e-3",
     "lora-from-merged": "LoRA from the merged sources, 3e-4",
-    "xcross": "**X-Cross** (default)",
+    "xcross": "**X-Cross**",
     "xcross-head-fast": "the same, ten times the head's rate (`xcross-head-fast`)",
     "xcross-lora": "X-Cross with a LoRA of the target's own, r=1",
     "xcross-lora-fast": "the same, higher rates (`xcross-lora-fast`)",
     "mean-lora": "mean of the sources with a LoRA of the target's own, r=2 (`mean-lora`)",
+    "merged-lora": "**merged sources with a LoRA of the target's own, r=2** (default)",
 }
 """The same of regime (b)."""
 
 FORMS = (
-    (128, "xcross", "default", "lora-slow"),
-    (512, "xcross", "default", "lora-slow"),
-    (2048, "xcross", "default", "lora"),
+    (128, "xcross", "`--integrator paper`", "lora-slow"),
+    (128, "merged-lora", "default", "lora-slow"),
+    (512, "xcross", "`--integrator paper`", "lora-slow"),
+    (512, "merged-lora", "default", "lora-slow"),
+    (2048, "xcross", "`--integrator paper`", "lora"),
     (2048, "xcross-lora", "`--target-rank 1`", "lora"),
     (2048, "xcross-top", "`--target-rank 4 --target-layers 2`", "lora"),
     (2048, "mean-lora", "`--integrator none --target-rank 2`", "lora"),
-    (8192, "xcross", "default", "lora"),
+    (2048, "merged-lora", "default", "lora"),
+    (8192, "xcross", "`--integrator paper`", "lora"),
     (8192, "xcross-top", "`--target-rank 4 --target-layers 2`", "lora"),
     (8192, "mean-lora", "`--integrator none --target-rank 2`", "lora"),
-    (ALL, "xcross", "default", "lora"),
+    (8192, "merged-lora", "default", "lora"),
+    (ALL, "xcross", "`--integrator paper`", "lora"),
     (ALL, "xcross-lora", "`--target-rank 1`", "lora"),
     (ALL, "xcross-lora-fast", "the same, three times the rates", "lora"),
     (ALL, "mean-lora", "`--integrator none --target-rank 2`", "lora"),
+    (ALL, "merged-lora", "default", "lora"),
 )
 """Users, our form, what the page calls it, and LoRA at its better rate there."""
 
 PAIR_FORMS = (
-    *((budget, "xcross", "default") for budget in (128, 512, 2048, ALL)),
-    *((budget, "xcross-head-fast", "default, the head's rate 1e-3") for budget in (512, 2048, ALL)),
+    *((budget, "xcross", "`--integrator paper`") for budget in (128, 512, 2048, ALL)),
+    *((budget, "xcross-head-fast", "the same, the head's rate 1e-3") for budget in (512, 2048, ALL)),
     *((budget, "xcross-lora", "`--target-rank 1`") for budget in (2048, ALL)),
     *((budget, "xcross-lora-fast", "the same, higher rates") for budget in (512, 2048, ALL)),
     *((budget, "mean-lora", "`--integrator none --target-rank 2`") for budget in (512, 2048, ALL)),
+    *((budget, "merged-lora", "default") for budget in (128, 512, 2048, ALL)),
 )
 RIVAL_COLUMNS: tuple[tuple[str, Negatives, int], ...] = (
     ("amazon", "popularity", 128),
@@ -139,6 +149,7 @@ PAIR_COLUMNS = (
     *(("xcross", budget) for budget in (128, 512, 2048, ALL)),
     *(("xcross-lora-fast", budget) for budget in (512, 2048, ALL)),
     *(("mean-lora", budget) for budget in (512, 2048, ALL)),
+    *(("merged-lora", budget) for budget in (512, 2048, ALL)),
 )
 SHOWN: Sequence[Negatives] = ("popularity", "uniform")
 
@@ -168,11 +179,11 @@ def parameters() -> str:
     return markdown_table(["users", "form", "LoRA", "negatives", *TARGETS.values(), "together"], rows)
 
 
-def data() -> str:
-    """Users that X-Cross needs for what each LoRA reaches."""
+def data(ours: str) -> str:
+    """Users that one of our forms needs for what each LoRA reaches."""
     rows = []
-    for rival in ("lora-slow", "lora", "lora-from-source-slow", "lora-from-source"):
-        found = {target: _ratios(rival, target) for target in TARGETS}
+    for rival in ("lora-slow", "lora", "lora-from-source-slow", "lora-from-source", "lora-from-merged"):
+        found = {target: _ratios(ours, rival, target) for target in TARGETS}
         for budget in points("amazon").budgets:
             texts = [found[target].get(budget, "") for target in TARGETS]
             if any(texts):
@@ -180,24 +191,24 @@ def data() -> str:
     return markdown_table(["LoRA", "its users", *TARGETS.values()], rows)
 
 
-def _ratios(rival: str, target: str) -> dict[int, str]:
+def _ratios(ours: str, rival: str, target: str) -> dict[int, str]:
     cells = points("amazon")
     budgets = {cells.users(target, budget): budget for budget in cells.budgets}
     texts = {}
-    for ratio in data_ratios(cells, "xcross", rival, target, "popularity"):
+    for ratio in data_ratios(cells, ours, rival, target, "popularity"):
         needed = "" if ratio.own_users is None else f"{ratio.own_users:,.0f} users for "
         said = f"{needed}{short(ratio.rival_value)}" + (": " if needed else " ") + ratio.text()
         texts[budgets[ratio.rival_users]] = said
     return texts
 
 
-def rivals() -> str:
-    """X-Cross minus every other method over all targets' users."""
+def rivals(ours: str, called: str) -> str:
+    """One of our forms minus every other method over all targets' users."""
     columns = [
-        {duel.rival: duel for duel in _together(suite, "xcross", negatives) if duel.budget == budget}
+        {duel.rival: duel for duel in _together(suite, ours, negatives) if duel.budget == budget}
         for suite, negatives, budget in RIVAL_COLUMNS
     ]
-    head = ["X-Cross minus", *(f"`{suite}`, {negatives}, {b:,}" for suite, negatives, b in RIVAL_COLUMNS)]
+    head = [f"{called} minus", *(f"`{suite}`, {negatives}, {b:,}" for suite, negatives, b in RIVAL_COLUMNS)]
     return _duel_table(head, DUAL, columns)
 
 
@@ -332,8 +343,10 @@ def _rate(value: float) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "parameters": parameters,
-    "data": data,
-    "rivals": rivals,
+    "data-default": partial(data, "merged-lora"),
+    "data": partial(data, "xcross"),
+    "rivals-default": partial(rivals, "merged-lora", "The default"),
+    "rivals": partial(rivals, "xcross", "X-Cross"),
     **{f"users-{budget or 'all'}": partial(accuracy, budget) for budget in (128, 512, 2048, 8192, ALL)},
     **{f"pair-{target}": partial(pair_accuracy, target) for target in TARGETS},
     "pair-parameters": pair_parameters,
