@@ -48,7 +48,7 @@ class Plan:
         budget: target users to learn from.
         source: training settings of each source.
         target: of the integration, in its default form and with the paper's integrators.
-        rival: of LoRA on the target; its learning rate had the lowest held-out loss of five (LOG.md).
+        rival: of LoRA on the target; learning rates by the loss on users set aside (LOG.md).
         base: the base model; None takes the embedded MiniLM.
     """
 
@@ -56,7 +56,9 @@ class Plan:
     test_users: int = 1000
     budget: int = 300
     source: dict[str, Any] = field(default_factory=lambda: _plan(epochs=4, batch_users=64, learning_rate=2e-3))
-    target: dict[str, Any] = field(default_factory=lambda: _plan(epochs=8, batch_users=32, learning_rate=1e-3))
+    target: dict[str, Any] = field(
+        default_factory=lambda: _plan(epochs=8, batch_users=32, learning_rate=1e-3, target_learning_rate=8e-3)
+    )
     rival: dict[str, Any] = field(default_factory=lambda: _plan(epochs=8, batch_users=32, learning_rate=8e-3))
     base: str | None = None
 
