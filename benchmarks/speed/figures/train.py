@@ -47,7 +47,9 @@ from xcrossrec.training.batches import DualBatches
 from xcrossrec.training.source import train_source
 from xcrossrec.training.target import train_target
 
-Stage = Literal["target", "source"]
+Stage = Literal["target", "merged", "source"]
+FORMS: dict[Stage, str] = {"target": "paper", "merged": "merged"}
+"""Of `train target`."""
 Precision = Literal["fp32", "bf16"]
 
 CATALOGUE = 5000
@@ -167,7 +169,7 @@ def _compared(
 
 def has_dropout(stage: Stage, base: str) -> bool:
     """Whether our training of a stage runs the base's dropout; a target's frozen base stays in evaluation mode."""
-    if stage == "target":
+    if stage != "source":
         return False
     encoder = SourceEncoder(load_base(base), default_lora(material.RANK)).train()
     return any(
@@ -176,7 +178,7 @@ def has_dropout(stage: Stage, base: str) -> bool:
 
 
 def _config(stage: Stage, precision: Precision, users: int) -> TrainingConfig:
-    make = partial(target_config, "paper") if stage == "target" else source_config
+    make = source_config if stage == "source" else partial(target_config, FORMS[stage])
     return make(epochs=1, holdout_share=0.0, precision=precision, batch_users=users)
 
 
@@ -191,13 +193,14 @@ def _small_catalogue(domain: Domain) -> Domain:
 def _train_ours(
     folder: Path, stage: Stage, domain: Domain, adapters: Sequence[Path], base: str, config: TrainingConfig
 ) -> None:
-    """What ``xcrossrec train target --integrator paper`` and ``train source`` call."""
+    """What ``xcrossrec train target`` and ``train source`` call."""
     for stale in (folder, folder.with_name(f"{folder.name}.training")):
         shutil.rmtree(stale, ignore_errors=True)
-    if stage == "target":
-        train_target(domain, adapters, folder, config=config, integrator="paper", base=base, show_progress=False)
-    else:
+    if stage == "source":
         train_source(domain, folder, config=config, base=base, rank=material.RANK, show_progress=False)
+    else:
+        form = FORMS[stage]
+        train_target(domain, adapters, folder, config=config, integrator=form, base=base, show_progress=False)
 
 
 def recorded_texts(train: Callable[[], Any]) -> list[list[str]]:
@@ -315,5 +318,6 @@ def _figure(stage: Stage, goal: float, title: str) -> Figure:
 
 FIGURES = (
     _figure("target", 1.6, "Training on the target, 2 streams, fp32"),
+    _figure("merged", 1.0, "Training on the target, 2 sources merged into one stream, fp32"),
     _figure("source", 1.0, "Training a source's LoRA, fp32"),
 )
