@@ -27,6 +27,7 @@ def test_a_lora_without_integrators_has_a_rate_of_its_own() -> None:
 def test_rates_rise_with_the_number_of_users() -> None:
     rates = [target_config(users=users).target_learning_rate for users in (511, 512, 8191, 8192, 20_000)]
     assert rates == [2e-3, 4e-3, 4e-3, 8e-3, 8e-3]
+    assert target_config(users=8192, scoring="pair").target_learning_rate == 2e-3
     assert target_config("paper", users=8192) == target_config("paper")
     assert [rival_config(users=users).learning_rate for users in (0, 2047, 2048)] == [1e-3, 1e-3, 3e-3]
     assert rival_config(users=2048, learning_rate=1e-2).learning_rate == 1e-2

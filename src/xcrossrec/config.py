@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, TypeAlias, get_args
 
 from xcrossrec.exceptions import ConfigError
+from xcrossrec.types import Scoring
 
 Precision: TypeAlias = Literal["auto", "fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -112,7 +113,7 @@ the pairwise form divides by the square root of the hidden size, hence the dista
 
 _WITHOUT_INTEGRATOR = ("merged", "none")
 
-_RATES_OF_AN_ONLY_LORA = {0: 2e-3, 512: 4e-3, 8192: 8e-3}
+_RATES_OF_AN_ONLY_LORA: dict[Scoring, dict[int, float]] = {"dual": {0: 2e-3, 512: 4e-3, 8192: 8e-3}, "pair": {0: 2e-3}}
 """Of the target's own LoRA where no integrator trains beside it (rank 2), by the least number of users. The first is
 the best by the loss on users set aside (amazon-search-128.toml), the others are those of docs/evidence.md."""
 
@@ -122,17 +123,20 @@ def default_target_rank(integrator: str) -> int:
     return 2 if integrator == "merged" else 0
 
 
-def target_config(integrator: str = DEFAULT_INTEGRATOR, *, users: int = 0, **changes: Any) -> TrainingConfig:
+def target_config(
+    integrator: str = DEFAULT_INTEGRATOR, *, users: int = 0, scoring: Scoring = "dual", **changes: Any
+) -> TrainingConfig:
     """Defaults for a new domain (``train target``).
 
     Args:
         integrator: its form decides the learning rates.
         users: to train on; the more there are, the higher the rate of the target's own LoRA where it trains alone.
+        scoring: in ``pair`` scoring that rate is one for all.
         **changes: settings that differ from the defaults.
     """
     rates = {"learning_rate": _TARGET_LEARNING_RATES.get(integrator, _TARGET_LEARNING_RATES["paper"])}
     if integrator in _WITHOUT_INTEGRATOR:
-        rates["target_learning_rate"] = _by_users(_RATES_OF_AN_ONLY_LORA, users)
+        rates["target_learning_rate"] = _by_users(_RATES_OF_AN_ONLY_LORA[scoring], users)
     return TrainingConfig.from_mapping(changes, epochs=8, patience=3, projection_rank=16, **rates)
 
 

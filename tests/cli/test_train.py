@@ -95,7 +95,7 @@ def test_rates_follow_the_number_of_users(
     command: str,
     budget: tuple[Any, ...],
 ) -> None:
-    monkeypatch.setattr("xcrossrec.config._RATES_OF_AN_ONLY_LORA", {0: 0.004, 3: 0.5})
+    monkeypatch.setattr("xcrossrec.config._RATES_OF_AN_ONLY_LORA", {"dual": {0: 0.004, 3: 0.5}})
     monkeypatch.setattr("xcrossrec.config._RIVAL_RATES", {0: 0.001, 3: 0.5})
     sources = [argument for path in tiny_models.sources for argument in ("--source", path)]
     given = sources if command == "target" else ("--base", tiny_models.base)

@@ -180,7 +180,7 @@ def target(
         seed=seed,
     )
     domain = read_domain(directory)
-    settings = target_config(integrator, users=_users(domain, budget), **changes)
+    settings = target_config(integrator, users=_users(domain, budget), scoring=scoring, **changes)
     with progress_to_stderr():
         report = train_target(
             domain,
