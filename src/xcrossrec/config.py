@@ -111,7 +111,8 @@ _TARGET_LEARNING_RATES = {"paper": 3e-4, "pairwise": 5e-3}
 """Measured on Toys (LOG.md), integrating after the last two layers (after all, 1e-4 is better for the paper's form);
 the pairwise form divides by the square root of the hidden size, hence the distance."""
 
-_WITHOUT_INTEGRATOR = ("merged", "none")
+FORMS_WITHOUT_INTEGRATOR = ("merged", "none")
+"""Of `train target`: no integrators train, so their settings mean nothing."""
 
 _RATES_OF_AN_ONLY_LORA: dict[Scoring, dict[int, float]] = {"dual": {0: 2e-3, 512: 4e-3, 8192: 8e-3}, "pair": {0: 2e-3}}
 """Of the target's own LoRA where no integrator trains beside it (rank 2), by the least number of users. The first is
@@ -135,7 +136,7 @@ def target_config(
         **changes: settings that differ from the defaults.
     """
     rates = {"learning_rate": _TARGET_LEARNING_RATES.get(integrator, _TARGET_LEARNING_RATES["paper"])}
-    if integrator in _WITHOUT_INTEGRATOR:
+    if integrator in FORMS_WITHOUT_INTEGRATOR:
         rates["target_learning_rate"] = _by_users(_RATES_OF_AN_ONLY_LORA[scoring], users)
     return TrainingConfig.from_mapping(changes, epochs=8, patience=3, projection_rank=16, **rates)
 

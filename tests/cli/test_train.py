@@ -85,6 +85,19 @@ def test_by_default_the_sources_are_merged(
     assert manifest["training"]["target_learning_rate"] == rate
 
 
+@pytest.mark.parametrize("integrator", [(), ("--integrator", "none")])
+@pytest.mark.parametrize("option", ["--beta", "--gamma", "--top-layers", "--learning-rate"])
+def test_options_of_integrators_are_refused_without_any(
+    domain_dir: Path, tiny_models: Any, tmp_path: Path, integrator: tuple[str, ...], option: str
+) -> None:
+    sources = [argument for path in tiny_models.sources for argument in ("--source", path)]
+    done = invoke("target", domain_dir, *sources, "--out", tmp_path / "model", option, 1, *integrator, *QUICK)
+    assert done.exit_code == 2
+    assert f"{option} is of integrators" in done.stderr
+    assert ("--target-learning-rate" in done.stderr) == (option == "--learning-rate")
+    assert not (tmp_path / "model").exists()
+
+
 @pytest.mark.parametrize("command", ["target", "lora"])
 @pytest.mark.parametrize("budget", [(), ("--budget", 2)])
 def test_rates_follow_the_number_of_users(
@@ -120,7 +133,21 @@ def test_the_rival_starts_from_the_base_or_an_adapter(domain_dir: Path, tiny_mod
         (["target", "DIR", "--source", "KITCHEN"], "integration needs at least 2 sources, got 1"),
         (["target", "DIR", "--source", "KITCHEN", "--source", "/nowhere"], "'/nowhere' does not exist"),
         (["target", "DIR", "--source", "KITCHEN", "--source", "CAMPING", "--integrator", "sum"], "integrator 'sum'"),
-        (["target", "DIR", "--source", "KITCHEN", "--source", "CAMPING", "--top-layers", "3"], "top_layers is 3"),
+        (
+            [
+                "target",
+                "DIR",
+                "--source",
+                "KITCHEN",
+                "--source",
+                "CAMPING",
+                "--integrator",
+                "paper",
+                "--top-layers",
+                "3",
+            ],
+            "top_layers is 3",
+        ),
         (["source", "/nowhere"], "no domain folder at /nowhere"),
         (["source", "DIR", "--budget", "99"], "a budget of 99 users cannot be taken from 3"),
         (["source", "DIR", "--base", "/nowhere/base"], "base model '/nowhere/base' cannot be loaded"),

@@ -22,6 +22,7 @@ from xcrossrec.cli.console import (
 from xcrossrec.config import (
     DEFAULT_INTEGRATOR,
     DEFAULT_TOP_LAYERS,
+    FORMS_WITHOUT_INTEGRATOR,
     TrainingConfig,
     rival_config,
     source_config,
@@ -119,6 +120,7 @@ def source(
 
 @app.command()
 def target(
+    context: typer.Context,
     directory: DomainDir,
     sources: Annotated[list[Path], typer.Option("--source", help="A source's adapter folder; give it at least twice.")],
     out: Out,
@@ -167,6 +169,7 @@ def target(
       xcrossrec train target data/toys --source adapters/electronics --source adapters/sports \\
           --out models/toys --budget 1000
     """
+    _refuse_options_of_integrators(context, integrator)
     prepare("train")
     from xcrossrec.data import read_domain
     from xcrossrec.training.target import train_target
@@ -265,6 +268,26 @@ def lora(
             show_progress=shows_progress(),
         )
     _print(out, report, as_json=as_json)
+
+
+_OF_INTEGRATORS = {"beta": "", "gamma": "", "top_layers": "", "learning_rate": ", or give --target-learning-rate"}
+"""Options of `train target` that say nothing without integrators, and what may be meant instead."""
+
+
+def _refuse_options_of_integrators(context: typer.Context, integrator: str) -> None:
+    """Refuse what would be without effect, rather than train something else than was asked for.
+
+    Raises:
+        ConfigError: an option of integrators for a form that has none.
+    """
+    if integrator not in FORMS_WITHOUT_INTEGRATOR:
+        return
+    for name, instead in _OF_INTEGRATORS.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = "--" + name.replace("_", "-")
+            remedy = f"leave it out, pass --integrator paper{instead}"
+            raise ConfigError(f"{option} is of integrators, and {integrator!r} has none: {remedy}")
 
 
 def _users(domain: Domain, budget: int | None) -> int:
