@@ -82,6 +82,7 @@ def test_by_default_the_sources_are_merged(
     manifest = bundle.read_bundle_manifest(tmp_path / "model")
     assert manifest["integration"]["integrator"] == (options[1] if "--integrator" in options else "merged")
     assert manifest["integration"]["target_rank"] == rank
+    assert manifest["integration"]["top_layers"] == (2 if "--integrator" in options else None)
     assert manifest["training"]["target_learning_rate"] == rate
 
 

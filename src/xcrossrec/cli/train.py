@@ -162,8 +162,8 @@ def target(
 ) -> None:
     """Integrate source adapters into a new domain: only a small LoRA, or integrators, and a small head train.
 
-    By default the sources' updates are averaged into one stream. Its LoRA has a higher learning rate from 8,192 users
-    on. `--integrator paper` is X-Cross as published, after the last layers; docs/evidence.md compares them.
+    By default the sources' updates are averaged into one stream, and the learning rate of its LoRA follows the number
+    of users. `--integrator paper` is X-Cross, after the last layers; docs/evidence.md compares them.
 
     \b
       xcrossrec train target data/toys --source adapters/electronics --source adapters/sports \\
@@ -286,7 +286,7 @@ def _refuse_options_of_integrators(context: typer.Context, integrator: str) -> N
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = "--" + name.replace("_", "-")
-            remedy = f"leave it out, pass --integrator paper{instead}"
+            remedy = f"leave it out, or pass --integrator paper{instead}"
             raise ConfigError(f"{option} is of integrators, and {integrator!r} has none: {remedy}")
 
 

@@ -21,6 +21,7 @@ from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, 
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.bundle import Model
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora
+from xcrossrec.models.integrator import MERGED
 from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.training.inheritance import inherit_head, pair_start_of
 from xcrossrec.training.loop import TrainingReport, fit
@@ -103,6 +104,7 @@ def train_target(
     refuse_existing(out, overwrite)
     users = domain.sequences("train").take(budget, config.seed)
     target_rank = default_target_rank(integrator) if target_rank is None else target_rank
+    top_layers = None if integrator == MERGED else top_layers
     with _streams(sources, base, config.seed, base_stream) as streams:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)  # of the pair head's projection and the target's LoRA
