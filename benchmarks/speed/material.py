@@ -167,6 +167,8 @@ def integrated_model(base: str, adapters: Sequence[Path], form: str = "paper") -
         for integrator in encoder.integrators:
             for parameter in integrator.parameters():
                 nn.init.normal_(parameter, std=0.2 / encoder.dim**0.5)
+    for lora in encoder.target_loras.values():
+        lora.requires_grad_(False)  # as in a loaded model, which folds it into the weights once
     model.eval()
     assert isinstance(model, SentenceTransformer)
     return model
