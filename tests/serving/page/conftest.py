@@ -14,6 +14,9 @@ from typing import Any
 import polars as pl
 import pytest
 
+from xcrossrec.training.source import write
+from xcrossrec.training.target import build_target_model
+
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
     "--headless",
@@ -41,12 +44,15 @@ TITLES = (
 
 @pytest.fixture(scope="module")
 def shop(tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of ``xcrossrec serve`` with three models, in a process of its own; reading needs KEY."""
+    """The address of ``xcrossrec serve`` with four models, in a process of its own; reading needs KEY."""
     if not CHROMIUM.exists():
         pytest.skip(f"CHROMIUM ABSENT: {CHROMIUM} does not exist, so the page was not tested")
     folder = tmp_path_factory.mktemp("page")
     pl.DataFrame({"item_id": [f"i{n}" for n in range(len(TITLES))], "title": TITLES}).write_csv(folder / "items.csv")
+    merged = build_target_model(tiny_models.sources, integrator="merged")
+    write(merged, folder / "merged-model", {"kind": "x-cross"}, frozenset(), overwrite=False)
     models = {"x-cross": tiny_models.late, "lora": tiny_models.sources[0], "pair": tiny_models.pair}
+    models["merged"] = folder / "merged-model"
     words = [f"{name}={path}" for name, path in models.items()]
     for name in models:  # a catalogue of its own for each
         (folder / name).mkdir()

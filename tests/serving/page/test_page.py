@@ -164,6 +164,17 @@ def test_a_model_of_one_source_says_so(open_page: Opened) -> None:
     assert page.locator(".matched").count() == 1
 
 
+def test_a_model_of_merged_sources_says_what_each_adds(open_page: Opened, api: Client) -> None:
+    page = open_page(link(TRAIN, model="merged"))
+    first = ranking(page)[0]
+    page.get_by_text("Why?").first.click()
+    page.locator(".summary").wait_for()
+    kitchen, camping = api.explain(["i0"], first, model="merged").sources
+    added = f"kitchen {sign(kitchen.stream_effect)}, camping {sign(camping.stream_effect)}"
+    assert f"merged into one stream; what each adds: {added}." in page.inner_text(".summary")
+    assert page.locator(".heat").count() == 0
+
+
 # ---- two models
 
 
@@ -197,7 +208,7 @@ def test_domains_are_picked(open_page: Opened) -> None:
     assert page.locator("#domain option").all_text_contents() == ["no domain", "kitchen"]
     page.get_by_label("Domain").select_option("kitchen")
     assert page.locator("#model option").all_text_contents() == ["lora"]
-    assert page.locator("#rival option").all_text_contents() == ["nothing", "x-cross", "pair"]
+    assert page.locator("#rival option").all_text_contents() == ["nothing", "x-cross", "pair", "merged"]
 
 
 # ---- errors
