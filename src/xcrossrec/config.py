@@ -100,7 +100,7 @@ def source_config(**changes: Any) -> TrainingConfig:
 
 
 DEFAULT_INTEGRATOR = "merged"
-"""Of `train target`: ranks as well as integrators with few users and better with many, at half of their time
+"""Of `train target`: ranks as well as integrators with few users and better with many, at one encoder pass a text
 (docs/evidence.md)."""
 
 DEFAULT_TOP_LAYERS = 2

@@ -180,7 +180,7 @@ def test_other_forms_train_too(
 
 
 @pytest.mark.parametrize("scoring", ["dual", "pair"])
-def test_merged_sources_train_one_lora_for_the_target(
+def test_by_default_merged_sources_train_one_lora_for_the_target(
     scoring: Scoring, two_sources: list[Path], target_domain: Domain, settings: Settings, tmp_path: Path
 ) -> None:
     report = train_target(
@@ -188,15 +188,14 @@ def test_merged_sources_train_one_lora_for_the_target(
         two_sources,
         tmp_path / "m",
         config=settings(epochs=1),
-        integrator="merged",
         scoring=scoring,
-        target_rank=2,
         show_progress=False,
     )
     model = bundle.load(tmp_path / "m")
     encoder = bundle.encoder_of(model)
     assert isinstance(encoder, IntegratedEncoder)
-    assert (encoder.streams, encoder.sources) == (1, ("first", "second"))
+    assert (encoder.integrator, encoder.streams, encoder.sources) == ("merged", 1, ("first", "second"))
+    assert {lora.down.shape[0] for lora in encoder.target_loras.values()} == {2}
     assert all(lora.up.abs().max() > 0 for lora in encoder.target_loras.values())
     head = sum(p.numel() for module in list(model)[1:] for p in module.parameters())
     assert report.trained_parameters == count_parameters(model)["target_lora"] + 1 + head
@@ -473,14 +472,7 @@ def test_the_base_as_one_more_stream(
     two_sources: list[Path], tiny_base: str, target_domain: Domain, settings: Settings, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"integrator": "pairwise", "budget": 16, "show_progress": False}
-    train_target(
-        target_domain,
-        two_sources,
-        tmp_path / "m",
-        config=settings(epochs=1),
-        base_stream=True,
-        **options,
-    )
+    train_target(target_domain, two_sources, tmp_path / "m", config=settings(epochs=1), base_stream=True, **options)
     model = bundle.load(tmp_path / "m")
     encoder = bundle.encoder_of(model)
     assert encoder.sources == ("first", "second", "base")
@@ -500,14 +492,7 @@ def test_the_last_layers_only(
     two_sources: list[Path], target_domain: Domain, settings: Settings, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"integrator": "pairwise", "base_stream": True, "budget": 16, "show_progress": False}
-    train_target(
-        target_domain,
-        two_sources,
-        tmp_path / "m",
-        config=settings(epochs=1),
-        top_layers=2,
-        **options,
-    )
+    train_target(target_domain, two_sources, tmp_path / "m", config=settings(epochs=1), top_layers=2, **options)
     model = bundle.load(tmp_path / "m")
     assert bundle.encoder_of(model).layer_numbers == [2, 3]
     manifest = bundle.read_bundle_manifest(tmp_path / "m")

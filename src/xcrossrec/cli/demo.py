@@ -48,7 +48,7 @@ class Plan:
         budget: target users to learn from.
         source: training settings of each source.
         target: of the integration, in its default form and with the paper's integrators.
-        rival: of LoRA on the target; learning rates by the loss on users set aside (LOG.md).
+        rival: of LoRA on the target; its learning rate and that of ours by the loss on users set aside (LOG.md).
         base: the base model; None takes the embedded MiniLM.
     """
 

@@ -25,8 +25,8 @@ from xcrossrec.training.source import source_users, write
 
 Merge: TypeAlias = Literal["linear", "cat", "ties", "dare_linear"]
 MERGES: tuple[Merge, ...] = get_args(Merge)
-_DROPS: tuple[Merge, ...] = ("ties", "dare_linear")
-"""Those that keep a share of the entries."""
+_WITH_DENSITY: tuple[Merge, ...] = ("ties", "dare_linear")
+"""Those that keep a share of the factors' entries."""
 
 _WEIGHT_POWERS: Mapping[Merge, float] = {"linear": -2.0, "cat": -1.0, "ties": 0.0, "dare_linear": -2.0}
 """Of the number of sources, for the weight of each."""
@@ -65,7 +65,7 @@ def lora_from_merged(task: Task) -> Fitted:
 
 
 def _merged(task: Task, kind: Merge) -> Fitted:
-    known = {"density"} if kind in _DROPS else set()
+    known = {"density"} if kind in _WITH_DENSITY else set()
     check_settings(task, known)
     density = task.setting("density", 0.5)
     out = merged_adapter(task, kind, Path(tempfile.mkdtemp(dir=task.work)) / kind, density=density)
