@@ -104,35 +104,21 @@ PAIR = {
 }
 """The same of regime (b)."""
 
-FORMS = (
-    (128, "xcross", "`--integrator paper`", "lora-slow"),
-    (128, "merged-lora", "default", "lora-slow"),
-    (512, "xcross", "`--integrator paper`", "lora-slow"),
-    (512, "merged-lora", "default", "lora-slow"),
-    (2048, "xcross", "`--integrator paper`", "lora"),
-    (2048, "xcross-lora", "`--target-rank 1`", "lora"),
-    (2048, "xcross-top", "`--target-rank 4 --target-layers 2`", "lora"),
-    (2048, "mean-lora", "`--integrator none --target-rank 2`", "lora"),
-    (2048, "merged-lora", "default", "lora"),
-    (8192, "xcross", "`--integrator paper`", "lora"),
-    (8192, "xcross-top", "`--target-rank 4 --target-layers 2`", "lora"),
-    (8192, "mean-lora", "`--integrator none --target-rank 2`", "lora"),
-    (8192, "merged-lora", "default", "lora"),
-    (ALL, "xcross", "`--integrator paper`", "lora"),
-    (ALL, "xcross-lora", "`--target-rank 1`", "lora"),
-    (ALL, "xcross-lora-fast", "the same, three times the rates", "lora"),
-    (ALL, "mean-lora", "`--integrator none --target-rank 2`", "lora"),
-    (ALL, "merged-lora", "default", "lora"),
+FORMS = tuple(
+    (budget, method, form, "lora-slow" if budget in (128, 512) else "lora")
+    for budget in (128, 512, 2048, 8192, ALL)
+    for method, form in (
+        ("merged-lora", "default"),
+        ("mean-lora", "`--integrator none --target-rank 2`"),
+        ("xcross", "`--integrator paper`"),
+    )
 )
 """Users, our form, what the page calls it, and LoRA at its better rate there."""
 
 PAIR_FORMS = (
+    *((budget, "merged-lora", "default") for budget in (128, 512, 2048, 8192, ALL)),
+    *((budget, "mean-lora", "`--integrator none --target-rank 2`") for budget in (512, ALL)),
     *((budget, "xcross", "`--integrator paper`") for budget in (128, 512, 2048, ALL)),
-    *((budget, "xcross-head-fast", "the same, the head's rate 1e-3") for budget in (512, 2048, ALL)),
-    *((budget, "xcross-lora", "`--target-rank 1`") for budget in (2048, ALL)),
-    *((budget, "xcross-lora-fast", "the same, higher rates") for budget in (512, 2048, ALL)),
-    *((budget, "mean-lora", "`--integrator none --target-rank 2`") for budget in (512, 2048, ALL)),
-    *((budget, "merged-lora", "default") for budget in (128, 512, 2048, ALL)),
 )
 RIVAL_COLUMNS: tuple[tuple[str, Negatives, int], ...] = (
     ("amazon", "popularity", 128),
@@ -145,12 +131,7 @@ RIVAL_COLUMNS: tuple[tuple[str, Negatives, int], ...] = (
     ("unused", "full", 128),
     ("unused", "full", 512),
 )
-PAIR_COLUMNS = (
-    *(("xcross", budget) for budget in (128, 512, 2048, ALL)),
-    *(("xcross-lora-fast", budget) for budget in (512, 2048, ALL)),
-    *(("mean-lora", budget) for budget in (512, 2048, ALL)),
-    *(("merged-lora", budget) for budget in (512, 2048, ALL)),
-)
+PAIR_COLUMNS = tuple((ours, budget) for ours in ("merged-lora", "xcross") for budget in (128, 512, 2048, ALL))
 SHOWN: Sequence[Negatives] = ("popularity", "uniform")
 
 
