@@ -1,7 +1,9 @@
-"""Looks into an integrating model: the same one with its mixing switched off, and what each layer mixes."""
+"""Looks into an integrating model: the same one with its integration switched off, and what each layer mixes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,10 @@ from xcrossrec.benchmark.suite import Suite
 from xcrossrec.benchmark.task import Fitted, Task
 from xcrossrec.evaluation import Evaluation, evaluate
 from xcrossrec.metrics.significance import bootstrap_interval
-from xcrossrec.models.bundle import encoder_of
+from xcrossrec.models.bundle import Model, encoder_of
+from xcrossrec.models.centering import center_on
 from xcrossrec.models.encoder import IntegratedEncoder
+from xcrossrec.models.heads import Center
 from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import on_device
 from xcrossrec.types import USER
@@ -27,7 +31,7 @@ _BATCH = 64
 def integration_switched_off(
     fitted: Fitted, suite: Suite, task: Task, ranked: Ranked, mixed: Evaluation
 ) -> dict[str, Any] | None:
-    """Rank once more without any mixing between the streams.
+    """Rank once more without any integration: no mixing between streams, or, where the sources are merged, no sources.
 
     Args:
         fitted: the cell's method.
@@ -41,12 +45,12 @@ def integration_switched_off(
         the summary of metrics and, as ``mixing_adds``, by kind of negatives the mean over the users of the MRR's
         difference, with its 95% interval; None for a method that does not integrate.
     """
-    encoder = _integrated(fitted)
+    encoder = _integrating(fitted)
     wanted = task.setting("ablate", False)
     chosen = len(task.users) in wanted if isinstance(wanted, list) else wanted
     if encoder is None or fitted.model is None or not chosen:
         return None
-    with encoder.integration_off():
+    with _integration_off(fitted.model, encoder, task):
         found = evaluate(
             ModelScorer(fitted.model, task.target.titles, name="integration off", precision=task.encoding),
             ranked.domain,
@@ -56,6 +60,37 @@ def integration_switched_off(
             directory=ranked.directory,
         )
     return found.summary() | {"mixing_adds": _mixing_adds(mixed, found)}
+
+
+@contextmanager
+def _integration_off(model: Model, encoder: IntegratedEncoder, task: Task) -> Iterator[None]:
+    """Within the block no layer mixes.
+
+    Where the sources are merged there is nothing to mix, and their updates are taken out: what is left is the base with
+    what was trained on the target, centered anew, since without them the catalogue has another mean.
+    """
+    with ExitStack() as stack:
+        if encoder.streams > 1:
+            stack.enter_context(encoder.integration_off())
+        else:
+            for source in range(len(encoder.sources)):
+                stack.enter_context(encoder.left_out(source))
+            stack.enter_context(_centered_anew(model, task))
+        yield
+
+
+@contextmanager
+def _centered_anew(model: Model, task: Task) -> Iterator[None]:
+    """Within the block a centered model has the mean of the target's catalogue as it encodes it now."""
+    means = [module.mean for module in model if isinstance(module, Center)]
+    before = [mean.clone() for mean in means]
+    if means:
+        center_on(model, task.target.titles, precision=task.encoding)
+    try:
+        yield
+    finally:
+        for mean, value in zip(means, before, strict=True):
+            mean.copy_(value)
 
 
 def _mixing_adds(mixed: Evaluation, off: Evaluation) -> dict[str, Any]:
@@ -76,8 +111,8 @@ def integration_map(fitted: Fitted, task: Task) -> dict[str, Any] | None:
         ``pairs`` ("giver to receiver"), ``numbers`` of the integrated layers (1 is the base's lowest) and, per such
         layer, a mapping from each pair to its mean; None for a method that does not integrate.
     """
-    encoder = _integrated(fitted)
-    if encoder is None:
+    encoder = _integrating(fitted)
+    if encoder is None or not encoder.integrated_layers:
         return None
     titles = item_texts(task.target.titles[:_TITLES])
     totals: list[torch.Tensor] = []
@@ -96,8 +131,11 @@ def integration_map(fitted: Fitted, task: Task) -> dict[str, Any] | None:
     return {"pairs": list(layers[0]), "numbers": encoder.layer_numbers, "layers": layers}
 
 
-def _integrated(fitted: Fitted) -> IntegratedEncoder | None:
+def _integrating(fitted: Fitted) -> IntegratedEncoder | None:
+    """The encoder of a method that integrates: by layers that mix, or by merging."""
     if fitted.model is None:
         return None
     encoder = encoder_of(fitted.model)
-    return encoder if isinstance(encoder, IntegratedEncoder) and encoder.integrated_layers else None
+    if not isinstance(encoder, IntegratedEncoder):
+        return None
+    return encoder if encoder.integrated_layers or encoder.streams == 1 else None

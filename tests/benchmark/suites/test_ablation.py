@@ -1,4 +1,4 @@
-"""Which cells are ranked once more without their mixing."""
+"""Which cells are ranked once more without their integration, and what is then left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from xcrossrec.baselines.neural import ModelScorer
+from xcrossrec.baselines.neural import ModelScorer, untrained
 from xcrossrec.benchmark.ablation import integration_switched_off
 from xcrossrec.benchmark.cell_process import make_task
 from xcrossrec.benchmark.ranked import ranked_users
@@ -18,6 +18,8 @@ from xcrossrec.benchmark.task import Fitted
 from xcrossrec.data import read_domain
 from xcrossrec.evaluation import evaluate
 from xcrossrec.models import bundle
+from xcrossrec.models.centering import center_on
+from xcrossrec.training.target import build_target_model
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,28 @@ def test_a_list_of_budgets_chooses_the_cells(
     assert added["ci"][0] < added["difference"] < added["ci"][1]
     assert found["users"] == with_mixing["users"] == 30
     assert found["metrics"] != with_mixing["metrics"]
+
+
+def test_merged_sources_leave_the_centered_base_behind(
+    suite_file: Callable[..., Path], tiny_models: Any, tmp_path: Path
+) -> None:
+    suite = replace(Suite.read(suite_file(("xcross",), "16")), negatives=("full",))
+    directory = suite.data / "garden"
+    domain = read_domain(directory)
+    (cell,) = suite.cells()
+    task = make_task(suite, cell, domain, tmp_path)
+    model = center_on(build_target_model(tiny_models.sources, integrator="merged"), domain.titles)
+    model.eval()
+    fitted = Fitted(ModelScorer(model, domain.titles, name="merged"), model=model)
+
+    def ranked(scorer: ModelScorer) -> Any:
+        return evaluate(scorer, domain, suite.split, negatives=suite.negatives, directory=directory).summary()[
+            "metrics"
+        ]
+
+    merged = evaluate(fitted.scorer, domain, suite.split, negatives=suite.negatives, directory=directory)
+    found = integration_switched_off(fitted, suite, task, ranked_users(suite, domain), merged)
+    assert found is not None
+    assert found["metrics"] == ranked(untrained(str(tiny_models.base), domain.titles, center=True))
+    assert found["metrics"] != merged.summary()["metrics"]
+    assert ranked(ModelScorer(model, domain.titles, name="again")) == merged.summary()["metrics"], "all is put back"
