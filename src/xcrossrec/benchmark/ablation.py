@@ -109,7 +109,7 @@ def integration_map(fitted: Fitted, task: Task) -> dict[str, Any] | None:
 
     Returns:
         ``pairs`` ("giver to receiver"), ``numbers`` of the integrated layers (1 is the base's lowest) and, per such
-        layer, a mapping from each pair to its mean; None for a method that does not integrate.
+        layer, a mapping from each pair to its mean; None for a method without layers that mix.
     """
     encoder = _integrating(fitted)
     if encoder is None or not encoder.integrated_layers:

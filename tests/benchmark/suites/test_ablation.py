@@ -75,3 +75,23 @@ def test_merged_sources_leave_the_centered_base_behind(
     assert found["metrics"] == ranked(untrained(str(tiny_models.base), domain.titles, center=True))
     assert found["metrics"] != merged.summary()["metrics"]
     assert ranked(ModelScorer(model, domain.titles, name="again")) == merged.summary()["metrics"], "all is put back"
+
+
+def test_merged_sources_of_a_pair_model_are_taken_out_too(
+    suite_file: Callable[..., Path], tiny_models: Any, tmp_path: Path
+) -> None:
+    suite = replace(Suite.read(suite_file(("xcross",), "16")), negatives=("uniform",))
+    directory = suite.data / "garden"
+    domain = read_domain(directory)
+    (cell,) = suite.cells()
+    model = build_target_model(tiny_models.sources, scoring="pair", integrator="merged")
+    model.eval()
+    fitted = Fitted(ModelScorer(model, domain.titles, name="merged"), model=model)
+    task = make_task(suite, cell, domain, tmp_path)
+    ranked = ranked_users(suite, domain)
+    merged = evaluate(fitted.scorer, domain, suite.split, negatives=suite.negatives, directory=directory)
+    found = integration_switched_off(fitted, suite, task, ranked, merged)
+    assert found is not None
+    assert found["metrics"] != merged.summary()["metrics"]
+    again = evaluate(fitted.scorer, domain, suite.split, negatives=suite.negatives, directory=directory)
+    assert again.summary()["metrics"] == merged.summary()["metrics"], "all is put back"
