@@ -16,10 +16,11 @@ from xcrossrec.benchmark.ranked import ranked_users
 from xcrossrec.benchmark.suite import Suite
 from xcrossrec.benchmark.task import Fitted
 from xcrossrec.data import read_domain
-from xcrossrec.evaluation import evaluate
+from xcrossrec.evaluation import Evaluation, evaluate
 from xcrossrec.models import bundle
 from xcrossrec.models.centering import center_on
 from xcrossrec.training.target import build_target_model
+from xcrossrec.types import Scoring
 
 
 @pytest.mark.parametrize(
@@ -52,46 +53,28 @@ def test_a_list_of_budgets_chooses_the_cells(
     assert found["metrics"] != with_mixing["metrics"]
 
 
-def test_merged_sources_leave_the_centered_base_behind(
-    suite_file: Callable[..., Path], tiny_models: Any, tmp_path: Path
-) -> None:
-    suite = replace(Suite.read(suite_file(("xcross",), "16")), negatives=("full",))
-    directory = suite.data / "garden"
-    domain = read_domain(directory)
-    (cell,) = suite.cells()
-    task = make_task(suite, cell, domain, tmp_path)
-    model = center_on(build_target_model(tiny_models.sources, integrator="merged"), domain.titles)
-    model.eval()
-    fitted = Fitted(ModelScorer(model, domain.titles, name="merged"), model=model)
-
-    def ranked(scorer: ModelScorer) -> Any:
-        return evaluate(scorer, domain, suite.split, negatives=suite.negatives, directory=directory).summary()[
-            "metrics"
-        ]
-
-    merged = evaluate(fitted.scorer, domain, suite.split, negatives=suite.negatives, directory=directory)
-    found = integration_switched_off(fitted, suite, task, ranked_users(suite, domain), merged)
-    assert found is not None
-    assert found["metrics"] == ranked(untrained(str(tiny_models.base), domain.titles, center=True))
-    assert found["metrics"] != merged.summary()["metrics"]
-    assert ranked(ModelScorer(model, domain.titles, name="again")) == merged.summary()["metrics"], "all is put back"
-
-
-def test_merged_sources_of_a_pair_model_are_taken_out_too(
-    suite_file: Callable[..., Path], tiny_models: Any, tmp_path: Path
+@pytest.mark.parametrize("scoring", ["dual", "pair"])
+def test_merged_sources_are_taken_out_and_put_back(
+    scoring: Scoring, suite_file: Callable[..., Path], tiny_models: Any, tmp_path: Path
 ) -> None:
     suite = replace(Suite.read(suite_file(("xcross",), "16")), negatives=("uniform",))
     directory = suite.data / "garden"
     domain = read_domain(directory)
     (cell,) = suite.cells()
-    model = build_target_model(tiny_models.sources, scoring="pair", integrator="merged")
-    model.eval()
-    fitted = Fitted(ModelScorer(model, domain.titles, name="merged"), model=model)
     task = make_task(suite, cell, domain, tmp_path)
-    ranked = ranked_users(suite, domain)
-    merged = evaluate(fitted.scorer, domain, suite.split, negatives=suite.negatives, directory=directory)
-    found = integration_switched_off(fitted, suite, task, ranked, merged)
+    model = center_on(build_target_model(tiny_models.sources, scoring=scoring, integrator="merged"), domain.titles)
+    model.eval()
+
+    def evaluated(scorer: ModelScorer) -> Evaluation:
+        return evaluate(scorer, domain, suite.split, negatives=suite.negatives, directory=directory)
+
+    merged = evaluated(ModelScorer(model, domain.titles, name="merged"))
+    fitted = Fitted(ModelScorer(model, domain.titles, name="merged"), model=model)
+    found = integration_switched_off(fitted, suite, task, ranked_users(suite, domain), merged)
     assert found is not None
     assert found["metrics"] != merged.summary()["metrics"]
-    again = evaluate(fitted.scorer, domain, suite.split, negatives=suite.negatives, directory=directory)
-    assert again.summary()["metrics"] == merged.summary()["metrics"], "all is put back"
+    if scoring == "dual":
+        centered_base = evaluated(untrained(str(tiny_models.base), domain.titles, center=True))
+        assert found["metrics"] == centered_base.summary()["metrics"], "nothing else is left"
+    again = evaluated(ModelScorer(model, domain.titles, name="again"))
+    assert again.summary()["metrics"] == merged.summary()["metrics"]
