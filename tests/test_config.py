@@ -54,12 +54,6 @@ def test_what_must_be_positive(name: str, value: float) -> None:
         source_config(**{name: value})
 
 
-@pytest.mark.parametrize("value", [0, -0.5, 1.01, float("nan")])
-def test_interpolation_is_a_share(value: float) -> None:
-    with pytest.raises(ConfigError, match=rf"interpolation is {value!r}: give a share above 0, at most 1"):
-        target_config(interpolation=value)
-
-
 @pytest.mark.parametrize("name", ["warmup_share", "weight_decay", "sampled_negatives", "seed"])
 def test_what_must_not_be_negative(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is -1: give 0 or more"):

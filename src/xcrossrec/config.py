@@ -33,8 +33,6 @@ class TrainingConfig:
         history_limit: newest history items that training looks at.
         holdout_share: share of the budget's users set aside for early stopping, 8 to 256 users.
         patience: epochs without a better loss on the users set aside before training stops.
-        interpolation: share of the way from the start to the trained weights that is kept, above 0 and at most 1, which
-            keeps the trained ones (the mixing coefficient of WiSE-FT, Wortsman et al., CVPR 2022, arXiv 2109.01903).
         precision: ``fp32``, ``bf16`` (mixed precision; weights stay float32), or ``auto``: bf16 where the
             processor multiplies it natively.
         seed: of sampling, order and initialisation.
@@ -55,7 +53,6 @@ class TrainingConfig:
     history_limit: int = 20
     holdout_share: float = 0.15
     patience: int = 2
-    interpolation: float = 1.0
     precision: Precision = "auto"
     seed: int = 0
 
@@ -77,8 +74,6 @@ class TrainingConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: give 0 or more")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision is {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
-        if not 0 < self.interpolation <= 1:
-            raise ConfigError(f"interpolation is {self.interpolation!r}: give a share above 0, at most 1")
         if not 0 <= self.holdout_share < 0.9:
             raise ConfigError(f"holdout_share is {self.holdout_share!r}: give at least 0 and less than 0.9")
 

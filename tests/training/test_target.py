@@ -539,39 +539,6 @@ def test_the_targets_own_lora_has_a_learning_rate_of_its_own(
     assert moved["target"] > 1e-3
 
 
-@pytest.mark.parametrize("scoring", ["dual", "pair"])
-def test_interpolation_keeps_a_share_of_the_way(
-    scoring: Scoring, two_sources: list[Path], target_domain: Domain, settings: Settings, tmp_path: Path
-) -> None:
-    def train(share: float) -> tuple[loop.TrainingReport, dict[str, torch.Tensor]]:
-        out = tmp_path / str(share)
-        config = settings(interpolation=share)
-        report = train_target(
-            target_domain, two_sources, out, config=config, integrator="merged", scoring=scoring, show_progress=False
-        )
-        model = bundle.load(out, trainable=True)
-        return report, {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-
-    (whole, end), (half, middle), (part, near) = train(1.0), train(0.5), train(0.25)
-    assert whole.best_loss == half.best_loss == part.best_loss  # they are one training
-    assert whole.kept_loss == whole.best_loss != half.kept_loss != part.kept_loss
-    moved = [name for name in end if not torch.equal(end[name], middle[name])]
-    assert any("target" in name for name in moved)
-    for name in end:  # three points of one line, twice as far from the end as from each other
-        torch.testing.assert_close(end[name] - middle[name], 2 * (middle[name] - near[name]), atol=1e-6, rtol=1e-4)
-
-
-def test_a_start_that_no_epoch_beats_is_kept_as_it_is(
-    two_sources: list[Path], target_domain: Domain, settings: Settings, tmp_path: Path
-) -> None:
-    nothing = dict.fromkeys(("learning_rate", "head_learning_rate", "target_learning_rate"), 1e-15)
-    out = tmp_path / "model"
-    config = settings(interpolation=0.5, **nothing)
-    report = train_target(target_domain, two_sources, out, config=config, integrator="merged", show_progress=False)
-    assert report.kept_loss == report.best_loss == report.initial_loss
-    assert min(report.losses) == report.initial_loss
-
-
 @pytest.mark.parametrize("own", [{}, {"target_rank": 2, "target_layers": 2}], ids=["integrators", "a LoRA of its own"])
 def test_kept_states_change_no_training(
     own: dict[str, int],

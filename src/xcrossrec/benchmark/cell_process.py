@@ -36,7 +36,7 @@ from xcrossrec.exceptions import ConfigError
 from xcrossrec.training.source import seen_users
 
 CELL, TRIAL = "cell", "trial"
-_SETTINGS_OF_TRAINING = ("head_learning_rate", "target_learning_rate", "interpolation")
+_RATES_OF_TRAINING = ("head_learning_rate", "target_learning_rate")
 """Settings that a method may give although all encoders' training has them."""
 _PARENT_CHECK_S = 2.0
 
@@ -114,13 +114,13 @@ def make_task(suite: Suite, cell: Cell, domain: Domain, work: Path) -> Task:
     if settings.pop("shuffle_titles", False):
         target = shuffle_titles(target, cell.seed)
     training = suite.training_for(cell.budget, cell.seed)
-    own = {name: settings.pop(name) for name in _SETTINGS_OF_TRAINING if name in settings}
+    rates = {name: settings.pop(name) for name in _RATES_OF_TRAINING if name in settings}
     return Task(
         target=target,
         sources=sources,
         seed=cell.seed,
         work=work,
-        training=replace(training, **own),
+        training=replace(training, **rates),
         settings=settings,
         base=suite.base,
         scoring=suite.scoring,

@@ -330,5 +330,4 @@ def _print(out: Path, report: TrainingReport, *, as_json: bool) -> None:
     )
     if report.best_loss is not None:
         before = f"{report.initial_loss:.4f} -> " if report.initial_loss is not None else ""
-        kept = f"; {report.kept_loss:.4f} as kept" if report.kept_loss != report.best_loss else ""
-        typer.echo(f"loss on the users set aside: {before}{report.best_loss:.4f}{kept}")
+        typer.echo(f"loss on the users set aside: {before}{report.best_loss:.4f}")

@@ -20,7 +20,7 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from torch import Tensor, nn
+from torch import nn
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -59,9 +59,8 @@ class TrainingReport:
         users: training users, without those set aside.
         holdout_users: users set aside for early stopping.
         epochs: epochs run.
-        best_loss: lowest loss on the users set aside, which the best epoch's weights have; where no epoch beat the
+        best_loss: lowest loss on the users set aside, which the weights kept have; where no epoch beat the
             start, that is ``initial_loss`` and the weights are those of the start; None without any.
-        kept_loss: the same loss of the weights kept: another one where the settings interpolate; None without any.
         initial_loss: the same loss before the first step; None without any.
         losses: per epoch, loss on the users set aside.
         wall_s: seconds.
@@ -72,7 +71,6 @@ class TrainingReport:
     holdout_users: int
     epochs: float
     best_loss: float | None
-    kept_loss: float | None
     initial_loss: float | None
     losses: tuple[float, ...]
     wall_s: float
@@ -133,13 +131,9 @@ def fit(
     best = trainer.state.best_metric
     if held:
         _verify_best(trainer, best)
-    kept = best
     if initial is not None and best is not None and initial <= best:
         model.load_state_dict({**model.state_dict(), **start})
-        best = kept = initial
-    elif config.interpolation < 1:
-        _interpolate(model, start, config.interpolation)
-        kept = _loss(trainer) if held else None
+        best = initial
     for folder in work.glob("checkpoint-*"):
         shutil.rmtree(folder)
     model.eval()
@@ -149,7 +143,6 @@ def fit(
         holdout_users=count,
         epochs=float(trainer.state.epoch or 0.0),
         best_loss=best,
-        kept_loss=kept,
         initial_loss=initial,
         losses=losses,
         wall_s=time.perf_counter() - started,
@@ -321,23 +314,9 @@ def _frozen_digest(model: Model) -> str:
     return weight_digest({key: value for key, value in model.state_dict().items() if key not in trained})
 
 
-def _interpolate(model: Model, start: Mapping[str, Tensor], share: float) -> None:
-    """Move what was trained back towards its start: ``start + share (trained - start)``, in place."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in start:
-                parameter.copy_(torch.lerp(start[name].to(parameter.device), parameter, share))
-
-
-@torch.no_grad()
-def _loss(trainer: Any) -> float:
-    """The loss on the users set aside, of the weights as they are."""
-    found: float = trainer.evaluate()["eval_loss"]
-    return found
-
-
 def _verify_best(trainer: Any, best: float | None) -> None:
     """Check that the weights in memory are the best ones (sentence-transformers only logs a failed reload)."""
-    now = _loss(trainer)
+    with torch.no_grad():
+        now = trainer.evaluate()["eval_loss"]
     if best is None or abs(now - best) > 1e-3 * max(1.0, abs(best)):
         raise ModelError(f"the best checkpoint (loss {best}) was not restored (loss {now}): run again with --resume")
