@@ -96,7 +96,6 @@ PAIR = {
     "lora-from-source-fast": "the same, 1e-3",
     "lora-from-merged": "LoRA from the merged sources, 3e-4",
     "xcross": "**X-Cross**",
-    "xcross-head-fast": "the same, ten times the head's rate (`xcross-head-fast`)",
     "xcross-lora": "X-Cross with a LoRA of the target's own, r=1",
     "xcross-lora-fast": "the same, higher rates (`xcross-lora-fast`)",
     "mean-lora": "mean of the sources with a LoRA of the target's own, r=2 (`mean-lora`)",
