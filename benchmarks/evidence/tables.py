@@ -85,7 +85,6 @@ PAIR = {
     "merged-linear": "merged, linear",
     "merged-cat": "merged, the mean of the updates",
     "merged-ties": "merged, TIES",
-    "arrow": "Arrow",
     "lorahub": "LoraHub",
     "xlora": "X-LoRA",
     "adapter-fusion": "AdapterFusion",

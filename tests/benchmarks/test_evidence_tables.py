@@ -29,10 +29,10 @@ def test_the_page_has_every_table_once_and_no_other() -> None:
     assert sorted(named) == sorted(tables.TABLES)
 
 
-def test_every_method_with_a_name_on_the_page_is_one_of_its_suite() -> None:
-    for suite, names in (("amazon", tables.DUAL), ("pair", tables.PAIR)):
-        methods = tables.Suite.read(ROOT / tables.SUITES / f"{suite}.toml").methods
-        assert set(names) <= set(methods)
+def test_every_method_with_a_name_on_the_page_is_one_of_its_suites() -> None:
+    for suites, names in ((("amazon", "unused"), tables.DUAL), (("pair",), tables.PAIR)):
+        read = [tables.Suite.read(ROOT / tables.SUITES / f"{suite}.toml") for suite in suites]
+        assert set(names) <= {method for suite in read for method in suite.methods}
 
 
 def test_a_page_is_not_emptied_where_no_cell_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
