@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from typing import Any
 
@@ -95,7 +96,9 @@ def test_requests_answered_together_get_their_own_answers(shop: Any, tiny_models
             return [answer.json() for answer in await asyncio.gather(*asked)]
 
     answers = asyncio.run(all_at_once())
-    assert 'xcrossrec_batch_size_bucket{le="1.0",model="toys"} 0.0' in shop.ask("GET", "/metrics").text
+    batches = re.search(r'xcrossrec_batch_size_count\{model="toys"\} (\S+)', shop.ask("GET", "/metrics").text)
+    assert batches is not None
+    assert float(batches[1]) <= len(histories) / 2  # a busy machine may leave one of them alone
     for history, got in zip(histories, answers, strict=True):
         wanted = python.recommend(as_python(history))
         assert [item["item_id"] for item in got["items"]] == [each.item_id for each in wanted]
