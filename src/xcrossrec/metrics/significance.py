@@ -5,6 +5,8 @@ Every function takes the random generator it draws from; nothing touches a globa
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -92,6 +94,25 @@ def sign_flip_p_value(
         signs = 1.0 - 2.0 * rng.integers(0, 2, size=(count, moved.size), dtype=np.int8)
         extreme += int(np.count_nonzero(np.abs(signs @ moved) >= observed - slack))
     return (1 + extreme) / (1 + permutations)
+
+
+def sign_flip_bound(differences: Float[np.ndarray, " user"]) -> float:
+    """An upper bound on the exact sign-flip p-value, which no number of flips limits from below.
+
+    p <= 2 exp(-(sum d)^2 / (2 sum d^2)), Hoeffding's inequality (1963) for a sum of d times random signs. Counted flips
+    cannot say less than 1 / (1 + permutations), and a correction for many comparisons multiplies that.
+
+    Args:
+        differences: one paired difference a user.
+
+    Raises:
+        DataError: no differences, or one that is not finite.
+    """
+    _check_values(differences)
+    squares = float(np.square(differences).sum())
+    if squares == 0.0:
+        return 1.0
+    return min(1.0, max(sys.float_info.min, 2.0 * math.exp(-(float(differences.sum()) ** 2) / (2.0 * squares))))
 
 
 def paired_comparison(

@@ -414,6 +414,15 @@ def test_shared_draws_give_the_usual_intervals_and_p_values() -> None:
     assert compare_many([]) == []
 
 
+def test_a_clear_difference_stays_one_among_hundreds_of_comparisons() -> None:
+    rng = np.random.default_rng(6)
+    clear = [rng.normal(0.5, 1.0, size=400) for _ in range(2)]  # ten standard errors
+    nothing = [rng.normal(0.0, 1.0, size=400) for _ in range(298)]
+    adjusted = holm_adjusted([found.p_value for found in compare_many([*clear, *nothing])])
+    assert max(adjusted[:2]) < 1e-6
+    assert min(adjusted[2:]) > 0.01
+
+
 def test_report_command_writes_page_and_figures(suite_file, tmp_path: Path, points: Points) -> None:
     result = CliRunner().invoke(
         app, ["benchmark", "report", str(tmp_path / "suite.toml"), "--to", str(tmp_path / "page")]
