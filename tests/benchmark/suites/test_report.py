@@ -1,5 +1,6 @@
 import itertools
 import json
+import struct
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +31,15 @@ from xcrossrec.benchmark.report.claims import (
     seed_differences,
     shuffled_pairs,
 )
-from xcrossrec.benchmark.report.figures import _drawn, accuracy_against, integration_maps
+from xcrossrec.benchmark.report.figures import (
+    _drawn,
+    _name_users,
+    _panels,
+    _pyplot,
+    accuracy_against,
+    budget_curves,
+    integration_maps,
+)
 from xcrossrec.benchmark.report.page import write_report
 from xcrossrec.benchmark.report.points import Points
 from xcrossrec.benchmark.report.resampling import compare_many, interval, relative_interval
@@ -203,6 +212,22 @@ def test_figures_leave_out_what_lies_far_below_and_the_checks(suite_file, tmp_pa
     points = Points(suite, files)
     assert {"popularity", "shuffled"} < set(points.methods("garden"))
     assert set(_drawn(points, "garden")) == set(points.methods("garden")) - {"popularity", "shuffled"}
+
+
+def test_curves_have_a_panel_of_own_forms_and_loras_and_one_of_other_methods(points: Points, tmp_path: Path) -> None:
+    own, others = _panels(points, "garden").values()
+    assert set(own) == {"lora", "lora-from-source", "xcross"}
+    assert "xcross" in others
+    assert set(own) | set(others) == set(_drawn(points, "garden"))
+    assert budget_curves(points, "garden", "popularity", tmp_path / "curves.png")
+    width, height = struct.unpack(">II", (tmp_path / "curves.png").read_bytes()[16:24])
+    assert width > 1.5 * height
+
+
+def test_users_too_close_for_two_names_have_one() -> None:
+    axes = _pyplot().subplots()[1]
+    _name_users(axes, [2048, 128, 8769, 8192])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["128", "2,048", "", "8,769"]
 
 
 def test_tables_show_what_the_cells_say(points: Points) -> None:

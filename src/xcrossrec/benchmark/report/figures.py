@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ _MARKERS = "os^Dvp"
 _APART = 0.015
 """How far methods stand apart at one number of users, as a share of it, so that intervals do not hide each other."""
 
-_NAMES_A_COLUMN = 32
+_NAMES_A_ROW = 4
 """Of a figure's legend."""
+
+_NAMES_APART = 1.25
+"""Numbers of users closer than this ratio would have their names one over the other."""
 
 
 def _pyplot() -> Any:
@@ -35,46 +39,77 @@ def _pyplot() -> Any:
 def budget_curves(points: Points, target: str, negatives: Negatives, path: Path) -> bool:
     """MRR over users with 95% intervals; methods without budget are level lines.
 
+    A suite that names its own method and LoRAs gets two panels: those with its other forms, and all other methods.
+
     Returns:
         whether there is anything to draw: one number of users makes no curve.
     """
     if len(points.budgets) < 2:
         return False
     plt = _pyplot()
-    drawn = _drawn(points, target)
-    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
-    for place, method in enumerate(drawn):
-        found = [p for b in points.budgets if (p := points.find(target, method, b)) is not None]
-        if found[0].budget == NO_BUDGET:
-            axes.axhline(
-                found[0].mean(negatives), linewidth=0.8, linestyle=":", label=method, color=_color(points, method)
-            )
-            continue
-        users = [points.users(target, point.budget) for point in found]
-        order = np.argsort(users)
-        means = np.array([point.mean(negatives) for point in found])
-        errors = np.abs(np.array([point.interval(negatives) for point in found]).T - means)
-        axes.errorbar(
-            np.array(users)[order] * (1 + _APART) ** (place - len(drawn) / 2),
-            means[order],
-            errors[:, order],
-            marker=_marker(points, method),
-            markersize=4,
-            capsize=2,
-            linewidth=1.8 if method == points.suite.report.get("ours") else 1.0,
-            label=method,
-            color=_color(points, method),
-        )
-    every = [points.users(target, budget) for budget in points.budgets]
-    axes.set(xscale="log", xlabel=f"users of {target} to learn from", ylabel=f"MRR, {negatives} negatives")
-    axes.set_xticks(every, [f"{users:,}" for users in every])
-    axes.minorticks_off()
-    axes.grid(alpha=0.2)
-    columns = -(-len(drawn) // _NAMES_A_COLUMN)
-    figure.legend(loc="outside right upper", fontsize=7, frameon=False, ncols=columns)
+    panels = _panels(points, target)
+    size = (7 * len(panels), 8)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for panel, (title, methods) in zip(axes[0], panels.items(), strict=True):
+        for place, method in enumerate(methods):
+            _draw_curve(points, target, negatives, method, panel, (1 + _APART) ** (place - len(methods) / 2))
+        _name_users(panel, [points.users(target, budget) for budget in points.budgets])
+        panel.set(title=title, xlabel=f"users of {target} to learn from")
+        panel.grid(alpha=0.2)
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), fontsize=7, frameon=False, ncols=_NAMES_A_ROW)
+    axes[0][0].set_ylabel(f"MRR, {negatives} negatives")
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return True
+
+
+def _panels(points: Points, target: str) -> dict[str, list[str]]:
+    """The methods of each panel by its title; the suite's own method is in both."""
+    drawn = _drawn(points, target)
+    report = points.suite.report
+    ours = report.get("ours")
+    loras = [*report.get("lora", ()), *report.get("warm", ())]
+    own = [name for name in drawn if name in {ours, *report.get("forms", ()), *loras}]
+    others = [name for name in drawn if name == ours or name not in own]
+    if ours not in drawn or not set(loras) & set(drawn) or len(others) < 2:
+        return {target: drawn}
+    return {f"{target}: {ours}, its other forms and LoRAs": own, f"{target}: {ours} and the other methods": others}
+
+
+def _draw_curve(points: Points, target: str, negatives: Negatives, method: str, axes: Any, shift: float) -> None:
+    """One method's intervals, joined; a level line where it learns from nobody."""
+    found = [p for b in points.budgets if (p := points.find(target, method, b)) is not None]
+    color = _color(points, method)
+    if found[0].budget == NO_BUDGET:
+        axes.axhline(found[0].mean(negatives), linewidth=0.8, linestyle=":", label=method, color=color)
+        return
+    users = [points.users(target, point.budget) for point in found]
+    order = np.argsort(users)
+    means = np.array([point.mean(negatives) for point in found])
+    errors = np.abs(np.array([point.interval(negatives) for point in found]).T - means)
+    axes.errorbar(
+        np.array(users)[order] * shift,
+        means[order],
+        errors[:, order],
+        marker=_marker(points, method),
+        markersize=4,
+        capsize=2,
+        linewidth=2.2 if method == points.suite.report.get("ours") else 1.0,
+        label=method,
+        color=color,
+    )
+
+
+def _name_users(axes: Any, users: Sequence[int]) -> None:
+    """A logarithmic axis; of two numbers too close for their names the larger one has its name."""
+    every = sorted(set(users))
+    names = [
+        "" if above is not None and above / number < _NAMES_APART else f"{number:,}"
+        for number, above in zip(every, [*every[1:], None], strict=True)
+    ]
+    axes.set(xscale="log")
+    axes.set_xticks(every, names)
+    axes.minorticks_off()
 
 
 def _drawn(points: Points, target: str) -> list[str]:
@@ -88,6 +123,8 @@ def _drawn(points: Points, target: str) -> list[str]:
 
 
 def _color(points: Points, method: str) -> Any:
+    if method == points.suite.report.get("ours"):
+        return "black"
     return _pyplot().get_cmap("tab10")(list(points.suite.methods).index(method) % 10)
 
 
