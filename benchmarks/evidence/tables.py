@@ -56,6 +56,7 @@ DUAL = {
     "unisrec": "UniSRec",
     "sasrec": "SASRec",
     "head": "head on the base",
+    "head-fast": "head on the base, 3e-3 (`head-fast`)",
     "lora-slow": "LoRA, 1e-3 (`lora-slow`)",
     "lora": "LoRA, 3e-3 (`lora`)",
     "lora-fast": "LoRA, 1e-2 (`lora-fast`)",
