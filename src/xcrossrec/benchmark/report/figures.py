@@ -23,6 +23,9 @@ _APART = 0.015
 _NAMES_A_ROW = 4
 """Of a figure's legend."""
 
+_NAMES_A_PANEL = 2
+"""Of a legend below several panels."""
+
 _NAMES_APART = 1.25
 """Numbers of users closer than this ratio would have their names one over the other."""
 
@@ -144,15 +147,16 @@ def accuracy_against(points: Points, what: str, budget: int, path: Path) -> bool
     if not drawn:
         return False
     plt = _pyplot()
-    figure, panels = plt.subplots(1, len(drawn), figsize=(4.4 * len(drawn), 4.2), squeeze=False, layout="constrained")
+    figure, panels = plt.subplots(1, len(drawn), figsize=(4.4 * len(drawn), 5), squeeze=False, layout="constrained")
+    named: dict[str, Any] = {}
     for axes, (target, found) in zip(panels[0], drawn.items(), strict=True):
         for method, across, mean in found:
-            axes.plot(across, mean, _marker(points, method), color=_color(points, method))
-            name = axes.annotate(method, (across, mean), fontsize=6, xytext=(3, 3), textcoords="offset points")
-            name.set_in_layout(False)  # dozens of names would be measured again and again
-        axes.margins(x=0.25)
+            (named[method],) = axes.plot(across, mean, _marker(points, method), color=_color(points, method))
         axes.set(xscale="log", title=target, xlabel=_LABELS[what], ylabel="MRR, popularity negatives")
         axes.grid(alpha=0.2)
+    columns = _NAMES_A_PANEL * len(drawn)
+    legend = {"loc": "outside lower center", "fontsize": 7, "frameon": False, "ncols": columns}
+    figure.legend(named.values(), named.keys(), **legend)  # beside the points, names would lie one over the other
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return True
