@@ -225,8 +225,9 @@ def test_curves_have_a_panel_of_own_forms_and_loras_and_one_of_other_methods(poi
 
 
 def test_users_too_close_for_two_names_have_one() -> None:
-    axes = _pyplot().subplots()[1]
+    figure, axes = _pyplot().subplots()
     _name_users(axes, [2048, 128, 8769, 8192])
+    _pyplot().close(figure)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["128", "2,048", "", "8,769"]
 
 

@@ -21,10 +21,10 @@ _APART = 0.015
 """How far methods stand apart at one number of users, as a share of it, so that intervals do not hide each other."""
 
 _NAMES_A_ROW = 4
-"""Of a figure's legend."""
+"""Of the legend below one panel of curves."""
 
-_NAMES_A_PANEL = 2
-"""Of a legend below several panels."""
+_COLUMNS_A_PANEL = 2
+"""Of the one legend below several small panels."""
 
 _NAMES_APART = 1.25
 """Numbers of users closer than this ratio would have their names one over the other."""
@@ -72,7 +72,8 @@ def _panels(points: Points, target: str) -> dict[str, list[str]]:
     report = points.suite.report
     ours = report.get("ours")
     loras = [*report.get("lora", ()), *report.get("warm", ())]
-    own = [name for name in drawn if name in {ours, *report.get("forms", ()), *loras}]
+    beside = {ours, *report.get("forms", ()), *loras}
+    own = [name for name in drawn if name in beside]
     others = [name for name in drawn if name == ours or name not in own]
     if ours not in drawn or not set(loras) & set(drawn) or len(others) < 2:
         return {target: drawn}
@@ -154,7 +155,7 @@ def accuracy_against(points: Points, what: str, budget: int, path: Path) -> bool
             (named[method],) = axes.plot(across, mean, _marker(points, method), color=_color(points, method))
         axes.set(xscale="log", title=target, xlabel=_LABELS[what], ylabel="MRR, popularity negatives")
         axes.grid(alpha=0.2)
-    columns = _NAMES_A_PANEL * len(drawn)
+    columns = _COLUMNS_A_PANEL * len(drawn)
     legend = {"loc": "outside lower center", "fontsize": 7, "frameon": False, "ncols": columns}
     figure.legend(named.values(), named.keys(), **legend)  # beside the points, names would lie one over the other
     figure.savefig(path, dpi=130)
