@@ -114,6 +114,7 @@ def make_task(suite: Suite, cell: Cell, domain: Domain, work: Path) -> Task:
     if settings.pop("shuffle_titles", False):
         target = shuffle_titles(target, cell.seed)
     training = suite.training_for(cell.budget, cell.seed)
+    pair_attention = settings.pop("pair_attention", suite.pair_attention)
     rates = {name: settings.pop(name) for name in _RATES_OF_TRAINING if name in settings}
     return Task(
         target=target,
@@ -125,7 +126,7 @@ def make_task(suite: Suite, cell: Cell, domain: Domain, work: Path) -> Task:
         base=suite.base,
         scoring=suite.scoring,
         pooling=suite.pooling,
-        pair_attention=suite.pair_attention,
+        pair_attention=pair_attention,
         pair_start=suite.pair_start,
         encoding=suite.encoding,
     )
@@ -212,7 +213,7 @@ def _record(
         "scoring": suite.scoring,
         "pooling": suite.pooling,
         "encoding": suite.encoding,
-        "pair": {"attention": suite.pair_attention, "start": suite.pair_start} if suite.scoring == "pair" else None,
+        "pair": {"attention": task.pair_attention, "start": task.pair_start} if task.scoring == "pair" else None,
         "data_fingerprint": domain.fingerprint,
         "commit": commit(),
         "trained_parameters": fitted.trained_parameters,

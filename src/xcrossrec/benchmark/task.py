@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import nn
+
 from xcrossrec.config import TrainingConfig
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.data.store import read_domain
@@ -14,6 +16,7 @@ from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.base import DEFAULT_BASE
 from xcrossrec.models.bundle import Model
 from xcrossrec.models.centering import center_on
+from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.scoring import Scorer
 from xcrossrec.types import EncodingPrecision, HistoryPooling, PairAttention, PairStart, Scoring
 
@@ -78,6 +81,11 @@ class Task:
     def centered(self, model: Model) -> Model:
         """Center a model on the target's catalogue, as training does it, unless the suite's settings say no."""
         return center_on(model, self.target.titles) if self.training.center else model
+
+    def attention(self, backbone: nn.Module) -> PairAttention:
+        """Who sees whom in a pair: the suite's choice, or the base's default; that of the sources' heads and of every
+        method alike."""
+        return choose_pair_attention(self.pair_attention, self.scoring, backbone)
 
     def setting(self, name: str, default: Any) -> Any:
         """One of the method's own settings."""

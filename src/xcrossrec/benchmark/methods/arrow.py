@@ -15,7 +15,6 @@ from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.packed import PackedEncoder
-from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.types import PairAttention
 
@@ -74,7 +73,7 @@ def arrow(task: Task) -> Fitted:
         folders,
         seed=task.seed,
         temperature=task.setting("temperature", 1.0),
-        pair_attention=choose_pair_attention(None, task.scoring, base.backbone),
+        pair_attention=task.attention(base.backbone),
     )
     model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling, pair_start=task.pair_start)
     inherit_head(model, folders)

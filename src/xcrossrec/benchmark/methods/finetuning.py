@@ -17,7 +17,6 @@ from xcrossrec.models import bundle
 from xcrossrec.models.adapters import load_tensors
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import SourceEncoder, TitleEncoder
-from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.training.loop import fit
 from xcrossrec.training.source import HEAD_PATTERNS, with_head
@@ -59,7 +58,7 @@ def full_fine_tuning(task: Task) -> Fitted:
     """Train every weight of the base on the budget's users, by the same loop and with the same head as LoRA."""
     check_settings(task, set())
     base = load_base(task.base)
-    encoder = FullyTunedEncoder(base, pair_attention=choose_pair_attention(None, task.scoring, base.backbone))
+    encoder = FullyTunedEncoder(base, pair_attention=task.attention(base.backbone))
     return fit_encoder(task, encoder, task.setting("learning_rate", FULL_RATE))
 
 

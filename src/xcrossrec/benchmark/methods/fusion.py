@@ -22,7 +22,6 @@ from xcrossrec.models.adapters import Adapter, load_tensors, read_adapter
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import ADAPTERS_FOLDER, INTEGRATOR_WEIGHTS, IntegratedEncoder
 from xcrossrec.models.integrator import Integrator
-from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.training.target import source_names
 from xcrossrec.types import PairAttention
 
@@ -150,7 +149,7 @@ def adapter_fusion(task: Task) -> Fitted:
             base,
             [read_adapter(folder, base, name=name) for folder, name in zip(folders, names, strict=True)],
             rank=task.setting("rank", 8),
-            pair_attention=choose_pair_attention(None, task.scoring, base.backbone),
+            pair_attention=task.attention(base.backbone),
         )
     fitted = fit_encoder(task, encoder, task.setting("learning_rate", FUSION_RATE), sources=folders)
     return replace(fitted, report={**fitted.report, "rank": encoder.rank})

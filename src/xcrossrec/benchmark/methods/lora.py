@@ -13,7 +13,6 @@ from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
 from xcrossrec.models.bundle import Model
 from xcrossrec.models.encoder import SourceEncoder
-from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.training.loop import fit
 from xcrossrec.training.source import HEAD_PATTERNS, train_source, with_head
 
@@ -76,8 +75,7 @@ def head_on_the_base(task: Task) -> Fitted:
     config = task.training
     rank = task.setting("projection_rank", config.projection_rank)
     base = load_base(task.base)
-    attention = choose_pair_attention(task.pair_attention, task.scoring, base.backbone)
-    encoder = SourceEncoder(base, pair_attention=attention)
+    encoder = SourceEncoder(base, pair_attention=task.attention(base.backbone))
     encoder.requires_grad_(False)
     model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling, pair_start=task.pair_start)
     model = with_head(model, task.target, replace(config, projection_rank=rank))

@@ -21,7 +21,6 @@ from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.linear import FrozenLinear
 from xcrossrec.models.packed import PackedEncoder
-from xcrossrec.models.shared_history import choose_pair_attention
 from xcrossrec.types import PairAttention
 
 XLORA_RATE = 1e-3
@@ -158,7 +157,7 @@ def xlora(task: Task) -> Fitted:
             base,
             rewritten,
             layerwise=task.setting("layerwise", False),
-            pair_attention=choose_pair_attention(None, task.scoring, base.backbone),
+            pair_attention=task.attention(base.backbone),
         )
     fitted = fit_encoder(task, encoder, task.setting("learning_rate", XLORA_RATE), sources=folders)
     return replace(fitted, report={**fitted.report, "layerwise": encoder.layerwise})

@@ -1,0 +1,77 @@
+"""Methods in a `pair` suite encode as the sources were trained, and start from their heads where they have sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import log
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from xcrossrec.benchmark.methods.arrow import arrow
+from xcrossrec.benchmark.methods.finetuning import full_fine_tuning
+from xcrossrec.benchmark.methods.fusion import adapter_fusion
+from xcrossrec.benchmark.methods.lora import head_on_the_base, lora, lora_from_best_source
+from xcrossrec.benchmark.methods.merging import merged_linear
+from xcrossrec.benchmark.methods.xlora import xlora
+from xcrossrec.benchmark.task import Method, Source, Task
+from xcrossrec.data.store import read_domain
+from xcrossrec.models.bundle import encoder_of
+from xcrossrec.training.inheritance import inherit_head
+from xcrossrec.training.source import train_source
+
+MakeTask = Callable[..., Task]
+CHANCE = log(3)  # one item bought among two others
+
+
+@pytest.fixture
+def pair_task(make_task: MakeTask, source_data: Path, tiny_models: Any, tmp_path: Path) -> Task:
+    """A task whose sources share histories in their pairs and began with fresh heads of one seed."""
+    task = make_task(scoring="pair", pair_attention="shared", pair_start="fresh", training={"epochs": 1})
+    sources = []
+    for source in task.sources:
+        folder = tmp_path / "pair-sources" / source.name
+        train_source(
+            read_domain(source_data / source.name),
+            folder,
+            config=replace(task.training, epochs=2, head_learning_rate=1e-1),
+            base=str(tiny_models.base),
+            rank=2,
+            scoring="pair",
+            pair_attention="shared",
+            pair_start="fresh",
+            show_progress=False,
+        )
+        sources.append(Source(source.name, folder, source.data))
+    return replace(task, sources=tuple(sources))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [adapter_fusion, xlora, arrow, merged_linear, lora, lora_from_best_source, head_on_the_base, full_fine_tuning],
+)
+def test_the_suites_attention_is_every_methods(pair_task: Task, method: Method) -> None:
+    scorer: Any = method(pair_task).scorer
+    assert encoder_of(scorer.model).pair_attention == "shared"
+
+
+@pytest.mark.parametrize("method", [adapter_fusion, xlora])
+def test_what_weighs_sources_starts_from_their_heads(pair_task: Task, method: Method) -> None:
+    report = method(pair_task).report
+    assert report["initial_loss"] != pytest.approx(CHANCE, abs=1e-4)
+
+
+def test_arrow_has_the_sources_mean_head(pair_task: Task) -> None:
+    scorer: Any = arrow(pair_task).scorer
+    found = scorer.model[-1].state_dict()
+    assert found["value.weight"].abs().sum() > 0
+    inherit_head(scorer.model, [source.adapter for source in pair_task.sources])
+    for name, value in scorer.model[-1].state_dict().items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_a_fresh_model_starts_at_chance(pair_task: Task) -> None:
+    assert lora(pair_task).report["initial_loss"] == pytest.approx(CHANCE, abs=1e-6)
