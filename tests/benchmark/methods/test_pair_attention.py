@@ -18,26 +18,28 @@ from xcrossrec.benchmark.methods.lora import head_on_the_base, lora, lora_from_b
 from xcrossrec.benchmark.methods.merging import merged_linear
 from xcrossrec.benchmark.methods.xlora import xlora
 from xcrossrec.benchmark.task import Method, Source, Task
+from xcrossrec.config import TrainingConfig
 from xcrossrec.data.store import read_domain
 from xcrossrec.models.bundle import encoder_of
 from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.training.source import train_source
 
+from .conftest import TRAINING
+
 MakeTask = Callable[..., Task]
 CHANCE = log(3)  # one item bought among two others
 
 
-@pytest.fixture
-def pair_task(make_task: MakeTask, source_data: Path, tiny_models: Any, tmp_path: Path) -> Task:
-    """A task whose sources share histories in their pairs and began with fresh heads of one seed."""
-    task = make_task(scoring="pair", pair_attention="shared", pair_start="fresh", training={"epochs": 1})
-    sources = []
-    for source in task.sources:
-        folder = tmp_path / "pair-sources" / source.name
+@pytest.fixture(scope="module")
+def pair_sources(source_data: Path, tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, ...]:
+    """Two that share histories in their pairs and began with fresh heads of one seed."""
+    folder = tmp_path_factory.mktemp("pair-sources")
+    config = TrainingConfig(**{**TRAINING, "head_learning_rate": 1e-1})
+    for domain in sorted(source_data.iterdir()):
         train_source(
-            read_domain(source_data / source.name),
-            folder,
-            config=replace(task.training, epochs=2, head_learning_rate=1e-1),
+            read_domain(domain),
+            folder / domain.name,
+            config=config,
             base=str(tiny_models.base),
             rank=2,
             scoring="pair",
@@ -45,8 +47,13 @@ def pair_task(make_task: MakeTask, source_data: Path, tiny_models: Any, tmp_path
             pair_start="fresh",
             show_progress=False,
         )
-        sources.append(Source(source.name, folder, source.data))
-    return replace(task, sources=tuple(sources))
+    return tuple(Source(domain.name, folder / domain.name, domain) for domain in sorted(source_data.iterdir()))
+
+
+@pytest.fixture
+def pair_task(make_task: MakeTask, pair_sources: tuple[Source, ...]) -> Task:
+    task = make_task(scoring="pair", pair_attention="shared", pair_start="fresh", training={"epochs": 1})
+    return replace(task, sources=pair_sources)
 
 
 @pytest.mark.parametrize(
