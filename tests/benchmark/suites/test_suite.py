@@ -3,13 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from xcrossrec.benchmark.cell_process import make_task
-from xcrossrec.benchmark.cells import ALL, NO_BUDGET, Cell
+from xcrossrec.benchmark.cell_process import make_task, run_cell
+from xcrossrec.benchmark.cells import ALL, NO_BUDGET, Cell, CellFiles
 from xcrossrec.benchmark.methods import KINDS
 from xcrossrec.benchmark.suite import Suite
 from xcrossrec.data import read_domain
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
+from xcrossrec.models.base import load_base
 
 EVIDENCE = Path(__file__).resolve().parents[3] / "benchmarks" / "evidence"
 
@@ -87,6 +88,22 @@ def test_a_method_may_have_a_rate_of_its_own_for_the_head(suite_file, tmp_path: 
     task = make_task(suite.with_settings({"lora": rates}), cell, target, tmp_path)
     assert task.training == replace(common.training, **rates)
     assert task.settings == common.settings
+
+
+@pytest.mark.parametrize(("own", "expected"), [({}, "shared"), ({"pair_attention": "joint"}, "joint")])
+def test_pairs_are_read_as_the_suite_says_unless_the_method_says_otherwise(
+    suite_file, tmp_path: Path, own: dict[str, str], expected: str
+) -> None:
+    path = suite_file(("lora",))
+    path.write_text('scoring = "pair"\npair_attention = "shared"\nnegatives = ["uniform"]\n' + path.read_text())
+    suite = Suite.read(path).with_settings({"lora": own})
+    (cell,) = suite.cells()
+    task = make_task(suite, cell, read_domain(suite.data / "garden"), tmp_path)
+    assert task.attention(load_base(suite.base).backbone) == expected
+    assert "pair_attention" not in task.settings
+    record = run_cell(suite, CellFiles(tmp_path / "out"), cell)
+    assert record["pair"] == {"attention": expected, "start": "similarity"}
+    assert record["settings"] == {**suite.methods["lora"].settings}
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
