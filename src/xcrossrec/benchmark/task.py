@@ -83,8 +83,11 @@ class Task:
         return center_on(model, self.target.titles) if self.training.center else model
 
     def attention(self, backbone: nn.Module) -> PairAttention:
-        """Who sees whom in a pair: the suite's choice, or the base's default; that of the sources' heads and of every
-        method alike."""
+        """Who sees whom in a pair, settled: whatever builds an encoder asks here, so that all methods encode alike.
+
+        Args:
+            backbone: the base's, which decides where the suite does not.
+        """
         return choose_pair_attention(self.pair_attention, self.scoring, backbone)
 
     def setting(self, name: str, default: Any) -> Any:
