@@ -276,6 +276,7 @@ def _methods(found: Mapping[str, Any]) -> dict[str, MethodEntry]:
             raise ConfigError(f"method {name!r} is of an unknown kind {kind!r}: known are {', '.join(sorted(KINDS))}")
         if any(part in name for part in "/+ ") or not name:
             raise ConfigError(f"a method is called {name!r}: use a name without blanks, slashes and plus signs")
+        _choice(settings.get("pair_attention"), (None, *PAIR_ATTENTIONS), f"pair_attention of method {name!r}:")
         search = settings.pop("search", {})
         if not all(isinstance(values, list) and values for values in search.values()):
             raise ConfigError(f"the search of method {name!r} is {search!r}: give each setting a list of values")

@@ -103,7 +103,14 @@ def test_pairs_are_read_as_the_suite_says_unless_the_method_says_otherwise(
     assert "pair_attention" not in task.settings
     record = run_cell(suite, CellFiles(tmp_path / "out"), cell)
     assert record["pair"] == {"attention": expected, "start": "similarity"}
-    assert record["settings"] == {**suite.methods["lora"].settings}
+    assert record["settings"] == suite.methods["lora"].settings
+
+
+def test_a_methods_unknown_pair_attention_is_refused_with_the_suite(suite_file) -> None:
+    path = suite_file(("lora",))
+    path.write_text(path.read_text().replace("[methods.lora]", '[methods.lora]\npair_attention = "jiont"'))
+    with pytest.raises(ConfigError, match="method 'lora': 'jiont' in a suite: choose one of joint, shared"):
+        Suite.read(path)
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
