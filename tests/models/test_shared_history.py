@@ -13,6 +13,7 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from model_families import FAMILIES, Source, fresh_base, randomise
 from xcrossrec.exceptions import ConfigError, ModelError
@@ -199,6 +200,22 @@ def test_attention_in_parts_equals_a_loop_over_tokens(window: int | None) -> Non
                 torch.testing.assert_close(got[row, token, head], weights @ value[row, head, seen], **CLOSE)
     needing = shared_attention(query.requires_grad_(), key, value, layout, scale=0.7, window=window)
     torch.testing.assert_close(needing, got, **CLOSE)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_under_autocast_every_part_is_in_its_type(gradient: bool) -> None:
+    query, key, value = torch.randn(3, 2, 4, 6, 5, generator=torch.Generator().manual_seed(0))
+    layout = SharedLayout.of(torch.zeros(6, dtype=torch.long), torch.tensor([-1, -1, -1, 0, 0, 1]), torch.arange(6))
+    attend = ALL_ATTENTION_FUNCTIONS["xcrossrec_shared_history"]
+
+    def states(*projected: Tensor) -> Tensor:
+        found: Tensor = attend(nn.Module(), *projected, None, shared_layout=layout)[0]
+        return found
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = states(query.requires_grad_(gradient), key.bfloat16(), value)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), states(query, key, value), rtol=2e-2, atol=2e-2)
 
 
 def test_dropout_scales_what_it_keeps() -> None:

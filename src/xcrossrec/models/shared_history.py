@@ -433,8 +433,18 @@ def _attention(
     # ModernBERT hands over flash attention's window, which is one more than the farthest position seen
     window = None if sliding_window is None else sliding_window - 1
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query, key, value = _in_autocast_type(query, key, value)
     states = shared_attention(query, key, value, shared_layout, scale=scale, dropout=dropout, window=window)
     return states.reshape(query.shape[0], query.shape[2], -1), None
+
+
+def _in_autocast_type(*states: Tensor) -> tuple[Tensor, ...]:
+    """Under autocast, all in its type, as PyTorch's own attention takes them: X-LoRA's adapted projections come in
+    float32 beside frozen ones in bfloat16."""
+    kind = states[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return states
+    return tuple(one.to(torch.get_autocast_dtype(kind)) for one in states)
 
 
 AttentionInterface.register(_NAME, _attention)

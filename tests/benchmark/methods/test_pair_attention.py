@@ -8,6 +8,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,3 +83,11 @@ def test_arrow_has_the_sources_mean_head(pair_task: Task) -> None:
 
 def test_a_fresh_model_starts_at_chance(pair_task: Task) -> None:
     assert lora(pair_task).report["initial_loss"] == pytest.approx(CHANCE, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", [adapter_fusion, xlora, arrow, lora, full_fine_tuning])
+def test_every_method_trains_and_ranks_in_bfloat16(pair_task: Task, method: Method) -> None:
+    training = replace(pair_task.training, precision="bf16")
+    fitted = method(replace(pair_task, training=training, encoding="bf16"))
+    scorer: Any = fitted.scorer
+    assert np.isfinite(scorer.score([[0, 1], [2]], np.array([[3, 4], [5, 6]]))).all()
