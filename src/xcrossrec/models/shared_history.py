@@ -439,8 +439,8 @@ def _attention(
 
 
 def _in_autocast_type(*states: Tensor) -> tuple[Tensor, ...]:
-    """Under autocast, all in its type, as PyTorch's own attention takes them: X-LoRA's adapted projections come in
-    float32 beside frozen ones in bfloat16."""
+    """Cast to autocast's type where it is on, as PyTorch's own attention does: some adapters (X-LoRA) give float32
+    projections beside frozen ones in bfloat16."""
     kind = states[0].device.type
     if not torch.is_autocast_enabled(kind):
         return states

@@ -86,8 +86,7 @@ def test_a_fresh_model_starts_at_chance(pair_task: Task) -> None:
 
 
 @pytest.mark.parametrize("method", [adapter_fusion, xlora, arrow, lora, full_fine_tuning])
-def test_every_method_trains_and_ranks_in_bfloat16(pair_task: Task, method: Method) -> None:
+def test_what_shares_histories_runs_in_bfloat16(pair_task: Task, method: Method) -> None:
     training = replace(pair_task.training, precision="bf16")
-    fitted = method(replace(pair_task, training=training, encoding="bf16"))
-    scorer: Any = fitted.scorer
+    scorer: Any = method(replace(pair_task, training=training, encoding="bf16")).scorer
     assert np.isfinite(scorer.score([[0, 1], [2]], np.array([[3, 4], [5, 6]]))).all()
