@@ -11,11 +11,12 @@ import polars as pl
 import pytest
 import torch
 
+from xcrossrec.answers import Explanation
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import BundleError, ConfigError, DataError
 from xcrossrec.models import bundle
 from xcrossrec.models.scorer import build_scorer
-from xcrossrec.recommender import Explanation, Item, Recommender
+from xcrossrec.recommender import Item, Recommender
 from xcrossrec.training.source import write
 from xcrossrec.training.target import build_target_model, count_parameters
 

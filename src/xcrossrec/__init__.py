@@ -29,9 +29,9 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "train_source": ("xcrossrec.training.source", "train"),
     "train_target": ("xcrossrec.training.target", "train"),
     "scorer_for": ("xcrossrec.baselines.neural", "train"),
-    "Explanation": ("xcrossrec.explanation", "models"),
+    "Explanation": ("xcrossrec.answers", None),
     "Item": ("xcrossrec.recommender", "models"),
-    "Recommendation": ("xcrossrec.recommender", "models"),
+    "Recommendation": ("xcrossrec.answers", None),
     "Recommender": ("xcrossrec.recommender", "models"),
     "BaseMismatchError": ("xcrossrec.exceptions", None),
     "BundleError": ("xcrossrec.exceptions", None),
@@ -43,6 +43,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
 }
 
 if TYPE_CHECKING:
+    from xcrossrec.answers import Explanation, Recommendation
     from xcrossrec.baselines.neural import scorer_for
     from xcrossrec.config import TrainingConfig, rival_config, source_config, target_config
     from xcrossrec.data import Domain, build_domain, read_domain, write_domain
@@ -57,9 +58,8 @@ if TYPE_CHECKING:
         ModelError,
         XCrossRecError,
     )
-    from xcrossrec.explanation import Explanation
     from xcrossrec.models.bundle import load
-    from xcrossrec.recommender import Item, Recommendation, Recommender
+    from xcrossrec.recommender import Item, Recommender
     from xcrossrec.scoring import Scorer
     from xcrossrec.training.source import train_source
     from xcrossrec.training.target import train_target

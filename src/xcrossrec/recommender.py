@@ -6,7 +6,7 @@ Legend: ``slot`` = a history's item, ``item`` = one item of the catalogue, ``dim
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -17,11 +17,12 @@ from jaxtyping import Bool, Float, Float32, Int64
 from sentence_transformers import CrossEncoder
 from torch import Tensor
 
+from xcrossrec.answers import Explanation, Recommendation
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.interactions import check_columns, clean_titles, is_empty_title
 from xcrossrec.data.store import read_domain
 from xcrossrec.exceptions import ConfigError, DataError
-from xcrossrec.explanation import Explanation, explain_scores
+from xcrossrec.explanation import explain_scores
 from xcrossrec.index import Found, ItemIndex, catalogue_fingerprint, history_pool, vector_fingerprint
 from xcrossrec.models import bundle
 from xcrossrec.models.base import Base
@@ -67,27 +68,6 @@ class Item:
 
 ItemLike: TypeAlias = str | Item | Mapping[str, str]
 """An id or a title (see :meth:`Recommender.recommend`), an :class:`Item`, or its mapping form."""
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """One recommended item.
-
-    Attributes:
-        item_id: id in the catalogue.
-        title: its title.
-        score: the model's score; comparable within one call.
-        rank: 1 is best.
-    """
-
-    item_id: str
-    title: str
-    score: float
-    rank: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import typer
 from xcrossrec.cli.console import Json, Precision, prepare, print_json, progress_to_stderr, report_cut
 
 if TYPE_CHECKING:
-    from xcrossrec.explanation import Explanation
-    from xcrossrec.recommender import Recommendation
+    from xcrossrec.answers import Explanation, Recommendation
 
 
 def register(app: typer.Typer) -> None:

@@ -10,18 +10,8 @@ Where the service is busy (429, or 503 while it starts) the call is repeated aft
 Errors carry the server's own sentence.
 """
 
-from xcrossrec.client.answers import (
-    Filters,
-    ItemScore,
-    LayerEffect,
-    MatchedItem,
-    Reasons,
-    Recommendations,
-    RecommendedItem,
-    Scores,
-    SourceEffect,
-    StoredItem,
-)
+from xcrossrec.answers import Explanation, HistoryMatch, ItemScore, LayerShare, Recommendation, SourceShare
+from xcrossrec.client.answers import Filters, Recommendations, Scores, StoredItem
 from xcrossrec.client.calls import HistoryEntry
 from xcrossrec.client.clients import LOCAL, AsyncClient, Client
 from xcrossrec.client.errors import RequestRefusedError, ServiceBusyError, ServiceError
@@ -30,18 +20,18 @@ __all__ = [
     "LOCAL",
     "AsyncClient",
     "Client",
+    "Explanation",
     "Filters",
     "HistoryEntry",
+    "HistoryMatch",
     "ItemScore",
-    "LayerEffect",
-    "MatchedItem",
-    "Reasons",
+    "LayerShare",
+    "Recommendation",
     "Recommendations",
-    "RecommendedItem",
     "RequestRefusedError",
     "Scores",
     "ServiceBusyError",
     "ServiceError",
-    "SourceEffect",
+    "SourceShare",
     "StoredItem",
 ]

@@ -8,6 +8,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from xcrossrec.answers import ItemScore, Recommendation
 from xcrossrec.client.errors import foreign
 
 
@@ -33,76 +34,6 @@ class StoredItem:
 
 
 @dataclass(frozen=True)
-class MatchedItem:
-    """What one history item has to do with the explained one; see :class:`xcrossrec.explanation.HistoryMatch`."""
-
-    item_id: str | None
-    title: str
-    cosine: float | None
-    share: float | None
-    effect: float | None
-
-
-@dataclass(frozen=True)
-class SourceEffect:
-    """What one source contributes over all layers; see :class:`xcrossrec.explanation.SourceShare`."""
-
-    source: str
-    effect: float
-    stream_weight: float
-    stream_share: float
-    stream_effect: float
-
-
-@dataclass(frozen=True)
-class LayerEffect:
-    """What one source gives to the others at one layer; see :class:`xcrossrec.explanation.LayerShare`."""
-
-    layer: int
-    source: str
-    effect: float
-    coefficient: float
-
-
-@dataclass(frozen=True)
-class Reasons:
-    """Why an item has its score; see :class:`xcrossrec.explanation.Explanation`."""
-
-    item_id: str | None
-    title: str
-    score: float
-    matches: tuple[MatchedItem, ...]
-    sources: tuple[SourceEffect, ...] = ()
-    layers: tuple[LayerEffect, ...] = ()
-    integration_effect: float | None = None
-
-
-@dataclass(frozen=True)
-class RecommendedItem:
-    """One recommended item.
-
-    Attributes:
-        item_id: id in the catalogue.
-        title: its title.
-        score: the model's score; comparable within one answer.
-        rank: 1 is best.
-        category: as stored.
-        in_stock: as stored.
-        price: as stored.
-        explanation: if it was asked for.
-    """
-
-    item_id: str
-    title: str
-    score: float
-    rank: int
-    category: str | None = None
-    in_stock: bool | None = None
-    price: float | None = None
-    explanation: Reasons | None = None
-
-
-@dataclass(frozen=True)
 class Recommendations:
     """Ranked items.
 
@@ -114,18 +45,9 @@ class Recommendations:
     """
 
     model: str
-    items: tuple[RecommendedItem, ...]
+    items: tuple[Recommendation, ...]
     catalog_version: int
     took_ms: float
-
-
-@dataclass(frozen=True)
-class ItemScore:
-    """A candidate's score; ``item_id`` is None for a title that the catalogue lacks."""
-
-    title: str
-    score: float
-    item_id: str | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 from urllib.parse import quote
 
-from xcrossrec.client.answers import Filters, Reasons, Recommendations, Scores, StoredItem, read
+from xcrossrec.answers import Explanation
+from xcrossrec.client.answers import Filters, Recommendations, Scores, StoredItem, read
 from xcrossrec.exceptions import ConfigError
 
 T = TypeVar("T")
@@ -70,10 +71,10 @@ def score(history: Sequence[HistoryEntry], candidates: Sequence[HistoryEntry], m
     return Call("POST", "v1/score", lambda answer: read(Scores, answer), body)
 
 
-def explain(history: Sequence[HistoryEntry], item: HistoryEntry, model: str | None) -> Call[Reasons]:
+def explain(history: Sequence[HistoryEntry], item: HistoryEntry, model: str | None) -> Call[Explanation]:
     """Say why an item has its score."""
     body = {**_given(model=model), "history": _entries(history), "item": _entry(item)}
-    return Call("POST", "v1/explain", lambda answer: read(Reasons, answer, "explanation"), body)
+    return Call("POST", "v1/explain", lambda answer: read(Explanation, answer, "explanation"), body)
 
 
 def find_items(query: str, limit: int, model: str | None) -> Call[tuple[StoredItem, ...]]:

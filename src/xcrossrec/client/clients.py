@@ -9,8 +9,9 @@ from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from xcrossrec.answers import Explanation
 from xcrossrec.client import calls
-from xcrossrec.client.answers import Filters, Reasons, Recommendations, Scores, StoredItem
+from xcrossrec.client.answers import Filters, Recommendations, Scores, StoredItem
 from xcrossrec.client.calls import Call, Details, HistoryEntry
 from xcrossrec.client.errors import RequestRefusedError, ServiceBusyError, ServiceError, foreign
 from xcrossrec.extras import require
@@ -228,7 +229,7 @@ class Client(_Settings):
         """Score candidates, ids or titles, for a history."""
         return self._ask(calls.score(history, candidates, model))
 
-    def explain(self, history: Sequence[HistoryEntry], item: HistoryEntry, *, model: str | None = None) -> Reasons:
+    def explain(self, history: Sequence[HistoryEntry], item: HistoryEntry, *, model: str | None = None) -> Explanation:
         """Say why an item has its score for a history."""
         return self._ask(calls.explain(history, item, model))
 
@@ -352,7 +353,7 @@ class AsyncClient(_Settings):
 
     async def explain(
         self, history: Sequence[HistoryEntry], item: HistoryEntry, *, model: str | None = None
-    ) -> Reasons:
+    ) -> Explanation:
         """Say why an item has its score for a history."""
         return await self._ask(calls.explain(history, item, model))
 

@@ -19,8 +19,8 @@ from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from xcrossrec import __version__
+from xcrossrec.answers import Explanation
 from xcrossrec.exceptions import XCrossRecError
-from xcrossrec.explanation import Explanation
 from xcrossrec.serving.engine import Named, Ranked, Scored
 from xcrossrec.serving.gate import Gate
 from xcrossrec.serving.metrics import CONTENT_TYPE

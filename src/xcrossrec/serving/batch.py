@@ -23,11 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xcrossrec import __version__
+from xcrossrec.answers import Recommendation
 from xcrossrec.data.interactions import check_columns
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.models.bundle import read_bundle_manifest
 from xcrossrec.models.scorer import PairScorer
-from xcrossrec.recommender import PAIR_LIMIT, Item, Recommendation, Recommender
+from xcrossrec.recommender import PAIR_LIMIT, Item, Recommender
 from xcrossrec.types import ITEM, TITLE, USER
 
 HISTORY = "history"

@@ -19,8 +19,9 @@ from jaxtyping import Float, Float32
 from sentence_transformers import CrossEncoder
 from torch import Tensor
 
+from xcrossrec.answers import Explanation
 from xcrossrec.exceptions import DataError, XCrossRecError
-from xcrossrec.explanation import Explanation, explain_scores
+from xcrossrec.explanation import explain_scores
 from xcrossrec.index import history_pool
 from xcrossrec.models.bundle import Model, matcher_of
 from xcrossrec.models.scorer import PairScorer, encode_titles

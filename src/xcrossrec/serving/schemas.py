@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, StringConstraints, Tag
 
+from xcrossrec.answers import Explanation, ItemScore, Recommendation
 from xcrossrec.types import HistoryPooling, Scoring
 
 LONGEST_ID = 512
@@ -173,76 +174,14 @@ class ReloadRequest(_Request):
 # ---- answers
 
 
-class Match(_Answer):
-    """What one history item has to do with the explained item."""
-
-    item_id: str | None
-    title: str
-    cosine: float | None
-    share: float | None
-    effect: float | None
-
-
-class SourceContribution(_Answer):
-    """What one source domain contributes over all layers."""
-
-    source: str
-    effect: float
-    stream_weight: float
-    stream_share: float
-    stream_effect: float
-
-
-class LayerContribution(_Answer):
-    """What one source domain gives to the others at one layer; 1 is the first."""
-
-    layer: int
-    source: str
-    effect: float
-    coefficient: float
-
-
-class ExplanationBody(_Answer):
-    """Why an item has its score."""
-
-    item_id: str | None
-    title: str
-    score: float
-    matches: list[Match]
-    sources: list[SourceContribution]
-    layers: list[LayerContribution]
-    integration_effect: float | None
-
-
-class RecommendedItem(_Answer):
-    """One recommended item; rank 1 is best."""
-
-    item_id: str
-    title: str
-    score: float
-    rank: int
-    category: str | None
-    in_stock: bool
-    price: float | None
-    explanation: ExplanationBody | None = None
-
-
 class RecommendAnswer(_Answer):
     """Ranked items, of one version of the catalogue."""
 
     model: str
     catalog_version: int
-    items: list[RecommendedItem]
+    items: list[Recommendation]
     unknown: list[str] | None = Field(None, description="Ids of the history that were left out (`skip_unknown`).")
     took_ms: float
-
-
-class ScoredItem(_Answer):
-    """A candidate's score; a title that the catalogue lacks has no id."""
-
-    item_id: str | None
-    title: str
-    score: float
 
 
 class ScoreAnswer(_Answer):
@@ -250,7 +189,7 @@ class ScoreAnswer(_Answer):
 
     model: str
     catalog_version: int
-    scores: list[ScoredItem]
+    scores: list[ItemScore]
     took_ms: float
 
 
@@ -259,7 +198,7 @@ class ExplainAnswer(_Answer):
 
     model: str
     catalog_version: int
-    explanation: ExplanationBody
+    explanation: Explanation
     took_ms: float
 
 

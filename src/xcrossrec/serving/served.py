@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from xcrossrec.answers import Explanation
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.explanation import Explanation
 from xcrossrec.models import bundle
 from xcrossrec.models.bundle import Model, encoder_of, matcher_of, scoring_of
 from xcrossrec.models.encoder import IntegratedEncoder

@@ -1,0 +1,187 @@
+"""What is answered, as plain values: the same for Python, the service and its client; needs neither torch nor numpy."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One recommended item.
+
+    Attributes:
+        item_id: id in the catalogue.
+        title: its title.
+        score: the model's score; comparable within one answer.
+        rank: 1 is best.
+        category: as the catalogue has it.
+        in_stock: as the catalogue has it.
+        price: as the catalogue has it; None where it is unknown.
+        explanation: why, if that was asked for.
+    """
+
+    item_id: str
+    title: str
+    score: float
+    rank: int
+    category: str | None = None
+    in_stock: bool = True
+    price: float | None = None
+    explanation: Explanation | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values; without an explanation where there is none."""
+        values = asdict(self)
+        return values if self.explanation else {name: values[name] for name in values if name != "explanation"}
+
+
+@dataclass(frozen=True)
+class ItemScore:
+    """A candidate's score; ``item_id`` is None for a title that the catalogue lacks."""
+
+    item_id: str | None
+    title: str
+    score: float
+
+
+@dataclass(frozen=True)
+class HistoryMatch:
+    """What one history item has to do with a recommended one.
+
+    Attributes:
+        item_id: id in the catalogue; None for a free title.
+        title: the history item's title.
+        cosine: of both items' vectors, each encoded alone; None for a `pair` model, which encodes no item alone.
+        share: of the soft maximum, between 0 and 1; the shares of a history sum to 1. None unless `late` and `dual`.
+        effect: score minus the score of the history without this item; None for the only item.
+    """
+
+    item_id: str | None
+    title: str
+    cosine: float | None
+    share: float | None
+    effect: float | None
+
+
+@dataclass(frozen=True)
+class LayerShare:
+    """What one source gives to the others at one layer.
+
+    Attributes:
+        layer: of the base's layers; 1 is the lowest.
+        source: the giver's name.
+        effect: score minus the score when this source gives nothing to the other streams at this layer.
+        coefficient: mean absolute mixing coefficient with which the other streams take it, over the texts' tokens.
+    """
+
+    layer: int
+    source: str
+    effect: float
+    coefficient: float
+
+
+@dataclass(frozen=True)
+class SourceShare:
+    """What one source contributes over all layers.
+
+    Attributes:
+        source: its name.
+        effect: score minus the score when it gives nothing to the other streams at any layer; 0 if they are one.
+        stream_weight: its weight in the final sum, or in the one stream's update; signed.
+        stream_share: absolute weight over the sum of absolute weights.
+        stream_effect: score minus the score when it is left out of the final sum, or of the one stream's update.
+    """
+
+    source: str
+    effect: float
+    stream_weight: float
+    stream_share: float
+    stream_effect: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why an item has its score.
+
+    Attributes:
+        item_id: of the explained item; None for a free title.
+        title: its title.
+        score: what :meth:`Recommender.recommend` would show.
+        matches: the history's items, oldest first.
+        sources: one entry a source; empty for a model without integration.
+        layers: one entry a layer and source, first layer first; empty for a model of one stream.
+        integration_effect: score minus the score without any integration; None for a model of one stream.
+    """
+
+    item_id: str | None
+    title: str
+    score: float
+    matches: tuple[HistoryMatch, ...]
+    sources: tuple[SourceShare, ...] = ()
+    layers: tuple[LayerShare, ...] = ()
+    integration_effect: float | None = None
+
+    @property
+    def best_match(self) -> HistoryMatch:
+        """The history item that counts most: by share, else by effect."""
+        return max(self.matches, key=_importance)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return "\n".join([*self._match_sentences(), *self._source_sentences()])
+
+    def _match_sentences(self) -> list[str]:
+        """Say which history items matched, the most important first, at most three."""
+        ordered = sorted(self.matches, key=_importance, reverse=True)[:3]
+        return [f"{_start(number)} {_match_text(match)}." for number, match in enumerate(ordered)]
+
+    def _source_sentences(self) -> list[str]:
+        if not self.sources:
+            return ["The model has one source, so nothing was integrated."]
+        if self.integration_effect is None:
+            parts = [f"{share.source} {share.stream_effect:+.3f}" for share in self.sources]
+            return [
+                f"The sources are merged into one stream; what each adds to the score of {self.score:.3f}: "
+                f"{', '.join(parts)}."
+            ]
+        parts = [
+            f"{share.source} {share.effect:+.3f} (final weight {share.stream_weight:.2f}, {share.stream_share:.0%})"
+            for share in self.sources
+        ]
+        sentences = [
+            f"Integration moves the score of {self.score:.3f} by {self.integration_effect:+.3f}; "
+            f"what each source gives to the others: {', '.join(parts)}."
+        ]
+        strongest = max(self.layers, key=lambda share: abs(share.effect))
+        if strongest.effect != 0.0:
+            sentences.append(
+                f"Strongest single place: {strongest.source} at layer {strongest.layer} ({strongest.effect:+.3f}, "
+                f"mean absolute coefficient {strongest.coefficient:.3f})."
+            )
+        return sentences
+
+
+def _importance(match: HistoryMatch) -> float:
+    for value in (match.share, match.effect, match.cosine):
+        if value is not None:
+            return value
+    return 0.0
+
+
+def _start(number: int) -> str:
+    return "Best match in the history:" if number == 0 else "Then:"
+
+
+def _match_text(match: HistoryMatch) -> str:
+    parts = []
+    if match.share is not None:
+        parts.append(f"{match.share:.0%} of the match")
+    if match.cosine is not None:
+        parts.append(f"similarity {match.cosine:.2f}")
+    if match.effect is not None:
+        parts.append(f"{match.effect:+.3f} to the score")
+    return f"{match.title}" + (f" ({', '.join(parts)})" if parts else "")
