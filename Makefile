@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" \
-	    pytest pytest-cov hypothesis beartype pandas matplotlib mypy ruff import-linter schemathesis playwright
+	    pytest pytest-cov hypothesis beartype pandas mypy ruff import-linter schemathesis playwright
 	touch $@
 
 demo: $(STAMP) ## adapt to a new domain on the built-in sample market
@@ -23,8 +23,8 @@ test: $(STAMP) ## install and run every test, with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
 
 check: $(STAMP) ## style, types and the direction of imports
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests examples
+	$(BIN)/ruff format --check src tests examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -16,7 +16,6 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "models": _MODELS,
         "train": _TRAIN,
         "baselines": ("sklearn",),
-        "benchmark": (*_TRAIN, "sklearn", "matplotlib"),
         "serve": (*_MODELS, "fastapi", "uvicorn", "httptools", "prometheus_client", "pyarrow", "httpx"),
         "client": ("httpx",),
     }

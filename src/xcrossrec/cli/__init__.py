@@ -27,7 +27,6 @@ COMMAND_MODULES = (
     "index",
     "recommend",
     "inspect",
-    "benchmark",
     "catalog",
     "serve",
     "recommend_batch",

@@ -1,0 +1,1 @@
+"""The HTTP service under load, and stores compared; not part of any test."""

@@ -1,1 +1,0 @@
-"""Suites of target x method x budget x seed: resumable runs, one JSON a cell, tables and figures from the cells."""
