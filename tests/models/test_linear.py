@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from xcrossrec.models import linear
-from xcrossrec.models.linear import FrozenLinear, Gelu, frozen_product, use_frozen_products
+from xcrossrec.models.fast import linear
+from xcrossrec.models.fast.linear import FrozenLinear, Gelu, frozen_product, use_frozen_products
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 

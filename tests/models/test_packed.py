@@ -18,12 +18,15 @@ from transformers import BertConfig, RobertaConfig
 
 from model_families import FAMILIES, Family, Source, fresh_base, random_batch, randomise, write_base, write_sources
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.models import packed
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, TitleEncoder, default_lora
+from xcrossrec.models.fast import kept as kept_states
+from xcrossrec.models.fast import passes, texts
+from xcrossrec.models.fast.layers import Layer
+from xcrossrec.models.fast.linear import FrozenLinear
+from xcrossrec.models.fast.passes import PackedEncoder
+from xcrossrec.models.fast.texts import PackedTexts
 from xcrossrec.models.integrator import FORMS
-from xcrossrec.models.linear import FrozenLinear
-from xcrossrec.models.packed import PackedEncoder, PackedTexts
 
 Folders = Callable[[str], Path]
 SourcesOf = Callable[..., list[Source]]
@@ -110,7 +113,7 @@ def test_gradients_equal_those_of_plain_layers(
     encoder = integrated(base_of(family.name), sources_of(family.name, 2), integrator).train()
     ids, mask = random_batch(family, LENGTHS)
 
-    monkeypatch.setattr(packed, "_FEW_SLOTS", few)
+    monkeypatch.setattr(texts, "_FEW_SLOTS", few)
 
     def gradients() -> list[Tensor]:
         trained = [p for p in encoder.parameters() if p.requires_grad]
@@ -134,10 +137,10 @@ def test_both_kinds_of_attention_and_small_parts_change_nothing(
     ids, mask = random_batch(FAMILIES[name], LENGTHS)
     with by_the_layers():
         expected = states(encoder, ids, mask)
-    monkeypatch.setattr(packed, "_SHORT", short)
-    monkeypatch.setattr(packed, "_TOKENS_AT_ONCE", 20)
+    monkeypatch.setattr(texts, "_SHORT", short)
+    monkeypatch.setattr(passes, "_TOKENS_AT_ONCE", 20)
     for few in (0, 10_000):  # one call a length, or one padded matrix
-        monkeypatch.setattr(packed, "_FEW_SLOTS", few)
+        monkeypatch.setattr(texts, "_FEW_SLOTS", few)
         torch.testing.assert_close(states(encoder, ids, mask), expected, **CLOSE)
 
 
@@ -276,7 +279,7 @@ def assert_equal_to_the_layers(encoder: TitleEncoder, ids: Tensor, mask: Tensor)
 def test_one_lora_trains_as_by_the_layers(
     name: str, targets: list[str], start: float, few: int, base_of: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed, "_FEW_SLOTS", few)
+    monkeypatch.setattr(texts, "_FEW_SLOTS", few)
     patterns = {"rank_pattern": {targets[0]: 5}, "alpha_pattern": {targets[0]: 9}, "use_rslora": start > 0}
     encoder = adapted(base_of(name), start=start, target_modules=targets, **patterns)
     without_dropout(encoder)
@@ -317,7 +320,7 @@ def test_pairs_train_as_by_the_layers(name: str, attention: str, base_of: Folder
 @pytest.mark.parametrize("name", PACKED)
 @pytest.mark.parametrize("few", [0, 10_000], ids=["a call a length", "one padded call"])
 def test_the_dropout_of_the_base_stays(name: str, few: int, base_of: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "_FEW_SLOTS", few)
+    monkeypatch.setattr(texts, "_FEW_SLOTS", few)
     encoder = adapted(base_of(name), target_modules=FAMILIES[name].query_value)
     ids, mask = random_batch(FAMILIES[name], LENGTHS)
     parts = [m for n, m in encoder.named_modules() if isinstance(m, nn.Dropout) and "lora" not in n]
@@ -421,12 +424,12 @@ def test_it_steps_aside_where_dropout_is_wanted_without_gradients(base_of: Folde
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 30))
 def test_parts_keep_all_tokens_within_the_limit(lengths: list[int], limit: int) -> None:
     mask = (torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]).long()
-    texts = PackedTexts.of(mask)
-    assert texts is not None
-    assert sorted(length for count, length in texts.groups for _ in range(count)) == sorted(lengths)
-    assert sorted(texts.place.tolist()) == mask.flatten().nonzero()[:, 0].tolist()
-    parts = texts.parts(limit)
-    assert torch.equal(torch.cat([part.place for part in parts]), texts.place)
+    packed = PackedTexts.of(mask)
+    assert packed is not None
+    assert sorted(length for count, length in packed.groups for _ in range(count)) == sorted(lengths)
+    assert sorted(packed.place.tolist()) == mask.flatten().nonzero()[:, 0].tolist()
+    parts = packed.parts(limit)
+    assert torch.equal(torch.cat([part.place for part in parts]), packed.place)
     for part in parts:
         size = sum(count * length for count, length in part.groups)
         assert size == len(part.place)
@@ -460,7 +463,7 @@ def top_encoder(base: Path, sources: list[Source], top_layers: int | None, integ
     return encoder
 
 
-def kept(encoder: IntegratedEncoder) -> packed._KeptStates:
+def kept(encoder: IntegratedEncoder) -> kept_states.KeptStates:
     assert encoder._packed is not None
     return encoder._packed._kept
 
@@ -499,8 +502,8 @@ def test_kept_states_change_neither_states_nor_gradients(
 ) -> None:
     encoder = top_encoder(base_of(name), sources_of(name, 3), top_layers, "pairwise").train()
     ids, mask = random_batch(FAMILIES[name], LENGTHS)
-    monkeypatch.setattr(packed, "_FEW_SLOTS", few)
-    monkeypatch.setattr(packed, "_TOKENS_AT_ONCE", 40)
+    monkeypatch.setattr(texts, "_FEW_SLOTS", few)
+    monkeypatch.setattr(passes, "_TOKENS_AT_ONCE", 40)
     with keeping_nothing():
         expected = states_and_gradients(encoder, ids, mask)
     assert not kept(encoder).states
@@ -516,17 +519,17 @@ def test_kept_states_change_neither_states_nor_gradients(
 def test_a_text_that_was_kept_takes_no_lower_layer(base_of: Folders, sources_of: SourcesOf) -> None:
     encoder = top_encoder(base_of("bert"), sources_of("bert", 2), 2, "pairwise").train()
     ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
-    run: list[packed._Layer] = []
+    run: list[Layer] = []
     embedded: list[Any] = []
-    own = packed._Layer.run
+    own = Layer.run
 
-    def recorded(self: packed._Layer, *args: Any) -> Tensor:
+    def recorded(self: Layer, *args: Any) -> Tensor:
         run.append(self)
         return own(self, *args)
 
     encoder.backbone.embeddings.register_forward_hook(lambda *call: embedded.append(call))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed._Layer, "run", recorded)
+        patch.setattr(Layer, "run", recorded)
         counts = []
         for _ in range(2):
             run.clear()
@@ -577,7 +580,7 @@ def test_kept_states_stay_within_their_bytes(
     encoder = top_encoder(base_of("bert"), sources_of("bert", 2), 2, "paper").train()
     ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
     a_token = 2 * encoder.dim * 4
-    monkeypatch.setattr(packed, "_KEPT_BYTES", 11 * a_token)  # of 1, 5, 5, 9 and 12 tokens the first three
+    monkeypatch.setattr(kept_states, "_KEPT_BYTES", 11 * a_token)  # of 1, 5, 5, 9 and 12 tokens the first three
     with keeping_nothing():
         expected = states(encoder, ids, mask)
     for _ in range(2):
@@ -628,7 +631,7 @@ def test_the_targets_own_lora_gives_the_states_and_gradients_of_plain_layers(
 ) -> None:
     encoder = with_target_lora(base_of(family.name), sources_of(family.name, 2)).train()
     ids, mask = random_batch(family, LENGTHS)
-    monkeypatch.setattr(packed, "_FEW_SLOTS", few)
+    monkeypatch.setattr(texts, "_FEW_SLOTS", few)
     assert encoder.packs_in_training == (family.name in PACKED)
     fast = states_and_gradients(encoder, ids, mask)
     with torch.no_grad():
@@ -655,11 +658,11 @@ def test_below_a_lora_of_the_last_layers_states_are_kept(
 ) -> None:
     encoder = with_target_lora(base_of(name), sources_of(name, 2), target_layers).train()
     ids, mask = random_batch(FAMILIES[name], LENGTHS)
-    monkeypatch.setattr(packed, "_FEW_SLOTS", few)
-    run: list[packed._Layer] = []
-    own = packed._Layer.run
+    monkeypatch.setattr(texts, "_FEW_SLOTS", few)
+    run: list[Layer] = []
+    own = Layer.run
 
-    def recorded(self: packed._Layer, *args: Any) -> Tensor:
+    def recorded(self: Layer, *args: Any) -> Tensor:
         run.append(self)
         return own(self, *args)
 
@@ -670,7 +673,7 @@ def test_below_a_lora_of_the_last_layers_states_are_kept(
             expected = states_and_gradients(encoder, ids, mask)
         run.clear()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(packed._Layer, "run", recorded)
+            patch.setattr(Layer, "run", recorded)
             found = states_and_gradients(encoder, ids, mask)
         assert len({id(layer) for layer in run}) == (3 if step == 0 else anew)
         assert len(kept(encoder).states) == 5

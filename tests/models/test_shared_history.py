@@ -17,18 +17,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from model_families import FAMILIES, Source, fresh_base, randomise
 from xcrossrec.exceptions import ConfigError, ModelError
-from xcrossrec.models import bundle, scorer, shared_history
+from xcrossrec.models import bundle, pair_attention, scorer
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora
+from xcrossrec.models.fast.shared import Blocks, SharedLayout, shared_attention
 from xcrossrec.models.heads import PairHead
+from xcrossrec.models.pair_attention import choose_pair_attention, pair_mask
 from xcrossrec.models.scorer import PairScorer, score_pairs
-from xcrossrec.models.shared_history import (
-    Blocks,
-    SharedLayout,
-    choose_pair_attention,
-    pair_mask,
-    shared_attention,
-)
 from xcrossrec.training.losses import PairLoss
 from xcrossrec.types import HistoryPooling
 
@@ -351,7 +346,7 @@ def test_loss_and_gradients_equal_those_of_one_row_a_pair(name: str, encoder_of:
 def test_a_base_that_cannot_share_says_so_once(
     name: str, base_of: Folders, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_history, "_WARNED", set())
+    monkeypatch.setattr(pair_attention, "_WARNED", set())
     with caplog.at_level(logging.WARNING, "xcrossrec"):
         encoder = source_encoder(base_of(name))
         source_encoder(base_of(name))
@@ -382,7 +377,7 @@ def test_the_choice_of_attention(base_of: Folders) -> None:
     backbone = nn.Module()
     backbone.config = FAMILIES["bert"].config  # type: ignore[assignment]
     assert choose_pair_attention(None, "dual", backbone) == "joint"
-    assert choose_pair_attention(None, "pair", backbone) == shared_history.DEFAULT_PAIR_ATTENTION
+    assert choose_pair_attention(None, "pair", backbone) == pair_attention.DEFAULT_PAIR_ATTENTION
     assert choose_pair_attention("shared", "pair", backbone) == "shared"
     with pytest.raises(ConfigError, match="pair attention 'shared' belongs to pair scoring, got dual"):
         choose_pair_attention("shared", "dual", backbone)

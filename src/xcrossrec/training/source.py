@@ -19,7 +19,7 @@ from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.bundle import Model, encoder_of
 from xcrossrec.models.centering import center_on
 from xcrossrec.models.encoder import SourceEncoder, default_lora
-from xcrossrec.models.shared_history import choose_pair_attention
+from xcrossrec.models.pair_attention import choose_pair_attention
 from xcrossrec.training.loop import TrainingReport, fit, uses_bfloat16
 from xcrossrec.types import HistoryPooling, PairAttention, PairStart, Scoring, Split
 

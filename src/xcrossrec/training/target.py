@@ -22,7 +22,7 @@ from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.bundle import Model
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora
 from xcrossrec.models.integrator import MERGED
-from xcrossrec.models.shared_history import choose_pair_attention
+from xcrossrec.models.pair_attention import choose_pair_attention
 from xcrossrec.training.inheritance import inherit_head, pair_start_of
 from xcrossrec.training.loop import TrainingReport, fit
 from xcrossrec.training.source import (

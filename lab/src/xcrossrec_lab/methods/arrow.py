@@ -13,7 +13,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import TitleEncoder
-from xcrossrec.models.packed import PackedEncoder
+from xcrossrec.models.fast.passes import PackedEncoder
 from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.types import PairAttention
 from xcrossrec_lab.task import Fitted, Task, check_settings

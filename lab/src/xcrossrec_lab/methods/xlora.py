@@ -17,8 +17,8 @@ from torch import nn
 from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_tensors, read_adapter
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import TitleEncoder
-from xcrossrec.models.linear import FrozenLinear
-from xcrossrec.models.packed import PackedEncoder
+from xcrossrec.models.fast.linear import FrozenLinear
+from xcrossrec.models.fast.passes import PackedEncoder
 from xcrossrec.types import PairAttention
 from xcrossrec_lab.methods.finetuning import fit_encoder
 from xcrossrec_lab.task import Fitted, Task, check_settings

@@ -107,7 +107,7 @@ def profile_train(settings: Settings, sources: int, users: int) -> list[dict[str
     import torch
 
     from xcrossrec.models.bundle import encoder_of, matcher_of
-    from xcrossrec.models.memory import keep_freed_memory
+    from xcrossrec.models.fast.memory import keep_freed_memory
     from xcrossrec.prompts import item_texts
     from xcrossrec.training.batches import DualBatches
     from xcrossrec.training.losses import NextItemLoss

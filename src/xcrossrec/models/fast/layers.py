@@ -1,0 +1,161 @@
+"""One layer of an architecture, run over tokens without padding.
+
+Legend: ``token`` = a token of any text, ``inside`` and ``outside`` = a product's sizes, ``dim`` = hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from xcrossrec.models.fast.dropout import dropped
+from xcrossrec.models.fast.linear import Gelu, adapted_product, frozen_product
+from xcrossrec.models.fast.texts import Attention
+from xcrossrec.models.fast.weights import Weights
+
+_GELUS: dict[str, Gelu] = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_python": "none"}
+
+
+@dataclass(frozen=True)
+class Names:
+    """Where an architecture keeps the parts of a layer."""
+
+    query: str
+    key: str
+    value: str
+    out: str
+    attention_norm: str
+    attention_dropout: str
+    out_dropout: str
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """All linear layers."""
+        return (self.query, self.key, self.value, self.out, "intermediate.dense", "output.dense")
+
+
+_BERT = Names(
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+    "attention.self.dropout",
+    "attention.output.dropout",
+)
+_MPNET = Names(
+    "attention.attn.q",
+    "attention.attn.k",
+    "attention.attn.v",
+    "attention.attn.o",
+    "attention.LayerNorm",
+    "attention.attn.dropout",
+    "attention.dropout",
+)
+ARCHITECTURES = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "mpnet": _MPNET}
+"""Post-norm encoders with absolute positions at the bottom (and MPNet's bias by distance in attention)."""
+
+
+@dataclass(frozen=True)
+class Dropouts:
+    """The layer's own dropout modules, which know whether they train."""
+
+    attention: nn.Dropout
+    out: nn.Dropout
+    down: nn.Dropout
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's parts: those that adapters change, one a stream; the others once."""
+
+    query: list[Weights]
+    key: list[Weights]
+    value: list[Weights]
+    out: list[Weights]
+    up: list[Weights]
+    down: list[Weights]
+    attention_norm: nn.LayerNorm
+    output_norm: nn.LayerNorm
+    activation: str
+    dropouts: Dropouts
+
+    def run(
+        self, x: Float[Tensor, "token dim"], stream: int | None, attend: Attention, heads: int, dtype: torch.dtype
+    ) -> Float[Tensor, "token dim"]:
+        """Run one stream, or all of them one after another in ``x``; products in ``dtype``, the rest in x's type."""
+
+        def product(states: Tensor, part: Sequence[Weights], **fused: Any) -> Tensor:
+            chosen = part if stream is None or len(part) == 1 else [part[stream]]
+            return _product(states.to(dtype), chosen, **fused)
+
+        def added(states: Tensor, part: Sequence[Weights], dropout: nn.Dropout, residual: Tensor) -> Tensor:
+            if share := dropout_share(dropout):
+                return residual + dropped(product(states, part), share)
+            return product(states, part, residual=residual)
+
+        narrow = x.to(dtype)
+        query, key, value = (product(narrow, part) for part in (self.query, self.key, self.value))
+        attended = attend(query, key, value, heads, dropout_share(self.dropouts.attention))
+        h = _normalize(added(attended, self.out, self.dropouts.out, x), self.attention_norm)
+        gelu = _GELUS.get(self.activation)
+        inner = product(h, self.up, gelu=gelu)
+        inner = inner if gelu else ACT2FN[self.activation](inner)
+        return _normalize(added(inner, self.down, self.dropouts.down, h), self.output_norm)
+
+
+def dropout_share(dropout: nn.Dropout) -> float:
+    """The share that a dropout module drops now."""
+    return dropout.p if dropout.training else 0.0
+
+
+@contextmanager
+def without_dropout(dropout: nn.Dropout) -> Iterator[None]:
+    """Within the block a module drops nothing."""
+    former = dropout.training
+    dropout.training = False
+    try:
+        yield
+    finally:
+        dropout.training = former
+
+
+def _product(
+    x: Float[Tensor, "token inside"],
+    part: Sequence[Weights],
+    *,
+    residual: Float[Tensor, "token outside"] | None = None,
+    gelu: Gelu | None = None,
+) -> Float[Tensor, "token outside"]:
+    """Multiply by one weight, or each stream's share of the tokens by its own."""
+    if len(part) == 1:
+        return _one_product(x, part[0], residual=residual, gelu=gelu)
+    residuals = [None] * len(part) if residual is None else residual.chunk(len(part))
+    return torch.cat(
+        [
+            _one_product(states, weights, residual=other, gelu=gelu)
+            for states, weights, other in zip(x.chunk(len(part)), part, residuals, strict=True)
+        ]
+    )
+
+
+def _one_product(x: Tensor, weights: Weights, *, residual: Tensor | None, gelu: Gelu | None) -> Tensor:
+    if weights.update is None:
+        return frozen_product(x, weights.weight, weights.bias, residual=residual, gelu=gelu)
+    update = weights.update
+    out = adapted_product(x, weights.weight, weights.bias, update.down, update.up, update.scaling)
+    out = out if gelu is None else nn.functional.gelu(out, approximate=gelu)
+    return out if residual is None else residual + out
+
+
+def _normalize(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    if x.dtype != norm.weight.dtype and x.device.type != "cpu":  # only the CPU normalises mixed types
+        return norm(x.to(norm.weight.dtype)).to(x.dtype)  # type: ignore[no-any-return]
+    return norm(x)  # type: ignore[no-any-return]

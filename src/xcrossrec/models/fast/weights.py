@@ -1,0 +1,111 @@
+"""A linear layer's weights in each stream: adapters that rest are added to them, one that trains stays beside.
+
+Legend: ``inside`` and ``outside`` = the layer's sizes, ``rank`` = the adapter's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from peft.tuners.lora import Linear as PeftLinear
+from torch import Tensor, nn
+
+from xcrossrec.models.adapters import StackedLoraLinear, TargetLora
+from xcrossrec.models.fast.linear import FrozenLinear, laid_out
+
+
+@dataclass(frozen=True)
+class Update:
+    """A LoRA update that trains: ``scaling * up @ down``, added to a weight."""
+
+    down: Float[Tensor, "rank inside"]
+    up: Float[Tensor, "outside rank"]
+    scaling: float
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One linear layer in one stream: what is frozen, and what trains beside it."""
+
+    weight: Float[Tensor, "outside inside"]
+    bias: Float[Tensor, " outside"] | None
+    update: Update | None = None
+
+
+def foldable(module: nn.Module) -> bool:
+    """Whether a layer is a plain linear one, perhaps with a low-rank update that can be added to its weight."""
+    if not isinstance(module, PeftLinear):
+        return isinstance(module, StackedLoraLinear) or type(module) in (nn.Linear, FrozenLinear)
+    names = _active(module)
+    plain = type(module) is PeftLinear and type(module.get_base_layer()) in (nn.Linear, FrozenLinear)
+    return plain and not any(name in module.lora_variant or module.lora_bias[name] for name in names)
+
+
+def _active(module: PeftLinear) -> list[str]:
+    return [name for name in module.active_adapters if name in module.lora_A]
+
+
+def trained_factors(module: nn.Module) -> list[nn.Parameter]:
+    """A LoRA's factors, where a layer has one that works and can be multiplied beside the weight; else none."""
+    if isinstance(module, StackedLoraLinear):
+        factors = [] if module.target is None else [module.target.down, module.target.up]
+        return [] if any(factor.dtype != torch.float32 for factor in factors) else factors
+    if not isinstance(module, PeftLinear) or module.merged or module.disable_adapters or module.fan_in_fan_out:
+        return []
+    names = _active(module)
+    if len(names) != 1:
+        return []
+    dropout = module.lora_dropout[names[0]]
+    factors = [module.lora_A[names[0]].weight, module.lora_B[names[0]].weight]
+    drops = isinstance(dropout, nn.Dropout) and dropout.p > 0
+    return [] if drops or any(factor.dtype != torch.float32 for factor in factors) else factors
+
+
+def trained_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
+    """A layer without an update, or with one that trains, from weights that :class:`FrozenLinear` keeps converted; none
+    for other layers."""
+    if isinstance(module, FrozenLinear):
+        return [Weights(*module.in_type(dtype))]
+    factors = trained_factors(module)
+    if not any(factor.requires_grad for factor in factors):
+        return []
+    if isinstance(module, StackedLoraLinear):
+        update = Update(factors[0], factors[1], TargetLora.scaling)
+        return [Weights(stream.weight, stream.bias, update) for stream in _stacked_weights(module, dtype)]
+    assert isinstance(module, PeftLinear)
+    (name,) = _active(module)
+    base: Any = module.get_base_layer()
+    (frozen,) = trained_weights(base, dtype) or folded_weights(base, dtype)
+    return [Weights(frozen.weight, frozen.bias, Update(factors[0], factors[1], module.scaling[name]))]
+
+
+def folded_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
+    """A linear layer's weight and bias in each stream, or once where no adapter changes it."""
+    if isinstance(module, StackedLoraLinear):
+        return _stacked_weights(module, dtype, None if module.target is None else module.target.delta())
+    if isinstance(module, PeftLinear):
+        linear: Any = module.get_base_layer()
+        off = module.merged or module.disable_adapters
+        deltas = [] if off else [module.get_delta_weight(name) for name in _active(module)]
+        updates = [sum(deltas)] if deltas else []
+    else:
+        linear, updates = module, []
+    return _changed_weights(linear, updates, dtype)
+
+
+def _stacked_weights(module: StackedLoraLinear, dtype: torch.dtype, target: Tensor | None = None) -> list[Weights]:
+    """A stacked layer's weight and bias in each stream, with the target's update in them if one is given."""
+    updates = [(d @ u).t() for d, u in zip(module.down, module.up, strict=True)]
+    return _changed_weights(module.linear, updates if target is None else [u + target for u in updates], dtype)
+
+
+def _changed_weights(linear: Any, updates: Sequence[Tensor], dtype: torch.dtype) -> list[Weights]:
+    """A linear layer with each update added to its weight; as it is if there are none."""
+    bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+    if not updates:
+        return [Weights(linear.weight.detach().to(dtype), bias)]
+    return [Weights(laid_out((linear.weight + update).detach()).to(dtype), bias) for update in updates]

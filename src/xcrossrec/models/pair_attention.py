@@ -1,0 +1,216 @@
+"""Who sees whom in a pair: under ``joint`` all tokens, under ``shared`` the history only itself.
+
+Under ``shared`` attention candidates see the history and themselves, so a history's states do not depend on the
+candidate and all candidates of one history can share them, layer by layer. That mask is part of the model's meaning;
+how it is computed is not:
+
+- *shared pass*: all tokens of a batch stand in one row without padding, each history once
+  (:mod:`xcrossrec.models.fast.shared`). Linear layers and integrators act token by token.
+- *reference*: one row a pair and a mask over token pairs; for bases whose attention cannot be split like this.
+
+Legend: ``token`` = position in a text, ``batch`` = (history, candidate) text.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from xcrossrec.exceptions import ConfigError, ModelError
+from xcrossrec.models.fast.shared import SharedLayout, shared_attention
+from xcrossrec.types import PAIR_ATTENTIONS, PairAttention, Scoring
+
+DEFAULT_PAIR_ATTENTION: PairAttention = "joint"
+"""Of `pair` models on bases that can share histories; on others it is ``joint``."""
+
+_LOG = logging.getLogger(__name__)
+_NAME = "xcrossrec_shared_history"
+_SHARING = frozenset({"bert", "modernbert"})
+"""Architectures whose attention goes through Hugging Face's interface, with position ids that may restart."""
+
+_FAR = -1e9
+"""Added to the score of what must not be seen; finite, so that a query that sees nothing is no NaN."""
+
+_WARNED: set[str] = set()
+
+
+def can_share_history(backbone: nn.Module) -> bool:
+    """Whether pairs of one history can share its encoding on this base."""
+    return getattr(backbone.config, "model_type", None) in _SHARING
+
+
+def choose_pair_attention(wanted: PairAttention | None, scoring: Scoring, backbone: nn.Module) -> PairAttention:
+    """Settle the kind of attention of a new model.
+
+    Args:
+        wanted: the user's choice; None takes the default of a base that can, or cannot, share histories.
+        scoring: only ``pair`` has a choice.
+        backbone: the base's.
+
+    Raises:
+        ConfigError: a choice for ``dual``.
+    """
+    if scoring == "dual":
+        if wanted not in (None, "joint"):
+            raise ConfigError(f"pair attention {wanted!r} belongs to pair scoring, got dual: add --scoring pair")
+        return "joint"
+    return wanted or (DEFAULT_PAIR_ATTENTION if can_share_history(backbone) else "joint")
+
+
+def set_up_pair_attention(backbone: Any, attention: PairAttention) -> bool:
+    """Make a backbone ready for a kind of pair attention, in place.
+
+    Args:
+        backbone: the base's; for ``shared``, its attention is replaced by one that can do the shared pass and is
+            otherwise PyTorch's own.
+        attention: ``joint`` or ``shared``.
+
+    Returns:
+        whether pairs share their history's encoding.
+
+    Raises:
+        ConfigError: unknown kind.
+        ModelError: the base mixes neighbouring tokens by a convolution, so no mask keeps the history apart.
+    """
+    if attention not in PAIR_ATTENTIONS:
+        raise ConfigError(f"unknown pair attention {attention!r}: choose one of {', '.join(PAIR_ATTENTIONS)}")
+    if attention == "joint":
+        return False
+    kind = backbone.config.model_type
+    if getattr(getattr(backbone, "encoder", None), "conv", None) is not None:
+        raise ModelError(
+            f"this {kind} base mixes neighbouring tokens by a convolution, so its history sees the candidate "
+            "whatever the mask: use --pair-attention joint"
+        )
+    if can_share_history(backbone):
+        backbone.set_attn_implementation(_NAME)
+        return True
+    if kind == "deberta-v2":
+        backbone.embeddings.register_forward_pre_hook(_flatten_mask, with_kwargs=True)
+    if kind not in _WARNED:
+        _WARNED.add(kind)
+        _LOG.warning(
+            "%s bases cannot share a history's encoding: each (history, candidate) pair is encoded by itself, "
+            "which gives the scores of shared attention at the price of joint",
+            kind,
+        )
+    return False
+
+
+def _flatten_mask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """DeBERTa's embedding layer gets the attention's mask and wants only to know which tokens are padding."""
+    mask = kwargs.get("mask")
+    flat = mask.amax(1) if mask is not None and mask.ndim == 3 else mask
+    return args, {**kwargs, "mask": flat}
+
+
+def attention_arguments(config: Any, features: Mapping[str, Any], attention: PairAttention) -> dict[str, Any]:
+    """What a backbone needs beside the token ids.
+
+    Args:
+        config: the backbone's.
+        features: tokenized texts, pairs in rows (``attention_mask``, ``segments``), or pairs that share their
+            histories (see :meth:`xcrossrec.models.tokens.PromptTokenizer.encode_shared`).
+        attention: the model's kind.
+    """
+    if "candidate" in features:
+        mask = {"full_attention": None, "sliding_attention": None} if config.model_type == "modernbert" else None
+        layout = SharedLayout.of(features["history"][0], features["candidate"][0], features["position_ids"][0])
+        return {"attention_mask": mask, "position_ids": features["position_ids"], "shared_layout": layout}
+    mask = features["attention_mask"]
+    if attention == "joint" or not bool((features.get("segments", mask) < 0).any()):
+        return {"attention_mask": mask}
+    return {"attention_mask": _backbone_mask(config, pair_mask(features["segments"], mask))}
+
+
+def repeat_rows(arguments: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Repeat every tensor along its first axis, once a stream."""
+    return {key: _repeated(value, count) for key, value in arguments.items()}
+
+
+def _repeated(value: Any, count: int) -> Any:
+    if isinstance(value, Tensor):
+        return value.repeat(count, *[1] * (value.ndim - 1))
+    return repeat_rows(value, count) if isinstance(value, dict) else value
+
+
+def pair_mask(
+    segments: Int[Tensor, "batch token"], mask: Int[Tensor, "batch token"]
+) -> Bool[Tensor, "batch token token"]:
+    """Which token (second axis) sees which (third): all see the history, the candidate's tokens each other too.
+
+    Args:
+        segments: negative for the candidate's tokens, its end included.
+        mask: 0 for padding, which nobody sees.
+    """
+    candidate = segments < 0
+    visible = ~candidate[:, None, :] | candidate[:, :, None]
+    return visible & mask.bool()[:, None, :]
+
+
+def _backbone_mask(config: Any, visible: Bool[Tensor, "batch token token"]) -> Any:
+    """The mask in the form that the architecture takes."""
+    kind = config.model_type
+    if kind == "deberta-v2":
+        return visible.long()
+    four = visible[:, None]
+    if kind == "modernbert":
+        index = torch.arange(visible.shape[1], device=visible.device)
+        near = (index[:, None] - index[None, :]).abs() <= config.sliding_window
+        return {"full_attention": four, "sliding_attention": four & near}
+    return torch.zeros_like(four, dtype=torch.float32).masked_fill(~four, _FAR) if kind == "mpnet" else four
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    shared_layout: SharedLayout | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What Hugging Face calls: PyTorch's attention, or the shared pass where a layout comes with the call."""
+    if shared_layout is None:
+        plain: tuple[Tensor, None] = sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            sliding_window=sliding_window,
+            **kwargs,
+        )
+        return plain
+    # ModernBERT hands over flash attention's window, which is one more than the farthest position seen
+    window = None if sliding_window is None else sliding_window - 1
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query, key, value = _in_autocast_type(query, key, value)
+    states = shared_attention(query, key, value, shared_layout, scale=scale, dropout=dropout, window=window)
+    return states.reshape(query.shape[0], query.shape[2], -1), None
+
+
+def _in_autocast_type(*states: Tensor) -> tuple[Tensor, ...]:
+    """Cast to autocast's type where it is on, as PyTorch's own attention does: some adapters (X-LoRA) give float32
+    projections beside frozen ones in bfloat16."""
+    kind = states[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return states
+    return tuple(one.to(torch.get_autocast_dtype(kind)) for one in states)
+
+
+AttentionInterface.register(_NAME, _attention)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
