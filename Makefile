@@ -13,14 +13,14 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" \
-	    pytest pytest-cov hypothesis beartype pandas mypy ruff import-linter schemathesis playwright
+	    pytest pytest-cov pytest-xdist hypothesis beartype pandas mypy ruff import-linter schemathesis playwright
 	touch $@
 
 demo: $(STAMP) ## adapt to a new domain on the built-in sample market
 	$(BIN)/xcrossrec demo --out demo
 
 test: $(STAMP) ## install and run every test, with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
 
 check: $(STAMP) ## style, types and the direction of imports
 	$(BIN)/ruff check src tests examples

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from xcrossrec._version import __version__
 
 # name -> (module, extra that the module needs; None = the base install is enough)
 _PUBLIC: dict[str, tuple[str, str | None]] = {

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from xcrossrec import __version__
+from xcrossrec._version import __version__
 from xcrossrec.exceptions import XCrossRecError
 
 COMMAND_MODULES = (

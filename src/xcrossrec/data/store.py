@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from xcrossrec import __version__
+from xcrossrec._version import __version__
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import SPLITS, Split

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-import xcrossrec
+from xcrossrec._version import __version__
 from xcrossrec.data.candidates import Candidates, candidates_for
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.evaluation.result import RESULT_SCHEMA, SEEN, Evaluation, EvaluationInfo
@@ -93,7 +93,7 @@ def evaluate(
         fingerprint=domain.fingerprint,
         split=split,
         seed=seed,
-        version=xcrossrec.__version__,
+        version=__version__,
         wall_s=time.perf_counter() - start,
         simulated=bool(domain.manifest.get("simulated", False)),
     )

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from xcrossrec import __version__
+from xcrossrec._version import __version__
 from xcrossrec.exceptions import BundleError, DataError
 from xcrossrec.index.codes import Codes
 from xcrossrec.models.adapters import MANIFEST

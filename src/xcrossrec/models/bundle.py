@@ -20,7 +20,7 @@ from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
-from xcrossrec import __version__
+from xcrossrec._version import __version__
 from xcrossrec.exceptions import BundleError, ConfigError
 from xcrossrec.models.adapters import MANIFEST, read_manifest
 from xcrossrec.models.base import Base

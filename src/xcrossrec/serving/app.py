@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
-from xcrossrec import __version__
+from xcrossrec._version import __version__
 from xcrossrec.answers import Explanation
 from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.serving.engine import Named, Ranked, Scored

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from xcrossrec import __version__
+from xcrossrec._version import __version__
 from xcrossrec.exceptions import BundleError, ConfigError, DataError
 from xcrossrec.index import Pool
 from xcrossrec.models.adapters import MANIFEST
