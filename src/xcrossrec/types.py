@@ -11,6 +11,10 @@ POSITION = "position"
 TIMESTAMP = "timestamp"
 
 Split: TypeAlias = Literal["train", "validation", "test"]
+SplitWay: TypeAlias = Literal["leave-last-out", "by-user", "temporal", "none"]
+Repeats: TypeAlias = Literal["drop", "keep", "first"]
+EmptyTitles: TypeAlias = Literal["error", "drop", "keep"]
+UnknownItems: TypeAlias = Literal["error", "drop"]
 Negatives: TypeAlias = Literal["uniform", "popularity", "full"]
 Scoring: TypeAlias = Literal["dual", "pair"]
 HistoryPooling: TypeAlias = Literal["prompt", "late"]

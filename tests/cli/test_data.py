@@ -68,11 +68,11 @@ def test_import_of_reviews_with_filters(tmp_path: Path) -> None:
     reviews.write_text("\n".join(lines))
     titles = [json.dumps({"parent_asin": f"i{i}", "title": f"T{i}"}) for i in range(3)]
     meta.write_text("\n".join(titles))
-    base = ["import", "--format", "amazon2023", "--reviews", reviews, "--metadata", meta, "--domain", "d"]
+    base = ["import", "--format", "amazon2023", "--interactions", reviews, "--items", meta, "--domain", "d"]
     refused = run(*base, "--out", tmp_path / "x")
     assert refused.exit_code == 2
     assert "1 interactions with 1 items that its catalogue lacks ('i9')" in refused.stderr
-    core = ["--min-user-interactions", 2, "--min-item-interactions", 2, "--unknown-items", "drop"]
+    core = ["--k-core", 2, "--unknown-items", "drop"]
     result = run(*base, *core, "--out", tmp_path / "d")
     assert result.exit_code == 0, result.stderr
     assert "1 interactions left out" in result.stderr
@@ -83,28 +83,22 @@ def test_import_of_reviews_with_filters(tmp_path: Path) -> None:
     assert domain.manifest["filters"]["min_user"] == 2
 
 
-def test_import_of_the_authors_folder(tmp_path: Path) -> None:
-    content = {
-        "train": {"1": [1, 2]},
-        "val": {"2": [2, 1]},
-        "umap": {"a": 1, "b": 2},
-        "smap": {"x": 1, "y": 2},
-        "meta_data": {"x": "X", "y": "Y"},
-    }
-    for name, data in content.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(data))
-    base = ["import", "--format", "author", "--domain", "d", "--out", tmp_path / "d"]
-    assert run(*base, "--folder", tmp_path).exit_code == 0
-    assert read_domain(tmp_path / "d").sequences("validation").rows == ((1, 0),)
-    both = run(*base, "--folder", tmp_path, "--interactions", tmp_path)
-    assert both.exit_code == 2
-    assert "--interactions and --folder exclude each other" in both.stderr
+def test_one_table_of_purchases_needs_no_options(tmp_path: Path) -> None:
+    rows = [f"u{user},i{item},2026-01-0{item + 1}" for user in range(3) for item in range(4)]
+    (tmp_path / "purchases.csv").write_text("\n".join(["customer,sku,date", *rows]))
+    (tmp_path / "items.csv").write_text("\n".join(["sku,name", *(f"i{item},Item {item}" for item in range(4))]))
+    files = ["--interactions", tmp_path / "purchases.csv", "--items", tmp_path / "items.csv"]
+    result = run("import", *files, "--out", tmp_path / "garden")
+    assert result.exit_code == 0, result.stderr
+    domain = read_domain(str(tmp_path / "garden"))
+    assert (domain.name, domain.splits) == ("garden", ("train", "validation", "test"))
+    assert domain.sequences("validation").rows == ((0, 1, 2),) * 3
 
 
 def test_import_with_mapped_columns(tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_text("who,what,name,day\na,x,X,2024-01-02\na,y,Y,2024-01-01\nb,y,Y,2024-01-01\n")
-    mapping = ["--user-column", "who", "--item-column", "what", "--title-column", "name"]
-    times = ["--time-column", "day", "--time-unit", "iso", "--split", "none"]
+    mapping = [part for pair in ("user=who", "item=what", "time=day") for part in ("--column", pair)]
+    times = ["--split", "none"]
     own = ["--format", "csv", "--interactions", tmp_path / "own.csv", "--domain", "d", "--out", tmp_path / "d"]
     assert run("import", *own, *mapping, *times).exit_code == 0
     assert read_domain(tmp_path / "d").sequences("train").rows == ((1, 0),)
@@ -124,27 +118,12 @@ def test_import_mistakes_are_one_sentence(tmp_path: Path, given_files: dict[str,
     cut.write_bytes(given_files["train"].read_bytes()[:-9])
     assert "cut.csv.gz is a truncated gzip file" in run("import", *out, *options(given_files | {"train": cut})).stderr
     column = run("import", *out, *options(given_files | {"train": given_files["items"]}))
-    assert "has no column 'user_id', it has 'item_id', 'title'" in column.stderr
+    assert "has no column for the user, it has 'item_id', 'title'" in column.stderr
     header = tmp_path / "empty.csv"
     header.write_text("user_id,item_id,position\n")
     empty = run("import", *out, *options(given_files | {"train": header}))
     assert "holds no interactions: the domain would be empty" in empty.stderr
     assert not (tmp_path / "d").exists()
-
-
-def test_candidates_are_written_once(tmp_path: Path, given_files: dict[str, Path]) -> None:
-    run("import", "--domain", "tools", *options(given_files), "--out", tmp_path / "d")
-    base = ["candidates", tmp_path / "d", "--split", "validation", "--seed", 3, "--count", 2]
-    result = run(*base, "--negatives", "uniform", "--json")
-    assert result.exit_code == 0, result.stderr
-    (entry,) = json.loads(result.stdout)["files"]
-    before = Path(entry["path"]).read_bytes()
-    assert entry["users"] == 1
-    assert "1 users, 1 positive + 2 uniform" in run(*base, "--negatives", "uniform").stdout
-    assert Path(entry["path"]).read_bytes() == before
-    refused = run(*base, "--negatives", "full")
-    assert refused.exit_code == 2
-    assert "choose uniform or popularity" in refused.stderr
 
 
 def test_lint_exits_1_on_serious_findings_only(tmp_path: Path, given_files: dict[str, Path]) -> None:

@@ -65,7 +65,14 @@ def test_the_command_imports_nothing_heavy_and_fails_without_a_traceback() -> No
     )
     run = [sys.executable, "-c", code, "data", "--help"]
     assert subprocess.run(run, capture_output=True, check=False).returncode == 0
-    run = [sys.executable, "-c", "from xcrossrec.cli import main; main()", "data", "candidates", "/nowhere/at/all"]
+    run = [
+        sys.executable,
+        "-c",
+        "from xcrossrec.cli import main; main()",
+        "evaluate",
+        "baseline:popularity",
+        "/nowhere/at/all",
+    ]
     failed = subprocess.run(run, capture_output=True, text=True, check=False)
     assert (failed.returncode, failed.stdout) == (2, "")
     assert failed.stderr.startswith("error: no domain folder at /nowhere/at/all")

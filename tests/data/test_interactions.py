@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 import polars as pl
 import pytest
 from hypothesis import given
@@ -13,7 +15,6 @@ from xcrossrec.data.interactions import (
     deduplicate,
     k_core,
     order,
-    restrict_catalogue,
     unescape,
     with_numbers,
     without_numbers,
@@ -30,7 +31,6 @@ def bought(*rows: tuple[Any, ...], columns: str = "user_id item_id timestamp") -
 def test_deduplicate_drops_exact_repeats_only() -> None:
     frame = bought(("u", "a", 1), ("u", "b", 1), ("u", "a", 1), ("u", "a", 2), ("v", "a", 1))
     assert deduplicate(frame).rows() == [("u", "a", 1), ("u", "b", 1), ("u", "a", 2), ("v", "a", 1)]
-    assert deduplicate(frame.lazy()).collect().equals(deduplicate(frame))
 
 
 def test_deduplicate_keeps_the_earliest_purchase() -> None:
@@ -67,7 +67,7 @@ def test_k_core_agrees_with_removal_one_by_one(pairs: set[tuple[int, int]], min_
     frame = pl.DataFrame(sorted(pairs), schema=["user_id", "item_id"], orient="row")
     expected = slow_core(pairs, min_user, min_item)
     if expected:
-        assert set(k_core(frame.lazy(), min_user=min_user, min_item=min_item).rows()) == expected
+        assert set(k_core(frame, min_user=min_user, min_item=min_item).rows()) == expected
     else:
         with pytest.raises(DataError, match=f"k-core of {min_user} interactions a user and {min_item} an item"):
             k_core(frame, min_user=min_user, min_item=min_item)
@@ -83,7 +83,6 @@ def test_order_sorts_by_time_and_keeps_ties_as_they_stand() -> None:
         ("u", "a", 0),
         ("u", "b", 1),
     ]
-    assert order(frame.lazy()).collect().equals(ordered)
 
 
 ROWS = st.lists(
@@ -92,14 +91,24 @@ ROWS = st.lists(
 INTERACTIONS = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 
 
+def plain_deduplicate(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.unique(["user_id", "item_id", "timestamp"], keep="first", maintain_order=True)
+
+
+def plain_order(frame: pl.DataFrame) -> pl.DataFrame:
+    numbered = frame.with_row_index("row").with_columns(pl.col("row").min().over("user_id").alias("first"))
+    ordered = numbered.sort("first", "timestamp", "row").drop("first", "row")
+    return ordered.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).over("user_id").alias("position"))
+
+
 @given(ROWS, st.integers(1, 2**62))
 def test_steps_on_numbers_agree_with_those_on_text(rows: list[tuple[Any, ...]], scale: int) -> None:
-    """A lazy frame goes the slow way; numbers made beforehand, and times too large for them, change nothing."""
+    """As one writes them in polars; numbers made beforehand, and times too large for them, change nothing."""
     frame = pl.DataFrame(rows, schema=INTERACTIONS, orient="row")
     frame = frame.with_columns(pl.col("timestamp") * scale // 2)
     numbered, _ = with_numbers(frame, ITEMS)
-    for step in (deduplicate, order):
-        expected = step(frame.lazy()).collect()
+    for step, plain in ((deduplicate, plain_deduplicate), (order, plain_order)):
+        expected = plain(frame)
         assert step(frame).equals(expected)
         assert without_numbers(step(numbered)).equals(expected)
     if rows:
@@ -157,9 +166,27 @@ def test_unescape_leaves_text_without_entities_alone(text: str) -> None:
         assert unescape(text) == text
 
 
-def test_restrict_catalogue_keeps_what_was_bought() -> None:
-    kept = restrict_catalogue(ITEMS, [bought(("u", "c", 1)), bought(("u", "a", 1))])
-    assert kept["item_id"].to_list() == ["a", "c"]
+TRAIN = [{"user_id": "u", "item_id": "a"}, {"user_id": "u", "item_id": "b"}]
+
+
+@pytest.mark.parametrize(
+    "make", [list, pl.DataFrame, pl.LazyFrame, pd.DataFrame, lambda rows: pl.DataFrame(rows).to_arrow()]
+)
+def test_build_domain_takes_tables_of_other_libraries(make: Callable[[Any], Any]) -> None:
+    expected = build_domain("d", ITEMS, {"train": pl.DataFrame(TRAIN)})
+    domain = build_domain("d", make(ITEMS.to_dicts()), {"train": make(TRAIN)})
+    assert domain.fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize("bad", [7, "items.csv", [["a", "b"]], None])
+def test_build_domain_refuses_what_is_no_table(bad: Any) -> None:
+    with pytest.raises(DataError, match=r"(are a \w+ and no table|lacks? the column)"):
+        build_domain("d", bad, {"train": TRAIN})
+
+
+def test_build_domain_takes_a_table_a_split() -> None:
+    with pytest.raises(DataError, match=r"are a DataFrame, expected one table a split: give \{'train': table"):
+        build_domain("d", ITEMS, pl.DataFrame(TRAIN))  # type: ignore[arg-type]
 
 
 def test_build_domain_orders_and_converts() -> None:

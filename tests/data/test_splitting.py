@@ -3,7 +3,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from xcrossrec.data.splitting import by_user, given, leave_last_out, temporal
+from xcrossrec.data.splitting import by_user, leave_last_out, temporal
 from xcrossrec.exceptions import ConfigError, DataError
 
 
@@ -15,11 +15,6 @@ def forty_users() -> pl.DataFrame:
 
 def users_of(frame: pl.DataFrame) -> set[str]:
     return set(frame["user_id"])
-
-
-def test_given_keeps_the_splits_that_are_there() -> None:
-    frame = forty_users()
-    assert list(given(frame, test=frame)) == ["train", "test"]
 
 
 def test_by_user_divides_the_users() -> None:

@@ -21,6 +21,11 @@ def test_domain_is_read_as_it_was_written(tiny_domain: Domain, tmp_path: Path) -
     assert read.fingerprint == tiny_domain.fingerprint == read.manifest["fingerprint"]
 
 
+def test_paths_may_be_text(tiny_domain: Domain, tmp_path: Path) -> None:
+    write_domain(tiny_domain, str(tmp_path / "d"))
+    assert read_domain(str(tmp_path / "d")).fingerprint == tiny_domain.fingerprint
+
+
 def test_manifest_counts_what_is_there(tiny_domain: Domain, tmp_path: Path) -> None:
     write_domain(tiny_domain, tmp_path / "a" / "b")
     manifest = json.loads((tmp_path / "a" / "b" / "manifest.json").read_text())

@@ -1,4 +1,4 @@
-"""Commands on data: import, lint, candidates, market."""
+"""Commands on data: import, lint, market."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from xcrossrec.types import Negatives, Split
+from xcrossrec.cli.console import Json, Overwrite
+from xcrossrec.types import EmptyTitles, Repeats, Split, SplitWay, UnknownItems
 
 if TYPE_CHECKING:
     from xcrossrec.data import Domain
 
-Format = Literal["amazon2014", "amazon2018", "amazon2023", "recbole", "author", "csv", "parquet", "jsonl"]
-SplitOption = Literal["leave-last-out", "by-user", "temporal", "none"]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a domain that is already there.")]
+Format = Literal["amazon2014", "amazon2018", "amazon2023", "recbole", "csv", "parquet", "jsonl"]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Import, check and prepare data.")
 
@@ -28,82 +26,64 @@ def register(parent: typer.Typer) -> None:
 
 @app.command("import")
 def import_(
-    domain: Annotated[str, typer.Option(help="Name of the domain.")],
     out: Annotated[Path, typer.Option(help="Folder to write; must be free.")],
-    form: Annotated[Format, typer.Option("--format", help="What the files are.")] = "csv",
-    items: Annotated[Path | None, typer.Option("--items", "--metadata", help="File of items and titles.")] = None,
-    interactions: Annotated[
-        Path | None, typer.Option("--interactions", "--reviews", help="File of all interactions.")
-    ] = None,
-    folder: Annotated[Path | None, typer.Option(help="Folder with train.json, umap.json, ... (format author).")] = None,
+    interactions: Annotated[Path | None, typer.Option(help="File of all interactions, to be split here.")] = None,
+    items: Annotated[Path | None, typer.Option(help="File of items and titles, if they stand apart.")] = None,
     train: Annotated[Path | None, typer.Option(help="Interactions that come split: train.")] = None,
     validation: Annotated[Path | None, typer.Option(help="The same: validation.")] = None,
     test: Annotated[Path | None, typer.Option(help="The same: test.")] = None,
-    user_column: Annotated[str, typer.Option(help="Own tables: the user's id.")] = "user_id",
-    item_column: Annotated[str, typer.Option(help="Own tables: the item's id.")] = "item_id",
-    title_column: Annotated[str, typer.Option(help="Own tables: the item's title.")] = "title",
-    time_column: Annotated[
-        str | None, typer.Option(help="Own tables: the time.  [default: timestamp, if it is there]")
+    domain: Annotated[str | None, typer.Option(help="Name of the domain.  [default: OUT's own name]")] = None,
+    form: Annotated[
+        Format | None, typer.Option("--format", help="What the files are.  [default: by the file's name, or csv]")
     ] = None,
-    position_column: Annotated[
-        str | None, typer.Option(help="Own tables: order in a sequence.  [default: position, if it is there]")
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE=NAME",
+            help="Name of the column of user, item, title, time or position; may be repeated.  [default: found]",
+        ),
     ] = None,
-    time_unit: Annotated[
-        Literal["s", "ms", "us", "ns", "iso"], typer.Option(help="Own tables and RecBole: unit of times.")
-    ] = "s",
-    min_user: Annotated[
-        int, typer.Option("--min-user-interactions", min=1, help="k-core: fewest interactions of a user.")
-    ] = 1,
-    min_item: Annotated[
-        int, typer.Option("--min-item-interactions", min=1, help="k-core: fewest interactions of an item.")
-    ] = 1,
-    keep_repeats: Annotated[
-        bool, typer.Option("--keep-repeats", help="Keep exact repeats (same user, item and time).")
-    ] = False,
-    first_purchase_only: Annotated[
-        bool, typer.Option("--first-purchase-only", help="Keep a user's first purchase of an item only.")
-    ] = False,
+    k_core: Annotated[int, typer.Option(min=1, help="Fewest interactions of a user and of an item.")] = 1,
+    repeats: Annotated[
+        Repeats,
+        typer.Option(help="Exact repeats (user, item, time): drop or keep; or only the first purchase of an item."),
+    ] = "drop",
     split: Annotated[
-        SplitOption | None,
-        typer.Option(help="How to split.  [default: leave-last-out, or as the files come]"),
+        SplitWay | None, typer.Option(help="How to split.  [default: leave-last-out, or as the files come]")
     ] = None,
     validation_share: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the users (by-user, temporal).")
     ] = 0.1,
     test_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the users (by-user, temporal).")] = 0.1,
-    empty_titles: Annotated[
-        Literal["keep", "drop", "error"], typer.Option(help="Items whose title is empty or NaN.")
-    ] = "keep",
+    empty_titles: Annotated[EmptyTitles, typer.Option(help="Items whose title is empty or NaN.")] = "keep",
     unknown_items: Annotated[
-        Literal["error", "drop"], typer.Option(help="Interactions whose item is not among the items.")
+        UnknownItems, typer.Option(help="Interactions whose item is not among the items.")
     ] = "error",
     max_words: Annotated[int | None, typer.Option(min=1, help="Cut titles to so many words.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split by user.")] = 0,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Read interactions and titles, filter and split them, and write a domain's folder.
+    """Read purchases and titles, split them for training and measuring, and write a domain's folder.
 
-    Interactions in one file (--interactions) are split here; files that come split (--train, --validation,
-    --test) and the author's folder are taken as they are.
+    Columns are found by their usual names (user_id, customer, item_id, sku, title, name, timestamp, date, ...).
+    Purchases that come split (--train, --validation, --test) are taken as they are.
 
     \b
-      xcrossrec data import --domain toys --items items.csv.gz --train train.csv.gz --out data/toys
+      xcrossrec data import --interactions purchases.csv --items products.csv --out data/garden
       xcrossrec data import --format amazon2023 --interactions Toys.jsonl.gz --items meta_Toys.jsonl.gz \\
-          --domain toys --min-user-interactions 5 --min-item-interactions 5 --split by-user --out data/toys
+          --k-core 5 --split by-user --out data/toys
     """
     from xcrossrec.data import write_domain
     from xcrossrec.data.readers import Columns, Inputs, Recipe, import_domain
 
-    columns = Columns(user_column, item_column, time_column, position_column, title_column, time_unit)
     given = {"train": train, "validation": validation, "test": test}
     splits = {cast(Split, name): path for name, path in given.items() if path is not None}
-    inputs = Inputs(_one_of(interactions, folder), items, splits, columns)
+    inputs = Inputs(interactions, items, splits, Columns.parse(column or []))
     recipe = Recipe(
-        min_user=min_user,
-        min_item=min_item,
-        keep_repeats=keep_repeats,
-        first_purchase_only=first_purchase_only,
+        min_user=k_core,
+        min_item=k_core,
+        repeats=repeats,
         split=split,
         validation=validation_share,
         test=test_share,
@@ -112,7 +92,7 @@ def import_(
         unknown_items=unknown_items,
         max_words=max_words,
     )
-    imported = import_domain(domain, form, inputs, recipe)
+    imported = import_domain(domain or out.resolve().name, form, inputs, recipe)
     write_domain(imported, out, overwrite=overwrite)
     _report_repairs(imported.manifest["filters"])
     _print_domains({out: imported}, as_json=as_json)
@@ -134,39 +114,10 @@ def lint(
 
 
 @app.command()
-def candidates(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A domain's folder.")],
-    split: Annotated[Split, typer.Option(help="Whose users.")] = "validation",
-    negatives: Annotated[
-        str, typer.Option(help="uniform, popularity, or both joined by a comma.")
-    ] = "uniform,popularity",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="Negatives a user.")] = 29,
-    as_json: Json = False,
-) -> None:
-    """Draw each user's candidates once and keep them in the domain's folder."""
-    from xcrossrec.data import read_domain
-    from xcrossrec.data.candidates import candidates_file, candidates_for
-
-    domain = read_domain(directory)
-    written: list[dict[str, Any]] = []
-    for way in (cast(Negatives, name.strip()) for name in negatives.split(",")):
-        drawn = candidates_for(domain, split, way, seed=seed, directory=directory, count=count)
-        file = candidates_file(directory, split, way, seed=seed, count=count)
-        written.append({"path": str(file), "negatives": way, "users": len(drawn), "count": count})
-    if as_json:
-        typer.echo(json.dumps({"seed": seed, "split": split, "files": written}))
-        return
-    for entry in written:
-        typer.echo(f"{entry['path']}: {entry['users']} users, 1 positive + {count} {entry['negatives']}")
-
-
-@app.command()
 def market(
     out: Annotated[Path, typer.Option(help="Folder that gets one folder a domain.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
     overwrite: Overwrite = False,
-    as_json: Json = False,
 ) -> None:
     """Write the built-in sample market: four small domains with simulated users."""
     from xcrossrec.data import write_domain
@@ -176,13 +127,7 @@ def market(
     for name, domain in sample_market(seed).items():
         write_domain(domain, out / name, overwrite=overwrite)
         written[out / name] = domain
-    _print_domains(written, as_json=as_json)
-
-
-def _one_of(interactions: Path | None, folder: Path | None) -> Path | None:
-    if interactions is not None and folder is not None:
-        raise typer.BadParameter("--interactions and --folder exclude each other: give one of them")
-    return interactions or folder
+    _print_domains(written, as_json=False)
 
 
 def _report_repairs(filters: dict[str, Any]) -> None:

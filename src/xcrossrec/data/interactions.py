@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -14,11 +14,10 @@ from jaxtyping import Int64
 from xcrossrec.data.domain import Domain, user_runs
 from xcrossrec.data.store import manifest_of
 from xcrossrec.exceptions import ConfigError, DataError
-from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
+from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, EmptyTitles, Split, UnknownItems
 
-Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
-EmptyTitles: TypeAlias = Literal["error", "drop", "keep"]
-UnknownItems: TypeAlias = Literal["error", "drop"]
+Table: TypeAlias = Any
+"""What `as_frame` takes."""
 
 EXAMPLES = 5  # how many values a message or a manifest names
 _ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
@@ -29,7 +28,7 @@ _LARGEST = 2**62
 _NUMBER = {USER: "__user", ITEM: "__item"}
 
 
-def deduplicate(interactions: Frame, *, first_purchase_only: bool = False) -> Frame:
+def deduplicate(interactions: pl.DataFrame, *, first_purchase_only: bool = False) -> pl.DataFrame:
     """Drop exact repeats: same user, same item, same time. The rows keep their order.
 
     Args:
@@ -37,12 +36,9 @@ def deduplicate(interactions: Frame, *, first_purchase_only: bool = False) -> Fr
             both are there; without either, a user's repeat of an item is exact).
         first_purchase_only: keep only the earliest of a user's purchases of one item.
     """
-    time: list[str] = _time_columns(interactions)
+    time = _time_columns(interactions)
     if not first_purchase_only:
-        exact = [USER, ITEM, *time[:1]]
-        if isinstance(interactions, pl.DataFrame):
-            return _without_repeats(interactions, exact)
-        return interactions.unique(exact, keep="first", maintain_order=True)
+        return _without_repeats(interactions, [USER, ITEM, *time[:1]])
     return (
         interactions.with_row_index(_ROW)
         .sort([*time, _ROW])
@@ -52,7 +48,7 @@ def deduplicate(interactions: Frame, *, first_purchase_only: bool = False) -> Fr
     )
 
 
-def k_core(interactions: pl.DataFrame | pl.LazyFrame, *, min_user: int = 5, min_item: int = 5) -> pl.DataFrame:
+def k_core(interactions: pl.DataFrame, *, min_user: int = 5, min_item: int = 5) -> pl.DataFrame:
     """Keep users and items with enough interactions among those kept: repeated until nothing changes.
 
     Args:
@@ -63,15 +59,14 @@ def k_core(interactions: pl.DataFrame | pl.LazyFrame, *, min_user: int = 5, min_
     Raises:
         DataError: nothing is left.
     """
-    frame = interactions.lazy().collect()
-    rows = np.arange(frame.height)
-    users, items = numbers_of(frame, USER), numbers_of(frame, ITEM)
+    rows = np.arange(interactions.height)
+    users, items = numbers_of(interactions, USER), numbers_of(interactions, ITEM)
     while True:
         enough = (np.bincount(users)[users] >= min_user) & (np.bincount(items)[items] >= min_item)
         if enough.all():
             break
         rows, users, items = rows[enough], users[enough], items[enough]
-    kept = frame if len(rows) == frame.height else frame[pl.Series(rows, dtype=pl.UInt32)]
+    kept = interactions if len(rows) == interactions.height else interactions[pl.Series(rows, dtype=pl.UInt32)]
     if kept.is_empty():
         raise DataError(
             f"the k-core of {min_user} interactions a user and {min_item} an item is empty: lower the thresholds"
@@ -107,16 +102,14 @@ def numbers_of(interactions: pl.DataFrame, column: str) -> Int64[np.ndarray, " r
     return _numbered(interactions[column])
 
 
-def order(interactions: Frame) -> Frame:
+def order(interactions: pl.DataFrame) -> pl.DataFrame:
     """Sort into canonical order and number each user's interactions 0, 1, 2, ... as ``position``.
 
     Users come in the order of their first row; a user's rows by ``timestamp``, then by ``position``, as far
     as these are there, then as they stand.
     """
     ordered = _sort_by_user(interactions, _time_columns(interactions))
-    if isinstance(ordered, pl.DataFrame):
-        return ordered.with_columns(_positions(ordered))
-    return ordered.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).over(USER).alias(POSITION))
+    return ordered.with_columns(_positions(ordered))
 
 
 def clean_titles(items: pl.DataFrame, *, max_words: int | None = None) -> pl.DataFrame:
@@ -150,8 +143,8 @@ def is_empty_title() -> pl.Expr:
 
 def build_domain(
     name: str,
-    items: pl.DataFrame,
-    interactions: Mapping[Split, pl.DataFrame],
+    items: Table,
+    interactions: Mapping[Split, Table],
     *,
     empty_titles: EmptyTitles = "error",
     unknown_items: UnknownItems = "error",
@@ -162,7 +155,8 @@ def build_domain(
 ) -> Domain:
     """Check raw tables and make a domain of them. Ids become text, interactions are put in order.
 
-    A ``position`` given is kept; without one, the order is by ``timestamp``, or else as the rows stand.
+    A table is a polars, pandas or Arrow one, a list of mappings or a mapping of columns. A ``position`` given is
+    kept; without one, the order is by ``timestamp``, or else as the rows stand.
 
     Args:
         name: of the domain.
@@ -184,10 +178,15 @@ def build_domain(
     """
     if not name.strip():
         raise DataError("a domain needs a name, got an empty one: give --domain NAME")
+    if not isinstance(interactions, Mapping):
+        raise DataError(
+            f"interactions of domain {name!r} are a {type(interactions).__name__}, expected one table a split: give "
+            "{'train': table, ...}"
+        )
     if "train" not in interactions:
         raise DataError(f"domain {name!r} has no train split, got {', '.join(interactions) or 'none'}: give one")
-    catalogue, filters = _catalogue(name, items, clean=clean, max_words=max_words)
-    splits = {split: interactions[split] for split in SPLITS if split in interactions}
+    catalogue, filters = _catalogue(name, as_frame("the items", items), clean=clean, max_words=max_words)
+    splits = {split: as_frame(split, interactions[split]) for split in SPLITS if split in interactions}
     unknown: dict[str, Any] = {}
     if not canonical:
         splits = {split: _interactions(name, split, frame) for split, frame in splits.items()}
@@ -199,10 +198,29 @@ def build_domain(
     return domain.with_manifest(manifest_of(domain))
 
 
-def restrict_catalogue(items: pl.DataFrame, interactions: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Keep the items that occur in any of the interactions; they keep their order."""
-    bought = pl.concat([frame.select(ITEM) for frame in interactions]).unique()
-    return items.join(bought, on=ITEM, how="semi", maintain_order="left")
+def as_frame(what: str, table: Table) -> pl.DataFrame:
+    """Make a polars table of what holds one.
+
+    Args:
+        what: the table, for messages.
+        table: a polars, pandas or Arrow table, a list of mappings, or a mapping of columns.
+
+    Raises:
+        DataError: no table.
+    """
+    if isinstance(table, pl.DataFrame):
+        return table
+    if isinstance(table, pl.LazyFrame):
+        return table.collect()
+    try:
+        if hasattr(table, "to_dict"):  # pandas, which polars reads only beside pyarrow
+            table = table.to_dict("list")
+        return pl.DataFrame(table, strict=False, infer_schema_length=None)
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"{what} are a {type(table).__name__} and no table ({error}): give a polars, pandas or Arrow table, or a "
+            "list of mappings"
+        ) from error
 
 
 def check_columns(what: str, found: Sequence[str], needed: Sequence[str]) -> None:
@@ -234,10 +252,9 @@ def _is_ordered(interactions: pl.DataFrame) -> bool:
     return not interactions.select(falls.any()).item()
 
 
-def _time_columns(interactions: pl.DataFrame | pl.LazyFrame) -> list[str]:
+def _time_columns(interactions: pl.DataFrame) -> list[str]:
     """Name the columns that tell the time, the one that counts first."""
-    present = interactions.lazy().collect_schema().names()
-    return [column for column in (TIMESTAMP, POSITION) if column in present]
+    return [column for column in (TIMESTAMP, POSITION) if column in interactions.columns]
 
 
 def _without_repeats(interactions: pl.DataFrame, exact: list[str]) -> pl.DataFrame:
@@ -256,9 +273,9 @@ def _without_repeats(interactions: pl.DataFrame, exact: list[str]) -> pl.DataFra
     return interactions.filter(pl.Series(mask))
 
 
-def _sort_by_user(interactions: Frame, by: Sequence[str]) -> Frame:
+def _sort_by_user(interactions: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     """Sort by the user's first row, then ``by``, then as the rows stand."""
-    if isinstance(interactions, pl.DataFrame) and (key := _sort_key(interactions, by)) is not None:
+    if (key := _sort_key(interactions, by)) is not None:
         return interactions[key.to_frame().select(pl.arg_sort_by(_ROW, maintain_order=True)).to_series()]
     first = "__first"
     return (
@@ -382,7 +399,7 @@ def _without_unknown(
     if policy == "error":
         raise DataError(
             f"domain {name!r} has {strange.height} interactions with {ids.len()} items that its "
-            f"catalogue lacks ({_examples(ids)}): complete the catalogue, or drop them (unknown_items='drop')"
+            f"catalogue lacks ({_examples(ids)}): complete the catalogue, or drop them (--unknown-items drop)"
         )
     known = {s: f.join(catalogue, on=ITEM, how="semi", maintain_order="left") for s, f in splits.items()}
     _refuse_emptied(name, known, "no known item")
@@ -399,8 +416,8 @@ def _without_empty_titles(
     if policy == "error":
         raise DataError(
             f"domain {name!r} has {empty.height} items whose title is NaN or empty "
-            f"({_examples(empty[ITEM])}): give them a title, drop them (empty_titles='drop') "
-            "or keep them (empty_titles='keep')"
+            f"({_examples(empty[ITEM])}): give them a title, drop them (--empty-titles drop) "
+            "or keep them (--empty-titles keep)"
         )
     record = {"policy": policy, "items": empty.height, "examples": empty[ITEM].head(EXAMPLES).to_list()}
     if policy == "keep":

@@ -17,14 +17,6 @@ from xcrossrec.types import POSITION, SPLITS, TIMESTAMP, USER, Split
 LEAVE_LAST_OUT = "leave_last_out"
 
 
-def given(
-    train: pl.DataFrame, validation: pl.DataFrame | None = None, test: pl.DataFrame | None = None
-) -> dict[Split, pl.DataFrame]:
-    """Take the splits as somebody else made them, one table each."""
-    frames = zip(SPLITS, (train, validation, test), strict=True)
-    return {split: frame for split, frame in frames if frame is not None}
-
-
 def by_user(
     interactions: pl.DataFrame, *, validation: float = 0.1, test: float = 0.1, seed: int = 0
 ) -> dict[Split, pl.DataFrame]:

@@ -57,7 +57,7 @@ def manifest_of(domain: Domain) -> dict[str, Any]:
     }
 
 
-def write_domain(domain: Domain, path: Path, *, overwrite: bool = False) -> None:
+def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -> None:
     """Write a domain into a folder of its own, atomically.
 
     Everything goes into a temporary folder beside ``path``, which is renamed at the end: an interrupted
@@ -72,7 +72,7 @@ def write_domain(domain: Domain, path: Path, *, overwrite: bool = False) -> None
     Raises:
         DataError: the folder is taken.
     """
-    path = path.resolve()  # so that '.' has a name and a parent
+    path = Path(path).resolve()  # so that '.' has a name and a parent
     _refuse_taken(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary_beside(path) as temporary:
@@ -85,13 +85,14 @@ def write_domain(domain: Domain, path: Path, *, overwrite: bool = False) -> None
         _swap(temporary, path)
 
 
-def read_domain(path: Path) -> Domain:
+def read_domain(path: Path | str) -> Domain:
     """Read a domain that `write_domain` wrote.
 
     Raises:
         DataError: no such folder, not a domain, another format version, a file missing or damaged, or
             contents that differ from the manifest's fingerprint.
     """
+    path = Path(path)
     manifest = read_manifest(path)
     splits = manifest["counts"]["interactions"]
     domain = Domain(

@@ -4,11 +4,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from xcrossrec.data.readers.frames import Columns, interactions_frame, items_frame, seconds
+from xcrossrec.data.readers.columns import Columns
+from xcrossrec.data.readers.frames import interactions_frame, items_frame, seconds, unit_of
 from xcrossrec.data.readers.records import LINE
 from xcrossrec.exceptions import DataError
 
-TIMED = Columns(user="u", item="i", time="t", position="p")
+TIMED = Columns(user="u", item="i", time="t", position="p", time_unit="s")
 
 
 def batch(**columns: list[object]) -> pl.DataFrame:
@@ -31,6 +32,25 @@ def batch(**columns: list[object]) -> pl.DataFrame:
 )
 def test_times_become_whole_seconds(values: list[object], unit: str, expected: list[int | None]) -> None:
     assert seconds(pl.Series(values), unit).to_list() == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "unit"),
+    [
+        ([None, "1400000000"], "s"),
+        (["99999999999"], "s"),
+        ([100_000_000_000], "ms"),
+        ([1.4e12], "ms"),
+        (["1400000000000000"], "us"),
+        ([1_400_000_000_000_000_000], "ns"),
+        (["-5"], "s"),
+        (["2024-01-01"], "iso"),
+        (["noon"], "iso"),
+        ([], "s"),
+    ],
+)
+def test_the_first_time_tells_the_unit(values: list[object], unit: str) -> None:
+    assert unit_of(pl.Series(values)) == unit
 
 
 def test_interactions_are_renamed_and_typed() -> None:
@@ -73,7 +93,7 @@ def test_small_anonymous_times_pass_in_any_unit() -> None:
 
 def test_items_keep_their_first_real_title() -> None:
     parts = [batch(i=["a", "b"], title=["", None]), batch(i=["a", "a"], title=["One", "Two"])]
-    columns = Columns(item="i")
+    columns = Columns(item="i", title="title")
     assert items_frame(parts, Path("f"), columns).rows() == [("a", "One"), ("b", "")]
     assert items_frame(parts, Path("f"), columns, keep={"b"}).rows() == [("b", "")]
     assert items_frame([batch(i=["a"])], Path("f"), columns).rows() == [("a", "")]

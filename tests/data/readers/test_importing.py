@@ -52,7 +52,7 @@ def test_the_manifest_states_sources_and_filters(source: RawDomain) -> None:
     assert stated["bytes"] == 13
     assert manifest["seed"] == 5
     assert manifest["filters"]["split"] == "by_user"
-    assert manifest["filters"]["repeats"] == "dropped"
+    assert manifest["filters"]["repeats"] == "drop"
     assert manifest["counts"]["users"] == {"train": 2, "validation": 1}
 
 
@@ -60,8 +60,8 @@ def test_the_manifest_states_sources_and_filters(source: RawDomain) -> None:
     ("recipe", "interactions"),
     [
         (Recipe(split="none"), 7),
-        (Recipe(split="none", keep_repeats=True), 8),
-        (Recipe(split="none", first_purchase_only=True), 6),
+        (Recipe(split="none", repeats="keep"), 8),
+        (Recipe(split="none", repeats="first"), 6),
         (Recipe(split="none", min_user=2, min_item=2), 5),
     ],
 )
@@ -75,7 +75,7 @@ def test_items_that_the_core_drops_leave_the_catalogue_and_unsold_ones_stay(sour
     assert domain.items["item_id"].to_list() == ["a", "b", "e"]
 
 
-@pytest.mark.parametrize("recipe", [{}, {"min_user": 2}, {"keep_repeats": True}, {"empty_titles": "drop"}])
+@pytest.mark.parametrize("recipe", [{}, {"min_user": 2}, {"repeats": "keep"}, {"empty_titles": "drop"}])
 def test_prepared_rows_need_no_second_check(
     source: RawDomain, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any]
 ) -> None:
@@ -112,11 +112,11 @@ def test_untitled_and_unknown_items_are_dropped_before_the_core(source: RawDomai
 
 def test_split_sources_are_taken_as_they_are(source: RawDomain) -> None:
     rows = source.interactions.with_columns(pl.lit("train").alias("split"))
-    given = RawDomain(source.items, rows, source.sources, "leave_last_out")
+    given = RawDomain(source.items, rows, source.sources)
     domain = make_domain("m", given, Recipe())
     assert domain.interactions["train"].height == len(ROWS)
-    assert domain.manifest["filters"]["split"] == "leave_last_out"
-    for recipe in (Recipe(split="by-user"), Recipe(min_item=2), Recipe(first_purchase_only=True)):
+    assert domain.manifest["filters"]["split"] == "given"
+    for recipe in (Recipe(split="by-user"), Recipe(min_item=2), Recipe(repeats="first")):
         with pytest.raises(ConfigError, match="come split, so they are taken as they are"):
             make_domain("m", given, recipe)
 
@@ -124,7 +124,5 @@ def test_split_sources_are_taken_as_they_are(source: RawDomain) -> None:
 def test_impossible_recipes_are_refused(source: RawDomain) -> None:
     with pytest.raises(ConfigError, match="min_user is 0, expected 1 or more"):
         Recipe(min_user=0)
-    with pytest.raises(ConfigError, match="exclude each other"):
-        Recipe(keep_repeats=True, first_purchase_only=True)
     with pytest.raises(DataError, match=r"k-core of 9 .* is empty"):
         make_domain("m", source, Recipe(min_user=9))

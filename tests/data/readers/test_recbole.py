@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from xcrossrec.data.readers.frames import Columns
+from xcrossrec.data.readers.columns import Columns
 from xcrossrec.data.readers.recbole import read_recbole
 from xcrossrec.exceptions import DataError
 
@@ -25,21 +25,29 @@ def test_atomic_files(tmp_path: Path, packed: bool) -> None:
     assert raw.items.rows() == [("i1", 'Saw "12"'), ("i2", "Drill"), ("i3", "Never sold")]
 
 
-def test_columns_and_unit_can_be_named(tmp_path: Path) -> None:
+def test_columns_can_be_named_and_the_unit_is_found(tmp_path: Path) -> None:
     inter = "u:token\titem_id:token\tt:float\na\ti1\t1400000000000\n"
-    raw = read_recbole(*files(tmp_path, inter), Columns(user="u", time="t", title="name", time_unit="ms"))
+    raw = read_recbole(*files(tmp_path, inter), Columns(user="u", time="t", title="name"))
     assert raw.interactions.rows() == [("a", "i1", 1_400_000_000)]
 
 
 @pytest.mark.parametrize(
     ("inter", "item", "message"),
     [
-        (INTER, "item_id:token\tbrand:token\n", r"no title column \(title or name .*it has item_id, brand"),
-        (INTER, "name:token\n", "no column 'item_id'"),
-        ("user_id:token\titem_id:token\nu\ti\n", ITEM, "no column 'timestamp', it has 'user_id', 'item_id'"),
-        (INTER.replace("1.4e9", "1400000000000"), ITEM, "not in s .*: pass --time-unit ms"),
+        (
+            INTER,
+            "item_id:token\tbrand:token\n",
+            "no column for the title, it has 'item_id', 'brand': name it",
+        ),
+        (INTER, "name:token\n", "no column for the item, it has 'name'"),
+        ("user_id:token\titem_id:token\nu\ti\n", ITEM, "no column for the time, it has 'user_id', 'item_id'"),
+        (
+            INTER.replace("1.4e9", "1400000000000"),
+            ITEM,
+            "line 3: .* is not in ms since 1970: the file's first time is",
+        ),
         (INTER.replace("\t5\t", "\t"), ITEM, r"x\.inter, line 2: 3 fields where 4"),
-        (INTER.replace("1.4e9", "noon"), ITEM, "line 2: 'noon' in timestamp is not a number of s"),
+        (INTER.replace("1.4e9", "noon"), ITEM, "line 2: 'noon' in timestamp is not an ISO 8601 time"),
     ],
 )
 def test_bad_atomic_files_are_refused(tmp_path: Path, inter: str, item: str, message: str) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from xcrossrec.data.readers.frames import Columns
+from xcrossrec.data.readers.columns import Columns
 from xcrossrec.data.readers.tables import TableForm, read_given, read_tables
-from xcrossrec.exceptions import DataError
+from xcrossrec.exceptions import ConfigError, DataError
 
 Rows = list[dict[str, Any]]
 FORMS: tuple[TableForm, ...] = ("csv", "parquet", "jsonl")
@@ -17,7 +17,7 @@ BOUGHT: Rows = [
     {"customer": 8, "sku": "i2", "when": 1_400_000_001_000, "text": "Bit, 6mm", "extra": 2},
 ]
 TITLES: Rows = [{"sku": "i1", "text": "Saw"}, {"sku": "i2", "text": None}, {"sku": "i3", "text": 'A "B"'}]
-MAPPING = Columns(user="customer", item="sku", time="when", title="text", time_unit="ms")
+MAPPING = Columns(user="customer", item="sku", time="when", title="text")
 
 
 def save(path: Path, form: TableForm, rows: Rows, packed: bool = False) -> Path:
@@ -60,16 +60,46 @@ def test_order_columns_are_found_by_their_own_names(tmp_path: Path, form: TableF
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (Columns(), "has no column 'user_id', it has 'customer', 'sku'"),
-        (Columns(user="customer", item="sku"), "neither 'timestamp' nor 'position'.*--time-column"),
-        (Columns(user="customer", item="sku", position="nth"), "has no column 'nth'"),
-        (Columns(user="customer", item="sku", time="when"), "not in s .*: pass --time-unit ms"),
-        (Columns(user="customer", item="sku", time="when", time_unit="ms", title="x"), "has no column 'x'"),
+        (Columns(), "no column for time or position, it has 'customer', 'sku', 'when'.*: .* --column time=NAME"),
+        (Columns(user="who"), "has no column 'who', it has 'customer', 'sku'"),
+        (Columns(position="nth"), "has no column 'nth'"),
+        (Columns(time="when", title="x"), "has no column 'x'"),
+        (Columns(time="when"), "no column for the title, it has .*: name it with --column title=NAME"),
     ],
 )
 def test_wrong_mappings_are_refused(tmp_path: Path, form: TableForm, columns: Columns, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_tables(form, save(tmp_path / "b", form, BOUGHT), None, columns)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_columns_unit_and_separator_are_found(tmp_path: Path, separator: str) -> None:
+    rows = [
+        ["Customer ID", "SKU", "Order date", "note"],
+        ["c1", "7", "2026-02-11T13:03:00+01:00", "a"],
+        ["c2", "8", "2026-02-12", "b"],
+    ]
+    bought, items = tmp_path / "b.csv", tmp_path / "i.csv"
+    bought.write_text("\n".join(separator.join(row) for row in rows))
+    items.write_text(f"sku{separator}name{separator}brand\n7{separator}Saw{separator}X\n")
+    raw = read_tables("csv", bought, items, Columns())
+    assert raw.interactions.rows() == [("c1", "7", 1_770_811_380), ("c2", "8", 1_770_854_400)]
+    assert raw.items.rows() == [("7", "Saw")]
+
+
+def test_a_column_that_may_be_two_things_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "b.csv"
+    path.write_text("user,customer,sku,title,timestamp,date\na,b,7,Saw,1400000000,2024-01-01\n")
+    with pytest.raises(DataError, match="may be the user, 'user', 'customer': say which with --column user=user"):
+        read_tables("csv", path, None, Columns())
+    raw = read_tables("csv", path, None, Columns.parse(["user=customer"]))
+    assert raw.interactions.rows() == [("b", "7", 1_400_000_000)]
+
+
+@pytest.mark.parametrize("pair", ["user", "user=", "price=p", "=p"])
+def test_pairs_that_name_no_column_are_refused(pair: str) -> None:
+    with pytest.raises(ConfigError, match=f"column '{pair}' is not ROLE=NAME: ROLE is one of user, item"):
+        Columns.parse([pair])
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -21,7 +21,8 @@ from typing import Literal, TypeAlias
 
 import polars as pl
 
-from xcrossrec.data.readers.frames import Columns, RawDomain, interactions_frame, items_frame
+from xcrossrec.data.readers.columns import Columns
+from xcrossrec.data.readers.frames import RawDomain, interactions_frame, items_frame
 from xcrossrec.data.readers.records import LINE, csv_header, csv_records, json_records
 from xcrossrec.data.readers.streams import first_byte
 from xcrossrec.exceptions import DataError
@@ -42,16 +43,16 @@ class _Layout:
     loose: bool
 
 
-_REVIEWER = Columns(user="reviewerID", item="asin", time="unixReviewTime")
+_REVIEWER = Columns(user="reviewerID", item="asin", time="unixReviewTime", time_unit="s")
 _PARENT = Columns(user="user_id", item="parent_asin", time="timestamp", time_unit="ms")
 _LAYOUTS: Mapping[Release, _Layout] = {
     "amazon2014": _Layout(
-        _REVIEWER, ("reviewerID", "asin", "overall", "unixReviewTime"), Columns(item="asin"), loose=True
+        _REVIEWER, ("reviewerID", "asin", "overall", "unixReviewTime"), Columns(item="asin", title=TITLE), loose=True
     ),
     "amazon2018": _Layout(
-        _REVIEWER, ("asin", "reviewerID", "overall", "unixReviewTime"), Columns(item="asin"), loose=False
+        _REVIEWER, ("asin", "reviewerID", "overall", "unixReviewTime"), Columns(item="asin", title=TITLE), loose=False
     ),
-    "amazon2023": _Layout(_PARENT, None, Columns(item="parent_asin"), loose=False),
+    "amazon2023": _Layout(_PARENT, None, Columns(item="parent_asin", title=TITLE), loose=False),
 }
 _UNIT_REMEDY: Mapping[Release, str] = {
     "amazon2014": "milliseconds are the 2023 release's, read it with --format amazon2023",
@@ -76,7 +77,7 @@ def read_amazon(release: Release, reviews: Path, metadata: Path) -> RawDomain:
     batches = _checked_order(_reviews(layout, reviews), layout, reviews)
     interactions = interactions_frame(batches, reviews, layout.review, remedy=_UNIT_REMEDY[release])
     reviewed = frozenset(interactions[ITEM].unique())
-    records = json_records(metadata, [layout.metadata.item], optional=[TITLE], loose=layout.loose)
+    records = json_records(metadata, [str(layout.metadata.item)], optional=[TITLE], loose=layout.loose)
     items = items_frame(records, metadata, layout.metadata, keep=reviewed)
     junk = pl.col(TITLE).str.contains(JUNK_TITLE)
     items = items.with_columns(pl.when(junk).then(pl.lit("")).otherwise(pl.col(TITLE)).alias(TITLE))
@@ -84,7 +85,7 @@ def read_amazon(release: Release, reviews: Path, metadata: Path) -> RawDomain:
 
 
 def _reviews(layout: _Layout, path: Path) -> Iterator[pl.DataFrame]:
-    columns = [layout.review.user, layout.review.item, str(layout.review.time)]
+    columns = [str(layout.review.user), str(layout.review.item), str(layout.review.time)]
     if first_byte(path) == b"{":
         return json_records(path, columns, loose=layout.loose)
     return csv_records(path, columns, names=_names(layout, path))
@@ -111,7 +112,7 @@ def _all_swapped(users: pl.Series, items: pl.Series) -> bool:
 def _checked_order(batches: Iterator[pl.DataFrame], layout: _Layout, path: Path) -> Iterator[pl.DataFrame]:
     """Refuse a file whose item column holds what look like user ids, and the other way round."""
     for batch in batches:
-        users, items = (batch[name] for name in (layout.review.user, layout.review.item))
+        users, items = (batch[str(name)] for name in (layout.review.user, layout.review.item))
         if _all_swapped(users.head(1), items.head(1)) and _all_swapped(users, items):
             raise DataError(
                 f"{path}, line {batch[LINE][0]}: {items[0]!r} looks like a user and {users[0]!r} like an "

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import polars as pl
 
+from xcrossrec.data.readers.columns import Columns, TimeUnit
 from xcrossrec.data.readers.records import LINE
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, TIMESTAMP, TITLE, USER
 
-TimeUnit: TypeAlias = Literal["s", "ms", "us", "ns", "iso"]
 PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 SPLIT = "split"
+ONE_UNIT = "the file's first time is; give all of them in one unit"
 
 # Seconds of the years 2000 to 5138. In a finer unit the same number is a day of 1970 (up to 1973): the unit
 # is then wrong.
@@ -32,34 +32,11 @@ class RawDomain:
         interactions: columns user_id, item_id, and timestamp (seconds) or position or both; also
             ``split`` (train, validation, test) where the source comes split.
         sources: the files read.
-        split_way: how a source that comes split was split, as far as its files show.
     """
 
     items: pl.DataFrame
     interactions: pl.DataFrame
     sources: tuple[Path, ...]
-    split_way: str = "given"
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What the columns of a user's own tables are called.
-
-    Args:
-        user: the user's id.
-        item: the item's id, in interactions and items alike.
-        time: when it happened; None takes ``timestamp`` if it is there.
-        position: order within the user's sequence; None takes ``position`` if it is there.
-        title: the item's title.
-        time_unit: s, ms, us or ns since 1970, or iso for ISO 8601 text (UTC where it names no zone).
-    """
-
-    user: str = USER
-    item: str = ITEM
-    time: str | None = None
-    position: str | None = None
-    title: str = TITLE
-    time_unit: TimeUnit = "s"
 
 
 def interactions_frame(batches: Iterable[pl.DataFrame], path: Path, columns: Columns, *, remedy: str) -> pl.DataFrame:
@@ -69,13 +46,17 @@ def interactions_frame(batches: Iterable[pl.DataFrame], path: Path, columns: Col
         batches: records with a line number, as `records` gives them.
         path: the file, for messages.
         columns: its column names; time and position are taken where a batch has them.
-        remedy: what to do when the times are in another unit than ``columns.time_unit``.
+        remedy: what to do when a time is in another unit than ``columns.time_unit`` or the first one.
 
     Raises:
         DataError: no interactions, an empty id, a time or a position that is no number, times in another
             unit.
     """
-    parts = [_interactions(batch, path, columns, remedy) for batch in batches]
+    parts: list[pl.DataFrame] = []
+    for batch in batches:
+        if columns.time in batch.columns and columns.time_unit is None and batch.height:
+            columns = replace(columns, time_unit=unit_of(batch[str(columns.time)]))
+        parts.append(_interactions(batch, path, columns, remedy))
     table = pl.concat(parts, rechunk=True) if parts else pl.DataFrame()
     if table.is_empty():
         raise DataError(f"{path} holds no interactions: the domain would be empty; give the right file")
@@ -112,22 +93,35 @@ def seconds(values: pl.Series, unit: TimeUnit) -> pl.Series:
     return _whole(values) // PER_SECOND[unit]
 
 
+def unit_of(values: pl.Series) -> TimeUnit:
+    """Tell the unit of times by the first that is there: text that is no number is ISO 8601.
+
+    Of numbers, those below 10^11 are seconds (until the year 5138), others milliseconds below 10^14, and so on.
+    """
+    first = values.drop_nulls().head(1)
+    numbers = _whole(first)
+    if numbers.null_count():
+        return "iso"
+    size = abs(int(numbers.max() or 0))  # type: ignore[arg-type]
+    return next((unit for unit, scale in PER_SECOND.items() if size <= LATEST_S * scale), "ns")
+
+
 def _interactions(batch: pl.DataFrame, path: Path, columns: Columns, remedy: str) -> pl.DataFrame:
     series = [
-        _ids(batch, columns.user, path).alias(USER),
-        _ids(batch, columns.item, path).alias(ITEM),
+        _ids(batch, str(columns.user), path).alias(USER),
+        _ids(batch, str(columns.item), path).alias(ITEM),
     ]
     if columns.time in batch.columns:
-        series.append(_times(batch, str(columns.time), path, columns.time_unit, remedy))
+        series.append(_times(batch, str(columns.time), path, columns.time_unit or "s", remedy))
     if columns.position in batch.columns:
         series.append(_positions(batch, str(columns.position), path))
     return pl.DataFrame(series)
 
 
 def _items(batch: pl.DataFrame, path: Path, columns: Columns, keep: Collection[str] | None) -> pl.DataFrame:
-    ids = _ids(batch, columns.item, path).alias(ITEM)
+    ids = _ids(batch, str(columns.item), path).alias(ITEM)
     if columns.title in batch.columns:
-        titles = batch[columns.title].cast(pl.String).fill_null("").alias(TITLE)
+        titles = batch[str(columns.title)].cast(pl.String).fill_null("").alias(TITLE)
     else:
         titles = pl.Series(TITLE, [""] * batch.height, dtype=pl.String)
     frame = pl.DataFrame([ids, titles])
@@ -150,13 +144,15 @@ def _ids(batch: pl.DataFrame, name: str, path: Path) -> pl.Series:
 def _times(batch: pl.DataFrame, name: str, path: Path, unit: TimeUnit, remedy: str) -> pl.Series:
     stamps = seconds(batch[name], unit).alias(TIMESTAMP)
     expected = "an ISO 8601 time" if unit == "iso" else f"a number of {unit} since 1970"
-    _refuse_first(batch, stamps.is_null(), path, f"{name} is not {expected}: mend it or name the unit", name)
+    _refuse_first(
+        batch, stamps.is_null(), path, f"{name} is not {expected}: mend it, all times of a file are in one unit", name
+    )
     if batch[name].dtype.is_temporal() or unit == "iso":
         return stamps
     numbers = stamps if unit == "s" else _whole(batch[name])
     fine = stamps > LATEST_S
     coarse = numbers.is_between(EARLIEST_S, LATEST_S) & (unit != "s")
-    told = f"{name} is not in {unit} since 1970, as this format wants"
+    told = f"{name} is not in {unit} since 1970"
     _refuse_first(batch, fine | coarse, path, f"{told}: {remedy}", name)
     return stamps
 

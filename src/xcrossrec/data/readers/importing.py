@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,8 +16,6 @@ from jaxtyping import Int64
 
 from xcrossrec.data.domain import INTERACTION_SCHEMA, Domain
 from xcrossrec.data.interactions import (
-    EmptyTitles,
-    UnknownItems,
     build_domain,
     deduplicate,
     is_empty_title,
@@ -29,10 +27,7 @@ from xcrossrec.data.interactions import (
 from xcrossrec.data.readers.frames import SPLIT, RawDomain
 from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_user, leave_last_out, temporal
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.types import ITEM, SPLITS, TIMESTAMP, Split
-
-SplitWay: TypeAlias = Literal["leave-last-out", "by-user", "temporal", "none"]
-SPLIT_WAYS: tuple[SplitWay, ...] = get_args(SplitWay)
+from xcrossrec.types import ITEM, SPLITS, TIMESTAMP, EmptyTitles, Repeats, Split, SplitWay, UnknownItems
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,8 +39,8 @@ class Recipe:
     Args:
         min_user: fewest interactions of a user kept (k-core); 1 keeps all.
         min_item: fewest interactions of an item kept (k-core); 1 keeps all.
-        keep_repeats: keep exact repeats (same user, item and time) too.
-        first_purchase_only: keep only a user's first purchase of an item.
+        repeats: ``drop`` exact repeats (same user, item and time), ``keep`` them, or keep only a user's ``first``
+            purchase of an item.
         split: how to divide the interactions; None is leave-last-out, or as the source comes.
         validation: share of the users (by-user, temporal).
         test: share of the users (by-user, temporal).
@@ -57,8 +52,7 @@ class Recipe:
 
     min_user: int = 1
     min_item: int = 1
-    keep_repeats: bool = False
-    first_purchase_only: bool = False
+    repeats: Repeats = "drop"
     split: SplitWay | None = None
     validation: float = 0.1
     test: float = 0.1
@@ -71,13 +65,11 @@ class Recipe:
         for what, value in {"min_user": self.min_user, "min_item": self.min_item}.items():
             if value < 1:
                 raise ConfigError(f"{what} is {value}, expected 1 or more: 1 keeps everything")
-        if self.keep_repeats and self.first_purchase_only:
-            raise ConfigError("keeping repeats and the first purchase only exclude each other: choose one")
 
     @property
     def filters_rows(self) -> bool:
         """Whether it would leave out interactions that are no exact repeats."""
-        return self.min_user > 1 or self.min_item > 1 or self.first_purchase_only
+        return self.min_user > 1 or self.min_item > 1 or self.repeats == "first"
 
 
 def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
@@ -100,7 +92,7 @@ def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
     with ThreadPoolExecutor(1, "xcrossrec-hash") as pool:
         sources = pool.submit(lambda: [_source(path) for path in raw.sources])
         items, splits = _as_given(raw, recipe) if given else _prepared(raw, recipe)
-    way = raw.split_way if given else (recipe.split or LEAVE_LAST_OUT)
+    way = "given" if given else (recipe.split or LEAVE_LAST_OUT)
     manifest = {
         "sources": sources.result(),
         "filters": {"split": way.replace("-", "_"), **({} if given else _stated(recipe))},
@@ -132,8 +124,8 @@ def _is_canonical(splits: Mapping[Split, pl.DataFrame], recipe: Recipe) -> bool:
 def _as_given(raw: RawDomain, recipe: Recipe) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame]]:
     if recipe.split is not None or recipe.filters_rows:
         raise ConfigError(
-            "these files come split, so they are taken as they are: leave out the split, the k-core and the "
-            "first-purchase option, or give all interactions in one file"
+            "these files come split, so they are taken as they are: leave out the split, the k-core and "
+            "--repeats first, or give all interactions in one file"
         )
     rows = raw.interactions
     splits = {split: rows.filter(pl.col(SPLIT) == split).drop(SPLIT) for split in SPLITS}
@@ -145,8 +137,8 @@ def _prepared(raw: RawDomain, recipe: Recipe) -> tuple[pl.DataFrame, dict[Split,
     lost = np.zeros(max(catalogue.max(initial=0), numbers_of(rows, ITEM).max(initial=0)) + 1, dtype=bool)
     lost[numbers_of(rows, ITEM)] = True
     rows = _usable(rows, raw, recipe, catalogue)
-    if not recipe.keep_repeats:
-        rows = deduplicate(rows, first_purchase_only=recipe.first_purchase_only)
+    if recipe.repeats != "keep":
+        rows = deduplicate(rows, first_purchase_only=recipe.repeats == "first")
     if recipe.min_user > 1 or recipe.min_item > 1:
         rows = k_core(rows, min_user=recipe.min_user, min_item=recipe.min_item)
     _LOG.info("%d of %d interactions kept", rows.height, raw.interactions.height)
@@ -191,12 +183,11 @@ def _split(rows: pl.DataFrame, recipe: Recipe) -> dict[Split, pl.DataFrame]:
 
 
 def _stated(recipe: Recipe) -> Mapping[str, Any]:
-    repeats = "first purchase" if recipe.first_purchase_only else "kept" if recipe.keep_repeats else "dropped"
     shares = {"validation": recipe.validation, "test": recipe.test}
     return {
         "min_user": recipe.min_user,
         "min_item": recipe.min_item,
-        "repeats": repeats,
+        "repeats": recipe.repeats,
         **(shares if recipe.split in ("by-user", "temporal") else {}),
     }
 

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xcrossrec.data.readers.frames import (
-    Columns,
-    RawDomain,
-    TimeUnit,
-    interactions_frame,
-    items_frame,
-)
+from xcrossrec.data.readers.columns import Columns
+from xcrossrec.data.readers.frames import ONE_UNIT, RawDomain, interactions_frame, items_frame
 from xcrossrec.data.readers.records import atomic_header, atomic_records
-from xcrossrec.exceptions import DataError
-from xcrossrec.types import TITLE
-
-TITLE_COLUMNS = (TITLE, "name", "item_name", "movie_title")
 
 
 def read_recbole(interactions: Path, items: Path, columns: Columns | None = None) -> RawDomain:
@@ -24,39 +15,15 @@ def read_recbole(interactions: Path, items: Path, columns: Columns | None = None
     Args:
         interactions: the .inter file (user_id:token, item_id:token, timestamp:float).
         items: the .item file (item_id:token and title or name, token_seq).
-        columns: other column names (without their types) or another time unit.
+        columns: column names (without their types), where they are not found by themselves.
 
     Raises:
-        DataError: missing or malformed files, missing columns, times in another unit.
+        DataError: missing or malformed files, missing columns, times in several units.
     """
     columns = columns or Columns()
-    named = Columns(
-        columns.user,
-        columns.item,
-        columns.time or "timestamp",
-        None,
-        _title_column(items, columns.title),
-        columns.time_unit,
-    )
-    records = atomic_records(interactions, [named.user, named.item, str(named.time)])
-    table = interactions_frame(records, interactions, named, remedy=unit_remedy(named.time_unit))
-    titles = items_frame(atomic_records(items, [named.item, named.title]), items, named)
+    bought = columns.found_in(interactions, atomic_header(interactions), ("user", "item", "time"))
+    records = atomic_records(interactions, [str(bought.user), str(bought.item), str(bought.time)])
+    table = interactions_frame(records, interactions, bought, remedy=ONE_UNIT)
+    sold = columns.found_in(items, atomic_header(items), ("item", "title"))
+    titles = items_frame(atomic_records(items, [str(sold.item), str(sold.title)]), items, sold)
     return RawDomain(titles, table, (interactions, items))
-
-
-def unit_remedy(unit: TimeUnit) -> str:
-    """Say which option states the unit of times that are not in ``unit``."""
-    return f"pass --time-unit {'ms' if unit == 's' else 's'} or what the file has"
-
-
-def _title_column(items: Path, wanted: str) -> str:
-    present = atomic_header(items)
-    if wanted in present or wanted != TITLE:
-        return wanted
-    for name in TITLE_COLUMNS:
-        if name in present:
-            return name
-    raise DataError(
-        f"{items} has no title column ({' or '.join(TITLE_COLUMNS)}), it has {', '.join(present) or 'none'}: "
-        "name it with --title-column"
-    )

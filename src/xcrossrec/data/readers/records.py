@@ -13,6 +13,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,15 @@ LINE = "__line"
 BATCH_ROWS = 200_000
 PARSERS = 2  # threads that parse JSON beside the one that unpacks
 
+SEPARATORS = ",;\t"  # the one that the first line has most of
+
 Row = tuple[int, list[str]]
 
 
 def csv_records(
     path: Path, columns: Sequence[str], *, optional: Sequence[str] = (), names: Sequence[str] | None = None
 ) -> Iterator[pl.DataFrame]:
-    """Read comma-separated values; quoted fields may hold commas and line ends.
+    """Read values separated by commas, semicolons or tabs; quoted fields may hold commas and line ends.
 
     Args:
         path: the file, plain or gzip, UTF-8.
@@ -55,7 +58,7 @@ def atomic_records(path: Path, columns: Sequence[str], *, optional: Sequence[str
 
 
 def csv_header(path: Path) -> list[str]:
-    """Give the first row of a comma-separated file, or nothing for an empty one."""
+    """Give the first row of a CSV file, or nothing for an empty one."""
     return [name.strip() for name in next((row for _, row in _csv_rows(path)), [])]
 
 
@@ -157,7 +160,10 @@ def wanted_columns(
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    reader = csv.reader(_lines(path), strict=True)
+    lines = _lines(path)
+    header = next(lines, "")
+    separator = max(SEPARATORS, key=header.count)
+    reader = csv.reader(chain([header], lines), strict=True, delimiter=separator)
     try:
         for row in reader:
             if row:

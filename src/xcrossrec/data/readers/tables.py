@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 import polars as pl
 
-from xcrossrec.data.readers.frames import SPLIT, Columns, RawDomain, interactions_frame, items_frame
-from xcrossrec.data.readers.recbole import unit_remedy
+from xcrossrec.data.readers.columns import Columns
+from xcrossrec.data.readers.frames import ONE_UNIT, SPLIT, RawDomain, interactions_frame, items_frame
 from xcrossrec.data.readers.records import (
     csv_header,
     csv_records,
@@ -18,10 +17,9 @@ from xcrossrec.data.readers.records import (
     json_records,
     parquet_columns,
     parquet_records,
-    wanted_columns,
 )
 from xcrossrec.exceptions import DataError
-from xcrossrec.types import POSITION, TIMESTAMP, Split
+from xcrossrec.types import Split
 
 TableForm: TypeAlias = Literal["csv", "parquet", "jsonl"]
 
@@ -51,10 +49,10 @@ def read_tables(form: TableForm, interactions: Path, items: Path | None, columns
         form: how the files are written.
         interactions: user, item, and time or position (and title, where ``items`` is None).
         items: item and title.
-        columns: the column names and the time unit.
+        columns: the column names, where they are not found by themselves.
 
     Raises:
-        DataError: missing or malformed files, missing columns, times in another unit.
+        DataError: missing or malformed files, missing columns, times in several units.
     """
     table = _interactions(form, interactions, columns)
     titled = interactions if items is None else items
@@ -65,7 +63,7 @@ def read_given(form: TableForm, splits: Mapping[Split, Path], items: Path, colum
     """Read interactions that come already split, one file a split.
 
     Raises:
-        DataError: missing or malformed files, missing columns, times in another unit.
+        DataError: missing or malformed files, missing columns, times in several units.
     """
     tables = [
         _interactions(form, path, columns).with_columns(pl.lit(split).alias(SPLIT)) for split, path in splits.items()
@@ -79,20 +77,18 @@ def read_given(form: TableForm, splits: Mapping[Split, Path], items: Path, colum
 
 
 def _interactions(form: TableForm, path: Path, columns: Columns) -> pl.DataFrame:
-    stated = [name for name in (columns.time, columns.position) if name]
     present = _PRESENT[form](path)
-    order = stated or [name for name in (TIMESTAMP, POSITION) if name in present]
-    wanted = wanted_columns(path, present, [columns.user, columns.item, *order])
+    named = columns.found_in(path, present, ("user", "item"), ("time", "position"))
+    order = [name for name in (named.time, named.position) if name]
     if not order:
         raise DataError(
-            f"{path} has neither {TIMESTAMP!r} nor {POSITION!r}, so its order is unknown: "
-            "name the column with --time-column or --position-column"
+            f"{path} has no column for time or position, it has {', '.join(map(repr, present))}, so its order is "
+            "unknown: name the column with --column time=NAME or --column position=NAME"
         )
-    named = columns if stated else replace(columns, time=TIMESTAMP, position=POSITION)
-    records = _RECORDS[form](path, wanted)
-    return interactions_frame(records, path, named, remedy=unit_remedy(columns.time_unit))
+    records = _RECORDS[form](path, [str(named.user), str(named.item), *order])
+    return interactions_frame(records, path, named, remedy=ONE_UNIT)
 
 
 def _items(form: TableForm, path: Path, columns: Columns) -> pl.DataFrame:
-    wanted_columns(path, _PRESENT[form](path), [columns.item, columns.title])
-    return items_frame(_RECORDS[form](path, [columns.item], optional=[columns.title]), path, columns)
+    named = columns.found_in(path, _PRESENT[form](path), ("item", "title"))
+    return items_frame(_RECORDS[form](path, [str(named.item)], optional=[str(named.title)]), path, named)
