@@ -42,12 +42,14 @@ class Recommendations:
         items: best first.
         catalog_version: of the catalogue that was searched; grows with every write.
         took_ms: the server's own time.
+        unknown: ids of the history that were left out, where that was asked for.
     """
 
     model: str
     items: tuple[Recommendation, ...]
     catalog_version: int
     took_ms: float
+    unknown: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The questions that can be put to the service, the same for both clients."""
+"""The questions that can be put to the service: the methods of both clients, but for the waiting."""
 
 from __future__ import annotations
 
@@ -42,15 +42,30 @@ class Call(Generic[T]):
 
 def recommend(
     history: Sequence[HistoryEntry],
-    k: int,
+    k: int = 10,
     *,
-    model: str | None,
-    filters: Filters | None,
-    candidates: Sequence[str] | None,
-    include_bought: bool,
-    explain: bool,
+    model: str | None = None,
+    filters: Filters | None = None,
+    candidates: Sequence[str] | None = None,
+    include_bought: bool = False,
+    explain: bool = False,
+    skip_unknown: bool = False,
 ) -> Call[Recommendations]:
-    """Rank a catalogue for a history."""
+    """Rank a model's catalogue, or some of it, for a history.
+
+    Args:
+        history: ids and titles, oldest first; see :data:`HistoryEntry`.
+        k: how many at most.
+        model: its name or its domain's; may be left out where the service has one model.
+        filters: conditions that every recommended item meets.
+        candidates: item ids to choose from; None takes the whole catalogue.
+        include_bought: also recommend what is in the history.
+        explain: give the reasons with each item; costs many encoder passes.
+        skip_unknown: leave out ids of the history that the catalogue lacks; the answer names them.
+
+    Raises:
+        ServiceError: refused, busy for too long, failed, or no answer.
+    """
     body = {
         **_given(
             model=model,
@@ -61,52 +76,68 @@ def recommend(
         "k": k,
         "include_bought": include_bought,
         "explain": explain,
+        "skip_unknown": skip_unknown,
     }
     return Call("POST", "v1/recommend", lambda answer: read(Recommendations, answer), body)
 
 
-def score(history: Sequence[HistoryEntry], candidates: Sequence[HistoryEntry], model: str | None) -> Call[Scores]:
-    """Score candidates for a history."""
+def score(
+    history: Sequence[HistoryEntry], candidates: Sequence[HistoryEntry], *, model: str | None = None
+) -> Call[Scores]:
+    """Score candidates, ids or titles, for a history."""
     body = {**_given(model=model), "history": _entries(history), "candidates": _entries(candidates)}
     return Call("POST", "v1/score", lambda answer: read(Scores, answer), body)
 
 
-def explain(history: Sequence[HistoryEntry], item: HistoryEntry, model: str | None) -> Call[Explanation]:
-    """Say why an item has its score."""
+def explain(history: Sequence[HistoryEntry], item: HistoryEntry, *, model: str | None = None) -> Call[Explanation]:
+    """Say why an item has its score for a history."""
     body = {**_given(model=model), "history": _entries(history), "item": _entry(item)}
     return Call("POST", "v1/explain", lambda answer: read(Explanation, answer, "explanation"), body)
 
 
-def find_items(query: str, limit: int, model: str | None) -> Call[tuple[StoredItem, ...]]:
-    """Search the catalogue's titles."""
+def find_items(query: str, limit: int = 10, *, model: str | None = None) -> Call[tuple[StoredItem, ...]]:
+    """Search the titles of a model's catalogue."""
     asked = {**_given(model=model), "query": query, "limit": str(limit)}
     return Call("GET", "v1/items", lambda answer: read(tuple[StoredItem, ...], answer, "items"), query=asked)
 
 
-def put_items(items: Sequence[StoredItem], model: str | None) -> Call[int]:
-    """Insert or replace items."""
+def put_items(items: Sequence[StoredItem], *, model: str | None = None) -> Call[int]:
+    """Insert or replace items; on disk when this returns, all of them or none. Needs an admin key.
+
+    Returns:
+        how many were written.
+    """
     body = {**_given(model=model), "items": [_given(**vars(item)) for item in items]}
     return Call("PUT", "v1/items", lambda answer: read(int, answer, "written"), body)
 
 
-def delete_items(ids: Sequence[str], model: str | None) -> Call[int]:
-    """Delete items."""
+def delete_items(ids: Sequence[str], *, model: str | None = None) -> Call[int]:
+    """Delete items; on disk when this returns. Needs an admin key.
+
+    Returns:
+        how many there were.
+    """
     body = {**_given(model=model), "ids": list(ids)}
     return Call("DELETE", "v1/items", lambda answer: read(int, answer, "deleted"), body)
 
 
-def model(name: str | None) -> Call[Details]:
-    """Describe one model."""
+def model(name: str | None = None) -> Call[Details]:
+    """Describe one model: sources, parameters, fingerprint, catalogue."""
     return Call("GET", "v1/model", lambda answer: read(Details, answer), query=_given(name=name))
 
 
 def models() -> Call[tuple[Details, ...]]:
-    """Describe all models."""
+    """Describe every model of the service."""
     return Call("GET", "v1/models", lambda answer: read(tuple[Details, ...], answer, "models"))
 
 
-def reload(name: str, path: str | None) -> Call[Details]:
-    """Replace a model without dropping a request."""
+def reload(name: str, path: str | None = None) -> Call[Details]:
+    """Replace a model while it serves. Needs an admin key.
+
+    Args:
+        name: of the model.
+        path: the new bundle's folder on the server; None reads the present one again.
+    """
     body = _given(path=path)
     return Call("POST", f"v1/models/{quote(name, safe='')}/reload", lambda answer: read(Details, answer), body)
 

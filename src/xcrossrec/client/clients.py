@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
-from xcrossrec.answers import Explanation
 from xcrossrec.client import calls
-from xcrossrec.client.answers import Filters, Recommendations, Scores, StoredItem
-from xcrossrec.client.calls import Call, Details, HistoryEntry
+from xcrossrec.client.calls import Call
 from xcrossrec.client.errors import RequestRefusedError, ServiceBusyError, ServiceError, foreign
 from xcrossrec.extras import require
 
 if TYPE_CHECKING:
     import httpx
 
+P = ParamSpec("P")
 T = TypeVar("T")
+M = TypeVar("M")
 
 LOCAL = "http://127.0.0.1:8000"
 """Where ``xcrossrec serve`` listens unless it is told otherwise."""
@@ -101,9 +102,16 @@ def _failure(response: httpx.Response) -> ServiceError:
     return kind(message, status=status, code=code, request_id=response.headers.get("x-request-id", ""))
 
 
-def _silence(url: str, error: Exception) -> ServiceError:
-    why = f"{type(error).__name__}: {error}".rstrip(": ")
-    return ServiceError(f"no answer from {url} ({why}): check the address, and that the server runs")
+@contextmanager
+def _named_silence(url: str) -> Iterator[None]:
+    """Turn a failed connection into an error that names the address."""
+    import httpx
+
+    try:
+        yield
+    except httpx.TransportError as error:
+        why = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise ServiceError(f"no answer from {url} ({why}): check the address, and that the server runs") from None
 
 
 def _request(call: Call[T]) -> dict[str, Any]:
@@ -149,6 +157,34 @@ class _Settings:
         return Attempts(call, self._retries, self._patience_s)
 
 
+def _waits(ask: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
+    """A question of ``calls`` as a method that waits for the answer."""
+
+    def method(self: Client, /, *values: P.args, **named: P.kwargs) -> T:
+        return self._ask(ask(*values, **named))
+
+    return _described(method, ask)
+
+
+def _awaited(ask: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
+    """A question of ``calls`` as a method that is awaited."""
+
+    async def method(self: AsyncClient, /, *values: P.args, **named: P.kwargs) -> T:
+        return await self._ask(ask(*values, **named))
+
+    return _described(method, ask)
+
+
+def _described(method: M, ask: Callable[..., Any]) -> M:
+    """Give a method a question's name, documentation and parameters."""
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = [own, *inspect.signature(ask).parameters.values()]
+    described: Any = method
+    described.__name__, described.__doc__ = ask.__name__, ask.__doc__
+    described.__signature__ = inspect.Signature(parameters)
+    return method
+
+
 class Client(_Settings):
     """Asks the service and waits for its answer; for use in a ``with`` block, by any number of threads."""
 
@@ -160,9 +196,7 @@ class Client(_Settings):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -172,103 +206,22 @@ class Client(_Settings):
     def _ask(self, call: Call[T]) -> T:
         attempts = self._attempts(call)
         while True:
-            response = self._send(call)
+            with _named_silence(self.url):
+                response = self._http.request(**_request(call))
             wait_s = attempts.wait_s(response)
             if wait_s is None:
                 return attempts.result(response)
             time.sleep(wait_s)
 
-    def _send(self, call: Call[T]) -> httpx.Response:
-        import httpx
-
-        try:
-            return self._http.request(**_request(call))
-        except httpx.TransportError as error:
-            raise _silence(self.url, error) from None
-
-    def recommend(
-        self,
-        history: Sequence[HistoryEntry],
-        k: int = 10,
-        *,
-        model: str | None = None,
-        filters: Filters | None = None,
-        candidates: Sequence[str] | None = None,
-        include_bought: bool = False,
-        explain: bool = False,
-    ) -> Recommendations:
-        """Rank a model's catalogue, or some of it, for a history.
-
-        Args:
-            history: ids and titles, oldest first; see :data:`HistoryEntry`.
-            k: how many at most.
-            model: its name or its domain's; may be left out where the service has one model.
-            filters: conditions that every recommended item meets.
-            candidates: item ids to choose from; None takes the whole catalogue.
-            include_bought: also recommend what is in the history.
-            explain: give the reasons with each item; costs many encoder passes.
-
-        Raises:
-            ServiceError: refused, busy for too long, failed, or no answer.
-        """
-        return self._ask(
-            calls.recommend(
-                history,
-                k,
-                model=model,
-                filters=filters,
-                candidates=candidates,
-                include_bought=include_bought,
-                explain=explain,
-            )
-        )
-
-    def score(
-        self, history: Sequence[HistoryEntry], candidates: Sequence[HistoryEntry], *, model: str | None = None
-    ) -> Scores:
-        """Score candidates, ids or titles, for a history."""
-        return self._ask(calls.score(history, candidates, model))
-
-    def explain(self, history: Sequence[HistoryEntry], item: HistoryEntry, *, model: str | None = None) -> Explanation:
-        """Say why an item has its score for a history."""
-        return self._ask(calls.explain(history, item, model))
-
-    def find_items(self, query: str, limit: int = 10, *, model: str | None = None) -> tuple[StoredItem, ...]:
-        """Search the titles of a model's catalogue."""
-        return self._ask(calls.find_items(query, limit, model))
-
-    def put_items(self, items: Sequence[StoredItem], *, model: str | None = None) -> int:
-        """Insert or replace items; on disk when this returns, all of them or none. Needs an admin key.
-
-        Returns:
-            how many were written.
-        """
-        return self._ask(calls.put_items(items, model))
-
-    def delete_items(self, ids: Sequence[str], *, model: str | None = None) -> int:
-        """Delete items; on disk when this returns. Needs an admin key.
-
-        Returns:
-            how many there were.
-        """
-        return self._ask(calls.delete_items(ids, model))
-
-    def model(self, name: str | None = None) -> Details:
-        """Describe one model: sources, parameters, fingerprint, catalogue."""
-        return self._ask(calls.model(name))
-
-    def models(self) -> tuple[Details, ...]:
-        """Describe every model of the service."""
-        return self._ask(calls.models())
-
-    def reload(self, name: str, path: str | None = None) -> Details:
-        """Replace a model while it serves. Needs an admin key.
-
-        Args:
-            name: of the model.
-            path: the new bundle's folder on the server; None reads the present one again.
-        """
-        return self._ask(calls.reload(name, path))
+    recommend = _waits(calls.recommend)
+    score = _waits(calls.score)
+    explain = _waits(calls.explain)
+    find_items = _waits(calls.find_items)
+    put_items = _waits(calls.put_items)
+    delete_items = _waits(calls.delete_items)
+    model = _waits(calls.model)
+    models = _waits(calls.models)
+    reload = _waits(calls.reload)
 
 
 class AsyncClient(_Settings):
@@ -282,9 +235,7 @@ class AsyncClient(_Settings):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -294,102 +245,19 @@ class AsyncClient(_Settings):
     async def _ask(self, call: Call[T]) -> T:
         attempts = self._attempts(call)
         while True:
-            response = await self._send(call)
+            with _named_silence(self.url):
+                response = await self._http.request(**_request(call))
             wait_s = attempts.wait_s(response)
             if wait_s is None:
                 return attempts.result(response)
             await asyncio.sleep(wait_s)
 
-    async def _send(self, call: Call[T]) -> httpx.Response:
-        import httpx
-
-        try:
-            return await self._http.request(**_request(call))
-        except httpx.TransportError as error:
-            raise _silence(self.url, error) from None
-
-    async def recommend(
-        self,
-        history: Sequence[HistoryEntry],
-        k: int = 10,
-        *,
-        model: str | None = None,
-        filters: Filters | None = None,
-        candidates: Sequence[str] | None = None,
-        include_bought: bool = False,
-        explain: bool = False,
-    ) -> Recommendations:
-        """Rank a model's catalogue, or some of it, for a history.
-
-        Args:
-            history: ids and titles, oldest first; see :data:`HistoryEntry`.
-            k: how many at most.
-            model: its name or its domain's; may be left out where the service has one model.
-            filters: conditions that every recommended item meets.
-            candidates: item ids to choose from; None takes the whole catalogue.
-            include_bought: also recommend what is in the history.
-            explain: give the reasons with each item; costs many encoder passes.
-
-        Raises:
-            ServiceError: refused, busy for too long, failed, or no answer.
-        """
-        return await self._ask(
-            calls.recommend(
-                history,
-                k,
-                model=model,
-                filters=filters,
-                candidates=candidates,
-                include_bought=include_bought,
-                explain=explain,
-            )
-        )
-
-    async def score(
-        self, history: Sequence[HistoryEntry], candidates: Sequence[HistoryEntry], *, model: str | None = None
-    ) -> Scores:
-        """Score candidates, ids or titles, for a history."""
-        return await self._ask(calls.score(history, candidates, model))
-
-    async def explain(
-        self, history: Sequence[HistoryEntry], item: HistoryEntry, *, model: str | None = None
-    ) -> Explanation:
-        """Say why an item has its score for a history."""
-        return await self._ask(calls.explain(history, item, model))
-
-    async def find_items(self, query: str, limit: int = 10, *, model: str | None = None) -> tuple[StoredItem, ...]:
-        """Search the titles of a model's catalogue."""
-        return await self._ask(calls.find_items(query, limit, model))
-
-    async def put_items(self, items: Sequence[StoredItem], *, model: str | None = None) -> int:
-        """Insert or replace items; on disk when this returns, all of them or none. Needs an admin key.
-
-        Returns:
-            how many were written.
-        """
-        return await self._ask(calls.put_items(items, model))
-
-    async def delete_items(self, ids: Sequence[str], *, model: str | None = None) -> int:
-        """Delete items; on disk when this returns. Needs an admin key.
-
-        Returns:
-            how many there were.
-        """
-        return await self._ask(calls.delete_items(ids, model))
-
-    async def model(self, name: str | None = None) -> Details:
-        """Describe one model: sources, parameters, fingerprint, catalogue."""
-        return await self._ask(calls.model(name))
-
-    async def models(self) -> tuple[Details, ...]:
-        """Describe every model of the service."""
-        return await self._ask(calls.models())
-
-    async def reload(self, name: str, path: str | None = None) -> Details:
-        """Replace a model while it serves. Needs an admin key.
-
-        Args:
-            name: of the model.
-            path: the new bundle's folder on the server; None reads the present one again.
-        """
-        return await self._ask(calls.reload(name, path))
+    recommend = _awaited(calls.recommend)
+    score = _awaited(calls.score)
+    explain = _awaited(calls.explain)
+    find_items = _awaited(calls.find_items)
+    put_items = _awaited(calls.put_items)
+    delete_items = _awaited(calls.delete_items)
+    model = _awaited(calls.model)
+    models = _awaited(calls.models)
+    reload = _awaited(calls.reload)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from xcrossrec.client import (
     ServiceBusyError,
     ServiceError,
     StoredItem,
+    calls,
     clients,
 )
 from xcrossrec.exceptions import ConfigError
@@ -107,7 +109,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @both
 def test_recommendations_are_typed(client: Any) -> None:
-    service = Service(answer({**RANKED, "items": [{**ITEM, "explanation": REASONS}]}))
+    service = Service(answer({**RANKED, "items": [{**ITEM, "explanation": REASONS}], "unknown": ["id:two words"]}))
     found = client(service, api_key="secret")(
         "recommend",
         ["B1", "Red train", "id:two words", {"title": "Kite"}, "title:Drum"],
@@ -116,6 +118,7 @@ def test_recommendations_are_typed(client: Any) -> None:
         filters=Filters(category={"trains"}, price_max=9.5),
         candidates=("i1",),
         explain=True,
+        skip_unknown=True,
     )
     (asked,) = service.asked
     assert (asked.method, str(asked.url)) == ("POST", "http://shop/api/v1/recommend")
@@ -128,7 +131,9 @@ def test_recommendations_are_typed(client: Any) -> None:
         "candidates": ["i1"],
         "include_bought": False,
         "explain": True,
+        "skip_unknown": True,
     }
+    assert found.unknown == ("id:two words",)
     (item,) = found.items
     assert (found.model, found.catalog_version, item.item_id, item.price) == ("m", 3, "i1", 2.0)
     assert isinstance(item.price, float)
@@ -260,6 +265,14 @@ def test_another_programs_answer_is_refused(value: Any, message: str) -> None:
 def test_an_answer_that_is_no_json() -> None:
     with pytest.raises(ServiceError, match="the server's answer is no JSON"):
         sync(Service(httpx.Response(200, text="<html>")))("models")
+
+
+def test_methods_are_described_as_the_questions_that_they_put() -> None:
+    for client in (Client, AsyncClient):
+        parameters = list(inspect.signature(client.recommend).parameters)
+        assert parameters[:3] == ["self", "history", "k"]
+        assert "skip_unknown" in parameters
+        assert client.reload.__doc__ == calls.reload.__doc__
 
 
 def test_the_client_needs_no_torch() -> None:
