@@ -199,52 +199,6 @@ def test_long_histories_are_ranked_in_parts(late: Recommender, monkeypatch: pyte
     np.testing.assert_allclose([r.score for r in parts], [r.score for r in whole], atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["late", "prompt"])
-def test_a_saved_index_recommends_the_same_without_encoding(
-    kind: str,
-    recommenders: dict[str, Recommender],
-    tiny_models: Any,
-    tiny_domain: Domain,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    expected = recommenders[kind].index(tiny_domain).recommend(["i0", "i3"])
-    recommenders[kind].save_index(tmp_path / "index")
-    again = Recommender.from_pretrained(getattr(tiny_models, kind))
-    if kind == "late":
-        monkeypatch.setattr(again.model, "encode", lambda *args, **kwargs: pytest.fail("encoded"))
-    assert again.index(tiny_domain, tmp_path / "index").recommend(["i0", "i3"]) == expected
-    again.save_index(tmp_path / "index", overwrite=True)
-    assert again.index(tiny_domain, str(tmp_path / "index")).recommend(["i0", "i3"]) == expected
-
-
-def test_an_index_of_other_titles_or_another_model_is_refused(
-    late: Recommender, tiny_models: Any, tiny_domain: Domain, tmp_path: Path
-) -> None:
-    late.save_index(tmp_path / "index")
-    renamed = tiny_domain.items.with_columns(item_id="x" + pl.col("item_id"))
-    assert late.index(renamed, tmp_path / "index").recommend(["xi0"])[0].item_id.startswith("xi")  # ids do not count
-    kept = late.recommend(["xi0"])
-    for other in (tiny_domain.items.reverse(), tiny_domain.items.head(5)):
-        with pytest.raises(DataError, match=r"is of another catalogue \(6 items"):
-            late.index(other, tmp_path / "index")
-    assert late.recommend(["xi0"]) == kept
-    with pytest.raises(BundleError, match="another model's vectors"):
-        Recommender.from_pretrained(tiny_models.sources[0]).index(tiny_domain, tmp_path / "index")
-
-
-def test_an_index_needs_vectors_and_a_catalogue(
-    recommenders: dict[str, Recommender], tiny_domain: Domain, tmp_path: Path
-) -> None:
-    pair = recommenders["pair"].index(tiny_domain)
-    with pytest.raises(ConfigError, match="a pair model has no vectors"):
-        pair.save_index(tmp_path / "index")
-    with pytest.raises(ConfigError, match="a pair model has no vectors"):
-        pair.index(tiny_domain, tmp_path / "index")
-    with pytest.raises(ConfigError, match="no catalogue yet"):
-        Recommender(pair.model).save_index(tmp_path / "index")
-
-
 def _score(recommender: Recommender, history: list[int], item: int) -> float:
     scorer = build_scorer(recommender.model, recommender.catalog.titles)
     return float(scorer.score([history], np.array([[item]]))[0, 0])

@@ -14,16 +14,15 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
-from sentence_transformers import CrossEncoder
 from torch import Tensor
 
 from xcrossrec.answers import Explanation, Recommendation
+from xcrossrec.catalogue import Found, ItemIndex, history_pool
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.interactions import check_columns, clean_titles, is_empty_title
 from xcrossrec.data.store import read_domain
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.explanation import explain_scores
-from xcrossrec.index import Found, ItemIndex, catalogue_fingerprint, history_pool, vector_fingerprint
 from xcrossrec.models import bundle
 from xcrossrec.models.base import Base
 from xcrossrec.models.bundle import Model
@@ -36,11 +35,6 @@ PAIR_LIMIT = 2000
 
 _CELLS_AT_ONCE = 4_000_000
 """Most cosines (slot times item) held at once while named candidates are ranked: 16 MB."""
-
-_NO_VECTORS = (
-    "a pair model has no vectors of items, so there is no index to write or to open: train with --scoring dual, or "
-    "leave the folder out"
-)
 
 
 @dataclass(frozen=True)
@@ -109,12 +103,11 @@ class Recommender:
         """
         return cls(bundle.load(path, base=base))
 
-    def index(self, catalog: Domain | pl.DataFrame | Path | str, folder: Path | str | None = None) -> Self:
-        """Take a catalogue; a `dual` model encodes every title once, or takes the vectors from a folder.
+    def index(self, catalog: Domain | pl.DataFrame | Path | str) -> Self:
+        """Take a catalogue; a `dual` model encodes every title once.
 
         Args:
             catalog: a domain, a table with ``item_id`` and ``title``, or a domain's folder.
-            folder: what :meth:`save_index` wrote for these titles and this model: nothing is encoded.
 
         Returns:
             itself, so that calls chain.
@@ -122,13 +115,11 @@ class Recommender:
         Raises:
             DataError: no catalogue there, a missing column, no items, an id twice, or a table with an empty or
                 missing title. Of a domain that was imported with empty titles, those items are recommended only
-                where they are named as candidates. Also: the folder holds the vectors of other titles.
-            BundleError: the folder is missing or damaged, or holds another model's vectors.
-            ConfigError: a folder was given to a `pair` model, which has no vectors.
+                where they are named as candidates.
         """
         domain = _as_domain(catalog)
         texts = item_texts(domain.titles)
-        self._scorer, self._index = self._indexed(texts) if folder is None else self._reopened(Path(folder), texts)
+        self._scorer, self._index = self._indexed(texts)
         self._domain = domain
         self._row_of_id = {item_id: row for row, item_id in enumerate(domain.items[ITEM].to_list())}
         self._texts = texts
@@ -138,36 +129,9 @@ class Recommender:
             self._rows_of_title.setdefault(self._texts[row], []).append(row)
         return self
 
-    def save_index(self, folder: Path | str, *, overwrite: bool = False) -> None:
-        """Write the catalogue's vectors, so that :meth:`index` need not encode the titles again.
-
-        The folder records fingerprints of the model and of the titles, and is refused for any others. It holds no
-        ids and no titles: give the catalogue again.
-
-        Args:
-            folder: to make; written beside its place, then renamed.
-            overwrite: replace an index that is already there.
-
-        Raises:
-            ConfigError: no catalogue yet, or a `pair` model, which has no vectors.
-            BundleError: the folder exists and may not be replaced.
-        """
-        _ = self.catalog
-        if self._index is None:
-            raise ConfigError(_NO_VECTORS)
-        model, catalogue = vector_fingerprint(self.model), catalogue_fingerprint(self._texts)
-        self._index.save(folder, model=model, catalogue=catalogue, overwrite=overwrite)
-
     def _indexed(self, texts: Sequence[str]) -> tuple[DualScorer | PairScorer, ItemIndex | None]:
         scorer = build_scorer(self.model, texts)
         return scorer, ItemIndex.build(scorer.vectors) if isinstance(scorer, DualScorer) else None
-
-    def _reopened(self, folder: Path, texts: Sequence[str]) -> tuple[DualScorer, ItemIndex]:
-        if isinstance(self.model, CrossEncoder):
-            raise ConfigError(_NO_VECTORS)
-        model, catalogue = vector_fingerprint(self.model), catalogue_fingerprint(texts)
-        index = ItemIndex.open(folder, model=model, catalogue=catalogue)
-        return DualScorer(self.model, texts, vectors=index.vectors), index
 
     @property
     def catalog(self) -> Domain:
@@ -205,7 +169,7 @@ class Recommender:
         which is meant; any other string is a title if it has more than one word. A title that the catalogue has
         is that item; one that it lacks works by its text.
 
-        A `dual` model searches the vectors of all items, exactly (:class:`xcrossrec.index.ItemIndex`); `late`
+        A `dual` model searches the vectors of all items, exactly (:class:`xcrossrec.catalogue.ItemIndex`); `late`
         pooling encodes free titles alone, `prompt` pooling the history once. A `pair` model reads every candidate
         together with the history: at most :data:`PAIR_LIMIT` of them.
 

@@ -52,19 +52,6 @@ def test_text_names_items_and_reasons(domain_dir: Path, tiny_models: Any) -> Non
     assert nothing.stdout == "nothing is left to recommend: the history holds every candidate\n"
 
 
-def test_an_index_gives_the_same(domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:
-    made = RUNNER.invoke(
-        app, ["index", str(tiny_models.late), "--catalog", str(domain_dir), "--out", str(tmp_path / "index")]
-    )
-    assert made.exit_code == 0, made.stderr
-    given = (tiny_models.late, "--catalog", domain_dir, "--history", "i0", "--json")
-    assert invoke(*given, "--index", tmp_path / "index").stdout == invoke(*given).stdout
-    other = invoke(tiny_models.sources[0], *given[1:], "--index", tmp_path / "index")
-    assert (other.exit_code, other.stdout) == (2, "")
-    assert "another model's vectors" in other.stderr
-    assert len(other.stderr.splitlines()) == 1
-
-
 def test_a_long_history_is_cut_and_the_number_said(domain_dir: Path, tiny_models: Any) -> None:
     history = [argument for n in range(12) for argument in ("--history", f"i{n % 6}")]
     done = invoke(tiny_models.prompt, "--catalog", domain_dir, *history, "--include-bought")

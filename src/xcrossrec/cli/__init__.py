@@ -24,7 +24,6 @@ COMMAND_MODULES = (
     "data",
     "train",
     "evaluate",
-    "index",
     "recommend",
     "inspect",
     "catalog",

@@ -42,9 +42,9 @@ def build(
     kept as metadata.
     """
     prepare("models")
+    from xcrossrec.catalogue.embedding import build_catalogue
+    from xcrossrec.catalogue.item_tables import read_items
     from xcrossrec.exceptions import BundleError
-    from xcrossrec.serving.embedding import build_catalogue
-    from xcrossrec.serving.item_tables import read_items
 
     if out.exists() and not overwrite:
         raise BundleError(f"{out} exists: choose another place, or give --overwrite")
@@ -68,13 +68,13 @@ def embed(
     itself.
     """
     prepare("models")
-    from xcrossrec.serving.embedding import embed_again
-    from xcrossrec.serving.store import CatalogStore
+    from xcrossrec.catalogue.embedding import embed_again
+    from xcrossrec.catalogue.sqlite import SqliteCatalogue
 
     start = time.perf_counter()
     with (
         progress_to_stderr(),
-        CatalogStore.open(catalog, fingerprint=None) as store,
+        SqliteCatalogue.open(catalog, fingerprint=None) as store,
         embed_again(store, _load(model, precision)) as embedded,
     ):
         count = embedded.count

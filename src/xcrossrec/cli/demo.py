@@ -317,8 +317,8 @@ def _recommend(out: Path, target: Domain) -> None:
 
 def _keep_catalogue(out: Path) -> None:
     """Encode the target's items for the service, so that it starts at once."""
+    from xcrossrec.catalogue.catalogues import open_or_build
     from xcrossrec.models import bundle
-    from xcrossrec.serving.catalogues import open_or_build
 
     with _step("the catalogue to serve"):
         open_or_build(bundle.load(out / "model"), out / "target").close()

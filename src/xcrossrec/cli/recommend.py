@@ -25,9 +25,6 @@ def recommend(
         list[str],
         typer.Option(help="An item id or a title, oldest first; 'id:...' or 'title:...' where it is not clear."),
     ],
-    index: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="What 'xcrossrec index' wrote; no title is encoded again.")
-    ] = None,
     k: Annotated[int, typer.Option("-k", "--k", help="How many.")] = 10,
     candidate: Annotated[
         list[str] | None, typer.Option(help="Choose among these item ids only; may be repeated.")
@@ -52,7 +49,7 @@ def recommend(
         recommender = Recommender.from_pretrained(model)
         encoder = encoder_of(recommender.model)
         encoder.precision = precision
-        recommender.index(catalog, index)
+        recommender.index(catalog)
         encoder.cut.reset()  # from here on only this history counts
         found = recommender.recommend(history, k, candidates=candidate, include_bought=include_bought)
         report_cut(encoder.cut.prompts, encoder.cut.items, encoder.cut.titles, encoder.max_tokens)

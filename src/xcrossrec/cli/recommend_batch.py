@@ -24,9 +24,6 @@ def recommend_batch(
     ],
     catalog: Annotated[Path, typer.Option(metavar="DIR", help="A domain's folder: its items are ranked.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.")],
-    index: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="What 'xcrossrec index' wrote; no title is encoded again.")
-    ] = None,
     k: Annotated[int, typer.Option("-k", "--k", help="How many for each user.")] = 10,
     include_bought: Annotated[
         bool, typer.Option("--include-bought", help="Also recommend what is in the history.")
@@ -55,7 +52,7 @@ def recommend_batch(
     with progress_to_stderr():
         recommender = Recommender.from_pretrained(model)
         encoder_of(recommender.model).precision = precision
-        recommender.index(catalog, index)
+        recommender.index(catalog)
         job = {**job_of(recommender, model, users, settings), "precision": precision}
         show = counter("row groups")
         report = run(recommender, users, out, job=job, settings=settings, overwrite=overwrite, progress=show)

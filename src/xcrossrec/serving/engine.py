@@ -20,15 +20,15 @@ from sentence_transformers import CrossEncoder
 from torch import Tensor
 
 from xcrossrec.answers import Explanation
+from xcrossrec.catalogue import history_pool
+from xcrossrec.catalogue.sqlite import Filters, Snapshot, SqliteCatalogue, StoredItem
 from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.explanation import explain_scores
-from xcrossrec.index import history_pool
 from xcrossrec.models.bundle import Model, matcher_of
 from xcrossrec.models.scorer import PairScorer, encode_titles
 from xcrossrec.prompts import clean_title, history_prompt, item_texts
 from xcrossrec.serving.problems import UnknownItemError
 from xcrossrec.serving.schemas import Entry, FilterConditions, ItemById, RecommendRequest, ScoreRequest
-from xcrossrec.serving.store import CatalogStore, Filters, Snapshot, StoredItem
 
 Question: TypeAlias = RecommendRequest | ScoreRequest
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Engine:
         pair_limit: candidates that a `pair` model scores for one question, at most.
     """
 
-    def __init__(self, model: Model, store: CatalogStore, *, pair_limit: int) -> None:
+    def __init__(self, model: Model, store: SqliteCatalogue, *, pair_limit: int) -> None:
         self.model = model
         self.store = store
         self.pair_limit = pair_limit

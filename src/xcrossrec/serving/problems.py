@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from xcrossrec.catalogue.sqlite import CatalogueReplacedError
 from xcrossrec.exceptions import ConfigError, DataError, ModelError, StorageError, XCrossRecError
 from xcrossrec.serving.schemas import BY_ID, BY_TITLE
-from xcrossrec.serving.store import CatalogReplacedError
 
 
 class Problem(XCrossRecError):  # noqa: N818 - what HTTP calls it
@@ -45,7 +45,7 @@ def problem_of(error: BaseException) -> Problem:
     """Turn an expected failure into a refusal; anything else into a 500 that tells nothing."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, CatalogReplacedError):
+    if isinstance(error, CatalogueReplacedError):
         return busy(f"{_sentence(error)}; send the request again", status=503, code="replaced")
     for kind, status, code in (
         (UnknownItemError, 404, "unknown_item"),

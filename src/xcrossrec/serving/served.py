@@ -13,16 +13,16 @@ from typing import Any
 import torch
 
 from xcrossrec.answers import Explanation
+from xcrossrec.catalogue.embedding import embed_again, encode_items, fingerprint_of
+from xcrossrec.catalogue.sqlite import SqliteCatalogue, StoredItem
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
 from xcrossrec.models.bundle import Model, encoder_of, matcher_of, scoring_of
 from xcrossrec.models.encoder import IntegratedEncoder
-from xcrossrec.serving.embedding import embed_again, encode_items, fingerprint_of
 from xcrossrec.serving.engine import Engine, Named, Question, Ranked, Scored, explain, name
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.schemas import ExplainRequest, ItemToStore, ModelInfo
 from xcrossrec.serving.settings import Settings
-from xcrossrec.serving.store import CatalogStore, StoredItem
 from xcrossrec.serving.worker import Worker
 from xcrossrec.types import EncodingPrecision
 
@@ -96,7 +96,7 @@ class Served:
         spec: Spec,
         model: Model,
         manifest: Mapping[str, Any],
-        store: CatalogStore,
+        store: SqliteCatalogue,
         settings: Settings,
         metrics: Metrics,
     ) -> None:

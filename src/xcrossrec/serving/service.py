@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from xcrossrec.catalogue.catalogues import open_or_build
 from xcrossrec.exceptions import ConfigError, XCrossRecError
-from xcrossrec.serving.catalogues import open_or_build
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.problems import Problem
 from xcrossrec.serving.served import Served, Spec, load, replace

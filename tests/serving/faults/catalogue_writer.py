@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 
+from xcrossrec.catalogue.sqlite import SqliteCatalogue, StoredItem
 from xcrossrec.exceptions import StorageError
-from xcrossrec.serving.store import CatalogStore, StoredItem
 
 FINGERPRINT = "a" * 64
 DIM = 8
@@ -22,7 +22,7 @@ def vector(generation: int) -> list[float]:
 def write() -> None:
     """Arguments: folder, generation to start with. A batch is five items of one generation, or none of them."""
     _, folder, start = sys.argv
-    with CatalogStore.open(folder, fingerprint=FINGERPRINT) as store:
+    with SqliteCatalogue.open(folder, fingerprint=FINGERPRINT) as store:
         generation = int(start)
         while True:
             batch = generation % BATCHES
@@ -42,7 +42,7 @@ def write() -> None:
 def embed() -> None:
     """Arguments: folder, generation to start with. Gives all items one model's vectors after the other."""
     _, folder, start = sys.argv
-    store = CatalogStore.open(folder, fingerprint=None)
+    store = SqliteCatalogue.open(folder, fingerprint=None)
     generation = int(start)
     while True:
         store = store.embed_again(
@@ -59,6 +59,6 @@ def create() -> None:
     items = [StoredItem(f"i{number}", f"Item {number}") for number in range(2000)]
     vectors = np.ones((len(items), DIM), dtype=np.float32)
     try:
-        CatalogStore.create(sys.argv[1], fingerprint=FINGERPRINT, dim=DIM, items=items, vectors=vectors)
+        SqliteCatalogue.create(sys.argv[1], fingerprint=FINGERPRINT, dim=DIM, items=items, vectors=vectors)
     except StorageError as error:
         print(f"refused {error}", flush=True)

@@ -23,10 +23,10 @@ import httpx
 import numpy as np
 import pytest
 
+from xcrossrec.catalogue.embedding import build_catalogue, encode_items, open_catalogue
+from xcrossrec.catalogue.sqlite import StoredItem
 from xcrossrec.models import bundle
 from xcrossrec.recommender import Recommender
-from xcrossrec.serving.embedding import build_catalogue, encode_items, open_catalogue
-from xcrossrec.serving.store import StoredItem
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
 

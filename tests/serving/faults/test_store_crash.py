@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xcrossrec.serving.store import CatalogStore, StoredItem
+from xcrossrec.catalogue.sqlite import SqliteCatalogue, StoredItem
 
 sys.path.insert(0, str(Path(__file__).parent))
 try:
@@ -25,7 +25,7 @@ KILLS = 20
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    CatalogStore.create(tmp_path / "catalogue", fingerprint=FINGERPRINT, dim=DIM).close()
+    SqliteCatalogue.create(tmp_path / "catalogue", fingerprint=FINGERPRINT, dim=DIM).close()
     return tmp_path / "catalogue"
 
 
@@ -42,7 +42,7 @@ def wait_for_lines(writer: Any, count: int) -> None:
 
 def generations(folder: Path) -> dict[int, int]:
     """The generation of each batch, once everything about the catalogue was checked."""
-    with CatalogStore.open(folder, fingerprint=FINGERPRINT) as store:
+    with SqliteCatalogue.open(folder, fingerprint=FINGERPRINT) as store:
         found: dict[int, set[int]] = {}
         for item in store.items():
             found.setdefault(int(item.item_id[1:]) // BATCH, set()).add(int(item.title.split()[1]))
@@ -86,7 +86,7 @@ def test_a_kill_while_a_catalogue_changes_its_model_leaves_the_vectors_of_one(
 ) -> None:
     rng = random.Random(1)
     items = [StoredItem(f"i{number}", f"Item {number}") for number in range(500)]
-    with CatalogStore.open(folder, fingerprint=FINGERPRINT) as store:
+    with SqliteCatalogue.open(folder, fingerprint=FINGERPRINT) as store:
         store.upsert(items, np.zeros((len(items), DIM), dtype=np.float32))
     start = 1
     for number in range(8):
@@ -95,7 +95,7 @@ def test_a_kill_while_a_catalogue_changes_its_model_leaves_the_vectors_of_one(
         time.sleep(rng.uniform(0, 0.02))
         assert writer.kill() == -9
         last = numbers(writer.lines(), "done")[-1]
-        with CatalogStore.open(folder, fingerprint=None) as store:
+        with SqliteCatalogue.open(folder, fingerprint=None) as store:
             generation = int(store.fingerprint)
             assert generation in (last, last + 1)
             assert list(store.items()) == items

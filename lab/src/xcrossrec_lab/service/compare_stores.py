@@ -3,7 +3,7 @@
     python -m xcrossrec_lab.service.compare_stores --out lab/results/service/stores.json [--part timed]
 
 Both keep the same rows (id, title, category, stock, price, metadata) and vectors. SQLite is measured through the
-class that the service uses (`xcrossrec.serving.rows.Rows`), LanceDB through the smallest class that does the same.
+class that the service uses (`xcrossrec.catalogue.rows.Rows`), LanceDB through the smallest class that does the same.
 Each number is taken in a process of its own; a writer is killed with SIGKILL in the middle of its writes, and what it
 had acknowledged is looked up; system calls that make data durable are counted by strace; a full disk is a small tmpfs
 (root).
@@ -55,8 +55,8 @@ def unit_vectors(count: int) -> np.ndarray:
 
 class SqliteStore:
     def __init__(self, folder: Path) -> None:
-        from xcrossrec.serving.rows import Rows
-        from xcrossrec.serving.stored_item import StoredItem
+        from xcrossrec.catalogue.rows import Rows
+        from xcrossrec.catalogue.stored_item import StoredItem
 
         self._item = StoredItem
         new = not (folder / "rows.sqlite").exists()
@@ -199,7 +199,7 @@ def child_opens(backend: str, folder: Path, items: int) -> dict[str, Any]:
     if backend == "lancedb":
         import lancedb  # noqa: F401
     else:
-        import xcrossrec.serving.rows  # noqa: F401
+        import xcrossrec.catalogue.rows  # noqa: F401
     imported = time.perf_counter()
     store = open_store(backend, folder)
     ids, _, vectors = store.read()
@@ -223,11 +223,11 @@ def child_searches(backend: str, folder: Path, items: int) -> dict[str, Any]:
         return {"search_filtered": timed(60, search), "pools_several_vectors": False}
     import torch
 
-    from xcrossrec.index.pooling import only_slot
-    from xcrossrec.serving.filters import Filters
-    from xcrossrec.serving.rows import Rows
-    from xcrossrec.serving.segment import Segment
-    from xcrossrec.serving.snapshot import Part, Snapshot
+    from xcrossrec.catalogue.filters import Filters
+    from xcrossrec.catalogue.pooling import only_slot
+    from xcrossrec.catalogue.rows import Rows
+    from xcrossrec.catalogue.segment import Segment
+    from xcrossrec.catalogue.snapshot import Part, Snapshot
 
     rows = Rows.open(folder / "rows.sqlite")
     found, places, vectors = rows.read(DIM)
@@ -244,14 +244,14 @@ def child_searches(backend: str, folder: Path, items: int) -> dict[str, Any]:
 
 def child_serves(_: str, folder: Path, items: int) -> dict[str, Any]:
     """The whole store as a service uses it: SQLite below, the exact scan of memory above."""
-    from xcrossrec.index.pooling import only_slot
-    from xcrossrec.serving.store import CatalogStore, Filters, StoredItem
+    from xcrossrec.catalogue.pooling import only_slot
+    from xcrossrec.catalogue.sqlite import Filters, SqliteCatalogue, StoredItem
 
     vectors = unit_vectors(items)
     made = [StoredItem(f"i{n}", title(n, 0), f"c{n % 7}", n % 3 == 0, float(n % 500)) for n in range(items)]
-    CatalogStore.create(folder, fingerprint="0", dim=DIM, items=made, vectors=vectors).close()
+    SqliteCatalogue.create(folder, fingerprint="0", dim=DIM, items=made, vectors=vectors).close()
     start = time.perf_counter()
-    store = CatalogStore.open(folder, fingerprint="0")
+    store = SqliteCatalogue.open(folder, fingerprint="0")
     found: dict[str, Any] = {"open_s": round(time.perf_counter() - start, 3)}
     store.search(vectors[:1], 10, pool=only_slot)
 
@@ -274,10 +274,10 @@ def child_serves(_: str, folder: Path, items: int) -> dict[str, Any]:
 
 def child_rests(_: str, folder: Path, items: int) -> dict[str, Any]:
     """What an open store holds in memory."""
-    from xcrossrec.serving.store import CatalogStore
+    from xcrossrec.catalogue.sqlite import SqliteCatalogue
 
     before = resident_mb()
-    with CatalogStore.open(folder, fingerprint="0") as store:
+    with SqliteCatalogue.open(folder, fingerprint="0") as store:
         assert store.count == items
         store.search_titles("number", 1)
         return {"memory_mb": round(resident_mb() - before)}

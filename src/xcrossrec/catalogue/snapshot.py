@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
+from xcrossrec.catalogue.filters import Filters
+from xcrossrec.catalogue.pooling import Pool
+from xcrossrec.catalogue.segment import Segment, fold
+from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import ConfigError, DataError
-from xcrossrec.index import Pool
-from xcrossrec.serving.filters import Filters
-from xcrossrec.serving.segment import Segment, fold
-from xcrossrec.serving.stored_item import StoredItem
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Snapshot:
         Args:
             slots: the history's vectors, oldest first, or the one vector of a prompt.
             k: how many at most.
-            pool: how the slots' products make a score (:func:`xcrossrec.index.history_pool`).
+            pool: how the slots' products make a score (:func:`xcrossrec.catalogue.history_pool`).
             filters: conditions on every item found.
             exclude: ids to leave out; unknown ones are no error.
             among: ids to choose among, those without a title too; None chooses among all that have one.

@@ -6,8 +6,8 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import DataError
-from xcrossrec.serving.stored_item import StoredItem
 
 
 @dataclass(frozen=True)

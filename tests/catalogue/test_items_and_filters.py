@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xcrossrec.catalogue.filters import Filters
+from xcrossrec.catalogue.segment import Segment
+from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import DataError
-from xcrossrec.serving.filters import Filters
-from xcrossrec.serving.segment import Segment
-from xcrossrec.serving.stored_item import StoredItem
 
 NESTED: dict[str, Any] = {}
 for _ in range(100_000):

@@ -9,10 +9,10 @@ from typing import Any
 
 import polars as pl
 
+from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.data.interactions import check_columns, is_empty_title
 from xcrossrec.data.store import read_domain
 from xcrossrec.exceptions import DataError
-from xcrossrec.serving.stored_item import StoredItem
 from xcrossrec.types import ITEM, TITLE
 
 _TRUE, _FALSE = ("true", "t", "yes", "1"), ("false", "f", "no", "0")

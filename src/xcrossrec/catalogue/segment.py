@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
-from xcrossrec.index import ItemIndex
+from xcrossrec.catalogue.filters import Filters
+from xcrossrec.catalogue.item_index import ItemIndex
+from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.prompts import clean_title
-from xcrossrec.serving.filters import Filters
-from xcrossrec.serving.stored_item import StoredItem
 
 
 class Segment:

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float32
 from sentence_transformers import CrossEncoder
 
-from xcrossrec.index import vector_fingerprint
+from xcrossrec.catalogue.fingerprint import vector_fingerprint
+from xcrossrec.catalogue.sqlite import SqliteCatalogue, StoredItem
 from xcrossrec.models.bundle import Model, encoder_of
 from xcrossrec.models.scorer import encode_titles
 from xcrossrec.prompts import item_texts
-from xcrossrec.serving.store import CatalogStore, StoredItem
 
 PAIR_FINGERPRINT = "pair"
 """Of every `pair` model: it has no vectors, so any of them may read a catalogue's titles."""
@@ -44,7 +44,7 @@ def encode_items(model: Model, titles: Sequence[str]) -> Float32[np.ndarray, "it
 
 def build_catalogue(
     model: Model, items: Sequence[StoredItem], folder: Path | str, *, overwrite: bool = False
-) -> CatalogStore:
+) -> SqliteCatalogue:
     """Encode items and make a catalogue of them, as a whole or not at all.
 
     Args:
@@ -59,23 +59,23 @@ def build_catalogue(
         StorageError: the disk refuses.
     """
     vectors = encode_items(model, [item.title for item in items])
-    return CatalogStore.create(
+    return SqliteCatalogue.create(
         folder, fingerprint=fingerprint_of(model), dim=dim_of(model), items=items, vectors=vectors, overwrite=overwrite
     )
 
 
-def open_catalogue(model: Model, folder: Path | str) -> CatalogStore:
+def open_catalogue(model: Model, folder: Path | str) -> SqliteCatalogue:
     """Open a catalogue for a model.
 
     Raises:
         BundleError: no catalogue, damaged, open elsewhere, or of another model's vectors; see
-            :meth:`CatalogStore.open`.
+            :meth:`SqliteCatalogue.open`.
     """
-    return CatalogStore.open(folder, fingerprint=fingerprint_of(model))
+    return SqliteCatalogue.open(folder, fingerprint=fingerprint_of(model))
 
 
-def embed_again(store: CatalogStore, model: Model) -> CatalogStore:
-    """Give a catalogue another model's vectors while it is served; see :meth:`CatalogStore.embed_again`."""
+def embed_again(store: SqliteCatalogue, model: Model) -> SqliteCatalogue:
+    """Give a catalogue another model's vectors while it is served; see :meth:`SqliteCatalogue.embed_again`."""
     return store.embed_again(
         fingerprint=fingerprint_of(model), dim=dim_of(model), encode=lambda titles: encode_items(model, titles)
     )

@@ -6,15 +6,15 @@ import logging
 from collections.abc import Collection
 from pathlib import Path
 
+from xcrossrec.catalogue.embedding import build_catalogue, fingerprint_of, open_catalogue
+from xcrossrec.catalogue.item_tables import read_items
+from xcrossrec.catalogue.sqlite import SqliteCatalogue, is_catalogue, recorded_fingerprint
 from xcrossrec.models.bundle import Model
-from xcrossrec.serving.embedding import build_catalogue, fingerprint_of, open_catalogue
-from xcrossrec.serving.item_tables import read_items
-from xcrossrec.serving.store import CatalogStore, is_catalogue, recorded_fingerprint
 
 log = logging.getLogger(__name__)
 
 
-def open_or_build(model: Model, catalog: Path, taken: Collection[Path] = ()) -> CatalogStore:
+def open_or_build(model: Model, catalog: Path, taken: Collection[Path] = ()) -> SqliteCatalogue:
     """Open a catalogue; of a domain's folder or a table one is made beside, on the first start.
 
     Args:
@@ -33,7 +33,7 @@ def open_or_build(model: Model, catalog: Path, taken: Collection[Path] = ()) -> 
     free = [each for each in catalogues_beside(catalog) if each not in taken]
     # one that was embedded again keeps its name, so its content decides
     for each in [each for each in free if recorded_fingerprint(each) == fingerprint] or [e for e in free if e == place]:
-        return CatalogStore.open(each, fingerprint=fingerprint)
+        return SqliteCatalogue.open(each, fingerprint=fingerprint)
     while place.exists():
         place = place.with_name(f"{place.name}-too")
     items = read_items(catalog)

@@ -6,7 +6,6 @@ size, ``found`` = one result.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -14,10 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
+from xcrossrec.catalogue.codes import Codes, processor_multiplies_integers, quantise
+from xcrossrec.catalogue.pooling import Pool, only_slot
 from xcrossrec.exceptions import ConfigError, DataError
-from xcrossrec.index import store
-from xcrossrec.index.codes import Codes, processor_multiplies_integers, quantise
-from xcrossrec.index.pooling import Pool, only_slot
 
 QUANTISE_FROM = 20_000
 """Items from which a search reads integers first; a guess, not measured on an idle machine (LOG.md, 2026-11-23)."""
@@ -76,36 +74,6 @@ class ItemIndex:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def save(self, folder: Path | str, *, model: str, catalogue: str, overwrite: bool = False) -> None:
-        """Write the index beside its place, then rename it into place.
-
-        Args:
-            folder: to make.
-            model: fingerprint of what made the vectors (:func:`xcrossrec.index.vector_fingerprint`).
-            catalogue: fingerprint of what was encoded (:func:`xcrossrec.index.catalogue_fingerprint`).
-            overwrite: replace an index that is already there.
-
-        Raises:
-            BundleError: the folder exists and may not be replaced.
-        """
-        store.write(Path(folder), self.vectors, self.codes, model=model, catalogue=catalogue, overwrite=overwrite)
-
-    @classmethod
-    def open(cls, folder: Path | str, *, model: str, catalogue: str) -> Self:
-        """Map an index into memory; nothing is read before it is searched.
-
-        Args:
-            folder: what :meth:`save` wrote.
-            model: fingerprint of the model that queries will come from.
-            catalogue: fingerprint of the catalogue whose rows are wanted.
-
-        Raises:
-            BundleError: no index there, damaged, of another format, or another model's.
-            DataError: another catalogue's.
-        """
-        vectors, codes = store.read(Path(folder), model=model, catalogue=catalogue)
-        return cls(vectors, codes if processor_multiplies_integers() else None)
-
     @torch.inference_mode()
     def search(
         self,
@@ -121,7 +89,7 @@ class ItemIndex:
         Args:
             slots: one query vector, or several that ``pool`` makes one score of.
             k: how many at most.
-            pool: see :data:`xcrossrec.index.pooling.Pool`.
+            pool: see :data:`xcrossrec.catalogue.pooling.Pool`.
             allowed: items to choose among; None allows all.
             products: of the slots with all vectors (:meth:`products`), where they are known already.
 

@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from jaxtyping import Float
 from torch import Tensor
 
-from xcrossrec.index import Pool
-from xcrossrec.index.pooling import only_slot
-from xcrossrec.serving.store import CatalogStore, Filters, StoredItem
+from xcrossrec.catalogue import Pool
+from xcrossrec.catalogue.pooling import only_slot
+from xcrossrec.catalogue.sqlite import Filters, SqliteCatalogue, StoredItem
 
 DIM = 3
 WORDS = ("red", "Blue", "train", "TRACK", "drill")
@@ -60,7 +60,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         super().__init__()
         self.place = tempfile.TemporaryDirectory(prefix="xcrossrec-")
         self.fingerprint = "0" * 64
-        self.store = CatalogStore.create(Path(self.place.name) / "c", fingerprint=self.fingerprint, dim=DIM)
+        self.store = SqliteCatalogue.create(Path(self.place.name) / "c", fingerprint=self.fingerprint, dim=DIM)
         self.rows: dict[str, tuple[StoredItem, list[int]]] = {}
 
     def teardown(self) -> None:
@@ -88,7 +88,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
     def restart(self) -> None:
         version = self.store.version
         self.store.close()
-        self.store = CatalogStore.open(self.store.folder, fingerprint=self.fingerprint)
+        self.store = SqliteCatalogue.open(self.store.folder, fingerprint=self.fingerprint)
         assert self.store.version == version
 
     @rule(shift=st.integers(-1, 1))

@@ -9,10 +9,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from xcrossrec.catalogue.item_tables import read_items
+from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import DataError
-from xcrossrec.serving.item_tables import read_items
-from xcrossrec.serving.stored_item import StoredItem
 
 CSV = """item_id,title,category,in_stock,price,colour
 0012,Red  train &amp; track,Toys,true,12.50,red

@@ -12,11 +12,18 @@ import numpy as np
 import pytest
 import torch
 
+from xcrossrec.catalogue import sqlite as store_module
+from xcrossrec.catalogue.pooling import only_slot
+from xcrossrec.catalogue.rows import DATABASE
+from xcrossrec.catalogue.sqlite import (
+    CatalogueReplacedError,
+    Filters,
+    Snapshot,
+    SqliteCatalogue,
+    StoredItem,
+    is_catalogue,
+)
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, StorageError
-from xcrossrec.index.pooling import only_slot
-from xcrossrec.serving import store as store_module
-from xcrossrec.serving.rows import DATABASE
-from xcrossrec.serving.store import CatalogReplacedError, CatalogStore, Filters, Snapshot, StoredItem, is_catalogue
 
 MODEL, OTHER = "a" * 64, "b" * 64
 DIM = 4
@@ -32,7 +39,7 @@ def unit(*numbers: int) -> np.ndarray:
     return digits.reshape(len(numbers), DIM) + 1
 
 
-def best(store: CatalogStore | Snapshot, number: int, k: int = 3, **options: Any) -> list[str]:
+def best(store: SqliteCatalogue | Snapshot, number: int, k: int = 3, **options: Any) -> list[str]:
     return [found.item_id for found, _ in store.search(unit(number), k, pool=only_slot, **options)]
 
 
@@ -42,20 +49,20 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(folder: Path) -> Iterator[CatalogStore]:
-    with CatalogStore.create(folder, fingerprint=MODEL, dim=DIM) as store:
+def store(folder: Path) -> Iterator[SqliteCatalogue]:
+    with SqliteCatalogue.create(folder, fingerprint=MODEL, dim=DIM) as store:
         yield store
 
 
-def reopened(store: CatalogStore) -> CatalogStore:
+def reopened(store: SqliteCatalogue) -> SqliteCatalogue:
     store.close()
-    return CatalogStore.open(store.folder, fingerprint=store.fingerprint)
+    return SqliteCatalogue.open(store.folder, fingerprint=store.fingerprint)
 
 
 # ---- what is written is there
 
 
-def test_everything_about_an_item_is_there_after_opening_again(store: CatalogStore) -> None:
+def test_everything_about_an_item_is_there_after_opening_again(store: SqliteCatalogue) -> None:
     items = [
         item(0, category="Toys & games", in_stock=False, price=12.5, metadata={"colour": "röd", "sizes": [1, None]}),
         item(1, title="  Salt &amp; pepper\n mill "),
@@ -69,7 +76,7 @@ def test_everything_about_an_item_is_there_after_opening_again(store: CatalogSto
     again.close()
 
 
-def test_a_written_item_is_found_at_once_and_a_deleted_one_no_longer(store: CatalogStore) -> None:
+def test_a_written_item_is_found_at_once_and_a_deleted_one_no_longer(store: SqliteCatalogue) -> None:
     store.upsert([item(0), item(80)], unit(0, 80))
     assert best(store, 1) == ["i80", "i0"]
     store.upsert([item(0, title="Better")], 9 * unit(80))
@@ -80,7 +87,7 @@ def test_a_written_item_is_found_at_once_and_a_deleted_one_no_longer(store: Cata
     assert best(reopened(store), 1) == ["i80"]
 
 
-def test_an_item_written_anew_keeps_its_place_and_a_new_one_comes_last(store: CatalogStore) -> None:
+def test_an_item_written_anew_keeps_its_place_and_a_new_one_comes_last(store: SqliteCatalogue) -> None:
     store.upsert([item(2), item(0), item(1)], unit(5, 5, 5))
     store.upsert([item(0, title="Anew")], unit(5))
     assert best(store, 5) == ["i2", "i0", "i1"]
@@ -93,7 +100,7 @@ def test_an_item_written_anew_keeps_its_place_and_a_new_one_comes_last(store: Ca
     assert [i.item_id for i in reopened(store).items()] == ["i0", "i1", "i2"]
 
 
-def test_the_version_grows_with_every_write_and_outlives_it(store: CatalogStore) -> None:
+def test_the_version_grows_with_every_write_and_outlives_it(store: SqliteCatalogue) -> None:
     seen = [store.version]
     store.upsert([item(0)], unit(0))
     seen.append(store.version)
@@ -106,7 +113,7 @@ def test_the_version_grows_with_every_write_and_outlives_it(store: CatalogStore)
     assert reopened(store).version == seen[-1]
 
 
-def test_a_snapshot_stays_as_it_was(store: CatalogStore) -> None:
+def test_a_snapshot_stays_as_it_was(store: SqliteCatalogue) -> None:
     store.upsert([item(n) for n in range(5)], unit(*range(5)))
     before = store.snapshot()
     expected = best(before, 40, 9)
@@ -118,14 +125,14 @@ def test_a_snapshot_stays_as_it_was(store: CatalogStore) -> None:
     assert (len(before), [i.title for i in before]) == (5, [f"Item {n}" for n in range(5)])
 
 
-def test_an_empty_catalogue_answers(store: CatalogStore) -> None:
+def test_an_empty_catalogue_answers(store: SqliteCatalogue) -> None:
     assert (store.count, list(store.items()), best(store, 0), store.search_titles("x", 5)) == (0, [], [], [])
     assert store.snapshot().vectors([]).shape == (0, DIM)
     assert reopened(store).count == 0
 
 
 def test_a_catalogue_without_vectors_keeps_items_for_a_pair_model(folder: Path) -> None:
-    with CatalogStore.create(folder, fingerprint="pair", dim=0) as store:
+    with SqliteCatalogue.create(folder, fingerprint="pair", dim=0) as store:
         store.upsert([item(0)], np.empty((1, 0), dtype=np.float32))
         with pytest.raises(ConfigError, match="has no vectors to search: name the candidates"):
             store.search(unit(0), 1, pool=only_slot)
@@ -146,7 +153,7 @@ def test_a_catalogue_without_vectors_keeps_items_for_a_pair_model(folder: Path) 
     ],
 )
 def test_a_bad_write_is_refused_whole(
-    store: CatalogStore, items: Sequence[StoredItem], vectors: np.ndarray, message: str
+    store: SqliteCatalogue, items: Sequence[StoredItem], vectors: np.ndarray, message: str
 ) -> None:
     store.upsert([item(9)], unit(9))
     with pytest.raises(DataError, match=message):
@@ -156,7 +163,7 @@ def test_a_bad_write_is_refused_whole(
 
 
 def test_a_write_that_the_disk_refuses_changes_nothing_and_the_next_one_succeeds(
-    store: CatalogStore, monkeypatch: pytest.MonkeyPatch
+    store: SqliteCatalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.upsert([item(0)], unit(0))
     version = store.version
@@ -175,17 +182,17 @@ def test_a_write_that_the_disk_refuses_changes_nothing_and_the_next_one_succeeds
     assert list(reopened(store).items()) == [item(0), item(1)]
 
 
-def test_vectors_of_another_model_are_refused_with_the_command_that_encodes_again(store: CatalogStore) -> None:
+def test_vectors_of_another_model_are_refused_with_the_command_that_encodes_again(store: SqliteCatalogue) -> None:
     store.close()
     message = "another model's vectors.*aaaaaaaaaaaa.*bbbbbbbbbbbb.*xcrossrec catalog embed MODEL .*catalogue"
     with pytest.raises(BundleError, match=message):
-        CatalogStore.open(store.folder, fingerprint=OTHER)
-    assert CatalogStore.open(store.folder, fingerprint=None).fingerprint == MODEL
+        SqliteCatalogue.open(store.folder, fingerprint=OTHER)
+    assert SqliteCatalogue.open(store.folder, fingerprint=None).fingerprint == MODEL
 
 
-def test_a_catalogue_is_open_once(store: CatalogStore) -> None:
+def test_a_catalogue_is_open_once(store: SqliteCatalogue) -> None:
     with pytest.raises(BundleError, match=r"open in another process: stop that one, or .*PUT /v1/items"):
-        CatalogStore.open(store.folder, fingerprint=MODEL)
+        SqliteCatalogue.open(store.folder, fingerprint=MODEL)
     store.upsert([item(0)], unit(0))
     store.close()
     store.close()
@@ -196,7 +203,7 @@ def test_a_catalogue_is_open_once(store: CatalogStore) -> None:
     assert best(store, 0) == ["i0"]
 
 
-def test_a_commit_is_forced_to_disk(store: CatalogStore) -> None:
+def test_a_commit_is_forced_to_disk(store: SqliteCatalogue) -> None:
     """No test can cut the power; xcrossrec_lab.service.compare_stores counts the system calls."""
     facts = [
         store._rows._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")
@@ -207,30 +214,30 @@ def test_a_commit_is_forced_to_disk(store: CatalogStore) -> None:
 # ---- folders
 
 
-def test_a_taken_folder_is_replaced_only_if_it_is_a_catalogue_and_that_is_wanted(store: CatalogStore) -> None:
+def test_a_taken_folder_is_replaced_only_if_it_is_a_catalogue_and_that_is_wanted(store: SqliteCatalogue) -> None:
     store.upsert([item(0)], unit(0))
     store.close()
     with pytest.raises(BundleError, match="exists: choose another place"):
-        CatalogStore.create(store.folder, fingerprint=MODEL, dim=DIM)
-    with CatalogStore.create(store.folder, fingerprint=OTHER, dim=DIM, overwrite=True) as new:
+        SqliteCatalogue.create(store.folder, fingerprint=MODEL, dim=DIM)
+    with SqliteCatalogue.create(store.folder, fingerprint=OTHER, dim=DIM, overwrite=True) as new:
         assert (new.count, new.fingerprint) == (0, OTHER)
     assert [path.name for path in store.folder.parent.iterdir()] == ["catalogue"]
     model = store.folder.parent / "model"
     model.mkdir()
     (model / "xcrossrec.json").write_text("{}")
     with pytest.raises(BundleError, match="is no catalogue: it is not replaced"):
-        CatalogStore.create(model, fingerprint=MODEL, dim=DIM, overwrite=True)
+        SqliteCatalogue.create(model, fingerprint=MODEL, dim=DIM, overwrite=True)
 
 
 def test_a_failed_creation_leaves_nothing(folder: Path) -> None:
     with pytest.raises(DataError, match="twice"):
-        CatalogStore.create(folder, fingerprint=MODEL, dim=DIM, items=[item(0), item(0)], vectors=unit(0, 0))
+        SqliteCatalogue.create(folder, fingerprint=MODEL, dim=DIM, items=[item(0), item(0)], vectors=unit(0, 0))
     assert list(folder.parent.iterdir()) == []
 
 
 def test_untitled_items_of_an_import_are_kept_but_found_only_where_they_are_named(folder: Path) -> None:
     items = [item(0), StoredItem("untitled", "")]
-    with CatalogStore.create(folder, fingerprint=MODEL, dim=DIM, items=items, vectors=unit(0, 80)) as store:
+    with SqliteCatalogue.create(folder, fingerprint=MODEL, dim=DIM, items=items, vectors=unit(0, 80)) as store:
         assert (list(store.items()), best(store, 1)) == (items, ["i0"])
         assert best(store, 1, among=["untitled", "i0"]) == ["untitled", "i0"]
         assert store.search_titles("", 9) == [item(0)]
@@ -239,7 +246,7 @@ def test_untitled_items_of_an_import_are_kept_but_found_only_where_they_are_name
 
 def test_what_is_no_catalogue_is_a_sentence(folder: Path) -> None:
     with pytest.raises(BundleError, match=r"holds no catalogue: check the path, or .* xcrossrec catalog build MODEL"):
-        CatalogStore.open(folder, fingerprint=MODEL)
+        SqliteCatalogue.open(folder, fingerprint=MODEL)
     assert not is_catalogue(folder)
 
 
@@ -283,18 +290,18 @@ def run(sql: str) -> Any:
         (run("UPDATE items SET metadata = '{' WHERE place = 7"), "metadata of item 'i7' are no JSON"),
     ],
 )
-def test_a_damaged_catalogue_is_refused(store: CatalogStore, damage: Any, message: str) -> None:
+def test_a_damaged_catalogue_is_refused(store: SqliteCatalogue, damage: Any, message: str) -> None:
     store.upsert([item(n, title="x" * 300) for n in range(80)], unit(*range(80)))
     store.close()
     damage(store.folder / DATABASE)
     with pytest.raises(BundleError, match=message):
-        CatalogStore.open(store.folder, fingerprint=MODEL)
+        SqliteCatalogue.open(store.folder, fingerprint=MODEL)
 
 
 # ---- recent items go into the base
 
 
-def test_many_small_writes_are_merged_into_the_base(store: CatalogStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_small_writes_are_merged_into_the_base(store: SqliteCatalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "_RECENT_LEAST", 8)
     for number in range(60):
         store.upsert([item(number)], unit(number))
@@ -307,7 +314,7 @@ def test_many_small_writes_are_merged_into_the_base(store: CatalogStore, monkeyp
 
 
 def test_what_is_written_while_the_base_is_made_is_not_lost(
-    store: CatalogStore, monkeypatch: pytest.MonkeyPatch
+    store: SqliteCatalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.upsert([item(n) for n in range(6)], unit(*range(6)))
     merging, written = Event(), Event()
@@ -334,7 +341,7 @@ def test_what_is_written_while_the_base_is_made_is_not_lost(
     assert list(reopened(store).items()) == expected
 
 
-def test_readers_see_whole_writes_only(store: CatalogStore) -> None:
+def test_readers_see_whole_writes_only(store: SqliteCatalogue) -> None:
     """Each write gives all items one and the same price; no search may ever see two prices."""
     vectors = unit(*range(20))
     store.upsert([item(n, price=0) for n in range(20)], vectors)
@@ -367,16 +374,16 @@ def encode(titles: Sequence[str]) -> np.ndarray:
     return np.array([[len(title)] * (DIM + 1) for title in titles], dtype=np.float32).reshape(-1, DIM + 1)
 
 
-def test_another_models_vectors_take_the_place_while_the_old_store_still_answers(store: CatalogStore) -> None:
+def test_another_models_vectors_take_the_place_while_the_old_store_still_answers(store: SqliteCatalogue) -> None:
     store.upsert([item(0, metadata={"a": 1}), item(80)], unit(0, 80))
     new = store.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode)
     assert (best(store, 1), list(store.items())) == (["i80", "i0"], list(new.items()))
     assert new.version > store.version
-    with pytest.raises(CatalogReplacedError, match=r"another model's vectors by now \(fingerprint bbbb"):
+    with pytest.raises(CatalogueReplacedError, match=r"another model's vectors by now \(fingerprint bbbb"):
         store.upsert([item(1)], unit(1))
-    with pytest.raises(CatalogReplacedError, match="write to the store that took its place"):
+    with pytest.raises(CatalogueReplacedError, match="write to the store that took its place"):
         store.delete(["i0"])
-    with pytest.raises(CatalogReplacedError):
+    with pytest.raises(CatalogueReplacedError):
         store.embed_again(fingerprint=OTHER, dim=DIM, encode=encode)
     store.close()
     new.upsert([item(5)], np.ones((1, DIM + 1), dtype=np.float32))
@@ -386,7 +393,7 @@ def test_another_models_vectors_take_the_place_while_the_old_store_still_answers
     again.close()
 
 
-def test_writes_go_on_while_titles_are_encoded_and_none_is_lost(store: CatalogStore) -> None:
+def test_writes_go_on_while_titles_are_encoded_and_none_is_lost(store: SqliteCatalogue) -> None:
     store.upsert([item(n) for n in range(70)], unit(*range(70)))
     calls = []
 
@@ -408,7 +415,7 @@ def test_writes_go_on_while_titles_are_encoded_and_none_is_lost(store: CatalogSt
     assert [i.title for i in reopened(new).items()] == titles
 
 
-def test_a_write_at_the_last_moment_is_not_lost(store: CatalogStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_at_the_last_moment_is_not_lost(store: SqliteCatalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     store.upsert([item(0), item(1)], unit(0, 1))
     changed, late = store._changed_since, [item(1, title="At the last moment"), item(2)]
 
@@ -425,7 +432,7 @@ def test_a_write_at_the_last_moment_is_not_lost(store: CatalogStore, monkeypatch
     np.testing.assert_array_equal(new.snapshot().vectors(["i0", "i1", "i2"]), encode(titles))
 
 
-def test_an_empty_catalogue_changes_its_model_without_encoding(store: CatalogStore) -> None:
+def test_an_empty_catalogue_changes_its_model_without_encoding(store: SqliteCatalogue) -> None:
     new = store.embed_again(fingerprint=OTHER, dim=2, encode=lambda titles: pytest.fail("encoded"))
     new.upsert([item(0)], np.ones((1, 2), dtype=np.float32))
     again = reopened(new)
@@ -433,7 +440,7 @@ def test_an_empty_catalogue_changes_its_model_without_encoding(store: CatalogSto
     again.close()
 
 
-def test_a_model_that_cannot_encode_leaves_the_catalogue_as_it_was(store: CatalogStore) -> None:
+def test_a_model_that_cannot_encode_leaves_the_catalogue_as_it_was(store: SqliteCatalogue) -> None:
     store.upsert([item(0)], unit(0))
     with pytest.raises(DataError, match=r"shape \(1, 5\), expected \(1, 3\)"):
         store.embed_again(fingerprint=OTHER, dim=3, encode=encode)
@@ -444,7 +451,7 @@ def test_a_model_that_cannot_encode_leaves_the_catalogue_as_it_was(store: Catalo
 # ---- search
 
 
-def test_filters_hold_inside_the_search(store: CatalogStore) -> None:
+def test_filters_hold_inside_the_search(store: SqliteCatalogue) -> None:
     items = [item(n, category="even" if n % 2 == 0 else "odd", price=n, in_stock=n >= 40) for n in range(80)]
     store.upsert(items, unit(*range(80)))
     store.upsert([item(80)], unit(80))
@@ -465,7 +472,7 @@ def test_filters_hold_inside_the_search(store: CatalogStore) -> None:
     ],
 )
 def test_a_bad_search_is_refused(
-    store: CatalogStore, slots: np.ndarray, k: int, options: Any, error: type[Exception], message: str
+    store: SqliteCatalogue, slots: np.ndarray, k: int, options: Any, error: type[Exception], message: str
 ) -> None:
     store.upsert([item(0)], unit(0))
     with pytest.raises(error, match=message):
@@ -489,7 +496,7 @@ def test_a_bad_search_is_refused(
     ],
 )
 def test_titles_are_found_by_their_start_then_words_then_parts_then_all_words(
-    store: CatalogStore, text: str, found: list[int]
+    store: SqliteCatalogue, text: str, found: list[int]
 ) -> None:
     titles = ["Wooden train", "Drill", "Train track", "deleted train", "train of wood", "Extra", "Große Straße", "Fine"]
     items = [item(n, title=title) for n, title in enumerate(titles)]
@@ -501,7 +508,7 @@ def test_titles_are_found_by_their_start_then_words_then_parts_then_all_words(
     assert [i.item_id for i in store.search_titles(text, 1)] == [f"i{n}" for n in found[:1]]
 
 
-def test_items_of_one_title_are_found_together(store: CatalogStore) -> None:
+def test_items_of_one_title_are_found_together(store: SqliteCatalogue) -> None:
     store.upsert([item(0, title="Same"), item(1), item(2, title="Same")], unit(0, 1, 2))
     store.compact()
     store.upsert([item(3, title="Same"), item(2, title="Other")], unit(0, 1))

@@ -11,13 +11,13 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from xcrossrec.index import history_pool
+from xcrossrec.catalogue import history_pool
+from xcrossrec.catalogue.embedding import build_catalogue, embed_again, encode_items, open_catalogue
+from xcrossrec.catalogue.sqlite import SqliteCatalogue, StoredItem
 from xcrossrec.models.bundle import matcher_of
 from xcrossrec.models.scorer import encode_titles
 from xcrossrec.prompts import history_prompt
 from xcrossrec.recommender import Recommender
-from xcrossrec.serving.embedding import build_catalogue, embed_again, encode_items, open_catalogue
-from xcrossrec.serving.store import CatalogStore, StoredItem
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
 
@@ -29,7 +29,9 @@ def title(number: int) -> str:
     return f"{WORDS[number % 9]} {WORDS[number * 7 % 8]} {number % 17}"
 
 
-def recommended(store: CatalogStore, model: SentenceTransformer, history: list[str], k: int) -> list[tuple[str, float]]:
+def recommended(
+    store: SqliteCatalogue, model: SentenceTransformer, history: list[str], k: int
+) -> list[tuple[str, float]]:
     """What a service does with the store: known ids, items of the same titles left out."""
     snapshot, matcher = store.snapshot(), matcher_of(model)
     bought = [item for item in snapshot.get(history) if item is not None]
@@ -42,7 +44,7 @@ def recommended(store: CatalogStore, model: SentenceTransformer, history: list[s
     return [(item.item_id, score) for item, score in found]
 
 
-def expected(store: CatalogStore, model: Any, history: list[str], k: int) -> list[tuple[str, float]]:
+def expected(store: SqliteCatalogue, model: Any, history: list[str], k: int) -> list[tuple[str, float]]:
     table = pl.DataFrame({"item_id": [i.item_id for i in store.items()], "title": [i.title for i in store.items()]})
     return [(r.item_id, r.score) for r in Recommender(model).index(table).recommend(history, k)]
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from xcrossrec.catalogue.stored_item import StoredItem, metadata_json
 from xcrossrec.exceptions import BundleError, StorageError
-from xcrossrec.serving.stored_item import StoredItem, metadata_json
 
 DATABASE = "catalogue.sqlite"
 

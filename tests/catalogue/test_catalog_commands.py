@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from xcrossrec.catalogue.embedding import encode_items, open_catalogue
+from xcrossrec.catalogue.sqlite import StoredItem
 from xcrossrec.cli import app
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.models import bundle
-from xcrossrec.serving.embedding import encode_items, open_catalogue
-from xcrossrec.serving.store import StoredItem
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
 

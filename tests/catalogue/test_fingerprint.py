@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from xcrossrec.index import catalogue_fingerprint, vector_fingerprint
+from xcrossrec.catalogue import catalogue_fingerprint, vector_fingerprint
 from xcrossrec.models import bundle
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading

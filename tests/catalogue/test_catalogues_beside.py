@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from xcrossrec.catalogue.catalogues import open_or_build
+from xcrossrec.catalogue.embedding import embed_again, encode_items
+from xcrossrec.catalogue.sqlite import StoredItem
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import BundleError
 from xcrossrec.models import bundle
-from xcrossrec.serving.catalogues import open_or_build
-from xcrossrec.serving.embedding import embed_again, encode_items
-from xcrossrec.serving.store import StoredItem
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
 

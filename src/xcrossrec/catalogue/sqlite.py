@@ -1,7 +1,7 @@
 """The catalogue of a service: items and vectors that outlive a crash, searched exactly while they change.
 
-Rows and vectors are durable on disk (:mod:`xcrossrec.serving.rows`); searches run over memory, in snapshots
-(:mod:`xcrossrec.serving.snapshot`). A write is on disk before any search sees it.
+Rows and vectors are durable on disk (:mod:`xcrossrec.catalogue.rows`); searches run over memory, in snapshots
+(:mod:`xcrossrec.catalogue.snapshot`). A write is on disk before any search sees it.
 
 Legend: ``item`` = one item, ``slot`` = one query vector, ``dim`` = vector size.
 """
@@ -22,21 +22,21 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from xcrossrec._version import __version__
+from xcrossrec.catalogue.filters import Filters
+from xcrossrec.catalogue.pooling import Pool
+from xcrossrec.catalogue.rows import DATABASE, Rows
+from xcrossrec.catalogue.segment import Segment
+from xcrossrec.catalogue.snapshot import Part, Snapshot
+from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import BundleError, ConfigError, DataError
-from xcrossrec.index import Pool
 from xcrossrec.models.adapters import MANIFEST
 from xcrossrec.models.bundle import replacing
-from xcrossrec.serving.filters import Filters
-from xcrossrec.serving.rows import DATABASE, Rows
-from xcrossrec.serving.segment import Segment
-from xcrossrec.serving.snapshot import Part, Snapshot
-from xcrossrec.serving.stored_item import StoredItem
 
 __all__ = [
-    "CatalogReplacedError",
-    "CatalogStore",
+    "CatalogueReplacedError",
     "Filters",
     "Snapshot",
+    "SqliteCatalogue",
     "StoredItem",
     "is_catalogue",
     "recorded_fingerprint",
@@ -54,12 +54,12 @@ _FEW = 64
 """Items that may be encoded while writers wait, when a catalogue changes its model."""
 
 
-class CatalogReplacedError(ConfigError):
+class CatalogueReplacedError(ConfigError):
     """The catalogue holds another model's vectors by now; write to the store that took its place."""
 
 
 def is_catalogue(folder: Path | str) -> bool:
-    """Whether a folder holds a catalogue that :meth:`CatalogStore.create` made."""
+    """Whether a folder holds a catalogue that :meth:`SqliteCatalogue.create` made."""
     return (Path(folder) / DATABASE).is_file()
 
 
@@ -77,7 +77,7 @@ def recorded_fingerprint(folder: Path | str) -> str | None:
         rows.close()
 
 
-class CatalogStore:
+class SqliteCatalogue:
     """An open catalogue. Any thread may read and write; one process at a time has it open.
 
     Make one with :meth:`create` or :meth:`open`, and :meth:`close` it, or use it in a ``with`` statement.
@@ -114,7 +114,7 @@ class CatalogStore:
 
         Args:
             folder: to make.
-            fingerprint: of the model that made the vectors (:func:`xcrossrec.index.vector_fingerprint`).
+            fingerprint: of the model that made the vectors (:func:`xcrossrec.catalogue.vector_fingerprint`).
             dim: vector size; 0 for a `pair` model, which has no vectors.
             items: to start with; here alone titles may be empty.
             vectors: theirs.
@@ -247,7 +247,7 @@ class CatalogStore:
         Raises:
             DataError: an id twice, an empty title, or vectors that do not fit.
             StorageError: the disk refuses; nothing was changed.
-            CatalogReplacedError: the catalogue is another model's by now (:meth:`embed_again`).
+            CatalogueReplacedError: the catalogue is another model's by now (:meth:`embed_again`).
             ConfigError: it is closed.
         """
         checked = _check_vectors(items, _as_array(vectors), self.dim)
@@ -282,7 +282,7 @@ class CatalogStore:
 
         Raises:
             StorageError: the disk refuses; nothing was changed.
-            CatalogReplacedError: the catalogue is another model's by now (:meth:`embed_again`).
+            CatalogueReplacedError: the catalogue is another model's by now (:meth:`embed_again`).
             ConfigError: it is closed.
         """
         with self._writing:
@@ -363,7 +363,7 @@ class CatalogStore:
         vectors = np.stack([known[item.item_id] for item in items]) if items else np.empty((0, dim), np.float32)
         facts = {"fingerprint": fingerprint, "dim": dim, "version": self.version + 1}
         self._rows.replace_vectors(places.tolist(), vectors, facts=facts)
-        self._closed = CatalogReplacedError(
+        self._closed = CatalogueReplacedError(
             f"the catalogue {self.folder} holds another model's vectors by now (fingerprint {fingerprint[:12]}): write "
             "to the store that took its place"
         )

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xcrossrec.catalogue import ItemIndex, history_pool
+from xcrossrec.catalogue.codes import processor_multiplies_integers, quantise
 from xcrossrec.exceptions import ConfigError, DataError
-from xcrossrec.index import ItemIndex, history_pool
-from xcrossrec.index.codes import processor_multiplies_integers, quantise
 from xcrossrec.models.heads import HistoryMatcher
 
 DIM = 16
@@ -83,7 +83,7 @@ def test_integers_make_a_short_list(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = unit(5000, 0, 384)
     coded = ItemIndex(vectors, quantise(vectors))
     assert 10 <= len(coded.shortlist(vectors[:1], 10)) < 500
-    monkeypatch.setattr("xcrossrec.index.item_index._BLOCK", 700)
+    monkeypatch.setattr("xcrossrec.catalogue.item_index._BLOCK", 700)
     np.testing.assert_array_equal(coded.search(vectors[:1], 50).rows, ItemIndex(vectors).search(vectors[:1], 50).rows)
 
 
@@ -119,14 +119,14 @@ def test_the_pool_is_the_matchers_score() -> None:
 
 def test_small_catalogues_have_no_integers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ItemIndex.build(unit(100, 0)).codes is None
-    monkeypatch.setattr("xcrossrec.index.item_index.QUANTISE_FROM", 100)
+    monkeypatch.setattr("xcrossrec.catalogue.item_index.QUANTISE_FROM", 100)
     assert (ItemIndex.build(unit(100, 0)).codes is not None) == processor_multiplies_integers()
 
 
 def test_a_processor_without_quick_integers_reads_the_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     processor_multiplies_integers.cache_clear()
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
-    monkeypatch.setattr("xcrossrec.index.item_index.QUANTISE_FROM", 1)
+    monkeypatch.setattr("xcrossrec.catalogue.item_index.QUANTISE_FROM", 1)
     try:
         assert ItemIndex.build(unit(100, 0)).codes is None
     finally:
