@@ -13,6 +13,7 @@ from xcrossrec.exceptions import (
     MissingExtraError,
     ModelError,
     StorageError,
+    UnknownItemError,
     XCrossRecError,
 )
 
@@ -21,6 +22,7 @@ from xcrossrec.exceptions import (
     ("error", "parents"),
     [
         (DataError, (XCrossRecError, ValueError)),
+        (UnknownItemError, (DataError,)),
         (ConfigError, (XCrossRecError, ValueError)),
         (ModelError, (XCrossRecError, ValueError)),
         (BaseMismatchError, (ModelError,)),

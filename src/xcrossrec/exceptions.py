@@ -2,6 +2,7 @@
 
     XCrossRecError
     ├── DataError            (ValueError)   bad or missing input data; names the value and the remedy
+    │   └── UnknownItemError                an item id that the catalogue lacks
     ├── ConfigError          (ValueError)   a setting outside its range, or unknown
     ├── ModelError           (ValueError)   a model or adapter that cannot be used
     │   ├── BaseMismatchError               adapters or bundle belong to another base model
@@ -22,6 +23,10 @@ class XCrossRecError(Exception):
 
 class DataError(XCrossRecError, ValueError):
     """Input data are missing, malformed or inconsistent."""
+
+
+class UnknownItemError(DataError):
+    """An item id that the catalogue lacks."""
 
 
 class ConfigError(XCrossRecError, ValueError):

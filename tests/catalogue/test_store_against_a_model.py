@@ -137,6 +137,8 @@ class StoreAgainstModel(RuleBasedStateMachine):
             if allowed(item)
         ]
         assert found == sorted(scores, key=lambda entry: -entry[1])[:k]
+        selected = self.store.snapshot().select(filters=condition, exclude=exclude, among=named)
+        assert selected == [item for item, _ in scores]
 
     @rule(words=st.lists(st.sampled_from([*WORDS, "r", "tra"]), max_size=2), limit=st.integers(1, 5))
     def search_titles(self, words: list[str], limit: int) -> None:

@@ -37,6 +37,14 @@ class Found(NamedTuple):
     scores: Float32[np.ndarray, " found"]
 
 
+def best_rows(
+    rows: Int64[np.ndarray, " found"], scores: Float32[np.ndarray, " found"], k: int
+) -> Int64[np.ndarray, " best"]:
+    """Where the ``k`` highest scores stand, best first; equal ones in the order of their rows."""
+    best: Int64[np.ndarray, " best"] = np.lexsort((rows, -scores))[:k]
+    return best
+
+
 class ItemIndex:
     """A catalogue's vectors, searched as a whole.
 
@@ -104,7 +112,7 @@ class ItemIndex:
         queries = slots.to(torch.float32)
         rows = self.shortlist(queries, k, pool=pool, allowed=allowed, products=products)
         scores = self._scores(queries, rows, pool)
-        best = np.lexsort((rows, -scores))[:k]
+        best = best_rows(rows, scores, k)
         return Found(rows[best], scores[best])
 
     @torch.inference_mode()

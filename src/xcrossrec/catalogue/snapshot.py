@@ -115,6 +115,16 @@ class Snapshot:
             rows.append(part.segment.vectors[row])
         return torch.stack(rows) if rows else torch.empty(0, self.dim)
 
+    def select(
+        self, *, filters: Filters | None = None, exclude: Collection[str] = (), among: Collection[str] | None = None
+    ) -> list[StoredItem]:
+        """Give the items that :meth:`search` may find, in the catalogue's order; the arguments are its own."""
+        streams = []
+        for part in self.parts:
+            rows = np.flatnonzero(_allowed(part, filters, exclude, among)).tolist()
+            streams.append([(int(part.segment.places[row]), row, part.segment.items[row]) for row in rows])
+        return [item for _, _, item in merge(*streams, key=lambda entry: entry[0])]
+
     def search_titles(self, text: str, limit: int) -> list[StoredItem]:
         """Find items by a part of their title, whatever its case: titles that start with it first, then words that do.
 
