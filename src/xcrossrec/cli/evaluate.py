@@ -19,7 +19,7 @@ from xcrossrec.cli.console import (
     progress_to_stderr,
     report_cut,
 )
-from xcrossrec.types import HistoryPooling, Negatives, Split
+from xcrossrec.types import Negatives, Split
 
 if TYPE_CHECKING:
     from xcrossrec.baselines.neural import Subject
@@ -52,11 +52,8 @@ def evaluate(
         typer.Option(help="One or more of uniform,popularity,full.  [default: all three]"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the candidates and intervals.")] = 0,
-    pooling: Annotated[HistoryPooling, typer.Option(help="How baseline:untrained pools the history.")] = "late",
     base: Annotated[str | None, typer.Option(help="Base of baseline:untrained.  [default: embedded MiniLM]")] = None,
-    name: Annotated[str | None, typer.Option(help="What results call it.  [default: the folder's name]")] = None,
     out: Annotated[Path | None, typer.Option(help="Write per-user results to this Parquet file.")] = None,
-    batch_users: Annotated[int, typer.Option(min=1, help="Users scored at a time.")] = 256,
     as_json: Json = False,
 ) -> None:
     """Rank every user's last item and print the metrics with 95% intervals.
@@ -76,9 +73,9 @@ def evaluate(
     _refuse_no_folder(out)
     domain = read_domain(directory)
     with progress_to_stderr():
-        found = scorer_for(subject, domain, base=base or DEFAULT_BASE, pooling=pooling, name=name)
+        found = scorer_for(subject, domain, base=base or DEFAULT_BASE)
         kinds = parse_negatives(negatives) if negatives is not None else _default_negatives(found, domain)
-        result = measure(found, domain, split, kinds, seed=seed, directory=directory, batch_users=batch_users)
+        result = measure(found, domain, split, kinds, seed=seed, directory=directory)
     if out is not None:
         result.save(out)
         log.info(f"per-user results: {out}")
@@ -92,14 +89,13 @@ def evaluate(
 def compare(
     first: Annotated[Path, typer.Argument(metavar="RESULT", help="Per-user results (evaluate --out).")],
     second: Annotated[Path, typer.Argument(metavar="RESULT", help="The other method's, on the same users.")],
-    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap samples of an interval.")] = 2000,
     as_json: Json = False,
 ) -> None:
-    """Compare two results user by user: difference (first minus second), 95% interval, p-value."""
+    """Compare two results user by user: which ranks better, by how much, with 95% intervals."""
     from xcrossrec.evaluation import Evaluation, comparison_table
     from xcrossrec.evaluation import compare as compare_results
 
-    found = compare_results(Evaluation.load(first), Evaluation.load(second), resamples=resamples)
+    found = compare_results(Evaluation.load(first), Evaluation.load(second))
     if as_json:
         print_json(found)
     else:
@@ -114,7 +110,6 @@ def measure(
     *,
     seed: int,
     directory: Path,
-    batch_users: int = 256,
 ) -> Evaluation:
     """Evaluate a scorer as the command does: kept candidates, users seen by sources, what was cut."""
     from xcrossrec.evaluation import evaluate as evaluate_scorer
@@ -127,7 +122,6 @@ def measure(
         seed=seed,
         directory=first_writable(directory),
         seen_users=subject.seen_users(domain, split),
-        batch_users=batch_users,
         progress=counter(f"{subject.scorer.name} on {domain.name}, users"),
     )
     cut = subject.cut
