@@ -21,7 +21,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.adapters import MANIFEST, read_adapter
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora
-from xcrossrec.models.fast.passes import PackedEncoder
+from xcrossrec.models.fast.passes import PackedPass
 from xcrossrec.training import loop
 from xcrossrec.training.source import source_users, train_source, work_folder
 from xcrossrec.training.target import (
@@ -550,7 +550,7 @@ def test_kept_states_change_no_training(
 ) -> None:
     options: dict[str, Any] = {"integrator": "pairwise", "top_layers": 2, "show_progress": False} | own
     kept = train_target(target_domain, two_sources, tmp_path / "kept", config=settings(), **options)
-    monkeypatch.setattr(PackedEncoder, "_can_keep", lambda self: False)
+    monkeypatch.setattr(PackedPass, "_can_keep", lambda self: False)
     anew = train_target(target_domain, two_sources, tmp_path / "anew", config=settings(), **options)
     assert kept.losses == pytest.approx(anew.losses, rel=1e-3)
 

@@ -7,7 +7,7 @@ Legend: ``source`` = stream of one domain's adapter, ``batch`` = text, ``token``
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from operator import itemgetter
@@ -35,8 +35,7 @@ from xcrossrec.models.adapters import (
     stack_adapters,
 )
 from xcrossrec.models.base import Base, encoder_layers, load_base
-from xcrossrec.models.fast.passes import PackedEncoder
-from xcrossrec.models.fast.texts import PackedTexts
+from xcrossrec.models.fast.door import FastPass
 from xcrossrec.models.integrator import MERGED, Integrator, build_integrator
 from xcrossrec.models.pair_attention import attention_arguments, repeat_rows, set_up_pair_attention
 from xcrossrec.models.tokens import CutReport, PromptTokenizer, token_limit
@@ -48,7 +47,6 @@ _QUERY_VALUE = {"mpnet": ["q", "v"], "modernbert": ["Wqkv"]}
 
 INTEGRATOR_WEIGHTS = "integrators.safetensors"
 ADAPTERS_FOLDER = "adapters"
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class TitleEncoder(InputModule):
@@ -58,6 +56,7 @@ class TitleEncoder(InputModule):
     ``(history prompt, candidate title)``.
 
     Attributes:
+        fast: the fast pass, which is asked before the layers run; one that never runs unless a subclass sets its own.
         pair_attention: who sees whom in a pair (see :mod:`xcrossrec.models.pair_attention`).
         shares_history: whether pairs of one history share its encoding; False for ``joint``, and for
             ``shared`` on a base that cannot.
@@ -65,6 +64,7 @@ class TitleEncoder(InputModule):
 
     config_file_name = "xcrossrec_encoder.json"
     save_in_root = True
+    backbone: Any
 
     def __init__(self, base: Base, max_tokens: int | None, pair_attention: PairAttention = "joint") -> None:
         super().__init__()
@@ -78,6 +78,7 @@ class TitleEncoder(InputModule):
         self.prompts = PromptTokenizer(base.tokenizer, self.max_tokens)
         self.dim = int(base.backbone.config.hidden_size)
         self._precision: EncodingPrecision = "fp32"
+        self.fast = FastPass()
 
     @property
     def max_seq_length(self) -> int:
@@ -100,43 +101,6 @@ class TitleEncoder(InputModule):
             known = ", ".join(ENCODING_PRECISIONS)
             raise ConfigError(f"unknown encoding precision {precision!r}: choose one of {known}")
         self._precision = precision
-
-    @property
-    def packs_in_training(self) -> bool:
-        """Whether training leaves padding out, so that texts need no sorting into groups of like length: where the fast
-        pass runs, because nothing trains in the layers but one LoRA's factors."""
-        packed = self._packed_encoder()
-        return packed is not None and packed.ready()
-
-    def _packed_states(
-        self, features: Mapping[str, Any], combine: Callable[[Sequence[Tensor]], Tensor]
-    ) -> Float[Tensor, "batch token dim"] | None:
-        """Encode by the fast pass; None where only the layers themselves can do it."""
-        packed = self._packed_encoder()
-        if packed is None or not packed.ready():
-            return None
-        kind = features["input_ids"].device.type
-        mixed = torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if mixed else _DTYPES[self.precision]
-        with torch.autocast(kind, enabled=False):
-            if "candidate" in features:
-                return packed.encode_shared(features, dtype, combine, narrow_states=not mixed)
-            mask = features["attention_mask"]
-            pairs = bool((features.get("segments", mask) < 0).any())
-            if self.pair_attention == "shared" and pairs:
-                return None
-            texts = PackedTexts.of(mask)
-            if texts is None:
-                return None
-            return packed.encode(  # a pair hardly comes twice
-                features["input_ids"], texts, dtype, combine, narrow_states=not mixed, keep=not pairs
-            )
-
-    def _packed_encoder(self) -> PackedEncoder | None:
-        raise NotImplementedError
-
-    def forget_cached_states(self) -> None:
-        """Free what training kept of the texts that it saw."""
 
     def _states_by_layers(self, features: Mapping[str, Any]) -> Float[Tensor, "batch token dim"]:
         """Encode by the backbone's own layers, one stream."""
@@ -388,8 +352,7 @@ class IntegratedEncoder(TitleEncoder):
             lora.requires_grad_()
         if self.streams > 1:
             self._integrate(integrator, beta, gamma)
-        supported = PackedEncoder.supports(self.backbone)
-        self._packed = PackedEncoder(self.backbone, self.streams, self.integrated_layers) if supported else None
+        self.fast = FastPass(self, self.streams, self.integrated_layers)
         self.stream_weight = nn.Parameter(torch.full((self.streams,), 1 / self.streams))
 
     def _integrate(self, name: str, beta: float, gamma: float) -> None:
@@ -453,7 +416,7 @@ class IntegratedEncoder(TitleEncoder):
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Add ``token_embeddings`` (batch, token, dim): the streams' weighted sum (stage 4)."""
-        states = self._packed_states(features, self._combine)
+        states = self.fast.states(features, self._combine)
         if states is None:
             attention = attention_arguments(self.backbone.config, features, self.pair_attention)
             states = self._combine(self.encode_streams(features["input_ids"], **attention).unbind(0))
@@ -466,15 +429,6 @@ class IntegratedEncoder(TitleEncoder):
         for state, weight in zip(streams[1:], self.stream_weight[1:], strict=True):
             total = total + weight * state
         return total
-
-    def _packed_encoder(self) -> PackedEncoder | None:
-        observed = any(layer.observed is not None for layer in self.integrated_layers)
-        return None if observed else self._packed
-
-    def forget_cached_states(self) -> None:
-        """Free what training kept of the texts that it saw."""
-        if self._packed is not None:
-            self._packed.forget()
 
     @contextmanager
     def ablated(self, layer: int, source: int) -> Iterator[None]:
@@ -667,7 +621,7 @@ class SourceEncoder(TitleEncoder):
         pair_attention: PairAttention = "joint",
     ) -> None:
         super().__init__(base, max_tokens, pair_attention)
-        self._packed: PackedEncoder | None = None
+        self.fast = FastPass(self)
         self.backbone: Any = base.backbone
         if lora is not None:
             self.backbone = get_peft_model(base.backbone, _with_targets(lora, base))
@@ -679,14 +633,9 @@ class SourceEncoder(TitleEncoder):
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Add ``token_embeddings`` (batch, token, dim)."""
-        states = self._packed_states(features, itemgetter(0))
+        states = self.fast.states(features, itemgetter(0))
         features["token_embeddings"] = self._states_by_layers(features) if states is None else states
         return features
-
-    def _packed_encoder(self) -> PackedEncoder | None:
-        if self._packed is None or self._packed.backbone is not self.backbone:
-            self._packed = PackedEncoder(self.backbone) if PackedEncoder.supports(self.backbone) else None
-        return self._packed
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write a PEFT folder (if there is an adapter) and the settings."""

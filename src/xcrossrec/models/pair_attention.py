@@ -26,6 +26,7 @@ from transformers.masking_utils import sdpa_mask
 
 from xcrossrec.exceptions import ConfigError, ModelError
 from xcrossrec.models.fast.shared import SharedLayout, shared_attention
+from xcrossrec.models.fast.switch import switched_on
 from xcrossrec.types import PAIR_ATTENTIONS, PairAttention, Scoring
 
 DEFAULT_PAIR_ATTENTION: PairAttention = "joint"
@@ -74,7 +75,7 @@ def set_up_pair_attention(backbone: Any, attention: PairAttention) -> bool:
         attention: ``joint`` or ``shared``.
 
     Returns:
-        whether pairs share their history's encoding.
+        whether pairs share their history's encoding; not where the fast pass is switched off.
 
     Raises:
         ConfigError: unknown kind.
@@ -92,7 +93,7 @@ def set_up_pair_attention(backbone: Any, attention: PairAttention) -> bool:
         )
     if can_share_history(backbone):
         backbone.set_attn_implementation(_NAME)
-        return True
+        return switched_on()
     if kind == "deberta-v2":
         backbone.embeddings.register_forward_pre_hook(_flatten_mask, with_kwargs=True)
     if kind not in _WARNED:

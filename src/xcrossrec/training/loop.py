@@ -30,6 +30,7 @@ from xcrossrec.exceptions import ConfigError, DataError, ModelError
 from xcrossrec.models.base import weight_digest
 from xcrossrec.models.bundle import Model, encoder_of, matcher_of
 from xcrossrec.models.fast.memory import keep_freed_memory
+from xcrossrec.models.fast.native import processor_has_bfloat16
 from xcrossrec.models.heads import Projection
 from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import LENGTH_GROUPS, DualBatches, EpochOfBatches, PairBatches, UserBatches
@@ -137,7 +138,7 @@ def fit(
     for folder in work.glob("checkpoint-*"):
         shutil.rmtree(folder)
     model.eval()
-    encoder_of(model).forget_cached_states()
+    encoder_of(model).fast.forget()
     return TrainingReport(
         users=len(training),
         holdout_users=count,
@@ -202,7 +203,7 @@ def _batches(model: Model, domain: Domain, users: Sequences, config: TrainingCon
         config.history_limit,
         sampled_negatives=config.sampled_negatives,
         with_prompts=matcher_of(model).pooling == "prompt",
-        length_groups=1 if _on_cpu() and encoder_of(model).packs_in_training else LENGTH_GROUPS,
+        length_groups=1 if _on_cpu() and encoder_of(model).fast.leaves_padding_out_in_training else LENGTH_GROUPS,
     )
 
 
@@ -306,7 +307,7 @@ def uses_bfloat16(config: TrainingConfig) -> bool:
         return config.precision == "bf16"
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return processor_has_bfloat16()
 
 
 def _frozen_digest(model: Model) -> str:

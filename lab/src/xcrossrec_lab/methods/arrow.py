@@ -13,7 +13,6 @@ from xcrossrec.models import bundle
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import TitleEncoder
-from xcrossrec.models.fast.passes import PackedEncoder
 from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.types import PairAttention
 from xcrossrec_lab.task import Fitted, Task, check_settings
@@ -54,9 +53,6 @@ class ArrowEncoder(TitleEncoder):
         """Add ``token_embeddings`` (batch, token, dim)."""
         features["token_embeddings"] = self._states_by_layers(features)
         return features
-
-    def _packed_encoder(self) -> PackedEncoder | None:
-        return None  # folded weights cannot depend on the token
 
     def save(self, output_path: str, *args: object, safe_serialization: bool = True, **kwargs: object) -> None:
         """Nothing is trained, so there is nothing to keep."""

@@ -20,6 +20,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.adapters import Adapter, read_adapter
 from xcrossrec.models.base import load_base
 from xcrossrec.models.bundle import Model, encoder_of, matcher_of
+from xcrossrec.models.fast.native import processor_has_bfloat16
 from xcrossrec.models.tokens import SHARED_COLUMNS, TEXT_COLUMNS
 from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import DualBatches, PairBatches, on_device
@@ -153,7 +154,7 @@ def _starts(n: int) -> list[Float[np.ndarray, " source"]]:
 
 def _multiplies_bfloat16(task: Task) -> bool:
     wanted = task.training.precision
-    return wanted == "bf16" or (wanted == "auto" and bool(torch.cpu._is_avx512_bf16_supported()))
+    return wanted == "bf16" or (wanted == "auto" and processor_has_bfloat16())
 
 
 class FixedUsersLoss:

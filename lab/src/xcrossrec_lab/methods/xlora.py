@@ -18,7 +18,6 @@ from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_tens
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.fast.linear import FrozenLinear
-from xcrossrec.models.fast.passes import PackedEncoder
 from xcrossrec.types import PairAttention
 from xcrossrec_lab.methods.finetuning import fit_encoder
 from xcrossrec_lab.task import Fitted, Task, check_settings
@@ -79,9 +78,6 @@ class XLoraEncoder(TitleEncoder):
         """Add ``token_embeddings`` (batch, token, dim)."""
         features["token_embeddings"] = self._states_by_layers(features)
         return features
-
-    def _packed_encoder(self) -> PackedEncoder | None:
-        return None  # folded weights cannot depend on the token
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write the classifier, and where the adapters are."""

@@ -5,7 +5,7 @@ Legend: ``token`` = a token of any text, ``inside`` and ``outside`` = a product'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,52 +15,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from xcrossrec.models.fast.architectures import Names
 from xcrossrec.models.fast.dropout import dropped
-from xcrossrec.models.fast.linear import Gelu, adapted_product, frozen_product
+from xcrossrec.models.fast.linear import adapted_product, frozen_product
+from xcrossrec.models.fast.native import Gelu
 from xcrossrec.models.fast.texts import Attention
 from xcrossrec.models.fast.weights import Weights
 
 _GELUS: dict[str, Gelu] = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_python": "none"}
-
-
-@dataclass(frozen=True)
-class Names:
-    """Where an architecture keeps the parts of a layer."""
-
-    query: str
-    key: str
-    value: str
-    out: str
-    attention_norm: str
-    attention_dropout: str
-    out_dropout: str
-
-    @property
-    def linears(self) -> tuple[str, ...]:
-        """All linear layers."""
-        return (self.query, self.key, self.value, self.out, "intermediate.dense", "output.dense")
-
-
-_BERT = Names(
-    "attention.self.query",
-    "attention.self.key",
-    "attention.self.value",
-    "attention.output.dense",
-    "attention.output.LayerNorm",
-    "attention.self.dropout",
-    "attention.output.dropout",
-)
-_MPNET = Names(
-    "attention.attn.q",
-    "attention.attn.k",
-    "attention.attn.v",
-    "attention.attn.o",
-    "attention.LayerNorm",
-    "attention.attn.dropout",
-    "attention.dropout",
-)
-ARCHITECTURES = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "mpnet": _MPNET}
-"""Post-norm encoders with absolute positions at the bottom (and MPNet's bias by distance in attention)."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +49,30 @@ class Layer:
     activation: str
     dropouts: Dropouts
 
+    @classmethod
+    def of(cls, layer: Any, names: Names, activation: str, weights: Callable[[nn.Module], list[Weights]]) -> Layer:
+        """Take a layer apart.
+
+        Args:
+            layer: of the backbone.
+            names: where its architecture keeps the parts.
+            activation: its name in transformers.
+            weights: makes a linear layer's, one a stream or one for all.
+        """
+        part = layer.get_submodule
+        return cls(
+            query=weights(part(names.query)),
+            key=weights(part(names.key)),
+            value=weights(part(names.value)),
+            out=weights(part(names.out)),
+            up=weights(part("intermediate.dense")),
+            down=weights(part("output.dense")),
+            attention_norm=part(names.attention_norm),
+            output_norm=part("output.LayerNorm"),
+            activation=activation,
+            dropouts=Dropouts(part(names.attention_dropout), part(names.out_dropout), part("output.dropout")),
+        )
+
     def run(
         self, x: Float[Tensor, "token dim"], stream: int | None, attend: Attention, heads: int, dtype: torch.dtype
     ) -> Float[Tensor, "token dim"]:
@@ -104,11 +90,12 @@ class Layer:
         narrow = x.to(dtype)
         query, key, value = (product(narrow, part) for part in (self.query, self.key, self.value))
         attended = attend(query, key, value, heads, dropout_share(self.dropouts.attention))
-        h = _normalize(added(attended, self.out, self.dropouts.out, x), self.attention_norm)
+        h = self.attention_norm(added(attended, self.out, self.dropouts.out, x))
         gelu = _GELUS.get(self.activation)
         inner = product(h, self.up, gelu=gelu)
         inner = inner if gelu else ACT2FN[self.activation](inner)
-        return _normalize(added(inner, self.down, self.dropouts.down, h), self.output_norm)
+        states: Tensor = self.output_norm(added(inner, self.down, self.dropouts.down, h))
+        return states
 
 
 def dropout_share(dropout: nn.Dropout) -> float:
@@ -153,9 +140,3 @@ def _one_product(x: Tensor, weights: Weights, *, residual: Tensor | None, gelu: 
     out = adapted_product(x, weights.weight, weights.bias, update.down, update.up, update.scaling)
     out = out if gelu is None else nn.functional.gelu(out, approximate=gelu)
     return out if residual is None else residual + out
-
-
-def _normalize(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    if x.dtype != norm.weight.dtype and x.device.type != "cpu":  # only the CPU normalises mixed types
-        return norm(x.to(norm.weight.dtype)).to(x.dtype)  # type: ignore[no-any-return]
-    return norm(x)  # type: ignore[no-any-return]

@@ -7,52 +7,19 @@ a residual or applies GELU on the way out.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-_ROWS_HINT = 1024
-"""Rows of a typical product, for which oneDNN orders a packed weight."""
-
-Gelu: TypeAlias = Literal["none", "tanh"]
-"""PyTorch's names of GELU's forms: exact, and by the hyperbolic tangent."""
-
-
-@cache
-def onednn_multiplies() -> bool:
-    """Whether this PyTorch offers oneDNN's linear kernels and they give what PyTorch's own gives."""
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not available or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    x, weight, bias, residual = torch.ones(2, 3), torch.ones(4, 3), torch.ones(4), torch.ones(2, 4)
-    try:
-        plain = _onednn(x, weight, bias)
-        added = torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
-    except (AttributeError, RuntimeError, TypeError):  # another signature, or no kernel for this processor
-        return False
-    return bool(torch.equal(plain, torch.full((2, 4), 4.0)) and torch.equal(added, torch.full((2, 4), 5.0)))
-
-
-@cache
-def _onednn_multiplies_bfloat16() -> bool:
-    return onednn_multiplies() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+from xcrossrec.models.fast.native import Gelu, onednn_linear, onednn_linear_added, onednn_multiplies
+from xcrossrec.models.fast.switch import switched_on
 
 
 def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
-    if x.device.type != "cpu" or x.dtype != weight.dtype or x.numel() == 0:
-        return False
-    if x.dtype == torch.bfloat16:
-        return _onednn_multiplies_bfloat16()
-    return x.dtype == torch.float32 and onednn_multiplies()
-
-
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: Gelu | None = None) -> Tensor:
-    kind, form = ("none", "") if gelu is None else ("gelu", gelu)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, kind, [], form)
-    return out
+    alike = x.device.type == "cpu" and x.dtype == weight.dtype and x.numel() > 0
+    return alike and switched_on() and onednn_multiplies(x.dtype)
 
 
 def _multiply(
@@ -61,9 +28,8 @@ def _multiply(
     """``gelu(x W^T + b) + residual`` without gradients, by the fastest kernel at hand."""
     if _takes_onednn(x, weight):
         if residual is not None and residual.dtype == x.dtype and gelu is None:
-            fused: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
-            return fused
-        out = _onednn(x, weight, bias, gelu)
+            return onednn_linear_added(x, residual, weight, bias)
+        out = onednn_linear(x, weight, bias, gelu)
     else:
         out = nn.functional.linear(x, weight, bias)
         out = out if gelu is None else nn.functional.gelu(out, approximate=gelu)
@@ -157,11 +123,13 @@ def adapted_product(
 
 
 class FrozenLinear(nn.Linear):
-    """A linear layer of a frozen base; exactly a :class:`torch.nn.Linear` once its weight trains again."""
+    """A linear layer of a frozen base; exactly a :class:`torch.nn.Linear` once its weight trains again, and where the
+    fast pass is switched off."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Multiply; under autocast, with a copy of the weight in autocast's type that is kept."""
-        if self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad):
+        trains = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        if trains or not switched_on():
             return super().forward(input)
         kind = input.device.type
         if not torch.is_autocast_enabled(kind):
@@ -201,14 +169,3 @@ def use_frozen_products(backbone: nn.Module) -> None:
 def laid_out(weight: Float[Tensor, "outside inside"]) -> Float[Tensor, "outside inside"]:
     """The same matrix, with the entries of one input next to each other in memory."""
     return weight.t().contiguous().t()
-
-
-def packed_for_onednn(weight: Float[Tensor, "outside inside"]) -> Tensor:
-    """A bfloat16 weight in oneDNN's own order, which spares reordering at each product (and only multiplies).
-
-    Any other weight, or one that this processor does not multiply natively, comes back as it is.
-    """
-    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not _onednn_multiplies_bfloat16():
-        return weight
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS_HINT)
-    return packed

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from xcrossrec.models.fast.dropout import dropped
+from xcrossrec.models.fast.native import attention_gives_totals, attention_with_total
+from xcrossrec.models.fast.switch import switched_on
 
 _FAR = -1e9
 """Added to the score of what must not be seen; finite, so that a query that sees nothing is no NaN."""
@@ -217,11 +219,9 @@ def _attend(
 ) -> Part:
     """Attention's output and, per query, the logarithm of the softmax's denominator."""
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    if query.device.type == "cpu" and not needs_gradient and dropout == 0.0:
-        fused: Part = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, False, attn_mask=None if mask is None else mask.to(query.dtype), scale=scale
-        )
-        return fused
+    plain = query.device.type == "cpu" and not needs_gradient and dropout == 0.0
+    if plain and switched_on() and attention_gives_totals(query.dtype):
+        return attention_with_total(query, key, value, None if mask is None else mask.to(query.dtype), scale)
     scores = (query * scale) @ key.transpose(-1, -2)
     scores = scores.float() if mask is None else scores + mask
     weights, total = _SoftmaxWithTotal.apply(scores)  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 
-from xcrossrec.models.adapters import StackedLoraLinear, TargetLora
+from xcrossrec.models.adapters import StackedLoraLinear
 from xcrossrec.models.fast.linear import FrozenLinear, laid_out
 
 
@@ -51,9 +51,6 @@ def _active(module: PeftLinear) -> list[str]:
 
 def trained_factors(module: nn.Module) -> list[nn.Parameter]:
     """A LoRA's factors, where a layer has one that works and can be multiplied beside the weight; else none."""
-    if isinstance(module, StackedLoraLinear):
-        factors = [] if module.target is None else [module.target.down, module.target.up]
-        return [] if any(factor.dtype != torch.float32 for factor in factors) else factors
     if not isinstance(module, PeftLinear) or module.merged or module.disable_adapters or module.fan_in_fan_out:
         return []
     names = _active(module)
@@ -73,9 +70,6 @@ def trained_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
     factors = trained_factors(module)
     if not any(factor.requires_grad for factor in factors):
         return []
-    if isinstance(module, StackedLoraLinear):
-        update = Update(factors[0], factors[1], TargetLora.scaling)
-        return [Weights(stream.weight, stream.bias, update) for stream in _stacked_weights(module, dtype)]
     assert isinstance(module, PeftLinear)
     (name,) = _active(module)
     base: Any = module.get_base_layer()
@@ -86,21 +80,17 @@ def trained_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
 def folded_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
     """A linear layer's weight and bias in each stream, or once where no adapter changes it."""
     if isinstance(module, StackedLoraLinear):
-        return _stacked_weights(module, dtype, None if module.target is None else module.target.delta())
-    if isinstance(module, PeftLinear):
-        linear: Any = module.get_base_layer()
+        own = 0 if module.target is None else module.target.delta()
+        linear: Any = module.linear
+        updates = [(d @ u).t() + own for d, u in zip(module.down, module.up, strict=True)]
+    elif isinstance(module, PeftLinear):
+        linear = module.get_base_layer()
         off = module.merged or module.disable_adapters
         deltas = [] if off else [module.get_delta_weight(name) for name in _active(module)]
         updates = [sum(deltas)] if deltas else []
     else:
         linear, updates = module, []
     return _changed_weights(linear, updates, dtype)
-
-
-def _stacked_weights(module: StackedLoraLinear, dtype: torch.dtype, target: Tensor | None = None) -> list[Weights]:
-    """A stacked layer's weight and bias in each stream, with the target's update in them if one is given."""
-    updates = [(d @ u).t() for d, u in zip(module.down, module.up, strict=True)]
-    return _changed_weights(module.linear, updates if target is None else [u + target for u in updates], dtype)
 
 
 def _changed_weights(linear: Any, updates: Sequence[Tensor], dtype: torch.dtype) -> list[Weights]:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from xcrossrec.models.fast import linear
-from xcrossrec.models.fast.linear import FrozenLinear, Gelu, frozen_product, use_frozen_products
+from xcrossrec.models.fast import linear, native
+from xcrossrec.models.fast.linear import FrozenLinear, frozen_product, use_frozen_products
+from xcrossrec.models.fast.native import Gelu
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -33,8 +34,8 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor |
 def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Both kinds of kernel."""
     if not request.param:
-        monkeypatch.setattr(linear, "onednn_multiplies", lambda: False)
-    elif not linear.onednn_multiplies():
+        monkeypatch.setattr(linear, "onednn_multiplies", lambda dtype: False)
+    elif not native.onednn_multiplies(torch.float32):
         pytest.skip("this PyTorch has no oneDNN kernels")
     return bool(request.param)
 
@@ -145,9 +146,9 @@ def test_a_frozen_layer_keeps_its_values_in_another_order() -> None:
 
 def test_a_packed_weight_multiplies_alike() -> None:
     x, weight, bias, residual = tensors(300, 24, 40)
-    assert linear.packed_for_onednn(weight) is weight
+    assert native.reordered(weight) is weight
     narrow = weight.bfloat16()
-    packed = linear.packed_for_onednn(narrow)
+    packed = native.reordered(narrow)
     for rows in (1, 7, 300):
         fast = frozen_product(x[:rows].bfloat16(), packed, bias.bfloat16(), residual=residual[:rows].bfloat16())
         slow = frozen_product(x[:rows].bfloat16(), narrow, bias.bfloat16(), residual=residual[:rows].bfloat16())

@@ -20,7 +20,8 @@ from xcrossrec.exceptions import ConfigError, ModelError
 from xcrossrec.models import bundle, pair_attention, scorer
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora
-from xcrossrec.models.fast.shared import Blocks, SharedLayout, shared_attention
+from xcrossrec.models.fast.door import FastPass
+from xcrossrec.models.fast.shared import SharedLayout
 from xcrossrec.models.heads import PairHead
 from xcrossrec.models.pair_attention import choose_pair_attention, pair_mask
 from xcrossrec.models.scorer import PairScorer, score_pairs
@@ -119,12 +120,10 @@ def bert_model(base_of: Folders, sources_of: SourcesOf) -> CrossEncoder:
 @pytest.mark.parametrize("name", SHARING)
 @pytest.mark.parametrize("packed", [True, False], ids=["fast layers", "Hugging Face's layers"])
 @torch.no_grad()
-def test_the_shared_pass_equals_one_row_a_pair(
-    name: str, packed: bool, encoder_of: Callable[[str], Encoder], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_shared_pass_equals_one_row_a_pair(name: str, packed: bool, encoder_of: Callable[[str], Encoder]) -> None:
     encoder = encoder_of(name)
     if not packed:
-        monkeypatch.setattr(type(encoder), "_packed_encoder", lambda self: None)
+        encoder.fast = FastPass()
     assert encoder.shares_history
     shared, rows = encoder.preprocess(PAIRS), in_rows(encoder, PAIRS)
     assert shared["input_ids"].numel() < rows["attention_mask"].sum()
@@ -173,30 +172,6 @@ def test_the_pair_mask_equals_a_loop() -> None:
                 assert bool(got[text, sees, seen]) == expected
 
 
-@pytest.mark.parametrize("window", [None, 2])
-def test_attention_in_parts_equals_a_loop_over_tokens(window: int | None) -> None:
-    history = torch.tensor([0, 0, 0, 1, 1, 1, 1, 0, 1, 1, 0])
-    candidate = torch.tensor([-1, -1, -1, -1, -1, -1, -1, 0, 1, 1, 2])
-    position = torch.tensor([0, 1, 2, 0, 1, 2, 3, 3, 4, 5, 3])
-    query, key, value = torch.randn(3, 2, 4, 11, 5, generator=torch.Generator().manual_seed(0))
-    layout = SharedLayout.of(history, candidate, position)
-    got = shared_attention(query, key, value, layout, scale=0.7, window=window)
-    for row in range(2):
-        for token in range(11):
-            seen = [
-                other
-                for other in range(11)
-                if history[other] == history[token]
-                and candidate[other] in (-1, candidate[token])
-                and (window is None or abs(int(position[other] - position[token])) <= window)
-            ]
-            for head in range(4):
-                weights = torch.softmax(0.7 * key[row, head, seen] @ query[row, head, token], 0)
-                torch.testing.assert_close(got[row, token, head], weights @ value[row, head, seen], **CLOSE)
-    needing = shared_attention(query.requires_grad_(), key, value, layout, scale=0.7, window=window)
-    torch.testing.assert_close(needing, got, **CLOSE)
-
-
 @pytest.mark.parametrize("gradient", [False, True])
 def test_under_autocast_every_part_is_in_its_type(gradient: bool) -> None:
     query, key, value = torch.randn(3, 2, 4, 6, 5, generator=torch.Generator().manual_seed(0))
@@ -211,54 +186,6 @@ def test_under_autocast_every_part_is_in_its_type(gradient: bool) -> None:
         got = states(query.requires_grad_(gradient), key.bfloat16(), value)
     assert got.dtype == torch.bfloat16
     torch.testing.assert_close(got.float(), states(query, key, value), rtol=2e-2, atol=2e-2)
-
-
-def test_dropout_scales_what_it_keeps() -> None:
-    layout = SharedLayout.of(torch.zeros(6, dtype=torch.long), torch.tensor([-1, -1, -1, 0, 0, 1]), torch.arange(6))
-    ones = torch.ones(1, 2, 6, 3)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        drawn = torch.stack([shared_attention(ones, ones, ones, layout, scale=1.0, dropout=0.4) for _ in range(400)])
-    assert drawn.std() > 0.1
-    assert drawn.mean().item() == pytest.approx(1.0, abs=0.02)
-
-
-def test_a_block_without_tokens_is_empty() -> None:
-    blocks = Blocks.of(torch.zeros(0, dtype=torch.long), 3, [torch.zeros(0, dtype=torch.long)])
-    assert [block.index.shape for block in blocks.parts] == [(0, 0)]
-
-
-def many_pairs(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Twelve histories of 1 to 12 tokens, three candidates each, as (history, candidate, position) of the tokens."""
-    lengths = [1 + 5 * number % 12 for number in range(12)]
-    own = torch.randint(1, 5, (12, 3), generator=generator).tolist()
-    past = [(number, -1, place) for number, length in enumerate(lengths) for place in range(length)]
-    candidates = [
-        (number, 3 * number + which, lengths[number] + place)
-        for number, sizes in enumerate(own)
-        for which, size in enumerate(sizes)
-        for place in range(size)
-    ]
-    history, candidate, position = torch.tensor(past + candidates).unbind(1)
-    return history, candidate, position
-
-
-def test_many_histories_are_padded_in_several_matrices_and_their_gradients_are_those_of_one_mask() -> None:
-    generator = torch.Generator().manual_seed(0)
-    history, candidate, position = many_pairs(generator)
-    layout = SharedLayout.of(history, candidate, position)
-    assert [len(layout.history.parts), len(layout.own.parts)] == [3, 4]
-    assert sum(block.index.numel() for block in layout.history.parts) < 12 * 12
-    states = torch.randn(3, 1, 2, len(history), 5, generator=generator).requires_grad_()
-    seen = (history[:, None] == history) & ((candidate == -1) | (candidate[:, None] == candidate))
-    query, key, value = states
-    scores = (0.7 * query @ key.transpose(-1, -2)).masked_fill(~seen, -torch.inf)
-    expected = (scores.softmax(-1) @ value).transpose(1, 2)
-    got = shared_attention(query, key, value, layout, scale=0.7)
-    torch.testing.assert_close(got, expected, **CLOSE)
-    weights = torch.randn(got.shape, generator=generator)
-    wanted = torch.autograd.grad((expected * weights).sum(), states)[0]
-    torch.testing.assert_close(torch.autograd.grad((got * weights).sum(), states)[0], wanted, **CLOSE)
 
 
 # ---- a score belongs to its pair alone

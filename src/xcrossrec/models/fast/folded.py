@@ -1,0 +1,97 @@
+"""All layers of a backbone with their adapters folded in, made once and again whenever a weight has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from xcrossrec.models.fast.architectures import linear_layers, names_of, plain_layer, unwrapped
+from xcrossrec.models.fast.layers import Layer
+from xcrossrec.models.fast.native import reordered
+from xcrossrec.models.fast.streams import Mixer
+from xcrossrec.models.fast.weights import Weights, foldable, folded_weights, trained_factors, trained_weights
+
+Versions: TypeAlias = tuple[tuple[int, int], ...]
+
+
+def versions(tensors: Iterable[Tensor]) -> Versions:
+    """What differs once one of the tensors has been changed or exchanged."""
+    return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+
+
+@dataclass
+class FoldedLayers:
+    """The layers of a known backbone, ready to run.
+
+    Args:
+        backbone: plain, with PEFT's LoRA, or with one update a stream.
+        mixers: what mixes streams in its layers; their own parameters are read afresh each time.
+    """
+
+    backbone: Any
+    mixers: Sequence[Mixer] = ()
+    _layers: dict[tuple[torch.dtype, bool], list[Layer]] = field(default_factory=dict)
+    _made_from: Versions = ()
+    _watched: list[Tensor] = field(default_factory=list)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what is made from the weights out of pickles and deep copies."""
+        return {**self.__dict__, "_layers": {}, "_made_from": ()}
+
+    def weights(self) -> list[Tensor]:
+        """All tensors of the layers but those that mix."""
+        if self._watched:
+            return self._watched
+        mixing = {id(parameter) for mixer in self.mixers for parameter in mixer.mixing_parameters()}
+        encoder = unwrapped(self.backbone).encoder
+        found: list[Tensor] = [p for p in (*encoder.parameters(), *encoder.buffers()) if id(p) not in mixing]
+        if not isinstance(self.backbone, PeftModel):  # PEFT's adapters come and go, those of streams stay
+            self._watched = found
+        return found
+
+    def can_be_made(self) -> bool:
+        """Whether folded layers would compute what the layers do: all are plain, or have plain LoRA, and where
+        gradients are kept nothing trains but one LoRA's factors."""
+        linears = linear_layers(self.backbone) if torch.is_grad_enabled() or self._adapters_may_change() else []
+        if self._adapters_may_change() and not all(map(foldable, linears)):
+            return False
+        if not torch.is_grad_enabled():
+            return True
+        factors = {id(factor) for module in linears for factor in trained_factors(module)}
+        return all(id(weight) in factors for weight in self.weights() if weight.requires_grad)
+
+    def _adapters_may_change(self) -> bool:
+        return isinstance(self.backbone, PeftModel)
+
+    def of_type(self, dtype: torch.dtype) -> list[Layer]:
+        """The layers with weights of a type: to multiply only, or, where gradients are kept, to train through."""
+        weights = self.weights()
+        made_from = versions(weights)
+        # a fused optimizer changes weights without a new version, so what trains is folded each time
+        if made_from != self._made_from or any(weight.requires_grad for weight in weights):
+            self._layers, self._made_from = {}, made_from
+        key = dtype, torch.is_grad_enabled()
+        if key not in self._layers:
+            self._layers[key] = self._fold(*key)
+        return self._layers[key]
+
+    @torch.no_grad()
+    def _fold(self, dtype: torch.dtype, with_gradients: bool) -> list[Layer]:
+        model = unwrapped(self.backbone)
+        names, activation = names_of(model), model.config.hidden_act
+        weights = partial(_to_train_through if with_gradients else _to_multiply, dtype=dtype)
+        return [Layer.of(plain_layer(layer), names, activation, weights) for layer in model.encoder.layer]
+
+
+def _to_train_through(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
+    return trained_weights(module, dtype) or folded_weights(module, dtype)
+
+
+def _to_multiply(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
+    return [Weights(reordered(w.weight), w.bias) for w in folded_weights(module, dtype)]
