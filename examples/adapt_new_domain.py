@@ -61,7 +61,7 @@ def main() -> None:
         print(f"difference {found['difference']:+.3f} [{low:+.3f}, {high:+.3f}]: {verdict}")
 
     # 6. Recommend. A history mixes ids of the catalogue and titles of things that it does not have.
-    recommender = xc.Recommender.from_pretrained(out / "x-cross").index(target)
+    recommender = xc.Recommender.from_pretrained(out / "x-cross", target)
     history = [target.items["item_id"][0], "Wooden raised garden bed"]
     for item in recommender.recommend(history, k=3):
         print(f"{item.rank}. {item.title}")

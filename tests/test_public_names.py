@@ -21,7 +21,7 @@ def test_every_public_name_can_be_had_and_is_documented() -> None:
         assert getattr(xcrossrec, name) is not None
         assert name in dir(xcrossrec)
     assert xcrossrec.load.__module__ == "xcrossrec.models.bundle"
-    assert xcrossrec.Recommender.__module__ == "xcrossrec.recommender"
+    assert xcrossrec.Recommender.__module__ == "xcrossrec.recommender.recommender"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -14,9 +14,9 @@ from sentence_transformers import SentenceTransformer
 from xcrossrec.catalogue import history_pool
 from xcrossrec.catalogue.embedding import build_catalogue, embed_again, encode_items, open_catalogue
 from xcrossrec.catalogue.sqlite import SqliteCatalogue, StoredItem
+from xcrossrec.models import bundle
 from xcrossrec.models.bundle import matcher_of
 from xcrossrec.models.scorer import encode_titles
-from xcrossrec.prompts import history_prompt
 from xcrossrec.recommender import Recommender
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
@@ -35,10 +35,7 @@ def recommended(
     """What a service does with the store: known ids, items of the same titles left out."""
     snapshot, matcher = store.snapshot(), matcher_of(model)
     bought = [item for item in snapshot.get(history) if item is not None]
-    if matcher.pooling == "prompt":
-        slots = encode_titles(model, [history_prompt([item.title for item in bought])])
-    else:
-        slots = snapshot.vectors(history)
+    slots = snapshot.vectors(history)
     same = {same.item_id for item in bought for same in snapshot.with_title(item.title)}
     found = snapshot.search(slots, k, pool=history_pool(matcher, len(slots)), exclude=same)
     return [(item.item_id, score) for item, score in found]
@@ -46,7 +43,7 @@ def recommended(
 
 def expected(store: SqliteCatalogue, model: Any, history: list[str], k: int) -> list[tuple[str, float]]:
     table = pl.DataFrame({"item_id": [i.item_id for i in store.items()], "title": [i.title for i in store.items()]})
-    return [(r.item_id, r.score) for r in Recommender(model).index(table).recommend(history, k)]
+    return [(r.item_id, r.score) for r in Recommender(model, table).recommend(history, k)]
 
 
 def assert_same(found: list[tuple[str, float]], wanted: list[tuple[str, float]]) -> None:
@@ -55,12 +52,12 @@ def assert_same(found: list[tuple[str, float]], wanted: list[tuple[str, float]])
     assert [item_id for item_id, _ in found] == [item_id for item_id, _ in wanted]
 
 
-@pytest.mark.parametrize("kind", ["late", "prompt"])
+@pytest.mark.parametrize("kind", ["late"])
 def test_the_store_ranks_as_the_recommender_after_every_kind_of_write(
     tiny_models: Any, tmp_path: Path, kind: str
 ) -> None:
-    model = Recommender.from_pretrained(getattr(tiny_models, kind)).model
-    other = Recommender.from_pretrained(tiny_models.sources[0]).model
+    model = bundle.load(getattr(tiny_models, kind))
+    other = bundle.load(tiny_models.sources[0])
     history = ["i7", "i3", "i30"]
     items = [StoredItem(f"i{n}", title(n)) for n in range(40)]
     build_catalogue(model, items, tmp_path / "c").close()
@@ -77,13 +74,13 @@ def test_the_store_ranks_as_the_recommender_after_every_kind_of_write(
 
 
 def test_a_pair_models_catalogue_holds_titles_alone(tiny_models: Any, tmp_path: Path) -> None:
-    pair = Recommender.from_pretrained(tiny_models.pair).model
-    shared = Recommender.from_pretrained(tiny_models.shared).model
+    pair = bundle.load(tiny_models.pair)
+    shared = bundle.load(tiny_models.shared)
     build_catalogue(pair, [StoredItem("i0", title(0))], tmp_path / "c").close()
     with open_catalogue(shared, tmp_path / "c") as store:
         assert store.upsert([StoredItem("i1", title(1))], encode_items(shared, [title(1)])) == 1
         assert (store.dim, store.count) == (0, 2)
-        dual = Recommender.from_pretrained(tiny_models.late).model
+        dual = bundle.load(tiny_models.late)
         with embed_again(store, dual) as embedded:
             torch.testing.assert_close(
                 embedded.snapshot().vectors(["i1"]), encode_titles(dual, [title(1)]), atol=1e-6, rtol=0

@@ -49,20 +49,45 @@ def test_text_names_items_and_reasons(domain_dir: Path, tiny_models: Any) -> Non
     bought = invoke(tiny_models.late, "--catalog", domain_dir, "--history", "i0", "--include-bought", "-k", 1)
     assert "[i0]" in bought.stdout
     nothing = invoke(tiny_models.late, "--catalog", domain_dir, "--history", "i0", "--candidate", "i0")
-    assert nothing.stdout == "nothing is left to recommend: the history holds every candidate\n"
+    assert nothing.stdout == "nothing is left to recommend: every candidate is in the history, or meets no filter\n"
 
 
 def test_a_long_history_is_cut_and_the_number_said(domain_dir: Path, tiny_models: Any) -> None:
     history = [argument for n in range(12) for argument in ("--history", f"i{n % 6}")]
-    done = invoke(tiny_models.prompt, "--catalog", domain_dir, *history, "--include-bought")
+    done = invoke(tiny_models.pair, "--catalog", domain_dir, *history, "--include-bought")
     assert done.exit_code == 0
-    assert "cut: 1 texts outgrew the model's room of 128 tokens" in done.stderr
+    assert "cut: 6 texts outgrew the model's room of 128 tokens" in done.stderr
+
+
+def test_filters_and_unknown_ids(tiny_models: Any, tmp_path: Path) -> None:
+    rows = ["a,Saw,tools,true,5", "b,Drill,tools,false,50", "c,Hammer,tools,true,20", "d,Kite,toys,true,9"]
+    (tmp_path / "items.csv").write_text("item_id,title,category,in_stock,price\n" + "\n".join(rows))
+    given = (
+        tiny_models.late,
+        "--catalog",
+        tmp_path / "items.csv",
+        "--history",
+        "a",
+        "--history",
+        "B00X",
+        "--skip-unknown",
+    )
+    done = invoke(*given, "--category", "tools", "--in-stock", "--price-min", 6, "--price-max", 20)
+    assert done.stdout.startswith("  1. Hammer  [c]")
+    assert len(done.stdout.splitlines()) == 1
+    assert "left out, since the catalogue lacks them: B00X" in done.stderr
+    found = json.loads(invoke(*given, "--json").stdout)
+    assert found["unknown"] == ["B00X"]
+    assert {each["item_id"]: each["price"] for each in found["recommendations"]} == {"b": 50.0, "c": 20.0, "d": 9.0}
+    done = invoke(*given, "--price-min", 6, "--price-max", 5)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "price_min 6.0 is above price_max 5.0" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("history", "message"),
     [
-        (["B00X"], "unknown item id 'B00X' in domain 'tiny'"),
+        (["B00X"], "unknown item id 'B00X': the catalogue of 6 items lacks it"),
         (["title: "], "empty title"),
         (["id:Red wooden train"], "unknown item id 'Red wooden train'"),
     ],
@@ -77,7 +102,7 @@ def test_mistakes_are_one_sentence(history: list[str], message: str, domain_dir:
 
 def test_no_model_no_catalogue_no_history(domain_dir: Path, tiny_models: Any) -> None:
     assert "does not exist" in invoke("/nowhere", "--catalog", domain_dir, "--history", "i0").stderr
-    assert "no domain folder" in invoke(tiny_models.late, "--catalog", "/nowhere", "--history", "i0").stderr
+    assert "/nowhere does not exist" in invoke(tiny_models.late, "--catalog", "/nowhere", "--history", "i0").stderr
     missing = invoke(tiny_models.late, "--catalog", domain_dir)
     assert missing.exit_code == 2
     assert "--history" in missing.stderr

@@ -217,7 +217,7 @@ def _recommendations(out: Path, target: Domain) -> str:
     ids = target.items["item_id"].to_list()
     history, bought = [ids[row] for row in sequences.rows[0][:-1]], sequences.rows[0][-1]
     with _step("one customer's recommendations"):
-        recommender = Recommender.from_pretrained(out / "model").index(target)
+        recommender = Recommender.from_pretrained(out / "model", target)
         found = recommender.recommend(history, k=target.items.height)
         reasons = recommender.explain_many(history, [f"id:{each.item_id}" for each in found[:3]])
     rank = next((each.rank for each in found if each.item_id == ids[bought]), None)

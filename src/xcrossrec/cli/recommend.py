@@ -7,10 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from xcrossrec.cli.asking import (
+    Catalog,
+    Category,
+    IncludeBought,
+    InStock,
+    K,
+    ModelDir,
+    PriceMax,
+    PriceMin,
+    SkipUnknown,
+    question_of,
+)
 from xcrossrec.cli.console import Json, Precision, prepare, print_json, progress_to_stderr, report_cut
 
 if TYPE_CHECKING:
     from xcrossrec.answers import Explanation, Recommendation
+    from xcrossrec.recommender import Answer
 
 
 def register(app: typer.Typer) -> None:
@@ -19,19 +32,22 @@ def register(app: typer.Typer) -> None:
 
 
 def recommend(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bundle or an adapter.")],
-    catalog: Annotated[Path, typer.Option(metavar="DIR", help="A domain's folder: its items are ranked.")],
+    model: ModelDir,
+    catalog: Catalog,
     history: Annotated[
         list[str],
         typer.Option(help="An item id or a title, oldest first; 'id:...' or 'title:...' where it is not clear."),
     ],
-    k: Annotated[int, typer.Option("-k", "--k", help="How many.")] = 10,
+    k: K = 10,
     candidate: Annotated[
         list[str] | None, typer.Option(help="Choose among these item ids only; may be repeated.")
     ] = None,
-    include_bought: Annotated[
-        bool, typer.Option("--include-bought", help="Also recommend what is in the history.")
-    ] = False,
+    category: Category = None,
+    in_stock: InStock = False,
+    price_min: PriceMin = None,
+    price_max: PriceMax = None,
+    include_bought: IncludeBought = False,
+    skip_unknown: SkipUnknown = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say why: history items, sources, layers.")] = False,
     precision: Precision = "fp32",
     as_json: Json = False,
@@ -45,34 +61,44 @@ def recommend(
     from xcrossrec.models.bundle import encoder_of
     from xcrossrec.recommender import Recommender
 
+    asked = question_of(
+        history,
+        k,
+        category=category,
+        in_stock=in_stock,
+        price_min=price_min,
+        price_max=price_max,
+        candidates=candidate,
+        include_bought=include_bought,
+        skip_unknown=skip_unknown,
+    )
     with progress_to_stderr():
-        recommender = Recommender.from_pretrained(model)
+        recommender = Recommender.from_pretrained(model, catalog, precision=precision)
         encoder = encoder_of(recommender.model)
-        encoder.precision = precision
-        recommender.index(catalog)
         encoder.cut.reset()  # from here on only this history counts
-        found = recommender.recommend(history, k, candidates=candidate, include_bought=include_bought)
+        found = recommender.ask(asked)
         report_cut(encoder.cut.prompts, encoder.cut.items, encoder.cut.titles, encoder.max_tokens)
-        reasons = recommender.explain_many(history, [f"id:{r.item_id}" for r in found]) if explain else []
+        reasons = recommender.explain_answer(found) if explain else []
     if as_json:
         print_json(_as_object(model, history, found, reasons))
-    else:
-        typer.echo(as_text(found, reasons))
+        return
+    if found.unknown:
+        typer.echo(f"left out, since the catalogue lacks them: {', '.join(found.unknown)}", err=True)
+    typer.echo(as_text(found.recommendations, reasons))
 
 
-def _as_object(
-    model: Path, history: list[str], found: list[Recommendation], reasons: list[Explanation]
-) -> dict[str, Any]:
-    recommendations = [r.to_dict() for r in found]
+def _as_object(model: Path, history: list[str], found: Answer, reasons: list[Explanation]) -> dict[str, Any]:
+    recommendations = [r.to_dict() for r in found.recommendations]
     for entry, reason in zip(recommendations, reasons, strict=False):
         entry["explanation"] = reason.to_dict()
-    return {"model": str(model), "history": history, "recommendations": recommendations}
+    told = {"model": str(model), "history": history, "unknown": list(found.unknown)}
+    return {**told, "recommendations": recommendations}
 
 
 def as_text(found: list[Recommendation], reasons: list[Explanation]) -> str:
     """Set recommendations out, one a line, reasons indented below each."""
     if not found:
-        return "nothing is left to recommend: the history holds every candidate"
+        return "nothing is left to recommend: every candidate is in the history, or meets no filter"
     lines = []
     for number, each in enumerate(found):
         lines.append(f"{each.rank:>3}. {each.title}  [{each.item_id}]  {each.score:.3f}")

@@ -9,6 +9,18 @@ from typing import Annotated
 
 import typer
 
+from xcrossrec.cli.asking import (
+    Catalog,
+    Category,
+    IncludeBought,
+    InStock,
+    K,
+    ModelDir,
+    PriceMax,
+    PriceMin,
+    SkipUnknown,
+    question_of,
+)
 from xcrossrec.cli.console import Json, Precision, counter, prepare, print_json, progress_to_stderr
 
 
@@ -18,19 +30,19 @@ def register(app: typer.Typer) -> None:
 
 
 def recommend_batch(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bundle or an adapter.")],
+    model: ModelDir,
     users: Annotated[
         Path, typer.Argument(metavar="USERS", help="Parquet file with user_id and history, a list of text.")
     ],
-    catalog: Annotated[Path, typer.Option(metavar="DIR", help="A domain's folder: its items are ranked.")],
+    catalog: Catalog,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.")],
-    k: Annotated[int, typer.Option("-k", "--k", help="How many for each user.")] = 10,
-    include_bought: Annotated[
-        bool, typer.Option("--include-bought", help="Also recommend what is in the history.")
-    ] = False,
-    skip_unknown: Annotated[
-        bool, typer.Option("--skip-unknown", help="Leave out ids that the catalogue lacks, instead of an error.")
-    ] = False,
+    k: K = 10,
+    category: Category = None,
+    in_stock: InStock = False,
+    price_min: PriceMin = None,
+    price_max: PriceMax = None,
+    include_bought: IncludeBought = False,
+    skip_unknown: SkipUnknown = False,
     precision: Precision = "fp32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what another job left.")] = False,
     as_json: Json = False,
@@ -41,21 +53,27 @@ def recommend_batch(
       xcrossrec recommend-batch models/toys users.parquet --catalog data/toys --out recommended.parquet -k 20
     """
     prepare("serve")
-    from xcrossrec.models.bundle import encoder_of
     from xcrossrec.recommender import Recommender
-    from xcrossrec.serving.batch import BatchSettings, check_users, job_of
-    from xcrossrec.serving.batch import recommend_batch as run
+    from xcrossrec.recommender.job import check_users, job_of
+    from xcrossrec.recommender.job import recommend_batch as run
 
     start = time.perf_counter()
-    settings = BatchSettings(k, include_bought, skip_unknown)
+    asked = question_of(
+        [],
+        k,
+        category=category,
+        in_stock=in_stock,
+        price_min=price_min,
+        price_max=price_max,
+        include_bought=include_bought,
+        skip_unknown=skip_unknown,
+    )
     check_users(users)
     with progress_to_stderr():
-        recommender = Recommender.from_pretrained(model)
-        encoder_of(recommender.model).precision = precision
-        recommender.index(catalog)
-        job = {**job_of(recommender, model, users, settings), "precision": precision}
+        recommender = Recommender.from_pretrained(model, catalog, precision=precision)
+        job = {**job_of(recommender, model, users, asked), "precision": precision}
         show = counter("row groups")
-        report = run(recommender, users, out, job=job, settings=settings, overwrite=overwrite, progress=show)
+        report = run(recommender, users, out, job=job, asked=asked, overwrite=overwrite, progress=show)
     wall_s = time.perf_counter() - start
     if as_json:
         print_json({"out": str(out), **asdict(report), "wall_s": round(wall_s, 2)})

@@ -10,6 +10,7 @@ import typer
 
 from xcrossrec.cli.console import Precision, prepare, progress_to_stderr, shows_progress
 from xcrossrec.exceptions import ConfigError
+from xcrossrec.serving.settings import Settings
 
 if TYPE_CHECKING:
     from xcrossrec.serving.served import Spec
@@ -21,7 +22,7 @@ def register(app: typer.Typer) -> None:
     app.command("serve")(serve)
 
 
-def _limit(help_: str, name: str, **rules: Any) -> Any:
+def _setting(help_: str, name: str, **rules: Any) -> Any:
     """An option that the environment may set, too."""
     return typer.Option(help=help_, envvar=f"XCROSSREC_{name}", show_envvar=False, **rules)
 
@@ -34,27 +35,19 @@ def serve(
         list[str],
         typer.Option(
             metavar="[NAME=]DIR",
-            help="What 'catalog build' made; or a domain's folder or a table, of which a catalogue is made beside.",
+            help="A catalogue; or a domain's folder or a table, of which a catalogue is made beside.",
         ),
     ],
-    host: Annotated[str, _limit("Address to listen at; a public one needs keys.", "HOST")] = "127.0.0.1",
-    port: Annotated[int, _limit("TCP port; 0 takes a free one.", "PORT", min=0, max=65535)] = 8000,
-    queue: Annotated[int, _limit("Requests that may wait for each model; more get 429.", "QUEUE")] = 128,
-    batch: Annotated[int, _limit("Requests answered together; 1 answers one by one.", "BATCH")] = 32,
-    batch_wait_ms: Annotated[float, _limit("How long a batch waits for company.", "BATCH_WAIT_MS")] = 2.0,
-    timeout_s: Annotated[float, _limit("Seconds until a request without an answer gets 503.", "TIMEOUT_S")] = 10.0,
-    body_timeout_s: Annotated[float, _limit("Seconds in which a body must arrive.", "BODY_TIMEOUT_S")] = 10.0,
-    request_bytes: Annotated[int, _limit("Size of a request's body, at most.", "REQUEST_BYTES")] = 2_097_152,
-    depth: Annotated[int, _limit("Levels of nested lists and objects in a request, at most.", "DEPTH")] = 32,
-    history: Annotated[int, _limit("Items of a history, at most.", "HISTORY")] = 100,
-    k: Annotated[int, _limit("Recommendations of one request, at most.", "K")] = 1000,
-    candidates: Annotated[int, _limit("Candidates of one request, at most.", "CANDIDATES")] = 10_000,
-    pair_candidates: Annotated[int, _limit("The same for pair models, which read each.", "PAIR_CANDIDATES")] = 200,
-    explained: Annotated[int, _limit("Recommendations explained in one request, at most.", "EXPLAINED")] = 10,
-    upsert: Annotated[int, _limit("Items written or deleted in one request, at most.", "UPSERT")] = 1000,
-    drain_s: Annotated[float, _limit("Seconds between SIGTERM and the last new connection.", "DRAIN_S")] = 0.5,
-    stop_s: Annotated[float, _limit("Seconds that requests in flight then have to finish.", "STOP_S")] = 30.0,
-    threads: Annotated[int, _limit("Processor threads of the models; 0 leaves one core free.", "THREADS")] = 0,
+    host: Annotated[str, _setting("Address to listen at; a public one needs keys.", "HOST")] = Settings.host,
+    port: Annotated[int, _setting("TCP port; 0 takes a free one.", "PORT", min=0, max=65535)] = Settings.port,
+    queue: Annotated[int, _setting("Requests that may wait for each model; more get 429.", "QUEUE")] = Settings.queue,
+    batch: Annotated[int, _setting("Requests answered together; 1: one by one.", "BATCH")] = Settings.batch,
+    timeout_s: Annotated[
+        float, _setting("Seconds until a request without an answer gets 503.", "TIMEOUT_S")
+    ] = Settings.timeout_s,
+    threads: Annotated[
+        int, _setting("Processor threads of the models; 0 leaves one core free.", "THREADS")
+    ] = Settings.threads,
     log_titles: Annotated[bool, typer.Option("--log-titles", help="Write histories to the log.")] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen at a public address without keys.")] = False,
     precision: Precision = "fp32",
@@ -62,8 +55,8 @@ def serve(
     """Serve models over HTTP: an API (described at /openapi.json) and a page at /.
 
     Several models need names; a catalogue without a name is every model's source of items. Keys come from the
-    environment: XCROSSREC_API_KEYS may read, XCROSSREC_ADMIN_KEYS may write too. Every limit can be set there as
-    well: XCROSSREC_QUEUE for --queue. SIGHUP reads the models again, SIGTERM stops when all is answered.
+    environment: XCROSSREC_API_KEYS may read, XCROSSREC_ADMIN_KEYS may write too. So do limits without an option:
+    docs/operate.md has them all. SIGHUP reads the models again, SIGTERM stops when all is answered.
 
     \b
       xcrossrec serve models/toys --catalog data/toys
@@ -84,9 +77,8 @@ def run(specs: Sequence[Spec], given: dict[str, Any]) -> None:
     from xcrossrec.serving.server import bind
     from xcrossrec.serving.server import serve as listen
     from xcrossrec.serving.service import Service
-    from xcrossrec.serving.settings import ADMIN_KEYS, API_KEYS, Settings, keys_of
 
-    settings = Settings(**given, api_keys=keys_of(os.environ, API_KEYS), admin_keys=keys_of(os.environ, ADMIN_KEYS))
+    settings = Settings.read(os.environ, **given)
     log_as_json(logging.INFO if shows_progress() else logging.WARNING)
     with bind(settings.host, settings.port) as listener:
         with progress_to_stderr():

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from xcrossrec.catalogue.sqlite import CatalogueReplacedError
-from xcrossrec.exceptions import ConfigError, DataError, ModelError, StorageError, XCrossRecError
+from xcrossrec.exceptions import ConfigError, DataError, ModelError, StorageError, UnknownItemError, XCrossRecError
 from xcrossrec.serving.schemas import BY_ID, BY_TITLE
 
 
@@ -30,10 +30,6 @@ class Problem(XCrossRecError):  # noqa: N818 - what HTTP calls it
     def body(self) -> dict[str, Any]:
         """As JSON."""
         return {"error": {"code": self.code, "message": str(self)}}
-
-
-class UnknownItemError(DataError):
-    """An id that the catalogue lacks."""
 
 
 def busy(message: str, *, status: int = 429, code: str = "busy", retry_s: int = 1) -> Problem:

@@ -8,7 +8,10 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, StringConstraints, Tag
 
 from xcrossrec.answers import Explanation, ItemScore, Recommendation
-from xcrossrec.types import HistoryPooling, Scoring
+from xcrossrec.catalogue.filters import Filters
+from xcrossrec.recommender import Item as NamedItem
+from xcrossrec.recommender import Question
+from xcrossrec.types import Scoring
 
 LONGEST_ID = 512
 """Characters of an item id, a category or a model's name, at most."""
@@ -43,11 +46,19 @@ class ItemById(_Request):
 
     id: Id
 
+    def named(self) -> NamedItem:
+        """As a recommender takes it."""
+        return NamedItem(item_id=self.id)
+
 
 class ItemByTitle(_Request):
     """An item by its title, which the catalogue need not have."""
 
     title: Title
+
+    def named(self) -> NamedItem:
+        """As a recommender takes it."""
+        return NamedItem(title=self.title)
 
 
 def _reading(entry: Any) -> str:
@@ -101,6 +112,16 @@ class RecommendRequest(_Request):
         False, description="Leave out ids of the history that the catalogue lacks, and name them in `unknown`."
     )
 
+    def question(self) -> Question:
+        """As a recommender takes it.
+
+        Raises:
+            DataError: prices that leave no room.
+        """
+        filters = None if self.filters is None else Filters(**self.filters.model_dump())
+        history = [entry.named() for entry in self.history]
+        return Question(history, self.k, filters, self.candidates, self.include_bought, self.skip_unknown)
+
 
 class ScoreRequest(_Request):
     """Score candidates for a history."""
@@ -115,6 +136,10 @@ class ScoreRequest(_Request):
     history: History
     candidates: Annotated[list[Entry], Field(min_length=1)]
 
+    def question(self) -> Question:
+        """As a recommender takes it."""
+        return Question([e.named() for e in self.history], to_score=[e.named() for e in self.candidates])
+
 
 class ExplainRequest(_Request):
     """Say why one item has its score."""
@@ -126,6 +151,10 @@ class ExplainRequest(_Request):
     model: ModelName = None
     history: History
     item: Entry
+
+    def question(self) -> Question:
+        """As a recommender takes it: the item's score, which is explained then."""
+        return Question([entry.named() for entry in self.history], to_score=[self.item.named()])
 
 
 class ItemToStore(_Request):
@@ -258,7 +287,6 @@ class ModelInfo(_Answer):
     domain: str | None
     sources: list[str]
     scoring: Scoring
-    pooling: HistoryPooling
     parameters: Mapping[str, Any]
     fingerprint: str
     base: BaseInfo

@@ -17,11 +17,11 @@ from xcrossrec.catalogue.embedding import embed_again, encode_items, fingerprint
 from xcrossrec.catalogue.sqlite import SqliteCatalogue, StoredItem
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
-from xcrossrec.models.bundle import Model, encoder_of, matcher_of, scoring_of
+from xcrossrec.models.bundle import Model, encoder_of, scoring_of
 from xcrossrec.models.encoder import IntegratedEncoder
-from xcrossrec.serving.engine import Engine, Named, Question, Ranked, Scored, explain, name
+from xcrossrec.recommender import Answer, Question, Recommender
 from xcrossrec.serving.metrics import Metrics
-from xcrossrec.serving.schemas import ExplainRequest, ItemToStore, ModelInfo
+from xcrossrec.serving.schemas import ItemToStore, ModelInfo
 from xcrossrec.serving.settings import Settings
 from xcrossrec.serving.worker import Worker
 from xcrossrec.types import EncodingPrecision
@@ -56,22 +56,6 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Reasons:
-    """What to explain: items that were recommended, or one that a request names."""
-
-    history: Sequence[Named]
-    items: Sequence[Named]
-
-
-@dataclass(frozen=True)
-class Explained:
-    """Explanations, of one version of the catalogue."""
-
-    version: int
-    explanations: Sequence[Explanation]
-
-
-@dataclass(frozen=True)
 class Written:
     """How many items a write changed, and the version that shows it."""
 
@@ -101,16 +85,17 @@ class Served:
         metrics: Metrics,
     ) -> None:
         self.spec, self.model, self.manifest, self.store = spec, model, manifest, store
-        self._second = second_of(model)  # for explanations and writes, which would hold up the answers
+        limit, encoded = settings.pair_candidates, metrics.encoded.labels(spec.name)
+        self._recommender = Recommender(model, store, pair_limit=limit, on_encoded=encoded.inc)
+        # another copy for explanations and writes, which would hold up the answers
+        self._second = Recommender(second_of(model), store, pair_limit=limit)
         self._of_second = Lock()
-        self._engine = Engine(model, store, pair_limit=settings.pair_candidates)
-        self._engine.on_encoded = metrics.encoded.labels(spec.name).inc
         on_batch, wait_s = metrics.on_batch(spec.name), settings.batch_wait_ms / 1000
-        self.answers: Worker[Question, Ranked | Scored] = Worker(
-            spec.name, self._on_thread(self._engine.answer), queue=settings.queue, batch=settings.batch,
+        self.answers: Worker[Question, Answer] = Worker(
+            spec.name, self._on_thread(self._recommender.answer), queue=settings.queue, batch=settings.batch,
             wait_s=wait_s if settings.batch > 1 else 0.0, on_batch=on_batch,
         )  # fmt: skip
-        self.reasons: Worker[Reasons | ExplainRequest, Explained] = Worker(
+        self.reasons: Worker[Question | Answer, tuple[int, list[Explanation]]] = Worker(
             f"{spec.name}-reasons", self._one(self._explain), queue=min(REASONS_QUEUE, settings.queue)
         )
         self.writes: Worker[Sequence[ItemToStore] | Sequence[str], Written] = Worker(
@@ -134,7 +119,6 @@ class Served:
                 "domain": self.domain,
                 "sources": list(encoder.sources) if isinstance(encoder, IntegratedEncoder) else [],
                 "scoring": scoring_of(self.model),
-                "pooling": matcher_of(self.model).pooling,
                 "parameters": self.manifest.get("parameters") or {},
                 "fingerprint": self.store.fingerprint,
                 "base": {"name": encoder.base_name, "digest": encoder.base_digest},
@@ -184,12 +168,11 @@ class Served:
 
         return self._on_thread(run)
 
-    def _explain(self, asked: Reasons | ExplainRequest) -> Explained | Exception:
-        snapshot = self.store.snapshot()
+    def _explain(self, asked: Question | Answer) -> tuple[int, list[Explanation]] | Exception:
+        """Say why the items of an answer have their scores, and of which version of the catalogue they are."""
         try:
-            if isinstance(asked, ExplainRequest):
-                asked = Reasons([name(snapshot, entry) for entry in asked.history], [name(snapshot, asked.item)])
-            return Explained(snapshot.version, explain(self._second, asked.history, asked.items))
+            answer = self._second.answer([asked])[0] if isinstance(asked, Question) else asked
+            return answer if isinstance(answer, Exception) else (answer.version, self._second.explain_answer(answer))
         except Exception as error:
             return error
 
@@ -199,7 +182,7 @@ class Served:
                 count = self.store.delete([str(item_id) for item_id in asked])
             else:
                 items = [StoredItem(**item.model_dump()) for item in asked if isinstance(item, ItemToStore)]
-                count = self.store.upsert(items, encode_items(self._second, [item.title for item in items]))
+                count = self.store.upsert(items, encode_items(self._second.model, [item.title for item in items]))
             return Written(self.store.version, count)
         except Exception as error:
             return error

@@ -5,12 +5,16 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 from xcrossrec.exceptions import ConfigError
 
 API_KEYS = "XCROSSREC_API_KEYS"
 """Environment variable: keys that may read, separated by commas."""
+
+_VARIABLE = "XCROSSREC_"
+"""With a setting's name in capitals: the environment variable of a number."""
 
 ADMIN_KEYS = "XCROSSREC_ADMIN_KEYS"
 """Environment variable: keys that may also write items and replace models, separated by commas."""
@@ -36,7 +40,7 @@ class Settings:
         history: items of a history, at most.
         k: recommendations of one request, at most.
         candidates: candidates of one request, at most; of a `pair` model see the next.
-        pair_candidates: candidates that a `pair` model scores for one request, at most: each is an encoder pass.
+        pair_candidates: items that a `pair` model reads for one request, at most: each is an encoder pass.
         explained: recommendations that one request may have explained.
         upsert: items written or deleted by one request, at most.
         drain_s: seconds between the signal to stop and the last new connection.
@@ -60,7 +64,7 @@ class Settings:
     history: int = 100
     k: int = 1000
     candidates: int = 10_000
-    pair_candidates: int = 200
+    pair_candidates: int = 2000
     explained: int = 10
     upsert: int = 1000
     drain_s: float = 0.5
@@ -85,6 +89,26 @@ class Settings:
                     'for example from  python -c "import secrets; print(secrets.token_urlsafe())"'
                 )
         self._check_address()
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str], **given: Any) -> Self:
+        """Take settings that are given, and keys and other numbers from the environment.
+
+        Args:
+            environment: may name any number as ``XCROSSREC_`` and its name in capitals, as ``XCROSSREC_UPSERT=500``.
+            given: settings that win.
+
+        Raises:
+            ConfigError: no number, or outside its range.
+        """
+        kinds = {"int": int, "float": float}
+        free = [each for each in fields(cls) if each.type in kinds and each.name not in given]
+        for each in free:
+            variable = f"{_VARIABLE}{each.name.upper()}"
+            if variable in environment:
+                given[each.name] = _number(variable, environment[variable], kinds[str(each.type)])
+        given["api_keys"], given["admin_keys"] = keys_of(environment, API_KEYS), keys_of(environment, ADMIN_KEYS)
+        return cls(**given)
 
     def _check_address(self) -> None:
         if not self.is_local and not self.insecure and not (self.api_keys and self.admin_keys):
@@ -118,6 +142,14 @@ def is_loopback(host: str) -> bool:
 def keys_of(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
     """Read keys that are separated by commas."""
     return tuple(key.strip() for key in environment.get(name, "").split(",") if key.strip())
+
+
+def _number(variable: str, text: str, kind: type[int] | type[float]) -> float:
+    try:
+        return kind(text)
+    except ValueError:
+        whole = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"{variable} is {text!r}: set {whole}, or leave it unset") from None
 
 
 def _at_least(name: str, value: float, least: float) -> None:

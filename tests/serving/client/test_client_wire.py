@@ -46,7 +46,7 @@ def ask(app: Any, method: str, *values: Any, key: str = ADMIN, **named: Any) -> 
 def test_recommendations_are_the_python_apis(app: Any, tiny_models: Any) -> None:
     items = ask(app, "find_items", "", 6)
     frame = pl.DataFrame({"item_id": [item.item_id for item in items], "title": [item.title for item in items]})
-    recommender = Recommender.from_pretrained(tiny_models.late).index(frame)
+    recommender = Recommender.from_pretrained(tiny_models.late, frame)
     history = ["i0", "A title of nobody"]
     found = ask(app, "recommend", history, 4, explain=True)
     expected = recommender.recommend(history, 4)

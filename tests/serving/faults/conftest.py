@@ -52,7 +52,7 @@ class Nursery:
     """See nursery.py."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "XCROSSREC_DRAIN_S": "0"}
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", str(HERE / "nursery.py"), *PRELOADED],
             stdin=subprocess.PIPE,
@@ -131,7 +131,7 @@ def start_server(nursery: Nursery, tmp_path: Path) -> Iterator[Callable[..., Ser
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        words = ["serve", *arguments, "--port", port, "--drain-s", 0]
+        words = ["serve", *arguments, "--port", port]
         log = tmp_path / f"server-{len(servers)}.log"
         server = Server(nursery.start("xcrossrec.cli:main", words, log, **options), port)
         servers.append(server)

@@ -351,7 +351,7 @@ def test_models_are_replaced_under_load_without_a_failed_request_or_a_lost_write
     import polars as pl
 
     frame = pl.DataFrame(table, schema=["item_id", "title"], orient="row")
-    expected = Recommender(model).index(frame).recommend(["title:blue drill", "title:i"], 30)
+    expected = Recommender(model, frame).recommend(["title:blue drill", "title:i"], 30)
     assert [item["item_id"] for item in found] == [each.item_id for each in expected]
     np.testing.assert_allclose([item["score"] for item in found], [each.score for each in expected], atol=2e-6)
 
@@ -430,7 +430,7 @@ def read_refusal(connection: socket.socket) -> bytes:
 
 
 def test_slow_clients_are_cut_off_and_hold_up_nobody(start_server: Any, tiny_models: Any, catalogue: Path) -> None:
-    server = start_server(tiny_models.late, "--catalog", catalogue, "--body-timeout-s", 1)
+    server = start_server(tiny_models.late, "--catalog", catalogue, environment={"XCROSSREC_BODY_TIMEOUT_S": "1"})
     body = json.dumps({"history": [{"title": "blue drill"}]}).encode()
     times = []
     with ExitStack() as stack, server.client() as client:

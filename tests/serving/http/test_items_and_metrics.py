@@ -83,14 +83,14 @@ def test_draining_is_seen_before_the_end(shop: Any) -> None:
 
 
 def test_the_page_or_a_sentence(shop: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from xcrossrec.serving import app
+    from xcrossrec.serving import routes
 
     page = shop.ask("GET", "/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
     assert shop.ask("GET", "/static/app.js").headers["x-content-type-options"] == "nosniff"
     assert shop.ask("GET", "/static/none.js").status_code == 404
-    monkeypatch.setattr(app, "PAGE", tmp_path)
+    monkeypatch.setattr(routes, "PAGE", tmp_path)
     assert "has no page" in sentence(shop.ask("GET", "/"), 404, "no_page")
 
 
@@ -157,6 +157,17 @@ def test_settings_that_are_fine_show_no_key() -> None:
     assert Settings(host="::1").is_local
     assert keys_of({"A": " one ,two,, "}, "A") == ("one", "two")
     assert keys_of({}, "A") == ()
+
+
+def test_numbers_and_keys_come_from_the_environment_where_they_are_not_given() -> None:
+    environment = {"XCROSSREC_K": "7", "XCROSSREC_STOP_S": "1.5", "XCROSSREC_PORT": "1", "XCROSSREC_API_KEYS": "k" * 16}
+    settings = Settings.read(environment, port=9000)
+    assert (settings.k, settings.stop_s, settings.port, settings.upsert) == (7, 1.5, 9000, Settings.upsert)
+    assert settings.api_keys == ("k" * 16,)
+    with pytest.raises(ConfigError, match="XCROSSREC_UPSERT is 'many': set a whole number"):
+        Settings.read({"XCROSSREC_UPSERT": "many"})
+    with pytest.raises(ConfigError, match="XCROSSREC_DRAIN_S is 'soon': set a number"):
+        Settings.read({"XCROSSREC_DRAIN_S": "soon"})
 
 
 def test_more_requests_than_there_is_room_for_are_refused_at_once(caplog: pytest.LogCaptureFixture) -> None:

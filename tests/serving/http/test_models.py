@@ -28,7 +28,7 @@ def of_domain(bundle: Path, place: Path, domain: str) -> Path:
 @pytest.fixture
 def two(open_shop: Any, tiny_models: Any, tmp_path: Path) -> Any:
     toys = of_domain(tiny_models.late, tmp_path / "late", "games")
-    books = of_domain(tiny_models.prompt, tmp_path / "prompt", "reading")
+    books = of_domain(tiny_models.sources[0], tmp_path / "books", "reading")
     with open_shop({"toys": toys, "books": books}) as shop:
         yield shop
 
@@ -38,7 +38,7 @@ def test_a_model_is_chosen_by_its_name_or_its_domain(two: Any, open_shop: Any, t
     assert (toys["model"], books["model"]) == ("toys", "books")
     assert [i["score"] for i in toys["items"]] != [i["score"] for i in books["items"]]
     assert two.recommend(HISTORY, model="reading")["items"] == books["items"]
-    with open_shop({"only": tiny_models.prompt}) as alone:
+    with open_shop({"only": tiny_models.sources[0]}) as alone:
         scores = [i["score"] for i in alone.recommend(HISTORY)["items"]]
     assert scores == pytest.approx([i["score"] for i in books["items"]], abs=2e-6)
 
@@ -72,9 +72,9 @@ def test_a_domain_of_two_models_names_neither(open_shop: Any, tiny_models: Any, 
 
 def test_models_are_described(two: Any) -> None:
     models = two.ask("GET", "/v1/models").json()["models"]
-    assert [(m["name"], m["domain"], m["pooling"], m["scoring"]) for m in models] == [
-        ("toys", "games", "late", "dual"),
-        ("books", "reading", "prompt", "dual"),
+    assert [(m["name"], m["domain"], m["scoring"]) for m in models] == [
+        ("toys", "games", "dual"),
+        ("books", "reading", "dual"),
     ]
     toys = two.ask("GET", "/v1/model?name=games").json()
     assert toys == models[0]
@@ -126,7 +126,7 @@ def test_a_model_is_replaced_under_load_without_a_failed_request(
 
 def test_a_bundle_that_cannot_be_used_leaves_the_model_as_it_is(shop: Any, tiny_models: Any, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
-    shutil.copytree(tiny_models.prompt, broken)
+    shutil.copytree(tiny_models.late, broken)
     weights = next(broken.rglob("head.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-4] + b"oops")
     before = shop.recommend(HISTORY)["items"]

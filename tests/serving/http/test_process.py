@@ -34,7 +34,7 @@ def words(tiny_models: Any, tiny_domain: Any, tmp_path: Path) -> list[str]:
 
 def test_hang_ups_a_reload_and_a_stop_that_answers_what_is_in_flight(words: list[str], tmp_path: Path) -> None:
     # a batch waits two seconds for company, so that the signal comes while requests are in flight
-    with started([*words, "--batch-wait-ms", "2000", "--drain-s", "1"], tmp_path) as process:
+    with started(words, tmp_path, {"XCROSSREC_BATCH_WAIT_MS": "2000", "XCROSSREC_DRAIN_S": "1"}) as process:
         process.wait_until_it_listens()
         answers: list[httpx.Response] = []
         threads = [Thread(target=lambda: answers.append(recommend(process.url, TITLE))) for _ in range(3)]

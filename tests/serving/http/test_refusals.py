@@ -133,9 +133,9 @@ def test_a_page_of_another_host_is_no_key(shop: Any) -> None:
 def test_pair_models_read_few_candidates(open_shop: Any, tiny_models: Any) -> None:
     with open_shop({"toys": tiny_models.pair}, pair_candidates=3) as shop:
         answer = shop.post("/v1/recommend", {"history": TITLE})
-        assert "each of 6 items, at most 3 are allowed: give candidates" in sentence(answer, 422, "invalid")
+        assert "each of 6 items, at most 3 are allowed: give fewer candidates" in sentence(answer, 422, "invalid")
         answer = shop.post("/v1/score", {"history": TITLE, "candidates": [{"title": f"t{n}"} for n in range(4)]})
-        assert "each of 4 candidates, at most 3" in sentence(answer, 422, "invalid")
+        assert "each of 4 items, at most 3" in sentence(answer, 422, "invalid")
         assert len(shop.recommend(TITLE, candidates=["i0", "i1", "i5"])["items"]) == 3
 
 

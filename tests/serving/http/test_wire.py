@@ -17,7 +17,7 @@ HISTORIES: list[list[dict[str, str]]] = [
     [{"title": "Red  wooden train "}, {"id": "i4"}],  # the catalogue's, with other white space
     [{"title": FREE}, {"title": "Hammer"}, {"id": "i5"}, {"id": "i5"}],
 ]
-KINDS = ("late", "prompt", "pair", "shared")
+KINDS = ("late", "pair", "shared")
 
 
 def as_python(history: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -27,7 +27,7 @@ def as_python(history: list[dict[str, str]]) -> list[dict[str, str]]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_recommendations_are_those_of_python(kind: str, open_shop: Any, tiny_models: Any, tiny_domain: Any) -> None:
     path = getattr(tiny_models, kind)
-    python = Recommender.from_pretrained(path).index(tiny_domain)
+    python = Recommender.from_pretrained(path, tiny_domain)
     with open_shop({"toys": path}) as shop:
         for history, candidates, bought in product(HISTORIES, (None, ["i4", "i1", "i0", "i1"]), (False, True)):
             wanted = python.recommend(as_python(history), k=4, candidates=candidates, include_bought=bought)
@@ -41,7 +41,7 @@ def test_recommendations_are_those_of_python(kind: str, open_shop: Any, tiny_mod
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_those_of_python(kind: str, open_shop: Any, tiny_models: Any, tiny_domain: Any) -> None:
     path = getattr(tiny_models, kind)
-    python = Recommender.from_pretrained(path).index(tiny_domain)
+    python = Recommender.from_pretrained(path, tiny_domain)
     ids = list(tiny_domain.items["item_id"])
     with open_shop({"toys": path}) as shop:
         for history in HISTORIES:
@@ -55,7 +55,7 @@ def test_scores_are_those_of_python(kind: str, open_shop: Any, tiny_models: Any,
 
 
 def test_a_free_titles_score_is_that_of_its_explanation(shop: Any, tiny_models: Any, tiny_domain: Any) -> None:
-    python = Recommender.from_pretrained(tiny_models.late).index(tiny_domain)
+    python = Recommender.from_pretrained(tiny_models.late, tiny_domain)
     wanted = python.explain([{"item_id": "i0"}], {"title": FREE}).score
     got = shop.post("/v1/score", {"history": [{"id": "i0"}], "candidates": [{"title": FREE}, {"id": "i1"}]}).json()
     assert got["scores"][0] == {"item_id": None, "title": FREE, "score": pytest.approx(wanted, abs=2e-6)}
@@ -66,7 +66,7 @@ def test_a_free_titles_score_is_that_of_its_explanation(shop: Any, tiny_models: 
 def test_explanations_are_those_of_python(kind: str, open_shop: Any, tiny_models: Any, tiny_domain: Any) -> None:
     path = getattr(tiny_models, kind)
     history = HISTORIES[2]
-    wanted = Recommender.from_pretrained(path).index(tiny_domain).explain(as_python(history), "i1").to_dict()
+    wanted = Recommender.from_pretrained(path, tiny_domain).explain(as_python(history), "i1").to_dict()
     with open_shop({"toys": path}) as shop:
         alone = shop.post("/v1/explain", {"history": history, "item": {"id": "i1"}}).json()["explanation"]
         found = shop.recommend(history, k=1, candidates=["i1"], explain=True)["items"][0]["explanation"]
@@ -86,7 +86,7 @@ def flat(value: Any, place: str = "") -> dict[str, Any]:
 def test_requests_answered_together_get_their_own_answers(open_shop: Any, tiny_models: Any, tiny_domain: Any) -> None:
     import asyncio
 
-    python = Recommender.from_pretrained(tiny_models.late).index(tiny_domain)
+    python = Recommender.from_pretrained(tiny_models.late, tiny_domain)
     histories = [[{"title": f"Train number {n}"}, {"id": f"i{n % 6}"}] for n in range(24)]
 
     async def all_at_once(shop: Any) -> list[Any]:

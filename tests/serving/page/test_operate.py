@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import fields
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import typer
 
 from xcrossrec.cli import app
+from xcrossrec.serving.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENT = (ROOT / "docs" / "operate.md").read_text(encoding="utf-8")
@@ -60,8 +62,13 @@ def test_every_setting_of_serve_is_described_with_its_default() -> None:
 def test_every_variable_is_described() -> None:
     from xcrossrec.serving.settings import ADMIN_KEYS, API_KEYS, SHORTEST_KEY
 
-    known = {option.envvar for option in options_of("serve").values() if option.envvar} | {API_KEYS, ADMIN_KEYS}
-    assert set(re.findall(r"XCROSSREC_[A-Z_]+", DOCUMENT)) == known
+    numbers = {
+        f"XCROSSREC_{each.name.upper()}": each.default for each in fields(Settings) if each.type in ("int", "float")
+    }
+    texts = {option.envvar for option in options_of("serve").values() if option.envvar} | {API_KEYS, ADMIN_KEYS}
+    assert set(re.findall(r"XCROSSREC_[A-Z_]+", DOCUMENT)) == {*numbers, *texts}
+    described = {row[1].strip("`"): row[2] for row in table_rows("Settings")}
+    assert {name: float(described[name]) for name in numbers} == numbers
     assert f"at least {SHORTEST_KEY} characters" in DOCUMENT
 
 
@@ -91,7 +98,7 @@ def test_every_metric_is_described_with_its_labels() -> None:
 
 
 def test_every_route_is_described() -> None:
-    from xcrossrec.serving.app import router
+    from xcrossrec.serving.routes import router
 
     named = set(re.findall(r"`(GET|POST|PUT|DELETE) ([^`]*)`", DOCUMENT))
     routes = {(method, route.path.replace("{name}", "NAME")) for route in router.routes for method in route.methods}  # type: ignore[attr-defined]
@@ -110,8 +117,7 @@ def test_the_units_command_is_one_of_ours() -> None:
     assert Path(program).name == "xcrossrec"
     assert {word for word in words if word.startswith("--")} <= set(options_of(command))
     assert "HUP" in service["ExecReload"]
-    options = options_of("serve")
-    assert int(service["TimeoutStopSec"]) > options["--drain-s"].default + options["--stop-s"].default
+    assert int(service["TimeoutStopSec"]) > Settings.drain_s + Settings.stop_s
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")

@@ -42,7 +42,7 @@ def measure_recommend(settings: Settings) -> Measured:
     base = material.base_name(settings)
     model = material.integrated_model(base, material.random_adapters(base, 2, settings.work / "adapters"))
     catalog = material.read_amazon_items(settings, "toys").head(200 if settings.quick else ITEMS)
-    recommender = Recommender(model).index(catalog)
+    recommender = Recommender(model, catalog)
     encoder = rivals.lora_cross_encoder(base)
     calls, rival_calls = (3, 1) if settings.quick else (CALLS, RIVAL_CALLS)
     rounds = settings.repetitions + 1  # and a warm-up

@@ -15,27 +15,27 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xcrossrec._version import __version__
-from xcrossrec.answers import Recommendation
+from xcrossrec import __version__
+from xcrossrec.catalogue.filters import Filters
 from xcrossrec.data.interactions import check_columns
-from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.bundle import read_bundle_manifest
-from xcrossrec.models.scorer import PairScorer
-from xcrossrec.recommender import PAIR_LIMIT, Item, Recommender
-from xcrossrec.types import ITEM, TITLE, USER
+from xcrossrec.recommender.questions import Answer, Question
+from xcrossrec.recommender.recommender import Recommender
+from xcrossrec.types import USER
 
 HISTORY = "history"
 """Column of the users' file: a list of text, item ids and titles, oldest first."""
 
 USERS_AT_ONCE = 512
-"""Whose free titles are encoded together."""
+"""Whose questions are answered together."""
 
 _KEY = b"xcrossrec"
 """Under which an output's Parquet metadata tell the job."""
@@ -45,25 +45,6 @@ _LOCK = "lock"
 
 Job: TypeAlias = Mapping[str, Any]
 Progress: TypeAlias = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class BatchSettings:
-    """What is asked for each user.
-
-    Attributes:
-        k: recommendations at most.
-        include_bought: also recommend what is in the history.
-        skip_unknown: leave out ids that the catalogue lacks, and name them; else such a user gets an error.
-    """
-
-    k: int = 10
-    include_bought: bool = False
-    skip_unknown: bool = False
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ConfigError(f"k is {self.k}: ask for at least 1 recommendation")
 
 
 @dataclass(frozen=True)
@@ -83,14 +64,14 @@ class BatchReport:
     errors: int
 
 
-def job_of(recommender: Recommender, model: Path | str, users: Path, settings: BatchSettings) -> dict[str, Any]:
+def job_of(recommender: Recommender, model: Path | str, users: Path, asked: Question) -> dict[str, Any]:
     """What an output depends on.
 
     Args:
         recommender: of the model, with its catalogue.
         model: its folder.
         users: the Parquet file.
-        settings: what is asked.
+        asked: what is asked for each user; its history is not read.
 
     Raises:
         BundleError: no model there.
@@ -98,13 +79,22 @@ def job_of(recommender: Recommender, model: Path | str, users: Path, settings: B
     manifest = read_bundle_manifest(model)
     with users.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    items = [(i.item_id, i.title, i.category, i.in_stock, i.price) for i in recommender.catalogue.snapshot()]
     return {
         "xcrossrec_version": __version__,
         "users": digest,
         "model": _digest({name: manifest.get(name) for name in ("files", "base")}),
-        "catalogue": _digest(recommender.catalog.items.select(ITEM, TITLE).to_dict(as_series=False)),
-        **asdict(settings),
+        "catalogue": _digest(items),
+        "k": asked.k,
+        "filters": None if asked.filters is None else _plain(asked.filters),
+        "candidates": None if asked.candidates is None else list(asked.candidates),
+        "include_bought": asked.include_bought,
+        "skip_unknown": asked.skip_unknown,
     }
+
+
+def _plain(filters: Filters) -> dict[str, Any]:
+    return {**vars(filters), "category": None if filters.category is None else sorted(filters.category)}
 
 
 def recommend_batch(
@@ -113,7 +103,7 @@ def recommend_batch(
     out: Path,
     *,
     job: Job,
-    settings: BatchSettings,
+    asked: Question,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> BatchReport:
@@ -128,7 +118,7 @@ def recommend_batch(
         users: Parquet file with ``user_id`` and ``history``.
         out: Parquet file to make.
         job: from :func:`job_of`.
-        settings: what is asked for each user.
+        asked: what is asked for each user; its history is not read.
         overwrite: replace an output, or an unfinished one, of another job.
         progress: called with the finished and all row groups.
 
@@ -137,7 +127,7 @@ def recommend_batch(
             at work on this one.
     """
     source = _open_users(users)
-    _check_size(recommender)
+    recommender.check(asked)
     groups = source.metadata.num_row_groups
     done = _made_of(out) == job
     if out.exists() and not done and not overwrite:
@@ -149,20 +139,11 @@ def recommend_batch(
         for number in range(groups):
             if number not in resumed:
                 table = source.read_row_group(number, columns=[USER, HISTORY])
-                parts.write(number, _recommend_group(recommender, table, settings))
+                parts.write(number, _recommend_group(recommender, table, asked))
             if progress is not None:
                 progress(number + 1, groups)
         parts.join(groups, source.schema_arrow.field(USER).type)
         return _report(out, groups, len(resumed))
-
-
-def _check_size(recommender: Recommender) -> None:
-    items = recommender.catalog.items.height
-    if isinstance(recommender.scorer, PairScorer) and items > PAIR_LIMIT:
-        raise DataError(
-            f"a pair model would have to encode each history with each of {items} items, at most {PAIR_LIMIT} are "
-            "allowed: use a dual model, or a smaller catalogue"
-        )
 
 
 def check_users(path: Path) -> None:
@@ -197,71 +178,35 @@ def _is_text(kind: pa.DataType) -> bool:
 # ---- one row group
 
 
-@dataclass
-class _User:
-    """A user's history as it was understood, and what came of it."""
-
-    history: list[Item]
-    unknown: list[str]
-    error: str | None
-    found: Sequence[Recommendation] = ()
-
-
-def _recommend_group(recommender: Recommender, table: pa.Table, settings: BatchSettings) -> pa.Table:
+def _recommend_group(recommender: Recommender, table: pa.Table, asked: Question) -> pa.Table:
     """Recommend for the users of one row group."""
-    known = set(recommender.catalog.items[ITEM].to_list())
-    users = [_understood(recommender, history, known, settings) for history in table[HISTORY].to_pylist()]
-    sound = [user for user in users if user.error is None]
-    for start in range(0, len(sound), USERS_AT_ONCE):
-        _recommend_some(recommender, sound[start : start + USERS_AT_ONCE], settings)
-    columns = {
-        USER: table[USER],
-        "item_ids": [[each.item_id for each in user.found] for user in users],
-        "scores": [[each.score for each in user.found] for user in users],
-        "unknown": [user.unknown for user in users],
-        "error": [user.error for user in users],
-    }
+    histories = [[entry for entry in history or () if entry is not None] for history in table[HISTORY].to_pylist()]
+    answers: list[Answer | Exception] = []
+    for start in range(0, len(histories), USERS_AT_ONCE):
+        some = histories[start : start + USERS_AT_ONCE]
+        answers += recommender.answer([replace(asked, history=history) for history in some])
+    columns = {USER: table[USER], **_columns(answers)}
     return pa.table(columns, schema=_schema(table.schema.field(USER).type))
 
 
-def _recommend_some(recommender: Recommender, users: Sequence[_User], settings: BatchSettings) -> None:
-    """Recommend for users together; one by one where that fails, so that the error is its user's alone."""
-    histories = [user.history for user in users]
-    try:
-        answers = recommender.recommend_many(histories, settings.k, include_bought=settings.include_bought)
-    except DataError as error:
-        if len(users) == 1:
-            users[0].error = str(error)
-            return
-        for user in users:
-            _recommend_some(recommender, [user], settings)
-        return
-    for user, found in zip(users, answers, strict=True):
-        user.found = found
+def _columns(answers: Sequence[Answer | Exception]) -> dict[str, list[Any]]:
+    """Write one row an answer; a user's error is a sentence, any other stops the job."""
+    columns: dict[str, list[Any]] = {"item_ids": [], "scores": [], "unknown": [], "error": []}
+    for answer in answers:
+        if not isinstance(answer, (Answer, XCrossRecError)):
+            raise answer
+        found = answer.found if isinstance(answer, Answer) else ()
+        columns["item_ids"].append([known.item_id for known, _ in found])
+        columns["scores"].append([score for _, score in found])
+        columns["unknown"].append(list(answer.unknown) if isinstance(answer, Answer) else [])
+        columns["error"].append(None if isinstance(answer, Answer) else str(answer))
+    return columns
 
 
 def _schema(user_id: pa.DataType) -> pa.Schema:
     text = pa.string()
     lists = [("item_ids", pa.list_(text)), ("scores", pa.list_(pa.float32())), ("unknown", pa.list_(text))]
     return pa.schema([(USER, user_id), *lists, ("error", text)])
-
-
-def _understood(
-    recommender: Recommender, history: Sequence[str | None] | None, known: set[str], settings: BatchSettings
-) -> _User:
-    """Read one user's history; what is wrong with it becomes the user's error."""
-    if not history:
-        return _User([], [], "the history is empty: give at least one item id or title")
-    try:
-        items = recommender.named([entry for entry in history if entry is not None])
-    except DataError as error:
-        return _User([], [], str(error))
-    unknown = [item.item_id for item in items if item.item_id is not None and item.item_id not in known]
-    if unknown and not settings.skip_unknown:
-        return _User([], unknown, f"unknown item id {unknown[0]!r}: correct it, or leave unknown ids out")
-    usable = [item for item in items if item.item_id in known or (item.title or "").strip()]
-    problem = None if usable else "the history has no item that the catalogue knows, and no title: give one"
-    return _User(usable, unknown, problem)
 
 
 # ---- files

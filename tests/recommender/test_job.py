@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from xcrossrec.catalogue.filters import Filters
 from xcrossrec.cli import app
 from xcrossrec.data import Domain, write_domain
-from xcrossrec.exceptions import ConfigError, DataError
-from xcrossrec.recommender import Recommender
-from xcrossrec.serving import batch
-from xcrossrec.serving.batch import BatchReport, BatchSettings, job_of, recommend_batch
+from xcrossrec.exceptions import DataError
+from xcrossrec.recommender import Question, Recommender, job, ranking
+from xcrossrec.recommender.job import BatchReport, job_of, recommend_batch
 
 RUNNER = CliRunner()
 HISTORIES = [
@@ -48,25 +48,23 @@ def users(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def late(tiny_domain: Domain, tiny_models: Any) -> Recommender:
-    return Recommender.from_pretrained(tiny_models.late).index(tiny_domain)
+    return Recommender.from_pretrained(tiny_models.late, tiny_domain)
 
 
-def run(
-    recommender: Recommender, users: Path, out: Path, settings: BatchSettings | None = None, **options: Any
-) -> BatchReport:
-    settings = settings or BatchSettings(k=3)
-    job = {"users": str(users), "settings": repr(settings)}
-    return recommend_batch(recommender, users, out, job=job, settings=settings, **options)
+def run(recommender: Recommender, users: Path, out: Path, asked: Question | None = None, **options: Any) -> BatchReport:
+    asked = asked or Question([], 3)
+    told = {"users": str(users), "asked": repr(asked)}
+    return recommend_batch(recommender, users, out, job=told, asked=asked, **options)
 
 
 # ---- what comes out
 
 
-@pytest.mark.parametrize("kind", ["late", "prompt", "pair"])
+@pytest.mark.parametrize("kind", ["late", "pair"])
 def test_everyone_gets_what_recommend_gives(
     kind: str, tiny_domain: Domain, tiny_models: Any, users: Path, tmp_path: Path
 ) -> None:
-    recommender = Recommender.from_pretrained(getattr(tiny_models, kind)).index(tiny_domain)
+    recommender = Recommender.from_pretrained(getattr(tiny_models, kind), tiny_domain)
     assert run(recommender, users, tmp_path / "out.parquet") == BatchReport(3, 0, 5, 0)
     found = pl.read_parquet(tmp_path / "out.parquet")
     assert found.columns == ["user_id", "item_ids", "scores", "unknown", "error"]
@@ -83,22 +81,18 @@ def test_everyone_gets_what_recommend_gives(
 def test_free_titles_of_many_users_are_encoded_together(
     late: Recommender, users: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from xcrossrec import recommender
-
     encoded: list[list[str]] = []
-    original = recommender.encode_titles
-    monkeypatch.setattr(recommender, "encode_titles", lambda m, titles: encoded.append(titles) or original(m, titles))
+    original = ranking.encode_titles
+    monkeypatch.setattr(ranking, "encode_titles", lambda m, titles: encoded.append(titles) or original(m, titles))
     run(late, write_users(tmp_path / "one.parquet", HISTORIES, group=99), tmp_path / "out.parquet")
     assert encoded == [["A train nobody has seen", "Another free title"]]
 
 
 def test_settings_reach_the_ranking(late: Recommender, users: Path, tmp_path: Path) -> None:
-    run(late, users, tmp_path / "with.parquet", BatchSettings(k=6, include_bought=True))
+    run(late, users, tmp_path / "with.parquet", Question([], 6, include_bought=True))
     assert set(pl.read_parquet(tmp_path / "with.parquet")["item_ids"][0]) == {f"i{n}" for n in range(6)}
-    run(late, users, tmp_path / "without.parquet", BatchSettings(k=6))
+    run(late, users, tmp_path / "without.parquet", Question([], 6))
     assert set(pl.read_parquet(tmp_path / "without.parquet")["item_ids"][0]) == {"i2", "i3", "i4", "i5"}
-    with pytest.raises(ConfigError, match="k is 0: ask for at least 1"):
-        BatchSettings(k=0)
 
 
 def test_one_users_error_is_nobody_elses(late: Recommender, tmp_path: Path) -> None:
@@ -112,29 +106,25 @@ def test_one_users_error_is_nobody_elses(late: Recommender, tmp_path: Path) -> N
     assert "the history is empty: give at least one" in errors[1]
     assert errors[2] == errors[1]
     assert "unknown item id 'B00X'" in errors[3]
-    assert "no title: give one" in errors[4]
+    assert "' ' is an empty title: give its text" in errors[4]
     assert found["item_ids"].list.len().to_list() == [3, 0, 0, 0, 0, 3, 0]
-    report = run(late, users, tmp_path / "skipped.parquet", BatchSettings(k=3, skip_unknown=True))
+    report = run(late, users, tmp_path / "skipped.parquet", Question([], 3, skip_unknown=True))
     assert report.errors == 4
     skipped = pl.read_parquet(tmp_path / "skipped.parquet")
-    assert skipped["unknown"].to_list() == [[], [], [], ["B00X"], [], [], ["B00X"]]
+    assert skipped["unknown"].to_list() == [[], [], [], ["B00X"], [], [], []]
     assert skipped["item_ids"][3].to_list() == [each.item_id for each in late.recommend(["i1"], 3)]
 
 
-def test_an_error_that_only_the_model_finds_is_its_users_alone(
+def test_a_failure_that_is_no_users_stops_the_job(
     late: Recommender, users: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = late.recommend_many
+    def fail(*_: Any) -> Any:
+        raise ZeroDivisionError("broken")
 
-    def refuse(histories: Any, *values: Any, **named: Any) -> Any:
-        if any(len(history) == 3 for history in histories):
-            raise DataError("three are too many")
-        return original(histories, *values, **named)
-
-    monkeypatch.setattr(late, "recommend_many", refuse)
-    run(late, users, tmp_path / "out.parquet")
-    errors = pl.read_parquet(tmp_path / "out.parquet")["error"].to_list()
-    assert errors == [None, None, None, "three are too many", None]
+    monkeypatch.setattr(ranking, "ids_bought", fail)
+    with pytest.raises(ZeroDivisionError, match="broken"):
+        run(late, users, tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
 
 
 def test_a_file_of_nobody(late: Recommender, tmp_path: Path) -> None:
@@ -173,7 +163,7 @@ def test_files_are_checked_first(late: Recommender, users: Path, tmp_path: Path)
 
 def test_a_pair_model_and_a_large_catalogue(tiny_models: Any, users: Path, tmp_path: Path) -> None:
     many = pl.DataFrame({"item_id": [f"i{n}" for n in range(2001)], "title": ["Red train"] * 2001})
-    recommender = Recommender.from_pretrained(tiny_models.pair).index(many)
+    recommender = Recommender.from_pretrained(tiny_models.pair, many)
     with pytest.raises(DataError, match="each of 2001 items, at most 2000"):
         run(recommender, users, tmp_path / "out.parquet")
 
@@ -188,8 +178,8 @@ def test_a_finished_job_is_not_done_again(late: Recommender, users: Path, tmp_pa
     assert run(late, users, out) == BatchReport(3, 3, 5, 0)
     assert (out.stat().st_ino, out.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     with pytest.raises(DataError, match="exists and is not this job's: choose another --out, or give --overwrite"):
-        run(late, users, out, BatchSettings(k=1))
-    run(late, users, out, BatchSettings(k=1), overwrite=True)
+        run(late, users, out, Question([], 1))
+    run(late, users, out, Question([], 1), overwrite=True)
     assert pl.read_parquet(out)["item_ids"].list.len().to_list() == [1] * 5
     (tmp_path / "mine.parquet").write_text("precious")
     with pytest.raises(DataError, match="exists and is not this job's"):
@@ -211,11 +201,11 @@ def test_an_unfinished_job_of_other_settings_is_refused(late: Recommender, users
         run(late, users, out, progress=stop_after(1))
     assert not out.exists()
     with pytest.raises(DataError, match="unfinished output of other users, another model, catalogue or settings"):
-        run(late, users, out, BatchSettings(k=1))
+        run(late, users, out, Question([], 1))
     assert run(late, users, out).resumed == 1
     with pytest.raises(KeyboardInterrupt):
         run(late, users, tmp_path / "two.parquet", progress=stop_after(2))
-    assert run(late, users, tmp_path / "two.parquet", BatchSettings(k=1), overwrite=True).resumed == 0
+    assert run(late, users, tmp_path / "two.parquet", Question([], 1), overwrite=True).resumed == 0
 
 
 def test_a_half_written_part_is_written_again(late: Recommender, users: Path, tmp_path: Path) -> None:
@@ -239,17 +229,18 @@ def test_two_processes_do_not_write_one_output(late: Recommender, users: Path, t
 def test_a_job_is_its_users_model_catalogue_and_settings(
     late: Recommender, tiny_domain: Domain, tiny_models: Any, users: Path, tmp_path: Path
 ) -> None:
-    job = job_of(late, tiny_models.late, users, BatchSettings())
-    assert job == json.loads(json.dumps(job))
-    assert job == job_of(late, tiny_models.late, users, BatchSettings())
+    own = job_of(late, tiny_models.late, users, Question([]))
+    assert own == json.loads(json.dumps(own))
+    assert own == job_of(late, tiny_models.late, users, Question([]))
     others = [
-        job_of(late, tiny_models.late, users, BatchSettings(skip_unknown=True)),
-        job_of(late, tiny_models.prompt, users, BatchSettings()),
-        job_of(late, tiny_models.late, write_users(tmp_path / "o.parquet", HISTORIES[1:], group=2), BatchSettings()),
+        job_of(late, tiny_models.late, users, Question([], skip_unknown=True)),
+        job_of(late, tiny_models.pair, users, Question([])),
+        job_of(late, tiny_models.late, users, Question([], filters=Filters({"b", "a"}))),
+        job_of(late, tiny_models.late, write_users(tmp_path / "o.parquet", HISTORIES[1:], group=2), Question([])),
     ]
-    late.index(tiny_domain.items.with_columns(title=pl.col("title").str.to_uppercase()))
-    others.append(job_of(late, tiny_models.late, users, BatchSettings()))
-    assert len({json.dumps(each) for each in [job, *others]}) == 5
+    loud = Recommender(late.model, tiny_domain.items.with_columns(title=pl.col("title").str.to_uppercase()))
+    others.append(job_of(loud, tiny_models.late, users, Question([])))
+    assert len({json.dumps(each) for each in [own, *others]}) == 6
 
 
 # ---- the command, and a real kill
@@ -301,14 +292,14 @@ def test_a_killed_run_goes_on(tiny_domain: Domain, tiny_models: Any, tmp_path: P
     assert 2 <= len(finished) < 60
     assert not out.exists()
     kept: dict[Path, bytes] = {}
-    original = batch._Parts.join
+    original = job._Parts.join
 
     def look(self: Any, *values: Any) -> None:
         kept.update({path: path.read_bytes() for path in finished})
         original(self, *values)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch._Parts, "join", look)
+        patch.setattr(job._Parts, "join", look)
         done = RUNNER.invoke(app, given, catch_exceptions=False)
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["resumed"] == len(finished)

@@ -1,0 +1,249 @@
+"""What a recommender is asked and answers, and how a history is understood."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from xcrossrec.answers import ItemScore, Recommendation
+from xcrossrec.catalogue.filters import Filters
+from xcrossrec.catalogue.snapshot import Snapshot
+from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.exceptions import ConfigError, DataError, UnknownItemError
+from xcrossrec.prompts import clean_title, item_texts
+from xcrossrec.types import ITEM, TITLE
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a history names without ambiguity: an item of the catalogue, or a title.
+
+    Attributes:
+        item_id: an id of the catalogue.
+        title: the title of an item that the catalogue need not have.
+
+    Raises:
+        DataError: both or neither are given.
+    """
+
+    item_id: str | None = None
+    title: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.item_id is None) == (self.title is None):
+            raise DataError(
+                f"an item is named by its id or by its title, got item_id={self.item_id!r} and title={self.title!r}: "
+                "give one of the two"
+            )
+
+
+ItemLike: TypeAlias = str | Item | Mapping[str, str]
+"""How an item is named: an :class:`Item`, its mapping form, or a string.
+
+A string is an id if the catalogue has it; ``id:...`` and ``title:...`` say which is meant; any other string is a title
+if it has more than one word, and an id if it has one."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to rank for a history; or, with ``to_score``, what to score.
+
+    Attributes:
+        history: what was bought, oldest first. A title that the catalogue has is that item; one that it lacks works
+            by its text.
+        k: how many items to find at most.
+        filters: conditions that every found item meets.
+        candidates: item ids to choose among; None takes the whole catalogue.
+        include_bought: also find what is in the history.
+        skip_unknown: leave out ids of the history that the catalogue lacks, and name them; else they are an error.
+        to_score: score these items or titles, in their order, instead of finding the best of the catalogue.
+
+    Raises:
+        ConfigError: ``k`` below 1.
+    """
+
+    history: Sequence[ItemLike]
+    k: int = 10
+    filters: Filters | None = None
+    candidates: Sequence[str] | None = None
+    include_bought: bool = False
+    skip_unknown: bool = False
+    to_score: Sequence[ItemLike] | None = None
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ConfigError(f"k is {self.k}: ask for at least 1 recommendation")
+
+
+@dataclass(frozen=True)
+class Known:
+    """An item as it was understood: one of the catalogue, or a free title.
+
+    Attributes:
+        item: of the catalogue; None for a title that it lacks.
+        text: the title as the model reads it.
+    """
+
+    item: StoredItem | None
+    text: str
+
+    @classmethod
+    def of(cls, item: StoredItem) -> Known:
+        """An item of the catalogue."""
+        return cls(item, item_texts([item.title])[0])
+
+    @property
+    def item_id(self) -> str | None:
+        """The id, if the catalogue has the item."""
+        return None if self.item is None else self.item.item_id
+
+    @property
+    def title(self) -> str:
+        """The title that people read."""
+        return self.text if self.item is None else self.item.title
+
+
+@dataclass(frozen=True)
+class Understood:
+    """A question whose items were looked up.
+
+    Attributes:
+        asked: the question.
+        history: at least one item.
+        unknown: ids that were left out of it.
+        to_score: what is to be scored; None where the catalogue is ranked.
+    """
+
+    asked: Question
+    history: Sequence[Known]
+    unknown: Sequence[str] = ()
+    to_score: Sequence[Known] | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found, or scored.
+
+    Attributes:
+        version: of the catalogue that was searched.
+        history: as it was understood, oldest first.
+        found: items with their scores: the best first, or in the order in which they were to be scored.
+        unknown: ids of the history that were left out.
+    """
+
+    version: int
+    history: Sequence[Known]
+    found: Sequence[tuple[Known, float]]
+    unknown: Sequence[str] = ()
+
+    @property
+    def recommendations(self) -> list[Recommendation]:
+        """The found items of the catalogue, ranked from 1."""
+        items = [(known.item, score) for known, score in self.found]
+        return [
+            Recommendation(item.item_id, item.title, score, rank, item.category, item.in_stock, item.price)
+            for rank, (item, score) in enumerate(items, start=1)
+            if item is not None
+        ]
+
+    @property
+    def scores(self) -> list[ItemScore]:
+        """What was to be scored, in its order."""
+        return [ItemScore(known.item_id, known.title, score) for known, score in self.found]
+
+
+def understand(snapshot: Snapshot, asked: Question) -> Understood:
+    """Look a question's items up in one version of the catalogue.
+
+    Raises:
+        UnknownItemError: an id that the catalogue lacks.
+        DataError: an empty history, an entry of another kind, an empty title, or no candidates.
+    """
+    named = [_read(snapshot, entry) for entry in _entries("history", asked.history)]
+    unknown = [item.item_id for item in named if item.item_id is not None and not _has(snapshot, item.item_id)]
+    if unknown and asked.skip_unknown:
+        named = [item for item in named if item.item_id not in unknown]
+        if not named:
+            raise DataError(
+                f"the catalogue has none of the history's {len(asked.history)} items ({unknown[0]!r} first): give one "
+                "that it has, or a title"
+            )
+    history = [_known(snapshot, item) for item in named]
+    _check_candidates(snapshot, asked.candidates)
+    if asked.to_score is None:
+        return Understood(asked, history, unknown)
+    to_score = [_known(snapshot, _read(snapshot, entry)) for entry in _entries("items to score", asked.to_score)]
+    return Understood(asked, history, unknown, to_score)
+
+
+def ids_bought(snapshot: Snapshot, history: Sequence[Known]) -> set[str]:
+    """Ids of the history's items, and of those that share a title with one of them."""
+    items = [known.item for known in history if known.item is not None]
+    twins = [twin.item_id for item in items if item.title for twin in snapshot.with_title(item.title)]
+    return {*(item.item_id for item in items), *twins}
+
+
+def _entries(what: str, items: Sequence[ItemLike]) -> Sequence[ItemLike]:
+    if isinstance(items, (str, Item, Mapping)):
+        raise DataError(f"the {what} is a list of items, got {items!r}: put it into a list")
+    if len(items) == 0:
+        raise DataError(f"the {what} is empty: give at least one item id or title")
+    return items
+
+
+def _read(snapshot: Snapshot, item: ItemLike) -> Item:
+    """Read how an item is named; an id of the catalogue wins over every other reading of a string."""
+    if isinstance(item, Item):
+        return item
+    if isinstance(item, Mapping):
+        return _from_mapping(item)
+    if not isinstance(item, str):
+        raise DataError(f"a history item is an id, a title, an Item or a mapping, got {item!r}: give one of these")
+    if _has(snapshot, item):
+        return Item(item_id=item)
+    for prefix, name in (("id:", ITEM), ("title:", TITLE)):
+        if item.startswith(prefix):
+            return Item(**{name: item.removeprefix(prefix)})
+    return Item(title=item) if len(item.split()) > 1 else Item(item_id=item)
+
+
+def _from_mapping(item: Mapping[str, Any]) -> Item:
+    unknown = sorted(set(item) - {ITEM, TITLE})
+    if unknown or not all(isinstance(value, str) for value in item.values()):
+        raise DataError(f"a history item has the keys {ITEM!r} or {TITLE!r} with text, got {dict(item)!r}: give one")
+    return Item(**item)
+
+
+def _known(snapshot: Snapshot, named: Item) -> Known:
+    """Look a named item up; a title that the catalogue has is that item."""
+    if named.item_id is not None:
+        return Known.of(_stored(snapshot, named.item_id))
+    text = clean_title(named.title or "")
+    if not text:
+        raise DataError(f"{named.title!r} is an empty title: give its text, or leave it out")
+    same = snapshot.with_title(text)
+    return Known(same[0] if same else None, text)
+
+
+def _check_candidates(snapshot: Snapshot, candidates: Sequence[str] | None) -> None:
+    if candidates is None:
+        return
+    if isinstance(candidates, str) or len(candidates) == 0:
+        raise DataError(f"candidates are a list of item ids, got {candidates!r}: give at least one, or None")
+    for item_id in candidates:
+        _stored(snapshot, item_id)
+
+
+def _has(snapshot: Snapshot, item_id: str) -> bool:
+    return snapshot.get([item_id])[0] is not None
+
+
+def _stored(snapshot: Snapshot, item_id: str) -> StoredItem:
+    (item,) = snapshot.get([item_id])
+    if item is None:
+        raise UnknownItemError(
+            f"unknown item id {item_id!r}: the catalogue of {len(snapshot)} items lacks it; give an id that it holds, "
+            f"or write it as 'title:{item_id}' if it is a title"
+        )
+    return item

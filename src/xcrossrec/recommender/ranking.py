@@ -1,0 +1,222 @@
+"""How a model ranks: `dual` searches the catalogue's vectors, `pair` reads every candidate with the history.
+
+Legend: ``slot`` = a history's item, ``item`` = one item of the catalogue, ``text`` = one title, ``dim`` = vector size.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from xcrossrec.catalogue import best_rows, history_pool
+from xcrossrec.catalogue.snapshot import Snapshot
+from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.exceptions import DataError, XCrossRecError
+from xcrossrec.models.bundle import Model, matcher_of, scoring_of
+from xcrossrec.models.scorer import PairScorer, _runs_within, encode_titles
+from xcrossrec.recommender.questions import Answer, Known, Question, Understood, ids_bought
+
+log = logging.getLogger(__name__)
+
+PAIR_LIMIT = 2000
+"""Most items that a `pair` model scores for one history: each costs an encoder pass."""
+
+_TOGETHER_FROM = 2
+"""Searches from which their products with the catalogue are computed together."""
+
+_PRODUCTS_AT_ONCE = 2**24
+"""Most products (slot times item) held at once: 64 MiB."""
+
+
+class Ranking(Protocol):
+    """How a kind of model answers; belongs to one thread."""
+
+    def check(self, snapshot: Snapshot, asked: Question) -> None:
+        """Refuse what would cost too much.
+
+        Raises:
+            DataError: too many items; names the limit.
+        """
+        ...
+
+    def answer(self, snapshot: Snapshot, questions: Sequence[Understood]) -> list[Answer | Exception]:
+        """Answer questions over one version of the catalogue; one that cannot be gets its own error."""
+        ...
+
+
+def ranking_of(model: Model, *, pair_limit: int, on_encoded: Callable[[int], None]) -> Ranking:
+    """The ranking of a model's kind.
+
+    Args:
+        model: `dual` or `pair`.
+        pair_limit: items that a `pair` model reads for one question, at most.
+        on_encoded: told how many texts were encoded for questions (`dual`).
+    """
+    return DualRanking(model, on_encoded) if scoring_of(model) == "dual" else PairRanking(model, pair_limit)
+
+
+class DualRanking:
+    """Searches the vectors of all items, exactly; only titles that the catalogue lacks are encoded.
+
+    Args:
+        model: `dual`.
+        on_encoded: told how many texts were encoded.
+    """
+
+    def __init__(self, model: Model, on_encoded: Callable[[int], None]) -> None:
+        self.model = model
+        self.matcher = deepcopy(matcher_of(model)).cpu()  # vectors are kept on the CPU
+        self._on_encoded = on_encoded
+
+    def check(self, snapshot: Snapshot, asked: Question) -> None:
+        """Nothing costs too much."""
+
+    @torch.inference_mode()
+    def answer(self, snapshot: Snapshot, questions: Sequence[Understood]) -> list[Answer | Exception]:
+        """Encode all questions' new titles together, multiply all their vectors with the catalogue at once."""
+        fresh = self._encode(questions)
+        slots = [_vectors(snapshot, known.history, fresh) for known in questions]
+        products = _products(snapshot, [s for s, q in zip(slots, questions, strict=True) if q.to_score is None])
+        return [
+            or_error(partial(self._search, snapshot, known, own, next(products)))
+            if known.to_score is None
+            else or_error(partial(self._score, snapshot, known, own, fresh))
+            for known, own in zip(questions, slots, strict=True)
+        ]
+
+    def _encode(self, questions: Sequence[Understood]) -> dict[str, Float[Tensor, " dim"]]:
+        named = [known for each in questions for known in (*each.history, *(each.to_score or ()))]
+        texts = list(dict.fromkeys(known.text for known in named if known.item is None))
+        if not texts:
+            return {}
+        self._on_encoded(len(texts))
+        return dict(zip(texts, encode_titles(self.model, texts), strict=True))
+
+    def _search(
+        self,
+        snapshot: Snapshot,
+        known: Understood,
+        slots: Float[Tensor, "slot dim"],
+        products: Sequence[Float32[Tensor, "slot _"] | None],
+    ) -> Answer:
+        asked = known.asked
+        found = snapshot.search(
+            slots,
+            asked.k,
+            pool=history_pool(self.matcher, len(slots)),
+            filters=asked.filters,
+            exclude=() if asked.include_bought else ids_bought(snapshot, known.history),
+            among=asked.candidates,
+            products=products,
+        )
+        return _answer(snapshot, known, [(Known.of(item), score) for item, score in found])
+
+    def _score(
+        self,
+        snapshot: Snapshot,
+        known: Understood,
+        slots: Float[Tensor, "slot dim"],
+        fresh: Mapping[str, Float[Tensor, " dim"]],
+    ) -> Answer:
+        items = known.to_score or ()
+        pool = history_pool(self.matcher, len(slots))
+        scores = pool(slots @ _vectors(snapshot, items, fresh).t()).tolist()
+        return _answer(snapshot, known, list(zip(items, scores, strict=True)))
+
+
+class PairRanking:
+    """Reads every candidate together with the history.
+
+    Args:
+        model: `pair`.
+        limit: items read for one question, at most.
+    """
+
+    def __init__(self, model: Model, limit: int) -> None:
+        self.model = model
+        self.limit = limit
+
+    def check(self, snapshot: Snapshot, asked: Question) -> None:
+        """Refuse more items than the limit; what was bought counts, so that it does not depend on the history."""
+        self._check(len(self._allowed(snapshot, asked)))
+
+    def answer(self, snapshot: Snapshot, questions: Sequence[Understood]) -> list[Answer | Exception]:
+        """Answer one by one: histories have nothing in common."""
+        return [or_error(partial(self._one, snapshot, known)) for known in questions]
+
+    def _one(self, snapshot: Snapshot, known: Understood) -> Answer:
+        if known.to_score is not None:
+            scores = self._scores(known.history, known.to_score)
+            return _answer(snapshot, known, list(zip(known.to_score, scores.tolist(), strict=True)))
+        allowed = self._allowed(snapshot, known.asked)
+        self._check(len(allowed))
+        left_out = set() if known.asked.include_bought else ids_bought(snapshot, known.history)
+        items = [Known.of(item) for item in allowed if item.item_id not in left_out]
+        scores = self._scores(known.history, items)
+        best = best_rows(np.arange(len(items)), scores, known.asked.k)
+        return _answer(snapshot, known, [(items[row], float(scores[row])) for row in best.tolist()])
+
+    def _allowed(self, snapshot: Snapshot, asked: Question) -> list[StoredItem]:
+        return snapshot.select(filters=asked.filters, among=asked.candidates)
+
+    def _check(self, count: int) -> None:
+        if count > self.limit:
+            raise DataError(
+                f"a pair model would have to read the history with each of {count} items, at most {self.limit} are "
+                "allowed: give fewer candidates, or use a dual model"
+            )
+
+    def _scores(self, history: Sequence[Known], items: Sequence[Known]) -> Float32[np.ndarray, " item"]:
+        self._check(len(items))
+        if not items:
+            return np.empty(0, dtype=np.float32)
+        scorer = PairScorer(self.model, [known.text for known in items])
+        texts, rows = [known.text for known in history], np.arange(len(items))[None]
+        scores: Float32[np.ndarray, " item"] = scorer.score_titles([texts], rows)[0]
+        return scores
+
+
+def or_error(work: Callable[[], Any]) -> Any:
+    """Give the result, or the failure as a value: one bad question fails alone."""
+    try:
+        return work()
+    except XCrossRecError as error:
+        return error
+    except Exception as error:
+        log.exception("a question failed")
+        return error
+
+
+def _answer(snapshot: Snapshot, known: Understood, found: Sequence[tuple[Known, float]]) -> Answer:
+    return Answer(snapshot.version, known.history, found, known.unknown)
+
+
+def _vectors(
+    snapshot: Snapshot, named: Sequence[Known], fresh: Mapping[str, Float[Tensor, " dim"]]
+) -> Float[Tensor, "text dim"]:
+    """Vectors of the catalogue's items from the catalogue, of free titles as they were encoded."""
+    stored = iter(snapshot.vectors([known.item.item_id for known in named if known.item is not None]))
+    return torch.stack([fresh[known.text] if known.item is None else next(stored) for known in named])
+
+
+def _products(
+    snapshot: Snapshot, searches: Sequence[Float[Tensor, "_ dim"]]
+) -> Iterator[Sequence[Float32[Tensor, "slot _"] | None]]:
+    """Multiply the slots of many searches with the catalogue at once; one entry a search, made when it is needed."""
+    most = max(1, _PRODUCTS_AT_ONCE // max(1, len(snapshot)))
+    for run in _runs_within([len(slots) for slots in searches], most):
+        if len(run) < _TOGETHER_FROM:
+            yield from [(None, None)] * len(run)
+            continue
+        lengths = [len(searches[number]) for number in run]
+        parts = snapshot.products(torch.cat([searches[number] for number in run]))
+        own = [[None] * len(run) if part is None else part.split_with_sizes(lengths) for part in parts]
+        yield from zip(*own, strict=True)

@@ -1,0 +1,215 @@
+"""One recommender: a model over a catalogue, asked by Python, the command line, the batch job and the service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from xcrossrec.answers import Explanation, ItemScore, Recommendation
+from xcrossrec.catalogue.filters import Filters
+from xcrossrec.explanation import explain_scores
+from xcrossrec.models import bundle
+from xcrossrec.models.base import Base
+from xcrossrec.models.bundle import Model, encoder_of
+from xcrossrec.recommender.questions import Answer, ItemLike, Question, Understood, understand
+from xcrossrec.recommender.ranking import PAIR_LIMIT, or_error, ranking_of
+from xcrossrec.recommender.sources import Catalogue, CatalogueLike, open_for
+from xcrossrec.types import EncodingPrecision
+
+
+class Recommender:
+    """Ranks the items of a catalogue for a history; belongs to one thread.
+
+    A `dual` model searches the vectors of all items, exactly, and encodes only titles that the catalogue lacks. A
+    `pair` model reads every candidate together with the history, at most ``pair_limit`` of them.
+
+    Args:
+        model: from ``xcrossrec.load``; `dual` or `pair`, integrated or not.
+        catalogue: an open catalogue with this model's vectors; or a domain, a table with ``item_id`` and ``title``, a
+            domain's folder, a CSV or Parquet file, or a catalogue's folder, of which one is made or opened.
+        pair_limit: items that a `pair` model reads for one question, at most.
+        on_encoded: told how many texts were encoded for questions.
+
+    Raises:
+        DataError: no catalogue there, or one that cannot be ranked.
+        BundleError: a catalogue of another model's vectors, or a damaged one.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        catalogue: Catalogue | CatalogueLike,
+        *,
+        pair_limit: int = PAIR_LIMIT,
+        on_encoded: Callable[[int], None] = lambda texts: None,
+    ) -> None:
+        self.model = model
+        self.catalogue: Catalogue = open_for(model, catalogue)
+        self.ranking = ranking_of(model, pair_limit=pair_limit, on_encoded=on_encoded)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: Path | str,
+        catalogue: Catalogue | CatalogueLike,
+        *,
+        base: Base | None = None,
+        precision: EncodingPrecision = "fp32",
+    ) -> Self:
+        """Load a bundle or an adapter's folder.
+
+        Args:
+            path: what ``xcrossrec train`` wrote.
+            catalogue: see :class:`Recommender`.
+            base: use this base instead of loading it by name; taken over.
+            precision: of encoding.
+
+        Raises:
+            BundleError: incomplete, changed, foreign or unsafe content.
+            BaseMismatchError: the base's weights are not those of the training.
+            DataError: no catalogue there, or one that cannot be ranked.
+        """
+        model = bundle.load(path, base=base)
+        encoder_of(model).precision = precision
+        return cls(model, catalogue)
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer | Exception]:
+        """Answer questions over one version of the catalogue, together; one that cannot be gets its own error."""
+        snapshot = self.catalogue.snapshot()
+        understood = [or_error(partial(understand, snapshot, question)) for question in questions]
+        answers = iter(self.ranking.answer(snapshot, [each for each in understood if isinstance(each, Understood)]))
+        return [next(answers) if isinstance(each, Understood) else each for each in understood]
+
+    def ask(self, question: Question) -> Answer:
+        """Answer one question.
+
+        Raises:
+            DataError: it cannot be answered.
+        """
+        return _sound(self.answer([question])[0])
+
+    def check(self, asked: Question) -> None:
+        """Refuse a question that would cost too much, whatever its history is.
+
+        Raises:
+            DataError: too many items for a `pair` model.
+        """
+        self.ranking.check(self.catalogue.snapshot(), asked)
+
+    def recommend(
+        self,
+        history: Sequence[ItemLike],
+        k: int = 10,
+        *,
+        filters: Filters | None = None,
+        candidates: Sequence[str] | None = None,
+        include_bought: bool = False,
+        skip_unknown: bool = False,
+    ) -> list[Recommendation]:
+        """Rank the catalogue, or some of it, for a history.
+
+        Args:
+            history: what was bought, oldest first; see :data:`ItemLike`.
+            k: how many at most.
+            filters: conditions that every item meets.
+            candidates: item ids to choose from; None takes the whole catalogue.
+            include_bought: also recommend what is in the history.
+            skip_unknown: leave out ids of the history that the catalogue lacks.
+
+        Returns:
+            best first; equal scores in the catalogue's order; fewer than ``k`` where there are no more.
+
+        Raises:
+            DataError: an empty history, an unknown item id, no candidates, or too many for a `pair` model.
+            ConfigError: ``k`` below 1.
+        """
+        asked = Question(history, k, filters, candidates, include_bought, skip_unknown)
+        return self.ask(asked).recommendations
+
+    def recommend_many(
+        self,
+        histories: Sequence[Sequence[ItemLike]],
+        k: int = 10,
+        *,
+        filters: Filters | None = None,
+        include_bought: bool = False,
+        skip_unknown: bool = False,
+    ) -> list[list[Recommendation]]:
+        """Rank for several histories, which a `dual` model encodes together.
+
+        Args:
+            histories: as for :meth:`recommend`, which ranks the same.
+            k: how many at most, for each.
+            filters: conditions that every item meets.
+            include_bought: also recommend what is in a history.
+            skip_unknown: leave out ids that the catalogue lacks.
+
+        Raises:
+            DataError: an empty history, an unknown item id, or too many items for a `pair` model.
+            ConfigError: ``k`` below 1.
+        """
+        answers = self.answer([Question(h, k, filters, None, include_bought, skip_unknown) for h in histories])
+        return [_sound(answer).recommendations for answer in answers]
+
+    def score(self, history: Sequence[ItemLike], items: Sequence[ItemLike]) -> list[ItemScore]:
+        """Score items of the catalogue, or titles, for a history.
+
+        Args:
+            history: as for :meth:`recommend`.
+            items: at least one.
+
+        Returns:
+            one an item, in their order.
+
+        Raises:
+            DataError: no history or no items, an unknown item id, or too many items for a `pair` model.
+        """
+        return self.ask(Question(history, to_score=items)).scores
+
+    def explain(self, history: Sequence[ItemLike], item: ItemLike) -> Explanation:
+        """Say why an item has its score: which history items matched, which source gave what at which layer.
+
+        The sources' effects are ablations: history and item are encoded again while a source gives nothing to
+        the others, once for each layer and source.
+
+        Args:
+            history: as for :meth:`recommend`.
+            item: an item of the catalogue, or a title.
+
+        Raises:
+            DataError: an empty history, or an unknown item id.
+        """
+        return self.explain_many(history, [item])[0]
+
+    def explain_many(self, history: Sequence[ItemLike], items: Sequence[ItemLike]) -> list[Explanation]:
+        """Explain several items of one history; cheaper than one by one.
+
+        Args:
+            history: as for :meth:`recommend`.
+            items: items of the catalogue, or titles.
+
+        Raises:
+            DataError: an empty history, or an unknown item id.
+        """
+        return self.explain_answer(self.ask(Question(history, to_score=items))) if items else []
+
+    def explain_answer(self, answer: Answer) -> list[Explanation]:
+        """Explain everything that an answer found or scored; the model may answer nobody else meanwhile."""
+        if not answer.found:
+            return []
+        items = [known for known, _ in answer.found]
+        return explain_scores(
+            self.model,
+            [known.text for known in answer.history],
+            [known.text for known in items],
+            history_ids=[known.item_id for known in answer.history],
+            item_ids=[known.item_id for known in items],
+        )
+
+
+def _sound(answer: Answer | Exception) -> Answer:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

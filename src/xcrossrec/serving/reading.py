@@ -1,0 +1,74 @@
+"""How a request's body is read: JSON in UTF-8, announced as such, without NaN, not nested deeply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic_core import from_json
+from starlette.exceptions import HTTPException
+
+from xcrossrec.serving.problems import Problem, invalid
+
+
+class JsonRoute(APIRoute):
+    """A route whose bodies are read strictly, and whose JSON is announced as such."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap FastAPI's handler."""
+        handler, takes_body = super().get_route_handler(), self.body_field is not None
+
+        async def handle(request: Request) -> Response:
+            if takes_body:
+                _check_content_type(request)
+            try:
+                return await handler(_JsonRequest(request.scope, request.receive))
+            except RequestValidationError as error:
+                raise invalid(error.errors()) from None
+
+        return handle
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        body = await self.body()
+        limit = self.app.state.service.settings.depth
+        try:
+            value = from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise _no_json(f"the body is no JSON in UTF-8 ({error}): send what /openapi.json says") from None
+        if _deeper(value, limit):
+            raise _no_json(f"the body nests lists and objects in more than {limit} levels: send it flatter")
+        return value
+
+
+def _no_json(sentence: str) -> HTTPException:
+    """A refusal of the kind that FastAPI lets through while it reads a body."""
+    return HTTPException(400, sentence)
+
+
+def _check_content_type(request: Request) -> None:
+    given = request.headers.get("content-type", "")
+    kind, _, parameters = given.partition(";")
+    charset = parameters.lower().replace('"', "").partition("charset=")[2].strip()
+    if kind.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):
+        raise Problem(415, "content_type", f"the body is announced as {given[:80]!a}: send application/json in UTF-8")
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether a JSON value nests in more levels."""
+    level = [value]
+    for _ in range(levels + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return False
+    return True

@@ -1,0 +1,246 @@
+"""The HTTP API's routes: what they take, ask and give."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic_core import to_json
+from starlette.responses import FileResponse
+
+from xcrossrec.exceptions import XCrossRecError
+from xcrossrec.serving.metrics import CONTENT_TYPE
+from xcrossrec.serving.openapi import ASK, READ, WRITE, failures
+from xcrossrec.serving.problems import Problem, problem_of
+from xcrossrec.serving.reading import JsonRoute
+from xcrossrec.serving.schemas import (
+    LONGEST_ID,
+    DeleteAnswer,
+    DeleteRequest,
+    ExplainAnswer,
+    ExplainRequest,
+    HealthAnswer,
+    ItemById,
+    ItemByTitle,
+    ItemsAnswer,
+    ModelInfo,
+    ModelsAnswer,
+    ReadyAnswer,
+    RecommendAnswer,
+    RecommendRequest,
+    ReloadRequest,
+    ScoreAnswer,
+    ScoreRequest,
+    UpsertAnswer,
+    UpsertRequest,
+)
+from xcrossrec.serving.served import Served, Written
+from xcrossrec.serving.service import Service
+
+PAGE = Path(__file__).parent / "page"
+"""Where the page's files are."""
+
+_PAGE_POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+
+Wanted = Annotated[str | None, Query(min_length=1, max_length=LONGEST_ID, description="A model's or a domain's name.")]
+
+router = APIRouter(route_class=JsonRoute)
+
+
+# ---- recommendations
+
+
+@router.post("/v1/recommend", response_model=RecommendAnswer, responses=ASK, tags=["recommend"])
+async def recommend(request: Request, asked: RecommendRequest) -> Response:
+    """Rank the catalogue, or some of it, for a history; equal scores in the catalogue's order."""
+    started, service = perf_counter(), _service(request)
+    limits = service.settings
+    _check("k", asked.k, limits.k)
+    _check("candidates", len(asked.candidates or ()), limits.candidates)
+    if asked.explain:
+        _check("recommendations to explain (k)", asked.k, limits.explained)
+    served = _served(request, asked, k=asked.k)
+    found = await served.answers.ask(asked.question(), timeout_s=limits.timeout_s)
+    items = [item.to_dict() for item in found.recommendations]
+    if asked.explain and items:
+        left_s = max(0.001, limits.timeout_s - (perf_counter() - started))
+        try:
+            _, reasons = await served.reasons.ask(found, timeout_s=left_s)
+        except Problem as problem:
+            if problem.code == "replaced" and await service.successor(served):
+                return await recommend(request, asked)
+            raise
+        for item, reason in zip(items, reasons, strict=True):
+            item["explanation"] = reason.to_dict()
+    unknown = {"unknown": list(found.unknown)} if asked.skip_unknown else {}
+    return _answered(started, served, found.version, items=items, **unknown)
+
+
+@router.post("/v1/score", response_model=ScoreAnswer, responses=ASK, tags=["recommend"])
+async def score(request: Request, asked: ScoreRequest) -> Response:
+    """Score candidates, items of the catalogue or titles, for a history."""
+    started, limits = perf_counter(), _service(request).settings
+    _check("candidates", len(asked.candidates), limits.candidates)
+    served = _served(request, asked, candidates=len(asked.candidates))
+    scored = await served.answers.ask(asked.question(), timeout_s=limits.timeout_s)
+    return _answered(started, served, scored.version, scores=[vars(score) for score in scored.scores])
+
+
+@router.post("/v1/explain", response_model=ExplainAnswer, responses=ASK, tags=["recommend"])
+async def explain(request: Request, asked: ExplainRequest) -> Response:
+    """Say why an item has its score: which history items matched, which source gave what at which layer."""
+    started, limits = perf_counter(), _service(request).settings
+    served = _served(request, asked)
+    version, (reason,) = await served.reasons.ask(asked.question(), timeout_s=limits.timeout_s)
+    return _answered(started, served, version, explanation=reason.to_dict())
+
+
+# ---- items
+
+
+@router.get("/v1/items", response_model=ItemsAnswer, responses=READ, tags=["items"])
+async def find_items(
+    request: Request,
+    model: Wanted = None,
+    query: Annotated[str, Query(max_length=1000, description="A part of a title; empty: the first items.")] = "",
+    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+) -> Response:
+    """Find items by a part of their title."""
+    served = _service(request).find(model)
+    snapshot = served.store.snapshot()
+    found = await asyncio.to_thread(snapshot.search_titles, query, limit)
+    fields = ("item_id", "title", "category", "in_stock", "price", "metadata")
+    items = [{name: getattr(item, name) for name in fields} for item in found]
+    return _json({"model": served.spec.name, "catalog_version": snapshot.version, "items": items})
+
+
+@router.put("/v1/items", response_model=UpsertAnswer, responses=WRITE, tags=["items"])
+async def write_items(request: Request, asked: UpsertRequest) -> Response:
+    """Write items, all or none: on disk, and recommended, when this is answered."""
+    _check("items", len(asked.items), _service(request).settings.upsert)
+    served, written = await _write(request, asked.model, asked.items)
+    _service(request).metrics.written.labels(served.spec.name).inc(written.count)
+    return _json({"model": served.spec.name, "catalog_version": written.version, "written": written.count})
+
+
+@router.delete("/v1/items", response_model=DeleteAnswer, responses=WRITE, tags=["items"])
+async def delete_items(request: Request, asked: DeleteRequest) -> Response:
+    """Delete items, all or none: gone from disk when this is answered; an unknown id is no error."""
+    _check("ids", len(asked.ids), _service(request).settings.upsert)
+    served, deleted = await _write(request, asked.model, asked.ids)
+    _service(request).metrics.deleted.labels(served.spec.name).inc(deleted.count)
+    return _json({"model": served.spec.name, "catalog_version": deleted.version, "deleted": deleted.count})
+
+
+async def _write(request: Request, model: str | None, asked: Sequence[Any]) -> tuple[Served, Written]:
+    """Write to a model's catalogue, or to its successor's where it is replaced meanwhile, as often as that happens."""
+    service = _service(request)
+    served = service.find(model)
+    while True:
+        request.state.facts.update(model=served.spec.name, items=len(asked))
+        try:
+            return served, await served.writes.ask(asked, timeout_s=service.settings.timeout_s)
+        except XCrossRecError as error:
+            new = await service.successor(served) if problem_of(error).code == "replaced" else None
+            if new is None:
+                raise
+            served = new
+
+
+# ---- models
+
+
+@router.get("/v1/model", response_model=ModelInfo, responses=READ, tags=["models"])
+async def model_info(request: Request, name: Wanted = None) -> Response:
+    """Describe a model: its sources, how it scores, its catalogue."""
+    return _json(_service(request).find(name).info.model_dump())
+
+
+@router.get("/v1/models", response_model=ModelsAnswer, responses=failures(401, 403), tags=["models"])
+async def model_infos(request: Request) -> Response:
+    """Describe all models."""
+    return _json({"models": [served.info.model_dump() for served in _service(request).models.values()]})
+
+
+@router.post(
+    "/v1/models/{name}/reload", response_model=ModelInfo, responses={**WRITE, **failures(409)}, tags=["models"]
+)
+async def reload_model(request: Request, name: str, asked: ReloadRequest) -> Response:
+    """Put another bundle in a model's place while it serves; answered when the new one answers."""
+    new = await _service(request).replace(name, None if asked.path is None else Path(asked.path))
+    return _json(new.info.model_dump())
+
+
+# ---- the process
+
+
+@router.get("/healthz", response_model=HealthAnswer, tags=["process"])
+async def healthz() -> Response:
+    """Say that the process runs."""
+    return _json({"status": "ok"})
+
+
+@router.get("/readyz", response_model=ReadyAnswer, responses=failures(503), tags=["process"])
+async def readyz(request: Request) -> Response:
+    """Say whether requests are welcome: not while the service is about to stop."""
+    service = _service(request)
+    if service.draining:
+        raise Problem(503, "draining", "the service is about to stop: ask another one", {"Retry-After": "1"})
+    return _json({"status": "ready", "models": list(service.models)})
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **failures(401)},
+    tags=["process"],
+)
+async def metrics(request: Request) -> Response:
+    """Give the metrics in Prometheus' text format."""
+    return Response(_service(request).metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> Response:
+    """Give the page."""
+    if not (PAGE / "index.html").is_file():
+        raise Problem(404, "no_page", "this installation has no page: the API is described at /openapi.json")
+    return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": _PAGE_POLICY})
+
+
+# ---- small parts
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _check(what: str, value: int, most: int) -> None:
+    if value > most:
+        raise Problem(422, "limit", f"{value} {what}, at most {most} are allowed here: ask for fewer")
+
+
+def _served(request: Request, asked: RecommendRequest | ScoreRequest | ExplainRequest, **counts: int) -> Served:
+    """Find the model that is asked; put into the log what was, titles only where the operator wants them."""
+    service, facts = _service(request), request.state.facts
+    _check("items of the history", len(asked.history), service.settings.history)
+    served = service.find(asked.model)
+    facts.update(model=served.spec.name, history=len(asked.history), **counts)
+    if service.settings.log_titles:
+        facts["titles"] = [entry.title for entry in asked.history if isinstance(entry, ItemByTitle)]
+        facts["ids"] = [entry.id for entry in asked.history if isinstance(entry, ItemById)]
+    return served
+
+
+def _answered(started: float, served: Served, version: int, **answer: Any) -> Response:
+    took_ms = round((perf_counter() - started) * 1000, 3)
+    return _json({"model": served.spec.name, "catalog_version": version, **answer, "took_ms": took_ms})
+
+
+def _json(answer: Mapping[str, Any]) -> Response:
+    return Response(to_json(answer), media_type="application/json")

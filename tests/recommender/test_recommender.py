@@ -1,0 +1,314 @@
+"""Recommending, on tiny random models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from xcrossrec.catalogue.filters import Filters
+from xcrossrec.data import Domain, write_domain
+from xcrossrec.exceptions import BundleError, ConfigError, DataError, UnknownItemError
+from xcrossrec.models import bundle
+from xcrossrec.models.scorer import build_scorer
+from xcrossrec.recommender import Answer, Item, Question, Recommender, ranking
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
+
+KINDS = ("late", "pair", "shared")
+
+
+@pytest.fixture(scope="module")
+def models(tiny_models: Any) -> dict[str, Any]:
+    return {kind: bundle.load(getattr(tiny_models, kind)) for kind in KINDS}
+
+
+@pytest.fixture(params=KINDS)
+def recommender(request: pytest.FixtureRequest, models: dict[str, Any], tiny_domain: Domain) -> Recommender:
+    return Recommender(models[request.param], tiny_domain)
+
+
+@pytest.fixture
+def late(models: dict[str, Any], tiny_domain: Domain) -> Recommender:
+    return Recommender(models["late"], tiny_domain)
+
+
+@pytest.fixture
+def pair(models: dict[str, Any], tiny_domain: Domain) -> Recommender:
+    return Recommender(models["pair"], tiny_domain)
+
+
+def test_recommendations_are_the_scorers_ranking_without_what_was_bought(
+    recommender: Recommender, tiny_domain: Domain
+) -> None:
+    found = recommender.recommend(["i0", "i3"], k=3)
+    scores = build_scorer(recommender.model, tiny_domain.titles).score([[0, 3]])[0]
+    expected = sorted((row for row in range(6) if row not in (0, 3)), key=lambda row: -scores[row])[:3]
+    assert [r.item_id for r in found] == [f"i{row}" for row in expected]
+    assert [r.rank for r in found] == [1, 2, 3]
+    assert [r.title for r in found] == [tiny_domain.titles[row] for row in expected]
+    np.testing.assert_allclose([r.score for r in found], scores[expected], atol=1e-5)
+
+
+def test_bought_items_come_back_when_asked(late: Recommender) -> None:
+    assert {r.item_id for r in late.recommend(["i0"], include_bought=True)} == {f"i{n}" for n in range(6)}
+    assert late.recommend(["i0"], k=1, include_bought=True)[0].item_id == "i0"
+
+
+def test_candidates_restrict_and_nothing_left_is_an_empty_list(recommender: Recommender) -> None:
+    assert {r.item_id for r in recommender.recommend(["i0"], candidates=["i4", "i2", "i4"])} == {"i2", "i4"}
+    assert recommender.recommend(["i0"], candidates=["i0"]) == []
+
+
+def test_a_free_title_scores_like_the_same_item_by_id(recommender: Recommender, tiny_domain: Domain) -> None:
+    by_id = recommender.recommend(["i0", "i1"])
+    without = tiny_domain.items.filter(pl.col("item_id") != "i0")
+    by_title = Recommender(recommender.model, without).recommend(["Red  wooden\ttrain", "i1"])
+    assert [r.item_id for r in by_title] == [r.item_id for r in by_id]
+    np.testing.assert_allclose([r.score for r in by_title], [r.score for r in by_id], atol=1e-5)
+
+
+def test_a_title_that_the_catalogue_has_is_that_item_and_left_out(late: Recommender) -> None:
+    assert "i0" not in {r.item_id for r in late.recommend(["Red wooden train"])}
+
+
+def test_known_items_are_not_encoded_again(late: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(late.model, "encode", lambda *args, **kwargs: pytest.fail("encoded"))
+    assert len(late.recommend(["i0", "title:Red wooden train"])) == 5
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "i3",
+        "id:i3",
+        "title:Cordless drill 18 V",
+        "Cordless drill 18 V",
+        Item("i3"),
+        Item(title="Cordless drill 18 V"),
+        {"item_id": "i3"},
+        {"title": "Cordless drill 18 V"},
+    ],
+)
+def test_every_form_of_an_item_means_the_same(late: Recommender, item: Any) -> None:
+    assert late.recommend([item], k=2) == late.recommend(["i3"], k=2)
+
+
+def test_a_catalogue_id_wins_over_the_forms(late: Recommender) -> None:
+    table = pl.DataFrame({"item_id": ["id:i3", "two words", "x"], "title": ["Drill", "Saw", "Plane"]})
+    odd = Recommender(late.model, table)
+    assert {r.item_id for r in odd.recommend(["id:i3", "two words"])} == {"x"}
+
+
+@pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        ([], "history is empty"),
+        (["B00X"], r"unknown item id 'B00X'.*write it as 'title:B00X'"),
+        (["id:i0 i1"], "unknown item id 'i0 i1'"),
+        (["title: "], "empty title"),
+        (["  "], "unknown item id"),
+        ("i0", "a list of items, got 'i0'"),
+        ([3], "got 3"),
+        ([{"name": "x"}], r"got \{'name': 'x'\}"),
+        ([{}], "item_id=None and title=None"),
+        ([float("nan")], "got nan"),
+    ],
+)
+def test_a_bad_history_is_refused_by_name(late: Recommender, history: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        late.recommend(history)
+
+
+def test_bad_requests_are_refused(late: Recommender, tiny_models: Any) -> None:
+    with pytest.raises(ConfigError, match="k is 0"):
+        late.recommend(["i0"], k=0)
+    with pytest.raises(DataError, match=r"got \[\]: give at least one"):
+        late.recommend(["i0"], candidates=[])
+    with pytest.raises(DataError, match="unknown item id 'zzz'"):
+        late.recommend(["i0"], candidates=["zzz"])
+    with pytest.raises(DataError, match="item_id='a' and title='b'"):
+        Item("a", "b")
+    with pytest.raises(BundleError, match="does not exist"):
+        Recommender.from_pretrained(tiny_models.base / "nothing", late.catalogue)
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ({"item_id": ["a"]}, "lacks the column 'title'"),
+        ({"item_id": ["a", "a"], "title": ["One", "Two"]}, "id 'a' twice"),
+        ({"item_id": ["a", "b"], "title": ["One", None]}, r"NaN or empty \(first: 'b'\)"),
+        ({"item_id": ["a", "b"], "title": ["One", "nan"]}, r"NaN or empty \(first: 'b'\)"),
+        ({"item_id": [1.5], "title": ["One"]}, "of type Float64"),
+        ({"item_id": [None, "a"], "title": ["One", "Two"]}, "with 1 missing"),
+        ({"item_id": pl.Series([], dtype=pl.String), "title": pl.Series([], dtype=pl.String)}, "has no items"),
+    ],
+)
+def test_a_bad_catalogue_is_refused(late: Recommender, items: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Recommender(late.model, pl.DataFrame(items))
+
+
+def test_a_catalogue_is_a_domain_a_table_or_a_folder(late: Recommender, tiny_domain: Domain, tmp_path: Path) -> None:
+    expected = late.recommend(["i0"])
+    write_domain(tiny_domain, tmp_path / "domain")
+    tiny_domain.items.write_csv(tmp_path / "items.csv")
+    for source in (tmp_path / "domain", str(tmp_path / "domain"), tiny_domain.items, tmp_path / "items.csv"):
+        assert Recommender(late.model, source).recommend(["i0"]) == expected
+
+
+def test_an_item_without_a_title_is_recommended_only_when_named(recommender: Recommender, tiny_domain: Domain) -> None:
+    blank = pl.when(pl.col("item_id") == "i1").then(pl.lit(" ")).otherwise("title").alias("title")
+    kept = Recommender(recommender.model, Domain("kept", tiny_domain.items.with_columns(blank), {}))
+    assert {r.item_id for r in kept.recommend(["i0"])} == {"i2", "i3", "i4", "i5"}
+    assert {r.item_id for r in kept.recommend(["i1"])} == {"i0", "i2", "i3", "i4", "i5"}
+    assert [(r.item_id, r.title) for r in kept.recommend(["i0"], candidates=["i1"])] == [("i1", "")]
+    with pytest.raises(DataError, match=r"no item of the catalogue .*has a title"):
+        Recommender(recommender.model, Domain("kept", tiny_domain.items.with_columns(title=pl.lit("")), {}))
+
+
+def test_equal_scores_keep_the_catalogues_order(late: Recommender) -> None:
+    late = Recommender(late.model, pl.DataFrame({"item_id": list("dcba"), "title": ["Hammer", "Saw", "Saw", "Saw"]}))
+    assert [r.item_id for r in late.recommend(["title:Saw file"]) if r.title == "Saw"] == ["c", "b", "a"]
+    top = late.recommend(["title:Saw file"], k=2)
+    assert [r.item_id for r in top] == [r.item_id for r in late.recommend(["title:Saw file"])][:2]
+
+
+def test_what_shares_a_title_with_what_was_bought_is_left_out(recommender: Recommender) -> None:
+    table = pl.DataFrame({"item_id": list("abc"), "title": ["Saw", " Saw", "Drill"]})
+    twins = Recommender(recommender.model, table)
+    assert [r.item_id for r in twins.recommend(["b"])] == ["c"]
+    assert [r.item_id for r in twins.recommend(["title:Saw"])] == ["c"]
+    assert {r.item_id for r in twins.recommend(["b"], include_bought=True)} == {"a", "b", "c"}
+
+
+def test_filters_hold_inside_the_ranking(recommender: Recommender, tmp_path: Path) -> None:
+    every = [f"i{n}" for n in range(6)]
+    table = pl.DataFrame(
+        {
+            "item_id": every,
+            "title": [f"Saw number {n}" for n in range(6)],
+            "category": ["odd" if n % 2 else "even" for n in range(6)],
+            "price": [float(n) for n in range(6)],
+            "in_stock": [n > 1 for n in range(6)],
+        }
+    )
+    table.write_csv(tmp_path / "shop.csv")
+    shop = Recommender(recommender.model, tmp_path / "shop.csv")
+    found = shop.recommend(["i0"], filters=Filters(["even"], in_stock=True, price_max=4))
+    assert {(r.item_id, r.category, r.price, r.in_stock) for r in found} == {
+        ("i2", "even", 2.0, True),
+        ("i4", "even", 4.0, True),
+    }
+    whole = [r.item_id for r in shop.recommend(["i0"]) if r.item_id in ("i2", "i4")]
+    assert [r.item_id for r in found] == whole
+    assert [r.item_id for r in shop.recommend(["i0"], candidates=["i2", "i3"], filters=Filters(["odd"]))] == ["i3"]
+
+
+def test_unknown_ids_are_left_out_and_named_where_that_is_wanted(recommender: Recommender) -> None:
+    answer = recommender.ask(Question(["B1", "i0", "id:two words"], skip_unknown=True))
+    assert answer.unknown == ["B1", "two words"]
+    assert answer.recommendations == recommender.recommend(["i0"])
+    with pytest.raises(UnknownItemError, match="unknown item id 'B1': the catalogue of 6 items lacks it"):
+        recommender.recommend(["B1", "i0"])
+    with pytest.raises(DataError, match=r"none of the history's 2 items \('B1' first\)"):
+        recommender.recommend(["B1", "B2"], skip_unknown=True)
+
+
+def test_scores_are_those_of_the_ranking_in_the_given_order(recommender: Recommender) -> None:
+    ranked = {r.item_id: r.score for r in recommender.recommend(["i0", "A free title"], include_bought=True)}
+    scores = recommender.score(["i0", "A free title"], ["i4", "Red wooden train", "Nobody has this", "i4"])
+    assert [score.item_id for score in scores] == ["i4", "i0", None, "i4"]
+    assert [scores[n].score for n in (0, 1, 3)] == pytest.approx([ranked["i4"], ranked["i0"], ranked["i4"]], abs=2e-6)
+    assert scores[2].title == "Nobody has this"
+    with pytest.raises(DataError, match="the items to score is empty"):
+        recommender.score(["i0"], [])
+
+
+def test_one_bad_question_fails_alone(recommender: Recommender) -> None:
+    questions = [
+        Question(["i0"], 2),
+        Question([]),
+        Question(["B1"]),
+        Question(["i1", "A free title"], 3),
+        Question(["i2"], to_score=["i3"]),
+        Question(["i2"], to_score=["B2"]),
+    ]
+    answers = recommender.answer(questions)
+    assert [type(answer) for answer in answers] == [
+        Answer,
+        DataError,
+        UnknownItemError,
+        Answer,
+        Answer,
+        UnknownItemError,
+    ]
+    for number in (0, 3, 4):
+        alone = recommender.ask(questions[number])
+        together = answers[number]
+        assert isinstance(together, Answer)
+        assert [known for known, _ in together.found] == [known for known, _ in alone.found]
+        assert [s for _, s in together.found] == pytest.approx([s for _, s in alone.found], abs=2e-6)
+    assert recommender.answer([]) == []
+
+
+def test_an_unexpected_failure_is_one_questions_too(
+    late: Recommender, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    original = ranking.ids_bought
+
+    def fail(snapshot: Any, history: Any) -> Any:
+        if len(history) == 2:
+            raise ZeroDivisionError("two")
+        return original(snapshot, history)
+
+    monkeypatch.setattr(ranking, "ids_bought", fail)
+    first, second = late.answer([Question(["i0", "i1"]), Question(["i0"])])
+    assert isinstance(first, ZeroDivisionError)
+    assert isinstance(second, Answer)
+    assert "a question failed" in caplog.text
+
+
+def test_many_histories_are_ranked_as_one_by_one(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    histories = [["i0", "i3"], ["A train nobody has seen"], ["i1", "A free title", "i1"], ["i5"]]
+    alone = [recommender.recommend(history, 3) for history in histories]
+    for most in (2**24, 6 * 3):  # all products together, and one or two searches at a time
+        monkeypatch.setattr(ranking, "_PRODUCTS_AT_ONCE", most)
+        many = recommender.recommend_many(histories, 3)
+        assert [[r.item_id for r in found] for found in many] == [[r.item_id for r in found] for found in alone]
+        for found, wanted in zip(many, alone, strict=True):
+            assert [r.score for r in found] == pytest.approx([r.score for r in wanted], abs=2e-6)
+    with pytest.raises(DataError, match="the history is empty"):
+        recommender.recommend_many([["i0"], []])
+
+
+def test_texts_of_all_questions_are_encoded_together(
+    models: dict[str, Any], tiny_domain: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    encoded: list[list[str]] = []
+    late, original = Recommender(models["late"], tiny_domain, on_encoded=told.append), ranking.encode_titles
+    monkeypatch.setattr(ranking, "encode_titles", lambda m, texts: encoded.append(texts) or original(m, texts))
+    free, other = "A train nobody has seen", "Another free title"
+    late.answer([Question(["i0", free]), Question(["i0"], to_score=[other, free]), Question([other])])
+    assert encoded == [[free, other]]
+    assert told == [2]
+
+
+def test_a_pair_model_reads_a_limited_number_of_items(pair: Recommender) -> None:
+    few = Recommender(pair.model, pair.catalogue, pair_limit=3)
+    with pytest.raises(DataError, match="the history with each of 6 items, at most 3 are allowed"):
+        few.recommend(["i0"])
+    with pytest.raises(DataError, match="each of 6 items"):
+        few.check(Question([]))
+    with pytest.raises(DataError, match="each of 4 items"):
+        few.score(["i0"], [f"A title of number {n}" for n in range(4)])
+    assert len(few.recommend(["i0"], candidates=["i1", "i2"])) == 2
+    few.check(Question([], candidates=["i1", "i2"]))
+    many = pl.DataFrame({"item_id": [f"i{n}" for n in range(2001)], "title": ["Red train"] * 2001})
+    with pytest.raises(DataError, match="each of 2001 items, at most 2000"):
+        Recommender(pair.model, many).recommend(["i0"])
