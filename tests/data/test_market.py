@@ -11,19 +11,16 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from xcrossrec.data import Domain, read_domain, write_domain
 from xcrossrec.data.candidates import draw_candidates
-from xcrossrec.data.market import MARKET_DOMAINS, MarketOracle, MarketSettings, sample_market
+from xcrossrec.data.market import MARKET_DOMAINS, MarketSettings, sample_market
 from xcrossrec.data.market.catalogue import NO_PALETTE, catalogue_of, types_of
 from xcrossrec.data.market.product_types import BRAND_HOUSES, THEMES
 from xcrossrec.data.market.simulation import (
     LOADINGS,
-    Tastes,
     draw_tastes,
     history_weights,
-    popularity_of,
     taste_weights,
 )
-from xcrossrec.exceptions import ConfigError, DataError
-from xcrossrec.scoring import Scorer
+from xcrossrec.exceptions import ConfigError
 from xcrossrec.types import ITEM, POSITION, SPLITS, USER
 
 
@@ -153,43 +150,6 @@ def test_weights_equal_the_stated_formula() -> None:
             np.testing.assert_allclose(found[user, item], wanted, rtol=1e-6)
 
 
-def test_oracle_equals_a_loop_over_customers() -> None:
-    settings, catalogue = MarketSettings(), catalogue_of("garden")
-    oracle = MarketOracle("garden", theme_samples=2)
-    history = [3, 40]
-    themes = np.random.default_rng(0).dirichlet(np.full(len(THEMES), settings.concentration), size=2)
-    expected = np.zeros(len(catalogue))
-    total = 0.0
-    for theme, house, tier, palette in np.ndindex(2, 6, 3, 6):
-        one = [np.array([value]) for value in (house, tier, palette)]
-        fixed = taste_weights(Tastes(themes[[theme]], *one), catalogue, LOADINGS["garden"], settings)[0]
-        fixed = fixed * popularity_of("garden", settings, 0)
-        likelihood, bought, last = 1.0, np.zeros((1, len(catalogue)), dtype=bool), np.array([-1])
-        for item in [*history, None]:
-            chance = fixed * history_weights(bought, last, catalogue, settings)[0]
-            chance = chance / chance.sum()
-            if item is not None:
-                likelihood *= chance[item]
-                bought[0, item], last = True, np.array([item])
-        expected += likelihood * chance
-        total += likelihood
-    rest = np.delete(np.arange(len(catalogue)), history)
-    found = np.exp(oracle.score([history])[0].astype(np.float64))
-    np.testing.assert_allclose(found[rest], (expected / total)[rest], rtol=1e-4)
-    assert found[history].max() < 1e-30
-
-
-def test_oracle_is_a_scorer_that_takes_empty_histories_and_candidates() -> None:
-    oracle = MarketOracle("kitchen", theme_samples=3)
-    assert isinstance(oracle, Scorer)
-    scores = oracle.score([(), (1, 2)], np.array([[0, 9], [9, 0]]))
-    assert scores.shape == (2, 2)
-    assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores[1], oracle.score([(1, 2)])[0, [9, 0]])
-    with pytest.raises(DataError, match="item row 9999 is outside"):
-        oracle.score([(9999,)])
-
-
 def _mrr(scores: np.ndarray, candidates: np.ndarray) -> float:
     chosen = np.take_along_axis(scores, candidates, axis=1)
     return float((1 / (chosen >= chosen[:, :1]).sum(axis=1)).mean())
@@ -201,24 +161,20 @@ def _tfidf(domain: Domain, histories: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", MARKET_DOMAINS)
-def test_oracle_beats_text_and_text_beats_popularity(market: dict[str, Domain], name: str) -> None:
+def test_text_beats_popularity(market: dict[str, Domain], name: str) -> None:
     domain = market[name]
     histories, _ = domain.sequences("validation").histories_and_targets()
     candidates = draw_candidates(domain, "validation", "popularity", seed=0).rows
     counts = np.tile(domain.train_counts(), (len(histories), 1)).astype(float)
-    popularity = _mrr(counts, candidates)
-    text = _mrr(_tfidf(domain, histories), candidates)
-    oracle = _mrr(MarketOracle(name, theme_samples=30).score(histories) - np.log(counts + 1), candidates)
-    assert abs(popularity - 0.133) < 0.04
-    assert 0.2 < text < 0.36
-    assert 0.45 < oracle < 0.65
+    assert abs(_mrr(counts, candidates) - 0.133) < 0.04
+    assert 0.2 < _mrr(_tfidf(domain, histories), candidates) < 0.36
 
 
 def test_market_refuses_a_negative_seed_and_an_unknown_domain() -> None:
     with pytest.raises(ConfigError, match=r"seed .* got -1"):
         sample_market(-1)
     with pytest.raises(ConfigError, match="no domain 'cellar': choose one of kitchen, camping"):
-        MarketOracle("cellar")
+        catalogue_of("cellar")
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from xcrossrec.data import Domain
 from xcrossrec.data.candidates import draw_candidates
-from xcrossrec.data.market import MARKET_DOMAINS, MarketOracle, MarketSettings, sample_market
+from xcrossrec.data.market import MARKET_DOMAINS, MarketSettings, sample_market
 from xcrossrec.metrics.ranking import ranks
 from xcrossrec.types import Split
+from xcrossrec_lab.market_oracle import MarketOracle
 
 TEMPERATURE = 10.0
 Score = Callable[[list[tuple[int, ...]]], np.ndarray]  # histories -> (user, item)
