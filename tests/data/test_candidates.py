@@ -125,8 +125,6 @@ def test_candidate_file_is_written_once_and_read_again(tmp_path: Path) -> None:
     assert same(candidates_for(domain, "validation", "popularity", seed=4, directory=tmp_path), first)
     assert same(candidates_for(domain, "validation", "popularity", seed=4, directory=None), first)
     assert file.stat().st_mtime_ns == before
-    candidates_for(domain, "validation", "popularity", seed=4, directory=tmp_path, count=9)
-    assert (tmp_path / "candidates" / "validation-popularity-seed4-count9.parquet").exists()
 
 
 def test_candidate_file_of_other_data_is_refused(tmp_path: Path) -> None:

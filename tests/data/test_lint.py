@@ -200,26 +200,6 @@ def test_lint_finds_users_and_items_in_two_domains(tiny_domain: Domain, tmp_path
     assert report.exit_code == 0
 
 
-def popular(targets: list[int], prefix: str) -> pl.DataFrame:
-    """One user a target, with item 50 as the history."""
-    rows = [(f"{prefix}{n}", f"i{item}") for n, target in enumerate(targets) for item in (50, target)]
-    return pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
-
-
-@pytest.mark.parametrize(
-    ("validation", "shifted"), [([n % 50 for n in range(100)], False), ([n % 10 for n in range(100)], True)]
-)
-def test_lint_finds_a_shift_of_popularity(validation: list[int], shifted: bool) -> None:
-    items = pl.DataFrame({"item_id": [f"i{n}" for n in range(51)], "title": [f"Item {n}" for n in range(51)]})
-    train = popular([n % 50 for n in range(300)], "t")
-    domain = build_domain("d", items, {"train": train, "validation": popular(validation, "v")})
-    report = lint([domain])
-    assert list(found(report)) == (["popularity_shift"] if shifted else [])
-    assert report.to_dict() == lint([domain]).to_dict()
-    if shifted:
-        assert "Jensen-Shannon divergence 0." in found(report)["popularity_shift"].message
-
-
 def test_lint_report_is_fit_for_json(tmp_path: Path) -> None:
     report = lint([csv_folder(tmp_path / "data", test=HEAD + "u2,c,0\nu2,d,1\n")])
     read = json.loads(json.dumps(report.to_dict()))
@@ -266,7 +246,6 @@ def test_lint_finds_the_known_defects_of_sports(amazon_dir: Path) -> None:
     sports = {(f.code, f.split): f for f in report.findings if f.domain == "sports"}
     assert sports["empty_title", None].count == 3
     assert sports["target_in_history", "validation"].count == 9
-    assert sports["popularity_shift", "validation"].severity == "warning"
     assert ("unknown_item", "train") not in sports
     assert found(report)["shared_users_across_domains"].domain == "sports + tools"
     assert report.exit_code == 1

@@ -80,7 +80,6 @@ def candidates_for(
     *,
     seed: int,
     directory: Path | None,
-    count: int = DEFAULT_COUNT,
 ) -> Candidates:
     """Read the candidate lists from their file, or draw them and write it.
 
@@ -90,18 +89,17 @@ def candidates_for(
         negatives: ``uniform`` or ``popularity``.
         seed: of the draw.
         directory: the domain's folder, the file lies in its ``candidates``; None draws and writes nothing.
-        count: negatives a user; other than 29 it is part of the file's name.
 
     Raises:
         DataError: the file belongs to other data or other settings, or is damaged; see also
             `draw_candidates`.
     """
     if directory is None:
-        return draw_candidates(domain, split, negatives, seed=seed, count=count)
-    file = candidates_file(directory, split, negatives, seed=seed, count=count)
+        return draw_candidates(domain, split, negatives, seed=seed)
+    file = candidates_file(directory, split, negatives, seed=seed)
     if file.exists():
-        return _read(file, domain, split, negatives, seed, count)
-    drawn = draw_candidates(domain, split, negatives, seed=seed, count=count)
+        return _read(file, domain, split, negatives, seed)
+    drawn = draw_candidates(domain, split, negatives, seed=seed)
     lists = pl.Series(_ROWS, drawn.rows.tolist(), dtype=pl.List(pl.Int64))
     frame = pl.DataFrame([pl.Series(USER, drawn.user_ids, dtype=pl.String), lists]).with_columns(
         pl.lit(domain.fingerprint).alias("fingerprint"),
@@ -112,12 +110,9 @@ def candidates_for(
     return drawn
 
 
-def candidates_file(
-    directory: Path, split: Split, negatives: Negatives, *, seed: int, count: int = DEFAULT_COUNT
-) -> Path:
+def candidates_file(directory: Path, split: Split, negatives: Negatives, *, seed: int) -> Path:
     """Name the file of some candidate lists in a domain's folder."""
-    suffix = "" if count == DEFAULT_COUNT else f"-count{count}"
-    return directory / CANDIDATES_FOLDER / f"{split}-{negatives}-seed{seed}{suffix}.parquet"
+    return directory / CANDIDATES_FOLDER / f"{split}-{negatives}-seed{seed}.parquet"
 
 
 def _check_request(negatives: Negatives, seed: int, count: int) -> None:
@@ -160,7 +155,7 @@ def _draw_distinct(
         size = min(2 * size, 1 << 20)  # a few very popular items take many draws
 
 
-def _read(file: Path, domain: Domain, split: Split, negatives: Negatives, seed: int, count: int) -> Candidates:
+def _read(file: Path, domain: Domain, split: Split, negatives: Negatives, seed: int) -> Candidates:
     """Read a candidate file and check that it is what was asked for."""
     frame = read_parquet(file, remedy="delete it to draw the candidates again")
     expected = dict(zip(_STATED, (domain.fingerprint, negatives, seed), strict=True))
@@ -172,7 +167,7 @@ def _read(file: Path, domain: Domain, split: Split, negatives: Negatives, seed: 
                 "to other data or settings; delete it to draw the candidates again"
             )
     users = domain.sequences(split).user_ids
-    if tuple(frame[USER].to_list()) != users or not set(frame[_ROWS].list.len()) <= {1 + count}:
+    if tuple(frame[USER].to_list()) != users or not set(frame[_ROWS].list.len()) <= {1 + DEFAULT_COUNT}:
         raise DataError(f"{file} holds other users or lengths than were asked for: delete it to draw again")
-    rows = np.array(frame[_ROWS].to_list(), dtype=np.int64).reshape(len(users), 1 + count)
+    rows = np.array(frame[_ROWS].to_list(), dtype=np.int64).reshape(len(users), 1 + DEFAULT_COUNT)
     return Candidates(negatives, seed, users, rows)

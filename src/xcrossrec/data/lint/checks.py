@@ -9,7 +9,6 @@ import polars as pl
 
 from xcrossrec.data.interactions import has_entity, is_empty_title
 from xcrossrec.data.lint.report import EXAMPLES, Finding, Severity, finding
-from xcrossrec.data.lint.shift import popularity_shift
 from xcrossrec.data.lint.tables import NEEDED, Tables, is_blank
 from xcrossrec.data.splitting import LEAVE_LAST_OUT
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
@@ -203,7 +202,7 @@ def check_sequences(tables: Tables) -> Iterator[Finding]:
 
 
 def check_targets(tables: Tables) -> Iterator[Finding]:
-    """Find targets that train has never seen, and targets whose popularity is not that of train's."""
+    """Find targets that train has never seen."""
     if "train" not in tables.splits:
         return
     seen = tables.splits["train"][ITEM].unique()
@@ -216,7 +215,6 @@ def check_targets(tables: Tables) -> Iterator[Finding]:
         yield from finding(
             "cold_target", tables.name, split, cold.unique(maintain_order=True).to_list(), message, count=cold.len()
         )
-        yield from popularity_shift(tables, split)
 
 
 def _id_kind(ids: pl.Series) -> str:
