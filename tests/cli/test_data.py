@@ -108,6 +108,15 @@ def test_import_with_mapped_columns(tmp_path: Path) -> None:
     assert run("import", *own, *mapping, *times, "--overwrite").exit_code == 0
 
 
+def test_shares_are_two_numbers(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("user,item,title,date\n" + "".join(f"u{n},i,I,2026-01-01\n" for n in range(8)))
+    base = ["import", "--interactions", tmp_path / "p.csv", "--split", "by-user", "--out", tmp_path / "d", "--shares"]
+    assert run(*base, "0.25,0").exit_code == 0
+    assert read_domain(tmp_path / "d").count_users("train") == 6
+    refused = run(*base, "half")
+    assert (refused.exit_code, refused.stderr[:45]) == (2, "error: --shares 'half' is not two numbers joi")
+
+
 def test_import_mistakes_are_one_sentence(tmp_path: Path, given_files: dict[str, Path]) -> None:
     out = ["--domain", "d", "--out", tmp_path / "d"]
     missing = run("import", *out, *options(given_files | {"items": tmp_path / "none.csv"}))

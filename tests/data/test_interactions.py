@@ -19,7 +19,7 @@ from xcrossrec.data.interactions import (
     with_numbers,
     without_numbers,
 )
-from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.exceptions import DataError
 
 ITEMS = pl.DataFrame({"item_id": ["a", "b", "c"], "title": ["Ant", "Bee", "Cat"]})
 
@@ -146,13 +146,6 @@ def test_clean_titles_makes_plain_text(title: str | None, clean: str) -> None:
     assert clean_titles(frame)["title"].to_list() == [clean]
 
 
-def test_clean_titles_cuts_to_words() -> None:
-    frame = pl.DataFrame({"title": ["one two three", "one"]})
-    assert clean_titles(frame, max_words=2)["title"].to_list() == ["one two", "one"]
-    with pytest.raises(ConfigError, match="cut to 0 words"):
-        clean_titles(frame, max_words=0)
-
-
 @given(st.text(st.sampled_from("ab &;\n\t\x1c\x85\u3000\u200bé#38quot"), max_size=12))
 def test_clean_titles_agrees_with_the_slow_way(title: str) -> None:
     """Titles that need no cleaning are not looked at one by one."""
@@ -199,7 +192,6 @@ def test_build_domain_orders_and_converts() -> None:
     assert domain.manifest["filters"] == {
         "split": "given",
         "clean_titles": True,
-        "max_words": None,
         "html_entities": {"items": 1, "examples": ["Seven &amp; up"]},
     }
 

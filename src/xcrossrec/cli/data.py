@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from xcrossrec.cli.console import Json, Overwrite
+from xcrossrec.cli.console import Json, Overwrite, print_json
+from xcrossrec.exceptions import ConfigError
 from xcrossrec.types import EmptyTitles, Repeats, Split, SplitWay, UnknownItems
 
 if TYPE_CHECKING:
@@ -51,15 +52,13 @@ def import_(
     split: Annotated[
         SplitWay | None, typer.Option(help="How to split.  [default: leave-last-out, or as the files come]")
     ] = None,
-    validation_share: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of the users (by-user, temporal).")
-    ] = 0.1,
-    test_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the users (by-user, temporal).")] = 0.1,
+    shares: Annotated[
+        str, typer.Option(metavar="V,T", help="Share of the users in validation and in test (by-user, temporal).")
+    ] = "0.1,0.1",
     empty_titles: Annotated[EmptyTitles, typer.Option(help="Items whose title is empty or NaN.")] = "keep",
     unknown_items: Annotated[
         UnknownItems, typer.Option(help="Interactions whose item is not among the items.")
     ] = "error",
-    max_words: Annotated[int | None, typer.Option(min=1, help="Cut titles to so many words.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split by user.")] = 0,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -80,6 +79,7 @@ def import_(
     given = {"train": train, "validation": validation, "test": test}
     splits = {cast(Split, name): path for name, path in given.items() if path is not None}
     inputs = Inputs(interactions, items, splits, Columns.parse(column or []))
+    validation_share, test_share = _shares(shares)
     recipe = Recipe(
         min_user=k_core,
         min_item=k_core,
@@ -90,12 +90,14 @@ def import_(
         seed=seed,
         empty_titles=empty_titles,
         unknown_items=unknown_items,
-        max_words=max_words,
     )
     imported = import_domain(domain or out.resolve().name, form, inputs, recipe)
     write_domain(imported, out, overwrite=overwrite)
     _report_repairs(imported.manifest["filters"])
-    _print_domains({out: imported}, as_json=as_json)
+    if as_json:
+        print_json(_summary(out, imported))
+    else:
+        _print_domains({out: imported})
 
 
 @app.command()
@@ -117,7 +119,6 @@ def lint(
 def market(
     out: Annotated[Path, typer.Option(help="Folder that gets one folder a domain.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
-    overwrite: Overwrite = False,
 ) -> None:
     """Write the built-in sample market: four small domains with simulated users."""
     from xcrossrec.data import write_domain
@@ -125,9 +126,17 @@ def market(
 
     written: dict[Path, Domain] = {}
     for name, domain in sample_market(seed).items():
-        write_domain(domain, out / name, overwrite=overwrite)
+        write_domain(domain, out / name)
         written[out / name] = domain
-    _print_domains(written, as_json=False)
+    _print_domains(written)
+
+
+def _shares(text: str) -> tuple[float, float]:
+    try:
+        validation, test = map(float, text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--shares {text!r} is not two numbers joined by a comma: give 0.1,0.1, say") from error
+    return validation, test
 
 
 def _report_repairs(filters: dict[str, Any]) -> None:
@@ -143,12 +152,8 @@ def _report_repairs(filters: dict[str, Any]) -> None:
         typer.echo(f"{lost} that the catalogue lacks were dropped", err=True)
 
 
-def _print_domains(domains: dict[Path, Domain], *, as_json: bool) -> None:
-    summaries = [_summary(path, domain) for path, domain in domains.items()]
-    if as_json:
-        typer.echo(json.dumps(summaries[0] if len(summaries) == 1 else {"domains": summaries}))
-        return
-    for summary in summaries:
+def _print_domains(domains: dict[Path, Domain]) -> None:
+    for summary in (_summary(path, domain) for path, domain in domains.items()):
         label = " (simulated)" if summary["simulated"] else ""
         typer.echo(f"{summary['domain']}{label}: {summary['items']} items, in {summary['path']}")
         for split, users in summary["users"].items():

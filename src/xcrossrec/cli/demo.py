@@ -65,7 +65,6 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write; an earlier demo's is replaced.")] = Path("xcrossrec-demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation and of every draw.")] = 0,
 ) -> None:
     """Open a new category on simulated users: two sources, one target, its rivals, one user's reasons.
 
@@ -74,7 +73,7 @@ def demo(
     prepare("train")
     require("baselines")
     claim(out)
-    run(out, Plan(), seed)
+    run(out, Plan(), seed=0)
 
 
 def claim(out: Path) -> None:
@@ -93,7 +92,7 @@ def claim(out: Path) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
 
 
-def run(out: Path, plan: Plan, seed: int) -> None:
+def run(out: Path, plan: Plan, *, seed: int) -> None:
     """Do the whole job and print what came of it."""
     started = time.perf_counter()
     *sources, target = _write_market(out, plan, seed)

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 
 from xcrossrec.data.domain import Domain, user_runs
 from xcrossrec.data.store import manifest_of
-from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, EmptyTitles, Split, UnknownItems
 
 Table: TypeAlias = Any
@@ -112,18 +112,15 @@ def order(interactions: pl.DataFrame) -> pl.DataFrame:
     return ordered.with_columns(_positions(ordered))
 
 
-def clean_titles(items: pl.DataFrame, *, max_words: int | None = None) -> pl.DataFrame:
+def clean_titles(items: pl.DataFrame) -> pl.DataFrame:
     """Make titles fit for a prompt: HTML entities to characters, one space for any whitespace, trimmed.
 
     Args:
         items: with a text column ``title``; a missing title becomes the empty text.
-        max_words: cut longer titles to so many words; None keeps them whole.
     """
-    if max_words is not None and max_words < 1:
-        raise ConfigError(f"titles cannot be cut to {max_words} words: give 1 or more, or none")
     titles = items[TITLE].fill_null("").alias(TITLE)
-    rows = titles.str.contains(_UNCLEAN).arg_true() if max_words is None else pl.int_range(titles.len(), eager=True)
-    cleaned = [" ".join(unescape(title).split()[:max_words]) for title in titles.gather(rows)]
+    rows = titles.str.contains(_UNCLEAN).arg_true()
+    cleaned = [" ".join(unescape(title).split()) for title in titles.gather(rows)]
     return items.with_columns(titles.scatter(rows, pl.Series(cleaned, dtype=pl.String)))
 
 
@@ -149,7 +146,6 @@ def build_domain(
     empty_titles: EmptyTitles = "error",
     unknown_items: UnknownItems = "error",
     clean: bool = True,
-    max_words: int | None = None,
     manifest: Mapping[str, Any] | None = None,
     canonical: bool = False,
 ) -> Domain:
@@ -166,7 +162,6 @@ def build_domain(
             it with the empty text. What was done is in the manifest's ``filters``.
         unknown_items: what to do with interactions whose item the catalogue lacks: stop, or drop them.
         clean: whether titles pass `clean_titles`.
-        max_words: passed on to `clean_titles`.
         manifest: what the manifest should state beside counts and fingerprint: ``simulated``, ``sources``,
             ``filters``, ``seed``.
         canonical: the interactions are checked, of items of the catalogue and in canonical order, as
@@ -185,7 +180,7 @@ def build_domain(
         )
     if "train" not in interactions:
         raise DataError(f"domain {name!r} has no train split, got {', '.join(interactions) or 'none'}: give one")
-    catalogue, filters = _catalogue(name, as_frame("the items", items), clean=clean, max_words=max_words)
+    catalogue, filters = _catalogue(name, as_frame("the items", items), clean=clean)
     splits = {split: as_frame(split, interactions[split]) for split in SPLITS if split in interactions}
     unknown: dict[str, Any] = {}
     if not canonical:
@@ -307,9 +302,7 @@ def _sort_key(interactions: pl.DataFrame, by: Sequence[str]) -> pl.Series | None
     return pl.Series(_ROW, first[users] * (most - least + 1) + (values.to_numpy() - least))
 
 
-def _catalogue(
-    name: str, items: pl.DataFrame, *, clean: bool, max_words: int | None
-) -> tuple[pl.DataFrame, dict[str, Any]]:
+def _catalogue(name: str, items: pl.DataFrame, *, clean: bool) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Check the catalogue; returns it with what was repaired."""
     what = f"the items of domain {name!r}"
     check_columns(what, items.columns, (ITEM, TITLE))
@@ -319,7 +312,7 @@ def _catalogue(
     twice = raw.filter(pl.col(ITEM).is_duplicated())[ITEM].unique(maintain_order=True)
     if twice.len():
         raise DataError(f"{what} give {twice.len()} ids more than one title ({_examples(twice)}): keep one row an item")
-    filters: dict[str, Any] = {"clean_titles": clean, "max_words": max_words}
+    filters: dict[str, Any] = {"clean_titles": clean}
     if not clean:
         return raw.with_columns(pl.col(TITLE).fill_null("")), filters
     escaped = raw.filter(has_entity())
@@ -328,7 +321,7 @@ def _catalogue(
             "items": escaped.height,
             "examples": escaped[TITLE].head(EXAMPLES).to_list(),
         }
-    return clean_titles(raw, max_words=max_words), filters
+    return clean_titles(raw), filters
 
 
 def has_entity() -> pl.Expr:

@@ -47,7 +47,6 @@ class Recipe:
         seed: of the draw (by-user).
         empty_titles: what to do with items without a title.
         unknown_items: what to do with interactions whose item has no row among the items.
-        max_words: cut titles to so many words; None keeps them whole.
     """
 
     min_user: int = 1
@@ -59,7 +58,6 @@ class Recipe:
     seed: int = 0
     empty_titles: EmptyTitles = "keep"
     unknown_items: UnknownItems = "error"
-    max_words: int | None = None
 
     def __post_init__(self) -> None:
         for what, value in {"min_user": self.min_user, "min_item": self.min_item}.items():
@@ -104,7 +102,6 @@ def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
         splits,
         empty_titles=recipe.empty_titles,
         unknown_items=recipe.unknown_items,
-        max_words=recipe.max_words,
         manifest=manifest,
         canonical=not given and _is_canonical(splits, recipe),
     )
