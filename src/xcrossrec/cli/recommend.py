@@ -72,8 +72,7 @@ def recommend(
         include_bought=include_bought,
         skip_unknown=skip_unknown,
     )
-    with progress_to_stderr():
-        recommender = Recommender.from_pretrained(model, catalog, precision=precision)
+    with progress_to_stderr(), Recommender.from_pretrained(model, catalog, precision=precision) as recommender:
         encoder = encoder_of(recommender.model)
         encoder.cut.reset()  # from here on only this history counts
         found = recommender.ask(asked)

@@ -69,8 +69,7 @@ def recommend_batch(
         skip_unknown=skip_unknown,
     )
     check_users(users)
-    with progress_to_stderr():
-        recommender = Recommender.from_pretrained(model, catalog, precision=precision)
+    with progress_to_stderr(), Recommender.from_pretrained(model, catalog, precision=precision) as recommender:
         job = {**job_of(recommender, model, users, asked), "precision": precision}
         show = counter("row groups")
         report = run(recommender, users, out, job=job, asked=asked, overwrite=overwrite, progress=show)

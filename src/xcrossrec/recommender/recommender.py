@@ -20,7 +20,7 @@ from xcrossrec.types import EncodingPrecision
 
 
 class Recommender:
-    """Ranks the items of a catalogue for a history; belongs to one thread.
+    """Ranks the items of a catalogue for a history; belongs to one thread. To be closed, or used in a ``with``.
 
     A `dual` model searches the vectors of all items, exactly, and encodes only titles that the catalogue lacks. A
     `pair` model reads every candidate together with the history, at most ``pair_limit`` of them.
@@ -74,6 +74,16 @@ class Recommender:
         model = bundle.load(path, base=base)
         encoder_of(model).precision = precision
         return cls(model, catalogue)
+
+    def close(self) -> None:
+        """Close the catalogue, so that another process may open it."""
+        self.catalogue.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def answer(self, questions: Sequence[Question]) -> list[Answer | Exception]:
         """Answer questions over one version of the catalogue, together; one that cannot be gets its own error."""

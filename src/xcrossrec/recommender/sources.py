@@ -30,6 +30,10 @@ class Catalogue(Protocol):
         """The catalogue as it is now."""
         ...
 
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
 
 CatalogueLike: TypeAlias = Domain | pl.DataFrame | Path | str
 
@@ -42,6 +46,9 @@ class _Memory:
 
     def snapshot(self) -> Snapshot:
         return self._snapshot
+
+    def close(self) -> None:
+        pass
 
 
 def open_for(model: Model, source: Catalogue | CatalogueLike) -> Catalogue:
