@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import BertConfig
 
@@ -15,12 +17,13 @@ from fast_reference import (
     PACKED,
     Folders,
     SourcesOf,
+    adapted,
     by_the_layers,
     integrated,
     states,
     top_encoder,
 )
-from model_families import FAMILIES, Family, fresh_base, random_batch, write_base, write_sources
+from model_families import FAMILIES, Family, fresh_base, random_batch, randomise, write_base, write_sources
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.encoder import SourceEncoder, default_lora
 from xcrossrec.models.fast import passes, texts
@@ -192,3 +195,32 @@ def test_a_training_adapter_is_never_stale(base_of: Folders) -> None:
             fast = states(encoder, ids, mask)
             with by_the_layers():
                 torch.testing.assert_close(fast, states(encoder, ids, mask), **CLOSE)
+
+
+@torch.no_grad()
+def test_adapters_that_are_turned_off_switched_or_scaled_are_seen(base_of: Folders) -> None:
+    encoder = adapted(base_of("bert"), target_modules=["query", "value"]).eval()
+    encoder.backbone.add_adapter("other", LoraConfig(r=2, target_modules=["query"]))
+    randomise(encoder, "lora_B", 0.2)
+    encoder.backbone.requires_grad_(False)
+    ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
+
+    def checked() -> Tensor:
+        fast = states(encoder, ids, mask)
+        with by_the_layers():
+            torch.testing.assert_close(fast, states(encoder, ids, mask), **CLOSE)
+        return fast
+
+    found = [checked()]
+    with encoder.backbone.disable_adapter():
+        found.append(checked())
+    encoder.backbone.base_model.set_adapter("other", inference_mode=True)
+    found.append(checked())
+    for module in encoder.modules():
+        if hasattr(module, "set_scale"):
+            module.set_scale("other", 3.0)
+    found.append(checked())
+    encoder.backbone.base_model.set_adapter("default", inference_mode=True)
+    assert torch.equal(checked(), found[0])
+    for one, other in combinations(found, 2):
+        assert not torch.allclose(one, other, atol=1e-3)

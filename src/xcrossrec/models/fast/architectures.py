@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from peft import PeftModel
@@ -22,10 +24,10 @@ class Names:
     attention_dropout: str
     out_dropout: str
 
-    @property
-    def linears(self) -> tuple[str, ...]:
-        """All linear layers."""
-        return (self.query, self.key, self.value, self.out, "intermediate.dense", "output.dense")
+    @cached_property
+    def linears(self) -> Callable[[Any], tuple[nn.Module, ...]]:
+        """Gives a layer's linear layers."""
+        return attrgetter(self.query, self.key, self.value, self.out, "intermediate.dense", "output.dense")
 
 
 _BERT = Names(
@@ -74,8 +76,8 @@ def plain_layer(layer: Any) -> Any:
 
 def linear_layers(backbone: Any) -> list[nn.Module]:
     """The linear layers of a known backbone, with the adapters in them."""
-    paths = names_of(backbone).linears
-    return [plain_layer(layer).get_submodule(path) for layer in unwrapped(backbone).encoder.layer for path in paths]
+    parts = names_of(backbone).linears
+    return [linear for layer in unwrapped(backbone).encoder.layer for linear in parts(plain_layer(layer))]
 
 
 def distance_bias(backbone: Any) -> Callable[[int], Tensor] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -15,7 +15,14 @@ from xcrossrec.models.fast.architectures import linear_layers, names_of, plain_l
 from xcrossrec.models.fast.layers import Layer
 from xcrossrec.models.fast.native import reordered
 from xcrossrec.models.fast.streams import Mixer
-from xcrossrec.models.fast.weights import Weights, foldable, folded_weights, trained_factors, trained_weights
+from xcrossrec.models.fast.weights import (
+    Weights,
+    comes_from,
+    foldable,
+    folded_weights,
+    trained_factors,
+    trained_weights,
+)
 
 Versions: TypeAlias = tuple[tuple[int, int], ...]
 
@@ -37,49 +44,45 @@ class FoldedLayers:
     backbone: Any
     mixers: Sequence[Mixer] = ()
     _layers: dict[tuple[torch.dtype, bool], list[Layer]] = field(default_factory=dict)
-    _made_from: Versions = ()
-    _watched: list[Tensor] = field(default_factory=list)
+    _made_from: tuple[Hashable, ...] = ()
+    _found: list[nn.Module] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what is made from the weights out of pickles and deep copies."""
         return {**self.__dict__, "_layers": {}, "_made_from": ()}
 
-    def weights(self) -> list[Tensor]:
-        """All tensors of the layers but those that mix."""
-        if self._watched:
-            return self._watched
-        mixing = {id(parameter) for mixer in self.mixers for parameter in mixer.mixing_parameters()}
-        encoder = unwrapped(self.backbone).encoder
-        found: list[Tensor] = [p for p in (*encoder.parameters(), *encoder.buffers()) if id(p) not in mixing]
-        if not isinstance(self.backbone, PeftModel):  # PEFT's adapters come and go, those of streams stay
-            self._watched = found
-        return found
-
     def can_be_made(self) -> bool:
         """Whether folded layers would compute what the layers do: all are plain, or have plain LoRA, and where
         gradients are kept nothing trains but one LoRA's factors."""
-        linears = linear_layers(self.backbone) if torch.is_grad_enabled() or self._adapters_may_change() else []
-        if self._adapters_may_change() and not all(map(foldable, linears)):
+        linears = self._linears()
+        if isinstance(self.backbone, PeftModel) and not all(map(foldable, linears)):
             return False
         if not torch.is_grad_enabled():
             return True
-        factors = {id(factor) for module in linears for factor in trained_factors(module)}
-        return all(id(weight) in factors for weight in self.weights() if weight.requires_grad)
-
-    def _adapters_may_change(self) -> bool:
-        return isinstance(self.backbone, PeftModel)
+        mixing = {id(parameter) for mixer in self.mixers for parameter in mixer.mixing_parameters()}
+        known = mixing | {id(factor) for module in linears for factor in trained_factors(module)}
+        return all(id(p) in known for p in unwrapped(self.backbone).encoder.parameters() if p.requires_grad)
 
     def of_type(self, dtype: torch.dtype) -> list[Layer]:
         """The layers with weights of a type: to multiply only, or, where gradients are kept, to train through."""
-        weights = self.weights()
-        made_from = versions(weights)
+        sources = [comes_from(module) for module in self._linears()]
+        tensors = [tensor for found, _ in sources for tensor in found]
+        made_from = (versions(tensors), *(standing for _, standing in sources))
         # a fused optimizer changes weights without a new version, so what trains is folded each time
-        if made_from != self._made_from or any(weight.requires_grad for weight in weights):
+        if made_from != self._made_from or any(tensor.requires_grad for tensor in tensors):
             self._layers, self._made_from = {}, made_from
         key = dtype, torch.is_grad_enabled()
         if key not in self._layers:
             self._layers[key] = self._fold(*key)
         return self._layers[key]
+
+    def _linears(self) -> list[nn.Module]:
+        """The linear layers; PEFT puts others in their place whenever it likes, those of streams stay."""
+        if isinstance(self.backbone, PeftModel):
+            return linear_layers(self.backbone)
+        if not self._found:
+            self._found = linear_layers(self.backbone)
+        return self._found
 
     @torch.no_grad()
     def _fold(self, dtype: torch.dtype, with_gradients: bool) -> list[Layer]:

@@ -5,7 +5,7 @@ Legend: ``inside`` and ``outside`` = the layer's sizes, ``rank`` = the adapter's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,23 @@ def foldable(module: nn.Module) -> bool:
 
 def _active(module: PeftLinear) -> list[str]:
     return [name for name in module.active_adapters if name in module.lora_A]
+
+
+def comes_from(module: Any) -> tuple[list[Tensor], Hashable]:
+    """The tensors that a layer's folded weights are made of, and how its adapters stand."""
+    if isinstance(module, StackedLoraLinear):
+        own = [] if module.target is None else [module.target.down, module.target.up]
+        return [*_tensors(module.linear), module.down, module.up, *own], None
+    if not isinstance(module, PeftLinear):
+        return _tensors(module), None
+    names = _active(module)
+    factors = [factor.weight for name in names for factor in (module.lora_A[name], module.lora_B[name])]
+    standing = (module.merged, module.disable_adapters, *((name, module.scaling[name]) for name in names))
+    return [*_tensors(module.get_base_layer()), *factors], standing
+
+
+def _tensors(linear: Any) -> list[Tensor]:
+    return [linear.weight] if linear.bias is None else [linear.weight, linear.bias]
 
 
 def trained_factors(module: nn.Module) -> list[nn.Parameter]:
