@@ -137,12 +137,15 @@ def test_wrong_integer_products_are_noticed(monkeypatch: pytest.MonkeyPatch) -> 
     def overflowing(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return (left.int() @ right.int()).clamp(-(2**15), 2**15 - 1)
 
-    def missing(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    def failing(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("not implemented")
 
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
-    for broken in (overflowing, missing):
-        monkeypatch.setattr("torch._int_mm", broken)
+    for broken in (overflowing, failing, None):
+        if broken is None:
+            monkeypatch.delattr("torch._int_mm")
+        else:
+            monkeypatch.setattr("torch._int_mm", broken)
         processor_multiplies_integers.cache_clear()
         try:
             assert not processor_multiplies_integers()

@@ -85,6 +85,6 @@ def processor_multiplies_integers() -> bool:
     right[::2] = _LARGEST
     try:
         found = torch._int_mm(left, right.t())
-    except RuntimeError:
+    except (AttributeError, RuntimeError):  # a private operator: it may be gone
         return False
     return torch.equal(found.long(), left.long() @ right.long().t())
