@@ -191,14 +191,8 @@ def test_build_domain_orders_and_converts() -> None:
     assert domain.manifest["seed"] == 5
     assert domain.manifest["filters"] == {
         "split": "given",
-        "clean_titles": True,
         "html_entities": {"items": 1, "examples": ["Seven &amp; up"]},
     }
-
-
-def test_build_domain_keeps_titles_uncleaned_if_asked() -> None:
-    items = pl.DataFrame({"item_id": ["a"], "title": [" A &amp; B "]})
-    assert build_domain("d", items, {"train": bought(("u", "a", 1))}, clean=False).titles == [" A &amp; B "]
 
 
 def test_build_domain_reads_positions_written_as_text() -> None:

@@ -145,7 +145,6 @@ def build_domain(
     *,
     empty_titles: EmptyTitles = "error",
     unknown_items: UnknownItems = "error",
-    clean: bool = True,
     manifest: Mapping[str, Any] | None = None,
     canonical: bool = False,
 ) -> Domain:
@@ -161,7 +160,6 @@ def build_domain(
         empty_titles: what to do with an item without a title: stop, drop it with its interactions, or keep
             it with the empty text. What was done is in the manifest's ``filters``.
         unknown_items: what to do with interactions whose item the catalogue lacks: stop, or drop them.
-        clean: whether titles pass `clean_titles`.
         manifest: what the manifest should state beside counts and fingerprint: ``simulated``, ``sources``,
             ``filters``, ``seed``.
         canonical: the interactions are checked, of items of the catalogue and in canonical order, as
@@ -180,7 +178,7 @@ def build_domain(
         )
     if "train" not in interactions:
         raise DataError(f"domain {name!r} has no train split, got {', '.join(interactions) or 'none'}: give one")
-    catalogue, filters = _catalogue(name, as_frame("the items", items), clean=clean)
+    catalogue, filters = _catalogue(name, as_frame("the items", items))
     splits = {split: as_frame(split, interactions[split]) for split in SPLITS if split in interactions}
     unknown: dict[str, Any] = {}
     if not canonical:
@@ -302,7 +300,7 @@ def _sort_key(interactions: pl.DataFrame, by: Sequence[str]) -> pl.Series | None
     return pl.Series(_ROW, first[users] * (most - least + 1) + (values.to_numpy() - least))
 
 
-def _catalogue(name: str, items: pl.DataFrame, *, clean: bool) -> tuple[pl.DataFrame, dict[str, Any]]:
+def _catalogue(name: str, items: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Check the catalogue; returns it with what was repaired."""
     what = f"the items of domain {name!r}"
     check_columns(what, items.columns, (ITEM, TITLE))
@@ -312,9 +310,7 @@ def _catalogue(name: str, items: pl.DataFrame, *, clean: bool) -> tuple[pl.DataF
     twice = raw.filter(pl.col(ITEM).is_duplicated())[ITEM].unique(maintain_order=True)
     if twice.len():
         raise DataError(f"{what} give {twice.len()} ids more than one title ({_examples(twice)}): keep one row an item")
-    filters: dict[str, Any] = {"clean_titles": clean}
-    if not clean:
-        return raw.with_columns(pl.col(TITLE).fill_null("")), filters
+    filters: dict[str, Any] = {}
     escaped = raw.filter(has_entity())
     if escaped.height:
         filters["html_entities"] = {
