@@ -46,6 +46,35 @@ class ItemScore:
 
 
 @dataclass(frozen=True)
+class Recommendations:
+    """What the service recommends.
+
+    Attributes:
+        model: which answered.
+        catalog_version: of the catalogue that was searched; grows with every write.
+        items: best first.
+        took_ms: the server's own time.
+        unknown: ids of the history that were left out, where that was asked for (`skip_unknown`).
+    """
+
+    model: str
+    catalog_version: int
+    items: tuple[Recommendation, ...]
+    took_ms: float
+    unknown: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the service scores, in the order of the candidates; see :class:`Recommendations`."""
+
+    model: str
+    catalog_version: int
+    scores: tuple[ItemScore, ...]
+    took_ms: float
+
+
+@dataclass(frozen=True)
 class HistoryMatch:
     """What one history item has to do with a recommended one.
 

@@ -1,4 +1,4 @@
-"""What the recommending commands ask alike: their options, and the question that these make."""
+"""What the recommending commands ask alike: their options, and the filters that these make."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from xcrossrec.recommender import Question
+    from xcrossrec.catalogue.filters import Filters
 
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bundle or an adapter.")]
 Catalog = Annotated[
@@ -24,28 +24,15 @@ PriceMin = Annotated[float | None, typer.Option(help="Only items of this price o
 PriceMax = Annotated[float | None, typer.Option(help="Only items of this price or less.")]
 
 
-def question_of(
-    history: Sequence[str],
-    k: int,
-    *,
-    category: Sequence[str] | None,
-    in_stock: bool,
-    price_min: float | None,
-    price_max: float | None,
-    candidates: Sequence[str] | None = None,
-    include_bought: bool,
-    skip_unknown: bool,
-) -> Question:
-    """Make a question of a command's options.
+def filters_of(
+    category: Sequence[str] | None, in_stock: bool, price_min: float | None, price_max: float | None
+) -> Filters | None:
+    """Make filters of a command's options; None where none is given.
 
     Raises:
-        ConfigError: ``k`` below 1.
         DataError: prices that leave no room.
     """
     from xcrossrec.catalogue.filters import Filters
-    from xcrossrec.recommender import Question
 
     filters = Filters(category or None, in_stock or None, price_min, price_max)
-    return Question(
-        history, k, None if filters == Filters() else filters, candidates or None, include_bought, skip_unknown
-    )
+    return None if filters == Filters() else filters

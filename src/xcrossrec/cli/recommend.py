@@ -17,7 +17,7 @@ from xcrossrec.cli.asking import (
     PriceMax,
     PriceMin,
     SkipUnknown,
-    question_of,
+    filters_of,
 )
 from xcrossrec.cli.console import Json, Precision, prepare, print_json, progress_to_stderr, report_cut
 
@@ -59,19 +59,10 @@ def recommend(
     """
     prepare("models")
     from xcrossrec.models.bundle import encoder_of
-    from xcrossrec.recommender import Recommender
+    from xcrossrec.recommender import Question, Recommender
 
-    asked = question_of(
-        history,
-        k,
-        category=category,
-        in_stock=in_stock,
-        price_min=price_min,
-        price_max=price_max,
-        candidates=candidate,
-        include_bought=include_bought,
-        skip_unknown=skip_unknown,
-    )
+    filters = filters_of(category, in_stock, price_min, price_max)
+    asked = Question(history, k, filters, candidate, include_bought, skip_unknown)
     with progress_to_stderr(), Recommender.from_pretrained(model, catalog, precision=precision) as recommender:
         encoder = encoder_of(recommender.model)
         encoder.cut.reset()  # from here on only this history counts

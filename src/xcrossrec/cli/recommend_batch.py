@@ -19,7 +19,7 @@ from xcrossrec.cli.asking import (
     PriceMax,
     PriceMin,
     SkipUnknown,
-    question_of,
+    filters_of,
 )
 from xcrossrec.cli.console import Json, Precision, counter, prepare, print_json, progress_to_stderr
 
@@ -53,21 +53,13 @@ def recommend_batch(
       xcrossrec recommend-batch models/toys users.parquet --catalog data/toys --out recommended.parquet -k 20
     """
     prepare("serve")
-    from xcrossrec.recommender import Recommender
+    from xcrossrec.recommender import Question, Recommender
     from xcrossrec.recommender.job import check_users, job_of
     from xcrossrec.recommender.job import recommend_batch as run
 
     start = time.perf_counter()
-    asked = question_of(
-        [],
-        k,
-        category=category,
-        in_stock=in_stock,
-        price_min=price_min,
-        price_max=price_max,
-        include_bought=include_bought,
-        skip_unknown=skip_unknown,
-    )
+    filters = filters_of(category, in_stock, price_min, price_max)
+    asked = Question([], k, filters, None, include_bought, skip_unknown)
     check_users(users)
     with progress_to_stderr(), Recommender.from_pretrained(model, catalog, precision=precision) as recommender:
         job = {**job_of(recommender, model, users, asked), "precision": precision}

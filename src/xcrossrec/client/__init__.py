@@ -10,8 +10,17 @@ Where the service is busy (429, or 503 while it starts) the call is repeated aft
 Errors carry the server's own sentence.
 """
 
-from xcrossrec.answers import Explanation, HistoryMatch, ItemScore, LayerShare, Recommendation, SourceShare
-from xcrossrec.client.answers import Filters, Recommendations, Scores, StoredItem
+from xcrossrec.answers import (
+    Explanation,
+    HistoryMatch,
+    ItemScore,
+    LayerShare,
+    Recommendation,
+    Recommendations,
+    Scores,
+    SourceShare,
+)
+from xcrossrec.client.answers import Filters, StoredItem
 from xcrossrec.client.calls import HistoryEntry
 from xcrossrec.client.clients import LOCAL, AsyncClient, Client
 from xcrossrec.client.errors import RequestRefusedError, ServiceBusyError, ServiceError

@@ -8,7 +8,6 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from xcrossrec.answers import ItemScore, Recommendation
 from xcrossrec.client.errors import foreign
 
 
@@ -31,33 +30,6 @@ class StoredItem:
     in_stock: bool = True
     price: float | None = None
     metadata: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Recommendations:
-    """Ranked items.
-
-    Attributes:
-        model: which answered.
-        items: best first.
-        catalog_version: of the catalogue that was searched; grows with every write.
-        took_ms: the server's own time.
-        unknown: ids of the history that were left out, where that was asked for.
-    """
-
-    model: str
-    items: tuple[Recommendation, ...]
-    catalog_version: int
-    took_ms: float
-    unknown: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of candidates, in the order of the candidates."""
-
-    model: str
-    scores: tuple[ItemScore, ...]
 
 
 @dataclass(frozen=True)

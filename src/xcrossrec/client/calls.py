@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 from urllib.parse import quote
 
-from xcrossrec.answers import Explanation
-from xcrossrec.client.answers import Filters, Recommendations, Scores, StoredItem, read
+from xcrossrec.answers import Explanation, Recommendations, Scores
+from xcrossrec.client.answers import Filters, StoredItem, read
 from xcrossrec.exceptions import ConfigError
 
 T = TypeVar("T")

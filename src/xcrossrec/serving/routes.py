@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
 from starlette.responses import FileResponse
 
+from xcrossrec.answers import Recommendations, Scores
 from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.serving.metrics import CONTENT_TYPE
 from xcrossrec.serving.openapi import ASK, READ, WRITE, failures
@@ -30,10 +31,8 @@ from xcrossrec.serving.schemas import (
     ModelInfo,
     ModelsAnswer,
     ReadyAnswer,
-    RecommendAnswer,
     RecommendRequest,
     ReloadRequest,
-    ScoreAnswer,
     ScoreRequest,
     UpsertAnswer,
     UpsertRequest,
@@ -54,7 +53,7 @@ router = APIRouter(route_class=JsonRoute)
 # ---- recommendations
 
 
-@router.post("/v1/recommend", response_model=RecommendAnswer, responses=ASK, tags=["recommend"])
+@router.post("/v1/recommend", response_model=Recommendations, responses=ASK, tags=["recommend"])
 async def recommend(request: Request, asked: RecommendRequest) -> Response:
     """Rank the catalogue, or some of it, for a history; equal scores in the catalogue's order."""
     started, service = perf_counter(), _service(request)
@@ -80,7 +79,7 @@ async def recommend(request: Request, asked: RecommendRequest) -> Response:
     return _answered(started, served, found.version, items=items, **unknown)
 
 
-@router.post("/v1/score", response_model=ScoreAnswer, responses=ASK, tags=["recommend"])
+@router.post("/v1/score", response_model=Scores, responses=ASK, tags=["recommend"])
 async def score(request: Request, asked: ScoreRequest) -> Response:
     """Score candidates, items of the catalogue or titles, for a history."""
     started, limits = perf_counter(), _service(request).settings

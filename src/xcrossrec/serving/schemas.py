@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, StringConstraints, Tag
 
-from xcrossrec.answers import Explanation, ItemScore, Recommendation
+from xcrossrec.answers import Explanation
 from xcrossrec.catalogue.filters import Filters
 from xcrossrec.recommender import Item as NamedItem
 from xcrossrec.recommender import Question
@@ -201,25 +201,6 @@ class ReloadRequest(_Request):
 
 
 # ---- answers
-
-
-class RecommendAnswer(_Answer):
-    """Ranked items, of one version of the catalogue."""
-
-    model: str
-    catalog_version: int
-    items: list[Recommendation]
-    unknown: list[str] | None = Field(None, description="Ids of the history that were left out (`skip_unknown`).")
-    took_ms: float
-
-
-class ScoreAnswer(_Answer):
-    """Scores in the order of the candidates."""
-
-    model: str
-    catalog_version: int
-    scores: list[ItemScore]
-    took_ms: float
 
 
 class ExplainAnswer(_Answer):
