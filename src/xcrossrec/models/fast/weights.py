@@ -52,8 +52,7 @@ def _active(module: PeftLinear) -> list[str]:
 def comes_from(module: Any) -> tuple[list[Tensor], Hashable]:
     """The tensors that a layer's folded weights are made of, and how its adapters stand."""
     if isinstance(module, StackedLoraLinear):
-        own = [] if module.target is None else [module.target.down, module.target.up]
-        return [*_tensors(module.linear), module.down, module.up, *own], None
+        return [*module.parameters(), *module.buffers()], None
     if not isinstance(module, PeftLinear):
         return _tensors(module), None
     names = _active(module)
