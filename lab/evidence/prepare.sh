@@ -2,7 +2,7 @@
 # Import the real Amazon data (../shared/data/amazon) into runs/evidence/data; what is there is kept.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-DATA=../shared/data/amazon
+DATA=${DATA:-../shared/data/amazon}
 OUT=runs/evidence/data
 mkdir -p "$OUT"
 for d in electronics sports tools toys; do

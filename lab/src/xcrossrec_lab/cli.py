@@ -146,19 +146,36 @@ def status(suite: SuiteFile, out: Out = None) -> None:
 def report(
     suite: SuiteFile,
     out: Out = None,
-    to: Annotated[
-        Path | None, typer.Option(help="Folder of the page and figures.  [default: report in the run's]")
-    ] = None,
+    from_: Annotated[Path | None, typer.Option("--from", help="Kept cells to report, instead of the run's.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder of the page.  [default: report in the cells' folder]")] = None,
+    figures: Annotated[bool, typer.Option("--figures", help="Draw figures beside the page.")] = False,
 ) -> None:
-    """Make tables and figures from the cells that are complete, and from nothing else."""
-    prepare("train")
+    """Make a suite's tables from the cells that are complete, and from nothing else."""
     from xcrossrec_lab.report.page import write_report
-    from xcrossrec_lab.suites.cells import CellFiles
+    from xcrossrec_lab.suites.cells import CellFiles, Cells
+    from xcrossrec_lab.suites.kept import KeptCells
     from xcrossrec_lab.suites.suite import Suite
 
     found = Suite.read(suite)
-    folder = out or found.out
-    typer.echo(write_report(found, CellFiles(folder), to or folder / "report"))
+    cells: Cells = KeptCells(from_) if from_ else CellFiles(out or found.out)
+    typer.echo(write_report(found, cells, to or cells.root / "report", with_figures=figures))
+
+
+@app.command()
+def pages(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a page differs.")] = False,
+) -> None:
+    """Make every committed page anew from the kept cells: one a suite, and the table of docs/evidence.md."""
+    from xcrossrec_lab.report.published import differing, write_pages
+
+    if not check:
+        for path in write_pages():
+            typer.echo(path)
+        return
+    if others := differing():
+        typer.echo(f"not what the kept cells give: {', '.join(map(str, others))}")
+        raise typer.Exit(1)
+    typer.echo("all pages are as the kept cells give them")
 
 
 @app.command()

@@ -18,7 +18,7 @@ from xcrossrec.models.bundle import Model
 from xcrossrec.models.centering import center_on
 from xcrossrec.models.pair_attention import choose_pair_attention
 from xcrossrec.scoring import Scorer
-from xcrossrec.types import EncodingPrecision, HistoryPooling, PairAttention, PairStart, Scoring
+from xcrossrec.types import EncodingPrecision, PairAttention, PairStart, Scoring
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,6 @@ class Task:
         settings: the method's own, from the suite.
         base: name of the base model.
         scoring: ``dual`` or ``pair``.
-        pooling: of the history, the same for every method.
         pair_attention: who sees whom in a pair; None takes the base's default.
         pair_start: whether a `pair` head starts from the ``similarity`` or ``fresh``.
         encoding: precision of the ranking's encoding, the same for every method.
@@ -68,7 +67,6 @@ class Task:
     settings: Mapping[str, Any] = field(default_factory=dict)
     base: str = DEFAULT_BASE
     scoring: Scoring = "dual"
-    pooling: HistoryPooling = "late"
     pair_attention: PairAttention | None = None
     pair_start: PairStart = "similarity"
     encoding: EncodingPrecision = "fp32"

@@ -38,7 +38,6 @@ learning_rate = 1e-2
 [methods.lora-from-source]
 [methods.head]
 [methods.xcross]
-integrator = "paper"
 learning_rate = 1e-2
 ablate = true
 [methods.shuffled]

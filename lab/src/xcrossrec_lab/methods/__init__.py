@@ -56,8 +56,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "lora-from-source": Kind("lora:lora_from_best_source", uses_sources=True),
         "lora-from-merged": Kind("merging:lora_from_merged", uses_sources=True),
         "full-fine-tuning": Kind("finetuning:full_fine_tuning"),
-        "xcross": Kind("xcross:xcross", uses_sources=True),
-        "xcross-head-only": Kind("xcross:head_on_the_sources", uses_sources=True),
+        "xcross": Kind("integration:xcross", uses_sources=True),
+        "merged": Kind("integration:merged", uses_sources=True),
     }
 )
 """Kind to what makes it."""

@@ -71,7 +71,7 @@ def arrow(task: Task) -> Fitted:
         temperature=task.setting("temperature", 1.0),
         pair_attention=task.attention(base.backbone),
     )
-    model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling, pair_start=task.pair_start)
+    model = bundle.build_model(encoder, scoring=task.scoring, pair_start=task.pair_start)
     inherit_head(model, folders)
     model = task.centered(model)
     model.eval()

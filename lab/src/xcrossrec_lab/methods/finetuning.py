@@ -73,7 +73,7 @@ def fit_encoder(task: Task, encoder: TitleEncoder, learning_rate: float, *, sour
     """
     with torch.random.fork_rng():
         torch.manual_seed(task.seed)  # of the pair head's projection
-        model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling, pair_start=task.pair_start)
+        model = bundle.build_model(encoder, scoring=task.scoring, pair_start=task.pair_start)
     inherit_head(model, sources)
     model = with_head(model, task.target, task.training)
     report = fit(

@@ -61,7 +61,6 @@ def trained_lora(task: Task, init: Path | None) -> Fitted:
         init=init,
         rank=task.setting("rank", 8),
         scoring=task.scoring,
-        pooling=task.pooling,
         pair_attention=task.pair_attention,
         pair_start=task.pair_start,
         show_progress=False,
@@ -77,7 +76,7 @@ def head_on_the_base(task: Task) -> Fitted:
     base = load_base(task.base)
     encoder = SourceEncoder(base, pair_attention=task.attention(base.backbone))
     encoder.requires_grad_(False)
-    model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling, pair_start=task.pair_start)
+    model = bundle.build_model(encoder, scoring=task.scoring, pair_start=task.pair_start)
     model = with_head(model, task.target, replace(config, projection_rank=rank))
     config = replace(config, projection_learning_rate=task.setting("learning_rate", config.projection_learning_rate))
     report = fit(

@@ -102,7 +102,7 @@ def merged_adapter(task: Task, kind: Merge, out: Path, density: float = 0.5) -> 
     if len(folders) < 2:
         raise ModelError(f"a merge needs at least 2 sources, got {len(folders)}: name another one")
     encoder = _merged_encoder(folders, task.base, kind, density, task.seed)
-    model = bundle.build_model(encoder, scoring=task.scoring, pooling=task.pooling, pair_start=task.pair_start)
+    model = bundle.build_model(encoder, scoring=task.scoring, pair_start=task.pair_start)
     inherit_head(model, folders)
     names = [source.name for source in task.sources]
     manifest = {"kind": "adapter", "domain": {"name": "+".join(names)}, "merge": {"kind": kind, "density": density}}

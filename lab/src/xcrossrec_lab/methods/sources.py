@@ -8,13 +8,12 @@ from xcrossrec_lab.task import Fitted, Source, Task, check_settings
 
 
 def untrained_base(task: Task) -> Fitted:
-    """The base's own similarity; ``pooling`` and ``center`` choose how titles are compared."""
-    check_settings(task, {"pooling", "center"})
+    """The base's own similarity; ``center`` (the training's) says whether vectors are centered."""
+    check_settings(task, {"center"})
     return Fitted(
         untrained(
             task.base,
             task.target.titles,
-            pooling=task.setting("pooling", task.pooling),
             center=task.setting("center", task.training.center),
             precision=task.encoding,
         )

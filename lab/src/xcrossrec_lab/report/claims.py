@@ -14,14 +14,14 @@ from xcrossrec.metrics.significance import PairedComparison, holm_adjusted
 from xcrossrec.types import Negatives
 from xcrossrec_lab.methods import KINDS
 from xcrossrec_lab.report.points import Point, Points
-from xcrossrec_lab.report.resampling import compare_many, relative_interval
+from xcrossrec_lab.report.resampling import compare_many, interval, relative_interval
 from xcrossrec_lab.suites.cells import ALL, NO_BUDGET
 from xcrossrec_lab.suites.suite import MethodEntry
 
 CLAIM_BUDGETS = (128, 512, 2048)
 CLAIM_NEGATIVES: tuple[Negatives, ...] = ("popularity", "full")
 SIGNIFICANT = 0.01
-_NO_RIVAL_KINDS = {"xcross", "xcross-head-only"}
+_NO_RIVAL_KINDS = {"xcross", "merged"}
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,18 @@ class Duel:
         return "better" if self.found.difference > 0 else "worse"
 
 
-def compare_points(ours: Point, rival: Point, negatives: Negatives) -> PairedComparison:
+@dataclass(frozen=True)
+class Difference:
+    """Ours minus another, the mean over users, with its interval."""
+
+    difference: float
+    interval: tuple[float, float]
+
+
+def compare_points(ours: Point, rival: Point, negatives: Negatives) -> Difference:
     """Pair the users of two points; each user's metric is averaged over the seeds first."""
-    (found,) = compare_many([ours.per_user(negatives) - rival.per_user(negatives)])
-    return found
+    values = ours.per_user(negatives) - rival.per_user(negatives)
+    return Difference(float(values.mean()), interval(values))
 
 
 def seed_differences(

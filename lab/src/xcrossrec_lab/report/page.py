@@ -9,20 +9,20 @@ from xcrossrec.exceptions import ConfigError
 from xcrossrec_lab.report import figures, tables
 from xcrossrec_lab.report.claims import CLAIM_BUDGETS, shuffled_pairs
 from xcrossrec_lab.report.points import Points
-from xcrossrec_lab.suites.cells import ALL, CellFiles
-from xcrossrec_lab.suites.kept import write_records
+from xcrossrec_lab.suites.cells import ALL, Cells
 from xcrossrec_lab.suites.suite import Suite
 
 PAGE = "README.md"
 
 
-def write_report(suite: Suite, files: CellFiles, out: Path) -> Path:
-    """Make the page and the figures from the cells that are complete, and put their records beside.
+def write_report(suite: Suite, cells: Cells, out: Path, *, with_figures: bool = False) -> Path:
+    """Make the page from the cells that are complete, and from nothing else.
 
     Args:
         suite: its ``[report]`` says whose claims are examined.
-        files: the cells.
+        cells: a run's or kept ones.
         out: folder to write to; made if needed.
+        with_figures: draw figures beside the page, and show them in it.
 
     Returns:
         the page.
@@ -30,15 +30,33 @@ def write_report(suite: Suite, files: CellFiles, out: Path) -> Path:
     Raises:
         ConfigError: no cell is complete.
     """
-    points = Points(suite, files)
-    if not len(points):
-        raise ConfigError(f"no cell of {suite.name!r} is complete in {files.root}: run `xcrossrec-lab run` first")
+    text = page_text(suite, cells, figures_in=out if with_figures else None)
     out.mkdir(parents=True, exist_ok=True)
-    sections = _filled([_head(suite, files), *_claims(points), *_accuracy(points, out), *_costs(points, out)])
-    write_records(out, suite, files)
     page = out / PAGE
-    page.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    beside = page.with_suffix(".new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(page)
     return page
+
+
+def page_text(suite: Suite, cells: Cells, *, figures_in: Path | None = None) -> str:
+    """The page of a suite.
+
+    Args:
+        suite: its ``[report]`` says whose claims are examined.
+        cells: a run's or kept ones.
+        figures_in: folder for its figures; None draws none.
+
+    Raises:
+        ConfigError: no cell is complete.
+    """
+    points = Points(suite, cells)
+    if not len(points):
+        raise ConfigError(f"no cell of {suite.name!r} is complete in {cells.root}: run `xcrossrec-lab run` first")
+    if figures_in is not None:
+        figures_in.mkdir(parents=True, exist_ok=True)
+    sections = [_head(suite, cells), *_claims(points), *_accuracy(points, figures_in), *_costs(points, figures_in)]
+    return "\n\n".join(_filled(sections)) + "\n"
 
 
 def _filled(sections: Sequence[str]) -> list[str]:
@@ -60,10 +78,10 @@ def _is_heading(section: str) -> bool:
     return _level(section) > 0 and "\n" not in section
 
 
-def _head(suite: Suite, files: CellFiles) -> str:
+def _head(suite: Suite, found: Cells) -> str:
     cells = suite.cells()
-    done = sum(files.done(cell) for cell in cells)
-    commits = sorted({str(files.read(cell)["commit"]) for cell in cells if files.done(cell)})
+    done = sum(found.done(cell) for cell in cells)
+    commits = sorted({str(found.read(cell)["commit"]) for cell in cells if found.done(cell)})
     return (
         f"# Suite {suite.name}\n\n{done} of {len(cells)} cells are complete; made at {', '.join(commits)}. "
         f"MRR, 1 + 29 candidates unless `full`; ± is half the 95% bootstrap interval over users."
@@ -131,8 +149,8 @@ _FIGURES_NOTE = (
 )
 
 
-def _accuracy(points: Points, out: Path) -> list[str]:
-    sections = ["# Accuracy", _FIGURES_NOTE]
+def _accuracy(points: Points, figures_in: Path | None) -> list[str]:
+    sections = ["# Accuracy", *([_FIGURES_NOTE] if figures_in else [])]
     for negatives in points.suite.negatives:
         title = f"## MRR averaged over targets, {negatives} negatives"
         sections += [title, tables.averages_table(points, negatives, (*CLAIM_BUDGETS, ALL))]
@@ -142,22 +160,29 @@ def _accuracy(points: Points, out: Path) -> list[str]:
         for negatives in points.suite.negatives:
             sections += [f"## {target}, {negatives} negatives", tables.accuracy_table(points, target, negatives)]
         name = f"curves-{target}.png"
-        if figures.budget_curves(points, target, "popularity", out / name):
+        if figures_in and figures.budget_curves(points, target, "popularity", figures_in / name):
             sections.append(f"![Budget curves on {target}]({name})")
     return sections
 
 
-def _costs(points: Points, out: Path) -> list[str]:
+def _costs(points: Points, figures_in: Path | None) -> list[str]:
     sections = ["# Cost and integration"]
     for budget in (b for b in CLAIM_BUDGETS if b in points.budgets):
-        for what in ("parameters", "cpu_s"):
-            name = f"{what}-{budget}.png"
-            if figures.accuracy_against(points, what, budget, out / name):
-                sections.append(f"![Accuracy against {what}, {budget} users]({name})")
         for target in points.targets:
             sections += [f"## {target}, {budget:,} users", tables.compute_table(points, target, budget)]
-        for method in points.suite.methods:
-            name = f"map-{method}-{budget}.png"
-            if figures.integration_maps(points, method, budget, out / name):
-                sections.append(f"![What the streams of {method} take from each other, by layer]({name})")
+        if figures_in:
+            sections += _cost_figures(points, budget, figures_in)
     return sections
+
+
+def _cost_figures(points: Points, budget: int, folder: Path) -> list[str]:
+    shown = []
+    for what in ("parameters", "cpu_s"):
+        name = f"{what}-{budget}.png"
+        if figures.accuracy_against(points, what, budget, folder / name):
+            shown.append(f"![Accuracy against {what}, {budget} users]({name})")
+    for method in points.suite.methods:
+        name = f"map-{method}-{budget}.png"
+        if figures.integration_maps(points, method, budget, folder / name):
+            shown.append(f"![What the streams of {method} take from each other, by layer]({name})")
+    return shown

@@ -8,34 +8,17 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
-import polars as pl
 from jaxtyping import Bool, Float64
 
-from xcrossrec.evaluation import Evaluation
-from xcrossrec.exceptions import DataError
-from xcrossrec.metrics.ranking import METRICS
-from xcrossrec.types import USER, Negatives
+from xcrossrec import DataError
+from xcrossrec.evaluation.result import SEEN
+from xcrossrec.types import Negatives
 from xcrossrec_lab.report.resampling import interval
-from xcrossrec_lab.suites.cells import ALL, NO_BUDGET, Cell, CellFiles
+from xcrossrec_lab.suites.cells import ALL, NO_BUDGET, Cell, Cells, PerUser
 from xcrossrec_lab.suites.suite import Suite
 
 METRIC = "mrr"
-_SEEN = "seen_in_source"
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, eq=False)
-class Results:
-    """One cell's results as tables need them: a frame a kind of negatives, users in the order of their ids."""
-
-    frames: Mapping[str, pl.DataFrame]
-
-    @classmethod
-    def of(cls, evaluation: Evaluation) -> Results:
-        """Sort once, and let go of the ids."""
-        columns = ["candidates", *METRICS, _SEEN]
-        kinds = evaluation.negatives
-        return cls({kind: evaluation.of(kind).sort(USER).select(columns) for kind in kinds})
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +39,7 @@ class Point:
     method: str
     budget: int
     records: tuple[dict[str, Any], ...]
-    results: tuple[Results, ...]
+    results: tuple[Mapping[str, PerUser], ...]
 
     @property
     def seeds(self) -> list[int]:
@@ -102,14 +85,14 @@ class Point:
 
     def chance(self, negatives: Negatives) -> float:
         """The MRR of a random order: the mean over users of (1 + 1/2 + ... + 1/n) / n for n candidates."""
-        candidates = self.results[0].frames[negatives]["candidates"].to_numpy()
+        candidates = self.results[0][negatives]["candidates"].to_numpy()
         harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, candidates.max() + 1))])
         return float(np.mean(harmonic[candidates] / candidates))
 
     def unseen(self) -> Bool[np.ndarray, " user"]:
         """Which users no source has seen in training; all of them for a method without sources."""
-        frame = next(iter(self.results[0].frames.values()))
-        return ~frame[_SEEN].fill_null(False).to_numpy()
+        frame = next(iter(self.results[0].values()))
+        return ~frame[SEEN].fill_null(False).to_numpy()
 
     @property
     def parameters(self) -> int:
@@ -133,8 +116,8 @@ class Point:
         return float(np.mean(seconds)) if seconds else None
 
 
-def _values(results: Results, negatives: Negatives, metric: str) -> Float64[np.ndarray, " user"]:
-    return np.asarray(results.frames[negatives][metric].to_numpy(), dtype=np.float64)
+def _values(results: Mapping[str, PerUser], negatives: Negatives, metric: str) -> Float64[np.ndarray, " user"]:
+    return np.asarray(results[negatives][metric].to_numpy(), dtype=np.float64)
 
 
 def _check_same_users(point: Point, first: Point) -> None:
@@ -163,7 +146,7 @@ class Points:
         DataError: cells of one target rank different users.
     """
 
-    def __init__(self, suite: Suite, files: CellFiles) -> None:
+    def __init__(self, suite: Suite, files: Cells) -> None:
         self.suite = suite
         groups: dict[tuple[str, tuple[str, ...], str, int], list[Cell]] = {}
         for cell in suite.cells():
@@ -173,7 +156,7 @@ class Points:
             Point(
                 *key,
                 tuple(files.read(cell) for cell in cells),
-                tuple(Results.of(files.evaluation(cell)) for cell in cells),
+                tuple(files.per_user(cell) for cell in cells),
             )
             for key, cells in groups.items()
         ]

@@ -71,7 +71,11 @@ def run_cell(suite: Suite, files: CellFiles, cell: Cell) -> dict[str, Any]:
 
     Returns:
         the record as written.
+
+    Raises:
+        ConfigError: the cell's method is retired.
     """
+    suite.methods[cell.method].refuse_if_retired()
     domain = read_domain(suite.data / cell.target)
     ranked = ranked_users(suite, domain) if suite.ranks else None  # before the training: it may refuse the grid
     scratch = files.root / "work"
@@ -125,7 +129,6 @@ def make_task(suite: Suite, cell: Cell, domain: Domain, work: Path) -> Task:
         settings=settings,
         base=suite.base,
         scoring=suite.scoring,
-        pooling=suite.pooling,
         pair_attention=pair_attention,
         pair_start=suite.pair_start,
         encoding=suite.encoding,
@@ -211,7 +214,6 @@ def _record(
         "settings": settings_at(suite.methods[cell.method].settings, cell.budget),
         "training": task.training.to_dict(),
         "scoring": suite.scoring,
-        "pooling": suite.pooling,
         "encoding": suite.encoding,
         "pair": {"attention": task.pair_attention, "start": task.pair_start} if task.scoring == "pair" else None,
         "data_fingerprint": domain.fingerprint,

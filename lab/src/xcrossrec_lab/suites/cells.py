@@ -7,10 +7,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
-from xcrossrec.evaluation import Evaluation
-from xcrossrec.exceptions import DataError
+import polars as pl
+
+from xcrossrec import DataError, Evaluation
+from xcrossrec.evaluation.result import SEEN
+from xcrossrec.metrics.ranking import METRICS
+from xcrossrec.types import USER
 
 ALL = 0
 """The budget that stands for all training users."""
@@ -19,6 +23,9 @@ NO_BUDGET = -1
 """The budget of a method that learns nothing from the target's users."""
 
 NO_SOURCES = "none"
+
+PerUser: TypeAlias = pl.DataFrame
+"""One kind's results, a row a user in the order of their ids: ``candidates``, the metrics, ``seen_in_source``."""
 
 
 @dataclass(frozen=True, order=True)
@@ -104,3 +111,29 @@ class CellFiles:
     def evaluation(self, cell: Cell) -> Evaluation:
         """Read a cell's per-user results."""
         return Evaluation.load(self.results(cell))
+
+    def per_user(self, cell: Cell) -> dict[str, PerUser]:
+        """Its results by kind of negatives."""
+        found = self.evaluation(cell)
+        return {kind: found.of(kind).sort(USER).select("candidates", *METRICS, SEEN) for kind in found.negatives}
+
+
+class Cells(Protocol):
+    """Complete cells, in a run's folder or among kept ones."""
+
+    @property
+    def root(self) -> Path:
+        """Where they lie."""
+        ...
+
+    def done(self, cell: Cell) -> bool:
+        """Whether the cell is complete."""
+        ...
+
+    def read(self, cell: Cell) -> dict[str, Any]:
+        """A complete cell's record."""
+        ...
+
+    def per_user(self, cell: Cell) -> dict[str, PerUser]:
+        """A complete cell's results by kind of negatives."""
+        ...

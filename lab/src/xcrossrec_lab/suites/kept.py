@@ -1,15 +1,17 @@
 """Finished cells in a small folder that can be committed, and back: no user's id is in it.
 
-``cells.json`` has the records, ``ranks/TARGET.parquet`` a row a kind of negatives, cell and user: ``rank``,
-``candidates`` and ``seen``. A user is a number: the place among the ranked users, in the domain's order. Metrics
-are not kept, ranks give them back exactly. ``tuning.json`` has the records of a search's trials, if there is a search.
+``cells.json.xz`` has the records, ``ranks/TARGET.xz`` each user's rank, number of candidates and whether a source has
+seen the user (:mod:`xcrossrec_lab.suites.rank_file`). A user is a number: the place among the ranked users' ids in
+alphabetic order. Metrics are not kept, ranks give them back exactly. ``tuning.json.xz`` has the records of a search's
+trials, if there is a search.
 """
 
 from __future__ import annotations
 
 import json
+import lzma
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,33 +20,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from xcrossrec.data.domain import Domain
-from xcrossrec.data.store import read_domain
-from xcrossrec.evaluation import Evaluation, EvaluationInfo
+from xcrossrec import ConfigError, DataError, Domain, Evaluation, read_domain
+from xcrossrec.evaluation import EvaluationInfo
 from xcrossrec.evaluation.result import KIND, RESULT_SCHEMA, SEEN
-from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.metrics.ranking import per_user_metrics
-from xcrossrec.types import NEGATIVES, USER
-from xcrossrec_lab.suites.cells import Cell, CellFiles
+from xcrossrec.types import USER
+from xcrossrec_lab.suites.cells import Cell, CellFiles, PerUser
+from xcrossrec_lab.suites.rank_file import NOBODY_KNOWS, Ranks, read_ranks, write_ranks
 from xcrossrec_lab.suites.ranked import ranked_users
 from xcrossrec_lab.suites.suite import Suite
 
-RECORDS = "cells.json"
-TRIALS = "tuning.json"
+RECORDS = "cells.json.xz"
+TRIALS = "tuning.json.xz"
 RANKS = "ranks"
-
-_COLUMNS: Mapping[str, pl.DataType] = {
-    KIND: pl.Enum(NEGATIVES),
-    "cell": pl.String(),
-    "user": pl.UInt32(),
-    "rank": pl.UInt32(),
-    "candidates": pl.UInt32(),
-    "seen": pl.Boolean(),
-}
-_SCHEMA = pl.Schema(_COLUMNS)
-_ORDER = [KIND, "cell", "user"]  # like ranks beside like ones: a sixth smaller than cell by cell
-_ZSTD_LEVEL = 19
-_LARGEST_UINT16 = 65_535
 
 
 @dataclass(frozen=True)
@@ -94,32 +82,26 @@ def keep(suite: Suite, files: CellFiles, directory: Path) -> Kept:
     done = [cell for cell in suite.cells() if files.done(cell)]
     if not done:
         raise ConfigError(f"no cell of {suite.name!r} is complete in {files.root}: run `xcrossrec-lab run` first")
-    frames = {}
+    tables = {}
     for target in dict.fromkeys(cell.target for cell in done):
-        place = _Place(suite, target)
-        fresh = [_ranks_of(place, cell, files) for cell in done if cell.target == target]
-        earlier = _read_ranks(directory, target)
-        names = [cell.name for cell in done]
-        frames[target] = pl.concat([earlier.filter(~pl.col("cell").is_in(names)), *fresh])
-    for target, frame in frames.items():
-        _write_ranks(directory, target, frame)
-    count = write_records(directory, suite, files)
+        place, table = _Place(suite, target), read_ranks(_rank_file(directory, target))
+        for cell in done:
+            if cell.target == target:
+                for kind, ranks in _ranks_of(place, cell, files).items():
+                    table.setdefault(kind, {})[cell.name] = ranks
+        tables[target] = table
+    for target, table in tables.items():
+        write_ranks(_rank_file(directory, target), table)
+    count = _write_records(directory, suite, files)
     _keep_trials(suite, files, directory)
-    size = sum(path.stat().st_size for path in (directory / RANKS).glob("*.parquet"))
+    size = sum(path.stat().st_size for path in (directory / RANKS).glob("*.xz"))
     return Kept(len(done), count - len(done), size)
 
 
-def write_records(directory: Path, suite: Suite, files: CellFiles) -> int:
-    """Write the records of the run's complete cells, and of those whose ranks the folder keeps.
-
-    Returns:
-        how many.
-    """
-    records = {cell.name: files.read(cell) for cell in suite.cells() if files.done(cell)}
-    ranked = {name for path in sorted((directory / RANKS).glob("*.parquet")) for name in _names_in(path)}
-    for name, record in _read_records(directory / RECORDS).items():
-        if name in ranked:
-            records.setdefault(name, record)
+def _write_records(directory: Path, suite: Suite, files: CellFiles) -> int:
+    """Write the records of the run's complete cells beside those that are kept already; gives their number."""
+    records = _read_records(directory / RECORDS)
+    records |= {cell.name: files.read(cell) for cell in suite.cells() if files.done(cell)}
     order = {cell.name: number for number, cell in enumerate(suite.cells())}
     _write_json(directory / RECORDS, sorted(records.items(), key=lambda item: order.get(item[0], len(order))))
     return len(records)
@@ -144,18 +126,66 @@ def restore(suite: Suite, files: CellFiles, directory: Path) -> Restored:
     cells = [cell for cell in suite.cells() if cell.name in kept]
     missing = [cell for cell in cells if not files.done(cell)]
     places = {target: _Place(suite, target) for target in dict.fromkeys(cell.target for cell in missing)}
-    ranks = {target: _by_cell(_read_ranks(directory, target)) for target in places}
+    found = KeptCells(directory)
     for cell in missing:
         places[cell.target].check(cell, kept[cell.name])
-        if cell.name not in ranks[cell.target]:
-            raise DataError(f"{directory} has the record of {cell.name} without its ranks: take both from one commit")
+        found.ranks(cell)
     trials = _missing_trials(suite, files, directory)
     for cell in missing:
         record = kept[cell.name]
-        files.write(cell, _evaluation_of(places[cell.target], cell, record, ranks[cell.target][cell.name]), record)
+        files.write(cell, _evaluation_of(places[cell.target], cell, record, found.ranks(cell)), record)
     for of_trial, trial, loss in trials:
         of_trial.write(trial, None, loss)
     return Restored(len(missing), len(cells) - len(missing), len(kept) - len(cells), len(trials))
+
+
+class KeptCells:
+    """What a folder keeps, for a report; the data are not needed.
+
+    Args:
+        root: what :func:`keep` wrote.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._tables: dict[str, dict[str, dict[str, Ranks]]] = {}
+
+    @cached_property
+    def _records(self) -> dict[str, dict[str, Any]]:
+        return _read_records(self.root / RECORDS)
+
+    def done(self, cell: Cell) -> bool:
+        """Whether the cell is kept."""
+        return cell.name in self._records
+
+    def read(self, cell: Cell) -> dict[str, Any]:
+        """Its record."""
+        return self._records[cell.name]
+
+    def ranks(self, cell: Cell) -> dict[str, Ranks]:
+        """Its ranks by kind of negatives.
+
+        Raises:
+            DataError: there are none.
+        """
+        if cell.target not in self._tables:
+            self._tables[cell.target] = read_ranks(_rank_file(self.root, cell.target))
+        found = {kind: cells[cell.name] for kind, cells in self._tables[cell.target].items() if cell.name in cells}
+        if not found:
+            raise DataError(f"{self.root} has the record of {cell.name} without its ranks: take both from one commit")
+        return found
+
+    def per_user(self, cell: Cell) -> dict[str, PerUser]:
+        """Its results by kind of negatives."""
+        return {kind: _results(ranks).drop("rank") for kind, ranks in self.ranks(cell).items()}
+
+
+def _results(ranks: Ranks) -> pl.DataFrame:
+    seen = pl.Series(ranks.seen == 1).set(pl.Series(ranks.seen == NOBODY_KNOWS), None)
+    return pl.DataFrame(
+        {"candidates": ranks.candidates, "rank": ranks.rank, **per_user_metrics(ranks.rank), SEEN: seen},
+        schema={name: RESULT_SCHEMA[name] for name in RESULT_SCHEMA if name not in (USER, KIND)},
+    )
 
 
 class _Place:
@@ -174,10 +204,14 @@ class _Place:
         return ranked_users(self.suite, self.domain).domain
 
     @cached_property
-    def users(self) -> pl.DataFrame:
-        """The ranked users and their numbers."""
-        ids = self.ranked.sequences(self.suite.split).user_ids
-        return pl.DataFrame({USER: ids, "user": range(len(ids))}, schema={USER: pl.String, "user": pl.UInt32})
+    def users(self) -> list[str]:
+        """The ranked users' ids in the domain's order, in which results have them."""
+        return list(self.ranked.sequences(self.suite.split).user_ids)
+
+    @cached_property
+    def alphabetic(self) -> list[int]:
+        """For each number of a user the place in the domain's order."""
+        return sorted(range(len(self.users)), key=lambda place: self.users[place])
 
     def check(self, cell: Cell, record: Mapping[str, Any]) -> None:
         """Refuse a cell of other data, of another split or of other candidates."""
@@ -204,37 +238,30 @@ class _Place:
             )
 
 
-def _ranks_of(place: _Place, cell: Cell, files: CellFiles) -> pl.DataFrame:
+def _ranks_of(place: _Place, cell: Cell, files: CellFiles) -> dict[str, Ranks]:
     place.check(cell, files.read(cell))
-    frame = files.evaluation(cell).frame.join(place.users, on=USER, how="left", maintain_order="left")
-    if frame["user"].null_count() or frame.height % place.users.height:
-        raise DataError(f"the results of {cell.name} are not of the split's {place.users.height} users: run it again")
-    named = frame.with_columns(pl.lit(cell.name).alias("cell"), pl.col(SEEN).alias("seen"))
-    return named.select(pl.col(name).cast(dtype) for name, dtype in _SCHEMA.items())
+    evaluation = files.evaluation(cell)
+    found = {}
+    for kind in evaluation.negatives:
+        frame = evaluation.of(kind).sort(USER)
+        if frame[USER].to_list() != [place.users[number] for number in place.alphabetic]:
+            raise DataError(f"the results of {cell.name} are not of the split's {len(place.users)} users: run it again")
+        seen = frame[SEEN].cast(pl.UInt8).fill_null(NOBODY_KNOWS).to_numpy()
+        found[kind] = Ranks(*(frame[name].to_numpy().astype(np.int64) for name in ("rank", "candidates")), seen)
+    return found
 
 
-def _by_cell(ranks: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    return {str(name): frame for (name,), frame in ranks.partition_by("cell", as_dict=True).items()}
-
-
-def _evaluation_of(place: _Place, cell: Cell, record: Mapping[str, Any], ranks: pl.DataFrame) -> Evaluation:
-    kinds = [kind for kind in place.suite.negatives if (ranks[KIND] == kind).any()]
-    users = np.arange(place.users.height)
+def _evaluation_of(place: _Place, cell: Cell, record: Mapping[str, Any], found: Mapping[str, Ranks]) -> Evaluation:
     frames = []
-    for kind in kinds:
-        rows = ranks.filter(pl.col(KIND) == kind).sort("user")
-        if not np.array_equal(rows["user"].to_numpy(), users):
+    number_of = np.argsort(place.alphabetic)
+    for kind in (kind for kind in place.suite.negatives if kind in found):
+        frame = _results(found[kind])
+        if frame.height != len(place.users):
             raise DataError(
-                f"the kept ranks of {cell.name} are of {rows.height} users, not {users.size}: keep it again"
+                f"the kept ranks of {cell.name} are of {frame.height} users, not {len(place.users)}: keep it again"
             )
-        rank = rows["rank"].cast(pl.Int64).to_numpy()
-        columns: dict[str, Any] = {
-            USER: place.users[USER],
-            KIND: [kind] * users.size,
-            "candidates": rows["candidates"].cast(pl.Int64),
-        }
-        columns |= {"rank": rank, **per_user_metrics(rank), SEEN: rows["seen"]}
-        frames.append(pl.DataFrame(columns, schema=RESULT_SCHEMA))
+        named = frame[number_of].with_columns(pl.Series(USER, place.users), pl.lit(kind).alias(KIND))
+        frames.append(named.select(pl.col(name).cast(dtype) for name, dtype in RESULT_SCHEMA.items()))
     said = record["metrics"]
     names = ("scorer", "domain", "fingerprint", "split", "seed", "version", "wall_s", "simulated")
     return Evaluation(pl.concat(frames), EvaluationInfo(**{name: said[name] for name in names}))
@@ -275,46 +302,17 @@ def _read_records(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        return {str(record.get("cell")): record for record in json.loads(path.read_text(encoding="utf-8"))}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        return {str(record.get("cell")): record for record in json.loads(lzma.decompress(path.read_bytes()))}
+    except (OSError, ValueError, AttributeError, TypeError, lzma.LZMAError) as error:
         raise DataError(f"{path} cannot be read ({error}): take it from the last commit") from error
 
 
 def _write_json(path: Path, records: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps([record for _, record in records], indent=1), encoding="utf-8")
+    temporary.write_bytes(lzma.compress(json.dumps([record for _, record in records], indent=1).encode()))
     temporary.replace(path)
 
 
-def _names_in(path: Path) -> Sequence[str]:
-    return list(_read(path, ["cell"])["cell"].unique())
-
-
-def _read(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path, columns=list(columns))
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} cannot be read ({error}): take it from the last commit") from error
-
-
-def _read_ranks(directory: Path, target: str) -> pl.DataFrame:
-    path = directory / RANKS / f"{target}.parquet"
-    if not path.exists():
-        return pl.DataFrame(schema=_SCHEMA)
-    return _read(path, list(_SCHEMA)).cast(_SCHEMA)
-
-
-def _write_ranks(directory: Path, target: str, frame: pl.DataFrame) -> None:
-    path = directory / RANKS / f"{target}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    small = [name for name in ("user", "rank", "candidates") if int(frame[name].max() or 0) <= _LARGEST_UINT16]  # type: ignore[arg-type]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    frame.sort(_ORDER).with_columns(pl.col(small).cast(pl.UInt16), pl.col(KIND).cast(pl.String)).write_parquet(
-        temporary,
-        compression="zstd",
-        compression_level=_ZSTD_LEVEL,
-        statistics=False,
-        row_group_size=max(1, frame.height),
-    )
-    temporary.replace(path)
+def _rank_file(directory: Path, target: str) -> Path:
+    return directory / RANKS / f"{target}.xz"

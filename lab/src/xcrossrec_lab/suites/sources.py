@@ -42,7 +42,6 @@ def train_sources(suite: Suite, *, progress: Callable[[str], None] | None = None
             base=suite.base,
             budget=users,
             scoring=suite.scoring,
-            pooling=suite.pooling,
             pair_attention=suite.pair_attention,
             pair_start=suite.pair_start,
             resume=work_folder(out).is_dir() and get_last_checkpoint(str(work_folder(out))) is not None,

@@ -14,14 +14,12 @@ from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.base import DEFAULT_BASE
 from xcrossrec.types import (
     ENCODING_PRECISIONS,
-    HISTORY_POOLINGS,
     NEGATIVES,
     PAIR_ATTENTIONS,
     PAIR_STARTS,
     SCORINGS,
     SPLITS,
     EncodingPrecision,
-    HistoryPooling,
     Negatives,
     PairAttention,
     PairStart,
@@ -33,7 +31,7 @@ from xcrossrec_lab.suites.cells import ALL, NO_BUDGET, Cell
 
 _TABLES = {
     *("name", "data", "adapters", "out", "base", "split", "negatives", "candidate_seed"),
-    *("scoring", "pooling", "pair_attention", "pair_start", "encoding"),
+    *("scoring", "pair_attention", "pair_start", "encoding"),
 }
 _PARTS = {"training", "epochs", "sources", "methods", "grid", "report", "tuning"}
 _TUNING = {"target", "sources", "budget", "seed"}
@@ -50,12 +48,27 @@ class MethodEntry:
         kind: one of :data:`xcrossrec_lab.methods.KINDS`.
         settings: its own settings.
         search: settings to choose among before the suite runs (``xcrossrec-lab tune``), each with its values.
+        retired: the last commit at which the method runs; None for those that run now. Kept cells of a retired one
+            give their pages as ever, and its settings say what it was.
     """
 
     name: str
     kind: str
     settings: Mapping[str, Any]
     search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    retired: str | None = None
+
+    def refuse_if_retired(self) -> None:
+        """Say where a retired method can be run.
+
+        Raises:
+            ConfigError: it is retired; names the commit.
+        """
+        if self.retired is not None:
+            raise ConfigError(
+                f"method {self.name!r} is retired, only its kept cells are left: to run it anew, "
+                f"check out commit {self.retired}"
+            )
 
     def trials(self) -> dict[str, dict[str, Any]]:
         """Every combination of the search, by a name made of the values."""
@@ -86,7 +99,6 @@ class Suite:
         out: the run's folder.
         base: base model.
         scoring: ``dual`` or ``pair``.
-        pooling: of the history, for every method.
         pair_attention: who sees whom in a pair; None takes the base's default.
         pair_start: whether `pair` heads start from the ``similarity`` or ``fresh``.
         split: whose users are ranked; of ``train``, those whom no cell of the grid learns from.
@@ -110,7 +122,6 @@ class Suite:
     out: Path
     base: str
     scoring: Scoring
-    pooling: HistoryPooling
     pair_attention: PairAttention | None
     pair_start: PairStart
     split: Split
@@ -147,7 +158,6 @@ class Suite:
             out=Path(_text(found, "out", path)),
             base=_text(found, "base", path, DEFAULT_BASE),
             scoring=_choice(found.get("scoring", "dual"), SCORINGS, "scoring"),
-            pooling=_choice(found.get("pooling", "late"), HISTORY_POOLINGS, "pooling"),
             pair_attention=_choice(found.get("pair_attention"), (None, *PAIR_ATTENTIONS), "pair_attention"),
             pair_start=_choice(found.get("pair_start", "similarity"), PAIR_STARTS, "pair_start"),
             split=_choice(found.get("split", "validation"), SPLITS, "split"),
@@ -277,12 +287,14 @@ def _methods(found: Mapping[str, Any]) -> dict[str, MethodEntry]:
         if any(part in name for part in "/+ ") or not name:
             raise ConfigError(f"a method is called {name!r}: use a name without blanks, slashes and plus signs")
         _choice(settings.get("pair_attention"), (None, *PAIR_ATTENTIONS), f"pair_attention of method {name!r}:")
+        retired = settings.pop("retired", None)
         search = settings.pop("search", {})
         if not all(isinstance(values, list) and values for values in search.values()):
             raise ConfigError(f"the search of method {name!r} is {search!r}: give each setting a list of values")
         if double := sorted(set(search) & set(settings)):
             raise ConfigError(f"method {name!r} both has and searches {double[0]!r}: leave one out")
-        entries[name] = MethodEntry(name, kind, settings, {key: tuple(values) for key, values in search.items()})
+        searched = {key: tuple(values) for key, values in search.items()}
+        entries[name] = MethodEntry(name, kind, settings, searched, retired)
     return entries
 
 
