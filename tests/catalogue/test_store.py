@@ -204,7 +204,7 @@ def test_a_catalogue_is_open_once(store: SqliteCatalogue) -> None:
 
 
 def test_a_commit_is_forced_to_disk(store: SqliteCatalogue) -> None:
-    """No test can cut the power; xcrossrec_lab.service.compare_stores counts the system calls."""
+    """No test can cut the power; docs/catalogue.md has the system calls counted."""
     facts = [
         store._rows._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")
     ]

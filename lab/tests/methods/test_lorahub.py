@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from xcrossrec import ConfigError
 from xcrossrec.baselines.neural import ModelScorer, trained
-from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.base import load_base

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from xcrossrec.exceptions import ConfigError, ModelError
+from xcrossrec import ConfigError, ModelError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import Adapter, read_adapter
 from xcrossrec.models.base import load_base

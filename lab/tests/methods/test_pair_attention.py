@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from xcrossrec.config import TrainingConfig
-from xcrossrec.data.store import read_domain
+from xcrossrec import TrainingConfig, read_domain, train_source
 from xcrossrec.models.bundle import encoder_of
 from xcrossrec.training.inheritance import inherit_head
-from xcrossrec.training.source import train_source
 from xcrossrec_lab.methods.arrow import arrow
 from xcrossrec_lab.methods.finetuning import full_fine_tuning
 from xcrossrec_lab.methods.fusion import adapter_fusion

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xcrossrec.exceptions import ConfigError, DataError, ModelError
+from xcrossrec import ConfigError, DataError, ModelError
 from xcrossrec_lab.methods import sasrec as module
 from xcrossrec_lab.methods.sasrec import sasrec
 from xcrossrec_lab.task import Task

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec import ConfigError, DataError
 from xcrossrec_lab.methods import unisrec as module
 from xcrossrec_lab.methods.unisrec import Adaptor, UniSRec, next_item_loss, unisrec
 from xcrossrec_lab.task import Task

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from xcrossrec.data import Domain
+from xcrossrec import Domain
 from xcrossrec.training.batches import DualBatches
 from xcrossrec_lab.speed import material, memory_child, quality
 from xcrossrec_lab.speed.figures import encode, memory, recommend, train

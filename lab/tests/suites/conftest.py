@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from xcrossrec.data import build_domain, write_domain
+from xcrossrec import build_domain, write_domain
 
 ITEMS = 40
 SUITE = """

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
+from xcrossrec import Evaluation, evaluate, read_domain
 from xcrossrec.baselines.neural import ModelScorer, untrained
-from xcrossrec.data import read_domain
-from xcrossrec.evaluation import Evaluation, evaluate
 from xcrossrec.models import bundle
 from xcrossrec.models.centering import center_on
 from xcrossrec.training.target import build_target_model

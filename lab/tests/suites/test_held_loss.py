@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from xcrossrec.config import TrainingConfig
-from xcrossrec.data import read_domain
+from xcrossrec import TrainingConfig, read_domain, train_source
 from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
 from xcrossrec.models.encoder import SourceEncoder
-from xcrossrec.training.source import train_source
 from xcrossrec_lab.methods.held_loss import next_item_loss
 from xcrossrec_lab.methods.lora import best_source
 from xcrossrec_lab.suites.cell_process import cut_to_budget, make_task

@@ -1,7 +1,7 @@
 import json
 import lzma
-from dataclasses import replace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from xcrossrec.data import read_domain
-from xcrossrec.evaluation import evaluate
-from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec import ConfigError, DataError, evaluate, read_domain
 from xcrossrec_lab.cli import app
 from xcrossrec_lab.suites.cells import CellFiles
 from xcrossrec_lab.suites.kept import KeptCells, keep, restore

@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xcrossrec.config import source_config
-from xcrossrec.data import read_domain
-from xcrossrec.exceptions import DataError
+from xcrossrec import DataError, read_domain, source_config, train_source
 from xcrossrec.models import bundle
-from xcrossrec.training.source import TRAINING_USERS, source_users, train_source
+from xcrossrec.training.source import TRAINING_USERS, source_users
 from xcrossrec_lab.suites.kept_sources import SOURCES, keep_sources, restore_sources
 from xcrossrec_lab.suites.suite import Suite
 

@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from xcrossrec.data import read_domain
-from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec import ConfigError, DataError, read_domain
 from xcrossrec_lab.report.points import Points
 from xcrossrec_lab.suites.cell_process import run_cell
 from xcrossrec_lab.suites.cells import CellFiles

@@ -10,8 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from xcrossrec.data import read_domain
-from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec import ConfigError, DataError, read_domain
 from xcrossrec_lab.cli import app
 from xcrossrec_lab.suites.cell_process import commit, cut_to_budget, run_cell, shuffle_titles
 from xcrossrec_lab.suites.cells import ALL, CellFiles
@@ -58,15 +57,15 @@ def test_a_record_says_where_it_ran(suite_file, tmp_path: Path, monkeypatch: pyt
     assert (record["accelerator"] is not None) == torch.cuda.is_available()
 
 
-def test_the_base_can_be_one_more_stream(suite_file, tmp_path: Path) -> None:
-    path = suite_file(("xcross",))
-    path.write_text(path.read_text().replace('integrator = "paper"', 'integrator = "pairwise"\nbase_stream = true'))
-    suite = Suite.read(path)
-    record = run_cell(suite, CellFiles(tmp_path / "run"), cell_of(suite, "xcross"))
-    pairs = record["integration_map"]["pairs"]
-    assert len(pairs) == 6
-    assert sum("base" in pair for pair in pairs) == 4
-    assert record["trained_parameters"] - record["head_parameters"] == 2 * 6 * (32 + 1) + 3
+def test_a_retired_method_is_refused_with_the_commit_at_which_it_runs(suite_file, tmp_path: Path) -> None:
+    path = suite_file(("popularity", "xcross"))
+    path.write_text(path.read_text().replace("[methods.xcross]", '[methods.xcross]\nretired = "0123abc"'))
+    suite, files = Suite.read(path), CellFiles(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"'xcross' is retired.* check out commit 0123abc"):
+        run_cell(suite, files, cell_of(suite, "xcross"))
+    assert not files.root.exists()
+    run_cell(suite, files, cell_of(suite, "popularity"))
+    assert files.done(cell_of(suite, "popularity")), "what is not retired runs"
 
 
 def test_the_same_cell_twice_gives_the_same_ranks(suite_file, tmp_path: Path) -> None:

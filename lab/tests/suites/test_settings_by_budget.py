@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xcrossrec.exceptions import ConfigError
+from xcrossrec import ConfigError
 from xcrossrec_lab.suites.cell_process import settings_at
 from xcrossrec_lab.suites.cells import ALL
 

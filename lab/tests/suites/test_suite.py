@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from xcrossrec.data import read_domain
-from xcrossrec.exceptions import ConfigError
+from xcrossrec import ConfigError, read_domain
 from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
 from xcrossrec_lab.methods import KINDS

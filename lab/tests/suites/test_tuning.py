@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from xcrossrec.exceptions import ConfigError
+from xcrossrec import ConfigError
 from xcrossrec_lab.cli import app
 from xcrossrec_lab.suites.cells import CellFiles
 from xcrossrec_lab.suites.suite import Suite

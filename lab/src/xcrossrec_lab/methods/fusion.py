@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from xcrossrec.exceptions import ModelError
+from xcrossrec import ModelError
 from xcrossrec.models.adapters import Adapter, load_tensors, read_adapter
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import ADAPTERS_FOLDER, INTEGRATOR_WEIGHTS, IntegratedEncoder

@@ -6,18 +6,19 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from xcrossrec import train_source
 from xcrossrec.baselines.neural import ModelScorer
 from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
 from xcrossrec.models.bundle import Model
 from xcrossrec.models.encoder import SourceEncoder
 from xcrossrec.training.loop import fit
-from xcrossrec.training.source import HEAD_PATTERNS, train_source, with_head
+from xcrossrec.training.source import HEAD_PATTERNS, with_head
 from xcrossrec_lab.methods.held_loss import next_item_loss
 from xcrossrec_lab.task import Fitted, Source, Task, check_settings
 
 LORA_RATE = 1e-3
-"""AdamW's rate, the best of the search in LOG.md."""
+"""AdamW's rate, the best of the search in lab/log."""
 
 _USERS_TO_CHOOSE_BY = 256
 

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
 
+from xcrossrec import ConfigError
 from xcrossrec.baselines.neural import ModelScorer
-from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import Adapter, read_adapter
 from xcrossrec.models.base import load_base

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from peft import PeftModel
 
+from xcrossrec import ConfigError, ModelError
 from xcrossrec.baselines.neural import trained
-from xcrossrec.exceptions import ConfigError, ModelError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.base import load_base

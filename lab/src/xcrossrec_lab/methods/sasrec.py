@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from xcrossrec import ConfigError, ModelError
 from xcrossrec.baselines.rows import check_rows
-from xcrossrec.exceptions import ConfigError, ModelError
 from xcrossrec_lab.places import EVIDENCE
 from xcrossrec_lab.task import Fitted, Task, check_settings
 

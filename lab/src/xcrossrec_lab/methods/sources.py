@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from xcrossrec import ConfigError
 from xcrossrec.baselines.neural import MeanScorer, ModelScorer, trained, untrained
-from xcrossrec.exceptions import ConfigError
 from xcrossrec_lab.task import Fitted, Source, Task, check_settings
 
 

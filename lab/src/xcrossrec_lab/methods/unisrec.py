@@ -26,9 +26,9 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from xcrossrec import ConfigError, Domain
 from xcrossrec.baselines.rows import check_rows
-from xcrossrec.data.domain import Domain, Sequences
-from xcrossrec.exceptions import ConfigError
+from xcrossrec.data.domain import Sequences
 from xcrossrec.models.base import load_base
 from xcrossrec.models.bundle import build_model
 from xcrossrec.models.encoder import SourceEncoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from xcrossrec.exceptions import ConfigError
+from xcrossrec import ConfigError
 from xcrossrec_lab.report import figures, tables
 from xcrossrec_lab.report.claims import CLAIM_BUDGETS, shuffled_pairs
 from xcrossrec_lab.report.points import Points

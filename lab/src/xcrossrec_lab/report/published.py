@@ -32,19 +32,20 @@ class Row:
         task: what the base can do already.
         suite: whose cells.
         budget: users to learn from.
-        rivals: methods of the suite, one a column; None where there is none.
+        rivals: methods of the suite, one a column.
     """
 
     task: str
     suite: str
     budget: int
-    rivals: tuple[str | None, ...]
+    rivals: tuple[str, ...]
 
 
 COLUMNS = ("a LoRA", "a LoRA from the best source", "the mean of its sources", "AdapterFusion", "X-Cross")
 _RANKS, _LEARNS = "the base ranks already (`dual`)", "the base must learn the task (`pair`)"
 _FEW = ("lora-slow", "lora-from-source-slow", "mean-of-sources", "adapter-fusion", "xcross")
 _MANY = ("lora", "lora-from-source", "mean-of-sources", "adapter-fusion", "xcross")
+_MANY_IN_PAIR = ("lora", "lora-from-source-fast", "mean-of-sources", "adapter-fusion", "xcross")
 ROWS = (
     Row(_RANKS, "unused", 128, _FEW),
     Row(_RANKS, "unused", 512, _FEW),
@@ -52,8 +53,8 @@ ROWS = (
     Row(_RANKS, "amazon", ALL, _MANY),
     Row(_LEARNS, "pair", 128, _MANY),
     Row(_LEARNS, "pair", 512, _MANY),
-    Row(_LEARNS, "pair", 2048, _MANY),
-    Row(_LEARNS, "pair", ALL, _MANY),
+    Row(_LEARNS, "pair", 2048, _MANY_IN_PAIR),
+    Row(_LEARNS, "pair", ALL, _MANY_IN_PAIR),
 )
 """A LoRA stands at the rate at which it ranks better with so many users."""
 
@@ -116,12 +117,11 @@ def _row(row: Row) -> list[str]:
     return [row.task, budget_name(row.budget), " ".join(sorted(shares)), *map(_relative, pairs)]
 
 
-def _pairs(row: Row, rival: str | None) -> list[tuple[Point, Point]]:
+def _pairs(row: Row, rival: str) -> list[tuple[Point, Point]]:
     """Ours and a rival on every target; empty where one lacks a target."""
     points = _points(row.suite)
     found = [
-        (points.find(target, OURS, row.budget), points.find(target, rival or "", row.budget))
-        for target in points.targets
+        (points.find(target, OURS, row.budget), points.find(target, rival, row.budget)) for target in points.targets
     ]
     both = [(ours, other) for ours, other in found if ours is not None and other is not None]
     return both if len(both) == len(found) else []

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from xcrossrec.data import read_domain
+from xcrossrec import read_domain
 
 SCRIPT = Path(__file__).with_suffix(".lua")
 BODIES = 4000

@@ -17,8 +17,7 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from xcrossrec.config import default_target_rank
-from xcrossrec.data import Domain, build_domain
+from xcrossrec import Domain, build_domain
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.bundle import encoder_of
 from xcrossrec.models.encoder import IntegratedEncoder, default_lora
@@ -160,7 +159,7 @@ def random_adapters(base: str, count: int, folder: Path, *, rank: int = RANK) ->
 
 def integrated_model(base: str, adapters: Sequence[Path], form: str = "paper") -> SentenceTransformer:
     """Our n integrated streams, or merged sources, with a `dual` head; integrators are random and small, not zero."""
-    model = build_target_model(adapters, base=base, integrator=form, target_rank=default_target_rank(form))
+    model = build_target_model(adapters, base=base, integrator=form, target_rank=2 if form == "merged" else 0)
     encoder = encoder_of(model)
     assert isinstance(encoder, IntegratedEncoder)
     with seeded(), torch.no_grad():

@@ -4,7 +4,7 @@ Real titles of ../shared are encoded by the embedded MiniLM, and so are 22 thous
 title to the second half of another of the same domain. A linear map from the two titles' vectors to the joined one's is
 fitted, and makes the rest: the map of two random titles plus a random mix of two of the fit's residuals. Against joined
 titles that were really encoded, the made vectors have the same spread over dimensions and neighbours that are a little
-further away (LOG.md, 2026-11-23), which makes them no easier to search.
+further away (lab/log, 2026-11-23), which makes them no easier to search.
 """
 
 from __future__ import annotations

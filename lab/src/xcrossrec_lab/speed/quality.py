@@ -10,22 +10,17 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from xcrossrec.config import source_config, target_config
-from xcrossrec.data import Domain, read_domain
+from xcrossrec import Domain, source_config, target_config, train_source, train_target
 from xcrossrec.data.candidates import draw_candidates
 from xcrossrec.metrics.ranking import ranks
 from xcrossrec.models import bundle
 from xcrossrec.models.scorer import DualScorer
 from xcrossrec.prompts import item_texts
-from xcrossrec.training.source import train_source
-from xcrossrec.training.target import train_target
-from xcrossrec_lab.places import REPOSITORY
 from xcrossrec_lab.speed import material
 from xcrossrec_lab.speed.harness import Settings
 
 Encode = Callable[[list[str]], Any]
 
-REAL_INPUT = REPOSITORY / "runs" / "real_input"
 _USERS, _SOURCE_USERS, _TARGET_USERS = 1000, 300, 200
 
 
@@ -33,8 +28,6 @@ def lost_mrr(
     settings: Settings,
     reference: Callable[[SentenceTransformer], Encode],
     fast: Callable[[SentenceTransformer], Encode],
-    *,
-    runs: Path = REAL_INPUT,
 ) -> dict[str, Any]:
     """Compare two ways to encode by the MRR of the same trained model (1 + 29 candidates, popularity negatives).
 
@@ -42,12 +35,11 @@ def lost_mrr(
         settings: gives the work folder.
         reference: makes the slow encoding function of a model.
         fast: makes the fast one.
-        runs: where ``lab/real_input/run.sh`` left its models.
 
     Returns:
         both MRRs, the relative loss, the largest difference of two scores, and which model it was.
     """
-    domain, path, trained_on = _trained(settings, runs)
+    domain, path, trained_on = _trained(settings)
     model = bundle.load(path)
     assert isinstance(model, SentenceTransformer)
     histories, _ = domain.sequences("validation").histories_and_targets()
@@ -87,11 +79,8 @@ def _mrr(scores: np.ndarray) -> float:
     return float((1 / ranks(scores)).mean())
 
 
-def _trained(settings: Settings, runs: Path) -> tuple[Domain, Path, str]:
-    """The real run's model if it is on this machine, else a small one trained here on the same data."""
-    model, data = runs / "models" / "toys-paper", runs / "data" / "toys"
-    if not settings.quick and model.is_dir() and data.is_dir():
-        return read_domain(data), model, "runs/real_input/models/toys-paper (1,000 Toys users)"
+def _trained(settings: Settings) -> tuple[Domain, Path, str]:
+    """A small model, trained here."""
     counts = (8, 8) if settings.quick else (_SOURCE_USERS, _TARGET_USERS)
     return (*_small_model(settings, *counts), f"trained here on {counts[1]} Toys users, 2 sources of {counts[0]} users")
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from xcrossrec import Evaluation, evaluate
 from xcrossrec.baselines.neural import ModelScorer
-from xcrossrec.evaluation import Evaluation, evaluate
 from xcrossrec.metrics.significance import bootstrap_interval
 from xcrossrec.models.bundle import Model, encoder_of
 from xcrossrec.models.centering import center_on

@@ -22,10 +22,7 @@ from typing import Any
 
 import torch
 
-from xcrossrec.data.domain import Domain
-from xcrossrec.data.store import read_domain
-from xcrossrec.evaluation import Evaluation, evaluate
-from xcrossrec.exceptions import ConfigError
+from xcrossrec import ConfigError, Domain, Evaluation, evaluate, read_domain
 from xcrossrec.training.source import seen_users
 from xcrossrec_lab.methods import KINDS
 from xcrossrec_lab.suites.ablation import integration_map, integration_switched_off

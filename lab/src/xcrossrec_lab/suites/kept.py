@@ -21,8 +21,7 @@ import numpy as np
 import polars as pl
 
 from xcrossrec import ConfigError, DataError, Domain, Evaluation, read_domain
-from xcrossrec.evaluation import EvaluationInfo
-from xcrossrec.evaluation.result import KIND, RESULT_SCHEMA, SEEN
+from xcrossrec.evaluation.result import KIND, RESULT_SCHEMA, SEEN, EvaluationInfo
 from xcrossrec.metrics.ranking import per_user_metrics
 from xcrossrec.types import USER
 from xcrossrec_lab.suites.cells import Cell, CellFiles, PerUser

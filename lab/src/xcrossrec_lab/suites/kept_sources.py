@@ -15,8 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from xcrossrec.data.store import read_domain
-from xcrossrec.exceptions import DataError
+from xcrossrec import DataError, read_domain
 from xcrossrec.models.adapters import MANIFEST, read_manifest
 from xcrossrec.models.base import load_base
 from xcrossrec.models.bundle import replacing

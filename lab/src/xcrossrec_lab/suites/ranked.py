@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from xcrossrec.data.domain import Domain
-from xcrossrec.exceptions import ConfigError
+from xcrossrec import ConfigError, Domain
 from xcrossrec_lab.suites.cells import ALL, NO_BUDGET
 from xcrossrec_lab.suites.suite import Suite
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-from xcrossrec.exceptions import ConfigError
+from xcrossrec import ConfigError
 from xcrossrec_lab.suites.cell_process import CELL, TRIAL
 from xcrossrec_lab.suites.cell_server import CellServer
 from xcrossrec_lab.suites.cells import Cell, CellFiles

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from transformers.trainer_utils import get_last_checkpoint
 
-from xcrossrec.config import source_config
-from xcrossrec.data.store import read_domain
-from xcrossrec.training.source import train_source, work_folder
+from xcrossrec import read_domain, source_config, train_source
+from xcrossrec.training.source import work_folder
 from xcrossrec_lab.suites.suite import Suite
 
 

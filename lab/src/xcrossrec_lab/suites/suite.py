@@ -9,8 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from xcrossrec.config import TrainingConfig
-from xcrossrec.exceptions import ConfigError
+from xcrossrec import ConfigError, TrainingConfig
 from xcrossrec.models.base import DEFAULT_BASE
 from xcrossrec.types import (
     ENCODING_PRECISIONS,

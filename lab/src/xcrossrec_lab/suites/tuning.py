@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xcrossrec.exceptions import ConfigError
+from xcrossrec import ConfigError
 from xcrossrec_lab.suites.cells import CellFiles
 from xcrossrec_lab.suites.suite import Suite
 

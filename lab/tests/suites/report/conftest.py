@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from xcrossrec.evaluation import Evaluation
+from xcrossrec import Evaluation
 from xcrossrec.evaluation.result import RESULT_SCHEMA, EvaluationInfo
 from xcrossrec.metrics.ranking import per_user_metrics
 from xcrossrec.types import NEGATIVES

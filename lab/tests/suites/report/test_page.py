@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from xcrossrec.exceptions import ConfigError
+from xcrossrec import ConfigError
 from xcrossrec_lab.cli import app
 from xcrossrec_lab.report.page import write_report
 from xcrossrec_lab.report.points import Points

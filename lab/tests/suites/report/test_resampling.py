@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xcrossrec.exceptions import DataError
+from xcrossrec import DataError
 from xcrossrec.metrics.significance import bootstrap_interval, holm_adjusted
 from xcrossrec_lab.report.resampling import compare_many, interval, relative_interval
 

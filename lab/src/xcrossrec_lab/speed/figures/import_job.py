@@ -19,7 +19,7 @@ FORMAT = "amazon2018"
 
 def ours() -> Job:
     """What `xcrossrec data import --unknown-items drop` does."""
-    from xcrossrec.data import write_domain
+    from xcrossrec import write_domain
     from xcrossrec.data.readers import Inputs, Recipe, import_domain
 
     def job(reviews: Path, metadata: Path, out: Path, core: int) -> None:

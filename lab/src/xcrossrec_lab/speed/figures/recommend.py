@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from sentence_transformers import CrossEncoder
 
+from xcrossrec import Item, Recommender
 from xcrossrec.prompts import clean_title, history_prompt
-from xcrossrec.recommender import Item, Recommender
 from xcrossrec_lab.speed import material, rivals
 from xcrossrec_lab.speed.harness import Figure, Measured, Settings, alternate, medians, paired_ratio, timed
 

@@ -36,13 +36,10 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from transformers import TrainerCallback
 from transformers import trainer as transformers_trainer
 
-from xcrossrec.config import TrainingConfig, source_config, target_config
-from xcrossrec.data import Domain
+from xcrossrec import Domain, TrainingConfig, source_config, target_config, train_source, train_target
 from xcrossrec.models.base import load_base
 from xcrossrec.models.encoder import SourceEncoder, default_lora
 from xcrossrec.training.batches import DualBatches
-from xcrossrec.training.source import train_source
-from xcrossrec.training.target import train_target
 from xcrossrec_lab.speed import material
 from xcrossrec_lab.speed.harness import Figure, Measured, Settings, medians, paired_ratio
 from xcrossrec_lab.speed.plain import plain_base
