@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from xcrossrec import DataError, Scorer, sample_market
 from xcrossrec.data.candidates import draw_candidates
-from xcrossrec.data.market import MARKET_DOMAINS, MarketSettings, sample_market
+from xcrossrec.data.market import MARKET_DOMAINS, MarketSettings
 from xcrossrec.data.market.catalogue import catalogue_of
 from xcrossrec.data.market.product_types import THEMES
 from xcrossrec.data.market.simulation import LOADINGS, Tastes, history_weights, popularity_of, taste_weights
-from xcrossrec.exceptions import DataError
-from xcrossrec.scoring import Scorer
 from xcrossrec_lab.market_oracle import MarketOracle
 
 

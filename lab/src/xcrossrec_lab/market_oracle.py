@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from xcrossrec import DataError
 from xcrossrec.data.market.catalogue import catalogue_of
 from xcrossrec.data.market.product_types import BRAND_HOUSES, PALETTE_WORDS, THEMES, TIER_WORDS
 from xcrossrec.data.market.simulation import (
@@ -17,7 +18,6 @@ from xcrossrec.data.market.simulation import (
     popularity_of,
     taste_weights,
 )
-from xcrossrec.exceptions import DataError
 
 
 class MarketOracle:

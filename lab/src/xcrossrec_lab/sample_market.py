@@ -21,11 +21,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from xcrossrec import Domain, sample_market
 from xcrossrec.data.candidates import draw_candidates
-<<<<<<< HEAD
-from xcrossrec.data.market import MARKET_DOMAINS, MarketSettings, sample_market
-=======
-from xcrossrec.data.market import MARKET_DOMAINS, MarketOracle, MarketSettings
->>>>>>> fb2dabc (Laboratory: evidence on one screen, the log by month, inner imports by contract; scripts whose question is answered go)
+from xcrossrec.data.market import MARKET_DOMAINS, MarketSettings
 from xcrossrec.metrics.ranking import ranks
 from xcrossrec.types import Split
 from xcrossrec_lab.market_oracle import MarketOracle
