@@ -250,7 +250,7 @@ def test_no_answer_names_the_address(client: Any) -> None:
     ("value", "message"),
     [
         ([], r"answer is \[\]"),
-        ({"model": "m"}, "answer lacks 'items'"),
+        ({"model": "m", "catalog_version": 1}, "answer lacks 'items'"),
         ({**RANKED, "items": {}}, r"answer.items is \{\}"),
         ({**RANKED, "items": [{**ITEM, "score": "high"}]}, r"answer.items\[0\].score is 'high'"),
         ({**RANKED, "items": [{**ITEM, "rank": True}]}, r"answer.items\[0\].rank is True"),
