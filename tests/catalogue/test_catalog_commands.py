@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from xcrossrec.catalogue.embedding import encode_items, open_catalogue
-from xcrossrec.catalogue.sqlite import StoredItem
+from xcrossrec.catalogue import StoredItem, encode_items, open_catalogue
 from xcrossrec.cli import app
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.models import bundle
@@ -33,7 +32,7 @@ def test_a_built_catalogue_is_one_models_until_it_is_embedded_again(tiny_models:
     late, other = bundle.load(tiny_models.late), bundle.load(tiny_models.sources[0])
     items = [StoredItem("i0", "Red train", "toys", price=5), StoredItem("i1", "Drill set", "tools")]
     with open_catalogue(late, tmp_path / "c") as store:
-        assert list(store.items()) == items
+        assert list(store.snapshot()) == items
         assert (store.snapshot().vectors(["i0", "i1"]).numpy() == encode_items(late, ["Red train", "Drill set"])).all()
         code, _, error = call("embed", tiny_models.sources[0], tmp_path / "c")
         assert code == 2
@@ -45,7 +44,7 @@ def test_a_built_catalogue_is_one_models_until_it_is_embedded_again(tiny_models:
     assert code == 0
     assert out.startswith(f"{tmp_path / 'c'}: 2 items, ")
     with open_catalogue(other, tmp_path / "c") as store:
-        assert list(store.items()) == items
+        assert list(store.snapshot()) == items
         assert (store.snapshot().vectors(["i0"]).numpy() == encode_items(other, ["Red train", "Drill set"])[:1]).all()
 
 
@@ -54,7 +53,7 @@ def test_a_domain_is_built_and_a_taken_folder_refused(tiny_models: Any, tiny_dom
     assert call("build", tiny_models.pair, tmp_path / "tiny", "--out", tmp_path / "c")[0] == 0
     code, _, error = call("build", tiny_models.late, tmp_path / "tiny", "--out", tmp_path / "c")
     assert code == 2
-    assert "exists: choose another place, or give --overwrite" in error
+    assert "exists: choose another place, or allow to overwrite it (--overwrite)" in error
     assert call("build", tiny_models.late, tmp_path / "tiny", "--out", tmp_path / "c", "--overwrite")[0] == 0
     code, _, error = call("build", tiny_models.late, tmp_path / "tiny", "--out", tmp_path / "tiny", "--overwrite")
     assert code == 2

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xcrossrec.catalogue.filters import Filters
-from xcrossrec.catalogue.segment import Segment
-from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.catalogue import Filters, StoredItem
+from xcrossrec.catalogue.segment import Segment, table_of
 from xcrossrec.exceptions import DataError
 
 NESTED: dict[str, Any] = {}
@@ -89,7 +87,7 @@ def test_filtering_many_items_is_asking_each(
     low, high = prices if None in prices else sorted(price for price in prices if price is not None)
     filters = Filters(category, in_stock, low, high)
     items = [StoredItem(f"i{n}", "t", *each) for n, each in enumerate(values)]
-    segment = Segment(items, np.arange(len(items)), torch.ones(len(items), 1))
+    segment = Segment(table_of(items, range(len(items))), torch.ones(len(items), 1))
     assert segment.meet(filters).tolist() == [filters.allow(item) for item in items]
 
 

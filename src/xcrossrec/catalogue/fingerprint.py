@@ -1,11 +1,10 @@
-"""What vectors depend on, as one hash: the model without its history matcher, and the texts it reads."""
+"""What vectors depend on, as one hash: the model without its history matcher."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,6 @@ from xcrossrec.models.heads import HistoryMatcher
 
 _ELSEWHERE = ("base_model_name_or_path", "name", "peft_version", "inference_mode", "auto_mapping", "pair_attention")
 """Settings that no title's vector depends on; the base counts by its weights' digest, not by its name."""
-
-
-def catalogue_fingerprint(texts: Sequence[str]) -> str:
-    """Hash the texts of a catalogue in row order (sha256, hex).
-
-    Args:
-        texts: as the model reads them (:func:`xcrossrec.prompts.item_texts`); they hold no line break.
-    """
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 def vector_fingerprint(model: Model) -> str:

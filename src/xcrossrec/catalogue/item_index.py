@@ -45,6 +45,11 @@ def best_rows(
     return best
 
 
+def worth_quantising(vectors: Float32[Tensor, "item dim"]) -> bool:
+    """Whether integers make a search of these vectors quicker, where the processor multiplies them well."""
+    return len(vectors) >= QUANTISE_FROM and vectors.shape[1] >= _LEAST_DIM
+
+
 class ItemIndex:
     """A catalogue's vectors, searched as a whole.
 
@@ -76,8 +81,8 @@ class ItemIndex:
         if not bool(worst.isfinite().all()):
             row = int((~worst.isfinite()).nonzero()[0])
             raise DataError(f"the vector of row {row} is not finite: encode that item again, or leave it out")
-        worth_it = len(vectors) >= QUANTISE_FROM and vectors.shape[1] >= _LEAST_DIM
-        return cls(vectors, quantise(vectors) if worth_it and processor_multiplies_integers() else None)
+        use_codes = worth_quantising(vectors) and processor_multiplies_integers()
+        return cls(vectors, quantise(vectors) if use_codes else None)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -143,7 +148,7 @@ class ItemIndex:
         if k < 1:
             raise ConfigError(f"k is {k}: ask for at least 1 item")
         scores, error = self._approximate(slots, pool, products)
-        if allowed is not None:
+        if allowed is not None and not allowed.all():
             scores[torch.from_numpy(~allowed)] = -torch.inf
         if k >= len(scores):
             return np.flatnonzero(scores.numpy() > -np.inf)

@@ -1,4 +1,7 @@
-"""A catalogue's rows and vectors on disk: one SQLite file, whose write-ahead log makes a write durable or void.
+"""A catalogue's database: SQLite, whose write-ahead log makes a write durable or void.
+
+It names the files of large segments (:mod:`xcrossrec.catalogue.files`), knows which of their rows are dead, and holds
+the items that were written recently.
 
 Legend: ``item`` = one item, ``dim`` = vector size.
 """
@@ -13,9 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
-from xcrossrec.catalogue.stored_item import StoredItem, metadata_json
 from xcrossrec.exceptions import BundleError, StorageError
 
 DATABASE = "catalogue.sqlite"
@@ -28,33 +30,59 @@ _SETTINGS = (
 )
 _SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE items (
+CREATE TABLE segments (
+    number INTEGER PRIMARY KEY, rows INTEGER NOT NULL, crc INTEGER NOT NULL, error REAL, length REAL
+);
+CREATE TABLE dead (segment INTEGER NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (segment, row)) WITHOUT ROWID;
+CREATE TABLE recent (
     place INTEGER PRIMARY KEY, item_id TEXT NOT NULL UNIQUE, title TEXT NOT NULL, category TEXT,
     in_stock INTEGER NOT NULL, price REAL, metadata TEXT, vector BLOB NOT NULL
 );
 """
 _WRITE = """
-INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (place) DO UPDATE SET
+INSERT INTO recent VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (place) DO UPDATE SET
     title = excluded.title, category = excluded.category, in_stock = excluded.in_stock, price = excluded.price,
     metadata = excluded.metadata, vector = excluded.vector
 """
-_READ_AT_ONCE = 4096
-"""Rows read at a time, so that little is held twice."""
 
 
-class Content(NamedTuple):
-    """All rows, in the catalogue's order."""
+class SegmentRecord(NamedTuple):
+    """What the database knows of a segment's files (:mod:`xcrossrec.catalogue.files`).
 
-    items: list[StoredItem]
-    places: Int64[np.ndarray, " item"]
+    Attributes:
+        number: in their names.
+        rows: items.
+        crc: CRC-32 of the file of items.
+        error: of the codes (:class:`xcrossrec.catalogue.codes.Codes`); None where there are none.
+        length: likewise.
+    """
+
+    number: int
+    rows: int
+    crc: int
+    error: float | None
+    length: float | None
+
+
+class DeadRow(NamedTuple):
+    """A row of a segment that counts no longer: its item was deleted, or written anew."""
+
+    segment: int
+    row: int
+
+
+class Recent(NamedTuple):
+    """The recently written items, by place: the values of the columns, and the vectors."""
+
+    rows: list[tuple[Any, ...]]
     vectors: Float32[np.ndarray, "item dim"]
 
 
 class Rows:
-    """An open file of rows; one process at a time has it, and one thread at a time may call it.
+    """An open database; one process at a time has it, and one thread at a time may call it.
 
     Args:
-        path: of the database.
+        path: of the file.
         connection: to it; taken over.
     """
 
@@ -63,23 +91,23 @@ class Rows:
         self._connection = connection
 
     @classmethod
-    def create(cls, path: Path, facts: Mapping[str, Any]) -> Self:
-        """Make a file without rows.
+    def create(cls, path: Path, facts: Mapping[str, Any], segments: Sequence[SegmentRecord]) -> Self:
+        """Make a database.
 
         Args:
             path: must be free.
             facts: what :meth:`facts` gives back.
+            segments: that are written already.
         """
         rows = cls(path, _connect(path))
         with _sentences(path):
             rows._connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-            with rows._transaction():
-                rows._set(facts)
+            rows.replace_segments(segments, (), facts=facts)
         return rows
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a file, and take back what an interrupted write left.
+        """Open a database, and take back what an interrupted write left.
 
         Raises:
             BundleError: damaged, or open in another process.
@@ -101,86 +129,105 @@ class Rows:
         with _sentences(self.path):
             return {name: json.loads(value) for name, value in self._connection.execute("SELECT * FROM facts")}
 
-    def read(self, dim: int) -> Content:
-        """Read everything.
+    def segments(self) -> list[SegmentRecord]:
+        """The large segments, oldest first."""
+        with _sentences(self.path):
+            found = self._connection.execute("SELECT * FROM segments ORDER BY number").fetchall()
+        return [SegmentRecord(*row) for row in found]
+
+    def dead(self) -> list[DeadRow]:
+        """The segments' rows that count no longer."""
+        with _sentences(self.path):
+            return [DeadRow(*row) for row in self._connection.execute("SELECT segment, row FROM dead")]
+
+    def recent(self, dim: int) -> Recent:
+        """Read the items that are in no segment yet.
 
         Raises:
-            BundleError: a vector of another size, or one that is not finite.
+            BundleError: a vector of another size, or one that is not finite, or metadata that are no JSON.
         """
         with _sentences(self.path):
-            (count,) = self._connection.execute("SELECT count(*) FROM items").fetchone()
-            content = Content([], np.empty(count, dtype=np.int64), np.empty((count, dim), dtype=np.float32))
-            cursor = self._connection.execute("SELECT * FROM items ORDER BY place")
-            while batch := cursor.fetchmany(_READ_AT_ONCE):
-                self._add(content, batch)
-        return content
+            found = self._connection.execute("SELECT * FROM recent ORDER BY place").fetchall()
+        for row in found:
+            self._check(row, dim)
+        vectors = np.frombuffer(bytearray().join(row[-1] for row in found), dtype=np.float32).reshape(len(found), dim)
+        if (bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))).size:
+            raise self._damaged(f"the vector of item {found[bad[0]][1]!r} is not finite")
+        return Recent([(*row[:4], bool(row[4]), *row[5:-1]) for row in found], vectors)
 
     def write(
         self,
-        places: Sequence[int],
-        items: Sequence[StoredItem],
+        rows: Sequence[tuple[Any, ...]],
         vectors: Float32[np.ndarray, "item dim"],
         *,
         deleted: Collection[str] = (),
+        dead: Collection[DeadRow] = (),
         facts: Mapping[str, Any],
     ) -> None:
-        """Write and delete rows in one transaction; on disk when this returns, or nothing is.
+        """Write and delete items in one transaction; on disk when this returns, or nothing is.
 
         Args:
-            places: of the items; a place that is taken is that item, written anew.
-            items: to write.
+            rows: place and values of recent items; a place that is taken is that item, written anew.
             vectors: theirs.
             deleted: ids to delete.
+            dead: the segments' rows where written and deleted items stood.
             facts: to record with it.
 
         Raises:
             StorageError: the disk refuses.
         """
-        values = (
-            (place, i.item_id, i.title, i.category, i.in_stock, i.price, metadata_json(i), vector.tobytes())
-            for place, i, vector in zip(places, items, vectors, strict=True)
-        )
+        values = ((*row, vector.tobytes()) for row, vector in zip(rows, vectors, strict=True))
         with self._transaction():
-            self._connection.executemany("DELETE FROM items WHERE item_id = ?", [(item_id,) for item_id in deleted])
+            self._connection.executemany("DELETE FROM recent WHERE item_id = ?", [(item_id,) for item_id in deleted])
             self._connection.executemany(_WRITE, values)
+            self._connection.executemany("INSERT INTO dead VALUES (?, ?)", dead)
             self._set(facts)
 
-    def replace_vectors(
-        self, places: Sequence[int], vectors: Float32[np.ndarray, "item dim"], *, facts: Mapping[str, Any]
+    def replace_segments(
+        self,
+        added: Sequence[SegmentRecord],
+        removed: Collection[int],
+        *,
+        dead: Collection[DeadRow] = (),
+        still_recent: Collection[str] = (),
+        facts: Mapping[str, Any],
     ) -> None:
-        """Give rows other vectors, in one transaction.
+        """Put segments in the place of others and of the recent items, in one transaction.
+
+        Args:
+            added: written already.
+            removed: numbers of the others.
+            dead: rows of the added ones that count no longer.
+            still_recent: ids of recent items that the added ones do not hold as they are now.
+            facts: to record with it.
 
         Raises:
             StorageError: the disk refuses.
         """
-        values = ((vector.tobytes(), place) for place, vector in zip(places, vectors, strict=True))
+        gone = [(number,) for number in removed]
+        kept = json.dumps(list(still_recent))
         with self._transaction():
-            self._connection.executemany("UPDATE items SET vector = ? WHERE place = ?", values)
+            self._connection.executemany("DELETE FROM segments WHERE number = ?", gone)
+            self._connection.executemany("DELETE FROM dead WHERE segment = ?", gone)
+            self._connection.execute(
+                "DELETE FROM recent WHERE item_id NOT IN (SELECT value FROM json_each(?))", (kept,)
+            )
+            self._connection.executemany("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", added)
+            self._connection.executemany("INSERT INTO dead VALUES (?, ?)", dead)
             self._set(facts)
 
     def _set(self, facts: Mapping[str, Any]) -> None:
         values = [(name, json.dumps(value)) for name, value in facts.items()]
         self._connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", values)
 
-    def _add(self, content: Content, batch: Sequence[tuple[Any, ...]]) -> None:
-        start, dim = len(content.items), content.vectors.shape[1]
-        if wrong := next((row for row in batch if len(row[-1]) != 4 * dim), None):
-            raise self._damaged(f"the vector of item {wrong[1]!r} has {len(wrong[-1])} bytes, expected {4 * dim}")
-        vectors = np.frombuffer(b"".join(row[-1] for row in batch), dtype=np.float32).reshape(len(batch), dim)
-        if (bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))).size:
-            raise self._damaged(f"the vector of item {batch[bad[0]][1]!r} is not finite")
-        content.vectors[start : start + len(batch)] = vectors
-        content.places[start : start + len(batch)] = [row[0] for row in batch]
-        content.items.extend(self._item(*row[1:-1]) for row in batch)
-
-    def _item(
-        self, item_id: str, title: str, category: str | None, in_stock: int, price: float | None, metadata: str | None
-    ) -> StoredItem:
+    def _check(self, row: tuple[Any, ...], dim: int) -> None:
+        item_id, metadata, vector = row[1], row[-2], row[-1]
+        if len(vector) != 4 * dim:
+            raise self._damaged(f"the vector of item {item_id!r} has {len(vector)} bytes, expected {4 * dim}")
         try:
-            known = None if metadata is None else json.loads(metadata)
+            json.loads(metadata or "null")
         except ValueError as error:
             raise self._damaged(f"the metadata of item {item_id!r} are no JSON ({error})") from error
-        return StoredItem.restore(item_id, title, category, bool(in_stock), price, known)
 
     def _damaged(self, what: str) -> BundleError:
         return BundleError(f"{self.path} is damaged ({what}): restore a copy, or build it again")

@@ -6,19 +6,20 @@ Legend: ``item`` = one item of the catalogue or of a segment, ``slot`` = one que
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
 
 import numpy as np
+import polars as pl
 import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from xcrossrec.catalogue.filters import Filters
 from xcrossrec.catalogue.pooling import Pool
-from xcrossrec.catalogue.segment import Segment, fold
+from xcrossrec.catalogue.segment import PLACE, Segment, fold
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import ConfigError, DataError
 
@@ -37,7 +38,7 @@ class Part:
 
     def without(self, item_ids: Collection[str]) -> Part:
         """The same without some items."""
-        rows = [self.segment.row_of[item_id] for item_id in item_ids if item_id in self.segment.row_of]
+        rows = self.segment.rows_of(item_ids)
         if not rows:
             return self
         alive = self.alive.copy()
@@ -46,7 +47,7 @@ class Part:
 
     def row(self, item_id: str) -> int | None:
         """The row of an item, if it counts."""
-        row = self.segment.row_of.get(item_id)
+        row = self.segment.row_of.get(item_id) if len(self.segment) else None
         return row if row is not None and self.alive[row] else None
 
 
@@ -56,52 +57,54 @@ class Snapshot:
 
     Attributes:
         version: grows with every write.
-        base: most items.
-        recent: those written since the base was made; few, so that a write copies little.
+        parts: most items in few large segments; the last holds those written most recently, few, so that a write
+            copies little. No item counts in two.
     """
 
     version: int
-    base: Part
-    recent: Part
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, version: int, *segments: Segment, dim: int) -> Snapshot:
+        """All items of some segments, and no recent ones."""
+        return cls(version, (*map(Part.whole, segments), Part.whole(Segment.empty(dim))))
 
     @property
-    def parts(self) -> tuple[Part, Part]:
-        """Both parts; no item counts in both."""
-        return self.base, self.recent
+    def recent(self) -> Part:
+        """The items that were written most recently."""
+        return self.parts[-1]
 
     @property
     def dim(self) -> int:
         """Vector size; 0 where the model has no vectors."""
-        return int(self.base.segment.vectors.shape[1])
+        return int(self.recent.segment.vectors.shape[1])
+
+    @property
+    def next_place(self) -> int:
+        """After all places."""
+        return max((int(part.segment.places[-1]) + 1 for part in self.parts if len(part.segment)), default=0)
 
     def __len__(self) -> int:
         return sum(int(part.alive.sum()) for part in self.parts)
 
     def __iter__(self) -> Iterator[StoredItem]:
         """Give all items in the catalogue's order: by when an id came first."""
-        streams = [
-            [
-                (int(part.segment.places[row]), row, part.segment.items[row])
-                for row in np.flatnonzero(part.alive).tolist()
-            ]
-            for part in self.parts
-        ]
-        return (item for _, _, item in merge(*streams, key=lambda entry: entry[0]))
+        return _in_order([(part, np.flatnonzero(part.alive).tolist()) for part in self.parts])
 
     def get(self, item_ids: Sequence[str]) -> list[StoredItem | None]:
         """Look items up; None for an unknown id."""
         found = [self._where(item_id) for item_id in item_ids]
-        return [None if where is None else where[0].segment.items[where[1]] for where in found]
+        return [None if where is None else where[0].segment.item(where[1]) for where in found]
+
+    def place(self, item_id: str) -> int | None:
+        """Where an item stands in the catalogue's order; None for an unknown id."""
+        where = self._where(item_id)
+        return None if where is None else int(where[0].segment.places[where[1]])
 
     def with_title(self, title: str) -> list[StoredItem]:
         """Find the items of exactly this title (white space aside), in the catalogue's order."""
-        found = [
-            (int(part.segment.places[row]), part.segment.items[row])
-            for part in self.parts
-            for row in part.segment.rows_of_title(title)
-            if part.alive[row]
-        ]
-        return [item for _, item in sorted(found, key=lambda entry: entry[0])]
+        rows = [[row for row in part.segment.rows_of_title(title) if part.alive[row]] for part in self.parts]
+        return list(_in_order(zip(self.parts, rows, strict=True)))
 
     def vectors(self, item_ids: Sequence[str]) -> Float32[Tensor, "item dim"]:
         """Gather the vectors of items.
@@ -119,11 +122,8 @@ class Snapshot:
         self, *, filters: Filters | None = None, exclude: Collection[str] = (), among: Collection[str] | None = None
     ) -> list[StoredItem]:
         """Give the items that :meth:`search` may find, in the catalogue's order; the arguments are its own."""
-        streams = []
-        for part in self.parts:
-            rows = np.flatnonzero(_allowed(part, filters, exclude, among)).tolist()
-            streams.append([(int(part.segment.places[row]), row, part.segment.items[row]) for row in rows])
-        return [item for _, _, item in merge(*streams, key=lambda entry: entry[0])]
+        rows = [np.flatnonzero(_allowed(part, filters, exclude, among)).tolist() for part in self.parts]
+        return list(_in_order(zip(self.parts, rows, strict=True)))
 
     def search_titles(self, text: str, limit: int) -> list[StoredItem]:
         """Find items by a part of their title, whatever its case: titles that start with it first, then words that do.
@@ -153,7 +153,7 @@ class Snapshot:
         filters: Filters | None = None,
         exclude: Collection[str] = (),
         among: Collection[str] | None = None,
-        products: Sequence[Float32[Tensor, "slot _"] | None] = (None, None),
+        products: Sequence[Float32[Tensor, "slot _"] | None] | None = None,
     ) -> list[tuple[StoredItem, float]]:
         """Find the items with the highest scores; exact.
 
@@ -177,16 +177,16 @@ class Snapshot:
         self._check_search(queries, k)
         for item_id in among or ():
             self._known(item_id)
-        found: list[tuple[float, int, StoredItem]] = []
-        for part, known in zip(self.parts, products, strict=True):
-            if part.segment.index is None:
+        found: list[tuple[float, int, Segment, int]] = []
+        for part, known in zip(self.parts, products or [None] * len(self.parts), strict=True):
+            segment = part.segment
+            if segment.index is None:
                 continue
             allowed = _allowed(part, filters, exclude, among)
-            best = part.segment.index.search(queries, k, pool=pool, allowed=allowed, products=known)
-            items, places = part.segment.items, part.segment.places
-            found += [(-float(score), int(places[row]), items[row]) for row, score in zip(*best, strict=True)]
+            best = segment.index.search(queries, k, pool=pool, allowed=allowed, products=known)
+            found += [(-float(score), int(segment.places[row]), segment, row) for row, score in zip(*best, strict=True)]
         found.sort(key=lambda entry: entry[:2])
-        return [(item, -score) for score, _, item in found[:k]]
+        return [(segment.item(int(row)), -score) for score, _, segment, row in found[:k]]
 
     def products(self, slots: Float32[Tensor, "slot dim"]) -> list[Float32[Tensor, "slot _"] | None]:
         """Multiply many searches' slots with the vectors of each part; see :meth:`ItemIndex.products`."""
@@ -196,28 +196,48 @@ class Snapshot:
     def changed(self, version: int, written: Segment | None = None, deleted: Collection[str] = ()) -> Snapshot:
         """The next version: some items written anew, some deleted."""
         gone = [*deleted, *(written.row_of if written else ())]
-        base, recent = self.base.without(gone), self.recent.without(gone)
+        *older, recent = [part.without(gone) for part in self.parts]
         if written:
-            recent = Part.whole(
-                Segment.merge([(recent.segment, recent.alive), (written, np.ones(len(written), np.bool_))])
-            )
-        return Snapshot(version, base, recent)
+            merged = Segment.merge([(recent.segment, recent.alive), (written, np.ones(len(written), np.bool_))])
+            recent = Part.whole(merged)
+        return Snapshot(version, (*older, recent))
 
-    def merged(self) -> Segment:
-        """All items that count, as one segment."""
-        return Segment.merge([(part.segment, part.alive) for part in self.parts])
+    def to_merge(self) -> tuple[Part, ...]:
+        """Choose the parts that shall become one: the recent one, and from the smallest on those that it outgrew.
 
-    def rebased(self, base: Segment, since: Collection[str]) -> Snapshot:
-        """The same items on another base.
+        So each item is copied about as often as the catalogue doubled. A part with more dead rows than living is
+        taken, too.
+        """
+        older = sorted(self.parts[:-1], key=lambda part: int(part.alive.sum()))
+        chosen, count = [self.recent], int(self.recent.alive.sum())
+        for part in older:
+            alive = int(part.alive.sum())
+            if alive <= 2 * count or 2 * alive < len(part.segment):
+                chosen.append(part)
+                count += alive
+        return tuple(chosen)
+
+    def table(self) -> pl.DataFrame:
+        """All items that count, in columns (:data:`xcrossrec.catalogue.segment.COLUMNS`), in the catalogue's order."""
+        tables = [part.segment.table.filter(pl.Series(part.alive, dtype=pl.Boolean)) for part in self.parts]
+        return pl.concat(tables).sort(PLACE)
+
+    def merged(self, parts: Sequence[Part] | None = None) -> Segment:
+        """All items that count, as one segment; or those of some parts."""
+        return Segment.merge([(part.segment, part.alive) for part in (self.parts if parts is None else parts)])
+
+    def rebased(self, merged: Segment, instead_of: Collection[Segment], since: Collection[str]) -> Snapshot:
+        """The same items, many of them in another segment.
 
         Args:
-            base: what :meth:`merged` gave for an earlier version.
+            merged: what :meth:`merged` gave for an earlier version.
+            instead_of: the segments that it was made of.
             since: ids that were written or deleted after that version.
         """
-        segment = self.recent.segment
-        kept = np.array([item.item_id in since for item in segment.items], dtype=np.bool_) & self.recent.alive
-        recent = Part.whole(Segment.merge([(segment, kept)]))
-        return Snapshot(self.version, Part.whole(base).without(since), recent)
+        kept = [part for part in self.parts[:-1] if part.segment not in instead_of]
+        fresh = self.recent.segment.table["item_id"].is_in(list(since)).to_numpy() & self.recent.alive
+        recent = Part.whole(Segment.merge([(self.recent.segment, fresh)]))
+        return Snapshot(self.version, (*kept, Part.whole(merged).without(since), recent))
 
     def _where(self, item_id: str) -> tuple[Part, int] | None:
         for part in self.parts:
@@ -244,19 +264,28 @@ class Snapshot:
             )
 
     def _collect_titles(self, pattern: str, others: Sequence[str], found: dict[str, StoredItem], limit: int) -> None:
-        streams = [islice(_titles(part, pattern, others, found), limit - len(found)) for part in self.parts]
-        for _, item in islice(merge(*streams, key=lambda entry: entry[0]), limit - len(found)):
+        rows = [_rows_with_title(part, pattern, others, found) for part in self.parts]
+        for item in islice(_in_order(zip(self.parts, rows, strict=True)), limit - len(found)):
             found[item.item_id] = item
 
 
-def _titles(
-    part: Part, pattern: str, others: Sequence[str], known: Collection[str]
-) -> Iterator[tuple[int, StoredItem]]:
-    """Give place and item of the titles that hold a pattern and all other words, but for the known ones."""
+def _in_order(chosen: Iterable[tuple[Part, Iterable[int]]]) -> Iterator[StoredItem]:
+    """Give the items of some rows of each part, rising, in the catalogue's order."""
+    streams = [_placed(part.segment, rows) for part, rows in chosen]
+    return (segment.item(row) for _, row, segment in merge(*streams, key=lambda entry: entry[0]))
+
+
+def _placed(segment: Segment, rows: Iterable[int]) -> Iterator[tuple[int, int, Segment]]:
+    for row in rows:
+        yield int(segment.places[row]), row, segment
+
+
+def _rows_with_title(part: Part, pattern: str, others: Sequence[str], known: Collection[str]) -> Iterator[int]:
+    """Give the rows whose titles hold a pattern and all other words, but for the known items."""
+    ids, titles = part.segment.table["item_id"], part.segment.table["title"]
     for row in part.segment.find_titles(pattern):
-        item = part.segment.items[row]
-        if part.alive[row] and item.title and item.item_id not in known and _holds_all(item.title, others):
-            yield int(part.segment.places[row]), item
+        if part.alive[row] and titles[row] and ids[row] not in known and _holds_all(titles[row], others):
+            yield row
 
 
 def _holds_all(title: str, words: Sequence[str]) -> bool:
@@ -270,15 +299,15 @@ def _allowed(
     part: Part, filters: Filters | None, exclude: Collection[str], among: Collection[str] | None
 ) -> Bool[np.ndarray, " item"]:
     """Mark the rows that a search may find."""
-    row_of: Mapping[str, int] = part.segment.row_of
+    segment = part.segment
     allowed: Bool[np.ndarray, " item"]
     if among is None:
-        allowed = part.alive & part.segment.titled
+        allowed = part.alive & segment.titled
     else:
-        allowed = np.zeros(len(part.segment), dtype=np.bool_)
-        allowed[[row_of[item_id] for item_id in among if item_id in row_of]] = True
+        allowed = np.zeros(len(segment), dtype=np.bool_)
+        allowed[segment.rows_of(among)] = True
         allowed &= part.alive
     if filters is not None:
-        allowed &= part.segment.meet(filters)
-    allowed[[row_of[item_id] for item_id in exclude if item_id in row_of]] = False
+        allowed &= segment.meet(filters)
+    allowed[segment.rows_of(exclude)] = False
     return allowed

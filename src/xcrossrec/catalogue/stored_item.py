@@ -28,7 +28,8 @@ class StoredItem:
 
     Attributes:
         item_id: unique in the catalogue.
-        title: HTML entities and white space are cleaned as on import; empty only where an imported domain has none.
+        title: HTML entities and white space are cleaned as on import. An item without one is kept and shown, and
+            recommended only where it is named as a candidate.
         category: what filters compare, exactly.
         in_stock: whether it can be bought now.
         price: in the shop's currency, 0 or more; None where it is unknown.
@@ -58,12 +59,19 @@ class StoredItem:
             metadata_json(self)
         object.__setattr__(self, "title", clean_title(unescape(self.title)))
 
+    @property
+    def values(self) -> tuple[str, str, str | None, bool, float | None, str | None]:
+        """What a catalogue keeps, in the order of the attributes; metadata as JSON."""
+        return self.item_id, self.title, self.category, self.in_stock, self.price, metadata_json(self)
+
     @classmethod
     def restore(cls, *values: Any) -> Self:
-        """Make an item of values that were checked when they were written, in the order of the attributes."""
+        """Make an item of :attr:`values`, which were checked when it was made first."""
         item = object.__new__(cls)
         for name, value in zip(cls.__slots__, values, strict=True):
             object.__setattr__(item, name, value)
+        if values[-1] is not None:
+            object.__setattr__(item, "metadata", json.loads(values[-1]))
         return item
 
 

@@ -1,4 +1,4 @@
-"""Commands on the catalogue that a service searches: make it, and give it another model's vectors."""
+"""Commands on catalogues on disk: make one, and give it another model's vectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bundle or an adapter.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a catalogue that is already there.")]
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make and re-embed the catalogue of a service.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep items with their vectors on disk.")
 
 
 def register(parent: typer.Typer) -> None:
@@ -29,30 +29,28 @@ def register(parent: typer.Typer) -> None:
 def build(
     model: ModelDir,
     items: Annotated[
-        Path, typer.Argument(metavar="ITEMS", help="A domain's folder, or a .csv or .parquet with item_id and title.")
+        Path,
+        typer.Argument(
+            metavar="ITEMS", help="A domain's folder, a .csv or .parquet with item_id and title, a catalogue."
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must be free.")],
     precision: Precision = "fp32",
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Encode items and keep them, with their vectors, in a folder for 'xcrossrec serve'.
+    """Encode items and keep them, with their vectors, in a folder that every --catalog takes.
 
     A table may also have the columns category, in_stock and price, which searches filter by; every other column is
     kept as metadata.
     """
     prepare("models")
-    from xcrossrec.catalogue.embedding import build_catalogue
-    from xcrossrec.catalogue.item_tables import read_items
-    from xcrossrec.exceptions import BundleError
+    from xcrossrec.catalogue import build_catalogue
 
-    if out.exists() and not overwrite:
-        raise BundleError(f"{out} exists: choose another place, or give --overwrite")
     start = time.perf_counter()
-    with progress_to_stderr():
-        found = read_items(items)
-        build_catalogue(_load(model, precision), found, out, overwrite=overwrite).close()
-    _report(out, model, len(found), time.perf_counter() - start, as_json)
+    with progress_to_stderr(), build_catalogue(_load(model, precision), items, out, overwrite=overwrite) as made:
+        count = len(made)
+    _report(out, model, count, time.perf_counter() - start, as_json)
 
 
 @app.command("embed")
@@ -68,8 +66,7 @@ def embed(
     itself.
     """
     prepare("models")
-    from xcrossrec.catalogue.embedding import embed_again
-    from xcrossrec.catalogue.sqlite import SqliteCatalogue
+    from xcrossrec.catalogue import SqliteCatalogue, embed_again
 
     start = time.perf_counter()
     with (
@@ -77,7 +74,7 @@ def embed(
         SqliteCatalogue.open(catalog, fingerprint=None) as store,
         embed_again(store, _load(model, precision)) as embedded,
     ):
-        count = embedded.count
+        count = len(embedded)
     _report(catalog, model, count, time.perf_counter() - start, as_json)
 
 

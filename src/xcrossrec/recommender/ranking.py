@@ -105,7 +105,7 @@ class DualRanking:
         snapshot: Snapshot,
         known: Understood,
         slots: Float[Tensor, "slot dim"],
-        products: Sequence[Float32[Tensor, "slot _"] | None],
+        products: Sequence[Float32[Tensor, "slot _"] | None] | None,
     ) -> Answer:
         asked = known.asked
         found = snapshot.search(
@@ -209,12 +209,12 @@ def _vectors(
 
 def _products(
     snapshot: Snapshot, searches: Sequence[Float[Tensor, "_ dim"]]
-) -> Iterator[Sequence[Float32[Tensor, "slot _"] | None]]:
+) -> Iterator[Sequence[Float32[Tensor, "slot _"] | None] | None]:
     """Multiply the slots of many searches with the catalogue at once; one entry a search, made when it is needed."""
     most = max(1, _PRODUCTS_AT_ONCE // max(1, len(snapshot)))
     for run in _runs_within([len(slots) for slots in searches], most):
         if len(run) < _TOGETHER_FROM:
-            yield from [(None, None)] * len(run)
+            yield from [None] * len(run)
             continue
         lengths = [len(searches[number]) for number in run]
         parts = snapshot.products(torch.cat([searches[number] for number in run]))

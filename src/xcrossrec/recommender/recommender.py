@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Self
 
 from xcrossrec.answers import Explanation, ItemScore, Recommendation
-from xcrossrec.catalogue.filters import Filters
+from xcrossrec.catalogue import Catalogue, Filters, ItemSource, open_catalogue
 from xcrossrec.explanation import explain_scores
 from xcrossrec.models import bundle
 from xcrossrec.models.base import Base
 from xcrossrec.models.bundle import Model, encoder_of
 from xcrossrec.recommender.questions import Answer, ItemLike, Question, Understood, understand
 from xcrossrec.recommender.ranking import PAIR_LIMIT, or_error, ranking_of
-from xcrossrec.recommender.sources import Catalogue, CatalogueLike, open_for
 from xcrossrec.types import EncodingPrecision
 
 
@@ -40,20 +39,20 @@ class Recommender:
     def __init__(
         self,
         model: Model,
-        catalogue: Catalogue | CatalogueLike,
+        catalogue: Catalogue | ItemSource,
         *,
         pair_limit: int = PAIR_LIMIT,
         on_encoded: Callable[[int], None] = lambda texts: None,
     ) -> None:
         self.model = model
-        self.catalogue: Catalogue = open_for(model, catalogue)
+        self.catalogue = open_catalogue(model, catalogue)
         self.ranking = ranking_of(model, pair_limit=pair_limit, on_encoded=on_encoded)
 
     @classmethod
     def from_pretrained(
         cls,
         path: Path | str,
-        catalogue: Catalogue | CatalogueLike,
+        catalogue: Catalogue | ItemSource,
         *,
         base: Base | None = None,
         precision: EncodingPrecision = "fp32",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from xcrossrec.catalogue.sqlite import CatalogueReplacedError
+from xcrossrec.catalogue import CatalogueReplacedError
 from xcrossrec.exceptions import ConfigError, DataError, ModelError, StorageError, UnknownItemError, XCrossRecError
 from xcrossrec.serving.schemas import BY_ID, BY_TITLE
 

@@ -161,7 +161,7 @@ class ItemToStore(_Request):
     """An item as the catalogue keeps it."""
 
     item_id: Id
-    title: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TITLE, pattern=r"\S")]
+    title: Annotated[str, StringConstraints(max_length=LONGEST_TITLE)]
     category: Id | None = None
     in_stock: bool = True
     price: float | None = Field(None, ge=0, description="In the shop's currency; null where it is unknown.")

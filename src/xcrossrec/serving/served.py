@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from xcrossrec.answers import Explanation
-from xcrossrec.catalogue.embedding import embed_again, encode_items, fingerprint_of
-from xcrossrec.catalogue.sqlite import SqliteCatalogue, StoredItem
+from xcrossrec.catalogue import Catalogue, StoredItem, embed_again, encode_items, fingerprint_of
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
 from xcrossrec.models.bundle import Model, encoder_of, scoring_of
@@ -80,7 +79,7 @@ class Served:
         spec: Spec,
         model: Model,
         manifest: Mapping[str, Any],
-        store: SqliteCatalogue,
+        store: Catalogue,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
@@ -232,7 +231,7 @@ def replace(old: Served, path: Path | None, settings: Settings, metrics: Metrics
                 f"{spec.path} scores {scoring_of(model)!r} and {old.spec.name!r} is served with "
                 f"{scoring_of(old.model)!r}: serve it under another name, with a catalogue of its own"
             )
-        log.info("encoding %d items again for %s (fingerprint %s)", store.count, spec.path, fingerprint[:12])
+        log.info("encoding %d items again for %s (fingerprint %s)", len(store), spec.path, fingerprint[:12])
         store = embed_again(store, model)
     new = Served(spec, model, manifest, store, settings, metrics)
     new.warm()

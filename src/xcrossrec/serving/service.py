@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from xcrossrec.catalogue.catalogues import open_or_build
+from xcrossrec.catalogue import open_catalogue
 from xcrossrec.exceptions import ConfigError, XCrossRecError
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.problems import Problem
@@ -36,7 +36,7 @@ class Service:
         self._replacing = {name: asyncio.Lock() for name in self.models}
         self._retired: list[Served] = []
         metrics.watch(
-            lambda: [(name, len(s.answers), s.store.count, s.store.version) for name, s in self.models.items()]
+            lambda: [(name, len(s.answers), len(s.store), s.store.version) for name, s in self.models.items()]
         )
         metrics.ready.set_function(lambda: float(not self.draining))
 
@@ -58,10 +58,10 @@ class Service:
         try:
             for spec in specs:
                 model, manifest = load(spec)
-                store = open_or_build(model, spec.catalog, [each.store.folder for each in models])
+                store = open_catalogue(model, spec.catalog, keep=True, taken=[each.store.folder for each in models])
                 models.append(Served(spec, model, manifest, store, settings, metrics))
                 models[-1].warm()
-                log.info("serving %s: %s over %d items", spec.name, spec.path, store.count)
+                log.info("serving %s: %s over %d items", spec.name, spec.path, len(store))
         except BaseException:
             _close(models)
             raise

@@ -6,13 +6,15 @@ import sys
 
 import numpy as np
 
-from xcrossrec.catalogue.sqlite import SqliteCatalogue, StoredItem
+from xcrossrec.catalogue import SqliteCatalogue, StoredItem, base
 from xcrossrec.exceptions import StorageError
 
 FINGERPRINT = "a" * 64
 DIM = 8
 BATCH = 5
 BATCHES = 20
+
+base._RECENT_LEAST = 12  # segments are merged all the time
 
 
 def vector(generation: int) -> list[float]:

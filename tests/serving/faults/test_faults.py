@@ -23,8 +23,7 @@ import httpx
 import numpy as np
 import pytest
 
-from xcrossrec.catalogue.embedding import build_catalogue, encode_items, open_catalogue
-from xcrossrec.catalogue.sqlite import StoredItem
+from xcrossrec.catalogue import StoredItem, build_catalogue, encode_items, open_catalogue
 from xcrossrec.models import bundle
 from xcrossrec.recommender import Recommender
 
@@ -126,11 +125,11 @@ def test_twenty_kills_in_the_middle_of_upserts_lose_nothing_that_was_acknowledge
         generation = acknowledged[-1] + 1
     model = bundle.load(tiny_models.late)
     with open_catalogue(model, catalogue) as store:
-        items = list(store.items())
+        items = list(store.snapshot())
         assert [item.title for item in items][: len(TITLES)] == TITLES
         found = {int(item.item_id[1:].split("-")[0]): int(item.price or 0) for item in items[len(TITLES) :]}
         expected.update({generation % 10: generation} if found[generation % 10] == generation else {})
-        assert (found, store.count) == (expected, len(TITLES) + BATCH * len(expected))
+        assert (found, len(store)) == (expected, len(TITLES) + BATCH * len(expected))
         vectors = store.snapshot().vectors([item.item_id for item in items]).numpy()
         np.testing.assert_allclose(vectors, encode_items(model, [item.title for item in items]), atol=2e-6)
     assert len(acknowledged) >= 3 * KILLS
@@ -342,10 +341,10 @@ def test_models_are_replaced_under_load_without_a_failed_request_or_a_lost_write
     model = bundle.load(other)
     with open_catalogue(model, catalogue) as store:  # it is the last model's
         assert store.fingerprint == info["fingerprint"]
-        titles = {item.item_id: item.title for item in store.items() if item.item_id.startswith("w")}
+        titles = {item.item_id: item.title for item in store.snapshot() if item.item_id.startswith("w")}
         assert titles == load.written
-        assert store.count == len(TITLES) + len(titles)
-        table = [(item.item_id, item.title) for item in store.items()]
+        assert len(store) == len(TITLES) + len(titles)
+        table = [(item.item_id, item.title) for item in store.snapshot()]
         vectors = store.snapshot().vectors([item_id for item_id, _ in table]).numpy()
         np.testing.assert_allclose(vectors, encode_items(model, [title for _, title in table]), atol=2e-6)
     import polars as pl

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xcrossrec.catalogue.sqlite import SqliteCatalogue, StoredItem
+from xcrossrec.catalogue import SqliteCatalogue, StoredItem
 
 sys.path.insert(0, str(Path(__file__).parent))
 try:
@@ -44,12 +44,12 @@ def generations(folder: Path) -> dict[int, int]:
     """The generation of each batch, once everything about the catalogue was checked."""
     with SqliteCatalogue.open(folder, fingerprint=FINGERPRINT) as store:
         found: dict[int, set[int]] = {}
-        for item in store.items():
+        for item in store.snapshot():
             found.setdefault(int(item.item_id[1:]) // BATCH, set()).add(int(item.title.split()[1]))
             wanted = vector(int(item.title.split()[1]))
             assert store.snapshot().vectors([item.item_id])[0].tolist() == wanted, item
         assert all(len(seen) == 1 for seen in found.values()), found
-        assert store.count == BATCH * len(found)
+        assert len(store) == BATCH * len(found)
         return {batch: seen.pop() for batch, seen in found.items()}
 
 
@@ -98,7 +98,7 @@ def test_a_kill_while_a_catalogue_changes_its_model_leaves_the_vectors_of_one(
         with SqliteCatalogue.open(folder, fingerprint=None) as store:
             generation = int(store.fingerprint)
             assert generation in (last, last + 1)
-            assert list(store.items()) == items
+            assert list(store.snapshot()) == items
             vectors = store.snapshot().vectors([item.item_id for item in items])
             assert (vectors.numpy() == vector(generation)).all()
         start = generation + 1

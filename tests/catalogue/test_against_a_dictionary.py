@@ -14,9 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from jaxtyping import Float
 from torch import Tensor
 
-from xcrossrec.catalogue import Pool
-from xcrossrec.catalogue.pooling import only_slot
-from xcrossrec.catalogue.sqlite import Filters, SqliteCatalogue, StoredItem
+from xcrossrec.catalogue import Filters, Pool, SqliteCatalogue, StoredItem, only_slot
 
 DIM = 3
 WORDS = ("red", "Blue", "train", "TRACK", "drill")
@@ -123,7 +121,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
     ) -> None:
         named = None if among is None else [item_id for item_id in among if item_id in self.rows]
         pool: Pool = only_slot if len(slots) == 1 else largest
-        found = self.store.search(
+        found = self.store.snapshot().search(
             np.array(slots, dtype=np.float32), k, pool=pool, filters=condition, exclude=exclude, among=named
         )
         allowed: Callable[[StoredItem], bool] = lambda item: (  # noqa: E731
@@ -150,15 +148,15 @@ class StoreAgainstModel(RuleBasedStateMachine):
             if any(tests):
                 rank.append((tests.index(True), item))
         expected = [item for _, item in sorted(rank, key=lambda entry: entry[0])][:limit]
-        assert self.store.search_titles(" ".join(words), limit) == expected
+        assert self.store.snapshot().search_titles(" ".join(words), limit) == expected
 
     @invariant()
     def holds_what_was_written(self) -> None:
         items = [item for item, _ in self.rows.values()]
-        assert list(self.store.items()) == items
-        assert self.store.count == len(items)
+        assert list(self.store.snapshot()) == items
+        assert len(self.store) == len(items)
         ids = [item.item_id for item in items]
-        assert self.store.get([*ids, "unknown"]) == [*items, None]
+        assert self.store.snapshot().get([*ids, "unknown"]) == [*items, None]
         vectors = np.array([vector for _, vector in self.rows.values()], dtype=np.float32).reshape(len(items), DIM)
         np.testing.assert_array_equal(self.store.snapshot().vectors(ids), vectors)
 

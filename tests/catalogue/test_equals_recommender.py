@@ -11,9 +11,15 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from xcrossrec.catalogue import history_pool
-from xcrossrec.catalogue.embedding import build_catalogue, embed_again, encode_items, open_catalogue
-from xcrossrec.catalogue.sqlite import SqliteCatalogue, StoredItem
+from xcrossrec.catalogue import (
+    SqliteCatalogue,
+    StoredItem,
+    build_catalogue,
+    embed_again,
+    encode_items,
+    history_pool,
+    open_catalogue,
+)
 from xcrossrec.models import bundle
 from xcrossrec.models.bundle import matcher_of
 from xcrossrec.models.scorer import encode_titles
@@ -42,7 +48,8 @@ def recommended(
 
 
 def expected(store: SqliteCatalogue, model: Any, history: list[str], k: int) -> list[tuple[str, float]]:
-    table = pl.DataFrame({"item_id": [i.item_id for i in store.items()], "title": [i.title for i in store.items()]})
+    items = list(store.snapshot())
+    table = pl.DataFrame({"item_id": [i.item_id for i in items], "title": [i.title for i in items]})
     return [(r.item_id, r.score) for r in Recommender(model, table).recommend(history, k)]
 
 
@@ -79,7 +86,7 @@ def test_a_pair_models_catalogue_holds_titles_alone(tiny_models: Any, tmp_path: 
     build_catalogue(pair, [StoredItem("i0", title(0))], tmp_path / "c").close()
     with open_catalogue(shared, tmp_path / "c") as store:
         assert store.upsert([StoredItem("i1", title(1))], encode_items(shared, [title(1)])) == 1
-        assert (store.dim, store.count) == (0, 2)
+        assert (store.dim, len(store)) == (0, 2)
         dual = bundle.load(tiny_models.late)
         with embed_again(store, dual) as embedded:
             torch.testing.assert_close(

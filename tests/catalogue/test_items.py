@@ -6,11 +6,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
-from xcrossrec.catalogue.item_tables import read_items
-from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.catalogue import SqliteCatalogue, StoredItem, read_items
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import DataError
 
@@ -60,7 +60,9 @@ def test_a_domains_items_are_read_untitled_ones_too(tiny_domain: Domain, tmp_pat
     ("name", "text", "message"),
     [
         ("items.csv", "item_id,name\n1,x\n", "title"),
-        ("items.csv", "item_id,title\n1,NaN\n", "1 items of .* have a title that is NaN or empty .first: '1'."),
+        ("items.csv", "item_id,title\n1,NaN\n2,\n", "no item of .*items.csv has a title, and a language model reads"),
+        ("items.csv", "item_id,title\n1,x\n1,y\n", "items.csv has the item id '1' twice: keep one row an item"),
+        ("items.csv", "item_id,title\n", "items.csv has no items: give at least one"),
         ("items.csv", "item_id,title\n,x\n", "has a row without item_id"),
         ("items.csv", "item_id,title,price\n1,x,cheap\n", "price of item '1' is 'cheap': write a number, or nothing"),
         ("items.csv", "item_id,title,price\n1,x,nan\n", "price of item '1' is nan"),
@@ -74,6 +76,32 @@ def test_a_bad_table_is_refused_by_name(tmp_path: Path, name: str, text: str, me
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         read_items(tmp_path / name)
+
+
+def test_an_item_without_a_title_is_kept_whatever_names_it(tiny_domain: Domain, tmp_path: Path) -> None:
+    table = pl.DataFrame({"item_id": ["i0", "i1", "i2", "i3"], "title": ["Train", None, "nan", " "]})
+    table.write_csv(tmp_path / "items.csv")
+    table.write_parquet(tmp_path / "items.parquet")
+    expected = [StoredItem("i0", "Train"), StoredItem("i1", ""), StoredItem("i2", ""), StoredItem("i3", "")]
+    catalogue = tmp_path / "catalogue"
+    SqliteCatalogue.create(
+        catalogue, fingerprint="a", dim=0, items=expected, vectors=np.empty((4, 0), np.float32)
+    ).close()
+    domain = Domain("tiny", table.with_columns(pl.col("title").fill_null("")), tiny_domain.interactions)
+    for source in (expected, table, domain, tmp_path / "items.csv", str(tmp_path / "items.parquet"), catalogue):
+        assert read_items(source) == expected
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([1.5, 2.0], "item_id of the catalogue is of type Float64, expected text or integers: read ids as text"),
+        (["a", None], "the catalogue has a row without item_id: give each item an id"),
+    ],
+)
+def test_bad_ids_of_a_frame_are_refused(ids: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_items(pl.DataFrame({"item_id": ids, "title": ["x", "y"]}))
 
 
 @pytest.mark.parametrize("name", ["absent", "absent.csv"])

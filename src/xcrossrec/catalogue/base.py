@@ -1,0 +1,321 @@
+"""A catalogue that is searched exactly while it changes: what all kinds of catalogues have in common.
+
+Searches run over memory, or over files that are mapped into it, in snapshots (:mod:`xcrossrec.catalogue.snapshot`).
+Where a catalogue is kept, a write is there before any search sees it.
+
+Legend: ``item`` = one item, ``text`` = one title, ``dim`` = vector size.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from threading import Lock, RLock, Thread
+from typing import Self, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from xcrossrec.catalogue.segment import Segment, table_of
+from xcrossrec.catalogue.snapshot import Snapshot
+from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.exceptions import ConfigError, DataError, XCrossRecError
+
+log = logging.getLogger(__name__)
+
+_RECENT_LEAST, _RECENT_MOST, _RECENT_SHARE = 1024, 8192, 8
+"""Recently written items are put into a large segment from an eighth of the others on, within these bounds."""
+
+_FEW = 64
+"""Items that may be encoded while writers wait, when a catalogue changes its model."""
+
+Encode: TypeAlias = Callable[[Sequence[str]], Float32[np.ndarray, "text dim"]]
+"""Titles to vectors."""
+
+
+class CatalogueReplacedError(ConfigError):
+    """The catalogue holds another model's vectors by now; write to the one that took its place."""
+
+
+class Catalogue(ABC):
+    """Items with one model's vectors. Any thread may read and write; :meth:`close` it, or use it in a ``with``.
+
+    Args:
+        folder: in which it is kept; None in memory.
+        fingerprint: of the model that made the vectors (:func:`xcrossrec.catalogue.vector_fingerprint`).
+        snapshot: what it holds.
+    """
+
+    def __init__(self, folder: Path | None, fingerprint: str, snapshot: Snapshot) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+        self._snapshot = snapshot
+        self._next_place = snapshot.next_place
+        self._writing = RLock()
+        self._merging = Lock()
+        self._since: set[str] | None = None  # ids written while segments are merged, or titles encoded
+        self._merger: Thread | None = None
+        self._closed: ConfigError | None = None
+
+    # ---- where it is kept
+
+    @abstractmethod
+    def _keep_write(self, written: Segment, deleted: Collection[str], version: int) -> None:
+        """Keep a write; it is there when this returns, or nothing of it is."""
+
+    @abstractmethod
+    def _keep_merged(self, merged: Segment) -> Segment:
+        """Write a segment beside what is kept; give the one to search."""
+
+    @abstractmethod
+    def _keep_instead(self, merged: Segment, instead_of: Collection[Segment], since: Collection[str]) -> None:
+        """Put a segment that was written in the place of others, and of recent items but for those written since."""
+
+    @abstractmethod
+    def _keep_model(self, merged: Segment, fingerprint: str, version: int) -> Self:
+        """Put a segment of all items, with another model's vectors, in the place of everything."""
+
+    @abstractmethod
+    def _let_go(self) -> None:
+        """Close what it is kept in."""
+
+    # ---- read
+
+    def snapshot(self) -> Snapshot:
+        """The catalogue as it is now; what comes later does not change it."""
+        return self._snapshot
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return "in memory" if self.folder is None else str(self.folder)
+
+    @property
+    def dim(self) -> int:
+        """Vector size; 0 for a `pair` model, which has no vectors."""
+        return self._snapshot.dim
+
+    @property
+    def version(self) -> int:
+        """Grows with every write."""
+        return self._snapshot.version
+
+    def __len__(self) -> int:
+        return len(self._snapshot)
+
+    def close(self) -> None:
+        """Finish what is being written and let go of what it is kept in; snapshots that were taken stay readable."""
+        with self._writing:
+            if self._closed is None:
+                self._closed = ConfigError(f"the catalogue {self.name} is closed: open it again")
+                self._let_go()
+        if self._merger is not None:
+            self._merger.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- write
+
+    def upsert(
+        self,
+        items: Sequence[StoredItem],
+        vectors: Float32[np.ndarray, "item dim"] | Float32[Tensor, "item dim"],
+    ) -> int:
+        """Write items, new ones and others anew: all of them or none; kept, and found, when this returns.
+
+        Args:
+            items: each id once. An item that is written anew keeps its place in the order.
+            vectors: of their titles, finite.
+
+        Returns:
+            how many were written.
+
+        Raises:
+            DataError: an id twice, or vectors that do not fit.
+            StorageError: the disk refuses; nothing was changed.
+            CatalogueReplacedError: the catalogue is another model's by now (:meth:`embed_again`).
+            ConfigError: it is closed.
+        """
+        checked = check_vectors(items, vectors, self.dim)
+        if not items:
+            return 0
+        with self._writing:
+            self._check_open()
+            places = self._places(items)
+            order = torch.from_numpy(np.argsort(places))
+            written = Segment(table_of(items, places), checked[order])
+            version = self.version + 1
+            self._keep_write(written, (), version)
+            self._show(self._snapshot.changed(version, written), written.row_of)
+            self._next_place = max(self._next_place, max(places) + 1)
+        self._merge_later()
+        return len(items)
+
+    def delete(self, item_ids: Collection[str]) -> int:
+        """Delete items; gone, and found no longer, when this returns.
+
+        Args:
+            item_ids: unknown ones are no error.
+
+        Returns:
+            how many were there.
+
+        Raises:
+            StorageError: the disk refuses; nothing was changed.
+            CatalogueReplacedError: the catalogue is another model's by now (:meth:`embed_again`).
+            ConfigError: it is closed.
+        """
+        with self._writing:
+            self._check_open()
+            known = [each for each in dict.fromkeys(item_ids) if self._snapshot.place(each) is not None]
+            if not known:
+                return 0
+            self._keep_write(Segment.empty(self.dim), known, self.version + 1)
+            self._show(self._snapshot.changed(self.version + 1, deleted=known), known)
+        return len(known)
+
+    def compact(self) -> None:
+        """Put the recently written items into a large segment now; searches and writes go on meanwhile."""
+        with self._merging:
+            with self._writing:
+                if self._closed is not None:
+                    return
+                parts, self._since = self._snapshot.to_merge(), set()
+            try:
+                merged = self._keep_merged(self._snapshot.merged(parts))
+                replaced = [part.segment for part in parts]
+                with self._writing:
+                    if self._closed is None:
+                        self._keep_instead(merged, replaced, self._since)
+                        self._snapshot = self._snapshot.rebased(merged, replaced, self._since)
+            finally:
+                self._since = None
+
+    # ---- another model
+
+    def embed_again(self, *, fingerprint: str, dim: int, encode: Encode) -> Self:
+        """Give all items another model's vectors, in the same place, while this catalogue is read and written.
+
+        Only at the end do writers wait, until the few items that were written last are encoded too and everything
+        is kept in one step: a crash leaves the old vectors or the new ones. Then this catalogue still answers
+        searches and refuses writes.
+
+        Args:
+            fingerprint: of the new model.
+            dim: its vector size.
+            encode: titles to vectors, by the new model; an empty title is among them where an item has none.
+
+        Returns:
+            the catalogue that takes this one's place.
+
+        Raises:
+            DataError: vectors that do not fit.
+            StorageError: the disk refuses; nothing was changed.
+            ConfigError: the catalogue is closed, or was replaced.
+        """
+        with self._merging:
+            try:
+                known: dict[str, Float32[Tensor, " dim"]] = {}
+                pending = self._changed_since(everything=True)
+                while len(pending) > _FEW:
+                    known.update(_encode(pending, encode, dim))
+                    pending = self._changed_since()
+                with self._writing:
+                    self._check_open()
+                    known.update(_encode([*pending, *self._changed_since()], encode, dim))
+                    return self._replace(fingerprint, dim, known)
+            finally:
+                self._since = None
+
+    def _changed_since(self, *, everything: bool = False) -> list[StoredItem]:
+        """The items that were written since the last call, as they are now."""
+        with self._writing:
+            changed, self._since = self._since, set()
+            if everything or changed is None:
+                return list(self._snapshot)
+            return [item for item in self._snapshot.get(list(changed)) if item is not None]
+
+    def _replace(self, fingerprint: str, dim: int, known: dict[str, Float32[Tensor, " dim"]]) -> Self:
+        table = self._snapshot.table()
+        vectors = [known[item_id] for item_id in table["item_id"].to_list()]
+        merged = Segment.build(table, torch.stack(vectors) if vectors else torch.empty(0, dim))
+        successor = self._keep_model(self._keep_merged(merged), fingerprint, self.version + 1)
+        self._closed = CatalogueReplacedError(
+            f"the catalogue {self.name} holds another model's vectors by now (fingerprint {fingerprint[:12]}): write "
+            "to the one that took its place"
+        )
+        successor._next_place = self._next_place
+        return successor
+
+    def _show(self, snapshot: Snapshot, changed: Collection[str]) -> None:
+        if self._since is not None:
+            self._since.update(changed)
+        self._snapshot = snapshot
+
+    def _places(self, items: Sequence[StoredItem]) -> list[int]:
+        """The places of items: their own, or the next free ones."""
+        own = [self._snapshot.place(item.item_id) for item in items]
+        free = iter(range(self._next_place, self._next_place + len(items)))
+        return [next(free) if place is None else place for place in own]
+
+    def _merge_later(self) -> None:
+        with self._writing:
+            *others, recent = (len(part.segment) for part in self._snapshot.parts)
+            room = min(max(_RECENT_LEAST, sum(others) // _RECENT_SHARE), _RECENT_MOST)
+            busy = self._merger is not None and self._merger.is_alive()
+            if recent > room and not busy and self._closed is None:
+                self._merger = Thread(target=self._try_to_merge, name="xcrossrec-catalogue", daemon=True)
+                self._merger.start()
+
+    def _try_to_merge(self) -> None:
+        try:
+            self.compact()
+        except XCrossRecError as error:
+            log.warning("recent items stay apart until the next write: %s", error)
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise type(self._closed)(*self._closed.args)
+
+
+def check_vectors(
+    items: Sequence[StoredItem],
+    vectors: Float32[np.ndarray, "given dim"] | Float32[Tensor, "given dim"],
+    dim: int,
+) -> Float32[Tensor, "item dim"]:
+    """Refuse ids that come twice, and vectors of another number or size, or not finite.
+
+    Raises:
+        DataError: names the first offender.
+    """
+    seen: set[str] = set()
+    for item in items:
+        if item.item_id in seen:
+            raise DataError(f"item id {item.item_id!r} comes twice in one write: send it once")
+        seen.add(item.item_id)
+    if tuple(vectors.shape) != (len(items), dim):
+        raise DataError(
+            f"{len(items)} items came with vectors of shape {tuple(vectors.shape)}, expected {(len(items), dim)}: "
+            "encode their titles with the catalogue's model"
+        )
+    given = torch.as_tensor(vectors).detach().cpu().contiguous()
+    bad = (~given.isfinite().all(1)).nonzero()
+    if len(bad):
+        raise DataError(f"the vector of item {items[int(bad[0])].item_id!r} is not finite: encode its title again")
+    return given
+
+
+def _encode(items: Sequence[StoredItem], encode: Encode, dim: int) -> dict[str, Float32[Tensor, " dim"]]:
+    if not items:
+        return {}
+    last = list({item.item_id: item for item in items}.values())
+    vectors = check_vectors(last, encode([item.title for item in last]), dim)
+    return {item.item_id: vector for item, vector in zip(last, vectors, strict=True)}

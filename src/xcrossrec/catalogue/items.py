@@ -1,0 +1,132 @@
+"""Items of whatever names them: a domain, its folder, a table, or a catalogue on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import polars as pl
+
+from xcrossrec.catalogue.sqlite import SqliteCatalogue, is_catalogue
+from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.data.domain import Domain
+from xcrossrec.data.interactions import check_columns, is_empty_title
+from xcrossrec.data.store import read_domain
+from xcrossrec.exceptions import DataError
+from xcrossrec.types import ITEM, TITLE
+
+ItemSource: TypeAlias = Sequence[StoredItem] | Domain | pl.DataFrame | Path | str
+"""Items, or what names them: a domain or its folder, a table, a ``.csv`` or ``.parquet`` file, a catalogue's folder."""
+
+_TRUE, _FALSE = ("true", "t", "yes", "1"), ("false", "f", "no", "0")
+_OWN = (ITEM, TITLE, "category", "in_stock", "price")
+
+
+def read_items(source: ItemSource) -> list[StoredItem]:
+    """Read items.
+
+    A table has the columns ``item_id`` and ``title`` and may have ``category``, ``in_stock`` and ``price``; every
+    other column becomes a key of the item's metadata. An empty cell is unknown: ``in_stock`` is then true. An item
+    without a title is kept; it is recommended only where it is named as a candidate.
+
+    Args:
+        source: items, a domain, a table, or where one lies: a folder that ``xcrossrec data`` or ``xcrossrec catalog``
+            wrote, or a file named ``.csv`` or ``.parquet``.
+
+    Raises:
+        DataError: not there, of another kind, without a column, without items, with an id twice, or with a value that
+            no item may have.
+        BundleError: a catalogue's folder that is damaged, or open in another process.
+    """
+    if isinstance(source, pl.DataFrame):
+        return _checked(_items(source, "the catalogue"), "the catalogue")
+    if isinstance(source, Domain):
+        return _checked(_items(source.items, name := f"the domain {source.name!r}"), name)
+    if not isinstance(source, (Path, str)):
+        return _checked(list(source), "the catalogue")
+    source = Path(source)
+    if is_catalogue(source):
+        with SqliteCatalogue.open(source, fingerprint=None) as catalogue:
+            return list(catalogue.snapshot())
+    table = read_domain(source).items if source.is_dir() else _read_table(source)
+    return _checked(_items(table, str(source)), str(source))
+
+
+def _items(table: pl.DataFrame, name: str) -> list[StoredItem]:
+    check_columns(name, table.columns, (ITEM, TITLE))
+    kind, missing = table.schema[ITEM], table[ITEM].null_count()
+    if missing:
+        raise DataError(f"{name} has a row without {ITEM}: give each item an id")
+    if not (kind.is_integer() or kind in (pl.String, pl.Categorical) or table.is_empty()):
+        raise DataError(f"{ITEM} of {name} is of type {kind}, expected text or integers: read ids as text")
+    texts = [column for column in (ITEM, TITLE, "category") if column in table.columns]
+    table = table.with_columns(pl.col(texts).cast(pl.String))
+    titled = table.with_columns(pl.when(is_empty_title()).then(pl.lit("")).otherwise(TITLE).alias(TITLE))
+    return [_item(row) for row in titled.iter_rows(named=True)]
+
+
+def _checked(items: list[StoredItem], name: str) -> list[StoredItem]:
+    """Refuse a source that no catalogue can be made of."""
+    if not items:
+        raise DataError(f"{name} has no items: give at least one")
+    seen: set[str] = set()
+    for item in items:
+        if item.item_id in seen:
+            raise DataError(f"{name} has the item id {item.item_id!r} twice: keep one row an item")
+        seen.add(item.item_id)
+    if not any(item.title for item in items):
+        raise DataError(f"no item of {name} has a title, and a language model reads titles: give at least one")
+    return items
+
+
+def _read_table(source: Path) -> pl.DataFrame:
+    kinds = "a domain's folder, a .csv or a .parquet file, or what 'xcrossrec catalog build' made"
+    if not source.exists():
+        raise DataError(f"{source} does not exist: give {kinds}")
+    try:
+        if source.suffix == ".csv":
+            table = pl.read_csv(source, infer_schema=False)
+        elif source.suffix == ".parquet":
+            table = pl.read_parquet(source)
+        else:
+            raise DataError(f"{source} ends in {source.suffix!r}: give {kinds}")
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{source} cannot be read ({' '.join(str(error).split())}): write it again") from error
+    return table
+
+
+def _item(row: Mapping[str, Any]) -> StoredItem:
+    item_id = row[ITEM]
+    return StoredItem(
+        item_id,
+        row[TITLE],
+        category=row.get("category") or None,
+        in_stock=_in_stock(item_id, row.get("in_stock")),
+        price=_price(item_id, row.get("price")),
+        metadata=_metadata({name: value for name, value in row.items() if name not in _OWN and value is not None}),
+    )
+
+
+def _in_stock(item_id: str, value: Any) -> bool:
+    text = "" if value is None else str(value).strip().lower()
+    if text in _TRUE or not text:
+        return True
+    if text not in _FALSE:
+        raise DataError(f"in_stock of item {item_id!r} is {value!r}: write true or false")
+    return False
+
+
+def _price(item_id: str, value: Any) -> float | None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"the price of item {item_id!r} is {value!r}: write a number, or nothing") from None
+
+
+def _metadata(values: dict[str, Any]) -> dict[str, Any] | None:
+    """Keep what JSON can hold as it is, and the rest (times, decimals) as text."""
+    return json.loads(json.dumps(values, default=str)) if values else None

@@ -1,0 +1,102 @@
+"""The one door to a catalogue: open it where it is, or make it of what names items."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+from xcrossrec.catalogue.base import Catalogue
+from xcrossrec.catalogue.embedding import dim_of, encode_items, fingerprint_of
+from xcrossrec.catalogue.items import ItemSource, read_items
+from xcrossrec.catalogue.memory import MemoryCatalogue
+from xcrossrec.catalogue.sqlite import SqliteCatalogue, check_fingerprint, is_catalogue, recorded_fingerprint
+from xcrossrec.exceptions import BundleError
+from xcrossrec.models.bundle import Model
+
+log = logging.getLogger(__name__)
+
+
+def open_catalogue(
+    model: Model, source: Catalogue | ItemSource, *, keep: bool = False, taken: Collection[Path | None] = ()
+) -> Catalogue:
+    """Open a catalogue with a model's vectors, or make one, in memory or on disk.
+
+    Args:
+        model: `dual` or `pair`; it encodes every title once where a catalogue is made.
+        source: a catalogue, or the folder of one; or what one is made of: a domain, its folder, a table, or a
+            ``.csv`` or ``.parquet`` file (:func:`xcrossrec.catalogue.read_items`).
+        keep: a catalogue made of files is kept on disk beside them, and found there the next time.
+        taken: catalogues beside the source that are not to be found, as other models of this process have them.
+
+    Raises:
+        BundleError: of another model's vectors, damaged, or open in another process.
+        DataError: neither a catalogue nor a source of items.
+        StorageError: the disk refuses.
+    """
+    fingerprint = fingerprint_of(model)
+    if isinstance(source, Catalogue):
+        check_fingerprint(source.name, source.fingerprint, fingerprint)
+        return source
+    if isinstance(source, (Path, str)):
+        if is_catalogue(source):
+            return SqliteCatalogue.open(source, fingerprint=fingerprint)
+        if keep:
+            return _open_beside(model, Path(source), fingerprint, taken)
+    items = read_items(source)
+    vectors = encode_items(model, [item.title for item in items])
+    return MemoryCatalogue.create(fingerprint=fingerprint, dim=dim_of(model), items=items, vectors=vectors)
+
+
+def build_catalogue(
+    model: Model, source: ItemSource, folder: Path | str, *, overwrite: bool = False
+) -> SqliteCatalogue:
+    """Make a catalogue on disk, as a whole or not at all.
+
+    Args:
+        model: as for :func:`open_catalogue`, so for the source.
+        source: of the items.
+        folder: to make.
+        overwrite: replace a catalogue that is already there, and not open.
+
+    Raises:
+        BundleError: the folder exists and may not be replaced.
+        DataError: no source of items.
+        StorageError: the disk refuses.
+    """
+    if Path(folder).exists() and not overwrite:
+        raise BundleError(f"{folder} exists: choose another place, or allow to overwrite it (--overwrite)")
+    items = read_items(source)
+    return SqliteCatalogue.create(
+        folder,
+        fingerprint=fingerprint_of(model),
+        dim=dim_of(model),
+        items=items,
+        vectors=encode_items(model, [item.title for item in items]),
+        overwrite=overwrite,
+    )
+
+
+def _open_beside(model: Model, source: Path, fingerprint: str, taken: Collection[Path | None]) -> SqliteCatalogue:
+    """Open the catalogue that stands beside a source; make it, the first time."""
+    place = _place_beside(source, fingerprint)
+    free = [each for each in _catalogues_beside(source) if each not in taken]
+    # one that was embedded again keeps its name, so its content decides
+    for each in [each for each in free if recorded_fingerprint(each) == fingerprint] or [e for e in free if e == place]:
+        return SqliteCatalogue.open(each, fingerprint=fingerprint)
+    while place.exists():
+        place = place.with_name(f"{place.name}-too")
+    log.info("encoding the items of %s once; they are kept in %s", source, place)
+    return build_catalogue(model, source, place)
+
+
+def _place_beside(source: Path, fingerprint: str) -> Path:
+    """Where the catalogue of a domain's folder or a table is kept, for one model's vectors."""
+    name = f".catalogue-{fingerprint[:8]}"
+    return source / name if source.is_dir() else source.with_name(f".{source.name}{name}")
+
+
+def _catalogues_beside(source: Path) -> list[Path]:
+    """All catalogues that :func:`_place_beside` names for a source, whatever the model."""
+    folder, prefix = (source, "") if source.is_dir() else (source.parent, f".{source.name}")
+    return sorted(path for path in folder.glob("*.catalogue-*") if path.name.startswith(f"{prefix}.catalogue-"))

@@ -1,0 +1,16 @@
+"""A catalogue in memory does what every catalogue does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from catalogue_contract import MODEL, CatalogueContract
+from xcrossrec.catalogue import Catalogue, MemoryCatalogue, StoredItem
+
+
+class TestMemory(CatalogueContract):
+    def make(self, folder: Path, dim: int, items: Sequence[StoredItem], vectors: np.ndarray) -> Catalogue:
+        return MemoryCatalogue.create(fingerprint=MODEL, dim=dim, items=items, vectors=vectors)

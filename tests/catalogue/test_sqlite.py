@@ -1,0 +1,272 @@
+"""A catalogue in a folder: durable, refused when it is damaged or another model's, its files kept in order."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from catalogue_contract import DIM, MODEL, OTHER, CatalogueContract, best, item, unit
+from xcrossrec.catalogue import Catalogue, MemoryCatalogue, SqliteCatalogue, StoredItem, is_catalogue, only_slot
+from xcrossrec.catalogue import item_index as item_index_module
+from xcrossrec.catalogue.codes import processor_multiplies_integers
+from xcrossrec.catalogue.rows import DATABASE
+from xcrossrec.exceptions import BundleError, ConfigError, DataError, StorageError
+
+
+class TestSqlite(CatalogueContract):
+    def make(self, folder: Path, dim: int, items: Sequence[StoredItem], vectors: np.ndarray) -> Catalogue:
+        return SqliteCatalogue.create(folder, fingerprint=MODEL, dim=dim, items=items, vectors=vectors)
+
+    def reopened(self, store: Catalogue) -> Catalogue:
+        assert isinstance(store, SqliteCatalogue)
+        return reopened(store)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "catalogue"
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[SqliteCatalogue]:
+    with SqliteCatalogue.create(folder, fingerprint=MODEL, dim=DIM) as store:
+        yield store
+
+
+def reopened(store: SqliteCatalogue) -> SqliteCatalogue:
+    store.close()
+    return SqliteCatalogue.open(store.folder, fingerprint=store.fingerprint)
+
+
+def files(store: SqliteCatalogue) -> list[str]:
+    return sorted(path.name for path in store.folder.glob("*-*.*") if "sqlite" not in path.name)
+
+
+def test_a_write_that_the_disk_refuses_changes_nothing_and_the_next_one_succeeds(
+    store: SqliteCatalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.upsert([item(0)], unit(0))
+    version = store.version
+
+    def refuse(facts: Any) -> None:
+        raise sqlite3.OperationalError("disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._rows, "_set", refuse)
+        with pytest.raises(StorageError, match=r"could not be written \(disk is full\): nothing was changed; free"):
+            store.upsert([item(0, title="Lost"), item(1)], unit(1, 1))
+        with pytest.raises(StorageError, match="disk is full"):
+            store.delete(["i0"])
+    assert (list(store.snapshot()), store.version) == ([item(0)], version)
+    store.upsert([item(1)], unit(1))
+    assert list(reopened(store).snapshot()) == [item(0), item(1)]
+
+
+def test_vectors_of_another_model_are_refused_with_the_command_that_encodes_again(store: SqliteCatalogue) -> None:
+    store.close()
+    message = "another model's vectors.*aaaaaaaaaaaa.*bbbbbbbbbbbb.*xcrossrec catalog embed MODEL .*catalogue"
+    with pytest.raises(BundleError, match=message):
+        SqliteCatalogue.open(store.folder, fingerprint=OTHER)
+    assert SqliteCatalogue.open(store.folder, fingerprint=None).fingerprint == MODEL
+
+
+def test_a_catalogue_is_open_once(store: SqliteCatalogue) -> None:
+    with pytest.raises(BundleError, match=r"open in another process: stop that one, or .*PUT /v1/items"):
+        SqliteCatalogue.open(store.folder, fingerprint=MODEL)
+    store.upsert([item(0)], unit(0))
+    store.close()
+    store.close()
+    with pytest.raises(ConfigError, match="is closed: open it again"):
+        store.upsert([item(1)], unit(1))
+    with pytest.raises(ConfigError, match="is closed"):
+        store.delete(["i0"])
+    assert best(store, 0) == ["i0"]
+
+
+def test_a_commit_is_forced_to_disk(store: SqliteCatalogue) -> None:
+    """No test can cut the power; xcrossrec_lab.service.compare_stores counts the system calls."""
+    facts = [
+        store._rows._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")
+    ]
+    assert facts == [2, "wal"]  # 2 is FULL: the log is synced at every commit
+
+
+def test_a_taken_folder_is_replaced_only_if_it_is_a_catalogue_and_that_is_wanted(store: SqliteCatalogue) -> None:
+    store.upsert([item(0)], unit(0))
+    store.close()
+    with pytest.raises(BundleError, match="exists: choose another place"):
+        SqliteCatalogue.create(store.folder, fingerprint=MODEL, dim=DIM)
+    with SqliteCatalogue.create(store.folder, fingerprint=OTHER, dim=DIM, overwrite=True) as new:
+        assert (len(new), new.fingerprint) == (0, OTHER)
+    assert [path.name for path in store.folder.parent.iterdir()] == ["catalogue"]
+    model = store.folder.parent / "model"
+    model.mkdir()
+    (model / "xcrossrec.json").write_text("{}")
+    with pytest.raises(BundleError, match="is no catalogue: it is not replaced"):
+        SqliteCatalogue.create(model, fingerprint=MODEL, dim=DIM, overwrite=True)
+
+
+def test_a_failed_creation_leaves_nothing(folder: Path) -> None:
+    with pytest.raises(DataError, match="twice"):
+        SqliteCatalogue.create(folder, fingerprint=MODEL, dim=DIM, items=[item(0), item(0)], vectors=unit(0, 0))
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_what_is_no_catalogue_is_a_sentence(folder: Path) -> None:
+    with pytest.raises(BundleError, match=r"holds no catalogue: check the path, or .* xcrossrec catalog build MODEL"):
+        SqliteCatalogue.open(folder, fingerprint=MODEL)
+    assert not is_catalogue(folder)
+
+
+def damage_header(path: Path) -> None:
+    path.write_bytes(b"not a database, but long enough to be one" * 100)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: 3 * 4096])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def run(sql: str) -> Any:
+    def change(path: Path) -> None:
+        with sqlite3.connect(path) as connection:
+            connection.execute(sql)
+        connection.close()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_header, "cannot be read .*not a database.*: restore a copy, or build it again"),
+        (cut_short, "(is damaged|cannot be read) .*: restore a copy, or build it again"),
+        (empty, "cannot be read .*no such table.*: restore a copy"),
+        (
+            run("UPDATE recent SET vector = x'00' WHERE place = 7"),
+            "damaged .the vector of item 'i7' has 1 bytes, expected 16",
+        ),
+        (run("DELETE FROM facts WHERE name = 'dim'"), "does not say its 'dim': it is damaged"),
+        (
+            run("UPDATE facts SET value = '9' WHERE name = 'format_version'"),
+            "format version 9, this release reads 2: remove",
+        ),
+        (
+            run(f"UPDATE recent SET vector = x'{'0000C07F' * DIM}' WHERE place = 7"),
+            "vector of item 'i7' is not finite",
+        ),
+        (run("UPDATE recent SET metadata = '{' WHERE place = 7"), "metadata of item 'i7' are no JSON"),
+    ],
+)
+def test_a_damaged_catalogue_is_refused(store: SqliteCatalogue, damage: Any, message: str) -> None:
+    store.upsert([item(n, title="x" * 300) for n in range(80)], unit(*range(80)))
+    store.close()
+    damage(store.folder / DATABASE)
+    with pytest.raises(BundleError, match=message):
+        SqliteCatalogue.open(store.folder, fingerprint=MODEL)
+
+
+def shorter(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def other_array(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.zeros((3, 3), dtype=np.float64))
+
+
+NAMES = ("items-1.arrow", "vectors-1.npy", "codes-1.npy", "scales-1.npy")
+DAMAGES = [(name, damage) for name in NAMES for damage in (Path.unlink, shorter, empty, other_array)]
+
+
+@pytest.mark.parametrize(("name", "damage"), [*DAMAGES, ("items-1.arrow", flipped)])
+def test_a_damaged_file_is_refused(
+    folder: Path, name: str, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(item_index_module, "QUANTISE_FROM", 8)
+    vectors = np.ones((9, 16), dtype=np.float32)
+    SqliteCatalogue.create(
+        folder, fingerprint=MODEL, dim=16, items=[item(n) for n in range(9)], vectors=vectors
+    ).close()
+    damage(folder / name)
+    with pytest.raises(BundleError, match=rf"{name} is damaged .*: restore a copy of the catalogue, or build it again"):
+        SqliteCatalogue.open(folder, fingerprint=MODEL)
+
+
+# ---- files
+
+
+def test_vectors_are_mapped_and_integers_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_index_module, "QUANTISE_FROM", 8)
+    vectors = np.random.default_rng(0).standard_normal((9, 16)).astype(np.float32)
+    with SqliteCatalogue.create(
+        folder, fingerprint=MODEL, dim=16, items=[item(n) for n in range(9)], vectors=vectors
+    ) as store:
+        assert files(store) == ["codes-1.npy", "items-1.arrow", "scales-1.npy", "vectors-1.npy"]
+        index = store.snapshot().parts[0].segment.index
+        assert index is not None
+        assert (index.codes is not None) == processor_multiplies_integers()
+        assert str(folder / "vectors-1.npy") in Path("/proc/self/maps").read_text(encoding="utf-8")
+        found = store.snapshot().search(vectors[:1], 3, pool=only_slot)
+    plain = MemoryCatalogue.create(fingerprint=MODEL, dim=16, items=[item(n) for n in range(9)], vectors=vectors)
+    assert found == plain.snapshot().search(vectors[:1], 3, pool=only_slot)
+
+
+def test_files_that_belong_to_no_segment_are_removed(store: SqliteCatalogue) -> None:
+    store.upsert([item(0)], unit(0))
+    store.compact()
+    store.close()
+    (store.folder / "vectors-7.npy").write_bytes(b"left by an interrupted write")
+    with SqliteCatalogue.open(store.folder, fingerprint=MODEL) as again:
+        assert files(again) == ["items-1.arrow", "vectors-1.npy"]
+        again.upsert([item(n) for n in range(1, 5)], unit(1, 2, 3, 4))
+        before = again.snapshot()
+        again.compact()
+        assert files(again) == ["items-2.arrow", "vectors-2.npy"]
+        assert best(before, 0, 9) == best(again, 0, 9)
+
+
+def test_a_merge_that_the_disk_refuses_changes_nothing(store: SqliteCatalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.upsert([item(0), item(1)], unit(0, 1))
+
+    def refuse(*_: Any) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xcrossrec.catalogue.files.os.fsync", refuse)
+        with pytest.raises(StorageError, match=r"could not be written .no space left.: nothing was changed"):
+            store.compact()
+    with monkeypatch.context() as patch:
+        patch.setattr(store._rows, "_set", lambda facts: refuse())
+        with pytest.raises(OSError, match="no space left"):
+            store.compact()
+    assert files(store) == []
+    assert best(store, 1) == ["i1", "i0"]
+    assert list(reopened(store).snapshot()) == [item(0), item(1)]
+
+
+def test_dead_rows_stay_dead_after_opening_again(store: SqliteCatalogue) -> None:
+    store.upsert([item(n) for n in range(9)], unit(*range(9)))
+    store.compact()
+    store.upsert([item(3, title="Anew")], unit(80))
+    store.delete(["i4", "i0"])
+    expected = [item(1), item(2), item(3, title="Anew"), *(item(n) for n in range(5, 9))]
+    again = reopened(store)
+    assert list(again.snapshot()) == expected
+    again.upsert([item(4)], unit(4))
+    again.compact()
+    assert list(reopened(again).snapshot()) == [*expected, item(4)]
