@@ -19,8 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from xcrossrec.catalogue.embedding import build_catalogue
-from xcrossrec.catalogue.item_tables import read_items
+from xcrossrec.catalogue import build_catalogue, read_items
 from xcrossrec.cli import app
 from xcrossrec.models import bundle
 from xcrossrec.recommender import Answer, Item, Question, Recommender
