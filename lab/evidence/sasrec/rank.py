@@ -63,6 +63,20 @@ def held_out(frame: pd.DataFrame, share: float, seed: int) -> np.ndarray:
     return mask & frame[Columns.Item].isin(elsewhere).to_numpy()
 
 
+def quiet_trainer(epochs: int, callbacks: list[Callback]) -> Trainer:
+    return Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        deterministic=True,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+    )
+
+
 def train(sequences: list[list[int]], settings: dict[str, float]) -> tuple[SASRecModel, dict[str, object]]:
     started = time.perf_counter()
     seed = int(settings["seed"])
@@ -72,20 +86,7 @@ def train(sequences: list[list[int]], settings: dict[str, float]) -> tuple[SASRe
     stops = int(mask.sum()) >= _FEWEST_HELD_OUT
     patience = int(settings["patience"])
     callbacks: list[Callback] = [KeepBest(), EarlyStopping("val_loss", patience=patience)] if stops else []
-
-    def trainer() -> Trainer:
-        return Trainer(
-            max_epochs=int(settings["epochs" if stops else "epochs_without_stopping"]),
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            deterministic=True,
-            num_sanity_val_steps=0,
-            callbacks=callbacks,
-        )
-
+    epochs = int(settings["epochs" if stops else "epochs_without_stopping"])
     model = SASRecModel(
         n_blocks=int(settings["blocks"]),
         n_heads=int(settings["heads"]),
@@ -96,7 +97,7 @@ def train(sequences: list[list[int]], settings: dict[str, float]) -> tuple[SASRe
         lr=settings["learning_rate"],
         batch_size=int(settings["batch_users"]),
         get_val_mask_func=(lambda _: mask) if stops else None,
-        get_trainer_func=trainer,
+        get_trainer_func=lambda: quiet_trainer(epochs, callbacks),
     )
     model.fit(Dataset.construct(frame))
     network = model.torch_model

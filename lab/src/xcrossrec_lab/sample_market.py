@@ -67,7 +67,7 @@ def train_map(embeddings: np.ndarray, domain: Domain, *, epochs: int = 4, seed: 
         for batch in np.array_split(rng.permutation(len(pairs)), len(pairs) // 256):
             loss = map_loss(weight, table, [pairs[row] for row in batch])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return weight.detach().numpy()
 

@@ -68,7 +68,7 @@ def _encoded(titles: list[str], place: Path) -> np.ndarray:
         from xcrossrec.models.scorer import encode_titles
 
         np.save(place, encode_titles(bundle.build_model(SourceEncoder(load_base())), titles).numpy())
-    return np.load(place)
+    return np.asarray(np.load(place))
 
 
 class _Maker:

@@ -24,10 +24,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from xcrossrec_lab.places import SHARED
 from xcrossrec_lab.speed.harness import (
     REPETITIONS,
     RESULTS,
-    SHARED,
     SPREAD,
     THREADS,
     WORK,

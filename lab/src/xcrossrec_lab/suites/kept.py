@@ -240,13 +240,14 @@ class _Place:
 def _ranks_of(place: _Place, cell: Cell, files: CellFiles) -> dict[str, Ranks]:
     place.check(cell, files.read(cell))
     evaluation = files.evaluation(cell)
-    found = {}
+    found: dict[str, Ranks] = {}
     for kind in evaluation.negatives:
         frame = evaluation.of(kind).sort(USER)
         if frame[USER].to_list() != [place.users[number] for number in place.alphabetic]:
             raise DataError(f"the results of {cell.name} are not of the split's {len(place.users)} users: run it again")
         seen = frame[SEEN].cast(pl.UInt8).fill_null(NOBODY_KNOWS).to_numpy()
-        found[kind] = Ranks(*(frame[name].to_numpy().astype(np.int64) for name in ("rank", "candidates")), seen)
+        rank, candidates = (frame[name].to_numpy().astype(np.int64) for name in ("rank", "candidates"))
+        found[kind] = Ranks(rank, candidates, seen)
     return found
 
 

@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -110,9 +111,7 @@ def _run(stage: Stage, market: Market, folder: Path, *, warmup: int) -> Runs:
     """Run the arms in turn; what counts is the seconds that each job states itself."""
     runs = Runs()
     arms = ARMS if stage.rival else ARMS[:1]
-    alternate(
-        {arm: lambda arm=arm: _child(arm, stage, market, folder, runs) for arm in arms}, stage.repetitions, warmup
-    )
+    alternate({arm: partial(_child, arm, stage, market, folder, runs) for arm in arms}, stage.repetitions, warmup)
     for kept in (runs.seconds, runs.cpu_seconds, runs.peak_mb):
         for arm in arms:
             del kept[arm][: -stage.repetitions]
@@ -145,7 +144,7 @@ def _out(folder: Path, arm: str, stage: Stage) -> Path:
 def _refuse_difference(folder: Path, stage: Stage) -> None:
     for table in TABLES:
         ours, rival = (pl.read_parquet(_out(folder, arm, stage) / f"{table}.parquet") for arm in ARMS)
-        if not ours.equals(rival.select(ours.columns).cast(dict(ours.schema))):
+        if not ours.equals(rival.select(ours.columns).cast(ours.schema)):
             raise ValueError(
                 f"{table} of {stage.rows} rows differ between the arms ({ours.height} and {rival.height} rows): "
                 "they no longer do the same"

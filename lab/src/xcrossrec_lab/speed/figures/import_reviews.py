@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import polars as pl
@@ -102,7 +103,7 @@ def zipf_ranks(rng: np.random.Generator, size: int, count: int, shift: float) ->
 
 def _zipf_shares(size: int, shift: float) -> np.ndarray:
     shares = 1 / (np.arange(size) + shift)
-    return shares / shares.sum()
+    return np.asarray(shares / shares.sum())
 
 
 def _reviews(rng: np.random.Generator, words: _Words, rows: int) -> Iterator[bytes]:
@@ -249,7 +250,7 @@ def _store(path: Path, blocks: Iterable[bytes]) -> int:
     return total
 
 
-def _compress(waiting: queue.Queue[bytes | None], stream: object) -> None:
+def _compress(waiting: queue.Queue[bytes | None], stream: BinaryIO) -> None:
     packer = zlib.compressobj(6, wbits=31)
     while (block := waiting.get()) is not None:
         stream.write(packer.compress(block))

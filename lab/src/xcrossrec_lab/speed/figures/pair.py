@@ -7,6 +7,7 @@ cross-encoder has one LoRA, and history and candidate see each other in it: what
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def measure_pair(settings: Settings) -> Measured:
     size, _ = rivals.best_batch_size(
         lambda size: rival.predict(users[0], batch_size=size, show_progress_bar=False), sizes=(8, 16, 32)
     )
-    arms = {
+    arms: dict[str, Callable[[], Any]] = {
         SHARED: lambda: [score_pairs(model, pairs) for pairs in users],
         "one padded batch": lambda: [_score_rows(model, pairs) for pairs in users],
         ONE_BY_ONE: lambda: [_score_singly(model, pairs) for pairs in users],
