@@ -32,22 +32,25 @@ def resample_counts(users: int) -> UInt8[np.ndarray, "resample user"]:
     return counts
 
 
-def resampled_means(values: Float64[np.ndarray, " user"]) -> Float64[np.ndarray, " resample"]:
-    """The mean of each bootstrap sample."""
-    counts = resample_counts(values.size)
+def resampled_means(table: Float64[np.ndarray, "user column"]) -> Float64[np.ndarray, "resample column"]:
+    """The means of each bootstrap sample."""
+    counts = resample_counts(len(table))
     blocks = np.split(counts, range(_COUNT_ROWS, RESAMPLES, _COUNT_ROWS))
-    means: Float64[np.ndarray, " resample"] = np.concatenate([b.astype(np.float64) @ values for b in blocks])
-    return means / values.size
+    means: Float64[np.ndarray, "resample column"] = np.concatenate([b.astype(np.float64) @ table for b in blocks])
+    return means / len(table)
 
 
 def interval(values: Float64[np.ndarray, " user"]) -> tuple[float, float]:
     """The 95% bootstrap interval of the mean, as `xcrossrec.metrics.significance.bootstrap_interval` gives it."""
-    return _interval(resampled_means(values))
+    (found,) = _intervals(resampled_means(values[:, np.newaxis]))
+    return found
 
 
 def relative_interval(ours: Float64[np.ndarray, " user"], theirs: Float64[np.ndarray, " user"]) -> tuple[float, float]:
     """The 95% bootstrap interval of mean(ours) / mean(theirs) - 1, users drawn for both alike."""
-    return _interval(resampled_means(ours) / resampled_means(theirs) - 1.0)
+    mine, other = resampled_means(np.stack([ours, theirs], axis=1)).T
+    (found,) = _intervals((mine / other - 1.0)[:, np.newaxis])
+    return found
 
 
 def compare_many(differences: Sequence[Float64[np.ndarray, " user"]]) -> list[PairedComparison]:
@@ -62,8 +65,8 @@ def compare_many(differences: Sequence[Float64[np.ndarray, " user"]]) -> list[Pa
     bounds = [sign_flip_bound(values) for values in differences]
     p_values = np.minimum(_sign_flip_p_values(table), bounds)
     return [
-        PairedComparison(float(values.mean()), interval(values), float(p), values.size)
-        for values, p in zip(differences, p_values, strict=True)
+        PairedComparison(float(values.mean()), between, float(p), values.size)
+        for values, between, p in zip(differences, _intervals(resampled_means(table)), p_values, strict=True)
     ]
 
 
@@ -79,6 +82,6 @@ def _sign_flip_p_values(table: Float64[np.ndarray, "user comparison"]) -> Float6
     return p_values
 
 
-def _interval(drawn: Float64[np.ndarray, " resample"]) -> tuple[float, float]:
-    low, high = np.quantile(drawn, [_TAIL, 1.0 - _TAIL])
-    return float(low), float(high)
+def _intervals(drawn: Float64[np.ndarray, "resample column"]) -> list[tuple[float, float]]:
+    low, high = np.quantile(drawn, [_TAIL, 1.0 - _TAIL], axis=0)
+    return list(zip(low.tolist(), high.tolist(), strict=True))

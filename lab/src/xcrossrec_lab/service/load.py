@@ -40,7 +40,7 @@ WHAT = {"mixed": "4 ids and 1 free title", "titles": "3 free titles", "ids": "5 
 
 PAGE = """# The service under load
 
-Made by `xcrossrec_lab.service` from `{file}`; measure again, on a machine with nothing else to do, by
+Made by `xcrossrec_lab.service.load` from `{file}`; measure again, on a machine with nothing else to do, by
 
     .venv/bin/python -m xcrossrec_lab.service.load MODEL DOMAIN --out lab/results/service/{file}
 
@@ -288,7 +288,7 @@ def write_page(results: Path) -> None:
     failures = sum(over[key] for key in ("other", "connect", "read", "write", "timeout"))
     results.with_name("README.md").write_text(
         PAGE.format(
-            rows="\n".join(rows), script="load", info=info, over=over, file=results.name,
+            rows="\n".join(rows), info=info, over=over, file=results.name,
             failures=failures, after=over["after"],
         ),
         encoding="utf-8",

@@ -2,8 +2,7 @@
 
     .venv/bin/python -m xcrossrec_lab.speed.page [--results lab/results/speed]
 
-Reads every ``NAME.json`` of the folder, writes ``README.md``, ``ratios.svg`` and, where there are encoding results,
-``encoding.svg`` beside them. A figure without a result is listed as not measured.
+Reads every ``NAME.json`` of the folder and writes ``README.md`` beside them.
 """
 
 from __future__ import annotations
@@ -17,9 +16,6 @@ from typing import Any
 from xcrossrec_lab.speed.harness import RESULTS
 
 Result = Mapping[str, Any]
-
-_MET, _MISSED, _NEUTRAL = "#2a7f62", "#b8442f", "#8a8f98"
-_OURS_FIRST = "ours"
 
 
 def read_results(folder: Path) -> list[Result]:
@@ -40,20 +36,14 @@ def read_results(folder: Path) -> list[Result]:
     return results
 
 
-def write_page(folder: Path) -> list[Path]:
-    """Write the page and its plots; gives what was written."""
-    results = read_results(folder)
-    written = []
-    if results:
-        written.append(_plot_ratios(results, folder / "ratios.svg"))
-    if encoding := [result for result in results if "corpora" in result["details"]]:
-        written.append(_plot_encoding(encoding, folder / "encoding.svg"))
+def write_page(folder: Path) -> Path:
+    """Write the page; gives it."""
     page = folder / "README.md"
-    page.write_text(_page(results, [path.name for path in written]), encoding="utf-8")
-    return [page, *written]
+    page.write_text(_page(read_results(folder)), encoding="utf-8")
+    return page
 
 
-def _page(results: Sequence[Result], plots: Sequence[str]) -> str:
+def _page(results: Sequence[Result]) -> str:
     lines = [
         "# Speed figures",
         "",
@@ -65,8 +55,7 @@ def _page(results: Sequence[Result], plots: Sequence[str]) -> str:
     if not results:
         return "\n".join([*lines, "Nothing was measured yet.", ""])
     lines += ["| figure | ratio | goal | met | measured | ours against each rival |", "|---|---|---|---|---|---|"]
-    lines += [_row(result) for result in results]
-    lines += [""] + [f"![{name.removesuffix('.svg')}]({name})\n" for name in plots]
+    lines += [*map(_row, results), ""]
     lines += _conditions(results) + _machines(results)
     return "\n".join(lines)
 
@@ -149,76 +138,11 @@ def _machines(results: Sequence[Result]) -> list[str]:
     return [*lines, ""]
 
 
-def _plot_ratios(results: Sequence[Result], path: Path) -> Path:
-    """How far each figure is on the good side of its goal, on a logarithmic axis: 1 is the goal."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(7.5, 0.38 * len(results) + 1.1), layout="constrained")
-    for place, result in enumerate(reversed(results)):
-        middle, low, high = (_progress(result, value) for value in (result["ratio"], *sorted(result["spread"])))
-        colour = _MET if result["met"] else _MISSED
-        axes.plot([min(low, high), max(low, high)], [place, place], color=colour, linewidth=2)
-        axes.plot([middle], [place], "o", color=colour, markersize=6)
-    axes.axvline(1, color=_NEUTRAL, linewidth=1)
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.set_xlim(min(low, 0.45), max(high, 2.2))
-    axes.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(plt.NullFormatter())
-    axes.set_yticks(range(len(results)), [result["figure"] for result in reversed(results)])
-    axes.set_ylim(-0.6, len(results) - 0.4)
-    axes.set_xlabel("times better than the goal (right of 1: reached; red: not met, or a side condition fails)")
-    axes.spines[["top", "right"]].set_visible(False)
-    return _save(plt, figure, path)
-
-
-def _progress(result: Result, value: float) -> float:
-    return float(value / result["goal"] if result["better"] == "higher" else result["goal"] / value)
-
-
-def _plot_encoding(results: Sequence[Result], path: Path) -> Path:
-    """Texts a second of ours against the plain base, per number of streams and corpus."""
-    plt = _pyplot()
-    corpora = list(results[0]["details"]["corpora"])
-    figure, panels = plt.subplots(1, len(corpora), figsize=(7.5, 3), layout="constrained", squeeze=False)
-    for axes, corpus in zip(panels[0], corpora, strict=True):
-        for place, result in enumerate(results):
-            speeds = result["details"]["corpora"][corpus]["texts_per_s"]
-            plain = max(value for name, value in speeds.items() if name != _OURS_FIRST)
-            goal = result["goal"] * plain
-            axes.bar(place - 0.2, plain, 0.4, color=_NEUTRAL, label="plain base, fp32" if place == 0 else None)
-            axes.bar(place + 0.2, speeds[_OURS_FIRST], 0.4, color=_MET, label="ours" if place == 0 else None)
-            axes.hlines(goal, place, place + 0.4, color="black", linewidth=1.5, label="goal" if place == 0 else None)
-        axes.set_xticks(range(len(results)), [result["figure"].removeprefix("encode-") for result in results])
-        axes.set_title(corpus, fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0][0].set_ylabel("texts a second")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    return _save(plt, figure, path)
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "xcrossrec"  # the same results give the same file
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _save(plt: Any, figure: Any, path: Path) -> Path:
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
-    return path
-
-
 def main() -> None:
     """Parse and write."""
     parser = argparse.ArgumentParser(description="Write the page of the speed figures.")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    for path in write_page(parser.parse_args().results):
-        print(path)
+    print(write_page(parser.parse_args().results))
 
 
 if __name__ == "__main__":
