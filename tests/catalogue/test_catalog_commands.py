@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,9 @@ def call(*words: object) -> tuple[int, str, str]:
 
 def test_a_built_catalogue_is_one_models_until_it_is_embedded_again(tiny_models: Any, tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text(ITEMS, encoding="utf-8")
-    code, out, _ = call("build", tiny_models.late, tmp_path / "items.csv", "--out", tmp_path / "c", "--json")
-    assert (code, json.loads(out)["items"]) == (0, 2)
+    code, out, _ = call("build", tiny_models.late, tmp_path / "items.csv", "--out", tmp_path / "c")
+    assert code == 0
+    assert ": 2 items, " in out
     late, other = bundle.load(tiny_models.late), bundle.load(tiny_models.sources[0])
     items = [StoredItem("i0", "Red train", "toys", price=5), StoredItem("i1", "Drill set", "tools")]
     with open_catalogue(late, tmp_path / "c") as store:

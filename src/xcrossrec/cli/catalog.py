@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xcrossrec.cli.console import Json, Precision, prepare, print_json, progress_to_stderr
+from xcrossrec.cli.console import Precision, prepare, progress_to_stderr
 
 if TYPE_CHECKING:
     from xcrossrec.models.bundle import Model
@@ -37,7 +37,6 @@ def build(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must be free.")],
     precision: Precision = "fp32",
     overwrite: Overwrite = False,
-    as_json: Json = False,
 ) -> None:
     """Encode items and keep them, with their vectors, in a folder that every --catalog takes.
 
@@ -50,7 +49,7 @@ def build(
     start = time.perf_counter()
     with progress_to_stderr(), build_catalogue(_load(model, precision), items, out, overwrite=overwrite) as made:
         count = len(made)
-    _report(out, model, count, time.perf_counter() - start, as_json)
+    _report(out, count, time.perf_counter() - start)
 
 
 @app.command("embed")
@@ -58,7 +57,6 @@ def embed(
     model: ModelDir,
     catalog: Annotated[Path, typer.Argument(metavar="DIR", help="A catalogue that 'catalog build' or 'serve' made.")],
     precision: Precision = "fp32",
-    as_json: Json = False,
 ) -> None:
     """Encode a catalogue's titles again, by another model; items stay as they are.
 
@@ -75,7 +73,7 @@ def embed(
         embed_again(store, _load(model, precision)) as embedded,
     ):
         count = len(embedded)
-    _report(catalog, model, count, time.perf_counter() - start, as_json)
+    _report(catalog, count, time.perf_counter() - start)
 
 
 def _load(model: Path, precision: EncodingPrecision) -> Model:
@@ -86,10 +84,6 @@ def _load(model: Path, precision: EncodingPrecision) -> Model:
     return loaded
 
 
-def _report(catalog: Path, model: Path, items: int, wall_s: float, as_json: bool) -> None:
+def _report(catalog: Path, items: int, wall_s: float) -> None:
     size = sum(path.stat().st_size for path in catalog.iterdir())
-    if as_json:
-        found = {"catalog": str(catalog), "model": str(model), "items": items, "bytes": size}
-        print_json({**found, "wall_s": round(wall_s, 2)})
-    else:
-        typer.echo(f"{catalog}: {items} items, {size / 1e6:.1f} MB, in {wall_s:.1f} s")
+    typer.echo(f"{catalog}: {items} items, {size / 1e6:.1f} MB, in {wall_s:.1f} s")
