@@ -73,8 +73,9 @@ class TinyModels:
     sources: tuple[Path, Path]
     """two adapters (rank 2) over it, named kitchen and camping; their users are u0 and u3."""
     late: Path
-    """a bundle of both with random integrators, `dual` with `late` pooling; so are the next three."""
-    prompt: Path
+    """an X-Cross bundle of both with random integrators, `dual`; so are the next ones, but for what is said."""
+    merged: Path
+    """of the form ``merged``, with a random LoRA of the target's own."""
     pair: Path
     shared: Path
     """as `pair`, with histories encoded once"""

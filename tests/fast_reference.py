@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from model_families import Source, fresh_base, randomise
 from xcrossrec.models.adapters import read_adapter
-from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, TitleEncoder
+from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.fast.passes import PackedPass
 from xcrossrec.models.fast.switch import SWITCH
+from xcrossrec.models.source import SourceEncoder
+from xcrossrec.models.xcross.encoder import XCrossEncoder
 
 Folders = Callable[[str], Path]
 SourcesOf = Callable[..., list[Source]]
@@ -25,19 +27,19 @@ PACKED = ["bert", "mpnet"]
 LENGTHS = (12, 5, 9, 5, 1)
 
 
-def integrated(base: Path, sources: list[Source], integrator: str = "paper") -> IntegratedEncoder:
+def integrated(base: Path, sources: list[Source], integrator: str = "paper") -> XCrossEncoder:
     found = fresh_base(base)
-    encoder = IntegratedEncoder(found, [read_adapter(s.folder, found) for s in sources], integrator=integrator).eval()
+    encoder = XCrossEncoder(found, [read_adapter(s.folder, found) for s in sources], integrator=integrator).eval()
     randomise(encoder, "concat_weight", 0.02)
     randomise(encoder, "direction", 0.2)
     randomise(encoder, "stream_weight", 0.5)
     return encoder
 
 
-def top_encoder(base: Path, sources: list[Source], top_layers: int | None, integrator: str) -> IntegratedEncoder:
+def top_encoder(base: Path, sources: list[Source], top_layers: int | None, integrator: str) -> XCrossEncoder:
     found = fresh_base(base)
     adapters = [read_adapter(s.folder, found) for s in sources]
-    encoder = IntegratedEncoder(found, adapters, integrator=integrator, top_layers=top_layers).eval()
+    encoder = XCrossEncoder(found, adapters, integrator=integrator, top_layers=top_layers).eval()
     randomise(encoder, "concat_weight", 0.02)
     randomise(encoder, "direction", 0.2)
     randomise(encoder, "stream_weight", 0.5)

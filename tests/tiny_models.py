@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from xcrossrec.models import bundle
+from xcrossrec.config import Integration
 from xcrossrec.models.base import load_base
-from xcrossrec.models.encoder import SourceEncoder, default_lora
+from xcrossrec.models.kinds import build_model
+from xcrossrec.models.source import SourceEncoder, default_lora
 from xcrossrec.training.source import user_hashes, write
 from xcrossrec.training.target import build_target_model, count_parameters
-from xcrossrec.types import HistoryPooling, PairAttention, Scoring
+from xcrossrec.types import PairAttention, Scoring
 
 SOURCES = {"kitchen": ("u0",), "camping": ("u3",)}
 _CHARACTERS = string.ascii_lowercase + string.digits + ".,;-&/'"
-_MODELS: tuple[tuple[Scoring, HistoryPooling], ...] = (("dual", "late"), ("dual", "prompt"), ("pair", "late"))
 
 
 def write_all(folder: Path) -> tuple[Path, tuple[Path, Path], Path, Path, Path, Path]:
@@ -27,9 +27,12 @@ def write_all(folder: Path) -> tuple[Path, tuple[Path, Path], Path, Path, Path, 
         torch.manual_seed(0)
         base = _write_base(folder / "base")
         first, second = (_write_source(folder / name, base, users) for name, users in SOURCES.items())
-        late, prompt, pair = (_write_bundle(folder, (first, second), *kind) for kind in _MODELS)
-        shared = _write_bundle(folder, (first, second), "pair", "late", "shared")
-    return base, (first, second), late, prompt, pair, shared
+        sources, xcross = (first, second), Integration("xcross", top_layers=None)
+        late = _write_bundle(folder / "late", sources, xcross)
+        merged = _write_bundle(folder / "merged", sources, Integration("merged"))
+        pair = _write_bundle(folder / "pair", sources, xcross, "pair", "joint")
+        shared = _write_bundle(folder / "shared", sources, xcross, "pair", "shared")
+    return base, (first, second), late, merged, pair, shared
 
 
 def _write_base(folder: Path) -> Path:
@@ -55,25 +58,26 @@ def _write_base(folder: Path) -> Path:
 def _write_source(folder: Path, base: Path, users: tuple[str, ...]) -> Path:
     encoder = SourceEncoder(load_base(str(base)), default_lora(2))
     _randomise(encoder, "lora_B", 0.3)
-    model = bundle.build_model(encoder)
+    model = build_model(encoder)
     record = {"name": folder.name, "fingerprint": "0" * 64, "simulated": True, "items": 6}
     write(model, folder, {"kind": "adapter", "domain": record}, user_hashes(users), overwrite=False)
     return folder
 
 
 def _write_bundle(
-    folder: Path,
+    path: Path,
     sources: tuple[Path, Path],
-    scoring: Scoring,
-    pooling: HistoryPooling,
-    pair_attention: PairAttention = "joint",
+    integration: Integration,
+    scoring: Scoring = "dual",
+    pair_attention: PairAttention | None = None,
 ) -> Path:
-    model = build_target_model(sources, scoring=scoring, pooling=pooling, pair_attention=pair_attention)
+    model = build_target_model(sources, integration, scoring=scoring, pair_attention=pair_attention)
     _randomise(model, "concat_weight", 0.05)
-    with torch.no_grad():
-        model[0].stream_weight.copy_(torch.tensor([0.7, 0.4]))
-    path = folder / (f"{scoring}-{pooling}" if pair_attention == "joint" else f"{scoring}-{pooling}-{pair_attention}")
-    manifest = {"kind": "x-cross", "domain": None, "parameters": count_parameters(model)}
+    _randomise(model, "lora_B", 0.1)
+    if integration.form == "xcross":
+        with torch.no_grad():
+            model[0].stream_weight.copy_(torch.tensor([0.7, 0.4]))
+    manifest = {"kind": "target", "domain": None, "parameters": count_parameters(model)}
     users = frozenset().union(*(user_hashes(users) for users in SOURCES.values()))
     write(model, path, manifest, users, overwrite=False)
     return path

@@ -21,6 +21,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "Evaluation": ("xcrossrec.evaluation", None),
     "compare": ("xcrossrec.evaluation", None),
     "evaluate": ("xcrossrec.evaluation", None),
+    "Integration": ("xcrossrec.config", None),
     "TrainingConfig": ("xcrossrec.config", None),
     "rival_config": ("xcrossrec.config", None),
     "source_config": ("xcrossrec.config", None),
@@ -45,7 +46,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
 if TYPE_CHECKING:
     from xcrossrec.answers import Explanation, Recommendation
     from xcrossrec.baselines.neural import scorer_for
-    from xcrossrec.config import TrainingConfig, rival_config, source_config, target_config
+    from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
     from xcrossrec.data import Domain, build_domain, read_domain, write_domain
     from xcrossrec.data.market import sample_market
     from xcrossrec.evaluation import Evaluation, compare, evaluate
@@ -72,6 +73,7 @@ __all__ = [
     "Domain",
     "Evaluation",
     "Explanation",
+    "Integration",
     "Item",
     "MissingExtraError",
     "ModelError",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, TypeAlias, get_args
 
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.types import Scoring
+from xcrossrec.types import FORMS, Form, Scoring
 
 Precision: TypeAlias = Literal["auto", "fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -20,17 +20,14 @@ class TrainingConfig:
     Attributes:
         epochs: passes over the training users, at most (early stopping may end sooner).
         batch_users: users per step; their items are each other's negatives.
-        learning_rate: AdamW's, for LoRA factors or integrators.
-        head_learning_rate: AdamW's, for the head's scalars, the pair head and the stream weights.
+        learning_rate: AdamW's, for a source's LoRA or for X-Cross's integrators.
+        head_learning_rate: AdamW's, for the head's scalars, the pair head, the stream weights and the scale.
         projection_learning_rate: AdamW's, for a `dual` head's projection.
-        target_learning_rate: AdamW's, for the target's own LoRA beside integrators (``target_rank`` of `train target`).
+        target_learning_rate: AdamW's, for the target's own LoRA over merged sources.
         projection_rank: rank of a `dual` head's projection; 0 trains none.
         center: subtract the catalogue's mean vector from every title's (`dual` scoring only).
-        warmup_share: share of the steps with a rising learning rate, then it falls linearly to 0.
-        weight_decay: AdamW's.
         sampled_negatives: catalogue items drawn uniformly per step, on top of the batch's own.
         pair_negatives: candidates beside the positive for each user (`pair` scoring only).
-        history_limit: newest history items that training looks at.
         holdout_share: share of the budget's users set aside for early stopping, 8 to 256 users.
         patience: epochs without a better loss on the users set aside before training stops.
         precision: ``fp32``, ``bf16`` (mixed precision; weights stay float32), or ``auto``: bf16 where the
@@ -46,11 +43,8 @@ class TrainingConfig:
     target_learning_rate: float = 1e-3
     projection_rank: int = 0
     center: bool = True
-    warmup_share: float = 0.1
-    weight_decay: float = 0.0
     sampled_negatives: int = 32
     pair_negatives: int = 7
-    history_limit: int = 20
     holdout_share: float = 0.15
     patience: int = 2
     precision: Precision = "auto"
@@ -63,13 +57,12 @@ class TrainingConfig:
             "learning_rate",
             "head_learning_rate",
             "target_learning_rate",
-            "history_limit",
             "patience",
         )
         for name in (*positive, "pair_negatives"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: give a value above 0")
-        for name in ("warmup_share", "weight_decay", "sampled_negatives", "projection_rank", "seed"):
+        for name in ("sampled_negatives", "projection_rank", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: give 0 or more")
         if self.precision not in PRECISIONS:
@@ -99,45 +92,53 @@ def source_config(**changes: Any) -> TrainingConfig:
     return TrainingConfig.from_mapping(changes, epochs=3, learning_rate=5e-4)
 
 
-DEFAULT_INTEGRATOR = "merged"
-"""Of `train target`: ranks as well as integrators with few users and better with many, at one encoder pass a text
-(docs/evidence.md)."""
+@dataclass(frozen=True)
+class Integration:
+    """How several sources become one model; a bundle records it as it is.
 
-DEFAULT_TOP_LAYERS = 2
-"""Last layers after which integrators mix: as accurate as after all six of MiniLM, with a third of the parameters and
-60 to 70% of the time (LOG.md)."""
+    Attributes:
+        form: ``merged`` averages the sources' updates into one stream, which costs one encoder pass a text and ranks
+            as well with few users and better with many (docs/evidence.md); ``xcross`` is the paper's.
+        rank: of the target's own LoRA (``merged``).
+        top_layers: number of last layers after which streams are integrated (``xcross``); None integrates after all,
+            as in the paper. Two are as accurate as MiniLM's six, with a third of the parameters and 60 to 70% of the
+            time.
 
-_TARGET_LEARNING_RATES = {"paper": 3e-4, "pairwise": 5e-3}
-"""Measured on Toys (LOG.md), integrating after the last two layers (after all, 1e-4 is better for the paper's form);
-the pairwise form divides by the square root of the hidden size, hence the distance."""
+    Raises:
+        ConfigError: an unknown form, or a rank below 1.
+    """
 
-FORMS_WITHOUT_INTEGRATOR = ("merged", "none")
-"""Of `train target`: no integrators train, so their settings mean nothing."""
+    form: Form = "merged"
+    rank: int = 2
+    top_layers: int | None = 2
 
-_RATES_OF_AN_ONLY_LORA: dict[Scoring, dict[int, float]] = {"dual": {0: 2e-3, 512: 4e-3, 8192: 8e-3}, "pair": {0: 2e-3}}
-"""Of the target's own LoRA where no integrator trains beside it (rank 2), by the least number of users. The first is
-the best by the loss on users set aside (amazon-search-128.toml), the others are those of docs/evidence.md."""
-
-
-def default_target_rank(integrator: str) -> int:
-    """Rank of the target's own LoRA where nobody names one: 2 for merged sources, where little else would train."""
-    return 2 if integrator == "merged" else 0
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ConfigError(f"unknown form {self.form!r}: choose one of {', '.join(FORMS)} (xcross is the paper's)")
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise ConfigError(f"rank is {self.rank!r}: expected a whole number of at least 1")
 
 
-def target_config(
-    integrator: str = DEFAULT_INTEGRATOR, *, users: int = 0, scoring: Scoring = "dual", **changes: Any
-) -> TrainingConfig:
-    """Defaults for a new domain (``train target``).
+_INTEGRATOR_RATE = 3e-4
+"""Measured on Toys, integrating after the last two layers (after all, 1e-4 is better)."""
+
+_RATES_OF_TARGET_LORA: dict[Scoring, dict[int, float]] = {"dual": {0: 2e-3, 512: 4e-3, 8192: 8e-3}, "pair": {0: 2e-3}}
+"""Of the target's own LoRA (rank 2), by the least number of users. The first is the best by the loss on users set aside
+(lab/evidence/amazon-search-128.toml), the others are those of docs/evidence.md."""
+
+
+def target_config(*, users: int = 0, scoring: Scoring = "dual", **changes: Any) -> TrainingConfig:
+    """Defaults for a new domain (``train target``), whatever the form of integration.
 
     Args:
-        integrator: its form decides the learning rates.
-        users: to train on; the more there are, the higher the rate of the target's own LoRA where it trains alone.
+        users: to train on; the more there are, the higher the rate of the target's own LoRA.
         scoring: in ``pair`` scoring that rate is one for all.
         **changes: settings that differ from the defaults.
     """
-    rates = {"learning_rate": _TARGET_LEARNING_RATES.get(integrator, _TARGET_LEARNING_RATES["paper"])}
-    if integrator in FORMS_WITHOUT_INTEGRATOR:
-        rates["target_learning_rate"] = _by_users(_RATES_OF_AN_ONLY_LORA[scoring], users)
+    rates = {
+        "learning_rate": _INTEGRATOR_RATE,
+        "target_learning_rate": _by_users(_RATES_OF_TARGET_LORA[scoring], users),
+    }
     return TrainingConfig.from_mapping(changes, epochs=8, patience=3, projection_rank=16, **rates)
 
 

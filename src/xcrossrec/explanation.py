@@ -6,9 +6,10 @@ explain, ``dim`` = vector size, ``batch`` = text, ``token`` = position.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from xcrossrec.answers import Explanation, HistoryMatch, LayerShare, SourceShare
-from xcrossrec.models import bundle
-from xcrossrec.models.bundle import Model
-from xcrossrec.models.encoder import IntegratedEncoder
-from xcrossrec.models.scorer import encode_titles
+from xcrossrec.models.dual import encode_titles
+from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.merged import MergedEncoder
+from xcrossrec.models.model import Model, encoder_of, matcher_of
+from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.prompts import history_prompt
+from xcrossrec.types import Scoring
 
 
 def explain_scores(
@@ -41,20 +44,20 @@ def explain_scores(
         history_ids: ids of the history's items, None for free titles.
         item_ids: ids of the items, None for free titles.
     """
-    probe = _Probe(model, history, items)
+    probe = _PROBES[kind_of(model).name](model, history, items)
     matches = _explain_history(probe, history_ids)
-    parts = _explain_sources(probe) if isinstance(model[0], IntegratedEncoder) else [{}] * len(items)
+    parts = _explain_sources(probe)
     return [
         Explanation(item_ids[number], title, float(probe.full[number]), matches[number], **parts[number])
         for number, title in enumerate(items)
     ]
 
 
-class _Probe:
+class _Probe(ABC):
     """Scores a few items for one history, encoding everything afresh each time.
 
     Args:
-        model: `dual` or `pair`.
+        model: of the probe's kind.
         history: titles, oldest first.
         items: titles to score.
     """
@@ -63,56 +66,88 @@ class _Probe:
         self.model = model
         self.history = list(history)
         self.items = list(items)
-        self.pair = bundle.scoring_of(model) == "pair"
-        self.matcher = deepcopy(bundle.matcher_of(model)).cpu()  # vectors are compared on the CPU
         self.full = self.scores(self.history)
 
-    @property
-    def late(self) -> bool:
-        """Whether history items keep a vector each."""
-        return not self.pair and self.matcher.pooling == "late"
-
-    @torch.inference_mode()
+    @abstractmethod
     def scores(self, history: Sequence[str]) -> Float[np.ndarray, " item"]:
         """Score the items for these history titles."""
-        if self.pair:
-            pairs = [(history_prompt(history), item) for item in self.items]
-            scores: Float[np.ndarray, " item"] = self.model.predict(pairs, show_progress_bar=False)
-            return np.asarray(scores, dtype=np.float64).reshape(-1)
-        texts = list(history) if self.late else [history_prompt(history)]
-        vectors = encode_titles(self.model, [*texts, *self.items])
-        return self.match(vectors[: len(texts)], vectors[len(texts) :])
 
-    @torch.inference_mode()
-    def match(self, slots: Float[Tensor, "slot dim"], items: Float[Tensor, "item dim"]) -> Float[np.ndarray, " item"]:
-        """Score vectors with the model's own matcher."""
-        present = torch.ones(1, len(slots), dtype=torch.bool)
-        scores: Float[np.ndarray, " item"] = self.matcher.match(slots[None], present, items)[0].double().numpy()
-        return scores
+    @abstractmethod
+    def encode(self) -> Bool[Tensor, "item batch token"]:
+        """Run the encoder over every text once; returns from which tokens the score of each item comes."""
+
+    @abstractmethod
+    def cosines_and_shares(self) -> tuple[Tensor | None, Tensor | None]:
+        """Cosines (slot, item) of items encoded alone, and their shares of the soft maximum, where there are any."""
 
     def effect(self) -> Float[np.ndarray, " item"]:
         """The full scores minus those of the model as it is now (ablated, that is)."""
         effect: Float[np.ndarray, " item"] = self.full - self.scores(self.history)
         return effect
 
-    @torch.inference_mode()
-    def encode(self) -> Bool[Tensor, "item batch token"]:
-        """Run the encoder over every text once; returns from which tokens the score of each item comes."""
-        encoder = bundle.encoder_of(self.model)
-        prompt = [history_prompt(self.history)]
-        texts: list[Any] = [*(self.history if self.late else prompt), *self.items]
-        if self.pair:
-            texts = [(prompt[0], item) for item in self.items]
+    def _features(self, texts: Sequence[Any]) -> dict[str, Tensor]:
+        """Tokenize texts and run the encoder over them."""
+        encoder = encoder_of(self.model)
         device = next(encoder.parameters()).device
         features = {key: value.to(device) for key, value in encoder.preprocess(texts).items()}
         encoder(dict(features))
+        return features
+
+
+class _DualProbe(_Probe):
+    """History items and items are encoded apart."""
+
+    @torch.inference_mode()
+    def scores(self, history: Sequence[str]) -> Float[np.ndarray, " item"]:
+        """Match vectors with the model's own matcher."""
+        vectors = encode_titles(self.model, [*history, *self.items])
+        slots, items = vectors[: len(history)], vectors[len(history) :]
+        matcher = deepcopy(matcher_of(self.model)).cpu()  # vectors are compared on the CPU
+        present = torch.ones(1, len(slots), dtype=torch.bool)
+        scores: Float[np.ndarray, " item"] = matcher.match(slots[None], present, items)[0].double().numpy()
+        return scores
+
+    @torch.inference_mode()
+    def encode(self) -> Bool[Tensor, "item batch token"]:
+        """A score comes from the history's texts and the item's own."""
+        real = self._features([*self.history, *self.items])["attention_mask"].bool()
+        slots = len(self.history)
+        read = torch.zeros(len(self.items), len(real), dtype=torch.bool, device=real.device)
+        read[:, :slots] = True
+        read[torch.arange(len(self.items)), slots + torch.arange(len(self.items))] = True
+        return read[:, :, None] & real
+
+    @torch.inference_mode()
+    def cosines_and_shares(self) -> tuple[Tensor | None, Tensor | None]:
+        """Of the soft maximum over the history's items."""
+        slots = len(self.history)
+        vectors = encode_titles(self.model, [*self.history, *self.items])
+        cosines = vectors[:slots] @ vectors[slots:].t()
+        matcher = matcher_of(self.model)
+        weight = matcher.recency_weight(torch.arange(slots - 1, -1, -1)).cpu()
+        logits = weight.log()[:, None] + matcher.sharpness.cpu() * cosines
+        return cosines, logits.softmax(0)
+
+
+class _PairProbe(_Probe):
+    """The history stands in one text with each item."""
+
+    @torch.inference_mode()
+    def scores(self, history: Sequence[str]) -> Float[np.ndarray, " item"]:
+        """Read the history with every item."""
+        pairs = [(history_prompt(history), item) for item in self.items]
+        scores: Float[np.ndarray, " item"] = self.model.predict(pairs, show_progress_bar=False)
+        return np.asarray(scores, dtype=np.float64).reshape(-1)
+
+    @torch.inference_mode()
+    def encode(self) -> Bool[Tensor, "item batch token"]:
+        """A score comes from the pair's own text."""
+        prompt = history_prompt(self.history)
+        features = self._features([(prompt, item) for item in self.items])
         if "candidate" in features:
             return self._tokens_in_row(features)
-        real = features["attention_mask"].bool()
-        read = torch.zeros(len(self.items), len(texts), dtype=torch.bool, device=device)
-        for item in range(len(self.items)):
-            read[item, self._texts_of(item)] = True
-        return read[:, :, None] & real
+        own = torch.eye(len(self.items), dtype=torch.bool, device=features["attention_mask"].device)
+        return own[:, :, None] & features["attention_mask"].bool()
 
     def _tokens_in_row(self, features: Mapping[str, Tensor]) -> Bool[Tensor, "item batch token"]:
         """An item's own tokens and those of the history that it sees, where all stand in one row."""
@@ -120,17 +155,17 @@ class _Probe:
         masks = [candidate == item for item in range(len(self.items))]
         return torch.stack([own | ((history == history[own][0]) & (candidate < 0)) for own in masks])
 
-    def _texts_of(self, item: int) -> list[int]:
-        """Which of the texts the score of an item comes from."""
-        if self.pair:
-            return [item]
-        texts = len(self.history) if self.late else 1
-        return [*range(texts), texts + item]
+    def cosines_and_shares(self) -> tuple[Tensor | None, Tensor | None]:
+        """No item is encoded alone."""
+        return None, None
+
+
+_PROBES: Mapping[Scoring, type[_Probe]] = {"dual": _DualProbe, "pair": _PairProbe}
 
 
 def _explain_history(probe: _Probe, ids: Sequence[str | None]) -> list[tuple[HistoryMatch, ...]]:
     """Per item, what each history item has to do with it."""
-    cosines, shares = _cosines_and_shares(probe)
+    cosines, shares = probe.cosines_and_shares()
     effects = _leave_one_out(probe)
     return [
         tuple(
@@ -139,21 +174,6 @@ def _explain_history(probe: _Probe, ids: Sequence[str | None]) -> list[tuple[His
         )
         for item in range(len(probe.items))
     ]
-
-
-@torch.inference_mode()
-def _cosines_and_shares(probe: _Probe) -> tuple[Tensor | None, Tensor | None]:
-    """Cosines (slot, item) of items encoded alone, and for `late` their shares of the soft maximum."""
-    if probe.pair:
-        return None, None
-    slots = len(probe.history)
-    vectors = encode_titles(probe.model, [*probe.history, *probe.items])
-    cosines = vectors[:slots] @ vectors[slots:].t()
-    if not probe.late:
-        return cosines, None
-    weight = probe.matcher.recency_weight(torch.arange(slots - 1, -1, -1)).cpu()
-    logits = weight.log()[:, None] + probe.matcher.sharpness.cpu() * cosines
-    return cosines, logits.softmax(0)
 
 
 def _leave_one_out(probe: _Probe) -> Tensor | None:
@@ -169,59 +189,17 @@ def _cell(table: Tensor | None, row: int, column: int) -> float | None:
 
 
 def _explain_sources(probe: _Probe) -> list[dict[str, Any]]:
-    """Per item, the effects of sources and layers on its score, by ablation."""
-    encoder = bundle.encoder_of(probe.model)
-    assert isinstance(encoder, IntegratedEncoder)
-    layers, names = len(encoder.integrated_layers), encoder.sources
-    if encoder.streams == 1:
+    """Per item, what its sources give, by ablation; nothing for a model of one source."""
+    encoder = encoder_of(probe.model)
+    if isinstance(encoder, MergedEncoder):
         return _explain_merged(probe, encoder)
-    with encoder.integration_off():
-        integration = probe.effect()
-    at_layer = np.empty((layers, len(names), len(probe.items)))
-    in_all, in_sum = np.empty(at_layer.shape[1:]), np.empty(at_layer.shape[1:])
-    for source in range(len(names)):
-        for layer in range(layers):
-            with encoder.ablated(layer, source):
-                at_layer[layer, source] = probe.effect()
-        with ExitStack() as stack:
-            for layer in range(layers):
-                stack.enter_context(encoder.ablated(layer, source))
-            in_all[source] = probe.effect()
-        with encoder.left_out(source):
-            in_sum[source] = probe.effect()
-    coefficients = _mean_coefficients(probe, encoder)
-    weights = encoder.stream_weight.detach().double().cpu().numpy()
-    stream_shares = np.abs(weights) / max(float(np.abs(weights).sum()), 1e-12)
-    return [
-        {
-            "integration_effect": float(integration[item]),
-            "sources": tuple(
-                SourceShare(
-                    name,
-                    float(in_all[source, item]),
-                    float(weights[source]),
-                    float(stream_shares[source]),
-                    float(in_sum[source, item]),
-                )
-                for source, name in enumerate(names)
-            ),
-            "layers": tuple(
-                LayerShare(
-                    encoder.layer_numbers[layer],
-                    name,
-                    float(at_layer[layer, source, item]),
-                    float(coefficients[item, layer, source]),
-                )
-                for layer in range(layers)
-                for source, name in enumerate(names)
-            ),
-        }
-        for item in range(len(probe.items))
-    ]
+    if isinstance(encoder, XCrossEncoder):
+        return _explain_xcross(probe, encoder)
+    return [{} for _ in probe.items]
 
 
-def _explain_merged(probe: _Probe, encoder: IntegratedEncoder) -> list[dict[str, Any]]:
-    """Per item, what each source adds to its score as a part of the one stream, by ablation."""
+def _explain_merged(probe: _Probe, encoder: MergedEncoder) -> list[dict[str, Any]]:
+    """Per item, what each source adds to its score as a part of the one stream."""
     weight = 1 / len(encoder.sources)
     shares: list[list[SourceShare]] = [[] for _ in probe.items]
     for source, name in enumerate(encoder.sources):
@@ -232,7 +210,61 @@ def _explain_merged(probe: _Probe, encoder: IntegratedEncoder) -> list[dict[str,
     return [{"sources": tuple(found)} for found in shares]
 
 
-def _mean_coefficients(probe: _Probe, encoder: IntegratedEncoder) -> Float[np.ndarray, "item layer source"]:
+@dataclass(frozen=True)
+class _Effects:
+    """What the scores lose by each ablation of an X-Cross encoder."""
+
+    integration: Float[np.ndarray, " item"]
+    at_layer: Float[np.ndarray, "layer source item"]
+    in_all: Float[np.ndarray, "source item"]
+    in_sum: Float[np.ndarray, "source item"]
+
+
+def _ablate(probe: _Probe, encoder: XCrossEncoder) -> _Effects:
+    with encoder.integration_off():
+        integration = probe.effect()
+    layers, sources = range(len(encoder.integrated_layers)), range(len(encoder.sources))
+    at_layer = np.empty((len(layers), len(sources), len(probe.items)))
+    in_all, in_sum = np.empty(at_layer.shape[1:]), np.empty(at_layer.shape[1:])
+    for source in sources:
+        for layer in layers:
+            with encoder.ablated(layer, source):
+                at_layer[layer, source] = probe.effect()
+        with encoder.silenced(source):
+            in_all[source] = probe.effect()
+        with encoder.left_out(source):
+            in_sum[source] = probe.effect()
+    return _Effects(integration, at_layer, in_all, in_sum)
+
+
+def _explain_xcross(probe: _Probe, encoder: XCrossEncoder) -> list[dict[str, Any]]:
+    """Per item, the effects of sources and layers on its score."""
+    effects = _ablate(probe, encoder)
+    coefficients = _mean_coefficients(probe, encoder)
+    weights = encoder.stream_weight.detach().double().cpu().numpy()
+    shares = np.abs(weights) / max(float(np.abs(weights).sum()), 1e-12)
+
+    def source_share(source: int, name: str, item: int) -> SourceShare:
+        in_all, in_sum = effects.in_all[source, item], effects.in_sum[source, item]
+        return SourceShare(name, float(in_all), float(weights[source]), float(shares[source]), float(in_sum))
+
+    def layer_share(place: int, source: int, name: str, item: int) -> LayerShare:
+        effect, coefficient = effects.at_layer[place, source, item], coefficients[item, place, source]
+        return LayerShare(encoder.layer_numbers[place], name, float(effect), float(coefficient))
+
+    named = list(enumerate(encoder.sources))
+    places = range(len(encoder.integrated_layers))
+    return [
+        {
+            "integration_effect": float(effects.integration[item]),
+            "sources": tuple(source_share(source, name, item) for source, name in named),
+            "layers": tuple(layer_share(place, source, name, item) for place in places for source, name in named),
+        }
+        for item in range(len(probe.items))
+    ]
+
+
+def _mean_coefficients(probe: _Probe, encoder: XCrossEncoder) -> Float[np.ndarray, "item layer source"]:
     """Mean absolute coefficient with which the other streams take each source, over an item's own texts."""
     with encoder.observing() as records:
         tokens = probe.encode()

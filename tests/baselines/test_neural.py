@@ -18,10 +18,9 @@ from xcrossrec.data import Domain
 from xcrossrec.exceptions import BundleError, ConfigError
 from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
-from xcrossrec.models.bundle import build_model
-from xcrossrec.models.centering import center_on
-from xcrossrec.models.encoder import SourceEncoder
-from xcrossrec.models.scorer import build_scorer
+from xcrossrec.models.kinds import build_model, kind_of
+from xcrossrec.models.model import encoder_of
+from xcrossrec.models.source import SourceEncoder
 from xcrossrec.scoring import Scorer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
@@ -33,7 +32,7 @@ HISTORIES = [[0, 1], [3], [2, 0, 5]]
 def scorers(tiny_models: Any) -> dict[str, Scorer]:
     """Every kind of model, bound to the contract's catalogue, whose last item has no title."""
     titles = contract_domain().titles
-    bundles = {kind: trained(getattr(tiny_models, kind), titles) for kind in ("late", "prompt", "pair")}
+    bundles = {kind: trained(getattr(tiny_models, kind), titles) for kind in ("late", "merged", "pair")}
     sources = [trained(path, titles) for path in tiny_models.sources]
     rest = {"untrained": untrained(str(tiny_models.base), titles), "mean": MeanScorer(sources), "source": sources[0]}
     return {**bundles, **rest}
@@ -54,8 +53,8 @@ class TestLate(_ModelContract):
     which = "late"
 
 
-class TestPrompt(_ModelContract):
-    which = "prompt"
+class TestMerged(_ModelContract):
+    which = "merged"
 
 
 class TestPair(_ModelContract):
@@ -111,8 +110,8 @@ def test_untrained_is_the_base_alone(which: str, pooling: Any, tiny_models: Any,
     named = {"base": str(tiny_models.base), "pooling": pooling}
     subject = scorer_for(f"baseline:{which}", tiny_domain, **named)
     model = build_model(SourceEncoder(load_base(str(tiny_models.base))), pooling=pooling)
-    model = center_on(model, tiny_domain.titles) if which == "centered" else model
-    expected = build_scorer(model, tiny_domain.titles).score(HISTORIES)
+    model = kind_of(model).centered(model, tiny_domain.titles) if which == "centered" else model
+    expected = kind_of(model).scorer(model, tiny_domain.titles).score(HISTORIES)
     np.testing.assert_allclose(subject.scorer.score(HISTORIES), expected, atol=1e-6)
     assert subject.scorer.name == f"{which} ({pooling})"
     assert subject.seen_users(tiny_domain, "validation") is None
@@ -124,7 +123,8 @@ def test_untrained_is_the_base_alone(which: str, pooling: Any, tiny_models: Any,
 
 def centered_elsewhere(source: Path, out: Path, record: Any) -> Path:
     """A copy of a source with a center of its own, whose manifest says what it was trained on."""
-    model = center_on(bundle.load(source), ["Garden hose", "Rake with long handle", "Watering can"])
+    titles = ["Garden hose", "Rake with long handle", "Watering can"]
+    model = kind_of(bundle.load(source)).centered(bundle.load(source), titles)
     bundle.save(model, out, {"kind": "adapter", "domain": record})
     return out
 
@@ -135,7 +135,7 @@ def test_a_source_is_centered_on_the_domain_it_meets(tiny_models: Any, tiny_doma
         for source in tiny_models.sources
     ]
     expected = [
-        build_scorer(center_on(bundle.load(source), tiny_domain.titles), tiny_domain.titles).score(HISTORIES)
+        DualScorer(KINDS["dual"].centered(bundle.load(source), tiny_domain.titles), tiny_domain.titles).score(HISTORIES)
         for source in tiny_models.sources
     ]
     for folder, scores in zip(folders, expected, strict=True):
@@ -151,11 +151,11 @@ def test_a_model_is_not_moved_on_its_own_domain_nor_without_a_center(
     at_home = centered_elsewhere(tiny_models.sources[0], tmp_path / "home", record)
     unknown = centered_elsewhere(tiny_models.sources[0], tmp_path / "unknown", None)
     found = {path: scorer_for(str(path), tiny_domain).scorer.score(HISTORIES) for path in (at_home, unknown)}
-    as_saved = build_scorer(bundle.load(at_home), tiny_domain.titles).score(HISTORIES)
+    as_saved = kind_of(bundle.load(at_home)).scorer(bundle.load(at_home), tiny_domain.titles).score(HISTORIES)
     np.testing.assert_array_equal(found[at_home], as_saved)
     assert np.abs(found[unknown] - as_saved).max() > 1e-3  # a center of another catalogue would show
     for path in (tiny_models.sources[0], tiny_models.late):  # these have none, and are of other domains
-        plain = build_scorer(bundle.load(path), tiny_domain.titles).score(HISTORIES)
+        plain = kind_of(bundle.load(path)).scorer(bundle.load(path), tiny_domain.titles).score(HISTORIES)
         np.testing.assert_array_equal(scorer_for(str(path), tiny_domain).scorer.score(HISTORIES), plain)
 
 
@@ -165,7 +165,7 @@ def test_the_precision_is_that_of_the_encoding(center: bool, tiny_models: Any, t
         untrained(str(tiny_models.base), tiny_domain.titles, center=center, precision=precision)
         for precision in ("fp32", "bf16")
     )
-    assert [bundle.encoder_of(scorer.model).precision for scorer in (exact, narrow)] == ["fp32", "bf16"]
+    assert [encoder_of(scorer.model).precision for scorer in (exact, narrow)] == ["fp32", "bf16"]
     difference = np.abs(exact.score(HISTORIES) - narrow.score(HISTORIES)).max()
     assert 0 < difference < 0.05
     again = ModelScorer(narrow.model, tiny_domain.titles, name="again")  # each scorer sets its own
@@ -173,7 +173,7 @@ def test_the_precision_is_that_of_the_encoding(center: bool, tiny_models: Any, t
     with pytest.raises(ConfigError, match="unknown encoding precision 'fp16': choose one of fp32, bf16"):
         ModelScorer(narrow.model, tiny_domain.titles, name="x", precision="fp16")  # type: ignore[arg-type]
     source = trained(tiny_models.sources[0], tiny_domain.titles, precision="bf16")
-    assert bundle.encoder_of(source.model).precision == "bf16"
+    assert encoder_of(source.model).precision == "bf16"
 
 
 def test_users_seen_by_sources_are_known_for_models(tiny_models: Any, tiny_domain: Domain) -> None:
@@ -193,7 +193,7 @@ def test_a_foreign_peft_folder_scores_as_peft_does(tiny_models: Any, tiny_domain
     base = load_base(str(tiny_models.base))
     encoder = SourceEncoder(base)
     encoder.backbone = PeftModel.from_pretrained(base.backbone, str(folder))
-    expected = build_scorer(build_model(encoder), tiny_domain.titles).score(HISTORIES)
+    expected = kind_of(build_model(encoder)).scorer(build_model(encoder), tiny_domain.titles).score(HISTORIES)
     subject = scorer_for(str(folder), tiny_domain)
     np.testing.assert_allclose(subject.scorer.score(HISTORIES), expected, atol=1e-5)
     assert subject.seen_users(tiny_domain, "validation") == frozenset()
@@ -217,13 +217,13 @@ def test_names_that_mean_nothing_are_refused(tiny_models: Any, tiny_domain: Doma
     with pytest.raises(ConfigError, match=r"'baseline:tfidf' in .* cannot be part of a mean"):
         scorer_for(f"{kitchen}+baseline:tfidf", tiny_domain)
     with pytest.raises(ConfigError, match="would mix dual/late and dual/prompt scores"):
-        scorer_for(f"{kitchen}+{tiny_models.prompt}", tiny_domain)
+        scorer_for(f"{kitchen}+{tiny_models.merged}", tiny_domain)
     with pytest.raises(BundleError, match="no xcrossrec model"):
         scorer_for(str(tmp_path), tiny_domain)
 
 
 def test_what_did_not_fit_is_counted(tiny_models: Any, tiny_domain: Domain) -> None:
-    subject = scorer_for(str(tiny_models.prompt), tiny_domain)
+    subject = scorer_for(str(tiny_models.merged), tiny_domain)
     assert isinstance(subject.scorer, ModelScorer)
     assert subject.cut.prompts == 0
     subject.scorer.score([[0, 1, 2, 3, 4, 5] * 4])
@@ -231,5 +231,5 @@ def test_what_did_not_fit_is_counted(tiny_models: Any, tiny_domain: Domain) -> N
     assert subject.cut.items > 0
     assert scorer_for(str(tiny_models.pair), tiny_domain).pair
     assert Subject(Popularity(np.arange(3))).cut.prompts == 0
-    settings = json.loads((tiny_models.prompt / "xcrossrec.json").read_text())
+    settings = json.loads((tiny_models.merged / "xcrossrec.json").read_text())
     assert settings["pooling"] == "prompt"

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from xcrossrec.models.kinds import build_model
+from xcrossrec.models.model import Model
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model_families import FAMILIES, Family, Source, fresh_base, randomise, write_base, write_sources
-from xcrossrec.models import bundle
 from xcrossrec.models.adapters import read_adapter
-from xcrossrec.models.encoder import IntegratedEncoder
-from xcrossrec.types import HistoryPooling, Scoring
+from xcrossrec.models.xcross.encoder import XCrossEncoder
+from xcrossrec.types import Scoring
 
 
 @pytest.fixture(params=list(FAMILIES))
@@ -44,13 +46,13 @@ def sources_of(tmp_path_factory: pytest.TempPathFactory, base_of: Callable[[str]
 
 
 @pytest.fixture
-def make_model(base_of: Callable[[str], Path], sources_of: Callable[..., list[Source]]) -> Callable[..., bundle.Model]:
+def make_model(base_of: Callable[[str], Path], sources_of: Callable[..., list[Source]]) -> Callable[..., Model]:
     """A model with random integrators, stream weights and head over BERT."""
 
-    def make(scoring: Scoring = "dual", pooling: HistoryPooling = "late") -> bundle.Model:
+    def make(scoring: Scoring = "dual") -> Model:
         base = fresh_base(base_of("bert"))
         adapters = [read_adapter(source.folder, base) for source in sources_of("bert", 2)]
-        model = bundle.build_model(IntegratedEncoder(base, adapters, gamma=0.5), scoring=scoring, pooling=pooling)
+        model = build_model(XCrossEncoder(base, adapters), scoring=scoring)
         for part in ("concat_weight", "stream_weight", "log_recency"):
             randomise(model, part, 0.1)
         randomise(model[-1], "value", 0.1)

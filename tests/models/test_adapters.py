@@ -18,13 +18,12 @@ from xcrossrec.models.adapters import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     MANIFEST,
-    StackedLoraLinear,
     load_tensors,
-    one_stream,
     read_adapter,
     read_manifest,
 )
 from xcrossrec.models.base import Base
+from xcrossrec.models.xcross.streams import StackedLoraLinear, one_stream
 
 Folders = Callable[[str], Path]
 SourcesOf = Callable[..., list[Source]]

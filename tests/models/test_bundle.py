@@ -22,8 +22,12 @@ from model_families import fresh_base, randomise
 from xcrossrec.exceptions import BaseMismatchError, BundleError, ConfigError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import MANIFEST, read_adapter
-from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora
-from xcrossrec.models.heads import Center, HistoryMatcher, PairHead, Projection
+from xcrossrec.models.heads import Center, HistoryMatcher, Projection
+from xcrossrec.models.kinds import build_model, kind_of
+from xcrossrec.models.model import Model, encoder_of, matcher_of
+from xcrossrec.models.pair_head import PairHead
+from xcrossrec.models.source import SourceEncoder, default_lora
+from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.types import HistoryPooling, Scoring
 
 TEXTS = ["w1 w2 w3", "w4", "w5 w6\nw7 w8 w9", "w1 w2\nw3\nw4 w5"]
@@ -32,7 +36,7 @@ PAIRS = [(text, candidate) for text in TEXTS for candidate in ("w9 w8", "w2")]
 
 
 @pytest.fixture
-def saved(make_model: Callable[..., bundle.Model], tmp_path: Path) -> Path:
+def saved(make_model: Callable[..., Model], tmp_path: Path) -> Path:
     """A bundle to be damaged."""
     bundle.save(make_model(), tmp_path / "model", {"kind": "x-cross"})
     return tmp_path / "model"
@@ -72,7 +76,7 @@ np.savez(
 """
 
 
-def test_a_fresh_process_gives_the_same_bits(make_model: Callable[..., bundle.Model], tmp_path: Path) -> None:
+def test_a_fresh_process_gives_the_same_bits(make_model: Callable[..., Model], tmp_path: Path) -> None:
     dual, pair = make_model("dual"), make_model("pair")
     expected = {"dual": vectors(dual), "pair": pair.predict(PAIRS, show_progress_bar=False)}
     bundle.save(dual, tmp_path / "dual", {})
@@ -95,20 +99,20 @@ def test_a_fresh_process_gives_the_same_bits(make_model: Callable[..., bundle.Mo
 @pytest.mark.parametrize("scoring", ["dual", "pair"])
 @pytest.mark.parametrize("pooling", ["late", "prompt"])
 def test_a_loaded_model_is_of_its_kind(
-    make_model: Callable[..., bundle.Model], tmp_path: Path, scoring: Scoring, pooling: HistoryPooling
+    make_model: Callable[..., Model], tmp_path: Path, scoring: Scoring, pooling: HistoryPooling
 ) -> None:
     bundle.save(
         make_model(scoring, pooling), tmp_path / "m", {"note": 1}, tables={"t.parquet": pl.DataFrame({"x": [1]})}
     )
     loaded = bundle.load(tmp_path / "m")
     assert isinstance(loaded, CrossEncoder if scoring == "pair" else SentenceTransformer)
-    assert bundle.scoring_of(loaded) == scoring
-    assert bundle.matcher_of(loaded).pooling == pooling
-    assert isinstance(bundle.encoder_of(loaded), IntegratedEncoder)
+    assert kind_of(loaded).name == scoring
+    assert matcher_of(loaded).pooling == pooling
+    assert isinstance(encoder_of(loaded), XCrossEncoder)
     assert not loaded.training
     manifest = bundle.read_bundle_manifest(tmp_path / "m")
     assert (manifest["note"], manifest["scoring"], manifest["pooling"]) == (1, scoring, pooling)
-    assert manifest["base"]["digest"] == bundle.encoder_of(loaded).base_digest
+    assert manifest["base"]["digest"] == encoder_of(loaded).base_digest
     assert {"t.parquet", "integrators.safetensors", "adapters/source0/adapter_model.safetensors"} <= set(
         manifest["files"]
     )
@@ -122,7 +126,7 @@ def test_a_bundle_holds_no_pickle(saved: Path) -> None:
 def test_a_single_adapter_is_saved_and_loaded_to_train_on(base_of: Callable[[str], Path], tmp_path: Path) -> None:
     encoder = SourceEncoder(fresh_base(base_of("bert")), default_lora(2))
     randomise(encoder, "lora_B", 0.3)
-    model = bundle.build_model(encoder).eval()
+    model = build_model(encoder).eval()
     bundle.save(model, tmp_path / "adapter", {"kind": "adapter"})
     loaded = bundle.load(tmp_path / "adapter")
     np.testing.assert_array_equal(vectors(loaded), vectors(model))
@@ -133,22 +137,22 @@ def test_a_single_adapter_is_saved_and_loaded_to_train_on(base_of: Callable[[str
 
 def test_unknown_scoring(base_of: Callable[[str], Path]) -> None:
     with pytest.raises(ConfigError, match="unknown scoring 'triple': choose dual or pair"):
-        bundle.build_model(SourceEncoder(fresh_base(base_of("bert"))), scoring="triple")  # type: ignore[arg-type]
+        build_model(SourceEncoder(fresh_base(base_of("bert"))), scoring="triple")  # type: ignore[arg-type]
 
 
 def test_a_foreign_model_has_no_encoder_and_no_matcher_of_ours() -> None:
     foreign = torch.nn.Sequential(torch.nn.Linear(2, 2))
     with pytest.raises(BundleError, match="starts with a Linear, expected an xcrossrec encoder"):
-        bundle.encoder_of(foreign)  # type: ignore[arg-type]
+        encoder_of(foreign)  # type: ignore[arg-type]
     with pytest.raises(BundleError, match="ends with a Linear, expected an xcrossrec head"):
-        bundle.matcher_of(foreign)  # type: ignore[arg-type]
+        matcher_of(foreign)  # type: ignore[arg-type]
 
 
 # ---- never half-written
 
 
 def test_an_interrupted_save_leaves_nothing(
-    make_model: Callable[..., bundle.Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_model: Callable[..., Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model()
 
@@ -163,7 +167,7 @@ def test_an_interrupted_save_leaves_nothing(
 
 
 def test_an_interrupted_replacement_keeps_the_old_model(
-    make_model: Callable[..., bundle.Model], saved: Path, monkeypatch: pytest.MonkeyPatch
+    make_model: Callable[..., Model], saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = vectors(bundle.load(saved))
     model = make_model()
@@ -192,19 +196,19 @@ def test_a_failed_last_step_puts_the_old_model_back(tmp_path: Path, monkeypatch:
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_model_is_replaced_when_asked(make_model: Callable[..., bundle.Model], saved: Path) -> None:
+def test_a_model_is_replaced_when_asked(make_model: Callable[..., Model], saved: Path) -> None:
     bundle.save(make_model("pair"), saved, {"kind": "second"}, overwrite=True)
     assert bundle.read_bundle_manifest(saved)["kind"] == "second"
     assert isinstance(bundle.load(saved), CrossEncoder)
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
 
 
-def test_an_existing_folder_is_not_replaced_unasked(make_model: Callable[..., bundle.Model], saved: Path) -> None:
+def test_an_existing_folder_is_not_replaced_unasked(make_model: Callable[..., Model], saved: Path) -> None:
     with pytest.raises(BundleError, match="model exists: choose another place, or allow to overwrite"):
         bundle.save(make_model(), saved, {})
 
 
-def test_a_folder_that_is_no_model_is_never_replaced(make_model: Callable[..., bundle.Model], tmp_path: Path) -> None:
+def test_a_folder_that_is_no_model_is_never_replaced(make_model: Callable[..., Model], tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("dear to someone", encoding="utf-8")
     with pytest.raises(BundleError, match="exists and is no xcrossrec model: it is not replaced"):
         bundle.save(make_model(), tmp_path, {}, overwrite=True)
@@ -333,13 +337,11 @@ def test_a_module_outside_the_folder(saved: Path, place: str) -> None:
 
 
 def test_the_list_of_allowed_classes_is_what_models_are_made_of() -> None:
-    assert {IntegratedEncoder, SourceEncoder, Center, HistoryMatcher, PairHead, Projection} == set(bundle._OWN_CLASSES)
+    assert {XCrossEncoder, SourceEncoder, Center, HistoryMatcher, PairHead, Projection} == set(bundle._OWN_CLASSES)
     assert Pooling in bundle._BORROWED_CLASSES
 
 
-def test_a_projection_changes_nothing_yet_and_comes_once(
-    make_model: Callable[..., bundle.Model], tmp_path: Path
-) -> None:
+def test_a_projection_changes_nothing_yet_and_comes_once(make_model: Callable[..., Model], tmp_path: Path) -> None:
     plain = make_model()
     before = vectors(plain)
     model = bundle.with_projection(plain, 3, seed=1)

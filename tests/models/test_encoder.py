@@ -13,23 +13,26 @@ from torch import Tensor, nn
 
 from model_families import DIM, FAMILIES, Family, Source, fresh_base, random_batch, randomise, write_base
 from xcrossrec.exceptions import BaseMismatchError, BundleError, ConfigError, ModelError
-from xcrossrec.models.adapters import MANIFEST, Adapter, StackedLoraLinear, read_adapter, stack_adapters
+from xcrossrec.models.adapters import MANIFEST, Adapter, read_adapter
 from xcrossrec.models.base import Base, encoder_layers
-from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora, load_matching_base
+from xcrossrec.models.encoder import load_matching_base
+from xcrossrec.models.source import SourceEncoder, default_lora
+from xcrossrec.models.xcross.encoder import XCrossEncoder
+from xcrossrec.models.xcross.streams import StackedLoraLinear, stack_adapters
 
 Folders = Callable[[str], Path]
 SourcesOf = Callable[..., list[Source]]
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
-def encoder_over(base: Path, sources: Sequence[Source], **settings: Any) -> IntegratedEncoder:
+def encoder_over(base: Path, sources: Sequence[Source], **settings: Any) -> XCrossEncoder:
     found = fresh_base(base)
     adapters = [read_adapter(source.folder, found) for source in sources]
-    return IntegratedEncoder(found, adapters, **settings).eval()
+    return XCrossEncoder(found, adapters, **settings).eval()
 
 
 @pytest.fixture
-def bert_encoder(base_of: Folders, sources_of: SourcesOf) -> IntegratedEncoder:
+def bert_encoder(base_of: Folders, sources_of: SourcesOf) -> XCrossEncoder:
     """Two BERT sources with random integrators and unequal stream weights."""
     encoder = encoder_over(base_of("bert"), sources_of("bert", 2), beta=0.6, gamma=1.4)
     randomise(encoder, "concat_weight", 0.1)
@@ -39,7 +42,7 @@ def bert_encoder(base_of: Folders, sources_of: SourcesOf) -> IntegratedEncoder:
 
 
 @torch.no_grad()
-def output(encoder: IntegratedEncoder, ids: Tensor, mask: Tensor) -> Tensor:
+def output(encoder: XCrossEncoder, ids: Tensor, mask: Tensor) -> Tensor:
     states: Tensor = encoder({"input_ids": ids, "attention_mask": mask})["token_embeddings"]
     return states
 
@@ -125,7 +128,7 @@ def refine(weight: Tensor, hidden: Sequence[Tensor], beta: float, gamma: float) 
 
 
 @torch.no_grad()
-def loop_reference(encoder: IntegratedEncoder, sources: Sequence[Source], ids: Tensor, mask: Tensor) -> Tensor:
+def loop_reference(encoder: XCrossEncoder, sources: Sequence[Source], ids: Tensor, mask: Tensor) -> Tensor:
     """Layer by layer: each source's own PEFT layer, then the refinement; at the end the weighted sum."""
     with ExitStack() as stack:
         replays = [stack.enter_context(Replay(outputs_of_layers(source.encoder))) for source in sources]
@@ -241,7 +244,7 @@ def test_the_targets_own_lora_in_the_last_layers_only(
     randomise(encoder, "target.up", 0.1)
     ids, mask = random_batch(family)
     encoder.save(str(tmp_path))
-    loaded = IntegratedEncoder.load(str(tmp_path), base=fresh_base(base_of(family.name)))
+    loaded = XCrossEncoder.load(str(tmp_path), base=fresh_base(base_of(family.name)))
     assert loaded.target_layers == 1
     torch.testing.assert_close(real(output(loaded, ids, mask), mask), real(output(encoder, ids, mask), mask), **CLOSE)
 
@@ -275,7 +278,7 @@ def test_the_targets_own_lora_is_saved(
     ids, mask = random_batch(family)
     expected = output(encoder, ids, mask)
     encoder.save(str(tmp_path))
-    loaded = IntegratedEncoder.load(str(tmp_path), base=fresh_base(base_of(family.name)), trainable=trainable)
+    loaded = XCrossEncoder.load(str(tmp_path), base=fresh_base(base_of(family.name)), trainable=trainable)
     torch.testing.assert_close(real(output(loaded, ids, mask), mask), real(expected, mask), **CLOSE)
     found = {p.requires_grad for lora in loaded.target_loras.values() for p in lora.parameters()}
     assert found == {trainable}
@@ -335,7 +338,7 @@ def test_without_integrators_it_is_the_weighted_mean_of_the_sources(
         found = output(encoder, ids, mask)
         torch.testing.assert_close(real(found, mask), real(0.75 * first + 0.25 * second, mask), **CLOSE)
         encoder.save(str(tmp_path))
-        loaded = IntegratedEncoder.load(str(tmp_path), base=fresh_base(base_of(family.name)))
+        loaded = XCrossEncoder.load(str(tmp_path), base=fresh_base(base_of(family.name)))
         torch.testing.assert_close(real(output(loaded, ids, mask), mask), real(found, mask), **CLOSE)
 
 
@@ -369,7 +372,7 @@ def test_merged_sources_are_one_model_with_the_mean_of_their_updates(
         )
     assert torch.equal(real(output(encoder, ids, mask), mask), found)
     encoder.save(str(tmp_path))
-    loaded = IntegratedEncoder.load(str(tmp_path), base=fresh_base(base_of(family.name)))
+    loaded = XCrossEncoder.load(str(tmp_path), base=fresh_base(base_of(family.name)))
     torch.testing.assert_close(real(output(loaded, ids, mask), mask), found, **CLOSE)
 
 
@@ -389,7 +392,7 @@ def test_merged_sources_can_be_chosen_anew_and_the_targets_lora_stays(base_of: F
 
 
 @torch.no_grad()
-def test_a_source_left_out_has_no_part_in_the_final_sum(bert_encoder: IntegratedEncoder) -> None:
+def test_a_source_left_out_has_no_part_in_the_final_sum(bert_encoder: XCrossEncoder) -> None:
     ids, mask = random_batch(FAMILIES["bert"])
     before = bert_encoder.stream_weight.detach().clone()
     with bert_encoder.left_out(0):
@@ -399,7 +402,7 @@ def test_a_source_left_out_has_no_part_in_the_final_sum(bert_encoder: Integrated
     assert not torch.allclose(without, output(bert_encoder, ids, mask), atol=1e-3)
 
 
-def test_integration_off_equals_zero_integrators(bert_encoder: IntegratedEncoder) -> None:
+def test_integration_off_equals_zero_integrators(bert_encoder: XCrossEncoder) -> None:
     ids, mask = random_batch(FAMILIES["bert"])
     mixed = output(bert_encoder, ids, mask)
     with bert_encoder.integration_off():
@@ -411,7 +414,7 @@ def test_integration_off_equals_zero_integrators(bert_encoder: IntegratedEncoder
 
 
 @pytest.mark.parametrize(("layer", "source"), [(0, 0), (0, 1), (2, 1)])
-def test_ablated_equals_dropping_the_terms_by_hand(bert_encoder: IntegratedEncoder, layer: int, source: int) -> None:
+def test_ablated_equals_dropping_the_terms_by_hand(bert_encoder: XCrossEncoder, layer: int, source: int) -> None:
     ids, mask = random_batch(FAMILIES["bert"])
     with bert_encoder.ablated(layer, source):
         ablated = output(bert_encoder, ids, mask)
@@ -424,7 +427,7 @@ def test_ablated_equals_dropping_the_terms_by_hand(bert_encoder: IntegratedEncod
     torch.testing.assert_close(ablated, output(bert_encoder, ids, mask), **CLOSE)
 
 
-def test_observing_gives_the_coefficients_of_each_layer(bert_encoder: IntegratedEncoder) -> None:
+def test_observing_gives_the_coefficients_of_each_layer(bert_encoder: XCrossEncoder) -> None:
     ids, mask = random_batch(FAMILIES["bert"])
     with bert_encoder.observing() as records:
         mixed = output(bert_encoder, ids, mask)
@@ -434,7 +437,7 @@ def test_observing_gives_the_coefficients_of_each_layer(bert_encoder: Integrated
     assert all(len(record) == 1 for record in records)
 
 
-def test_only_integrators_and_stream_weights_train(bert_encoder: IntegratedEncoder) -> None:
+def test_only_integrators_and_stream_weights_train(bert_encoder: XCrossEncoder) -> None:
     trained = {name for name, p in bert_encoder.named_parameters() if p.requires_grad}
     assert all("integrator" in name or name == "stream_weight" for name in trained)
     assert len(trained) == 4
@@ -471,7 +474,7 @@ def test_reselect_keeps_the_top_layers_and_the_targets_own_lora(base_of: Folders
     torch.testing.assert_close(output(new, ids, mask), output(old, ids, mask), **CLOSE)
 
 
-def test_papers_encoder_refuses_to_reselect(bert_encoder: IntegratedEncoder, base_of: Folders) -> None:
+def test_papers_encoder_refuses_to_reselect(bert_encoder: XCrossEncoder, base_of: Folders) -> None:
     with pytest.raises(ModelError, match="cannot change its 2 sources"):
         bert_encoder.reselect(fresh_base(base_of("bert")), bert_encoder.adapters)
 
@@ -511,16 +514,16 @@ def save_to(encoder: Any, folder: Path) -> Path:
     return folder
 
 
-def test_saved_encoder_gives_the_same_bits(bert_encoder: IntegratedEncoder, tmp_path: Path) -> None:
+def test_saved_encoder_gives_the_same_bits(bert_encoder: XCrossEncoder, tmp_path: Path) -> None:
     folder = save_to(bert_encoder, tmp_path / "model")
     ids, mask = random_batch(FAMILIES["bert"])
-    loaded = IntegratedEncoder.load(str(folder))
+    loaded = XCrossEncoder.load(str(folder))
     assert torch.equal(output(loaded, ids, mask), output(bert_encoder, ids, mask))
     assert (loaded.sources, loaded.beta, loaded.gamma) == (bert_encoder.sources, 0.6, 1.4)
     again = save_to(loaded, tmp_path / "again")
     assert (again / "adapters" / "source0" / "adapter_config.json").exists()
     loaded.save(str(folder))  # over itself: the adapters stay
-    assert torch.equal(output(IntegratedEncoder.load(str(folder)), ids, mask), output(loaded, ids, mask))
+    assert torch.equal(output(XCrossEncoder.load(str(folder)), ids, mask), output(loaded, ids, mask))
 
 
 @pytest.mark.parametrize("top_layers", [None, 2])
@@ -531,16 +534,16 @@ def test_a_saved_encoder_keeps_its_top_layers(
     randomise(encoder, "concat_weight", 0.1)
     folder = save_to(encoder, tmp_path / "model")
     ids, mask = random_batch(FAMILIES["bert"])
-    loaded = IntegratedEncoder.load(str(folder))
+    loaded = XCrossEncoder.load(str(folder))
     assert loaded.top_layers == top_layers
     assert torch.equal(output(loaded, ids, mask), output(encoder, ids, mask))
     if top_layers is None:  # as bundles before this setting are
         edit(folder / "xcrossrec_encoder.json", ',\n  "top_layers": null', "")
-        assert IntegratedEncoder.load(str(folder)).top_layers is None
+        assert XCrossEncoder.load(str(folder)).top_layers is None
     else:
         edit(folder / "xcrossrec_encoder.json", '"top_layers": 2', '"top_layers": 7')
         with pytest.raises(ConfigError, match="top_layers is 7: expected a whole number from 1 to 3"):
-            IntegratedEncoder.load(str(folder))
+            XCrossEncoder.load(str(folder))
 
 
 def test_a_source_encoder_is_pefts_model_and_saves_a_peft_folder(
@@ -585,13 +588,11 @@ def test_a_trainable_source_keeps_its_gradients(base_of: Folders, tmp_path: Path
     assert {"lora_A", "lora_B"} == {n.split(".")[-3] for n, p in loaded.named_parameters() if p.requires_grad}
 
 
-def test_other_base_weights_are_refused_on_load(
-    bert_encoder: IntegratedEncoder, base_of: Folders, tmp_path: Path
-) -> None:
+def test_other_base_weights_are_refused_on_load(bert_encoder: XCrossEncoder, base_of: Folders, tmp_path: Path) -> None:
     folder = save_to(bert_encoder, tmp_path / "model")
     other = fresh_base(write_base(tmp_path / "other", FAMILIES["bert"], seed=9))
     with pytest.raises(BaseMismatchError, match=rf"weights {bert_encoder.base_digest[:12]}.*{other.digest[:12]}"):
-        IntegratedEncoder.load(str(folder), base=other)
+        XCrossEncoder.load(str(folder), base=other)
     with pytest.raises(BaseMismatchError, match="restore the original base"):
         load_matching_base({"base": {"name": "x", "digest": "0" * 64}}, folder, other)
 
@@ -604,31 +605,31 @@ def edit(path: Path, old: str, new: str) -> None:
 
 @pytest.mark.parametrize("hostile", ["../source0", "..", "a/b", ""])
 def test_a_source_name_that_leaves_the_folder_is_refused(
-    bert_encoder: IntegratedEncoder, tmp_path: Path, hostile: str
+    bert_encoder: XCrossEncoder, tmp_path: Path, hostile: str
 ) -> None:
     folder = save_to(bert_encoder, tmp_path / "model")
     edit(folder / "xcrossrec_encoder.json", '"source0"', f'"{hostile}"')
     with pytest.raises(BundleError, match=f"source '{hostile}', which is no plain folder name"):
-        IntegratedEncoder.load(str(folder))
+        XCrossEncoder.load(str(folder))
 
 
-def test_another_prompt_version_is_refused(bert_encoder: IntegratedEncoder, tmp_path: Path) -> None:
+def test_another_prompt_version_is_refused(bert_encoder: XCrossEncoder, tmp_path: Path) -> None:
     folder = save_to(bert_encoder, tmp_path / "model")
     edit(folder / "xcrossrec_encoder.json", '"prompt_version": 1', '"prompt_version": 7')
     with pytest.raises(BundleError, match="prompt version 7, this release writes 1"):
-        IntegratedEncoder.load(str(folder))
+        XCrossEncoder.load(str(folder))
 
 
 def test_missing_or_broken_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"has no xcrossrec_encoder\.json"):
-        IntegratedEncoder.load(str(tmp_path))
+        XCrossEncoder.load(str(tmp_path))
     (tmp_path / "xcrossrec_encoder.json").write_text("{", encoding="utf-8")
     with pytest.raises(BundleError, match="is not valid JSON"):
-        IntegratedEncoder.load(str(tmp_path))
+        XCrossEncoder.load(str(tmp_path))
 
 
 def test_integrators_of_another_configuration_are_refused(
-    bert_encoder: IntegratedEncoder, base_of: Folders, sources_of: SourcesOf
+    bert_encoder: XCrossEncoder, base_of: Folders, sources_of: SourcesOf
 ) -> None:
     other = encoder_over(base_of("bert"), sources_of("bert", 3))
     with pytest.raises(BundleError, match=r"here does not fit this encoder \(layers\.0\.concat_weight\)"):
@@ -643,5 +644,5 @@ def test_saved_adapters_carry_their_manifest(base_of: Folders, sources_of: Sourc
     encoder = encoder_over(base_of("bert"), sources_of("bert", 2))
     folder = save_to(encoder, tmp_path / "model")
     assert not (folder / "adapters" / "source0" / MANIFEST).exists()
-    loaded = IntegratedEncoder.load(str(folder))
+    loaded = XCrossEncoder.load(str(folder))
     assert loaded.adapters[0].manifest == {}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from xcrossrec.exceptions import BundleError, ConfigError
-from xcrossrec.models.heads import RECENCY_SLOTS, HistoryMatcher, PairHead, Projection, soft_maximum
+from xcrossrec.models.heads import RECENCY_SLOTS, HistoryMatcher, Projection, soft_maximum
+from xcrossrec.models.pair_head import PairHead
 from xcrossrec.models.tokens import CANDIDATE_SEGMENT
 
 COSINES = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=6)

@@ -7,16 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from xcrossrec.models.integrator import INTEGRATORS, PairwiseIntegrator, build_integrator
 
 from xcrossrec.exceptions import ConfigError, ModelError
-from xcrossrec.models.integrator import (
-    INTEGRATORS,
-    Integrator,
-    PairwiseIntegrator,
-    PaperIntegrator,
-    build_integrator,
-    mix_sources,
-)
+from xcrossrec.models.xcross.integrator import Integrator, mix_sources
 
 DIM = 6
 SIZES = st.integers(2, 4)
@@ -34,7 +28,7 @@ def hidden_states(n: int, *, batch: int = 2, token: int = 3, seed: int = 1) -> T
     return torch.randn(n, batch, token, DIM, generator=torch.Generator().manual_seed(seed))
 
 
-def paper_loop(integrator: PaperIntegrator, hidden: Tensor, without: int | None = None) -> Tensor:
+def paper_loop(integrator: Integrator, hidden: Tensor, without: int | None = None) -> Tensor:
     """Stages 2 and 3 of METHOD.md, one token at a time."""
     n, batch, token, _ = hidden.shape
     out = hidden.clone()
@@ -141,7 +135,7 @@ def test_parameter_counts_are_the_documented_ones(n: int) -> None:
     def count(integrator: Integrator) -> int:
         return sum(p.numel() for p in integrator.parameters())
 
-    assert count(PaperIntegrator(n, DIM)) == 2 * n * (n - 1) * n * DIM
+    assert count(Integrator(n, DIM)) == 2 * n * (n - 1) * n * DIM
     assert count(PairwiseIntegrator(n, DIM)) == n * (n - 1) * (DIM + 1)
 
 

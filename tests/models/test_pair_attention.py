@@ -19,18 +19,20 @@ from model_families import FAMILIES, Source, fresh_base, randomise
 from xcrossrec.exceptions import ConfigError, ModelError
 from xcrossrec.models import bundle, pair_attention, scorer
 from xcrossrec.models.adapters import read_adapter
-from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora
 from xcrossrec.models.fast.door import FastPass
 from xcrossrec.models.fast.shared import SharedLayout
-from xcrossrec.models.heads import PairHead
+from xcrossrec.models.kinds import build_model
+from xcrossrec.models.pair import PairScorer, score_pairs
 from xcrossrec.models.pair_attention import choose_pair_attention, pair_mask
-from xcrossrec.models.scorer import PairScorer, score_pairs
+from xcrossrec.models.pair_head import PairHead
+from xcrossrec.models.source import SourceEncoder, default_lora
+from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.training.losses import PairLoss
 from xcrossrec.types import HistoryPooling
 
 Folders = Callable[[str], Path]
 SourcesOf = Callable[..., list[Source]]
-Encoder = SourceEncoder | IntegratedEncoder
+Encoder = SourceEncoder | XCrossEncoder
 SHARING = ("bert", "modernbert")
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 LONG = " ".join(f"w{number}" for number in range(10, 24))
@@ -52,10 +54,10 @@ def source_encoder(base: Path, **settings: Any) -> SourceEncoder:
     return encoder.eval()
 
 
-def integrated_encoder(base: Path, sources: list[Source], integrator: str, **settings: Any) -> IntegratedEncoder:
+def integrated_encoder(base: Path, sources: list[Source], integrator: str, **settings: Any) -> XCrossEncoder:
     found = fresh_base(base)
     adapters = [read_adapter(source.folder, found) for source in sources]
-    encoder = IntegratedEncoder(found, adapters, integrator=integrator, pair_attention="shared", **settings)
+    encoder = XCrossEncoder(found, adapters, integrator=integrator, pair_attention="shared", **settings)
     randomise(encoder, "integrator", 0.01)
     with torch.no_grad():
         encoder.stream_weight.copy_(torch.linspace(0.8, -0.3, len(sources)))
@@ -101,7 +103,7 @@ def pair_model(encoder: Encoder, pooling: HistoryPooling = "late") -> CrossEncod
     """A model whose head has random weights everywhere."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = bundle.build_model(encoder, scoring="pair", pooling=pooling)
+        model = build_model(encoder, scoring="pair", pooling=pooling)
     for part in ("log_recency", "value", "project.bias"):
         randomise(model[-1], part, 0.3)
     assert isinstance(model, CrossEncoder)
@@ -327,14 +329,14 @@ def test_the_attention_is_kept_with_the_model(
     bundle.save(model, tmp_path / "model", {})
     again = bundle.load(tmp_path / "model")
     assert isinstance(again, CrossEncoder)
-    assert bundle.encoder_of(again).shares_history
+    assert encoder_of(again).shares_history
     assert again[-1].reads == "candidate"
     assert bundle.read_bundle_manifest(tmp_path / "model")["pair_attention"] == "shared"
     np.testing.assert_allclose(score_pairs(again, PAIRS), expected, atol=1e-5)
 
 
 def test_a_model_written_before_reads_as_joint(base_of: Folders, tmp_path: Path) -> None:
-    model = bundle.build_model(SourceEncoder(fresh_base(base_of("bert"))), scoring="pair")
+    model = build_model(SourceEncoder(fresh_base(base_of("bert"))), scoring="pair")
     bundle.save(model, tmp_path / "model", {})
     settings, head = tmp_path / "model" / "xcrossrec_encoder.json", tmp_path / "model" / "1_PairHead" / "pair_head.json"
     for path, key in ((settings, "pair_attention"), (head, "reads")):

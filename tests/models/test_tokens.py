@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model_families import VOCABULARY, WORDS, Family, fresh_base
 from xcrossrec.exceptions import DataError, ModelError
-from xcrossrec.models.encoder import SourceEncoder
+from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.tokens import CANDIDATE_END_SEGMENT, CANDIDATE_SEGMENT, CutReport, PromptTokenizer, token_limit
 
 PAD, CLS, SEP, BETWEEN = (VOCABULARY.index(word) for word in ("[PAD]", "[CLS]", "[SEP]", ";"))

@@ -17,7 +17,9 @@ from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import MANIFEST, read_adapter
 from xcrossrec.models.base import load_base
-from xcrossrec.models.encoder import SourceEncoder
+from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.model import encoder_of, matcher_of
+from xcrossrec.models.source import SourceEncoder
 from xcrossrec.training.source import (
     TRAINING_USERS,
     seen_users,
@@ -71,7 +73,7 @@ def test_metrics_record_the_loss_on_users_set_aside(two_sources: list[Path]) -> 
 def test_training_moves_the_adapter_and_leaves_the_base(two_sources: list[Path], tiny_base: str) -> None:
     before = load_base(tiny_base)
     model = bundle.load(two_sources[0])
-    encoder = bundle.encoder_of(model)
+    encoder = encoder_of(model)
     assert isinstance(encoder, SourceEncoder)
     inside = {
         name.replace(".base_layer", ""): value for name, value in encoder.backbone.base_model.model.state_dict().items()
@@ -169,8 +171,8 @@ def test_other_scorings_train_too(
     assert report.best_loss is not None
     assert report.best_loss > 0
     model = bundle.load(tmp_path / "a")
-    assert (bundle.scoring_of(model), bundle.matcher_of(model).pooling) == (scoring, pooling)
-    assert bundle.encoder_of(model).pair_attention == (attention or "joint")
+    assert (kind_of(model).name, matcher_of(model).pooling) == (scoring, pooling)
+    assert encoder_of(model).pair_attention == (attention or "joint")
     factors = [value for key, value in weights(tmp_path / "a").items() if "lora_B" in key]
     assert any(value.abs().max() > 0 for value in factors)
 

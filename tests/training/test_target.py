@@ -20,8 +20,11 @@ from xcrossrec.exceptions import BaseMismatchError, BundleError, ConfigError, Mo
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import MANIFEST, read_adapter
 from xcrossrec.models.base import DEFAULT_BASE, load_base
-from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, default_lora
 from xcrossrec.models.fast.passes import PackedPass
+from xcrossrec.models.kinds import build_model, kind_of
+from xcrossrec.models.model import encoder_of, matcher_of
+from xcrossrec.models.source import SourceEncoder, default_lora
+from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.training import loop
 from xcrossrec.training.source import source_users, train_source, work_folder
 from xcrossrec.training.target import (
@@ -171,11 +174,11 @@ def test_other_forms_train_too(
     )
     assert report.users + report.holdout_users == 40
     model = bundle.load(tmp_path / "m")
-    encoder = bundle.encoder_of(model)
-    assert isinstance(encoder, IntegratedEncoder)
-    assert (encoder.integrator, bundle.scoring_of(model)) == (integrator, scoring)
+    encoder = encoder_of(model)
+    assert isinstance(encoder, XCrossEncoder)
+    assert (encoder.integrator, kind_of(model).name) == (integrator, scoring)
     assert encoder.shares_history == (attention == "shared")
-    assert bundle.matcher_of(model).pooling == pooling
+    assert matcher_of(model).pooling == pooling
     assert all(p.abs().max() > 0 for module in encoder.integrators for p in module.parameters())
 
 
@@ -192,8 +195,8 @@ def test_by_default_merged_sources_train_one_lora_for_the_target(
         show_progress=False,
     )
     model = bundle.load(tmp_path / "m")
-    encoder = bundle.encoder_of(model)
-    assert isinstance(encoder, IntegratedEncoder)
+    encoder = encoder_of(model)
+    assert isinstance(encoder, XCrossEncoder)
     assert (encoder.integrator, encoder.streams, encoder.sources) == ("merged", 1, ("first", "second"))
     assert {lora.down.shape[0] for lora in encoder.target_loras.values()} == {2}
     assert all(lora.up.abs().max() > 0 for lora in encoder.target_loras.values())
@@ -313,7 +316,7 @@ def test_a_folder_that_is_no_adapter(two_sources: list[Path], tmp_path: Path) ->
 def test_sources_of_different_bases_are_refused_and_both_named(two_sources: list[Path], tmp_path: Path) -> None:
     other = str(write_base(tmp_path / "other-base", FAMILIES["bert"], seed=3))
     encoder = SourceEncoder(load_base(other), default_lora(2))
-    bundle.save(bundle.build_model(encoder), tmp_path / "foreign", {"kind": "adapter"})
+    bundle.save(build_model(encoder), tmp_path / "foreign", {"kind": "adapter"})
     with pytest.raises(BaseMismatchError, match=r"foreign was trained on base '.*other-base'.*, not on '.*base'"):
         build_target_model([two_sources[0], tmp_path / "foreign"])
 
@@ -360,11 +363,11 @@ def test_the_head_starts_from_the_mean_of_the_sources_heads(two_sources: list[Pa
     manifest = json.loads((two_sources[1] / MANIFEST).read_text(encoding="utf-8"))
     bundle.save(changed, tmp_path / "changed", {"domain": manifest["domain"]})
     sources = [two_sources[0], tmp_path / "changed"]
-    states = [bundle.matcher_of(bundle.load(path)).state_dict() for path in sources]
-    mean = bundle.matcher_of(build_target_model(sources)).state_dict()
+    states = [matcher_of(bundle.load(path)).state_dict() for path in sources]
+    mean = matcher_of(build_target_model(sources)).state_dict()
     for key, value in mean.items():
         torch.testing.assert_close(value, (states[0][key] + states[1][key]) / 2)
-    fresh = bundle.matcher_of(build_target_model(sources, pooling="prompt")).state_dict()
+    fresh = matcher_of(build_target_model(sources, pooling="prompt")).state_dict()
     assert not torch.equal(fresh["log_recency"], mean["log_recency"])  # sources of another pooling have no say
 
 
@@ -382,7 +385,7 @@ def test_an_untrained_model_is_the_mean_of_its_sources(two_sources: list[Path]) 
 
 
 def save_untrained_source(base: str, folder: Path) -> Path:
-    model = bundle.build_model(SourceEncoder(load_base(base), default_lora(8)))
+    model = build_model(SourceEncoder(load_base(base), default_lora(8)))
     bundle.save(model, folder, {"kind": "adapter"})
     return folder
 
@@ -444,10 +447,10 @@ def test_the_target_takes_the_pair_attention_that_its_sources_agree_on(
         options: dict[str, Any] = {"scoring": "pair", "pair_attention": "shared", "budget": 8, "show_progress": False}
         train_source(target_domain, tmp_path / name, config=settings(epochs=1), base=tiny_base, **options)
     shared = [tmp_path / "first", tmp_path / "second"]
-    assert bundle.encoder_of(build_target_model(shared, scoring="pair")).pair_attention == "shared"
-    assert bundle.encoder_of(build_target_model(shared)).pair_attention == "joint"
+    assert encoder_of(build_target_model(shared, scoring="pair")).pair_attention == "shared"
+    assert encoder_of(build_target_model(shared)).pair_attention == "joint"
     mixed = [tmp_path / "first", two_sources[0]]
-    assert bundle.encoder_of(build_target_model(mixed, scoring="pair")).pair_attention == "joint"
+    assert encoder_of(build_target_model(mixed, scoring="pair")).pair_attention == "joint"
     with pytest.raises(ConfigError, match="pair attention 'shared' belongs to pair scoring"):
         build_target_model(shared, pair_attention="shared")
 
@@ -474,9 +477,9 @@ def test_the_base_as_one_more_stream(
     options: dict[str, Any] = {"integrator": "pairwise", "budget": 16, "show_progress": False}
     train_target(target_domain, two_sources, tmp_path / "m", config=settings(epochs=1), base_stream=True, **options)
     model = bundle.load(tmp_path / "m")
-    encoder = bundle.encoder_of(model)
+    encoder = encoder_of(model)
     assert encoder.sources == ("first", "second", "base")
-    base = bundle.build_model(SourceEncoder(load_base(tiny_base))).eval()
+    base = build_model(SourceEncoder(load_base(tiny_base))).eval()
     features = encoder.preprocess(["w1 w2", "w3 w4 w5"])
     with encoder.integration_off(), torch.no_grad():
         streams = encoder.encode_streams(features["input_ids"], features["attention_mask"])
@@ -494,7 +497,7 @@ def test_the_last_layers_only(
     options: dict[str, Any] = {"integrator": "pairwise", "base_stream": True, "budget": 16, "show_progress": False}
     train_target(target_domain, two_sources, tmp_path / "m", config=settings(epochs=1), top_layers=2, **options)
     model = bundle.load(tmp_path / "m")
-    assert bundle.encoder_of(model).layer_numbers == [2, 3]
+    assert encoder_of(model).layer_numbers == [2, 3]
     manifest = bundle.read_bundle_manifest(tmp_path / "m")
     assert manifest["integration"]["top_layers"] == 2
     assert manifest["parameters"]["integrators"] == 2 * 3 * 2 * (32 + 1)
@@ -512,8 +515,8 @@ def test_a_lora_of_the_targets_own(
     )
     manifest = bundle.read_bundle_manifest(tmp_path / "m")
     assert manifest["integration"]["target_rank"] == 1
-    encoder = bundle.encoder_of(bundle.load(tmp_path / "m"))
-    assert isinstance(encoder, IntegratedEncoder)
+    encoder = encoder_of(bundle.load(tmp_path / "m"))
+    assert isinstance(encoder, XCrossEncoder)
     assert all(bool(lora.up.any()) for lora in encoder.target_loras.values()), "it moved"
     counted = manifest["parameters"]
     assert counted["target_lora"] == sum(p.numel() for lora in encoder.target_loras.values() for p in lora.parameters())
@@ -533,7 +536,7 @@ def test_the_targets_own_lora_has_a_learning_rate_of_its_own(
         target_rank=1,
         show_progress=False,
     )
-    state = bundle.encoder_of(bundle.load(tmp_path / "m")).integration_state()
+    state = encoder_of(bundle.load(tmp_path / "m")).integration_state()
     moved = {key.split(".")[0]: float(value.abs().max()) for key, value in sorted(state.items()) if "down" not in key}
     assert moved["layers"] < 1e-9
     assert moved["target"] > 1e-3
@@ -558,7 +561,7 @@ def test_kept_states_change_no_training(
 def test_the_base_has_no_say_in_the_head(two_sources: list[Path], tiny_base: str, tmp_path: Path) -> None:
     write_unchanged_adapter(tmp_path / "base", tiny_base, seed=0)
     with_base, without = (
-        bundle.matcher_of(build_target_model(sources)).state_dict()
+        matcher_of(build_target_model(sources)).state_dict()
         for sources in ([*two_sources, tmp_path / "base"], two_sources)
     )
     assert without["log_recency"].any(), "the sources' heads have moved, so the comparison tells"
@@ -577,4 +580,4 @@ def test_one_source_and_the_base_make_two_streams(
         base_stream=True,
         show_progress=False,
     )
-    assert bundle.encoder_of(bundle.load(tmp_path / "m")).sources == ("first", "base")
+    assert encoder_of(bundle.load(tmp_path / "m")).sources == ("first", "base")

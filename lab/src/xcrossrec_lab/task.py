@@ -12,8 +12,8 @@ from torch import nn
 from xcrossrec import ConfigError, Domain, Scorer, TrainingConfig, read_domain
 from xcrossrec.data.domain import Sequences
 from xcrossrec.models.base import DEFAULT_BASE
-from xcrossrec.models.bundle import Model
-from xcrossrec.models.centering import center_on
+from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.model import Model
 from xcrossrec.models.pair_attention import choose_pair_attention
 from xcrossrec.types import EncodingPrecision, PairAttention, PairStart, Scoring
 
@@ -75,7 +75,7 @@ class Task:
 
     def centered(self, model: Model) -> Model:
         """Center a model on the target's catalogue, as training does it, unless the suite's settings say no."""
-        return center_on(model, self.target.titles) if self.training.center else model
+        return kind_of(model).centered(model, self.target.titles) if self.training.center else model
 
     def attention(self, backbone: nn.Module) -> PairAttention:
         """Who sees whom in a pair, settled: whatever builds an encoder asks here, so that all methods encode alike.

@@ -16,8 +16,8 @@ from xcrossrec import ConfigError, ModelError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import Adapter, read_adapter
 from xcrossrec.models.base import load_base
-from xcrossrec.models.bundle import matcher_of
-from xcrossrec.models.encoder import SourceEncoder
+from xcrossrec.models.model import matcher_of
+from xcrossrec.models.source import SourceEncoder
 from xcrossrec.training.source import source_users
 from xcrossrec_lab.methods import merging
 from xcrossrec_lab.methods.merging import MERGES, inherit_head, merged_adapter

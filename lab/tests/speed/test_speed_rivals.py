@@ -12,8 +12,8 @@ from torch import Tensor
 
 from conftest import TinyModels
 from xcrossrec.models.base import load_base
-from xcrossrec.models.bundle import encoder_of
-from xcrossrec.models.scorer import encode_titles
+from xcrossrec.models.dual import encode_titles
+from xcrossrec.models.model import encoder_of
 from xcrossrec.training.target import build_target_model
 from xcrossrec_lab.speed import material, rivals
 from xcrossrec_lab.speed.plain import plain_base

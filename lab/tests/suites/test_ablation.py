@@ -12,7 +12,7 @@ import pytest
 from xcrossrec import Evaluation, evaluate, read_domain
 from xcrossrec.baselines.neural import ModelScorer, untrained
 from xcrossrec.models import bundle
-from xcrossrec.models.centering import center_on
+from xcrossrec.models.kinds import kind_of
 from xcrossrec.training.target import build_target_model
 from xcrossrec.types import Scoring
 from xcrossrec_lab.suites.ablation import integration_switched_off
@@ -61,7 +61,8 @@ def test_merged_sources_are_taken_out_and_put_back(
     domain = read_domain(directory)
     (cell,) = suite.cells()
     task = make_task(suite, cell, domain, tmp_path)
-    model = center_on(build_target_model(tiny_models.sources, scoring=scoring, integrator="merged"), domain.titles)
+    model = build_target_model(tiny_models.sources, Integration(), scoring=scoring)
+    model = kind_of(model).centered(model, domain.titles)
     model.eval()
 
     def evaluated(scorer: ModelScorer) -> Evaluation:

@@ -20,15 +20,14 @@ from xcrossrec.exceptions import BundleError, ConfigError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, read_adapter, read_manifest
 from xcrossrec.models.base import DEFAULT_BASE, load_base
-from xcrossrec.models.bundle import Model, build_model
-from xcrossrec.models.centering import center_on
-from xcrossrec.models.encoder import SourceEncoder
 from xcrossrec.models.heads import Center
-from xcrossrec.models.scorer import build_scorer
+from xcrossrec.models.kinds import build_model, kind_of
+from xcrossrec.models.model import Model, encoder_of
+from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.tokens import CutReport
 from xcrossrec.scoring import Scorer
 from xcrossrec.training.source import seen_users
-from xcrossrec.types import EncodingPrecision, HistoryPooling, Split
+from xcrossrec.types import EncodingPrecision, Split
 
 BASELINES: tuple[str, ...] = ("popularity", "tfidf", "itemknn", "untrained", "centered")
 """What may follow ``baseline:``."""
@@ -50,8 +49,8 @@ class ModelScorer:
         self, model: Model, titles: Sequence[str], *, name: str, precision: EncodingPrecision = "fp32"
     ) -> None:
         self.model = model
-        bundle.encoder_of(model).precision = precision
-        self.inner = build_scorer(model, titles, name=name)
+        encoder_of(model).precision = precision
+        self.inner = kind_of(model).scorer(model, titles, name=name)
         self._name = name
         self._n_items = len(titles)
 
@@ -63,7 +62,7 @@ class ModelScorer:
     @property
     def cut(self) -> CutReport:
         """How much text did not fit the model so far."""
-        return bundle.encoder_of(self.model).cut
+        return encoder_of(self.model).cut
 
     def score(
         self,
@@ -89,7 +88,7 @@ class MeanScorer:
     """The mean of several scorers' scores, user by user: what ``a+b`` means on the command line.
 
     Args:
-        scorers: at least two, bound to one catalogue and on one scale (models of one scoring and pooling).
+        scorers: at least two, bound to one catalogue and on one scale (models of one scoring).
         name: what tables call it; None joins their names.
 
     Raises:
@@ -148,7 +147,7 @@ class Subject:
     @property
     def pair(self) -> bool:
         """Whether every candidate costs an encoder pass."""
-        return any(bundle.scoring_of(model.model) == "pair" for model in self._models)
+        return any(kind_of(model.model).name == "pair" for model in self._models)
 
     @property
     def _models(self) -> list[ModelScorer]:
@@ -160,7 +159,6 @@ def untrained(
     base: str,
     titles: Sequence[str],
     *,
-    pooling: HistoryPooling = "late",
     center: bool = False,
     precision: EncodingPrecision = "fp32",
     name: str | None = None,
@@ -170,16 +168,15 @@ def untrained(
     Args:
         base: see :func:`xcrossrec.models.base.load_base`.
         titles: the catalogue, in row order.
-        pooling: ``prompt`` or ``late``.
         center: take the catalogue's mean vector off every title's.
         precision: of the encoding.
         name: what tables call it.
     """
-    model = build_model(SourceEncoder(load_base(base)), pooling=pooling)
-    model = center_on(model, titles) if center else model
+    model = build_model(SourceEncoder(load_base(base)))
+    model = kind_of(model).centered(model, titles) if center else model
     model.eval()
-    called = name or f"{'centered' if center else 'untrained'} ({pooling})"
-    return ModelScorer(model, titles, name=called, precision=precision)
+    called = "centered" if center else "untrained"
+    return ModelScorer(model, titles, name=name or called, precision=precision)
 
 
 def trained(
@@ -205,7 +202,7 @@ def trained(
     folder = Path(path)
     foreign = (folder / ADAPTER_CONFIG).exists() and not (folder / MANIFEST).exists()
     model = _merged(folder) if foreign else bundle.load(folder)
-    model = center_on(model, titles) if center else model
+    model = kind_of(model).centered(model, titles) if center else model
     return ModelScorer(model, titles, name=name or folder.resolve().name, precision=precision)
 
 
@@ -227,7 +224,6 @@ def scorer_for(
     domain: Domain,
     *,
     base: str = DEFAULT_BASE,
-    pooling: HistoryPooling = "late",
     name: str | None = None,
 ) -> Subject:
     """Make the scorer that a command line names, bound to a domain's catalogue.
@@ -237,7 +233,6 @@ def scorer_for(
             ``baseline:`` and one of :data:`BASELINES`.
         domain: gives the catalogue, and the train split to baselines that count.
         base: base model of ``baseline:untrained``.
-        pooling: history pooling of ``baseline:untrained``; a trained model has its own.
         name: what tables call it; None takes the baseline's or the folder's name.
 
     Raises:
@@ -245,18 +240,18 @@ def scorer_for(
         BundleError: no such folder, or not a model.
     """
     if spec.startswith(_PREFIX):
-        return Subject(_baseline(spec.removeprefix(_PREFIX), domain, base, pooling, name))
+        return Subject(_baseline(spec.removeprefix(_PREFIX), domain, base, name))
     if Path(spec).exists() or "+" not in spec:
         return Subject(_on_domain(_existing(spec), domain, name), (Path(spec),))
     parts = spec.split("+")
     if bad := [part for part in parts if part.startswith(_PREFIX) or not part]:
         raise ConfigError(f"{bad[0]!r} in {spec!r} cannot be part of a mean: join folders of adapters, as in a+b")
     scorers = [_on_domain(_existing(part), domain) for part in parts]
-    kinds = sorted({(bundle.scoring_of(s.model), bundle.matcher_of(s.model).pooling) for s in scorers})
+    kinds = sorted({kind_of(scorer.model).name for scorer in scorers})
     if len(kinds) > 1:
         raise ConfigError(
-            f"the mean of {spec!r} would mix {' and '.join('/'.join(kind) for kind in kinds)} scores, which are on "
-            "different scales: join models of one scoring and pooling"
+            f"the mean of {spec!r} would mix {' and '.join(kinds)} scores, which are on different scales: join models "
+            "of one scoring"
         )
     return Subject(MeanScorer(scorers, name=name), tuple(map(Path, parts)))
 
@@ -278,7 +273,7 @@ def _existing(spec: str) -> Path:
     return Path(spec)
 
 
-def _baseline(which: str, domain: Domain, base: str, pooling: HistoryPooling, name: str | None) -> Scorer:
+def _baseline(which: str, domain: Domain, base: str, name: str | None) -> Scorer:
     scorer: Scorer
     if which == "popularity":
         scorer = Popularity.fit(domain)
@@ -287,7 +282,7 @@ def _baseline(which: str, domain: Domain, base: str, pooling: HistoryPooling, na
     elif which == "itemknn":
         scorer = ItemKNN.fit(domain)
     elif which in ("untrained", "centered"):
-        return untrained(base, domain.titles, pooling=pooling, center=which == "centered", name=name)
+        return untrained(base, domain.titles, center=which == "centered", name=name)
     else:
         raise ConfigError(
             f"unknown baseline {which!r}: choose one of {', '.join(_PREFIX + known for known in BASELINES)}"

@@ -10,8 +10,8 @@ from typing import Any
 
 from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, load_tensors
 from xcrossrec.models.base import weight_digest
-from xcrossrec.models.bundle import Model
 from xcrossrec.models.heads import HistoryMatcher
+from xcrossrec.models.model import Model
 
 _ELSEWHERE = ("base_model_name_or_path", "name", "peft_version", "inference_mode", "auto_mapping", "pair_attention")
 """Settings that no title's vector depends on; the base counts by its weights' digest, not by its name."""

@@ -31,10 +31,8 @@ def history_pool(matcher: HistoryMatcher, slots: int) -> Pool:
 
     Args:
         matcher: its settings are read now.
-        slots: history items, oldest first; 1 for ``prompt``.
+        slots: history items, oldest first.
     """
-    if matcher.pooling == "prompt":
-        return only_slot
     sharpness = float(matcher.sharpness.detach())
     weight = matcher.recency_weight(torch.arange(slots - 1, -1, -1)).detach()
     shares = (weight / weight.sum())[:, None]

@@ -12,7 +12,7 @@ from xcrossrec.cli.console import Json, prepare, print_json, progress_to_stderr,
 
 if TYPE_CHECKING:
     from xcrossrec.models.adapters import Adapter
-    from xcrossrec.models.bundle import Model
+    from xcrossrec.models.model import Model
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +47,6 @@ def describe(path: Path, model: Model, manifest: dict[str, Any]) -> dict[str, An
         "path": str(path),
         "kind": manifest.get("kind"),
         "scoring": manifest.get("scoring"),
-        "pooling": manifest.get("pooling"),
         "base": manifest.get("base"),
         "adapters": _adapters(model, manifest, path),
         "integration": manifest.get("integration"),
@@ -65,10 +64,9 @@ def describe(path: Path, model: Model, manifest: dict[str, Any]) -> dict[str, An
 
 
 def _parameters(model: Model) -> dict[str, Any]:
-    from xcrossrec.models.encoder import IntegratedEncoder
     from xcrossrec.training.target import count_parameters
 
-    if isinstance(model[0], IntegratedEncoder):
+    if model[0].adapters:
         return count_parameters(model)
     lora = sum(p.numel() for name, p in model[0].named_parameters() if "lora_" in name)
     whole = sum(p.numel() for p in model[0].parameters())
@@ -86,9 +84,8 @@ def _parameters(model: Model) -> dict[str, Any]:
 def _adapters(model: Model, manifest: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     from xcrossrec.models.adapters import ADAPTER_CONFIG, read_adapter
     from xcrossrec.models.base import load_base
-    from xcrossrec.models.encoder import IntegratedEncoder
 
-    if isinstance(model[0], IntegratedEncoder):
+    if model[0].adapters:
         trained = {record["name"]: record for record in manifest.get("sources", [])}
         return [_adapter(adapter, trained.get(adapter.name, {})) for adapter in model[0].adapters]
     if not (path / ADAPTER_CONFIG).exists():
@@ -117,7 +114,7 @@ def as_text(found: dict[str, Any]) -> str:
     base, parameters = found["base"], found["parameters"]
     simulated = " (simulated users)" if found["domain"].get("simulated") else ""
     lines = [
-        f"{found['path']}: {found['kind']}, {found['scoring']} scoring, {found['pooling']} history",
+        f"{found['path']}: {found['kind']}, {found['scoring']} scoring",
         f"base         {base['name']}  weights {base['digest'][:16]}",
         f"domain       {found['domain'].get('name')}{simulated}  fingerprint {str(found['fingerprint'])[:16]}",
         f"prompts      version {found['prompt_version']}, at most {found['max_tokens']} tokens",

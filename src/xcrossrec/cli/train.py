@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,17 +19,9 @@ from xcrossrec.cli.console import (
     progress_to_stderr,
     shows_progress,
 )
-from xcrossrec.config import (
-    DEFAULT_INTEGRATOR,
-    DEFAULT_TOP_LAYERS,
-    FORMS_WITHOUT_INTEGRATOR,
-    TrainingConfig,
-    rival_config,
-    source_config,
-    target_config,
-)
+from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.types import USER, HistoryPooling, PairAttention, PairStart, Scoring
+from xcrossrec.types import USER, Form, PairAttention, Scoring
 
 if TYPE_CHECKING:
     from xcrossrec.data import Domain
@@ -38,20 +30,13 @@ if TYPE_CHECKING:
 Out = Annotated[Path, typer.Option(help="Folder to write.")]
 Budget = Annotated[int | None, typer.Option(min=1, help="Train on so many users, drawn by seed.  [default: all]")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the users, at most.")]
-LearningRate = Annotated[float | None, typer.Option(help="AdamW's learning rate.")]
-BatchUsers = Annotated[int | None, typer.Option(min=1, help="Users a step.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file of training settings; options override it.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of every draw.  [default: 0]")]
-Pooling = Annotated[HistoryPooling, typer.Option(help="History as one vector (prompt) or item by item (late).")]
 ScoringOption = Annotated[Scoring, typer.Option(help="History and item encoded apart (dual) or in one text (pair).")]
 PairAttentionOption = Annotated[
     PairAttention | None,
     typer.Option(help="In a pair, the history sees the candidate (joint) or not (shared).  [default: by base]"),
 ]
-PairStartOption = Annotated[
-    PairStart, typer.Option(help="Whether a pair head starts from the similarity, or fresh as in the paper.")
-]
-MaxTokens = Annotated[int | None, typer.Option(min=8, help="Longest text.  [default: the model's, at most 256]")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same settings.")]
 Rank = Annotated[int, typer.Option(min=1, help="LoRA's r, on query and value.")]
 BaseOption = Annotated[str | None, typer.Option(help="Folder, hub name, or nothing for the embedded MiniLM.")]
@@ -72,13 +57,8 @@ def source(
     rank: Rank = 8,
     scoring: ScoringOption = "dual",
     pair_attention: PairAttentionOption = None,
-    pair_start: PairStartOption = "similarity",
-    pooling: Pooling = "late",
     budget: Budget = None,
     epochs: Epochs = None,
-    learning_rate: LearningRate = None,
-    batch_users: BatchUsers = None,
-    max_tokens: MaxTokens = None,
     config: Config = None,
     seed: Seed = None,
     resume: Resume = False,
@@ -90,124 +70,11 @@ def source(
     \b
       xcrossrec train source data/electronics --out adapters/electronics --budget 4000
     """
-    prepare("train")
-    from xcrossrec.data import read_domain
-    from xcrossrec.models.base import DEFAULT_BASE
-    from xcrossrec.training.source import train_source
-
-    changes = _changes(config, epochs=epochs, learning_rate=learning_rate, batch_users=batch_users, seed=seed)
-    settings = source_config(**changes)
-    domain = read_domain(directory)
-    with progress_to_stderr():
-        report = train_source(
-            domain,
-            out,
-            config=settings,
-            base=base or DEFAULT_BASE,
-            budget=budget,
-            rank=rank,
-            scoring=scoring,
-            pooling=pooling,
-            max_tokens=max_tokens,
-            pair_attention=pair_attention,
-            pair_start=pair_start,
-            resume=resume,
-            overwrite=overwrite,
-            show_progress=shows_progress(),
-        )
-    _print(out, report, as_json=as_json)
-
-
-@app.command()
-def target(
-    context: typer.Context,
-    directory: DomainDir,
-    sources: Annotated[list[Path], typer.Option("--source", help="A source's adapter folder; give it at least twice.")],
-    out: Out,
-    integrator: Annotated[
-        str, typer.Option(help="merged (one stream), paper (X-Cross), pairwise, or none (streams only averaged).")
-    ] = DEFAULT_INTEGRATOR,
-    scoring: ScoringOption = "dual",
-    pair_attention: PairAttentionOption = None,
-    pooling: Pooling = "late",
-    base: BaseOption = None,
-    beta: Annotated[float, typer.Option(help="Strength of what a stream takes from another.")] = 1.0,
-    gamma: Annotated[float, typer.Option(help="Strength of the contrast term (paper).")] = 1.0,
-    base_stream: Annotated[
-        bool, typer.Option("--base-stream", help="Integrate the base as it is as one more stream.")
-    ] = False,
-    top_layers: Annotated[
-        int, typer.Option(min=0, help="Integrate after so many last layers; 0: after every layer, as in the paper.")
-    ] = DEFAULT_TOP_LAYERS,
-    target_rank: Annotated[
-        int | None,
-        typer.Option(min=0, help="Rank of a LoRA of the target's own; 0: none.  [default: 2 if merged, else 0]"),
-    ] = None,
-    target_layers: Annotated[
-        int, typer.Option(min=0, help="The target's own LoRA in so many last layers; 0: in all that sources adapt.")
-    ] = 0,
-    budget: Budget = None,
-    epochs: Epochs = None,
-    learning_rate: LearningRate = None,
-    target_learning_rate: Annotated[
-        float | None, typer.Option(help="AdamW's learning rate of the target's own LoRA.")
-    ] = None,
-    batch_users: BatchUsers = None,
-    max_tokens: MaxTokens = None,
-    config: Config = None,
-    seed: Seed = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-) -> None:
-    """Integrate source adapters into a new domain: only a small LoRA, or integrators, and a small head train.
-
-    By default the sources' updates are averaged into one stream, and the learning rate of its LoRA follows the number
-    of users. `--integrator paper` is X-Cross, after the last layers; docs/evidence.md compares them.
-
-    \b
-      xcrossrec train target data/toys --source adapters/electronics --source adapters/sports \\
-          --out models/toys --budget 1000
-    """
-    _refuse_options_of_integrators(context, integrator)
-    prepare("train")
-    from xcrossrec.data import read_domain
-    from xcrossrec.training.target import train_target
-
-    changes = _changes(
-        config,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        target_learning_rate=target_learning_rate,
-        batch_users=batch_users,
-        seed=seed,
-    )
-    domain = read_domain(directory)
-    settings = target_config(integrator, users=_users(domain, budget), scoring=scoring, **changes)
-    with progress_to_stderr():
-        report = train_target(
-            domain,
-            sources,
-            out,
-            config=settings,
-            integrator=integrator,
-            beta=beta,
-            gamma=gamma,
-            base=base,
-            budget=budget,
-            scoring=scoring,
-            pooling=pooling,
-            max_tokens=max_tokens,
-            pair_attention=pair_attention,
-            base_stream=base_stream,
-            top_layers=top_layers or None,
-            target_rank=target_rank,
-            target_layers=target_layers or None,
-            resume=resume,
-            overwrite=overwrite,
-            show_progress=shows_progress(),
-        )
-    _print(out, report, as_json=as_json)
+    settings = source_config(**_changes(config, epochs=epochs, seed=seed))
+    _train_lora(
+        directory, out, lambda domain: settings, base, as_json,
+        rank=rank, scoring=scoring, pair_attention=pair_attention, budget=budget, resume=resume, overwrite=overwrite,
+    )  # fmt: skip
 
 
 @app.command()
@@ -216,19 +83,14 @@ def lora(
     out: Out,
     init: Annotated[
         Path | None,
-        typer.Option(help="Start from this adapter (its base, rank, scoring, pooling and pair attention hold)."),
+        typer.Option(help="Start from this adapter (its base, rank, scoring and pair attention hold)."),
     ] = None,
     base: BaseOption = None,
     rank: Rank = 8,
     scoring: ScoringOption = "dual",
     pair_attention: PairAttentionOption = None,
-    pair_start: PairStartOption = "similarity",
-    pooling: Pooling = "late",
     budget: Budget = None,
     epochs: Epochs = None,
-    learning_rate: LearningRate = None,
-    batch_users: BatchUsers = None,
-    max_tokens: MaxTokens = None,
     config: Config = None,
     seed: Seed = None,
     resume: Resume = False,
@@ -241,53 +103,100 @@ def lora(
       xcrossrec train lora data/toys --out models/toys-lora --budget 1000
       xcrossrec train lora data/toys --init adapters/sports --out models/toys-warm --budget 1000
     """
+    changes = _changes(config, epochs=epochs, seed=seed)
+    _train_lora(
+        directory, out, lambda domain: rival_config(users=_users(domain, budget), **changes), base, as_json, init=init,
+        rank=rank, scoring=scoring, pair_attention=pair_attention, budget=budget, resume=resume, overwrite=overwrite,
+    )  # fmt: skip
+
+
+def _train_lora(
+    directory: Path,
+    out: Path,
+    settings: Callable[[Domain], TrainingConfig],
+    base: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """What `train source` and `train lora` share: they differ in their settings alone."""
     prepare("train")
     from xcrossrec.data import read_domain
     from xcrossrec.models.base import DEFAULT_BASE
     from xcrossrec.training.source import train_source
 
-    changes = _changes(config, epochs=epochs, learning_rate=learning_rate, batch_users=batch_users, seed=seed)
     domain = read_domain(directory)
-    settings = rival_config(users=_users(domain, budget), **changes)
     with progress_to_stderr():
         report = train_source(
-            domain,
-            out,
-            config=settings,
-            base=base or DEFAULT_BASE,
-            init=init,
-            budget=budget,
-            rank=rank,
-            scoring=scoring,
-            pooling=pooling,
-            max_tokens=max_tokens,
-            pair_attention=pair_attention,
-            pair_start=pair_start,
-            resume=resume,
-            overwrite=overwrite,
-            show_progress=shows_progress(),
+            domain, out, config=settings(domain), base=base or DEFAULT_BASE, show_progress=shows_progress(), **options
         )
     _print(out, report, as_json=as_json)
 
 
-_OF_INTEGRATORS = {"beta": "", "gamma": "", "top_layers": "", "learning_rate": ", or give --target-learning-rate"}
-"""Options of `train target` that say nothing without integrators, and what may be meant instead."""
+def _refuse_old_name(value: str | None) -> None:
+    if value is not None:
+        form = {"paper": "xcross"}.get(value, value)
+        raise ConfigError(f"--integrator is called --form now: write --form {form}")
 
 
-def _refuse_options_of_integrators(context: typer.Context, integrator: str) -> None:
-    """Refuse what would be without effect, rather than train something else than was asked for.
+@app.command()
+def target(
+    directory: DomainDir,
+    sources: Annotated[list[Path], typer.Option("--source", help="A source's adapter folder; give it at least twice.")],
+    out: Out,
+    form: Annotated[
+        Form, typer.Option(help="The sources' updates averaged in one stream (merged), or the paper's (xcross).")
+    ] = "merged",
+    top_layers: Annotated[
+        int | None,
+        typer.Option(min=0, help="xcross: integrate after so many last layers; 0: after all, as in the paper.  [2]"),
+    ] = None,
+    scoring: ScoringOption = "dual",
+    base: BaseOption = None,
+    budget: Budget = None,
+    epochs: Epochs = None,
+    config: Config = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    integrator: Annotated[str | None, typer.Option(hidden=True, callback=_refuse_old_name)] = None,
+) -> None:
+    """Integrate source adapters into a new domain: only a small LoRA, or integrators, and a small head train.
+
+    By default the sources' updates are averaged into one stream, and the learning rate of its LoRA follows the number
+    of users. `--form xcross` is X-Cross, after the last two layers; docs/evidence.md compares them.
+
+    \b
+      xcrossrec train target data/toys --source adapters/electronics --source adapters/sports \\
+          --out models/toys --budget 1000
+    """
+    integration = _integration(form, top_layers)
+    prepare("train")
+    from xcrossrec.data import read_domain
+    from xcrossrec.training.target import train_target
+
+    changes = _changes(config, epochs=epochs, seed=seed)
+    domain = read_domain(directory)
+    settings = target_config(users=_users(domain, budget), scoring=scoring, **changes)
+    with progress_to_stderr():
+        report = train_target(
+            domain, sources, out, config=settings, integration=integration, base=base, budget=budget, scoring=scoring,
+            resume=resume, overwrite=overwrite, show_progress=shows_progress(),
+        )  # fmt: skip
+    _print(out, report, as_json=as_json)
+
+
+def _integration(form: Form, top_layers: int | None) -> Integration:
+    """Settings of an integration.
 
     Raises:
-        ConfigError: an option of integrators for a form that has none.
+        ConfigError: layers for a form that mixes nothing, rather than train something else than was asked for.
     """
-    if integrator not in FORMS_WITHOUT_INTEGRATOR:
-        return
-    for name, instead in _OF_INTEGRATORS.items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            option = "--" + name.replace("_", "-")
-            remedy = f"leave it out, or pass --integrator paper{instead}"
-            raise ConfigError(f"{option} is of integrators, and {integrator!r} has none: {remedy}")
+    if top_layers is None:
+        return Integration(form)
+    if form == "merged":
+        raise ConfigError("--top-layers belongs to --form xcross: leave it out, or add --form xcross")
+    return Integration(form, top_layers=top_layers or None)
 
 
 def _users(domain: Domain, budget: int | None) -> int:

@@ -11,128 +11,39 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias
+from typing import Any
 
 import polars as pl
-import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
 from xcrossrec._version import __version__
-from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.exceptions import BundleError
 from xcrossrec.models.adapters import MANIFEST, read_manifest
 from xcrossrec.models.base import Base
-from xcrossrec.models.encoder import IntegratedEncoder, SourceEncoder, TitleEncoder
-from xcrossrec.models.heads import Center, HistoryMatcher, PairHead, Projection
-from xcrossrec.types import HistoryPooling, PairReading, PairStart, Scoring
+from xcrossrec.models.encoder import TitleEncoder
+from xcrossrec.models.heads import Center, HistoryMatcher, Projection
+from xcrossrec.models.kinds import assembled, kind_named, kind_of
+from xcrossrec.models.merged import MergedEncoder
+from xcrossrec.models.model import Model, encoder_of
+from xcrossrec.models.pair_head import PairHead
+from xcrossrec.models.source import SourceEncoder
+from xcrossrec.models.xcross.encoder import XCrossEncoder
 
-FORMAT_VERSION = 1
-Model: TypeAlias = SentenceTransformer | CrossEncoder
+FORMAT_VERSION = 2
 
 _MODULE_KEYS = {"name", "path", "type"}
 _OWN_CLASSES: tuple[type[nn.Module], ...] = (
-    IntegratedEncoder,
+    MergedEncoder,
     SourceEncoder,
+    XCrossEncoder,
     Center,
     HistoryMatcher,
     PairHead,
     Projection,
 )
 _BORROWED_CLASSES: tuple[type[nn.Module], ...] = (Pooling, Normalize)
-
-
-def build_model(
-    encoder: TitleEncoder,
-    *,
-    scoring: Scoring = "dual",
-    pooling: HistoryPooling = "late",
-    projection_rank: int = 0,
-    pair_start: PairStart = "similarity",
-) -> Model:
-    """Put a head on an encoder.
-
-    Args:
-        encoder: one language model, or n integrated ones.
-        scoring: ``dual`` gives a ``SentenceTransformer`` (unit vector per text), ``pair`` a ``CrossEncoder``
-            (score per history and candidate).
-        pooling: how the history is pooled.
-        projection_rank: rank of the `dual` head's :class:`Projection`; 0 leaves it out.
-        pair_start: whether a `pair` head starts from the ``similarity`` or ``fresh``.
-    """
-    if scoring == "dual":
-        projection = [Projection(encoder.dim, projection_rank)] if projection_rank else []
-        model: Model = SentenceTransformer(
-            modules=[encoder, Pooling(encoder.dim, "mean"), *projection, Normalize(), HistoryMatcher(pooling)]
-        )
-    elif scoring == "pair":
-        reads: PairReading = "candidate" if encoder.pair_attention == "shared" else "first"
-        head = PairHead(encoder.dim, pooling, reads=reads, starts=pair_start)
-        model = CrossEncoder(modules=[encoder, head], activation_fn=nn.Identity())
-    else:
-        raise ConfigError(f"unknown scoring {scoring!r}: choose dual or pair")
-    model.model_card_data.local_files_only = True
-    return model
-
-
-def encoder_of(model: Model) -> TitleEncoder:
-    """The encoder of a model."""
-    encoder = model[0]
-    if not isinstance(encoder, TitleEncoder):
-        raise BundleError(f"the model starts with a {type(encoder).__name__}, expected an xcrossrec encoder")
-    return encoder
-
-
-def with_projection(model: Model, rank: int, seed: int) -> Model:
-    """Give a `dual` model without a :class:`Projection` one that changes nothing yet.
-
-    Args:
-        model: taken over.
-        rank: the projection's; 0 gives the model back.
-        seed: of its start.
-    """
-    if not rank or isinstance(model, CrossEncoder) or any(isinstance(module, Projection) for module in model):
-        return model
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        projection = Projection(encoder_of(model).dim, rank)
-    before = [module for module in model if isinstance(module, (TitleEncoder, Pooling, Center))]
-    return _in_order(before, projection, model)
-
-
-def with_center(model: Model) -> Model:
-    """Give a `dual` model without a :class:`Center` one that changes nothing yet.
-
-    Args:
-        model: taken over.
-    """
-    if isinstance(model, CrossEncoder) or any(isinstance(module, Center) for module in model):
-        return model
-    before = [module for module in model if isinstance(module, (TitleEncoder, Pooling))]
-    return _in_order(before, Center(encoder_of(model).dim), model)
-
-
-def _in_order(before: list[nn.Module], new: nn.Module, model: SentenceTransformer) -> SentenceTransformer:
-    """The model with a new module behind its first ones."""
-    made = SentenceTransformer(modules=[*before, new, *list(model)[len(before) :]])
-    made.model_card_data.local_files_only = True
-    return made
-
-
-def scoring_of(model: Model) -> Scoring:
-    """How a model scores."""
-    return "pair" if isinstance(model, CrossEncoder) else "dual"
-
-
-def matcher_of(model: Model) -> HistoryMatcher:
-    """The part of the head that holds pooling, sharpness, recency weights and temperature."""
-    head = model[-1]
-    if isinstance(head, PairHead):
-        return head.matcher
-    if isinstance(head, HistoryMatcher):
-        return head
-    raise BundleError(f"the model ends with a {type(head).__name__}, expected an xcrossrec head")
 
 
 def save(
@@ -146,7 +57,7 @@ def save(
     """Write a model folder beside its place, then rename it into place.
 
     Args:
-        model: from :func:`build_model` or :func:`load`.
+        model: from :func:`xcrossrec.models.kinds.build_model` or :func:`load`.
         path: the folder to make.
         manifest: what to record (data fingerprint, training, metrics, ...); format, versions, base and the
             digests of all files are added.
@@ -165,9 +76,8 @@ def save(
             "format_version": FORMAT_VERSION,
             "xcrossrec_version": __version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "scoring": scoring_of(model),
-            "pooling": matcher_of(model).pooling,
-            **({"pair_attention": encoder.pair_attention} if scoring_of(model) == "pair" else {}),
+            "scoring": kind_of(model).name,
+            "pair_attention": encoder.pair_attention,
             "prompt_version": encoder.prompt_version,
             "base": {"name": encoder.base_name, "digest": encoder.base_digest},
             **manifest,
@@ -256,11 +166,7 @@ def load(path: Path | str, *, base: Base | None = None, trainable: bool = False)
         if issubclass(cls, TitleEncoder):
             extra = {"base": base, "trainable": trainable}
         modules[entry["name"]] = cls.load(str(folder), subfolder=entry["path"], **extra)
-    if manifest["scoring"] == "pair":
-        model: Model = CrossEncoder(modules=modules, activation_fn=nn.Identity())
-    else:
-        model = SentenceTransformer(modules=modules)
-    model.model_card_data.local_files_only = True
+    model = assembled(kind_named(manifest["scoring"]), modules)
     model.eval()
     return model
 

@@ -23,6 +23,12 @@ from xcrossrec.prompts import history_prompt
 LENGTH_GROUPS = 6
 """Items are encoded in groups of like length: with one group 2 of 3 tokens are padding, with six 1 of 6."""
 
+HISTORY_LIMIT = 20
+"""Newest history items that training looks at."""
+
+HELD = "held"
+"""Column of a trainer's dataset: whether the user is one of those set aside."""
+
 _POPULAR_TRIES = 200
 
 Preprocess = Callable[[Sequence[Any]], dict[str, Tensor]]
@@ -37,44 +43,45 @@ class UserBatches:
         titles: the catalogue.
         preprocess: the encoder's tokenization.
         seed: of all draws.
-        history_limit: newest history items in use.
     """
 
     sequences: Sequence[Sequence[int]]
     titles: Sequence[str]
     preprocess: Preprocess
     seed: int
-    history_limit: int
     epoch: int = 0
     valid_label_columns: list[str] = field(default_factory=list)
     """Read by sentence-transformers' batch sampler; no column of ours is a label."""
 
-    def dataset(self) -> Dataset:
-        """One row a user; the collator does the rest."""
-        return Dataset.from_dict({"user": list(range(len(self.sequences)))})
+    def dataset(self, *, held: bool = False) -> Dataset:
+        """One row a user, which says whether it is of those set aside; the collator does the rest."""
+        users = range(len(self.sequences))
+        return Dataset.from_dict({"user": list(users), HELD: [held for _ in users]})
+
+    def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
+        """Make the trainer's inputs from dataset rows."""
+        raise NotImplementedError
 
     def _rng(self, users: Sequence[int]) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.epoch, len(users), *users])
 
     def _newest(self, user: int) -> list[int]:
-        return list(self.sequences[user])[-(self.history_limit + 1) :]
+        return list(self.sequences[user])[-(HISTORY_LIMIT + 1) :]
 
 
 @dataclass
 class DualBatches(UserBatches):
     """Collates users for :class:`xcrossrec.training.losses.NextItemLoss`.
 
-    All items of the batch's users, and some drawn from the catalogue, are encoded once each. With `late`
-    pooling every position of a sequence is a target; with `prompt` one position a user, drawn each epoch.
+    All items of the batch's users, and some drawn from the catalogue, are encoded once each; every position of a
+    sequence but the first is a target.
 
     Args:
         sampled_negatives: items drawn uniformly from the catalogue per batch.
-        with_prompts: add one history prompt a user.
         length_groups: number of groups of like length; 1 for an encoder that leaves padding out by itself.
     """
 
     sampled_negatives: int = 0
-    with_prompts: bool = False
     length_groups: int = LENGTH_GROUPS
     lengths: Int64[np.ndarray, " item"] | None = None
     """Tokens of each title; counted where they are not given."""
@@ -101,14 +108,6 @@ class DualBatches(UserBatches):
         for number, chunk in enumerate(np.array_split(np.asarray(items), self.length_groups)):
             if chunk.size:
                 batch |= _prefixed(f"items{number}", self.preprocess([self.titles[row] for row in chunk]))
-        if self.with_prompts:
-            targets = [int(rng.integers(1, len(sequence))) for sequence in sequences]
-            prompts = [
-                history_prompt([self.titles[row] for row in sequence[:target]])
-                for sequence, target in zip(sequences, targets, strict=True)
-            ]
-            batch |= _prefixed("prompts", self.preprocess(prompts))
-            structure["target_position"] = torch.tensor(targets)
         batch["label"] = structure
         return batch
 
@@ -149,7 +148,7 @@ class PairBatches(UserBatches):
             prompt = history_prompt([self.titles[row] for row in sequence[:target]])
             candidates = [sequence[target], *self._draw(user, rng)]
             pairs += [(prompt, self.titles[row]) for row in candidates]
-        return self.preprocess(pairs)
+        return {"pairs": self.preprocess(pairs)}
 
     def _draw(self, user: int, rng: np.random.Generator) -> list[int]:
         own = set(self.sequences[user])
@@ -165,6 +164,25 @@ class PairBatches(UserBatches):
             if row not in own and row not in drawn:
                 drawn.append(row)
         return drawn
+
+
+class HeldOutApart:
+    """Collates training rows with one collator, and the rows of users set aside with another.
+
+    Args:
+        training: of the users who train.
+        held: of those set aside; None where there are none.
+    """
+
+    def __init__(self, training: UserBatches, held: UserBatches | None) -> None:
+        self.training, self.held = training, held
+        self.valid_label_columns = training.valid_label_columns
+
+    def __call__(self, rows: Sequence[dict[str, int]]) -> Mapping[str, Any]:
+        """Make the trainer's inputs; all rows are of one sort."""
+        batches = self.held if rows[0][HELD] else self.training
+        assert batches is not None
+        return batches(rows)
 
 
 class EpochOfBatches(TrainerCallback):

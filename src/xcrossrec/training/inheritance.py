@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from xcrossrec.models.adapters import read_manifest
-from xcrossrec.models.bundle import Model, matcher_of
-from xcrossrec.models.heads import HistoryMatcher, PairHead
+from xcrossrec.models.heads import HistoryMatcher
+from xcrossrec.models.model import Model, matcher_of
+from xcrossrec.models.pair_head import PairHead
 from xcrossrec.types import PairStart
 
 
 def inherit_head(model: Model, folders: Sequence[Path]) -> None:
     """Start a model's head from the mean of its sources' heads, in place.
 
-    The matcher takes the mean over the sources' matchers that pool alike. A pair head takes the mean where all that
+    The matcher takes the mean over the sources' matchers. A pair head takes the mean where all that
     the sources have are of its form and were trained from one seed: heads that began apart have no meaningful mean. A
     source without a head has no say.
 
@@ -28,9 +29,8 @@ def inherit_head(model: Model, folders: Sequence[Path]) -> None:
     """
     own = matcher_of(model)
     matchers = [HistoryMatcher.load(str(path.parent), subfolder=path.name) for path in _heads(folders, HistoryMatcher)]
-    states = [matcher.state_dict() for matcher in matchers if matcher.pooling == own.pooling]
-    if states:
-        own.load_state_dict(_mean(states))
+    if matchers:
+        own.load_state_dict(_mean([matcher.state_dict() for matcher in matchers]))
     head = model[-1]
     if isinstance(head, PairHead):
         _inherit_pair_head(head, folders)

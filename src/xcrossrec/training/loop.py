@@ -13,43 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers import (
-    CrossEncoder,
-    CrossEncoderTrainer,
-    CrossEncoderTrainingArguments,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
-from torch import nn
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
 from xcrossrec.config import TrainingConfig
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
 from xcrossrec.models.base import weight_digest
-from xcrossrec.models.bundle import Model, encoder_of, matcher_of
 from xcrossrec.models.fast.memory import keep_freed_memory
-from xcrossrec.models.fast.native import processor_has_bfloat16
-from xcrossrec.models.heads import Projection
+from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.prompts import item_texts
-from xcrossrec.training.batches import LENGTH_GROUPS, DualBatches, EpochOfBatches, PairBatches, UserBatches
-from xcrossrec.training.losses import NextItemLoss, PairLoss
+from xcrossrec.training.batches import EpochOfBatches, HeldOutApart, UserBatches
+from xcrossrec.training.groups import parameter_groups
+from xcrossrec.training.kinds import TRAININGS
 
-_PROJECTION = r"\.[23]\.(down|up)$"
 _STATE_FILE = "training.json"
-_TARGET_LORA = r"\.target\.(down|up)$"
-_ENCODER_SETTINGS = (
-    "max_tokens",
-    "integrator",
-    "beta",
-    "gamma",
-    "pair_attention",
-    "top_layers",
-    "target_rank",
-    "target_layers",
-)
 _LOGS = "TENSORBOARD_LOGGING_DIR"
+
+_WARMUP_SHARE = 0.1
+"""Share of the steps with a rising learning rate, then it falls linearly to 0."""
 
 
 @dataclass(frozen=True)
@@ -85,26 +68,24 @@ def fit(
     config: TrainingConfig,
     work: Path,
     *,
-    head_patterns: tuple[str, ...],
     resume: bool = False,
     show_progress: bool = True,
 ) -> TrainingReport:
     """Train whatever requires a gradient in a model, in place.
 
     Args:
-        model: from :func:`xcrossrec.models.bundle.build_model`.
+        model: from :func:`xcrossrec.models.build_model`.
         domain: gives the titles.
         users: the budget's users; some are set aside for early stopping.
         config: settings.
         work: folder for checkpoints and TensorBoard logs; checkpoints are removed at the end.
-        head_patterns: regular expressions of the parameters that take ``head_learning_rate``.
         resume: continue from the last checkpoint in ``work``.
         show_progress: draw progress bars on stderr.
 
     Raises:
         ConfigError: resume without a checkpoint, with other settings, or checkpoints in the way.
         DataError: too few users.
-        ModelError: a frozen weight changed.
+        ModelError: a frozen weight changed, or a parameter trains that no module names.
     """
     started = time.perf_counter()
     keep_freed_memory()
@@ -117,13 +98,13 @@ def fit(
         "model": _identity(model),
     }
     checkpoint = _prepare_work(work, run, resume)
-    batches = _batches(model, domain, training, config)
+    batches = TRAININGS[kind_of(model).name].batches(model, training.rows, item_texts(domain.titles), config)
     held = replace(batches, sequences=holdout.rows) if holdout else None
     encoder_of(model).cut.reset()  # the collators measured the whole catalogue
     frozen = _frozen_digest(model)
     start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     with _logs_in(work / "logs"):
-        trainer = _trainer(model, batches, held, config, work, head_patterns, show_progress)
+        trainer = _trainer(model, batches, held, config, work, show_progress)
         initial = trainer.evaluate()["eval_loss"] if held else None
         trainer.train(resume_from_checkpoint=checkpoint)
     if _frozen_digest(model) != frozen:
@@ -160,9 +141,7 @@ def _holdout_count(users: int, config: TrainingConfig) -> int:
 
 def _identity(model: Model) -> dict[str, Any]:
     """What must be the same for a run to go on: the weights it started from and what is not in them."""
-    encoder = encoder_of(model)
-    settings = {name: getattr(encoder, name, None) for name in _ENCODER_SETTINGS}
-    return {"start": weight_digest(model.state_dict()), "pooling": matcher_of(model).pooling, **settings}
+    return {"start": weight_digest(model.state_dict()), **encoder_of(model).settings()}
 
 
 def _prepare_work(work: Path, run: Mapping[str, Any], resume: bool) -> str | None:
@@ -184,29 +163,6 @@ def _prepare_work(work: Path, run: Mapping[str, Any], resume: bool) -> str | Non
     return None
 
 
-def _batches(model: Model, domain: Domain, users: Sequences, config: TrainingConfig) -> UserBatches:
-    preprocess = encoder_of(model).preprocess
-    if isinstance(model, CrossEncoder):
-        return PairBatches(
-            users.rows,
-            item_texts(domain.titles),
-            preprocess,
-            config.seed,
-            config.history_limit,
-            negatives=config.pair_negatives,
-        )
-    return DualBatches(
-        users.rows,
-        item_texts(domain.titles),
-        preprocess,
-        config.seed,
-        config.history_limit,
-        sampled_negatives=config.sampled_negatives,
-        with_prompts=matcher_of(model).pooling == "prompt",
-        length_groups=1 if _on_cpu() and encoder_of(model).fast.leaves_padding_out_in_training else LENGTH_GROUPS,
-    )
-
-
 @contextmanager
 def _logs_in(folder: Path) -> Iterator[None]:
     """Within the block trainers write their TensorBoard logs there (they take it from the environment)."""
@@ -221,84 +177,67 @@ def _logs_in(folder: Path) -> Iterator[None]:
             os.environ[_LOGS] = former
 
 
-class _WithHeldOutUsers:
-    """Collates training rows with one collator and the users set aside with another."""
-
-    def __init__(self, training: UserBatches, held: UserBatches | None) -> None:
-        self.training, self.held = training, held
-        self.valid_label_columns = training.valid_label_columns
-
-    def __call__(self, rows: list[dict[str, int]]) -> Mapping[str, Any]:
-        if self.held is not None and rows[0]["user"] >= len(self.training.sequences):
-            offset = len(self.training.sequences)
-            return self.held([{"user": row["user"] - offset} for row in rows])  # type: ignore[operator, no-any-return]
-        return self.training(rows)  # type: ignore[operator, no-any-return]
-
-
 def _trainer(
     model: Model,
     batches: UserBatches,
     held: UserBatches | None,
     config: TrainingConfig,
     work: Path,
-    head_patterns: tuple[str, ...],
     show_progress: bool,
 ) -> Any:
-    pair = isinstance(model, CrossEncoder)
-    has_projection = any(isinstance(module, Projection) for module in model)
-    has_target_lora = bool(getattr(encoder_of(model), "target_rank", 0))
-    steps = -(-len(batches.sequences) // config.batch_users) * config.epochs
-    arguments = (CrossEncoderTrainingArguments if pair else SentenceTransformerTrainingArguments)(
-        output_dir=str(work),
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_users,
-        per_device_eval_batch_size=config.batch_users,
-        learning_rate=config.learning_rate,
-        learning_rate_mapping={
-            **dict.fromkeys(head_patterns, config.head_learning_rate),
-            **({_PROJECTION: config.projection_learning_rate} if has_projection else {}),
-            **({_TARGET_LORA: config.target_learning_rate} if has_target_lora else {}),
-        },
-        weight_decay=config.weight_decay,
-        warmup_steps=round(steps * config.warmup_share),
-        seed=config.seed,
-        bf16=uses_bfloat16(config),
-        use_cpu=_on_cpu(),
-        eval_strategy="epoch" if held else "no",
-        save_strategy="epoch",
-        save_total_limit=2,
-        load_best_model_at_end=held is not None,
-        restore_callback_states_from_checkpoint=True,  # early stopping counts on where it was
-        metric_for_best_model="eval_loss" if held else None,
-        greater_is_better=False if held else None,
-        logging_steps=10,
-        report_to=["tensorboard"],
+    training = TRAININGS[kind_of(model).name]
+    arguments = training.arguments_class(
+        **_arguments(config, work, len(batches.sequences)),
+        **_stopping(held is not None),
         disable_tqdm=not show_progress,
-        dataloader_pin_memory=False,
     )
-    callbacks: list[Any] = [EpochOfBatches(batches)]
-    eval_dataset = None
-    if held:
-        callbacks.append(EarlyStoppingCallback(config.patience))
-        offset = len(batches.sequences)
-        eval_dataset = held.dataset().map(lambda row: {"user": row["user"] + offset})
-    loss: nn.Module = PairLoss(model, config.pair_negatives + 1) if pair else NextItemLoss(model, matcher_of(model))
-    trainer = (CrossEncoderTrainer if pair else SentenceTransformerTrainer)(
+    optimizer_class, defaults = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    optimizer = optimizer_class(parameter_groups(model, config), **defaults)
+    trainer = training.trainer_class(
         model=model,
         args=arguments,
         train_dataset=batches.dataset(),
-        eval_dataset=eval_dataset,
-        loss=loss,
-        data_collator=_WithHeldOutUsers(batches, held),
-        callbacks=callbacks,
+        eval_dataset=held.dataset(held=True) if held else None,
+        loss=training.loss(model, config),
+        data_collator=HeldOutApart(batches, held),
+        callbacks=[EpochOfBatches(batches), *([EarlyStoppingCallback(config.patience)] if held else [])],
+        optimizers=(optimizer, None),
     )
     trainer.remove_callback(trainer.model_card_callback_class)  # it encodes examples for a card that nobody asked for
     return trainer
 
 
-def _on_cpu() -> bool:
-    """Whether the trainer has no accelerator to move the model to."""
-    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
+def _arguments(config: TrainingConfig, work: Path, users: int) -> dict[str, Any]:
+    steps = -(-users // config.batch_users) * config.epochs
+    return {
+        "output_dir": str(work),
+        "num_train_epochs": config.epochs,
+        "per_device_train_batch_size": config.batch_users,
+        "per_device_eval_batch_size": config.batch_users,
+        "learning_rate": config.learning_rate,
+        "warmup_steps": round(steps * _WARMUP_SHARE),
+        "seed": config.seed,
+        "bf16": uses_bfloat16(config),
+        "use_cpu": on_cpu(),
+        "save_strategy": "epoch",
+        "save_total_limit": 2,
+        "restore_callback_states_from_checkpoint": True,  # early stopping counts on where it was
+        "logging_steps": 10,
+        "report_to": ["tensorboard"],
+        "dataloader_pin_memory": False,
+    }
+
+
+def _stopping(held: bool) -> dict[str, Any]:
+    """Keep the best epoch by the users set aside, where there are any."""
+    if not held:
+        return {"eval_strategy": "no"}
+    return {
+        "eval_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+    }
 
 
 def uses_bfloat16(config: TrainingConfig) -> bool:
@@ -307,7 +246,7 @@ def uses_bfloat16(config: TrainingConfig) -> bool:
         return config.precision == "bf16"
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
-    return processor_has_bfloat16()
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _frozen_digest(model: Model) -> str:

@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from xcrossrec.models.heads import HistoryMatcher
-from xcrossrec.models.tokens import SHARED_COLUMNS, TEXT_COLUMNS
 
 
 class NextItemLoss(nn.Module):
@@ -37,25 +36,15 @@ class NextItemLoss(nn.Module):
         """Compute the mean loss over all targets of the batch.
 
         Args:
-            features: tokenized items in length groups, then (``prompt`` pooling) the prompts.
-            labels: ``sequences`` (user, step; -1 pads), ``member`` (user, item), and for prompts
-                ``target_position`` (user).
+            features: tokenized items in length groups.
+            labels: ``sequences`` (user, step; -1 pads) and ``member`` (user, item).
         """
         vectors = [self.model(dict(group))["sentence_embedding"].float() for group in features]
         with torch.autocast(vectors[0].device.type, enabled=False):  # similarities need all their digits
-            return self._match(vectors, labels)
-
-    def _match(self, vectors: list[Float[Tensor, "_ dim"]], labels: Mapping[str, Tensor]) -> Tensor:
-        sequences = labels["sequences"]
-        if self.matcher.pooling == "prompt":
-            items, prompts = torch.cat(vectors[:-1]), vectors[-1]
-            position = labels["target_position"][:, None]
-            scores = (prompts @ items.t())[:, None, :]
-        else:
-            items = torch.cat(vectors)
+            items, sequences = torch.cat(vectors), labels["sequences"]
             position = torch.arange(1, sequences.shape[1], device=sequences.device).expand(len(sequences), -1)
             scores = self._late_scores(items, sequences)
-        return self._cross_entropy(scores * self.matcher.scale, position, sequences, labels["member"])
+            return self._cross_entropy(scores * self.matcher.scale, position, sequences, labels["member"])
 
     def _late_scores(
         self, items: Float[Tensor, "item dim"], sequences: Int[Tensor, "user step"]
@@ -112,16 +101,15 @@ class PairLoss(nn.Module):
         self.model = model
         self.candidates = candidates
 
-    def forward(self, features: Sequence[Tensor], labels: None = None, **kwargs: Any) -> Tensor:
+    def forward(self, features: Sequence[dict[str, Tensor]], labels: None = None, **kwargs: Any) -> Tensor:
         """Compute the mean loss over the users.
 
         Args:
-            features: of (user x candidate) pairs, the columns that the tokenizer names: one text a pair, or
-                all in one row where pairs share their histories.
+            features: the tokenized (user x candidate) pairs: one text a pair, or all in one row where pairs share
+                their histories.
             labels: unused; the positive is always the first.
             **kwargs: the trainer's ``prompt`` and ``task``, unused.
         """
-        columns = SHARED_COLUMNS if len(features) == len(SHARED_COLUMNS) else TEXT_COLUMNS
-        scores = self.model(dict(zip(columns, features, strict=True)))["scores"]
-        by_user = scores.view(-1, self.candidates)
+        (pairs,) = features
+        by_user = self.model(dict(pairs))["scores"].view(-1, self.candidates)
         return nn.functional.cross_entropy(by_user, by_user.new_zeros(len(by_user), dtype=torch.long))

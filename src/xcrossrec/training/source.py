@@ -16,16 +16,14 @@ from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import BundleError, ModelError
 from xcrossrec.models import bundle
 from xcrossrec.models.base import DEFAULT_BASE, load_base
-from xcrossrec.models.bundle import Model, encoder_of
-from xcrossrec.models.centering import center_on
-from xcrossrec.models.encoder import SourceEncoder, default_lora
+from xcrossrec.models.kinds import build_model, kind_of
+from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.pair_attention import choose_pair_attention
+from xcrossrec.models.source import SourceEncoder, default_lora
 from xcrossrec.training.loop import TrainingReport, fit, uses_bfloat16
-from xcrossrec.types import HistoryPooling, PairAttention, PairStart, Scoring, Split
+from xcrossrec.types import PairAttention, PairStart, Scoring, Split
 
 TRAINING_USERS = "training_users.parquet"
-HEAD_PATTERNS = (r"log_scale|log_sharpness|log_recency|\.1\.(value|project)\.",)
-"""Parameters that take the head's learning rate."""
 
 
 def train_source(
@@ -38,7 +36,6 @@ def train_source(
     budget: int | None = None,
     rank: int = 8,
     scoring: Scoring = "dual",
-    pooling: HistoryPooling = "late",
     max_tokens: int | None = None,
     pair_attention: PairAttention | None = None,
     pair_start: PairStart = "similarity",
@@ -53,12 +50,11 @@ def train_source(
         out: the adapter's folder; checkpoints and logs go to ``<out>.training`` beside it.
         config: settings, from :func:`xcrossrec.config.source_config`.
         base: see :func:`xcrossrec.models.base.load_base`.
-        init: start from this adapter instead of a fresh one (its base, rank, scoring, pooling and pair
-            attention hold).
+        init: start from this adapter instead of a fresh one (its base, rank, scoring and pair attention
+            hold).
         budget: number of users, drawn by seed; None takes all.
         rank: LoRA's r.
         scoring: ``dual`` or ``pair``.
-        pooling: ``prompt`` or ``late``.
         max_tokens: longest text.
         pair_attention: who sees whom in a pair, ``joint`` or ``shared``; None takes the base's default.
         pair_start: whether a `pair` head starts from the ``similarity``, or ``fresh`` as in the paper.
@@ -73,18 +69,13 @@ def train_source(
     out = Path(out)
     refuse_existing(out, overwrite)
     users = domain.sequences("train").take(budget, config.seed)
-    model = _initial_model(base, init, rank, scoring, pooling, max_tokens, pair_attention, pair_start, config.seed)
-    model = with_head(model, domain, config)
-    report = fit(
-        model,
-        domain,
-        users,
-        config,
-        work_folder(out),
-        head_patterns=HEAD_PATTERNS,
-        resume=resume,
-        show_progress=show_progress,
+    model = (
+        _fresh_model(base, rank, scoring, max_tokens, pair_attention, pair_start, config.seed)
+        if init is None
+        else _started_model(init)
     )
+    model = with_head(model, domain, config)
+    report = fit(model, domain, users, config, work_folder(out), resume=resume, show_progress=show_progress)
     manifest = {
         "kind": "adapter",
         "domain": domain_record(domain),
@@ -105,35 +96,41 @@ def with_head(model: Model, domain: Domain, config: TrainingConfig) -> Model:
         domain: whose catalogue it is centered on.
         config: says which.
     """
-    model = bundle.with_projection(model, config.projection_rank, config.seed)
+    kind = kind_of(model)
+    model = kind.with_projection(model, config.projection_rank, config.seed)
     if not config.center:
         return model
-    return center_on(model, domain.titles, precision="bf16" if uses_bfloat16(config) else "fp32")
+    return kind.centered(model, domain.titles, precision="bf16" if uses_bfloat16(config) else "fp32")
 
 
-def _initial_model(
+def _fresh_model(
     base: str,
-    init: Path | str | None,
     rank: int,
     scoring: Scoring,
-    pooling: HistoryPooling,
     max_tokens: int | None,
     pair_attention: PairAttention | None,
     pair_start: PairStart,
     seed: int,
 ) -> Model:
-    if init is not None:
-        model = bundle.load(init, trainable=True)
-        encoder = encoder_of(model)
-        if not isinstance(encoder, SourceEncoder) or not encoder.has_adapter:
-            raise ModelError(f"{init} is no single LoRA adapter: start from one that `train source` wrote")
-        return model
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         found = load_base(base)
         attention = choose_pair_attention(pair_attention, scoring, found.backbone)
         encoder = SourceEncoder(found, default_lora(rank), max_tokens=max_tokens, pair_attention=attention)
-        return bundle.build_model(encoder, scoring=scoring, pooling=pooling, pair_start=pair_start)
+        return build_model(encoder, scoring=scoring, pair_start=pair_start)
+
+
+def _started_model(init: Path | str) -> Model:
+    """An adapter to go on from.
+
+    Raises:
+        ModelError: it is no single adapter.
+    """
+    model = bundle.load(init, trainable=True)
+    encoder = encoder_of(model)
+    if not isinstance(encoder, SourceEncoder) or not encoder.has_adapter:
+        raise ModelError(f"{init} is no single LoRA adapter: start from one that `train source` wrote")
+    return model
 
 
 def refuse_existing(out: Path, overwrite: bool) -> None:

@@ -21,13 +21,13 @@ from fast_reference import (
     top_encoder,
 )
 from model_families import FAMILIES, random_batch
-from xcrossrec.models.encoder import IntegratedEncoder
 from xcrossrec.models.fast import kept as kept_states
 from xcrossrec.models.fast import passes, texts
 from xcrossrec.models.fast.layers import Layer
+from xcrossrec.models.xcross.encoder import XCrossEncoder
 
 
-def kept(encoder: IntegratedEncoder) -> kept_states.KeptStates:
+def kept(encoder: XCrossEncoder) -> kept_states.KeptStates:
     assert encoder.fast._pass is not None
     return encoder.fast._pass.kept
 

@@ -25,8 +25,8 @@ from fast_reference import (
     without_dropout,
 )
 from model_families import FAMILIES, Family, fresh_base, random_batch, randomise, write_base
-from xcrossrec.models.encoder import SourceEncoder, default_lora
 from xcrossrec.models.fast import texts
+from xcrossrec.models.source import SourceEncoder, default_lora
 
 TARGETS = {
     "bert": [["query", "value"], ["key"], ["query", "key", "value", "dense"], ["intermediate.dense"]],

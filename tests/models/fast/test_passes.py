@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import BertConfig
+from xcrossrec.models.integrator import FORMS
 
 from fast_reference import (
     CLOSE,
@@ -25,9 +26,8 @@ from fast_reference import (
 )
 from model_families import FAMILIES, Family, fresh_base, random_batch, randomise, write_base, write_sources
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.models.encoder import SourceEncoder, default_lora
 from xcrossrec.models.fast import passes, texts
-from xcrossrec.models.integrator import FORMS
+from xcrossrec.models.source import SourceEncoder, default_lora
 
 
 @pytest.mark.parametrize("integrator", FORMS)

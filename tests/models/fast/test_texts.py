@@ -14,8 +14,8 @@ from fast_reference import (
     states,
 )
 from model_families import FAMILIES, fresh_base, random_batch
-from xcrossrec.models.encoder import SourceEncoder
 from xcrossrec.models.fast.texts import PackedTexts
+from xcrossrec.models.source import SourceEncoder
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 30))

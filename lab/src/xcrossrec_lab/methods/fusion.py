@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from xcrossrec import ModelError
 from xcrossrec.models.adapters import Adapter, load_tensors, read_adapter
 from xcrossrec.models.base import Base, load_base
-from xcrossrec.models.encoder import ADAPTERS_FOLDER, INTEGRATOR_WEIGHTS, IntegratedEncoder
-from xcrossrec.models.integrator import Integrator
+from xcrossrec.models.encoder import ADAPTERS_FOLDER
+from xcrossrec.models.xcross.encoder import INTEGRATOR_WEIGHTS, XCrossEncoder
+from xcrossrec.models.xcross.integrator import Integrator
 from xcrossrec.training.target import source_names
 from xcrossrec.types import PairAttention
 from xcrossrec_lab.methods.finetuning import fit_encoder
@@ -90,7 +91,7 @@ class FusionIntegrator(Integrator):
         raise ModelError(f"fusion cannot change its {self.sources} sources: train again")
 
 
-class FusionEncoder(IntegratedEncoder):
+class FusionEncoder(XCrossEncoder):
     """An encoder whose layers fuse the outputs of frozen adapters.
 
     Args:

@@ -9,7 +9,7 @@ from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
 
 from xcrossrec.data.domain import Sequences
-from xcrossrec.models.bundle import Model, encoder_of, matcher_of
+from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import DualBatches, PairBatches, UserBatches, on_device
 from xcrossrec.training.losses import NextItemLoss, PairLoss

@@ -19,8 +19,8 @@ from xcrossrec.baselines.neural import ModelScorer
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import Adapter, read_adapter
 from xcrossrec.models.base import load_base
-from xcrossrec.models.bundle import Model, encoder_of, matcher_of
 from xcrossrec.models.fast.native import processor_has_bfloat16
+from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.models.tokens import SHARED_COLUMNS, TEXT_COLUMNS
 from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import DualBatches, PairBatches, on_device

@@ -30,9 +30,9 @@ from xcrossrec import ConfigError, Domain
 from xcrossrec.baselines.rows import check_rows
 from xcrossrec.data.domain import Sequences
 from xcrossrec.models.base import load_base
-from xcrossrec.models.bundle import build_model
-from xcrossrec.models.encoder import SourceEncoder
-from xcrossrec.models.scorer import encode_titles
+from xcrossrec.models.dual import encode_titles
+from xcrossrec.models.kinds import build_model
+from xcrossrec.models.source import SourceEncoder
 from xcrossrec.prompts import item_texts
 from xcrossrec.training.source import source_users, user_hash
 from xcrossrec_lab.task import Fitted, Source, Task, check_settings

@@ -19,8 +19,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from xcrossrec import Domain, build_domain
 from xcrossrec.models.base import DEFAULT_BASE, load_base
-from xcrossrec.models.bundle import encoder_of
-from xcrossrec.models.encoder import IntegratedEncoder, default_lora
+from xcrossrec.models.model import encoder_of
+from xcrossrec.models.source import default_lora
+from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.prompts import clean_title, history_prompt
 from xcrossrec.training.target import build_target_model
 from xcrossrec.types import Split
@@ -161,7 +162,7 @@ def integrated_model(base: str, adapters: Sequence[Path], form: str = "paper") -
     """Our n integrated streams, or merged sources, with a `dual` head; integrators are random and small, not zero."""
     model = build_target_model(adapters, base=base, integrator=form, target_rank=2 if form == "merged" else 0)
     encoder = encoder_of(model)
-    assert isinstance(encoder, IntegratedEncoder)
+    assert isinstance(encoder, XCrossEncoder)
     with seeded(), torch.no_grad():
         for integrator in encoder.integrators:
             for parameter in integrator.parameters():

@@ -81,7 +81,7 @@ def profile(run: Callable[[], Any]) -> dict[str, Any]:
 
 def profile_encode(settings: Settings, sources: int, texts: int) -> list[dict[str, Any]]:
     """Profile our encoder and the plain base on titles and on history prompts."""
-    from xcrossrec.models.scorer import encode_titles
+    from xcrossrec.models.dual import encode_titles
     from xcrossrec_lab.speed import material
     from xcrossrec_lab.speed.plain import plain_base
 
@@ -106,8 +106,8 @@ def profile_train(settings: Settings, sources: int, users: int) -> list[dict[str
     """Profile forward, backward and the collator of target training (paper's integrator, fp32), 32 users a step."""
     import torch
 
-    from xcrossrec.models.bundle import encoder_of, matcher_of
     from xcrossrec.models.fast.memory import keep_freed_memory
+    from xcrossrec.models.model import encoder_of, matcher_of
     from xcrossrec.prompts import item_texts
     from xcrossrec.training.batches import DualBatches
     from xcrossrec.training.losses import NextItemLoss

@@ -14,7 +14,7 @@ from xcrossrec import Domain, source_config, target_config, train_source, train_
 from xcrossrec.data.candidates import draw_candidates
 from xcrossrec.metrics.ranking import ranks
 from xcrossrec.models import bundle
-from xcrossrec.models.scorer import DualScorer
+from xcrossrec.models.dual import DualScorer
 from xcrossrec.prompts import item_texts
 from xcrossrec_lab.speed import material
 from xcrossrec_lab.speed.harness import Settings

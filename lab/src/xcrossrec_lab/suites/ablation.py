@@ -12,10 +12,10 @@ import torch
 from xcrossrec import Evaluation, evaluate
 from xcrossrec.baselines.neural import ModelScorer
 from xcrossrec.metrics.significance import bootstrap_interval
-from xcrossrec.models.bundle import Model, encoder_of
-from xcrossrec.models.centering import center_on
-from xcrossrec.models.encoder import IntegratedEncoder
 from xcrossrec.models.heads import Center
+from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.model import Model, encoder_of
+from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import on_device
 from xcrossrec.types import USER
@@ -63,7 +63,7 @@ def integration_switched_off(
 
 
 @contextmanager
-def _integration_off(model: Model, encoder: IntegratedEncoder, task: Task) -> Iterator[None]:
+def _integration_off(model: Model, encoder: XCrossEncoder, task: Task) -> Iterator[None]:
     """Within the block no layer mixes.
 
     Where the sources are merged there is nothing to mix, and their updates are taken out: what is left is the base with
@@ -85,7 +85,7 @@ def _centered_anew(model: Model, task: Task) -> Iterator[None]:
     means = [module.mean for module in model if isinstance(module, Center)]
     before = [mean.clone() for mean in means]
     if means:
-        center_on(model, task.target.titles, precision=task.encoding)
+        kind_of(model).centered(model, task.target.titles, precision=task.encoding)
     try:
         yield
     finally:
@@ -131,11 +131,11 @@ def integration_map(fitted: Fitted, task: Task) -> dict[str, Any] | None:
     return {"pairs": list(layers[0]), "numbers": encoder.layer_numbers, "layers": layers}
 
 
-def _integrating(fitted: Fitted) -> IntegratedEncoder | None:
+def _integrating(fitted: Fitted) -> XCrossEncoder | None:
     """The encoder of a method that integrates: by layers that mix, or by merging."""
     if fitted.model is None:
         return None
     encoder = encoder_of(fitted.model)
-    if not isinstance(encoder, IntegratedEncoder):
+    if not isinstance(encoder, XCrossEncoder):
         return None
     return encoder if encoder.integrated_layers or encoder.streams == 1 else None

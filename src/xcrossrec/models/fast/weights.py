@@ -14,8 +14,8 @@ from jaxtyping import Float
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 
-from xcrossrec.models.adapters import StackedLoraLinear
 from xcrossrec.models.fast.linear import FrozenLinear, laid_out
+from xcrossrec.models.xcross.streams import StackedLoraLinear
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,8 @@ def trained_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
 def folded_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
     """A linear layer's weight and bias in each stream, or once where no adapter changes it."""
     if isinstance(module, StackedLoraLinear):
-        own = 0 if module.target is None else module.target.delta()
         linear: Any = module.linear
-        updates = [(d @ u).t() + own for d, u in zip(module.down, module.up, strict=True)]
+        updates = [(d @ u).t() for d, u in zip(module.down, module.up, strict=True)]
     elif isinstance(module, PeftLinear):
         linear = module.get_base_layer()
         off = module.merged or module.disable_adapters

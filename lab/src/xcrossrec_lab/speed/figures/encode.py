@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from sentence_transformers import SentenceTransformer
 
-from xcrossrec.models.bundle import encoder_of
-from xcrossrec.models.scorer import encode_titles
+from xcrossrec.models.dual import encode_titles
+from xcrossrec.models.model import encoder_of
 from xcrossrec_lab.speed import material, rivals
 from xcrossrec_lab.speed.harness import (
     Figure,

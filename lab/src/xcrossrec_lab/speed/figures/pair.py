@@ -15,9 +15,9 @@ import torch
 from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
 
-from xcrossrec.models.bundle import encoder_of
-from xcrossrec.models.encoder import IntegratedEncoder
-from xcrossrec.models.scorer import score_pairs
+from xcrossrec.models.model import encoder_of
+from xcrossrec.models.pair import score_pairs
+from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.prompts import history_prompt, item_texts, split_prompt
 from xcrossrec.training.target import build_target_model
 from xcrossrec_lab.speed import material, rivals
@@ -80,7 +80,7 @@ def _model(base: str, settings: Settings) -> CrossEncoder:
     with material.seeded(), torch.no_grad():
         model = build_target_model(adapters, base=base, scoring="pair", pair_attention="shared")
         encoder = encoder_of(model)
-        assert isinstance(encoder, IntegratedEncoder)
+        assert isinstance(encoder, XCrossEncoder)
         for integrator in encoder.integrators:
             for parameter in integrator.parameters():
                 nn.init.normal_(parameter, std=0.2 / encoder.dim**0.5)

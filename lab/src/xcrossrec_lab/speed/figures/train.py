@@ -38,7 +38,7 @@ from transformers import trainer as transformers_trainer
 
 from xcrossrec import Domain, TrainingConfig, source_config, target_config, train_source, train_target
 from xcrossrec.models.base import load_base
-from xcrossrec.models.encoder import SourceEncoder, default_lora
+from xcrossrec.models.source import SourceEncoder, default_lora
 from xcrossrec.training.batches import DualBatches
 from xcrossrec_lab.speed import material
 from xcrossrec_lab.speed.harness import Figure, Measured, Settings, medians, paired_ratio

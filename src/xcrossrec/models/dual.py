@@ -1,0 +1,233 @@
+"""`dual` models: history and item are encoded apart and compared by cosine; the catalogue is encoded once.
+
+Legend: ``user`` = one history, ``slot`` = a history's item, ``item`` = an item to score, ``text`` = one text, ``dim`` =
+vector size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import nn
+
+from xcrossrec.models.encoder import TitleEncoder
+from xcrossrec.models.heads import Center, HistoryMatcher, Projection
+from xcrossrec.models.model import Model, encoder_of, matcher_of
+from xcrossrec.models.rows import check_rows
+from xcrossrec.prompts import item_texts
+from xcrossrec.types import EncodingPrecision, PairStart, Scoring
+
+_ENCODE_BATCH = 256
+
+_SIMILARITIES = 2**22
+"""Most cosines of one product of histories with the catalogue (16 MiB)."""
+
+_CENTERED_TITLES = 1024
+"""Titles that a catalogue's mean vector is taken over, spread over it; its error is 3% of the vectors' spread."""
+
+
+class DualKind:
+    """What is particular to `dual` models; see :class:`xcrossrec.models.kinds.ModelKind`."""
+
+    name: ClassVar[Scoring] = "dual"
+    has_vectors: ClassVar[bool] = True
+
+    def head(self, encoder: TitleEncoder, pair_start: PairStart) -> list[nn.Module]:
+        """Mean pooling to a unit vector, and the matcher."""
+        return [Pooling(encoder.dim, "mean"), Normalize(), HistoryMatcher()]
+
+    def assemble(self, modules: Mapping[str, nn.Module]) -> SentenceTransformer:
+        """Make a ``SentenceTransformer``, which gives a unit vector a text."""
+        return SentenceTransformer(modules=modules)
+
+    def scorer(self, model: Model, titles: Sequence[str], *, name: str = "model") -> DualScorer:
+        """Encode a catalogue."""
+        return DualScorer(model, titles, name=name)
+
+    def dim(self, model: Model) -> int:
+        """Size of a vector."""
+        return encoder_of(model).dim
+
+    def encode_items(self, model: Model, titles: Sequence[str]) -> Float32[np.ndarray, "item dim"]:
+        """Encode the titles of items, an empty one too."""
+        vectors: Float32[np.ndarray, "item dim"] = encode_titles(model, item_texts(titles)).numpy()
+        return vectors
+
+    def with_projection(self, model: Model, rank: int, seed: int) -> Model:
+        """Give a model without a :class:`Projection` one that changes nothing yet; rank 0 gives it back.
+
+        Args:
+            model: taken over.
+            rank: the projection's.
+            seed: of its start.
+        """
+        if not rank or any(isinstance(module, Projection) for module in model):
+            return model
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            projection = Projection(encoder_of(model).dim, rank)
+        return _in_order(model, projection, (TitleEncoder, Pooling, Center))
+
+    def centered(self, model: Model, titles: Sequence[str], *, precision: EncodingPrecision = "fp32") -> Model:
+        """Let a model subtract the mean vector of a catalogue, as it encodes the catalogue now.
+
+        Only titles are read, no interactions. A model that was centered on another catalogue is moved to this one.
+
+        Args:
+            model: taken over.
+            titles: the catalogue's; at most 1,024 of them, evenly spread, are encoded.
+            precision: of their encoding.
+
+        Source:
+            removing the common mean from text vectors: "All-but-the-Top" (Mu and Viswanath, ICLR 2018, arXiv
+            1702.01417); for recommendation, whitening in WhitenRec (arXiv 2401.05753), of which this is the part that
+            helped here.
+        """
+        if not any(isinstance(module, Center) for module in model):
+            model = _in_order(model, Center(encoder_of(model).dim), (TitleEncoder, Pooling))
+        (center,) = (module for module in model if isinstance(module, Center))
+        encoder = encoder_of(model)
+        former, encoder.precision = encoder.precision, precision
+        center.mean.copy_(_mean_vector(model, titles))
+        encoder.precision = former
+        return model
+
+
+def _in_order(model: Model, new: nn.Module, after: tuple[type[nn.Module], ...]) -> SentenceTransformer:
+    """The model with a new module behind its first ones of certain classes."""
+    before = [module for module in model if isinstance(module, after)]
+    made = SentenceTransformer(modules=[*before, new, *list(model)[len(before) :]])
+    made.model_card_data.local_files_only = True
+    return made
+
+
+@torch.no_grad()
+def _mean_vector(model: Model, titles: Sequence[str]) -> Float[torch.Tensor, " dim"]:
+    encoder = encoder_of(model)
+    (pooling,) = (module for module in model if isinstance(module, Pooling))
+    step = -(-len(titles) // _CENTERED_TITLES)
+    texts = sorted(item_texts(titles[::step]), key=lambda text: (len(text), text))
+    former = model.training
+    model.eval()
+    total = torch.zeros(encoder.dim, dtype=torch.float64)
+    for start in range(0, len(texts), _ENCODE_BATCH):
+        features = encoder.preprocess(texts[start : start + _ENCODE_BATCH])
+        states = encoder({key: value.to(model.device) for key, value in features.items()})
+        total += pooling(states)["sentence_embedding"].double().sum(0).cpu()
+    model.train(former)
+    return (total / len(texts)).float()
+
+
+@torch.inference_mode()
+def encode_titles(model: SentenceTransformer, texts: Sequence[str]) -> Float[torch.Tensor, "text dim"]:
+    """Encode texts into unit vectors, each different text once, longest first; leaves the model in evaluation mode.
+
+    Equal texts have equal vectors, so that their items tie.
+    """
+    if model.training:
+        model.eval()
+    place = {text: number for number, text in enumerate(sorted(set(texts), key=lambda text: (-len(text), text)))}
+    different = list(place)
+    encode = encoder_of(model).preprocess
+    parts = []
+    for start in range(0, len(different), _ENCODE_BATCH):
+        features = encode(different[start : start + _ENCODE_BATCH])
+        parts.append(model({key: value.to(model.device) for key, value in features.items()})["sentence_embedding"])
+    if not parts:
+        return torch.empty(0, encoder_of(model).dim)
+    return torch.cat(parts).float().cpu()[[place[text] for text in texts]]
+
+
+def _runs_within(lengths: Sequence[int], most: int) -> Iterator[range]:
+    """Cut users into consecutive runs of at most so many slots (at least one user each)."""
+    start = used = 0
+    for user, length in enumerate(lengths):
+        if user > start and used + length > most:
+            yield range(start, user)
+            start, used = user, 0
+        used += length
+    if start < len(lengths):
+        yield range(start, len(lengths))
+
+
+class DualScorer:
+    """Scores by the cosine of separately encoded history and items; the catalogue is encoded once.
+
+    Args:
+        model: a `dual` model.
+        titles: the catalogue, in row order.
+        name: what tables call it.
+        vectors: the catalogue's vectors (item, dim), if they are known already.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        titles: Sequence[str],
+        *,
+        name: str = "model",
+        vectors: Float[torch.Tensor, "item dim"] | None = None,
+    ) -> None:
+        self.model = model
+        self.titles = item_texts(titles)
+        self._name = name
+        self.vectors = encode_titles(model, self.titles) if vectors is None else vectors
+        self.matcher: HistoryMatcher = deepcopy(matcher_of(model)).cpu()  # vectors are kept on the CPU
+
+    @property
+    def name(self) -> str:
+        """What tables and result files call it."""
+        return self._name
+
+    @torch.inference_mode()
+    def score(
+        self,
+        histories: Sequence[Sequence[int]],
+        candidates: Int[np.ndarray, "user candidate"] | None = None,
+    ) -> Float[np.ndarray, "user candidate"]:
+        """Score candidates for each history; see :class:`xcrossrec.scoring.Scorer`."""
+        check_rows(histories, candidates, len(self.titles))
+        longest = max(map(len, histories), default=0)
+        padded = torch.tensor([[*history, *[0] * (longest - len(history))] for history in histories])
+        return self.score_vectors(self.vectors[padded], [len(history) for history in histories], candidates)
+
+    @torch.inference_mode()
+    def score_vectors(
+        self,
+        slots: Float[torch.Tensor, "user slot dim"],
+        lengths: Sequence[int],
+        candidates: Int[np.ndarray, "user candidate"] | None = None,
+    ) -> Float[np.ndarray, "user candidate"]:
+        """Score histories that are vectors already.
+
+        Args:
+            slots: unit vectors, oldest first, filled from the left.
+            lengths: how many slots of each user are filled.
+            candidates: item rows, or None for the catalogue.
+        """
+        present = torch.arange(slots.shape[1])[None, :] < torch.tensor(lengths)[:, None]
+        if candidates is None:
+            return torch.cat(list(self._catalogue_scores(slots, lengths))).numpy().astype(np.float32)
+        items = self.vectors[torch.from_numpy(candidates)]
+        similarity = torch.einsum("usd,ucd->ucs", slots, items)
+        scores = self.matcher.pool(similarity, present[:, None, :].expand_as(similarity))
+        return scores.numpy().astype(np.float32)
+
+    def _catalogue_scores(
+        self, slots: Float[torch.Tensor, "user slot dim"], lengths: Sequence[int]
+    ) -> Iterator[Float[torch.Tensor, "one item"]]:
+        """Score the catalogue user by user; several users' slots go through one product."""
+        at_once = max(1, _SIMILARITIES // max(1, len(self.vectors)))
+        for users in _runs_within(lengths, at_once):
+            rows = torch.cat([slots[user, : lengths[user]] for user in users]) @ self.vectors.t()
+            for part in rows.split_with_sizes([lengths[user] for user in users]):
+                similarity = part.t()[None]
+                yield self.matcher.pool(similarity, torch.ones_like(similarity, dtype=torch.bool))

@@ -1,0 +1,178 @@
+"""The default form: the sources' LoRA updates, averaged exactly, and a small LoRA of the target's own, in one stream.
+
+It costs one encoder pass a text however many sources there are, and it is a plain language model: the base with the
+mean of the updates added to its weights, under one adapter of PEFT's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from xcrossrec.config import Integration
+from xcrossrec.exceptions import BundleError
+from xcrossrec.models.adapters import Adapter, LoraFactors, load_tensors, mean_update
+from xcrossrec.models.base import Base
+from xcrossrec.models.encoder import check_sources, read_adapters, save_adapters
+from xcrossrec.models.fast.linear import laid_out
+from xcrossrec.models.source import SingleStreamEncoder, save_peft
+from xcrossrec.types import PairAttention
+
+TARGET_FOLDER = "target"
+"""PEFT folder of the target's own LoRA, inside a bundle."""
+
+SCALE_WEIGHTS = "scale.safetensors"
+
+_SCALING = 2
+"""Of the target's LoRA: alpha over rank, as the sources have by default."""
+
+
+class MergedEncoder(SingleStreamEncoder):
+    """The base with the exact mean of its sources' updates, and a LoRA that trains on the target.
+
+    The target's LoRA stands in the layers that a source adapts, and starts at zero. Beside it one scalar trains, the
+    factor of all states (``scale``). Base and sources are frozen.
+
+    Args:
+        base: the shared base; taken over and changed in place, so do not use it elsewhere.
+        adapters: at least two, of one base, with different names.
+        rank: of the target's LoRA.
+        max_tokens: longest text; None takes what the model can, at most 256.
+        pair_attention: who sees whom in a pair, ``joint`` or ``shared``.
+
+    Raises:
+        ModelError: fewer than two adapters, or two of one name.
+        ConfigError: ``rank`` is below 1.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        adapters: Sequence[Adapter],
+        *,
+        rank: int = 2,
+        max_tokens: int | None = None,
+        pair_attention: PairAttention = "joint",
+    ) -> None:
+        super().__init__(base, max_tokens, pair_attention)
+        self.sources = check_sources(adapters)
+        self.integration = Integration("merged", rank=rank)
+        self.adapters = tuple(adapters)
+        mean = mean_update(adapters)
+        _add_to_weights(base.backbone, mean)
+        self.backbone = _with_fresh_lora(base.backbone, sorted(mean), rank)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch modes; the backbone stays in evaluation mode, so its dropout never runs."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def _combine(self, streams: Sequence[Float[Tensor, "*batch dim"]]) -> Float[Tensor, "*batch dim"]:
+        return streams[0] * self.scale
+
+    def lora_parameters(self) -> list[nn.Parameter]:
+        """The factors of the target's LoRA."""
+        return [p for name, p in self.backbone.named_parameters() if "lora_" in name]
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The target's LoRA, and the scale, which belongs to the head."""
+        return {"target_learning_rate": self.lora_parameters(), "head_learning_rate": [self.scale]}
+
+    @contextmanager
+    def left_out(self, source: int) -> Iterator[None]:
+        """Within the block, a source has no part in the mean; the others keep theirs.
+
+        The weights are exchanged, not changed, so that copies of the model that share them are not disturbed.
+        """
+        share = self.adapters[source].factors
+        linears = {path: _base_linear(self.backbone, path) for path in share}
+        before = {path: linear.weight for path, linear in linears.items()}
+        with torch.no_grad():
+            for path, linear in linears.items():
+                part = share[path].up @ share[path].down / len(self.adapters)
+                linear.weight = nn.Parameter(laid_out(before[path] - part), requires_grad=False)
+        try:
+            yield
+        finally:
+            for path, linear in linears.items():
+                linear.weight = before[path]
+
+    def settings(self) -> dict[str, Any]:
+        """With the sources' names and the integration's settings."""
+        return {**super().settings(), "sources": list(self.sources), "integration": asdict(self.integration)}
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write settings, the sources' PEFT folders and the target's."""
+        folder = Path(output_path)
+        save_adapters(self.adapters, folder)
+        save_peft(self.backbone, folder / TARGET_FOLDER)
+        save_file({"scale": self.scale.detach().cpu()}, folder / SCALE_WEIGHTS)
+        super().save(output_path)
+
+    @classmethod
+    def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:
+        adapters = read_adapters(folder, settings["sources"], base)
+        model = cls(
+            base,
+            adapters,
+            rank=settings["integration"]["rank"],
+            max_tokens=settings["max_tokens"],
+            pair_attention=settings["pair_attention"],
+        )
+        model._take_over(folder)
+        for parameter in model.lora_parameters():
+            parameter.requires_grad_(trainable)
+        return model
+
+    @torch.no_grad()
+    def _take_over(self, folder: Path) -> None:
+        saved = load_tensors(folder / TARGET_FOLDER / "adapter_model.safetensors")
+        own = {f"{name.replace('.default', '')}": p for name, p in self.backbone.named_parameters() if "lora_" in name}
+        if wrong := sorted(set(own) ^ set(saved)) or [key for key in own if own[key].shape != saved[key].shape]:
+            raise BundleError(
+                f"{folder / TARGET_FOLDER} does not fit this encoder ({wrong[0]}): it belongs to another configuration"
+            )
+        for key, parameter in own.items():
+            parameter.copy_(saved[key])
+        self.scale.copy_(load_tensors(folder / SCALE_WEIGHTS)["scale"])
+
+
+@torch.no_grad()
+def _add_to_weights(backbone: nn.Module, updates: Mapping[str, LoraFactors]) -> None:
+    """Add each update to the weight of its layer, in place."""
+    for path, update in updates.items():
+        linear = backbone.get_submodule(path)
+        assert isinstance(linear, nn.Linear)
+        linear.weight.data = laid_out(linear.weight + update.up @ update.down)
+
+
+def _with_fresh_lora(backbone: Any, paths: Sequence[str], rank: int) -> PeftModel:
+    """Give layers a LoRA that trains and changes nothing yet; its draws come in the order of the paths."""
+    starts = []
+    for path in paths:
+        linear = backbone.get_submodule(path)
+        starts.append(nn.init.kaiming_uniform_(torch.empty(rank, linear.in_features), a=5**0.5))
+    lora = LoraConfig(r=rank, lora_alpha=_SCALING * rank, target_modules=list(paths), bias="none")
+    with torch.random.fork_rng():
+        adapted: PeftModel = get_peft_model(backbone, lora)
+    with torch.no_grad():
+        for path, start in zip(paths, starts, strict=True):
+            adapted.base_model.model.get_submodule(path).lora_A["default"].weight.copy_(start)
+    return adapted
+
+
+def _base_linear(backbone: Any, path: str) -> nn.Linear:
+    """The layer that a source adapts, under the target's LoRA."""
+    linear: nn.Linear = backbone.base_model.model.get_submodule(path).get_base_layer()
+    return linear

@@ -1,0 +1,40 @@
+"""A model as sentence-transformers holds it: an encoder first, a head last."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from sentence_transformers import CrossEncoder, SentenceTransformer
+
+from xcrossrec.exceptions import BundleError
+from xcrossrec.models.encoder import TitleEncoder
+from xcrossrec.models.heads import HistoryMatcher
+from xcrossrec.models.pair_head import PairHead
+
+Model: TypeAlias = SentenceTransformer | CrossEncoder
+
+
+def encoder_of(model: Model) -> TitleEncoder:
+    """The encoder of a model.
+
+    Raises:
+        BundleError: it starts with another module.
+    """
+    encoder = model[0]
+    if not isinstance(encoder, TitleEncoder):
+        raise BundleError(f"the model starts with a {type(encoder).__name__}, expected an xcrossrec encoder")
+    return encoder
+
+
+def matcher_of(model: Model) -> HistoryMatcher:
+    """The part of the head that holds sharpness, recency weights and temperature.
+
+    Raises:
+        BundleError: it ends with another module.
+    """
+    head = model[-1]
+    if isinstance(head, PairHead):
+        return head.matcher
+    if isinstance(head, HistoryMatcher):
+        return head
+    raise BundleError(f"the model ends with a {type(head).__name__}, expected an xcrossrec head")

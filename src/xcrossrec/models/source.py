@@ -1,0 +1,136 @@
+"""One stream: a base as it is, or with one LoRA adapter of PEFT's. A source's own model is one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any, Self
+
+from jaxtyping import Float
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import Tensor, nn
+
+from xcrossrec.exceptions import ModelError
+from xcrossrec.models.adapters import read_adapter
+from xcrossrec.models.base import Base
+from xcrossrec.models.encoder import TitleEncoder
+from xcrossrec.models.fast.door import FastPass
+from xcrossrec.types import PairAttention
+
+# Query and value where PEFT has no default; ModernBERT's fused layer adds as many parameters as two apart.
+_QUERY_VALUE = {"mpnet": ["q", "v"], "modernbert": ["Wqkv"]}
+
+
+class SingleStreamEncoder(TitleEncoder):
+    """What encoders of one stream share: a backbone, plain or with one adapter of PEFT's, run once a text.
+
+    Args:
+        base: the base; taken over.
+        max_tokens: longest text; None takes what the model can, at most 256.
+        pair_attention: who sees whom in a pair, ``joint`` or ``shared``.
+    """
+
+    def __init__(self, base: Base, max_tokens: int | None, pair_attention: PairAttention = "joint") -> None:
+        super().__init__(base, max_tokens, pair_attention)
+        self.backbone: Any = base.backbone
+        self.fast = FastPass(self)
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether a LoRA adapter of PEFT's is in place."""
+        return isinstance(self.backbone, PeftModel)
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Add ``token_embeddings`` (batch, token, dim)."""
+        states = self.fast.states(features, self._combine)
+        features["token_embeddings"] = self._combine([self._states_by_layers(features)]) if states is None else states
+        return features
+
+    def _combine(self, streams: Sequence[Float[Tensor, "*batch dim"]]) -> Float[Tensor, "*batch dim"]:
+        """What becomes of the only stream's last states."""
+        return streams[0]
+
+
+class SourceEncoder(SingleStreamEncoder):
+    """One language model: the base alone, or with one LoRA adapter trained by PEFT.
+
+    A saved one *is* a PEFT LoRA folder (with this project's sidecars beside).
+
+    Args:
+        base: the base; taken over.
+        lora: a new adapter to train; None leaves the base as it is.
+        max_tokens: longest text; None takes what the model can, at most 256.
+        pair_attention: who sees whom in a pair, ``joint`` or ``shared``.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        lora: LoraConfig | None = None,
+        *,
+        max_tokens: int | None = None,
+        pair_attention: PairAttention = "joint",
+    ) -> None:
+        super().__init__(base, max_tokens, pair_attention)
+        if lora is not None:
+            self.backbone = get_peft_model(base.backbone, _with_targets(lora, base))
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The adapter's factors, or whatever else of the backbone trains; no group where nothing does."""
+        trained = [p for p in self.backbone.parameters() if p.requires_grad]
+        return {"learning_rate": trained} if trained else {}
+
+    def settings(self) -> dict[str, Any]:
+        """With whether there is an adapter."""
+        return {**super().settings(), "adapter": self.has_adapter}
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write a PEFT folder (if there is an adapter) and the settings."""
+        if self.has_adapter:
+            save_peft(self.backbone, Path(output_path))
+        super().save(output_path)
+
+    @classmethod
+    def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:
+        model = cls(base, max_tokens=settings["max_tokens"], pair_attention=settings["pair_attention"])
+        if settings["adapter"]:
+            read_adapter(folder, base)  # checks weights and base with our own messages
+            model.backbone = PeftModel.from_pretrained(
+                base.backbone, str(folder), is_trainable=trainable, use_safetensors=True
+            )
+        return model
+
+
+def save_peft(backbone: PeftModel, folder: Path) -> None:
+    """Write an adapter's PEFT folder, without PEFT's empty model card."""
+    backbone.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def default_lora(rank: int = 8, alpha: float | None = None, dropout: float = 0.0) -> LoraConfig:
+    """LoRA on query and value, as PEFT's defaults choose them for the base's architecture.
+
+    Args:
+        rank: r.
+        alpha: LoRA's alpha; None takes twice the rank.
+        dropout: on the adapter's input.
+    """
+    return LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout, bias="none")
+
+
+def _with_targets(lora: LoraConfig, base: Base) -> LoraConfig:
+    """Fill in the layers to adapt where neither the caller nor PEFT names them.
+
+    Raises:
+        ModelError: nobody knows the architecture's query and value.
+    """
+    kind = base.backbone.config.model_type
+    if lora.target_modules or kind in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
+        return lora
+    if kind not in _QUERY_VALUE:
+        raise ModelError(f"no default LoRA layers are known for {kind!r} models: name them in target_modules")
+    filled = copy(lora)
+    filled.target_modules = set(_QUERY_VALUE[kind])
+    return filled

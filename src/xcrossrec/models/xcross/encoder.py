@@ -1,0 +1,235 @@
+"""Stage 4, and all stages together: n domain-specific language models over one base, integrated layer by layer.
+
+Legend: ``source`` = stream of one domain's adapter, ``batch`` = text, ``token`` = position, ``dim`` = hidden size.
+
+Source: X-Cross (SIGIR 2025, arXiv 2504.20859); stage 4: ``h = sum_m w_m h'_m`` after the last layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from xcrossrec.config import Integration
+from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.models.adapters import Adapter, load_tensors
+from xcrossrec.models.base import Base, encoder_layers
+from xcrossrec.models.encoder import TitleEncoder, check_sources, read_adapters, save_adapters
+from xcrossrec.models.fast.door import FastPass
+from xcrossrec.models.pair_attention import attention_arguments, repeat_rows
+from xcrossrec.models.xcross import ablation
+from xcrossrec.models.xcross.integrator import IntegratedLayer, Integrator
+from xcrossrec.models.xcross.streams import stack_adapters
+from xcrossrec.types import PairAttention
+
+INTEGRATOR_WEIGHTS = "integrators.safetensors"
+
+
+class XCrossEncoder(TitleEncoder):
+    """Several language models over one base, of which each takes from the others after every layer, or the last ones.
+
+    The streams are the leading part of the batch axis: each base weight multiplies all of them at once. Only the
+    integrators and the stream weights train; base and adapters are frozen.
+
+    Args:
+        base: the shared base; taken over and changed in place, so do not use it elsewhere.
+        adapters: at least two, of one base, with different names.
+        top_layers: number of last layers after which the streams are integrated; below, each goes its own way. None
+            integrates after all, as in the paper.
+        max_tokens: longest text; None takes what the model can, at most 256.
+        pair_attention: who sees whom in a pair, ``joint`` or ``shared``.
+
+    Raises:
+        ModelError: fewer than two adapters, or two of one name.
+        ConfigError: ``top_layers`` is not from 1 to the number of layers.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        adapters: Sequence[Adapter],
+        *,
+        top_layers: int | None = None,
+        max_tokens: int | None = None,
+        pair_attention: PairAttention = "joint",
+    ) -> None:
+        super().__init__(base, max_tokens, pair_attention)
+        self.sources = check_sources(adapters)
+        self.integration = Integration("xcross", top_layers=top_layers)
+        self.adapters = tuple(adapters)
+        self.backbone = base.backbone
+        self._first_integrated = _first_of_last(top_layers, len(encoder_layers(base.backbone)))
+        stack_adapters(self.backbone, [adapter.factors for adapter in adapters])
+        self.backbone.requires_grad_(False)
+        self._integrate()
+        self.fast = FastPass(self, len(self.sources), self.integrated_layers)
+        self.stream_weight = nn.Parameter(torch.full((len(self.sources),), 1 / len(self.sources)))
+
+    def _integrate(self) -> None:
+        """Put an integrator behind each layer from the first integrated one on."""
+        layers = encoder_layers(self.backbone)
+        for number in range(self._first_integrated, len(layers)):
+            integrator = Integrator(len(self.sources), self.dim)
+            conv = _first_convolution(self.backbone)
+            if number == 0 and conv is not None:  # DeBERTa-v2 xlarge: the first layer's output is the convolution's
+                self.backbone.encoder.conv = IntegratedLayer(conv, integrator)
+            else:
+                layers[number] = IntegratedLayer(layers[number], integrator)
+
+    @property
+    def integrated_layers(self) -> list[IntegratedLayer]:
+        """The layers with their integrators, first to last."""
+        found = [_first_convolution(self.backbone), *encoder_layers(self.backbone)]
+        return [layer for layer in found if isinstance(layer, IntegratedLayer)]
+
+    @property
+    def layer_numbers(self) -> list[int]:
+        """Which of the base's layers are integrated; 1 is the lowest."""
+        return [self._first_integrated + place + 1 for place in range(len(self.integrated_layers))]
+
+    @property
+    def integrators(self) -> list[Integrator]:
+        """The integrators, first layer to last."""
+        return [layer.integrator for layer in self.integrated_layers]
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The integrators, and the stream weights, which belong to the head."""
+        integrators = [p for integrator in self.integrators for p in integrator.parameters()]
+        return {"learning_rate": integrators, "head_learning_rate": [self.stream_weight]}
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch modes; the frozen backbone stays in evaluation mode, so its dropout never runs."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def encode_streams(
+        self, input_ids: Int[Tensor, "batch token"], attention_mask: Any, **attention: Any
+    ) -> Float[Tensor, "source batch token dim"]:
+        """Run all streams and give each one's refined last states (before stage 4).
+
+        Args:
+            input_ids: token ids.
+            attention_mask: 1 for tokens, 0 for padding; or any form that the backbone takes.
+            **attention: what else :func:`xcrossrec.models.pair_attention.attention_arguments` gives.
+        """
+        n = len(self.sources)
+        arguments = repeat_rows({"attention_mask": attention_mask, **attention}, n)
+        hidden = self.backbone(input_ids=input_ids.repeat(n, 1), **arguments)
+        states: Tensor = hidden.last_hidden_state
+        return states.view(n, *input_ids.shape, self.dim)
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Add ``token_embeddings`` (batch, token, dim): the streams' weighted sum (stage 4)."""
+        states = self.fast.states(features, self._combine)
+        if states is None:
+            attention = attention_arguments(self.backbone.config, features, self.pair_attention)
+            states = self._combine(self.encode_streams(features["input_ids"], **attention).unbind(0))
+        features["token_embeddings"] = states
+        return features
+
+    def _combine(self, streams: Sequence[Float[Tensor, "*batch dim"]]) -> Float[Tensor, "*batch dim"]:
+        """Stage 4: the streams' weighted sum."""
+        total = streams[0] * self.stream_weight[0]
+        for state, weight in zip(streams[1:], self.stream_weight[1:], strict=True):
+            total = total + weight * state
+        return total
+
+    # ---- ablations, see :mod:`xcrossrec.models.xcross.ablation`
+
+    def ablated(self, layer: int, source: int) -> AbstractContextManager[None]:
+        """Within the block, ``source`` gives nothing to the others at ``layer`` (counted over those integrated)."""
+        return ablation.giving_nothing([self.integrated_layers[layer]], source)
+
+    def silenced(self, source: int) -> AbstractContextManager[None]:
+        """Within the block, ``source`` gives nothing to the others at any layer."""
+        return ablation.giving_nothing(self.integrated_layers, source)
+
+    def left_out(self, source: int) -> AbstractContextManager[None]:
+        """Within the block, ``source`` has no part in the final sum."""
+        return ablation.without_weight(self.stream_weight, source)
+
+    def integration_off(self) -> AbstractContextManager[None]:
+        """Within the block no layer mixes: the output is the weighted mean of the source models' states."""
+        return ablation.not_mixing(self.integrated_layers)
+
+    def observing(self) -> AbstractContextManager[list[list[Tensor]]]:
+        """Collect, per layer, the mixing coefficients (source, source, batch, token) of every forward pass."""
+        return ablation.observing(self.integrated_layers)
+
+    # ---- on disk
+
+    def settings(self) -> dict[str, Any]:
+        """With the sources' names and the integration's settings."""
+        return {**super().settings(), "sources": list(self.sources), "integration": asdict(self.integration)}
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write settings, integrators and the sources' PEFT folders."""
+        folder = Path(output_path)
+        save_adapters(self.adapters, folder)
+        save_file(self.integration_state(), folder / INTEGRATOR_WEIGHTS)
+        super().save(output_path)
+
+    def integration_state(self) -> dict[str, Tensor]:
+        """The trained tensors: per integrated layer, counted from 0, the integrator's, and the stream weights."""
+        state = {
+            f"layers.{number}.{key}": value.detach().cpu().contiguous()
+            for number, integrator in enumerate(self.integrators)
+            for key, value in integrator.state_dict().items()
+        }
+        return {**state, "stream_weight": self.stream_weight.detach().cpu().contiguous()}
+
+    @torch.no_grad()
+    def load_integration_state(self, state: Mapping[str, Tensor], origin: str) -> None:
+        """Take over trained tensors.
+
+        Args:
+            state: as :meth:`integration_state` gives them.
+            origin: named in errors.
+
+        Raises:
+            BundleError: missing, surplus or wrongly shaped tensors.
+        """
+        own = self.integration_state()
+        wrong = sorted(set(own) ^ set(state)) or [k for k in own if own[k].shape != state[k].shape]
+        if wrong:
+            raise BundleError(f"{origin} does not fit this encoder ({wrong[0]}): it belongs to another configuration")
+        for number, integrator in enumerate(self.integrators):
+            integrator.load_state_dict({key: state[f"layers.{number}.{key}"] for key in integrator.state_dict()})
+        self.stream_weight.copy_(state["stream_weight"])
+
+    @classmethod
+    def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:
+        model = cls(
+            base,
+            read_adapters(folder, settings["sources"], base),
+            top_layers=settings["integration"]["top_layers"],
+            max_tokens=settings["max_tokens"],
+            pair_attention=settings["pair_attention"],
+        )
+        model.load_integration_state(load_tensors(folder / INTEGRATOR_WEIGHTS), str(folder / INTEGRATOR_WEIGHTS))
+        return model
+
+
+def _first_convolution(backbone: Any) -> nn.Module | None:
+    """DeBERTa-v2 xlarge's convolution, whose output is the first layer's."""
+    return getattr(getattr(backbone, "encoder", None), "conv", None)
+
+
+def _first_of_last(top_layers: int | None, layers: int) -> int:
+    """The number of the first of so many last layers, or of all."""
+    if top_layers is None:
+        return 0
+    if isinstance(top_layers, bool) or not isinstance(top_layers, int) or not 1 <= top_layers <= layers:
+        raise ConfigError(
+            f"top_layers is {top_layers!r}: expected a whole number from 1 to {layers}, the base's layers"
+        )
+    return layers - top_layers

@@ -1,0 +1,158 @@
+"""Stages 2 and 3: after an encoder layer, each stream takes from the others by signed weights a token.
+
+Legend: ``source`` = stream of one domain's adapter, ``pair`` = ordered pair of two different sources,
+``batch`` = text, ``token`` = position, ``dim`` = hidden size d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from xcrossrec.exceptions import ModelError
+
+
+def mix_sources(
+    hidden: Sequence[Float[Tensor, "*batch dim"]],
+    coefficient: Float[Tensor, "source source *batch"],
+) -> list[Float[Tensor, "*batch dim"]]:
+    """Give each stream a weighted sum of all streams: ``out[m] = sum_j coefficient[m, j] * hidden[j]``.
+
+    Args:
+        hidden: one encoder layer's outputs, one tensor a source.
+        coefficient: ``coefficient[m, j]`` scales source ``j`` inside ``m``; signed, not normalised.
+    """
+    mixed = []
+    for row in coefficient:
+        total = row[0].unsqueeze(-1) * hidden[0]
+        for weight, state in zip(row[1:], hidden[1:], strict=True):
+            total = torch.addcmul(total, weight.unsqueeze(-1), state)
+        mixed.append(total)
+    return mixed
+
+
+class Integrator(nn.Module):
+    """One layer's integrator: one matrix reads all streams and gives two signed scalars per ordered pair and token.
+
+    Stage 2: ``z = W_concat [h_1; ...; h_n]``, no bias, no softmax. Stage 3:
+    ``h'_m = h_m + sum_j (beta z_jm h_j + gamma z'_mj (h_m - h_j))``.
+    ``2 n (n - 1) * n d`` parameters; they start at zero, where no stream takes anything.
+
+    Args:
+        sources: number of streams n.
+        dim: hidden size d.
+        beta: strength of the transfer term, dimensionless. The paper's value is not known to us; it acts as a
+            learning rate does.
+        gamma: strength of the contrast term, dimensionless; see beta.
+
+    Raises:
+        ModelError: fewer than two sources.
+
+    Source:
+        X-Cross (SIGIR 2025, arXiv 2504.20859), stages 2 and 3.
+    """
+
+    def __init__(self, sources: int, dim: int, *, beta: float = 1.0, gamma: float = 1.0) -> None:
+        super().__init__()
+        if sources < 2:
+            raise ModelError(f"mixing needs at least 2 sources, got {sources}: load another adapter")
+        self.sources = sources
+        self.dim = dim
+        self.beta, self.gamma = beta, gamma
+        # pairs[p] = (receiver m, giver j)
+        self.pairs = [(m, j) for m in range(sources) for j in range(sources) if j != m]
+        self.concat_weight = nn.Parameter(torch.zeros(2 * len(self.pairs), sources * dim))
+
+    def pair_weights(
+        self, hidden: Sequence[Float[Tensor, "*batch dim"]]
+    ) -> tuple[Float[Tensor, " pair *batch"], Float[Tensor, " pair *batch"]]:
+        """Stage 2: apply ``W_concat``; its first half gives z (transfer), the second z' (contrast).
+
+        Returns:
+            ``transfer``, the factor of ``h_j``, and ``contrast``, the factor of ``h_m - h_j``;
+            the strengths (beta, gamma) are in them already.
+        """
+        by_source = torch.split(self.concat_weight.to(hidden[0].dtype), self.dim, dim=1)
+        z = nn.functional.linear(hidden[0], by_source[0])
+        for state, weight in zip(hidden[1:], by_source[1:], strict=True):
+            z = z + nn.functional.linear(state, weight)
+        transfer, contrast = z.movedim(-1, 0).chunk(2)
+        return self.beta * transfer, self.gamma * contrast
+
+    def coefficients(
+        self, hidden: Sequence[Float[Tensor, "*batch dim"]], *, without: int | None = None
+    ) -> Float[Tensor, "source source *batch"]:
+        """Collect the pair weights into one matrix a token: the identity plus what integration adds.
+
+        Args:
+            hidden: one encoder layer's outputs, one tensor a source.
+            without: leave out everything that this source gives to the others (for ablation).
+        """
+        transfer, contrast = self.pair_weights(hidden)
+        n = self.sources
+        zero = transfer.new_zeros(transfer.shape[1:])
+        rows = [[zero + 1.0 if m == j else zero for j in range(n)] for m in range(n)]
+        for pair, (m, j) in enumerate(self.pairs):
+            if j == without:
+                continue
+            rows[m][j] = transfer[pair] - contrast[pair]
+            rows[m][m] = rows[m][m] + contrast[pair]
+        return torch.stack([torch.stack(row) for row in rows])
+
+    def forward(
+        self, hidden: Float[Tensor, "source batch token dim"], *, without: int | None = None
+    ) -> Float[Tensor, "source batch token dim"]:
+        """Refine each stream with the others; all parameters zero leave ``hidden`` as it is."""
+        return torch.stack(self.mix(hidden.unbind(0), without=without))
+
+    def mix(
+        self, hidden: Sequence[Float[Tensor, "*batch dim"]], *, without: int | None = None
+    ) -> list[Float[Tensor, "*batch dim"]]:
+        """Stage 3: refine streams that stand apart, whatever their axes before the last."""
+        return mix_sources(hidden, self.coefficients(hidden, without=without))
+
+
+class IntegratedLayer(nn.Module):
+    """One layer of the backbone followed by its integrator.
+
+    Args:
+        layer: the backbone's module whose output is the layer's output.
+        integrator: mixes the streams of that output.
+    """
+
+    def __init__(self, layer: nn.Module, integrator: Integrator) -> None:
+        super().__init__()
+        self.layer = layer
+        self.integrator = integrator
+        self.without: int | None = None
+        self.enabled = True
+        self.observed: list[Tensor] | None = None
+        if hasattr(layer, "attention_type"):  # ModernBERT's model reads it off its layers
+            self.attention_type = layer.attention_type
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer, then mix; whatever else the layer returns is passed on."""
+        output = self.layer(*args, **kwargs)
+        hidden = output[0] if isinstance(output, tuple) else output
+        mixed = self._mix(hidden)
+        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+
+    def _mix(self, hidden: Float[Tensor, "rows token dim"]) -> Float[Tensor, "rows token dim"]:
+        streams = hidden.view(self.integrator.sources, -1, *hidden.shape[1:]).unbind(0)
+        return torch.cat(list(self.mix(streams)))
+
+    def mix(self, hidden: Sequence[Float[Tensor, "*batch dim"]]) -> Sequence[Float[Tensor, "*batch dim"]]:
+        """Mix streams that stand apart, as far as ablations allow."""
+        if not self.enabled:
+            return hidden
+        if self.observed is not None:
+            self.observed.append(self.integrator.coefficients(hidden).detach())
+        return self.integrator.mix(hidden, without=self.without)
+
+    def mixing_parameters(self) -> Iterator[nn.Parameter]:
+        """The integrator's parameters."""
+        return self.integrator.parameters()

@@ -1,0 +1,62 @@
+"""What trains at which rate: every module names its own parameters, and nothing is left over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from xcrossrec.config import TrainingConfig
+from xcrossrec.exceptions import ModelError
+from xcrossrec.models.model import Model
+
+
+def parameter_groups(model: Model, config: TrainingConfig) -> list[dict[str, Any]]:
+    """The groups of an optimizer, as the modules of a model name them.
+
+    A module with parameters has a method ``parameter_groups``, which gives its trained ones by the name of the setting
+    that is their learning rate.
+
+    Args:
+        model: whose modules are asked.
+        config: gives the rates.
+
+    Returns:
+        one mapping a group, with ``params`` and ``lr``.
+
+    Raises:
+        ModelError: a parameter trains that no module names, or is named twice; or a group is empty, is frozen, or has
+            no such rate.
+    """
+    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    missing = dict(names)
+    groups = []
+    for module in model:
+        for rate, parameters in _groups_of(module).items():
+            owner = f"the group {rate!r} of {type(module).__name__}"
+            if not hasattr(config, rate):
+                raise ModelError(f"{owner} is no learning rate of the settings: name one of TrainingConfig's")
+            if not parameters:
+                raise ModelError(f"{owner} has no parameter: leave it out, or name what it trains")
+            for parameter in parameters:
+                if missing.pop(id(parameter), None) is None:
+                    raise ModelError(f"{owner} names {_described(parameter, names)}: name each trained parameter once")
+            groups.append({"params": parameters, "lr": getattr(config, rate)})
+    if missing:
+        raise ModelError(
+            f"{next(iter(missing.values()))} trains, but no module gives it a learning rate: name it in the "
+            "parameter_groups of the module that owns it"
+        )
+    return groups
+
+
+def _groups_of(module: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """What a module names; one of sentence-transformers' own names nothing."""
+    named = getattr(module, "parameter_groups", None)
+    found: dict[str, list[nn.Parameter]] = {} if named is None else named()
+    return found
+
+
+def _described(parameter: nn.Parameter, names: dict[int, str]) -> str:
+    known = names.get(id(parameter))
+    return f"a frozen parameter of shape {tuple(parameter.shape)}" if known is None else f"{known} a second time"

@@ -1,0 +1,89 @@
+"""How each kind of model trains: its batches, its loss, and the trainer of sentence-transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+from sentence_transformers import (
+    CrossEncoderTrainer,
+    CrossEncoderTrainingArguments,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from torch import nn
+
+from xcrossrec.config import TrainingConfig
+from xcrossrec.models.model import Model, encoder_of, matcher_of
+from xcrossrec.training.batches import LENGTH_GROUPS, DualBatches, PairBatches, UserBatches
+from xcrossrec.training.losses import NextItemLoss, PairLoss
+from xcrossrec.types import Scoring
+
+
+class TrainingKind(Protocol):
+    """What is particular to the training of one kind."""
+
+    trainer_class: ClassVar[Any]
+    arguments_class: ClassVar[Any]
+
+    def batches(
+        self, model: Model, sequences: Sequence[Sequence[int]], titles: Sequence[str], config: TrainingConfig
+    ) -> UserBatches:
+        """The collator of users."""
+        ...
+
+    def loss(self, model: Model, config: TrainingConfig) -> nn.Module:
+        """The loss over such a batch."""
+        ...
+
+
+class DualTraining:
+    """Next items among all that a batch encodes."""
+
+    trainer_class: ClassVar[Any] = SentenceTransformerTrainer
+    arguments_class: ClassVar[Any] = SentenceTransformerTrainingArguments
+
+    def batches(
+        self, model: Model, sequences: Sequence[Sequence[int]], titles: Sequence[str], config: TrainingConfig
+    ) -> UserBatches:
+        """Items once each, in groups of like length unless the encoder leaves padding out by itself."""
+        encoder = encoder_of(model)
+        return DualBatches(
+            sequences,
+            titles,
+            encoder.preprocess,
+            config.seed,
+            sampled_negatives=config.sampled_negatives,
+            length_groups=1 if on_cpu() and encoder.fast.leaves_padding_out_in_training else LENGTH_GROUPS,
+        )
+
+    def loss(self, model: Model, config: TrainingConfig) -> nn.Module:
+        """See :class:`NextItemLoss`."""
+        return NextItemLoss(model, matcher_of(model))
+
+
+class PairTraining:
+    """One positive against sampled negatives, each read together with the history."""
+
+    trainer_class: ClassVar[Any] = CrossEncoderTrainer
+    arguments_class: ClassVar[Any] = CrossEncoderTrainingArguments
+
+    def batches(
+        self, model: Model, sequences: Sequence[Sequence[int]], titles: Sequence[str], config: TrainingConfig
+    ) -> UserBatches:
+        """The positive first, then the negatives."""
+        preprocess = encoder_of(model).preprocess
+        return PairBatches(sequences, titles, preprocess, config.seed, negatives=config.pair_negatives)
+
+    def loss(self, model: Model, config: TrainingConfig) -> nn.Module:
+        """See :class:`PairLoss`."""
+        return PairLoss(model, config.pair_negatives + 1)
+
+
+TRAININGS: Mapping[Scoring, TrainingKind] = {"dual": DualTraining(), "pair": PairTraining()}
+
+
+def on_cpu() -> bool:
+    """Whether the trainer has no accelerator to move the model to."""
+    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
