@@ -21,8 +21,8 @@ from xcrossrec.catalogue import (
     open_catalogue,
 )
 from xcrossrec.models import bundle
-from xcrossrec.models.bundle import matcher_of
-from xcrossrec.models.scorer import encode_titles
+from xcrossrec.models.dual import encode_titles
+from xcrossrec.models.model import matcher_of
 from xcrossrec.recommender import Recommender
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading

@@ -10,6 +10,7 @@ SHARED is the folder with ``data/amazon``. No id and no title is in the result, 
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
@@ -25,7 +26,6 @@ from xcrossrec.models.scorer import build_scorer
 from xcrossrec.baselines.neural import MeanScorer, trained
 from xcrossrec.config import source_config, target_config
 from xcrossrec.data import Domain, build_domain
-from xcrossrec.models.base import load_base
 from xcrossrec.models.bundle import encoder_of
 from xcrossrec.training.losses import NextItemLoss, PairLoss
 from xcrossrec.training.source import train_source, with_head
@@ -133,11 +133,13 @@ def recorded(run: Callable[[], object]) -> np.ndarray:
 
 
 def whole(folder: Path, work: Path) -> Path:
-    """A kept adapter with the base's tokenizer, which is kept once."""
+    """A kept adapter without the files that are not kept."""
     place = work / folder.name
     if not place.exists():
         shutil.copytree(folder, place)
-        load_base().tokenizer.save_pretrained(str(place))
+        manifest = json.loads((place / "xcrossrec.json").read_text())
+        files = {name: digest for name, digest in manifest["files"].items() if (place / name).exists()}
+        (place / "xcrossrec.json").write_text(json.dumps({**manifest, "files": files}))
     return place
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import zlib
 from collections.abc import Callable
@@ -16,7 +17,6 @@ import torch
 
 from xcrossrec.config import Integration, TrainingConfig, source_config, target_config
 from xcrossrec.data import Domain, build_domain
-from xcrossrec.models.base import load_base
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model, encoder_of
@@ -41,6 +41,7 @@ FORMS = {
 }
 PAIRS = [(attention, form) for attention in ("shared", "joint") for form in ("merged", "xcross-all")]
 TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}
+"""Absolute, and in bf16 also relative: the default's weights are rounded to bf16 after one sum more than before."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,11 @@ def fill(model: Model) -> None:
             module.up.copy_(noise("projection up", module.up, 0.05))
 
 
+def assert_like(found: np.ndarray, expected: np.ndarray, precision: EncodingPrecision) -> None:
+    relative = TOLERANCE["bf16"] if precision == "bf16" else 0.0
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE[precision], rtol=relative)
+
+
 @of_case
 def test_scores(case: Case, golden: dict[str, np.ndarray], toys: Domain, questions: Any) -> None:
     titles, histories, candidates = questions
@@ -146,7 +152,7 @@ def test_scores(case: Case, golden: dict[str, np.ndarray], toys: Domain, questio
     for precision in precisions:
         encoder_of(model).precision = precision
         scores = kind_of(model).scorer(model, titles).score(histories, candidates)
-        np.testing.assert_allclose(scores, golden[f"scores {case.name} {precision}"], atol=TOLERANCE[precision])
+        assert_like(scores, golden[f"scores {case.name} {precision}"], precision)
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> np.ndarray:
@@ -194,7 +200,7 @@ def test_losses_of_the_first_steps(
         ),
     )  # fmt: skip
     assert len(losses) == STEPS
-    np.testing.assert_allclose(losses, golden[name], atol=TOLERANCE[precision])
+    assert_like(losses, golden[name], precision)
 
 
 def test_the_mean_of_the_sources(golden: dict[str, np.ndarray], questions: Any, tmp_path: Path) -> None:
@@ -205,13 +211,15 @@ def test_the_mean_of_the_sources(golden: dict[str, np.ndarray], questions: Any, 
     for folder in CASES[0].sources:
         place = tmp_path / folder.name
         shutil.copytree(folder, place)
-        load_base().tokenizer.save_pretrained(str(place))  # kept once, not with each adapter
+        manifest = json.loads((place / "xcrossrec.json").read_text())
+        files = {name: digest for name, digest in manifest["files"].items() if (place / name).exists()}
+        (place / "xcrossrec.json").write_text(json.dumps({**manifest, "files": files}))  # tokenizers are not kept
         folders.append(place)
     precisions: tuple[EncodingPrecision, ...] = ("fp32", "bf16")
     for precision in precisions:
         mean = MeanScorer([trained(folder, titles, center=True, precision=precision) for folder in folders])
         scores = mean.score(histories, candidates)
-        np.testing.assert_allclose(scores, golden[f"scores mean {precision}"], atol=TOLERANCE[precision])
+        assert_like(scores, golden[f"scores mean {precision}"], precision)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -227,4 +235,4 @@ def test_losses_of_a_source(
         monkeypatch,
         lambda: train_source(toys, tmp_path / "source", config=config, budget=4 * STEPS, show_progress=False),
     )
-    np.testing.assert_allclose(losses, golden[f"losses source {precision}"], atol=TOLERANCE[precision])
+    assert_like(losses, golden[f"losses source {precision}"], precision)

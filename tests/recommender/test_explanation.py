@@ -13,7 +13,8 @@ import torch
 from xcrossrec.answers import Explanation
 from xcrossrec.data import Domain
 from xcrossrec.models import bundle
-from xcrossrec.models.scorer import build_scorer
+from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.model import matcher_of
 from xcrossrec.recommender import Recommender
 from xcrossrec.training.source import write
 from xcrossrec.training.target import build_target_model, count_parameters
@@ -43,7 +44,7 @@ def titles(recommender: Recommender) -> list[str]:
 
 
 def _score(recommender: Recommender, history: list[int], item: int) -> float:
-    scorer = build_scorer(recommender.model, titles(recommender))
+    scorer = kind_of(recommender.model).scorer(recommender.model, titles(recommender))
     return float(scorer.score([history], np.array([[item]]))[0, 0])
 
 
@@ -108,7 +109,7 @@ def test_coefficients_are_the_integrators_own(late: Recommender) -> None:
 
 
 def test_matches_of_late_pooling_are_shares_of_the_soft_maximum(late: Recommender) -> None:
-    recency = bundle.matcher_of(late.model).log_recency
+    recency = matcher_of(late.model).log_recency
     with torch.no_grad():
         recency[1] = -0.5
     explanation = late.explain(["i0", "A quite unknown train"], "i1")
@@ -167,7 +168,7 @@ def test_a_model_of_merged_sources_says_what_each_adds(tiny_models: Any, tiny_do
     assert (kitchen.source, kitchen.stream_weight, kitchen.stream_share, kitchen.effect) == ("kitchen", 0.5, 0.5, 0.0)
     half = build_target_model([tiny_models.sources[1]] * 2, integrator="merged")
     with half[0].left_out(0):  # half of camping's update is what stays without kitchen
-        without = float(build_scorer(half, tiny_domain.titles).score([[0, 1]])[0][2])
+        without = float(kind_of(half).scorer(half, tiny_domain.titles).score([[0, 1]])[0][2])
     assert kitchen.stream_effect == pytest.approx(explanation.score - without, abs=1e-5)
     assert camping.stream_effect != pytest.approx(kitchen.stream_effect, abs=1e-4)
     said = str(explanation)

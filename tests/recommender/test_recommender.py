@@ -13,7 +13,7 @@ from xcrossrec.catalogue.filters import Filters
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, UnknownItemError
 from xcrossrec.models import bundle
-from xcrossrec.models.scorer import build_scorer
+from xcrossrec.models.kinds import kind_of
 from xcrossrec.recommender import Answer, Item, Question, Recommender, ranking
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
@@ -45,7 +45,7 @@ def test_recommendations_are_the_scorers_ranking_without_what_was_bought(
     recommender: Recommender, tiny_domain: Domain
 ) -> None:
     found = recommender.recommend(["i0", "i3"], k=3)
-    scores = build_scorer(recommender.model, tiny_domain.titles).score([[0, 3]])[0]
+    scores = kind_of(recommender.model).scorer(recommender.model, tiny_domain.titles).score([[0, 3]])[0]
     expected = sorted((row for row in range(6) if row not in (0, 3)), key=lambda row: -scores[row])[:3]
     assert [r.item_id for r in found] == [f"i{row}" for row in expected]
     assert [r.rank for r in found] == [1, 2, 3]

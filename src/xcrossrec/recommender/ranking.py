@@ -20,8 +20,11 @@ from xcrossrec.catalogue import best_rows, history_pool
 from xcrossrec.catalogue.snapshot import Snapshot
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import DataError, XCrossRecError
-from xcrossrec.models.bundle import Model, matcher_of, scoring_of
-from xcrossrec.models.scorer import PairScorer, _runs_within, encode_titles
+from xcrossrec.models.dual import encode_titles
+from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.model import Model, matcher_of
+from xcrossrec.models.pair import PairScorer
+from xcrossrec.models.scorer import _runs_within
 from xcrossrec.recommender.questions import Answer, Known, Question, Understood, ids_bought
 
 log = logging.getLogger(__name__)
@@ -60,7 +63,7 @@ def ranking_of(model: Model, *, pair_limit: int, on_encoded: Callable[[int], Non
         pair_limit: items that a `pair` model reads for one question, at most.
         on_encoded: told how many texts were encoded for questions (`dual`).
     """
-    return DualRanking(model, on_encoded) if scoring_of(model) == "dual" else PairRanking(model, pair_limit)
+    return DualRanking(model, on_encoded) if kind_of(model).name == "dual" else PairRanking(model, pair_limit)
 
 
 class DualRanking:

@@ -12,7 +12,7 @@ from xcrossrec.catalogue import Catalogue, Filters, ItemSource, open_catalogue
 from xcrossrec.explanation import explain_scores
 from xcrossrec.models import bundle
 from xcrossrec.models.base import Base
-from xcrossrec.models.bundle import Model, encoder_of
+from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.recommender.questions import Answer, ItemLike, Question, Understood, understand
 from xcrossrec.recommender.ranking import PAIR_LIMIT, or_error, ranking_of
 from xcrossrec.types import EncodingPrecision

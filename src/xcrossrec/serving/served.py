@@ -16,8 +16,9 @@ from xcrossrec.answers import Explanation
 from xcrossrec.catalogue import Catalogue, StoredItem, embed_again, encode_items, fingerprint_of
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
-from xcrossrec.models.bundle import Model, encoder_of, scoring_of
-from xcrossrec.models.encoder import IntegratedEncoder
+from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.model import Model, encoder_of
+from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.recommender import Answer, Question, Recommender
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.schemas import ItemToStore, ModelInfo
@@ -116,8 +117,8 @@ class Served:
             {
                 "name": self.spec.name,
                 "domain": self.domain,
-                "sources": list(encoder.sources) if isinstance(encoder, IntegratedEncoder) else [],
-                "scoring": scoring_of(self.model),
+                "sources": list(encoder.sources) if isinstance(encoder, XCrossEncoder) else [],
+                "scoring": kind_of(self.model).name,
                 "parameters": self.manifest.get("parameters") or {},
                 "fingerprint": self.store.fingerprint,
                 "base": {"name": encoder.base_name, "digest": encoder.base_digest},
@@ -226,10 +227,10 @@ def replace(old: Served, path: Path | None, settings: Settings, metrics: Metrics
     model, manifest = load(spec)
     store = old.store
     if (fingerprint := fingerprint_of(model)) != store.fingerprint:
-        if scoring_of(model) != scoring_of(old.model):
+        if kind_of(model).name != kind_of(old.model).name:
             raise ConfigError(
-                f"{spec.path} scores {scoring_of(model)!r} and {old.spec.name!r} is served with "
-                f"{scoring_of(old.model)!r}: serve it under another name, with a catalogue of its own"
+                f"{spec.path} scores {kind_of(model).name!r} and {old.spec.name!r} is served with "
+                f"{kind_of(old.model).name!r}: serve it under another name, with a catalogue of its own"
             )
         log.info("encoding %d items again for %s (fingerprint %s)", len(store), spec.path, fingerprint[:12])
         store = embed_again(store, model)

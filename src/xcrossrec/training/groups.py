@@ -22,7 +22,7 @@ def parameter_groups(model: Model, config: TrainingConfig) -> list[dict[str, Any
         config: gives the rates.
 
     Returns:
-        one mapping a group, with ``params`` and ``lr``.
+        one mapping a group, with ``params``, ``lr`` and no weight decay.
 
     Raises:
         ModelError: a parameter trains that no module names, or is named twice; or a group is empty, is frozen, or has
@@ -41,7 +41,7 @@ def parameter_groups(model: Model, config: TrainingConfig) -> list[dict[str, Any
             for parameter in parameters:
                 if missing.pop(id(parameter), None) is None:
                     raise ModelError(f"{owner} names {_described(parameter, names)}: name each trained parameter once")
-            groups.append({"params": parameters, "lr": getattr(config, rate)})
+            groups.append({"params": parameters, "lr": getattr(config, rate), "weight_decay": 0.0})
     if missing:
         raise ModelError(
             f"{next(iter(missing.values()))} trains, but no module gives it a learning rate: name it in the "

@@ -26,7 +26,7 @@ from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import EpochOfBatches, HeldOutApart, UserBatches
 from xcrossrec.training.groups import parameter_groups
-from xcrossrec.training.kinds import TRAININGS
+from xcrossrec.training.kinds import TRAININGS, on_cpu
 
 _STATE_FILE = "training.json"
 _LOGS = "TENSORBOARD_LOGGING_DIR"

@@ -15,11 +15,12 @@ from torch import Tensor
 from fast_reference import LENGTHS, Folders, SourcesOf, adapted, integrated, states, states_and_gradients
 from model_families import FAMILIES, Family, fresh_base, random_batch
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.models.encoder import SourceEncoder, TitleEncoder
+from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.fast import linear, shared
 from xcrossrec.models.fast.door import FastPass
 from xcrossrec.models.fast.passes import PackedPass
 from xcrossrec.models.fast.switch import SWITCH, switched_on
+from xcrossrec.models.source import SourceEncoder
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 PAIRS = [("w1 w2\nw3 w4 w5", "w7"), ("w1", "w8 w9"), ("w1 w2\nw3 w4 w5", "w9 w9")]
