@@ -11,7 +11,8 @@ import pytest
 from xcrossrec import TrainingConfig, read_domain, train_source
 from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
-from xcrossrec.models.encoder import SourceEncoder
+from xcrossrec.models.kinds import build_model
+from xcrossrec.models.source import SourceEncoder
 from xcrossrec_lab.methods.held_loss import next_item_loss
 from xcrossrec_lab.methods.lora import best_source
 from xcrossrec_lab.suites.cell_process import cut_to_budget, make_task
@@ -41,7 +42,7 @@ def test_it_equals_the_trainers_initial_loss(suite_file, tmp_path: Path) -> None
 
 def test_a_fresh_pair_head_is_at_chance(suite_file, tmp_path: Path) -> None:
     task = replace(task_of(Suite.read(suite_file()), tmp_path), scoring="pair")
-    model = bundle.build_model(SourceEncoder(load_base(task.base)), scoring="pair", pair_start="fresh")
+    model = build_model(SourceEncoder(load_base(task.base)), scoring="pair", pair_start="fresh")
     assert next_item_loss(model, task, task.users) == pytest.approx(math.log(task.training.pair_negatives + 1))
 
 

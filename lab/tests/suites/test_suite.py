@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from xcrossrec import ConfigError, read_domain
-from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
+from xcrossrec.models.model import encoder_of
 from xcrossrec_lab.methods import KINDS
 from xcrossrec_lab.suites.cell_process import make_task, run_cell
 from xcrossrec_lab.suites.cells import ALL, NO_BUDGET, Cell, CellFiles
@@ -75,7 +75,7 @@ def test_the_encoding_is_that_of_every_cells_ranking(suite_file, tmp_path: Path)
         task = make_task(suite, cell, read_domain(suite.data / "garden"), tmp_path)
         assert (suite.encoding, task.encoding) == (encoding, encoding)
         scorer = KINDS["untrained"].load()(task).scorer
-        assert bundle.encoder_of(scorer.model).precision == encoding
+        assert encoder_of(scorer.model).precision == encoding
 
 
 def test_a_method_may_have_a_rate_of_its_own_for_the_head(suite_file, tmp_path: Path) -> None:

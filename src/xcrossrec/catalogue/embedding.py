@@ -7,13 +7,11 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32
-from sentence_transformers import CrossEncoder
 
 from xcrossrec.catalogue.base import Catalogue
 from xcrossrec.catalogue.fingerprint import vector_fingerprint
-from xcrossrec.models.bundle import Model, encoder_of
-from xcrossrec.models.scorer import encode_titles
-from xcrossrec.prompts import item_texts
+from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.model import Model
 
 PAIR_FINGERPRINT = "pair"
 """Of every `pair` model: it has no vectors, so any of them may read a catalogue's titles."""
@@ -21,12 +19,12 @@ PAIR_FINGERPRINT = "pair"
 
 def fingerprint_of(model: Model) -> str:
     """What a catalogue records of the model that its vectors come from."""
-    return PAIR_FINGERPRINT if isinstance(model, CrossEncoder) else vector_fingerprint(model)
+    return vector_fingerprint(model) if kind_of(model).has_vectors else PAIR_FINGERPRINT
 
 
 def dim_of(model: Model) -> int:
     """The vector size; 0 for a `pair` model, which has no vectors."""
-    return 0 if isinstance(model, CrossEncoder) else encoder_of(model).dim
+    return kind_of(model).dim(model)
 
 
 def encode_items(model: Model, titles: Sequence[str]) -> Float32[np.ndarray, "item dim"]:
@@ -36,10 +34,7 @@ def encode_items(model: Model, titles: Sequence[str]) -> Float32[np.ndarray, "it
         model: `dual` or `pair`.
         titles: of items, as a catalogue holds them.
     """
-    if isinstance(model, CrossEncoder):
-        return np.empty((len(titles), 0), dtype=np.float32)
-    vectors: Float32[np.ndarray, "item dim"] = encode_titles(model, item_texts(titles)).numpy()
-    return vectors
+    return kind_of(model).encode_items(model, titles)
 
 
 C = TypeVar("C", bound=Catalogue)

@@ -12,7 +12,7 @@ from xcrossrec.catalogue.items import ItemSource, read_items
 from xcrossrec.catalogue.memory import MemoryCatalogue
 from xcrossrec.catalogue.sqlite import SqliteCatalogue, check_fingerprint, is_catalogue, recorded_fingerprint
 from xcrossrec.exceptions import BundleError
-from xcrossrec.models.bundle import Model
+from xcrossrec.models.model import Model
 
 log = logging.getLogger(__name__)
 

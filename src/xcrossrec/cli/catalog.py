@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xcrossrec.cli.console import Precision, prepare, progress_to_stderr
+from xcrossrec.models.model import encoder_of
 
 if TYPE_CHECKING:
-    from xcrossrec.models.bundle import Model
+    from xcrossrec.models.model import Model
     from xcrossrec.types import EncodingPrecision
 
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bundle or an adapter.")]
@@ -80,7 +81,7 @@ def _load(model: Path, precision: EncodingPrecision) -> Model:
     from xcrossrec.models import bundle
 
     loaded = bundle.load(model)
-    bundle.encoder_of(loaded).precision = precision
+    encoder_of(loaded).precision = precision
     return loaded
 
 

@@ -58,7 +58,7 @@ def recommend(
       xcrossrec recommend models/toys --catalog data/toys --history "Wooden train set" --history B0012 -k 5 --explain
     """
     prepare("models")
-    from xcrossrec.models.bundle import encoder_of
+    from xcrossrec.models.model import encoder_of
     from xcrossrec.recommender import Question, Recommender
 
     filters = filters_of(category, in_stock, price_min, price_max)

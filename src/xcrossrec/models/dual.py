@@ -146,7 +146,7 @@ def encode_titles(model: SentenceTransformer, texts: Sequence[str]) -> Float[tor
     return torch.cat(parts).float().cpu()[[place[text] for text in texts]]
 
 
-def _runs_within(lengths: Sequence[int], most: int) -> Iterator[range]:
+def runs_within(lengths: Sequence[int], most: int) -> Iterator[range]:
     """Cut users into consecutive runs of at most so many slots (at least one user each)."""
     start = used = 0
     for user, length in enumerate(lengths):
@@ -226,7 +226,7 @@ class DualScorer:
     ) -> Iterator[Float[torch.Tensor, "one item"]]:
         """Score the catalogue user by user; several users' slots go through one product."""
         at_once = max(1, _SIMILARITIES // max(1, len(self.vectors)))
-        for users in _runs_within(lengths, at_once):
+        for users in runs_within(lengths, at_once):
             rows = torch.cat([slots[user, : lengths[user]] for user in users]) @ self.vectors.t()
             for part in rows.split_with_sizes([lengths[user] for user in users]):
                 similarity = part.t()[None]

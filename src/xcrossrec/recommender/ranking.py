@@ -20,11 +20,10 @@ from xcrossrec.catalogue import best_rows, history_pool
 from xcrossrec.catalogue.snapshot import Snapshot
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import DataError, XCrossRecError
-from xcrossrec.models.dual import encode_titles
+from xcrossrec.models.dual import encode_titles, runs_within
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, matcher_of
 from xcrossrec.models.pair import PairScorer
-from xcrossrec.models.scorer import _runs_within
 from xcrossrec.recommender.questions import Answer, Known, Question, Understood, ids_bought
 
 log = logging.getLogger(__name__)
@@ -215,7 +214,7 @@ def _products(
 ) -> Iterator[Sequence[Float32[Tensor, "slot _"] | None] | None]:
     """Multiply the slots of many searches with the catalogue at once; one entry a search, made when it is needed."""
     most = max(1, _PRODUCTS_AT_ONCE // max(1, len(snapshot)))
-    for run in _runs_within([len(slots) for slots in searches], most):
+    for run in runs_within([len(slots) for slots in searches], most):
         if len(run) < _TOGETHER_FROM:
             yield from [None] * len(run)
             continue

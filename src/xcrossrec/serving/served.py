@@ -18,7 +18,6 @@ from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
-from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.recommender import Answer, Question, Recommender
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.schemas import ItemToStore, ModelInfo
@@ -117,7 +116,7 @@ class Served:
             {
                 "name": self.spec.name,
                 "domain": self.domain,
-                "sources": list(encoder.sources) if isinstance(encoder, XCrossEncoder) else [],
+                "sources": list(encoder.sources),
                 "scoring": kind_of(self.model).name,
                 "parameters": self.manifest.get("parameters") or {},
                 "fingerprint": self.store.fingerprint,

@@ -9,10 +9,10 @@ import torch
 from peft import ArrowConfig, create_arrow_model
 
 from xcrossrec.baselines.neural import ModelScorer
-from xcrossrec.models import bundle
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import TitleEncoder
+from xcrossrec.models.kinds import build_model
 from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.types import PairAttention
 from xcrossrec_lab.task import Fitted, Task, check_settings
@@ -71,7 +71,7 @@ def arrow(task: Task) -> Fitted:
         temperature=task.setting("temperature", 1.0),
         pair_attention=task.attention(base.backbone),
     )
-    model = bundle.build_model(encoder, scoring=task.scoring, pair_start=task.pair_start)
+    model = build_model(encoder, scoring=task.scoring, pair_start=task.pair_start)
     inherit_head(model, folders)
     model = task.centered(model)
     model.eval()

@@ -11,10 +11,11 @@ from typing import Any, Self
 import torch
 from safetensors.torch import save_file
 
-from xcrossrec.models import bundle
 from xcrossrec.models.adapters import load_tensors
 from xcrossrec.models.base import Base, load_base
-from xcrossrec.models.encoder import SourceEncoder, TitleEncoder
+from xcrossrec.models.encoder import TitleEncoder
+from xcrossrec.models.kinds import build_model
+from xcrossrec.models.source import SourceEncoder
 from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.training.loop import fit
 from xcrossrec.training.source import HEAD_PATTERNS, with_head
@@ -73,7 +74,7 @@ def fit_encoder(task: Task, encoder: TitleEncoder, learning_rate: float, *, sour
     """
     with torch.random.fork_rng():
         torch.manual_seed(task.seed)  # of the pair head's projection
-        model = bundle.build_model(encoder, scoring=task.scoring, pair_start=task.pair_start)
+        model = build_model(encoder, scoring=task.scoring, pair_start=task.pair_start)
     inherit_head(model, sources)
     model = with_head(model, task.target, task.training)
     report = fit(

@@ -10,8 +10,9 @@ from xcrossrec import train_source
 from xcrossrec.baselines.neural import ModelScorer
 from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
-from xcrossrec.models.bundle import Model
-from xcrossrec.models.encoder import SourceEncoder
+from xcrossrec.models.kinds import build_model
+from xcrossrec.models.model import Model
+from xcrossrec.models.source import SourceEncoder
 from xcrossrec.training.loop import fit
 from xcrossrec.training.source import HEAD_PATTERNS, with_head
 from xcrossrec_lab.methods.held_loss import next_item_loss
@@ -77,7 +78,7 @@ def head_on_the_base(task: Task) -> Fitted:
     base = load_base(task.base)
     encoder = SourceEncoder(base, pair_attention=task.attention(base.backbone))
     encoder.requires_grad_(False)
-    model = bundle.build_model(encoder, scoring=task.scoring, pair_start=task.pair_start)
+    model = build_model(encoder, scoring=task.scoring, pair_start=task.pair_start)
     model = with_head(model, task.target, replace(config, projection_rank=rank))
     config = replace(config, projection_learning_rate=task.setting("learning_rate", config.projection_learning_rate))
     report = fit(

@@ -14,10 +14,10 @@ from peft import PeftModel
 
 from xcrossrec import ConfigError, ModelError
 from xcrossrec.baselines.neural import trained
-from xcrossrec.models import bundle
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.base import load_base
-from xcrossrec.models.encoder import SourceEncoder
+from xcrossrec.models.kinds import build_model
+from xcrossrec.models.source import SourceEncoder
 from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.training.source import source_users, write
 from xcrossrec_lab.methods.lora import trained_lora
@@ -102,7 +102,7 @@ def merged_adapter(task: Task, kind: Merge, out: Path, density: float = 0.5) -> 
     if len(folders) < 2:
         raise ModelError(f"a merge needs at least 2 sources, got {len(folders)}: name another one")
     encoder = _merged_encoder(folders, task.base, kind, density, task.seed)
-    model = bundle.build_model(encoder, scoring=task.scoring, pair_start=task.pair_start)
+    model = build_model(encoder, scoring=task.scoring, pair_start=task.pair_start)
     inherit_head(model, folders)
     names = [source.name for source in task.sources]
     manifest = {"kind": "adapter", "domain": {"name": "+".join(names)}, "merge": {"kind": kind, "density": density}}

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from xcrossrec.models.kinds import build_model
+
 JOINED = 22_000
 QUERIES = 1_000
 _PART = 50_000
@@ -62,12 +64,11 @@ def _join(domains: list[list[str]], count: int, rng: np.random.Generator) -> tup
 
 def _encoded(titles: list[str], place: Path) -> np.ndarray:
     if not place.exists():
-        from xcrossrec.models import bundle
         from xcrossrec.models.base import load_base
-        from xcrossrec.models.encoder import SourceEncoder
-        from xcrossrec.models.scorer import encode_titles
+        from xcrossrec.models.dual import encode_titles
+        from xcrossrec.models.source import SourceEncoder
 
-        np.save(place, encode_titles(bundle.build_model(SourceEncoder(load_base())), titles).numpy())
+        np.save(place, encode_titles(build_model(SourceEncoder(load_base())), titles).numpy())
     return np.asarray(np.load(place))
 
 

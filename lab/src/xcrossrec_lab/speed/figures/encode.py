@@ -1,6 +1,6 @@
 """Encoding texts with n integrated streams against the plain base, PEFT's ways beside them.
 
-Ours is what this project uses to encode a catalogue (``xcrossrec.models.scorer.encode_titles``); the plain base is
+Ours is what this project uses to encode a catalogue (``xcrossrec.models.dual.encode_titles``); the plain base is
 sentence-transformers' ``encode`` with its best batch size of a few. Both start from strings and end with unit vectors.
 A figure is the worse of two corpora, titles and history prompts.
 """
