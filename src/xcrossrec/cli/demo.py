@@ -51,8 +51,8 @@ class Plan:
 
     source_users: int = 1500
     test_users: int = 1000
-    budget: int = 300
-    source: Mapping[str, Any] = field(default_factory=lambda: {"epochs": 3, "batch_users": 64, "learning_rate": 2e-3})
+    budget: int = 100
+    source: Mapping[str, Any] = field(default_factory=lambda: {"epochs": 2, "batch_users": 64, "learning_rate": 2e-3})
     target: Mapping[str, Any] = field(default_factory=lambda: {"epochs": 8, "target_learning_rate": 8e-3})
     rival: Mapping[str, Any] = field(default_factory=lambda: {"epochs": 8, "learning_rate": 8e-3})
     base: str | None = None
@@ -204,8 +204,12 @@ def _verdicts(results: Mapping[str, Evaluation]) -> list[str]:
     return [
         f"For each of {users:,} other customers the next purchase was ranked among 29 items drawn by popularity. "
         f"Mean of 1 / rank (MRR): {ranking}.",
-        *(f"- {verdict(found, 'popularity')}" for found in compared),
+        *(_sentence(verdict(found, "popularity")) for found in compared),
     ]
+
+
+def _sentence(text: str) -> str:
+    return f"- {text[0].upper()}{text[1:]}"
 
 
 def _recommendations(out: Path, target: Domain) -> str:
