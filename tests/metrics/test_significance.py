@@ -13,7 +13,6 @@ from xcrossrec.metrics import significance
 from xcrossrec.metrics.significance import (
     bootstrap_interval,
     paired_comparison,
-    sign_flip_bound,
     sign_flip_p_value,
 )
 
@@ -104,22 +103,6 @@ def test_p_value_is_even_where_nothing_differs() -> None:
     assert np.mean(np.array(found) <= 0.1) == pytest.approx(0.1, abs=0.05)
 
 
-@quick
-@given(hnp.arrays(np.float64, st.integers(1, 10), elements=st.floats(-10, 10, width=32)))
-def test_bound_is_never_below_the_share_of_all_sign_flips(values: np.ndarray) -> None:
-    sums = [abs(float(np.dot(signs, values))) for signs in product((-1.0, 1.0), repeat=values.size)]
-    exact = np.mean([total >= abs(float(values.sum())) - 1e-9 for total in sums])
-    assert exact - 1e-12 <= sign_flip_bound(values) <= 1.0
-
-
-def test_bound_is_as_small_as_the_difference_is_clear() -> None:
-    assert sign_flip_bound(np.ones(50)) == pytest.approx(2 * np.exp(-25.0))
-    assert sign_flip_bound(-np.ones(50)) == sign_flip_bound(np.ones(50))
-    assert sign_flip_bound(np.array([3.0, -3.0, 0.0])) == 1.0
-    assert sign_flip_bound(np.zeros(4)) == 1.0
-    assert 0.0 < sign_flip_bound(np.ones(100_000)) < 1e-300
-
-
 def test_paired_comparison_gives_the_mean_difference_and_its_interval() -> None:
     rng = _rng(11)
     b = rng.uniform(size=400)
@@ -149,8 +132,6 @@ def test_statistics_refuse_no_values() -> None:
 def test_statistics_refuse_values_that_are_not_finite() -> None:
     with pytest.raises(DataError, match="got 2 that are not"):
         sign_flip_p_value(np.array([1.0, np.nan, np.inf]), rng=_rng())
-    with pytest.raises(DataError, match="finite"):
-        sign_flip_bound(np.array([1.0, np.nan]))
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 95.0])

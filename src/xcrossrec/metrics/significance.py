@@ -5,9 +5,7 @@ Every function takes the random generator it draws from; nothing touches a globa
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,25 +94,6 @@ def sign_flip_p_value(
     return (1 + extreme) / (1 + permutations)
 
 
-def sign_flip_bound(differences: Float[np.ndarray, " user"]) -> float:
-    """An upper bound on the exact sign-flip p-value, which no number of flips limits from below.
-
-    p <= 2 exp(-(sum d)^2 / (2 sum d^2)), Hoeffding's inequality (1963) for a sum of d times random signs. Counted flips
-    cannot say less than 1 / (1 + permutations), and a correction for many comparisons multiplies that.
-
-    Args:
-        differences: one paired difference a user.
-
-    Raises:
-        DataError: no differences, or one that is not finite.
-    """
-    _check_values(differences)
-    squares = float(np.square(differences).sum())
-    if squares == 0.0:
-        return 1.0
-    return min(1.0, max(sys.float_info.min, 2.0 * math.exp(-(float(differences.sum()) ** 2) / (2.0 * squares))))
-
-
 def paired_comparison(
     a: Float[np.ndarray, " user"],
     b: Float[np.ndarray, " other"],
@@ -146,31 +125,6 @@ def paired_comparison(
     interval = bootstrap_interval(differences, level=level, resamples=resamples, rng=rng)
     p_value = sign_flip_p_value(differences, permutations=permutations, rng=rng)
     return PairedComparison(float(differences.mean()), interval, p_value, int(differences.size))
-
-
-def holm_adjusted(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for the number of comparisons (Holm's step-down method, family-wise error).
-
-    The i-th smallest of m is multiplied by m - i + 1, and never falls below a smaller one's.
-
-    Args:
-        p_values: of one family of comparisons, in any order.
-
-    Returns:
-        adjusted ones in the same order, at most 1.
-
-    Raises:
-        DataError: a value outside [0, 1].
-    """
-    if wrong := [p for p in p_values if not 0.0 <= p <= 1.0]:
-        raise DataError(f"a p-value is {wrong[0]!r}: give values between 0 and 1")
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    adjusted = [0.0] * len(p_values)
-    floor = 0.0
-    for rank, index in enumerate(order):
-        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = floor
-    return adjusted
 
 
 def _chunks(total: int, width: int) -> Iterator[int]:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from xcrossrec.metrics.significance import PairedComparison, holm_adjusted
+from xcrossrec.metrics.significance import PairedComparison
 from xcrossrec.types import Negatives
 from xcrossrec_lab.methods import KINDS
+from xcrossrec_lab.report.many_comparisons import holm_adjusted
 from xcrossrec_lab.report.points import Point, Points
 from xcrossrec_lab.report.resampling import compare_many, interval, relative_interval
 from xcrossrec_lab.suites.cells import ALL, NO_BUDGET

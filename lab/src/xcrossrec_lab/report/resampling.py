@@ -8,7 +8,8 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from xcrossrec.metrics.significance import PairedComparison, sign_flip_bound
+from xcrossrec.metrics.significance import PairedComparison
+from xcrossrec_lab.report.many_comparisons import sign_flip_bound
 
 RESAMPLES = 2000
 PERMUTATIONS = 10_000

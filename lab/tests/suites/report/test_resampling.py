@@ -2,11 +2,13 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from xcrossrec import DataError
-from xcrossrec.metrics.significance import bootstrap_interval, holm_adjusted
+from xcrossrec.metrics.significance import bootstrap_interval
+from xcrossrec_lab.report.many_comparisons import holm_adjusted, sign_flip_bound
 from xcrossrec_lab.report.resampling import compare_many, interval, relative_interval
 
 
@@ -50,3 +52,24 @@ def test_holm_by_hand() -> None:
     assert holm_adjusted([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     with pytest.raises(DataError, match=r"p-value is 1\.5"):
         holm_adjusted([1.5])
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(hnp.arrays(np.float64, st.integers(1, 10), elements=st.floats(-10, 10, width=32)))
+def test_bound_is_never_below_the_share_of_all_sign_flips(values: np.ndarray) -> None:
+    sums = [abs(float(np.dot(signs, values))) for signs in itertools.product((-1.0, 1.0), repeat=values.size)]
+    exact = np.mean([total >= abs(float(values.sum())) * (1 - 1e-9) for total in sums])
+    assert exact - 1e-12 <= sign_flip_bound(values) <= 1.0
+
+
+def test_bound_is_as_small_as_the_difference_is_clear() -> None:
+    assert sign_flip_bound(np.ones(50)) == pytest.approx(2 * np.exp(-25.0))
+    assert sign_flip_bound(-np.ones(50)) == sign_flip_bound(np.ones(50))
+    assert sign_flip_bound(np.array([3.0, -3.0, 0.0])) == 1.0
+    assert sign_flip_bound(np.zeros(4)) == 1.0
+    assert 0.0 < sign_flip_bound(np.ones(100_000)) < 1e-300
+
+
+def test_bound_refuses_what_is_not_finite() -> None:
+    with pytest.raises(DataError, match="got 1 that are not"):
+        sign_flip_bound(np.array([1.0, np.nan]))
