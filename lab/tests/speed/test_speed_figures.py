@@ -134,7 +134,7 @@ def test_recorded_texts_are_those_that_were_tokenized() -> None:
         tokenized.extend(texts)
         return {"attention_mask": torch.ones(len(texts), 3)}
 
-    batches = DualBatches([[0, 1], [2, 3, 4]], titles, preprocess, seed=0, history_limit=5, sampled_negatives=2)
+    batches = DualBatches([[0, 1], [2, 3, 4]], titles, preprocess, seed=0, sampled_negatives=2)
     tokenized.clear()
     steps = train.recorded_texts(lambda: batches([{"user": 0}, {"user": 1}]))
     assert [sorted(step) for step in steps] == [sorted(tokenized)]

@@ -18,7 +18,7 @@ from xcrossrec.models.kinds import build_model
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.training.loop import fit
-from xcrossrec.training.source import HEAD_PATTERNS, with_head
+from xcrossrec.training.source import with_head
 from xcrossrec.types import PairAttention
 from xcrossrec_lab.methods.lora import fitted_model
 from xcrossrec_lab.task import Fitted, Task, check_settings
@@ -83,7 +83,6 @@ def fit_encoder(task: Task, encoder: TitleEncoder, learning_rate: float, *, sour
         task.users,
         replace(task.training, learning_rate=learning_rate),
         Path(tempfile.mkdtemp(dir=task.work)),
-        head_patterns=HEAD_PATTERNS,
         show_progress=False,
     )
     fitted = fitted_model(model, task, asdict(report))

@@ -5,7 +5,6 @@ Legend: ``source`` = an adapter, ``batch`` = text, ``token`` = position, ``dim``
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from xcrossrec import ModelError
 from xcrossrec.models.adapters import Adapter, load_tensors, read_adapter
 from xcrossrec.models.base import Base, load_base
-from xcrossrec.models.encoder import ADAPTERS_FOLDER
+from xcrossrec.models.encoder import read_adapters
 from xcrossrec.models.xcross.encoder import INTEGRATOR_WEIGHTS, XCrossEncoder
 from xcrossrec.models.xcross.integrator import Integrator
 from xcrossrec.training.target import source_names
@@ -42,8 +40,6 @@ class FusionIntegrator(Integrator):
         dim: hidden size d.
         rank: r.
     """
-
-    name = "fusion"
 
     def __init__(self, sources: int, dim: int, rank: int) -> None:
         super().__init__(sources, dim)
@@ -86,10 +82,6 @@ class FusionIntegrator(Integrator):
         down, up = self.value_down.to(state.dtype), self.value_up.to(state.dtype)
         return state + nn.functional.linear(nn.functional.linear(state, down), up)
 
-    def reselect(self, kept: Sequence[int | None]) -> Integrator:
-        """Refuse: fusion is trained for its sources."""
-        raise ModelError(f"fusion cannot change its {self.sources} sources: train again")
-
 
 class FusionEncoder(XCrossEncoder):
     """An encoder whose layers fuse the outputs of frozen adapters.
@@ -112,24 +104,24 @@ class FusionEncoder(XCrossEncoder):
         pair_attention: PairAttention = "joint",
     ) -> None:
         super().__init__(base, adapters, max_tokens=max_tokens, pair_attention=pair_attention)
-        self.integrator = FusionIntegrator.name
         self.rank = rank
         for layer in self.integrated_layers:
             layer.integrator = FusionIntegrator(len(self.sources), self.dim, rank)
         self.stream_weight.requires_grad_(False)  # the streams are one
 
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write what an integrated encoder has, and the rank."""
-        super().save(output_path)
-        path = Path(output_path) / self.config_file_name
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**settings, "rank": self.rank}, indent=2), encoding="utf-8")
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The fusion layers."""
+        return {"learning_rate": super().parameter_groups()["learning_rate"]}
+
+    def settings(self) -> dict[str, Any]:
+        """What an integrated encoder has, and the rank."""
+        return {**super().settings(), "rank": self.rank}
 
     @classmethod
     def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:
         model = cls(
             base,
-            [read_adapter(folder / ADAPTERS_FOLDER / name, base, name=name) for name in settings["sources"]],
+            read_adapters(folder, settings["sources"], base),
             rank=settings["rank"],
             max_tokens=settings["max_tokens"],
             pair_attention=settings["pair_attention"],

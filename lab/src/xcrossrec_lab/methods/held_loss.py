@@ -34,7 +34,7 @@ def next_item_loss(model: Model, task: Task, users: Sequences) -> float:
     with torch.inference_mode():
         for start in range(0, len(users), _BATCH):
             rows = [{"user": user} for user in range(start, min(start + _BATCH, len(users)))]
-            batch = on_device(batches(rows), model.device)  # type: ignore[operator]
+            batch = on_device(batches(rows), model.device)
             value = loss(list(batch.values())) if pair else _dual_loss(loss, batch)
             total += float(value) * len(rows)
     return total / len(users)
@@ -44,12 +44,10 @@ def _batches(model: Model, task: Task, users: Sequences) -> UserBatches:
     config = task.training
     arguments = (users.rows, item_texts(task.target.titles), encoder_of(model).preprocess, config.seed)
     if isinstance(model, CrossEncoder):
-        return PairBatches(*arguments, config.history_limit, negatives=config.pair_negatives)
+        return PairBatches(*arguments, negatives=config.pair_negatives)
     return DualBatches(
         *arguments,
-        config.history_limit,
         sampled_negatives=config.sampled_negatives,
-        with_prompts=matcher_of(model).pooling == "prompt",
         length_groups=1,
     )
 

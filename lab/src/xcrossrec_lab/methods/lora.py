@@ -14,7 +14,7 @@ from xcrossrec.models.kinds import build_model
 from xcrossrec.models.model import Model
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.training.loop import fit
-from xcrossrec.training.source import HEAD_PATTERNS, with_head
+from xcrossrec.training.source import with_head
 from xcrossrec_lab.methods.held_loss import next_item_loss
 from xcrossrec_lab.task import Fitted, Source, Task, check_settings
 
@@ -81,9 +81,7 @@ def head_on_the_base(task: Task) -> Fitted:
     model = build_model(encoder, scoring=task.scoring, pair_start=task.pair_start)
     model = with_head(model, task.target, replace(config, projection_rank=rank))
     config = replace(config, projection_learning_rate=task.setting("learning_rate", config.projection_learning_rate))
-    report = fit(
-        model, task.target, task.users, config, task.work / "head", head_patterns=HEAD_PATTERNS, show_progress=False
-    )
+    report = fit(model, task.target, task.users, config, task.work / "head", show_progress=False)
     return fitted_model(model, task, asdict(report))
 
 

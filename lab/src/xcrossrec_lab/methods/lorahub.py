@@ -174,9 +174,7 @@ class FixedUsersLoss:
         self.users = len(users)
         self.weights = [len(chunk) / len(rows) for chunk in chunks]
         if isinstance(model, CrossEncoder):
-            pairs = PairBatches(
-                users.rows, texts, encode, config.seed, config.history_limit, negatives=config.pair_negatives
-            )
+            pairs = PairBatches(users.rows, texts, encode, config.seed, negatives=config.pair_negatives)
             self.batches = [on_device(pairs(chunk), model.device) for chunk in chunks]
             self.loss: nn.Module = PairLoss(model, config.pair_negatives + 1)
         else:
@@ -185,9 +183,7 @@ class FixedUsersLoss:
                 texts,
                 encode,
                 config.seed,
-                config.history_limit,
                 sampled_negatives=config.sampled_negatives,
-                with_prompts=matcher_of(model).pooling == "prompt",
                 length_groups=1,
             )
             self.batches = [on_device(items(chunk), model.device) for chunk in chunks]

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from xcrossrec import ConfigError, ModelError
 from xcrossrec.baselines.rows import check_rows
+from xcrossrec.training.batches import HISTORY_LIMIT
 from xcrossrec_lab.places import EVIDENCE
 from xcrossrec_lab.task import Fitted, Task, check_settings
 
@@ -108,7 +109,7 @@ def sasrec(task: Task) -> Fitted:
         "learning_rate": task.setting("learning_rate", SASREC_RATE),
         "seed": task.seed,
         "items": task.target.items.height,
-        "history_limit": task.training.history_limit,
+        "history_limit": HISTORY_LIMIT,
         "holdout_share": task.training.holdout_share,
     }
     (work / "sequences.json").write_text(json.dumps(task.users.rows), encoding="utf-8")
@@ -127,7 +128,7 @@ def sasrec(task: Task) -> Fitted:
         _end(process)
         last = (work / "log").read_text(encoding="utf-8").strip().splitlines()[-1:] or ["it printed nothing"]
         raise ModelError(f"SASRec ended before it was trained ({last[0]}): see {work / 'log'}") from error
-    scorer = SasrecScorer(process, task.target.items.height, work, task.training.history_limit)
+    scorer = SasrecScorer(process, task.target.items.height, work, HISTORY_LIMIT)
     return Fitted(scorer, trained_parameters=about["parameters"], report={**settings, **about})
 
 

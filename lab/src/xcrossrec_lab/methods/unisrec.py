@@ -34,6 +34,7 @@ from xcrossrec.models.dual import encode_titles
 from xcrossrec.models.kinds import build_model
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.prompts import item_texts
+from xcrossrec.training.batches import HISTORY_LIMIT
 from xcrossrec.training.source import source_users, user_hash
 from xcrossrec_lab.task import Fitted, Source, Task, check_settings
 
@@ -339,7 +340,7 @@ def _schedule(task: Task) -> Schedule:
         patience=3,
         holdout_share=0.05,
         sampled_negatives=256,
-        history_limit=task.training.history_limit,
+        history_limit=HISTORY_LIMIT,
         seed=task.seed,
     )
 

@@ -49,7 +49,7 @@ class XLoraEncoder(TitleEncoder):
         pair_attention: PairAttention = "joint",
     ) -> None:
         super().__init__(base, max_tokens, pair_attention)
-        self.adapters = tuple(adapters)
+        self.folders = tuple(adapters)
         self.layerwise = layerwise
         base.backbone.config.use_cache = False
         _use_plain_products(base.backbone)
@@ -81,10 +81,17 @@ class XLoraEncoder(TitleEncoder):
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write the classifier, and where the adapters are."""
-        folder = Path(output_path)
         state = {key: value.detach().cpu().contiguous() for key, value in self.classifier.state_dict().items()}
-        save_file(state, folder / _CLASSIFIER)
-        self._save_shared(folder, {"adapters": list(map(str, self.adapters)), "layerwise": self.layerwise})
+        save_file(state, Path(output_path) / _CLASSIFIER)
+        super().save(output_path)
+
+    def settings(self) -> dict[str, Any]:
+        """With the adapters' folders and the form of their scalings."""
+        return {**super().settings(), "adapters": list(map(str, self.folders)), "layerwise": self.layerwise}
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The classifier."""
+        return {"learning_rate": list(self.classifier.parameters())}
 
     @classmethod
     def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:

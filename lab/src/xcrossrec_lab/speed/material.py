@@ -17,14 +17,14 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from xcrossrec import Domain, build_domain
+from xcrossrec import Domain, Integration, build_domain
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.model import encoder_of
 from xcrossrec.models.source import default_lora
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.prompts import clean_title, history_prompt
 from xcrossrec.training.target import build_target_model
-from xcrossrec.types import Split
+from xcrossrec.types import Form, Split
 from xcrossrec_lab.speed.harness import Settings
 from xcrossrec_lab.speed.plain import base_location
 
@@ -158,17 +158,15 @@ def random_adapters(base: str, count: int, folder: Path, *, rank: int = RANK) ->
     return folders
 
 
-def integrated_model(base: str, adapters: Sequence[Path], form: str = "paper") -> SentenceTransformer:
+def integrated_model(base: str, adapters: Sequence[Path], form: Form = "xcross") -> SentenceTransformer:
     """Our n integrated streams, or merged sources, with a `dual` head; integrators are random and small, not zero."""
-    model = build_target_model(adapters, base=base, integrator=form, target_rank=2 if form == "merged" else 0)
+    model = build_target_model(adapters, Integration(form, top_layers=None), base=base)
     encoder = encoder_of(model)
-    assert isinstance(encoder, XCrossEncoder)
     with seeded(), torch.no_grad():
-        for integrator in encoder.integrators:
+        for integrator in encoder.integrators if isinstance(encoder, XCrossEncoder) else ():
             for parameter in integrator.parameters():
                 nn.init.normal_(parameter, std=0.2 / encoder.dim**0.5)
-    for lora in encoder.target_loras.values():
-        lora.requires_grad_(False)  # as in a loaded model, which folds it into the weights once
+    encoder.backbone.requires_grad_(False)  # as in a loaded model, which folds LoRAs into the weights once
     model.eval()
     assert isinstance(model, SentenceTransformer)
     return model

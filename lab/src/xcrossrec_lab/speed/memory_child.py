@@ -42,7 +42,7 @@ def _plain(kind: str, base: str, texts: list[str], batch: str, threads: str) -> 
 
 
 def _ours(kind: str, base: str, texts: list[str], threads: str, adapters: list[str]) -> dict[str, float]:
-    from xcrossrec.models import scorer
+    from xcrossrec.models.dual import encode_titles
     from xcrossrec_lab.speed import material
 
     pin_torch(int(threads))
@@ -51,7 +51,7 @@ def _ours(kind: str, base: str, texts: list[str], threads: str, adapters: list[s
     model = material.integrated_model(base, [Path(adapter) for adapter in adapters])
     found = shared_copy(model)
     if kind == "ours":
-        scorer.encode_titles(model, texts)
+        encode_titles(model, texts)
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from xcrossrec import Domain, source_config, target_config, train_source, train_target
+from xcrossrec import Domain, Integration, source_config, target_config, train_source, train_target
 from xcrossrec.data.candidates import draw_candidates
 from xcrossrec.metrics.ranking import ranks
 from xcrossrec.models import bundle
@@ -97,6 +97,7 @@ def _small_model(settings: Settings, source_users: int, target_users: int) -> tu
             train_source(domain, sources[-1], config=config, base=base, show_progress=False)
     domain = material.training_domain(settings, "toys", target_users, validation_users=max(8, target_users))
     if not (place / "toys").is_dir():
-        config = target_config("paper", epochs=1)
-        train_target(domain, sources, place / "toys", config=config, integrator="paper", show_progress=False)
+        config = target_config(epochs=1)
+        form = Integration("xcross")
+        train_target(domain, sources, place / "toys", config=config, integration=form, show_progress=False)
     return domain, place / "toys"

@@ -14,6 +14,7 @@ from xcrossrec.baselines.neural import ModelScorer
 from xcrossrec.metrics.significance import bootstrap_interval
 from xcrossrec.models.heads import Center
 from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.prompts import item_texts
@@ -63,14 +64,14 @@ def integration_switched_off(
 
 
 @contextmanager
-def _integration_off(model: Model, encoder: XCrossEncoder, task: Task) -> Iterator[None]:
+def _integration_off(model: Model, encoder: XCrossEncoder | MergedEncoder, task: Task) -> Iterator[None]:
     """Within the block no layer mixes.
 
     Where the sources are merged there is nothing to mix, and their updates are taken out: what is left is the base with
     what was trained on the target, centered anew, since without them the catalogue has another mean.
     """
     with ExitStack() as stack:
-        if encoder.streams > 1:
+        if isinstance(encoder, XCrossEncoder):
             stack.enter_context(encoder.integration_off())
         else:
             for source in range(len(encoder.sources)):
@@ -112,7 +113,7 @@ def integration_map(fitted: Fitted, task: Task) -> dict[str, Any] | None:
         layer, a mapping from each pair to its mean; None for a method without layers that mix.
     """
     encoder = _integrating(fitted)
-    if encoder is None or not encoder.integrated_layers:
+    if not isinstance(encoder, XCrossEncoder):
         return None
     titles = item_texts(task.target.titles[:_TITLES])
     totals: list[torch.Tensor] = []
@@ -131,11 +132,9 @@ def integration_map(fitted: Fitted, task: Task) -> dict[str, Any] | None:
     return {"pairs": list(layers[0]), "numbers": encoder.layer_numbers, "layers": layers}
 
 
-def _integrating(fitted: Fitted) -> XCrossEncoder | None:
+def _integrating(fitted: Fitted) -> XCrossEncoder | MergedEncoder | None:
     """The encoder of a method that integrates: by layers that mix, or by merging."""
     if fitted.model is None:
         return None
     encoder = encoder_of(fitted.model)
-    if not isinstance(encoder, XCrossEncoder):
-        return None
-    return encoder if encoder.integrated_layers or encoder.streams == 1 else None
+    return encoder if isinstance(encoder, XCrossEncoder | MergedEncoder) else None

@@ -15,6 +15,7 @@ import torch
 from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
 
+from xcrossrec import Integration
 from xcrossrec.models.model import encoder_of
 from xcrossrec.models.pair import score_pairs
 from xcrossrec.models.xcross.encoder import XCrossEncoder
@@ -78,7 +79,9 @@ def measure_pair(settings: Settings) -> Measured:
 def _model(base: str, settings: Settings) -> CrossEncoder:
     adapters = material.random_adapters(base, SOURCES, settings.work / "adapters")
     with material.seeded(), torch.no_grad():
-        model = build_target_model(adapters, base=base, scoring="pair", pair_attention="shared")
+        model = build_target_model(
+            adapters, Integration("xcross", top_layers=None), base=base, scoring="pair", pair_attention="shared"
+        )
         encoder = encoder_of(model)
         assert isinstance(encoder, XCrossEncoder)
         for integrator in encoder.integrators:

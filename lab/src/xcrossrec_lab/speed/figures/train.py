@@ -36,7 +36,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from transformers import TrainerCallback
 from transformers import trainer as transformers_trainer
 
-from xcrossrec import Domain, TrainingConfig, source_config, target_config, train_source, train_target
+from xcrossrec import Domain, Integration, TrainingConfig, source_config, target_config, train_source, train_target
 from xcrossrec.models.base import load_base
 from xcrossrec.models.source import SourceEncoder, default_lora
 from xcrossrec.training.batches import DualBatches
@@ -45,7 +45,7 @@ from xcrossrec_lab.speed.harness import Figure, Measured, Settings, medians, pai
 from xcrossrec_lab.speed.plain import plain_base
 
 Stage = Literal["target", "merged", "source"]
-FORMS: dict[Stage, str] = {"target": "paper", "merged": "merged"}
+INTEGRATIONS: dict[Stage, Integration] = {"target": Integration("xcross"), "merged": Integration("merged")}
 """Of `train target`."""
 Precision = Literal["fp32", "bf16"]
 
@@ -175,7 +175,7 @@ def has_dropout(stage: Stage, base: str) -> bool:
 
 
 def _config(stage: Stage, precision: Precision, users: int) -> TrainingConfig:
-    make = source_config if stage == "source" else partial(target_config, FORMS[stage])
+    make = source_config if stage == "source" else target_config
     return make(epochs=1, holdout_share=0.0, precision=precision, batch_users=users)
 
 
@@ -196,8 +196,8 @@ def _train_ours(
     if stage == "source":
         train_source(domain, folder, config=config, base=base, rank=material.RANK, show_progress=False)
     else:
-        form = FORMS[stage]
-        train_target(domain, adapters, folder, config=config, integrator=form, base=base, show_progress=False)
+        form = INTEGRATIONS[stage]
+        train_target(domain, adapters, folder, config=config, integration=form, base=base, show_progress=False)
 
 
 def recorded_texts(train: Callable[[], Any]) -> list[list[str]]:
