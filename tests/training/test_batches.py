@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xcrossrec.exceptions import DataError
 from xcrossrec.prompts import split_prompt
-from xcrossrec.training.batches import DualBatches, EpochOfBatches, PairBatches, on_device
+from xcrossrec.training.batches import HISTORY_LIMIT, DualBatches, EpochOfBatches, HeldOutApart, PairBatches, on_device
 
 TITLES = [f"title {'x' * (row % 4)} {row}" for row in range(30)]
 SEQUENCES = st.lists(st.lists(st.integers(0, 29), min_size=2, max_size=9), min_size=1, max_size=6)
@@ -46,12 +46,12 @@ def read(row: list[int]) -> list[int]:
 
 
 def dual(sequences: Sequence[Sequence[int]], **changes: Any) -> DualBatches:
-    settings = {"history_limit": 20, "sampled_negatives": 5, "seed": 3, **changes}
+    settings = {"sampled_negatives": 5, "seed": 3, **changes}
     return DualBatches(sequences, TITLES, spell, **settings)
 
 
 def pair(sequences: Sequence[Sequence[int]], **changes: Any) -> PairBatches:
-    settings = {"history_limit": 20, "negatives": 4, "seed": 3, **changes}
+    settings = {"negatives": 4, "seed": 3, **changes}
     return PairBatches(sequences, TITLES, spell, **settings)
 
 
@@ -64,33 +64,38 @@ def encoded_items(batch: dict[str, Any]) -> list[int]:
     return [int(row) for part in groups for row in part[:, 0]]
 
 
-@given(sequences=SEQUENCES, limit=st.integers(1, 9))
-def test_a_dual_batch_holds_every_item_once_and_points_at_it(sequences: list[list[int]], limit: int) -> None:
-    batch = dual(sequences, history_limit=limit)(rows_of(sequences))
+@given(sequences=SEQUENCES)
+def test_a_dual_batch_holds_every_item_once_and_points_at_it(sequences: list[list[int]]) -> None:
+    batch = dual(sequences)(rows_of(sequences))
     items = encoded_items(batch)
     assert len(set(items)) == len(items)
     for user, sequence in enumerate(sequences):
         places = [place for place in batch["label"]["sequences"][user].tolist() if place >= 0]
-        assert [items[place] for place in places] == sequence[-(limit + 1) :]
+        assert [items[place] for place in places] == sequence
 
 
-@given(sequences=SEQUENCES, limit=st.integers(1, 9))
-def test_membership_marks_the_whole_sequence_and_nothing_else(sequences: list[list[int]], limit: int) -> None:
-    batch = dual(sequences, history_limit=limit, sampled_negatives=12)(rows_of(sequences))
+@given(sequences=SEQUENCES)
+def test_membership_marks_the_whole_sequence_and_nothing_else(sequences: list[list[int]]) -> None:
+    batch = dual(sequences, sampled_negatives=12)(rows_of(sequences))
     items = encoded_items(batch)
     for user, sequence in enumerate(sequences):
         marked = {item for item, own in zip(items, batch["label"]["member"][user].tolist(), strict=True) if own}
         assert marked == set(items) & set(sequence)
 
 
-@given(sequences=SEQUENCES, seed=st.integers(0, 20))
-def test_prompts_end_before_their_target(sequences: list[list[int]], seed: int) -> None:
-    batch = dual(sequences, with_prompts=True, seed=seed)(rows_of(sequences))
-    for user, sequence in enumerate(sequences):
-        position = int(batch["label"]["target_position"][user])
-        prompt = read(batch["prompts_input_ids"][user].tolist())
-        assert 1 <= position < len(sequence)
-        assert prompt == sequence[:position]
+def test_a_long_history_counts_from_its_newest_items() -> None:
+    long = list(range(30))
+    batch = dual([long], sampled_negatives=0)([{"user": 0}])
+    items = encoded_items(batch)
+    assert [items[place] for place in batch["label"]["sequences"][0].tolist()] == long[-(HISTORY_LIMIT + 1) :]
+
+
+@pytest.mark.parametrize("kind", [dual, pair])
+def test_users_set_aside_have_a_collator_of_their_own(kind: Any) -> None:
+    training, held = kind([[0, 1], [2, 3]]), kind([[4, 5, 6]])
+    apart = HeldOutApart(training, held)
+    assert str(apart(list(held.dataset(held=True)))) == str(held([{"user": 0}]))
+    assert str(apart(list(training.dataset()))) == str(training([{"user": 0}, {"user": 1}]))
 
 
 def test_the_length_groups_come_in_order_so_that_padding_is_small() -> None:
@@ -106,7 +111,7 @@ def test_the_length_groups_come_in_order_so_that_padding_is_small() -> None:
 def test_pair_negatives_are_never_the_users_own(sequences: list[list[int]], seed: int, epoch: int) -> None:
     batches = pair(sequences, seed=seed)
     batches.epoch = epoch
-    texts = batches(rows_of(sequences))["input_ids"].tolist()
+    texts = batches(rows_of(sequences))["pairs"]["input_ids"].tolist()
     assert len(texts) == 5 * len(sequences)
     for user, sequence in enumerate(sequences):
         own = [read(text) for text in texts[5 * user : 5 * user + 5]]
@@ -124,17 +129,17 @@ def test_half_of_the_pair_negatives_follow_popularity() -> None:
     drawn = []
     for epoch in range(20):
         batches.epoch = epoch
-        drawn += [read(text)[-1] for text in batches([{"user": 0}])["input_ids"].tolist()[1:]]
+        drawn += [read(text)[-1] for text in batches([{"user": 0}])["pairs"]["input_ids"].tolist()[1:]]
     assert sum(item in (2, 3) for item in drawn) >= 20
 
 
 def test_pair_negatives_come_from_the_catalogue_where_nobody_bought_anything_else() -> None:
-    texts = pair([[0, 1], [1, 0]])([{"user": 0}])["input_ids"].tolist()
+    texts = pair([[0, 1], [1, 0]])([{"user": 0}])["pairs"]["input_ids"].tolist()
     assert len({read(text)[-1] for text in texts}) == 5
 
 
 def test_a_catalogue_too_small_for_the_negatives() -> None:
-    batches = PairBatches([[0, 1, 2]], TITLES[:5], spell, 0, 20, negatives=4)
+    batches = PairBatches([[0, 1, 2]], TITLES[:5], spell, 0, negatives=4)
     with pytest.raises(DataError, match="4 negatives a user are wanted, but only 2 items are not the user's"):
         batches([{"user": 0}])
 
@@ -144,7 +149,7 @@ def test_draws_depend_on_seed_epoch_and_users_alone(kind: Any) -> None:
     sequences = [[0, 1, 2, 3], [4, 5, 6], [7, 8]]
 
     def draw(seed: int, epoch: int, users: tuple[int, ...] = (0, 2), warm_up: int = 0) -> str:
-        batches = kind(sequences, seed=seed, **({"with_prompts": True} if kind is dual else {}))
+        batches = kind(sequences, seed=seed)
         batches.epoch = epoch
         for _ in range(warm_up):
             batches([{"user": 1}])

@@ -33,7 +33,7 @@ def vectors() -> Tensor:
 
 @pytest.fixture
 def matcher() -> HistoryMatcher:
-    matcher = HistoryMatcher("late", sharpness=5.0, temperature=0.2)
+    matcher = HistoryMatcher(sharpness=5.0, temperature=0.2)
     with torch.no_grad():
         matcher.log_recency.copy_(torch.linspace(0.4, -1.0, RECENCY_SLOTS))
     return matcher
@@ -83,33 +83,17 @@ def test_late_loss_equals_the_loop(matcher: HistoryMatcher, vectors: Tensor) -> 
     assert got.item() == pytest.approx(loop_late(matcher, vectors), rel=1e-5)
 
 
-@pytest.mark.parametrize("position", [[1, 1, 1, 1], [3, 1, 3, 2], [2, 1, 4, 1], [2, 1, 2, 2]])
-def test_prompt_loss_equals_the_loop(position: list[int], vectors: Tensor) -> None:
-    matcher = HistoryMatcher("prompt", temperature=0.2)
-    prompts = nn.functional.normalize(torch.randn(4, 6, generator=torch.Generator().manual_seed(1)), dim=-1)
-    losses = []
-    for user, (sequence, step) in enumerate(zip(SEQUENCES, position, strict=True)):
-        if sequence[step] not in sequence[:step]:
-            scores = [5.0 * (prompts[user] @ vector).item() for vector in vectors]
-            losses.append(cross_entropy(scores, sequence[step], user))
-    structure = {**labels(), "target_position": torch.tensor(position)}
-    got = NextItemLoss(Lookup(), matcher)([*groups(vectors), {"vectors": prompts}], structure)
-    assert got.item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
-
-
 def test_own_items_get_no_gradient_as_negatives(vectors: Tensor) -> None:
-    matcher = HistoryMatcher("prompt")
+    matcher = HistoryMatcher()
     vectors.requires_grad_()
-    prompts = torch.ones(1, 6) / 6**0.5
     structure = {
         "sequences": torch.tensor([[0, 1]]),
         "member": torch.tensor([[row in (0, 1, 9) for row in range(ITEMS)]]),
-        "target_position": torch.tensor([1]),
     }
-    NextItemLoss(Lookup(), matcher)([{"vectors": vectors}, {"vectors": prompts}], structure).backward()
+    NextItemLoss(Lookup(), matcher)([{"vectors": vectors}], structure).backward()
     assert vectors.grad is not None
     moved = vectors.grad.abs().sum(1) > 0
-    assert moved.tolist() == [row not in (0, 9) for row in range(ITEMS)]
+    assert moved.tolist() == [row != 9 for row in range(ITEMS)]
 
 
 def test_a_batch_of_repeat_purchases_alone_gives_zero(matcher: HistoryMatcher, vectors: Tensor) -> None:
@@ -120,11 +104,10 @@ def test_a_batch_of_repeat_purchases_alone_gives_zero(matcher: HistoryMatcher, v
 def test_pair_loss_equals_the_loop() -> None:
     class Scores(nn.Module):
         def forward(self, features: dict[str, Any]) -> dict[str, Tensor]:
-            assert list(features) == ["input_ids", "attention_mask", "segments"]
             return {"scores": features["input_ids"].float().unsqueeze(-1)}
 
     scores = [[1.0, 0.0, 2.0], [3.0, 3.0, 3.0]]
     flat = torch.tensor(scores).flatten()
     expected = sum(-math.log(math.exp(row[0]) / sum(map(math.exp, row))) for row in scores) / 2
-    got = PairLoss(Scores(), 3)([flat, flat, flat], None)
+    got = PairLoss(Scores(), 3)([{"input_ids": flat}], None)
     assert got.item() == pytest.approx(expected, rel=1e-5)

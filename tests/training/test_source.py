@@ -18,7 +18,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.adapters import MANIFEST, read_adapter
 from xcrossrec.models.base import load_base
 from xcrossrec.models.kinds import kind_of
-from xcrossrec.models.model import encoder_of, matcher_of
+from xcrossrec.models.model import encoder_of
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.training.source import (
     TRAINING_USERS,
@@ -52,7 +52,7 @@ def test_an_adapter_is_a_peft_folder_with_a_complete_manifest(
         "items": domain.items.height,
     }
     assert manifest["training"] == {**settings().to_dict(), "budget": None}
-    assert (manifest["scoring"], manifest["pooling"], manifest["prompt_version"]) == ("dual", "late", 1)
+    assert (manifest["scoring"], manifest["prompt_version"]) == ("dual", 1)
     written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert set(manifest["files"]) == written - {MANIFEST}
     assert {"adapter_config.json", "adapter_model.safetensors", TRAINING_USERS} <= written
@@ -145,34 +145,24 @@ def test_an_existing_result_is_refused_before_the_work(
     assert digest(two_sources[0]) == before
 
 
-@pytest.mark.parametrize(
-    ("scoring", "pooling", "attention"),
-    [("dual", "prompt", None), ("pair", "late", "joint"), ("pair", "prompt", "shared"), ("pair", "late", "shared")],
-)
-def test_other_scorings_train_too(
-    scoring: Any,
-    pooling: Any,
-    attention: Any,
-    tiny_base: str,
-    target_domain: Domain,
-    settings: Settings,
-    tmp_path: Path,
+@pytest.mark.parametrize("attention", ["joint", "shared"])
+def test_pairs_train_too(
+    attention: Any, tiny_base: str, target_domain: Domain, settings: Settings, tmp_path: Path
 ) -> None:
     report = train_source(
         target_domain,
         tmp_path / "a",
         config=settings(),
         base=tiny_base,
-        scoring=scoring,
-        pooling=pooling,
+        scoring="pair",
         pair_attention=attention,
         show_progress=False,
     )
     assert report.best_loss is not None
     assert report.best_loss > 0
     model = bundle.load(tmp_path / "a")
-    assert (kind_of(model).name, matcher_of(model).pooling) == (scoring, pooling)
-    assert encoder_of(model).pair_attention == (attention or "joint")
+    assert kind_of(model).name == "pair"
+    assert encoder_of(model).pair_attention == attention
     factors = [value for key, value in weights(tmp_path / "a").items() if "lora_B" in key]
     assert any(value.abs().max() > 0 for value in factors)
 
@@ -196,7 +186,7 @@ def test_a_warm_start_goes_on_from_the_adapter(
 def test_a_warm_start_needs_a_single_adapter(
     tiny_models: Any, target_domain: Domain, settings: Settings, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match="dual-late is no single LoRA adapter"):
+    with pytest.raises(ModelError, match="late is no single LoRA adapter"):
         train_source(target_domain, tmp_path / "a", config=settings(), init=tiny_models.late)
 
 
