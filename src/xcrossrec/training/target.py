@@ -147,9 +147,8 @@ def build_target_model(
 
 def _common_attention(adapters: Sequence[Adapter]) -> PairAttention | None:
     """The pair attention that all sources were trained with, if they agree."""
-    found = {
-        adapter.manifest.get("pair_attention") for adapter in adapters if adapter.manifest.get("scoring") == "pair"
-    }
+    manifests = [adapter.manifest for adapter in adapters]
+    found = {m.get("pair_attention") if m.get("scoring") == "pair" else None for m in manifests}
     return found.pop() if len(found) == 1 else None
 
 
