@@ -162,13 +162,16 @@ class CatalogueContract:
         assert (list(store.snapshot()), store.version) == ([item(9)], 2)
         assert list(self.reopened(store).snapshot()) == [item(9)]
 
-    def test_untitled_items_of_an_import_are_kept_but_found_only_where_they_are_named(self, folder: Path) -> None:
+    def test_an_item_without_a_title_is_kept_but_found_only_where_it_is_named(self, folder: Path) -> None:
         items = [item(0), StoredItem("untitled", "")]
         with self.make(folder, DIM, items, unit(0, 80)) as store:
             assert (list(store.snapshot()), best(store, 1)) == (items, ["i0"])
             assert best(store, 1, among=["untitled", "i0"]) == ["untitled", "i0"]
             assert store.snapshot().search_titles("", 9) == [item(0)]
             assert store.snapshot().with_title("") == []
+            store.upsert([StoredItem("later", " \n")], unit(80))
+            assert best(store, 1) == ["i0"]
+            assert best(store, 1, among=["later", "i0"]) == ["later", "i0"]
 
     def test_many_small_writes_are_merged(self, store: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(base_module, "_RECENT_LEAST", 8)
