@@ -27,21 +27,11 @@ PACKED = ["bert", "mpnet"]
 LENGTHS = (12, 5, 9, 5, 1)
 
 
-def integrated(base: Path, sources: list[Source], integrator: str = "paper") -> XCrossEncoder:
+def integrated(base: Path, sources: list[Source], top_layers: int | None = None) -> XCrossEncoder:
     found = fresh_base(base)
-    encoder = XCrossEncoder(found, [read_adapter(s.folder, found) for s in sources], integrator=integrator).eval()
+    adapters = [read_adapter(source.folder, found) for source in sources]
+    encoder = XCrossEncoder(found, adapters, top_layers=top_layers).eval()
     randomise(encoder, "concat_weight", 0.02)
-    randomise(encoder, "direction", 0.2)
-    randomise(encoder, "stream_weight", 0.5)
-    return encoder
-
-
-def top_encoder(base: Path, sources: list[Source], top_layers: int | None, integrator: str) -> XCrossEncoder:
-    found = fresh_base(base)
-    adapters = [read_adapter(s.folder, found) for s in sources]
-    encoder = XCrossEncoder(found, adapters, integrator=integrator, top_layers=top_layers).eval()
-    randomise(encoder, "concat_weight", 0.02)
-    randomise(encoder, "direction", 0.2)
     randomise(encoder, "stream_weight", 0.5)
     return encoder
 

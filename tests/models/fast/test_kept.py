@@ -15,10 +15,10 @@ from fast_reference import (
     PACKED,
     Folders,
     SourcesOf,
+    integrated,
     keeping_nothing,
     states,
     states_and_gradients,
-    top_encoder,
 )
 from model_families import FAMILIES, random_batch
 from xcrossrec.models.fast import kept as kept_states
@@ -43,7 +43,7 @@ def test_kept_states_change_neither_states_nor_gradients(
     sources_of: SourcesOf,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    encoder = top_encoder(base_of(name), sources_of(name, 3), top_layers, "pairwise").train()
+    encoder = integrated(base_of(name), sources_of(name, 3), top_layers).train()
     ids, mask = random_batch(FAMILIES[name], LENGTHS)
     monkeypatch.setattr(texts, "_FEW_SLOTS", few)
     monkeypatch.setattr(passes, "_TOKENS_AT_ONCE", 40)
@@ -60,7 +60,7 @@ def test_kept_states_change_neither_states_nor_gradients(
 
 
 def test_a_text_that_was_kept_takes_no_lower_layer(base_of: Folders, sources_of: SourcesOf) -> None:
-    encoder = top_encoder(base_of("bert"), sources_of("bert", 2), 2, "pairwise").train()
+    encoder = integrated(base_of("bert"), sources_of("bert", 2), 2).train()
     ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
     run: list[Layer] = []
     embedded: list[Any] = []
@@ -87,7 +87,7 @@ def test_a_text_that_was_kept_takes_no_lower_layer(base_of: Folders, sources_of:
 
 @pytest.mark.parametrize("what", ["adapter", "embeddings"])
 def test_kept_states_go_when_a_weight_changes(what: str, base_of: Folders, sources_of: SourcesOf) -> None:
-    encoder = top_encoder(base_of("bert"), sources_of("bert", 2), 2, "paper").train()
+    encoder = integrated(base_of("bert"), sources_of("bert", 2), 2).train()
     ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
     before = states(encoder, ids, mask)
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_kept_states_go_when_a_weight_changes(what: str, base_of: Folders, sourc
 def test_kept_states_stay_within_their_bytes(
     base_of: Folders, sources_of: SourcesOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = top_encoder(base_of("bert"), sources_of("bert", 2), 2, "paper").train()
+    encoder = integrated(base_of("bert"), sources_of("bert", 2), 2).train()
     ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
     a_token = 2 * encoder.dim * 4
     monkeypatch.setattr(kept_states, "_KEPT_BYTES", 11 * a_token)  # of 1, 5, 5, 9 and 12 tokens the first three
@@ -121,7 +121,7 @@ def test_kept_states_stay_within_their_bytes(
 
 
 def test_kept_states_are_in_no_copy(base_of: Folders, sources_of: SourcesOf) -> None:
-    encoder = top_encoder(base_of("bert"), sources_of("bert", 2), 2, "paper").train()
+    encoder = integrated(base_of("bert"), sources_of("bert", 2), 2).train()
     ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
     expected = states(encoder, ids, mask)
     copied = deepcopy(encoder)
@@ -134,7 +134,7 @@ def test_kept_states_are_in_no_copy(base_of: Folders, sources_of: SourcesOf) -> 
 
 
 def test_nothing_is_kept_of_pairs_nor_where_the_backbone_trains(base_of: Folders, sources_of: SourcesOf) -> None:
-    encoder = top_encoder(base_of("bert"), sources_of("bert", 2), 2, "paper").train()
+    encoder = integrated(base_of("bert"), sources_of("bert", 2), 2).train()
     encoder(encoder.preprocess([("w1;w2", "w3"), ("w4", "w5")]))
     assert not kept(encoder).states
     encoder.backbone.train()  # dropout
@@ -143,7 +143,7 @@ def test_nothing_is_kept_of_pairs_nor_where_the_backbone_trains(base_of: Folders
 
 
 def test_mixed_precision_keeps_states_of_its_own(base_of: Folders, sources_of: SourcesOf) -> None:
-    encoder = top_encoder(base_of("bert"), sources_of("bert", 2), 2, "paper").train()
+    encoder = integrated(base_of("bert"), sources_of("bert", 2), 2).train()
     ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
     exact = states(encoder, ids, mask)
     with torch.autocast("cpu", torch.bfloat16), keeping_nothing():

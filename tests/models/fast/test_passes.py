@@ -10,7 +10,6 @@ import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import BertConfig
-from xcrossrec.models.integrator import FORMS
 
 from fast_reference import (
     CLOSE,
@@ -22,7 +21,6 @@ from fast_reference import (
     by_the_layers,
     integrated,
     states,
-    top_encoder,
 )
 from model_families import FAMILIES, Family, fresh_base, random_batch, randomise, write_base, write_sources
 from xcrossrec.exceptions import ConfigError
@@ -30,13 +28,12 @@ from xcrossrec.models.fast import passes, texts
 from xcrossrec.models.source import SourceEncoder, default_lora
 
 
-@pytest.mark.parametrize("integrator", FORMS)
 @pytest.mark.parametrize("count", [2, 3])
 @torch.no_grad()
 def test_every_family_gives_the_states_of_plain_layers(
-    family: Family, count: int, integrator: str, base_of: Folders, sources_of: SourcesOf
+    family: Family, count: int, base_of: Folders, sources_of: SourcesOf
 ) -> None:
-    encoder = integrated(base_of(family.name), sources_of(family.name, count), integrator)
+    encoder = integrated(base_of(family.name), sources_of(family.name, count))
     assert encoder.fast.leaves_padding_out_in_training == (family.name in PACKED)
     ids, mask = random_batch(family, LENGTHS)
     fast = states(encoder, ids, mask)
@@ -57,16 +54,14 @@ def test_one_adapter_gives_the_states_of_plain_layers(family: Family, base_of: F
 
 
 @pytest.mark.parametrize("few", [0, 10_000], ids=["a call a length", "one padded call"])
-@pytest.mark.parametrize("integrator", FORMS)
 def test_gradients_equal_those_of_plain_layers(
     family: Family,
-    integrator: str,
     few: int,
     base_of: Folders,
     sources_of: SourcesOf,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    encoder = integrated(base_of(family.name), sources_of(family.name, 2), integrator).train()
+    encoder = integrated(base_of(family.name), sources_of(family.name, 2)).train()
     ids, mask = random_batch(family, LENGTHS)
 
     monkeypatch.setattr(texts, "_FEW_SLOTS", few)
@@ -83,13 +78,12 @@ def test_gradients_equal_those_of_plain_layers(
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.detach().abs().max()))
 
 
-@pytest.mark.parametrize("integrator", ["paper", "pairwise"])
 @pytest.mark.parametrize("top_layers", [1, 2, 3])
 @torch.no_grad()
 def test_top_layers_give_the_states_of_plain_layers(
-    family: Family, top_layers: int, integrator: str, base_of: Folders, sources_of: SourcesOf
+    family: Family, top_layers: int, base_of: Folders, sources_of: SourcesOf
 ) -> None:
-    encoder = top_encoder(base_of(family.name), sources_of(family.name, 2), top_layers, integrator)
+    encoder = integrated(base_of(family.name), sources_of(family.name, 2), top_layers)
     ids, mask = random_batch(family, LENGTHS)
     fast = states(encoder, ids, mask)
     with by_the_layers():
