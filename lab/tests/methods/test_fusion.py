@@ -6,10 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
-from xcrossrec import ModelError
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.base import encoder_layers, load_base
 from xcrossrec_lab.methods.fusion import FusionEncoder, FusionIntegrator, adapter_fusion
@@ -128,8 +126,3 @@ def test_the_best_epoch_is_restored(make_task: MakeTask) -> None:
 def test_pair_models_train_too(make_task: MakeTask) -> None:
     fitted = adapter_fusion(make_task(scoring="pair", training={"epochs": 1}))
     assert fitted.scorer.score(HISTORIES, np.array([[1, 2], [3, 4]])).shape == (2, 2)
-
-
-def test_sources_cannot_change() -> None:
-    with pytest.raises(ModelError, match="its 2 sources"):
-        FusionIntegrator(2, 8, RANK).reselect([0, None])

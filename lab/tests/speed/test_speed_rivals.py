@@ -11,6 +11,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from conftest import TinyModels
+from xcrossrec import Integration
 from xcrossrec.models.base import load_base
 from xcrossrec.models.dual import encode_titles
 from xcrossrec.models.model import encoder_of
@@ -34,7 +35,7 @@ def adapters(base: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def untrained(base: str, adapters: list[Path]) -> SentenceTransformer:
     """Our streams with integrators at zero: each is its source's own model."""
-    model = build_target_model(adapters, base=base)
+    model = build_target_model(adapters, Integration("xcross", top_layers=None), base=base)
     assert isinstance(model, SentenceTransformer)
     return model.eval()
 

@@ -18,7 +18,7 @@ from xcrossrec.catalogue.pooling import Pool, only_slot
 from xcrossrec.exceptions import ConfigError, DataError
 
 QUANTISE_FROM = 20_000
-"""Items from which a search reads integers first; a guess, not measured on an idle machine (LOG.md, 2026-11-23)."""
+"""Items from which a search reads integers first; a guess, not measured on an idle machine (lab/log, 2026-11-23)."""
 
 _BLOCK = 65_536
 """Items scored at a time: their products stay in the cache while they are pooled."""

@@ -175,7 +175,7 @@ class Center(Head):
 
     All titles of one domain have something in common ("toy", say). It tells no item from another, yet it is a large
     part of every cosine between them; without it the language model's similarity ranks better before any training, and
-    what one domain teaches carries over to the next (measured in LOG.md). The mean is computed once, from titles alone
+    what one domain teaches carries over to the next (measured in lab/log). The mean is computed once, from titles alone
     (:meth:`xcrossrec.models.dual.DualKind.centered`), and never trained.
 
     Args:

@@ -43,6 +43,7 @@ class FusionIntegrator(Integrator):
 
     def __init__(self, sources: int, dim: int, rank: int) -> None:
         super().__init__(sources, dim)
+        del self.concat_weight  # fusion has weights of its own
         self.rank = rank
         self.query = nn.Parameter(torch.zeros(rank, dim))
         self.key = nn.Parameter(torch.randn(rank, dim) * dim**-0.5)

@@ -21,7 +21,6 @@ from xcrossrec.models.adapters import Adapter, read_adapter
 from xcrossrec.models.base import load_base
 from xcrossrec.models.fast.native import processor_has_bfloat16
 from xcrossrec.models.model import Model, encoder_of, matcher_of
-from xcrossrec.models.tokens import SHARED_COLUMNS, TEXT_COLUMNS
 from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import DualBatches, PairBatches, on_device
 from xcrossrec.training.losses import NextItemLoss, PairLoss
@@ -197,8 +196,7 @@ class FixedUsersLoss:
 
     def _one(self, batch: dict[str, Any]) -> Tensor:
         if isinstance(self.model, CrossEncoder):
-            columns = SHARED_COLUMNS if "candidate" in batch else TEXT_COLUMNS
-            value: Tensor = self.loss([batch[column] for column in columns], None)
+            value: Tensor = self.loss(list(batch.values()))
             return value
         parts: dict[str, dict[str, Tensor]] = {}
         for key, tensor in batch.items():

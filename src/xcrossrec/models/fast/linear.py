@@ -1,7 +1,7 @@
 """Products with frozen weights: oneDNN's kernels, and a backward pass for the activations alone.
 
 PyTorch multiplies float32 matrices on the CPU with MKL, which uses half of the vector width on AMD processors;
-oneDNN, which comes with PyTorch too, uses all of it (2.3 times as fast on the machine of LOG.md). It also adds
+oneDNN, which comes with PyTorch too, uses all of it (2.3 times as fast on the machine of lab/log). It also adds
 a residual or applies GELU on the way out.
 """
 

@@ -16,7 +16,7 @@ def keep_freed_memory() -> bool:
     """Tell glibc's allocator to keep and reuse freed blocks (idempotent; nothing happens elsewhere).
 
     On the CPU every layer frees and asks again for a few megabytes; by default each time goes through the
-    kernel, which on a virtual machine can cost as much as the arithmetic (measured in LOG.md).
+    kernel, which on a virtual machine can cost as much as the arithmetic (measured in lab/log).
 
     Returns:
         whether the allocator accepted.

@@ -34,7 +34,7 @@ from xcrossrec.models.fast.texts import PackedTexts
 
 _TOKENS_AT_ONCE = 4096
 """Tokens of all streams that go through the layers together where no gradient is kept: their states stay in the
-processor's cache, and memory does not grow with the batch (measured in LOG.md)."""
+processor's cache, and memory does not grow with the batch (measured in lab/log)."""
 
 Combine: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
 """Makes one state a token of the streams' last states."""

@@ -128,7 +128,7 @@ def attend_texts(
     dropout: float,
 ) -> Float[Tensor, "batch head slot dim"]:
     """Attention of texts of one length; for short ones by plain products, which PyTorch's fused kernel does not
-    reach on the CPU (half the time, in bf16 with gradients a tenth; measured in LOG.md)."""
+    reach on the CPU (half the time, in bf16 with gradients a tenth; measured in lab/log)."""
     if query.shape[2] > _SHORT:
         mask = None if added is None else added.to(query.dtype)
         return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)

@@ -68,7 +68,7 @@ def measure_encode(
     base = material.base_name(settings)
     adapters = material.random_adapters(base, sources, settings.work / "adapters")
     model = material.integrated_model(base, adapters, form)
-    streams = encoder_of(model).streams
+    streams = 1 if form == "merged" else sources
     ours = _ours(model, precision)
     plain = plain_base(base)
     others = rivals.peft_rivals(base, adapters) if precision == "fp32" else {}
