@@ -122,7 +122,7 @@ def read_bundle_manifest(path: Path | str) -> dict[str, Any]:
     """Read the manifest of a model or adapter folder written by this project.
 
     Raises:
-        BundleError: no folder, not ours, not finished, or of a newer format.
+        BundleError: no folder, not ours, not finished, or of another format.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -133,8 +133,8 @@ def read_bundle_manifest(path: Path | str) -> dict[str, Any]:
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
         raise BundleError(
-            f"{folder} has format version {version!r}, this release reads {FORMAT_VERSION}: install the release "
-            f"that made it ({manifest.get('xcrossrec_version')!r})"
+            f"{folder} has format version {version!r}, this release reads {FORMAT_VERSION}: train it again, or "
+            f"install the release that made it ({manifest.get('xcrossrec_version')!r})"
         )
     if lost := [key for key in ("scoring", "base", "files") if key not in manifest]:
         raise BundleError(f"the manifest of {folder} has no {lost[0]!r}: it is damaged, copy or train the model again")

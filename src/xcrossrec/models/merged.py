@@ -145,7 +145,11 @@ class MergedEncoder(SingleStreamEncoder):
             )
         for key, parameter in own.items():
             parameter.copy_(saved[key])
-        self.scale.copy_(load_tensors(folder / SCALE_WEIGHTS)["scale"])
+        scale = load_tensors(folder / SCALE_WEIGHTS)
+        if {key: value.shape for key, value in scale.items()} != {"scale": self.scale.shape}:
+            found = ", ".join(f"{key} of shape {tuple(value.shape)}" for key, value in scale.items())
+            raise BundleError(f"{folder / SCALE_WEIGHTS} holds {found}, expected one number, the scale: copy it again")
+        self.scale.copy_(scale["scale"])
 
 
 @torch.no_grad()
