@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from xcrossrec.answers import Explanation
+from xcrossrec.config import Integration
 from xcrossrec.data import Domain
 from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
@@ -64,7 +65,7 @@ def test_an_explanation_is_faithful_to_ablation(recommender: Recommender) -> Non
 
 
 def test_an_explanation_numbers_the_bases_layers(tiny_models: Any, tiny_domain: Domain) -> None:
-    model = build_target_model(tiny_models.sources, integrator="pairwise", top_layers=1).eval()
+    model = build_target_model(tiny_models.sources, Integration("xcross", top_layers=1)).eval()
     explanation = Recommender(model, tiny_domain).explain(["i0", "i1"], "i2")
     assert [(share.layer, share.source) for share in explanation.layers] == [(2, "kitchen"), (2, "camping")]
 
@@ -158,7 +159,7 @@ def test_an_explanation_reads_as_sentences_and_as_json(recommender: Recommender)
 
 
 def test_a_model_of_merged_sources_says_what_each_adds(tiny_models: Any, tiny_domain: Domain, tmp_path: Path) -> None:
-    model = build_target_model(tiny_models.sources, integrator="merged")
+    model = build_target_model(tiny_models.sources, Integration("merged"))
     manifest = {"kind": "x-cross", "domain": None, "parameters": count_parameters(model)}
     write(model, tmp_path / "merged", manifest, frozenset(), overwrite=False)
     recommender = Recommender.from_pretrained(tmp_path / "merged", tiny_domain)
@@ -166,7 +167,7 @@ def test_a_model_of_merged_sources_says_what_each_adds(tiny_models: Any, tiny_do
     assert (explanation.layers, explanation.integration_effect) == ((), None)
     kitchen, camping = explanation.sources
     assert (kitchen.source, kitchen.stream_weight, kitchen.stream_share, kitchen.effect) == ("kitchen", 0.5, 0.5, 0.0)
-    half = build_target_model([tiny_models.sources[1]] * 2, integrator="merged")
+    half = build_target_model([tiny_models.sources[1]] * 2, Integration("merged"))
     with half[0].left_out(0):  # half of camping's update is what stays without kitchen
         without = float(kind_of(half).scorer(half, tiny_domain.titles).score([[0, 1]])[0][2])
     assert kitchen.stream_effect == pytest.approx(explanation.score - without, abs=1e-5)

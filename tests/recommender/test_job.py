@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from xcrossrec.catalogue.filters import Filters
+from xcrossrec.catalogue import Filters
 from xcrossrec.cli import app
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import DataError

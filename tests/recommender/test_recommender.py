@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from xcrossrec.catalogue.filters import Filters
+from xcrossrec.catalogue import Filters
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, UnknownItemError
 from xcrossrec.models import bundle

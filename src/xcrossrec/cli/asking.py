@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from xcrossrec.catalogue.filters import Filters
+    from xcrossrec.catalogue import Filters
 
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bundle or an adapter.")]
 Catalog = Annotated[
@@ -32,7 +32,7 @@ def filters_of(
     Raises:
         DataError: prices that leave no room.
     """
-    from xcrossrec.catalogue.filters import Filters
+    from xcrossrec.catalogue import Filters
 
     filters = Filters(category or None, in_stock or None, price_min, price_max)
     return None if filters == Filters() else filters

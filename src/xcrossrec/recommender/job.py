@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xcrossrec import __version__
-from xcrossrec.catalogue.filters import Filters
+from xcrossrec.catalogue import Filters
 from xcrossrec.data.interactions import check_columns
 from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.bundle import read_bundle_manifest

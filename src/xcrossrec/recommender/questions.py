@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from xcrossrec.answers import ItemScore, Recommendation
-from xcrossrec.catalogue.filters import Filters
-from xcrossrec.catalogue.snapshot import Snapshot
-from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.catalogue import Filters, Snapshot, StoredItem
 from xcrossrec.exceptions import ConfigError, DataError, UnknownItemError
 from xcrossrec.prompts import clean_title, item_texts
 from xcrossrec.types import ITEM, TITLE
@@ -236,7 +234,7 @@ def _check_candidates(snapshot: Snapshot, candidates: Sequence[str] | None) -> N
 
 
 def _has(snapshot: Snapshot, item_id: str) -> bool:
-    return snapshot.get([item_id])[0] is not None
+    return snapshot.place(item_id) is not None
 
 
 def _stored(snapshot: Snapshot, item_id: str) -> StoredItem:

@@ -16,9 +16,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from xcrossrec.catalogue import best_rows, history_pool
-from xcrossrec.catalogue.snapshot import Snapshot
-from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.catalogue import Snapshot, StoredItem, best_rows, history_pool
 from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.dual import encode_titles, runs_within
 from xcrossrec.models.kinds import kind_of

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, StringConstraints, Tag
 
 from xcrossrec.answers import Explanation
-from xcrossrec.catalogue.filters import Filters
+from xcrossrec.catalogue import Filters
 from xcrossrec.recommender import Item as NamedItem
 from xcrossrec.recommender import Question
 from xcrossrec.types import Scoring

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import polars as pl
 import pytest
 
+COLOURS = ("red", "blue", "green", "black", "white")
+TITLES = [f"{colour} {thing}" for colour in COLOURS for thing in ("train", "drill", "track", "saw")]
 HERE = Path(__file__).parent
 PRELOADED = ("xcrossrec.cli", "xcrossrec.recommender", "xcrossrec.serving.server", "catalogue_writer")
 
@@ -142,3 +145,23 @@ def start_server(nursery: Nursery, tmp_path: Path) -> Iterator[Callable[..., Ser
     yield start
     for server in servers:
         server.process.kill()
+
+
+@pytest.fixture
+def catalogue(tiny_models: Any, tmp_path: Path) -> Path:
+    """A catalogue of twenty items for the model with `late` pooling."""
+    from xcrossrec.catalogue import build_catalogue
+    from xcrossrec.models import bundle
+
+    table = pl.DataFrame({"item_id": [f"i{n}" for n in range(len(TITLES))], "title": TITLES})
+    build_catalogue(bundle.load(tiny_models.late), table, tmp_path / "catalogue").close()
+    return tmp_path / "catalogue"
+
+
+def recommend(client: httpx.Client, *titles: str, **more: Any) -> httpx.Response:
+    return client.post("/v1/recommend", json={"history": [{"title": title} for title in titles], **more})
+
+
+def sentence(answer: httpx.Response, status: int) -> str:
+    assert answer.status_code == status, answer.text
+    return str(answer.json()["error"]["message"])
