@@ -29,7 +29,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "load": ("xcrossrec.models.bundle", "models"),
     "train_source": ("xcrossrec.training.source", "train"),
     "train_target": ("xcrossrec.training.target", "train"),
-    "scorer_for": ("xcrossrec.baselines.neural", "train"),
+    "scorer_for": ("xcrossrec.baselines.named", "train"),
     "Explanation": ("xcrossrec.answers", None),
     "Item": ("xcrossrec.recommender", "models"),
     "Recommendation": ("xcrossrec.answers", None),
@@ -45,7 +45,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
 
 if TYPE_CHECKING:
     from xcrossrec.answers import Explanation, Recommendation
-    from xcrossrec.baselines.neural import scorer_for
+    from xcrossrec.baselines.named import scorer_for
     from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
     from xcrossrec.data import Domain, build_domain, read_domain, write_domain
     from xcrossrec.data.market import sample_market

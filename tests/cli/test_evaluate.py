@@ -10,11 +10,12 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from xcrossrec.baselines.neural import BASELINES, untrained
+from xcrossrec.baselines.named import BASELINES
 from xcrossrec.cli import app, console, evaluate
 from xcrossrec.data import Domain, build_domain, read_domain, write_domain
 from xcrossrec.evaluation import Evaluation
 from xcrossrec.evaluation import evaluate as ranked
+from xcrossrec.models.scorer import untrained
 
 RUNNER = CliRunner()
 METRICS = {"hit@1", "hit@10", "mrr", "ndcg@10", "ci"}

@@ -10,7 +10,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from xcrossrec.baselines.neural import untrained
 from xcrossrec.cli import app
 from xcrossrec.cli.train import _changes
 from xcrossrec.config import rival_config, target_config
@@ -18,6 +17,7 @@ from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
 from xcrossrec.models.heads import Center
+from xcrossrec.models.scorer import untrained
 
 RUNNER = CliRunner()
 QUICK = ["--epochs", "1", "--batch-users", "8"]

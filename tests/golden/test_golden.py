@@ -204,7 +204,8 @@ def test_losses_of_the_first_steps(
 
 
 def test_the_mean_of_the_sources(golden: dict[str, np.ndarray], questions: Any, tmp_path: Path) -> None:
-    from xcrossrec.baselines.neural import MeanScorer, trained
+    from xcrossrec.baselines.named import MeanScorer
+    from xcrossrec.models.scorer import trained
 
     titles, histories, candidates = questions
     folders = []

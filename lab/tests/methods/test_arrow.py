@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from xcrossrec.baselines.neural import trained
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.base import load_base
+from xcrossrec.models.scorer import trained
 from xcrossrec_lab.methods.arrow import ArrowEncoder, arrow
 from xcrossrec_lab.task import Source, Task
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from xcrossrec import ConfigError
-from xcrossrec.baselines.neural import untrained
 from xcrossrec.models.base import load_base
+from xcrossrec.models.scorer import untrained
 from xcrossrec_lab.methods.finetuning import full_fine_tuning
 from xcrossrec_lab.task import Task
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from xcrossrec import ConfigError
-from xcrossrec.baselines.neural import ModelScorer, trained
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.base import load_base
+from xcrossrec.models.scorer import ModelScorer, trained
 from xcrossrec_lab.methods.held_loss import next_item_loss
 from xcrossrec_lab.methods.lorahub import Composition, FixedUsersLoss, Search, lorahub
 from xcrossrec_lab.methods.merging import inherit_head, merged_adapter

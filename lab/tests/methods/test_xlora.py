@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from xcrossrec.baselines.neural import trained
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.base import load_base
+from xcrossrec.models.scorer import trained
 from xcrossrec_lab.methods.xlora import XLoraEncoder, xlora
 from xcrossrec_lab.task import Task
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from xcrossrec import Evaluation, evaluate, read_domain
-from xcrossrec.baselines.neural import ModelScorer, untrained
 from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.scorer import ModelScorer, untrained
 from xcrossrec.training.target import build_target_model
 from xcrossrec.types import Scoring
 from xcrossrec_lab.suites.ablation import integration_switched_off

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Float64, Int, Int64
 
-from xcrossrec.baselines.rows import check_rows
 from xcrossrec.data.domain import Domain, Sequences
+from xcrossrec.scoring import check_rows
 
 
 class ItemKNN:

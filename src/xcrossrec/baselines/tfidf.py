@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int
 
-from xcrossrec.baselines.rows import check_rows
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import DataError, MissingExtraError
+from xcrossrec.scoring import check_rows
 
 
 class TfidfMean:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -166,7 +166,7 @@ def _step(what: str) -> Iterator[None]:
 
 def _evaluate_all(out: Path, target: Domain, adapters: Sequence[Path], plan: Plan, seed: int) -> dict[str, Evaluation]:
     """Rank the target's test users with every method; results by the method's name."""
-    from xcrossrec.baselines.neural import scorer_for
+    from xcrossrec.baselines.named import scorer_for
     from xcrossrec.evaluation import evaluate
     from xcrossrec.models.base import DEFAULT_BASE
 
@@ -181,9 +181,10 @@ def _evaluate_all(out: Path, target: Domain, adapters: Sequence[Path], plan: Pla
     results = {}
     with _step(f"ranking for {plan.test_users:,} other customers of {target.name}"):
         for name, spec in specs.items():
-            scorer = scorer_for(spec, target, base=plan.base or DEFAULT_BASE, name=name).scorer
+            scorer = scorer_for(spec, target, base=plan.base or DEFAULT_BASE).scorer
             directory = out / "data" / target.name
-            results[name] = evaluate(scorer, target, "test", negatives=["popularity"], seed=seed, directory=directory)
+            found = evaluate(scorer, target, "test", negatives=["popularity"], seed=seed, directory=directory)
+            results[name] = replace(found, info=replace(found.info, scorer=name))
             results[name].save(_result(out, name))
     return results
 

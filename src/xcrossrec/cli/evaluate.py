@@ -22,7 +22,7 @@ from xcrossrec.cli.console import (
 from xcrossrec.types import Negatives, Split
 
 if TYPE_CHECKING:
-    from xcrossrec.baselines.neural import Subject
+    from xcrossrec.baselines.named import Subject
     from xcrossrec.data import Domain
     from xcrossrec.evaluation import Evaluation
 
@@ -65,7 +65,7 @@ def evaluate(
       xcrossrec evaluate electronics+sports toys --negatives popularity --json
     """
     prepare("train")
-    from xcrossrec.baselines.neural import scorer_for
+    from xcrossrec.baselines.named import scorer_for
     from xcrossrec.data import read_domain
     from xcrossrec.evaluation import summary_table
     from xcrossrec.models.base import DEFAULT_BASE

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import torch
 
-from xcrossrec.config import TrainingConfig
+from xcrossrec.config import TrainingConfig, source_config
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import BundleError, ModelError
 from xcrossrec.models import bundle
@@ -30,7 +30,7 @@ def train_source(
     domain: Domain,
     out: Path | str,
     *,
-    config: TrainingConfig,
+    config: TrainingConfig | None = None,
     base: str = DEFAULT_BASE,
     init: Path | str | None = None,
     budget: int | None = None,
@@ -48,7 +48,7 @@ def train_source(
     Args:
         domain: its train split is used.
         out: the adapter's folder; checkpoints and logs go to ``<out>.training`` beside it.
-        config: settings, from :func:`xcrossrec.config.source_config`.
+        config: settings; None takes those of :func:`xcrossrec.config.source_config`.
         base: see :func:`xcrossrec.models.base.load_base`.
         init: start from this adapter instead of a fresh one (its base, rank, scoring and pair attention
             hold).
@@ -66,7 +66,7 @@ def train_source(
         DataError: no train split, or a budget larger than it.
         BundleError: ``out`` exists and may not be replaced.
     """
-    out = Path(out)
+    out, config = Path(out), config or source_config()
     refuse_existing(out, overwrite)
     users = domain.sequences("train").take(budget, config.seed)
     model = (

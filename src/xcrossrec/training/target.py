@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from xcrossrec.config import Integration, TrainingConfig
+from xcrossrec.config import Integration, TrainingConfig, target_config
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import BundleError, ModelError
 from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, read_adapter, read_manifest
@@ -41,7 +41,7 @@ def train_target(
     sources: Sequence[Path | str],
     out: Path | str,
     *,
-    config: TrainingConfig,
+    config: TrainingConfig | None = None,
     integration: Integration | None = None,
     base: str | None = None,
     budget: int | None = None,
@@ -58,7 +58,7 @@ def train_target(
         domain: the target; its train split is used.
         sources: at least two adapter folders over one base.
         out: the bundle's folder; checkpoints and logs go to ``<out>.training`` beside it.
-        config: settings, from :func:`xcrossrec.config.target_config`.
+        config: settings; None takes those of :func:`xcrossrec.config.target_config` for so many users.
         integration: how the sources become one model; None merges them, ``Integration("xcross", top_layers=None)`` is
             X-Cross as published.
         base: the base; None takes what the first adapter names.
@@ -80,7 +80,9 @@ def train_target(
     out = Path(out)
     integration = integration or Integration()
     refuse_existing(out, overwrite)
-    users = domain.sequences("train").take(budget, config.seed)
+    every = domain.sequences("train")
+    config = config or target_config(users=budget or len(every), scoring=scoring)
+    users = every.take(budget, config.seed)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)  # of the pair head's projection and the target's LoRA
         model = build_target_model(

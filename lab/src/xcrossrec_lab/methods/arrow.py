@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from peft import ArrowConfig, create_arrow_model
 
-from xcrossrec.baselines.neural import ModelScorer
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.kinds import build_model
+from xcrossrec.models.scorer import ModelScorer
 from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.types import PairAttention
 from xcrossrec_lab.task import Fitted, Task, check_settings

@@ -7,11 +7,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from xcrossrec import train_source
-from xcrossrec.baselines.neural import ModelScorer
 from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
 from xcrossrec.models.kinds import build_model
 from xcrossrec.models.model import Model
+from xcrossrec.models.scorer import ModelScorer
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.training.loop import fit
 from xcrossrec.training.source import with_head

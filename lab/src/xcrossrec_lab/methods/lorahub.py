@@ -15,12 +15,12 @@ from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
 
 from xcrossrec import ConfigError
-from xcrossrec.baselines.neural import ModelScorer
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import Adapter, read_adapter
 from xcrossrec.models.base import load_base
 from xcrossrec.models.fast.native import processor_has_bfloat16
 from xcrossrec.models.model import Model, encoder_of, matcher_of
+from xcrossrec.models.scorer import ModelScorer
 from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import DualBatches, PairBatches, on_device
 from xcrossrec.training.losses import NextItemLoss, PairLoss

@@ -13,10 +13,10 @@ import torch
 from peft import PeftModel
 
 from xcrossrec import ConfigError, ModelError
-from xcrossrec.baselines.neural import trained
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.base import load_base
 from xcrossrec.models.kinds import build_model
+from xcrossrec.models.scorer import trained
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.training.source import source_users, write

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xcrossrec import ConfigError, ModelError
-from xcrossrec.baselines.rows import check_rows
+from xcrossrec.scoring import check_rows
 from xcrossrec.training.batches import HISTORY_LIMIT
 from xcrossrec_lab.places import EVIDENCE
 from xcrossrec_lab.task import Fitted, Task, check_settings

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from xcrossrec import ConfigError
-from xcrossrec.baselines.neural import MeanScorer, ModelScorer, trained, untrained
+from xcrossrec.baselines.named import MeanScorer
+from xcrossrec.models.scorer import ModelScorer, trained, untrained
 from xcrossrec_lab.task import Fitted, Source, Task, check_settings
 
 

@@ -27,13 +27,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xcrossrec import ConfigError, Domain
-from xcrossrec.baselines.rows import check_rows
 from xcrossrec.data.domain import Sequences
 from xcrossrec.models.base import load_base
 from xcrossrec.models.dual import encode_titles
 from xcrossrec.models.kinds import build_model
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.prompts import item_texts
+from xcrossrec.scoring import check_rows
 from xcrossrec.training.batches import HISTORY_LIMIT
 from xcrossrec.training.source import source_users, user_hash
 from xcrossrec_lab.task import Fitted, Source, Task, check_settings

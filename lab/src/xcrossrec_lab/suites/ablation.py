@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from xcrossrec import Evaluation, evaluate
-from xcrossrec.baselines.neural import ModelScorer
 from xcrossrec.metrics.significance import bootstrap_interval
 from xcrossrec.models.heads import Center
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model, encoder_of
+from xcrossrec.models.scorer import ModelScorer
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import on_device

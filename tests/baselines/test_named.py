@@ -12,7 +12,7 @@ import pytest
 from peft import PeftModel
 from tests.contracts.scorer import ScorerContract, contract_domain
 
-from xcrossrec.baselines.neural import BASELINES, MeanScorer, ModelScorer, Subject, scorer_for, trained, untrained
+from xcrossrec.baselines.named import BASELINES, MeanScorer, Subject, scorer_for
 from xcrossrec.baselines.popularity import Popularity
 from xcrossrec.data import Domain
 from xcrossrec.exceptions import BundleError, ConfigError
@@ -20,6 +20,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
 from xcrossrec.models.kinds import build_model, kind_of
 from xcrossrec.models.model import encoder_of
+from xcrossrec.models.scorer import ModelScorer, trained, untrained
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.scoring import Scorer
 
@@ -73,12 +74,6 @@ class TestMean(_ModelContract):
     which = "mean"
 
 
-class TestRenamed(ScorerContract):
-    @pytest.fixture
-    def scorer(self, domain: Domain) -> Scorer:
-        return scorer_for("baseline:popularity", domain, name="rival").scorer
-
-
 def test_the_mean_is_the_mean(tiny_models: Any, tiny_domain: Domain) -> None:
     both = [trained(path, tiny_domain.titles) for path in tiny_models.sources]
     expected = sum(scorer.score(HISTORIES) for scorer in both) / 2
@@ -86,7 +81,6 @@ def test_the_mean_is_the_mean(tiny_models: Any, tiny_domain: Domain) -> None:
     subject = scorer_for(spec, tiny_domain)
     np.testing.assert_allclose(subject.scorer.score(HISTORIES), expected, atol=1e-6)
     assert subject.scorer.name == "mean(kitchen+camping)"
-    assert scorer_for(spec, tiny_domain, name="mean").scorer.name == "mean"
     with pytest.raises(ConfigError, match="at least 2 scorers, got 1"):
         MeanScorer(both[:1])
 
@@ -98,27 +92,18 @@ def test_baselines_by_name(which: str, tiny_domain: Domain) -> None:
     assert subject.scorer.score([[0]]).shape == (1, 6)
     assert subject.seen_users(tiny_domain, "validation") is None
     assert not subject.pair
-    renamed = scorer_for(f"baseline:{which}", tiny_domain, name="rival").scorer
-    assert isinstance(renamed, Scorer)
-    assert renamed.name == "rival"
-    np.testing.assert_array_equal(renamed.score([[0]]), subject.scorer.score([[0]]))
 
 
-@pytest.mark.parametrize("pooling", ["late", "prompt"])
 @pytest.mark.parametrize("which", ["untrained", "centered"])
-def test_untrained_is_the_base_alone(which: str, pooling: Any, tiny_models: Any, tiny_domain: Domain) -> None:
-    named = {"base": str(tiny_models.base), "pooling": pooling}
-    subject = scorer_for(f"baseline:{which}", tiny_domain, **named)
-    model = build_model(SourceEncoder(load_base(str(tiny_models.base))), pooling=pooling)
+def test_untrained_is_the_base_alone(which: str, tiny_models: Any, tiny_domain: Domain) -> None:
+    subject = scorer_for(f"baseline:{which}", tiny_domain, base=str(tiny_models.base))
+    model = build_model(SourceEncoder(load_base(str(tiny_models.base))))
     model = kind_of(model).centered(model, tiny_domain.titles) if which == "centered" else model
     expected = kind_of(model).scorer(model, tiny_domain.titles).score(HISTORIES)
     np.testing.assert_allclose(subject.scorer.score(HISTORIES), expected, atol=1e-6)
-    assert subject.scorer.name == f"{which} ({pooling})"
+    assert subject.scorer.name == which
     assert subject.seen_users(tiny_domain, "validation") is None
     assert not subject.pair
-    renamed = scorer_for(f"baseline:{which}", tiny_domain, name="rival", **named).scorer
-    assert renamed.name == "rival"
-    np.testing.assert_array_equal(renamed.score(HISTORIES), subject.scorer.score(HISTORIES))
 
 
 def centered_elsewhere(source: Path, out: Path, record: Any) -> Path:
@@ -135,7 +120,7 @@ def test_a_source_is_centered_on_the_domain_it_meets(tiny_models: Any, tiny_doma
         for source in tiny_models.sources
     ]
     expected = [
-        DualScorer(KINDS["dual"].centered(bundle.load(source), tiny_domain.titles), tiny_domain.titles).score(HISTORIES)
+        trained(source, tiny_domain.titles, center=True).score(HISTORIES)
         for source in tiny_models.sources
     ]
     for folder, scores in zip(folders, expected, strict=True):

@@ -1,0 +1,164 @@
+"""Everything that a command line may name as a scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float32, Int
+
+from xcrossrec.baselines.itemknn import ItemKNN
+from xcrossrec.baselines.popularity import Popularity
+from xcrossrec.baselines.tfidf import TfidfMean
+from xcrossrec.data.domain import Domain
+from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.models.adapters import read_manifest
+from xcrossrec.models.base import DEFAULT_BASE
+from xcrossrec.models.heads import Center
+from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.scorer import ModelScorer, trained, untrained
+from xcrossrec.models.tokens import CutReport
+from xcrossrec.scoring import Scorer
+from xcrossrec.training.source import seen_users
+from xcrossrec.types import Split
+
+BASELINES: tuple[str, ...] = ("popularity", "tfidf", "itemknn", "untrained", "centered")
+"""What may follow ``baseline:``."""
+
+_PREFIX = "baseline:"
+
+
+class MeanScorer:
+    """The mean of several scorers' scores, user by user: what ``a+b`` means on the command line.
+
+    Args:
+        scorers: at least two, bound to one catalogue and on one scale (models of one scoring).
+        name: what tables call it; None joins their names.
+
+    Raises:
+        ConfigError: fewer than two scorers.
+    """
+
+    def __init__(self, scorers: Sequence[Scorer], *, name: str | None = None) -> None:
+        if len(scorers) < 2:
+            raise ConfigError(f"a mean needs at least 2 scorers, got {len(scorers)}: name another one")
+        self.scorers = tuple(scorers)
+        self._name = name or f"mean({'+'.join(scorer.name for scorer in scorers)})"
+
+    @property
+    def name(self) -> str:
+        """What tables and result files call it."""
+        return self._name
+
+    def score(
+        self,
+        histories: Sequence[Sequence[int]],
+        candidates: Int[np.ndarray, "user candidate"] | None = None,
+    ) -> Float[np.ndarray, "user candidate"]:
+        """Average the scores; see :class:`xcrossrec.scoring.Scorer`.
+
+        Raises:
+            DataError: an item row outside the catalogue.
+        """
+        scores = np.stack([scorer.score(histories, candidates) for scorer in self.scorers])
+        mean: Float32[np.ndarray, "user candidate"] = scores.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return mean
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A scorer that somebody named, and the model folders it was made of.
+
+    Attributes:
+        scorer: bound to the domain's catalogue.
+        paths: of its models; none for a baseline without training.
+    """
+
+    scorer: Scorer
+    paths: tuple[Path, ...] = ()
+
+    def seen_users(self, domain: Domain, split: Split) -> frozenset[str] | None:
+        """The split's users whom some source saw in training; None where there are no sources."""
+        if not self.paths:
+            return None
+        return frozenset().union(*(seen_users(path, domain, split) for path in self.paths))
+
+    @property
+    def cut(self) -> CutReport:
+        """How much text did not fit the models so far; the largest of several."""
+        return max((m.cut for m in self._models), key=lambda report: report.prompts, default=CutReport())
+
+    @property
+    def pair(self) -> bool:
+        """Whether every candidate costs an encoder pass."""
+        return any(kind_of(model.model).name == "pair" for model in self._models)
+
+    @property
+    def _models(self) -> list[ModelScorer]:
+        scorers = self.scorer.scorers if isinstance(self.scorer, MeanScorer) else (self.scorer,)
+        return [scorer for scorer in scorers if isinstance(scorer, ModelScorer)]
+
+
+def scorer_for(spec: str, domain: Domain, *, base: str = DEFAULT_BASE) -> Subject:
+    """Make the scorer that a command line names, bound to a domain's catalogue.
+
+    Args:
+        spec: a bundle's or an adapter's folder, several adapters joined by ``+`` (mean of their scores), or
+            ``baseline:`` and one of :data:`BASELINES`.
+        domain: gives the catalogue, and the train split to baselines that count.
+        base: base model of ``baseline:untrained``.
+
+    Raises:
+        ConfigError: an unknown baseline.
+        BundleError: no such folder, or not a model.
+    """
+    if spec.startswith(_PREFIX):
+        return Subject(_baseline(spec.removeprefix(_PREFIX), domain, base))
+    if Path(spec).exists() or "+" not in spec:
+        return Subject(_on_domain(_existing(spec), domain), (Path(spec),))
+    parts = spec.split("+")
+    if bad := [part for part in parts if part.startswith(_PREFIX) or not part]:
+        raise ConfigError(f"{bad[0]!r} in {spec!r} cannot be part of a mean: join folders of adapters, as in a+b")
+    scorers = [_on_domain(_existing(part), domain) for part in parts]
+    kinds = sorted({kind_of(scorer.model).name for scorer in scorers})
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"the mean of {spec!r} would mix {' and '.join(kinds)} scores, which are on different scales: join models "
+            "of one scoring"
+        )
+    return Subject(MeanScorer(scorers), tuple(map(Path, parts)))
+
+
+def _on_domain(folder: Path, domain: Domain) -> ModelScorer:
+    """A model on a domain's catalogue; a source that was centered on its own domain is centered on this one."""
+    record = read_manifest(folder).get("domain")
+    trained_on = record.get("fingerprint") if isinstance(record, dict) else None
+    centered = any(folder.glob(f"*_{Center.__name__}"))
+    return trained(folder, domain.titles, center=centered and trained_on != domain.fingerprint)
+
+
+def _existing(spec: str) -> Path:
+    if not Path(spec).is_dir():
+        raise BundleError(
+            f"{spec!r} is no model: there is no such folder; give the folder of a bundle or an adapter, several "
+            f"adapters joined by +, or one of {', '.join(_PREFIX + name for name in BASELINES)}"
+        )
+    return Path(spec)
+
+
+def _baseline(which: str, domain: Domain, base: str) -> Scorer:
+    made: dict[str, Callable[[], Scorer]] = {
+        "popularity": partial(Popularity.fit, domain),
+        "tfidf": partial(TfidfMean.fit, domain),
+        "itemknn": partial(ItemKNN.fit, domain),
+        "untrained": partial(untrained, base, domain.titles),
+        "centered": partial(untrained, base, domain.titles, center=True),
+    }
+    if which not in made:
+        raise ConfigError(
+            f"unknown baseline {which!r}: choose one of {', '.join(_PREFIX + known for known in BASELINES)}"
+        )
+    return made[which]()

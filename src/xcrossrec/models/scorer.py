@@ -1,0 +1,134 @@
+"""A model on a catalogue as a :class:`xcrossrec.scoring.Scorer`: trained here, trained elsewhere, or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int
+
+from xcrossrec.models import bundle
+from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, read_adapter
+from xcrossrec.models.base import DEFAULT_BASE, load_base
+from xcrossrec.models.kinds import build_model, kind_of
+from xcrossrec.models.model import Model, encoder_of
+from xcrossrec.models.source import SourceEncoder
+from xcrossrec.models.tokens import CutReport
+from xcrossrec.scoring import check_rows
+from xcrossrec.types import EncodingPrecision
+
+
+class ModelScorer:
+    """A trained or untrained model bound to a catalogue; an empty history scores every item 0.
+
+    Args:
+        model: from :mod:`xcrossrec.models.bundle`.
+        titles: the catalogue, in row order.
+        name: what tables call it.
+        precision: of the encoding, ``fp32`` or ``bf16``.
+    """
+
+    def __init__(
+        self, model: Model, titles: Sequence[str], *, name: str, precision: EncodingPrecision = "fp32"
+    ) -> None:
+        self.model = model
+        encoder_of(model).precision = precision
+        self.inner = kind_of(model).scorer(model, titles, name=name)
+        self._name = name
+        self._n_items = len(titles)
+
+    @property
+    def name(self) -> str:
+        """What tables and result files call it."""
+        return self._name
+
+    @property
+    def cut(self) -> CutReport:
+        """How much text did not fit the model so far."""
+        return encoder_of(self.model).cut
+
+    def score(
+        self,
+        histories: Sequence[Sequence[int]],
+        candidates: Int[np.ndarray, "user candidate"] | None = None,
+    ) -> Float[np.ndarray, "user candidate"]:
+        """Score candidates by the model; see :class:`xcrossrec.scoring.Scorer`.
+
+        Raises:
+            DataError: an item row outside the catalogue.
+        """
+        check_rows(histories, candidates, self._n_items)
+        width = self._n_items if candidates is None else candidates.shape[1]
+        scores: Float32[np.ndarray, "user candidate"] = np.zeros((len(histories), width), dtype=np.float32)
+        filled = [user for user, history in enumerate(histories) if len(history)]
+        if filled and width:
+            chosen = None if candidates is None else candidates[filled]
+            scores[filled] = self.inner.score([histories[user] for user in filled], chosen)
+        return scores
+
+
+def untrained(
+    base: str,
+    titles: Sequence[str],
+    *,
+    center: bool = False,
+    precision: EncodingPrecision = "fp32",
+    name: str | None = None,
+) -> ModelScorer:
+    """Score by the base model's own similarity of titles, without any training.
+
+    Args:
+        base: see :func:`xcrossrec.models.base.load_base`.
+        titles: the catalogue, in row order.
+        center: take the catalogue's mean vector off every title's.
+        precision: of the encoding.
+        name: what tables call it.
+    """
+    model = build_model(SourceEncoder(load_base(base)))
+    model = kind_of(model).centered(model, titles) if center else model
+    model.eval()
+    called = "centered" if center else "untrained"
+    return ModelScorer(model, titles, name=name or called, precision=precision)
+
+
+def trained(
+    path: Path | str,
+    titles: Sequence[str],
+    *,
+    name: str | None = None,
+    center: bool = False,
+    precision: EncodingPrecision = "fp32",
+) -> ModelScorer:
+    """Score by a bundle, one of this project's adapters, or a PEFT LoRA folder made elsewhere.
+
+    Args:
+        path: the folder. A foreign adapter gets the default head, untrained, over the base it names.
+        titles: the catalogue, in row order.
+        name: what tables call it; the folder's name if None.
+        center: center the model on this catalogue, whatever it was trained on.
+        precision: of the encoding.
+
+    Raises:
+        BundleError: the folder is missing, incomplete, corrupt or foreign.
+    """
+    folder = Path(path)
+    foreign = (folder / ADAPTER_CONFIG).exists() and not (folder / MANIFEST).exists()
+    model = _merged(folder) if foreign else bundle.load(folder)
+    model = kind_of(model).centered(model, titles) if center else model
+    return ModelScorer(model, titles, name=name or folder.resolve().name, precision=precision)
+
+
+def _merged(folder: Path) -> Model:
+    """Add a foreign adapter's updates to the base it names."""
+    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    base = load_base(config.get("base_model_name_or_path") or DEFAULT_BASE)
+    adapter = read_adapter(folder, base)
+    with torch.no_grad():
+        for module, update in adapter.factors.items():
+            base.backbone.get_submodule(module).weight += update.up @ update.down
+    model = build_model(SourceEncoder(base))
+    model.eval()
+    return model
