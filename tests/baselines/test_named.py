@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -119,10 +118,7 @@ def test_a_source_is_centered_on_the_domain_it_meets(tiny_models: Any, tiny_doma
         centered_elsewhere(source, tmp_path / source.name, {"name": "garden", "fingerprint": "1" * 64})
         for source in tiny_models.sources
     ]
-    expected = [
-        trained(source, tiny_domain.titles, center=True).score(HISTORIES)
-        for source in tiny_models.sources
-    ]
+    expected = [trained(source, tiny_domain.titles, center=True).score(HISTORIES) for source in tiny_models.sources]
     for folder, scores in zip(folders, expected, strict=True):
         np.testing.assert_allclose(scorer_for(str(folder), tiny_domain).scorer.score(HISTORIES), scores, atol=1e-6)
     both = scorer_for("+".join(map(str, folders)), tiny_domain).scorer.score(HISTORIES)
@@ -201,20 +197,18 @@ def test_names_that_mean_nothing_are_refused(tiny_models: Any, tiny_domain: Doma
         scorer_for(f"{kitchen}+nowhere", tiny_domain)
     with pytest.raises(ConfigError, match=r"'baseline:tfidf' in .* cannot be part of a mean"):
         scorer_for(f"{kitchen}+baseline:tfidf", tiny_domain)
-    with pytest.raises(ConfigError, match="would mix dual/late and dual/prompt scores"):
-        scorer_for(f"{kitchen}+{tiny_models.merged}", tiny_domain)
+    with pytest.raises(ConfigError, match="would mix dual and pair scores"):
+        scorer_for(f"{kitchen}+{tiny_models.pair}", tiny_domain)
     with pytest.raises(BundleError, match="no xcrossrec model"):
         scorer_for(str(tmp_path), tiny_domain)
 
 
 def test_what_did_not_fit_is_counted(tiny_models: Any, tiny_domain: Domain) -> None:
-    subject = scorer_for(str(tiny_models.merged), tiny_domain)
+    subject = scorer_for(str(tiny_models.pair), tiny_domain)
     assert isinstance(subject.scorer, ModelScorer)
+    assert subject.pair
     assert subject.cut.prompts == 0
-    subject.scorer.score([[0, 1, 2, 3, 4, 5] * 4])
+    subject.scorer.score([[0, 1, 2, 3, 4, 5] * 8], np.array([[0]]))
     assert subject.cut.prompts == 1
     assert subject.cut.items > 0
-    assert scorer_for(str(tiny_models.pair), tiny_domain).pair
     assert Subject(Popularity(np.arange(3))).cut.prompts == 0
-    settings = json.loads((tiny_models.merged / "xcrossrec.json").read_text())
-    assert settings["pooling"] == "prompt"
