@@ -88,11 +88,11 @@ def test_a_table_for_people_and_results_to_compare(domain_dir: Path, tiny_models
     invoke("evaluate", tiny_models.late, domain_dir, *common, tmp_path / "late.parquet")
     compared = invoke("compare", tmp_path / "late.parquet", tmp_path / "mean.parquet", "--json")
     found = json.loads(compared.stdout)
-    assert found["a"] == "dual-late"
+    assert found["a"] == "late"
     assert found["b"].startswith("mean(")
     assert {"difference", "ci", "p"} <= set(found["metrics"]["uniform"]["mrr"])
     text = invoke("compare", tmp_path / "late.parquet", tmp_path / "mean.parquet")
-    assert "a = dual-late, b = mean(" in text.stdout
+    assert "a = late, b = mean(" in text.stdout
 
 
 @pytest.mark.parametrize(
