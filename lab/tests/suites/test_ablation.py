@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from xcrossrec import Evaluation, evaluate, read_domain
+from xcrossrec import Evaluation, Integration, evaluate, read_domain
 from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.scorer import ModelScorer, untrained
