@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -17,22 +16,22 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from model_families import FAMILIES, Source, fresh_base, randomise
 from xcrossrec.exceptions import ConfigError, ModelError
-from xcrossrec.models import bundle, pair_attention, scorer
+from xcrossrec.models import bundle, pair_attention
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.fast.door import FastPass
 from xcrossrec.models.fast.shared import SharedLayout
 from xcrossrec.models.kinds import build_model
+from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.pair import PairScorer, score_pairs
 from xcrossrec.models.pair_attention import choose_pair_attention, pair_mask
-from xcrossrec.models.pair_head import PairHead
 from xcrossrec.models.source import SourceEncoder, default_lora
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.training.losses import PairLoss
-from xcrossrec.types import HistoryPooling
+from xcrossrec.types import Form
 
 Folders = Callable[[str], Path]
 SourcesOf = Callable[..., list[Source]]
-Encoder = SourceEncoder | XCrossEncoder
+Encoder = SourceEncoder | MergedEncoder | XCrossEncoder
 SHARING = ("bert", "modernbert")
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 LONG = " ".join(f"w{number}" for number in range(10, 24))
@@ -54,17 +53,21 @@ def source_encoder(base: Path, **settings: Any) -> SourceEncoder:
     return encoder.eval()
 
 
-def integrated_encoder(base: Path, sources: list[Source], integrator: str, **settings: Any) -> XCrossEncoder:
+def integrated_encoder(base: Path, sources: list[Source], form: Form, **settings: Any) -> Encoder:
     found = fresh_base(base)
     adapters = [read_adapter(source.folder, found) for source in sources]
-    encoder = XCrossEncoder(found, adapters, integrator=integrator, pair_attention="shared", **settings)
+    if form == "merged":
+        merged = MergedEncoder(found, adapters, pair_attention="shared", **settings)
+        randomise(merged, "lora_B", 0.2)
+        return merged.eval()
+    encoder = XCrossEncoder(found, adapters, pair_attention="shared", **settings)
     randomise(encoder, "integrator", 0.01)
     with torch.no_grad():
         encoder.stream_weight.copy_(torch.linspace(0.8, -0.3, len(sources)))
     return encoder.eval()
 
 
-@pytest.fixture(params=["one adapter", "2 paper", "3 paper", "2 pairwise", "3 pairwise"])
+@pytest.fixture(params=["one adapter", "2 merged", "2 xcross", "3 xcross"])
 def encoder_of(request: pytest.FixtureRequest, base_of: Folders, sources_of: SourcesOf) -> Callable[[str], Encoder]:
     """An encoder of each form over a family's base."""
     count, form = request.param.split()
@@ -99,11 +102,11 @@ def tokens_of(features: dict[str, Tensor], pair: int) -> Tensor:
     return torch.cat([seen, own])
 
 
-def pair_model(encoder: Encoder, pooling: HistoryPooling = "late") -> CrossEncoder:
+def pair_model(encoder: Encoder) -> CrossEncoder:
     """A model whose head has random weights everywhere."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = build_model(encoder, scoring="pair", pooling=pooling)
+        model = build_model(encoder, scoring="pair")
     for part in ("log_recency", "value", "project.bias"):
         randomise(model[-1], part, 0.3)
     assert isinstance(model, CrossEncoder)
@@ -113,7 +116,7 @@ def pair_model(encoder: Encoder, pooling: HistoryPooling = "late") -> CrossEncod
 
 @pytest.fixture
 def bert_model(base_of: Folders, sources_of: SourcesOf) -> CrossEncoder:
-    return pair_model(integrated_encoder(base_of("bert"), sources_of("bert", 2), "paper"))
+    return pair_model(integrated_encoder(base_of("bert"), sources_of("bert", 2), "xcross"))
 
 
 # ---- the shared pass is the reference
@@ -136,12 +139,11 @@ def test_the_shared_pass_equals_one_row_a_pair(name: str, packed: bool, encoder_
         torch.testing.assert_close(got[places], expected[pair, :length], **CLOSE)
 
 
-@pytest.mark.parametrize("pooling", ["late", "prompt"])
 @pytest.mark.parametrize("name", SHARING)
 @torch.no_grad()
-def test_scores_equal_those_of_one_row_a_pair(name: str, pooling: HistoryPooling, base_of: Folders) -> None:
+def test_scores_equal_those_of_one_row_a_pair(name: str, base_of: Folders) -> None:
     encoder = source_encoder(base_of(name))
-    model = pair_model(encoder, pooling)
+    model = pair_model(encoder)
     expected = model(in_rows(encoder, PAIRS))["scores"][:, 0]
     np.testing.assert_allclose(score_pairs(model, PAIRS), expected.numpy(), atol=1e-5)
     np.testing.assert_allclose(model.predict(PAIRS, show_progress_bar=False), expected.numpy(), atol=1e-5)
@@ -240,8 +242,8 @@ def test_batches_do_not_change_a_scorers_scores(
     pairs = [("\n".join(catalog[i] for i in h), catalog[c]) for h, r in zip(histories, rows, strict=True) for c in r]
     with torch.no_grad():
         expected = bert_model(in_rows(bert_model[0], pairs))["scores"].view(3, 4)
-    monkeypatch.setattr(scorer, "_SHARED_CHARACTERS", characters)
-    monkeypatch.setattr(scorer, "_SHARED_CANDIDATES", candidates)
+    monkeypatch.setattr("xcrossrec.models.pair._SHARED_CHARACTERS", characters)
+    monkeypatch.setattr("xcrossrec.models.pair._SHARED_CANDIDATES", candidates)
     np.testing.assert_allclose(PairScorer(bert_model, catalog).score(histories, rows), expected.numpy(), atol=1e-5)
 
 
@@ -256,7 +258,7 @@ def test_loss_and_gradients_equal_those_of_one_row_a_pair(name: str, encoder_of:
     results = []
     for features in (encoder.preprocess(pairs), in_rows(encoder, pairs)):
         model.zero_grad()
-        loss = PairLoss(model, 3)(list(features.values()))
+        loss = PairLoss(model, 3)([features])
         loss.backward()
         results.append((loss.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
     (first, shared), (second, rows) = results
@@ -317,36 +319,19 @@ def test_the_choice_of_attention(base_of: Folders) -> None:
 # ---- on disk
 
 
-@pytest.mark.parametrize("form", ["adapter", "integrated"])
+@pytest.mark.parametrize("form", ["adapter", "merged", "xcross"])
 def test_the_attention_is_kept_with_the_model(
-    form: str, base_of: Folders, sources_of: SourcesOf, tmp_path: Path
+    form: Any, base_of: Folders, sources_of: SourcesOf, tmp_path: Path
 ) -> None:
     encoder: Encoder = source_encoder(base_of("bert"))
-    if form == "integrated":
-        encoder = integrated_encoder(base_of("bert"), sources_of("bert", 2), "paper")
+    if form != "adapter":
+        encoder = integrated_encoder(base_of("bert"), sources_of("bert", 2), form)
     model = pair_model(encoder)
     expected = score_pairs(model, PAIRS)
     bundle.save(model, tmp_path / "model", {})
     again = bundle.load(tmp_path / "model")
     assert isinstance(again, CrossEncoder)
-    assert encoder_of(again).shares_history
+    assert again[0].shares_history
     assert again[-1].reads == "candidate"
     assert bundle.read_bundle_manifest(tmp_path / "model")["pair_attention"] == "shared"
     np.testing.assert_allclose(score_pairs(again, PAIRS), expected, atol=1e-5)
-
-
-def test_a_model_written_before_reads_as_joint(base_of: Folders, tmp_path: Path) -> None:
-    model = build_model(SourceEncoder(fresh_base(base_of("bert"))), scoring="pair")
-    bundle.save(model, tmp_path / "model", {})
-    settings, head = tmp_path / "model" / "xcrossrec_encoder.json", tmp_path / "model" / "1_PairHead" / "pair_head.json"
-    for path, key in ((settings, "pair_attention"), (head, "reads")):
-        written = json.loads(path.read_text(encoding="utf-8"))
-        assert written.pop(key) in {"joint", "first"}
-        path.write_text(json.dumps(written), encoding="utf-8")
-    assert SourceEncoder.load(str(tmp_path / "model")).pair_attention == "joint"
-    assert PairHead.load(str(head.parent)).reads == "first"
-
-
-def test_an_unknown_reading() -> None:
-    with pytest.raises(ConfigError, match="unknown reading 'last' of a pair: choose one of first, candidate"):
-        PairHead(4, reads="last")  # type: ignore[arg-type]

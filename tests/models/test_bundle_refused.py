@@ -1,0 +1,169 @@
+"""What a bundle is refused for: lost, changed and foreign files, and code that it may bring along."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from xcrossrec.exceptions import BaseMismatchError, BundleError
+from xcrossrec.models import bundle
+from xcrossrec.models.adapters import MANIFEST
+from xcrossrec.models.heads import Center, HistoryMatcher, Projection
+from xcrossrec.models.merged import MergedEncoder
+from xcrossrec.models.model import Model
+from xcrossrec.models.pair_head import PairHead
+from xcrossrec.models.source import SourceEncoder
+from xcrossrec.models.xcross.encoder import XCrossEncoder
+
+ADAPTER_FILE = "adapters/source0/adapter_model.safetensors"
+
+
+@pytest.fixture
+def saved(make_model: Callable[..., Model], tmp_path: Path) -> Path:
+    """A bundle to be damaged."""
+    bundle.save(make_model(), tmp_path / "model", {"kind": "x-cross"})
+    return tmp_path / "model"
+
+
+def set_json(path: Path, change: Callable[[Any], Any]) -> None:
+    path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
+
+
+def restamp(folder: Path) -> None:
+    """Make the manifest agree with the files again, as an attacker would."""
+    set_json(folder / MANIFEST, lambda manifest: {**manifest, "files": bundle._file_digests(folder)})
+
+
+# ---- what is refused on load
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"model folder '.*absent' does not exist: check the path"):
+        bundle.load(tmp_path / "absent")
+
+
+def test_a_bundle_without_manifest_was_not_finished(saved: Path) -> None:
+    (saved / MANIFEST).unlink()
+    with pytest.raises(BundleError, match=r"has no xcrossrec\.json: .*not written to its end"):
+        bundle.load(saved)
+
+
+@pytest.mark.parametrize(("version", "release"), [(1, "0.1"), (3, "9.1"), (None, None)])
+def test_another_format(saved: Path, version: int | None, release: str | None) -> None:
+    set_json(saved / MANIFEST, lambda m: {**m, "format_version": version, "xcrossrec_version": release})
+    with pytest.raises(
+        BundleError,
+        match=rf"format version {version}, this release reads 2: train it again, or install .*\({release!r}\)",
+    ):
+        bundle.load(saved)
+
+
+@pytest.mark.parametrize("lost", ["files", "scoring"])
+def test_a_manifest_without_its_entries(saved: Path, lost: str) -> None:
+    set_json(saved / MANIFEST, lambda m: {k: v for k, v in m.items() if k != lost})
+    with pytest.raises(BundleError, match=f"manifest of .* has no '{lost}'"):
+        bundle.load(saved)
+
+
+@pytest.mark.parametrize("name", ["integrators.safetensors", "modules.json", ADAPTER_FILE])
+def test_a_file_changed_after_the_fact(saved: Path, name: str) -> None:
+    path = saved / name
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(BundleError, match=rf"{name} is not the file that was written \(its digest differs\)"):
+        bundle.load(saved)
+
+
+def test_a_lost_file(saved: Path) -> None:
+    (saved / "integrators.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"lacks integrators\.safetensors, which its manifest lists"):
+        bundle.load(saved)
+
+
+def test_another_base(saved: Path, base_of: Callable[[str], Path]) -> None:
+    set_json(saved / "xcrossrec_encoder.json", lambda s: {**s, "base": {**s["base"], "digest": "0" * 64}})
+    restamp(saved)
+    with pytest.raises(BaseMismatchError, match=r"weights 000000000000.*restore the original base"):
+        bundle.load(saved)
+
+
+def test_a_source_outside_the_folder(saved: Path) -> None:
+    set_json(saved / "xcrossrec_encoder.json", lambda s: {**s, "sources": ["../../adapter", "source1"]})
+    restamp(saved)
+    with pytest.raises(BundleError, match=r"source '\.\./\.\./adapter', which is no plain folder name"):
+        bundle.load(saved)
+
+
+def test_a_head_without_its_settings_or_with_other_tensors(saved: Path) -> None:
+    head = next(saved.glob("*_HistoryMatcher"))
+    shutil.copy(saved / "integrators.safetensors", head / "head.safetensors")
+    restamp(saved)
+    with pytest.raises(BundleError, match=r"head\.safetensors does not fit its settings"):
+        bundle.load(saved)
+    (head / "history_matcher.json").unlink()
+    restamp(saved)
+    with pytest.raises(BundleError, match=r"has no history_matcher\.json"):
+        bundle.load(saved)
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": 1}', '["x"]', '[{"path": ""}]'])
+def test_a_damaged_list_of_modules(saved: Path, text: str) -> None:
+    (saved / "modules.json").write_text(text, encoding="utf-8")
+    restamp(saved)
+    with pytest.raises(BundleError, match=r"modules\.json"):
+        bundle.load(saved)
+
+
+# ---- hostile bundles
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "evil.Payload",
+        "os.system",
+        "subprocess.Popen",
+        "torch.nn.modules.linear.Linear",
+        "xcrossrec.models.encoder.TitleEncoder",
+        "xcrossrec.models.bundle.load",
+    ],
+)
+def test_no_class_but_the_known_ones_is_run(saved: Path, reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = saved / "executed"
+    code = f"open({str(marker)!r}, 'w').close()\nclass Payload:\n    pass\n"
+    for name in ("evil.py", "custom_st.py", "modeling_evil.py", "sitecustomize.py"):
+        (saved / name).write_text(code, encoding="utf-8")
+    set_json(saved / "modules.json", lambda modules: [{**modules[0], "type": reference}, *modules[1:]])
+    restamp(saved)
+    monkeypatch.chdir(saved)
+    with pytest.raises(BundleError, match=rf"asks for the class '{reference}'.*none of its code is run"):
+        bundle.load(saved)
+    assert not marker.exists()
+
+
+def test_code_beside_a_sound_model_is_not_run(saved: Path) -> None:
+    marker = saved / "executed"
+    for name in ("custom_st.py", "modeling.py", "xcrossrec.py", "encoder.py"):
+        (saved / name).write_text(f"open({str(marker)!r}, 'w').close()\n", encoding="utf-8")
+    restamp(saved)
+    bundle.load(saved)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("place", ["../elsewhere", "/etc", "3_HistoryMatcher/../../x"])
+def test_a_module_outside_the_folder(saved: Path, place: str) -> None:
+    set_json(saved / "modules.json", lambda modules: [*modules[:-1], {**modules[-1], "path": place}])
+    restamp(saved)
+    with pytest.raises(BundleError, match=rf"a module at '{place}', outside the folder"):
+        bundle.load(saved)
+
+
+def test_the_list_of_allowed_classes_is_what_models_are_made_of() -> None:
+    encoders = {MergedEncoder, SourceEncoder, XCrossEncoder}
+    assert encoders | {Center, HistoryMatcher, PairHead, Projection} == set(bundle._OWN_CLASSES)
+    assert Pooling in bundle._BORROWED_CLASSES
