@@ -20,7 +20,7 @@ demo: $(STAMP) ## adapt to a new domain on the built-in sample market
 	$(BIN)/xcrossrec demo --out demo
 
 test: $(STAMP) ## install and run every test, with coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=95
 
 check: $(STAMP) ## style, types and the direction of imports
 	$(BIN)/ruff check src tests examples
