@@ -21,7 +21,6 @@ from torch import nn
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.heads import Center, HistoryMatcher, Projection
 from xcrossrec.models.model import Model, encoder_of, matcher_of
-from xcrossrec.models.rows import check_rows
 from xcrossrec.prompts import item_texts
 from xcrossrec.types import EncodingPrecision, PairStart, Scoring
 
@@ -48,9 +47,9 @@ class DualKind:
         """Make a ``SentenceTransformer``, which gives a unit vector a text."""
         return SentenceTransformer(modules=modules)
 
-    def scorer(self, model: Model, titles: Sequence[str], *, name: str = "model") -> DualScorer:
+    def scorer(self, model: Model, titles: Sequence[str]) -> DualScorer:
         """Encode a catalogue."""
-        return DualScorer(model, titles, name=name)
+        return DualScorer(model, titles)
 
     def dim(self, model: Model) -> int:
         """Size of a vector."""
@@ -164,7 +163,6 @@ class DualScorer:
     Args:
         model: a `dual` model.
         titles: the catalogue, in row order.
-        name: what tables call it.
         vectors: the catalogue's vectors (item, dim), if they are known already.
     """
 
@@ -173,19 +171,12 @@ class DualScorer:
         model: SentenceTransformer,
         titles: Sequence[str],
         *,
-        name: str = "model",
         vectors: Float[torch.Tensor, "item dim"] | None = None,
     ) -> None:
         self.model = model
         self.titles = item_texts(titles)
-        self._name = name
         self.vectors = encode_titles(model, self.titles) if vectors is None else vectors
         self.matcher: HistoryMatcher = deepcopy(matcher_of(model)).cpu()  # vectors are kept on the CPU
-
-    @property
-    def name(self) -> str:
-        """What tables and result files call it."""
-        return self._name
 
     @torch.inference_mode()
     def score(
@@ -193,31 +184,15 @@ class DualScorer:
         histories: Sequence[Sequence[int]],
         candidates: Int[np.ndarray, "user candidate"] | None = None,
     ) -> Float[np.ndarray, "user candidate"]:
-        """Score candidates for each history; see :class:`xcrossrec.scoring.Scorer`."""
-        check_rows(histories, candidates, len(self.titles))
-        longest = max(map(len, histories), default=0)
-        padded = torch.tensor([[*history, *[0] * (longest - len(history))] for history in histories])
-        return self.score_vectors(self.vectors[padded], [len(history) for history in histories], candidates)
-
-    @torch.inference_mode()
-    def score_vectors(
-        self,
-        slots: Float[torch.Tensor, "user slot dim"],
-        lengths: Sequence[int],
-        candidates: Int[np.ndarray, "user candidate"] | None = None,
-    ) -> Float[np.ndarray, "user candidate"]:
-        """Score histories that are vectors already.
-
-        Args:
-            slots: unit vectors, oldest first, filled from the left.
-            lengths: how many slots of each user are filled.
-            candidates: item rows, or None for the catalogue.
-        """
-        present = torch.arange(slots.shape[1])[None, :] < torch.tensor(lengths)[:, None]
+        """Score candidates, as :class:`xcrossrec.scoring.Scorer` says; no history may be empty."""
+        lengths = [len(history) for history in histories]
+        longest = max(lengths, default=0)
+        rows = torch.tensor([[*history, *[0] * (longest - len(history))] for history in histories])
+        slots = self.vectors[rows]
         if candidates is None:
             return torch.cat(list(self._catalogue_scores(slots, lengths))).numpy().astype(np.float32)
-        items = self.vectors[torch.from_numpy(candidates)]
-        similarity = torch.einsum("usd,ucd->ucs", slots, items)
+        present = torch.arange(longest)[None, :] < torch.tensor(lengths)[:, None]
+        similarity = torch.einsum("usd,ucd->ucs", slots, self.vectors[torch.from_numpy(candidates)])
         scores = self.matcher.pool(similarity, present[:, None, :].expand_as(similarity))
         return scores.numpy().astype(np.float32)
 

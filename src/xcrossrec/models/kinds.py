@@ -12,11 +12,10 @@ from sentence_transformers import CrossEncoder
 from torch import nn
 
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.models.dual import DualKind
+from xcrossrec.models.dual import DualKind, DualScorer
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.model import Model
-from xcrossrec.models.pair import PairKind
-from xcrossrec.scoring import Scorer
+from xcrossrec.models.pair import PairKind, PairScorer
 from xcrossrec.types import EncodingPrecision, PairStart, Scoring
 
 
@@ -34,7 +33,7 @@ class ModelKind(Protocol):
         """Make the sentence-transformers model of encoder and head."""
         ...
 
-    def scorer(self, model: Model, titles: Sequence[str], *, name: str = "model") -> Scorer:
+    def scorer(self, model: Model, titles: Sequence[str]) -> DualScorer | PairScorer:
         """Bind a model to a catalogue's titles, in row order."""
         ...
 

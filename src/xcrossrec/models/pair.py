@@ -14,7 +14,6 @@ from torch import nn
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.pair_head import PairHead
-from xcrossrec.models.rows import check_rows
 from xcrossrec.prompts import history_prompt, item_texts
 from xcrossrec.types import EncodingPrecision, PairReading, PairStart, Scoring
 
@@ -45,9 +44,9 @@ class PairKind:
         """Make a ``CrossEncoder``, which gives a score for each history and candidate."""
         return CrossEncoder(modules=modules, activation_fn=nn.Identity())
 
-    def scorer(self, model: Model, titles: Sequence[str], *, name: str = "model") -> PairScorer:
+    def scorer(self, model: Model, titles: Sequence[str]) -> PairScorer:
         """Bind to a catalogue, of which nothing is encoded beforehand."""
-        return PairScorer(model, titles, name=name)
+        return PairScorer(model, titles)
 
     def dim(self, model: Model) -> int:
         """No item has a vector."""
@@ -72,26 +71,18 @@ class PairScorer:
     Args:
         model: a `pair` model.
         titles: the catalogue, in row order.
-        name: what tables call it.
     """
 
-    def __init__(self, model: CrossEncoder, titles: Sequence[str], *, name: str = "model") -> None:
+    def __init__(self, model: CrossEncoder, titles: Sequence[str]) -> None:
         self.model = model
         self.titles = item_texts(titles)
-        self._name = name
-
-    @property
-    def name(self) -> str:
-        """What tables and result files call it."""
-        return self._name
 
     def score(
         self,
         histories: Sequence[Sequence[int]],
         candidates: Int[np.ndarray, "user candidate"] | None = None,
     ) -> Float[np.ndarray, "user candidate"]:
-        """Score candidates for each history; see :class:`xcrossrec.scoring.Scorer`."""
-        check_rows(histories, candidates, len(self.titles))
+        """Score candidates, as :class:`xcrossrec.scoring.Scorer` says; no history may be empty."""
         if candidates is None:
             candidates = np.tile(np.arange(len(self.titles)), (len(histories), 1))
         return self.score_titles([[self.titles[row] for row in history] for history in histories], candidates)

@@ -36,7 +36,7 @@ class ModelScorer:
     ) -> None:
         self.model = model
         encoder_of(model).precision = precision
-        self.inner = kind_of(model).scorer(model, titles, name=name)
+        self.inner = kind_of(model).scorer(model, titles)
         self._name = name
         self._n_items = len(titles)
 
