@@ -13,12 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
-from xcrossrec.exceptions import DataError
 from xcrossrec.models import bundle
 from xcrossrec.models.dual import DualKind, DualScorer, encode_titles, runs_within
 from xcrossrec.models.heads import Center, HistoryMatcher, Projection
 from xcrossrec.models.model import Model, matcher_of
-from xcrossrec.models.rows import check_rows
 from xcrossrec.prompts import item_texts
 
 DUAL = DualKind()
@@ -51,8 +49,7 @@ def loop_score(model: Any, history: list[int], item: int) -> float:
 
 
 def test_scores_equal_one_by_one_scoring(model: Model) -> None:
-    scorer = DUAL.scorer(model, TITLES, name="mine")
-    assert scorer.name == "mine"
+    scorer = DUAL.scorer(model, TITLES)
     scores = scorer.score(HISTORIES, CANDIDATES)
     assert scores.dtype == np.float32
     for user, history in enumerate(HISTORIES):
@@ -87,13 +84,6 @@ def test_runs_cover_all_users_in_order_and_hold_no_more_than_asked(lengths: list
     used = [sum(lengths[user] for user in run) for run in runs]
     assert all(total <= most or len(run) == 1 for run, total in zip(runs, used, strict=True))
     assert all(total + lengths[run.stop] > most for run, total in zip(runs[:-1], used[:-1], strict=True))
-
-
-@pytest.mark.parametrize(("history", "candidate", "row"), [([6], 0, 6), ([-1], 0, -1), ([0], 99, 99)])
-def test_rows_outside_the_catalogue(history: list[int], candidate: int, row: int) -> None:
-    with pytest.raises(DataError, match=f"item row {row} is outside the catalogue of 6 items"):
-        check_rows([history], np.array([[candidate]]), 6)
-    check_rows([], None, 6)
 
 
 # ---- vectors

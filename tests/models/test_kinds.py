@@ -60,9 +60,8 @@ def test_a_model_is_of_the_kind_it_was_built_as(encoder: SourceEncoder) -> None:
 
 
 def test_a_scorer_keeps_the_contract_of_scorers(model: Model) -> None:
-    scorer = kind_of(model).scorer(model, TITLES, name="mine")
+    scorer = kind_of(model).scorer(model, TITLES)
     assert isinstance(scorer, Scorer)
-    assert scorer.name == "mine"
     everything = scorer.score(HISTORIES)
     assert everything.shape == (3, 6)
     some = scorer.score(HISTORIES, CANDIDATES)

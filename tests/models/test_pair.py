@@ -36,8 +36,7 @@ def loop_score(model: CrossEncoder, history: list[int], item: int) -> float:
 
 
 def test_scores_equal_one_by_one_scoring(model: CrossEncoder) -> None:
-    scorer = PAIR.scorer(model, TITLES, name="mine")
-    assert scorer.name == "mine"
+    scorer = PAIR.scorer(model, TITLES)
     scores = scorer.score(HISTORIES, CANDIDATES)
     assert scores.dtype == np.float32
     for user, history in enumerate(HISTORIES):
