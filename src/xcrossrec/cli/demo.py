@@ -140,7 +140,7 @@ def _train(
     from xcrossrec.training.target import train_target
 
     base, bars = plan.base or DEFAULT_BASE, shows_progress() and sys.stderr.isatty()
-    same = {"seed": seed, "sampled_negatives": 0}
+    same: dict[str, Any] = {"seed": seed, "sampled_negatives": 0}
     for source, adapter in zip(sources, adapters, strict=True):
         with _step(f"a LoRA on {source.name}"):
             settings = source_config(**plan.source, **same)

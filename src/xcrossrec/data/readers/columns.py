@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self, TypeAlias, cast, get_args
+from typing import Any, Literal, Self, TypeAlias, cast, get_args
 
 from xcrossrec.exceptions import ConfigError, DataError
 
@@ -75,7 +75,7 @@ class Columns:
         Raises:
             DataError: a column that is named or needed is not there, or several may be it.
         """
-        named = {role: _find(role, getattr(self, role), path, present) for role in (*needed, *optional)}
+        named: dict[str, Any] = {role: _find(role, getattr(self, role), path, present) for role in (*needed, *optional)}
         if missing := [role for role in needed if named[role] is None]:
             raise DataError(
                 f"{path} has no column for the {missing[0]}, it has {', '.join(map(repr, present)) or 'none'}: "
@@ -101,7 +101,7 @@ def _find(role: Role, stated: str | None, path: Path, present: Sequence[str]) ->
             f"{path} has several columns that may be the {role}, {', '.join(map(repr, found))}: "
             f"say which with --column {role}={found[0]}"
         )
-    return (preferred or found or [None])[0]
+    return next(iter(preferred or found), None)
 
 
 def _plain(name: str) -> str:
