@@ -21,6 +21,7 @@ from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
 from xcrossrec.models.base import weight_digest
 from xcrossrec.models.fast.memory import keep_freed_memory
+from xcrossrec.models.fast.native import processor_has_bfloat16
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.prompts import item_texts
@@ -246,7 +247,7 @@ def uses_bfloat16(config: TrainingConfig) -> bool:
         return config.precision == "bf16"
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return processor_has_bfloat16()
 
 
 def _frozen_digest(model: Model) -> str:
