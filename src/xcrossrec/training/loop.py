@@ -92,13 +92,7 @@ def fit(
     keep_freed_memory()
     count = _holdout_count(len(users), config)
     training, holdout = users.split_off(count, config.seed) if count else (users, None)
-    run = {
-        "config": config.to_dict(),
-        "fingerprint": domain.fingerprint,
-        "users": len(users),
-        "model": _identity(model),
-    }
-    checkpoint = _prepare_work(work, run, resume)
+    checkpoint = _prepare_work(work, _run_record(model, domain, users, config), resume)
     batches = TRAININGS[kind_of(model).name].batches(model, training.rows, item_texts(domain.titles), config)
     held = replace(batches, sequences=holdout.rows) if holdout else None
     encoder_of(model).cut.reset()  # the collators measured the whole catalogue
@@ -110,8 +104,8 @@ def fit(
         trainer.train(resume_from_checkpoint=checkpoint)
     if _frozen_digest(model) != frozen:
         raise ModelError("a frozen weight changed during training: this is a fault of xcrossrec, please report it")
-    losses = tuple(entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry)
     best = trainer.state.best_metric
+    losses = tuple(entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry)
     if held:
         _verify_best(trainer, best)
     if initial is not None and best is not None and initial <= best:
@@ -121,16 +115,9 @@ def fit(
         shutil.rmtree(folder)
     model.eval()
     encoder_of(model).fast.forget()
-    return TrainingReport(
-        users=len(training),
-        holdout_users=count,
-        epochs=float(trainer.state.epoch or 0.0),
-        best_loss=best,
-        initial_loss=initial,
-        losses=losses,
-        wall_s=time.perf_counter() - started,
-        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-    )
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    epochs, wall_s = float(trainer.state.epoch or 0.0), time.perf_counter() - started
+    return TrainingReport(len(training), count, epochs, best, initial, losses, wall_s, trained)
 
 
 def _holdout_count(users: int, config: TrainingConfig) -> int:
@@ -140,9 +127,10 @@ def _holdout_count(users: int, config: TrainingConfig) -> int:
     return min(max(wanted, 8), 256) if wanted and users >= 32 else 0
 
 
-def _identity(model: Model) -> dict[str, Any]:
-    """What must be the same for a run to go on: the weights it started from and what is not in them."""
-    return {"start": weight_digest(model.state_dict()), **encoder_of(model).settings()}
+def _run_record(model: Model, domain: Domain, users: Sequences, config: TrainingConfig) -> dict[str, Any]:
+    """What must be the same for a run to go on."""
+    start = {"start": weight_digest(model.state_dict()), **encoder_of(model).settings()}
+    return {"config": config.to_dict(), "fingerprint": domain.fingerprint, "users": len(users), "model": start}
 
 
 def _prepare_work(work: Path, run: Mapping[str, Any], resume: bool) -> str | None:
