@@ -34,7 +34,7 @@ _CENTERED_TITLES = 1024
 
 
 class DualKind:
-    """What is particular to `dual` models; see :class:`xcrossrec.models.kinds.ModelKind`."""
+    """What is particular to `dual` models; see :data:`xcrossrec.models.kinds.ModelKind`."""
 
     name: ClassVar[Scoring] = "dual"
     has_vectors: ClassVar[bool] = True

@@ -4,55 +4,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import TypeAlias
 
-import numpy as np
-from jaxtyping import Float32
 from sentence_transformers import CrossEncoder
 from torch import nn
 
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.models.dual import DualKind, DualScorer
+from xcrossrec.models.dual import DualKind
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.model import Model
-from xcrossrec.models.pair import PairKind, PairScorer
-from xcrossrec.types import EncodingPrecision, PairStart, Scoring
+from xcrossrec.models.pair import PairKind
+from xcrossrec.types import PairStart, Scoring
 
-
-class ModelKind(Protocol):
-    """A way to score: its head, its scorer, and the vectors of items where it has any."""
-
-    name: ClassVar[Scoring]
-    has_vectors: ClassVar[bool]
-
-    def head(self, encoder: TitleEncoder, pair_start: PairStart) -> list[nn.Module]:
-        """The modules behind an encoder, untrained."""
-        ...
-
-    def assemble(self, modules: Mapping[str, nn.Module]) -> Model:
-        """Make the sentence-transformers model of encoder and head."""
-        ...
-
-    def scorer(self, model: Model, titles: Sequence[str]) -> DualScorer | PairScorer:
-        """Bind a model to a catalogue's titles, in row order."""
-        ...
-
-    def dim(self, model: Model) -> int:
-        """Size of an item's vector; 0 where there is none."""
-        ...
-
-    def encode_items(self, model: Model, titles: Sequence[str]) -> Float32[np.ndarray, "item dim"]:
-        """Vectors of items, as a catalogue keeps them."""
-        ...
-
-    def with_projection(self, model: Model, rank: int, seed: int) -> Model:
-        """Add the trained part of the head, where the kind has one; it changes nothing yet."""
-        ...
-
-    def centered(self, model: Model, titles: Sequence[str], *, precision: EncodingPrecision = "fp32") -> Model:
-        """Center vectors on a catalogue, where the kind has any."""
-        ...
-
+ModelKind: TypeAlias = DualKind | PairKind
+"""A way to score: its head, its scorer, and the vectors of items where it has any."""
 
 KINDS: Mapping[Scoring, ModelKind] = {kind.name: kind for kind in (DualKind(), PairKind())}
 

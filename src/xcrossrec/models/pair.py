@@ -30,7 +30,7 @@ _SHARED_CANDIDATES = 256
 
 
 class PairKind:
-    """What is particular to `pair` models; see :class:`xcrossrec.models.kinds.ModelKind`."""
+    """What is particular to `pair` models; see :data:`xcrossrec.models.kinds.ModelKind`."""
 
     name: ClassVar[Scoring] = "pair"
     has_vectors: ClassVar[bool] = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from sentence_transformers import (
@@ -19,23 +19,6 @@ from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.training.batches import LENGTH_GROUPS, DualBatches, PairBatches, UserBatches
 from xcrossrec.training.losses import NextItemLoss, PairLoss
 from xcrossrec.types import Scoring
-
-
-class TrainingKind(Protocol):
-    """What is particular to the training of one kind."""
-
-    trainer_class: ClassVar[Any]
-    arguments_class: ClassVar[Any]
-
-    def batches(
-        self, model: Model, sequences: Sequence[Sequence[int]], titles: Sequence[str], config: TrainingConfig
-    ) -> UserBatches:
-        """The collator of users."""
-        ...
-
-    def loss(self, model: Model, config: TrainingConfig) -> nn.Module:
-        """The loss over such a batch."""
-        ...
 
 
 class DualTraining:
@@ -81,7 +64,7 @@ class PairTraining:
         return PairLoss(model, config.pair_negatives + 1)
 
 
-TRAININGS: Mapping[Scoring, TrainingKind] = {"dual": DualTraining(), "pair": PairTraining()}
+TRAININGS: Mapping[Scoring, DualTraining | PairTraining] = {"dual": DualTraining(), "pair": PairTraining()}
 
 
 def on_cpu() -> bool:

@@ -13,16 +13,10 @@ from functools import cache
 import numpy as np
 from jaxtyping import Int64
 
-from xcrossrec.data.market.product_types import (
-    BRAND_HOUSES,
-    PALETTE_WORDS,
-    PRODUCT_TYPES,
-    THEMES,
-    TIER_WORDS,
-)
+from xcrossrec.data.market.product_types import BRAND_HOUSES, PALETTE_WORDS, TABLE, THEMES, TIER_WORDS
 from xcrossrec.exceptions import ConfigError
 
-MARKET_DOMAINS: tuple[str, ...] = tuple(PRODUCT_TYPES)
+MARKET_DOMAINS: tuple[str, ...] = tuple(dict.fromkeys(row["domain"] for row in TABLE))
 """The domains: the first two are the default sources, the third the default target, the fourth is spare."""
 
 ITEMS_PER_TYPE = 17
@@ -84,9 +78,9 @@ def types_of(domain: str) -> tuple[ProductType, ...]:
     Raises:
         ConfigError: the market has no such domain.
     """
-    if domain not in PRODUCT_TYPES:
+    if domain not in MARKET_DOMAINS:
         raise ConfigError(f"the sample market has no domain {domain!r}: choose one of {', '.join(MARKET_DOMAINS)}")
-    return tuple(_parse(line) for line in PRODUCT_TYPES[domain].strip().splitlines())
+    return tuple(_parse(row) for row in TABLE if row["domain"] == domain)
 
 
 @cache
@@ -112,14 +106,9 @@ def catalogue_of(domain: str) -> Catalogue:
     )
 
 
-def _parse(line: str) -> ProductType:
-    theme, names, details, sizes = (part.strip() for part in line.split("|"))
-    return ProductType(
-        theme=THEMES.index(theme),
-        names=tuple(names.split("/")),
-        details=tuple(details.split("/")),
-        sizes=() if sizes == "colour" else tuple(sizes.split("/")),
-    )
+def _parse(row: dict[str, str]) -> ProductType:
+    names, details, sizes = (tuple(row[column].split("/")) for column in ("names", "details", "sizes"))
+    return ProductType(THEMES.index(row["theme"]), names, details, () if sizes == ("colour",) else sizes)
 
 
 def _items_of_type(row: int, product_type: ProductType, rng: np.random.Generator) -> list[_Item]:
