@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.contracts.scorer import ScorerContract, contract_domain
 
-from xcrossrec.baselines.itemknn import ItemKNN
+from xcrossrec.baselines.rivals import ItemKNN
 from xcrossrec.data.domain import Domain
 
 N_ITEMS = 6

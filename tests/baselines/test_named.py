@@ -12,7 +12,7 @@ from peft import PeftModel
 from tests.contracts.scorer import ScorerContract, contract_domain
 
 from xcrossrec.baselines.named import BASELINES, MeanScorer, Subject, scorer_for
-from xcrossrec.baselines.popularity import Popularity
+from xcrossrec.baselines.rivals import Popularity
 from xcrossrec.data import Domain
 from xcrossrec.exceptions import BundleError, ConfigError
 from xcrossrec.models import bundle

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.contracts.scorer import ScorerContract, contract_domain, interactions
 
-from xcrossrec.baselines.popularity import Popularity
+from xcrossrec.baselines.rivals import Popularity
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import DataError
 

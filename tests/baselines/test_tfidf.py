@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.contracts.scorer import TITLES, ScorerContract, contract_domain
 
-from xcrossrec.baselines.tfidf import TfidfMean
+from xcrossrec.baselines.rivals import TfidfMean
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import DataError, MissingExtraError
 

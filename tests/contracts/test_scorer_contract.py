@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.contracts.scorer import ScorerContract, contract_domain
 
-from xcrossrec.baselines.popularity import Popularity
+from xcrossrec.baselines.rivals import Popularity
 
 
 class _Shifted(Popularity):

@@ -7,9 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from xcrossrec.baselines.itemknn import ItemKNN
-from xcrossrec.baselines.popularity import Popularity
-from xcrossrec.baselines.tfidf import TfidfMean
+from xcrossrec.baselines.rivals import ItemKNN, Popularity, TfidfMean
 from xcrossrec.data.domain import Domain
 from xcrossrec.evaluation import evaluate
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from tests.contracts.scorer import interactions
 
-from xcrossrec.baselines.popularity import Popularity
+from xcrossrec.baselines.rivals import Popularity
 from xcrossrec.data.candidates import candidates_file, draw_candidates
 from xcrossrec.data.domain import Domain
 from xcrossrec.evaluation import Evaluation, evaluate

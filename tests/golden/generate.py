@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from xcrossrec.models.scorer import build_scorer
-
 from xcrossrec.baselines.neural import MeanScorer, trained
+
 from xcrossrec.config import source_config, target_config
 from xcrossrec.data import Domain, build_domain
 from xcrossrec.models.bundle import encoder_of
+from xcrossrec.models.scorer import build_scorer
 from xcrossrec.training.losses import NextItemLoss, PairLoss
 from xcrossrec.training.source import train_source, with_head
 from xcrossrec.training.target import build_target_model, train_target

@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from xcrossrec.baselines.itemknn import ItemKNN
-from xcrossrec.baselines.popularity import Popularity
-from xcrossrec.baselines.tfidf import TfidfMean
+from xcrossrec.baselines.rivals import ItemKNN, Popularity, TfidfMean
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import BundleError, ConfigError
 from xcrossrec.models.adapters import read_manifest
@@ -36,22 +34,16 @@ class MeanScorer:
 
     Args:
         scorers: at least two, bound to one catalogue and on one scale (models of one scoring).
-        name: what tables call it; None joins their names.
 
     Raises:
         ConfigError: fewer than two scorers.
     """
 
-    def __init__(self, scorers: Sequence[Scorer], *, name: str | None = None) -> None:
+    def __init__(self, scorers: Sequence[Scorer]) -> None:
         if len(scorers) < 2:
             raise ConfigError(f"a mean needs at least 2 scorers, got {len(scorers)}: name another one")
         self.scorers = tuple(scorers)
-        self._name = name or f"mean({'+'.join(scorer.name for scorer in scorers)})"
-
-    @property
-    def name(self) -> str:
-        """What tables and result files call it."""
-        return self._name
+        self.name = f"mean({'+'.join(scorer.name for scorer in scorers)})"
 
     def score(
         self,

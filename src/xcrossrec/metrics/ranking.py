@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from xcrossrec.exceptions import ConfigError, DataError
-
 METRICS: tuple[str, ...] = ("hit@1", "hit@10", "mrr", "ndcg@10")
 
 
@@ -22,17 +20,11 @@ def ranks(scores: Float[np.ndarray, "user candidate"]) -> Int[np.ndarray, " user
     rank = 1 + number of negatives whose score is at least the positive's.
 
     Args:
-        scores: higher ranks first; column 0 is the positive, the others are negatives.
+        scores: finite, higher ranks first; column 0 is the positive, the others are negatives.
 
     Returns:
         int64 ranks from 1 (best) to the number of candidates.
-
-    Raises:
-        DataError: no candidate at all, or a score that is NaN.
     """
-    if scores.shape[1] == 0:
-        raise DataError("ranking needs at least the positive in column 0, got 0 candidates a user")
-    _refuse_nan(scores)
     ahead: Int[np.ndarray, " user"] = (scores[:, 1:] >= scores[:, :1]).sum(axis=1, dtype=np.int64)
     return 1 + ahead
 
@@ -45,17 +37,13 @@ def catalogue_ranks(
     """Rank each user's target in the whole catalogue without the user's other items.
 
     Args:
-        scores: one score for every item of the catalogue, in row order.
+        scores: a finite score for every item of the catalogue, in row order.
         targets: the item row to rank, per user.
         left_out: per user the item rows that do not compete; the target among them is still ranked.
 
     Returns:
         int64 ranks, and int64 numbers of items ranked (the target and its competitors).
-
-    Raises:
-        DataError: a score that is NaN.
     """
-    _refuse_nan(scores)
     n_users, n_items = scores.shape
     competes = np.ones((n_users, n_items), dtype=bool)
     for user, rows in enumerate(left_out):
@@ -69,36 +57,17 @@ def catalogue_ranks(
 
 
 def hit_at_k(rank: Int[np.ndarray, " user"], k: int) -> Float[np.ndarray, " user"]:
-    """1 where the positive is among the first ``k``, else 0.
-
-    Raises:
-        ConfigError: ``k`` below 1.
-        DataError: a rank below 1.
-    """
-    _check_cutoff(k)
-    _check_ranks(rank)
+    """1 where the positive is among the first ``k``, else 0."""
     return (rank <= k).astype(np.float64)
 
 
 def reciprocal_rank(rank: Int[np.ndarray, " user"]) -> Float[np.ndarray, " user"]:
-    """1 / rank; its mean over users is the MRR.
-
-    Raises:
-        DataError: a rank below 1.
-    """
-    _check_ranks(rank)
+    """1 / rank; its mean over users is the MRR."""
     return 1.0 / rank
 
 
 def ndcg_at_k(rank: Int[np.ndarray, " user"], k: int) -> Float[np.ndarray, " user"]:
-    """Normalised discounted cumulative gain with one relevant item: 1 / log2(1 + rank), 0 beyond ``k``.
-
-    Raises:
-        ConfigError: ``k`` below 1.
-        DataError: a rank below 1.
-    """
-    _check_cutoff(k)
-    _check_ranks(rank)
+    """Normalised discounted cumulative gain with one relevant item: 1 / log2(1 + rank), 0 beyond ``k``."""
     return np.where(rank <= k, 1.0 / np.log2(1.0 + rank), 0.0)
 
 
@@ -106,23 +75,3 @@ def per_user_metrics(rank: Int[np.ndarray, " user"]) -> dict[str, Float[np.ndarr
     """All of :data:`METRICS`, by name, one value a user."""
     values = (hit_at_k(rank, 1), hit_at_k(rank, 10), reciprocal_rank(rank), ndcg_at_k(rank, 10))
     return dict(zip(METRICS, values, strict=True))
-
-
-def _refuse_nan(scores: Float[np.ndarray, "user candidate"]) -> None:
-    bad = np.isnan(scores)
-    if bad.any():
-        user = int(bad.any(axis=1).argmax())
-        raise DataError(
-            f"scores must be numbers, got {int(bad.sum())} NaN, the first for user number {user}: "
-            "a scorer that returns NaN cannot be ranked, repair it"
-        )
-
-
-def _check_cutoff(k: int) -> None:
-    if k < 1:
-        raise ConfigError(f"a metric's cut-off must be at least 1, got {k}")
-
-
-def _check_ranks(rank: Int[np.ndarray, " user"]) -> None:
-    if rank.size and rank.min() < 1:
-        raise DataError(f"ranks start at 1, got {int(rank.min())}: pass what ranks() returns")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.exceptions import DataError
 
 _CHUNK_DRAWS = 2_000_000  # random numbers held at once: 16 MB as int64
 
@@ -33,15 +33,13 @@ class PairedComparison:
 def bootstrap_interval(
     values: Float[np.ndarray, " user"],
     *,
-    level: float = 0.95,
     resamples: int = 2000,
     rng: np.random.Generator,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of ``values``, users resampled with replacement.
+    """95% percentile bootstrap interval of the mean of ``values``, users resampled with replacement.
 
     Args:
         values: one value a user.
-        level: probability that the interval should cover, between 0 and 1.
         resamples: number of bootstrap samples.
         rng: the generator to draw from.
 
@@ -50,16 +48,11 @@ def bootstrap_interval(
 
     Raises:
         DataError: no values, or a value that is not finite.
-        ConfigError: ``level`` outside (0, 1) or ``resamples`` below 1.
     """
     _check_values(values)
-    if not 0.0 < level < 1.0:
-        raise ConfigError(f"level must lie between 0 and 1, got {level}: use 0.95 for a 95% interval")
-    _check_draws("resamples", resamples)
     size = values.size
     means = [values[rng.integers(0, size, size=(count, size))].mean(axis=1) for count in _chunks(resamples, size)]
-    tail = (1.0 - level) / 2.0
-    low, high = np.quantile(np.concatenate(means), [tail, 1.0 - tail])
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -80,10 +73,8 @@ def sign_flip_p_value(
 
     Raises:
         DataError: no differences, or one that is not finite.
-        ConfigError: ``permutations`` below 1.
     """
     _check_values(differences)
-    _check_draws("permutations", permutations)
     moved = differences[differences != 0.0]  # a zero stays zero under any flip
     observed = abs(float(moved.sum()))
     slack = 1e-12 * float(np.abs(moved).sum())  # equal sums in another order must count as equal
@@ -98,7 +89,6 @@ def paired_comparison(
     a: Float[np.ndarray, " user"],
     b: Float[np.ndarray, " other"],
     *,
-    level: float = 0.95,
     resamples: int = 2000,
     permutations: int = 10_000,
     rng: np.random.Generator,
@@ -108,21 +98,19 @@ def paired_comparison(
     Args:
         a: one value a user.
         b: the other method's values, same users in the same order.
-        level: probability that the interval should cover.
         resamples: bootstrap samples of the users.
         permutations: sign flips.
         rng: the generator to draw from.
 
     Raises:
         DataError: another number of users in ``a`` and ``b``, none at all, or a value not finite.
-        ConfigError: a setting outside its range.
     """
     if a.size != b.size:
         raise DataError(
             f"a paired comparison needs the same users, got {a.size} and {b.size} values: align them by user"
         )
     differences = np.asarray(a - b, dtype=np.float64)
-    interval = bootstrap_interval(differences, level=level, resamples=resamples, rng=rng)
+    interval = bootstrap_interval(differences, resamples=resamples, rng=rng)
     p_value = sign_flip_p_value(differences, permutations=permutations, rng=rng)
     return PairedComparison(float(differences.mean()), interval, p_value, int(differences.size))
 
@@ -139,8 +127,3 @@ def _check_values(values: Float[np.ndarray, " user"]) -> None:
         raise DataError("statistics need at least 1 value, got 0 users")
     if not np.isfinite(values).all():
         raise DataError(f"values must be finite, got {int((~np.isfinite(values)).sum())} that are not")
-
-
-def _check_draws(name: str, count: int) -> None:
-    if count < 1:
-        raise ConfigError(f"{name} must be at least 1, got {count}")

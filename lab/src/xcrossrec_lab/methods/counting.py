@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from xcrossrec.baselines.itemknn import ItemKNN
-from xcrossrec.baselines.popularity import Popularity
-from xcrossrec.baselines.tfidf import TfidfMean
+from xcrossrec.baselines.rivals import ItemKNN, Popularity, TfidfMean
 from xcrossrec_lab.task import Fitted, Task, check_settings
 
 

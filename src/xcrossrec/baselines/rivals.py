@@ -1,0 +1,175 @@
+"""Rivals without a language model: most bought, bought by the same users, words of titles."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int, Int64
+
+from xcrossrec.data.domain import Domain
+from xcrossrec.exceptions import DataError, MissingExtraError
+from xcrossrec.scoring import check_rows
+
+
+class Rival(ABC):
+    """A :class:`xcrossrec.scoring.Scorer` that adds up what each item of the history says for all others."""
+
+    name: ClassVar[str]
+
+    def __init__(self, n_items: int) -> None:
+        self._n_items = n_items
+
+    def score(
+        self,
+        histories: Sequence[Sequence[int]],
+        candidates: Int[np.ndarray, "user candidate"] | None = None,
+    ) -> Float32[np.ndarray, "user candidate"]:
+        """Score candidates; see :class:`xcrossrec.scoring.Scorer`.
+
+        Raises:
+            DataError: an item row outside the catalogue.
+        """
+        check_rows(histories, candidates, self._n_items)
+        scores = np.zeros((len(histories), self._n_items), dtype=np.float32)
+        for user, history in enumerate(histories):
+            scores[user] = self._of_history(history)
+        return scores if candidates is None else np.take_along_axis(scores, candidates, axis=1)
+
+    @abstractmethod
+    def _of_history(self, history: Sequence[int]) -> Float32[np.ndarray, " item"]:
+        """Score the whole catalogue for one history."""
+
+
+class Popularity(Rival):
+    """The most bought first, whoever asks: how often an item occurs in train; the history plays no part.
+
+    Args:
+        counts: occurrences in train, by item row.
+    """
+
+    name = "popularity"
+
+    def __init__(self, counts: Int[np.ndarray, " item"]) -> None:
+        super().__init__(counts.size)
+        self._counts: Float32[np.ndarray, " item"] = counts.astype(np.float32)
+
+    @classmethod
+    def fit(cls, domain: Domain) -> Popularity:
+        """Count the train split of a domain.
+
+        Raises:
+            DataError: the domain has no train split.
+        """
+        return cls(domain.train_counts())
+
+    def _of_history(self, history: Sequence[int]) -> Float32[np.ndarray, " item"]:
+        return self._counts
+
+
+class ItemKNN(Rival):
+    """Items bought by the same users (Deshpande & Karypis 2004, item-based top-N).
+
+    Scores an item by its summed co-occurrence cosine with the history's items:
+    cosine(i, j) = users with both / sqrt(users with i * users with j), over the users of train; an item is
+    no neighbour of itself.  Kept as compressed rows.  An empty history, or one never seen together with
+    anything, scores every item 0.
+
+    Args:
+        baskets: per train user the item rows.
+        n_items: rows of the catalogue.
+    """
+
+    name = "itemknn"
+
+    def __init__(self, baskets: Sequence[Sequence[int]], n_items: int) -> None:
+        super().__init__(n_items)
+        self._starts, self._neighbours, self._cosines = _cosine_rows(baskets, n_items)
+
+    @classmethod
+    def fit(cls, domain: Domain) -> ItemKNN:
+        """Count co-occurrence in the train split of a domain.
+
+        Raises:
+            DataError: the domain has no train split.
+        """
+        return cls(domain.sequences("train", minimum=1).rows, domain.items.height)
+
+    def _of_history(self, history: Sequence[int]) -> Float32[np.ndarray, " item"]:
+        scores = np.zeros(self._n_items, dtype=np.float32)
+        for row in history:
+            chosen = slice(self._starts[row], self._starts[row + 1])
+            scores[self._neighbours[chosen]] += self._cosines[chosen]
+        return scores
+
+
+class TfidfMean(Rival):
+    """What plain text already knows: the cosine between an item's title and the mean of the history's titles.
+
+    Titles become unit vectors of term frequency times inverse document frequency over the catalogue.  An
+    empty history, or one whose titles have no word, scores every item 0.
+
+    Args:
+        titles: by item row; an empty title scores 0.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+        DataError: no title has a word.
+    """
+
+    name = "tfidf"
+
+    def __init__(self, titles: Sequence[str]) -> None:
+        super().__init__(len(titles))
+        self._vectors = _vectorise(titles)
+
+    @classmethod
+    def fit(cls, domain: Domain) -> TfidfMean:
+        """Weigh the words of a domain's catalogue; interactions play no part.  Raises as the class does."""
+        return cls(domain.titles)
+
+    def _of_history(self, history: Sequence[int]) -> Float32[np.ndarray, " item"]:
+        if not len(history):
+            return np.zeros(self._n_items, dtype=np.float32)
+        mean = np.asarray(self._vectors[list(history)].mean(axis=0)).ravel()
+        norm = float(np.linalg.norm(mean))
+        cosines: Float32[np.ndarray, " item"] = (self._vectors @ mean).astype(np.float32)
+        return cosines / np.float32(norm) if norm > 0 else cosines
+
+
+def _cosine_rows(
+    baskets: Sequence[Sequence[int]], n_items: int
+) -> tuple[Int64[np.ndarray, " starts"], Int64[np.ndarray, " pair"], Float32[np.ndarray, " pair"]]:
+    """Compute the cosines as compressed rows: where each item's row starts, neighbours, cosines."""
+    distinct = [np.unique(np.asarray(basket, dtype=np.int64)) for basket in baskets if len(basket)]
+    empty = np.zeros(0, dtype=np.int64)
+    users_of = np.bincount(np.concatenate([empty, *distinct]), minlength=n_items)
+    pairs = np.concatenate([empty, *(_pairs(basket, n_items) for basket in distinct)])
+    keys, together = np.unique(pairs, return_counts=True)
+    first, second = np.divmod(keys, n_items)
+    cosines: Float64[np.ndarray, " pair"] = together / np.sqrt(users_of[first] * users_of[second])
+    starts = np.searchsorted(first, np.arange(n_items + 1)).astype(np.int64)
+    return starts, second, cosines.astype(np.float32)
+
+
+def _pairs(basket: Int64[np.ndarray, " item"], n_items: int) -> Int64[np.ndarray, " pair"]:
+    """Every ordered pair of different items of a basket, as one number ``first * n_items + second``."""
+    keys = basket[:, None] * n_items + basket[None, :]
+    pairs: Int64[np.ndarray, " pair"] = keys[~np.eye(basket.size, dtype=bool)]
+    return pairs
+
+
+def _vectorise(titles: Sequence[str]) -> Any:
+    """Turn titles into a sparse matrix of unit rows (item, word)."""
+    try:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+    except ImportError as error:
+        raise MissingExtraError("sklearn", "baselines") from error
+    try:
+        return TfidfVectorizer(dtype=np.float64).fit_transform(titles)
+    except ValueError as error:
+        raise DataError(
+            f"TF-IDF found no word in {len(titles)} titles ({error}): check the catalogue's titles"
+        ) from error
