@@ -19,11 +19,11 @@ from xcrossrec.models.adapters import (
     ADAPTER_WEIGHTS,
     MANIFEST,
     load_tensors,
+    mean_update,
     read_adapter,
     read_manifest,
 )
 from xcrossrec.models.base import Base
-from xcrossrec.models.xcross.streams import StackedLoraLinear, one_stream
 
 Folders = Callable[[str], Path]
 SourcesOf = Callable[..., list[Source]]
@@ -252,12 +252,30 @@ def test_missing_tensor_file(tmp_path: Path) -> None:
         load_tensors(tmp_path / "x.safetensors")
 
 
-def test_one_stream_is_undone_afterwards(adapter: Path, base_of: Folders) -> None:
-    found = fresh_base(base_of("bert"))
-    factors = next(iter(read_adapter(adapter, found).factors.values()))
-    layer = StackedLoraLinear(found.backbone.encoder.layer[0].attention.self.query, [factors, None])
-    x = torch.randn(2, 3, 32)
-    both = layer(x)
-    with one_stream([layer], 1):
-        torch.testing.assert_close(layer(x), layer.linear(x))
-    assert torch.equal(layer(x), both)
+@pytest.mark.parametrize("base", [{"name": "some-base"}, "some-base", None, {"name": 1, "digest": "00"}])
+def test_a_manifest_whose_base_has_no_name_or_digest(tmp_path: Path, base: object) -> None:
+    (tmp_path / MANIFEST).write_text(json.dumps({"base": base}), encoding="utf-8")
+    with pytest.raises(BundleError, match=r"names its base as .*, expected a name and a digest"):
+        read_manifest(tmp_path)
+
+
+# ---- the mean of updates
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_mean_update_equals_a_loop_over_adapters(count: int, sources_of: SourcesOf, bert: Base) -> None:
+    adapters = [read_adapter(source.folder, bert) for source in sources_of("bert", count)]
+    mean = mean_update(adapters)
+    assert set(mean) == {module for adapter in adapters for module in adapter.factors}
+    for module, update in mean.items():
+        expected = torch.zeros(update.up.shape[0], update.down.shape[1])
+        rank = 0
+        for adapter in adapters:
+            if module in adapter.factors:
+                factors = adapter.factors[module]
+                expected += factors.up @ factors.down / count
+                own = factors.down.shape[0]
+                assert torch.equal(update.down[rank : rank + own], factors.down), "parts follow one another"
+                rank += own
+        assert update.down.shape[0] == update.up.shape[1] == rank
+        torch.testing.assert_close(update.up @ update.down, expected)

@@ -107,6 +107,7 @@ def test_the_targets_lora_stands_where_a_source_adapts_and_starts_without_an_eff
     assert paths == {path for source in sources for path in pefts_updates(source)}
     assert {2} == {p.shape[0] if "lora_A" in name else p.shape[1] for name, p in own.items()}
     assert all(bool(p.any()) == ("lora_A" in name) for name, p in own.items())
+    assert encoder.backbone.peft_config["default"].lora_alpha == 2 * 2, "scaled by two, as the sources are by default"
     assert {id(p) for p in encoder.lora_parameters()} == {id(p) for p in own.values()}
 
 
