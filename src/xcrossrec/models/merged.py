@@ -123,13 +123,14 @@ class MergedEncoder(SingleStreamEncoder):
     @classmethod
     def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:
         adapters = read_adapters(folder, settings["sources"], base)
-        model = cls(
-            base,
-            adapters,
-            rank=settings["integration"]["rank"],
-            max_tokens=settings["max_tokens"],
-            pair_attention=settings["pair_attention"],
-        )
+        with torch.random.fork_rng():  # the draws of the fresh LoRA, which the saved one replaces
+            model = cls(
+                base,
+                adapters,
+                rank=settings["integration"]["rank"],
+                max_tokens=settings["max_tokens"],
+                pair_attention=settings["pair_attention"],
+            )
         model._take_over(folder)
         for parameter in model.lora_parameters():
             parameter.requires_grad_(trainable)
