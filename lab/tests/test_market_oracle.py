@@ -7,27 +7,34 @@ import pytest
 
 from xcrossrec import DataError, Scorer, sample_market
 from xcrossrec.data.candidates import draw_candidates
-from xcrossrec.data.market import MARKET_DOMAINS, MarketSettings
+from xcrossrec.data.market import MARKET_DOMAINS
 from xcrossrec.data.market.catalogue import catalogue_of
 from xcrossrec.data.market.product_types import THEMES
-from xcrossrec.data.market.simulation import LOADINGS, Tastes, history_weights, popularity_of, taste_weights
+from xcrossrec.data.market.simulation import (
+    CONCENTRATION,
+    LOADINGS,
+    Tastes,
+    history_weights,
+    popularity_of,
+    taste_weights,
+)
 from xcrossrec_lab.market_oracle import MarketOracle
 
 
 def test_oracle_equals_a_loop_over_customers() -> None:
-    settings, catalogue = MarketSettings(), catalogue_of("garden")
+    catalogue = catalogue_of("garden")
     oracle = MarketOracle("garden", theme_samples=2)
     history = [3, 40]
-    themes = np.random.default_rng(0).dirichlet(np.full(len(THEMES), settings.concentration), size=2)
+    themes = np.random.default_rng(0).dirichlet(np.full(len(THEMES), CONCENTRATION), size=2)
     expected = np.zeros(len(catalogue))
     total = 0.0
     for theme, house, tier, palette in np.ndindex(2, 6, 3, 6):
         one = [np.array([value]) for value in (house, tier, palette)]
-        fixed = taste_weights(Tastes(themes[[theme]], *one), catalogue, LOADINGS["garden"], settings)[0]
-        fixed = fixed * popularity_of("garden", settings, 0)
+        fixed = taste_weights(Tastes(themes[[theme]], *one), catalogue, LOADINGS["garden"])[0]
+        fixed = fixed * popularity_of("garden", 0)
         likelihood, bought, last = 1.0, np.zeros((1, len(catalogue)), dtype=bool), np.array([-1])
         for item in [*history, None]:
-            chance = fixed * history_weights(bought, last, catalogue, settings)[0]
+            chance = fixed * history_weights(bought, last, catalogue)[0]
             chance = chance / chance.sum()
             if item is not None:
                 likelihood *= chance[item]

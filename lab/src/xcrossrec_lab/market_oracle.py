@@ -11,8 +11,8 @@ from xcrossrec import DataError
 from xcrossrec.data.market.catalogue import catalogue_of
 from xcrossrec.data.market.product_types import BRAND_HOUSES, PALETTE_WORDS, THEMES, TIER_WORDS
 from xcrossrec.data.market.simulation import (
+    CONCENTRATION,
     LOADINGS,
-    MarketSettings,
     Tastes,
     history_weights,
     popularity_of,
@@ -32,7 +32,6 @@ class MarketOracle:
     Args:
         domain: a name of ``MARKET_DOMAINS``.
         seed: of the market.
-        settings: of the market; None = the defaults.
         theme_samples: draws of theme shares.
     """
 
@@ -40,14 +39,12 @@ class MarketOracle:
         self,
         domain: str,
         seed: int = 0,
-        settings: MarketSettings | None = None,
         theme_samples: int = 100,
     ) -> None:
-        self._settings = settings or MarketSettings()
         self._catalogue = catalogue_of(domain)
-        tastes = _grid(theme_samples, self._settings)
-        weights = taste_weights(tastes, self._catalogue, LOADINGS[domain], self._settings)
-        self._popularity = popularity_of(domain, self._settings, seed).astype(np.float32)
+        tastes = _grid(theme_samples)
+        weights = taste_weights(tastes, self._catalogue, LOADINGS[domain])
+        self._popularity = popularity_of(domain, seed).astype(np.float32)
         self._taste = weights.astype(np.float32)
 
     @property
@@ -84,7 +81,7 @@ class MarketOracle:
         for step in range(1, steps):
             bought[step:, history[step - 1]] = True
         last = np.array([-1, *history], dtype=np.int64)
-        state = history_weights(bought, last, self._catalogue, self._settings).astype(np.float32)
+        state = history_weights(bought, last, self._catalogue).astype(np.float32)
         state *= self._popularity
         totals = self._taste @ state.T  # (tastes, steps)
         posterior = np.ones(len(self._taste), dtype=np.float64)
@@ -94,10 +91,10 @@ class MarketOracle:
         return np.asarray(np.log(np.maximum(mixed * state[-1], np.finfo(np.float32).tiny)), dtype=np.float32)
 
 
-def _grid(theme_samples: int, settings: MarketSettings) -> Tastes:
+def _grid(theme_samples: int) -> Tastes:
     """Combine draws of theme shares with every house, tier and palette."""
     rng = np.random.default_rng(0)
-    themes = rng.dirichlet(np.full(len(THEMES), settings.concentration), size=theme_samples)
+    themes = rng.dirichlet(np.full(len(THEMES), CONCENTRATION), size=theme_samples)
     sizes = (theme_samples, len(BRAND_HOUSES), len(TIER_WORDS), len(PALETTE_WORDS))
     row, house, tier, palette = (axis.ravel() for axis in np.indices(sizes))
     return Tastes(themes[row], house, tier, palette)

@@ -146,7 +146,6 @@ def build_domain(
     empty_titles: EmptyTitles = "error",
     unknown_items: UnknownItems = "error",
     manifest: Mapping[str, Any] | None = None,
-    canonical: bool = False,
 ) -> Domain:
     """Check raw tables and make a domain of them. Ids become text, interactions are put in order.
 
@@ -162,15 +161,11 @@ def build_domain(
         unknown_items: what to do with interactions whose item the catalogue lacks: stop, or drop them.
         manifest: what the manifest should state beside counts and fingerprint: ``simulated``, ``sources``,
             ``filters``, ``seed``.
-        canonical: the interactions are checked, of items of the catalogue and in canonical order, as
-            `leave_last_out` gives them of a reader's rows: they are taken as they are.
 
     Raises:
         DataError: a missing column, no items, no train split, an empty split, a missing id, a position that
             is no whole number, an item with two titles, and the cases above.
     """
-    if not name.strip():
-        raise DataError("a domain needs a name, got an empty one: give --domain NAME")
     if not isinstance(interactions, Mapping):
         raise DataError(
             f"interactions of domain {name!r} are a {type(interactions).__name__}, expected one table a split: give "
@@ -178,17 +173,47 @@ def build_domain(
         )
     if "train" not in interactions:
         raise DataError(f"domain {name!r} has no train split, got {', '.join(interactions) or 'none'}: give one")
-    catalogue, filters = _catalogue(name, as_frame("the items", items))
-    splits = {split: as_frame(split, interactions[split]) for split in SPLITS if split in interactions}
-    unknown: dict[str, Any] = {}
-    if not canonical:
-        splits = {split: _interactions(name, split, frame) for split, frame in splits.items()}
+    catalogue = _catalogue(name, as_frame("the items", items))
+    tables = {split: as_frame(split, interactions[split]) for split in SPLITS if split in interactions}
+    splits = {split: _interactions(name, split, frame) for split, frame in tables.items()}
+    return checked_domain(name, catalogue, splits, empty_titles, unknown_items, manifest or {})
+
+
+def checked_domain(
+    name: str,
+    items: pl.DataFrame,
+    splits: Mapping[Split, pl.DataFrame],
+    empty_titles: EmptyTitles,
+    unknown_items: UnknownItems | None,
+    manifest: Mapping[str, Any],
+) -> Domain:
+    """Make a domain of checked tables, one row an item, interactions as `canonical` gives them.
+
+    The rest is as for `build_domain`; ``unknown_items`` is None where there are none.
+
+    Raises:
+        DataError: no name, no items, an empty split, and what ``empty_titles`` and ``unknown_items`` refuse.
+    """
+    if not name.strip():
+        raise DataError("a domain needs a name, got an empty one: give --domain NAME")
+    if items.is_empty():
+        raise DataError(f"domain {name!r} is empty: its catalogue has no items; give a file with at least one")
+    _refuse_emptied(name, splits, "no interaction")
+    filters = {**manifest.get("filters", {}), **_escaped(items)}
+    catalogue = clean_titles(items)
+    if unknown_items is not None:
         splits, unknown = _without_unknown(name, catalogue, splits, unknown_items)
+        filters |= unknown
     catalogue, splits, empty = _without_empty_titles(name, catalogue, splits, empty_titles)
-    stated = dict(manifest or {})
-    stated["filters"] = {**stated.get("filters", {}), **filters, **unknown, **empty}
-    domain = Domain(name, catalogue, splits, stated)
+    domain = Domain(name, catalogue, splits, {**manifest, "filters": {**filters, **empty}})
     return domain.with_manifest(manifest_of(domain))
+
+
+def canonical(interactions: pl.DataFrame) -> pl.DataFrame:
+    """Put checked interactions into canonical order; a ``position`` given is kept, without one rows are numbered."""
+    numbered = interactions if POSITION in interactions.columns else order(interactions)
+    ordered = numbered if _is_ordered(numbered) else _sort_by_user(numbered, [POSITION])
+    return ordered.select(USER, ITEM, POSITION, *([TIMESTAMP] if TIMESTAMP in ordered.columns else []))
 
 
 def as_frame(what: str, table: Table) -> pl.DataFrame:
@@ -300,24 +325,22 @@ def _sort_key(interactions: pl.DataFrame, by: Sequence[str]) -> pl.Series | None
     return pl.Series(_ROW, first[users] * (most - least + 1) + (values.to_numpy() - least))
 
 
-def _catalogue(name: str, items: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Check the catalogue; returns it with what was repaired."""
+def _catalogue(name: str, items: pl.DataFrame) -> pl.DataFrame:
+    """Check the catalogue."""
     what = f"the items of domain {name!r}"
     check_columns(what, items.columns, (ITEM, TITLE))
-    if items.is_empty():
-        raise DataError(f"domain {name!r} is empty: its catalogue has no items; give a file with at least one")
     raw = _text_ids(what, items.select(ITEM, pl.col(TITLE).cast(pl.String)), ITEM).unique(maintain_order=True)
     twice = raw.filter(pl.col(ITEM).is_duplicated())[ITEM].unique(maintain_order=True)
     if twice.len():
         raise DataError(f"{what} give {twice.len()} ids more than one title ({_examples(twice)}): keep one row an item")
-    filters: dict[str, Any] = {}
-    escaped = raw.filter(has_entity())
-    if escaped.height:
-        filters["html_entities"] = {
-            "items": escaped.height,
-            "examples": escaped[TITLE].head(EXAMPLES).to_list(),
-        }
-    return clean_titles(raw), filters
+    return raw
+
+
+def _escaped(items: pl.DataFrame) -> dict[str, Any]:
+    """State the titles with HTML entities, where there are any."""
+    titles = items.filter(has_entity())[TITLE]
+    examples = titles.head(EXAMPLES).to_list()
+    return {"html_entities": {"items": titles.len(), "examples": examples}} if examples else {}
 
 
 def has_entity() -> pl.Expr:
@@ -329,17 +352,11 @@ def _interactions(name: str, split: Split, frame: pl.DataFrame) -> pl.DataFrame:
     """Check one split's interactions and put them into canonical order."""
     what = f"the {split} interactions of domain {name!r}"
     check_columns(what, frame.columns, (USER, ITEM))
-    if frame.is_empty():
-        raise DataError(f"domain {name!r} has an empty {split} split: leave it out or give interactions")
-    time = [column for column in (POSITION, TIMESTAMP) if column in frame.columns]
+    time = _time_columns(frame)
     frame = _text_ids(what, frame.select(USER, ITEM, *time), USER, ITEM)
     for column in time:
         frame = _whole_numbers(what, frame, column)
-    if POSITION not in frame.columns:
-        frame = order(frame)
-    timestamp = [TIMESTAMP] if TIMESTAMP in time else []
-    ordered = frame if _is_ordered(frame) else _sort_by_user(frame, [POSITION])
-    return ordered.select(USER, ITEM, POSITION, *timestamp)
+    return canonical(frame)
 
 
 def _text_ids(what: str, frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
@@ -378,12 +395,12 @@ def _whole_numbers(what: str, frame: pl.DataFrame, column: str) -> pl.DataFrame:
 
 def _without_unknown(
     name: str, catalogue: pl.DataFrame, splits: Mapping[Split, pl.DataFrame], policy: UnknownItems
-) -> tuple[dict[Split, pl.DataFrame], dict[str, Any]]:
+) -> tuple[Mapping[Split, pl.DataFrame], dict[str, Any]]:
     """Refuse or drop the interactions whose item the catalogue lacks."""
     lost = [f.select(ITEM).join(catalogue, on=ITEM, how="anti", maintain_order="left") for f in splits.values()]
     strange = pl.concat(lost)
     if strange.is_empty():
-        return dict(splits), {}
+        return splits, {}
     ids = strange[ITEM].unique(maintain_order=True)
     if policy == "error":
         raise DataError(
@@ -396,8 +413,8 @@ def _without_unknown(
 
 
 def _without_empty_titles(
-    name: str, catalogue: pl.DataFrame, splits: dict[Split, pl.DataFrame], policy: EmptyTitles
-) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame], dict[str, Any]]:
+    name: str, catalogue: pl.DataFrame, splits: Mapping[Split, pl.DataFrame], policy: EmptyTitles
+) -> tuple[pl.DataFrame, Mapping[Split, pl.DataFrame], dict[str, Any]]:
     """Refuse, drop or keep the items without a title."""
     empty = catalogue.filter(is_empty_title())
     if empty.is_empty():

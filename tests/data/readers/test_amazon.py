@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from xcrossrec.data.readers.amazon import Release, read_amazon
+from xcrossrec.data.readers.frames import Inputs
 from xcrossrec.exceptions import DataError
 
 USERS, ITEMS = ("A1YJEY40YUW4SE", "A3AF8FFZAZYNE5"), ("B000000001", "0123456789")
@@ -42,7 +43,7 @@ def test_reviews_and_metadata_of_every_release(tmp_path: Path, release: Release,
     lines = "\n".join(json.dumps(review(release, *row)) for row in EXPECTED)
     titles = metadata(release, (ITEMS[1], "Dad's hat"), ("B00000NONE", "Never reviewed"), (ITEMS[0], "Nut & bolt"))
     reviews = store(tmp_path / "reviews", lines, packed)
-    raw = read_amazon(release, reviews, store(tmp_path / "meta", titles, packed))
+    raw = read_amazon(release, Inputs(reviews, store(tmp_path / "meta", titles, packed)))
     assert raw.interactions.columns == ["user_id", "item_id", "timestamp"]
     assert raw.interactions.rows() == EXPECTED
     assert raw.items.rows() == [(ITEMS[1], "Dad's hat"), (ITEMS[0], "Nut & bolt")]
@@ -64,14 +65,15 @@ def test_ratings_of_every_release(
     rows = [(user, item, str(time * factor), "5.0") for user, item, time in EXPECTED]
     text = head + "\n".join(",".join(row[place] for place in order) for row in rows)
     ratings = store(tmp_path / "ratings", text, packed)
-    raw = read_amazon(release, ratings, store(tmp_path / "meta", metadata(release, (ITEMS[0], "x")), packed))
+    titles = store(tmp_path / "meta", metadata(release, (ITEMS[0], "x")), packed)
+    raw = read_amazon(release, Inputs(ratings, titles))
     assert raw.interactions.rows() == EXPECTED
 
 
 def test_2014_metadata_mix_literals_and_json_and_lack_titles(tmp_path: Path) -> None:
     lines = f"{{'asin': '{ITEMS[0]}'}}\n" + json.dumps({"asin": ITEMS[1], "title": "T"})
     reviews = store(tmp_path / "r", "\n".join(json.dumps(review("amazon2014", *row)) for row in EXPECTED), False)
-    raw = read_amazon("amazon2014", reviews, store(tmp_path / "m", lines, False))
+    raw = read_amazon("amazon2014", Inputs(reviews, store(tmp_path / "m", lines, False)))
     assert raw.items.rows() == [(ITEMS[0], ""), (ITEMS[1], "T")]
 
 
@@ -81,7 +83,7 @@ def test_2014_metadata_mix_literals_and_json_and_lack_titles(tmp_path: Path) -> 
 def test_scraped_markup_counts_as_no_title(tmp_path: Path, junk: str) -> None:
     reviews = store(tmp_path / "r", "\n".join(json.dumps(review("amazon2018", *row)) for row in EXPECTED), False)
     meta = store(tmp_path / "m", metadata("amazon2018", (ITEMS[0], junk), (ITEMS[1], "5 < 6 & 7 &gt; 6")), False)
-    assert read_amazon("amazon2018", reviews, meta).items["title"].to_list() == ["", "5 < 6 & 7 &gt; 6"]
+    assert read_amazon("amazon2018", Inputs(reviews, meta)).items["title"].to_list() == ["", "5 < 6 & 7 &gt; 6"]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_scraped_markup_counts_as_no_title(tmp_path: Path, junk: str) -> None:
 )
 def test_files_of_another_release_are_refused(tmp_path: Path, release: Release, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_amazon(release, store(tmp_path / "r", text, False), store(tmp_path / "m", "", False))
+        read_amazon(release, Inputs(store(tmp_path / "r", text, False), store(tmp_path / "m", "", False)))
 
 
 def test_truncated_metadata_are_refused(tmp_path: Path) -> None:
@@ -120,4 +122,4 @@ def test_truncated_metadata_are_refused(tmp_path: Path) -> None:
     meta = store(tmp_path / "m", metadata("amazon2018", (ITEMS[0], "T")), True)
     meta.write_bytes(meta.read_bytes()[:-9])
     with pytest.raises(DataError, match="m is a truncated gzip file"):
-        read_amazon("amazon2018", reviews, meta)
+        read_amazon("amazon2018", Inputs(reviews, meta))

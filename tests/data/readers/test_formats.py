@@ -28,7 +28,7 @@ def test_the_name_of_a_file_tells_its_format(name: str, form: str) -> None:
         ("amazon2018", Inputs(FILE), "format amazon2018 takes a file of interactions and a file of items"),
         ("amazon2014", Inputs(FILE, FILE, {"train": FILE}), "no files that come split"),
         ("amazon2023", Inputs(items=FILE), "give both"),
-        ("recbole", Inputs(FILE), "format recbole takes a file of interactions and a file of items"),
+        ("recbole", Inputs(FILE, FILE, {"train": FILE}), "format recbole takes either one file of interactions or"),
         ("csv", Inputs(items=FILE), "either one file of interactions or files that come split"),
         ("parquet", Inputs(FILE, FILE, {"train": FILE}), "give one of the two"),
         ("jsonl", Inputs(splits={"train": FILE}), "need the items"),

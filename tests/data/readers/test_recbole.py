@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from xcrossrec.data.readers.columns import Columns
-from xcrossrec.data.readers.recbole import read_recbole
+from xcrossrec.data.readers.frames import Inputs
+from xcrossrec.data.readers.tables import read_tables
 from xcrossrec.exceptions import DataError
 
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\nu1\ti1\t5\t1.4e9\nu1\ti2\t4\t1400000001.0\n"
@@ -20,14 +21,14 @@ def files(folder: Path, inter: str = INTER, item: str = ITEM, packed: bool = Fal
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_atomic_files(tmp_path: Path, packed: bool) -> None:
-    raw = read_recbole(*files(tmp_path, packed=packed))
+    raw = read_tables("recbole", Inputs(*files(tmp_path, packed=packed)))
     assert raw.interactions.rows() == [("u1", "i1", 1_400_000_000), ("u1", "i2", 1_400_000_001)]
     assert raw.items.rows() == [("i1", 'Saw "12"'), ("i2", "Drill"), ("i3", "Never sold")]
 
 
 def test_columns_can_be_named_and_the_unit_is_found(tmp_path: Path) -> None:
     inter = "u:token\titem_id:token\tt:float\na\ti1\t1400000000000\n"
-    raw = read_recbole(*files(tmp_path, inter), Columns(user="u", time="t", title="name"))
+    raw = read_tables("recbole", Inputs(*files(tmp_path, inter), columns=Columns(user="u", time="t", title="name")))
     assert raw.interactions.rows() == [("a", "i1", 1_400_000_000)]
 
 
@@ -40,7 +41,7 @@ def test_columns_can_be_named_and_the_unit_is_found(tmp_path: Path) -> None:
             "no column for the title, it has 'item_id', 'brand': name it",
         ),
         (INTER, "name:token\n", "no column for the item, it has 'name'"),
-        ("user_id:token\titem_id:token\nu\ti\n", ITEM, "no column for the time, it has 'user_id', 'item_id'"),
+        ("user_id:token\titem_id:token\nu\ti\n", ITEM, "no column for time or position, it has 'user_id', 'item_id'"),
         (
             INTER.replace("1.4e9", "1400000000000"),
             ITEM,
@@ -52,4 +53,4 @@ def test_columns_can_be_named_and_the_unit_is_found(tmp_path: Path) -> None:
 )
 def test_bad_atomic_files_are_refused(tmp_path: Path, inter: str, item: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_recbole(*files(tmp_path, inter, item))
+        read_tables("recbole", Inputs(*files(tmp_path, inter, item)))

@@ -22,6 +22,7 @@ MARKET_DOMAINS: tuple[str, ...] = tuple(dict.fromkeys(row["domain"] for row in T
 ITEMS_PER_TYPE = 17
 NO_PALETTE = -1
 _CATALOGUE_SEED = 20859
+_Item = tuple[str, tuple[int, ...]]  # a title and its attributes in the order of `Catalogue`
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,6 @@ class Catalogue:
         return len(self.titles)
 
 
-@dataclass(frozen=True)
-class _Item:
-    """One title with its attributes, as rows of the word tables."""
-
-    title: str
-    product_type: int
-    theme: int
-    house: int
-    tier: int
-    palette: int
-
-
 def types_of(domain: str) -> tuple[ProductType, ...]:
     """Read a domain's table of product types.
 
@@ -93,17 +82,9 @@ def catalogue_of(domain: str) -> Catalogue:
     types = types_of(domain)
     rng = np.random.default_rng([_CATALOGUE_SEED, MARKET_DOMAINS.index(domain)])
     items = [item for row, product_type in enumerate(types) for item in _items_of_type(row, product_type, rng)]
-    order = rng.permutation(len(items))
-    items = [items[row] for row in order]
-    return Catalogue(
-        titles=tuple(item.title for item in items),
-        product_type=np.array([item.product_type for item in items], dtype=np.int64),
-        theme=np.array([item.theme for item in items], dtype=np.int64),
-        house=np.array([item.house for item in items], dtype=np.int64),
-        tier=np.array([item.tier for item in items], dtype=np.int64),
-        palette=np.array([item.palette for item in items], dtype=np.int64),
-        complement=_complements(types),
-    )
+    items = [items[row] for row in rng.permutation(len(items))]
+    attributes = np.array([found for _, found in items], dtype=np.int64)
+    return Catalogue(tuple(title for title, _ in items), *attributes.T, complement=_complements(types))
 
 
 def _parse(row: dict[str, str]) -> ProductType:
@@ -115,10 +96,10 @@ def _items_of_type(row: int, product_type: ProductType, rng: np.random.Generator
     """Draw items of one type until there are enough different titles, none of which says a word twice."""
     found: dict[str, _Item] = {}
     while len(found) < ITEMS_PER_TYPE:
-        item = _draw_item(row, product_type, rng)
-        words = item.title.casefold().replace(",", "").split()
+        title, attributes = _draw_item(row, product_type, rng)
+        words = title.casefold().replace(",", "").split()
         if len(set(words)) == len(words):
-            found.setdefault(item.title, item)
+            found.setdefault(title, (title, attributes))
     return list(found.values())
 
 
@@ -128,7 +109,7 @@ def _draw_item(row: int, product_type: ProductType, rng: np.random.Generator) ->
     ending = _pick(product_type.sizes or PALETTE_WORDS[palette], rng)
     words = [BRAND_HOUSES[house], TIER_WORDS[tier], product_type.details, product_type.names]
     title = " ".join(_pick(choices, rng) for choices in words)
-    return _Item(f"{title}, {ending}", row, product_type.theme, house, tier, palette)
+    return f"{title}, {ending}", (row, product_type.theme, house, tier, palette)
 
 
 def _pick(choices: tuple[str, ...], rng: np.random.Generator) -> str:

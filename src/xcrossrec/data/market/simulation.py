@@ -24,7 +24,7 @@ default sources differ in that on purpose, so each knows a part of what the targ
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from types import MappingProxyType
 
@@ -36,7 +36,7 @@ from xcrossrec.data.domain import Domain
 from xcrossrec.data.market.catalogue import MARKET_DOMAINS, Catalogue, catalogue_of
 from xcrossrec.data.market.product_types import BRAND_HOUSES, PALETTE_WORDS, THEMES, TIER_WORDS
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.types import ITEM, POSITION, TITLE, USER, Split
+from xcrossrec.types import ITEM, POSITION, SPLITS, TITLE, USER
 
 
 @dataclass(frozen=True)
@@ -58,58 +58,32 @@ LOADINGS: Mapping[str, Loadings] = MappingProxyType(
 )
 
 
+SHORTEST, LONGEST, MEAN_LENGTH = 4, 9, 6.0  # purchases of a customer, binomial between the first two
+SHARED = 0.05  # of a domain's customers are also customers of another domain
+CONCENTRATION = 0.1  # Dirichlet parameter of the theme shares; lower = fewer themes a customer
+FLOOR = 0.01  # added to every theme share, so that anybody may buy anything
+ZIPF = 0.5  # exponent of popularity by rank
+REPEAT = 1.0  # aversion to a type already bought, in log odds
+COMPLEMENT = 0.7  # pull of the last purchase's complement, in log odds
+
+
 @dataclass(frozen=True)
 class MarketSettings:
-    """The numbers of the preference model; see the module's text for the formula.
-
-    Attributes:
-        train_users: customers of each domain in train.
-        validation_users: in validation.
-        test_users: in test.
-        shared: share of a domain's customers who are also customers of another domain.
-        shortest: fewest purchases of a customer.
-        longest: most; the length is binomial between the two.
-        mean_length: mean number of purchases.
-        concentration: Dirichlet parameter of the theme shares; lower = fewer themes a customer.
-        floor: added to every theme share, so that anybody may buy anything.
-        zipf: exponent of popularity by rank; 0 = all alike.
-        repeat: aversion to a type already bought, in log odds.
-        complement: pull of the last purchase's complement, in log odds.
+    """How many customers each domain has in each split.
 
     Raises:
-        ConfigError: a number outside its range.
+        ConfigError: a negative number, or nobody in train.
     """
 
     train_users: int = 1500
     validation_users: int = 300
     test_users: int = 300
-    shared: float = 0.05
-    shortest: int = 4
-    longest: int = 9
-    mean_length: float = 6.0
-    concentration: float = 0.1
-    floor: float = 0.01
-    zipf: float = 0.5
-    repeat: float = 1.0
-    complement: float = 0.7
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            if getattr(self, each.name) < 0:
-                raise ConfigError(
-                    f"{each.name} of the sample market must not be negative, got {getattr(self, each.name)}"
-                )
-        if self.train_users < 1:
-            raise ConfigError("train_users of the sample market must be at least 1, got 0")
-        if not 2 <= self.shortest <= self.mean_length <= self.longest or self.shortest == self.longest:
+        if self.train_users < 1 or min(self.validation_users, self.test_users) < 0:
             raise ConfigError(
-                "the sample market needs 2 <= shortest <= mean_length <= longest and shortest < longest, "
-                f"got {self.shortest}, {self.mean_length}, {self.longest}"
-            )
-        if self.concentration == 0 or self.shared > 1:
-            raise ConfigError(
-                "the sample market needs concentration above 0 and shared at most 1, "
-                f"got {self.concentration} and {self.shared}"
+                "the sample market needs train_users of at least 1 and no negative number of others, "
+                f"got {self.train_users}, {self.validation_users} and {self.test_users}"
             )
 
     @property
@@ -120,7 +94,7 @@ class MarketSettings:
     @property
     def shared_by_pair(self) -> int:
         """Customers whom two domains have in common."""
-        return int(self.users * self.shared) // (len(MARKET_DOMAINS) - 1)
+        return int(self.users * SHARED) // (len(MARKET_DOMAINS) - 1)
 
 
 @dataclass(frozen=True)
@@ -140,40 +114,35 @@ class Tastes:
         return Tastes(self.themes[rows], self.house[rows], self.tier[rows], self.palette[rows])
 
 
-def draw_tastes(count: int, settings: MarketSettings, rng: np.random.Generator) -> Tastes:
+def draw_tastes(count: int, rng: np.random.Generator) -> Tastes:
     """Draw the tastes of ``count`` customers."""
     return Tastes(
-        themes=rng.dirichlet(np.full(len(THEMES), settings.concentration), size=count),
+        themes=rng.dirichlet(np.full(len(THEMES), CONCENTRATION), size=count),
         house=rng.integers(len(BRAND_HOUSES), size=count),
         tier=rng.integers(len(TIER_WORDS), size=count),
         palette=rng.integers(len(PALETTE_WORDS), size=count),
     )
 
 
-def popularity_of(domain: str, settings: MarketSettings, seed: int) -> Float[np.ndarray, " item"]:
+def popularity_of(domain: str, seed: int) -> Float[np.ndarray, " item"]:
     """Draw the items' popularity ``q``: a power of their rank, ranks in random order."""
     rng = np.random.default_rng([seed, MARKET_DOMAINS.index(domain), 0])
     ranks = 1 + rng.permutation(len(catalogue_of(domain)))
-    return np.asarray(ranks**-settings.zipf, dtype=np.float64)
+    return np.asarray(ranks**-ZIPF, dtype=np.float64)
 
 
-def taste_weights(
-    tastes: Tastes, catalogue: Catalogue, loadings: Loadings, settings: MarketSettings
-) -> Float[np.ndarray, "user item"]:
+def taste_weights(tastes: Tastes, catalogue: Catalogue, loadings: Loadings) -> Float[np.ndarray, "user item"]:
     """Compute the factors of ``w`` that come from the customer, not from the history."""
     liking = (
         loadings.brand * (tastes.house[:, None] == catalogue.house)
         + loadings.tier * (tastes.tier[:, None] == catalogue.tier)
         + loadings.palette * (tastes.palette[:, None] == catalogue.palette)
     )
-    return np.asarray((tastes.themes + settings.floor)[:, catalogue.theme] * np.exp(liking))
+    return np.asarray((tastes.themes + FLOOR)[:, catalogue.theme] * np.exp(liking))
 
 
 def history_weights(
-    bought: Bool[np.ndarray, "user item"],
-    last: Int64[np.ndarray, " user"],
-    catalogue: Catalogue,
-    settings: MarketSettings,
+    bought: Bool[np.ndarray, "user item"], last: Int64[np.ndarray, " user"], catalogue: Catalogue
 ) -> Float[np.ndarray, "user item"]:
     """Compute the factors of ``w`` that come from the history.
 
@@ -181,13 +150,12 @@ def history_weights(
         bought: the items that each customer has.
         last: the row of the last one; -1 = nothing yet.
         catalogue: the domain's.
-        settings: of the model.
     """
     members = catalogue.product_type[:, None] == np.arange(len(catalogue.complement))
     has_type = (bought.astype(np.float32) @ members.astype(np.float32)) > 0
     wanted = np.where(last < 0, -1, catalogue.complement[catalogue.product_type[last]])
-    pull = settings.complement * (wanted[:, None] == catalogue.product_type)
-    weights = np.exp(pull - settings.repeat * has_type[:, catalogue.product_type])
+    pull = COMPLEMENT * (wanted[:, None] == catalogue.product_type)
+    weights = np.exp(pull - REPEAT * has_type[:, catalogue.product_type])
     return np.asarray(np.where(bought, 0.0, weights))
 
 
@@ -198,7 +166,7 @@ def sample_market(seed: int = 0, settings: MarketSettings | None = None) -> dict
 
     Args:
         seed: of the customers, not negative.
-        settings: of the preference model; None = the defaults.
+        settings: how many customers; None = the defaults.
 
     Returns:
         domain name to domain, in the order of ``MARKET_DOMAINS``.
@@ -211,7 +179,7 @@ def sample_market(seed: int = 0, settings: MarketSettings | None = None) -> dict
     settings = settings or MarketSettings()
     customers = _customers(settings, np.random.default_rng([seed, 1]))
     people = max(int(rows.max()) for rows in customers.values()) + 1
-    tastes = draw_tastes(people, settings, np.random.default_rng([seed, 2]))
+    tastes = draw_tastes(people, np.random.default_rng([seed, 2]))
     return {name: _simulate(name, customers[name], tastes, settings, seed) for name in MARKET_DOMAINS}
 
 
@@ -236,44 +204,31 @@ def _simulate(
     """Let the customers of one domain buy, and put the result into a domain."""
     catalogue = catalogue_of(name)
     rng = np.random.default_rng([seed, MARKET_DOMAINS.index(name), 3])
-    attraction = taste_weights(tastes.take(customers), catalogue, LOADINGS[name], settings)
-    attraction *= popularity_of(name, settings, seed)
-    purchases = _purchase(attraction, catalogue, settings, rng)
+    attraction = taste_weights(tastes.take(customers), catalogue, LOADINGS[name])
+    attraction *= popularity_of(name, seed)
+    purchases = _purchase(attraction, catalogue, rng)
     ids = [f"{name}-{row:04d}" for row in range(len(catalogue))]
-    interactions: dict[Split, pl.DataFrame] = {}
-    for split, part in _split_parts(settings).items():
-        interactions[split] = _interactions(customers[part], purchases[part], ids)
+    bounds = np.cumsum([0, settings.train_users, settings.validation_users, settings.test_users])
+    parts = {split: slice(*bounds[place : place + 2]) for place, split in enumerate(SPLITS)}  # customers are shuffled
+    interactions = {s: _interactions(customers[part], purchases[part], ids) for s, part in parts.items()}
     items = pl.DataFrame({ITEM: ids, TITLE: list(catalogue.titles)})
-    return Domain(name, items, interactions, _manifest(settings, seed))
-
-
-def _split_parts(settings: MarketSettings) -> dict[Split, slice]:
-    """Cut the (shuffled) customers into splits; a split of no users is left out."""
-    validation = settings.train_users + settings.validation_users
-    parts: dict[Split, slice] = {
-        "train": slice(0, settings.train_users),
-        "validation": slice(settings.train_users, validation),
-        "test": slice(validation, settings.users),
-    }
-    return {split: part for split, part in parts.items() if part.stop > part.start}
+    manifest = {"simulated": True, "seed": seed, "simulation": asdict(settings)}
+    return Domain(name, items, {s: frame for s, frame in interactions.items() if frame.height}, manifest)
 
 
 def _purchase(
-    attraction: Float[np.ndarray, "user item"],
-    catalogue: Catalogue,
-    settings: MarketSettings,
-    rng: np.random.Generator,
+    attraction: Float[np.ndarray, "user item"], catalogue: Catalogue, rng: np.random.Generator
 ) -> Int64[np.ndarray, "user position"]:
     """Draw each customer's purchases one after another; -1 fills up what was not bought."""
     users = len(attraction)
-    span = settings.longest - settings.shortest
-    lengths = settings.shortest + rng.binomial(span, (settings.mean_length - settings.shortest) / span, users)
-    purchases = np.full((users, settings.longest), -1, dtype=np.int64)
+    span = LONGEST - SHORTEST
+    lengths = SHORTEST + rng.binomial(span, (MEAN_LENGTH - SHORTEST) / span, users)
+    purchases = np.full((users, LONGEST), -1, dtype=np.int64)
     bought = np.zeros(attraction.shape, dtype=bool)
-    for position in range(settings.longest):
+    for position in range(LONGEST):
         active = np.flatnonzero(lengths > position)
         last = purchases[active, position - 1] if position else np.full(len(active), -1)
-        weights = attraction[active] * history_weights(bought[active], last, catalogue, settings)
+        weights = attraction[active] * history_weights(bought[active], last, catalogue)
         purchases[active, position] = _draw(weights, rng)
         bought[active, purchases[active, position]] = True
     return purchases
@@ -297,15 +252,3 @@ def _interactions(
             POSITION: position.astype(np.int64),
         }
     )
-
-
-def _manifest(settings: MarketSettings, seed: int) -> dict[str, object]:
-    """State what the store does not work out by itself."""
-    model = {each.name: getattr(settings, each.name) for each in fields(settings)}
-    return {
-        "simulated": True,
-        "sources": [],
-        "filters": {},
-        "seed": seed,
-        "simulation": model,
-    }

@@ -22,10 +22,10 @@ from typing import Literal, TypeAlias
 import polars as pl
 
 from xcrossrec.data.readers.columns import Columns
-from xcrossrec.data.readers.frames import RawDomain, interactions_frame, items_frame
+from xcrossrec.data.readers.frames import Inputs, RawDomain, interactions_frame, items_frame
 from xcrossrec.data.readers.records import LINE, csv_header, csv_records, json_records
 from xcrossrec.data.readers.streams import first_byte
-from xcrossrec.exceptions import DataError
+from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.types import ITEM, TITLE
 
 Release: TypeAlias = Literal["amazon2014", "amazon2018", "amazon2023"]
@@ -61,18 +61,24 @@ _UNIT_REMEDY: Mapping[Release, str] = {
 }
 
 
-def read_amazon(release: Release, reviews: Path, metadata: Path) -> RawDomain:
+def read_amazon(release: Release, inputs: Inputs) -> RawDomain:
     """Read the reviews (JSON Lines or ratings CSV) and the metadata (JSON Lines) of one release.
 
     Args:
         release: which one; nothing is guessed from the file.
-        reviews: plain or gzip.
-        metadata: plain or gzip; only items that have reviews are taken.
+        inputs: reviews and metadata; only items that have reviews are taken.
 
     Raises:
+        ConfigError: one of the two is missing, or there is more.
         DataError: missing, truncated or malformed files, missing columns, times in another release's
             unit, or user and item columns in another release's order.
     """
+    reviews, metadata = inputs.interactions, inputs.items
+    if reviews is None or metadata is None or inputs.splits:
+        raise ConfigError(
+            f"format {release} takes a file of interactions and a file of items (for the titles): give both, "
+            "and no files that come split"
+        )
     layout = _LAYOUTS[release]
     batches = _checked_order(_reviews(layout, reviews), layout, reviews)
     interactions = interactions_frame(batches, reviews, layout.review, remedy=_UNIT_REMEDY[release])

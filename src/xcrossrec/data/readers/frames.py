@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import polars as pl
 from xcrossrec.data.readers.columns import Columns, TimeUnit
 from xcrossrec.data.readers.records import LINE
 from xcrossrec.exceptions import DataError
-from xcrossrec.types import ITEM, POSITION, TIMESTAMP, TITLE, USER
+from xcrossrec.types import ITEM, POSITION, TIMESTAMP, TITLE, USER, Split
 
 PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 SPLIT = "split"
@@ -21,6 +21,23 @@ ONE_UNIT = "the file's first time is; give all of them in one unit"
 # Seconds of the years 2000 to 5138. In a finer unit the same number is a day of 1970 (up to 1973): the unit
 # is then wrong.
 EARLIEST_S, LATEST_S = 946_684_800, 99_999_999_999
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of one source.
+
+    Args:
+        interactions: all interactions in one file.
+        items: the catalogue with titles.
+        splits: interactions that come split, one file a split; instead of ``interactions``.
+        columns: what the columns of own tables and RecBole files are called.
+    """
+
+    interactions: Path | None = None
+    items: Path | None = None
+    splits: Mapping[Split, Path] = field(default_factory=dict)
+    columns: Columns = field(default_factory=Columns)
 
 
 @dataclass(frozen=True)

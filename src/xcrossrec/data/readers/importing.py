@@ -14,9 +14,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from xcrossrec.data.domain import INTERACTION_SCHEMA, Domain
+from xcrossrec.data.domain import Domain
 from xcrossrec.data.interactions import (
-    build_domain,
+    canonical,
+    checked_domain,
     deduplicate,
     is_empty_title,
     k_core,
@@ -27,7 +28,7 @@ from xcrossrec.data.interactions import (
 from xcrossrec.data.readers.frames import SPLIT, RawDomain
 from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_user, leave_last_out, temporal
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.types import ITEM, SPLITS, TIMESTAMP, EmptyTitles, Repeats, Split, SplitWay, UnknownItems
+from xcrossrec.types import ITEM, SPLITS, EmptyTitles, Repeats, Split, SplitWay, UnknownItems
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
 
     Raises:
         ConfigError: a recipe that would alter a source that comes split.
-        DataError: what `build_domain`, `k_core` and the splits refuse.
+        DataError: what `checked_domain`, `k_core` and the splits refuse.
     """
     given = SPLIT in raw.interactions.columns
     with ThreadPoolExecutor(1, "xcrossrec-hash") as pool:
@@ -96,26 +97,8 @@ def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
         "filters": {"split": way.replace("-", "_"), **({} if given else _stated(recipe))},
         "seed": recipe.seed,
     }
-    return build_domain(
-        name,
-        items,
-        splits,
-        empty_titles=recipe.empty_titles,
-        unknown_items=recipe.unknown_items,
-        manifest=manifest,
-        canonical=not given and _is_canonical(splits, recipe),
-    )
-
-
-def _is_canonical(splits: Mapping[Split, pl.DataFrame], recipe: Recipe) -> bool:
-    """Tell whether there is nothing left to check or to sort in what `_prepared` gave."""
-    schema = {**INTERACTION_SCHEMA, TIMESTAMP: pl.Int64}
-    return (
-        recipe.split in (None, "leave-last-out")
-        and recipe.unknown_items == "drop"
-        and all(dict(frame.schema) == schema for frame in splits.values())
-        and not any(frame[column].null_count() for frame in splits.values() for column in schema)
-    )
+    unknown = None if recipe.unknown_items == "drop" and not given else recipe.unknown_items  # else they are gone
+    return checked_domain(name, items, splits, recipe.empty_titles, unknown, manifest)
 
 
 def _as_given(raw: RawDomain, recipe: Recipe) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame]]:
@@ -125,8 +108,8 @@ def _as_given(raw: RawDomain, recipe: Recipe) -> tuple[pl.DataFrame, dict[Split,
             "--repeats first, or give all interactions in one file"
         )
     rows = raw.interactions
-    splits = {split: rows.filter(pl.col(SPLIT) == split).drop(SPLIT) for split in SPLITS}
-    return raw.items, {split: frame for split, frame in splits.items() if frame.height}
+    splits = {split: rows.filter(pl.col(SPLIT) == split) for split in SPLITS}
+    return raw.items, {split: canonical(frame) for split, frame in splits.items() if frame.height}
 
 
 def _prepared(raw: RawDomain, recipe: Recipe) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame]]:
@@ -173,10 +156,12 @@ def _usable(rows: pl.DataFrame, raw: RawDomain, recipe: Recipe, catalogue: Int64
 
 def _split(rows: pl.DataFrame, recipe: Recipe) -> dict[Split, pl.DataFrame]:
     if recipe.split == "by-user":
-        return by_user(rows, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
-    if recipe.split == "temporal":
-        return temporal(rows, validation=recipe.validation, test=recipe.test)
-    return {"train": rows}
+        splits = by_user(rows, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
+    elif recipe.split == "temporal":
+        splits = temporal(rows, validation=recipe.validation, test=recipe.test)
+    else:
+        splits = {"train": rows}
+    return {split: canonical(frame) for split, frame in splits.items()}
 
 
 def _stated(recipe: Recipe) -> Mapping[str, Any]:

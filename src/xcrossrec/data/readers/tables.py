@@ -1,16 +1,18 @@
-"""A user's own tables: CSV, Parquet or JSON Lines, with a mapping of the columns."""
+"""A user's own tables: CSV, Parquet, JSON Lines or RecBole's atomic files, with a mapping of the columns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import polars as pl
 
 from xcrossrec.data.readers.columns import Columns
-from xcrossrec.data.readers.frames import ONE_UNIT, SPLIT, RawDomain, interactions_frame, items_frame
+from xcrossrec.data.readers.frames import ONE_UNIT, SPLIT, Inputs, RawDomain, interactions_frame, items_frame
 from xcrossrec.data.readers.records import (
+    atomic_header,
+    atomic_records,
     csv_header,
     csv_records,
     json_keys,
@@ -18,10 +20,9 @@ from xcrossrec.data.readers.records import (
     parquet_columns,
     parquet_records,
 )
-from xcrossrec.exceptions import DataError
-from xcrossrec.types import Split
+from xcrossrec.exceptions import ConfigError, DataError
 
-TableForm: TypeAlias = Literal["csv", "parquet", "jsonl"]
+TableForm: TypeAlias = Literal["csv", "parquet", "jsonl", "recbole"]
 
 
 class _Records(Protocol):
@@ -30,54 +31,59 @@ class _Records(Protocol):
     ) -> Iterator[pl.DataFrame]: ...
 
 
-_RECORDS: Mapping[TableForm, _Records] = {
-    "csv": csv_records,
-    "parquet": parquet_records,
-    "jsonl": json_records,
+class _Form(NamedTuple):
+    records: _Records
+    present: Callable[[Path], list[str]]
+
+
+_FORMS: Mapping[TableForm, _Form] = {
+    "csv": _Form(csv_records, csv_header),
+    "parquet": _Form(parquet_records, parquet_columns),
+    "jsonl": _Form(json_records, json_keys),
+    "recbole": _Form(atomic_records, atomic_header),
 }
-_PRESENT: Mapping[TableForm, Callable[[Path], list[str]]] = {
-    "csv": csv_header,
-    "parquet": parquet_columns,
-    "jsonl": json_keys,
-}
 
 
-def read_tables(form: TableForm, interactions: Path, items: Path | None, columns: Columns) -> RawDomain:
-    """Read one table of interactions, and the titles from a table of items or from the same table.
-
-    Args:
-        form: how the files are written.
-        interactions: user, item, and time or position (and title, where ``items`` is None).
-        items: item and title.
-        columns: the column names, where they are not found by themselves.
+def read_tables(form: TableForm, inputs: Inputs) -> RawDomain:
+    """Read interactions from one table or one a split, and the titles from a table of items or from the one table.
 
     Raises:
+        ConfigError: inputs that leave out what is needed, or give both ways.
         DataError: missing or malformed files, missing columns, times in several units.
     """
-    table = _interactions(form, interactions, columns)
-    titled = interactions if items is None else items
-    return RawDomain(_items(form, titled, columns), table, tuple(dict.fromkeys([interactions, titled])))
+    if (inputs.interactions is None) == (not inputs.splits):
+        raise ConfigError(
+            f"format {form} takes either one file of interactions or files that come split (train, "
+            "validation, test): give one of the two"
+        )
+    titled = inputs.items or inputs.interactions
+    if titled is None or (inputs.splits and "train" not in inputs.splits):
+        raise ConfigError("files that come split need the items (with titles) and at least train: give both")
+    columns = inputs.columns
+    if inputs.interactions is not None:
+        bought, table = [inputs.interactions], _interactions(form, inputs.interactions, columns)
+    else:
+        bought, table = list(inputs.splits.values()), _given(form, inputs)
+    return RawDomain(_items(form, titled, columns), table, tuple(dict.fromkeys([*bought, titled])))
 
 
-def read_given(form: TableForm, splits: Mapping[Split, Path], items: Path, columns: Columns) -> RawDomain:
-    """Read interactions that come already split, one file a split.
-
-    Raises:
-        DataError: missing or malformed files, missing columns, times in several units.
-    """
+def _given(form: TableForm, inputs: Inputs) -> pl.DataFrame:
+    """Read interactions that come already split, one file a split."""
+    splits = inputs.splits
     tables = [
-        _interactions(form, path, columns).with_columns(pl.lit(split).alias(SPLIT)) for split, path in splits.items()
+        _interactions(form, path, inputs.columns).with_columns(pl.lit(split).alias(SPLIT))
+        for split, path in splits.items()
     ]
     if len({tuple(table.columns) for table in tables}) > 1:
         raise DataError(
             f"{', '.join(map(str, splits.values()))} have different columns: give all of them a "
             "position, or all of them a time"
         )
-    return RawDomain(_items(form, items, columns), pl.concat(tables), (*splits.values(), items))
+    return pl.concat(tables)
 
 
 def _interactions(form: TableForm, path: Path, columns: Columns) -> pl.DataFrame:
-    present = _PRESENT[form](path)
+    present = _FORMS[form].present(path)
     named = columns.found_in(path, present, ("user", "item"), ("time", "position"))
     order = [name for name in (named.time, named.position) if name]
     if not order:
@@ -85,10 +91,10 @@ def _interactions(form: TableForm, path: Path, columns: Columns) -> pl.DataFrame
             f"{path} has no column for time or position, it has {', '.join(map(repr, present))}, so its order is "
             "unknown: name the column with --column time=NAME or --column position=NAME"
         )
-    records = _RECORDS[form](path, [str(named.user), str(named.item), *order])
+    records = _FORMS[form].records(path, [str(named.user), str(named.item), *order])
     return interactions_frame(records, path, named, remedy=ONE_UNIT)
 
 
 def _items(form: TableForm, path: Path, columns: Columns) -> pl.DataFrame:
-    named = columns.found_in(path, _PRESENT[form](path), ("item", "title"))
-    return items_frame(_RECORDS[form](path, [str(named.item)], optional=[str(named.title)]), path, named)
+    named = columns.found_in(path, _FORMS[form].present(path), ("item", "title"))
+    return items_frame(_FORMS[form].records(path, [str(named.item)], optional=[str(named.title)]), path, named)
