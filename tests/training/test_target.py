@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DebertaV2Config
 
-from model_families import FAMILIES, VOCABULARY, Family, randomise, write_adapter, write_base
+from model_families import FAMILIES, randomise, write_adapter, write_base
 from training_runs import assert_same_weights, digest, stop_at_epoch, weights
 from xcrossrec.config import Integration, TrainingConfig
 from xcrossrec.data import Domain
 from xcrossrec.exceptions import BaseMismatchError, BundleError, ConfigError, ModelError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import MANIFEST, read_adapter
-from xcrossrec.models.base import DEFAULT_BASE, load_base
+from xcrossrec.models.base import load_base
 from xcrossrec.models.fast.passes import PackedPass
 from xcrossrec.models.kinds import build_model, kind_of
 from xcrossrec.models.merged import MergedEncoder
@@ -344,50 +343,6 @@ def test_an_untrained_model_is_the_mean_of_its_sources(two_sources: list[Path]) 
         got = model[0](dict(features))["token_embeddings"]
     mask = features["attention_mask"].bool()
     torch.testing.assert_close(got[mask], mean[mask], rtol=1e-5, atol=1e-5)
-
-
-# ---- the 25 %
-
-
-def save_untrained_source(base: str, folder: Path) -> Path:
-    model = build_model(SourceEncoder(load_base(base), default_lora(8)))
-    bundle.save(model, folder, {"kind": "adapter"})
-    return folder
-
-
-def test_the_share_on_minilm_is_a_quarter(tmp_path: Path) -> None:
-    folders = [save_untrained_source(DEFAULT_BASE, tmp_path / name) for name in ("a", "b")]
-    counted = count_parameters(build_target_model(folders, XCROSS))
-    assert counted["integrators"] == 18_432
-    assert counted["lora_per_source"] == 73_728
-    assert counted["share"] == 0.25
-    merged = count_parameters(build_target_model(folders, MERGED))
-    assert (merged["integrators"], merged["target_lora"], merged["stream_weights"]) == (0, 18_432, 1)
-    assert (merged["share"], merged["base"]) == (0.25, counted["base"])
-
-
-def test_the_share_on_a_deberta_v3_base_shape_is_a_quarter(tmp_path: Path) -> None:
-    config = DebertaV2Config(
-        vocab_size=len(VOCABULARY),
-        hidden_size=768,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        intermediate_size=64,  # no LoRA here, so its size has no say
-        relative_attention=True,
-        pos_att_type="p2c|c2p",
-        share_att_key=True,
-        position_buckets=256,
-        norm_rel_ebd="layer_norm",
-        position_biased_input=False,
-        type_vocab_size=0,
-    )
-    base = write_base(tmp_path / "base", Family("deberta-v3-base", config, ["query_proj", "value_proj"], []))
-    folders = [save_untrained_source(str(base), tmp_path / name) for name in ("a", "b")]
-    counted = count_parameters(build_target_model(folders, XCROSS))
-    assert counted["integrators"] == 73_728
-    assert counted["lora_per_source"] == 294_912
-    assert counted["share"] == 0.25
-    assert counted["stream_weights"] == 2
 
 
 def test_counts_agree_with_what_trains(trained: Path, tiny_base: str) -> None:
