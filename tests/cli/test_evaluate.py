@@ -104,7 +104,7 @@ def test_a_table_for_people_and_results_to_compare(domain_dir: Path, tiny_models
         (["evaluate", "baseline:popularity", "DIR", "--split", "test"], "has no 'test' split"),
         (["evaluate", "baseline:popularity", "DIR", "--negatives", "hard"], "unknown negatives 'hard'"),
         (["evaluate", "baseline:popularity", "DIR", "--negatives", " , "], "no negatives are given"),
-        (["evaluate", "baseline:popularity", "DIR", "--out", "/nowhere/x.parquet"], "/nowhere does not exist"),
+        (["evaluate", "baseline:popularity", "DIR", "--out", "/dev/null/x/y.parquet"], "/dev/null"),
         (["compare", "/nowhere/a.parquet", "/nowhere/b.parquet"], "no results file at /nowhere/a.parquet"),
     ],
 )

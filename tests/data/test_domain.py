@@ -66,14 +66,6 @@ def test_split_off_refuses_to_leave_nobody(count: int) -> None:
         some_sequences(3).split_off(count, 0)
 
 
-def test_row_of_unknown_item_names_the_nearest(tiny_domain: Domain) -> None:
-    assert tiny_domain.row_of("i3") == 3
-    with pytest.raises(DataError, match=r"unknown item id 'i9' in domain 'tiny' \(6 items\): did you mean i"):
-        tiny_domain.row_of("i9")
-    with pytest.raises(DataError, match=r"'zzzz'.*give an id of its items.parquet"):
-        tiny_domain.row_of("zzzz")
-
-
 def test_absent_split_names_those_present(tiny_domain: Domain) -> None:
     domain = Domain("d", tiny_domain.items, {"train": tiny_domain.interactions["train"]})
     with pytest.raises(DataError, match="'d' has no 'test' split, only train"):

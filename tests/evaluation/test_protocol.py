@@ -138,23 +138,10 @@ def test_candidates_are_kept_and_shared(tmp_path: Path) -> None:
     assert evaluate(Hashed(), _domain(), "validation").frame.equals(first.frame)
 
 
-def test_candidates_of_other_targets_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = draw_candidates(_domain(), "validation", "uniform", seed=0)
-    drawn.rows[:, 0] = 0
-    monkeypatch.setattr("xcrossrec.evaluation.protocol.candidates_for", lambda *_, **__: drawn)
-    with pytest.raises(DataError, match="'uniform' candidates are of other targets than the split's 12"):
-        evaluate(Hashed(), _domain(), "validation", negatives=("uniform",))
-
-
 @pytest.mark.parametrize("negatives", [(), ("uniform", "uniform"), ("hard",)])
 def test_odd_negatives_are_refused(negatives: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=r"negatives must be one or more of uniform, popularity, full"):
         evaluate(Hashed(), _domain(), "validation", negatives=negatives)  # type: ignore[arg-type]
-
-
-def test_batch_of_no_users_is_refused() -> None:
-    with pytest.raises(ConfigError, match="batch_users must be at least 1, got 0"):
-        evaluate(Hashed(), _domain(), "validation", batch_users=0)
 
 
 def test_absent_split_is_refused() -> None:

@@ -24,7 +24,6 @@ from xcrossrec.types import Negatives, Split
 if TYPE_CHECKING:
     from xcrossrec.baselines.named import Subject
     from xcrossrec.data import Domain
-    from xcrossrec.evaluation import Evaluation
 
 LARGE_FOR_PAIR = 2000
 """Catalogue above which a `pair` model is not asked for ``full`` unless the user says so."""
@@ -67,15 +66,27 @@ def evaluate(
     prepare("train")
     from xcrossrec.baselines.named import scorer_for
     from xcrossrec.data import read_domain
+    from xcrossrec.evaluation import evaluate as evaluate_scorer
     from xcrossrec.evaluation import summary_table
     from xcrossrec.models.base import DEFAULT_BASE
 
-    _refuse_no_folder(out)
+    if out is not None:
+        out.resolve().parent.mkdir(parents=True, exist_ok=True)  # stop before the work, not after it
     domain = read_domain(directory)
     with progress_to_stderr():
         found = scorer_for(subject, domain, base=base or DEFAULT_BASE)
         kinds = parse_negatives(negatives) if negatives is not None else _default_negatives(found, domain)
-        result = measure(found, domain, split, kinds, seed=seed, directory=directory)
+        result = evaluate_scorer(
+            found.scorer,
+            domain,
+            split,
+            negatives=kinds,
+            seed=seed,
+            directory=first_writable(directory),
+            seen_users=found.seen_users(domain, split),
+            progress=counter(f"{found.scorer.name} on {domain.name}, users"),
+        )
+    report_cut(found.cut.prompts, found.cut.items, found.cut.titles, None)
     if out is not None:
         result.save(out)
         log.info(f"per-user results: {out}")
@@ -83,7 +94,7 @@ def evaluate(
     if as_json:
         print_json(summary)
     else:
-        typer.echo(summary_table([summary]))
+        typer.echo(summary_table(summary))
 
 
 def compare(
@@ -102,33 +113,6 @@ def compare(
         typer.echo(comparison_table(found))
 
 
-def measure(
-    subject: Subject,
-    domain: Domain,
-    split: Split,
-    negatives: tuple[Negatives, ...],
-    *,
-    seed: int,
-    directory: Path,
-) -> Evaluation:
-    """Evaluate a scorer as the command does: kept candidates, users seen by sources, what was cut."""
-    from xcrossrec.evaluation import evaluate as evaluate_scorer
-
-    result = evaluate_scorer(
-        subject.scorer,
-        domain,
-        split,
-        negatives=negatives,
-        seed=seed,
-        directory=first_writable(directory),
-        seen_users=subject.seen_users(domain, split),
-        progress=counter(f"{subject.scorer.name} on {domain.name}, users"),
-    )
-    cut = subject.cut
-    report_cut(cut.prompts, cut.items, cut.titles, None)
-    return result
-
-
 def _default_negatives(subject: Subject, domain: Domain) -> tuple[Negatives, ...]:
     """All three; a `pair` model does not rank a large catalogue unasked."""
     if subject.pair and domain.items.height > LARGE_FOR_PAIR:
@@ -138,11 +122,3 @@ def _default_negatives(subject: Subject, domain: Domain) -> tuple[Negatives, ...
         )
         return ("uniform", "popularity")
     return ("uniform", "popularity", "full")
-
-
-def _refuse_no_folder(out: Path | None) -> None:
-    """Stop before the work, not after it."""
-    from xcrossrec.exceptions import DataError
-
-    if out is not None and not out.resolve().parent.is_dir():
-        raise DataError(f"cannot write results to {out}: the folder {out.resolve().parent} does not exist, make it")

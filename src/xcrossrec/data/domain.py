@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -160,19 +159,6 @@ class Domain:
     @cached_property
     def _rows(self) -> dict[str, int]:
         return {item: row for row, item in enumerate(self.items[ITEM].to_list())}
-
-    def row_of(self, item_id: str) -> int:
-        """Look up an item's row.
-
-        Raises:
-            DataError: the catalogue has no such item; names the nearest ids.
-        """
-        row = self._rows.get(item_id)
-        if row is None:
-            near = difflib.get_close_matches(item_id, self._rows, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else "give an id of its items.parquet"
-            raise DataError(f"unknown item id {item_id!r} in domain {self.name!r} ({self.items.height} items): {hint}")
-        return row
 
     def frame(self, split: Split) -> pl.DataFrame:
         """Get the interactions of one split.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,18 +17,13 @@ import polars as pl
 from xcrossrec._version import __version__
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import DataError
-from xcrossrec.types import SPLITS, Split
+from xcrossrec.types import SPLITS
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 ITEMS_FILE = "items.parquet"
 CANDIDATES_FOLDER = "candidates"
 WRITERS = 2  # tables written at once
-
-
-def split_file(split: Split) -> str:
-    """Name the file of a split's interactions."""
-    return f"{split}.parquet"
 
 
 def manifest_of(domain: Domain) -> dict[str, Any]:
@@ -76,7 +71,7 @@ def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -
     _refuse_taken(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary_beside(path) as temporary:
-        tables = {ITEMS_FILE: domain.items, **{split_file(s): domain.interactions[s] for s in domain.splits}}
+        tables = {ITEMS_FILE: domain.items, **{f"{s}.parquet": domain.interactions[s] for s in domain.splits}}
         with ThreadPoolExecutor(WRITERS, "xcrossrec-write") as pool:
             for written in [pool.submit(table.write_parquet, temporary / file) for file, table in tables.items()]:
                 written.result()
@@ -98,7 +93,7 @@ def read_domain(path: Path | str) -> Domain:
     domain = Domain(
         name=manifest["name"],
         items=read_parquet(path / ITEMS_FILE),
-        interactions={split: read_parquet(path / split_file(split)) for split in SPLITS if split in splits},
+        interactions={split: read_parquet(path / f"{split}.parquet") for split in SPLITS if split in splits},
         manifest=manifest,
     )
     if domain.fingerprint != manifest["fingerprint"]:
@@ -131,18 +126,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{file} has format version {found!r}, this xcrossrec reads {FORMAT_VERSION}: import the domain again"
         )
-    _check_manifest(file, manifest)
-    return manifest
-
-
-def _check_manifest(file: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuse a manifest that lacks what reading needs."""
-    counts = manifest.get("counts")
-    complete = isinstance(counts, dict) and isinstance(counts.get("interactions"), dict)
-    for key in ("name", "fingerprint"):
-        complete = complete and isinstance(manifest.get(key), str)
-    if not complete:
+    if not {"name", "fingerprint", "counts"} <= set(manifest):
         raise DataError(f"{file} lacks name, fingerprint or counts: import the domain again")
+    return manifest
 
 
 def read_parquet(file: Path, *, remedy: str = "import the domain again") -> pl.DataFrame:
@@ -163,17 +149,18 @@ def read_parquet(file: Path, *, remedy: str = "import the domain again") -> pl.D
         raise DataError(f"{file} is not a readable Parquet file ({error}): {remedy}") from error
 
 
-def write_parquet(frame: pl.DataFrame, file: Path) -> None:
+def write_parquet(frame: pl.DataFrame, file: Path, *, metadata: dict[str, str] | None = None) -> None:
     """Write one Parquet file atomically: to a temporary sibling, then renamed.
 
     Args:
         frame: what to write.
         file: where; its folder is made if it is absent.
+        metadata: kept in the file.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(file)
     try:
-        frame.write_parquet(temporary)
+        frame.write_parquet(temporary, metadata=metadata)
         temporary.replace(file)
     except BaseException:
         temporary.unlink(missing_ok=True)

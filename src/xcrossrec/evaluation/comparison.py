@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from xcrossrec.evaluation.result import SEEN, Evaluation, metric_values
+from xcrossrec.evaluation.result import SEEN, Evaluation
 from xcrossrec.exceptions import DataError
 from xcrossrec.metrics.ranking import METRICS
 from xcrossrec.metrics.significance import paired_comparison
@@ -32,10 +32,13 @@ def compare(a: Evaluation, b: Evaluation, *, resamples: int = 2000, permutations
         DataError: another domain, content, split, seed, set of users or candidate count, or no kind of
             negatives in common; names both values.
     """
-    _refuse_different("domain", a.info.domain, b.info.domain)
-    _refuse_different("fingerprint", a.info.fingerprint, b.info.fingerprint)
-    _refuse_different("split", a.info.split, b.info.split)
-    _refuse_different("seed", a.info.seed, b.info.seed)
+    for what in ("domain", "fingerprint", "split", "seed"):
+        of_a, of_b = getattr(a.info, what), getattr(b.info, what)
+        if of_a != of_b:
+            raise DataError(
+                f"results of another {what} cannot be compared, got {of_a!r} and {of_b!r}: "
+                f"evaluate both methods with the same {what}"
+            )
     pairs = {kind: _pair(a, b, kind) for kind in _common_negatives(a, b)}
     result: dict[str, Any] = {
         "a": a.info.scorer,
@@ -53,14 +56,6 @@ def compare(a: Evaluation, b: Evaluation, *, resamples: int = 2000, permutations
             kind: _compare_metrics(pair, a.info.seed, resamples, permutations) for kind, pair in unseen.items()
         }
     return result
-
-
-def _refuse_different(what: str, of_a: object, of_b: object) -> None:
-    if of_a != of_b:
-        raise DataError(
-            f"results of another {what} cannot be compared, got {of_a!r} and {of_b!r}: "
-            f"evaluate both methods with the same {what}"
-        )
 
 
 def _common_negatives(a: Evaluation, b: Evaluation) -> tuple[Negatives, ...]:
@@ -105,7 +100,7 @@ def _some(users: list[str]) -> str:
 def _compare_metrics(pair: pl.DataFrame, seed: int, resamples: int, permutations: int) -> dict[str, Any]:
     rows = {}
     for metric in METRICS:
-        of_a, of_b = metric_values(pair, metric), metric_values(pair, f"{metric} b")
+        of_a, of_b = pair[metric].to_numpy(), pair[f"{metric} b"].to_numpy()
         found = paired_comparison(
             of_a, of_b, resamples=resamples, permutations=permutations, rng=np.random.default_rng(seed)
         )

@@ -16,7 +16,7 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from xcrossrec._version import __version__
-from xcrossrec.data.candidates import Candidates, candidates_for
+from xcrossrec.data.candidates import candidates_for
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.evaluation.result import RESULT_SCHEMA, SEEN, Evaluation, EvaluationInfo
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
@@ -73,18 +73,24 @@ def evaluate(
         one row a user and kind of negatives, with what is needed to repeat it.
 
     Raises:
-        ConfigError: no or unknown or repeated ``negatives``, or ``batch_users`` below 1.
+        ConfigError: no or unknown or repeated ``negatives``.
         DataError: the split is absent or has no user with a history, or candidates do not fit it.
         ModelError: the scorer returned another shape than asked for, or scores that are not finite.
     """
-    _check_settings(negatives, batch_users)
+    unknown = [kind for kind in negatives if kind not in NEGATIVES]
+    if unknown or not negatives or len(set(negatives)) != len(negatives):
+        raise ConfigError(f"negatives must be one or more of {', '.join(NEGATIVES)}, each once, got {list(negatives)}")
     sequences = domain.sequences(split)
     if len(sequences) == 0:
         raise DataError(
             f"domain {domain.name!r} has 0 users with a history and a target in split {split!r}: "
             "evaluation needs sequences of at least 2 items"
         )
-    drawn = _draw(domain, split, negatives, seed, directory, sequences)
+    drawn = {
+        kind: candidates_for(domain, split, kind, seed=seed, directory=directory).rows
+        for kind in negatives
+        if kind != "full"
+    }
     start = time.perf_counter()
     ranked = _rank_all(scorer, domain, sequences, negatives, drawn, batch_users, progress)
     info = EvaluationInfo(
@@ -98,44 +104,6 @@ def evaluate(
         simulated=bool(domain.manifest.get("simulated", False)),
     )
     return Evaluation(_frame(sequences.user_ids, ranked, seen_users), info)
-
-
-def _check_settings(negatives: Sequence[Negatives], batch_users: int) -> None:
-    unknown = [kind for kind in negatives if kind not in NEGATIVES]
-    if unknown or not negatives or len(set(negatives)) != len(negatives):
-        raise ConfigError(f"negatives must be one or more of {', '.join(NEGATIVES)}, each once, got {list(negatives)}")
-    if batch_users < 1:
-        raise ConfigError(f"batch_users must be at least 1, got {batch_users}")
-
-
-def _draw(
-    domain: Domain,
-    split: Split,
-    negatives: Sequence[Negatives],
-    seed: int,
-    directory: Path | None,
-    sequences: Sequences,
-) -> dict[Negatives, Int[np.ndarray, "user candidate"]]:
-    """Get the sampled candidate lists, checked against the users and targets of the split."""
-    drawn: dict[Negatives, Int[np.ndarray, "user candidate"]] = {}
-    for kind in negatives:
-        if kind == "full":
-            continue
-        candidates = candidates_for(domain, split, kind, seed=seed, directory=directory)
-        _check_candidates(candidates, kind, sequences)
-        drawn[kind] = candidates.rows
-    return drawn
-
-
-def _check_candidates(candidates: Candidates, kind: Negatives, sequences: Sequences) -> None:
-    targets = sequences.histories_and_targets()[1]
-    same_users = candidates.user_ids == sequences.user_ids
-    if not same_users or not np.array_equal(candidates.rows[:, 0], targets):
-        what = "targets" if same_users else "users"
-        raise DataError(
-            f"the {kind!r} candidates are of other {what} than the split's {len(sequences)}: "
-            "delete the candidate file, it is drawn anew"
-        )
 
 
 def _rank_all(

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64
 
+from xcrossrec.data.store import write_parquet
 from xcrossrec.exceptions import DataError
 from xcrossrec.metrics.ranking import METRICS
 from xcrossrec.metrics.significance import bootstrap_interval
@@ -96,19 +95,9 @@ class Evaluation:
         """Write one Parquet file; an existing file is replaced in one step or not at all.
 
         Raises:
-            DataError: the folder does not exist or cannot be written.
+            OSError: the file cannot be written.
         """
-        temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-        metadata = json.dumps({"format": _FORMAT, **asdict(self.info)})
-        try:
-            self.frame.write_parquet(temporary, metadata={_KEY: metadata})
-            temporary.replace(path)
-        except OSError as error:
-            raise DataError(
-                f"cannot write results to {path}: {error}; give a file in an existing, writable folder"
-            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_parquet(self.frame, path, metadata={_KEY: json.dumps({"format": _FORMAT, **asdict(self.info)})})
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
@@ -181,11 +170,6 @@ class Evaluation:
         return ranked.height > 1 and bool((ranked["rank"] == ranked["candidates"]).all())
 
 
-def metric_values(frame: pl.DataFrame, metric: str) -> Float64[np.ndarray, " user"]:
-    """One metric's column as an array, in row order."""
-    return frame[metric].to_numpy()
-
-
 def _means(frame: pl.DataFrame, kinds: tuple[Negatives, ...], seed: int) -> dict[str, Any]:
     return {kind: _means_of(frame.filter(pl.col(KIND) == kind), seed) for kind in kinds}
 
@@ -194,7 +178,7 @@ def _means_of(frame: pl.DataFrame, seed: int) -> dict[str, Any]:
     means: dict[str, Any] = {}
     intervals = {}
     for metric in METRICS:
-        values = metric_values(frame, metric)
+        values = frame[metric].to_numpy()
         means[metric] = float(values.mean())
         intervals[metric] = list(bootstrap_interval(values, rng=np.random.default_rng(seed)))
     return {**means, "ci": intervals}
@@ -207,12 +191,8 @@ def _parse_info(path: Path, metadata: Mapping[str, str]) -> EvaluationInfo:
     try:
         found = json.loads(metadata[_KEY])
         version = found.pop("format")
+        if version == _FORMAT:
+            return EvaluationInfo(**found)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise DataError(f"{path} has damaged {_KEY!r} metadata: {remedy}") from error
-    if version != _FORMAT:
-        raise DataError(f"{path} is of results format {version}, this version reads {_FORMAT}: {remedy}")
-    names = {field.name for field in fields(EvaluationInfo)}
-    if set(found) != names:
-        odd = sorted(set(found) ^ names)
-        raise DataError(f"{path} has missing or unknown metadata {', '.join(odd)}: {remedy}")
-    return EvaluationInfo(**found)
+        raise DataError(f"{path} has damaged {_KEY!r} metadata ({error}): {remedy}") from error
+    raise DataError(f"{path} is of results format {version}, this version reads {_FORMAT}: {remedy}")

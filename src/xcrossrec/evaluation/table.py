@@ -5,38 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xcrossrec.exceptions import DataError
 from xcrossrec.metrics.ranking import METRICS
 from xcrossrec.types import Negatives
 
 SIMULATED = "simulated users: these numbers show that the software works, nothing about people"
 
 
-def summary_table(summaries: Sequence[Mapping[str, Any]]) -> str:
-    """Set one or more summaries out, a block of rows per kind of negatives.
+def summary_table(summary: Mapping[str, Any]) -> str:
+    """Set a summary out, a row per kind of negatives.
 
     Args:
-        summaries: what :meth:`Evaluation.summary` returned, of one domain and split.
+        summary: what :meth:`Evaluation.summary` returned.
 
     Returns:
         lines without a final newline: a caption, the table, then notes and warnings.
-
-    Raises:
-        DataError: no summaries, or of more than one domain, split, seed or number of users.
     """
-    first = _common_ground(summaries)
-    kinds = list(dict.fromkeys(kind for summary in summaries for kind in summary["metrics"]))
     rows = [
-        [kind, summary["scorer"], *(_mean_with_interval(summary["metrics"][kind], name) for name in METRICS)]
-        for kind in kinds
-        for summary in summaries
-        if kind in summary["metrics"]
+        [kind, summary["scorer"], *(_mean_with_interval(found, name) for name in METRICS)]
+        for kind, found in summary["metrics"].items()
     ]
-    caption = f"{first['domain']} {first['split']}: {first['users']} users, seed {first['seed']}"
-    notes = [f"{summary['scorer']}: {text}" for summary in summaries for text in summary["warnings"]]
-    notes += [_without_seen_note(summary) for summary in summaries if "without_seen" in summary]
+    caption = f"{summary['domain']} {summary['split']}: {summary['users']} users, seed {summary['seed']}"
+    notes = list(summary["warnings"])
+    if "without_seen" in summary:
+        notes.append(_without_seen_note(summary["without_seen"]))
     table = aligned(["negatives", "scorer", *METRICS], rows, text_columns=2)
-    return _assemble(f"{caption}; mean [95% interval]", table, notes, simulated=first["simulated"])
+    return _assemble(f"{caption}; mean [95% interval]", table, notes, simulated=summary["simulated"])
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:
@@ -107,27 +100,16 @@ def _difference(metrics: Mapping[str, Any], negatives: Negatives) -> str:
     return f"MRR {found['difference']:+.3f} (95% interval {low:+.3f} to {high:+.3f}) against {against}"
 
 
-def _common_ground(summaries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    if not summaries:
-        raise DataError("a table needs at least 1 summary, got 0")
-    for key in ("domain", "split", "seed", "users"):
-        values = list(dict.fromkeys(summary[key] for summary in summaries))
-        if len(values) > 1:
-            raise DataError(f"one table shows one {key}, got {values}: make a table for each")
-    return summaries[0]
-
-
 def _mean_with_interval(metrics: Mapping[str, Any], name: str) -> str:
     low, high = metrics["ci"][name]
     return f"{metrics[name]:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _without_seen_note(summary: Mapping[str, Any]) -> str:
-    part = summary["without_seen"]
+def _without_seen_note(part: Mapping[str, Any]) -> str:
     if not part["users"]:
-        return f"{summary['scorer']}: every user was seen in a source"
+        return "every user was seen in a source"
     means = (f"{kind} mrr {of_kind['mrr']:.3f}" for kind, of_kind in part["metrics"].items())
-    return f"{summary['scorer']}, only the {part['users']} users unseen in a source: {', '.join(means)}"
+    return f"only the {part['users']} users unseen in a source: {', '.join(means)}"
 
 
 def _assemble(caption: str, table: Sequence[str], notes: Sequence[str], *, simulated: bool) -> str:
