@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from xcrossrec.catalogue import (
     Catalogue,
@@ -17,7 +18,6 @@ from xcrossrec.catalogue import (
     Filters,
     Snapshot,
     StoredItem,
-    only_slot,
 )
 from xcrossrec.catalogue import base as base_module
 from xcrossrec.exceptions import ConfigError, DataError
@@ -34,6 +34,21 @@ def unit(*numbers: int) -> np.ndarray:
     """A vector for each number: 4 dimensions, different for 0 to 80."""
     digits = np.array([[number // 3**power % 3 for power in range(DIM)] for number in numbers], dtype=np.float32)
     return digits.reshape(len(numbers), DIM) + 1
+
+
+def meets(item: StoredItem, filters: Filters) -> bool:
+    """Whether an item meets all conditions, one by one."""
+    return (
+        (filters.category is None or item.category in filters.category)
+        and (filters.in_stock is None or item.in_stock == filters.in_stock)
+        and (filters.price_min is None or (item.price is not None and item.price >= filters.price_min))
+        and (filters.price_max is None or (item.price is not None and item.price <= filters.price_max))
+    )
+
+
+def only_slot(products: Tensor) -> Tensor:
+    """The pool of a query that is one vector."""
+    return products[0]
 
 
 def best(store: Catalogue | Snapshot, number: int, k: int = 3, **options: Any) -> list[str]:
@@ -190,14 +205,14 @@ class CatalogueContract:
     ) -> None:
         store.upsert([item(n) for n in range(6)], unit(*range(6)))
         merging, written = Event(), Event()
-        merge = Snapshot.merged
+        merge = base_module.merge_parts
 
-        def slow(snapshot: Snapshot, parts: Any = None) -> Any:
+        def slow(parts: Any) -> Any:
             merging.set()
             assert written.wait(60)
-            return merge(snapshot, parts)
+            return merge(parts)
 
-        monkeypatch.setattr(Snapshot, "merged", slow)
+        monkeypatch.setattr(base_module, "merge_parts", slow)
         thread = Thread(target=store.compact)
         thread.start()
         assert merging.wait(60)

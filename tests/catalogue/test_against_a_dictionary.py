@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from jaxtyping import Float
 from torch import Tensor
 
-from xcrossrec.catalogue import Filters, Pool, SqliteCatalogue, StoredItem, only_slot
+from catalogue_contract import meets, only_slot
+from xcrossrec.catalogue import Filters, Pool, SqliteCatalogue, StoredItem
 
 DIM = 3
 WORDS = ("red", "Blue", "train", "TRACK", "drill")
@@ -58,7 +59,8 @@ class StoreAgainstModel(RuleBasedStateMachine):
         super().__init__()
         self.place = tempfile.TemporaryDirectory(prefix="xcrossrec-")
         self.fingerprint = "0" * 64
-        self.store = SqliteCatalogue.create(Path(self.place.name) / "c", fingerprint=self.fingerprint, dim=DIM)
+        none = np.empty((0, DIM), dtype=np.float32)
+        self.store = SqliteCatalogue.create(Path(self.place.name) / "c", [], none, fingerprint=self.fingerprint)
         self.rows: dict[str, tuple[StoredItem, list[int]]] = {}
 
     def teardown(self) -> None:
@@ -125,7 +127,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
             np.array(slots, dtype=np.float32), k, pool=pool, filters=condition, exclude=exclude, among=named
         )
         allowed: Callable[[StoredItem], bool] = lambda item: (  # noqa: E731
-            (condition is None or condition.allow(item))
+            (condition is None or meets(item, condition))
             and item.item_id not in exclude
             and (named is None or item.item_id in named)
         )

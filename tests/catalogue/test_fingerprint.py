@@ -11,6 +11,7 @@ import torch
 
 from xcrossrec.catalogue import vector_fingerprint
 from xcrossrec.models import bundle
+from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import matcher_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
@@ -49,7 +50,7 @@ def test_a_changed_weight_changes_it(part: str, tiny_models: Any) -> None:
 def test_a_projection_and_the_text_limit_count(tiny_models: Any) -> None:
     model = bundle.load(tiny_models.late)
     before = vector_fingerprint(model)
-    assert vector_fingerprint(bundle.with_projection(model, 2, 0)) != before
+    assert vector_fingerprint(kind_of(model).with_projection(model, 2, 0)) != before
     other = bundle.load(tiny_models.late)
     other[0].beta = 0.5
     assert vector_fingerprint(other) != before

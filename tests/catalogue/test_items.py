@@ -84,9 +84,7 @@ def test_an_item_without_a_title_is_kept_whatever_names_it(tiny_domain: Domain, 
     table.write_parquet(tmp_path / "items.parquet")
     expected = [StoredItem("i0", "Train"), StoredItem("i1", ""), StoredItem("i2", ""), StoredItem("i3", "")]
     catalogue = tmp_path / "catalogue"
-    SqliteCatalogue.create(
-        catalogue, fingerprint="a", dim=0, items=expected, vectors=np.empty((4, 0), np.float32)
-    ).close()
+    SqliteCatalogue.create(catalogue, expected, np.empty((4, 0), np.float32), fingerprint="a").close()
     domain = Domain("tiny", table.with_columns(pl.col("title").fill_null("")), tiny_domain.interactions)
     for source in (expected, table, domain, tmp_path / "items.csv", str(tmp_path / "items.parquet"), catalogue):
         assert read_items(source) == expected

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from catalogue_contract import MODEL, CatalogueContract
-from xcrossrec.catalogue import Catalogue, MemoryCatalogue, StoredItem
+from xcrossrec.catalogue import Catalogue, StoredItem
 
 
 class TestMemory(CatalogueContract):
     def make(self, folder: Path, dim: int, items: Sequence[StoredItem], vectors: np.ndarray) -> Catalogue:
-        return MemoryCatalogue.create(fingerprint=MODEL, dim=dim, items=items, vectors=vectors)
+        return Catalogue.in_memory(items, vectors, MODEL)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from xcrossrec.catalogue import StoredItem, build_catalogue, embed_again, encode_items, only_slot, open_catalogue
+from catalogue_contract import only_slot
+from xcrossrec.catalogue import StoredItem, build_catalogue, embed_again, encode_items, open_catalogue
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import BundleError
 from xcrossrec.models import bundle

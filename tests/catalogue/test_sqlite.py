@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from catalogue_contract import DIM, MODEL, OTHER, CatalogueContract, best, item, unit
-from xcrossrec.catalogue import Catalogue, MemoryCatalogue, SqliteCatalogue, StoredItem, is_catalogue, only_slot
-from xcrossrec.catalogue import item_index as item_index_module
-from xcrossrec.catalogue.codes import processor_multiplies_integers
+from catalogue_contract import DIM, MODEL, OTHER, CatalogueContract, best, item, only_slot, unit
+from xcrossrec.catalogue import Catalogue, SqliteCatalogue, StoredItem, is_catalogue
+from xcrossrec.catalogue import scan as scan_module
 from xcrossrec.catalogue.rows import DATABASE
+from xcrossrec.catalogue.scan import processor_multiplies_integers
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, StorageError
 
 
 class TestSqlite(CatalogueContract):
     def make(self, folder: Path, dim: int, items: Sequence[StoredItem], vectors: np.ndarray) -> Catalogue:
-        return SqliteCatalogue.create(folder, fingerprint=MODEL, dim=dim, items=items, vectors=vectors)
+        return SqliteCatalogue.create(folder, items, vectors, fingerprint=MODEL)
 
     def reopened(self, store: Catalogue) -> Catalogue:
         assert isinstance(store, SqliteCatalogue)
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(folder: Path) -> Iterator[SqliteCatalogue]:
-    with SqliteCatalogue.create(folder, fingerprint=MODEL, dim=DIM) as store:
+    with SqliteCatalogue.create(folder, [], unit(), fingerprint=MODEL) as store:
         yield store
 
 
@@ -100,20 +100,20 @@ def test_a_taken_folder_is_replaced_only_if_it_is_a_catalogue_and_that_is_wanted
     store.upsert([item(0)], unit(0))
     store.close()
     with pytest.raises(BundleError, match="exists: choose another place"):
-        SqliteCatalogue.create(store.folder, fingerprint=MODEL, dim=DIM)
-    with SqliteCatalogue.create(store.folder, fingerprint=OTHER, dim=DIM, overwrite=True) as new:
+        SqliteCatalogue.create(store.folder, [], unit(), fingerprint=MODEL)
+    with SqliteCatalogue.create(store.folder, [], unit(), fingerprint=OTHER, overwrite=True) as new:
         assert (len(new), new.fingerprint) == (0, OTHER)
     assert [path.name for path in store.folder.parent.iterdir()] == ["catalogue"]
     model = store.folder.parent / "model"
     model.mkdir()
     (model / "xcrossrec.json").write_text("{}")
     with pytest.raises(BundleError, match="is no catalogue: it is not replaced"):
-        SqliteCatalogue.create(model, fingerprint=MODEL, dim=DIM, overwrite=True)
+        SqliteCatalogue.create(model, [], unit(), fingerprint=MODEL, overwrite=True)
 
 
 def test_a_failed_creation_leaves_nothing(folder: Path) -> None:
     with pytest.raises(DataError, match="twice"):
-        SqliteCatalogue.create(folder, fingerprint=MODEL, dim=DIM, items=[item(0), item(0)], vectors=unit(0, 0))
+        SqliteCatalogue.create(folder, [item(0), item(0)], unit(0, 0), fingerprint=MODEL)
     assert list(folder.parent.iterdir()) == []
 
 
@@ -197,11 +197,9 @@ DAMAGES = [(name, damage) for name in NAMES for damage in (Path.unlink, shorter,
 def test_a_damaged_file_is_refused(
     folder: Path, name: str, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(item_index_module, "QUANTISE_FROM", 8)
+    monkeypatch.setattr(scan_module, "QUANTISE_FROM", 8)
     vectors = np.ones((9, 16), dtype=np.float32)
-    SqliteCatalogue.create(
-        folder, fingerprint=MODEL, dim=16, items=[item(n) for n in range(9)], vectors=vectors
-    ).close()
+    SqliteCatalogue.create(folder, [item(n) for n in range(9)], vectors, fingerprint=MODEL).close()
     damage(folder / name)
     with pytest.raises(BundleError, match=rf"{name} is damaged .*: restore a copy of the catalogue, or build it again"):
         SqliteCatalogue.open(folder, fingerprint=MODEL)
@@ -211,18 +209,14 @@ def test_a_damaged_file_is_refused(
 
 
 def test_vectors_are_mapped_and_integers_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(item_index_module, "QUANTISE_FROM", 8)
+    monkeypatch.setattr(scan_module, "QUANTISE_FROM", 8)
     vectors = np.random.default_rng(0).standard_normal((9, 16)).astype(np.float32)
-    with SqliteCatalogue.create(
-        folder, fingerprint=MODEL, dim=16, items=[item(n) for n in range(9)], vectors=vectors
-    ) as store:
+    with SqliteCatalogue.create(folder, [item(n) for n in range(9)], vectors, fingerprint=MODEL) as store:
         assert files(store) == ["codes-1.npy", "items-1.arrow", "scales-1.npy", "vectors-1.npy"]
-        index = store.snapshot().parts[0].segment.index
-        assert index is not None
-        assert (index.codes is not None) == processor_multiplies_integers()
+        assert (store.snapshot().parts[0].segment.codes is not None) == processor_multiplies_integers()
         assert str(folder / "vectors-1.npy") in Path("/proc/self/maps").read_text(encoding="utf-8")
         found = store.snapshot().search(vectors[:1], 3, pool=only_slot)
-    plain = MemoryCatalogue.create(fingerprint=MODEL, dim=16, items=[item(n) for n in range(9)], vectors=vectors)
+    plain = Catalogue.in_memory([item(n) for n in range(9)], vectors, MODEL)
     assert found == plain.snapshot().search(vectors[:1], 3, pool=only_slot)
 
 

@@ -4,26 +4,20 @@
 """
 
 from xcrossrec.catalogue.base import Catalogue, CatalogueReplacedError
-from xcrossrec.catalogue.embedding import embed_again, encode_items, fingerprint_of
-from xcrossrec.catalogue.filters import Filters
-from xcrossrec.catalogue.fingerprint import vector_fingerprint
-from xcrossrec.catalogue.item_index import Found, ItemIndex, best_rows
+from xcrossrec.catalogue.fingerprint import fingerprint_of, vector_fingerprint
 from xcrossrec.catalogue.items import ItemSource, read_items
-from xcrossrec.catalogue.memory import MemoryCatalogue
-from xcrossrec.catalogue.opening import build_catalogue, open_catalogue
-from xcrossrec.catalogue.pooling import Pool, history_pool, only_slot
+from xcrossrec.catalogue.opening import build_catalogue, embed_again, encode_items, open_catalogue
+from xcrossrec.catalogue.scan import Pool, best_rows, history_pool
 from xcrossrec.catalogue.snapshot import Snapshot
 from xcrossrec.catalogue.sqlite import SqliteCatalogue, is_catalogue
 from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.filters import Filters
 
 __all__ = [
     "Catalogue",
     "CatalogueReplacedError",
     "Filters",
-    "Found",
-    "ItemIndex",
     "ItemSource",
-    "MemoryCatalogue",
     "Pool",
     "Snapshot",
     "SqliteCatalogue",
@@ -35,7 +29,6 @@ __all__ = [
     "fingerprint_of",
     "history_pool",
     "is_catalogue",
-    "only_slot",
     "open_catalogue",
     "read_items",
     "vector_fingerprint",

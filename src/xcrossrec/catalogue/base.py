@@ -1,7 +1,7 @@
-"""A catalogue that is searched exactly while it changes: what all kinds of catalogues have in common.
+"""A catalogue that is searched exactly while it changes, in memory; kept on disk by a class that inherits it.
 
-Searches run over memory, or over files that are mapped into it, in snapshots (:mod:`xcrossrec.catalogue.snapshot`).
-Where a catalogue is kept, a write is there before any search sees it.
+Searches run in snapshots (:mod:`xcrossrec.catalogue.snapshot`). Where a catalogue is kept, a write is there before any
+search sees it.
 
 Legend: ``item`` = one item, ``text`` = one title, ``dim`` = vector size.
 """
@@ -9,11 +9,12 @@ Legend: ``item`` = one item, ``text`` = one title, ``dim`` = vector size.
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from threading import Lock, RLock, Thread
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from xcrossrec.catalogue.segment import Segment, table_of
-from xcrossrec.catalogue.snapshot import Snapshot
+from xcrossrec.catalogue.snapshot import Snapshot, merge_parts
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import ConfigError, DataError, XCrossRecError
 
@@ -41,7 +42,7 @@ class CatalogueReplacedError(ConfigError):
     """The catalogue holds another model's vectors by now; write to the one that took its place."""
 
 
-class Catalogue(ABC):
+class Catalogue:
     """Items with one model's vectors. Any thread may read and write; :meth:`close` it, or use it in a ``with``.
 
     Args:
@@ -54,32 +55,45 @@ class Catalogue(ABC):
         self.folder = folder
         self.fingerprint = fingerprint
         self._snapshot = snapshot
-        self._next_place = snapshot.next_place
         self._writing = RLock()
         self._merging = Lock()
         self._since: set[str] | None = None  # ids written while segments are merged, or titles encoded
         self._merger: Thread | None = None
         self._closed: ConfigError | None = None
 
-    # ---- where it is kept
+    @staticmethod
+    def in_memory(items: Sequence[StoredItem], vectors: Float32[np.ndarray, "item dim"], fingerprint: str) -> Catalogue:
+        """Make a catalogue that nothing outlives.
 
-    @abstractmethod
+        Args:
+            items: to start with, each id once.
+            vectors: theirs, finite; no columns for a `pair` model, which has none.
+            fingerprint: of the model that made the vectors.
+
+        Raises:
+            DataError: an id twice, or vectors that do not fit.
+        """
+        segment = Segment.of(items, check_vectors(items, vectors, vectors.shape[1]))
+        return Catalogue(None, fingerprint, Snapshot.of(1, segment))
+
+    # ---- where it is kept: in memory there is nothing to do
+
     def _keep_write(self, written: Segment, deleted: Collection[str], version: int) -> None:
         """Keep a write; it is there when this returns, or nothing of it is."""
 
-    @abstractmethod
     def _keep_merged(self, merged: Segment) -> Segment:
         """Write a segment beside what is kept; give the one to search."""
+        return merged
 
-    @abstractmethod
-    def _keep_instead(self, merged: Segment, instead_of: Collection[Segment], since: Collection[str]) -> None:
+    def _keep_instead(
+        self, merged: Segment, instead_of: Collection[Segment], since: Collection[str], facts: Mapping[str, Any]
+    ) -> None:
         """Put a segment that was written in the place of others, and of recent items but for those written since."""
 
-    @abstractmethod
-    def _keep_model(self, merged: Segment, fingerprint: str, version: int) -> Self:
-        """Put a segment of all items, with another model's vectors, in the place of everything."""
+    def _successor(self, fingerprint: str, snapshot: Snapshot) -> Self:
+        """The catalogue of another model's vectors that takes this one's place."""
+        return type(self)(self.folder, fingerprint, snapshot)
 
-    @abstractmethod
     def _let_go(self) -> None:
         """Close what it is kept in."""
 
@@ -149,14 +163,11 @@ class Catalogue(ABC):
             return 0
         with self._writing:
             self._check_open()
-            places = self._places(items)
-            order = torch.from_numpy(np.argsort(places))
-            written = Segment(table_of(items, places), checked[order])
-            version = self.version + 1
-            self._keep_write(written, (), version)
-            self._show(self._snapshot.changed(version, written), written.row_of)
-            self._next_place = max(self._next_place, max(places) + 1)
-        self._merge_later()
+            places = np.array(self._places(items))
+            order = np.argsort(places)
+            table = table_of([items[number] for number in order], places[order].tolist())
+            self._write(Segment(table, checked[torch.from_numpy(order)]), ())
+            self._merge_later()
         return len(items)
 
     def delete(self, item_ids: Collection[str]) -> int:
@@ -169,18 +180,27 @@ class Catalogue(ABC):
             how many were there.
 
         Raises:
-            StorageError: the disk refuses; nothing was changed.
-            CatalogueReplacedError: the catalogue is another model's by now (:meth:`embed_again`).
-            ConfigError: it is closed.
+            XCrossRecError: as for :meth:`upsert`.
         """
         with self._writing:
             self._check_open()
             known = [each for each in dict.fromkeys(item_ids) if self._snapshot.place(each) is not None]
-            if not known:
-                return 0
-            self._keep_write(Segment.empty(self.dim), known, self.version + 1)
-            self._show(self._snapshot.changed(self.version + 1, deleted=known), known)
+            if known:
+                self._write(Segment.empty(self.dim), known)
         return len(known)
+
+    def _write(self, written: Segment, deleted: Collection[str]) -> None:
+        version = self.version + 1
+        self._keep_write(written, deleted, version)
+        if self._since is not None:
+            self._since.update(written.row_of, deleted)
+        self._snapshot = self._snapshot.changed(version, written, deleted)
+
+    def _places(self, items: Sequence[StoredItem]) -> list[int]:
+        """The places of items: their own, or the next free ones."""
+        free = count(self._snapshot.next_place)
+        own = [self._snapshot.place(item.item_id) for item in items]
+        return [next(free) if place is None else place for place in own]
 
     def compact(self) -> None:
         """Put the recently written items into a large segment now; searches and writes go on meanwhile."""
@@ -190,11 +210,11 @@ class Catalogue(ABC):
                     return
                 parts, self._since = self._snapshot.to_merge(), set()
             try:
-                merged = self._keep_merged(self._snapshot.merged(parts))
+                merged = self._keep_merged(merge_parts(parts))
                 replaced = [part.segment for part in parts]
                 with self._writing:
                     if self._closed is None:
-                        self._keep_instead(merged, replaced, self._since)
+                        self._keep_instead(merged, replaced, self._since, {})
                         self._snapshot = self._snapshot.rebased(merged, replaced, self._since)
             finally:
                 self._since = None
@@ -244,36 +264,24 @@ class Catalogue(ABC):
             return [item for item in self._snapshot.get(list(changed)) if item is not None]
 
     def _replace(self, fingerprint: str, dim: int, known: dict[str, Float32[Tensor, " dim"]]) -> Self:
-        table = self._snapshot.table()
+        version, table = self.version + 1, self._snapshot.table()
         vectors = [known[item_id] for item_id in table["item_id"].to_list()]
-        merged = Segment.build(table, torch.stack(vectors) if vectors else torch.empty(0, dim))
-        successor = self._keep_model(self._keep_merged(merged), fingerprint, self.version + 1)
+        merged = self._keep_merged(Segment.build(table, torch.stack(vectors) if vectors else torch.empty(0, dim)))
+        facts = {"fingerprint": fingerprint, "dim": dim, "version": version}
+        self._keep_instead(merged, [part.segment for part in self._snapshot.parts], (), facts)
         self._closed = CatalogueReplacedError(
             f"the catalogue {self.name} holds another model's vectors by now (fingerprint {fingerprint[:12]}): write "
             "to the one that took its place"
         )
-        successor._next_place = self._next_place
-        return successor
-
-    def _show(self, snapshot: Snapshot, changed: Collection[str]) -> None:
-        if self._since is not None:
-            self._since.update(changed)
-        self._snapshot = snapshot
-
-    def _places(self, items: Sequence[StoredItem]) -> list[int]:
-        """The places of items: their own, or the next free ones."""
-        own = [self._snapshot.place(item.item_id) for item in items]
-        free = iter(range(self._next_place, self._next_place + len(items)))
-        return [next(free) if place is None else place for place in own]
+        return self._successor(fingerprint, Snapshot.of(version, merged))
 
     def _merge_later(self) -> None:
-        with self._writing:
-            *others, recent = (len(part.segment) for part in self._snapshot.parts)
-            room = min(max(_RECENT_LEAST, sum(others) // _RECENT_SHARE), _RECENT_MOST)
-            busy = self._merger is not None and self._merger.is_alive()
-            if recent > room and not busy and self._closed is None:
-                self._merger = Thread(target=self._try_to_merge, name="xcrossrec-catalogue", daemon=True)
-                self._merger.start()
+        """Merge on another thread if many recent items stand apart."""
+        *others, recent = (len(part.segment) for part in self._snapshot.parts)
+        room = min(max(_RECENT_LEAST, sum(others) // _RECENT_SHARE), _RECENT_MOST)
+        if recent > room and not (self._merger is not None and self._merger.is_alive()):
+            self._merger = Thread(target=self._try_to_merge, name="xcrossrec-catalogue", daemon=True)
+            self._merger.start()
 
     def _try_to_merge(self) -> None:
         try:
@@ -296,11 +304,9 @@ def check_vectors(
     Raises:
         DataError: names the first offender.
     """
-    seen: set[str] = set()
-    for item in items:
-        if item.item_id in seen:
-            raise DataError(f"item id {item.item_id!r} comes twice in one write: send it once")
-        seen.add(item.item_id)
+    ids = Counter(item.item_id for item in items)
+    if len(ids) < len(items):
+        raise DataError(f"item id {ids.most_common(1)[0][0]!r} comes twice in one write: send it once")
     if tuple(vectors.shape) != (len(items), dim):
         raise DataError(
             f"{len(items)} items came with vectors of shape {tuple(vectors.shape)}, expected {(len(items), dim)}: "

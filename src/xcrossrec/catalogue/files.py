@@ -1,7 +1,7 @@
 """A catalogue's large segments on disk: four files each, written once, mapped or read when the catalogue opens.
 
 ``items-N.arrow`` has the items in columns, ``vectors-N.npy`` their vectors (float32, a row an item); a segment that is
-worth it has ``codes-N.npy`` and ``scales-N.npy`` too, its vectors as integers (:mod:`xcrossrec.catalogue.codes`). Which
+worth it has ``codes-N.npy`` and ``scales-N.npy`` too, its vectors as integers (:mod:`xcrossrec.catalogue.scan`). Which
 of them belong to a catalogue is said by its database alone (:mod:`xcrossrec.catalogue.rows`).
 
 Legend: ``item`` = one item of the segment, ``dim`` = vector size.
@@ -20,30 +20,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float32
 from torch import Tensor
 
-from xcrossrec.catalogue.codes import Codes, processor_multiplies_integers, quantise
-from xcrossrec.catalogue.item_index import worth_quantising
 from xcrossrec.catalogue.rows import SegmentRecord
+from xcrossrec.catalogue.scan import Codes, processor_multiplies_integers, quantise, worth_quantising
 from xcrossrec.catalogue.segment import COLUMNS, Segment
 from xcrossrec.exceptions import BundleError, StorageError
 
 _NAME = re.compile(r"(?:items|vectors|codes|scales)-(\d+)\.(?:arrow|npy)")
-
-
-class KeptSegment(Segment):
-    """A segment that is on disk; searches read its mapped files.
-
-    Attributes:
-        record: what the database says of it.
-    """
-
-    def __init__(
-        self, table: pl.DataFrame, vectors: Float32[Tensor, "item dim"], codes: Codes | None, record: SegmentRecord
-    ) -> None:
-        super().__init__(table, vectors, codes)
-        self.record = record
 
 
 def write_segment(folder: Path, number: int, segment: Segment) -> SegmentRecord:
@@ -57,8 +41,7 @@ def write_segment(folder: Path, number: int, segment: Segment) -> SegmentRecord:
     Raises:
         StorageError: the disk refuses; nothing of them stays.
     """
-    index = segment.index
-    codes = index.codes if index else None
+    codes = segment.codes
     if codes is None and worth_quantising(segment.vectors):
         codes = quantise(segment.vectors)
     table = BytesIO()
@@ -81,7 +64,7 @@ def write_segment(folder: Path, number: int, segment: Segment) -> SegmentRecord:
     return SegmentRecord(number, len(segment), crc, codes.error if codes else None, codes.length if codes else None)
 
 
-def read_segment(folder: Path, record: SegmentRecord, dim: int) -> KeptSegment:
+def read_segment(folder: Path, record: SegmentRecord, dim: int) -> Segment:
     """Read a segment's items, and map its vectors: they are read when they are searched.
 
     Raises:
@@ -102,7 +85,7 @@ def read_segment(folder: Path, record: SegmentRecord, dim: int) -> KeptSegment:
         values = _map(folder / f"codes-{record.number}.npy", (record.rows, dim), np.int8)
         scale = _map(folder / f"scales-{record.number}.npy", (record.rows,), np.float32)
         codes = Codes(values, scale, record.error, record.length) if processor_multiplies_integers() else None
-    return KeptSegment(table, vectors, codes, record)
+    return Segment(table, vectors, codes, record)
 
 
 def remove_segments(folder: Path, *, keep: Collection[int]) -> None:

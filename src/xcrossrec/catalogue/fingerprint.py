@@ -11,10 +11,16 @@ from typing import Any
 from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, load_tensors
 from xcrossrec.models.base import weight_digest
 from xcrossrec.models.heads import HistoryMatcher
+from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model
 
 _ELSEWHERE = ("base_model_name_or_path", "name", "peft_version", "inference_mode", "auto_mapping", "pair_attention")
 """Settings that no title's vector depends on; the base counts by its weights' digest, not by its name."""
+
+
+def fingerprint_of(model: Model) -> str:
+    """What a catalogue records of its model; the same of every `pair` model, which has no vectors."""
+    return vector_fingerprint(model) if kind_of(model).has_vectors else "pair"
 
 
 def vector_fingerprint(model: Model) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -40,18 +41,19 @@ def read_items(source: ItemSource) -> list[StoredItem]:
             no item may have.
         BundleError: a catalogue's folder that is damaged, or open in another process.
     """
-    if isinstance(source, pl.DataFrame):
-        return _checked(_items(source, "the catalogue"), "the catalogue")
+    name = "the catalogue"
     if isinstance(source, Domain):
-        return _checked(_items(source.items, name := f"the domain {source.name!r}"), name)
-    if not isinstance(source, (Path, str)):
-        return _checked(list(source), "the catalogue")
-    source = Path(source)
-    if is_catalogue(source):
-        with SqliteCatalogue.open(source, fingerprint=None) as catalogue:
-            return list(catalogue.snapshot())
-    table = read_domain(source).items if source.is_dir() else _read_table(source)
-    return _checked(_items(table, str(source)), str(source))
+        name, source = f"the domain {source.name!r}", source.items
+    elif isinstance(source, (Path, str)):
+        name, source = str(source), _read(Path(source))
+    items = _items(source, name) if isinstance(source, pl.DataFrame) else list(source)
+    if not items:
+        raise DataError(f"{name} has no items: give at least one")
+    if len(items) > len(ids := Counter(item.item_id for item in items)):
+        raise DataError(f"{name} has the item id {ids.most_common(1)[0][0]!r} twice: keep one row an item")
+    if not any(item.title for item in items):
+        raise DataError(f"no item of {name} has a title, and a language model reads titles: give at least one")
+    return items
 
 
 def _items(table: pl.DataFrame, name: str) -> list[StoredItem]:
@@ -67,34 +69,23 @@ def _items(table: pl.DataFrame, name: str) -> list[StoredItem]:
     return [_item(row) for row in titled.iter_rows(named=True)]
 
 
-def _checked(items: list[StoredItem], name: str) -> list[StoredItem]:
-    """Refuse a source that no catalogue can be made of."""
-    if not items:
-        raise DataError(f"{name} has no items: give at least one")
-    seen: set[str] = set()
-    for item in items:
-        if item.item_id in seen:
-            raise DataError(f"{name} has the item id {item.item_id!r} twice: keep one row an item")
-        seen.add(item.item_id)
-    if not any(item.title for item in items):
-        raise DataError(f"no item of {name} has a title, and a language model reads titles: give at least one")
-    return items
-
-
-def _read_table(source: Path) -> pl.DataFrame:
+def _read(source: Path) -> pl.DataFrame | list[StoredItem]:
     kinds = "a domain's folder, a .csv or a .parquet file, or what 'xcrossrec catalog build' made"
+    if is_catalogue(source):
+        with SqliteCatalogue.open(source, fingerprint=None) as catalogue:
+            return list(catalogue.snapshot())
+    if source.is_dir():
+        return read_domain(source).items
     if not source.exists():
         raise DataError(f"{source} does not exist: give {kinds}")
     try:
         if source.suffix == ".csv":
-            table = pl.read_csv(source, infer_schema=False)
-        elif source.suffix == ".parquet":
-            table = pl.read_parquet(source)
-        else:
-            raise DataError(f"{source} ends in {source.suffix!r}: give {kinds}")
+            return pl.read_csv(source, infer_schema=False)
+        if source.suffix == ".parquet":
+            return pl.read_parquet(source)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{source} cannot be read ({' '.join(str(error).split())}): write it again") from error
-    return table
+    raise DataError(f"{source} ends in {source.suffix!r}: give {kinds}")
 
 
 def _item(row: Mapping[str, Any]) -> StoredItem:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float32
+
 from xcrossrec.catalogue.base import Catalogue
-from xcrossrec.catalogue.embedding import dim_of, encode_items, fingerprint_of
+from xcrossrec.catalogue.fingerprint import fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, read_items
-from xcrossrec.catalogue.memory import MemoryCatalogue
 from xcrossrec.catalogue.sqlite import SqliteCatalogue, check_fingerprint, is_catalogue, recorded_fingerprint
 from xcrossrec.exceptions import BundleError
+from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model
 
 log = logging.getLogger(__name__)
@@ -44,8 +47,7 @@ def open_catalogue(
         if keep:
             return _open_beside(model, Path(source), fingerprint, taken)
     items = read_items(source)
-    vectors = encode_items(model, [item.title for item in items])
-    return MemoryCatalogue.create(fingerprint=fingerprint, dim=dim_of(model), items=items, vectors=vectors)
+    return Catalogue.in_memory(items, encode_items(model, [item.title for item in items]), fingerprint)
 
 
 def build_catalogue(
@@ -67,14 +69,22 @@ def build_catalogue(
     if Path(folder).exists() and not overwrite:
         raise BundleError(f"{folder} exists: choose another place, or allow to overwrite it (--overwrite)")
     items = read_items(source)
-    return SqliteCatalogue.create(
-        folder,
+    vectors = encode_items(model, [item.title for item in items])
+    return SqliteCatalogue.create(folder, items, vectors, fingerprint=fingerprint_of(model), overwrite=overwrite)
+
+
+def embed_again(catalogue: Catalogue, model: Model) -> Catalogue:
+    """Give a catalogue another model's vectors while it is served; see :meth:`Catalogue.embed_again`."""
+    return catalogue.embed_again(
         fingerprint=fingerprint_of(model),
-        dim=dim_of(model),
-        items=items,
-        vectors=encode_items(model, [item.title for item in items]),
-        overwrite=overwrite,
+        dim=kind_of(model).dim(model),
+        encode=lambda titles: encode_items(model, titles),
     )
+
+
+def encode_items(model: Model, titles: Sequence[str]) -> Float32[np.ndarray, "item dim"]:
+    """Encode the titles of items, an empty one too; no columns for a `pair` model."""
+    return kind_of(model).encode_items(model, titles)
 
 
 def _open_beside(model: Model, source: Path, fingerprint: str, taken: Collection[Path | None]) -> SqliteCatalogue:

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32
@@ -53,7 +53,7 @@ class SegmentRecord(NamedTuple):
         number: in their names.
         rows: items.
         crc: CRC-32 of the file of items.
-        error: of the codes (:class:`xcrossrec.catalogue.codes.Codes`); None where there are none.
+        error: of the codes (:class:`xcrossrec.catalogue.scan.Codes`); None where there are none.
         length: likewise.
     """
 
@@ -64,18 +64,8 @@ class SegmentRecord(NamedTuple):
     length: float | None
 
 
-class DeadRow(NamedTuple):
-    """A row of a segment that counts no longer: its item was deleted, or written anew."""
-
-    segment: int
-    row: int
-
-
-class Recent(NamedTuple):
-    """The recently written items, by place: the values of the columns, and the vectors."""
-
-    rows: list[tuple[Any, ...]]
-    vectors: Float32[np.ndarray, "item dim"]
+DeadRow: TypeAlias = tuple[int, int]
+"""A segment's number, and a row of it that counts no longer: its item was deleted, or written anew."""
 
 
 class Rows:
@@ -83,23 +73,25 @@ class Rows:
 
     Args:
         path: of the file.
-        connection: to it; taken over.
+
+    Raises:
+        BundleError: open in another process, or no database.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._connection = connection
+        self._connection = _connect(path)
 
     @classmethod
     def create(cls, path: Path, facts: Mapping[str, Any], segments: Sequence[SegmentRecord]) -> Self:
-        """Make a database.
+        """Make a database at a free path.
 
         Args:
-            path: must be free.
+            path: of the file.
             facts: what :meth:`facts` gives back.
             segments: that are written already.
         """
-        rows = cls(path, _connect(path))
+        rows = cls(path)
         with _sentences(path):
             rows._connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
             rows.replace_segments(segments, (), facts=facts)
@@ -112,9 +104,8 @@ class Rows:
         Raises:
             BundleError: damaged, or open in another process.
         """
-        rows = cls(path, _connect(path))
-        with _sentences(path):
-            (state,) = rows._connection.execute("PRAGMA quick_check(1)").fetchone()
+        rows = cls(path)
+        ((state,),) = rows._all("PRAGMA quick_check(1)")
         if state != "ok":
             rows.close()
             raise rows._damaged(" ".join(state.split()))
@@ -126,42 +117,42 @@ class Rows:
 
     def facts(self) -> dict[str, Any]:
         """What is recorded of the catalogue as a whole."""
-        with _sentences(self.path):
-            return {name: json.loads(value) for name, value in self._connection.execute("SELECT * FROM facts")}
+        return {name: json.loads(value) for name, value in self._all("SELECT * FROM facts")}
 
     def segments(self) -> list[SegmentRecord]:
         """The large segments, oldest first."""
-        with _sentences(self.path):
-            found = self._connection.execute("SELECT * FROM segments ORDER BY number").fetchall()
-        return [SegmentRecord(*row) for row in found]
+        return [SegmentRecord(*row) for row in self._all("SELECT * FROM segments ORDER BY number")]
 
     def dead(self) -> list[DeadRow]:
         """The segments' rows that count no longer."""
-        with _sentences(self.path):
-            return [DeadRow(*row) for row in self._connection.execute("SELECT segment, row FROM dead")]
+        return self._all("SELECT segment, row FROM dead")
 
-    def recent(self, dim: int) -> Recent:
-        """Read the items that are in no segment yet.
+    def recent(self, dim: int) -> tuple[list[tuple[Any, ...]], Float32[np.ndarray, "item dim"]]:
+        """Read the items that are in no segment yet, by place: the values of the columns, and the vectors.
 
         Raises:
             BundleError: a vector of another size, or one that is not finite, or metadata that are no JSON.
         """
-        with _sentences(self.path):
-            found = self._connection.execute("SELECT * FROM recent ORDER BY place").fetchall()
-        for row in found:
-            self._check(row, dim)
+        found = self._all("SELECT * FROM recent ORDER BY place")
+        for _, item_id, *_, metadata, vector in found:
+            if len(vector) != 4 * dim:
+                raise self._damaged(f"the vector of item {item_id!r} has {len(vector)} bytes, expected {4 * dim}")
+            try:
+                json.loads(metadata or "null")
+            except ValueError as error:
+                raise self._damaged(f"the metadata of item {item_id!r} are no JSON ({error})") from error
         vectors = np.frombuffer(bytearray().join(row[-1] for row in found), dtype=np.float32).reshape(len(found), dim)
         if (bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))).size:
             raise self._damaged(f"the vector of item {found[bad[0]][1]!r} is not finite")
-        return Recent([(*row[:4], bool(row[4]), *row[5:-1]) for row in found], vectors)
+        return [(*row[:4], bool(row[4]), *row[5:-1]) for row in found], vectors
 
     def write(
         self,
         rows: Sequence[tuple[Any, ...]],
         vectors: Float32[np.ndarray, "item dim"],
         *,
-        deleted: Collection[str] = (),
-        dead: Collection[DeadRow] = (),
+        deleted: Collection[str],
+        dead: Collection[DeadRow],
         facts: Mapping[str, Any],
     ) -> None:
         """Write and delete items in one transaction; on disk when this returns, or nothing is.
@@ -169,8 +160,8 @@ class Rows:
         Args:
             rows: place and values of recent items; a place that is taken is that item, written anew.
             vectors: theirs.
-            deleted: ids to delete.
-            dead: the segments' rows where written and deleted items stood.
+            deleted: ids.
+            dead: where written and deleted items stood.
             facts: to record with it.
 
         Raises:
@@ -216,18 +207,13 @@ class Rows:
             self._connection.executemany("INSERT INTO dead VALUES (?, ?)", dead)
             self._set(facts)
 
+    def _all(self, query: str) -> list[Any]:
+        with _sentences(self.path):
+            return self._connection.execute(query).fetchall()
+
     def _set(self, facts: Mapping[str, Any]) -> None:
         values = [(name, json.dumps(value)) for name, value in facts.items()]
         self._connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", values)
-
-    def _check(self, row: tuple[Any, ...], dim: int) -> None:
-        item_id, metadata, vector = row[1], row[-2], row[-1]
-        if len(vector) != 4 * dim:
-            raise self._damaged(f"the vector of item {item_id!r} has {len(vector)} bytes, expected {4 * dim}")
-        try:
-            json.loads(metadata or "null")
-        except ValueError as error:
-            raise self._damaged(f"the metadata of item {item_id!r} are no JSON ({error})") from error
 
     def _damaged(self, what: str) -> BundleError:
         return BundleError(f"{self.path} is damaged ({what}): restore a copy, or build it again")
@@ -239,15 +225,11 @@ class Rows:
             yield
             self._connection.execute("COMMIT")
         except BaseException as error:
-            self._undo()
+            if self._connection.in_transaction:  # SQLite may have taken it back itself
+                self._connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
                 raise _refused(self.path, error) from error
             raise
-
-    def _undo(self) -> None:
-        """Take back what a transaction did; SQLite may have done so itself."""
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

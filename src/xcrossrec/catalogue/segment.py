@@ -7,20 +7,30 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from xcrossrec.catalogue.codes import Codes
-from xcrossrec.catalogue.filters import Filters
-from xcrossrec.catalogue.item_index import ItemIndex
+from xcrossrec.catalogue.rows import SegmentRecord
+from xcrossrec.catalogue.scan import (
+    Codes,
+    Pool,
+    best_rows,
+    exact_scores,
+    processor_multiplies_integers,
+    quantise,
+    shortlist,
+    worth_quantising,
+)
 from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.filters import Filters
 from xcrossrec.prompts import clean_title
 
 PLACE = "place"
@@ -38,19 +48,21 @@ COLUMNS = pl.Schema(
 """Of a segment's table: the item's place in the whole catalogue, and what a :class:`StoredItem` has."""
 
 
+@dataclass(eq=False)
 class Segment:
     """Some of a catalogue's items, in the catalogue's order. Indexes of ids and titles are made when first needed.
 
-    Args:
+    Attributes:
         table: of :data:`COLUMNS`, each id once, places rising; places decide between equal scores.
         vectors: one an item, finite; with no columns where the model has none.
         codes: the same vectors as integers, if a search shall read those first.
+        record: what the database says of its files, where it is on disk.
     """
 
-    def __init__(self, table: pl.DataFrame, vectors: Float32[Tensor, "item dim"], codes: Codes | None = None) -> None:
-        self.table = table
-        self.vectors = vectors
-        self.index = ItemIndex(vectors, codes) if len(vectors) and vectors.shape[1] else None
+    table: pl.DataFrame
+    vectors: Float32[Tensor, "item dim"]
+    codes: Codes | None = None
+    record: SegmentRecord | None = None
 
     def __len__(self) -> int:
         return self.table.height
@@ -58,29 +70,59 @@ class Segment:
     @classmethod
     def build(cls, table: pl.DataFrame, vectors: Float32[Tensor, "item dim"]) -> Segment:
         """Make a segment, with integers where they pay."""
-        segment = cls(table, vectors)
-        if segment.index is not None:
-            segment.index = ItemIndex.build(vectors)
-        return segment
+        use_codes = worth_quantising(vectors) and processor_multiplies_integers()
+        return cls(table, vectors, quantise(vectors) if use_codes else None)
+
+    @classmethod
+    def of(cls, items: Sequence[StoredItem], vectors: Float32[Tensor, "item dim"]) -> Segment:
+        """Make a segment of a catalogue's first items."""
+        return cls.build(table_of(items, range(len(items))), vectors)
 
     @classmethod
     def empty(cls, dim: int) -> Segment:
         """A segment without items."""
         return cls(pl.DataFrame(schema=COLUMNS), torch.empty(0, dim))
 
-    @classmethod
-    def merge(cls, parts: Sequence[tuple[Segment, Bool[np.ndarray, " item"]]]) -> Segment:
-        """Put the marked rows of several segments into one.
+    # ---- search
+
+    @torch.inference_mode()
+    def search(
+        self,
+        slots: Float32[Tensor, "slot dim"],
+        k: int,
+        *,
+        pool: Pool,
+        allowed: Bool[np.ndarray, " item"],
+        products: Float32[Tensor, "slot item"] | None = None,
+    ) -> tuple[Int64[np.ndarray, " found"], Float32[np.ndarray, " found"]]:
+        """Find the rows of the allowed items with the highest scores; exact, up to rounding.
+
+        Large segments are read as 8-bit integers first: items whose score could still be among the best, given the
+        proven error, are scored again by their vectors.
 
         Args:
-            parts: segments, and which of their rows to take; no item twice.
+            slots: query vectors that ``pool`` makes one score of.
+            k: how many at most, 1 or more.
+            pool: of the products.
+            allowed: items to choose among.
+            products: what :meth:`products` gave, these slots' rows.
+
+        Returns:
+            rows and scores, best first; equal scores in the segment's order.
         """
-        table = pl.concat([part.table.filter(pl.Series(mask, dtype=pl.Boolean)) for part, mask in parts])
-        vectors = torch.cat([part.vectors[torch.from_numpy(np.flatnonzero(mask))] for part, mask in parts])
-        order = np.argsort(table[PLACE].to_numpy(), kind="stable")
-        if not np.array_equal(order, np.arange(len(order))):
-            table, vectors = table[order], vectors[torch.from_numpy(order)]
-        return cls.build(table, vectors)
+        rows = shortlist(self.vectors, self.codes, slots, k, pool=pool, allowed=allowed, products=products)
+        scores = exact_scores(self.vectors, slots, rows, pool)
+        best = best_rows(rows, scores, k)
+        return rows[best], scores[best]
+
+    @torch.inference_mode()
+    def products(self, slots: Float32[Tensor, "slot dim"]) -> Float32[Tensor, "slot item"] | None:
+        """Multiply many searches' slots with all vectors at once, which costs far less than search by search.
+
+        Returns:
+            one row a slot; None where integers are read, which each search multiplies by itself.
+        """
+        return None if self.codes else slots @ self.vectors.t()
 
     # ---- look-up
 
@@ -105,7 +147,7 @@ class Segment:
 
     def rows_of(self, item_ids: Collection[str]) -> list[int]:
         """Find the rows of those ids that are here."""
-        if not item_ids or not len(self):
+        if not item_ids:
             return []
         row_of = self.row_of
         return [row_of[item_id] for item_id in item_ids if item_id in row_of]
@@ -152,54 +194,31 @@ class Segment:
     # ---- filters
 
     def meet(self, filters: Filters) -> Bool[np.ndarray, " item"]:
-        """Mark the items that meet all conditions."""
-        met = np.ones(len(self), dtype=np.bool_)
+        """Mark the items that meet all conditions; an unknown value meets none."""
+        met = pl.Series([True]).new_from_index(0, len(self))
         if filters.category is not None:
-            codes = [self._category_codes[name] for name in filters.category if name in self._category_codes]
-            met &= np.isin(self._categories, codes)
+            met &= self._categories.is_in(list(filters.category))
         if filters.in_stock is not None:
-            met &= self._in_stock == filters.in_stock
+            met &= self.table["in_stock"] == filters.in_stock
         if filters.price_min is not None:
-            met &= self._prices >= filters.price_min
+            met &= self.table["price"] >= filters.price_min
         if filters.price_max is not None:
-            met &= self._prices <= filters.price_max
-        return met
+            met &= self.table["price"] <= filters.price_max
+        return met.fill_null(False).to_numpy()
 
     @cached_property
-    def _category_codes(self) -> dict[str, int]:
-        return {name: code for code, name in enumerate(self.table["category"].drop_nulls().unique().to_list())}
-
-    @cached_property
-    def _categories(self) -> Int64[np.ndarray, " item"]:
-        """A number for each category; -1 for none."""
-        codes = self._category_codes
-        numbers = self.table["category"].replace_strict(
-            list(codes), list(codes.values()), default=-1, return_dtype=pl.Int64
-        )
-        return numbers.to_numpy()
-
-    @cached_property
-    def _in_stock(self) -> Bool[np.ndarray, " item"]:
-        return self.table["in_stock"].to_numpy()
-
-    @cached_property
-    def _prices(self) -> Float64[np.ndarray, " item"]:
-        """The prices; an unknown one is NaN, which is neither above nor below anything."""
-        return self.table["price"].fill_null(float("nan")).to_numpy()
+    def _categories(self) -> pl.Series:
+        """As numbers, which are compared sooner than texts."""
+        return self.table["category"].cast(pl.Categorical)
 
 
-def table_of(items: Sequence[StoredItem], places: Sequence[int]) -> pl.DataFrame:
-    """Set items out in columns, in the order of their places."""
-    rows = sorted(((place, *item.values) for place, item in zip(places, items, strict=True)), key=lambda row: row[0])
-    return table_of_rows(rows)
+def table_of(items: Sequence[StoredItem], places: Iterable[int]) -> pl.DataFrame:
+    """Set items out in columns; their places rise."""
+    return table_of_rows([(place, *item.values) for place, item in zip(places, items, strict=True)])
 
 
 def table_of_rows(rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
-    """Set rows out in columns.
-
-    Args:
-        rows: the values of :data:`COLUMNS`, places rising.
-    """
+    """Set rows of the values of :data:`COLUMNS` out in columns; places rise."""
     columns = zip(*rows, strict=True) if rows else ([] for _ in COLUMNS)
     return pl.DataFrame(
         [pl.Series(name, column, dtype=kind) for (name, kind), column in zip(COLUMNS.items(), columns, strict=True)]

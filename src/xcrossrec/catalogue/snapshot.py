@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from xcrossrec.catalogue.filters import Filters
-from xcrossrec.catalogue.pooling import Pool
+from xcrossrec.catalogue.scan import Pool
 from xcrossrec.catalogue.segment import PLACE, Segment, fold
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.filters import Filters
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Part:
 
     def row(self, item_id: str) -> int | None:
         """The row of an item, if it counts."""
-        row = self.segment.row_of.get(item_id) if len(self.segment) else None
+        row = self.segment.row_of.get(item_id)
         return row if row is not None and self.alive[row] else None
 
 
@@ -65,9 +65,10 @@ class Snapshot:
     parts: tuple[Part, ...]
 
     @classmethod
-    def of(cls, version: int, *segments: Segment, dim: int) -> Snapshot:
-        """All items of some segments, and no recent ones."""
-        return cls(version, (*map(Part.whole, segments), Part.whole(Segment.empty(dim))))
+    def of(cls, version: int, segment: Segment) -> Snapshot:
+        """All items of one segment, and no recent ones."""
+        recent = Segment.empty(segment.vectors.shape[1])
+        return cls(version, tuple(Part.whole(each) for each in ([segment, recent] if len(segment) else [recent])))
 
     @property
     def recent(self) -> Part:
@@ -112,11 +113,8 @@ class Snapshot:
         Raises:
             DataError: an unknown id.
         """
-        rows = []
-        for item_id in item_ids:
-            part, row = self._known(item_id)
-            rows.append(part.segment.vectors[row])
-        return torch.stack(rows) if rows else torch.empty(0, self.dim)
+        known = [self._known(item_id) for item_id in item_ids]
+        return torch.stack([part.segment.vectors[row] for part, row in known]) if known else torch.empty(0, self.dim)
 
     def select(
         self, *, filters: Filters | None = None, exclude: Collection[str] = (), among: Collection[str] | None = None
@@ -173,33 +171,31 @@ class Snapshot:
             ConfigError: ``k`` below 1, or a catalogue without vectors.
             DataError: vectors of another size, or an unknown id among the candidates.
         """
-        queries = torch.as_tensor(slots)
+        queries = torch.as_tensor(slots, dtype=torch.float32)
         self._check_search(queries, k)
         for item_id in among or ():
             self._known(item_id)
         found: list[tuple[float, int, Segment, int]] = []
         for part, known in zip(self.parts, products or [None] * len(self.parts), strict=True):
             segment = part.segment
-            if segment.index is None:
+            if not len(segment):
                 continue
             allowed = _allowed(part, filters, exclude, among)
-            best = segment.index.search(queries, k, pool=pool, allowed=allowed, products=known)
+            best = segment.search(queries, k, pool=pool, allowed=allowed, products=known)
             found += [(-float(score), int(segment.places[row]), segment, row) for row, score in zip(*best, strict=True)]
         found.sort(key=lambda entry: entry[:2])
         return [(segment.item(int(row)), -score) for score, _, segment, row in found[:k]]
 
     def products(self, slots: Float32[Tensor, "slot dim"]) -> list[Float32[Tensor, "slot _"] | None]:
-        """Multiply many searches' slots with the vectors of each part; see :meth:`ItemIndex.products`."""
-        indexes = [part.segment.index for part in self.parts]
-        return [None if index is None else index.products(slots) for index in indexes]
+        """Multiply many searches' slots with the vectors of each part; see :meth:`Segment.products`."""
+        return [part.segment.products(slots) for part in self.parts]
 
-    def changed(self, version: int, written: Segment | None = None, deleted: Collection[str] = ()) -> Snapshot:
+    def changed(self, version: int, written: Segment, deleted: Collection[str]) -> Snapshot:
         """The next version: some items written anew, some deleted."""
-        gone = [*deleted, *(written.row_of if written else ())]
+        gone = [*deleted, *written.row_of]
         *older, recent = [part.without(gone) for part in self.parts]
-        if written:
-            merged = Segment.merge([(recent.segment, recent.alive), (written, np.ones(len(written), np.bool_))])
-            recent = Part.whole(merged)
+        if len(written):
+            recent = Part.whole(merge_parts([recent, Part.whole(written)]))
         return Snapshot(version, (*older, recent))
 
     def to_merge(self) -> tuple[Part, ...]:
@@ -222,21 +218,17 @@ class Snapshot:
         tables = [part.segment.table.filter(pl.Series(part.alive, dtype=pl.Boolean)) for part in self.parts]
         return pl.concat(tables).sort(PLACE)
 
-    def merged(self, parts: Sequence[Part] | None = None) -> Segment:
-        """All items that count, as one segment; or those of some parts."""
-        return Segment.merge([(part.segment, part.alive) for part in (self.parts if parts is None else parts)])
-
     def rebased(self, merged: Segment, instead_of: Collection[Segment], since: Collection[str]) -> Snapshot:
-        """The same items, many of them in another segment.
+        """The same items, many of them in a segment that others of an earlier version were merged to.
 
         Args:
-            merged: what :meth:`merged` gave for an earlier version.
-            instead_of: the segments that it was made of.
+            merged: to be searched instead of the others.
+            instead_of: the others.
             since: ids that were written or deleted after that version.
         """
         kept = [part for part in self.parts[:-1] if part.segment not in instead_of]
         fresh = self.recent.segment.table["item_id"].is_in(list(since)).to_numpy() & self.recent.alive
-        recent = Part.whole(Segment.merge([(self.recent.segment, fresh)]))
+        recent = Part.whole(merge_parts([Part(self.recent.segment, fresh)]))
         return Snapshot(self.version, (*kept, Part.whole(merged).without(since), recent))
 
     def _where(self, item_id: str) -> tuple[Part, int] | None:
@@ -269,6 +261,16 @@ class Snapshot:
             found[item.item_id] = item
 
 
+def merge_parts(parts: Sequence[Part]) -> Segment:
+    """Put the rows that count into one segment."""
+    table = pl.concat([part.segment.table.filter(pl.Series(part.alive, dtype=pl.Boolean)) for part in parts])
+    vectors = torch.cat([part.segment.vectors[torch.from_numpy(np.flatnonzero(part.alive))] for part in parts])
+    order = np.argsort(table[PLACE].to_numpy(), kind="stable")
+    if not np.array_equal(order, np.arange(len(order))):
+        table, vectors = table[order], vectors[torch.from_numpy(order)]
+    return Segment.build(table, vectors)
+
+
 def _in_order(chosen: Iterable[tuple[Part, Iterable[int]]]) -> Iterator[StoredItem]:
     """Give the items of some rows of each part, rising, in the catalogue's order."""
     streams = [_placed(part.segment, rows) for part, rows in chosen]
@@ -284,15 +286,10 @@ def _rows_with_title(part: Part, pattern: str, others: Sequence[str], known: Col
     """Give the rows whose titles hold a pattern and all other words, but for the known items."""
     ids, titles = part.segment.table["item_id"], part.segment.table["title"]
     for row in part.segment.find_titles(pattern):
-        if part.alive[row] and titles[row] and ids[row] not in known and _holds_all(titles[row], others):
-            yield row
-
-
-def _holds_all(title: str, words: Sequence[str]) -> bool:
-    if not words:
-        return True
-    folded = fold(title)
-    return all(word in folded for word in words)
+        if part.alive[row] and titles[row] and ids[row] not in known:
+            folded = fold(titles[row])
+            if all(word in folded for word in others):
+                yield row
 
 
 def _allowed(

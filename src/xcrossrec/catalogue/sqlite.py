@@ -9,7 +9,8 @@ Legend: ``item`` = one item, ``dim`` = vector size.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -17,13 +18,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 from jaxtyping import Float32
-from torch import Tensor
 
 from xcrossrec._version import __version__
-from xcrossrec.catalogue.base import Catalogue
-from xcrossrec.catalogue.files import KeptSegment, read_segment, remove_segments, sync_folder, write_segment
-from xcrossrec.catalogue.memory import first_segments
-from xcrossrec.catalogue.rows import DATABASE, DeadRow, Rows, SegmentRecord
+from xcrossrec.catalogue.base import Catalogue, check_vectors
+from xcrossrec.catalogue.files import read_segment, remove_segments, sync_folder, write_segment
+from xcrossrec.catalogue.rows import DATABASE, Rows
 from xcrossrec.catalogue.segment import Segment, table_of_rows
 from xcrossrec.catalogue.snapshot import Part, Snapshot
 from xcrossrec.catalogue.stored_item import StoredItem
@@ -32,7 +31,6 @@ from xcrossrec.models.adapters import MANIFEST
 from xcrossrec.models.bundle import replacing
 
 FORMAT_VERSION = 2
-KIND = "catalogue"
 
 
 def is_catalogue(folder: Path | str) -> bool:
@@ -40,18 +38,13 @@ def is_catalogue(folder: Path | str) -> bool:
     return (Path(folder) / DATABASE).is_file()
 
 
-def recorded_fingerprint(folder: Path | str) -> str | None:
+def recorded_fingerprint(folder: Path) -> str | None:
     """Whose vectors a catalogue holds; None for one that is damaged, or open already."""
     try:
-        rows = Rows.open(Path(folder) / DATABASE)
+        with closing(Rows.open(folder / DATABASE)) as rows:
+            return str(rows.facts().get("fingerprint"))
     except BundleError:
         return None
-    try:
-        return str(rows.facts().get("fingerprint"))
-    except BundleError:
-        return None
-    finally:
-        rows.close()
 
 
 class SqliteCatalogue(Catalogue):
@@ -62,27 +55,25 @@ class SqliteCatalogue(Catalogue):
     def __init__(self, folder: Path, rows: Rows, fingerprint: str, snapshot: Snapshot) -> None:
         super().__init__(folder, fingerprint, snapshot)
         self._rows = rows
-        self._next_number = 1 + max((each.record.number for each in _kept(snapshot)), default=0)
+        self._next_number = 1 + max(_numbers(snapshot), default=0)
 
     @classmethod
     def create(
         cls,
         folder: Path | str,
+        items: Sequence[StoredItem],
+        vectors: Float32[np.ndarray, "item dim"],
         *,
         fingerprint: str,
-        dim: int,
-        items: Sequence[StoredItem] = (),
-        vectors: Float32[np.ndarray, "item dim"] | Float32[Tensor, "item dim"] | None = None,
         overwrite: bool = False,
     ) -> Self:
         """Make a catalogue beside its place, rename it into place, and open it.
 
         Args:
             folder: to make.
-            fingerprint: of the model that made the vectors (:func:`xcrossrec.catalogue.vector_fingerprint`).
-            dim: vector size; 0 for a `pair` model, which has no vectors.
-            items: to start with, each id once.
-            vectors: theirs, finite.
+            items: as for :meth:`in_memory`, so the next two.
+            vectors: theirs.
+            fingerprint: of the model that made the vectors.
             overwrite: replace a catalogue that is already there, and not open.
 
         Raises:
@@ -91,14 +82,16 @@ class SqliteCatalogue(Catalogue):
             StorageError: the disk refuses.
         """
         folder = Path(folder)
-        segments = first_segments(items, vectors, dim)
+        segment = Segment.of(items, check_vectors(items, vectors, vectors.shape[1]))
         if overwrite and folder.exists() and not is_catalogue(folder):
             raise BundleError(f"{folder} exists and is no catalogue: it is not replaced, choose another place")
         with replacing(folder, overwrite=overwrite) as temporary:
+            dim = vectors.shape[1]
             facts = {"format_version": FORMAT_VERSION, "fingerprint": fingerprint, "dim": dim, "version": 1}
-            written = [write_segment(temporary, number, segment) for number, segment in enumerate(segments, 1)]
+            written = [write_segment(temporary, 1, segment)] if items else []
             Rows.create(temporary / DATABASE, facts, written).close()
-            _write_manifest(temporary)
+            manifest = {"kind": "catalogue", "xcrossrec_version": __version__, "created": datetime.now(UTC).isoformat()}
+            (temporary / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
         sync_folder(folder.absolute().parent)
         return cls.open(folder, fingerprint=fingerprint)
 
@@ -132,9 +125,9 @@ class SqliteCatalogue(Catalogue):
     def _keep_write(self, written: Segment, deleted: Collection[str], version: int) -> None:
         gone = {*written.row_of, *deleted}
         dead = [
-            DeadRow(part.segment.record.number, row)
+            (part.segment.record.number, row)
             for part in self._snapshot.parts
-            if isinstance(part.segment, KeptSegment)
+            if part.segment.record
             for row in part.segment.rows_of(gone)
             if part.alive[row]
         ]
@@ -147,35 +140,29 @@ class SqliteCatalogue(Catalogue):
         number, self._next_number = self._next_number, self._next_number + 1
         return read_segment(self.folder, write_segment(self.folder, number, merged), merged.vectors.shape[1])
 
-    def _keep_instead(self, merged: Segment, instead_of: Collection[Segment], since: Collection[str]) -> None:
-        added = [each.record for each in [merged] if isinstance(each, KeptSegment)]
-        dead = [DeadRow(record.number, row) for record in added for row in merged.rows_of(since)]
-        removed = [each.record.number for each in instead_of if isinstance(each, KeptSegment)]
-        self._replace_segments(added, removed, dead=dead, still_recent=since, facts={})
-
-    def _keep_model(self, merged: Segment, fingerprint: str, version: int) -> Self:
-        dim = int(merged.vectors.shape[1])
-        added = [each.record for each in [merged] if isinstance(each, KeptSegment)]
-        removed = [each.record.number for each in _kept(self._snapshot)]
-        self._replace_segments(added, removed, facts={"fingerprint": fingerprint, "dim": dim, "version": version})
-        return type(self)(self.folder, self._rows, fingerprint, Snapshot.of(version, merged, dim=dim))
-
-    def _replace_segments(self, added: list[SegmentRecord], removed: list[int], **options: Any) -> None:
+    def _keep_instead(
+        self, merged: Segment, instead_of: Collection[Segment], since: Collection[str], facts: Mapping[str, Any]
+    ) -> None:
         """Switch in one transaction, then remove the files that no longer count."""
-        before = {each.record.number for each in _kept(self._snapshot)}
+        keep = _numbers(self._snapshot)
+        added = [merged.record] if merged.record else []
+        removed = {each.record.number for each in instead_of if each.record}
+        dead = [(record.number, row) for record in added for row in merged.rows_of(since)]
         try:
-            self._rows.replace_segments(added, removed, **options)
-        except BaseException:
-            remove_segments(self.folder, keep=before)
-            raise
-        remove_segments(self.folder, keep=(before - set(removed)) | {record.number for record in added})
+            self._rows.replace_segments(added, removed, dead=dead, still_recent=since, facts=facts)
+            keep = (keep - removed) | {record.number for record in added}
+        finally:
+            remove_segments(self.folder, keep=keep)
+
+    def _successor(self, fingerprint: str, snapshot: Snapshot) -> Self:
+        return type(self)(self.folder, self._rows, fingerprint, snapshot)
 
     def _let_go(self) -> None:
         self._rows.close()
 
 
-def _kept(snapshot: Snapshot) -> list[KeptSegment]:
-    return [part.segment for part in snapshot.parts if isinstance(part.segment, KeptSegment)]
+def _numbers(snapshot: Snapshot) -> set[int]:
+    return {part.segment.record.number for part in snapshot.parts if part.segment.record}
 
 
 def _read(folder: Path, rows: Rows, facts: dict[str, Any]) -> Snapshot:
@@ -214,13 +201,3 @@ def check_fingerprint(catalogue: str, found: str, wanted: str) -> None:
             f"the catalogue {catalogue} holds another model's vectors (fingerprint {found[:12]}, this model's is "
             f"{wanted[:12]}): encode its titles again with  xcrossrec catalog embed MODEL {catalogue}"
         )
-
-
-def _write_manifest(folder: Path) -> None:
-    manifest = {
-        "kind": KIND,
-        "format_version": FORMAT_VERSION,
-        "xcrossrec_version": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")

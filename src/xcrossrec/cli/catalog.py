@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xcrossrec.cli.console import Precision, prepare, progress_to_stderr
+from xcrossrec.cli.asking import ModelDir
+from xcrossrec.cli.console import Overwrite, Precision, prepare, progress_to_stderr
 from xcrossrec.models.model import encoder_of
 
 if TYPE_CHECKING:
     from xcrossrec.models.model import Model
     from xcrossrec.types import EncodingPrecision
-
-ModelDir = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bundle or an adapter.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a catalogue that is already there.")]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep items with their vectors on disk.")
 

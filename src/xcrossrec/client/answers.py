@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -30,23 +30,6 @@ class StoredItem:
     in_stock: bool = True
     price: float | None = None
     metadata: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Filters:
-    """Conditions that every recommended item meets; None sets none.
-
-    Attributes:
-        category: one of these.
-        in_stock: true for items that can be bought.
-        price_min: this or more.
-        price_max: this or less.
-    """
-
-    category: Sequence[str] | None = None
-    in_stock: bool | None = None
-    price_min: float | None = None
-    price_max: float | None = None
 
 
 # ---- reading

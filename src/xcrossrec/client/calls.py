@@ -8,8 +8,9 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from xcrossrec.answers import Explanation, Recommendations, Scores
-from xcrossrec.client.answers import Filters, StoredItem, read
+from xcrossrec.client.answers import StoredItem, read
 from xcrossrec.exceptions import ConfigError
+from xcrossrec.filters import Filters
 
 T = TypeVar("T")
 
@@ -165,8 +166,7 @@ def _entry(entry: HistoryEntry) -> dict[str, str]:
 
 
 def _conditions(filters: Filters) -> dict[str, Any]:
-    category = None if filters.category is None else list(filters.category)
-    return _given(**{**vars(filters), "category": category})
+    return _given(**{**vars(filters), "category": filters.category and list(filters.category)})
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
@@ -32,28 +33,28 @@ _FIRST_WAIT_S = 0.25
 """Before the first repetition, where the server names no time; doubles with each."""
 
 
+@dataclass
 class Attempts(Generic[T]):
     """The attempts of one call: whether to wait and ask again, or what came of it.
 
-    Args:
+    Attributes:
         call: the question.
         retries: repetitions at most.
-        patience_s: seconds waited at most, all repetitions together.
+        left_s: seconds waited at most, all repetitions together.
+        made: repetitions so far.
     """
 
-    def __init__(self, call: Call[T], retries: int, patience_s: float) -> None:
-        self.call = call
-        self.retries = retries
-        self.left_s = patience_s
-        self.made = 0
+    call: Call[T]
+    retries: int
+    left_s: float
+    made: int = 0
 
     def wait_s(self, response: httpx.Response) -> float | None:
         """Seconds to wait before asking again; None if this answer is the last."""
         if response.status_code not in _BUSY or self.made >= self.retries:
             return None
-        wait_s = _named_wait_s(response.headers.get("retry-after"))
-        if wait_s is None:
-            wait_s = _FIRST_WAIT_S * 2.0**self.made
+        named_s = _named_wait_s(response.headers.get("retry-after"))
+        wait_s = _FIRST_WAIT_S * 2.0**self.made if named_s is None else named_s
         if wait_s > self.left_s:
             return None
         self.made += 1
@@ -89,14 +90,10 @@ def _named_wait_s(retry_after: str | None) -> float | None:
 
 def _failure(response: httpx.Response) -> ServiceError:
     """Make an error with the server's own sentence."""
-    try:
+    message, code = f"the server answered {response.status_code} without a reason: check the address, and its log", ""
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
         told = response.json()["error"]
         message, code = str(told["message"]), str(told.get("code", ""))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        message, code = (
-            f"the server answered {response.status_code} without a reason: check the address, and its log",
-            "",
-        )
     status = response.status_code
     kind = ServiceBusyError if status in _BUSY else RequestRefusedError if 400 <= status < 500 else ServiceError
     return kind(message, status=status, code=code, request_id=response.headers.get("x-request-id", ""))

@@ -61,6 +61,6 @@ def create() -> None:
     items = [StoredItem(f"i{number}", f"Item {number}") for number in range(2000)]
     vectors = np.ones((len(items), DIM), dtype=np.float32)
     try:
-        SqliteCatalogue.create(sys.argv[1], fingerprint=FINGERPRINT, dim=DIM, items=items, vectors=vectors)
+        SqliteCatalogue.create(sys.argv[1], items, vectors, fingerprint=FINGERPRINT)
     except StorageError as error:
         print(f"refused {error}", flush=True)

@@ -25,7 +25,8 @@ KILLS = 20
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    SqliteCatalogue.create(tmp_path / "catalogue", fingerprint=FINGERPRINT, dim=DIM).close()
+    none = np.empty((0, DIM), dtype=np.float32)
+    SqliteCatalogue.create(tmp_path / "catalogue", [], none, fingerprint=FINGERPRINT).close()
     return tmp_path / "catalogue"
 
 

@@ -1,12 +1,12 @@
-"""Which items a search may find."""
+"""Which items a search may find: the same for Python, the command line, the service and its client."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
-from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import DataError
 
 
@@ -41,9 +41,6 @@ class Filters:
             object.__setattr__(self, "category", frozenset(self.category))
         if self.in_stock is not None and not isinstance(self.in_stock, bool):
             raise DataError(f"the filter in_stock is {self.in_stock!r}: give true or false, or leave it out")
-        self._check_prices()
-
-    def _check_prices(self) -> None:
         for name in ("price_min", "price_max"):
             value = getattr(self, name)
             if value is not None and not _is_finite_number(value):
@@ -53,20 +50,8 @@ class Filters:
                 f"the filter price_min {self.price_min} is above price_max {self.price_max}: no price can meet both"
             )
 
-    def allow(self, item: StoredItem) -> bool:
-        """Whether an item meets all conditions; what the search computes for many at once."""
-        return (
-            (self.category is None or item.category in self.category)
-            and (self.in_stock is None or item.in_stock == self.in_stock)
-            and (self.price_min is None or (item.price is not None and item.price >= self.price_min))
-            and (self.price_max is None or (item.price is not None and item.price <= self.price_max))
-        )
-
 
 def _is_finite_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+    with suppress(OverflowError):
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return False
