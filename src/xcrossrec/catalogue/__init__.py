@@ -4,7 +4,7 @@
 """
 
 from xcrossrec.catalogue.base import Catalogue, CatalogueReplacedError
-from xcrossrec.catalogue.fingerprint import fingerprint_of, vector_fingerprint
+from xcrossrec.catalogue.fingerprint import fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, read_items
 from xcrossrec.catalogue.opening import build_catalogue, embed_again, encode_items, open_catalogue
 from xcrossrec.catalogue.scan import Pool, best_rows, history_pool
@@ -31,5 +31,4 @@ __all__ = [
     "is_catalogue",
     "open_catalogue",
     "read_items",
-    "vector_fingerprint",
 ]

@@ -47,7 +47,7 @@ class Catalogue:
 
     Args:
         folder: in which it is kept; None in memory.
-        fingerprint: of the model that made the vectors (:func:`xcrossrec.catalogue.vector_fingerprint`).
+        fingerprint: of the model that made the vectors (:func:`xcrossrec.catalogue.fingerprint_of`).
         snapshot: what it holds.
     """
 

@@ -19,19 +19,13 @@ _ELSEWHERE = ("base_model_name_or_path", "name", "peft_version", "inference_mode
 
 
 def fingerprint_of(model: Model) -> str:
-    """What a catalogue records of its model; the same of every `pair` model, which has no vectors."""
-    return vector_fingerprint(model) if kind_of(model).has_vectors else "pair"
-
-
-def vector_fingerprint(model: Model) -> str:
-    """Hash everything that decides a title's vector (sha256, hex).
+    """Hash everything that decides a title's vector (sha256, hex); "pair" for a `pair` model, which has no vectors.
 
     Modules are hashed as they save themselves: tensors by value, settings as JSON, whatever the file's format, the
     release that wrote it or the base's path. The history matcher is left out: no item's vector depends on it.
-
-    Args:
-        model: a `dual` model.
     """
+    if not kind_of(model).has_vectors:
+        return "pair"
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory(prefix="xcrossrec-") as place:
         for number, module in enumerate(model):

@@ -89,8 +89,10 @@ def encode_items(model: Model, titles: Sequence[str]) -> Float32[np.ndarray, "it
 
 def _open_beside(model: Model, source: Path, fingerprint: str, taken: Collection[Path | None]) -> SqliteCatalogue:
     """Open the catalogue that stands beside a source; make it, the first time."""
-    place = _place_beside(source, fingerprint)
-    free = [each for each in _catalogues_beside(source) if each not in taken]
+    folder, prefix = (source, "") if source.is_dir() else (source.parent, f".{source.name}")
+    place = folder / f"{prefix}.catalogue-{fingerprint[:8]}"
+    beside = [path for path in folder.glob("*.catalogue-*") if path.name.startswith(f"{prefix}.catalogue-")]
+    free = sorted(set(beside) - set(taken))
     # one that was embedded again keeps its name, so its content decides
     for each in [each for each in free if recorded_fingerprint(each) == fingerprint] or [e for e in free if e == place]:
         return SqliteCatalogue.open(each, fingerprint=fingerprint)
@@ -98,15 +100,3 @@ def _open_beside(model: Model, source: Path, fingerprint: str, taken: Collection
         place = place.with_name(f"{place.name}-too")
     log.info("encoding the items of %s once; they are kept in %s", source, place)
     return build_catalogue(model, source, place)
-
-
-def _place_beside(source: Path, fingerprint: str) -> Path:
-    """Where the catalogue of a domain's folder or a table is kept, for one model's vectors."""
-    name = f".catalogue-{fingerprint[:8]}"
-    return source / name if source.is_dir() else source.with_name(f".{source.name}{name}")
-
-
-def _catalogues_beside(source: Path) -> list[Path]:
-    """All catalogues that :func:`_place_beside` names for a source, whatever the model."""
-    folder, prefix = (source, "") if source.is_dir() else (source.parent, f".{source.name}")
-    return sorted(path for path in folder.glob("*.catalogue-*") if path.name.startswith(f"{prefix}.catalogue-"))

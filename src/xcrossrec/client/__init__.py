@@ -20,10 +20,9 @@ from xcrossrec.answers import (
     Scores,
     SourceShare,
 )
-from xcrossrec.client.answers import StoredItem
+from xcrossrec.client.answers import RequestRefusedError, ServiceBusyError, ServiceError, StoredItem
 from xcrossrec.client.calls import HistoryEntry
 from xcrossrec.client.clients import LOCAL, AsyncClient, Client
-from xcrossrec.client.errors import RequestRefusedError, ServiceBusyError, ServiceError
 from xcrossrec.filters import Filters
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What the service answers, as types, and how JSON is read into them."""
+"""What the service answers, as types and as errors, and how JSON is read into them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from xcrossrec.client.errors import foreign
+from xcrossrec.exceptions import XCrossRecError
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,42 @@ class StoredItem:
     in_stock: bool = True
     price: float | None = None
     metadata: Mapping[str, Any] | None = None
+
+
+# ---- errors
+
+
+class ServiceError(XCrossRecError):
+    """The service refused, failed, or did not answer.
+
+    Args:
+        message: the server's own sentence, where it sent one.
+        status: of HTTP; 0 where no answer came.
+        code: the server's short name of the problem; empty where none came.
+        request_id: under which the server's log has the request; empty where none came.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, code: str = "", request_id: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+
+
+class RequestRefusedError(ServiceError):
+    """The request is at fault (4xx): put again as it is, it would be refused again."""
+
+
+class ServiceBusyError(ServiceError):
+    """The service had no room, or was not ready, for longer than the client waits (429, 503)."""
+
+
+def foreign(place: str, what: str) -> ServiceError:
+    """An answer that is not the service's, or of another release."""
+    return ServiceError(
+        f"the server's {place} {what}, which this client does not understand: check the address, and that client and "
+        "server are of the same release"
+    )
 
 
 # ---- reading

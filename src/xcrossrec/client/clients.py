@@ -12,8 +12,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from xcrossrec.client import calls
+from xcrossrec.client.answers import RequestRefusedError, ServiceBusyError, ServiceError, foreign
 from xcrossrec.client.calls import Call
-from xcrossrec.client.errors import RequestRefusedError, ServiceBusyError, ServiceError, foreign
 from xcrossrec.extras import require
 
 if TYPE_CHECKING:
