@@ -22,7 +22,7 @@ from torch import Tensor
 from xcrossrec.models.heads import HistoryMatcher
 
 QUANTISE_FROM = 20_000
-"""Items from which a search reads integers first; a guess, not measured on an idle machine (LOG.md, 2026-11-23)."""
+"""Items from which a search reads integers first; a guess, not measured on an idle machine (lab/log, 2026-11-23)."""
 
 _LEAST_DIM = 16
 """Vector size from which integers are used; ``torch._int_mm`` of torch 2.13 is wrong at 1."""
