@@ -312,7 +312,7 @@ class CatalogueContract:
         new = store.embed_again(fingerprint=OTHER, dim=2, encode=lambda titles: pytest.fail("encoded"))
         new.upsert([item(0)], np.ones((1, 2), dtype=np.float32))
         again = self.reopened(new)
-        assert (again.dim, len(again), again.fingerprint) == (2, 1, OTHER)
+        assert (again.snapshot().dim, len(again), again.fingerprint) == (2, 1, OTHER)
         again.close()
 
     def test_a_model_that_cannot_encode_leaves_the_catalogue_as_it_was(self, store: Catalogue) -> None:

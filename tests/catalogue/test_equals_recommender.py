@@ -86,7 +86,7 @@ def test_a_pair_models_catalogue_holds_titles_alone(tiny_models: Any, tmp_path: 
     build_catalogue(pair, [StoredItem("i0", title(0))], tmp_path / "c").close()
     with open_catalogue(shared, tmp_path / "c") as store:
         assert store.upsert([StoredItem("i1", title(1))], encode_items(shared, [title(1)])) == 1
-        assert (store.dim, len(store)) == (0, 2)
+        assert (store.snapshot().dim, len(store)) == (0, 2)
         dual = bundle.load(tiny_models.late)
         with embed_again(store, dual) as embedded:
             torch.testing.assert_close(

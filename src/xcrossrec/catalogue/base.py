@@ -109,11 +109,6 @@ class Catalogue:
         return "in memory" if self.folder is None else str(self.folder)
 
     @property
-    def dim(self) -> int:
-        """Vector size; 0 for a `pair` model, which has no vectors."""
-        return self._snapshot.dim
-
-    @property
     def version(self) -> int:
         """Grows with every write."""
         return self._snapshot.version
@@ -158,7 +153,7 @@ class Catalogue:
             CatalogueReplacedError: the catalogue is another model's by now (:meth:`embed_again`).
             ConfigError: it is closed.
         """
-        checked = check_vectors(items, vectors, self.dim)
+        checked = check_vectors(items, vectors, self._snapshot.dim)
         if not items:
             return 0
         with self._writing:
@@ -186,7 +181,7 @@ class Catalogue:
             self._check_open()
             known = [each for each in dict.fromkeys(item_ids) if self._snapshot.place(each) is not None]
             if known:
-                self._write(Segment.empty(self.dim), known)
+                self._write(Segment.empty(self._snapshot.dim), known)
         return len(known)
 
     def _write(self, written: Segment, deleted: Collection[str]) -> None:

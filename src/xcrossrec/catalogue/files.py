@@ -41,9 +41,7 @@ def write_segment(folder: Path, number: int, segment: Segment) -> SegmentRecord:
     Raises:
         StorageError: the disk refuses; nothing of them stays.
     """
-    codes = segment.codes
-    if codes is None and worth_quantising(segment.vectors):
-        codes = quantise(segment.vectors)
+    codes = segment.codes or (quantise(segment.vectors) if worth_quantising(segment.vectors) else None)
     table = BytesIO()
     segment.table.write_ipc(table, compression="uncompressed")
     try:

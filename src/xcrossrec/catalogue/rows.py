@@ -71,9 +71,6 @@ DeadRow: TypeAlias = tuple[int, int]
 class Rows:
     """An open database; one process at a time has it, and one thread at a time may call it.
 
-    Args:
-        path: of the file.
-
     Raises:
         BundleError: open in another process, or no database.
     """
@@ -84,13 +81,7 @@ class Rows:
 
     @classmethod
     def create(cls, path: Path, facts: Mapping[str, Any], segments: Sequence[SegmentRecord]) -> Self:
-        """Make a database at a free path.
-
-        Args:
-            path: of the file.
-            facts: what :meth:`facts` gives back.
-            segments: that are written already.
-        """
+        """Make a database at a free path; the segments are written already."""
         rows = cls(path)
         with _sentences(path):
             rows._connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")

@@ -97,9 +97,6 @@ class Segment:
     ) -> tuple[Int64[np.ndarray, " found"], Float32[np.ndarray, " found"]]:
         """Find the rows of the allowed items with the highest scores; exact, up to rounding.
 
-        Large segments are read as 8-bit integers first: items whose score could still be among the best, given the
-        proven error, are scored again by their vectors.
-
         Args:
             slots: query vectors that ``pool`` makes one score of.
             k: how many at most, 1 or more.

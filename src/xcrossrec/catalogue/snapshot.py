@@ -135,11 +135,12 @@ class Snapshot:
         wanted = fold(text)
         if not wanted:
             return [item for item in islice(self, limit) if item.title]
+        *others, longest = sorted(wanted.split(), key=len)
         found: dict[str, StoredItem] = {}
-        for pattern in (f"\n{wanted}", f" {wanted}", wanted):
-            self._collect_titles(pattern, [], found, limit)
-        words = sorted(wanted.split(), key=len)
-        self._collect_titles(words[-1], words[:-1], found, limit)
+        for pattern, words in ((f"\n{wanted}", []), (f" {wanted}", []), (wanted, []), (longest, others)):
+            rows = [_rows_with_title(part, pattern, words, found) for part in self.parts]
+            for item in islice(_in_order(zip(self.parts, rows, strict=True)), limit - len(found)):
+                found[item.item_id] = item
         return list(found.values())
 
     def search(
@@ -254,11 +255,6 @@ class Snapshot:
             raise DataError(
                 f"the query has {queries.shape[1]} dimensions, the catalogue {self.dim}: encode both with one model"
             )
-
-    def _collect_titles(self, pattern: str, others: Sequence[str], found: dict[str, StoredItem], limit: int) -> None:
-        rows = [_rows_with_title(part, pattern, others, found) for part in self.parts]
-        for item in islice(_in_order(zip(self.parts, rows, strict=True)), limit - len(found)):
-            found[item.item_id] = item
 
 
 def merge_parts(parts: Sequence[Part]) -> Segment:

@@ -70,10 +70,7 @@ class SqliteCatalogue(Catalogue):
         """Make a catalogue beside its place, rename it into place, and open it.
 
         Args:
-            folder: to make.
-            items: as for :meth:`in_memory`, so the next two.
-            vectors: theirs.
-            fingerprint: of the model that made the vectors.
+            folder: to make; the others are those of :meth:`in_memory`.
             overwrite: replace a catalogue that is already there, and not open.
 
         Raises:

@@ -156,9 +156,9 @@ def _entry(entry: HistoryEntry) -> dict[str, str]:
         ConfigError: it is neither an id nor a title.
     """
     if isinstance(entry, str):
-        for kind in ("id", "title"):
-            if entry.startswith(f"{kind}:"):
-                return {kind: entry.removeprefix(f"{kind}:")}
+        kind, colon, named = entry.partition(":")
+        if colon and kind in ("id", "title"):
+            return {kind: named}
         return {"title": entry} if len(entry.split()) > 1 else {"id": entry}
     if isinstance(entry, Mapping) and len(entry) == 1 and set(entry) <= {"id", "title"}:
         return dict(entry)

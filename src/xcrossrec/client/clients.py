@@ -53,7 +53,7 @@ class Attempts(Generic[T]):
         """Seconds to wait before asking again; None if this answer is the last."""
         if response.status_code not in _BUSY or self.made >= self.retries:
             return None
-        named_s = _named_wait_s(response.headers.get("retry-after"))
+        named_s = _named_wait_s(response.headers.get("retry-after", ""))
         wait_s = _FIRST_WAIT_S * 2.0**self.made if named_s is None else named_s
         if wait_s > self.left_s:
             return None
@@ -76,10 +76,8 @@ class Attempts(Generic[T]):
         return self.call.read(answer)
 
 
-def _named_wait_s(retry_after: str | None) -> float | None:
-    """Read the header Retry-After, seconds or a date."""
-    if retry_after is None:
-        return None
+def _named_wait_s(retry_after: str) -> float | None:
+    """Read the header Retry-After, seconds or a date; None for anything else."""
     if retry_after.strip().isdecimal():
         return float(retry_after)
     try:

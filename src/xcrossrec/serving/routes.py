@@ -13,13 +13,13 @@ from pydantic_core import to_json
 from starlette.responses import FileResponse
 
 from xcrossrec.answers import Recommendations, Scores
+from xcrossrec.catalogue.stored_item import LONGEST_ID
 from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.serving.metrics import CONTENT_TYPE
 from xcrossrec.serving.openapi import ASK, READ, WRITE, failures
 from xcrossrec.serving.problems import Problem, problem_of
 from xcrossrec.serving.reading import JsonRoute
 from xcrossrec.serving.schemas import (
-    LONGEST_ID,
     DeleteAnswer,
     DeleteRequest,
     ExplainAnswer,

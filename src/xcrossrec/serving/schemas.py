@@ -9,18 +9,13 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Str
 
 from xcrossrec.answers import Explanation
 from xcrossrec.catalogue import Filters
+from xcrossrec.catalogue.stored_item import LONGEST_ID, LONGEST_TITLE
 from xcrossrec.recommender import Item as NamedItem
 from xcrossrec.recommender import Question
 from xcrossrec.types import Scoring
 
-LONGEST_ID = 512
-"""Characters of an item id, a category or a model's name, at most."""
-
 LONGEST_HISTORY_TITLE = 1_000
 """Characters of a title in a history or among candidates, at most; models read fewer."""
-
-LONGEST_TITLE = 10_000
-"""Characters of a stored item's title, at most."""
 
 Id: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)]
 Title: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_HISTORY_TITLE, pattern=r"\S")]
