@@ -28,7 +28,7 @@ def test_parameters_are_counted_from_the_live_modules(tiny_models: Any) -> None:
     assert found["parameters"]["integrators"] == layers * 8 * dim
     assert found["parameters"]["lora_per_source"] == layers * 2 * (rank * dim + dim * rank)
     assert found["parameters"]["share"] == found["parameters"]["integrators"] / found["parameters"]["lora_per_source"]
-    assert found["kind"] == "x-cross"
+    assert found["kind"] == "target"
     assert [adapter["name"] for adapter in found["adapters"]] == ["kitchen", "camping"]
     assert found["adapters"][0]["rank"] == rank
     assert found["adapters"][0]["target_modules"] == ["query", "value"]
@@ -49,7 +49,7 @@ def test_an_adapter_is_described_too(tiny_models: Any) -> None:
 
 def test_text_shows_base_adapters_and_shares(tiny_models: Any) -> None:
     text = invoke(tiny_models.late).stdout
-    assert "x-cross, dual scoring, late history" in text
+    assert "target, dual scoring" in text
     assert "camping" in text
     assert "100.0%" in text
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,14 @@ from xcrossrec.scoring import Scorer
 from xcrossrec.training.source import seen_users
 from xcrossrec.types import Split
 
-BASELINES: tuple[str, ...] = ("popularity", "tfidf", "itemknn", "untrained", "centered")
+_MADE: dict[str, Callable[[Domain, str], Scorer]] = {
+    "popularity": lambda domain, base: Popularity.fit(domain),
+    "tfidf": lambda domain, base: TfidfMean.fit(domain),
+    "itemknn": lambda domain, base: ItemKNN.fit(domain),
+    "untrained": lambda domain, base: untrained(base, domain.titles),
+    "centered": lambda domain, base: untrained(base, domain.titles, center=True),
+}
+BASELINES = tuple(_MADE)
 """What may follow ``baseline:``."""
 
 _PREFIX = "baseline:"
@@ -142,15 +148,8 @@ def _existing(spec: str) -> Path:
 
 
 def _baseline(which: str, domain: Domain, base: str) -> Scorer:
-    made: dict[str, Callable[[], Scorer]] = {
-        "popularity": partial(Popularity.fit, domain),
-        "tfidf": partial(TfidfMean.fit, domain),
-        "itemknn": partial(ItemKNN.fit, domain),
-        "untrained": partial(untrained, base, domain.titles),
-        "centered": partial(untrained, base, domain.titles, center=True),
-    }
-    if which not in made:
+    if which not in _MADE:
         raise ConfigError(
             f"unknown baseline {which!r}: choose one of {', '.join(_PREFIX + known for known in BASELINES)}"
         )
-    return made[which]()
+    return _MADE[which](domain, base)

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -58,16 +58,8 @@ def shows_progress() -> bool:
 @contextmanager
 def progress_to_stderr() -> Iterator[None]:
     """Within the block whatever a library prints goes to stderr, or nowhere under ``--quiet``."""
-    with redirect_stdout(sys.stderr if shows_progress() else Nowhere()):
+    with redirect_stdout(sys.stderr if shows_progress() else io.StringIO()):
         yield
-
-
-class Nowhere(io.StringIO):
-    """Swallows text."""
-
-    def write(self, text: str) -> int:
-        """Drop the text."""
-        return len(text)
 
 
 def counter(what: str) -> Callable[[int, int], None]:
@@ -117,9 +109,3 @@ def first_writable(directory: Path) -> Path | None:
         return directory
     log.info(f"{directory} is read-only: candidates are drawn again and not kept")
     return None
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Align text in columns, two spaces apart; the first row is the header."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xcrossrec.cli.console import Nowhere, log, prepare, shows_progress
+from xcrossrec.cli.console import log, prepare, shows_progress
 from xcrossrec.cli.recommend import as_text
 from xcrossrec.exceptions import DataError
 from xcrossrec.extras import require
@@ -159,7 +160,7 @@ def _step(what: str) -> Iterator[None]:
     log.info(f"{what} ...")
     started = time.perf_counter()
     quiet = not (shows_progress() and sys.stderr.isatty())
-    with redirect_stdout(Nowhere()), redirect_stderr(Nowhere() if quiet else sys.stderr):
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO() if quiet else sys.stderr):
         yield
     log.info(f"{what}: {time.perf_counter() - started:.0f} s")
 
@@ -205,12 +206,8 @@ def _verdicts(results: Mapping[str, Evaluation]) -> list[str]:
     return [
         f"For each of {users:,} other customers the next purchase was ranked among 29 items drawn by popularity. "
         f"Mean of 1 / rank (MRR): {ranking}.",
-        *(_sentence(verdict(found, "popularity")) for found in compared),
+        *(f"- {said[0].upper()}{said[1:]}" for said in (verdict(found, "popularity") for found in compared)),
     ]
-
-
-def _sentence(text: str) -> str:
-    return f"- {text[0].upper()}{text[1:]}"
 
 
 def _recommendations(out: Path, target: Domain) -> str:
@@ -235,12 +232,8 @@ def _recommendations(out: Path, target: Domain) -> str:
 def _next_steps(out: Path, target: Domain) -> str:
     paths = (out / "model", out / "data" / target.name, _result(out, _OURS), _result(out, _LORA))
     model, data, ours, lora = (quote(str(path)) for path in paths)
-    return "\n".join(
-        f"  xcrossrec {line}"
-        for line in (
-            f"inspect {model}",
-            f'recommend {model} --catalog {data} --history "{target.titles[0]}" --explain',
-            f"compare {ours} {lora}",
-            f"serve {model} --catalog {data}",
-        )
-    )
+    return f"""\
+  xcrossrec inspect {model}
+  xcrossrec recommend {model} --catalog {data} --history "{target.titles[0]}" --explain
+  xcrossrec compare {ours} {lora}
+  xcrossrec serve {model} --catalog {data}"""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xcrossrec.cli.console import Json, prepare, print_json, progress_to_stderr, table
+from xcrossrec.cli.console import Json, prepare, print_json, progress_to_stderr
 
 if TYPE_CHECKING:
     from xcrossrec.models.adapters import Adapter
@@ -43,23 +43,16 @@ def inspect(
 def describe(path: Path, model: Model, manifest: dict[str, Any]) -> dict[str, Any]:
     """Collect what is known of a model; parameters are counted, the rest comes from the verified folder."""
     domain = manifest.get("domain") or {}
+    stated = ("kind", "scoring", "base", "integration", "prompt_version", "training", "metrics", "xcrossrec_version")
     return {
         "path": str(path),
-        "kind": manifest.get("kind"),
-        "scoring": manifest.get("scoring"),
-        "base": manifest.get("base"),
+        **{key: manifest.get(key) for key in (*stated, "created")},
         "adapters": _adapters(model, manifest, path),
-        "integration": manifest.get("integration"),
         "parameters": _parameters(model),
         "max_tokens": model[0].max_tokens,
-        "prompt_version": manifest.get("prompt_version"),
         "domain": domain,
         "fingerprint": domain.get("fingerprint"),
-        "training": manifest.get("training"),
-        "metrics": manifest.get("metrics"),
         "digests": manifest.get("files", {}),
-        "xcrossrec_version": manifest.get("xcrossrec_version"),
-        "created": manifest.get("created"),
     }
 
 
@@ -111,6 +104,8 @@ def _adapter(adapter: Adapter, record: dict[str, Any]) -> dict[str, Any]:
 
 def as_text(found: dict[str, Any]) -> str:
     """Set a description out for reading."""
+    from xcrossrec.evaluation.table import aligned
+
     base, parameters = found["base"], found["parameters"]
     simulated = " (simulated users)" if found["domain"].get("simulated") else ""
     lines = [
@@ -123,12 +118,13 @@ def as_text(found: dict[str, Any]) -> str:
     ]
     if found["integration"]:
         lines.append("integration  " + ", ".join(f"{key} {value}" for key, value in found["integration"].items()))
-    rows = [["adapter", "rank", "on", "parameters", "digest"]]
+    rows = []
     for each in found["adapters"]:
         on = ",".join(each["target_modules"])
         rows.append([each["name"], str(each["rank"]), on, f"{each['parameters']:,}", each["digest"][:16]])
-    parts = [["parameters", ""], *([name, _number(value)] for name, value in parameters.items())]
-    lines += ["", table(rows), "", table(parts)]
+    parts = [[name, _number(value)] for name, value in parameters.items()]
+    lines += ["", *aligned(["adapter", "rank", "on", "parameters", "digest"], rows, text_columns=5)]
+    lines += ["", *aligned(["parameters", ""], parts, text_columns=2)]
     if metrics := found["metrics"]:
         lines += ["", f"training     {metrics['users']} users, {metrics['epochs']:g} epochs, {metrics['wall_s']:.0f} s"]
     return "\n".join(lines)

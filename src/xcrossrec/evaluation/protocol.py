@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +27,6 @@ Progress = Callable[[int, int], None]
 """Called with (users done, users in all) after every batch."""
 
 _Ranked = tuple[Int[np.ndarray, " user"], Int[np.ndarray, " user"]]  # ranks, numbers of items ranked
-_OfBatch = tuple[Int[np.ndarray, "_"], Int[np.ndarray, "_"]]  # the same; lengths differ between batches
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Some users of the split, cut into history and target."""
-
-    histories: list[tuple[int, ...]]
-    targets: Int[np.ndarray, " user"]
-    own_items: tuple[tuple[int, ...], ...]
 
 
 def evaluate(
@@ -86,7 +75,7 @@ def evaluate(
             f"domain {domain.name!r} has 0 users with a history and a target in split {split!r}: "
             "evaluation needs sequences of at least 2 items"
         )
-    drawn = {
+    drawn: dict[Negatives, Int[np.ndarray, "user candidate"]] = {
         kind: candidates_for(domain, split, kind, seed=seed, directory=directory).rows
         for kind in negatives
         if kind != "full"
@@ -119,45 +108,21 @@ def _rank_all(
     parts: dict[Negatives, list[_Ranked]] = {kind: [] for kind in negatives}
     for start in range(0, len(sequences), batch_users):
         chosen = slice(start, start + batch_users)
-        batch = _Batch(histories[chosen], targets[chosen], sequences.rows[chosen])
         lists = {kind: rows[chosen] for kind, rows in drawn.items()}
-        rank = _rank_in_catalogue if "full" in negatives else _rank_in_lists
-        for kind, ranked in rank(scorer, batch, lists, domain.items.height).items():
-            parts[kind].append(ranked)
+        if "full" in parts:
+            scores = _score(scorer, histories[chosen], None, domain.items.height)
+            parts["full"].append(catalogue_ranks(scores, targets[chosen], sequences.rows[chosen]))
+            of_lists = [np.take_along_axis(scores, rows, axis=1) for rows in lists.values()]
+        else:
+            rows = np.concatenate(list(lists.values()), axis=1)
+            of_lists = np.split(_score(scorer, histories[chosen], rows, rows.shape[1]), len(lists), axis=1)
+        for kind, of_list in zip(lists, of_lists, strict=True):
+            parts[kind].append((ranks(of_list), np.full(len(of_list), of_list.shape[1])))
         if progress is not None:
             progress(min(start + batch_users, len(sequences)), len(sequences))
-    return {kind: _join(of_kind) for kind, of_kind in parts.items()}
-
-
-def _rank_in_catalogue(
-    scorer: Scorer,
-    batch: _Batch,
-    lists: Mapping[Negatives, Int[np.ndarray, "user candidate"]],
-    n_items: int,
-) -> dict[Negatives, _Ranked]:
-    """Score the whole catalogue once and rank in it and in every drawn list."""
-    scores = _score(scorer, batch.histories, None, n_items)
-    result: dict[Negatives, _Ranked] = {"full": catalogue_ranks(scores, batch.targets, batch.own_items)}
-    for kind, rows in lists.items():
-        result[kind] = _rank_list(np.take_along_axis(scores, rows, axis=1))
-    return result
-
-
-def _rank_in_lists(
-    scorer: Scorer,
-    batch: _Batch,
-    lists: Mapping[Negatives, Int[np.ndarray, "user candidate"]],
-    n_items: int,
-) -> dict[Negatives, _Ranked]:
-    """Score the drawn lists only, all kinds in one call."""
-    rows = np.concatenate(list(lists.values()), axis=1)
-    scores = _score(scorer, batch.histories, rows, rows.shape[1])
-    ends = np.cumsum([of_kind.shape[1] for of_kind in lists.values()])[:-1]
-    return {kind: _rank_list(part) for kind, part in zip(lists, np.split(scores, ends, axis=1), strict=True)}
-
-
-def _rank_list(scores: Float[np.ndarray, "user candidate"]) -> _Ranked:
-    return ranks(scores), np.full(scores.shape[0], scores.shape[1], dtype=np.int64)
+    return {
+        kind: (np.concatenate([r for r, _ in of]), np.concatenate([n for _, n in of])) for kind, of in parts.items()
+    }
 
 
 def _score(
@@ -177,10 +142,6 @@ def _score(
         bad = int(np.count_nonzero(~np.isfinite(scores)))
         raise ModelError(f"scorer {scorer.name!r} returned {bad} scores that are not finite: repair it")
     return scores
-
-
-def _join(parts: Sequence[_OfBatch]) -> _Ranked:
-    return np.concatenate([rank for rank, _ in parts]), np.concatenate([ranked for _, ranked in parts])
 
 
 def _frame(

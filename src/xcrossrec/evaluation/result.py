@@ -39,24 +39,20 @@ _KEY = "xcrossrec"
 
 @dataclass(frozen=True)
 class EvaluationInfo:
-    """What was measured, on what, by which version."""
+    """What was measured, on what, by which version of xcrossrec.
+
+    ``split`` says whose users were ranked, ``fingerprint`` is the domain's, ``seed`` that of the candidates, ``wall_s``
+    the seconds spent scoring and ranking.
+    """
 
     scorer: str
-    """the scorer's name."""
     domain: str
-    """the domain's name."""
     fingerprint: str
-    """sha256 of the domain's content."""
     split: str
-    """whose users were ranked."""
     seed: int
-    """of the candidates."""
     version: str
-    """of xcrossrec."""
     wall_s: float
-    """seconds spent scoring and ranking."""
     simulated: bool = False
-    """whether the users are simulated, not people."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -93,14 +93,8 @@ def finding(
 ) -> Iterator[Finding]:
     """Make a finding, or none where nothing was found.
 
-    Args:
-        code: the kind; it decides the severity.
-        domain: its name.
-        split: None where the catalogue or several splits are meant.
-        examples: all that was found, or some of it with `count`.
-        message: comes after the count, so that both read as a sentence.
-        count: where it is not the number of examples.
-        severity: where it is not the code's own.
+    The message comes after the count, so that both read as a sentence. The count is the number of examples and the
+    severity the code's own, unless given.
     """
     number = len(examples) if count is None else count
     if number:

@@ -84,7 +84,7 @@ def catalogue_of(domain: str) -> Catalogue:
     items = [item for row, product_type in enumerate(types) for item in _items_of_type(row, product_type, rng)]
     items = [items[row] for row in rng.permutation(len(items))]
     attributes = np.array([found for _, found in items], dtype=np.int64)
-    return Catalogue(tuple(title for title, _ in items), *attributes.T, complement=_complements(types))
+    return Catalogue(tuple(title for title, _ in items), *attributes.T, _complements(types))
 
 
 def _parse(row: dict[str, str]) -> ProductType:

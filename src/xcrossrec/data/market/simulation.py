@@ -26,7 +26,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from types import MappingProxyType
 
 import numpy as np
 import polars as pl
@@ -48,14 +47,12 @@ class Loadings:
     palette: float
 
 
-LOADINGS: Mapping[str, Loadings] = MappingProxyType(
-    {
-        "kitchen": Loadings(brand=2.6, tier=1.0, palette=2.2),
-        "camping": Loadings(brand=1.4, tier=2.8, palette=0.8),
-        "garden": Loadings(brand=2.2, tier=2.2, palette=1.8),
-        "hobby": Loadings(brand=2.0, tier=2.0, palette=2.0),
-    }
-)
+LOADINGS: Mapping[str, Loadings] = {
+    "kitchen": Loadings(brand=2.6, tier=1.0, palette=2.2),
+    "camping": Loadings(brand=1.4, tier=2.8, palette=0.8),
+    "garden": Loadings(brand=2.2, tier=2.2, palette=1.8),
+    "hobby": Loadings(brand=2.0, tier=2.0, palette=2.0),
+}
 
 
 SHORTEST, LONGEST, MEAN_LENGTH = 4, 9, 6.0  # purchases of a customer, binomial between the first two
@@ -105,9 +102,6 @@ class Tastes:
     house: Int64[np.ndarray, " user"]
     tier: Int64[np.ndarray, " user"]
     palette: Int64[np.ndarray, " user"]
-
-    def __len__(self) -> int:
-        return len(self.house)
 
     def take(self, rows: Int64[np.ndarray, " chosen"]) -> Tastes:
         """Select customers by row."""

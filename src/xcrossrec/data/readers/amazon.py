@@ -35,29 +35,24 @@ JUNK_TITLE = r"(?i)getTime\(\)|<span|<div|<script|</?a\b[^>]*href|^\s*var a?Page
 
 @dataclass(frozen=True)
 class _Layout:
-    """How one release is written; ``order`` names the CSV columns where there is no header."""
+    """How one release is written; ``order`` names CSV columns without a header, ``loose`` allows Python literals."""
 
     review: Columns
     order: Sequence[str] | None
     metadata: Columns
     loose: bool
+    unit_remedy: str
 
 
 _REVIEWER = Columns(user="reviewerID", item="asin", time="unixReviewTime", time_unit="s")
 _PARENT = Columns(user="user_id", item="parent_asin", time="timestamp", time_unit="ms")
+_ASIN, _PARENT_ASIN = Columns(item="asin", title=TITLE), Columns(item="parent_asin", title=TITLE)
+_NEWER = "milliseconds are the 2023 release's, read it with --format amazon2023"
+_OLDER = "seconds are the 2014 and 2018 releases', read it with --format amazon2014 or amazon2018"
 _LAYOUTS: Mapping[Release, _Layout] = {
-    "amazon2014": _Layout(
-        _REVIEWER, ("reviewerID", "asin", "overall", "unixReviewTime"), Columns(item="asin", title=TITLE), loose=True
-    ),
-    "amazon2018": _Layout(
-        _REVIEWER, ("asin", "reviewerID", "overall", "unixReviewTime"), Columns(item="asin", title=TITLE), loose=False
-    ),
-    "amazon2023": _Layout(_PARENT, None, Columns(item="parent_asin", title=TITLE), loose=False),
-}
-_UNIT_REMEDY: Mapping[Release, str] = {
-    "amazon2014": "milliseconds are the 2023 release's, read it with --format amazon2023",
-    "amazon2018": "milliseconds are the 2023 release's, read it with --format amazon2023",
-    "amazon2023": "seconds are the 2014 and 2018 releases', read it with --format amazon2014 or amazon2018",
+    "amazon2014": _Layout(_REVIEWER, ("reviewerID", "asin", "overall", "unixReviewTime"), _ASIN, True, _NEWER),
+    "amazon2018": _Layout(_REVIEWER, ("asin", "reviewerID", "overall", "unixReviewTime"), _ASIN, False, _NEWER),
+    "amazon2023": _Layout(_PARENT, None, _PARENT_ASIN, False, _OLDER),
 }
 
 
@@ -81,7 +76,7 @@ def read_amazon(release: Release, inputs: Inputs) -> RawDomain:
         )
     layout = _LAYOUTS[release]
     batches = _checked_order(_reviews(layout, reviews), layout, reviews)
-    interactions = interactions_frame(batches, reviews, layout.review, remedy=_UNIT_REMEDY[release])
+    interactions = interactions_frame(batches, reviews, layout.review, remedy=layout.unit_remedy)
     reviewed = frozenset(interactions[ITEM].unique())
     records = json_records(metadata, [str(layout.metadata.item)], optional=[TITLE], loose=layout.loose)
     items = items_frame(records, metadata, layout.metadata, keep=reviewed)
