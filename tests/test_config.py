@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from xcrossrec.config import TrainingConfig, default_target_rank, rival_config, source_config, target_config
+from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError
 
 
@@ -16,19 +16,21 @@ def test_each_stage_has_its_defaults_and_takes_changes() -> None:
     assert (source_config().projection_rank, target_config().projection_rank) == (0, 16)
 
 
-def test_a_lora_without_integrators_has_a_rate_of_its_own() -> None:
-    rates = [target_config(integrator).target_learning_rate for integrator in ("paper", "pairwise", "none", "merged")]
-    assert rates == [1e-3, 1e-3, 2e-3, 2e-3]
-    assert target_config("none", target_learning_rate=8e-3).target_learning_rate == 8e-3
-    assert target_config() == target_config("merged")
-    assert [default_target_rank(integrator) for integrator in ("paper", "none", "merged")] == [0, 0, 2]
+def test_an_integration_is_checked() -> None:
+    assert (Integration().form, Integration().rank, Integration("xcross").top_layers) == ("merged", 2, 2)
+    with pytest.raises(
+        ConfigError, match=r"unknown form 'paper': choose one of merged, xcross \(xcross is the paper's\)"
+    ):
+        Integration("paper")  # type: ignore[arg-type]
+    for rank in (0, -1, 1.5, True):
+        with pytest.raises(ConfigError, match=f"rank is {rank!r}: expected a whole number of at least 1"):
+            Integration(rank=rank)  # type: ignore[arg-type]
 
 
 def test_rates_rise_with_the_number_of_users() -> None:
     rates = [target_config(users=users).target_learning_rate for users in (511, 512, 8191, 8192, 20_000)]
     assert rates == [2e-3, 4e-3, 4e-3, 8e-3, 8e-3]
     assert target_config(users=8192, scoring="pair").target_learning_rate == 2e-3
-    assert target_config("paper", users=8192) == target_config("paper")
     assert [rival_config(users=users).learning_rate for users in (0, 2047, 2048)] == [1e-3, 1e-3, 3e-3]
     assert rival_config(users=2048, learning_rate=1e-2).learning_rate == 1e-2
 
@@ -46,7 +48,7 @@ def test_an_unknown_setting_is_named() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["epochs", "batch_users", "learning_rate", "head_learning_rate", "history_limit", "patience", "pair_negatives"],
+    ["epochs", "batch_users", "learning_rate", "head_learning_rate", "patience", "pair_negatives"],
 )
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_what_must_be_positive(name: str, value: float) -> None:
@@ -54,7 +56,7 @@ def test_what_must_be_positive(name: str, value: float) -> None:
         source_config(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["warmup_share", "weight_decay", "sampled_negatives", "seed"])
+@pytest.mark.parametrize("name", ["sampled_negatives", "projection_rank", "seed"])
 def test_what_must_not_be_negative(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is -1: give 0 or more"):
         target_config(**{name: -1})

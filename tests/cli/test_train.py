@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from xcrossrec.cli import app
 from xcrossrec.cli.train import _changes
-from xcrossrec.config import rival_config, target_config
+from xcrossrec.config import Integration, rival_config, target_config
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
@@ -20,7 +20,7 @@ from xcrossrec.models.heads import Center
 from xcrossrec.models.scorer import untrained
 
 RUNNER = CliRunner()
-QUICK = ["--epochs", "1", "--batch-users", "8"]
+QUICK = ["--epochs", "1"]
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_source_is_trained_and_can_be_loaded(
     assert printed["path"] == str(out)
     assert printed["users"] == 3
     manifest = bundle.read_bundle_manifest(out)
-    assert (manifest["kind"], manifest["training"]["epochs"], manifest["training"]["batch_users"]) == ("adapter", 1, 8)
+    assert (manifest["kind"], manifest["training"]["epochs"]) == ("adapter", 1)
     bundle.load(out)
     assert not (tmp_path / "runs").exists()
     again = invoke("source", domain_dir, "--out", out, "--base", tiny_models.base, *QUICK)
@@ -55,47 +55,49 @@ def test_a_source_is_trained_and_can_be_loaded(
 def test_a_target_integrates_its_sources(domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:
     sources = [argument for path in tiny_models.sources for argument in ("--source", path)]
     out = tmp_path / "model"
-    options = ("--integrator", "pairwise", "--top-layers", 1, "--target-rank", 2, "--target-layers", 1, "--budget", 2)
-    options = (*options, "--target-learning-rate", 0.004)
+    options = ("--form", "xcross", "--top-layers", 1, "--budget", 2)
     done = invoke("target", domain_dir, *sources, "--out", out, *options, *QUICK)
     assert done.exit_code == 0, done.stderr
     assert f"{out}: " in done.stdout
     assert "trained on 2 users, 1 epochs" in done.stdout
     manifest = bundle.read_bundle_manifest(out)
-    assert manifest["integration"]["integrator"] == "pairwise"
-    assert manifest["integration"]["top_layers"] == 1
-    assert (manifest["integration"]["target_rank"], manifest["integration"]["target_layers"]) == (2, 1)
-    assert (manifest["training"]["budget"], manifest["training"]["target_learning_rate"]) == (2, 0.004)
+    assert Integration(**manifest["integration"]) == Integration("xcross", top_layers=1)
+    assert manifest["training"]["budget"] == 2
     assert [record["name"] for record in manifest["sources"]] == ["kitchen", "camping"]
 
 
 @pytest.mark.parametrize(
-    ("options", "rank", "rate"),
-    [((), 2, 0.002), (("--target-rank", 1), 1, 0.002), (("--integrator", "paper"), 0, 0.001)],
+    ("options", "expected"),
+    [
+        ((), Integration("merged")),
+        (("--form", "xcross"), Integration("xcross", top_layers=2)),
+        (("--form", "xcross", "--top-layers", 0), Integration("xcross", top_layers=None)),
+    ],
 )
 def test_by_default_the_sources_are_merged(
-    domain_dir: Path, tiny_models: Any, tmp_path: Path, options: tuple[Any, ...], rank: int, rate: float
+    domain_dir: Path, tiny_models: Any, tmp_path: Path, options: tuple[Any, ...], expected: Integration
 ) -> None:
     sources = [argument for path in tiny_models.sources for argument in ("--source", path)]
     done = invoke("target", domain_dir, *sources, "--out", tmp_path / "model", "--budget", 2, *options, *QUICK)
     assert done.exit_code == 0, done.stderr
-    manifest = bundle.read_bundle_manifest(tmp_path / "model")
-    assert manifest["integration"]["integrator"] == (options[1] if "--integrator" in options else "merged")
-    assert manifest["integration"]["target_rank"] == rank
-    assert manifest["integration"]["top_layers"] == (2 if "--integrator" in options else None)
-    assert manifest["training"]["target_learning_rate"] == rate
+    assert Integration(**bundle.read_bundle_manifest(tmp_path / "model")["integration"]) == expected
 
 
-@pytest.mark.parametrize("integrator", [(), ("--integrator", "none")])
-@pytest.mark.parametrize("option", ["--beta", "--gamma", "--top-layers", "--learning-rate"])
-def test_options_of_integrators_are_refused_without_any(
-    domain_dir: Path, tiny_models: Any, tmp_path: Path, integrator: tuple[str, ...], option: str
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--top-layers", 1), "--top-layers belongs to --form xcross: leave it out, or add --form xcross"),
+        (("--integrator", "paper"), "--integrator is called --form now: write --form xcross"),
+        (("--integrator", "merged"), "--integrator is called --form now: write --form merged"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(
+    domain_dir: Path, tiny_models: Any, tmp_path: Path, options: tuple[Any, ...], message: str
 ) -> None:
     sources = [argument for path in tiny_models.sources for argument in ("--source", path)]
-    done = invoke("target", domain_dir, *sources, "--out", tmp_path / "model", option, 1, *integrator, *QUICK)
+    done = invoke("target", domain_dir, *sources, "--out", tmp_path / "model", *options, *QUICK)
     assert done.exit_code == 2
-    assert f"{option} is of integrators" in done.stderr
-    assert ("--target-learning-rate" in done.stderr) == (option == "--learning-rate")
+    assert message in done.stderr
     assert not (tmp_path / "model").exists()
 
 
@@ -109,7 +111,7 @@ def test_rates_follow_the_number_of_users(
     command: str,
     budget: tuple[Any, ...],
 ) -> None:
-    monkeypatch.setattr("xcrossrec.config._RATES_OF_AN_ONLY_LORA", {"dual": {0: 0.004, 3: 0.5}})
+    monkeypatch.setattr("xcrossrec.config._RATES_OF_TARGET_LORA", {"dual": {0: 0.004, 3: 0.5}})
     monkeypatch.setattr("xcrossrec.config._RIVAL_RATES", {0: 0.001, 3: 0.5})
     sources = [argument for path in tiny_models.sources for argument in ("--source", path)]
     given = sources if command == "target" else ("--base", tiny_models.base)
@@ -133,15 +135,13 @@ def test_the_rival_starts_from_the_base_or_an_adapter(domain_dir: Path, tiny_mod
     [
         (["target", "DIR", "--source", "KITCHEN"], "integration needs at least 2 sources, got 1"),
         (["target", "DIR", "--source", "KITCHEN", "--source", "/nowhere"], "'/nowhere' does not exist"),
-        (["target", "DIR", "--source", "KITCHEN", "--source", "CAMPING", "--integrator", "sum"], "integrator 'sum'"),
         (
-            ["target", "DIR", "--source", "KITCHEN", "--source", "CAMPING", "--integrator=paper", "--top-layers=3"],
+            ["target", "DIR", "--source", "KITCHEN", "--source", "CAMPING", "--form=xcross", "--top-layers=3"],
             "top_layers is 3",
         ),
         (["source", "/nowhere"], "no domain folder at /nowhere"),
         (["source", "DIR", "--budget", "99"], "a budget of 99 users cannot be taken from 3"),
         (["source", "DIR", "--base", "/nowhere/base"], "base model '/nowhere/base' cannot be loaded"),
-        (["source", "DIR", "--learning-rate", "-1"], "learning_rate is -1.0"),
         (["lora", "DIR", "--init", "/nowhere"], "'/nowhere' does not exist"),
         (["lora", "DIR", "--resume"], "nothing to resume"),
     ],
@@ -162,9 +162,9 @@ def test_mistakes_are_one_sentence(
 
 def test_settings_come_from_a_file_and_options_override_them(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
-    file.write_text("epochs = 7\nweight_decay = 0.1\nseed = 3\n")
-    assert _changes(file, epochs=2, learning_rate=None) == {"epochs": 2, "weight_decay": 0.1, "seed": 3}
-    assert target_config(**_changes(file, learning_rate=0.1, batch_users=4, seed=0)).seed == 0
+    file.write_text("epochs = 7\nlearning_rate = 0.1\nseed = 3\n")
+    assert _changes(file, epochs=2, seed=None) == {"epochs": 2, "learning_rate": 0.1, "seed": 3}
+    assert target_config(**_changes(file, seed=0)).seed == 0
 
 
 @pytest.mark.parametrize("center", [True, False])

@@ -164,7 +164,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> np.n
 
         def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
             loss = forward(self, *args, **kwargs)
-            found.append(float(loss))
+            found.append(float(loss.detach()))
             return loss
 
         monkeypatch.setattr(kind, "forward", watched)
