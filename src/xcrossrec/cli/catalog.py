@@ -10,7 +10,6 @@ import typer
 
 from xcrossrec.cli.asking import ModelDir
 from xcrossrec.cli.console import Overwrite, Precision, prepare, progress_to_stderr
-from xcrossrec.models.model import encoder_of
 
 if TYPE_CHECKING:
     from xcrossrec.models.model import Model
@@ -77,6 +76,7 @@ def embed(
 
 def _load(model: Path, precision: EncodingPrecision) -> Model:
     from xcrossrec.models import bundle
+    from xcrossrec.models.model import encoder_of
 
     loaded = bundle.load(model)
     encoder_of(loaded).precision = precision
