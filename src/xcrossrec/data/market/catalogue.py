@@ -83,8 +83,9 @@ def catalogue_of(domain: str) -> Catalogue:
     rng = np.random.default_rng([_CATALOGUE_SEED, MARKET_DOMAINS.index(domain)])
     items = [item for row, product_type in enumerate(types) for item in _items_of_type(row, product_type, rng)]
     items = [items[row] for row in rng.permutation(len(items))]
-    attributes = np.array([found for _, found in items], dtype=np.int64)
-    return Catalogue(tuple(title for title, _ in items), *attributes.T, _complements(types))
+    product_type, theme, house, tier, palette = np.array([found for _, found in items], dtype=np.int64).T
+    titles = tuple(title for title, _ in items)
+    return Catalogue(titles, product_type, theme, house, tier, palette, _complements(types))
 
 
 def _parse(row: dict[str, str]) -> ProductType:
