@@ -32,8 +32,7 @@ class Recommendation:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values; without an explanation where there is none."""
-        values = asdict(self)
-        return values if self.explanation else {name: values[name] for name in values if name != "explanation"}
+        return {name: value for name, value in asdict(self).items() if name != "explanation" or value}
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,8 @@ class Explanation:
     def _match_sentences(self) -> list[str]:
         """Say which history items matched, the most important first, at most three."""
         ordered = sorted(self.matches, key=_importance, reverse=True)[:3]
-        return [f"{_start(number)} {_match_text(match)}." for number, match in enumerate(ordered)]
+        starts = ("Best match in the history:", "Then:", "Then:")
+        return [f"{start} {_match_text(match)}." for start, match in zip(starts, ordered, strict=False)]
 
     def _source_sentences(self) -> list[str]:
         if not self.sources:
@@ -195,14 +195,7 @@ class Explanation:
 
 
 def _importance(match: HistoryMatch) -> float:
-    for value in (match.share, match.effect, match.cosine):
-        if value is not None:
-            return value
-    return 0.0
-
-
-def _start(number: int) -> str:
-    return "Best match in the history:" if number == 0 else "Then:"
+    return next((value for value in (match.share, match.effect, match.cosine) if value is not None), 0.0)
 
 
 def _match_text(match: HistoryMatch) -> str:

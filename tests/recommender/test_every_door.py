@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,6 +131,7 @@ def by_command(model: Path, catalog: Path, asked: Sequence[Sequence[str]], case:
 
 
 def by_job(model: Path, catalog: Path, asked: Sequence[Sequence[str]], case: Case, folder: Path) -> Answers:
+    folder.mkdir()
     users, out = folder / "users.parquet", folder / "out.parquet"
     columns = {"user_id": list(range(len(asked))), "history": pa.array([list(each) for each in asked])}
     pq.write_table(pa.table(columns), users, row_group_size=64)
@@ -141,9 +142,8 @@ def by_job(model: Path, catalog: Path, asked: Sequence[Sequence[str]], case: Cas
     return list(zip(found["item_ids"].to_list(), found["unknown"].to_list(), strict=True))
 
 
-def by_service(model: Path, catalog: Path, asked: Sequence[Sequence[str]], case: Case) -> Answers:
+def by_service(service: Service, asked: Sequence[Sequence[str]], case: Case) -> Answers:
     """Put all requests at once, so that they are answered in batches."""
-    service = Service.start([Spec("toys", model, catalog)], Settings(queue=len(asked), timeout_s=60.0))
     transport = httpx.ASGITransport(app=create_app(service), client=("127.0.0.1", 1))
 
     async def ask() -> list[httpx.Response]:
@@ -153,10 +153,7 @@ def by_service(model: Path, catalog: Path, asked: Sequence[Sequence[str]], case:
             ]
             return await asyncio.gather(*(client.post("/v1/recommend", json=body) for body in bodies))
 
-    try:
-        answers = asyncio.run(ask())
-    finally:
-        service.close()
+    answers = asyncio.run(ask())
     assert [answer.text for answer in answers if answer.status_code != 200] == []
     return [([i["item_id"] for i in a.json()["items"]], a.json()["unknown"]) for a in answers]
 
@@ -164,28 +161,25 @@ def by_service(model: Path, catalog: Path, asked: Sequence[Sequence[str]], case:
 # ---- the contract
 
 
-def expected(model: Any, frame: pl.DataFrame, asked: Sequence[Sequence[str]], case: Case) -> Answers:
-    """The slow and obvious way: score every item that may be found, leave out by id and by title, sort."""
-    rows = frame.filter(_meets(case)).to_dicts()
+def expected(model: Any, frame: pl.DataFrame, asked: Sequence[Sequence[str]]) -> dict[str, Answers]:
+    """The slow and obvious way, for each case: score every item, leave out by id, by title and by filter, sort."""
     title_of = dict(zip(frame["item_id"], frame["title"], strict=True))
-    questions: list[Question] = []
-    left: list[list[dict[str, Any]]] = []
-    unknowns: list[list[str]] = []
-    for history in asked:
-        named = [entry(text) for text in history]
-        unknown = [each["id"] for each in named if "id" in each and each["id"] not in title_of]
-        known = [each for each in named if each.get("id") not in unknown]
-        titles = {title_of[each["id"]] if "id" in each else each["title"].strip() for each in known}
-        left.append([row for row in rows if row["title"] not in titles])
-        items = [Item(title=text) for text in dict.fromkeys(row["title"] for row in left[-1])]
-        questions.append(Question([as_item(each) for each in known], to_score=items))
-        unknowns.append(unknown)
-    answers = []
-    for answer, own, unknown in zip(Recommender(model, frame).answer(questions), left, unknowns, strict=True):
-        assert isinstance(answer, Answer)
-        score_of = {score.title: score.score for score in answer.scores}
-        best = sorted(own, key=lambda row: -score_of[row["title"]])[:K]  # equal titles have one score
-        answers.append(([row["item_id"] for row in best], unknown))
+    to_score = [Item(title=text) for text in dict.fromkeys(frame["title"])]
+    named = [[entry(text) for text in history] for history in asked]
+    unknowns = [[each["id"] for each in own if "id" in each and each["id"] not in title_of] for own in named]
+    known = [[e for e in own if e.get("id") not in gone] for own, gone in zip(named, unknowns, strict=True)]
+    scored = Recommender(model, frame).answer([Question([as_item(e) for e in own], to_score=to_score) for own in known])
+    answers: dict[str, Answers] = {}
+    for name, case in CASES.items():
+        rows = frame.filter(_meets(case)).to_dicts()
+        answers[name] = []
+        for answer, own, unknown in zip(scored, known, unknowns, strict=True):
+            assert isinstance(answer, Answer)
+            score_of = {score.title: score.score for score in answer.scores}
+            bought = {title_of[each["id"]] if "id" in each else each["title"].strip() for each in own}
+            left = [row for row in rows if row["title"] not in bought]
+            best = sorted(left, key=lambda row: -score_of[row["title"]])[:K]  # equal titles have one score
+            answers[name].append(([row["item_id"] for row in best], unknown))
     return answers
 
 
@@ -195,30 +189,24 @@ def _meets(case: Case) -> pl.Expr:
     return pl.col("category").is_in(["toys", "tools"]) & pl.col("in_stock") & pl.col("price").is_between(2, 60)
 
 
-@pytest.fixture(params=["late", "shared"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def catalogs(kind: str, tiny_models: Any, tmp_path: Path) -> Iterator[dict[str, Path]]:
-    """The same items in a table, of which the commands make a catalogue in memory, and in SQLite."""
-    items = 70 if kind == "late" else 14
-    table(items).write_csv(tmp_path / "items.csv")
-    build_catalogue(bundle.load(getattr(tiny_models, kind)), read_items(tmp_path / "items.csv"), tmp_path / "c").close()
-    return {"in memory": tmp_path / "items.csv", "on SQLite": tmp_path / "c"}
-
-
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_every_door_gives_the_same(kind: str, catalogs: dict[str, Path], case: Case, tiny_models: Any) -> None:
-    model = getattr(tiny_models, kind)
-    frame = pl.read_csv(catalogs["in memory"])
+@pytest.mark.parametrize("kind", HISTORIES)
+def test_every_door_gives_the_same(kind: str, tiny_models: Any, tmp_path: Path) -> None:
+    """The commands take the items from a table, of which they make a catalogue in memory, and from SQLite."""
+    model, csv, folder = getattr(tiny_models, kind), tmp_path / "items.csv", tmp_path / "catalogue"
+    table(35 if kind == "late" else 14).write_csv(csv)
+    frame = pl.read_csv(csv)
     asked = histories(frame.height, HISTORIES[kind])
-    wanted = expected(bundle.load(model), frame, asked, case)
-    assert any(unknown for _, unknown in wanted)
-    for where, catalog in catalogs.items():
-        folder = catalog.parent / where.replace(" ", "-")
-        folder.mkdir()
-        assert by_command(model, catalog, asked, case) == wanted, where
-        assert by_job(model, catalog, asked, case, folder) == wanted, where
-        assert by_service(model, catalog, asked, case) == wanted, where
+    wanted = expected(bundle.load(model), frame, asked)
+    assert any(unknown for _, unknown in wanted["whole"])
+    build_catalogue(bundle.load(model), read_items(csv), folder).close()
+    for number, (name, case, catalog) in enumerate((n, c, w) for n, c in CASES.items() for w in (csv, folder)):
+        # one by one a tenth of them, another tenth each time
+        assert by_command(model, catalog, asked[number::10], case) == wanted[name][number::10], (name, catalog)
+        if number in (0, 3):  # either case, either catalogue
+            assert by_job(model, catalog, asked, case, tmp_path / f"job-{number}") == wanted[name], (name, catalog)
+    service = Service.start([Spec("toys", model, folder)], Settings(queue=len(asked), timeout_s=60.0))
+    try:
+        for name, case in CASES.items():
+            assert by_service(service, asked, case) == wanted[name], name
+    finally:
+        service.close()

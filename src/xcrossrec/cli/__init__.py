@@ -28,7 +28,6 @@ COMMAND_MODULES = (
     "inspect",
     "catalog",
     "serve",
-    "recommend_batch",
     "demo",
 )
 

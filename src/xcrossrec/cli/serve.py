@@ -65,11 +65,6 @@ def serve(
     """
     given = {key: value for key, value in locals().items() if key not in ("models", "catalog", "precision")}
     prepare("serve")
-    run(specs_of(models, catalog, precision), given)
-
-
-def run(specs: Sequence[Spec], given: dict[str, Any]) -> None:
-    """Load everything, then listen."""
     import logging
     import os
 
@@ -78,6 +73,7 @@ def run(specs: Sequence[Spec], given: dict[str, Any]) -> None:
     from xcrossrec.serving.server import serve as listen
     from xcrossrec.serving.service import Service
 
+    specs = specs_of(models, catalog, precision)
     settings = Settings.read(os.environ, **given)
     log_as_json(logging.INFO if shows_progress() else logging.WARNING)
     with bind(settings.host, settings.port) as listener:

@@ -23,7 +23,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xcrossrec import __version__
-from xcrossrec.catalogue import Filters
 from xcrossrec.data.interactions import check_columns
 from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.bundle import read_bundle_manifest
@@ -79,6 +78,9 @@ def job_of(recommender: Recommender, model: Path | str, users: Path, asked: Ques
     manifest = read_bundle_manifest(model)
     with users.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    filters = (
+        None if asked.filters is None else vars(asked.filters) | {"category": sorted(asked.filters.category or ())}
+    )
     items = [(i.item_id, i.title, i.category, i.in_stock, i.price) for i in recommender.catalogue.snapshot()]
     return {
         "xcrossrec_version": __version__,
@@ -86,15 +88,11 @@ def job_of(recommender: Recommender, model: Path | str, users: Path, asked: Ques
         "model": _digest({name: manifest.get(name) for name in ("files", "base")}),
         "catalogue": _digest(items),
         "k": asked.k,
-        "filters": None if asked.filters is None else _plain(asked.filters),
+        "filters": filters,
         "candidates": None if asked.candidates is None else list(asked.candidates),
         "include_bought": asked.include_bought,
         "skip_unknown": asked.skip_unknown,
     }
-
-
-def _plain(filters: Filters) -> dict[str, Any]:
-    return {**vars(filters), "category": None if filters.category is None else sorted(filters.category)}
 
 
 def recommend_batch(
@@ -126,7 +124,7 @@ def recommend_batch(
         DataError: no such file, a column missing or of another type, an output of another job, or another process
             at work on this one.
     """
-    source = _open_users(users)
+    source = open_users(users)
     recommender.check(asked)
     groups = source.metadata.num_row_groups
     done = _made_of(out) == job
@@ -135,7 +133,7 @@ def recommend_batch(
     with _Parts.claimed(out, job, overwrite=overwrite) as parts:
         if done:
             return _report(out, groups, groups)
-        resumed = parts.finished(groups)
+        resumed = {number for number in range(groups) if parts.path(number).exists()}
         for number in range(groups):
             if number not in resumed:
                 table = source.read_row_group(number, columns=[USER, HISTORY])
@@ -146,17 +144,12 @@ def recommend_batch(
         return _report(out, groups, len(resumed))
 
 
-def check_users(path: Path) -> None:
-    """Check that a file has users, before anything expensive is done.
+def open_users(path: Path) -> pq.ParquetFile:
+    """Open a file of users and check its columns; nothing is read yet.
 
     Raises:
         DataError: no such file, no Parquet, a column missing or of another type.
     """
-    _open_users(path).close()
-
-
-def _open_users(path: Path) -> pq.ParquetFile:
-    """Open a file of users and check its columns; nothing is read yet."""
     if not path.is_file():
         raise DataError(f"the users' file {path} does not exist: give a Parquet file with {USER} and {HISTORY}")
     try:
@@ -166,13 +159,9 @@ def _open_users(path: Path) -> pq.ParquetFile:
     schema = source.schema_arrow
     check_columns(f"the users' file {path}", schema.names, (USER, HISTORY))
     kind = schema.field(HISTORY).type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not _is_text(kind.value_type):
+    if kind not in [of(text) for of in (pa.list_, pa.large_list) for text in (pa.string(), pa.large_string())]:
         raise DataError(f"the column {HISTORY} of {path} is of type {kind}: write a list of text, ids and titles")
     return source
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 # ---- one row group
@@ -213,16 +202,10 @@ def _schema(user_id: pa.DataType) -> pa.Schema:
 
 
 class _Parts:
-    """The finished row groups of an unfinished output, in a folder beside it.
-
-    Args:
-        out: the output.
-        job: what it is made of.
-    """
+    """The finished row groups of an unfinished output, in a folder beside it."""
 
     def __init__(self, out: Path, job: Job) -> None:
-        self.out = out
-        self.job = job
+        self.out, self.job = out, job
         self.folder = out.with_name(f".{out.name}.parts")
 
     @classmethod
@@ -260,13 +243,9 @@ class _Parts:
             with _written(path) as temporary:
                 temporary.write_text(json.dumps(self.job), encoding="utf-8")
 
-    def finished(self, groups: int) -> set[int]:
-        """Numbers of the row groups that are there."""
-        return {number for number in range(groups) if self._part(number).exists()}
-
     def write(self, number: int, table: pa.Table) -> None:
         """Keep one row group's result."""
-        with _written(self._part(number)) as temporary:
+        with _written(self.path(number)) as temporary:
             pq.write_table(table, temporary, compression="zstd")
 
     def join(self, groups: int, user_id: pa.DataType) -> None:
@@ -277,10 +256,11 @@ class _Parts:
             pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
         ):
             for number in range(groups):
-                part = pq.read_table(self._part(number))
+                part = pq.read_table(self.path(number))
                 writer.write_table(part.cast(_schema(user_id)), row_group_size=max(part.num_rows, 1))
 
-    def _part(self, number: int) -> Path:
+    def path(self, number: int) -> Path:
+        """Where a finished row group lies."""
         return self.folder / f"{number:06d}.parquet"
 
 

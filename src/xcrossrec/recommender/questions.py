@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from xcrossrec.answers import ItemScore, Recommendation
 from xcrossrec.catalogue import Filters, Snapshot, StoredItem
@@ -159,7 +159,7 @@ def understand(snapshot: Snapshot, asked: Question) -> Understood:
         DataError: an empty history, an entry of another kind, an empty title, or no candidates.
     """
     named = [_read(snapshot, entry) for entry in _entries("history", asked.history)]
-    unknown = [item.item_id for item in named if item.item_id is not None and not _has(snapshot, item.item_id)]
+    unknown = [item.item_id for item in named if item.item_id is not None and snapshot.place(item.item_id) is None]
     if unknown and asked.skip_unknown:
         named = [item for item in named if item.item_id not in unknown]
         if not named:
@@ -168,7 +168,10 @@ def understand(snapshot: Snapshot, asked: Question) -> Understood:
                 "that it has, or a title"
             )
     history = [_known(snapshot, item) for item in named]
-    _check_candidates(snapshot, asked.candidates)
+    if isinstance(asked.candidates, str) or (asked.candidates is not None and len(asked.candidates) == 0):
+        raise DataError(f"candidates are a list of item ids, got {asked.candidates!r}: give at least one, or None")
+    for item_id in asked.candidates or ():
+        _stored(snapshot, item_id)
     if asked.to_score is None:
         return Understood(asked, history, unknown)
     to_score = [_known(snapshot, _read(snapshot, entry)) for entry in _entries("items to score", asked.to_score)]
@@ -195,22 +198,19 @@ def _read(snapshot: Snapshot, item: ItemLike) -> Item:
     if isinstance(item, Item):
         return item
     if isinstance(item, Mapping):
-        return _from_mapping(item)
+        if not set(item) <= {ITEM, TITLE} or not all(isinstance(value, str) for value in item.values()):
+            raise DataError(
+                f"a history item has the keys {ITEM!r} or {TITLE!r} with text, got {dict(item)!r}: give one"
+            )
+        return Item(**item)
     if not isinstance(item, str):
         raise DataError(f"a history item is an id, a title, an Item or a mapping, got {item!r}: give one of these")
-    if _has(snapshot, item):
+    if snapshot.place(item) is not None:
         return Item(item_id=item)
     for prefix, name in (("id:", ITEM), ("title:", TITLE)):
         if item.startswith(prefix):
             return Item(**{name: item.removeprefix(prefix)})
     return Item(title=item) if len(item.split()) > 1 else Item(item_id=item)
-
-
-def _from_mapping(item: Mapping[str, Any]) -> Item:
-    unknown = sorted(set(item) - {ITEM, TITLE})
-    if unknown or not all(isinstance(value, str) for value in item.values()):
-        raise DataError(f"a history item has the keys {ITEM!r} or {TITLE!r} with text, got {dict(item)!r}: give one")
-    return Item(**item)
 
 
 def _known(snapshot: Snapshot, named: Item) -> Known:
@@ -222,19 +222,6 @@ def _known(snapshot: Snapshot, named: Item) -> Known:
         raise DataError(f"{named.title!r} is an empty title: give its text, or leave it out")
     same = snapshot.with_title(text)
     return Known(same[0] if same else None, text)
-
-
-def _check_candidates(snapshot: Snapshot, candidates: Sequence[str] | None) -> None:
-    if candidates is None:
-        return
-    if isinstance(candidates, str) or len(candidates) == 0:
-        raise DataError(f"candidates are a list of item ids, got {candidates!r}: give at least one, or None")
-    for item_id in candidates:
-        _stored(snapshot, item_id)
-
-
-def _has(snapshot: Snapshot, item_id: str) -> bool:
-    return snapshot.place(item_id) is not None
 
 
 def _stored(snapshot: Snapshot, item_id: str) -> StoredItem:

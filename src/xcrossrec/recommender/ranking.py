@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from torch import Tensor
 from xcrossrec.catalogue import Snapshot, StoredItem, best_rows, history_pool
 from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.dual import encode_titles, runs_within
-from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, matcher_of
 from xcrossrec.models.pair import PairScorer
 from xcrossrec.recommender.questions import Answer, Known, Question, Understood, ids_bought
@@ -36,40 +35,8 @@ _PRODUCTS_AT_ONCE = 2**24
 """Most products (slot times item) held at once: 64 MiB."""
 
 
-class Ranking(Protocol):
-    """How a kind of model answers; belongs to one thread."""
-
-    def check(self, snapshot: Snapshot, asked: Question) -> None:
-        """Refuse what would cost too much.
-
-        Raises:
-            DataError: too many items; names the limit.
-        """
-        ...
-
-    def answer(self, snapshot: Snapshot, questions: Sequence[Understood]) -> list[Answer | Exception]:
-        """Answer questions over one version of the catalogue; one that cannot be gets its own error."""
-        ...
-
-
-def ranking_of(model: Model, *, pair_limit: int, on_encoded: Callable[[int], None]) -> Ranking:
-    """The ranking of a model's kind.
-
-    Args:
-        model: `dual` or `pair`.
-        pair_limit: items that a `pair` model reads for one question, at most.
-        on_encoded: told how many texts were encoded for questions (`dual`).
-    """
-    return DualRanking(model, on_encoded) if kind_of(model).name == "dual" else PairRanking(model, pair_limit)
-
-
 class DualRanking:
-    """Searches the vectors of all items, exactly; only titles that the catalogue lacks are encoded.
-
-    Args:
-        model: `dual`.
-        on_encoded: told how many texts were encoded.
-    """
+    """Searches the vectors of all items, exactly; only titles that the catalogue lacks are encoded and counted."""
 
     def __init__(self, model: Model, on_encoded: Callable[[int], None]) -> None:
         self.model = model
@@ -133,19 +100,18 @@ class DualRanking:
 
 
 class PairRanking:
-    """Reads every candidate together with the history.
-
-    Args:
-        model: `pair`.
-        limit: items read for one question, at most.
-    """
+    """Reads every candidate together with the history, at most ``limit`` of them for one question."""
 
     def __init__(self, model: Model, limit: int) -> None:
         self.model = model
         self.limit = limit
 
     def check(self, snapshot: Snapshot, asked: Question) -> None:
-        """Refuse more items than the limit; what was bought counts, so that it does not depend on the history."""
+        """Refuse more items than the limit; what was bought counts, so that it does not depend on the history.
+
+        Raises:
+            DataError: too many items; names the limit.
+        """
         self._check(len(self._allowed(snapshot, asked)))
 
     def answer(self, snapshot: Snapshot, questions: Sequence[Understood]) -> list[Answer | Exception]:
@@ -154,6 +120,7 @@ class PairRanking:
 
     def _one(self, snapshot: Snapshot, known: Understood) -> Answer:
         if known.to_score is not None:
+            self._check(len(known.to_score))
             scores = self._scores(known.history, known.to_score)
             return _answer(snapshot, known, list(zip(known.to_score, scores.tolist(), strict=True)))
         allowed = self._allowed(snapshot, known.asked)
@@ -175,7 +142,6 @@ class PairRanking:
             )
 
     def _scores(self, history: Sequence[Known], items: Sequence[Known]) -> Float32[np.ndarray, " item"]:
-        self._check(len(items))
         if not items:
             return np.empty(0, dtype=np.float32)
         scorer = PairScorer(self.model, [known.text for known in items])

@@ -12,9 +12,10 @@ from xcrossrec.catalogue import Catalogue, Filters, ItemSource, open_catalogue
 from xcrossrec.explanation import explain_scores
 from xcrossrec.models import bundle
 from xcrossrec.models.base import Base
+from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.recommender.questions import Answer, ItemLike, Question, Understood, understand
-from xcrossrec.recommender.ranking import PAIR_LIMIT, or_error, ranking_of
+from xcrossrec.recommender.ranking import PAIR_LIMIT, DualRanking, PairRanking, or_error
 from xcrossrec.types import EncodingPrecision
 
 
@@ -46,7 +47,11 @@ class Recommender:
     ) -> None:
         self.model = model
         self.catalogue = open_catalogue(model, catalogue)
-        self.ranking = ranking_of(model, pair_limit=pair_limit, on_encoded=on_encoded)
+        self.ranking: DualRanking | PairRanking
+        if kind_of(model).name == "dual":
+            self.ranking = DualRanking(model, on_encoded)
+        else:
+            self.ranking = PairRanking(model, pair_limit)
 
     @classmethod
     def from_pretrained(
@@ -146,31 +151,12 @@ class Recommender:
         include_bought: bool = False,
         skip_unknown: bool = False,
     ) -> list[list[Recommendation]]:
-        """Rank for several histories, which a `dual` model encodes together.
-
-        Args:
-            histories: as for :meth:`recommend`, which ranks the same.
-            k: how many at most, for each.
-            filters: conditions that every item meets.
-            include_bought: also recommend what is in a history.
-            skip_unknown: leave out ids that the catalogue lacks.
-
-        Raises:
-            DataError: an empty history, an unknown item id, or too many items for a `pair` model.
-            ConfigError: ``k`` below 1.
-        """
+        """Rank for each of several histories as :meth:`recommend` does; a `dual` model encodes them together."""
         answers = self.answer([Question(h, k, filters, None, include_bought, skip_unknown) for h in histories])
         return [_sound(answer).recommendations for answer in answers]
 
     def score(self, history: Sequence[ItemLike], items: Sequence[ItemLike]) -> list[ItemScore]:
-        """Score items of the catalogue, or titles, for a history.
-
-        Args:
-            history: as for :meth:`recommend`.
-            items: at least one.
-
-        Returns:
-            one an item, in their order.
+        """Score items of the catalogue, or titles, for a history; at least one, in their order.
 
         Raises:
             DataError: no history or no items, an unknown item id, or too many items for a `pair` model.
@@ -183,25 +169,13 @@ class Recommender:
         The sources' effects are ablations: history and item are encoded again while a source gives nothing to
         the others, once for each layer and source.
 
-        Args:
-            history: as for :meth:`recommend`.
-            item: an item of the catalogue, or a title.
-
         Raises:
             DataError: an empty history, or an unknown item id.
         """
         return self.explain_many(history, [item])[0]
 
     def explain_many(self, history: Sequence[ItemLike], items: Sequence[ItemLike]) -> list[Explanation]:
-        """Explain several items of one history; cheaper than one by one.
-
-        Args:
-            history: as for :meth:`recommend`.
-            items: items of the catalogue, or titles.
-
-        Raises:
-            DataError: an empty history, or an unknown item id.
-        """
+        """Explain several items of one history; cheaper than one by one."""
         return self.explain_answer(self.ask(Question(history, to_score=items))) if items else []
 
     def explain_answer(self, answer: Answer) -> list[Explanation]:

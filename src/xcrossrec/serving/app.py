@@ -39,19 +39,11 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.include_router(router)
-    if PAGE.is_dir():
-        app.mount("/static", StaticFiles(directory=PAGE), name="static")
+    app.mount("/static", StaticFiles(directory=PAGE), name="static")
     for kind in (HTTPException, Problem, XCrossRecError):
         app.add_exception_handler(kind, _refuse)
     app.openapi = lambda: openapi_of(app, service.settings)  # type: ignore[method-assign]
-    settings = service.settings
-    app.add_middleware(
-        Gate,
-        settings=settings,
-        metrics=service.metrics,
-        room=lambda: (settings.queue + settings.batch) * len(service.models),
-        draining=lambda: service.draining,
-    )
+    app.add_middleware(Gate, service=service)
     return app
 
 

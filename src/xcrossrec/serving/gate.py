@@ -8,21 +8,21 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.problems import Problem, busy, problem_of
-from xcrossrec.serving.settings import ADMIN_KEYS, Settings, is_loopback
+from xcrossrec.serving.settings import ADMIN_KEYS, is_loopback
+
+if TYPE_CHECKING:
+    from xcrossrec.serving.service import Service
 
 access = logging.getLogger("xcrossrec.access")
 log = logging.getLogger(__name__)
-
-Facts: TypeAlias = MutableMapping[str, Any]
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _OPEN = ("/healthz", "/readyz", "/", "/openapi.json")
@@ -34,39 +34,26 @@ class Gate:
 
     Args:
         app: the application behind it.
-        settings: limits and keys.
-        metrics: told of every answer.
-        room: requests that may be inside at once; read anew for each.
-        draining: whether the service is about to stop.
+        service: has limits and keys, says how many requests may be inside, and counts every answer.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        settings: Settings,
-        metrics: Metrics,
-        *,
-        room: Callable[[], int],
-        draining: Callable[[], bool],
-    ) -> None:
-        self.app = app
-        self.settings = settings
-        self.metrics = metrics
-        self._room, self._draining = room, draining
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+        self.settings, self.metrics = service.settings, service.metrics
         self._inside = 0
         self._refused, self._tell_refused_at = 0, 0.0
-        self._readers = [key.encode() for key in (*settings.api_keys, *settings.admin_keys)]
-        self._admins = [key.encode() for key in settings.admin_keys]
+        self._readers = [key.encode() for key in (*self.settings.api_keys, *self.settings.admin_keys)]
+        self._admins = [key.encode() for key in self.settings.admin_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if self._inside >= self._room() and _needs_room(scope["path"]):
+        if self._inside >= self.service.room and _needs_room(scope["path"]):
             await self._refuse_at_once(scope, send)
             return
-        visit = _Visit(scope, send, self._draining)
+        visit = _Visit(scope, send, lambda: self.service.draining)
         self.metrics.in_flight.inc()
         try:
             await self._pass(visit, receive)
@@ -89,7 +76,7 @@ class Gate:
         if not _needs_room(path):
             await self.app(visit.scope, _replay(body, receive), visit.send)
             return
-        if self._inside >= self._room():
+        if self._inside >= self.service.room:
             raise _no_room(self._inside)
         self._inside += 1
         try:
@@ -104,12 +91,8 @@ class Gate:
         """
         started = perf_counter()
         problem = _no_room(self._inside)
-        body = json.dumps(problem.body).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
-        headers.append((b"x-request-id", secrets.token_hex(8).encode()))
-        await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        problem.headers["X-Request-Id"] = secrets.token_hex(8)
+        await _send(send, problem)
         self.metrics.observe(_method(scope), "refused", problem.status, perf_counter() - started)
         self._refused += 1
         if started >= self._tell_refused_at:
@@ -140,7 +123,8 @@ class Gate:
                 f"the API key is {reason}: send a valid one as 'Authorization: Bearer KEY'",
                 {"WWW-Authenticate": "Bearer"},
             )
-        if _writes(method, path) and not _any_equal(given, self._admins):
+        writes = method in ("PUT", "DELETE", "PATCH") or path.endswith("/reload")
+        if writes and not _any_equal(given, self._admins):
             raise Problem(403, "key", f"this key may read only: use one of {ADMIN_KEYS} to write")
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
@@ -170,10 +154,8 @@ class Gate:
             ) from None
 
     def _tell(self, visit: _Visit) -> None:
-        seconds = perf_counter() - visit.started
-        scope = visit.scope
-        route = getattr(scope.get("route"), "path", None) or "other"
-        method = _method(scope)
+        seconds, method = perf_counter() - visit.started, _method(visit.scope)
+        route = getattr(visit.scope.get("route"), "path", None) or "other"
         self.metrics.observe(method, route, visit.status, seconds)
         if access.isEnabledFor(logging.INFO):
             fixed = {"request_id": visit.request_id, "method": method, "route": route, "status": visit.status}
@@ -194,7 +176,7 @@ class _Visit:
         self._send, self._draining = send, draining
         given = Headers(scope=scope).get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-        self.facts: Facts = {}
+        self.facts: dict[str, Any] = {}
         scope.setdefault("state", {})["facts"] = self.facts
 
     async def send(self, message: Message) -> None:
@@ -210,14 +192,17 @@ class _Visit:
 
     async def refuse(self, problem: Problem) -> None:
         """Answer with a reason; nothing, if an answer was begun."""
-        if self.status:
-            return
-        self.facts["code"] = problem.code
-        body = json.dumps(problem.body).encode()
-        headers = {"content-type": "application/json", "content-length": str(len(body)), **problem.headers}
-        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await self.send({"type": "http.response.start", "status": problem.status, "headers": raw})
-        await self.send({"type": "http.response.body", "body": body})
+        if not self.status:
+            self.facts["code"] = problem.code
+            await _send(self.send, problem)
+
+
+async def _send(send: Send, problem: Problem) -> None:
+    body = json.dumps(problem.body).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **problem.headers}
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _method(scope: Scope) -> str:
@@ -246,16 +231,9 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _writes(method: str, path: str) -> bool:
-    return method in ("PUT", "DELETE", "PATCH") or path.endswith("/reload")
-
-
 def _any_equal(given: bytes, keys: Sequence[bytes]) -> bool:
     """Compare with every key, in a time that does not tell which one it was or how much of it fits."""
-    found = False
-    for key in keys:
-        found |= hmac.compare_digest(given, key)
-    return found
+    return sum(hmac.compare_digest(given, key) for key in keys) > 0
 
 
 def _too_large(size: str, limit: int) -> Problem:

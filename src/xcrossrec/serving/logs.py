@@ -7,8 +7,6 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-_LOGGERS = ("xcrossrec", "uvicorn", "uvicorn.error")
-
 
 class JsonLines(logging.Formatter):
     """Writes time, level, logger and message, and whatever facts came with the record."""
@@ -31,7 +29,7 @@ def log_as_json(level: int = logging.INFO) -> None:
     """Write the logs of the service and of the HTTP server to stderr, as JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in _LOGGERS:
+    for name in ("xcrossrec", "uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers = [] if name == "uvicorn.error" else [handler]
         logger.propagate = name == "uvicorn.error"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from xcrossrec._version import __version__
 
@@ -41,6 +39,10 @@ class Metrics:
         self.written = Counter("xcrossrec_items_written", "Items written to a catalogue.", ("model",), **own)
         self.deleted = Counter("xcrossrec_items_deleted", "Items deleted from a catalogue.", ("model",), **own)
         self.reloads = Counter("xcrossrec_reloads", "Replacements of a model.", ("model", "result"), **own)
+        of_model: dict[str, Any] = {"labelnames": ("model",), **own}
+        self.waiting = Gauge("xcrossrec_queue_length", "Requests that wait for a model.", **of_model)
+        self.items = Gauge("xcrossrec_catalogue_items", "Items of a model's catalogue.", **of_model)
+        self.version = Gauge("xcrossrec_catalogue_version", "Grows with every write to a catalogue.", **of_model)
         self.ready = Gauge("xcrossrec_ready", "1 while the service takes requests.", **own)
         version = Gauge("xcrossrec_build_info", "The release.", ("version",), **own)
         version.labels(__version__).set(1)
@@ -61,27 +63,6 @@ class Metrics:
 
         return observe
 
-    def watch(self, models: Callable[[], Iterable[tuple[str, int, int, int]]]) -> None:
-        """Read each model's name, waiting requests, items and catalogue version whenever the metrics are read."""
-        self.registry.register(_Models(models))
-
     def text(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return bytes(generate_latest(self.registry))
-
-
-class _Models(Collector):
-    def __init__(self, models: Callable[[], Iterable[tuple[str, int, int, int]]]) -> None:
-        self._models = models
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Read the models as they are now."""
-        waiting = GaugeMetricFamily("xcrossrec_queue_length", "Requests that wait for a model.", labels=("model",))
-        items = GaugeMetricFamily("xcrossrec_catalogue_items", "Items of a model's catalogue.", labels=("model",))
-        version = GaugeMetricFamily(
-            "xcrossrec_catalogue_version", "Grows with every write to a catalogue.", labels=("model",)
-        )
-        for name, *values in self._models():
-            for family, value in zip((waiting, items, version), values, strict=True):
-                family.add_metric((name,), value)
-        return waiting, items, version

@@ -43,7 +43,10 @@ def openapi_of(app: FastAPI, settings: Settings) -> dict[str, Any]:
         _write_limits(schema["components"]["schemas"], settings)
         if settings.api_keys or settings.admin_keys:
             schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            _demand_key(schema["paths"])
+            for path, operations in schema["paths"].items():
+                if path not in ("/healthz", "/readyz"):
+                    for operation in operations.values():
+                        operation["security"] = [{"key": []}]
         app.openapi_schema = schema
     return app.openapi_schema
 
@@ -58,10 +61,3 @@ def _write_limits(schemas: dict[str, Any], limits: Settings) -> None:
     schemas["DeleteRequest"]["properties"]["ids"]["maxItems"] = limits.upsert
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-
-
-def _demand_key(paths: dict[str, Any]) -> None:
-    for path, operations in paths.items():
-        if path not in ("/healthz", "/readyz"):
-            for operation in operations.values():
-                operation["security"] = [{"key": []}]

@@ -7,7 +7,6 @@ from typing import Any
 
 from xcrossrec.catalogue import CatalogueReplacedError
 from xcrossrec.exceptions import ConfigError, DataError, ModelError, StorageError, UnknownItemError, XCrossRecError
-from xcrossrec.serving.schemas import BY_ID, BY_TITLE
 
 
 class Problem(XCrossRecError):  # noqa: N818 - what HTTP calls it
@@ -63,7 +62,7 @@ def invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
 
 
 def _place(parts: Iterable[str | int]) -> str:
-    names = [str(part) for part in parts if part not in (BY_ID, BY_TITLE)]
+    names = [str(part) for part in parts]
     return ".".join(names[1:]) or f"the {names[0]}"
 
 

@@ -33,21 +33,18 @@ class JsonRoute(APIRoute):
 
 
 class _JsonRequest(Request):
+    """Refuses by the kind of error that FastAPI lets through while it reads a body."""
+
     async def json(self) -> Any:
         body = await self.body()
         limit = self.app.state.service.settings.depth
         try:
             value = from_json(body, allow_inf_nan=False)
         except ValueError as error:
-            raise _no_json(f"the body is no JSON in UTF-8 ({error}): send what /openapi.json says") from None
+            raise HTTPException(400, f"the body is no JSON in UTF-8 ({error}): send what /openapi.json says") from None
         if _deeper(value, limit):
-            raise _no_json(f"the body nests lists and objects in more than {limit} levels: send it flatter")
+            raise HTTPException(400, f"the body nests lists and objects in more than {limit} levels: send it flatter")
         return value
-
-
-def _no_json(sentence: str) -> HTTPException:
-    """A refusal of the kind that FastAPI lets through while it reads a body."""
-    return HTTPException(400, sentence)
 
 
 def _check_content_type(request: Request) -> None:
@@ -59,16 +56,9 @@ def _check_content_type(request: Request) -> None:
 
 
 def _deeper(value: Any, levels: int) -> bool:
-    """Whether a JSON value nests in more levels."""
-    level = [value]
-    for _ in range(levels + 1):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, (dict, list))
-        ]
-        if not level:
-            return False
-    return True
+    """Whether a JSON value nests lists and objects in more levels."""
+    if not isinstance(value, (dict, list)):
+        return False
+    return levels == 0 or any(
+        _deeper(inner, levels - 1) for inner in (value.values() if isinstance(value, dict) else value)
+    )

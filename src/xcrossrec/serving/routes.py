@@ -24,20 +24,17 @@ from xcrossrec.serving.schemas import (
     DeleteRequest,
     ExplainAnswer,
     ExplainRequest,
-    HealthAnswer,
-    ItemById,
-    ItemByTitle,
     ItemsAnswer,
     ModelInfo,
     ModelsAnswer,
-    ReadyAnswer,
     RecommendRequest,
     ReloadRequest,
     ScoreRequest,
+    StateAnswer,
     UpsertAnswer,
     UpsertRequest,
 )
-from xcrossrec.serving.served import Served, Written
+from xcrossrec.serving.served import Served
 from xcrossrec.serving.service import Service
 
 PAGE = Path(__file__).parent / "page"
@@ -112,37 +109,32 @@ async def find_items(
     served = _service(request).find(model)
     snapshot = served.store.snapshot()
     found = await asyncio.to_thread(snapshot.search_titles, query, limit)
-    fields = ("item_id", "title", "category", "in_stock", "price", "metadata")
-    items = [{name: getattr(item, name) for name in fields} for item in found]
-    return _json({"model": served.spec.name, "catalog_version": snapshot.version, "items": items})
+    return _json({"model": served.spec.name, "catalog_version": snapshot.version, "items": found})
 
 
 @router.put("/v1/items", response_model=UpsertAnswer, responses=WRITE, tags=["items"])
 async def write_items(request: Request, asked: UpsertRequest) -> Response:
     """Write items, all or none: on disk, and recommended, when this is answered."""
-    _check("items", len(asked.items), _service(request).settings.upsert)
-    served, written = await _write(request, asked.model, asked.items)
-    _service(request).metrics.written.labels(served.spec.name).inc(written.count)
-    return _json({"model": served.spec.name, "catalog_version": written.version, "written": written.count})
+    return await _write(request, asked.model, "items", asked.items, "written")
 
 
 @router.delete("/v1/items", response_model=DeleteAnswer, responses=WRITE, tags=["items"])
 async def delete_items(request: Request, asked: DeleteRequest) -> Response:
     """Delete items, all or none: gone from disk when this is answered; an unknown id is no error."""
-    _check("ids", len(asked.ids), _service(request).settings.upsert)
-    served, deleted = await _write(request, asked.model, asked.ids)
-    _service(request).metrics.deleted.labels(served.spec.name).inc(deleted.count)
-    return _json({"model": served.spec.name, "catalog_version": deleted.version, "deleted": deleted.count})
+    return await _write(request, asked.model, "ids", asked.ids, "deleted")
 
 
-async def _write(request: Request, model: str | None, asked: Sequence[Any]) -> tuple[Served, Written]:
+async def _write(request: Request, model: str | None, what: str, asked: Sequence[Any], done: str) -> Response:
     """Write to a model's catalogue, or to its successor's where it is replaced meanwhile, as often as that happens."""
     service = _service(request)
+    _check(what, len(asked), service.settings.upsert)
     served = service.find(model)
     while True:
         request.state.facts.update(model=served.spec.name, items=len(asked))
         try:
-            return served, await served.writes.ask(asked, timeout_s=service.settings.timeout_s)
+            version, count = await served.writes.ask(asked, timeout_s=service.settings.timeout_s)
+            getattr(service.metrics, done).labels(served.spec.name).inc(count)
+            return _json({"model": served.spec.name, "catalog_version": version, done: count})
         except XCrossRecError as error:
             new = await service.successor(served) if problem_of(error).code == "replaced" else None
             if new is None:
@@ -177,13 +169,13 @@ async def reload_model(request: Request, name: str, asked: ReloadRequest) -> Res
 # ---- the process
 
 
-@router.get("/healthz", response_model=HealthAnswer, tags=["process"])
+@router.get("/healthz", response_model=StateAnswer, tags=["process"])
 async def healthz() -> Response:
     """Say that the process runs."""
     return _json({"status": "ok"})
 
 
-@router.get("/readyz", response_model=ReadyAnswer, responses=failures(503), tags=["process"])
+@router.get("/readyz", response_model=StateAnswer, responses=failures(503), tags=["process"])
 async def readyz(request: Request) -> Response:
     """Say whether requests are welcome: not while the service is about to stop."""
     service = _service(request)
@@ -206,8 +198,6 @@ async def metrics(request: Request) -> Response:
 @router.get("/", include_in_schema=False)
 async def page() -> Response:
     """Give the page."""
-    if not (PAGE / "index.html").is_file():
-        raise Problem(404, "no_page", "this installation has no page: the API is described at /openapi.json")
     return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": _PAGE_POLICY})
 
 
@@ -231,8 +221,8 @@ def _served(request: Request, asked: RecommendRequest | ScoreRequest | ExplainRe
     served = service.find(asked.model)
     facts.update(model=served.spec.name, history=len(asked.history), **counts)
     if service.settings.log_titles:
-        facts["titles"] = [entry.title for entry in asked.history if isinstance(entry, ItemByTitle)]
-        facts["ids"] = [entry.id for entry in asked.history if isinstance(entry, ItemById)]
+        facts["titles"] = [entry.title for entry in asked.history if entry.title is not None]
+        facts["ids"] = [entry.id for entry in asked.history if entry.id is not None]
     return served
 
 

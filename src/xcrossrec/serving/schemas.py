@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, StringConstraints, Tag
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from xcrossrec.answers import Explanation
-from xcrossrec.catalogue import Filters
+from xcrossrec.catalogue import Filters, StoredItem
 from xcrossrec.catalogue.stored_item import LONGEST_ID, LONGEST_TITLE
-from xcrossrec.recommender import Item as NamedItem
-from xcrossrec.recommender import Question
+from xcrossrec.recommender import Item, Question
 from xcrossrec.types import Scoring
 
 LONGEST_HISTORY_TITLE = 1_000
@@ -33,39 +32,29 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class _OfModel(_Answer):
+    model: str
+    catalog_version: int
+
+
 # ---- requests
 
 
-class ItemById(_Request):
-    """An item of the catalogue."""
+class Entry(_Request):
+    """An item by its id in the catalogue, or by its title, which the catalogue need not have."""
 
-    id: Id
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["id"]}, {"required": ["title"]}]})
 
-    def named(self) -> NamedItem:
-        """As a recommender takes it."""
-        return NamedItem(item_id=self.id)
+    id: Id | None = None
+    title: Title | None = None
 
+    def named(self) -> Item:
+        """As a recommender takes it.
 
-class ItemByTitle(_Request):
-    """An item by its title, which the catalogue need not have."""
-
-    title: Title
-
-    def named(self) -> NamedItem:
-        """As a recommender takes it."""
-        return NamedItem(title=self.title)
-
-
-def _reading(entry: Any) -> str:
-    """Which of the two an entry is meant to be, so that only that one's mistakes are named."""
-    named = entry.keys() if isinstance(entry, Mapping) else vars(entry) if isinstance(entry, BaseModel) else ()
-    return BY_ID if "id" in named else BY_TITLE
-
-
-BY_ID, BY_TITLE = "(by id)", "(by title)"
-Entry: TypeAlias = Annotated[
-    Annotated[ItemById, Tag(BY_ID)] | Annotated[ItemByTitle, Tag(BY_TITLE)], Discriminator(_reading)
-]
+        Raises:
+            DataError: both or neither are given.
+        """
+        return Item(self.id, self.title)
 
 
 class FilterConditions(_Request):
@@ -82,7 +71,12 @@ History: TypeAlias = Annotated[
 ]
 
 
-class RecommendRequest(_Request):
+class _Asked(_Request):
+    model: ModelName = None
+    history: History
+
+
+class RecommendRequest(_Asked):
     """Rank the catalogue, or some of it, for a history."""
 
     model_config = ConfigDict(
@@ -94,8 +88,6 @@ class RecommendRequest(_Request):
         }
     )
 
-    model: ModelName = None
-    history: History
     k: int = Field(10, ge=1, le=1_000_000, description="How many at most.")
     filters: FilterConditions | None = None
     candidates: Annotated[list[Id], Field(min_length=1)] | None = Field(
@@ -111,14 +103,14 @@ class RecommendRequest(_Request):
         """As a recommender takes it.
 
         Raises:
-            DataError: prices that leave no room.
+            DataError: prices that leave no room, or an item that is not named as one.
         """
         filters = None if self.filters is None else Filters(**self.filters.model_dump())
         history = [entry.named() for entry in self.history]
         return Question(history, self.k, filters, self.candidates, self.include_bought, self.skip_unknown)
 
 
-class ScoreRequest(_Request):
+class ScoreRequest(_Asked):
     """Score candidates for a history."""
 
     model_config = ConfigDict(
@@ -127,8 +119,6 @@ class ScoreRequest(_Request):
         }
     )
 
-    model: ModelName = None
-    history: History
     candidates: Annotated[list[Entry], Field(min_length=1)]
 
     def question(self) -> Question:
@@ -136,15 +126,13 @@ class ScoreRequest(_Request):
         return Question([e.named() for e in self.history], to_score=[e.named() for e in self.candidates])
 
 
-class ExplainRequest(_Request):
+class ExplainRequest(_Asked):
     """Say why one item has its score."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"history": [{"title": "Wooden train set"}], "item": {"id": "B0013"}}]}
     )
 
-    model: ModelName = None
-    history: History
     item: Entry
 
     def question(self) -> Question:
@@ -198,47 +186,28 @@ class ReloadRequest(_Request):
 # ---- answers
 
 
-class ExplainAnswer(_Answer):
+class ExplainAnswer(_OfModel):
     """Why an item has its score."""
 
-    model: str
-    catalog_version: int
     explanation: Explanation
     took_ms: float
 
 
-class Item(_Answer):
-    """An item as the catalogue keeps it."""
-
-    item_id: str
-    title: str
-    category: str | None
-    in_stock: bool
-    price: float | None
-    metadata: Mapping[str, Any] | None
-
-
-class ItemsAnswer(_Answer):
+class ItemsAnswer(_OfModel):
     """Items whose titles fit a text, the best fitting first."""
 
-    model: str
-    catalog_version: int
-    items: list[Item]
+    items: list[StoredItem]
 
 
-class UpsertAnswer(_Answer):
+class UpsertAnswer(_OfModel):
     """How many items are on disk now; the catalogue's version that shows them."""
 
-    model: str
-    catalog_version: int
     written: int
 
 
-class DeleteAnswer(_Answer):
+class DeleteAnswer(_OfModel):
     """How many items were there and are gone."""
 
-    model: str
-    catalog_version: int
     deleted: int
 
 
@@ -276,17 +245,11 @@ class ModelsAnswer(_Answer):
     models: list[ModelInfo]
 
 
-class HealthAnswer(_Answer):
-    """The process runs."""
+class StateAnswer(_Answer):
+    """The process runs; where it takes requests, the models that it serves."""
 
     status: str
-
-
-class ReadyAnswer(_Answer):
-    """The service takes requests."""
-
-    status: str
-    models: list[str]
+    models: list[str] | None = None
 
 
 class ErrorDetail(_Answer):

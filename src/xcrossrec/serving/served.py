@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -19,6 +20,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.recommender import Answer, Question, Recommender
+from xcrossrec.recommender.ranking import or_error
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.schemas import ItemToStore, ModelInfo
 from xcrossrec.serving.settings import Settings
@@ -54,24 +56,14 @@ class Spec:
     precision: EncodingPrecision = "fp32"
 
 
-@dataclass(frozen=True)
-class Written:
-    """How many items a write changed, and the version that shows it."""
-
-    version: int
-    count: int
-
-
 class Served:
     """A model that answers: recommendations in batches, explanations and writes beside them, on three threads.
 
     Args:
         spec: what it is.
-        model: loaded; taken over.
-        manifest: of its bundle.
+        model, manifest: from :func:`load`; taken over.
         store: its catalogue; not closed by :meth:`close`.
-        settings: limits.
-        metrics: told of batches.
+        settings, metrics: of the service.
     """
 
     def __init__(
@@ -89,16 +81,25 @@ class Served:
         # another copy for explanations and writes, which would hold up the answers
         self._second = Recommender(second_of(model), store, pair_limit=limit)
         self._of_second = Lock()
-        on_batch, wait_s = metrics.on_batch(spec.name), settings.batch_wait_ms / 1000
+        encode_items(model, ["warm"])  # so that the first request is as quick as the next
+        on_start = partial(torch.set_num_threads, torch.get_num_threads())  # each thread has a number of its own
         self.answers: Worker[Question, Answer] = Worker(
-            spec.name, self._on_thread(self._recommender.answer), queue=settings.queue, batch=settings.batch,
-            wait_s=wait_s if settings.batch > 1 else 0.0, on_batch=on_batch,
-        )  # fmt: skip
-        self.reasons: Worker[Question | Answer, tuple[int, list[Explanation]]] = Worker(
-            f"{spec.name}-reasons", self._one(self._explain), queue=min(REASONS_QUEUE, settings.queue)
+            spec.name,
+            self._recommender.answer,
+            queue=settings.queue,
+            batch=settings.batch,
+            wait_s=settings.batch_wait_ms / 1000 if settings.batch > 1 else 0.0,
+            on_start=on_start,
+            on_batch=metrics.on_batch(spec.name),
         )
-        self.writes: Worker[Sequence[ItemToStore] | Sequence[str], Written] = Worker(
-            f"{spec.name}-writes", self._one(self._write), queue=min(WRITES_QUEUE, settings.queue)
+        self.reasons: Worker[Question | Answer, tuple[int, list[Explanation]]] = Worker(
+            f"{spec.name}-reasons",
+            self._one(self._explain),
+            queue=min(REASONS_QUEUE, settings.queue),
+            on_start=on_start,
+        )
+        self.writes: Worker[Sequence[ItemToStore] | Sequence[str], tuple[int, int]] = Worker(
+            f"{spec.name}-writes", self._one(self._write), queue=min(WRITES_QUEUE, settings.queue), on_start=on_start
         )
 
     @property
@@ -126,65 +127,38 @@ class Served:
             }
         )
 
-    @property
-    def workers(self) -> tuple[Worker[Any, Any], ...]:
-        """All threads."""
-        return self.answers, self.reasons, self.writes
-
-    def warm(self) -> None:
-        """Encode a text, so that the first request is as quick as the next."""
-        encode_items(self.model, ["warm"])
-
     def close(self) -> None:
         """Take no more questions; those that wait are answered."""
-        for worker in self.workers:
+        for worker in (self.answers, self.reasons, self.writes):
             worker.close()
 
-    def join(self, timeout_s: float | None = None) -> None:
+    def join(self) -> None:
         """Wait until all questions are answered."""
-        for worker in self.workers:
-            worker.join(timeout_s)
-
-    def _on_thread(self, work: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Give the worker's thread the process's number of processor threads, once."""
-        threads = torch.get_num_threads()
-        settled: list[bool] = []
-
-        def run(questions: Any) -> Any:
-            if not settled:
-                torch.set_num_threads(threads)
-                settled.append(True)
-            return work(questions)
-
-        return run
+        for worker in (self.answers, self.reasons, self.writes):
+            worker.join()
 
     def _one(self, work: Callable[[Any], Any]) -> Callable[[Sequence[Any]], list[Any]]:
         """Answer questions one by one, while no other thread uses the second model."""
 
         def run(questions: Sequence[Any]) -> list[Any]:
             with self._of_second:
-                return [work(question) for question in questions]
+                return [or_error(partial(work, question)) for question in questions]
 
-        return self._on_thread(run)
+        return run
 
-    def _explain(self, asked: Question | Answer) -> tuple[int, list[Explanation]] | Exception:
+    def _explain(self, asked: Question | Answer) -> tuple[int, list[Explanation]]:
         """Say why the items of an answer have their scores, and of which version of the catalogue they are."""
-        try:
-            answer = self._second.answer([asked])[0] if isinstance(asked, Question) else asked
-            return answer if isinstance(answer, Exception) else (answer.version, self._second.explain_answer(answer))
-        except Exception as error:
-            return error
+        answer = self._second.ask(asked) if isinstance(asked, Question) else asked
+        return answer.version, self._second.explain_answer(answer)
 
-    def _write(self, asked: Sequence[ItemToStore] | Sequence[str]) -> Written | Exception:
-        try:
-            if isinstance(asked[0], str):
-                count = self.store.delete([str(item_id) for item_id in asked])
-            else:
-                items = [StoredItem(**item.model_dump()) for item in asked if isinstance(item, ItemToStore)]
-                count = self.store.upsert(items, encode_items(self._second.model, [item.title for item in items]))
-            return Written(self.store.version, count)
-        except Exception as error:
-            return error
+    def _write(self, asked: Sequence[ItemToStore] | Sequence[str]) -> tuple[int, int]:
+        """Store or delete items; gives the version that shows it, and how many items changed."""
+        if isinstance(asked[0], str):
+            count = self.store.delete([str(item_id) for item_id in asked])
+        else:
+            items = [StoredItem(**item.model_dump()) for item in asked if isinstance(item, ItemToStore)]
+            count = self.store.upsert(items, encode_items(self._second.model, [item.title for item in items]))
+        return self.store.version, count
 
 
 def load(spec: Spec) -> tuple[Model, dict[str, Any]]:
@@ -215,8 +189,7 @@ def replace(old: Served, path: Path | None, settings: Settings, metrics: Metrics
     Args:
         old: goes on answering; to be closed once the new one is in its place.
         path: of the new bundle; None reads the present one again.
-        settings: limits.
-        metrics: told of batches.
+        settings, metrics: of the service.
 
     Raises:
         BundleError: the bundle cannot be used.
@@ -233,6 +206,4 @@ def replace(old: Served, path: Path | None, settings: Settings, metrics: Metrics
             )
         log.info("encoding %d items again for %s (fingerprint %s)", len(store), spec.path, fingerprint[:12])
         store = embed_again(store, model)
-    new = Served(spec, model, manifest, store, settings, metrics)
-    new.warm()
-    return new
+    return Served(spec, model, manifest, store, settings, metrics)

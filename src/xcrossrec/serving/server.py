@@ -52,8 +52,7 @@ class Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until a signal."""
         self._loop = asyncio.get_running_loop()
-        if hasattr(signal, "SIGHUP"):
-            self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -63,12 +62,11 @@ class Server(uvicorn.Server):
             self.force_exit = sig == signal.SIGINT
             return
         self.service.draining = True
-        self._loop.call_soon_threadsafe(self._drain)
+        self._loop.call_soon_threadsafe(self._drain, self._loop)
 
-    def _drain(self) -> None:
+    def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
         log.info("stopping in %g s: requests in flight are answered", self.service.settings.drain_s)
-        assert self._loop is not None
-        self._loop.call_later(self.service.settings.drain_s, setattr, self, "should_exit", True)
+        loop.call_later(self.service.settings.drain_s, setattr, self, "should_exit", True)
 
     def _reload(self) -> None:
         log.info("reading all models again (SIGHUP)")

@@ -20,13 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Service:
-    """Models by name; looks them up, replaces and closes them.
-
-    Args:
-        settings: limits.
-        models: what is served, in the order in which it is listed.
-        metrics: shared by all.
-    """
+    """Models by name, in the order in which they are listed; looks them up, replaces and closes them."""
 
     def __init__(self, settings: Settings, models: Sequence[Served], metrics: Metrics) -> None:
         self.settings = settings
@@ -35,9 +29,8 @@ class Service:
         self.draining = False
         self._replacing = {name: asyncio.Lock() for name in self.models}
         self._retired: list[Served] = []
-        metrics.watch(
-            lambda: [(name, len(s.answers), len(s.store), s.store.version) for name, s in self.models.items()]
-        )
+        for name in self.models:
+            self._measure(name)
         metrics.ready.set_function(lambda: float(not self.draining))
 
     @classmethod
@@ -60,12 +53,22 @@ class Service:
                 model, manifest = load(spec)
                 store = open_catalogue(model, spec.catalog, keep=True, taken=[each.store.folder for each in models])
                 models.append(Served(spec, model, manifest, store, settings, metrics))
-                models[-1].warm()
                 log.info("serving %s: %s over %d items", spec.name, spec.path, len(store))
         except BaseException:
             _close(models)
             raise
         return cls(settings, models, metrics)
+
+    def _measure(self, name: str) -> None:
+        """Let the metrics read what is behind a name whenever they are read."""
+        self.metrics.waiting.labels(name).set_function(lambda: len(self.models[name].answers))
+        self.metrics.items.labels(name).set_function(lambda: len(self.models[name].store))
+        self.metrics.version.labels(name).set_function(lambda: self.models[name].store.version)
+
+    @property
+    def room(self) -> int:
+        """Requests that may be inside at once."""
+        return (self.settings.queue + self.settings.batch) * len(self.models)
 
     def find(self, wanted: str | None) -> Served:
         """Find a model by its name, or by its domain's where only one model has that.

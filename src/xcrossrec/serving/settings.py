@@ -13,9 +13,6 @@ from xcrossrec.exceptions import ConfigError
 API_KEYS = "XCROSSREC_API_KEYS"
 """Environment variable: keys that may read, separated by commas."""
 
-_VARIABLE = "XCROSSREC_"
-"""With a setting's name in capitals: the environment variable of a number."""
-
 ADMIN_KEYS = "XCROSSREC_ADMIN_KEYS"
 """Environment variable: keys that may also write items and replace models, separated by commas."""
 
@@ -76,19 +73,22 @@ class Settings:
     admin_keys: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("queue", "batch", "request_bytes", "depth", "history", "k", "candidates", "upsert", "explained"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("pair_candidates", "timeout_s", "body_timeout_s", "stop_s"):
-            _at_least(name, getattr(self, name), 0.001)
-        for name in ("batch_wait_ms", "drain_s", "threads", "port"):
-            _at_least(name, getattr(self, name), 0)
+        for each in fields(self):
+            least = {"timeout_s": 0.001, "body_timeout_s": 0.001, "stop_s": 0.001}.get(each.name, 1)
+            least = 0 if each.name in ("batch_wait_ms", "drain_s", "threads", "port") else least
+            if each.type in ("int", "float") and not getattr(self, each.name) >= least:
+                raise ConfigError(f"the setting {each.name} is {getattr(self, each.name)}: give at least {least:g}")
         for place, key in enumerate((*self.api_keys, *self.admin_keys), start=1):
             if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable():
                 raise ConfigError(
                     f"API key number {place} has {len(key)} characters: give at least {SHORTEST_KEY}, printable ASCII, "
                     'for example from  python -c "import secrets; print(secrets.token_urlsafe())"'
                 )
-        self._check_address()
+        if not self.is_local and not self.insecure and not (self.api_keys and self.admin_keys):
+            raise ConfigError(
+                f"host {self.host} can be reached by others and no keys are set: set {API_KEYS} and {ADMIN_KEYS}, or "
+                "listen at 127.0.0.1; --insecure serves everybody, writes too"
+            )
 
     @classmethod
     def read(cls, environment: Mapping[str, str], **given: Any) -> Self:
@@ -102,20 +102,18 @@ class Settings:
             ConfigError: no number, or outside its range.
         """
         kinds = {"int": int, "float": float}
-        free = [each for each in fields(cls) if each.type in kinds and each.name not in given]
-        for each in free:
-            variable = f"{_VARIABLE}{each.name.upper()}"
-            if variable in environment:
-                given[each.name] = _number(variable, environment[variable], kinds[str(each.type)])
+        for each in fields(cls):
+            variable = f"XCROSSREC_{each.name.upper()}"
+            if each.type in kinds and each.name not in given and variable in environment:
+                try:
+                    given[each.name] = kinds[str(each.type)](environment[variable])
+                except ValueError:
+                    kind = "a whole number" if each.type == "int" else "a number"
+                    raise ConfigError(
+                        f"{variable} is {environment[variable]!r}: set {kind}, or leave it unset"
+                    ) from None
         given["api_keys"], given["admin_keys"] = keys_of(environment, API_KEYS), keys_of(environment, ADMIN_KEYS)
         return cls(**given)
-
-    def _check_address(self) -> None:
-        if not self.is_local and not self.insecure and not (self.api_keys and self.admin_keys):
-            raise ConfigError(
-                f"host {self.host} can be reached by others and no keys are set: set {API_KEYS} and {ADMIN_KEYS}, or "
-                "listen at 127.0.0.1; --insecure serves everybody, writes too"
-            )
 
     @property
     def is_local(self) -> bool:
@@ -142,16 +140,3 @@ def is_loopback(host: str) -> bool:
 def keys_of(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
     """Read keys that are separated by commas."""
     return tuple(key.strip() for key in environment.get(name, "").split(",") if key.strip())
-
-
-def _number(variable: str, text: str, kind: type[int] | type[float]) -> float:
-    try:
-        return kind(text)
-    except ValueError:
-        whole = "a whole number" if kind is int else "a number"
-        raise ConfigError(f"{variable} is {text!r}: set {whole}, or leave it unset") from None
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise ConfigError(f"the setting {name} is {value}: give at least {least:g}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from threading import Condition, Thread
 from time import monotonic
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from xcrossrec.serving.problems import Problem, busy
+from xcrossrec.serving.problems import busy
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -38,6 +37,7 @@ class Worker(Generic[Q, A]):
         queue: questions that may wait.
         batch: questions answered together, at most.
         wait_s: how long a batch waits for company after its first question came, in seconds.
+        on_start: called first on the worker's thread.
         on_batch: told the size of every batch and how long its questions had waited, in seconds.
     """
 
@@ -49,12 +49,13 @@ class Worker(Generic[Q, A]):
         queue: int,
         batch: int = 1,
         wait_s: float = 0.0,
+        on_start: Callable[[], object] = lambda: None,
         on_batch: Callable[[int, Sequence[float]], None] = lambda size, waited: None,
     ) -> None:
         self.name = name
         self._answer = answer
         self._limit, self._batch, self._wait_s = queue, batch, wait_s
-        self._on_batch = on_batch
+        self._on_start, self._on_batch = on_start, on_batch
         self._jobs: deque[_Job] = deque()
         self._changed = Condition()
         self._closing = False
@@ -71,11 +72,7 @@ class Worker(Generic[Q, A]):
         return self._thread.is_alive()
 
     async def ask(self, question: Q, *, timeout_s: float) -> A:
-        """Wait for an answer.
-
-        Args:
-            question: for the worker.
-            timeout_s: seconds until it is given up.
+        """Wait for an answer, at most so many seconds.
 
         Raises:
             Problem: 429 where the queue is full, 503 where time is over; and whatever the answer raises.
@@ -99,9 +96,9 @@ class Worker(Generic[Q, A]):
             self._closing = True
             self._changed.notify()
 
-    def join(self, timeout_s: float | None = None) -> None:
+    def join(self) -> None:
         """Wait until the thread has ended."""
-        self._thread.join(timeout_s)
+        self._thread.join()
 
     def _submit(self, question: Q, timeout_s: float) -> asyncio.Future[Any]:
         now = monotonic()
@@ -109,22 +106,20 @@ class Worker(Generic[Q, A]):
             if self._closing:
                 raise busy("the model is being taken away: ask again", status=503, code="replaced")
             if len(self._jobs) >= self._limit:
-                raise self._full()
+                raise busy(
+                    f"{self._limit} requests wait already and no more may: ask again after the seconds in Retry-After",
+                    retry_s=self._retry_s(),
+                )
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             self._jobs.append(_Job(question, future, now, now + timeout_s))
             self._changed.notify()
         return future
 
-    def _full(self) -> Problem:
-        return busy(
-            f"{self._limit} requests wait already and no more may: ask again after the seconds in Retry-After",
-            retry_s=self._retry_s(),
-        )
-
     def _retry_s(self) -> int:
         return min(_NO_MORE_THAN_S, max(1, round(self._seconds_each * len(self._jobs))))
 
     def _run(self) -> None:
+        self._on_start()
         while batch := self._next_batch():
             now = monotonic()
             live = [job for job in batch if job.expires > now and not job.future.done()]
@@ -148,11 +143,10 @@ class Worker(Generic[Q, A]):
 
     def _answers(self, questions: Sequence[Q]) -> list[A | Exception]:
         try:
-            answers = list(self._answer(questions))
+            return list(self._answer(questions))
         except Exception as error:
-            log.exception("worker %s failed", self.name, exc_info=sys.exc_info())
+            log.exception("worker %s failed", self.name)
             return [error] * len(questions)
-        return answers
 
 
 def _deliver(jobs: Sequence[_Job], answers: Sequence[Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -82,16 +82,12 @@ def test_draining_is_seen_before_the_end(shop: Any) -> None:
     assert shop.recommend([{"id": "i0"}])["items"]
 
 
-def test_the_page_or_a_sentence(shop: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from xcrossrec.serving import routes
-
+def test_the_page_is_given(shop: Any) -> None:
     page = shop.ask("GET", "/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
     assert shop.ask("GET", "/static/app.js").headers["x-content-type-options"] == "nosniff"
     assert shop.ask("GET", "/static/none.js").status_code == 404
-    monkeypatch.setattr(routes, "PAGE", tmp_path)
-    assert "has no page" in sentence(shop.ask("GET", "/"), 404, "no_page")
 
 
 def test_the_schema_has_the_limits_and_examples(open_shop: Any, tiny_models: Any) -> None:
@@ -178,7 +174,8 @@ def test_more_requests_than_there_is_room_for_are_refused_at_once(caplog: pytest
         await Response("done")(scope, receive, send)
 
     async def scene() -> list[httpx.Response]:
-        gate = Gate(slow, Settings(), metrics, room=lambda: 2, draining=lambda: False)
+        service: Any = SimpleNamespace(settings=Settings(), metrics=metrics, room=2, draining=False)
+        gate = Gate(slow, service)
         transport = httpx.ASGITransport(app=gate)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             inside = [asyncio.ensure_future(client.post("/v1/recommend")) for _ in range(2)]

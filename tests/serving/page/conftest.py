@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from xcrossrec.config import Integration
 from xcrossrec.training.source import write
 from xcrossrec.training.target import build_target_model
 
@@ -49,7 +50,7 @@ def shop(tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         pytest.skip(f"CHROMIUM ABSENT: {CHROMIUM} does not exist, so the page was not tested")
     folder = tmp_path_factory.mktemp("page")
     pl.DataFrame({"item_id": [f"i{n}" for n in range(len(TITLES))], "title": TITLES}).write_csv(folder / "items.csv")
-    merged = build_target_model(tiny_models.sources, integrator="merged")
+    merged = build_target_model(tiny_models.sources, Integration("merged"))
     write(merged, folder / "merged-model", {"kind": "x-cross"}, frozenset(), overwrite=False)
     models = {"x-cross": tiny_models.late, "lora": tiny_models.sources[0], "pair": tiny_models.pair}
     models["merged"] = folder / "merged-model"

@@ -25,8 +25,7 @@ export async function recommend(model, history, options, signal) {
 }
 
 export async function explain(model, history, item) {
-  const answer = await ask("POST", "v1/explain", { model, history, item });
-  return answer.explanation ?? answer;
+  return (await ask("POST", "v1/explain", { model, history, item })).explanation;
 }
 
 async function ask(method, address, body, signal) {
@@ -47,13 +46,8 @@ async function ask(method, address, body, signal) {
 }
 
 function failure(response, answer) {
-  const sentence = answer?.error?.message;
-  const text = sentence ? sentence[0].toUpperCase() + sentence.slice(1) : unexplained(response.status);
-  const message = /[.!?]$/.test(text) ? text : `${text}.`;
+  const text = answer?.error?.message ?? `The server failed with status ${response.status} and gave no reason`;
+  const sentence = text[0].toUpperCase() + text.slice(1);
+  const message = /[.!?]$/.test(sentence) ? sentence : `${sentence}.`;
   return response.status === 401 ? new KeyNeeded(message) : new Error(message);
-}
-
-function unexplained(status) {
-  if (status === 429 || status === 503) return "The server is busy: wait a moment, then try again.";
-  return `The server failed with status ${status} and gave no reason: look into its log.`;
 }

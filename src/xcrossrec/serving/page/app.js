@@ -2,7 +2,7 @@
 // What is chosen stands in the address after '#', which browsers never send, so a link shows the same again.
 
 import { KeyNeeded, findItems, models, recommend, useKey } from "./api.js";
-import { element, paused, say } from "./dom.js";
+import { button, element, paused, say } from "./dom.js";
 import { History, SearchBox } from "./history.js";
 import { columnView, errorView } from "./results.js";
 
@@ -32,13 +32,8 @@ async function start() {
   }
   part("key-form").hidden = true;
   say(part("server-error"), known.length > 0 ? "" : "The server has no model: start it with one.");
-  fillDomains();
+  domain.replaceChildren(...[...new Set(known.map(domainOf))].map(choice));
   restore();
-}
-
-function fillDomains() {
-  const names = [...new Set(known.map(domainOf))];
-  domain.replaceChildren(...names.map(choice));
 }
 
 function domainOf(entry) {
@@ -73,9 +68,7 @@ async function drawExamples() {
   const name = model.value;
   const items = await findItems(name, "", 3).catch(() => []);
   if (history.entries.length > 0 || name !== model.value || items.length === 0) return;
-  const buttons = items.map(({ item_id: id, title }) =>
-    element("button", { type: "button", className: "plain", onclick: () => history.add({ id, title, model: name }) }, title),
-  );
+  const buttons = items.map(({ item_id: id, title }) => button(title, () => history.add({ id, title, model: name })));
   place.replaceChildren(element("p", { className: "hint" }, "For example:"), ...buttons);
   place.hidden = false;
 }
@@ -139,9 +132,7 @@ function overlap([first, second]) {
 
 function showNothing() {
   columns.removeAttribute("aria-busy");
-  columns.className = "";
-  say(part("overlap"), "");
-  part("status").textContent = "";
+  show([], []);
   const text = "Add an item to the history: what fits it next appears here, with the reasons.";
   columns.replaceChildren(element("p", { className: "empty card" }, text));
 }

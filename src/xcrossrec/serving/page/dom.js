@@ -13,6 +13,10 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
+export function button(text, onclick, properties = {}) {
+  return element("button", { type: "button", className: "plain", onclick, ...properties }, text);
+}
+
 /** A number with a fixed count of digits and a true minus sign. */
 export function number(value, digits = 3) {
   return value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1").replace("-", "\u2212");

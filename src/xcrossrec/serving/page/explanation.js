@@ -12,12 +12,10 @@ export function explanationView(explanation) {
 }
 
 function summary({ score, integration_effect: effect, layers, sources }) {
-  if (effect === null || effect === undefined || layers.length === 0) {
-    if (sources.length > 1) {
-      const added = sources.map((each) => `${each.source} ${signed(each.stream_effect)}`).join(", ");
-      return `Score ${number(score)}. The sources are merged into one stream; what each adds: ${added}.`;
-    }
-    return `Score ${number(score)}. This model has one source, so nothing was integrated.`;
+  if (sources.length < 2) return `Score ${number(score)}. This model has one source, so nothing was integrated.`;
+  if (effect === null) {
+    const added = sources.map((each) => `${each.source} ${signed(each.stream_effect)}`).join(", ");
+    return `Score ${number(score)}. The sources are merged into one stream; what each adds: ${added}.`;
   }
   const strongest = layers.reduce((best, each) => (Math.abs(each.effect) > Math.abs(best.effect) ? each : best));
   return (
@@ -33,7 +31,7 @@ function weight(match) {
 
 function matches(list) {
   const ordered = [...list].sort((a, b) => weight(b) - weight(a));
-  const shares = ordered.every((match) => typeof match.share === "number"); // parts of a whole: shown as such
+  const shares = ordered.every((match) => match.share !== null); // parts of a whole: shown as such
   const top = shares ? 1 : Math.max(...ordered.map((match) => Math.abs(weight(match))), 1e-9);
   const rows = ordered.map((match) => {
     const kind = weight(match) < 0 ? "minus" : "";
@@ -50,9 +48,9 @@ function matches(list) {
 
 function facts(match) {
   const parts = [];
-  if (typeof match.share === "number") parts.push(`${Math.round(match.share * 100)}% of the match`);
-  if (typeof match.effect === "number") parts.push(`${signed(match.effect)} to the score`);
-  if (typeof match.cosine === "number") parts.push(`similarity ${number(match.cosine, 2)}`);
+  if (match.share !== null) parts.push(`${Math.round(match.share * 100)}% of the match`);
+  if (match.effect !== null) parts.push(`${signed(match.effect)} to the score`);
+  if (match.cosine !== null) parts.push(`similarity ${number(match.cosine, 2)}`);
   return parts.join(", ");
 }
 
@@ -61,23 +59,18 @@ function heatMap({ layers, sources }) {
   const top = Math.max(...layers.map((each) => Math.abs(each.effect)), 1e-9);
   const head = element("tr", {}, element("th", { scope: "col" }, "Layer"));
   head.append(...names.map((name) => element("th", { scope: "col" }, name)));
-  const body = element("tbody");
-  for (const layer of [...new Set(layers.map((each) => each.layer))]) {
-    const row = element("tr", {}, element("th", { scope: "row" }, String(layer)));
-    for (const name of names) {
-      const found = layers.find((each) => each.layer === layer && each.source === name);
-      row.append(heatCell(found, top));
-    }
-    body.append(row);
-  }
+  const numbers = [...new Set(layers.map((each) => each.layer))];
+  const rows = numbers.map((layer) => {
+    const found = names.map((name) => layers.find((each) => each.layer === layer && each.source === name));
+    return row(String(layer), found.map((each) => heatCell(each, top)));
+  });
   const caption = "How much each source moved the score at each layer";
   const table = element("table", { className: "heat" }, element("caption", {}, caption));
-  table.append(element("thead", {}, head), body, totals(sources));
+  table.append(element("thead", {}, head), element("tbody", {}, ...rows), totals(sources));
   return [element("h4", {}, "Where the sources worked"), element("div", { className: "wide" }, table), legend(top)];
 }
 
 function heatCell(found, top) {
-  if (found === undefined) return element("td");
   const cell = element("td", {
     className: found.effect < 0 ? "minus" : "plus",
     title: `${found.source}, layer ${found.layer}: ${signed(found.effect)}, mean coefficient ${number(found.coefficient)}`,
@@ -88,27 +81,17 @@ function heatCell(found, top) {
 }
 
 function totals(sources) {
-  const line = (label, text) =>
-    element(
-      "tr",
-      {},
-      element("th", { scope: "row" }, label),
-      ...sources.map((each) => element("td", {}, text(each))),
-    );
-  return element(
-    "tfoot",
-    {},
-    line("all", (each) => signed(each.effect)),
-    line("weight", (each) => `${Math.round(each.stream_share * 100)}%`),
-  );
+  const effects = row("all", sources.map((each) => element("td", {}, signed(each.effect))));
+  const weights = row("weight", sources.map((each) => element("td", {}, `${Math.round(each.stream_share * 100)}%`)));
+  return element("tfoot", {}, effects, weights);
+}
+
+function row(label, cells) {
+  return element("tr", {}, element("th", { scope: "row" }, label), ...cells);
 }
 
 function legend(top) {
-  return element(
-    "p",
-    { className: "legend" },
-    element("span", {}, `${signed(-top)} lowered`),
-    element("span", { className: "scale", "aria-hidden": "true" }),
-    element("span", {}, `raised ${signed(top)}`),
-  );
+  const [lowered, raised] = [`${signed(-top)} lowered`, `raised ${signed(top)}`].map((text) => element("span", {}, text));
+  const scale = element("span", { className: "scale", "aria-hidden": "true" });
+  return element("p", { className: "legend" }, lowered, scale, raised);
 }

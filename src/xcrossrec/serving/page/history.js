@@ -1,7 +1,7 @@
 // The history: a list of items, and a search box (an ARIA combobox) that adds to it.
 
 import { findItems } from "./api.js";
-import { element, paused, say } from "./dom.js";
+import { button, element, paused, say } from "./dom.js";
 
 const SHOWN = 8;
 
@@ -20,7 +20,8 @@ export class History {
 
   set(entries) {
     this.entries = entries;
-    this.draw();
+    this.list.replaceChildren(...entries.map((entry, place) => this.entryView(entry, place)));
+    this.clearButton.hidden = entries.length === 0;
     this.changed();
   }
 
@@ -39,19 +40,10 @@ export class History {
     (buttons[Math.min(place, buttons.length - 1)] ?? document.getElementById("search")).focus();
   }
 
-  draw() {
-    this.list.replaceChildren(...this.entries.map((entry, place) => this.entryView(entry, place)));
-    this.clearButton.hidden = this.entries.length === 0;
-  }
-
   entryView({ title, id }, place) {
-    const remove = element("button", {
-      type: "button",
-      className: "round small",
-      "aria-label": `Remove ${title}`,
-      onclick: () => this.remove(place),
-    });
-    remove.append(element("span", { "aria-hidden": "true" }, "\u00d7"));
+    const cross = element("span", { "aria-hidden": "true" }, "\u00d7");
+    const look = { className: "round small", "aria-label": `Remove ${title}` };
+    const remove = button(cross, () => this.remove(place), look);
     const about = element("span", { className: "about" }, id ?? "a title of its own");
     return element("li", {}, element("span", { className: "title" }, title, about), remove);
   }

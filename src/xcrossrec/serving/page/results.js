@@ -1,7 +1,7 @@
 // The ranked lists: one column a model, each item with a score bar and its reasons.
 
 import { explain } from "./api.js";
-import { bar, element, number } from "./dom.js";
+import { bar, button, element, number } from "./dom.js";
 import { explanationView } from "./explanation.js";
 
 let made = 0; // numbers the explanations' ids
@@ -27,34 +27,29 @@ export function columnView(model, items, given) {
 
 /** A column that says what went wrong. */
 export function errorView(model, sentence) {
-  return column(model, element("p", { className: "error", role: "alert" }, sentence));
+  return column(model, alert(sentence));
+}
+
+function alert(sentence) {
+  return element("p", { className: "error", role: "alert" }, sentence);
 }
 
 function column({ name, sources }, content) {
-  const parts = sources?.length > 1 ? `integrates ${sources.join(", ")}` : "one source";
+  const parts = sources.length > 1 ? `integrates ${sources.join(", ")}` : "one source";
   const heading = element("h3", {}, name, " ", element("span", { className: "about" }, parts));
   return element("article", { className: "card column", "aria-label": `Recommendations of ${name}` }, heading, content);
 }
 
 function itemView(name, item, share, given) {
   const panel = element("div", { className: "panel", id: `why-${(made += 1)}`, hidden: true });
-  const why = element("button", {
-    type: "button",
+  const why = button("Why?", () => toggle(why, panel, name, item, given.history), {
     className: "plain why",
     "aria-expanded": "false",
     "aria-controls": panel.id,
     "aria-label": `Why ${item.title}?`,
-    onclick: () => toggle(why, panel, name, item, given.history),
   });
-  why.append("Why?");
-  const add = element("button", {
-    type: "button",
-    className: "plain",
-    "aria-label": `Add ${item.title} to the history`,
-    title: "Add to the history",
-    onclick: () => given.add(item),
-  });
-  add.append("+ history");
+  const label = { "aria-label": `Add ${item.title} to the history`, title: "Add to the history" };
+  const add = button("+ history", () => given.add(item), label);
   const view = element(
     "li",
     { "data-item": item.item_id },
@@ -71,11 +66,8 @@ function itemView(name, item, share, given) {
 }
 
 function about(item) {
-  const parts = [item.item_id];
-  if (item.category) parts.push(item.category);
-  if (typeof item.price === "number") parts.push(number(item.price, 2));
-  if (item.in_stock === false) parts.push("not in stock");
-  return parts.join(" · ");
+  const price = item.price === null ? null : number(item.price, 2);
+  return [item.item_id, item.category, price, item.in_stock ? null : "not in stock"].filter(Boolean).join(" · ");
 }
 
 /** Where the item stands in the other list. */
@@ -109,7 +101,7 @@ async function toggle(button, panel, model, item, history) {
     panel.replaceChildren(explanationView(await explain(model, history, { id: item.item_id })));
     panel.dataset.done = "yes";
   } catch (error) {
-    panel.replaceChildren(element("p", { className: "error", role: "alert" }, error.message));
+    panel.replaceChildren(alert(error.message));
   }
   panel.removeAttribute("aria-busy");
 }
