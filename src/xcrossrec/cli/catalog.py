@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xcrossrec.cli.asking import ModelDir
 from xcrossrec.cli.console import Overwrite, Precision, prepare, progress_to_stderr
+from xcrossrec.cli.recommend import ModelDir
 
 if TYPE_CHECKING:
     from xcrossrec.models.model import Model
