@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
-from xcrossrec import __version__
+from xcrossrec._version import __version__
 from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.serving.gate import Gate
 from xcrossrec.serving.openapi import openapi_of
