@@ -54,7 +54,7 @@ def test_questions_that_wait_are_answered_together_and_a_bad_one_fails_alone() -
 
     answers = asyncio.run(scene())
     worker.close()
-    worker.join(5)
+    worker.join()
     assert gate.batches == [[1], [2, 0, 3, 4], [5]]
     assert answers[:2] == [2, 4]
     assert isinstance(answers[2], ValueError)
@@ -110,7 +110,7 @@ def test_a_question_whose_time_is_over_gets_503_and_costs_nothing() -> None:
 
     first, late = asyncio.run(scene())
     worker.close()
-    worker.join(5)
+    worker.join()
     assert first == 2
     assert isinstance(late, Problem)
     assert (late.status, late.code) == (503, "timeout")
@@ -134,7 +134,7 @@ def test_closing_answers_what_waits_and_refuses_the_rest() -> None:
     one, two, refused = asyncio.run(scene())
     assert (one, two) == (2, 4)
     assert (refused.status, refused.code) == (503, "replaced")
-    worker.join(5)
+    worker.join()
     assert not worker.running
 
 
