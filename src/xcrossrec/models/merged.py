@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from xcrossrec.config import Integration
 from xcrossrec.exceptions import BundleError
-from xcrossrec.models.adapters import Adapter, LoraFactors, load_tensors, mean_update
+from xcrossrec.models.adapters import ADAPTER_WEIGHTS, Adapter, LoraFactors, load_tensors, mean_update
 from xcrossrec.models.base import Base
 from xcrossrec.models.encoder import check_sources, read_adapters, save_adapters
 from xcrossrec.models.fast.linear import laid_out
@@ -138,7 +138,7 @@ class MergedEncoder(SingleStreamEncoder):
 
     @torch.no_grad()
     def _take_over(self, folder: Path) -> None:
-        saved = load_tensors(folder / TARGET_FOLDER / "adapter_model.safetensors")
+        saved = load_tensors(folder / TARGET_FOLDER / ADAPTER_WEIGHTS)
         own = {f"{name.replace('.default', '')}": p for name, p in self.backbone.named_parameters() if "lora_" in name}
         if wrong := sorted(set(own) ^ set(saved)) or [key for key in own if own[key].shape != saved[key].shape]:
             raise BundleError(
