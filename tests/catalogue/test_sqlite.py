@@ -241,7 +241,7 @@ def test_a_merge_that_the_disk_refuses_changes_nothing(store: SqliteCatalogue, m
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("xcrossrec.catalogue.files.os.fsync", refuse)
+        patch.setattr("xcrossrec.catalogue.files.force_to_disk", refuse)
         with pytest.raises(StorageError, match=r"could not be written .no space left.: nothing was changed"):
             store.compact()
     with monkeypatch.context() as patch:

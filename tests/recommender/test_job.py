@@ -211,7 +211,7 @@ def test_an_unfinished_job_of_other_settings_is_refused(late: Recommender, users
 def test_a_half_written_part_is_written_again(late: Recommender, users: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(late, users, tmp_path / "out.parquet", progress=stop_after(1))
-    half = tmp_path / ".out.parquet.parts" / "000001.parquet.writing"
+    half = tmp_path / ".out.parquet.parts" / ".000001.parquet.0123abcd.writing"
     half.write_bytes(b"PAR1 half")
     assert run(late, users, tmp_path / "out.parquet") == BatchReport(3, 1, 5, 0)
     assert not half.exists()

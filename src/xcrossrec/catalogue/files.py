@@ -9,7 +9,6 @@ Legend: ``item`` = one item of the segment, ``dim`` = vector size.
 
 from __future__ import annotations
 
-import os
 import re
 import zlib
 from collections.abc import Collection
@@ -25,7 +24,8 @@ from torch import Tensor
 from xcrossrec.catalogue.rows import SegmentRecord
 from xcrossrec.catalogue.scan import Codes, processor_multiplies_integers, quantise, worth_quantising
 from xcrossrec.catalogue.segment import COLUMNS, Segment
-from xcrossrec.exceptions import BundleError, StorageError
+from xcrossrec.exceptions import BundleError
+from xcrossrec.replacing import force_to_disk, refused
 
 _NAME = re.compile(r"(?:items|vectors|codes|scales)-(\d+)\.(?:arrow|npy)")
 
@@ -50,14 +50,11 @@ def write_segment(folder: Path, number: int, segment: Segment) -> SegmentRecord:
         if codes:
             _write(folder / f"codes-{number}.npy", codes.values)
             _write(folder / f"scales-{number}.npy", codes.scale)
-        sync_folder(folder)
+        force_to_disk(folder)
     except OSError as error:
         for path in folder.glob(f"*-{number}.*"):
             path.unlink()
-        raise StorageError(
-            f"{folder} could not be written ({error}): nothing was changed; free space on its disk, or check that it "
-            "may be written"
-        ) from error
+        raise refused(folder, error) from error
     crc = zlib.crc32(table.getbuffer())
     return SegmentRecord(number, len(segment), crc, codes.error if codes else None, codes.length if codes else None)
 
@@ -94,25 +91,13 @@ def remove_segments(folder: Path, *, keep: Collection[int]) -> None:
                 path.unlink()
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a folder's entries durable, where the system can."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _write(path: Path, content: Tensor | memoryview) -> None:
     with path.open("wb") as file:
         if isinstance(content, Tensor):
             np.save(file, content.numpy(), allow_pickle=False)
         else:
             file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    force_to_disk(path)
 
 
 def _map(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> Tensor:

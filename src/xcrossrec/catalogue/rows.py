@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, Self, TypeAlias
 import numpy as np
 from jaxtyping import Float32
 
-from xcrossrec.exceptions import BundleError, StorageError
+from xcrossrec.exceptions import BundleError
+from xcrossrec.replacing import refused
 
 DATABASE = "catalogue.sqlite"
 
@@ -219,7 +220,7 @@ class Rows:
             if self._connection.in_transaction:  # SQLite may have taken it back itself
                 self._connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
-                raise _refused(self.path, error) from error
+                raise refused(self.path, error) from error
             raise
 
 
@@ -250,12 +251,5 @@ def _sentences(path: Path) -> Iterator[None]:
                 f"{path} is open in another process: stop that one, or change its catalogue over HTTP (PUT /v1/items)"
             ) from error
         if name.startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_IOERR_WRITE")):
-            raise _refused(path, error) from error
+            raise refused(path, error) from error
         raise BundleError(f"{path} cannot be read ({error}): restore a copy, or build it again") from error
-
-
-def _refused(path: Path, error: sqlite3.Error) -> StorageError:
-    return StorageError(
-        f"{path} could not be written ({error}): nothing was changed; free space on its disk, or check that it may be "
-        "written, then send the write again"
-    )

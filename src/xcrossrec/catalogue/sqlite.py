@@ -21,7 +21,7 @@ from jaxtyping import Float32
 
 from xcrossrec._version import __version__
 from xcrossrec.catalogue.base import Catalogue, check_vectors
-from xcrossrec.catalogue.files import read_segment, remove_segments, sync_folder, write_segment
+from xcrossrec.catalogue.files import read_segment, remove_segments, write_segment
 from xcrossrec.catalogue.rows import DATABASE, Rows
 from xcrossrec.catalogue.segment import Segment, table_of_rows
 from xcrossrec.catalogue.snapshot import Part, Snapshot
@@ -89,7 +89,6 @@ class SqliteCatalogue(Catalogue):
             Rows.create(temporary / DATABASE, facts, written).close()
             manifest = {"kind": "catalogue", "xcrossrec_version": __version__, "created": datetime.now(UTC).isoformat()}
             (temporary / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-        sync_folder(folder.absolute().parent)
         return cls.open(folder, fingerprint=fingerprint)
 
     @classmethod

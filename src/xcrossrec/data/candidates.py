@@ -12,8 +12,9 @@ import polars as pl
 from jaxtyping import Int64
 
 from xcrossrec.data.domain import Domain
-from xcrossrec.data.store import CANDIDATES_FOLDER, read_parquet, write_parquet
+from xcrossrec.data.store import CANDIDATES_FOLDER, read_parquet
 from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.replacing import replacing_file
 from xcrossrec.types import NEGATIVES, SPLITS, USER, Negatives, Split
 
 DEFAULT_COUNT = 29
@@ -106,7 +107,8 @@ def candidates_for(
         pl.lit(negatives).alias("negatives"),
         pl.lit(seed).alias("seed"),
     )
-    write_parquet(frame, file)
+    with replacing_file(file) as temporary:
+        frame.write_parquet(temporary)
     return drawn
 
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ import polars as pl
 from xcrossrec._version import __version__
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import DataError
+from xcrossrec.replacing import replacing_folder
 from xcrossrec.types import SPLITS
 
 FORMAT_VERSION = 1
@@ -53,10 +50,7 @@ def manifest_of(domain: Domain) -> dict[str, Any]:
 
 
 def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -> None:
-    """Write a domain into a folder of its own, atomically.
-
-    Everything goes into a temporary folder beside ``path``, which is renamed at the end: an interrupted
-    write leaves either the old domain or none.
+    """Write a domain into a folder of its own; an interrupted write leaves either the old domain or none.
 
     Args:
         domain: what to write.
@@ -66,18 +60,17 @@ def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -
 
     Raises:
         DataError: the folder is taken.
+        StorageError: the disk refuses.
     """
-    path = Path(path).resolve()  # so that '.' has a name and a parent
+    path = Path(path)
     _refuse_taken(path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary_beside(path) as temporary:
+    with replacing_folder(path) as temporary:
         tables = {ITEMS_FILE: domain.items, **{f"{s}.parquet": domain.interactions[s] for s in domain.splits}}
         with ThreadPoolExecutor(WRITERS, "xcrossrec-write") as pool:
             for written in [pool.submit(table.write_parquet, temporary / file) for file, table in tables.items()]:
                 written.result()
         manifest = json.dumps(manifest_of(domain), indent=2, ensure_ascii=False)
         (temporary / MANIFEST).write_text(manifest + "\n", encoding="utf-8")
-        _swap(temporary, path)
 
 
 def read_domain(path: Path | str) -> Domain:
@@ -149,24 +142,6 @@ def read_parquet(file: Path, *, remedy: str = "import the domain again") -> pl.D
         raise DataError(f"{file} is not a readable Parquet file ({error}): {remedy}") from error
 
 
-def write_parquet(frame: pl.DataFrame, file: Path, *, metadata: dict[str, str] | None = None) -> None:
-    """Write one Parquet file atomically: to a temporary sibling, then renamed.
-
-    Args:
-        frame: what to write.
-        file: where; its folder is made if it is absent.
-        metadata: kept in the file.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _sibling(file)
-    try:
-        frame.write_parquet(temporary, metadata=metadata)
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def _refuse_taken(path: Path, *, overwrite: bool) -> None:
     """Refuse to write over anything but an empty folder or, if asked to, a domain."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
@@ -175,34 +150,3 @@ def _refuse_taken(path: Path, *, overwrite: bool) -> None:
         raise DataError(f"{path} exists and is not a domain folder: it is left alone, choose another path")
     if not overwrite:
         raise DataError(f"{path} already holds a domain: choose another path, or allow it to be overwritten")
-
-
-def _sibling(path: Path) -> Path:
-    """Choose a free hidden name beside ``path``."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-
-
-@contextmanager
-def _temporary_beside(path: Path) -> Iterator[Path]:
-    """Lend a folder beside ``path`` that is gone afterwards, unless it was renamed."""
-    temporary = _sibling(path)
-    temporary.mkdir()
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _swap(temporary: Path, path: Path) -> None:
-    """Rename ``temporary`` to ``path``; a domain that stands there goes only after that worked."""
-    if not path.exists():
-        temporary.replace(path)
-        return
-    retired = _sibling(path)
-    path.replace(retired)
-    try:
-        temporary.replace(path)
-    except BaseException:
-        retired.replace(path)
-        raise
-    shutil.rmtree(retired)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from xcrossrec.data.store import write_parquet
 from xcrossrec.exceptions import DataError
 from xcrossrec.metrics.ranking import METRICS
 from xcrossrec.metrics.significance import bootstrap_interval
+from xcrossrec.replacing import replacing_file
 from xcrossrec.types import NEGATIVES, USER, Negatives
 
 KIND = "negatives"
@@ -91,9 +91,11 @@ class Evaluation:
         """Write one Parquet file; an existing file is replaced in one step or not at all.
 
         Raises:
-            OSError: the file cannot be written.
+            StorageError: the disk refuses.
         """
-        write_parquet(self.frame, path, metadata={_KEY: json.dumps({"format": _FORMAT, **asdict(self.info)})})
+        with replacing_file(path) as temporary:
+            stated = {_KEY: json.dumps({"format": _FORMAT, **asdict(self.info)})}
+            self.frame.write_parquet(temporary, metadata=stated)
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:

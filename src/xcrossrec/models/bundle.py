@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +28,7 @@ from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.pair_head import PairHead
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.xcross.encoder import XCrossEncoder
+from xcrossrec.replacing import replacing_folder
 
 FORMAT_VERSION = 2
 
@@ -98,24 +97,8 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
             raise BundleError(f"{path} exists: choose another place, or allow to overwrite it")
         if not path.is_dir() or (any(path.iterdir()) and not (path / MANIFEST).exists()):
             raise BundleError(f"{path} exists and is no xcrossrec model: it is not replaced, choose another place")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-            path.replace(old)
-            try:
-                temporary.replace(path)
-            except BaseException:
-                old.replace(path)
-                raise
-            shutil.rmtree(old)
-        else:
-            temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with replacing_folder(path) as folder:
+        yield folder
 
 
 def read_bundle_manifest(path: Path | str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.bundle import read_bundle_manifest
 from xcrossrec.recommender.questions import Answer, Question
 from xcrossrec.recommender.recommender import Recommender
+from xcrossrec.replacing import replacing_file
 from xcrossrec.types import USER
 
 HISTORY = "history"
@@ -226,7 +226,7 @@ class _Parts:
             shutil.rmtree(parts.folder)
 
     def _take_job(self, *, overwrite: bool) -> None:
-        """Keep the folder's parts if they are this job's; leftovers of an interrupted write go."""
+        """Keep the folder's parts if they are this job's."""
         path = self.folder / _JOB
         if path.exists() and json.loads(path.read_text(encoding="utf-8")) != self.job:
             if not overwrite:
@@ -237,22 +237,20 @@ class _Parts:
             for part in self.folder.glob("*.parquet"):
                 part.unlink()
             path.unlink()
-        for leftover in self.folder.glob("*.writing"):
-            leftover.unlink()
         if not path.exists():
-            with _written(path) as temporary:
+            with replacing_file(path) as temporary:
                 temporary.write_text(json.dumps(self.job), encoding="utf-8")
 
     def write(self, number: int, table: pa.Table) -> None:
         """Keep one row group's result."""
-        with _written(self.path(number)) as temporary:
+        with replacing_file(self.path(number)) as temporary:
             pq.write_table(table, temporary, compression="zstd")
 
     def join(self, groups: int, user_id: pa.DataType) -> None:
         """Make the output of all parts, a row group each."""
         schema = _schema(user_id).with_metadata({_KEY: json.dumps(self.job)})
         with (
-            _written(self.folder / "whole.parquet", self.out) as temporary,
+            replacing_file(self.out) as temporary,
             pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
         ):
             for number in range(groups):
@@ -262,21 +260,6 @@ class _Parts:
     def path(self, number: int) -> Path:
         """Where a finished row group lies."""
         return self.folder / f"{number:06d}.parquet"
-
-
-@contextmanager
-def _written(path: Path, final: Path | None = None) -> Iterator[Path]:
-    """Give a name to write to; the file is on disk under its final name when the block is left."""
-    temporary, final = path.with_name(f"{path.name}.writing"), final or path
-    yield temporary
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(final)
-    folder = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _made_of(out: Path) -> Job | None:

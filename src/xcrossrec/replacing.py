@@ -1,0 +1,193 @@
+"""Files and folders that are replaced as a whole: written beside their place, forced to disk, put there in one step.
+
+What is being written stands beside its place as ``.NAME.<8 hex digits>.writing``, locked for as long as its writer
+lives. One without a lock was left by a crash: whoever writes the same place next removes it, with a line in the log.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import logging
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from xcrossrec.exceptions import StorageError
+
+log = logging.getLogger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
+_WRITING, _RETIRED = "writing", "retired"
+_TRIES = 5
+
+
+@contextmanager
+def replacing_file(path: Path | str) -> Iterator[Path]:
+    """Lend an empty file beside ``path`` to write to; when the block is left it is on disk in ``path``'s place.
+
+    An error in the block leaves what was there. The folder is made if it is absent, the mode is the umask's.
+
+    Raises:
+        StorageError: the disk refuses; nothing was changed.
+    """
+    place = Path(path).resolve()
+    with _beside(place, lambda temporary: temporary.touch(exist_ok=False)) as temporary:
+        yield temporary
+        with _sentence(place):
+            force_to_disk(temporary)
+            temporary.replace(place)
+            force_to_disk(place.parent)
+
+
+@contextmanager
+def replacing_folder(path: Path | str) -> Iterator[Path]:
+    """Lend an empty folder beside ``path`` to fill; when the block is left it is on disk in ``path``'s place.
+
+    The two change places in one step where the system can (``renameat2`` of Linux), so that there is always the old
+    folder or the new one. All files get the umask's mode, whatever wrote them. The rest is as for a file.
+    """
+    place = Path(path).resolve()
+    with _beside(place, Path.mkdir) as temporary:
+        yield temporary
+        with _sentence(place):
+            mode = temporary.stat().st_mode & 0o777
+            for each in (each for each in temporary.rglob("*") if not each.is_symlink()):
+                each.chmod(mode if each.is_dir() else mode & 0o666)
+                force_to_disk(each)
+            force_to_disk(temporary)
+            _change_places(temporary, place)
+            force_to_disk(place.parent)
+
+
+def leftovers(path: Path | str) -> list[Path]:
+    """Find what interrupted replacements of ``path`` left beside it.
+
+    A name that ends in ``.retired`` is the whole folder of before, from between two renames: it is put back by the
+    next replacement, or by hand.
+    """
+    return [each for each, _ in _unlocked(Path(path).resolve())]
+
+
+def force_to_disk(path: Path) -> None:
+    """Make a file's content, or a folder's entries, durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def refused(path: Path, error: object) -> StorageError:
+    """Say that the disk refused a write."""
+    return StorageError(
+        f"{path} could not be written ({error}): nothing was changed; free space on its disk, or check that it may be "
+        "written, then try again"
+    )
+
+
+@contextmanager
+def _beside(place: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    with _sentence(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _clear(place)
+        temporary, lock = _made(place, make)
+    try:
+        yield temporary
+    except Exception as error:
+        if getattr(error, "errno", None) in _FULL or f"(os error {errno.ENOSPC})" in str(error):
+            raise refused(place, error) from error
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+        _remove(temporary)
+
+
+def _made(place: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
+    """Make something and lock it; again if another process took it for a leftover in between."""
+    for _ in range(_TRIES):
+        make(temporary := _sibling(place, _WRITING))
+        if (lock := _lock(temporary)) is not None:
+            break
+    return temporary, lock
+
+
+def _clear(place: Path) -> None:
+    """Remove what crashes left, and put a folder back that stood between two names."""
+    for leftover, _ in _unlocked(place):
+        if leftover.name.endswith(_RETIRED) and not place.exists():
+            leftover.replace(place)
+            log.warning("%s was put back: an interrupted replacement had left it as %s", place, leftover)
+        else:
+            _remove(leftover)
+            log.warning("%s was removed: an interrupted replacement of %s had left it", leftover, place)
+
+
+def _unlocked(place: Path) -> Iterator[tuple[Path, int]]:
+    """Give what stands beside a place and nobody writes, each locked until the next is asked for."""
+    name = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{8}}\.(?:{_WRITING}|{_RETIRED})")
+    for each in sorted(place.parent.glob(".*")):
+        if name.fullmatch(each.name) and (lock := _lock(each)) is not None:
+            try:
+                yield each, lock
+            finally:
+                os.close(lock)
+
+
+def _change_places(temporary: Path, place: Path) -> None:
+    if not place.exists():
+        temporary.replace(place)
+    elif not _exchange(temporary, place):
+        retired = _sibling(place, _RETIRED)
+        place.replace(retired)
+        try:
+            temporary.replace(place)
+        except BaseException:
+            retired.replace(place)
+            raise
+        retired.replace(temporary)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
+
+
+def _sibling(place: Path, state: str) -> Path:
+    return place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.{state}")
+
+
+def _lock(path: Path) -> int | None:
+    """Lock a file or folder until the handle is closed; None if another process has it, or there are no locks."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+    return None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _sentence(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise refused(place, error) from error

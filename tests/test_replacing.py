@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from xcrossrec import replacing
+from xcrossrec.exceptions import StorageError
+from xcrossrec.replacing import leftovers, replacing_file, replacing_folder
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder that holds ``old``."""
+    place = tmp_path / "place"
+    with replacing_folder(place) as folder:
+        (folder / "old").write_text("old")
+    return place
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replacing, "_exchange", lambda one, other: False)
+
+
+@pytest.mark.parametrize("one_step", [True, False])
+def test_a_folder_is_replaced_and_nothing_else_stays(
+    place: Path, monkeypatch: pytest.MonkeyPatch, one_step: bool
+) -> None:
+    if not one_step:
+        without_exchange(monkeypatch)
+    with replacing_folder(place) as folder:
+        (folder / "new").write_text("new")
+        assert names(place) == ["old"]
+    assert names(place) == ["new"]
+    assert names(place.parent) == ["place"]
+
+
+def test_the_old_folder_is_never_gone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "replace", lambda *_: pytest.fail("two renames, and nothing between them"))
+    with replacing_folder(place) as folder:
+        (folder / "new").touch()
+    assert names(place) == ["new"]
+
+
+def test_modes_are_the_umasks_whatever_wrote_the_file(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with replacing_folder(tmp_path / "a") as folder:
+            (folder / "deep").mkdir(mode=0o700)
+            (folder / "deep" / "weights").touch(mode=0o600)
+        with replacing_file(tmp_path / "b") as file:
+            file.write_text("b")
+    finally:
+        os.umask(before)
+    paths = [tmp_path / "a", tmp_path / "a" / "deep", tmp_path / "a" / "deep" / "weights", tmp_path / "b"]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in paths] == [0o750, 0o750, 0o640, 0o640]
+
+
+def test_every_file_and_folder_is_forced_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forced: list[Path] = []
+    monkeypatch.setattr(replacing, "force_to_disk", forced.append)
+    with replacing_folder(tmp_path / "a") as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "file").touch()
+    assert set(forced) == {folder, folder / "deep", folder / "deep" / "file", tmp_path}
+    assert forced[-1] == tmp_path  # after the rename
+    with replacing_file(tmp_path / "b") as file:
+        pass
+    assert forced[-2:] == [file, tmp_path]
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError])
+def test_a_failure_leaves_what_was_there(place: Path, failure: type[BaseException]) -> None:
+    (place.parent / "file").write_text("old")
+    with pytest.raises(failure), replacing_folder(place):
+        raise failure
+    with pytest.raises(failure), replacing_file(place.parent / "file"):
+        raise failure
+    assert names(place.parent) == ["file", "place"]
+    assert names(place) == ["old"]
+    assert (place.parent / "file").read_text() == "old"
+
+
+def test_a_failed_last_step_puts_the_old_folder_back(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_exchange(monkeypatch)
+    replace = Path.replace
+
+    def fail_into_place(self: Path, other: Path) -> Path:
+        if other == place and self.suffix == ".writing":
+            raise PermissionError("no")
+        return replace(self, other)
+
+    monkeypatch.setattr(Path, "replace", fail_into_place)
+    sentence = r"place could not be written \(no\): nothing was changed"
+    with pytest.raises(StorageError, match=sentence), replacing_folder(place):
+        pass
+    assert names(place) == ["old"]
+    assert names(place.parent) == ["place"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error: No space left (os error 28)")],
+)
+def test_a_full_disk_is_a_sentence_whatever_says_it(tmp_path: Path, error: Exception) -> None:
+    sentence = r"out could not be written .*No space left.*nothing was changed; free space"
+    with pytest.raises(StorageError, match=sentence), replacing_file(tmp_path / "out"):
+        raise error
+    assert names(tmp_path) == []
+
+
+def test_what_a_crash_left_is_named_and_removed_by_the_next_writer(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = place.with_name(".place.0123abcd.writing")
+    left.mkdir()
+    (left / "half").touch()
+    other = place.with_name(".place.too.0123abcd.writing")  # of another place
+    other.touch()
+    assert leftovers(place) == [left]
+    with replacing_folder(place) as folder:
+        assert leftovers(place) == []  # what is being written is none
+        with replacing_folder(place):
+            assert folder.exists()
+    assert f"{left} was removed: an interrupted replacement of {place} had left it" in caplog.text
+    assert names(place.parent) == [other.name, "place"]
+
+
+def test_a_folder_left_between_two_names_is_put_back(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place.replace(place.with_name(".place.0123abcd.retired"))
+    with pytest.raises(ValueError, match="stop"), replacing_folder(place):
+        raise ValueError("stop")
+    assert names(place) == ["old"]
+    assert "place was put back: an interrupted replacement had left it" in caplog.text
