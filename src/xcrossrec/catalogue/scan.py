@@ -169,6 +169,8 @@ def _approximate(
     vectors: Float32[Tensor, "item dim"], codes: Codes | None, slots: Float32[Tensor, "slot dim"], pool: Pool
 ) -> tuple[Float32[Tensor, " item"], float]:
     """Score every item, and say how far off a score can be, rounding aside."""
+    if codes is None and len(vectors) <= _BLOCK:
+        return pool(slots @ vectors.t()), 0.0
     scores = torch.empty(len(vectors))
     queries = quantise(slots) if codes else None
     for start in range(0, len(vectors), _BLOCK):
@@ -181,7 +183,8 @@ def _approximate(
 def _rounding(slots: Float32[Tensor, "slot dim"], codes: Codes | None) -> float:
     """What adding ``dim`` products in float32 may cost, with room for the pool."""
     length = codes.length if codes else 1.0
-    return slots.shape[1] * torch.finfo(torch.float32).eps * max(length, 1.0) * float(slots.norm(dim=1).max())
+    longest = float(torch.linalg.vector_norm(slots, dim=1).max())
+    return slots.shape[1] * torch.finfo(torch.float32).eps * max(length, 1.0) * longest
 
 
 def exact_scores(
@@ -191,9 +194,10 @@ def exact_scores(
     pool: Pool,
 ) -> Float32[np.ndarray, " found"]:
     """Score items by their vectors; in float64, so that equal vectors get equal scores wherever they stand."""
+    queries, step = slots.double()[:, None, :], max(1, _RESCORED_AT_ONCE // len(slots))
     parts = [
-        pool((vectors[torch.from_numpy(part)].double() * slots.double()[:, None, :]).sum(-1))
-        for part in np.array_split(rows, -(-max(len(rows), 1) * len(slots) // _RESCORED_AT_ONCE))
+        pool((vectors[torch.from_numpy(rows[start : start + step])].double() * queries).sum(-1))
+        for start in range(0, max(len(rows), 1), step)
     ]
     scores: Float32[np.ndarray, " found"] = torch.cat(parts).float().numpy()
     return scores

@@ -138,9 +138,14 @@ class Segment:
         return (self.table["title"].str.len_bytes() > 0).to_numpy()
 
     @cached_property
+    def ids(self) -> list[str]:
+        """The id of each row."""
+        return self.table["item_id"].to_list()
+
+    @cached_property
     def row_of(self) -> dict[str, int]:
         """The row of each id."""
-        return {item_id: row for row, item_id in enumerate(self.table["item_id"].to_list())}
+        return {item_id: row for row, item_id in enumerate(self.ids)}
 
     def rows_of(self, item_ids: Collection[str]) -> list[int]:
         """Find the rows of those ids that are here."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from heapq import merge
-from itertools import islice
+from itertools import islice, repeat
+from operator import itemgetter
 
 import numpy as np
 import polars as pl
@@ -86,6 +88,10 @@ class Snapshot:
         return max((int(part.segment.places[-1]) + 1 for part in self.parts if len(part.segment)), default=0)
 
     def __len__(self) -> int:
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
         return sum(int(part.alive.sum()) for part in self.parts)
 
     def __iter__(self) -> Iterator[StoredItem]:
@@ -105,7 +111,15 @@ class Snapshot:
     def with_title(self, title: str) -> list[StoredItem]:
         """Find the items of exactly this title (white space aside), in the catalogue's order."""
         rows = [[row for row in part.segment.rows_of_title(title) if part.alive[row]] for part in self.parts]
-        return list(_in_order(zip(self.parts, rows, strict=True)))
+        return list(_in_order(zip(self.parts, rows, strict=True))) if any(rows) else []
+
+    def sharing_title(self, items: Iterable[StoredItem]) -> set[str]:
+        """Give the ids of some items and of all that share a title with one of them; deleted ones may be among them."""
+        titles = {item.item_id: item.title for item in items}
+        found = set(titles)
+        for segment in [part.segment for part in self.parts if len(part.segment)]:
+            found.update(segment.ids[row] for title in titles.values() for row in segment.rows_of_title(title))
+        return found
 
     def vectors(self, item_ids: Sequence[str]) -> Float32[Tensor, "item dim"]:
         """Gather the vectors of items.
@@ -182,10 +196,12 @@ class Snapshot:
             if not len(segment):
                 continue
             allowed = _allowed(part, filters, exclude, among)
-            best = segment.search(queries, k, pool=pool, allowed=allowed, products=known)
-            found += [(-float(score), int(segment.places[row]), segment, row) for row, score in zip(*best, strict=True)]
-        found.sort(key=lambda entry: entry[:2])
-        return [(segment.item(int(row)), -score) for score, _, segment, row in found[:k]]
+            rows, scores = segment.search(queries, k, pool=pool, allowed=allowed, products=known)
+            found += zip(
+                (-scores).tolist(), segment.places[rows].tolist(), repeat(segment), rows.tolist(), strict=False
+            )
+        found.sort(key=itemgetter(0, 1))
+        return [(segment.item(row), -score) for score, _, segment, row in found[:k]]
 
     def products(self, slots: Float32[Tensor, "slot dim"]) -> list[Float32[Tensor, "slot _"] | None]:
         """Multiply many searches' slots with the vectors of each part; see :meth:`Segment.products`."""

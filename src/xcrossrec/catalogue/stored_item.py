@@ -68,11 +68,15 @@ class StoredItem:
     def restore(cls, *values: Any) -> Self:
         """Make an item of :attr:`values`, which were checked when it was made first."""
         item = object.__new__(cls)
-        for name, value in zip(cls.__slots__, values, strict=True):
-            object.__setattr__(item, name, value)
+        for place, value in zip(_PLACES, values, strict=True):
+            place(item, value)
         if values[-1] is not None:
             object.__setattr__(item, "metadata", json.loads(values[-1]))
         return item
+
+
+_PLACES = [getattr(StoredItem, name).__set__ for name in StoredItem.__slots__]
+"""Where :meth:`StoredItem.restore` writes; a frozen item's usual way takes five times as long."""
 
 
 def metadata_json(item: StoredItem) -> str | None:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from xcrossrec.answers import ItemScore, Recommendation
 from xcrossrec.catalogue import Filters, Snapshot, StoredItem
 from xcrossrec.exceptions import ConfigError, DataError, UnknownItemError
-from xcrossrec.prompts import clean_title, item_texts
+from xcrossrec.prompts import UNTITLED, clean_title
 from xcrossrec.types import ITEM, TITLE
 
 
@@ -80,16 +80,16 @@ class Known:
 
     Attributes:
         item: of the catalogue; None for a title that it lacks.
-        text: the title as the model reads it.
+        free: that title, cleaned.
     """
 
     item: StoredItem | None
-    text: str
+    free: str = ""
 
-    @classmethod
-    def of(cls, item: StoredItem) -> Known:
-        """An item of the catalogue."""
-        return cls(item, item_texts([item.title])[0])
+    @property
+    def text(self) -> str:
+        """The title as the model reads it."""
+        return self.free if self.item is None else self.item.title or UNTITLED
 
     @property
     def item_id(self) -> str | None:
@@ -99,7 +99,7 @@ class Known:
     @property
     def title(self) -> str:
         """The title that people read."""
-        return self.text if self.item is None else self.item.title
+        return self.free if self.item is None else self.item.title
 
 
 @dataclass(frozen=True)
@@ -158,31 +158,28 @@ def understand(snapshot: Snapshot, asked: Question) -> Understood:
         UnknownItemError: an id that the catalogue lacks.
         DataError: an empty history, an entry of another kind, an empty title, or no candidates.
     """
-    named = [_read(snapshot, entry) for entry in _entries("history", asked.history)]
-    unknown = [item.item_id for item in named if item.item_id is not None and snapshot.place(item.item_id) is None]
-    if unknown and asked.skip_unknown:
-        named = [item for item in named if item.item_id not in unknown]
-        if not named:
-            raise DataError(
-                f"the catalogue has none of the history's {len(asked.history)} items ({unknown[0]!r} first): give one "
-                "that it has, or a title"
-            )
-    history = [_known(snapshot, item) for item in named]
+    found = [_found(snapshot, entry) for entry in _entries("history", asked.history)]
+    unknown = [item_id for item_id in found if isinstance(item_id, str)]
+    history = [_known(snapshot, item) for item in found if not (asked.skip_unknown and isinstance(item, str))]
+    if not history:
+        raise DataError(
+            f"the catalogue has none of the history's {len(asked.history)} items ({unknown[0]!r} first): give one "
+            "that it has, or a title"
+        )
     if isinstance(asked.candidates, str) or (asked.candidates is not None and len(asked.candidates) == 0):
         raise DataError(f"candidates are a list of item ids, got {asked.candidates!r}: give at least one, or None")
     for item_id in asked.candidates or ():
-        _stored(snapshot, item_id)
+        if snapshot.place(item_id) is None:
+            raise _lacking(snapshot, item_id)
     if asked.to_score is None:
         return Understood(asked, history, unknown)
-    to_score = [_known(snapshot, _read(snapshot, entry)) for entry in _entries("items to score", asked.to_score)]
+    to_score = [_known(snapshot, _found(snapshot, entry)) for entry in _entries("items to score", asked.to_score)]
     return Understood(asked, history, unknown, to_score)
 
 
 def ids_bought(snapshot: Snapshot, history: Sequence[Known]) -> set[str]:
     """Ids of the history's items, and of those that share a title with one of them."""
-    items = [known.item for known in history if known.item is not None]
-    twins = [twin.item_id for item in items if item.title for twin in snapshot.with_title(item.title)]
-    return {*(item.item_id for item in items), *twins}
+    return snapshot.sharing_title(known.item for known in history if known.item is not None)
 
 
 def _entries(what: str, items: Sequence[ItemLike]) -> Sequence[ItemLike]:
@@ -193,42 +190,50 @@ def _entries(what: str, items: Sequence[ItemLike]) -> Sequence[ItemLike]:
     return items
 
 
-def _read(snapshot: Snapshot, item: ItemLike) -> Item:
-    """Read how an item is named; an id of the catalogue wins over every other reading of a string."""
-    if isinstance(item, Item):
-        return item
-    if isinstance(item, Mapping):
-        if not set(item) <= {ITEM, TITLE} or not all(isinstance(value, str) for value in item.values()):
-            raise DataError(
-                f"a history item has the keys {ITEM!r} or {TITLE!r} with text, got {dict(item)!r}: give one"
-            )
-        return Item(**item)
-    if not isinstance(item, str):
-        raise DataError(f"a history item is an id, a title, an Item or a mapping, got {item!r}: give one of these")
-    if snapshot.place(item) is not None:
-        return Item(item_id=item)
-    for prefix, name in (("id:", ITEM), ("title:", TITLE)):
-        if item.startswith(prefix):
-            return Item(**{name: item.removeprefix(prefix)})
-    return Item(title=item) if len(item.split()) > 1 else Item(item_id=item)
+def _found(snapshot: Snapshot, entry: ItemLike) -> Known | str:
+    """Look an entry up; an id that the catalogue lacks comes back. A title that it has is that item.
 
-
-def _known(snapshot: Snapshot, named: Item) -> Known:
-    """Look a named item up; a title that the catalogue has is that item."""
+    An id of the catalogue wins over every other reading of a string.
+    """
+    if isinstance(entry, str) and (item := snapshot.get([entry])[0]) is not None:
+        return Known(item)
+    named = _read(entry)
     if named.item_id is not None:
-        return Known.of(_stored(snapshot, named.item_id))
+        item = None if isinstance(entry, str) and entry == named.item_id else snapshot.get([named.item_id])[0]
+        return named.item_id if item is None else Known(item)
     text = clean_title(named.title or "")
     if not text:
         raise DataError(f"{named.title!r} is an empty title: give its text, or leave it out")
     same = snapshot.with_title(text)
-    return Known(same[0] if same else None, text)
+    return Known(same[0]) if same else Known(None, text)
 
 
-def _stored(snapshot: Snapshot, item_id: str) -> StoredItem:
-    (item,) = snapshot.get([item_id])
-    if item is None:
-        raise UnknownItemError(
-            f"unknown item id {item_id!r}: the catalogue of {len(snapshot)} items lacks it; give an id that it holds, "
-            f"or write it as 'title:{item_id}' if it is a title"
-        )
-    return item
+def _read(entry: ItemLike) -> Item:
+    """Read how an item is named, where a string is no id of the catalogue."""
+    if isinstance(entry, Item):
+        return entry
+    if isinstance(entry, Mapping):
+        if not set(entry) <= {ITEM, TITLE} or not all(isinstance(value, str) for value in entry.values()):
+            raise DataError(
+                f"a history item has the keys {ITEM!r} or {TITLE!r} with text, got {dict(entry)!r}: give one"
+            )
+        return Item(**entry)
+    if not isinstance(entry, str):
+        raise DataError(f"a history item is an id, a title, an Item or a mapping, got {entry!r}: give one of these")
+    for prefix, name in (("id:", ITEM), ("title:", TITLE)):
+        if entry.startswith(prefix):
+            return Item(**{name: entry.removeprefix(prefix)})
+    return Item(title=entry) if len(entry.split()) > 1 else Item(item_id=entry)
+
+
+def _known(snapshot: Snapshot, found: Known | str) -> Known:
+    if isinstance(found, str):
+        raise _lacking(snapshot, found)
+    return found
+
+
+def _lacking(snapshot: Snapshot, item_id: str) -> UnknownItemError:
+    return UnknownItemError(
+        f"unknown item id {item_id!r}: the catalogue of {len(snapshot)} items lacks it; give an id that it holds, "
+        f"or write it as 'title:{item_id}' if it is a title"
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class DualRanking:
     def __init__(self, model: Model, on_encoded: Callable[[int], None]) -> None:
         self.model = model
         self.matcher = deepcopy(matcher_of(model)).cpu()  # vectors are kept on the CPU
+        self._pool = lru_cache(maxsize=128)(partial(history_pool, self.matcher))
         self._on_encoded = on_encoded
 
     def check(self, snapshot: Snapshot, asked: Question) -> None:
@@ -78,13 +79,13 @@ class DualRanking:
         found = snapshot.search(
             slots,
             asked.k,
-            pool=history_pool(self.matcher, len(slots)),
+            pool=self._pool(len(slots)),
             filters=asked.filters,
             exclude=() if asked.include_bought else ids_bought(snapshot, known.history),
             among=asked.candidates,
             products=products,
         )
-        return _answer(snapshot, known, [(Known.of(item), score) for item, score in found])
+        return _answer(snapshot, known, [(Known(item), score) for item, score in found])
 
     def _score(
         self,
@@ -94,8 +95,7 @@ class DualRanking:
         fresh: Mapping[str, Float[Tensor, " dim"]],
     ) -> Answer:
         items = known.to_score or ()
-        pool = history_pool(self.matcher, len(slots))
-        scores = pool(slots @ _vectors(snapshot, items, fresh).t()).tolist()
+        scores = self._pool(len(slots))(slots @ _vectors(snapshot, items, fresh).t()).tolist()
         return _answer(snapshot, known, list(zip(items, scores, strict=True)))
 
 
@@ -126,7 +126,7 @@ class PairRanking:
         allowed = self._allowed(snapshot, known.asked)
         self._check(len(allowed))
         left_out = set() if known.asked.include_bought else ids_bought(snapshot, known.history)
-        items = [Known.of(item) for item in allowed if item.item_id not in left_out]
+        items = [Known(item) for item in allowed if item.item_id not in left_out]
         scores = self._scores(known.history, items)
         best = best_rows(np.arange(len(items)), scores, known.asked.k)
         return _answer(snapshot, known, [(items[row], float(scores[row])) for row in best.tolist()])
@@ -169,7 +169,10 @@ def _vectors(
     snapshot: Snapshot, named: Sequence[Known], fresh: Mapping[str, Float[Tensor, " dim"]]
 ) -> Float[Tensor, "text dim"]:
     """Vectors of the catalogue's items from the catalogue, of free titles as they were encoded."""
-    stored = iter(snapshot.vectors([known.item.item_id for known in named if known.item is not None]))
+    vectors = snapshot.vectors([known.item.item_id for known in named if known.item is not None])
+    if len(vectors) == len(named):
+        return vectors
+    stored = iter(vectors)
     return torch.stack([fresh[known.text] if known.item is None else next(stored) for known in named])
 
 
