@@ -68,7 +68,7 @@ def test_a_domains_items_are_read_untitled_ones_too(tiny_domain: Domain, tmp_pat
         ("items.csv", "item_id,title,price\n1,x,nan\n", "price of item '1' is nan"),
         ("items.csv", "item_id,title,in_stock\n1,x,maybe\n", "in_stock of item '1' is 'maybe': write true or false"),
         ("items.csv", "", "items.csv cannot be read"),
-        ("items.parquet", "item_id,title\n", "items.parquet cannot be read"),
+        ("items.parquet", "item_id,title\n", "items.parquet is not a readable Parquet file"),
         ("items.txt", "item_id,title\n", r"ends in '.txt': give a domain's folder, a .csv or a .parquet file"),
     ],
 )

@@ -80,7 +80,7 @@ def test_import_of_reviews_with_filters(tmp_path: Path) -> None:
     domain = read_domain(tmp_path / "d")
     assert domain.splits == ("train", "validation", "test")
     assert domain.items.height == 3
-    assert domain.manifest["filters"]["min_user"] == 2
+    assert domain.manifest["filters"]["core"] == 2
 
 
 def test_one_table_of_purchases_needs_no_options(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xcrossrec.data import Domain, build_domain
+from xcrossrec.data import Domain, build_domain, candidates
 from xcrossrec.data.candidates import Candidates, candidates_file, candidates_for, draw_candidates
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.types import Negatives
@@ -63,7 +63,7 @@ def test_candidates_do_not_depend_on_the_other_users() -> None:
     assert some.rows.tolist() == [lists[user] for user in some.user_ids]
 
 
-def test_popularity_candidates_follow_the_train_counts() -> None:
+def test_popularity_candidates_follow_the_train_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first negative drawn is distributed as the weights left after the user's own items."""
     items = pl.DataFrame({"item_id": ["a", "b", "c", "d", "e", "never"], "title": list("ABCDEF")})
     pairs = [("t", item) for item in "aaaaaabbbc"]
@@ -71,7 +71,8 @@ def test_popularity_candidates_follow_the_train_counts() -> None:
     users = [(f"v{n}", item) for n in range(4000) for item in "de"]
     validation = pl.DataFrame(users, schema=["user_id", "item_id"], orient="row")
     domain = build_domain("d", items, {"train": train, "validation": validation})
-    drawn = draw_candidates(domain, "validation", "popularity", seed=0, count=2).rows
+    monkeypatch.setattr(candidates, "NEGATIVES_EACH", 2)
+    drawn = draw_candidates(domain, "validation", "popularity", seed=0).rows
     shares = np.bincount(drawn[:, 1], minlength=6) / 4000
     assert shares == pytest.approx([0.6, 0.3, 0.1, 0, 0, 0], abs=0.03)
     # without replacement: P(second = c) = .6 * .1/.4 + .3 * .1/.7
@@ -89,27 +90,27 @@ def test_too_small_a_catalogue_is_refused(tiny_domain: Domain) -> None:
     message = "29 uniform negatives cannot be drawn for user 'u3' of domain 'tiny': only 3 of 6 items qualify"
     with pytest.raises(DataError, match=message):
         draw_candidates(tiny_domain, "validation", "uniform", seed=0)
-    assert draw_candidates(tiny_domain, "validation", "uniform", seed=0, count=3).rows.shape == (2, 4)
 
 
-def test_popularity_counts_only_items_of_train() -> None:
+def test_popularity_counts_only_items_of_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "NEGATIVES_EACH", 55)
     with pytest.raises(DataError, match="55 popularity negatives cannot be drawn"):
-        draw_candidates(sixty_items(), "validation", "popularity", seed=0, count=55)
-    assert len(draw_candidates(sixty_items(), "validation", "uniform", seed=0, count=55)) == 12
-    assert 59 not in draw_candidates(sixty_items(), "validation", "popularity", seed=0, count=54).rows
+        draw_candidates(sixty_items(), "validation", "popularity", seed=0)
+    assert len(draw_candidates(sixty_items(), "validation", "uniform", seed=0)) == 12
+    monkeypatch.setattr(candidates, "NEGATIVES_EACH", 54)
+    assert 59 not in draw_candidates(sixty_items(), "validation", "popularity", seed=0).rows
 
 
 @pytest.mark.parametrize(
-    ("negatives", "seed", "count", "message"),
+    ("negatives", "seed", "message"),
     [
-        ("full", 0, 29, "no candidates are drawn for negatives 'full'"),
-        ("uniform", -1, 29, "the seed of the candidates is -1"),
-        ("uniform", 0, 0, "0 negatives a user are asked for"),
+        ("full", 0, "no candidates are drawn for negatives 'full'"),
+        ("uniform", -1, "the seed of the candidates is -1"),
     ],
 )
-def test_candidate_settings_outside_the_range(negatives: Negatives, seed: int, count: int, message: str) -> None:
+def test_candidate_settings_outside_the_range(negatives: Negatives, seed: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        draw_candidates(sixty_items(), "validation", negatives, seed=seed, count=count)
+        draw_candidates(sixty_items(), "validation", negatives, seed=seed)
 
 
 def same(one: Candidates, other: Candidates) -> bool:

@@ -3,14 +3,25 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from xcrossrec.data.splitting import by_user, leave_last_out, temporal
+from xcrossrec.data.splitting import by_share, leave_last_out
 from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.types import Split
 
 
 def forty_users() -> pl.DataFrame:
     """User ``u07`` buys two items, the last at time 7."""
     rows = [(f"u{u:02}", f"i{(u + n) % 9}", u - 1 + n) for u in range(40) for n in range(2)]
     return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+
+
+def by_user(
+    frame: pl.DataFrame, *, validation: float = 0.1, test: float = 0.1, seed: int = 0
+) -> dict[Split, pl.DataFrame]:
+    return by_share(frame, "by-user", validation=validation, test=test, seed=seed)
+
+
+def temporal(frame: pl.DataFrame) -> dict[Split, pl.DataFrame]:
+    return by_share(frame, "temporal", validation=0.1, test=0.1, seed=0)
 
 
 def users_of(frame: pl.DataFrame) -> set[str]:
@@ -49,7 +60,7 @@ def test_by_user_refuses_too_few_users() -> None:
 
 
 def test_temporal_puts_the_newest_users_last() -> None:
-    splits = temporal(forty_users(), validation=0.1, test=0.1)
+    splits = temporal(forty_users())
     assert users_of(splits["test"]) == {"u36", "u37", "u38", "u39"}
     assert users_of(splits["validation"]) == {"u32", "u33", "u34", "u35"}
 

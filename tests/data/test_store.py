@@ -112,11 +112,38 @@ def test_read_refuses_missing_damaged_or_changed_files(tiny_domain: Domain, tmp_
     file = tmp_path / "d" / "train.parquet"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"train.parquet is not a readable Parquet file"):
+    with pytest.raises(DataError, match=r"train.parquet is not the file that was written"):
         read_domain(tmp_path / "d")
     tiny_domain.interactions["train"].head(3).write_parquet(file)
+    manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
+    (tmp_path / "d" / "manifest.json").write_text(json.dumps({**manifest, "checksums": {}}))
     with pytest.raises(DataError, match=r"it was changed after the import; import it again"):
         read_domain(tmp_path / "d")
     file.unlink()
-    with pytest.raises(DataError, match=r"lacks train.parquet, which its manifest names"):
+    with pytest.raises(DataError, match=r"lacks train.parquet: import the domain again"):
         read_domain(tmp_path / "d")
+
+
+@pytest.mark.parametrize("file", ["items.parquet", "train.parquet", "test.parquet"])
+def test_a_flipped_bit_of_a_table_is_a_sentence(tiny_domain: Domain, tmp_path: Path, file: str) -> None:
+    write_domain(tiny_domain, tmp_path / "d")
+    whole = (tmp_path / "d" / file).read_bytes()
+    for at in range(0, 8 * len(whole), 101):
+        flipped = bytearray(whole)
+        flipped[at // 8] ^= 1 << at % 8
+        (tmp_path / "d" / file).write_bytes(flipped)
+        with pytest.raises(DataError, match=rf"{file} is not the file that was written .its checksum differs"):
+            read_domain(tmp_path / "d")
+
+
+def test_a_panic_of_polars_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flipped bit can make Polars panic, with an exception of its own that is no Exception."""
+    panic = type("PanicException", (BaseException,), {})
+
+    def read_parquet(*_: object, **__: object) -> None:
+        raise panic("called unwrap() on a None value")
+
+    monkeypatch.setattr("polars.read_parquet", read_parquet)
+    (tmp_path / "items.parquet").touch()
+    with pytest.raises(DataError, match=r"items.parquet is not a readable .*called unwrap.*: write it again"):
+        store.read_parquet(tmp_path / "items.parquet", remedy="write it again")

@@ -155,7 +155,7 @@ def test_files_are_checked_first(late: Recommender, users: Path, tmp_path: Path)
     with pytest.raises(DataError, match=r"nowhere\.parquet does not exist"):
         run(late, tmp_path / "nowhere.parquet", tmp_path / "out.parquet")
     (tmp_path / "text.parquet").write_text("user_id,history")
-    with pytest.raises(DataError, match="is no Parquet file"):
+    with pytest.raises(DataError, match=r"is not a readable Parquet file .*: write the users as Parquet"):
         run(late, tmp_path / "text.parquet", tmp_path / "out.parquet")
     with pytest.raises(DataError, match=r"the folder .*missing does not exist"):
         run(late, users, tmp_path / "missing" / "out.parquet")

@@ -14,7 +14,7 @@ from xcrossrec.catalogue.sqlite import SqliteCatalogue, is_catalogue
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.interactions import check_columns, is_empty_title
-from xcrossrec.data.store import read_domain
+from xcrossrec.data.store import read_domain, read_parquet
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, TITLE
 
@@ -78,11 +78,11 @@ def _read(source: Path) -> pl.DataFrame | list[StoredItem]:
         return read_domain(source).items
     if not source.exists():
         raise DataError(f"{source} does not exist: give {kinds}")
+    if source.suffix == ".parquet":
+        return read_parquet(source, remedy="write it again")
     try:
         if source.suffix == ".csv":
             return pl.read_csv(source, infer_schema=False)
-        if source.suffix == ".parquet":
-            return pl.read_parquet(source)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{source} cannot be read ({' '.join(str(error).split())}): write it again") from error
     raise DataError(f"{source} ends in {source.suffix!r}: give {kinds}")

@@ -81,8 +81,7 @@ def import_(
     inputs = Inputs(interactions, items, splits, Columns.parse(column or []))
     validation_share, test_share = _shares(shares)
     recipe = Recipe(
-        min_user=k_core,
-        min_item=k_core,
+        core=k_core,
         repeats=repeats,
         split=split,
         validation=validation_share,

@@ -17,7 +17,7 @@ from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.replacing import replacing_file
 from xcrossrec.types import NEGATIVES, SPLITS, USER, Negatives, Split
 
-DEFAULT_COUNT = 29
+NEGATIVES_EACH = 29
 _ROWS = "rows"
 _STATED = ("fingerprint", "negatives", "seed")
 
@@ -35,9 +35,7 @@ class Candidates:
         return len(self.user_ids)
 
 
-def draw_candidates(
-    domain: Domain, split: Split, negatives: Negatives, *, seed: int, count: int = DEFAULT_COUNT
-) -> Candidates:
+def draw_candidates(domain: Domain, split: Split, negatives: Negatives, *, seed: int) -> Candidates:
     """Draw distinct negatives outside each user's sequence.
 
     Every user has a random stream of their own, made of the seed, the way, the split and the user id: a
@@ -49,28 +47,27 @@ def draw_candidates(
         negatives: ``uniform`` over the catalogue, or ``popularity``: in proportion to the counts in train,
             drawn one after the other without replacement (an item that train lacks is never drawn).
         seed: 0 or more.
-        count: negatives a user.
 
     Raises:
-        ConfigError: ``full`` (there the whole catalogue is ranked), a negative seed, a count below 1.
-        DataError: the split is absent, or the catalogue too small for so many negatives.
+        ConfigError: ``full`` (there the whole catalogue is ranked), or a negative seed.
+        DataError: the split is absent, or the catalogue too small for 29 negatives.
     """
-    _check_request(negatives, seed, count)
+    _check_request(negatives, seed)
     sequences = domain.sequences(split)
     weights = domain.train_counts() if negatives == "popularity" else np.ones(domain.items.height, np.int64)
     cumulative = np.cumsum(weights)
     drawable = int(np.count_nonzero(weights))
-    rows = np.empty((len(sequences), 1 + count), dtype=np.int64)
+    rows = np.empty((len(sequences), 1 + NEGATIVES_EACH), dtype=np.int64)
     for index, (user, sequence) in enumerate(zip(sequences.user_ids, sequences.rows, strict=True)):
         left = drawable - sum(1 for row in set(sequence) if weights[row])
-        if left < count:
+        if left < NEGATIVES_EACH:
             raise DataError(
-                f"{count} {negatives} negatives cannot be drawn for user {user!r} of domain {domain.name!r}: "
-                f"only {left} of {domain.items.height} items qualify; take fewer or a larger catalogue"
+                f"{NEGATIVES_EACH} {negatives} negatives cannot be drawn for user {user!r} of domain {domain.name!r}: "
+                f"only {left} of {domain.items.height} items qualify; take a larger catalogue"
             )
         rng = _stream(seed, negatives, split, user)
         rows[index, 0] = sequence[-1]
-        rows[index, 1:] = _draw_distinct(rng, cumulative, sequence, count)
+        rows[index, 1:] = _draw_distinct(rng, cumulative, sequence, NEGATIVES_EACH)
     return Candidates(negatives, seed, sequences.user_ids, rows)
 
 
@@ -117,7 +114,7 @@ def candidates_file(directory: Path, split: Split, negatives: Negatives, *, seed
     return directory / CANDIDATES_FOLDER / f"{split}-{negatives}-seed{seed}.parquet"
 
 
-def _check_request(negatives: Negatives, seed: int, count: int) -> None:
+def _check_request(negatives: Negatives, seed: int) -> None:
     if negatives not in ("uniform", "popularity"):
         raise ConfigError(
             f"no candidates are drawn for negatives {negatives!r}: choose uniform or popularity "
@@ -125,8 +122,6 @@ def _check_request(negatives: Negatives, seed: int, count: int) -> None:
         )
     if seed < 0:
         raise ConfigError(f"the seed of the candidates is {seed}: give 0 or more")
-    if count < 1:
-        raise ConfigError(f"{count} negatives a user are asked for: give 1 or more")
 
 
 def _stream(seed: int, negatives: Negatives, split: Split, user: str) -> np.random.Generator:
@@ -169,7 +164,7 @@ def _read(file: Path, domain: Domain, split: Split, negatives: Negatives, seed: 
                 "to other data or settings; delete it to draw the candidates again"
             )
     users = domain.sequences(split).user_ids
-    if tuple(frame[USER].to_list()) != users or not set(frame[_ROWS].list.len()) <= {1 + DEFAULT_COUNT}:
+    if tuple(frame[USER].to_list()) != users or not set(frame[_ROWS].list.len()) <= {1 + NEGATIVES_EACH}:
         raise DataError(f"{file} holds other users or lengths than were asked for: delete it to draw again")
-    rows = np.array(frame[_ROWS].to_list(), dtype=np.int64).reshape(len(users), 1 + DEFAULT_COUNT)
+    rows = np.array(frame[_ROWS].to_list(), dtype=np.int64).reshape(len(users), 1 + NEGATIVES_EACH)
     return Candidates(negatives, seed, users, rows)

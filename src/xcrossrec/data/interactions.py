@@ -48,13 +48,12 @@ def deduplicate(interactions: pl.DataFrame, *, first_purchase_only: bool = False
     )
 
 
-def k_core(interactions: pl.DataFrame, *, min_user: int = 5, min_item: int = 5) -> pl.DataFrame:
+def k_core(interactions: pl.DataFrame, least: int) -> pl.DataFrame:
     """Keep users and items with enough interactions among those kept: repeated until nothing changes.
 
     Args:
         interactions: ``user_id`` and ``item_id``; other columns stay.
-        min_user: fewest interactions of a user kept.
-        min_item: fewest interactions of an item kept.
+        least: fewest interactions of a user and of an item kept.
 
     Raises:
         DataError: nothing is left.
@@ -62,15 +61,13 @@ def k_core(interactions: pl.DataFrame, *, min_user: int = 5, min_item: int = 5) 
     rows = np.arange(interactions.height)
     users, items = numbers_of(interactions, USER), numbers_of(interactions, ITEM)
     while True:
-        enough = (np.bincount(users)[users] >= min_user) & (np.bincount(items)[items] >= min_item)
+        enough = (np.bincount(users)[users] >= least) & (np.bincount(items)[items] >= least)
         if enough.all():
             break
         rows, users, items = rows[enough], users[enough], items[enough]
     kept = interactions if len(rows) == interactions.height else interactions[pl.Series(rows, dtype=pl.UInt32)]
     if kept.is_empty():
-        raise DataError(
-            f"the k-core of {min_user} interactions a user and {min_item} an item is empty: lower the thresholds"
-        )
+        raise DataError(f"the k-core of {least} interactions a user and an item is empty: lower the threshold")
     return kept
 
 

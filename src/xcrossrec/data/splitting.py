@@ -7,6 +7,8 @@ reads it there.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import polars as pl
 
@@ -17,41 +19,52 @@ from xcrossrec.types import POSITION, SPLITS, TIMESTAMP, USER, Split
 LEAVE_LAST_OUT = "leave_last_out"
 
 
-def by_user(
-    interactions: pl.DataFrame, *, validation: float = 0.1, test: float = 0.1, seed: int = 0
+def by_share(
+    interactions: pl.DataFrame, way: Literal["by-user", "temporal"], *, validation: float, test: float, seed: int
 ) -> dict[Split, pl.DataFrame]:
-    """Draw disjoint users for each split; the draw does not depend on the order of the rows.
+    """Give each split a share of the users.
 
     Args:
-        interactions: with ``user_id``.
+        interactions: with ``user_id`` and, for `temporal`, ``timestamp`` (positions of different users cannot be
+            compared).
+        way: ``by-user`` draws them, whatever the order of the rows; ``temporal`` cuts them by the time of their last
+            interaction: the newest are test, then validation, then train.
         validation: share of the users, 0 for no such split.
         test: share of the users, 0 for no such split.
         seed: of the draw.
 
     Raises:
         ConfigError: shares that are negative or leave nothing for train.
-        DataError: too few users for these shares.
-    """
-    users = interactions[USER].unique().sort()
-    shuffled = users.gather(np.random.default_rng(seed).permutation(users.len()))
-    return _cut(interactions, shuffled, validation, test)
-
-
-def temporal(interactions: pl.DataFrame, *, validation: float = 0.1, test: float = 0.1) -> dict[Split, pl.DataFrame]:
-    """Cut the users by the time of their last interaction: the newest are test, then validation, then train.
-
-    Args:
-        interactions: with ``user_id`` and ``timestamp`` (positions of different users cannot be compared).
-        validation: share of the users, 0 for no such split.
-        test: share of the users, 0 for no such split.
-
-    Raises:
-        ConfigError: shares that are negative or leave nothing for train.
         DataError: no timestamps, or too few users for these shares.
     """
+    if min(validation, test) < 0 or validation + test >= 1:
+        raise ConfigError(
+            f"the shares of users, validation {validation} and test {test}, must be 0 or more and leave some "
+            "for train: make their sum less than 1"
+        )
+    users = _newest_last(interactions) if way == "temporal" else _shuffled(interactions, seed)
+    shares = {"validation": validation, "test": test}
+    counts = {split: round(share * users.len()) for split, share in shares.items()}
+    empty = [split for split, share in shares.items() if share and not counts[split]]
+    n_train = users.len() - sum(counts.values())
+    if empty or n_train < 1:
+        raise DataError(
+            f"{users.len()} users are too few for shares of {validation} and {test}: "
+            f"{', '.join(empty) or 'train'} would be empty"
+        )
+    bounds = (0, n_train, n_train + counts["validation"], users.len())
+    groups = {split: users[bounds[i] : bounds[i + 1]] for i, split in enumerate(SPLITS)}
+    return {s: interactions.filter(pl.col(USER).is_in(g.implode())) for s, g in groups.items() if g.len()}
+
+
+def _shuffled(interactions: pl.DataFrame, seed: int) -> pl.Series:
+    users = interactions[USER].unique().sort()
+    return users.gather(np.random.default_rng(seed).permutation(users.len()))
+
+
+def _newest_last(interactions: pl.DataFrame) -> pl.Series:
     check_columns("a temporal split", interactions.columns, (USER, TIMESTAMP))
-    last = interactions.group_by(USER).agg(pl.col(TIMESTAMP).max()).sort(TIMESTAMP, USER)
-    return _cut(interactions, last[USER], validation, test)
+    return interactions.group_by(USER).agg(pl.col(TIMESTAMP).max()).sort(TIMESTAMP, USER)[USER]
 
 
 def leave_last_out(interactions: pl.DataFrame) -> dict[Split, pl.DataFrame]:
@@ -78,24 +91,3 @@ def leave_last_out(interactions: pl.DataFrame) -> dict[Split, pl.DataFrame]:
     ordered = without_numbers(ordered)
     masks = {"train": (left >= 2) | ~long_enough, "validation": long_enough & (left >= 1), "test": long_enough}
     return {split: ordered.filter(pl.Series(masks[split])) for split in SPLITS}
-
-
-def _cut(interactions: pl.DataFrame, users: pl.Series, validation: float, test: float) -> dict[Split, pl.DataFrame]:
-    """Cut a list of users into train, validation and test, from its start to its end."""
-    if min(validation, test) < 0 or validation + test >= 1:
-        raise ConfigError(
-            f"the shares of users, validation {validation} and test {test}, must be 0 or more and leave some "
-            "for train: make their sum less than 1"
-        )
-    shares = {"validation": validation, "test": test}
-    counts = {split: round(share * users.len()) for split, share in shares.items()}
-    empty = [split for split, share in shares.items() if share and not counts[split]]
-    n_train = users.len() - sum(counts.values())
-    if empty or n_train < 1:
-        raise DataError(
-            f"{users.len()} users are too few for shares of {validation} and {test}: "
-            f"{', '.join(empty) or 'train'} would be empty"
-        )
-    bounds = (0, n_train, n_train + counts["validation"], users.len())
-    groups = {split: users[bounds[i] : bounds[i + 1]] for i, split in enumerate(SPLITS)}
-    return {s: interactions.filter(pl.col(USER).is_in(g.implode())) for s, g in groups.items() if g.len()}

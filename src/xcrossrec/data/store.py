@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import polars as pl
 
@@ -21,6 +24,8 @@ MANIFEST = "manifest.json"
 ITEMS_FILE = "items.parquet"
 CANDIDATES_FOLDER = "candidates"
 WRITERS = 2  # tables written at once
+AGAIN = "import the domain again"
+_CHECKSUMS = "checksums"
 
 
 def manifest_of(domain: Domain) -> dict[str, Any]:
@@ -69,7 +74,8 @@ def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -
         with ThreadPoolExecutor(WRITERS, "xcrossrec-write") as pool:
             for written in [pool.submit(table.write_parquet, temporary / file) for file, table in tables.items()]:
                 written.result()
-        manifest = json.dumps(manifest_of(domain), indent=2, ensure_ascii=False)
+        checksums = {file: crc32((temporary / file).read_bytes()) for file in tables}
+        manifest = json.dumps(manifest_of(domain) | {_CHECKSUMS: checksums}, indent=2, ensure_ascii=False)
         (temporary / MANIFEST).write_text(manifest + "\n", encoding="utf-8")
 
 
@@ -82,12 +88,13 @@ def read_domain(path: Path | str) -> Domain:
     """
     path = Path(path)
     manifest = read_manifest(path)
-    splits = manifest["counts"]["interactions"]
+    _check_files(path, manifest)
+    splits = [split for split in SPLITS if split in manifest["counts"]["interactions"]]
     domain = Domain(
         name=manifest["name"],
-        items=read_parquet(path / ITEMS_FILE),
-        interactions={split: read_parquet(path / f"{split}.parquet") for split in SPLITS if split in splits},
-        manifest=manifest,
+        items=read_parquet(path / ITEMS_FILE, remedy=AGAIN),
+        interactions={split: read_parquet(path / f"{split}.parquet", remedy=AGAIN) for split in splits},
+        manifest={name: value for name, value in manifest.items() if name != _CHECKSUMS},
     )
     if domain.fingerprint != manifest["fingerprint"]:
         raise DataError(
@@ -95,6 +102,13 @@ def read_domain(path: Path | str) -> Domain:
             f"({manifest['fingerprint'][:12]}): it was changed after the import; import it again"
         )
     return domain
+
+
+def _check_files(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Compare a domain's files with the checksums of their writing, where the manifest has them."""
+    for name, checksum in manifest.get(_CHECKSUMS, {}).items():
+        if (path / name).is_file() and crc32((path / name).read_bytes()) != checksum:
+            raise DataError(f"{path / name} is not the file that was written (its checksum differs): {AGAIN}")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -124,8 +138,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_parquet(file: Path, *, remedy: str = "import the domain again") -> pl.DataFrame:
-    """Read one Parquet file of a domain folder.
+def read_parquet(file: Path, *, remedy: str) -> pl.DataFrame:
+    """Read one Parquet file.
 
     Args:
         file: what to read.
@@ -135,11 +149,25 @@ def read_parquet(file: Path, *, remedy: str = "import the domain again") -> pl.D
         DataError: the file is missing or damaged.
     """
     if not file.is_file():
-        raise DataError(f"{file.parent} lacks {file.name}, which its manifest names: {remedy}")
-    try:
+        raise DataError(f"{file.parent} lacks {file.name}: {remedy}")
+    with readable(file, remedy):
         return pl.read_parquet(file, glob=False, hive_partitioning=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{file} is not a readable Parquet file ({error}): {remedy}") from error
+
+
+@contextmanager
+def readable(file: Path, remedy: str, *faults: type[Exception]) -> Iterator[None]:
+    """Turn whatever Polars says of a damaged Parquet file, panics too, into a sentence; and other readers' faults.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        yield
+    except BaseException as error:
+        known = isinstance(error, (pl.exceptions.PolarsError, OSError, UnicodeDecodeError, *faults))
+        if not known and type(error).__name__ != "PanicException":  # of pyo3, which is no Exception
+            raise
+        raise DataError(f"{file} is not a readable Parquet file ({' '.join(str(error).split())}): {remedy}") from error
 
 
 def _refuse_taken(path: Path, *, overwrite: bool) -> None:

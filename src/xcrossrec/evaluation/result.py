@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from xcrossrec.data.store import read_parquet, readable
 from xcrossrec.exceptions import DataError
 from xcrossrec.metrics.ranking import METRICS
 from xcrossrec.metrics.significance import bootstrap_interval
@@ -106,11 +107,9 @@ class Evaluation:
         """
         if not path.is_file():
             raise DataError(f"no results file at {path}: make one with  xcrossrec evaluate ... --out {path}")
-        try:
+        with readable(path, "evaluate again"):
             metadata = pl.read_parquet_metadata(path)
-            frame = pl.read_parquet(path)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise DataError(f"{path} is not a readable Parquet file ({error}): evaluate again") from error
+        frame = read_parquet(path, remedy="evaluate again")
         info = _parse_info(path, metadata)
         if dict(frame.schema) != dict(RESULT_SCHEMA):
             raise DataError(

@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from xcrossrec._version import __version__
 from xcrossrec.data.interactions import check_columns
+from xcrossrec.data.store import readable
 from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.bundle import read_bundle_manifest
 from xcrossrec.recommender.questions import Answer, Question
@@ -136,7 +137,8 @@ def recommend_batch(
         resumed = {number for number in range(groups) if parts.path(number).exists()}
         for number in range(groups):
             if number not in resumed:
-                table = source.read_row_group(number, columns=[USER, HISTORY])
+                with _readable(users, "write it again"):
+                    table = source.read_row_group(number, columns=[USER, HISTORY])
                 parts.write(number, _recommend_group(recommender, table, asked))
             if progress is not None:
                 progress(number + 1, groups)
@@ -152,10 +154,8 @@ def open_users(path: Path) -> pq.ParquetFile:
     """
     if not path.is_file():
         raise DataError(f"the users' file {path} does not exist: give a Parquet file with {USER} and {HISTORY}")
-    try:
+    with _readable(path, "write the users as Parquet"):
         source = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path} is no Parquet file ({error}): write the users as Parquet") from None
     schema = source.schema_arrow
     check_columns(f"the users' file {path}", schema.names, (USER, HISTORY))
     kind = schema.field(HISTORY).type
@@ -228,7 +228,7 @@ class _Parts:
     def _take_job(self, *, overwrite: bool) -> None:
         """Keep the folder's parts if they are this job's."""
         path = self.folder / _JOB
-        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != self.job:
+        if path.exists() and path.read_text(encoding="utf-8", errors="replace") != json.dumps(self.job):
             if not overwrite:
                 raise DataError(
                     f"{self.folder} holds an unfinished output of other users, another model, catalogue or settings: "
@@ -244,17 +244,18 @@ class _Parts:
     def write(self, number: int, table: pa.Table) -> None:
         """Keep one row group's result."""
         with replacing_file(self.path(number)) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
     def join(self, groups: int, user_id: pa.DataType) -> None:
         """Make the output of all parts, a row group each."""
         schema = _schema(user_id).with_metadata({_KEY: json.dumps(self.job)})
         with (
             replacing_file(self.out) as temporary,
-            pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+            pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
         ):
             for number in range(groups):
-                part = pq.read_table(self.path(number))
+                with _readable(self.path(number), "remove it and run again: its users are answered anew"):
+                    part = pq.read_table(self.path(number), page_checksum_verification=True)
                 writer.write_table(part.cast(_schema(user_id)), row_group_size=max(part.num_rows, 1))
 
     def path(self, number: int) -> Path:
@@ -264,19 +265,21 @@ class _Parts:
 
 def _made_of(out: Path) -> Job | None:
     """The job that an output tells; None where there is no output, or another program's."""
-    if not out.is_file():
-        return None
     try:
-        told = (pq.read_schema(out).metadata or {}).get(_KEY)
-    except pa.ArrowInvalid:
+        return dict(json.loads((pq.read_schema(out).metadata or {})[_KEY]))
+    except (pa.ArrowException, OSError, ValueError, KeyError):
         return None
-    return None if told is None else dict(json.loads(told))
 
 
 def _report(out: Path, groups: int, resumed: int) -> BatchReport:
-    file = pq.ParquetFile(out)
-    errors = sum(batch.num_rows - batch.column(0).null_count for batch in file.iter_batches(columns=["error"]))
-    return BatchReport(groups, resumed, file.metadata.num_rows, errors)
+    with _readable(out, "remove it and run again"):
+        file = pq.ParquetFile(out)
+        errors = sum(batch.num_rows - batch.column(0).null_count for batch in file.iter_batches(columns=["error"]))
+        return BatchReport(groups, resumed, file.metadata.num_rows, errors)
+
+
+def _readable(path: Path, remedy: str) -> AbstractContextManager[None]:
+    return readable(path, remedy, pa.ArrowException)
 
 
 def _digest(value: Any) -> str:

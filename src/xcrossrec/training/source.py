@@ -13,6 +13,7 @@ import torch
 
 from xcrossrec.config import TrainingConfig, source_config
 from xcrossrec.data.domain import Domain
+from xcrossrec.data.store import read_parquet
 from xcrossrec.exceptions import BundleError, ModelError
 from xcrossrec.models import bundle
 from xcrossrec.models.base import DEFAULT_BASE, load_base
@@ -182,7 +183,9 @@ def user_hashes(user_ids: Iterable[str]) -> frozenset[str]:
 def source_users(path: Path | str) -> frozenset[str]:
     """Hashed ids of the users that a model's sources were trained on (the target's own left out)."""
     file = Path(path) / TRAINING_USERS
-    return frozenset(pl.read_parquet(file)["user"].to_list()) if file.exists() else frozenset()
+    if not file.exists():
+        return frozenset()
+    return frozenset(read_parquet(file, remedy="copy or train the model again")["user"].to_list())
 
 
 def seen_users(path: Path | str, domain: Domain, split: Split) -> frozenset[str]:

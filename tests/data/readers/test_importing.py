@@ -63,7 +63,7 @@ def test_the_manifest_states_sources_and_filters(source: RawDomain) -> None:
         (Recipe(split="none"), 7),
         (Recipe(split="none", repeats="keep"), 8),
         (Recipe(split="none", repeats="first"), 6),
-        (Recipe(split="none", min_user=2, min_item=2), 5),
+        (Recipe(split="none", core=2), 5),
     ],
 )
 def test_filters(source: RawDomain, recipe: Recipe, interactions: int) -> None:
@@ -72,11 +72,11 @@ def test_filters(source: RawDomain, recipe: Recipe, interactions: int) -> None:
 
 
 def test_items_that_the_core_drops_leave_the_catalogue_and_unsold_ones_stay(source: RawDomain) -> None:
-    domain = make_domain("m", source, Recipe(split="none", min_user=2, min_item=2))
+    domain = make_domain("m", source, Recipe(split="none", core=2))
     assert domain.items["item_id"].to_list() == ["a", "b", "e"]
 
 
-@pytest.mark.parametrize("recipe", [{}, {"min_user": 2}, {"repeats": "keep"}, {"empty_titles": "drop"}])
+@pytest.mark.parametrize("recipe", [{}, {"core": 2}, {"repeats": "keep"}, {"empty_titles": "drop"}])
 @pytest.mark.parametrize("way", ["leave-last-out", "by-user", "none"])
 def test_prepared_rows_need_no_second_check(source: RawDomain, way: SplitWay, recipe: dict[str, Any]) -> None:
     items = source.items.filter(pl.col("item_id") != "c")
@@ -98,7 +98,7 @@ def test_untitled_and_unknown_items_are_dropped_before_the_core(source: RawDomai
         pl.when(pl.col("item_id") == "b").then(pl.lit("NaN")).otherwise("title").alias("title")
     )
     raw = RawDomain(items, source.interactions, ())
-    recipe = Recipe(split="none", min_user=2, empty_titles="drop", unknown_items="drop")
+    recipe = Recipe(split="none", core=2, empty_titles="drop", unknown_items="drop")
     assert make_domain("m", raw, recipe).interactions["train"].select("user_id", "item_id").rows() == [
         ("u1", "a"),
         ("u1", "a"),
@@ -115,13 +115,13 @@ def test_split_sources_are_taken_as_they_are(source: RawDomain) -> None:
     domain = make_domain("m", given, Recipe())
     assert domain.interactions["train"].height == len(ROWS)
     assert domain.manifest["filters"]["split"] == "given"
-    for recipe in (Recipe(split="by-user"), Recipe(min_item=2), Recipe(repeats="first")):
+    for recipe in (Recipe(split="by-user"), Recipe(core=2), Recipe(repeats="first")):
         with pytest.raises(ConfigError, match="come split, so they are taken as they are"):
             make_domain("m", given, recipe)
 
 
 def test_impossible_recipes_are_refused(source: RawDomain) -> None:
-    with pytest.raises(ConfigError, match="min_user is 0, expected 1 or more"):
-        Recipe(min_user=0)
+    with pytest.raises(ConfigError, match="core is 0, expected 1 or more"):
+        Recipe(core=0)
     with pytest.raises(DataError, match=r"k-core of 9 .* is empty"):
-        make_domain("m", source, Recipe(min_user=9))
+        make_domain("m", source, Recipe(core=9))

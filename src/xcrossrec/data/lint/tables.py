@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from xcrossrec.data.domain import Domain
-from xcrossrec.data.store import MANIFEST, read_domain
+from xcrossrec.data.store import AGAIN, MANIFEST, read_domain, read_parquet
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
@@ -113,9 +113,9 @@ def _find(path: Path, stem: str) -> Path | None:
 
 def _read(file: Path) -> pl.DataFrame:
     """Read a file; the columns of CSV all as text, so that ids stay as they are written."""
+    if file.suffix == ".parquet":
+        return read_parquet(file, remedy=AGAIN)
     try:
-        if file.suffix == ".parquet":
-            return pl.read_parquet(file, glob=False, hive_partitioning=False)
         return pl.read_csv(file, infer_schema=False, glob=False)
     except pl.exceptions.NoDataError:
         return pl.DataFrame()

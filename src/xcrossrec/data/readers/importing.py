@@ -26,7 +26,7 @@ from xcrossrec.data.interactions import (
     without_numbers,
 )
 from xcrossrec.data.readers.frames import SPLIT, RawDomain
-from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_user, leave_last_out, temporal
+from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_share, leave_last_out
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.types import ITEM, SPLITS, EmptyTitles, Repeats, Split, SplitWay, UnknownItems
 
@@ -38,8 +38,7 @@ class Recipe:
     """What is done to raw interactions on their way into a domain.
 
     Args:
-        min_user: fewest interactions of a user kept (k-core); 1 keeps all.
-        min_item: fewest interactions of an item kept (k-core); 1 keeps all.
+        core: fewest interactions of a user and of an item kept (k-core); 1 keeps all.
         repeats: ``drop`` exact repeats (same user, item and time), ``keep`` them, or keep only a user's ``first``
             purchase of an item.
         split: how to divide the interactions; None is leave-last-out, or as the source comes.
@@ -50,8 +49,7 @@ class Recipe:
         unknown_items: what to do with interactions whose item has no row among the items.
     """
 
-    min_user: int = 1
-    min_item: int = 1
+    core: int = 1
     repeats: Repeats = "drop"
     split: SplitWay | None = None
     validation: float = 0.1
@@ -61,14 +59,13 @@ class Recipe:
     unknown_items: UnknownItems = "error"
 
     def __post_init__(self) -> None:
-        for what, value in {"min_user": self.min_user, "min_item": self.min_item}.items():
-            if value < 1:
-                raise ConfigError(f"{what} is {value}, expected 1 or more: 1 keeps everything")
+        if self.core < 1:
+            raise ConfigError(f"core is {self.core}, expected 1 or more: 1 keeps everything")
 
     @property
     def filters_rows(self) -> bool:
         """Whether it would leave out interactions that are no exact repeats."""
-        return self.min_user > 1 or self.min_item > 1 or self.repeats == "first"
+        return self.core > 1 or self.repeats == "first"
 
 
 def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
@@ -119,8 +116,8 @@ def _prepared(raw: RawDomain, recipe: Recipe) -> tuple[pl.DataFrame, dict[Split,
     rows = _usable(rows, raw, recipe, catalogue)
     if recipe.repeats != "keep":
         rows = deduplicate(rows, first_purchase_only=recipe.repeats == "first")
-    if recipe.min_user > 1 or recipe.min_item > 1:
-        rows = k_core(rows, min_user=recipe.min_user, min_item=recipe.min_item)
+    if recipe.core > 1:
+        rows = k_core(rows, recipe.core)
     _LOG.info("%d of %d interactions kept", rows.height, raw.interactions.height)
     lost[numbers_of(rows, ITEM)] = False
     items = raw.items.filter(pl.Series(~lost[catalogue]))
@@ -155,20 +152,17 @@ def _usable(rows: pl.DataFrame, raw: RawDomain, recipe: Recipe, catalogue: Int64
 
 
 def _split(rows: pl.DataFrame, recipe: Recipe) -> dict[Split, pl.DataFrame]:
-    if recipe.split == "by-user":
-        splits = by_user(rows, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
-    elif recipe.split == "temporal":
-        splits = temporal(rows, validation=recipe.validation, test=recipe.test)
-    else:
-        splits = {"train": rows}
+    splits: dict[Split, pl.DataFrame] = {"train": rows}
+    if recipe.split in ("by-user", "temporal"):
+        shares = {"validation": recipe.validation, "test": recipe.test}
+        splits = by_share(rows, recipe.split, **shares, seed=recipe.seed)
     return {split: canonical(frame) for split, frame in splits.items()}
 
 
 def _stated(recipe: Recipe) -> Mapping[str, Any]:
     shares = {"validation": recipe.validation, "test": recipe.test}
     return {
-        "min_user": recipe.min_user,
-        "min_item": recipe.min_item,
+        "core": recipe.core,
         "repeats": recipe.repeats,
         **(shares if recipe.split in ("by-user", "temporal") else {}),
     }

@@ -20,10 +20,12 @@ from typing import Any
 import polars as pl
 
 from xcrossrec.data.readers.streams import Block, decode, line_blocks
+from xcrossrec.data.store import readable
 from xcrossrec.exceptions import DataError
 
 LINE = "__line"
 BATCH_ROWS = 200_000
+_AGAIN = "write it again"
 PARSERS = 2  # threads that parse JSON beside the one that unpacks
 
 SEPARATORS = ",;\t"  # the one that the first line has most of
@@ -100,13 +102,11 @@ def parquet_records(path: Path, columns: Sequence[str], *, optional: Sequence[st
     """
     table = _parquet(path)
     wanted = wanted_columns(path, table.collect_schema().names(), columns, optional)
-    try:
+    with readable(path, _AGAIN):
         rows = table.select(pl.len()).collect().item()
         for start in range(0, rows, BATCH_ROWS):
             part = table.select(wanted).slice(start, BATCH_ROWS).collect()
             yield part.with_row_index(LINE, offset=start + 1)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{path} cannot be read as Parquet ({error}): write it again") from error
 
 
 def json_keys(path: Path) -> list[str]:
@@ -134,12 +134,10 @@ def parquet_columns(path: Path) -> list[str]:
 def _parquet(path: Path) -> pl.LazyFrame:
     if not path.is_file():
         raise DataError(f"cannot read {path}: it does not exist; give the path of a Parquet file")
-    try:
+    with readable(path, _AGAIN):
         table = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         table.collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet ({error}): write it again") from error
-    return table
+        return table
 
 
 def wanted_columns(

@@ -23,7 +23,7 @@ def ours() -> Job:
     from xcrossrec.data.readers import Inputs, Recipe, import_domain
 
     def job(reviews: Path, metadata: Path, out: Path, core: int) -> None:
-        recipe = Recipe(min_user=core, min_item=core, unknown_items="drop")
+        recipe = Recipe(core=core, unknown_items="drop")
         write_domain(import_domain("generated", FORMAT, Inputs(reviews, metadata), recipe), out, overwrite=True)
 
     return job
