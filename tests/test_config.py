@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 
@@ -37,8 +37,8 @@ def test_rates_rise_with_the_number_of_users() -> None:
 
 def test_settings_survive_a_mapping() -> None:
     config = source_config(epochs=2, seed=9)
-    assert TrainingConfig.from_mapping(config.to_dict()) == config
-    assert set(config.to_dict()) == {field.name for field in fields(TrainingConfig)}
+    assert TrainingConfig.from_mapping(asdict(config)) == config
+    assert set(asdict(config)) == {field.name for field in fields(TrainingConfig)}
 
 
 def test_an_unknown_setting_is_named() -> None:

@@ -6,7 +6,7 @@ import itertools
 import re
 import runpy
 import shlex
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ def test_every_command_in_the_documents_exists() -> None:
 def test_every_training_setting_is_described() -> None:
     text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text, flags=re.MULTILINE))
-    source, target = source_config().to_dict(), target_config().to_dict()
+    source, target = asdict(source_config()), asdict(target_config())
     for field in fields(TrainingConfig):
         both = source[field.name], target[field.name]
         expected = f"{both[0]}" if both[0] == both[1] else f"source {both[0]}, target {both[1]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, TypeAlias, get_args
 
 from xcrossrec.exceptions import ConfigError
@@ -81,10 +81,6 @@ class TrainingConfig:
         if unknown := sorted(set(settings) - known):
             raise ConfigError(f"unknown training setting {unknown[0]!r}: known are {', '.join(sorted(known))}")
         return cls(**{**defaults, **settings})
-
-    def to_dict(self) -> dict[str, Any]:
-        """All settings as plain values."""
-        return asdict(self)
 
 
 def source_config(**changes: Any) -> TrainingConfig:

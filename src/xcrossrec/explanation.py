@@ -7,9 +7,10 @@ explain, ``dim`` = vector size, ``batch`` = text, ``token`` = position.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import deepcopy
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -200,63 +201,49 @@ def _explain_sources(probe: _Probe) -> list[dict[str, Any]]:
 
 def _explain_merged(probe: _Probe, encoder: MergedEncoder) -> list[dict[str, Any]]:
     """Per item, what each source adds to its score as a part of the one stream."""
-    weight = 1 / len(encoder.sources)
-    shares: list[list[SourceShare]] = [[] for _ in probe.items]
-    for source, name in enumerate(encoder.sources):
-        with encoder.left_out(source):
-            effects = probe.effect()
-        for item, effect in enumerate(effects):
-            shares[item].append(SourceShare(name, 0.0, weight, weight, float(effect)))
-    return [{"sources": tuple(found)} for found in shares]
+
+    def share(name: str, effect: float) -> SourceShare:
+        return SourceShare(name, 0.0, 1 / len(encoder.sources), 1 / len(encoder.sources), float(effect))
+
+    return [
+        {"sources": tuple(map(share, encoder.sources, column))}
+        for column in _effects(probe, encoder.left_out, len(encoder.sources)).T
+    ]
 
 
-@dataclass(frozen=True)
-class _Effects:
-    """What the scores lose by each ablation of an X-Cross encoder."""
-
-    integration: Float[np.ndarray, " item"]
-    at_layer: Float[np.ndarray, "layer source item"]
-    in_all: Float[np.ndarray, "source item"]
-    in_sum: Float[np.ndarray, "source item"]
-
-
-def _ablate(probe: _Probe, encoder: XCrossEncoder) -> _Effects:
-    with encoder.integration_off():
-        integration = probe.effect()
-    layers, sources = range(len(encoder.integrated_layers)), range(len(encoder.sources))
-    at_layer = np.empty((len(layers), len(sources), len(probe.items)))
-    in_all, in_sum = np.empty(at_layer.shape[1:]), np.empty(at_layer.shape[1:])
-    for source in sources:
-        for layer in layers:
-            with encoder.ablated(layer, source):
-                at_layer[layer, source] = probe.effect()
-        with encoder.silenced(source):
-            in_all[source] = probe.effect()
-        with encoder.left_out(source):
-            in_sum[source] = probe.effect()
-    return _Effects(integration, at_layer, in_all, in_sum)
+def _effects(
+    probe: _Probe, without: Callable[[int], AbstractContextManager[None]], sources: int
+) -> Float[np.ndarray, "source item"]:
+    """What the scores lose without each source."""
+    effects = []
+    for source in range(sources):
+        with without(source):
+            effects.append(probe.effect())
+    return np.stack(effects)
 
 
 def _explain_xcross(probe: _Probe, encoder: XCrossEncoder) -> list[dict[str, Any]]:
-    """Per item, the effects of sources and layers on its score."""
-    effects = _ablate(probe, encoder)
+    """Per item, the effects of sources and layers on its score, by ablation."""
+    with encoder.integration_off():
+        integration = probe.effect()
+    named, places = list(enumerate(encoder.sources)), range(len(encoder.integrated_layers))
+    in_all, in_sum = (_effects(probe, without, len(named)) for without in (encoder.silenced, encoder.left_out))
+    at_layer = [_effects(probe, partial(encoder.silenced, layer=place), len(named)) for place in places]
     coefficients = _mean_coefficients(probe, encoder)
     weights = encoder.stream_weight.detach().double().cpu().numpy()
     shares = np.abs(weights) / max(float(np.abs(weights).sum()), 1e-12)
 
     def source_share(source: int, name: str, item: int) -> SourceShare:
-        in_all, in_sum = effects.in_all[source, item], effects.in_sum[source, item]
-        return SourceShare(name, float(in_all), float(weights[source]), float(shares[source]), float(in_sum))
+        values = in_all[source, item], weights[source], shares[source], in_sum[source, item]
+        return SourceShare(name, *map(float, values))
 
     def layer_share(place: int, source: int, name: str, item: int) -> LayerShare:
-        effect, coefficient = effects.at_layer[place, source, item], coefficients[item, place, source]
-        return LayerShare(encoder.layer_numbers[place], name, float(effect), float(coefficient))
+        values = at_layer[place][source, item], coefficients[item, place, source]
+        return LayerShare(encoder.layer_numbers[place], name, *map(float, values))
 
-    named = list(enumerate(encoder.sources))
-    places = range(len(encoder.integrated_layers))
     return [
         {
-            "integration_effect": float(effects.integration[item]),
+            "integration_effect": float(integration[item]),
             "sources": tuple(source_share(source, name, item) for source, name in named),
             "layers": tuple(layer_share(place, source, name, item) for place in places for source, name in named),
         }
@@ -268,12 +255,8 @@ def _mean_coefficients(probe: _Probe, encoder: XCrossEncoder) -> Float[np.ndarra
     """Mean absolute coefficient with which the other streams take each source, over an item's own texts."""
     with encoder.observing() as records:
         tokens = probe.encode()
-    count = len(encoder.sources)
-    means = np.empty((len(probe.items), len(records), count))
-    for item in range(len(probe.items)):
-        for layer, record in enumerate(records):
-            taken = record[0][..., tokens[item]].abs().mean(-1)
-            for source in range(count):
-                others = [receiver for receiver in range(count) if receiver != source]
-                means[item, layer, source] = float(taken[others, source].mean())
+    means = np.empty((len(probe.items), len(records), len(encoder.sources)))
+    for item, layer in np.ndindex(means.shape[:2]):
+        taken = records[layer][..., tokens[item]].abs().mean(-1)
+        means[item, layer] = (taken.fill_diagonal_(0).sum(0) / (len(taken) - 1)).cpu()
     return means

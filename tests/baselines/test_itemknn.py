@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.contracts.scorer import ScorerContract, contract_domain
+from tests.contracts.scorer import ScorerContract
 
 from xcrossrec.baselines.rivals import ItemKNN
 from xcrossrec.data.domain import Domain
@@ -18,7 +18,7 @@ _basket = st.lists(st.integers(0, N_ITEMS - 1), max_size=5)
 class TestItemKNN(ScorerContract):
     @pytest.fixture
     def scorer(self, domain: Domain) -> ItemKNN:
-        return ItemKNN.fit(domain)
+        return ItemKNN(domain.sequences("train", minimum=1).rows, domain.items.height)
 
 
 def _reference(baskets: list[list[int]], history: list[int]) -> list[float]:
@@ -45,7 +45,7 @@ def test_itemknn_equals_the_loop_reference(baskets: list[list[int]], history: li
 
 
 def test_itemknn_of_an_empty_history_is_zero() -> None:
-    assert not ItemKNN.fit(contract_domain()).score([()]).any()
+    assert not ItemKNN([[0, 1]], N_ITEMS).score([()]).any()
 
 
 def test_itemknn_without_train_users_is_zero() -> None:

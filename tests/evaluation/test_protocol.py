@@ -176,6 +176,6 @@ def test_constant_scores_rank_last() -> None:
 def test_popularity_loses_to_popular_negatives() -> None:
     """A count that the protocol's floors rest on: drawn by popularity, negatives are popular."""
     domain = _domain()
-    result = evaluate(Popularity.fit(domain), domain, "validation")
+    result = evaluate(Popularity(domain.train_counts()), domain, "validation")
     assert isinstance(result, Evaluation)
     assert result.of("popularity")["mrr"].mean() <= result.of("uniform")["mrr"].mean()  # type: ignore[operator]

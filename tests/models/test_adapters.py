@@ -18,12 +18,12 @@ from xcrossrec.models.adapters import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     MANIFEST,
-    load_tensors,
     mean_update,
     read_adapter,
     read_manifest,
 )
 from xcrossrec.models.base import Base
+from xcrossrec.models.files import load_tensors
 
 Folders = Callable[[str], Path]
 SourcesOf = Callable[..., list[Source]]
@@ -146,7 +146,7 @@ def test_damaged_config(adapter: Path, bert: Base) -> None:
 
 def test_config_that_is_no_object(adapter: Path, bert: Base) -> None:
     (adapter / ADAPTER_CONFIG).write_text("[]", encoding="utf-8")
-    with pytest.raises(ModelError, match=r"of type 'list': only LORA can be stacked"):
+    with pytest.raises(BundleError, match=r"holds a list, expected an object"):
         read_adapter(adapter, bert)
 
 

@@ -108,14 +108,14 @@ def test_the_targets_lora_stands_where_a_source_adapts_and_starts_without_an_eff
     assert {2} == {p.shape[0] if "lora_A" in name else p.shape[1] for name, p in own.items()}
     assert all(bool(p.any()) == ("lora_A" in name) for name, p in own.items())
     assert encoder.backbone.peft_config["default"].lora_alpha == 2 * 2, "scaled by two, as the sources are by default"
-    assert {id(p) for p in encoder.lora_parameters()} == {id(p) for p in own.values()}
+    assert {id(p) for p in encoder.lora_state().values()} == {id(p) for p in own.values()}
 
 
 def test_the_start_comes_from_the_seed_alone(base_of: Folders, sources_of: SourcesOf) -> None:
     def start(seed: int) -> list[Tensor]:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return merged_over(base_of("bert"), sources_of("bert", 2)).lora_parameters()
+            return list(merged_over(base_of("bert"), sources_of("bert", 2)).lora_state().values())
 
     first, same, other = start(0), start(0), start(1)
     assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True))
@@ -124,7 +124,7 @@ def test_the_start_comes_from_the_seed_alone(base_of: Folders, sources_of: Sourc
 
 def test_the_lora_and_the_scale_train_and_the_backbones_dropout_never_runs(bert_encoder: MergedEncoder) -> None:
     trained = {id(p) for p in bert_encoder.parameters() if p.requires_grad}
-    assert trained == {id(p) for p in [*bert_encoder.lora_parameters(), bert_encoder.scale]}
+    assert trained == {id(p) for p in [*bert_encoder.lora_state().values(), bert_encoder.scale]}
     bert_encoder.train()
     assert bert_encoder.training
     assert not any(module.training for module in bert_encoder.backbone.modules())
@@ -204,7 +204,7 @@ def test_a_saved_one_gives_the_same_bits(
     if not trainable:  # a LoRA that trains is not folded into the weights
         assert torch.equal(output(loaded, ids, mask), output(encoder.requires_grad_(False), ids, mask))
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), encoder.parameters(), strict=True))
-    assert {p.requires_grad for p in loaded.lora_parameters()} == {trainable}
+    assert {p.requires_grad for p in loaded.lora_state().values()} == {trainable}
     torch.testing.assert_close(real(output(loaded, ids, mask), mask), real(output(encoder, ids, mask), mask), **CLOSE)
     loaded.save(str(folder))  # over itself: the adapters stay
     again = MergedEncoder.load(str(folder))
@@ -234,7 +234,7 @@ def test_a_damaged_target_folder_is_named(bert_encoder: MergedEncoder, tmp_path:
     ):
         save_file(tensors, path)
         wrong = "foreign" if "foreign" in tensors else name.replace(".", r"\.")
-        with pytest.raises(BundleError, match=rf"target does not fit this encoder \({wrong}\)"):
+        with pytest.raises(BundleError, match=rf"{TARGET} does not fit its settings \({wrong}\)"):
             MergedEncoder.load(str(folder))
     path.write_bytes(b"broken")
     with pytest.raises(BundleError, match=rf"{TARGET} is not a readable safetensors file"):
@@ -250,13 +250,13 @@ def test_a_damaged_target_folder_is_named(bert_encoder: MergedEncoder, tmp_path:
 def test_another_rank_in_the_settings_than_in_the_target_folder(bert_encoder: MergedEncoder, tmp_path: Path) -> None:
     folder = save_to(bert_encoder, tmp_path / "model")
     edit(folder / SETTINGS, '"rank": 2', '"rank": 5')
-    with pytest.raises(BundleError, match=r"target does not fit this encoder .*another configuration"):
+    with pytest.raises(BundleError, match=rf"{TARGET} does not fit its settings .*another configuration"):
         MergedEncoder.load(str(folder))
 
 
-@pytest.mark.parametrize("tensors", [{"factor": torch.ones(())}, {"scale": torch.ones(2)}])
-def test_a_foreign_scale(tensors: dict[str, Tensor], bert_encoder: MergedEncoder, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "size"), [("factor", ()), ("scale", (2,))])
+def test_a_foreign_scale(name: str, size: tuple[int, ...], bert_encoder: MergedEncoder, tmp_path: Path) -> None:
     folder = save_to(bert_encoder, tmp_path / "model")
-    save_file(tensors, folder / "scale.safetensors")
-    with pytest.raises(BundleError, match=r"scale\.safetensors holds .*expected one number, the scale"):
+    save_file({name: torch.ones(size)}, folder / "scale.safetensors")
+    with pytest.raises(BundleError, match=rf"scale\.safetensors does not fit its settings \({name}\)"):
         MergedEncoder.load(str(folder))

@@ -42,8 +42,9 @@ def loop_similarity(head: PairHead, states: Tensor, segments: Tensor) -> float:
 
 
 def test_an_untrained_one_is_the_scaled_similarity() -> None:
-    head = PairHead(6, sharpness=3.0)
+    head = PairHead(6)
     with torch.no_grad():
+        head.matcher.log_sharpness.fill_(1.1)
         head.matcher.log_recency.copy_(torch.linspace(0.5, -1.0, RECENCY_SLOTS))
         features = pair_features()
         scores = head(dict(features))["scores"]

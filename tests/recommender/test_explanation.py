@@ -57,7 +57,7 @@ def test_an_explanation_is_faithful_to_ablation(recommender: Recommender) -> Non
     encoder = recommender.model[0]
     assert len(explanation.layers) == 2 * 2
     for share in explanation.layers:
-        with encoder.ablated(share.layer - 1, encoder.sources.index(share.source)):
+        with encoder.silenced(encoder.sources.index(share.source), share.layer - 1):
             assert share.effect == pytest.approx(full - _score(recommender, [0, 1, 4], 2), abs=2e-5)
     assert max(abs(share.effect) for share in explanation.layers) > 1e-3
     with encoder.integration_off():
@@ -76,7 +76,7 @@ def test_a_sources_totals_are_ablations_too(recommender: Recommender) -> None:
     weights = encoder.stream_weight.detach().clone()
     assert [share.source for share in explanation.sources] == list(encoder.sources)
     for number, share in enumerate(explanation.sources):
-        with encoder.ablated(0, number), encoder.ablated(1, number):
+        with encoder.silenced(number, 0), encoder.silenced(number, 1):
             assert share.effect == pytest.approx(full - _score(recommender, [0, 1], 2), abs=2e-5)
         with torch.no_grad():
             encoder.stream_weight[number] = 0.0
@@ -103,8 +103,8 @@ def test_coefficients_are_the_integrators_own(late: Recommender) -> None:
         with encoder.observing() as records, torch.no_grad():
             encoder(encoder.preprocess([titles(late)[row]]))
         for layer, record in enumerate(records):
-            sums[layer] += [record[0][1, 0, 0].abs().sum().item(), record[0][0, 1, 0].abs().sum().item()]
-        tokens += records[0][0].shape[-1]
+            sums[layer] += [record[1, 0, 0].abs().sum().item(), record[0, 1, 0].abs().sum().item()]
+        tokens += records[0].shape[-1]
     found = [share.coefficient for share in explanation.layers]
     np.testing.assert_allclose(found, (sums / tokens).ravel(), rtol=1e-4)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def test_an_adapter_is_a_peft_folder_with_a_complete_manifest(
         "simulated": False,
         "items": domain.items.height,
     }
-    assert manifest["training"] == {**settings().to_dict(), "budget": None}
+    assert manifest["training"] == {**asdict(settings()), "budget": None}
     assert (manifest["scoring"], manifest["prompt_version"]) == ("dual", 1)
     written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert set(manifest["files"]) == written - {MANIFEST}

@@ -23,9 +23,9 @@ from xcrossrec.training.source import seen_users
 from xcrossrec.types import Split
 
 _MADE: dict[str, Callable[[Domain, str], Scorer]] = {
-    "popularity": lambda domain, base: Popularity.fit(domain),
-    "tfidf": lambda domain, base: TfidfMean.fit(domain),
-    "itemknn": lambda domain, base: ItemKNN.fit(domain),
+    "popularity": lambda domain, base: Popularity(domain.train_counts()),
+    "tfidf": lambda domain, base: TfidfMean(domain.titles),
+    "itemknn": lambda domain, base: ItemKNN(domain.sequences("train", minimum=1).rows, domain.items.height),
     "untrained": lambda domain, base: untrained(base, domain.titles),
     "centered": lambda domain, base: untrained(base, domain.titles, center=True),
 }

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float32, Float64, Int, Int64
 
-from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import DataError, MissingExtraError
 from xcrossrec.scoring import check_rows
 
@@ -56,15 +55,6 @@ class Popularity(Rival):
         super().__init__(counts.size)
         self._counts: Float32[np.ndarray, " item"] = counts.astype(np.float32)
 
-    @classmethod
-    def fit(cls, domain: Domain) -> Popularity:
-        """Count the train split of a domain.
-
-        Raises:
-            DataError: the domain has no train split.
-        """
-        return cls(domain.train_counts())
-
     def _of_history(self, history: Sequence[int]) -> Float32[np.ndarray, " item"]:
         return self._counts
 
@@ -87,15 +77,6 @@ class ItemKNN(Rival):
     def __init__(self, baskets: Sequence[Sequence[int]], n_items: int) -> None:
         super().__init__(n_items)
         self._starts, self._neighbours, self._cosines = _cosine_rows(baskets, n_items)
-
-    @classmethod
-    def fit(cls, domain: Domain) -> ItemKNN:
-        """Count co-occurrence in the train split of a domain.
-
-        Raises:
-            DataError: the domain has no train split.
-        """
-        return cls(domain.sequences("train", minimum=1).rows, domain.items.height)
 
     def _of_history(self, history: Sequence[int]) -> Float32[np.ndarray, " item"]:
         scores = np.zeros(self._n_items, dtype=np.float32)
@@ -124,11 +105,6 @@ class TfidfMean(Rival):
     def __init__(self, titles: Sequence[str]) -> None:
         super().__init__(len(titles))
         self._vectors = _vectorise(titles)
-
-    @classmethod
-    def fit(cls, domain: Domain) -> TfidfMean:
-        """Weigh the words of a domain's catalogue; interactions play no part.  Raises as the class does."""
-        return cls(domain.titles)
 
     def _of_history(self, history: Sequence[int]) -> Float32[np.ndarray, " item"]:
         if not len(history):

@@ -8,8 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, load_tensors
+from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST
 from xcrossrec.models.base import weight_digest
+from xcrossrec.models.files import load_tensors
 from xcrossrec.models.heads import HistoryMatcher
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model
@@ -24,7 +25,7 @@ def fingerprint_of(model: Model) -> str:
     Modules are hashed as they save themselves: tensors by value, settings as JSON, whatever the file's format, the
     release that wrote it or the base's path. The history matcher is left out: no item's vector depends on it.
     """
-    if not kind_of(model).has_vectors:
+    if not kind_of(model).dim(model):
         return "pair"
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory(prefix="xcrossrec-") as place:

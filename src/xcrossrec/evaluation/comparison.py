@@ -14,13 +14,12 @@ from xcrossrec.metrics.significance import paired_comparison
 from xcrossrec.types import USER, Negatives
 
 
-def compare(a: Evaluation, b: Evaluation, *, resamples: int = 2000, permutations: int = 10_000) -> dict[str, Any]:
+def compare(a: Evaluation, b: Evaluation, *, permutations: int = 10_000) -> dict[str, Any]:
     """Compare two methods on the same users, for every kind of negatives that both have.
 
     Args:
         a: the method that a positive difference favours.
         b: the other method.
-        resamples: bootstrap samples behind each interval.
         permutations: sign flips behind each p-value.
 
     Returns:
@@ -48,12 +47,12 @@ def compare(a: Evaluation, b: Evaluation, *, resamples: int = 2000, permutations
         "seed": a.info.seed,
         "simulated": a.info.simulated or b.info.simulated,
         "users": next(iter(pairs.values())).height,
-        "metrics": {kind: _compare_metrics(pair, a.info.seed, resamples, permutations) for kind, pair in pairs.items()},
+        "metrics": {kind: _compare_metrics(pair, a.info.seed, permutations) for kind, pair in pairs.items()},
     }
     unseen = {kind: pair.filter(~pl.col(SEEN)) for kind, pair in pairs.items()}
     if all(pair[SEEN].null_count() == 0 and unseen[kind].height for kind, pair in pairs.items()):
         result["without_seen"] = {
-            kind: _compare_metrics(pair, a.info.seed, resamples, permutations) for kind, pair in unseen.items()
+            kind: _compare_metrics(pair, a.info.seed, permutations) for kind, pair in unseen.items()
         }
     return result
 
@@ -97,13 +96,11 @@ def _some(users: list[str]) -> str:
     return ", ".join(users[:3]) + (", ..." if len(users) > 3 else "") if users else "none"
 
 
-def _compare_metrics(pair: pl.DataFrame, seed: int, resamples: int, permutations: int) -> dict[str, Any]:
+def _compare_metrics(pair: pl.DataFrame, seed: int, permutations: int) -> dict[str, Any]:
     rows = {}
     for metric in METRICS:
         of_a, of_b = pair[metric].to_numpy(), pair[f"{metric} b"].to_numpy()
-        found = paired_comparison(
-            of_a, of_b, resamples=resamples, permutations=permutations, rng=np.random.default_rng(seed)
-        )
+        found = paired_comparison(of_a, of_b, permutations=permutations, rng=np.random.default_rng(seed))
         rows[metric] = {
             "mean_a": float(of_a.mean()),
             "mean_b": float(of_b.mean()),

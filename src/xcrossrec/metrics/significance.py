@@ -79,7 +79,6 @@ def paired_comparison(
     a: Float[np.ndarray, " user"],
     b: Float[np.ndarray, " user"],
     *,
-    resamples: int = 2000,
     permutations: int = 10_000,
     rng: np.random.Generator,
 ) -> PairedComparison:
@@ -88,12 +87,11 @@ def paired_comparison(
     Args:
         a: one value a user.
         b: the other method's values, same users in the same order.
-        resamples: bootstrap samples of the users.
         permutations: sign flips.
         rng: the generator to draw from.
     """
     differences = np.asarray(a - b, dtype=np.float64)
-    interval = bootstrap_interval(differences, resamples=resamples, rng=rng)
+    interval = bootstrap_interval(differences, rng=rng)
     p_value = sign_flip_p_value(differences, permutations=permutations, rng=rng)
     return PairedComparison(float(differences.mean()), interval, p_value, int(differences.size))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +11,11 @@ import torch
 from jaxtyping import Float
 from peft import LoraConfig
 from peft.utils.other import get_pattern_key
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from xcrossrec.exceptions import BaseMismatchError, BundleError, ModelError
-from xcrossrec.models.base import Base
+from xcrossrec.models.base import DEFAULT_BASE, Base
+from xcrossrec.models.files import load_tensors, read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -91,37 +89,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         BundleError: it is not valid JSON.
     """
     path = folder / MANIFEST
-    if not path.exists():
-        return {}
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BundleError(
-            f"{path} is not valid JSON ({error}): the folder is damaged, train or copy it again"
-        ) from error
-    if not isinstance(manifest, dict):
-        raise BundleError(f"{path} holds a {type(manifest).__name__}, expected an object: train or copy it again")
+    manifest = read_json(path) if path.exists() else {}
     base = manifest.get("base")
     named = isinstance(base, dict) and all(isinstance(base.get(key), str) for key in ("name", "digest"))
     if "base" in manifest and not named:
         raise BundleError(f"{path} names its base as {base!r}, expected a name and a digest: train or copy it again")
     return manifest
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        BundleError: missing, or corrupt or foreign content (a pickle, say), which is never executed.
-    """
-    if not path.exists():
-        pickles = sorted(p.name for p in path.parent.glob("*.bin")) + sorted(p.name for p in path.parent.glob("*.pt"))
-        why = f"; {', '.join(pickles)} is a pickle and is never read: convert it" if pickles else ": copy it again"
-        raise BundleError(f"weights {path} are missing{why}")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise BundleError(f"{path} is not a readable safetensors file ({error}): copy or train it again") from error
 
 
 def read_adapter(folder: Path | str, base: Base, *, name: str | None = None) -> Adapter:
@@ -159,18 +132,27 @@ def read_adapter(folder: Path | str, base: Base, *, name: str | None = None) -> 
     return Adapter(name or folder.resolve().name, folder, config, factors, manifest, tuple(head_keys))
 
 
-def _read_config(folder: Path) -> LoraConfig:
-    path = folder / ADAPTER_CONFIG
-    if not path.exists():
+def named_base(folder: Path) -> str:
+    """The name of the base that an adapter was trained on, as its own sidecar or PEFT's settings have it.
+
+    Raises:
+        BundleError: no adapter, or damaged.
+    """
+    if named := read_manifest(folder).get("base"):
+        return str(named["name"])
+    return str(_read_settings(folder).get("base_model_name_or_path") or DEFAULT_BASE)
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    if not (folder / ADAPTER_CONFIG).exists():
         raise BundleError(
             f"{folder} is no adapter: it has no {ADAPTER_CONFIG}; train one with `xcrossrec train source`"
         )
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BundleError(f"{path} is not valid JSON ({error}): copy or train the adapter again") from error
-    kind = settings.get("peft_type") if isinstance(settings, dict) else type(settings).__name__
-    if kind != "LORA":
+    return read_json(folder / ADAPTER_CONFIG)
+
+
+def _read_config(folder: Path) -> LoraConfig:
+    if (kind := _read_settings(folder).get("peft_type")) != "LORA":
         raise ModelError(
             f"adapter {folder} is of type {kind!r}: only LORA can be stacked, train it with PEFT's LoraConfig"
         )

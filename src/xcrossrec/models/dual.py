@@ -37,7 +37,6 @@ class DualKind:
     """What is particular to `dual` models; see :data:`xcrossrec.models.kinds.ModelKind`."""
 
     name: ClassVar[Scoring] = "dual"
-    has_vectors: ClassVar[bool] = True
 
     def head(self, encoder: TitleEncoder, pair_start: PairStart) -> list[nn.Module]:
         """Mean pooling to a unit vector, and the matcher."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,10 +15,12 @@ from jaxtyping import Float
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor, nn
 
+from xcrossrec.config import Integration
 from xcrossrec.exceptions import BaseMismatchError, BundleError, ConfigError, DataError, ModelError
 from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, Adapter, read_adapter
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.fast.door import FastPass
+from xcrossrec.models.files import read_json
 from xcrossrec.models.pair_attention import attention_arguments, set_up_pair_attention
 from xcrossrec.models.tokens import CutReport, PromptTokenizer, token_limit
 from xcrossrec.prompts import PROMPT_VERSION, clean_title, split_prompt
@@ -38,10 +41,12 @@ class TitleEncoder(InputModule):
             ``shared`` on a base that cannot.
         sources: names of the domains that it is made of; empty for a single language model.
         adapters: theirs.
+        integration: how they became one model; None for a single language model.
     """
 
     sources: tuple[str, ...] = ()
     adapters: tuple[Adapter, ...] = ()
+    integration: Integration | None = None
 
     config_file_name = "xcrossrec_encoder.json"
     save_in_root = True
@@ -105,10 +110,10 @@ class TitleEncoder(InputModule):
         """
         lead = prompt or ""
         if inputs and isinstance(inputs[0], (tuple, list)):
-            histories = [self._titles(lead + self._text(pair[0])) for pair in inputs]
+            histories = [split_prompt(lead + self._text(pair[0])) for pair in inputs]
             encode = self.prompts.encode_shared if self.shares_history else self.prompts.encode_pairs
             return encode(histories, [clean_title(self._text(pair[1])) for pair in inputs])
-        return self.prompts.encode([self._titles(lead + self._text(text)) for text in inputs])
+        return self.prompts.encode([split_prompt(lead + self._text(text)) for text in inputs])
 
     @staticmethod
     def _text(value: Any) -> str:
@@ -118,17 +123,15 @@ class TitleEncoder(InputModule):
             raise DataError("got an empty text: give a title, or leave the item out")
         return value
 
-    @staticmethod
-    def _titles(text: str) -> list[str]:
-        return split_prompt(text)
-
     def settings(self) -> dict[str, Any]:
         """What a saved folder records, so that the same encoder can be made again."""
+        sources = {"sources": list(self.sources), "integration": asdict(self.integration)} if self.integration else {}
         return {
             "base": {"name": self.base_name, "digest": self.base_digest},
             "prompt_version": self.prompt_version,
             "max_tokens": self.max_tokens,
             "pair_attention": self.pair_attention,
+            **sources,
         }
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -136,8 +139,9 @@ class TitleEncoder(InputModule):
         raise NotImplementedError
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write settings and tokenizer."""
+        """Write settings, tokenizer and the sources' PEFT folders."""
         folder = Path(output_path)
+        save_adapters(self.adapters, folder)
         (folder / self.config_file_name).write_text(json.dumps(self.settings(), indent=2), encoding="utf-8")
         self.tokenizer.save_pretrained(str(folder))
 
@@ -190,15 +194,7 @@ class TitleEncoder(InputModule):
         Raises:
             BundleError: missing or damaged settings, or another prompt version.
         """
-        path = folder / cls.config_file_name
-        if not path.exists():
-            raise BundleError(
-                f"{folder} has no {cls.config_file_name}: it is no xcrossrec model, or was not written to its end"
-            )
-        try:
-            settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise BundleError(f"{path} is not valid JSON ({error}): copy or train the model again") from error
+        settings = read_json(folder / cls.config_file_name)
         if settings.get("prompt_version") != PROMPT_VERSION:
             raise BundleError(
                 f"{folder} was trained with prompt version {settings.get('prompt_version')!r}, this release writes "

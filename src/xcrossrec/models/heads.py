@@ -5,19 +5,17 @@ Legend: ``user`` = one history, ``slot`` = a history's item, ``item`` = an item 
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import save_file
 from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
-from xcrossrec.exceptions import BundleError, ConfigError
-from xcrossrec.models.adapters import load_tensors
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.models.files import read_json, save_tensors, take_over
 
 RECENCY_SLOTS = 8
 """History positions, counted from the newest, with a learned weight of their own; older ones share the last."""
@@ -51,22 +49,14 @@ class Head(Module):
         """Write settings and tensors."""
         folder = Path(output_path)
         self.save_config(str(folder))
-        state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
-        save_file(state, folder / self.weights_name)
+        save_tensors(self.state_dict(), folder / self.weights_name)
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Self:
         """Read back; a tensor that is missing, surplus or of another shape is a :class:`BundleError`."""
         folder = Path(model_name_or_path) / subfolder
-        path = folder / cls.config_file_name
-        if not path.exists():
-            raise BundleError(f"{folder} has no {cls.config_file_name}: the model was not written to its end")
-        head = cls(**json.loads(path.read_text(encoding="utf-8")))
-        state = load_tensors(folder / cls.weights_name)
-        try:
-            head.load_state_dict(state)
-        except RuntimeError as error:
-            raise BundleError(f"{folder / cls.weights_name} does not fit its settings: {error}") from error
+        head = cls(**read_json(folder / cls.config_file_name))
+        take_over(head.state_dict(), folder / cls.weights_name)
         return head
 
 

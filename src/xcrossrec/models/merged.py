@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xcrossrec.config import Integration
-from xcrossrec.exceptions import BundleError
-from xcrossrec.models.adapters import ADAPTER_WEIGHTS, Adapter, LoraFactors, load_tensors, mean_update
+from xcrossrec.models.adapters import ADAPTER_WEIGHTS, Adapter, LoraFactors, mean_update
 from xcrossrec.models.base import Base
-from xcrossrec.models.encoder import check_sources, read_adapters, save_adapters
+from xcrossrec.models.encoder import check_sources, read_adapters
 from xcrossrec.models.fast.linear import laid_out
+from xcrossrec.models.files import save_tensors, take_over
 from xcrossrec.models.source import SingleStreamEncoder, save_peft
 from xcrossrec.types import PairAttention
 
@@ -81,13 +79,14 @@ class MergedEncoder(SingleStreamEncoder):
     def _combine(self, streams: Sequence[Float[Tensor, "*batch dim"]]) -> Float[Tensor, "*batch dim"]:
         return streams[0] * self.scale
 
-    def lora_parameters(self) -> list[nn.Parameter]:
-        """The factors of the target's LoRA."""
-        return [p for name, p in self.backbone.named_parameters() if "lora_" in name]
+    def lora_state(self) -> dict[str, nn.Parameter]:
+        """The factors of the target's LoRA, as PEFT's files name them."""
+        found = self.backbone.named_parameters()
+        return {name.replace(".default", ""): parameter for name, parameter in found if "lora_" in name}
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The target's LoRA, and the scale, which belongs to the head."""
-        return {"target_learning_rate": self.lora_parameters(), "head_learning_rate": [self.scale]}
+        return {"target_learning_rate": list(self.lora_state().values()), "head_learning_rate": [self.scale]}
 
     @contextmanager
     def left_out(self, source: int) -> Iterator[None]:
@@ -108,16 +107,11 @@ class MergedEncoder(SingleStreamEncoder):
             for path, linear in linears.items():
                 linear.weight = before[path]
 
-    def settings(self) -> dict[str, Any]:
-        """With the sources' names and the integration's settings."""
-        return {**super().settings(), "sources": list(self.sources), "integration": asdict(self.integration)}
-
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write settings, the sources' PEFT folders and the target's."""
+        """Write what every encoder does, the target's PEFT folder and the scale."""
         folder = Path(output_path)
-        save_adapters(self.adapters, folder)
         save_peft(self.backbone, folder / TARGET_FOLDER)
-        save_file({"scale": self.scale.detach().cpu()}, folder / SCALE_WEIGHTS)
+        save_tensors({"scale": self.scale}, folder / SCALE_WEIGHTS)
         super().save(output_path)
 
     @classmethod
@@ -131,26 +125,11 @@ class MergedEncoder(SingleStreamEncoder):
                 max_tokens=settings["max_tokens"],
                 pair_attention=settings["pair_attention"],
             )
-        model._take_over(folder)
-        for parameter in model.lora_parameters():
+        take_over(model.lora_state(), folder / TARGET_FOLDER / ADAPTER_WEIGHTS)
+        take_over({"scale": model.scale}, folder / SCALE_WEIGHTS)
+        for parameter in model.lora_state().values():
             parameter.requires_grad_(trainable)
         return model
-
-    @torch.no_grad()
-    def _take_over(self, folder: Path) -> None:
-        saved = load_tensors(folder / TARGET_FOLDER / ADAPTER_WEIGHTS)
-        own = {f"{name.replace('.default', '')}": p for name, p in self.backbone.named_parameters() if "lora_" in name}
-        if wrong := sorted(set(own) ^ set(saved)) or [key for key in own if own[key].shape != saved[key].shape]:
-            raise BundleError(
-                f"{folder / TARGET_FOLDER} does not fit this encoder ({wrong[0]}): it belongs to another configuration"
-            )
-        for key, parameter in own.items():
-            parameter.copy_(saved[key])
-        scale = load_tensors(folder / SCALE_WEIGHTS)
-        if {key: value.shape for key, value in scale.items()} != {"scale": self.scale.shape}:
-            found = ", ".join(f"{key} of shape {tuple(value.shape)}" for key, value in scale.items())
-            raise BundleError(f"{folder / SCALE_WEIGHTS} holds {found}, expected one number, the scale: copy it again")
-        self.scale.copy_(scale["scale"])
 
 
 @torch.no_grad()

@@ -33,7 +33,6 @@ class PairKind:
     """What is particular to `pair` models; see :data:`xcrossrec.models.kinds.ModelKind`."""
 
     name: ClassVar[Scoring] = "pair"
-    has_vectors: ClassVar[bool] = False
 
     def head(self, encoder: TitleEncoder, pair_start: PairStart) -> list[nn.Module]:
         """The pair head, which reads what the attention lets it tell candidates by."""

@@ -184,17 +184,8 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """What Hugging Face calls: PyTorch's attention, or the shared pass where a layout comes with the call."""
     if shared_layout is None:
-        plain: tuple[Tensor, None] = sdpa_attention_forward(
-            module,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=dropout,
-            scaling=scaling,
-            sliding_window=sliding_window,
-            **kwargs,
-        )
+        kwargs |= {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window}
+        plain: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return plain
     # ModernBERT hands over flash attention's window, which is one more than the farthest position seen
     window = None if sliding_window is None else sliding_window - 1

@@ -33,8 +33,6 @@ class PairHead(Head):
         dim: hidden size.
         reads: which h: ``first`` token, or ``candidate``.
         starts: from the ``similarity``, or ``fresh``.
-        sharpness: starting value of the soft maximum's factor.
-        temperature: starting value of the similarity's temperature.
 
     Raises:
         ConfigError: unknown reading or start.
@@ -43,15 +41,7 @@ class PairHead(Head):
     config_keys = ["dim", "reads", "starts"]  # noqa: RUF012
     config_file_name = "pair_head.json"
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        reads: PairReading = "first",
-        starts: PairStart = "similarity",
-        sharpness: float = 12.0,
-        temperature: float = 0.25,
-    ) -> None:
+    def __init__(self, dim: int, *, reads: PairReading = "first", starts: PairStart = "similarity") -> None:
         super().__init__()
         if reads not in PAIR_READINGS:
             raise ConfigError(f"unknown reading {reads!r} of a pair: choose one of {', '.join(PAIR_READINGS)}")
@@ -60,7 +50,7 @@ class PairHead(Head):
         self.dim = dim
         self.reads: PairReading = reads
         self.starts: PairStart = starts
-        self.matcher = HistoryMatcher(sharpness=sharpness, temperature=temperature)
+        self.matcher = HistoryMatcher()
         self.project = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, 1)
         nn.init.zeros_(self.value.weight)

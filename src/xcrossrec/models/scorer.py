@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import torch
 from jaxtyping import Float, Float32, Int
 
 from xcrossrec.models import bundle
-from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, read_adapter
-from xcrossrec.models.base import DEFAULT_BASE, load_base
+from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, named_base, read_adapter
+from xcrossrec.models.base import load_base
 from xcrossrec.models.kinds import build_model, kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.source import SourceEncoder
@@ -123,8 +122,7 @@ def trained(
 
 def _merged(folder: Path) -> Model:
     """Add a foreign adapter's updates to the base it names."""
-    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    base = load_base(config.get("base_model_name_or_path") or DEFAULT_BASE)
+    base = load_base(named_base(folder))
     adapter = read_adapter(folder, base)
     with torch.no_grad():
         for module, update in adapter.factors.items():

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, Trainer
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from xcrossrec.config import TrainingConfig
@@ -30,7 +30,6 @@ from xcrossrec.training.groups import parameter_groups
 from xcrossrec.training.kinds import TRAININGS, on_cpu
 
 _STATE_FILE = "training.json"
-_LOGS = "TENSORBOARD_LOGGING_DIR"
 
 _WARMUP_SHARE = 0.1
 """Share of the steps with a rising learning rate, then it falls linearly to 0."""
@@ -98,10 +97,9 @@ def fit(
     encoder_of(model).cut.reset()  # the collators measured the whole catalogue
     frozen = _frozen_digest(model)
     start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    with _logs_in(work / "logs"):
-        trainer = _trainer(model, batches, held, config, work, show_progress)
-        initial = trainer.evaluate()["eval_loss"] if held else None
-        trainer.train(resume_from_checkpoint=checkpoint)
+    trainer = _trainer(model, batches, held, config, work, show_progress)
+    initial = trainer.evaluate()["eval_loss"] if held else None
+    trainer.train(resume_from_checkpoint=checkpoint)
     if _frozen_digest(model) != frozen:
         raise ModelError("a frozen weight changed during training: this is a fault of xcrossrec, please report it")
     best = trainer.state.best_metric
@@ -130,7 +128,7 @@ def _holdout_count(users: int, config: TrainingConfig) -> int:
 def _run_record(model: Model, domain: Domain, users: Sequences, config: TrainingConfig) -> dict[str, Any]:
     """What must be the same for a run to go on."""
     start = {"start": weight_digest(model.state_dict()), **encoder_of(model).settings()}
-    return {"config": config.to_dict(), "fingerprint": domain.fingerprint, "users": len(users), "model": start}
+    return {"config": asdict(config), "fingerprint": domain.fingerprint, "users": len(users), "model": start}
 
 
 def _prepare_work(work: Path, run: Mapping[str, Any], resume: bool) -> str | None:
@@ -150,20 +148,6 @@ def _prepare_work(work: Path, run: Mapping[str, Any], resume: bool) -> str | Non
     work.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(run), encoding="utf-8")
     return None
-
-
-@contextmanager
-def _logs_in(folder: Path) -> Iterator[None]:
-    """Within the block trainers write their TensorBoard logs there (they take it from the environment)."""
-    former = os.environ.get(_LOGS)
-    os.environ[_LOGS] = str(folder)
-    try:
-        yield
-    finally:
-        if former is None:
-            del os.environ[_LOGS]
-        else:
-            os.environ[_LOGS] = former
 
 
 def _trainer(
@@ -189,7 +173,11 @@ def _trainer(
         eval_dataset=held.dataset(held=True) if held else None,
         loss=training.loss(model, config),
         data_collator=HeldOutApart(batches, held),
-        callbacks=[EpochOfBatches(batches), *([EarlyStoppingCallback(config.patience)] if held else [])],
+        callbacks=[
+            EpochOfBatches(batches),
+            TensorBoardCallback(SummaryWriter(str(work / "logs"))),
+            *([EarlyStoppingCallback(config.patience)] if held else []),
+        ],
         optimizers=(optimizer, None),
     )
     trainer.remove_callback(trainer.model_card_callback_class)  # it encodes examples for a card that nobody asked for
@@ -212,7 +200,7 @@ def _arguments(config: TrainingConfig, work: Path, users: int) -> dict[str, Any]
         "save_total_limit": 2,
         "restore_callback_states_from_checkpoint": True,  # early stopping counts on where it was
         "logging_steps": 10,
-        "report_to": ["tensorboard"],
+        "report_to": [],
         "dataloader_pin_memory": False,
     }
 

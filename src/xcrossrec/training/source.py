@@ -37,7 +37,6 @@ def train_source(
     budget: int | None = None,
     rank: int = 8,
     scoring: Scoring = "dual",
-    max_tokens: int | None = None,
     pair_attention: PairAttention | None = None,
     pair_start: PairStart = "similarity",
     resume: bool = False,
@@ -56,7 +55,6 @@ def train_source(
         budget: number of users, drawn by seed; None takes all.
         rank: LoRA's r.
         scoring: ``dual`` or ``pair``.
-        max_tokens: longest text.
         pair_attention: who sees whom in a pair, ``joint`` or ``shared``; None takes the base's default.
         pair_start: whether a `pair` head starts from the ``similarity``, or ``fresh`` as in the paper.
         resume: continue an interrupted run.
@@ -71,7 +69,7 @@ def train_source(
     refuse_existing(out, overwrite)
     users = domain.sequences("train").take(budget, config.seed)
     model = (
-        _fresh_model(base, rank, scoring, max_tokens, pair_attention, pair_start, config.seed)
+        _fresh_model(base, rank, scoring, pair_attention, pair_start, config.seed)
         if init is None
         else _started_model(init)
     )
@@ -108,7 +106,6 @@ def _fresh_model(
     base: str,
     rank: int,
     scoring: Scoring,
-    max_tokens: int | None,
     pair_attention: PairAttention | None,
     pair_start: PairStart,
     seed: int,
@@ -117,7 +114,7 @@ def _fresh_model(
         torch.manual_seed(seed)
         found = load_base(base)
         attention = choose_pair_attention(pair_attention, scoring, found.backbone)
-        encoder = SourceEncoder(found, default_lora(rank), max_tokens=max_tokens, pair_attention=attention)
+        encoder = SourceEncoder(found, default_lora(rank), pair_attention=attention)
         return build_model(encoder, scoring=scoring, pair_start=pair_start)
 
 
@@ -161,7 +158,7 @@ def domain_record(domain: Domain) -> dict[str, Any]:
 
 def training_record(config: TrainingConfig, budget: int | None, report: TrainingReport) -> dict[str, Any]:
     """What a manifest says of a run."""
-    return {"training": {**config.to_dict(), "budget": budget}, "metrics": asdict(report)}
+    return {"training": {**asdict(config), "budget": budget}, "metrics": asdict(report)}
 
 
 def write(model: Model, out: Path, manifest: Mapping[str, Any], users: frozenset[str], *, overwrite: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +14,8 @@ from torch import nn
 from xcrossrec.config import Integration, TrainingConfig, target_config
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import BundleError, ModelError
-from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, read_adapter, read_manifest
-from xcrossrec.models.base import DEFAULT_BASE, load_base
+from xcrossrec.models.adapters import ADAPTER_WEIGHTS, Adapter, named_base, read_adapter, read_manifest
+from xcrossrec.models.base import load_base
 from xcrossrec.models.kinds import build_model
 from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model
@@ -46,7 +45,6 @@ def train_target(
     base: str | None = None,
     budget: int | None = None,
     scoring: Scoring = "dual",
-    max_tokens: int | None = None,
     pair_attention: PairAttention | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -64,7 +62,6 @@ def train_target(
         base: the base; None takes what the first adapter names.
         budget: number of target users, drawn by seed; None takes all.
         scoring: ``dual`` or ``pair``.
-        max_tokens: longest text.
         pair_attention: who sees whom in a pair, ``joint`` or ``shared``; None takes what the sources agree
             on, else the base's default.
         resume: continue an interrupted run.
@@ -90,7 +87,6 @@ def train_target(
             integration,
             base=base,
             scoring=scoring,
-            max_tokens=max_tokens,
             pair_attention=pair_attention,
         )
     model = with_head(model, domain, config)
@@ -114,7 +110,6 @@ def build_target_model(
     *,
     base: str | None = None,
     scoring: Scoring = "dual",
-    max_tokens: int | None = None,
     pair_attention: PairAttention | None = None,
 ) -> Model:
     """Make an untrained integrated model: at first the mean of its sources, of their updates or of their states.
@@ -128,7 +123,7 @@ def build_target_model(
     for folder in folders:
         if not folder.is_dir():
             raise BundleError(f"adapter folder {str(folder)!r} does not exist: check the path")
-    found = load_base(base or _named_base(folders[0]))
+    found = load_base(base or named_base(folders[0]))
     adapters = [
         read_adapter(folder, found, name=name) for folder, name in zip(folders, source_names(folders), strict=True)
     ]
@@ -136,11 +131,9 @@ def build_target_model(
     attention = choose_pair_attention(wanted, scoring, found.backbone)
     encoder: MergedEncoder | XCrossEncoder
     if integration.form == "merged":
-        encoder = MergedEncoder(found, adapters, rank=integration.rank, max_tokens=max_tokens, pair_attention=attention)
+        encoder = MergedEncoder(found, adapters, rank=integration.rank, pair_attention=attention)
     else:
-        encoder = XCrossEncoder(
-            found, adapters, top_layers=integration.top_layers, max_tokens=max_tokens, pair_attention=attention
-        )
+        encoder = XCrossEncoder(found, adapters, top_layers=integration.top_layers, pair_attention=attention)
     start = pair_start_of(folders) if scoring == "pair" else "similarity"
     model = build_model(encoder, scoring=scoring, pair_start=start)
     inherit_head(model, folders)
@@ -192,22 +185,6 @@ def count_parameters(model: Model) -> dict[str, Any]:
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
-
-
-def _named_base(folder: Path) -> str:
-    if named := read_manifest(folder).get("base"):
-        return str(named["name"])
-    config = folder / ADAPTER_CONFIG
-    if not config.exists():
-        raise BundleError(
-            f"{folder} is no adapter: it has no {ADAPTER_CONFIG}; train one with `xcrossrec train source`"
-        )
-    try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BundleError(f"{config} is not valid JSON ({error}): copy or train the adapter again") from error
-    named = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
-    return str(named or DEFAULT_BASE)
 
 
 def _source_record(adapter: Adapter) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def test_whoever_watches_coefficients_gets_the_layers(base_of: Folders, sources_
     ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
     with encoder.observing() as records:
         states(encoder, ids, mask)
-    assert [record[0].shape for record in records] == [(2, 2, *ids.shape)] * len(records)
+    assert [record.shape for record in records] == [(2, 2, *ids.shape)] * 3
 
 
 @torch.no_grad()

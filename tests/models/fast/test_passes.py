@@ -125,7 +125,7 @@ def test_ablations_reach_the_fast_pass(base_of: Folders, sources_of: SourcesOf) 
     encoder = integrated(base_of("bert"), sources_of("bert", 2))
     ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
     whole = states(encoder, ids, mask)
-    for ablation in (encoder.ablated(1, 0), encoder.integration_off()):
+    for ablation in (encoder.silenced(0, 1), encoder.integration_off()):
         with ablation:
             fast = states(encoder, ids, mask)
             with by_the_layers():

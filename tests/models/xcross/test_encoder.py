@@ -18,6 +18,7 @@ from xcrossrec.config import Integration
 from xcrossrec.exceptions import BundleError, ConfigError, ModelError
 from xcrossrec.models.adapters import MANIFEST
 from xcrossrec.models.base import encoder_layers
+from xcrossrec.models.files import save_tensors, take_over
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 
 
@@ -221,15 +222,17 @@ def test_saved_top_layers_that_the_base_lacks_are_refused(
 
 
 def test_integrators_of_another_configuration_are_refused(
-    bert_encoder: XCrossEncoder, base_of: Folders, sources_of: SourcesOf
+    bert_encoder: XCrossEncoder, base_of: Folders, sources_of: SourcesOf, tmp_path: Path
 ) -> None:
     other = xcross_over(base_of("bert"), sources_of("bert", 3))
-    with pytest.raises(BundleError, match=r"here does not fit this encoder \(layers\.0\.concat_weight\)"):
-        bert_encoder.load_integration_state(other.integration_state(), "here")
+    save_tensors(other.integration_state(), tmp_path / "here")
+    with pytest.raises(BundleError, match=r"here does not fit its settings \(layers\.0\.concat_weight\)"):
+        take_over(bert_encoder.integration_state(), tmp_path / "here")
     state = bert_encoder.integration_state()
     del state["stream_weight"]
+    save_tensors(state, tmp_path / "here")
     with pytest.raises(BundleError, match=r"\(stream_weight\)"):
-        bert_encoder.load_integration_state(state, "here")
+        take_over(bert_encoder.integration_state(), tmp_path / "here")
 
 
 def test_adapters_made_elsewhere_have_no_manifest(bert_encoder: XCrossEncoder, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from typing import Any, Self
 import torch
 from safetensors.torch import save_file
 
-from xcrossrec.models.adapters import load_tensors
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import TitleEncoder
+from xcrossrec.models.files import load_tensors
 from xcrossrec.models.kinds import build_model
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.training.inheritance import inherit_head

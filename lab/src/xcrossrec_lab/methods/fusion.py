@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from xcrossrec.models.adapters import Adapter, load_tensors, read_adapter
+from xcrossrec.models.adapters import Adapter, read_adapter
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import read_adapters
+from xcrossrec.models.files import take_over
 from xcrossrec.models.xcross.encoder import INTEGRATOR_WEIGHTS, XCrossEncoder
 from xcrossrec.models.xcross.integrator import Integrator
 from xcrossrec.training.target import source_names
@@ -127,7 +128,7 @@ class FusionEncoder(XCrossEncoder):
             max_tokens=settings["max_tokens"],
             pair_attention=settings["pair_attention"],
         )
-        model.load_integration_state(load_tensors(folder / INTEGRATOR_WEIGHTS), str(folder / INTEGRATOR_WEIGHTS))
+        take_over(model.integration_state(), folder / INTEGRATOR_WEIGHTS)
         return model
 
 

@@ -14,10 +14,11 @@ from peft import TaskType, XLoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_tensors, read_adapter
+from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.fast.linear import FrozenLinear
+from xcrossrec.models.files import load_tensors
 from xcrossrec.types import PairAttention
 from xcrossrec_lab.methods.finetuning import fit_encoder
 from xcrossrec_lab.task import Fitted, Task, check_settings

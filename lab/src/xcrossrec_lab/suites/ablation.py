@@ -122,7 +122,8 @@ def integration_map(fitted: Fitted, task: Task) -> dict[str, Any] | None:
             features = on_device(encoder.preprocess(titles[start : start + _BATCH]), encoder.stream_weight.device)
             present = features["attention_mask"].float()
             encoder(features)
-            sums = [torch.einsum("mjbt,bt->mj", record.pop().abs().float(), present) for record in records]
+            sums = [torch.einsum("mjbt,bt->mj", record.abs().float(), present) for record in records]
+            records.clear()
             totals.append(torch.stack([*sums, torch.full_like(sums[0], float(present.sum()))]))
     total = torch.stack(totals).sum(0)
     means = total[:-1] / total[-1]

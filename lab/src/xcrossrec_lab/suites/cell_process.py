@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -209,7 +209,7 @@ def _record(
         "users": None if cell.budget == NO_BUDGET else len(task.users),
         "seed": cell.seed,
         "settings": settings_at(suite.methods[cell.method].settings, cell.budget),
-        "training": task.training.to_dict(),
+        "training": asdict(task.training),
         "scoring": suite.scoring,
         "encoding": suite.encoding,
         "pair": {"attention": task.pair_attention, "start": task.pair_start} if task.scoring == "pair" else None,

@@ -2,6 +2,5 @@
 
 - ``streams``: stage 1, one frozen base with a frozen LoRA for each source domain, run as parallel streams.
 - ``integrator``: stages 2 and 3, how each stream takes from the others after a layer.
-- ``encoder``: stage 4, the weighted sum of the streams, and all stages put together.
-- ``ablation``: parts switched off for a while, to say what each gives.
+- ``encoder``: stage 4, the weighted sum of the streams, all stages put together, and parts switched off for a while.
 """

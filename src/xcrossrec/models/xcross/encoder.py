@@ -7,25 +7,23 @@ Source: X-Cross (SIGIR 2025, arXiv 2504.20859); stage 4: ``h = sum_m w_m h'_m`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xcrossrec.config import Integration
-from xcrossrec.exceptions import BundleError, ConfigError
-from xcrossrec.models.adapters import Adapter, load_tensors
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.models.adapters import Adapter
 from xcrossrec.models.base import Base, encoder_layers
-from xcrossrec.models.encoder import TitleEncoder, check_sources, read_adapters, save_adapters
+from xcrossrec.models.encoder import TitleEncoder, check_sources, read_adapters
 from xcrossrec.models.fast.door import FastPass
+from xcrossrec.models.files import save_tensors, take_over
 from xcrossrec.models.pair_attention import attention_arguments, repeat_rows
-from xcrossrec.models.xcross import ablation
 from xcrossrec.models.xcross.integrator import IntegratedLayer, Integrator
 from xcrossrec.models.xcross.streams import stack_adapters
 from xcrossrec.types import PairAttention
@@ -143,68 +141,63 @@ class XCrossEncoder(TitleEncoder):
             total = total + weight * state
         return total
 
-    # ---- ablations, see :mod:`xcrossrec.models.xcross.ablation`
+    # ---- parts switched off, to say what each gives
 
-    def ablated(self, layer: int, source: int) -> AbstractContextManager[None]:
-        """Within the block, ``source`` gives nothing to the others at ``layer`` (counted over those integrated)."""
-        return ablation.giving_nothing([self.integrated_layers[layer]], source)
+    @contextmanager
+    def _layers_with(self, layer: int | None = None, **settings: Any) -> Iterator[None]:
+        """Within the block all integrated layers, or one of them, have other settings."""
+        layers = self.integrated_layers if layer is None else [self.integrated_layers[layer]]
+        for each in layers:
+            vars(each).update(settings)
+        try:
+            yield
+        finally:
+            for each in layers:
+                for name in settings:
+                    del vars(each)[name]
 
-    def silenced(self, source: int) -> AbstractContextManager[None]:
-        """Within the block, ``source`` gives nothing to the others at any layer."""
-        return ablation.giving_nothing(self.integrated_layers, source)
-
-    def left_out(self, source: int) -> AbstractContextManager[None]:
-        """Within the block, ``source`` has no part in the final sum."""
-        return ablation.without_weight(self.stream_weight, source)
+    def silenced(self, source: int, layer: int | None = None) -> AbstractContextManager[None]:
+        """Within the block ``source`` gives nothing to the others: at one layer, of those integrated, or at all."""
+        return self._layers_with(layer, without=source)
 
     def integration_off(self) -> AbstractContextManager[None]:
         """Within the block no layer mixes: the output is the weighted mean of the source models' states."""
-        return ablation.not_mixing(self.integrated_layers)
+        return self._layers_with(enabled=False)
 
-    def observing(self) -> AbstractContextManager[list[list[Tensor]]]:
-        """Collect, per layer, the mixing coefficients (source, source, batch, token) of every forward pass."""
-        return ablation.observing(self.integrated_layers)
+    @contextmanager
+    def left_out(self, source: int) -> Iterator[None]:
+        """Within the block ``source`` has no part in the final sum."""
+        weight = self.stream_weight.detach()
+        before = weight[source].clone()
+        weight[source] = 0.0
+        try:
+            yield
+        finally:
+            weight[source] = before
+
+    @contextmanager
+    def observing(self) -> Iterator[list[Tensor]]:
+        """Collect the mixing coefficients (source, source, batch, token) of the layers, pass after pass."""
+        records: list[Tensor] = []
+        with self._layers_with(observed=records):
+            yield records
 
     # ---- on disk
 
-    def settings(self) -> dict[str, Any]:
-        """With the sources' names and the integration's settings."""
-        return {**super().settings(), "sources": list(self.sources), "integration": asdict(self.integration)}
-
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write settings, integrators and the sources' PEFT folders."""
+        """Write what every encoder does, and the integrators."""
         folder = Path(output_path)
-        save_adapters(self.adapters, folder)
-        save_file(self.integration_state(), folder / INTEGRATOR_WEIGHTS)
+        save_tensors(self.integration_state(), folder / INTEGRATOR_WEIGHTS)
         super().save(output_path)
 
     def integration_state(self) -> dict[str, Tensor]:
         """The trained tensors: per integrated layer, counted from 0, the integrator's, and the stream weights."""
         state = {
-            f"layers.{number}.{key}": value.detach().cpu().contiguous()
+            f"layers.{number}.{key}": value
             for number, integrator in enumerate(self.integrators)
             for key, value in integrator.state_dict().items()
         }
-        return {**state, "stream_weight": self.stream_weight.detach().cpu().contiguous()}
-
-    @torch.no_grad()
-    def load_integration_state(self, state: Mapping[str, Tensor], origin: str) -> None:
-        """Take over trained tensors.
-
-        Args:
-            state: as :meth:`integration_state` gives them.
-            origin: named in errors.
-
-        Raises:
-            BundleError: missing, surplus or wrongly shaped tensors.
-        """
-        own = self.integration_state()
-        wrong = sorted(set(own) ^ set(state)) or [k for k in own if own[k].shape != state[k].shape]
-        if wrong:
-            raise BundleError(f"{origin} does not fit this encoder ({wrong[0]}): it belongs to another configuration")
-        for number, integrator in enumerate(self.integrators):
-            integrator.load_state_dict({key: state[f"layers.{number}.{key}"] for key in integrator.state_dict()})
-        self.stream_weight.copy_(state["stream_weight"])
+        return {**state, "stream_weight": self.stream_weight}
 
     @classmethod
     def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:
@@ -215,7 +208,7 @@ class XCrossEncoder(TitleEncoder):
             max_tokens=settings["max_tokens"],
             pair_attention=settings["pair_attention"],
         )
-        model.load_integration_state(load_tensors(folder / INTEGRATOR_WEIGHTS), str(folder / INTEGRATOR_WEIGHTS))
+        take_over(model.integration_state(), folder / INTEGRATOR_WEIGHTS)
         return model
 
 

@@ -122,15 +122,21 @@ class IntegratedLayer(nn.Module):
     Args:
         layer: the backbone's module whose output is the layer's output.
         integrator: mixes the streams of that output.
+
+    Attributes:
+        without: the source that gives nothing to the others.
+        enabled: whether streams mix at all.
+        observed: where the mixing coefficients (source, source, batch, token) of every pass go.
     """
+
+    without: int | None = None
+    enabled = True
+    observed: list[Tensor] | None = None
 
     def __init__(self, layer: nn.Module, integrator: Integrator) -> None:
         super().__init__()
         self.layer = layer
         self.integrator = integrator
-        self.without: int | None = None
-        self.enabled = True
-        self.observed: list[Tensor] | None = None
         if hasattr(layer, "attention_type"):  # ModernBERT's model reads it off its layers
             self.attention_type = layer.attention_type
 
