@@ -17,7 +17,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "train": _TRAIN,
         "baselines": ("sklearn",),
         "serve": (*_MODELS, "fastapi", "uvicorn", "httptools", "prometheus_client", "pyarrow", "httpx"),
-        "client": ("httpx",),
+        "client": ("httpx", "pydantic"),
     }
 )
 """Extra to the modules that it brings and that code imports by name."""

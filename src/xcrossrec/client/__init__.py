@@ -1,4 +1,4 @@
-"""A typed client of the service, synchronous and asynchronous; needs httpx, and no torch.
+"""A typed client of the service, synchronous and asynchronous; needs httpx and pydantic, and no torch.
 
     from xcrossrec.client import Client
 

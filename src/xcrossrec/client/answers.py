@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cache
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from xcrossrec.exceptions import XCrossRecError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 
 @dataclass(frozen=True)
@@ -60,69 +62,39 @@ class ServiceBusyError(ServiceError):
     """The service had no room, or was not ready, for longer than the client waits (429, 503)."""
 
 
-def foreign(place: str, what: str) -> ServiceError:
-    """An answer that is not the service's, or of another release."""
-    return ServiceError(
-        f"the server's {place} {what}, which this client does not understand: check the address, and that client and "
-        "server are of the same release"
-    )
-
-
 # ---- reading
 
 
-def read(kind: Any, answer: Any, key: str | None = None) -> Any:
+def read(kind: Any, answer: bytes, key: str | None = None) -> Any:
     """Take an answer's JSON, or one key of it, as a type.
 
     Keys that the type lacks are ignored, so that a newer server is understood.
 
     Args:
-        kind: a dataclass of this module, a tuple of them, or a plain type.
-        answer: parsed JSON.
+        kind: a dataclass, a tuple of them, or a plain type.
+        answer: JSON.
         key: the part to take; None takes the whole.
 
     Raises:
         ServiceError: it is something else.
     """
-    if key is None:
-        return _read(kind, answer, "answer")
-    given = _expect(dict, answer, "answer")
-    if key not in given:
-        raise foreign("answer", f"lacks {key!r}")
-    return _read(kind, given[key], f"answer.{key}")
+    from pydantic import ValidationError
 
-
-def _read(kind: Any, value: Any, place: str) -> Any:
-    origin, inner = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return value
-    if origin in (Union, UnionType):
-        return None if value is None else _read(next(each for each in inner if each is not NoneType), value, place)
-    if origin is tuple:
-        return tuple(_read(inner[0], each, f"{place}[{n}]") for n, each in enumerate(_expect(list, value, place)))
-    if is_dataclass(kind):
-        return _read_object(kind, value, place)
-    if kind is float:
-        return float(_expect((int, float), value, place))
-    return _expect(kind if origin is None else dict, value, place)
-
-
-def _read_object(kind: Any, value: Any, place: str) -> Any:
-    given, hints, values = _expect(dict, value, place), _hints(kind), {}
-    for field in fields(kind):
-        if field.name in given:
-            values[field.name] = _read(hints[field.name], given[field.name], f"{place}.{field.name}")
-        elif field.default is MISSING:
-            raise foreign(place, f"lacks {field.name!r}")
-    return kind(**values)
+    try:
+        found = _reader(kind, key).validate_json(answer, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(["answer", *map(str, first["loc"])])
+        raise ServiceError(
+            f"the server's {place} is {repr(first['input'])[:200]} ({first['msg']}), which this client does not "
+            "understand: check the address, and that client and server are of the same release"
+        ) from None
+    return found if key is None else getattr(found, key)
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _reader(kind: Any, key: str | None) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter, create_model
 
-
-def _expect(kind: Any, value: Any, place: str) -> Any:
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise foreign(place, f"is {value!r}")
-    return value
+    fields: dict[str, Any] = {} if key is None else {key: (kind, ...)}
+    return TypeAdapter(create_model("Answer", **fields) if fields else kind)

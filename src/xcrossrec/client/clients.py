@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
-from xcrossrec.client import calls
-from xcrossrec.client.answers import RequestRefusedError, ServiceBusyError, ServiceError, foreign
-from xcrossrec.client.calls import Call
+from xcrossrec.client.answers import RequestRefusedError, ServiceBusyError, ServiceError, read
+from xcrossrec.client.calls import Call, Questions
 from xcrossrec.extras import require
 
 if TYPE_CHECKING:
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-M = TypeVar("M")
 
 LOCAL = "http://127.0.0.1:8000"
 """Where ``xcrossrec serve`` listens unless it is told otherwise."""
@@ -33,21 +30,49 @@ _FIRST_WAIT_S = 0.25
 """Before the first repetition, where the server names no time; doubles with each."""
 
 
-@dataclass
-class Attempts(Generic[T]):
-    """The attempts of one call: whether to wait and ask again, or what came of it.
+class _Client:
+    """What both clients keep.
 
-    Attributes:
-        call: the question.
-        retries: repetitions at most.
-        left_s: seconds waited at most, all repetitions together.
-        made: repetitions so far.
+    Args:
+        url: of the service; a path in it is kept.
+        api_key: sent as a bearer token.
+        timeout_s: of one attempt, in seconds.
+        retries: repetitions at most where the service is busy (429, 503).
+        patience_s: seconds waited between them at most, all together; a longer ``Retry-After`` ends the call at once.
+        transport: of httpx, for tests and proxies.
+
+    Raises:
+        MissingExtraError: httpx is not installed.
     """
 
-    call: Call[T]
-    retries: int
-    left_s: float
-    made: int = 0
+    _of_httpx = ""
+
+    def __init__(
+        self,
+        url: str = LOCAL,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        retries: int = 4,
+        patience_s: float = 30.0,
+        transport: Any = None,
+    ) -> None:
+        require("client")
+        import httpx
+
+        self.url = url if url.endswith("/") else f"{url}/"
+        self._retries = retries
+        self._patience_s = patience_s
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        connect = getattr(httpx, self._of_httpx)
+        self._http = connect(base_url=self.url, timeout=timeout_s, headers=headers, transport=transport)
+
+
+class _Patience:
+    """Of one call: whether to wait and ask again."""
+
+    def __init__(self, retries: int, patience_s: float) -> None:
+        self.retries, self.left_s, self.made = retries, patience_s, 0
 
     def wait_s(self, response: httpx.Response) -> float | None:
         """Seconds to wait before asking again; None if this answer is the last."""
@@ -61,20 +86,6 @@ class Attempts(Generic[T]):
         self.left_s -= wait_s
         return wait_s
 
-    def result(self, response: httpx.Response) -> T:
-        """Read the last answer.
-
-        Raises:
-            ServiceError: it is no success.
-        """
-        if not response.is_success:
-            raise _failure(response)
-        try:
-            answer = response.json()
-        except ValueError:
-            raise foreign("answer", "is no JSON") from None
-        return self.call.read(answer)
-
 
 def _named_wait_s(retry_after: str) -> float | None:
     """Read the header Retry-After, seconds or a date; None for anything else."""
@@ -84,6 +95,13 @@ def _named_wait_s(retry_after: str) -> float | None:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
     except ValueError:
         return None
+
+
+def _result(call: Call[T], response: httpx.Response) -> T:
+    if not response.is_success:
+        raise _failure(response)
+    answer: T = read(call.answer, response.content, call.key)
+    return answer
 
 
 def _failure(response: httpx.Response) -> ServiceError:
@@ -109,84 +127,32 @@ def _named_silence(url: str) -> Iterator[None]:
         raise ServiceError(f"no answer from {url} ({why}): check the address, and that the server runs") from None
 
 
-def _request(call: Call[T]) -> dict[str, Any]:
-    return {"method": call.method, "url": call.path, "json": call.body, "params": call.query}
+def _waits(ask: Callable[Concatenate[Any, P], Call[T]]) -> Callable[Concatenate[Client, P], T]:
+    """A question as a method that waits for the answer."""
 
-
-class _Settings:
-    """What both clients keep.
-
-    Args:
-        url: of the service; a path in it is kept.
-        api_key: sent as a bearer token.
-        timeout_s: of one attempt, in seconds.
-        retries: repetitions at most where the service is busy (429, 503).
-        patience_s: seconds waited between them at most, all together; a longer ``Retry-After`` ends the call at once.
-        transport: of httpx, for tests and proxies.
-
-    Raises:
-        MissingExtraError: httpx is not installed.
-    """
-
-    def __init__(
-        self,
-        url: str = LOCAL,
-        *,
-        api_key: str | None = None,
-        timeout_s: float = 30.0,
-        retries: int = 4,
-        patience_s: float = 30.0,
-        transport: Any = None,
-    ) -> None:
-        require("client")
-        self.url = url if url.endswith("/") else f"{url}/"
-        self._retries = retries
-        self._patience_s = patience_s
-        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-        self._connect(base_url=self.url, timeout=timeout_s, headers=headers, transport=transport)
-
-    def _connect(self, **options: Any) -> None:
-        raise NotImplementedError
-
-    def _attempts(self, call: Call[T]) -> Attempts[T]:
-        return Attempts(call, self._retries, self._patience_s)
-
-
-def _waits(ask: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
-    """A question of ``calls`` as a method that waits for the answer."""
-
+    @wraps(ask)
     def method(self: Client, /, *values: P.args, **named: P.kwargs) -> T:
-        return self._ask(ask(*values, **named))
+        return self._ask(ask(self, *values, **named))
 
-    return _described(method, ask)
-
-
-def _awaited(ask: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
-    """A question of ``calls`` as a method that is awaited."""
-
-    async def method(self: AsyncClient, /, *values: P.args, **named: P.kwargs) -> T:
-        return await self._ask(ask(*values, **named))
-
-    return _described(method, ask)
-
-
-def _described(method: M, ask: Callable[..., Any]) -> M:
-    """Give a method a question's name, documentation and parameters."""
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = [own, *inspect.signature(ask).parameters.values()]
-    described: Any = method
-    described.__name__, described.__doc__ = ask.__name__, ask.__doc__
-    described.__signature__ = inspect.Signature(parameters)
     return method
 
 
-class Client(_Settings):
+def _awaited(
+    ask: Callable[Concatenate[Any, P], Call[T]],
+) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
+    """A question as a method that is awaited."""
+
+    @wraps(ask)
+    async def method(self: AsyncClient, /, *values: P.args, **named: P.kwargs) -> T:
+        return await self._ask(ask(self, *values, **named))
+
+    return method
+
+
+class Client(_Client):
     """Asks the service and waits for its answer; for use in a ``with`` block, by any number of threads."""
 
-    def _connect(self, **options: Any) -> None:
-        import httpx
-
-        self._http = httpx.Client(**options)
+    _of_httpx = "Client"
 
     def __enter__(self) -> Self:
         return self
@@ -199,33 +165,29 @@ class Client(_Settings):
         self._http.close()
 
     def _ask(self, call: Call[T]) -> T:
-        attempts = self._attempts(call)
+        patience = _Patience(self._retries, self._patience_s)
         while True:
             with _named_silence(self.url):
-                response = self._http.request(**_request(call))
-            wait_s = attempts.wait_s(response)
-            if wait_s is None:
-                return attempts.result(response)
+                response = self._http.request(call.method, call.path, json=call.body, params=call.query)
+            if (wait_s := patience.wait_s(response)) is None:
+                return _result(call, response)
             time.sleep(wait_s)
 
-    recommend = _waits(calls.recommend)
-    score = _waits(calls.score)
-    explain = _waits(calls.explain)
-    find_items = _waits(calls.find_items)
-    put_items = _waits(calls.put_items)
-    delete_items = _waits(calls.delete_items)
-    model = _waits(calls.model)
-    models = _waits(calls.models)
-    reload = _waits(calls.reload)
+    recommend = _waits(Questions.recommend)
+    score = _waits(Questions.score)
+    explain = _waits(Questions.explain)
+    find_items = _waits(Questions.find_items)
+    put_items = _waits(Questions.put_items)
+    delete_items = _waits(Questions.delete_items)
+    model = _waits(Questions.model)
+    models = _waits(Questions.models)
+    reload = _waits(Questions.reload)
 
 
-class AsyncClient(_Settings):
+class AsyncClient(_Client):
     """As :class:`Client`, for asyncio: every method is awaited; for use in an ``async with`` block."""
 
-    def _connect(self, **options: Any) -> None:
-        import httpx
-
-        self._http = httpx.AsyncClient(**options)
+    _of_httpx = "AsyncClient"
 
     async def __aenter__(self) -> Self:
         return self
@@ -238,21 +200,20 @@ class AsyncClient(_Settings):
         await self._http.aclose()
 
     async def _ask(self, call: Call[T]) -> T:
-        attempts = self._attempts(call)
+        patience = _Patience(self._retries, self._patience_s)
         while True:
             with _named_silence(self.url):
-                response = await self._http.request(**_request(call))
-            wait_s = attempts.wait_s(response)
-            if wait_s is None:
-                return attempts.result(response)
+                response = await self._http.request(call.method, call.path, json=call.body, params=call.query)
+            if (wait_s := patience.wait_s(response)) is None:
+                return _result(call, response)
             await asyncio.sleep(wait_s)
 
-    recommend = _awaited(calls.recommend)
-    score = _awaited(calls.score)
-    explain = _awaited(calls.explain)
-    find_items = _awaited(calls.find_items)
-    put_items = _awaited(calls.put_items)
-    delete_items = _awaited(calls.delete_items)
-    model = _awaited(calls.model)
-    models = _awaited(calls.models)
-    reload = _awaited(calls.reload)
+    recommend = _awaited(Questions.recommend)
+    score = _awaited(Questions.score)
+    explain = _awaited(Questions.explain)
+    find_items = _awaited(Questions.find_items)
+    put_items = _awaited(Questions.put_items)
+    delete_items = _awaited(Questions.delete_items)
+    model = _awaited(Questions.model)
+    models = _awaited(Questions.models)
+    reload = _awaited(Questions.reload)

@@ -249,21 +249,21 @@ def test_no_answer_names_the_address(client: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([], r"answer is \[\]"),
-        ({"model": "m", "catalog_version": 1}, "answer lacks 'items'"),
-        ({**RANKED, "items": {}}, r"answer.items is \{\}"),
-        ({**RANKED, "items": [{**ITEM, "score": "high"}]}, r"answer.items\[0\].score is 'high'"),
-        ({**RANKED, "items": [{**ITEM, "rank": True}]}, r"answer.items\[0\].rank is True"),
-        ({**RANKED, "model": None}, "answer.model is None"),
+        ([], r"answer is \[\] \("),
+        ({"model": "m", "catalog_version": 1}, r"answer.items is .* \(Field required\)"),
+        ({**RANKED, "items": {}}, r"answer.items is \{\} \("),
+        ({**RANKED, "items": [{**ITEM, "score": "high"}]}, r"answer.items.0.score is 'high' \("),
+        ({**RANKED, "items": [{**ITEM, "rank": True}]}, r"answer.items.0.rank is True \("),
+        ({**RANKED, "model": None}, r"answer.model is None \("),
     ],
 )
 def test_another_programs_answer_is_refused(value: Any, message: str) -> None:
-    with pytest.raises(ServiceError, match=f"the server's {message}, which this client does not understand"):
+    with pytest.raises(ServiceError, match=f"the server's {message}.*\\), which this client does not understand"):
         sync(Service(answer(value)))("recommend", ["B1"])
 
 
 def test_an_answer_that_is_no_json() -> None:
-    with pytest.raises(ServiceError, match="the server's answer is no JSON"):
+    with pytest.raises(ServiceError, match=r"the server's answer is '<html>' \(Invalid JSON: "):
         sync(Service(httpx.Response(200, text="<html>")))("models")
 
 
@@ -272,7 +272,7 @@ def test_methods_are_described_as_the_questions_that_they_put() -> None:
         parameters = list(inspect.signature(client.recommend).parameters)
         assert parameters[:3] == ["self", "history", "k"]
         assert "skip_unknown" in parameters
-        assert client.reload.__doc__ == calls.reload.__doc__
+        assert client.reload.__doc__ == calls.Questions.reload.__doc__
 
 
 def test_the_client_needs_no_torch() -> None:
