@@ -88,12 +88,12 @@ def test_filtering_many_items_is_asking_each(
     low, high = prices if None in prices else sorted(price for price in prices if price is not None)
     filters = Filters(category, in_stock, low, high)
     items = [StoredItem(f"i{n}", "t", *each) for n, each in enumerate(values)]
-    segment = Segment(table_of(items, range(len(items))), torch.ones(len(items), 1))
+    segment = Segment(table_of(items, range(len(items)), torch.ones(len(items), 1)), torch.ones(len(items), 1))
     assert segment.meet(filters).tolist() == [meets(item, filters) for item in items]
 
 
 def test_an_item_without_a_price_or_a_category_meets_no_condition_on_it() -> None:
-    bare = Segment(table_of([StoredItem("i", "t")], [0]), torch.ones(1, 1))
+    bare = Segment(table_of([StoredItem("i", "t")], [0], torch.ones(1, 1)), torch.ones(1, 1))
     assert bare.meet(Filters())
     assert not bare.meet(Filters(price_min=0))
     assert not bare.meet(Filters(price_max=1e9))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from catalogue_contract import DIM, MODEL, OTHER, CatalogueContract, best, item, only_slot, unit
+from catalogue_contract import MODEL, OTHER, CatalogueContract, best, item, only_slot, unit
 from xcrossrec.catalogue import Catalogue, SqliteCatalogue, StoredItem, is_catalogue
 from xcrossrec.catalogue import scan as scan_module
-from xcrossrec.catalogue.rows import DATABASE
 from xcrossrec.catalogue.scan import processor_multiplies_integers
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, StorageError
 
@@ -121,88 +120,6 @@ def test_what_is_no_catalogue_is_a_sentence(folder: Path) -> None:
     with pytest.raises(BundleError, match=r"holds no catalogue: check the path, or .* xcrossrec catalog build MODEL"):
         SqliteCatalogue.open(folder, fingerprint=MODEL)
     assert not is_catalogue(folder)
-
-
-def damage_header(path: Path) -> None:
-    path.write_bytes(b"not a database, but long enough to be one" * 100)
-
-
-def cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: 3 * 4096])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def run(sql: str) -> Any:
-    def change(path: Path) -> None:
-        with sqlite3.connect(path) as connection:
-            connection.execute(sql)
-        connection.close()
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (damage_header, "cannot be read .*not a database.*: restore a copy, or build it again"),
-        (cut_short, "(is damaged|cannot be read) .*: restore a copy, or build it again"),
-        (empty, "cannot be read .*no such table.*: restore a copy"),
-        (
-            run("UPDATE recent SET vector = x'00' WHERE place = 7"),
-            "damaged .the vector of item 'i7' has 1 bytes, expected 16",
-        ),
-        (run("DELETE FROM facts WHERE name = 'dim'"), "does not say its 'dim': it is damaged"),
-        (
-            run("UPDATE facts SET value = '9' WHERE name = 'format_version'"),
-            "format version 9, this release reads 2: remove",
-        ),
-        (
-            run(f"UPDATE recent SET vector = x'{'0000C07F' * DIM}' WHERE place = 7"),
-            "vector of item 'i7' is not finite",
-        ),
-        (run("UPDATE recent SET metadata = '{' WHERE place = 7"), "metadata of item 'i7' are no JSON"),
-    ],
-)
-def test_a_damaged_catalogue_is_refused(store: SqliteCatalogue, damage: Any, message: str) -> None:
-    store.upsert([item(n, title="x" * 300) for n in range(80)], unit(*range(80)))
-    store.close()
-    damage(store.folder / DATABASE)
-    with pytest.raises(BundleError, match=message):
-        SqliteCatalogue.open(store.folder, fingerprint=MODEL)
-
-
-def shorter(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def flipped(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def other_array(path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, np.zeros((3, 3), dtype=np.float64))
-
-
-NAMES = ("items-1.arrow", "vectors-1.npy", "codes-1.npy", "scales-1.npy")
-DAMAGES = [(name, damage) for name in NAMES for damage in (Path.unlink, shorter, empty, other_array)]
-
-
-@pytest.mark.parametrize(("name", "damage"), [*DAMAGES, ("items-1.arrow", flipped)])
-def test_a_damaged_file_is_refused(
-    folder: Path, name: str, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scan_module, "QUANTISE_FROM", 8)
-    vectors = np.ones((9, 16), dtype=np.float32)
-    SqliteCatalogue.create(folder, [item(n) for n in range(9)], vectors, fingerprint=MODEL).close()
-    damage(folder / name)
-    with pytest.raises(BundleError, match=rf"{name} is damaged .*: restore a copy of the catalogue, or build it again"):
-        SqliteCatalogue.open(folder, fingerprint=MODEL)
 
 
 # ---- files

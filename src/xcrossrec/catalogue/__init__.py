@@ -4,6 +4,7 @@
 """
 
 from xcrossrec.catalogue.base import Catalogue, CatalogueReplacedError
+from xcrossrec.catalogue.damage import examine, repair
 from xcrossrec.catalogue.fingerprint import fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, read_items
 from xcrossrec.catalogue.opening import build_catalogue, embed_again, encode_items, open_catalogue
@@ -26,9 +27,11 @@ __all__ = [
     "build_catalogue",
     "embed_again",
     "encode_items",
+    "examine",
     "fingerprint_of",
     "history_pool",
     "is_catalogue",
     "open_catalogue",
     "read_items",
+    "repair",
 ]

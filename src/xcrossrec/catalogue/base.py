@@ -17,11 +17,12 @@ from threading import Lock, RLock, Thread
 from typing import Any, Self, TypeAlias
 
 import numpy as np
+import polars as pl
 import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from xcrossrec.catalogue.segment import Segment, table_of
+from xcrossrec.catalogue.segment import Segment, checks_of_vectors, table_of
 from xcrossrec.catalogue.snapshot import Snapshot, merge_parts
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import ConfigError, DataError, XCrossRecError
@@ -160,8 +161,8 @@ class Catalogue:
             self._check_open()
             places = np.array(self._places(items))
             order = np.argsort(places)
-            table = table_of([items[number] for number in order], places[order].tolist())
-            self._write(Segment(table, checked[torch.from_numpy(order)]), ())
+            chosen = checked[torch.from_numpy(order)]
+            self._write(Segment(table_of([items[n] for n in order], places[order].tolist(), chosen), chosen), ())
             self._merge_later()
         return len(items)
 
@@ -259,9 +260,10 @@ class Catalogue:
             return [item for item in self._snapshot.get(list(changed)) if item is not None]
 
     def _replace(self, fingerprint: str, dim: int, known: dict[str, Float32[Tensor, " dim"]]) -> Self:
-        version, table = self.version + 1, self._snapshot.table()
-        vectors = [known[item_id] for item_id in table["item_id"].to_list()]
-        merged = self._keep_merged(Segment.build(table, torch.stack(vectors) if vectors else torch.empty(0, dim)))
+        version, table = self.version + 1, merge_parts(self._snapshot.parts).table
+        vectors = torch.stack([torch.empty(dim), *(known[item_id] for item_id in table["item_id"])])[1:]
+        checks = pl.Series("vector_check", checks_of_vectors(vectors), dtype=pl.UInt32)
+        merged = self._keep_merged(Segment.build(table.with_columns(checks), vectors))
         facts = {"fingerprint": fingerprint, "dim": dim, "version": version}
         self._keep_instead(merged, [part.segment for part in self._snapshot.parts], (), facts)
         self._closed = CatalogueReplacedError(

@@ -1,33 +1,41 @@
-"""A catalogue's large segments on disk: four files each, written once, mapped or read when the catalogue opens.
+"""A catalogue's files beside its database.
 
-``items-N.arrow`` has the items in columns, ``vectors-N.npy`` their vectors (float32, a row an item); a segment that is
-worth it has ``codes-N.npy`` and ``scales-N.npy`` too, its vectors as integers (:mod:`xcrossrec.catalogue.scan`). Which
-of them belong to a catalogue is said by its database alone (:mod:`xcrossrec.catalogue.rows`).
+A large segment has four, written once, and mapped or read when the catalogue opens: ``items-N.arrow`` has the items in
+columns, ``vectors-N.npy`` their vectors (float32, a row an item); a segment that is worth it has ``codes-N.npy`` and
+``scales-N.npy`` too, its vectors as integers (:mod:`xcrossrec.catalogue.scan`). Which of them belong to a catalogue,
+and what their checksums are, is said by its database alone (:mod:`xcrossrec.catalogue.rows`).
+
+``version`` has the version of the last write that was acknowledged. Damage to the database's log takes back what stands
+behind it, and SQLite says nothing; here it shows.
 
 Legend: ``item`` = one item of the segment, ``dim`` = vector size.
 """
 
 from __future__ import annotations
 
+import os
 import re
-import zlib
 from collections.abc import Collection
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from xcrossrec.catalogue.rows import SegmentRecord
+from xcrossrec.catalogue.rows import DATABASE, DamagedError, SegmentRecord
 from xcrossrec.catalogue.scan import Codes, processor_multiplies_integers, quantise, worth_quantising
-from xcrossrec.catalogue.segment import COLUMNS, Segment
-from xcrossrec.exceptions import BundleError
+from xcrossrec.catalogue.segment import Segment
+from xcrossrec.exceptions import StorageError
 from xcrossrec.replacing import force_to_disk, refused
 
+VERSION = "version"
+
 _NAME = re.compile(r"(?:items|vectors|codes|scales)-(\d+)\.(?:arrow|npy)")
+_CHUNK = 1 << 20
 
 
 def write_segment(folder: Path, number: int, segment: Segment) -> SegmentRecord:
@@ -45,41 +53,33 @@ def write_segment(folder: Path, number: int, segment: Segment) -> SegmentRecord:
     table = BytesIO()
     segment.table.write_ipc(table, compression="uncompressed")
     try:
-        _write(folder / f"items-{number}.arrow", table.getbuffer())
-        _write(folder / f"vectors-{number}.npy", segment.vectors)
-        if codes:
-            _write(folder / f"codes-{number}.npy", codes.values)
-            _write(folder / f"scales-{number}.npy", codes.scale)
+        items = _write(folder / f"items-{number}.arrow", table.getbuffer())
+        vectors = _write(folder / f"vectors-{number}.npy", segment.vectors)
+        values = _write(folder / f"codes-{number}.npy", codes.values) if codes else None
+        scales = _write(folder / f"scales-{number}.npy", codes.scale) if codes else None
         force_to_disk(folder)
     except OSError as error:
         for path in folder.glob(f"*-{number}.*"):
             path.unlink()
         raise refused(folder, error) from error
-    crc = zlib.crc32(table.getbuffer())
-    return SegmentRecord(number, len(segment), crc, codes.error if codes else None, codes.length if codes else None)
+    bounds = (codes.error, codes.length) if codes else (None, None)
+    return SegmentRecord(number, len(segment), items, vectors, values, scales, *bounds)
 
 
-def read_segment(folder: Path, record: SegmentRecord, dim: int) -> Segment:
-    """Read a segment's items, and map its vectors: they are read when they are searched.
+def read_segment(folder: Path, record: SegmentRecord) -> Segment:
+    """Compare a segment's files with their checksums; read its items and map its vectors.
 
     Raises:
-        BundleError: a file is missing, cut short or of other contents.
+        BundleError: a file is missing, or not what was written.
     """
-    items = folder / f"items-{record.number}.arrow"
-    try:
-        content = items.read_bytes()
-        if zlib.crc32(content) != record.crc:
-            raise ValueError("its checksum differs")
-        table = pl.read_ipc(content)
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise _damaged(items, error) from error
-    assert table.schema == COLUMNS, table.schema
-    vectors = _map(folder / f"vectors-{record.number}.npy", (record.rows, dim), np.float32)
+    for path, expected in record.files(folder):
+        check_file(path, expected)
+    table = pl.read_ipc((folder / f"items-{record.number}.arrow").read_bytes())
+    vectors = _map(folder / f"vectors-{record.number}.npy")
     codes = None
-    if record.error is not None and record.length is not None:
-        values = _map(folder / f"codes-{record.number}.npy", (record.rows, dim), np.int8)
-        scale = _map(folder / f"scales-{record.number}.npy", (record.rows,), np.float32)
-        codes = Codes(values, scale, record.error, record.length) if processor_multiplies_integers() else None
+    if record.error is not None and record.length is not None and processor_multiplies_integers():
+        values, scale = (_map(folder / f"{name}-{record.number}.npy") for name in ("codes", "scales"))
+        codes = Codes(values, scale, record.error, record.length)
     return Segment(table, vectors, codes, record)
 
 
@@ -91,27 +91,92 @@ def remove_segments(folder: Path, *, keep: Collection[int]) -> None:
                 path.unlink()
 
 
-def _write(path: Path, content: Tensor | memoryview) -> None:
+def write_version(folder: Path, version: int) -> None:
+    """Keep the version of a write that is about to be acknowledged.
+
+    It outlives the process at once, and a power cut once the system wrote it back, in half a minute: forcing it to disk
+    would make every write wait twice. One that is too low is no damage.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    text = f"{version:020d}"
+    handle = os.open(folder / VERSION, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        os.pwrite(handle, f"{text} {crc32(text.encode()):08x}\n".encode(), 0)  # in one step
+    finally:
+        os.close(handle)
+
+
+def read_version(folder: Path) -> int:
+    """The version of the last write that was acknowledged.
+
+    Raises:
+        BundleError: the file is missing or damaged.
+    """
+    try:
+        text, _, check = (folder / VERSION).read_text(encoding="ascii").removesuffix("\n").partition(" ")
+        if check != f"{crc32(text.encode()):08x}":
+            raise ValueError("its checksum differs")
+        return int(text)
+    except (OSError, ValueError) as error:
+        raise DamagedError(folder / VERSION, error) from error
+
+
+def check_access(folder: Path) -> None:
+    """Tell what this user may not do to a catalogue's files from damage.
+
+    Raises:
+        StorageError: they may not be read, or not be written.
+    """
+    try:
+        for path in (folder, *folder.iterdir()):
+            wanted = os.R_OK | (os.W_OK if path == folder or path.name.startswith((DATABASE, VERSION)) else 0)
+            if not os.access(path, wanted):
+                raise PermissionError(path)
+    except PermissionError as error:
+        place = Path(str(error.filename or error))
+        right = "written" if os.access(place, os.R_OK) else "read"
+        raise StorageError(
+            f"{place} may not be {right} by this user (uid {os.geteuid()}): give it the rights to the catalogue's "
+            "folder and all files in it (chown, chmod), or copy it to where it may be written; nothing is damaged"
+        ) from None
+
+
+def check_file(path: Path, expected: int) -> None:
+    """Compare a file with its checksum.
+
+    Raises:
+        DamagedError: it is missing, or not what was written.
+    """
+    try:
+        found = _checksum(path)
+    except OSError as error:
+        raise DamagedError(path, error) from error
+    if found != expected:
+        raise DamagedError(path, "its checksum differs")
+
+
+def _checksum(path: Path) -> int:
+    found = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            found = crc32(chunk, found)
+    return found
+
+
+def _write(path: Path, content: Tensor | memoryview) -> int:
+    """Write a file and force it to disk; its checksum."""
     with path.open("wb") as file:
         if isinstance(content, Tensor):
             np.save(file, content.numpy(), allow_pickle=False)
         else:
             file.write(content)
     force_to_disk(path)
+    return _checksum(path)
 
 
-def _map(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> Tensor:
+def _map(path: Path) -> Tensor:
     """Map an array; no write to it would reach the file."""
-    if 0 in shape:
-        return torch.from_numpy(np.empty(shape, kind))
-    try:
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _damaged(path, error) from error
-    if array.shape != shape or array.dtype != kind:
-        raise _damaged(path, f"it holds {array.dtype} of shape {array.shape}, expected {kind.__name__} of {shape}")
+    array = np.load(path, mmap_mode="c", allow_pickle=False)
     return torch.from_numpy(array)
-
-
-def _damaged(path: Path, what: object) -> BundleError:
-    return BundleError(f"{path} is damaged ({what}): restore a copy of the catalogue, or build it again")

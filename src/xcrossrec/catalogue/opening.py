@@ -12,8 +12,13 @@ from jaxtyping import Float32
 from xcrossrec.catalogue.base import Catalogue
 from xcrossrec.catalogue.fingerprint import fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, read_items
-from xcrossrec.catalogue.sqlite import SqliteCatalogue, check_fingerprint, is_catalogue, recorded_fingerprint
-from xcrossrec.exceptions import BundleError
+from xcrossrec.catalogue.sqlite import (
+    SqliteCatalogue,
+    check_fingerprint,
+    check_free,
+    is_catalogue,
+    recorded_fingerprint,
+)
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model
 
@@ -66,8 +71,7 @@ def build_catalogue(
         DataError: no source of items.
         StorageError: the disk refuses.
     """
-    if Path(folder).exists() and not overwrite:
-        raise BundleError(f"{folder} exists: choose another place, or allow to overwrite it (--overwrite)")
+    check_free(Path(folder), overwrite=overwrite)
     items = read_items(source)
     vectors = encode_items(model, [item.title for item in items])
     return SqliteCatalogue.create(folder, items, vectors, fingerprint=fingerprint_of(model), overwrite=overwrite)

@@ -1,7 +1,8 @@
 """A catalogue's database: SQLite, whose write-ahead log makes a write durable or void.
 
 It names the files of large segments (:mod:`xcrossrec.catalogue.files`), knows which of their rows are dead, and holds
-the items that were written recently.
+the items that were written recently. Every row has a checksum, and the facts, which are one row, have the sums of all
+others' checksums: a row that changed, came or went by itself is noticed when the database is opened.
 
 Legend: ``item`` = one item, ``dim`` = vector size.
 """
@@ -9,19 +10,22 @@ Legend: ``item`` = one item, ``dim`` = vector size.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
+from zlib import crc32
 
 import numpy as np
 from jaxtyping import Float32
 
-from xcrossrec.exceptions import BundleError
+from xcrossrec.exceptions import BundleError, XCrossRecError
 from xcrossrec.replacing import refused
 
 DATABASE = "catalogue.sqlite"
+FORMAT_VERSION = 3
 
 _SETTINGS = (
     "locking_mode = EXCLUSIVE",
@@ -29,22 +33,37 @@ _SETTINGS = (
     "synchronous = FULL",  # a commit returns once it is on disk
     "journal_size_limit = 8388608",  # bytes that the log keeps after a large write
 )
-_SCHEMA = """
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE segments (
-    number INTEGER PRIMARY KEY, rows INTEGER NOT NULL, crc INTEGER NOT NULL, error REAL, length REAL
-);
-CREATE TABLE dead (segment INTEGER NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (segment, row)) WITHOUT ROWID;
-CREATE TABLE recent (
-    place INTEGER PRIMARY KEY, item_id TEXT NOT NULL UNIQUE, title TEXT NOT NULL, category TEXT,
-    in_stock INTEGER NOT NULL, price REAL, metadata TEXT, vector BLOB NOT NULL
-);
-"""
-_WRITE = """
-INSERT INTO recent VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (place) DO UPDATE SET
-    title = excluded.title, category = excluded.category, in_stock = excluded.in_stock, price = excluded.price,
-    metadata = excluded.metadata, vector = excluded.vector
-"""
+_SCHEMA = (
+    "CREATE TABLE facts (value TEXT NOT NULL, crc INTEGER NOT NULL)",
+    "CREATE TABLE segments (number INTEGER PRIMARY KEY, rows INTEGER NOT NULL, items INTEGER NOT NULL, "
+    "vectors INTEGER NOT NULL, codes INTEGER, scales INTEGER, error REAL, length REAL)",
+    "CREATE TABLE dead (segment INTEGER NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (segment, row)) WITHOUT ROWID",
+    "CREATE TABLE recent (place INTEGER PRIMARY KEY, item_id TEXT NOT NULL UNIQUE, title TEXT NOT NULL, category TEXT, "
+    "in_stock INTEGER NOT NULL, price REAL, metadata TEXT, item_check INTEGER NOT NULL, vector_check INTEGER NOT NULL, "
+    "vector BLOB NOT NULL)",
+)
+_MARKS = "SELECT place, item_check, vector_check FROM recent"
+_THESE = " WHERE item_id IN (SELECT value FROM json_each(?))"
+
+
+class InUseError(BundleError):
+    """The catalogue is open in another process."""
+
+
+class DamagedError(BundleError):
+    """A catalogue's file is not what was written; says how to go on.
+
+    Args:
+        path: of the file, in the catalogue's folder.
+        what: is wrong.
+    """
+
+    def __init__(self, path: Path, what: object) -> None:
+        self.path, self.what = path, what
+        super().__init__(
+            f"{path} is damaged ({what}): list what is lost with  xcrossrec catalog check {path.parent},  mend it "
+            f"with  xcrossrec catalog repair MODEL {path.parent},  or restore a copy"
+        )
 
 
 class SegmentRecord(NamedTuple):
@@ -53,16 +72,25 @@ class SegmentRecord(NamedTuple):
     Attributes:
         number: in their names.
         rows: items.
-        crc: CRC-32 of the file of items.
-        error: of the codes (:class:`xcrossrec.catalogue.scan.Codes`); None where there are none.
-        length: likewise.
+        items: CRC-32 of the file of items; likewise vectors, codes and scales, None where there are no codes.
+        error: of the codes (:class:`xcrossrec.catalogue.scan.Codes`); so is the length.
     """
 
     number: int
     rows: int
-    crc: int
+    items: int
+    vectors: int
+    codes: int | None
+    scales: int | None
     error: float | None
     length: float | None
+
+    def files(self, folder: Path) -> list[tuple[Path, int]]:
+        """Its files, and their checksums."""
+        names = ("items-{}.arrow", "vectors-{}.npy", "codes-{}.npy", "scales-{}.npy")
+        checks = (self.items, self.vectors, self.codes, self.scales)
+        named = zip(names, checks, strict=True)
+        return [(folder / name.format(self.number), check) for name, check in named if check is not None]
 
 
 DeadRow: TypeAlias = tuple[int, int]
@@ -73,43 +101,73 @@ class Rows:
     """An open database; one process at a time has it, and one thread at a time may call it.
 
     Raises:
-        BundleError: open in another process, or no database.
+        InUseError: open in another process.
+        BundleError: no database.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._connection = _connect(path)
+        self._facts: dict[str, Any] = {}
 
     @classmethod
     def create(cls, path: Path, facts: Mapping[str, Any], segments: Sequence[SegmentRecord]) -> Self:
         """Make a database at a free path; the segments are written already."""
         rows = cls(path)
         with _sentences(path):
-            rows._connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+            steps = ("BEGIN", *_SCHEMA, f"PRAGMA user_version = {FORMAT_VERSION}", "COMMIT")
+            rows._connection.executescript(";".join(steps))
             rows.replace_segments(segments, (), facts=facts)
         return rows
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a database, and take back what an interrupted write left.
+        """Open a database, and take back what an interrupted write left; its facts are checked.
 
         Raises:
-            BundleError: damaged, or open in another process.
+            BundleError: damaged, of another format, or open in another process.
         """
         rows = cls(path)
-        ((state,),) = rows._all("PRAGMA quick_check(1)")
-        if state != "ok":
+        try:
+            rows._check_format()
+            found = rows._all("SELECT value, crc FROM facts")
+            if len(found) != 1 or crc32(found[0][0].encode()) != found[0][1]:
+                raise DamagedError(path, "the checksum of its facts differs")
+            rows._facts = json.loads(found[0][0])
+        except BaseException:
             rows.close()
-            raise rows._damaged(" ".join(state.split()))
+            raise
         return rows
+
+    def check(self) -> None:
+        """Compare the database's structure, and which rows there are, with what was written.
+
+        Raises:
+            BundleError: damaged.
+        """
+        ((state,),) = self._all("PRAGMA integrity_check(1)")
+        if state != "ok":
+            raise DamagedError(self.path, " ".join(str(state).split()))
+        self.check_sum("segments")
+        self.check_sum("recent")
+
+    def check_sum(self, name: Literal["recent", "segments"]) -> None:
+        """Compare which rows there are with what was written: recent items; segments with their dead rows.
+
+        Raises:
+            BundleError: damaged.
+        """
+        if self._sums()[name] != self._facts[name]:
+            raise DamagedError(self.path, f"the rows of {name} are not those that were written")
 
     def close(self) -> None:
         """Write the log back into the file and let go of it."""
         self._connection.close()
 
-    def facts(self) -> dict[str, Any]:
-        """What is recorded of the catalogue as a whole."""
-        return {name: json.loads(value) for name, value in self._all("SELECT * FROM facts")}
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What is recorded of the catalogue as a whole: ``fingerprint``, ``dim``, ``version``."""
+        return self._facts
 
     def segments(self) -> list[SegmentRecord]:
         """The large segments, oldest first."""
@@ -119,24 +177,10 @@ class Rows:
         """The segments' rows that count no longer."""
         return self._all("SELECT segment, row FROM dead")
 
-    def recent(self, dim: int) -> tuple[list[tuple[Any, ...]], Float32[np.ndarray, "item dim"]]:
-        """Read the items that are in no segment yet, by place: the values of the columns, and the vectors.
-
-        Raises:
-            BundleError: a vector of another size, or one that is not finite, or metadata that are no JSON.
-        """
+    def recent(self) -> list[tuple[Any, ...]]:
+        """The items that are in no segment yet, by place: place, values, both checksums, and the vector's bytes."""
         found = self._all("SELECT * FROM recent ORDER BY place")
-        for _, item_id, *_, metadata, vector in found:
-            if len(vector) != 4 * dim:
-                raise self._damaged(f"the vector of item {item_id!r} has {len(vector)} bytes, expected {4 * dim}")
-            try:
-                json.loads(metadata or "null")
-            except ValueError as error:
-                raise self._damaged(f"the metadata of item {item_id!r} are no JSON ({error})") from error
-        vectors = np.frombuffer(bytearray().join(row[-1] for row in found), dtype=np.float32).reshape(len(found), dim)
-        if (bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))).size:
-            raise self._damaged(f"the vector of item {found[bad[0]][1]!r} is not finite")
-        return [(*row[:4], bool(row[4]), *row[5:-1]) for row in found], vectors
+        return [(*row[:4], bool(row[4]), *row[5:]) for row in found]
 
     def write(
         self,
@@ -159,12 +203,16 @@ class Rows:
         Raises:
             StorageError: the disk refuses.
         """
-        values = ((*row, vector.tobytes()) for row, vector in zip(rows, vectors, strict=True))
+        values = [(*row, vector.tobytes()) for row, vector in zip(rows, vectors, strict=True)]
+        ids = json.dumps([*deleted, *(row[1] for row in rows)])
         with self._transaction():
-            self._connection.executemany("DELETE FROM recent WHERE item_id = ?", [(item_id,) for item_id in deleted])
-            self._connection.executemany(_WRITE, values)
+            gone = self._connection.execute(_MARKS + _THESE, (ids,)).fetchall()
+            self._connection.execute(f"DELETE FROM recent {_THESE}", (ids,))
+            self._connection.executemany("INSERT INTO recent VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
             self._connection.executemany("INSERT INTO dead VALUES (?, ?)", dead)
-            self._set(facts)
+            change = _sum((row[0], *row[-2:]) for row in rows) - _sum(gone)
+            sums = {"recent": self._facts["recent"] + change, "segments": self._facts["segments"] + _sum(dead)}
+            self._set({**facts, **sums})
 
     def replace_segments(
         self,
@@ -195,20 +243,46 @@ class Rows:
             self._connection.execute(
                 "DELETE FROM recent WHERE item_id NOT IN (SELECT value FROM json_each(?))", (kept,)
             )
-            self._connection.executemany("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", added)
+            self._connection.executemany("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", added)
             self._connection.executemany("INSERT INTO dead VALUES (?, ?)", dead)
-            self._set(facts)
+            self._set({**facts, **self._sums()})
+
+    def write_back(self) -> bool:
+        """Empty the log into the database; False if the disk refuses."""
+        try:
+            self._all("PRAGMA wal_checkpoint(TRUNCATE)")
+        except XCrossRecError:
+            return False
+        return True
 
     def _all(self, query: str) -> list[Any]:
         with _sentences(self.path):
             return self._connection.execute(query).fetchall()
 
-    def _set(self, facts: Mapping[str, Any]) -> None:
-        values = [(name, json.dumps(value)) for name, value in facts.items()]
-        self._connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", values)
+    def _sums(self) -> dict[str, int]:
+        """Sums of the checksums of all rows: of recent items; of segments and their dead rows."""
+        return {"recent": _sum(self._all(_MARKS)), "segments": _sum(self.segments()) + _sum(self.dead())}
 
-    def _damaged(self, what: str) -> BundleError:
-        return BundleError(f"{self.path} is damaged ({what}): restore a copy, or build it again")
+    def _set(self, changed: Mapping[str, Any]) -> None:
+        value = json.dumps({**self._facts, **changed})
+        self._connection.execute("DELETE FROM facts")
+        self._connection.execute("INSERT INTO facts VALUES (?, ?)", (value, crc32(value.encode())))
+        self._pending = {**self._facts, **changed}
+
+    def _check_format(self) -> None:
+        ((found,),) = self._all("PRAGMA user_version")
+        schema = {sql for (sql,) in self._all("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+        if found != FORMAT_VERSION and schema:
+            kind, remedy = (
+                ("a newer", "nothing is wrong with it; install that release here, too")
+                if found > FORMAT_VERSION
+                else ("an older", "install that release, or build the catalogue again from its source")
+            )
+            raise BundleError(
+                f"{self.path} has the format {found} of {kind} release, this one reads {FORMAT_VERSION}: {remedy}"
+            )
+        if schema != set(_SCHEMA):
+            raise DamagedError(self.path, "its tables are not those that were written")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -216,12 +290,17 @@ class Rows:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
             self._connection.execute("COMMIT")
+            self._facts = self._pending
         except BaseException as error:
             if self._connection.in_transaction:  # SQLite may have taken it back itself
                 self._connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
                 raise refused(self.path, error) from error
             raise
+
+
+def _sum(rows: Iterable[Iterable[Any]]) -> int:
+    return sum(crc32(repr(tuple(row)).encode()) for row in rows)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -247,9 +326,12 @@ def _sentences(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith("SQLITE_BUSY"):
-            raise BundleError(
+            raise InUseError(
                 f"{path} is open in another process: stop that one, or change its catalogue over HTTP (PUT /v1/items)"
             ) from error
-        if name.startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_IOERR_WRITE")):
+        full = name.startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE"))
+        if full or (name.startswith("SQLITE_READONLY") and not os.access(path, os.W_OK)):
             raise refused(path, error) from error
-        raise BundleError(f"{path} cannot be read ({error}): restore a copy, or build it again") from error
+        raise DamagedError(path, error) from error
+    except UnicodeDecodeError as error:
+        raise DamagedError(path, error) from error

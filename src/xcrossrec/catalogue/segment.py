@@ -5,12 +5,14 @@ Legend: ``item`` = one item of the segment, ``slot`` = one query vector, ``dim``
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import polars as pl
@@ -43,9 +45,12 @@ COLUMNS = pl.Schema(
         "in_stock": pl.Boolean,
         "price": pl.Float64,
         "metadata": pl.String,
+        "item_check": pl.UInt32,
+        "vector_check": pl.UInt32,
     }
 )
-"""Of a segment's table: the item's place in the whole catalogue, and what a :class:`StoredItem` has."""
+"""Of a segment's table: the item's place in the whole catalogue, what a :class:`StoredItem` has, and checksums (CRC-32)
+of these and of the vector, which stay with the item wherever it is copied."""
 
 
 @dataclass(eq=False)
@@ -76,7 +81,7 @@ class Segment:
     @classmethod
     def of(cls, items: Sequence[StoredItem], vectors: Float32[Tensor, "item dim"]) -> Segment:
         """Make a segment of a catalogue's first items."""
-        return cls.build(table_of(items, range(len(items))), vectors)
+        return cls.build(table_of(items, range(len(items)), vectors), vectors)
 
     @classmethod
     def empty(cls, dim: int) -> Segment:
@@ -125,7 +130,7 @@ class Segment:
 
     def item(self, row: int) -> StoredItem:
         """Make the item of a row."""
-        return StoredItem.restore(*self.table.row(row)[1:])
+        return StoredItem.restore(*self.table.row(row)[1:-2])
 
     @cached_property
     def places(self) -> Int64[np.ndarray, " item"]:
@@ -214,9 +219,21 @@ class Segment:
         return self.table["category"].cast(pl.Categorical)
 
 
-def table_of(items: Sequence[StoredItem], places: Iterable[int]) -> pl.DataFrame:
+def table_of(items: Sequence[StoredItem], places: Iterable[int], vectors: Float32[Tensor, "item dim"]) -> pl.DataFrame:
     """Set items out in columns; their places rise."""
-    return table_of_rows([(place, *item.values) for place, item in zip(places, items, strict=True)])
+    rows = [(place, *item.values) for place, item in zip(places, items, strict=True)]
+    checks = zip(rows, map(check_of_item, rows), checks_of_vectors(vectors), strict=True)
+    return table_of_rows([(*row, item, vector) for row, item, vector in checks])
+
+
+def check_of_item(row: Sequence[Any]) -> int:
+    """The checksum of a row's place and values."""
+    return crc32(json.dumps(row).encode())
+
+
+def checks_of_vectors(vectors: Float32[Tensor, "item dim"]) -> list[int]:
+    """The checksum of each vector."""
+    return [crc32(vector) for vector in np.ascontiguousarray(vectors)]
 
 
 def table_of_rows(rows: Sequence[Sequence[Any]]) -> pl.DataFrame:

@@ -230,11 +230,6 @@ class Snapshot:
                 count += alive
         return tuple(chosen)
 
-    def table(self) -> pl.DataFrame:
-        """All items that count, in columns (:data:`xcrossrec.catalogue.segment.COLUMNS`), in the catalogue's order."""
-        tables = [part.segment.table.filter(pl.Series(part.alive, dtype=pl.Boolean)) for part in self.parts]
-        return pl.concat(tables).sort(PLACE)
-
     def rebased(self, merged: Segment, instead_of: Collection[Segment], since: Collection[str]) -> Snapshot:
         """The same items, many of them in a segment that others of an earlier version were merged to.
 

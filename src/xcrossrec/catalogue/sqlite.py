@@ -8,10 +8,9 @@ Legend: ``item`` = one item, ``dim`` = vector size.
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,30 +18,44 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from xcrossrec._version import __version__
 from xcrossrec.catalogue.base import Catalogue, check_vectors
-from xcrossrec.catalogue.files import read_segment, remove_segments, write_segment
-from xcrossrec.catalogue.rows import DATABASE, Rows
-from xcrossrec.catalogue.segment import Segment, table_of_rows
+from xcrossrec.catalogue.files import (
+    VERSION,
+    check_access,
+    read_segment,
+    read_version,
+    remove_segments,
+    write_segment,
+    write_version,
+)
+from xcrossrec.catalogue.rows import DATABASE, DamagedError, InUseError, Rows
+from xcrossrec.catalogue.segment import Segment, check_of_item, checks_of_vectors, table_of_rows
 from xcrossrec.catalogue.snapshot import Part, Snapshot
 from xcrossrec.catalogue.stored_item import StoredItem
-from xcrossrec.exceptions import BundleError
-from xcrossrec.models.adapters import MANIFEST
-from xcrossrec.models.bundle import replacing
+from xcrossrec.exceptions import BundleError, XCrossRecError
+from xcrossrec.replacing import force_to_disk, replacing_folder
 
-FORMAT_VERSION = 2
+log = logging.getLogger(__name__)
 
 
 def is_catalogue(folder: Path | str) -> bool:
-    """Whether a folder holds a catalogue that :meth:`SqliteCatalogue.create` made."""
-    return (Path(folder) / DATABASE).is_file()
+    """Whether a folder holds a catalogue that :meth:`SqliteCatalogue.create` made.
+
+    Raises:
+        StorageError: this user may not look into the folder.
+    """
+    try:
+        return (Path(folder) / DATABASE).is_file()
+    except PermissionError:
+        check_access(Path(folder))
+        raise
 
 
 def recorded_fingerprint(folder: Path) -> str | None:
     """Whose vectors a catalogue holds; None for one that is damaged, or open already."""
     try:
         with closing(Rows.open(folder / DATABASE)) as rows:
-            return str(rows.facts().get("fingerprint"))
+            return str(rows.facts["fingerprint"])
     except BundleError:
         return None
 
@@ -66,53 +79,52 @@ class SqliteCatalogue(Catalogue):
         *,
         fingerprint: str,
         overwrite: bool = False,
+        version: int = 1,
     ) -> Self:
-        """Make a catalogue beside its place, rename it into place, and open it.
+        """Make a catalogue beside its place, put it there in one step, and open it.
 
         Args:
             folder: to make; the others are those of :meth:`in_memory`.
             overwrite: replace a catalogue that is already there, and not open.
+            version: to begin with.
 
         Raises:
             BundleError: the folder exists and may not be replaced.
             DataError: an id twice, or vectors that do not fit.
             StorageError: the disk refuses.
         """
-        folder = Path(folder)
-        segment = Segment.of(items, check_vectors(items, vectors, vectors.shape[1]))
-        if overwrite and folder.exists() and not is_catalogue(folder):
-            raise BundleError(f"{folder} exists and is no catalogue: it is not replaced, choose another place")
-        with replacing(folder, overwrite=overwrite) as temporary:
-            dim = vectors.shape[1]
-            facts = {"format_version": FORMAT_VERSION, "fingerprint": fingerprint, "dim": dim, "version": 1}
+        folder, dim = Path(folder), vectors.shape[1]
+        segment = Segment.of(items, check_vectors(items, vectors, dim))
+        check_free(folder, overwrite=overwrite)
+        with replacing_folder(folder) as temporary:
+            facts = {"fingerprint": fingerprint, "dim": dim, "version": version}
             written = [write_segment(temporary, 1, segment)] if items else []
             Rows.create(temporary / DATABASE, facts, written).close()
-            manifest = {"kind": "catalogue", "xcrossrec_version": __version__, "created": datetime.now(UTC).isoformat()}
-            (temporary / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+            write_version(temporary, version)
         return cls.open(folder, fingerprint=fingerprint)
 
     @classmethod
     def open(cls, folder: Path | str, *, fingerprint: str | None) -> Self:
-        """Open a catalogue; what an interrupted write left is taken back.
+        """Open a catalogue; what an interrupted write left is taken back, and all that is there is checked.
 
         Args:
             folder: what :meth:`create` made.
             fingerprint: of the model that queries will come from; None takes whatever model's vectors are there.
 
         Raises:
-            BundleError: no catalogue there, damaged, open in another process, of another format, or of another
-                model's vectors: then the sentence names the command that encodes it again.
+            BundleError: no catalogue there, damaged, without writes that were acknowledged, open in another process, of
+                another format, or of another model's vectors; the sentence names the command that helps.
+            StorageError: this user may not write it.
         """
         folder = Path(folder)
-        if not is_catalogue(folder):
-            raise BundleError(
-                f"{folder} holds no catalogue: check the path, or make one with  xcrossrec catalog build MODEL ITEMS "
-                f"--out {folder}"
-            )
+        check_folder(folder)
         rows = Rows.open(folder / DATABASE)
         try:
-            facts = _check_facts(folder, rows.facts(), fingerprint)
-            snapshot = _read(folder, rows, facts)
+            facts = rows.facts
+            if fingerprint is not None:
+                check_fingerprint(str(folder), facts["fingerprint"], fingerprint)
+            _check_version(folder, facts["version"])
+            snapshot = _read(folder, rows)
         except BaseException:
             rows.close()
             raise
@@ -129,12 +141,13 @@ class SqliteCatalogue(Catalogue):
         ]
         facts = {"version": version}
         self._rows.write(written.table.rows(), written.vectors.numpy(), deleted=deleted, dead=dead, facts=facts)
+        self._acknowledge(version)
 
     def _keep_merged(self, merged: Segment) -> Segment:
         if not len(merged):
             return merged
         number, self._next_number = self._next_number, self._next_number + 1
-        return read_segment(self.folder, write_segment(self.folder, number, merged), merged.vectors.shape[1])
+        return read_segment(self.folder, write_segment(self.folder, number, merged))
 
     def _keep_instead(
         self, merged: Segment, instead_of: Collection[Segment], since: Collection[str], facts: Mapping[str, Any]
@@ -146,44 +159,108 @@ class SqliteCatalogue(Catalogue):
         dead = [(record.number, row) for record in added for row in merged.rows_of(since)]
         try:
             self._rows.replace_segments(added, removed, dead=dead, still_recent=since, facts=facts)
-            keep = (keep - removed) | {record.number for record in added}
+            keep |= {record.number for record in added}
+            if "version" in facts:
+                self._acknowledge(facts["version"])
+            if self._rows.write_back():  # damage to the log would bring the old segments back
+                keep -= removed
         finally:
             remove_segments(self.folder, keep=keep)
 
     def _successor(self, fingerprint: str, snapshot: Snapshot) -> Self:
         return type(self)(self.folder, self._rows, fingerprint, snapshot)
 
+    def _acknowledge(self, version: int) -> None:
+        """Keep the version apart from the database, where damage to its log does not reach."""
+        try:
+            write_version(self.folder, version)
+        except OSError as error:
+            log.warning("%s: version %d is kept, but its loss would not be noticed (%s)", self.folder, version, error)
+
     def _let_go(self) -> None:
         self._rows.close()
+        force_to_disk(self.folder / VERSION)
 
 
 def _numbers(snapshot: Snapshot) -> set[int]:
     return {part.segment.record.number for part in snapshot.parts if part.segment.record}
 
 
-def _read(folder: Path, rows: Rows, facts: dict[str, Any]) -> Snapshot:
-    """Read what a folder holds, and remove files that belong to no segment."""
-    dim, records = facts["dim"], rows.segments()
-    parts = {record.number: Part.whole(read_segment(folder, record, dim)) for record in records}
+def _read(folder: Path, rows: Rows) -> Snapshot:
+    """Check and read what a folder holds, and remove files that belong to no segment."""
+    rows.check()
+    parts = {record.number: Part.whole(read_segment(folder, record)) for record in rows.segments()}
     for number, row in rows.dead():
         parts[number].alive[row] = False
-    table, vectors = rows.recent(dim)
-    recent = Part.whole(Segment.build(table_of_rows(table), torch.from_numpy(vectors)))
+    recent = read_recent(rows)
+    if bad := [row for row, sound in zip(recent.table.rows(), are_sound(recent), strict=True) if not all(sound)]:
+        raise DamagedError(rows.path, f"the checksum of item {bad[0][1]!r} differs; {len(bad)} such items")
     remove_segments(folder, keep=parts)
-    return Snapshot(facts["version"], (*parts.values(), recent))
+    return Snapshot(rows.facts["version"], (*parts.values(), Part.whole(recent)))
 
 
-def _check_facts(folder: Path, facts: dict[str, Any], fingerprint: str | None) -> dict[str, Any]:
-    if lost := [name for name in ("format_version", "fingerprint", "dim", "version") if name not in facts]:
-        raise BundleError(f"the catalogue {folder} does not say its {lost[0]!r}: it is damaged; build it again")
-    if facts["format_version"] != FORMAT_VERSION:
+def read_recent(rows: Rows) -> Segment:
+    """Read the items that are in no segment yet; one whose vector has another size gets zeros."""
+    found, dim = rows.recent(), rows.facts["dim"]
+    content = bytearray().join(row[-1] if len(row[-1]) == 4 * dim else bytes(4 * dim) for row in found)
+    vectors = np.frombuffer(content, dtype=np.float32).reshape(len(found), dim)
+    try:
+        return Segment.build(table_of_rows([row[:-1] for row in found]), torch.from_numpy(vectors))
+    except (TypeError, OverflowError) as error:
+        raise DamagedError(rows.path, error) from error
+
+
+def are_sound(segment: Segment) -> list[tuple[bool, bool]]:
+    """Tell of each item whether its values, and whether its vector, are what was written."""
+    rows = zip(segment.table.rows(), checks_of_vectors(segment.vectors), strict=True)
+    return [(check_of_item(row[:-2]) == row[-2], vector == row[-1]) for row, vector in rows]
+
+
+def _check_version(folder: Path, version: int) -> None:
+    acknowledged = read_version(folder)
+    if version < acknowledged:
         raise BundleError(
-            f"the catalogue {folder} has format version {facts['format_version']!r}, this release reads "
-            f"{FORMAT_VERSION}: remove it and build it again"
+            f"{folder} was taken back to version {version}, {acknowledged - version} writes lost: version "
+            f"{acknowledged} had been acknowledged, and the log that held them is damaged or gone; restore a copy, or "
+            f"go on without them with  xcrossrec catalog repair MODEL {folder}"
         )
-    if fingerprint is not None:
-        check_fingerprint(str(folder), facts["fingerprint"], fingerprint)
-    return facts
+    if version > acknowledged:  # a crash came between a write and its acknowledgement
+        write_version(folder, version)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds no catalogue, or one that this user may not write.
+
+    Raises:
+        BundleError: no catalogue.
+        StorageError: no right to it.
+    """
+    if not is_catalogue(folder):
+        raise BundleError(
+            f"{folder} holds no catalogue: check the path, or make one with  xcrossrec catalog build MODEL ITEMS "
+            f"--out {folder}"
+        )
+    check_access(folder)
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """Refuse to replace anything but a catalogue, and that only if it is wanted and the catalogue is not open.
+
+    Raises:
+        BundleError: the folder is taken.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise BundleError(f"{folder} exists: choose another place, or allow to overwrite it (--overwrite)")
+    if not is_catalogue(folder):
+        raise BundleError(f"{folder} exists and is no catalogue: it is not replaced, choose another place")
+    try:
+        Rows(folder / DATABASE).close()
+    except InUseError:
+        raise
+    except XCrossRecError as error:
+        log.warning("%s is replaced: %s", folder, error)
 
 
 def check_fingerprint(catalogue: str, found: str, wanted: str) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from xcrossrec.models.model import Model
     from xcrossrec.types import EncodingPrecision
 
+Catalogue = Annotated[Path, typer.Argument(metavar="DIR", help="A catalogue that 'catalog build' or 'serve' made.")]
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep items with their vectors on disk.")
 
 
@@ -53,7 +55,7 @@ def build(
 @app.command("embed")
 def embed(
     model: ModelDir,
-    catalog: Annotated[Path, typer.Argument(metavar="DIR", help="A catalogue that 'catalog build' or 'serve' made.")],
+    catalog: Catalogue,
     precision: Precision = "fp32",
 ) -> None:
     """Encode a catalogue's titles again, by another model; items stay as they are.
@@ -72,6 +74,46 @@ def embed(
     ):
         count = len(embedded)
     _report(catalog, count, time.perf_counter() - start)
+
+
+@app.command("check")
+def check(catalog: Catalogue) -> None:
+    """List what of a catalogue is damaged, item by item; the status is 1 if anything is."""
+    prepare("models")
+    from xcrossrec.catalogue import examine
+
+    found = examine(catalog)
+    for sentence in found.sentences():
+        typer.echo(sentence)
+    if found.sentences():
+        raise typer.Exit(1)
+    typer.echo(f"{catalog}: {len(found.items)} items, version {found.version}, nothing is damaged")
+
+
+@app.command("repair")
+def repair(model: ModelDir, catalog: Catalogue) -> None:
+    """Encode the items of a damaged catalogue again whose titles are intact, and leave out the others by name.
+
+    The model is the one that made the vectors. Writes that the damage took back stay lost; the version goes on after
+    them.
+    """
+    prepare("models")
+    from xcrossrec.catalogue import encode_items, examine, fingerprint_of, repair
+
+    if not examine(catalog).sentences():
+        typer.echo(f"{catalog}: nothing is damaged, nothing was changed")
+        return
+    loaded = _load(model, "fp32")
+    with progress_to_stderr():
+        found, made = repair(
+            catalog, fingerprint=fingerprint_of(loaded), encode=lambda titles: encode_items(loaded, titles)
+        )
+    for sentence in found.sentences():
+        typer.echo(sentence)
+    with made:
+        lost, anew = int(found.unreadable.sum()), int((found.unfit & ~found.unreadable).sum())
+        left_out = f", {lost} left out: write them anew" if lost else ""
+        typer.echo(f"{catalog}: {len(made)} items, version {made.version}; {anew} encoded again{left_out}")
 
 
 def _load(model: Path, precision: EncodingPrecision) -> Model:

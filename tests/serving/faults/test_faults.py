@@ -228,7 +228,7 @@ def test_a_corrupt_catalogue_is_refused_at_the_start(start_server: Any, tiny_mod
     server = start_server(tiny_models.late, "--catalog", catalogue, ready=False)
     assert server.process.wait() == 2
     assert "catalogue.sqlite" in (said := "".join(server.process.lines()))
-    assert "restore a copy, or build it again" in said
+    assert f"xcrossrec catalog check {catalogue}" in said
 
 
 def test_another_models_catalogue_is_refused_with_the_command_that_embeds_it_again(

@@ -1,0 +1,1 @@
+"""Attacks on the product: files that are damaged, jobs that are killed."""

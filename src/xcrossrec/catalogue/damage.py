@@ -1,0 +1,156 @@
+"""What of a catalogue on disk is damaged, and a catalogue made of the rest.
+
+A damaged vector is encoded again from its title. A damaged title, id or price is lost: its item is left out, and named.
+
+Legend: ``item`` = one item, ``dim`` = vector size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool
+
+from xcrossrec.catalogue.base import Encode
+from xcrossrec.catalogue.files import check_file, read_version
+from xcrossrec.catalogue.rows import DATABASE, DamagedError, Rows, SegmentRecord
+from xcrossrec.catalogue.segment import COLUMNS, Segment
+from xcrossrec.catalogue.snapshot import Part, merge_parts
+from xcrossrec.catalogue.sqlite import SqliteCatalogue, are_sound, check_fingerprint, check_folder, read_recent
+from xcrossrec.exceptions import BundleError
+
+_HEADER = 128
+"""Bytes that numpy writes before the values of a vectors' file."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a catalogue's folder holds, and what of it is damaged.
+
+    Attributes:
+        fingerprint: of the model that made the vectors.
+        version: of the last write that was acknowledged, or of the last that is there.
+        findings: sentences on what is damaged, but for single items.
+        items: that count, in the catalogue's order.
+        unreadable: which of them have values that are not what was written.
+        unfit: which of them have a vector that is not.
+    """
+
+    fingerprint: str
+    version: int
+    findings: tuple[str, ...]
+    items: Segment
+    unreadable: Bool[np.ndarray, " item"]
+    unfit: Bool[np.ndarray, " item"]
+
+    def sentences(self) -> list[str]:
+        """All that is damaged, one line each."""
+        table, found = self.items.table, list(self.findings)
+        for what, rows in (("id, title or another value", self.unreadable), ("vector", self.unfit & ~self.unreadable)):
+            for row in np.flatnonzero(rows).tolist():
+                found.append(f"item {table['item_id'][row]!r} ({table['title'][row][:60]!r}): its {what} is damaged")
+        return found
+
+
+def examine(folder: Path | str) -> Examination:
+    """Find what is damaged; nothing is changed, but that an interrupted write is taken back.
+
+    Raises:
+        BundleError: no catalogue, open in another process, or damaged so that its items cannot be told.
+        StorageError: this user may not read or write it.
+    """
+    folder = Path(folder)
+    check_folder(folder)
+    findings: list[str] = []
+    try:
+        with closing(Rows.open(folder / DATABASE)) as rows:
+            rows.check_sum("segments")
+            items = _items(folder, rows, findings)
+            with _noted(findings):
+                rows.check()
+            version = acknowledged = rows.facts["version"]
+    except DamagedError as error:
+        raise BundleError(
+            f"{error.path} is damaged ({error.what}), so that the items cannot be told: restore a copy, or build the "
+            "catalogue again"
+        ) from error
+    with _noted(findings):
+        acknowledged = read_version(folder)
+    if acknowledged > version:
+        findings.append(f"taken back to version {version}, {acknowledged - version} writes lost")
+    sound = np.array(are_sound(items), dtype=np.bool_).reshape(len(items), 2)
+    return Examination(
+        rows.facts["fingerprint"], max(version, acknowledged), tuple(findings), items, ~sound[:, 0], ~sound[:, 1]
+    )
+
+
+def repair(folder: Path | str, *, fingerprint: str, encode: Encode) -> tuple[Examination, SqliteCatalogue]:
+    """Put a catalogue in the place of a damaged one, with all items whose values are intact.
+
+    Args:
+        folder: of the damaged one.
+        fingerprint: of the model that made its vectors.
+        encode: titles to vectors, by that model.
+
+    Returns:
+        what was found, and the catalogue; its version is higher than any that was acknowledged.
+
+    Raises:
+        BundleError: another model's vectors, or as for :func:`examine`.
+    """
+    folder = Path(folder)
+    found = examine(folder)
+    check_fingerprint(str(folder), found.fingerprint, fingerprint)
+    kept = np.flatnonzero(~found.unreadable).tolist()
+    vectors = found.items.vectors.numpy()[kept]
+    items = [found.items.item(row) for row in kept]
+    if (anew := np.flatnonzero(found.unfit[kept])).size:
+        vectors[anew] = encode([items[row].title for row in anew])
+    made = SqliteCatalogue.create(
+        folder, items, vectors, fingerprint=fingerprint, overwrite=True, version=found.version + 1
+    )
+    return found, made
+
+
+@contextmanager
+def _noted(findings: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except DamagedError as error:
+        findings.append(f"{error.path} is damaged ({error.what})")
+
+
+def _items(folder: Path, rows: Rows, findings: list[str]) -> Segment:
+    """Read all items that count, by place, whatever the checksums of their files say."""
+    parts = {}
+    for record in rows.segments():
+        for path, expected in record.files(folder):
+            with _noted(findings):
+                check_file(path, expected)
+        parts[record.number] = Part.whole(_read(folder, record, rows.facts["dim"]))
+    for number, row in rows.dead():
+        parts[number].alive[row] = False
+    return merge_parts([*parts.values(), Part.whole(read_recent(rows))])
+
+
+def _read(folder: Path, record: SegmentRecord, dim: int) -> Segment:
+    """Read a segment as it is; vectors that are not there are zeros."""
+    path = folder / f"items-{record.number}.arrow"
+    try:
+        table = pl.read_ipc(path.read_bytes())
+        if table.schema != COLUMNS or table.height != record.rows:
+            raise ValueError("its columns or rows are not those that were written")
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of Polars
+            raise
+        raise DamagedError(path, error) from error
+    place, size = folder / f"vectors-{record.number}.npy", 4 * record.rows * dim
+    content = place.read_bytes()[_HEADER : _HEADER + size] if place.is_file() else b""
+    vectors = np.frombuffer(bytearray(content.ljust(size, b"\0")), dtype=np.float32)
+    return Segment(table, torch.from_numpy(vectors.reshape(record.rows, dim)))
