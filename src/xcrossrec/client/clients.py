@@ -26,6 +26,9 @@ LOCAL = "http://127.0.0.1:8000"
 _BUSY = (429, 503)
 """Answers after which the same question may be put again: the queue was full, or the server was not ready."""
 
+_HOPELESS = "too_costly"
+"""Code of what would fail again, because the reason lies in the request."""
+
 _FIRST_WAIT_S = 0.25
 """Before the first repetition, where the server names no time; doubles with each."""
 
@@ -76,7 +79,7 @@ class _Patience:
 
     def wait_s(self, response: httpx.Response) -> float | None:
         """Seconds to wait before asking again; None if this answer is the last."""
-        if response.status_code not in _BUSY or self.made >= self.retries:
+        if response.status_code not in _BUSY or _told(response)[1] == _HOPELESS or self.made >= self.retries:
             return None
         named_s = _named_wait_s(response.headers.get("retry-after", ""))
         wait_s = _FIRST_WAIT_S * 2.0**self.made if named_s is None else named_s
@@ -104,12 +107,16 @@ def _result(call: Call[T], response: httpx.Response) -> T:
     return answer
 
 
-def _failure(response: httpx.Response) -> ServiceError:
-    """Make an error with the server's own sentence."""
-    message, code = f"the server answered {response.status_code} without a reason: check the address, and its log", ""
+def _told(response: httpx.Response) -> tuple[str, str]:
+    """The server's own sentence and its code."""
     with suppress(ValueError, KeyError, TypeError, AttributeError):
         told = response.json()["error"]
-        message, code = str(told["message"]), str(told.get("code", ""))
+        return str(told["message"]), str(told.get("code", ""))
+    return f"the server answered {response.status_code} without a reason: check the address, and its log", ""
+
+
+def _failure(response: httpx.Response) -> ServiceError:
+    message, code = _told(response)
     status = response.status_code
     kind = ServiceBusyError if status in _BUSY else RequestRefusedError if 400 <= status < 500 else ServiceError
     return kind(message, status=status, code=code, request_id=response.headers.get("x-request-id", ""))

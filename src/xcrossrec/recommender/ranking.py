@@ -9,7 +9,9 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache, partial
-from typing import Any
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,8 +21,9 @@ from torch import Tensor
 from xcrossrec.catalogue import Snapshot, StoredItem, best_rows, history_pool
 from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.dual import encode_titles, runs_within
-from xcrossrec.models.model import Model, matcher_of
+from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.models.pair import PairScorer
+from xcrossrec.prompts import history_prompt, split_prompt
 from xcrossrec.recommender.questions import Answer, Known, Question, Understood, ids_bought
 
 log = logging.getLogger(__name__)
@@ -35,38 +38,49 @@ _PRODUCTS_AT_ONCE = 2**24
 """Most products (slot times item) held at once: 64 MiB."""
 
 
-class DualRanking:
-    """Searches the vectors of all items, exactly; only titles that the catalogue lacks are encoded and counted."""
+Text: TypeAlias = str | tuple[str, str]
+"""What a model reads at a time: a title; of a `pair` model a history's prompt and a title."""
 
-    def __init__(self, model: Model, on_encoded: Callable[[int], None]) -> None:
+Read: TypeAlias = Mapping[Text, Any]
+"""What a model makes of texts: a vector of each; of a `pair` model a score."""
+
+
+class DualRanking:
+    """Searches the vectors of all items, exactly; only titles that the catalogue lacks are read."""
+
+    together = True
+
+    def __init__(self, model: Model) -> None:
         self.model = model
         self.matcher = deepcopy(matcher_of(model)).cpu()  # vectors are kept on the CPU
         self._pool = lru_cache(maxsize=128)(partial(history_pool, self.matcher))
-        self._on_encoded = on_encoded
 
     def check(self, snapshot: Snapshot, asked: Question) -> None:
         """Nothing costs too much."""
 
+    def texts(self, snapshot: Snapshot, known: Understood) -> list[Text]:
+        """What must be read for a question, each once."""
+        return list({each.text: None for each in (*known.history, *(known.to_score or ())) if each.item is None})
+
+    def price(self, text: Text) -> int:
+        """Characters that are read."""
+        return len(text)
+
+    def read(self, texts: Sequence[Any]) -> Read:
+        """Encode titles together."""
+        return dict(zip(texts, encode_titles(self.model, texts), strict=True))
+
     @torch.inference_mode()
-    def answer(self, snapshot: Snapshot, questions: Sequence[Understood]) -> list[Answer | Exception]:
-        """Encode all questions' new titles together, multiply all their vectors with the catalogue at once."""
-        fresh = self._encode(questions)
-        slots = [_vectors(snapshot, known.history, fresh) for known in questions]
-        products = _products(snapshot, [s for s, q in zip(slots, questions, strict=True) if q.to_score is None])
+    def answer(self, snapshot: Snapshot, questions: Sequence[tuple[Understood, Read]]) -> list[Answer | Exception]:
+        """Multiply the vectors of all questions with the catalogue at once."""
+        slots = [_vectors(snapshot, known.history, fresh) for known, fresh in questions]
+        products = _products(snapshot, [s for s, (q, _) in zip(slots, questions, strict=True) if q.to_score is None])
         return [
             or_error(partial(self._search, snapshot, known, own, next(products)))
             if known.to_score is None
             else or_error(partial(self._score, snapshot, known, own, fresh))
-            for known, own in zip(questions, slots, strict=True)
+            for (known, fresh), own in zip(questions, slots, strict=True)
         ]
-
-    def _encode(self, questions: Sequence[Understood]) -> dict[str, Float[Tensor, " dim"]]:
-        named = [known for each in questions for known in (*each.history, *(each.to_score or ()))]
-        texts = list(dict.fromkeys(known.text for known in named if known.item is None))
-        if not texts:
-            return {}
-        self._on_encoded(len(texts))
-        return dict(zip(texts, encode_titles(self.model, texts), strict=True))
 
     def _search(
         self,
@@ -92,7 +106,7 @@ class DualRanking:
         snapshot: Snapshot,
         known: Understood,
         slots: Float[Tensor, "slot dim"],
-        fresh: Mapping[str, Float[Tensor, " dim"]],
+        fresh: Read,
     ) -> Answer:
         items = known.to_score or ()
         scores = self._pool(len(slots))(slots @ _vectors(snapshot, items, fresh).t()).tolist()
@@ -101,6 +115,8 @@ class DualRanking:
 
 class PairRanking:
     """Reads every candidate together with the history, at most ``limit`` of them for one question."""
+
+    together = False
 
     def __init__(self, model: Model, limit: int) -> None:
         self.model = model
@@ -114,22 +130,46 @@ class PairRanking:
         """
         self._check(len(self._allowed(snapshot, asked)))
 
-    def answer(self, snapshot: Snapshot, questions: Sequence[Understood]) -> list[Answer | Exception]:
-        """Answer one by one: histories have nothing in common."""
-        return [or_error(partial(self._one, snapshot, known)) for known in questions]
+    def texts(self, snapshot: Snapshot, known: Understood) -> list[Text]:
+        """What must be read for a question: the history with each item, each once."""
+        prompt = history_prompt([each.text for each in known.history])
+        return list({(prompt, item.text): None for item in self._items(snapshot, known)})
 
-    def _one(self, snapshot: Snapshot, known: Understood) -> Answer:
+    def price(self, text: Text) -> int:
+        """Characters that are read; of a history that is read once a batch none."""
+        return len(text[1]) + (0 if encoder_of(self.model).shares_history else len(text[0]))
+
+    def read(self, texts: Sequence[Any]) -> Read:
+        """Score titles, those of one history together."""
+        found: dict[Text, float] = {}
+        for prompt, group in groupby(texts, key=itemgetter(0)):
+            own = list(group)
+            scorer, rows = PairScorer(self.model, [title for _, title in own]), np.arange(len(own))[None]
+            found.update(zip(own, scorer.score_titles([split_prompt(prompt)], rows)[0].tolist(), strict=True))
+        return found
+
+    def answer(self, snapshot: Snapshot, questions: Sequence[tuple[Understood, Read]]) -> list[Answer | Exception]:
+        """Sort each question's items by their scores."""
+        return [or_error(partial(self._one, snapshot, *each)) for each in questions]
+
+    def _one(self, snapshot: Snapshot, known: Understood, read: Read) -> Answer:
+        prompt = history_prompt([each.text for each in known.history])
+        items = self._items(snapshot, known)
+        scores = np.array([read[prompt, item.text] for item in items], dtype=np.float32)
+        order = np.arange(len(items))
+        if known.to_score is None:
+            order = best_rows(order, scores, known.asked.k)
+        return _answer(snapshot, known, [(items[row], float(scores[row])) for row in order.tolist()])
+
+    def _items(self, snapshot: Snapshot, known: Understood) -> Sequence[Known]:
+        """The items that the history is read with."""
         if known.to_score is not None:
             self._check(len(known.to_score))
-            scores = self._scores(known.history, known.to_score)
-            return _answer(snapshot, known, list(zip(known.to_score, scores.tolist(), strict=True)))
+            return known.to_score
         allowed = self._allowed(snapshot, known.asked)
         self._check(len(allowed))
         left_out = set() if known.asked.include_bought else ids_bought(snapshot, known.history)
-        items = [Known(item) for item in allowed if item.item_id not in left_out]
-        scores = self._scores(known.history, items)
-        best = best_rows(np.arange(len(items)), scores, known.asked.k)
-        return _answer(snapshot, known, [(items[row], float(scores[row])) for row in best.tolist()])
+        return [Known(item) for item in allowed if item.item_id not in left_out]
 
     def _allowed(self, snapshot: Snapshot, asked: Question) -> list[StoredItem]:
         return snapshot.select(filters=asked.filters, among=asked.candidates)
@@ -140,14 +180,6 @@ class PairRanking:
                 f"a pair model would have to read the history with each of {count} items, at most {self.limit} are "
                 "allowed: give fewer candidates, or use a dual model"
             )
-
-    def _scores(self, history: Sequence[Known], items: Sequence[Known]) -> Float32[np.ndarray, " item"]:
-        if not items:
-            return np.empty(0, dtype=np.float32)
-        scorer = PairScorer(self.model, [known.text for known in items])
-        texts, rows = [known.text for known in history], np.arange(len(items))[None]
-        scores: Float32[np.ndarray, " item"] = scorer.score_titles([texts], rows)[0]
-        return scores
 
 
 def or_error(work: Callable[[], Any]) -> Any:
@@ -165,9 +197,7 @@ def _answer(snapshot: Snapshot, known: Understood, found: Sequence[tuple[Known, 
     return Answer(snapshot.version, known.history, found, known.unknown)
 
 
-def _vectors(
-    snapshot: Snapshot, named: Sequence[Known], fresh: Mapping[str, Float[Tensor, " dim"]]
-) -> Float[Tensor, "text dim"]:
+def _vectors(snapshot: Snapshot, named: Sequence[Known], fresh: Read) -> Float[Tensor, "text dim"]:
     """Vectors of the catalogue's items from the catalogue, of free titles as they were encoded."""
     vectors = snapshot.vectors([known.item.item_id for known in named if known.item is not None])
     if len(vectors) == len(named):

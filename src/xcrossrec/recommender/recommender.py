@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from xcrossrec.answers import Explanation, ItemScore, Recommendation
-from xcrossrec.catalogue import Catalogue, Filters, ItemSource, open_catalogue
+from xcrossrec.catalogue import Catalogue, Filters, ItemSource, Snapshot, open_catalogue
 from xcrossrec.explanation import explain_scores
 from xcrossrec.models import bundle
 from xcrossrec.models.base import Base
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
+from xcrossrec.recommender.memory import Memory
 from xcrossrec.recommender.questions import Answer, ItemLike, Question, Understood, understand
-from xcrossrec.recommender.ranking import PAIR_LIMIT, DualRanking, PairRanking, or_error
+from xcrossrec.recommender.ranking import PAIR_LIMIT, DualRanking, PairRanking, Read, Text, or_error
 from xcrossrec.types import EncodingPrecision
+
+REMEMBERED = 4096
+"""Titles whose vectors are remembered: 6 MB of MiniLM's."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A question must wait until some texts were read."""
+
+    texts: list[Text]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    known: Understood
+    texts: list[Text]
 
 
 class Recommender:
@@ -31,6 +49,8 @@ class Recommender:
             domain's folder, a CSV or Parquet file, or a catalogue's folder, of which one is made or opened.
         pair_limit: items that a `pair` model reads for one question, at most.
         on_encoded: told how many texts were encoded for questions.
+        on_recalled: told how many need not be, because they are remembered.
+        remembered: titles that the catalogue lacks whose vectors are remembered, the least recently used least long.
 
     Raises:
         DataError: no catalogue there, or one that cannot be ranked.
@@ -44,14 +64,18 @@ class Recommender:
         *,
         pair_limit: int = PAIR_LIMIT,
         on_encoded: Callable[[int], None] = lambda texts: None,
+        on_recalled: Callable[[int], None] = lambda texts: None,
+        remembered: int = REMEMBERED,
     ) -> None:
         self.model = model
         self.catalogue = open_catalogue(model, catalogue)
         self.ranking: DualRanking | PairRanking
         if kind_of(model).name == "dual":
-            self.ranking = DualRanking(model, on_encoded)
+            self.ranking = DualRanking(model)
         else:
             self.ranking = PairRanking(model, pair_limit)
+        self.memory = Memory(remembered if self.ranking.together else 0)
+        self._on_encoded, self._on_recalled = on_encoded, on_recalled
 
     @classmethod
     def from_pretrained(
@@ -92,9 +116,53 @@ class Recommender:
     def answer(self, questions: Sequence[Question]) -> list[Answer | Exception]:
         """Answer questions over one version of the catalogue, together; one that cannot be gets its own error."""
         snapshot = self.catalogue.snapshot()
-        understood = [or_error(partial(understand, snapshot, question)) for question in questions]
-        answers = iter(self.ranking.answer(snapshot, [each for each in understood if isinstance(each, Understood)]))
-        return [next(answers) if isinstance(each, Understood) else each for each in understood]
+        if not self.ranking.together and len(questions) > 1:
+            return [answer for question in questions for answer in self.answer([question])]
+        prepared = [or_error(partial(self._prepare, snapshot, question)) for question in questions]
+        read = self.read(list({text: None for each in prepared if isinstance(each, _Prepared) for text in each.texts}))
+        return self._rank(snapshot, prepared, [read] * len(prepared))
+
+    def answer_read(self, asked: Sequence[tuple[Question, Read]]) -> list[Answer | Unread | Exception]:
+        """Answer those questions whose texts were read already, here or by a former :meth:`read`; read nothing.
+
+        Args:
+            asked: questions, each with what was read for it.
+
+        Returns:
+            answers, errors, or what must be read first; another thread may do that.
+        """
+        snapshot = self.catalogue.snapshot()
+        prepared = [or_error(partial(self._prepare, snapshot, question)) for question, _ in asked]
+        read: list[Read] = []
+        for place, (each, (_, given)) in enumerate(zip(prepared, asked, strict=True)):
+            wanted = each.texts if isinstance(each, _Prepared) else ()
+            missing = [text for text in wanted if text not in given]
+            read.append({**given, **(known := self.memory.recall(missing))} if missing else given)
+            self._on_recalled(len(known) if missing else 0)
+            if missing := [text for text in missing if text not in read[-1]]:
+                prepared[place] = Unread(missing)
+        return self._rank(snapshot, prepared, read)
+
+    def read(self, texts: Sequence[Text]) -> Read:
+        """Let the model read texts that it does not remember, together, and remember them."""
+        known = self.memory.recall(texts)
+        self._on_recalled(len(known))
+        if missing := [text for text in texts if text not in known]:
+            fresh = self.ranking.read(missing)
+            self._on_encoded(len(missing))
+            self.memory.keep(fresh)
+            known.update(fresh)
+        return known
+
+    def _prepare(self, snapshot: Snapshot, question: Question) -> _Prepared:
+        known = understand(snapshot, question)
+        return _Prepared(known, self.ranking.texts(snapshot, known))
+
+    def _rank(self, snapshot: Snapshot, prepared: Sequence[Any], read: Sequence[Read]) -> list[Any]:
+        """Answer what is prepared; give the rest as it is."""
+        ready = [(p.known, r) for p, r in zip(prepared, read, strict=True) if isinstance(p, _Prepared)]
+        answers = iter(self.ranking.answer(snapshot, ready))
+        return [next(answers) if isinstance(each, _Prepared) else each for each in prepared]
 
     def ask(self, question: Question) -> Answer:
         """Answer one question.

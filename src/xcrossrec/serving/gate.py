@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _OPEN = ("/healthz", "/readyz", "/", "/openapi.json")
+_TITLE = b'"title"'
+"""What a request that asks by titles has in its body: these have a room of their own and keep no ids out."""
+
 _QUICK = ("/v1/models", "/v1/model")
 
 
@@ -40,7 +43,7 @@ class Gate:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
         self.settings, self.metrics = service.settings, service.metrics
-        self._inside = 0
+        self._inside = {False: 0, True: 0}
         self._refused, self._tell_refused_at = 0, 0.0
         self._readers = [key.encode() for key in (*self.settings.api_keys, *self.settings.admin_keys)]
         self._admins = [key.encode() for key in self.settings.admin_keys]
@@ -50,13 +53,16 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if self._inside >= self.service.room and _needs_room(scope["path"]):
+        if min(self._inside.values()) >= self.service.room and _needs_room(scope["path"]):
             await self._refuse_at_once(scope, send)
             return
         visit = _Visit(scope, send, lambda: self.service.draining)
         self.metrics.in_flight.inc()
         try:
             await self._pass(visit, receive)
+        except _FullError:
+            await self._refuse_at_once(scope, send)
+            return
         except Problem as problem:
             await visit.refuse(problem)
         except Exception as error:
@@ -64,7 +70,7 @@ class Gate:
             await visit.refuse(problem_of(error))
         finally:
             self.metrics.in_flight.dec()
-            self._tell(visit)
+        self._tell(visit)
 
     async def _pass(self, visit: _Visit, receive: Receive) -> None:
         headers, path = Headers(scope=visit.scope), visit.scope["path"]
@@ -76,21 +82,22 @@ class Gate:
         if not _needs_room(path):
             await self.app(visit.scope, _replay(body, receive), visit.send)
             return
-        if self._inside >= self.service.room:
-            raise _no_room(self._inside)
-        self._inside += 1
+        titles = _TITLE in body
+        if self._inside[titles] >= self.service.room:
+            raise _FullError
+        self._inside[titles] += 1
         try:
             await self.app(visit.scope, _replay(body, receive), visit.send)
         finally:
-            self._inside -= 1
+            self._inside[titles] -= 1
 
     async def _refuse_at_once(self, scope: Scope, send: Send) -> None:
-        """Refuse without reading the request, as cheaply as can be: those that are being answered need the time.
+        """Refuse as cheaply as can be, most without reading them: those that are being answered need the time.
 
         Written to the log once a second, with how many there were.
         """
         started = perf_counter()
-        problem = _no_room(self._inside)
+        problem = _no_room(sum(self._inside.values()))
         problem.headers["X-Request-Id"] = secrets.token_hex(8)
         await _send(send, problem)
         self.metrics.observe(_method(scope), "refused", problem.status, perf_counter() - started)
@@ -164,6 +171,10 @@ class Gate:
 
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
+
+
+class _FullError(Exception):
+    """No more requests of this kind may be inside."""
 
 
 class _Visit:

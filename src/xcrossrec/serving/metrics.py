@@ -31,16 +31,26 @@ class Metrics:
             **own,
         )
         self.in_flight = Gauge("xcrossrec_requests_in_flight", "Requests without an answer yet.", **own)
-        self.batch = Histogram("xcrossrec_batch_size", "Requests answered together.", ("model",), buckets=_SIZES, **own)
+        self.batch = Histogram(
+            "xcrossrec_batch_size",
+            "Requests looked up together; one with new titles comes twice.",
+            ("model",),
+            buckets=_SIZES,
+            **own,
+        )
         self.waited = Histogram(
-            "xcrossrec_queue_seconds", "Between a request's arrival and its batch.", ("model",), buckets=_WAITS, **own
+            "xcrossrec_queue_seconds", "What a batch's requests waited for it.", ("model",), buckets=_WAITS, **own
         )
         self.encoded = Counter("xcrossrec_encoded_texts", "Texts that requests had encoded.", ("model",), **own)
+        self.recalled = Counter(
+            "xcrossrec_remembered_texts", "Texts that were not encoded, because they had been.", ("model",), **own
+        )
         self.written = Counter("xcrossrec_items_written", "Items written to a catalogue.", ("model",), **own)
         self.deleted = Counter("xcrossrec_items_deleted", "Items deleted from a catalogue.", ("model",), **own)
         self.reloads = Counter("xcrossrec_reloads", "Replacements of a model.", ("model", "result"), **own)
         of_model: dict[str, Any] = {"labelnames": ("model",), **own}
         self.waiting = Gauge("xcrossrec_queue_length", "Requests that wait for a model.", **of_model)
+        self.texts_waiting = Gauge("xcrossrec_texts_waiting", "Texts that wait to be encoded.", **of_model)
         self.items = Gauge("xcrossrec_catalogue_items", "Items of a model's catalogue.", **of_model)
         self.version = Gauge("xcrossrec_catalogue_version", "Grows with every write to a catalogue.", **of_model)
         self.ready = Gauge("xcrossrec_ready", "1 while the service takes requests.", **own)

@@ -60,12 +60,12 @@ async def recommend(request: Request, asked: RecommendRequest) -> Response:
     if asked.explain:
         _check("recommendations to explain (k)", asked.k, limits.explained)
     served = _served(request, asked, k=asked.k)
-    found = await served.answers.ask(asked.question(), timeout_s=limits.timeout_s)
+    found = await served.answers.ask(asked.question(), timeout_s=limits.timeout_s, gone=request.is_disconnected)
     items = [item.to_dict() for item in found.recommendations]
     if asked.explain and items:
         left_s = max(0.001, limits.timeout_s - (perf_counter() - started))
         try:
-            _, reasons = await served.reasons.ask(found, timeout_s=left_s)
+            _, reasons = await served.reasons.ask(found, timeout_s=left_s, gone=request.is_disconnected)
         except Problem as problem:
             if problem.code == "replaced" and await service.successor(served):
                 return await recommend(request, asked)
@@ -82,7 +82,7 @@ async def score(request: Request, asked: ScoreRequest) -> Response:
     started, limits = perf_counter(), _service(request).settings
     _check("candidates", len(asked.candidates), limits.candidates)
     served = _served(request, asked, candidates=len(asked.candidates))
-    scored = await served.answers.ask(asked.question(), timeout_s=limits.timeout_s)
+    scored = await served.answers.ask(asked.question(), timeout_s=limits.timeout_s, gone=request.is_disconnected)
     return _answered(started, served, scored.version, scores=[vars(score) for score in scored.scores])
 
 
@@ -91,7 +91,9 @@ async def explain(request: Request, asked: ExplainRequest) -> Response:
     """Say why an item has its score: which history items matched, which source gave what at which layer."""
     started, limits = perf_counter(), _service(request).settings
     served = _served(request, asked)
-    version, (reason,) = await served.reasons.ask(asked.question(), timeout_s=limits.timeout_s)
+    version, (reason,) = await served.reasons.ask(
+        asked.question(), timeout_s=limits.timeout_s, gone=request.is_disconnected
+    )
     return _answered(started, served, version, explanation=reason.to_dict())
 
 

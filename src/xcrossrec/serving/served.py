@@ -21,6 +21,7 @@ from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.recommender import Answer, Question, Recommender
 from xcrossrec.recommender.ranking import or_error
+from xcrossrec.serving.answering import Answering
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.schemas import ItemToStore, ModelInfo
 from xcrossrec.serving.settings import Settings
@@ -57,7 +58,7 @@ class Spec:
 
 
 class Served:
-    """A model that answers: recommendations in batches, explanations and writes beside them, on three threads.
+    """A model that answers: recommendations in batches, explanations and writes beside them, on threads of their own.
 
     Args:
         spec: what it is.
@@ -76,22 +77,20 @@ class Served:
         metrics: Metrics,
     ) -> None:
         self.spec, self.model, self.manifest, self.store = spec, model, manifest, store
-        limit, encoded = settings.pair_candidates, metrics.encoded.labels(spec.name)
-        self._recommender = Recommender(model, store, pair_limit=limit, on_encoded=encoded.inc)
+        limit = settings.pair_candidates
+        self.recommender = Recommender(
+            model,
+            store,
+            pair_limit=limit,
+            on_encoded=metrics.encoded.labels(spec.name).inc,
+            on_recalled=metrics.recalled.labels(spec.name).inc,
+            remembered=settings.remembered,
+        )
         # another copy for explanations and writes, which would hold up the answers
         self._second = Recommender(second_of(model), store, pair_limit=limit)
         self._of_second = Lock()
-        encode_items(model, ["warm"])  # so that the first request is as quick as the next
         on_start = partial(torch.set_num_threads, torch.get_num_threads())  # each thread has a number of its own
-        self.answers: Worker[Question, Answer] = Worker(
-            spec.name,
-            self._recommender.answer,
-            queue=settings.queue,
-            batch=settings.batch,
-            wait_s=settings.batch_wait_ms / 1000 if settings.batch > 1 else 0.0,
-            on_start=on_start,
-            on_batch=metrics.on_batch(spec.name),
-        )
+        self.answers = Answering(spec.name, self.recommender, settings, metrics, on_start)
         self.reasons: Worker[Question | Answer, tuple[int, list[Explanation]]] = Worker(
             f"{spec.name}-reasons",
             self._one(self._explain),
@@ -206,4 +205,7 @@ def replace(old: Served, path: Path | None, settings: Settings, metrics: Metrics
             )
         log.info("encoding %d items again for %s (fingerprint %s)", len(store), spec.path, fingerprint[:12])
         store = embed_again(store, model)
-    return Served(spec, model, manifest, store, settings, metrics)
+    new = Served(spec, model, manifest, store, settings, metrics)
+    if store is old.store:
+        new.recommender.memory = old.recommender.memory
+    return new

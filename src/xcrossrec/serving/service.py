@@ -62,6 +62,7 @@ class Service:
     def _measure(self, name: str) -> None:
         """Let the metrics read what is behind a name whenever they are read."""
         self.metrics.waiting.labels(name).set_function(lambda: len(self.models[name].answers))
+        self.metrics.texts_waiting.labels(name).set_function(lambda: len(self.models[name].answers.reading))
         self.metrics.items.labels(name).set_function(lambda: len(self.models[name].store))
         self.metrics.version.labels(name).set_function(lambda: self.models[name].store.version)
 

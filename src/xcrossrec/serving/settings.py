@@ -38,6 +38,9 @@ class Settings:
         k: recommendations of one request, at most.
         candidates: candidates of one request, at most; of a `pair` model see the next.
         pair_candidates: items that a `pair` model reads for one request, at most: each is an encoder pass.
+        texts: titles that a `dual` model encodes for one request, at most: those that the catalogue lacks.
+        waiting_texts: texts that may wait for each model to read them; more are refused with 429.
+        remembered: titles whose vectors each model remembers; 0 for none.
         explained: recommendations that one request may have explained.
         upsert: items written or deleted by one request, at most.
         drain_s: seconds between the signal to stop and the last new connection.
@@ -62,6 +65,9 @@ class Settings:
     k: int = 1000
     candidates: int = 10_000
     pair_candidates: int = 2000
+    texts: int = 256
+    waiting_texts: int = 8192
+    remembered: int = 4096
     explained: int = 10
     upsert: int = 1000
     drain_s: float = 0.5
@@ -75,7 +81,7 @@ class Settings:
     def __post_init__(self) -> None:
         for each in fields(self):
             least = {"timeout_s": 0.001, "body_timeout_s": 0.001, "stop_s": 0.001}.get(each.name, 1)
-            least = 0 if each.name in ("batch_wait_ms", "drain_s", "threads", "port") else least
+            least = 0 if each.name in ("batch_wait_ms", "drain_s", "threads", "port", "remembered") else least
             if each.type in ("int", "float") and not getattr(self, each.name) >= least:
                 raise ConfigError(f"the setting {each.name} is {getattr(self, each.name)}: give at least {least:g}")
         for place, key in enumerate((*self.api_keys, *self.admin_keys), start=1):

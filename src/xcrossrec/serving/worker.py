@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from threading import Condition, Thread
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from threading import Condition, Event, Thread
 from time import monotonic
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from xcrossrec.serving.problems import busy
+from xcrossrec.serving.problems import Problem, busy
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -20,12 +21,26 @@ log = logging.getLogger(__name__)
 _NO_MORE_THAN_S = 30
 """Longest wait that a refused client is told."""
 
+_LOOK_S = 0.25
+"""How often a question that waits looks whether its asker is still there, in seconds."""
 
-class _Job(NamedTuple):
+Gone: TypeAlias = Callable[[], Awaitable[bool]]
+"""Whether the asker hung up."""
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """A question that waits, and where its answer goes."""
+
     question: Any
     future: asyncio.Future[Any]
     arrived: float
     expires: float
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody still waits for the answer."""
+        return not self.future.done() and monotonic() < self.expires
 
 
 class Worker(Generic[Q, A]):
@@ -37,7 +52,7 @@ class Worker(Generic[Q, A]):
         queue: questions that may wait.
         batch: questions answered together, at most.
         wait_s: how long a batch waits for company after its first question came, in seconds.
-        on_start: called first on the worker's thread.
+        on_start: called first on the worker's thread; ``started`` is set after it.
         on_batch: told the size of every batch and how long its questions had waited, in seconds.
     """
 
@@ -56,9 +71,10 @@ class Worker(Generic[Q, A]):
         self._answer = answer
         self._limit, self._batch, self._wait_s = queue, batch, wait_s
         self._on_start, self._on_batch = on_start, on_batch
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[Job] = deque()
         self._changed = Condition()
         self._closing = False
+        self.started = Event()
         self._seconds_each = 0.0  # moving mean, for Retry-After
         self._thread = Thread(target=self._run, name=f"xcrossrec-{name}", daemon=True)
         self._thread.start()
@@ -71,24 +87,25 @@ class Worker(Generic[Q, A]):
         """Whether the thread has not ended yet."""
         return self._thread.is_alive()
 
-    async def ask(self, question: Q, *, timeout_s: float) -> A:
-        """Wait for an answer, at most so many seconds.
+    async def ask(self, question: Q, *, timeout_s: float, gone: Gone | None = None) -> A:
+        """Wait for an answer, at most so many seconds, and while the asker does.
 
         Raises:
             Problem: 429 where the queue is full, 503 where time is over; and whatever the answer raises.
         """
-        future = self._submit(question, timeout_s)
+        job = self._submit(question, timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
-                answer: A = await future
-                return answer
-        except TimeoutError:
-            raise busy(
-                f"no answer within {timeout_s:g} s, because the server has much to do: ask again, or for less",
-                status=503,
-                code="timeout",
-                retry_s=self._retry_s(),
-            ) from None
+            while not job.future.done():
+                left_s = job.expires - monotonic()
+                if left_s <= 0:
+                    raise self._late(question, timeout_s)
+                await asyncio.wait([job.future], timeout=min(left_s, _LOOK_S if gone else left_s))
+                if not job.future.done() and gone and await gone():
+                    raise Problem(400, "hung_up", "the client hung up before its request was answered")
+            answer: A = job.future.result()
+            return answer
+        finally:
+            job.future.cancel()
 
     def close(self) -> None:
         """Take no more questions; those that wait are answered, then the thread ends."""
@@ -100,36 +117,54 @@ class Worker(Generic[Q, A]):
         """Wait until the thread has ended."""
         self._thread.join()
 
-    def _submit(self, question: Q, timeout_s: float) -> asyncio.Future[Any]:
+    def _late(self, question: Q, timeout_s: float) -> Problem:
+        return busy(
+            f"no answer within {timeout_s:g} s, because the server has much to do: ask again, or for less",
+            status=503,
+            code="timeout",
+            retry_s=self._retry_s(),
+        )
+
+    def _check_room(self, question: Q) -> None:
+        if len(self._jobs) >= self._limit:
+            raise busy(
+                f"{self._limit} requests wait already and no more may: ask again after the seconds in Retry-After",
+                retry_s=self._retry_s(),
+            )
+
+    def _submit(self, question: Q, timeout_s: float) -> Job:
         now = monotonic()
         with self._changed:
             if self._closing:
                 raise busy("the model is being taken away: ask again", status=503, code="replaced")
-            if len(self._jobs) >= self._limit:
-                raise busy(
-                    f"{self._limit} requests wait already and no more may: ask again after the seconds in Retry-After",
-                    retry_s=self._retry_s(),
-                )
-            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            self._jobs.append(_Job(question, future, now, now + timeout_s))
+            self._check_room(question)
+            job = Job(question, asyncio.get_running_loop().create_future(), now, now + timeout_s)
+            self._jobs.append(job)
             self._changed.notify()
-        return future
+        return job
 
     def _retry_s(self) -> int:
-        return min(_NO_MORE_THAN_S, max(1, round(self._seconds_each * len(self._jobs))))
+        return min(_NO_MORE_THAN_S, max(1, round(self._seconds_each * len(self))))
 
     def _run(self) -> None:
-        self._on_start()
+        try:
+            self._on_start()
+        finally:
+            self.started.set()
         while batch := self._next_batch():
             now = monotonic()
-            live = [job for job in batch if job.expires > now and not job.future.done()]
-            if live:
-                self._on_batch(len(live), [now - job.arrived for job in live])
-                _deliver(live, self._answers([job.question for job in live]))
-                spent = (monotonic() - now) / len(live)
-                self._seconds_each += 0.1 * (spent - self._seconds_each)
+            if done := self._work(batch):
+                self._seconds_each += 0.1 * ((monotonic() - now) / done - self._seconds_each)
 
-    def _next_batch(self) -> list[_Job]:
+    def _work(self, batch: list[Job]) -> int:
+        """Answer questions; gives how many there were."""
+        now, live = monotonic(), [job for job in batch if job.wanted]
+        if live:
+            self._on_batch(len(live), [now - job.arrived for job in live])
+            deliver(live, self._answers([job.question for job in live]))
+        return len(live)
+
+    def _next_batch(self) -> list[Job]:
         """Wait for questions, and a little for company; none at all means that the worker is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closing)
@@ -149,7 +184,7 @@ class Worker(Generic[Q, A]):
             return [error] * len(questions)
 
 
-def _deliver(jobs: Sequence[_Job], answers: Sequence[Any]) -> None:
+def deliver(jobs: Sequence[Job], answers: Sequence[Any]) -> None:
     """Hand the answers to the event loops that wait for them: one call a loop."""
     of_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
     for job, answer in zip(jobs, answers, strict=True):

@@ -53,17 +53,20 @@ def test_the_first_items_are_examples(shop: Any) -> None:
 
 
 def test_metrics_count_what_happened(shop: Any) -> None:
-    shop.recommend([{"title": "Free title"}])
+    for _ in range(2):
+        shop.recommend([{"title": "Free title"}])
     shop.ask("GET", "/nowhere/at/all")
     answer = shop.ask("GET", "/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     for line in (
-        'xcrossrec_requests_total{method="POST",route="/v1/recommend",status="200"} 1.0',
+        'xcrossrec_requests_total{method="POST",route="/v1/recommend",status="200"} 2.0',
         'xcrossrec_requests_total{method="GET",route="other",status="404"} 1.0',
-        'xcrossrec_request_seconds_count{route="/v1/recommend"} 1.0',
-        'xcrossrec_batch_size_sum{model="toys"} 1.0',
-        'xcrossrec_queue_seconds_count{model="toys"} 1.0',
+        'xcrossrec_request_seconds_count{route="/v1/recommend"} 2.0',
+        'xcrossrec_batch_size_sum{model="toys"} 3.0',
+        'xcrossrec_queue_seconds_count{model="toys"} 3.0',
         'xcrossrec_encoded_texts_total{model="toys"} 1.0',
+        'xcrossrec_remembered_texts_total{model="toys"} 1.0',
+        'xcrossrec_texts_waiting{model="toys"} 0.0',
         'xcrossrec_catalogue_items{model="toys"} 6.0',
         'xcrossrec_queue_length{model="toys"} 0.0',
         "xcrossrec_ready 1.0",

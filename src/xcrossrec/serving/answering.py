@@ -1,0 +1,243 @@
+"""How one model's questions are answered: those that cost no reading at once, the others when their texts were read.
+
+Two threads: one looks questions up and searches, one lets the model read texts, a slice at a time. A question goes to
+the first; where the model must read texts for it, they go to the second, and the question comes back with what was
+read. So nobody waits behind another's texts but those who have texts themselves, and they take turns.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from itertools import islice
+from threading import Lock
+from time import monotonic
+from typing import Any
+
+from xcrossrec.recommender import Answer, Question, Recommender
+from xcrossrec.recommender.ranking import DualRanking, Read, Text
+from xcrossrec.recommender.recommender import Unread
+from xcrossrec.serving.metrics import Metrics
+from xcrossrec.serving.problems import Problem, busy
+from xcrossrec.serving.settings import Settings
+from xcrossrec.serving.worker import Gone, Job, Worker, deliver
+
+log = logging.getLogger(__name__)
+
+_TURN = 8
+"""Texts that a question is given in one turn."""
+
+_SLICE_CHARACTERS = 8_000
+"""Text read at a time, about 2,000 tokens: a larger slice is no quicker a text."""
+
+_LONGEST_READ = 2_000
+"""Characters that a model reads of one text, about."""
+
+_LEAST_READ = 20
+"""Characters that a text costs at least."""
+
+
+class Texts:
+    """What must be read for one question, and what was."""
+
+    def __init__(self, texts: list[Text]) -> None:
+        self.left, self.read, self.count = texts, dict[Text, Any](), len(texts)
+
+
+class Reading(Worker[Texts, Read]):
+    """Lets a model read texts in slices; questions take turns, and one that nobody waits for any more is dropped.
+
+    Args:
+        name, batch, on_start: as for :class:`Worker`; of so many questions texts are read together.
+        read: the model.
+        price: characters of a text.
+        limit: texts that may wait.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[Sequence[Text]], Read],
+        price: Callable[[Text], int],
+        *,
+        limit: int,
+        batch: int,
+        on_start: Callable[[], object],
+    ) -> None:
+        self._read, self._price = read, price
+        super().__init__(name, lambda _: [], queue=limit, batch=batch, on_start=on_start)
+
+    def __len__(self) -> int:
+        return sum(len(job.question.left) for job in tuple(self._jobs))
+
+    def _check_room(self, question: Texts) -> None:
+        waiting = len(self)
+        if waiting and waiting + question.count > self._limit:
+            raise busy(
+                f"{waiting} texts wait to be read and {self._limit} may, {question.count} more are too many: ask again "
+                "after the seconds in Retry-After, or for fewer",
+                retry_s=self._retry_s(),
+            )
+
+    def _late(self, question: Texts, timeout_s: float) -> Problem:
+        alone_s = self._seconds_each * question.count
+        if alone_s <= timeout_s:
+            return super()._late(question, timeout_s)
+        return Problem(
+            503,
+            "too_costly",
+            f"{question.count} texts had to be read, which takes about {math.ceil(alone_s)} s, and {timeout_s:g} s are "
+            "allowed: send fewer at a time, or write them to the catalogue first",
+        )
+
+    def _next_batch(self) -> list[Job]:
+        """Wait for questions; those that come first are last the next time, unless this slice is all they need."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._jobs or self._closing)
+                wanted = [job for job in self._jobs if job.wanted]
+                self._jobs.clear()
+                self._jobs.extend(wanted)
+                if wanted:
+                    return wanted[: self._batch]
+                if self._closing:
+                    return []
+
+    def _work(self, batch: list[Job]) -> int:
+        """Read one slice; gives how many texts it had."""
+        slices = self._slices([job.question.left for job in batch])
+        texts = list({text: None for own in slices for text in own})
+        found: Any
+        try:
+            found = self._read(texts)
+        except Exception as error:
+            log.exception("worker %s failed", self.name)
+            found = error
+        failed = isinstance(found, Exception)
+        finished = []
+        with self._changed:
+            for job, own in zip(batch, slices, strict=True):
+                if not failed:
+                    job.question.read.update((text, found[text]) for text in own)
+                    job.question.left = job.question.left[len(own) :]
+                self._jobs.remove(job)
+                if failed or not job.question.left:
+                    finished.append(job)
+                else:
+                    self._jobs.append(job)
+        deliver(finished, [found if failed else job.question.read for job in finished])
+        return len(texts)
+
+    def _slices(self, waiting: Sequence[Sequence[Text]]) -> list[Sequence[Text]]:
+        """What is read now of each question's texts: some of each in turn, until the slice is full."""
+        taken, used = [0] * len(waiting), 0
+        while used < _SLICE_CHARACTERS and any(n < len(texts) for n, texts in zip(taken, waiting, strict=True)):
+            for place, texts in enumerate(waiting):
+                for text in texts[taken[place] : taken[place] + _TURN]:
+                    if used >= _SLICE_CHARACTERS:
+                        break
+                    used += max(_LEAST_READ, min(self._price(text), _LONGEST_READ))
+                    taken[place] += 1
+        return [texts[:n] for n, texts in zip(taken, waiting, strict=True)]
+
+
+class Answering:
+    """Answers the questions put to one model.
+
+    Args:
+        name: of the model.
+        recommender: which looks up and reads; no other thread may let its model read.
+        settings, metrics: of the service.
+        on_start: called first on each thread.
+    """
+
+    def __init__(
+        self, name: str, recommender: Recommender, settings: Settings, metrics: Metrics, on_start: Callable[[], object]
+    ) -> None:
+        self._most = settings.texts if recommender.ranking.together else settings.pair_candidates
+        self._open, self._closing, self._lock = 0, False, Lock()
+        self._known: Worker[tuple[Question, Read], Answer | Unread] = Worker(
+            name,
+            recommender.answer_read,
+            queue=settings.queue,
+            batch=settings.batch,
+            wait_s=settings.batch_wait_ms / 1000 if settings.batch > 1 else 0.0,
+            on_start=on_start,
+            on_batch=metrics.on_batch(name),
+        )
+        self.reading = Reading(
+            f"{name}-reading",
+            recommender.read,
+            recommender.ranking.price,
+            limit=settings.waiting_texts,
+            batch=settings.batch,
+            on_start=lambda: (on_start(), warm(recommender)),
+        )
+        self.reading.started.wait()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @property
+    def running(self) -> bool:
+        """Whether a thread has not ended yet."""
+        return self._known.running or self.reading.running
+
+    async def ask(self, question: Question, *, timeout_s: float, gone: Gone | None = None) -> Answer:
+        """Wait for an answer, at most so many seconds, and while the asker does.
+
+        Raises:
+            Problem: 422 for too many texts that must be read, 429 where too many wait, 503 where time is over; and
+                whatever the answer raises.
+        """
+        with self._lock:
+            if self._closing:
+                raise busy("the model is being taken away: ask again", status=503, code="replaced")
+            self._open += 1
+        until, read = monotonic() + timeout_s, dict[Text, Any]()
+        try:
+            while True:
+                answer = await self._known.ask((question, read), timeout_s=max(0.001, until - monotonic()))
+                if isinstance(answer, Answer):
+                    return answer
+                if len(answer.texts) > self._most:
+                    raise Problem(
+                        422,
+                        "limit",
+                        f"{len(answer.texts)} texts would have to be read, at most {self._most} are for one request: "
+                        "send fewer at a time, or write them to the catalogue first",
+                    )
+                left_s = max(0.001, until - monotonic())
+                read.update(await self.reading.ask(Texts(answer.texts), timeout_s=left_s, gone=gone))
+        finally:
+            with self._lock:
+                self._open -= 1
+                self._close_if_done()
+
+    def close(self) -> None:
+        """Take no more questions; those that wait are answered."""
+        with self._lock:
+            self._closing = True
+            self._close_if_done()
+
+    def join(self) -> None:
+        """Wait until all questions are answered."""
+        self._known.join()
+        self.reading.join()
+
+    def _close_if_done(self) -> None:
+        if self._closing and not self._open:
+            self._known.close()
+            self.reading.close()
+
+
+def warm(recommender: Recommender) -> None:
+    """Let a model read texts of usual and unusual length, one and many, so that the first request is as quick."""
+    ranking = recommender.ranking
+    titles = [item.title or "A title" for item in islice(recommender.catalogue.snapshot(), 64)] or ["A title"]
+    for some in (titles[:1], titles[:3], titles, [" ".join(titles)[:_LONGEST_READ]]):
+        if isinstance(ranking, DualRanking):
+            ranking.read(list(dict.fromkeys(some)))
+        else:
+            ranking.read([(title, title) for title in some[:16]])
