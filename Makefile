@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check clean
+.PHONY: install demo test coverage check clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -19,8 +19,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## adapt to a new domain on the built-in sample market
 	$(BIN)/xcrossrec demo --out demo
 
-test: $(STAMP) ## install and run every test, with coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=95
+test: $(STAMP) ## install and run every test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(MEASURE)
+
+coverage: MEASURE := --cov --cov-report=term --cov-fail-under=95
+coverage: test ## the same, and how much of the code the tests run; takes half as long again
 
 check: $(STAMP) ## style, types and the direction of imports
 	$(BIN)/ruff check src tests examples

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from xcrossrec.data import Domain
 
 # Shapes are checked at run time in the whole test run. The hook must be in place before the package is
-# imported for the first time, so nothing of the package is imported above or at this level.
+# imported for the first time, so nothing of the package is imported above or at this level. What the package stands
+# on is imported before: below the hook it would be compiled anew in every run, which takes ten seconds.
+import_module("sentence_transformers")
+import_module("peft")
 sys.path.insert(0, str(Path(__file__).parent))
 install_import_hook("xcrossrec", "shape_checker.check_shapes")
 
