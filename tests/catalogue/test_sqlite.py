@@ -137,13 +137,14 @@ def test_vectors_are_mapped_and_integers_kept(folder: Path, monkeypatch: pytest.
     assert found == plain.snapshot().search(vectors[:1], 3, pool=only_slot)
 
 
-def test_files_that_belong_to_no_segment_are_removed(store: SqliteCatalogue) -> None:
+def test_files_that_belong_to_no_segment_are_removed(store: SqliteCatalogue, caplog: pytest.LogCaptureFixture) -> None:
     store.upsert([item(0)], unit(0))
     store.compact()
     store.close()
     (store.folder / "vectors-7.npy").write_bytes(b"left by an interrupted write")
     with SqliteCatalogue.open(store.folder, fingerprint=MODEL) as again:
         assert files(again) == ["items-1.arrow", "vectors-1.npy"]
+        assert "vectors-7.npy were removed: an interrupted write had left them" in caplog.text
         again.upsert([item(n) for n in range(1, 5)], unit(1, 2, 3, 4))
         before = again.snapshot()
         again.compact()

@@ -83,12 +83,15 @@ def read_segment(folder: Path, record: SegmentRecord) -> Segment:
     return Segment(table, vectors, codes, record)
 
 
-def remove_segments(folder: Path, *, keep: Collection[int]) -> None:
-    """Remove the files of all segments but some; who has them mapped can read them still."""
-    for path in folder.iterdir():
+def remove_segments(folder: Path, *, keep: Collection[int]) -> list[str]:
+    """Remove the files of all segments but some, and name them; who has them mapped can read them still."""
+    removed = []
+    for path in sorted(folder.iterdir()):
         if (name := _NAME.fullmatch(path.name)) and int(name[1]) not in keep:
             with suppress(OSError):  # what stays is removed when the catalogue opens next
                 path.unlink()
+                removed.append(path.name)
+    return removed
 
 
 def write_version(folder: Path, version: int) -> None:

@@ -195,7 +195,8 @@ def _read(folder: Path, rows: Rows) -> Snapshot:
     recent = read_recent(rows)
     if bad := [row for row, sound in zip(recent.table.rows(), are_sound(recent), strict=True) if not all(sound)]:
         raise DamagedError(rows.path, f"the checksum of item {bad[0][1]!r} differs; {len(bad)} such items")
-    remove_segments(folder, keep=parts)
+    if left := remove_segments(folder, keep=parts):
+        log.warning("%s: %s were removed: an interrupted write had left them", folder, ", ".join(left))
     return Snapshot(rows.facts["version"], (*parts.values(), Part.whole(recent)))
 
 

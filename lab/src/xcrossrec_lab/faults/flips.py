@@ -16,8 +16,8 @@ from zlib import crc32
 
 import numpy as np
 
+from xcrossrec import BundleError, XCrossRecError
 from xcrossrec.catalogue import SqliteCatalogue, StoredItem, repair
-from xcrossrec.exceptions import BundleError, XCrossRecError
 
 FINGERPRINT = "a" * 64
 DIM = 32
@@ -96,7 +96,7 @@ def flip_bits(image: Image, files: Sequence[str], count: int, seed: int, scratch
         content[at // 8] ^= 1 << at % 8
         (folder / name).write_bytes(content)
         outcome = _outcome(folder, image)
-        found[outcome if outcome.isupper() is False and outcome[0].islower() else f"{outcome}: {name}, bit {at}"] += 1
+        found[outcome if outcome[0].islower() else f"{outcome}: {name}, bit {at}"] += 1
     return found
 
 
