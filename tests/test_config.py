@@ -23,7 +23,7 @@ def test_an_integration_is_checked() -> None:
     ):
         Integration("paper")  # type: ignore[arg-type]
     for rank in (0, -1, 1.5, True):
-        with pytest.raises(ConfigError, match=f"rank is {rank!r}: expected a whole number of at least 1"):
+        with pytest.raises(ConfigError, match=f"rank is {rank!r}: expected a whole number from 1 to 1,024"):
             Integration(rank=rank)  # type: ignore[arg-type]
 
 

@@ -101,7 +101,7 @@ class Integration:
             time.
 
     Raises:
-        ConfigError: an unknown form, or a rank below 1.
+        ConfigError: an unknown form, or a rank that is not from 1 to 1,024.
     """
 
     form: Form = "merged"
@@ -111,8 +111,8 @@ class Integration:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise ConfigError(f"unknown form {self.form!r}: choose one of {', '.join(FORMS)} (xcross is the paper's)")
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise ConfigError(f"rank is {self.rank!r}: expected a whole number of at least 1")
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or not 1 <= self.rank <= 1024:
+            raise ConfigError(f"rank is {self.rank!r}: expected a whole number from 1 to 1,024")
 
 
 _INTEGRATOR_RATE = 3e-4

@@ -5,8 +5,8 @@
     │   └── UnknownItemError                an item id that the catalogue lacks
     ├── ConfigError          (ValueError)   a setting outside its range, or unknown
     ├── ModelError           (ValueError)   a model or adapter that cannot be used
-    │   ├── BaseMismatchError               adapters or bundle belong to another base model
     │   └── BundleError                     a folder on disk is incomplete, corrupt or foreign
+    │       └── BaseMismatchError           it belongs to another base model
     ├── StorageError         (OSError)      the disk refuses a write: full, read-only or faulty; nothing was changed
     └── MissingExtraError    (ImportError)  an optional dependency is absent; names its install line
 
@@ -37,12 +37,12 @@ class ModelError(XCrossRecError, ValueError):
     """A model or an adapter cannot be used as asked."""
 
 
-class BaseMismatchError(ModelError):
-    """Adapters, or a bundle, were trained on another base model."""
-
-
 class BundleError(ModelError):
     """A model folder is incomplete, corrupt, foreign or unsafe."""
+
+
+class BaseMismatchError(BundleError):
+    """Adapters, or a bundle, were trained on another base model."""
 
 
 class StorageError(XCrossRecError, OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
 from xcrossrec.models.heads import Center
 from xcrossrec.models.scorer import untrained
+from xcrossrec.training import loop
 
 RUNNER = CliRunner()
 QUICK = ["--epochs", "1"]
@@ -221,3 +223,14 @@ def test_an_item_without_a_title_is_no_obstacle(tiny_domain: Domain, tiny_models
     done = RUNNER.invoke(app, list(map(str, arguments)), catch_exceptions=False)
     assert done.exit_code == 0, done.stderr
     assert bundle.read_bundle_manifest(out)["domain"]["fingerprint"] == domain.fingerprint
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    domain_dir: Path, tiny_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["train", "source", str(domain_dir), "--out", str(tmp_path / "my adapter"), "--base", str(tiny_models.base)]
+    monkeypatch.setattr(loop, "_train", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("sys.argv", ["xcrossrec", *given, "--resume"])
+    done = RUNNER.invoke(app, given)
+    assert done.exit_code == 130
+    assert f"interrupted: go on with\n  xcrossrec {shlex.join(given)} --resume\n" in done.stderr

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from transformers import AutoTokenizer
 
-from model_families import Family, fresh_base
+from model_families import FAMILIES, Family, fresh_base, write_base
 from xcrossrec.exceptions import BundleError, MissingExtraError, ModelError
 from xcrossrec.models import base as base_module
-from xcrossrec.models.base import DEFAULT_BASE, encoder_layers, load_base, weight_digest
+from xcrossrec.models.base import DEFAULT_BASE, encoder_layers, load_base, tokenizer_digest, weight_digest
 
 
 def test_a_base_is_frozen_and_has_no_pooler(family: Family, base_of: Callable[[str], Path]) -> None:
@@ -93,3 +96,50 @@ def test_code_in_a_base_folder_is_not_run(base_of: Callable[[str], Path], tmp_pa
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_base(str(tmp_path))
     assert not marker.exists()
+
+
+# ---- the tokenizer's part of the digest
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("tokenizers") / "base", FAMILIES["bert"])
+
+
+def changed_tokenizer(folder: Path, place: Path, name: str, change: Callable[[Any], Any]) -> str:
+    """The digest of a tokenizer after a change of one of its files."""
+    shutil.copytree(folder, place)
+    path = place / name
+    path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
+    return tokenizer_digest(AutoTokenizer.from_pretrained(str(place)))
+
+
+def swapped(tokenizer: Any) -> Any:
+    words = tokenizer["model"]["vocab"]
+    words["w1"], words["w2"] = words["w2"], words["w1"]
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tokenizer.json", swapped),
+        ("tokenizer.json", lambda found: {**found, "normalizer": {"type": "Lowercase"}}),
+        ("tokenizer.json", lambda found: {**found, "pre_tokenizer": {"type": "Whitespace"}}),
+        ("tokenizer_config.json", lambda found: {**found, "sep_token": "[MASK]"}),
+        ("tokenizer_config.json", lambda found: {**found, "model_max_length": 77}),
+    ],
+)
+def test_every_change_of_a_tokenizer_is_seen(
+    name: str, change: Callable[[Any], Any], base_folder: Path, tmp_path: Path
+) -> None:
+    same = changed_tokenizer(base_folder, tmp_path / "same", name, lambda found: found)
+    assert load_base(str(base_folder)).digest.split(".")[1] == same
+    assert changed_tokenizer(base_folder, tmp_path / "other", name, change) != same
+
+
+def test_using_a_tokenizer_does_not_change_its_digest(base_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(str(base_folder))
+    before = tokenizer_digest(tokenizer)
+    tokenizer(["w1 w2", "w3"], padding=True, truncation=True, max_length=5)
+    assert tokenizer_digest(tokenizer) == before

@@ -14,6 +14,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from xcrossrec.exceptions import BaseMismatchError, BundleError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import MANIFEST
+from xcrossrec.models.base import load_base
+from xcrossrec.models.files import file_digests
 from xcrossrec.models.heads import Center, HistoryMatcher, Projection
 from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model
@@ -37,7 +39,7 @@ def set_json(path: Path, change: Callable[[Any], Any]) -> None:
 
 def restamp(folder: Path) -> None:
     """Make the manifest agree with the files again, as an attacker would."""
-    set_json(folder / MANIFEST, lambda manifest: {**manifest, "files": bundle._file_digests(folder)})
+    set_json(folder / MANIFEST, lambda manifest: {**manifest, "files": file_digests(folder, besides=MANIFEST)})
 
 
 # ---- what is refused on load
@@ -54,12 +56,12 @@ def test_a_bundle_without_manifest_was_not_finished(saved: Path) -> None:
         bundle.load(saved)
 
 
-@pytest.mark.parametrize(("version", "release"), [(1, "0.1"), (3, "9.1"), (None, None)])
+@pytest.mark.parametrize(("version", "release"), [(2, "0.1"), (4, "9.1"), (None, None)])
 def test_another_format(saved: Path, version: int | None, release: str | None) -> None:
     set_json(saved / MANIFEST, lambda m: {**m, "format_version": version, "xcrossrec_version": release})
     with pytest.raises(
         BundleError,
-        match=rf"format version {version}, this release reads 2: train it again, or install .*\({release!r}\)",
+        match=rf"format version {version}, this release reads 3: train it again, or install .*\({release!r}\)",
     ):
         bundle.load(saved)
 
@@ -92,10 +94,79 @@ def test_another_base(saved: Path, base_of: Callable[[str], Path]) -> None:
         bundle.load(saved)
 
 
+def test_a_base_with_two_words_swapped_in_its_vocabulary(
+    tiny_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_models.base, tmp_path / "base")
+    set_json(tmp_path / "base" / "tokenizer.json", swap_words)
+    with pytest.raises(BaseMismatchError, match=r"\(tokenizer [0-9a-f]{12}\).*restore the original base"):
+        bundle.load(tiny_models.merged, base=load_base(str(tmp_path / "base")))
+
+
+def swap_words(tokenizer: Any) -> Any:
+    words = tokenizer["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    return tokenizer
+
+
+def test_a_file_that_the_manifest_does_not_list(saved: Path) -> None:
+    (saved / "adapters" / "more.txt").touch()
+    with pytest.raises(BundleError, match=r"has adapters/more\.txt, which its manifest does not list"):
+        bundle.load(saved)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../b", "", ".", "a//b", "a\\b"])
+def test_a_manifest_lists_plain_names_alone(saved: Path, name: str) -> None:
+    set_json(saved / MANIFEST, lambda manifest: {**manifest, "files": {**manifest["files"], name: "0" * 64}})
+    with pytest.raises(BundleError, match=r"xcrossrec\.json: files"):
+        bundle.load(saved)
+
+
+def test_a_manifest_that_lists_nothing(saved: Path) -> None:
+    set_json(saved / MANIFEST, lambda manifest: {**manifest, "files": {}})
+    with pytest.raises(BundleError, match=r"files is \{\} \(Dictionary should have at least 1 item"):
+        bundle.load(saved)
+
+
+def test_links_that_leave_the_folder(saved: Path, tmp_path: Path) -> None:
+    weights = saved / "integrators.safetensors"
+    shutil.move(weights, tmp_path / "elsewhere")
+    weights.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match=r"integrators\.safetensors is a link that leaves its folder"):
+        bundle.load(saved)
+    weights.unlink()
+    shutil.move(tmp_path / "elsewhere", weights)
+    (saved / "more").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(BundleError, match=r"more is a link that leaves its folder"):
+        bundle.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda modules: [modules[0], modules[2], modules[1], modules[3]], "make no dual model"),
+        (lambda modules: modules[:-1], "make no dual model"),
+        (lambda modules: [*modules, modules[-1]], "make no dual model"),
+        (lambda modules: modules[:1], "at least 2 items"),
+    ],
+)
+def test_modules_that_make_no_model(saved: Path, change: Callable[[Any], Any], message: str) -> None:
+    set_json(saved / "modules.json", change)
+    restamp(saved)
+    with pytest.raises(BundleError, match=message):
+        bundle.load(saved)
+
+
+def test_an_interrupted_replacement_is_named_where_the_model_is_gone(saved: Path) -> None:
+    left = saved.rename(saved.with_name(f".{saved.name}.0123abcd.retired"))
+    with pytest.raises(BundleError, match=rf"does not exist.*; an interrupted replacement left .*{left.name}"):
+        bundle.load(saved)
+
+
 def test_a_source_outside_the_folder(saved: Path) -> None:
     set_json(saved / "xcrossrec_encoder.json", lambda s: {**s, "sources": ["../../adapter", "source1"]})
     restamp(saved)
-    with pytest.raises(BundleError, match=r"source '\.\./\.\./adapter', which is no plain folder name"):
+    with pytest.raises(BundleError, match=r"sources\.0 is '\.\./\.\./adapter'"):
         bundle.load(saved)
 
 
@@ -159,7 +230,7 @@ def test_code_beside_a_sound_model_is_not_run(saved: Path) -> None:
 def test_a_module_outside_the_folder(saved: Path, place: str) -> None:
     set_json(saved / "modules.json", lambda modules: [*modules[:-1], {**modules[-1], "path": place}])
     restamp(saved)
-    with pytest.raises(BundleError, match=rf"a module at '{place}', outside the folder"):
+    with pytest.raises(BundleError, match=rf"modules\.json: 3\.path\..* is '{place}' .*plain relative name"):
         bundle.load(saved)
 
 

@@ -61,7 +61,7 @@ def test_missing_or_broken_settings(cls: type[TitleEncoder], tmp_path: Path) -> 
 def test_a_source_name_that_leaves_the_folder(saved: Made, hostile: str) -> None:
     cls, folder = saved
     edit(folder / SETTINGS, '"source0"', f'"{hostile}"')
-    with pytest.raises(BundleError, match=f"source '{hostile}', which is no plain folder name"):
+    with pytest.raises(BundleError, match=rf"xcrossrec_encoder\.json: sources\.0 is '{hostile}'"):
         cls.load(str(folder))
 
 

@@ -135,7 +135,7 @@ def test_the_lora_and_the_scale_train_and_the_backbones_dropout_never_runs(bert_
 
 @pytest.mark.parametrize("rank", [0, -1, 1.5, True])
 def test_a_rank_that_is_none(rank: int, base_of: Folders, sources_of: SourcesOf) -> None:
-    with pytest.raises(ConfigError, match=rf"rank is {rank}: expected a whole number of at least 1"):
+    with pytest.raises(ConfigError, match=rf"rank is {rank}: expected a whole number from 1 to 1,024"):
         merged_over(base_of("bert"), sources_of("bert", 2), rank=rank)
 
 

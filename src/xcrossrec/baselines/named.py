@@ -132,8 +132,7 @@ def scorer_for(spec: str, domain: Domain, *, base: str = DEFAULT_BASE) -> Subjec
 
 def _on_domain(folder: Path, domain: Domain) -> ModelScorer:
     """A model on a domain's catalogue; a source that was centered on its own domain is centered on this one."""
-    record = read_manifest(folder).get("domain")
-    trained_on = record.get("fingerprint") if isinstance(record, dict) else None
+    trained_on = (read_manifest(folder).get("domain") or {}).get("fingerprint")
     centered = any(folder.glob(f"*_{Center.__name__}"))
     return trained(folder, domain.titles, center=centered and trained_on != domain.fingerprint)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -125,11 +128,22 @@ def _train_lora(
     from xcrossrec.training.source import train_source
 
     domain = read_domain(directory)
-    with progress_to_stderr():
+    with progress_to_stderr(), _can_go_on():
         report = train_source(
             domain, out, config=settings(domain), base=base or DEFAULT_BASE, show_progress=shows_progress(), **options
         )
     _print(out, report, as_json=as_json)
+
+
+@contextmanager
+def _can_go_on() -> Iterator[None]:
+    """Say how to go on when the user interrupts."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        words = [word for word in sys.argv[1:] if word != "--resume"]
+        typer.echo(f"interrupted: go on with\n  {shlex.join(['xcrossrec', *words, '--resume'])}", err=True)
+        raise
 
 
 def _refuse_old_name(value: str | None) -> None:
@@ -178,7 +192,7 @@ def target(
     changes = _changes(config, epochs=epochs, seed=seed)
     domain = read_domain(directory)
     settings = target_config(users=_users(domain, budget), scoring=scoring, **changes)
-    with progress_to_stderr():
+    with progress_to_stderr(), _can_go_on():
         report = train_target(
             domain, sources, out, config=settings, integration=integration, base=base, budget=budget, scoring=scoring,
             resume=resume, overwrite=overwrite, show_progress=shows_progress(),

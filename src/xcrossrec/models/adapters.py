@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from jaxtyping import Float
-from peft import LoraConfig
+from peft import LoraConfig, TaskType
 from peft.utils.other import get_pattern_key
+from pydantic import Field, StringConstraints
 from torch import Tensor, nn
 
 from xcrossrec.exceptions import BaseMismatchError, BundleError, ModelError
 from xcrossrec.models.base import DEFAULT_BASE, Base
-from xcrossrec.models.files import load_tensors, read_json
+from xcrossrec.models.files import Digest, Rank, RelativePath, Settings, file_digest, load_tensors, read_settings
+from xcrossrec.types import PairAttention, Scoring
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -26,6 +29,84 @@ _PEFT_PREFIX = "base_model.model."
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 # These start LoRA from a changed base; the saved factors mean nothing over the original weights.
 _BASE_CHANGING_STARTS = ("pissa", "olora", "loftq", "corda")
+_HEADS = frozenset({"classifier", "head", "pooler", "pre_classifier", "score"})
+"""Modules of Hugging Face's classifiers behind the encoder: xcrossrec has a head of its own."""
+_LONGEST_PREFIX = 3
+"""Names that may stand before a layer's own path, after PEFT's."""
+
+_log = logging.getLogger(__name__)
+
+_ONE = r"(?:[\w.-]|\\[.d])"
+_Pattern: TypeAlias = Annotated[
+    str, StringConstraints(max_length=200, pattern=rf"^\^?(?:{_ONE}+[*+]){{0,2}}{_ONE}*\$?$")
+]
+"""A regular expression of plain characters and at most two repetitions, which cannot take long on a layer's path."""
+
+_Scale: TypeAlias = Annotated[float, Field(ge=-1e6, le=1e6)]
+
+
+class PeftSettings(Settings):
+    """What all of PEFT's settings have."""
+
+    peft_type: str
+
+
+class LoraSettings(PeftSettings):
+    """What is read of PEFT's settings of an adapter."""
+
+    r: Rank
+    lora_alpha: _Scale
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    use_rslora: bool = False
+    init_lora_weights: bool | str | None = True
+    target_modules: list[str] | str | None = None
+    rank_pattern: Annotated[dict[_Pattern, Rank], Field(max_length=100)] = Field(default_factory=dict)
+    alpha_pattern: Annotated[dict[_Pattern, _Scale], Field(max_length=100)] = Field(default_factory=dict)
+    base_model_name_or_path: str | None = None
+    bias: str = "none"
+    task_type: TaskType | None = None
+
+
+_WITHOUT_EFFECT = {
+    *("auto_mapping", "inference_mode", "peft_version", "revision"),
+    *("exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save"),
+}
+"""Settings that say which tensors there are, or nothing of what they do: the tensors themselves are looked at."""
+
+
+class BaseRecord(Settings):
+    """The base that something was trained on."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}(\.[0-9a-f]{64})?$")]
+
+
+class DomainRecord(Settings):
+    """The data that something was trained on."""
+
+    name: str = ""
+    fingerprint: str = ""
+
+
+class SourceRecord(Settings):
+    """A source of a bundle."""
+
+    name: str
+    domain: DomainRecord | None = None
+
+
+class Manifest(Settings):
+    """What this project's sidecar may hold; a bundle's must hold more (:mod:`xcrossrec.models.bundle`)."""
+
+    base: BaseRecord = Field(default=None)  # type: ignore[assignment]
+    files: Annotated[dict[RelativePath, Digest], Field(min_length=1, max_length=10_000)] = Field(default_factory=dict)
+    domain: DomainRecord | None = None
+    training: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
+    parameters: dict[str, Any] | None = None
+    sources: list[SourceRecord] = Field(default_factory=list)
+    scoring: Scoring = "dual"
+    pair_attention: PairAttention = "joint"
 
 
 @dataclass(frozen=True)
@@ -86,15 +167,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Read this project's sidecar of a folder; empty if there is none.
 
     Raises:
-        BundleError: it is not valid JSON.
+        BundleError: damaged or foreign.
     """
     path = folder / MANIFEST
-    manifest = read_json(path) if path.exists() else {}
-    base = manifest.get("base")
-    named = isinstance(base, dict) and all(isinstance(base.get(key), str) for key in ("name", "digest"))
-    if "base" in manifest and not named:
-        raise BundleError(f"{path} names its base as {base!r}, expected a name and a digest: train or copy it again")
-    return manifest
+    return read_settings(path, Manifest) if path.exists() else {}
 
 
 def read_adapter(folder: Path | str, base: Base, *, name: str | None = None) -> Adapter:
@@ -114,22 +190,20 @@ def read_adapter(folder: Path | str, base: Base, *, name: str | None = None) -> 
     config = _read_config(folder)
     manifest = read_manifest(folder)
     _check_base(folder, config, manifest, base)
+    _check_unchanged(folder, manifest)
     tensors = load_tensors(folder / ADAPTER_WEIGHTS)
     modules = {key: module for key, module in base.backbone.named_modules() if isinstance(module, nn.Linear)}
     factors: dict[str, LoraFactors] = {}
-    head_keys = []
+    left_out = []
     for key in sorted(tensors):
-        if not key.endswith((_DOWN, _UP)):
-            head_keys.append(key)
-            continue
         path = key.removesuffix(_DOWN).removesuffix(_UP)
-        module = _module_path(path, modules)
-        if module is None:
-            head_keys.append(key)
-        elif module not in factors:
+        module = _module_path(path, modules) if key.endswith((_DOWN, _UP)) else None
+        if module is not None and module not in factors:
             factors[module] = _factors(folder, path, module, modules[module], tensors, config)
-    _check_complete(folder, base, factors, head_keys, config)
-    return Adapter(name or folder.resolve().name, folder, config, factors, manifest, tuple(head_keys))
+        elif module is None:
+            left_out.append(key)
+    _check_all_used(folder, base, factors, left_out, config)
+    return Adapter(name or folder.resolve().name, folder, config, factors, manifest, tuple(left_out))
 
 
 def named_base(folder: Path) -> str:
@@ -140,44 +214,50 @@ def named_base(folder: Path) -> str:
     """
     if named := read_manifest(folder).get("base"):
         return str(named["name"])
-    return str(_read_settings(folder).get("base_model_name_or_path") or DEFAULT_BASE)
+    return str(read_lora_settings(folder).get("base_model_name_or_path") or DEFAULT_BASE)
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
-    if not (folder / ADAPTER_CONFIG).exists():
+def read_lora_settings(folder: Path) -> dict[str, Any]:
+    """Read PEFT's settings of a LoRA adapter.
+
+    Raises:
+        BundleError: missing, damaged or foreign.
+        ModelError: of another kind than LoRA.
+    """
+    path = folder / ADAPTER_CONFIG
+    if not path.exists():
         raise BundleError(
             f"{folder} is no adapter: it has no {ADAPTER_CONFIG}; train one with `xcrossrec train source`"
         )
-    return read_json(folder / ADAPTER_CONFIG)
-
-
-def _read_config(folder: Path) -> LoraConfig:
-    if (kind := _read_settings(folder).get("peft_type")) != "LORA":
+    if (kind := read_settings(path, PeftSettings)["peft_type"]) != "LORA":
         raise ModelError(
             f"adapter {folder} is of type {kind!r}: only LORA can be stacked, train it with PEFT's LoraConfig"
         )
-    config = LoraConfig.from_pretrained(str(folder))
-    start = config.init_lora_weights
-    refused = {
-        "use_dora": config.use_dora,
-        "bias": config.bias != "none",
-        "lora_bias": config.lora_bias,
-        "fan_in_fan_out": config.fan_in_fan_out,
-        f"init_lora_weights={start!r}": isinstance(start, str) and start.lower().startswith(_BASE_CHANGING_STARTS),
-    }
-    if names := [name for name, on in refused.items() if on]:
-        raise ModelError(f"adapter {folder} uses {', '.join(names)}, which cannot be stacked: train plain LoRA")
-    return config
+    settings: dict[str, Any] = read_settings(path, LoraSettings)
+    return settings
+
+
+def _read_config(folder: Path) -> LoraConfig:
+    """Make PEFT's settings out of those that are understood; whatever else has an effect is refused."""
+    found = read_lora_settings(folder)
+    known = {name: found.pop(name) for name in LoraSettings.model_fields if name in found}
+    usual = LoraConfig().to_dict()
+    start = known.get("init_lora_weights")
+    refused = [
+        name[:60] for name in sorted(set(found) - _WITHOUT_EFFECT) if found[name] and found[name] != usual.get(name)
+    ]
+    if known.get("bias", "none") != "none":
+        refused.append("bias")
+    if isinstance(start, str) and start.lower().startswith(_BASE_CHANGING_STARTS):
+        refused.append(f"init_lora_weights={start!r}")
+    if refused:
+        raise ModelError(f"adapter {folder} uses {', '.join(refused)}, which cannot be stacked: train plain LoRA")
+    return LoraConfig(**known)
 
 
 def _check_base(folder: Path, config: LoraConfig, manifest: Mapping[str, Any], base: Base) -> None:
-    trained_on = manifest.get("base")
-    if trained_on:
-        if trained_on["digest"] != base.digest:
-            raise BaseMismatchError(
-                f"adapter {folder} was trained on base {trained_on['name']!r} (weights {trained_on['digest'][:12]}), "
-                f"not on {base.name!r} (weights {base.digest[:12]}): use adapters of one base, or train it again"
-            )
+    if trained_on := manifest.get("base"):
+        base.check(f"adapter {folder}", trained_on)
     elif config.base_model_name_or_path not in (None, "", base.name):
         raise BaseMismatchError(
             f"adapter {folder} was trained on base {config.base_model_name_or_path!r}, not on {base.name!r}: "
@@ -185,10 +265,18 @@ def _check_base(folder: Path, config: LoraConfig, manifest: Mapping[str, Any], b
         )
 
 
+def _check_unchanged(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Compare settings and weights with the digests in the sidecar, if it has them."""
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        path = folder / name
+        if path.is_file() and manifest.get("files", {}).get(name, "") not in ("", file_digest(path)):
+            raise BundleError(f"{path} is not the file that was written (its digest differs): copy or train it again")
+
+
 def _module_path(path: str, modules: Mapping[str, nn.Linear]) -> str | None:
     """Find the backbone's module for a saved path, which may start with PEFT's and the model's own prefixes."""
-    parts = path.split(".")
-    for start in range(len(parts)):
+    parts = path.removeprefix(_PEFT_PREFIX).split(".")
+    for start in range(min(len(parts), _LONGEST_PREFIX + 1)):
         if (candidate := ".".join(parts[start:])) in modules:
             return candidate
     return None
@@ -201,7 +289,7 @@ def _factors(
         raise BundleError(f"adapter {folder} has no {lost[0]}: copy or train it again")
     down, up = tensors[path + _DOWN].float(), tensors[path + _UP].float()
     expected = (linear.in_features, linear.out_features)
-    if (down.shape[1], up.shape[0]) != expected or down.shape[0] != up.shape[1]:
+    if (down.ndim, up.ndim) != (2, 2) or (down.shape[1], up.shape[0]) != expected or down.shape[0] != up.shape[1]:
         raise BaseMismatchError(
             f"adapter {folder} has factors {tuple(down.shape)} and {tuple(up.shape)} for {module}, but the base's "
             f"layer maps {expected[0]} to {expected[1]}: it was trained on another base"
@@ -214,21 +302,24 @@ def _factors(
     return LoraFactors(down, up * scaling)
 
 
-def _check_complete(
-    folder: Path, base: Base, factors: Mapping[str, LoraFactors], head_keys: Sequence[str], config: LoraConfig
+def _check_all_used(
+    folder: Path, base: Base, factors: Mapping[str, LoraFactors], left_out: Sequence[str], config: LoraConfig
 ) -> None:
+    """Refuse an adapter of which a tensor is not used, but for a classifier's head, which is said."""
     if not factors:
         raise BaseMismatchError(
             f"adapter {folder} has no LoRA factor for any layer of base {base.name!r} "
             f"(its target modules: {sorted(config.target_modules or [])}): it was trained on another architecture"
         )
-    inside = [key for key in head_keys if ".layer." in key or ".layers." in key]
-    if lost := [key for key in inside if key.endswith((_DOWN, _UP))]:
+    unused = [key for key in left_out if not _HEADS & {*key.removeprefix(_PEFT_PREFIX).split(".")[:2]}]
+    if lost := [key for key in unused if key.endswith((_DOWN, _UP))]:
         raise BaseMismatchError(
             f"adapter {folder} has {lost[0]}, a layer that base {base.name!r} does not have: "
             "it was trained on another base"
         )
-    if refused := inside + [key for key in head_keys if "lora_embedding" in key]:
+    if unused:
         raise ModelError(
-            f"adapter {folder} has {refused[0]}, which is no LoRA factor of a linear layer: train plain LoRA"
+            f"adapter {folder} has {unused[0]}, which is no LoRA factor of a linear layer: train plain LoRA"
         )
+    if left_out:
+        _log.info("adapter %s: its head (%s, %d tensors) is left out", folder, left_out[0], len(left_out))

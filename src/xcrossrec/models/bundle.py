@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import polars as pl
+from pydantic import Field, RootModel
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
 from xcrossrec._version import __version__
-from xcrossrec.exceptions import BundleError
+from xcrossrec.exceptions import BundleError, ConfigError, ModelError
 from xcrossrec.models.adapters import MANIFEST, read_manifest
 from xcrossrec.models.base import Base
 from xcrossrec.models.encoder import TitleEncoder
+from xcrossrec.models.files import Dim, RelativePath, Settings, file_digests, read_settings, verify_files
 from xcrossrec.models.heads import Center, HistoryMatcher, Projection
 from xcrossrec.models.kinds import assembled, kind_named, kind_of
 from xcrossrec.models.merged import MergedEncoder
@@ -28,11 +28,11 @@ from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.pair_head import PairHead
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.xcross.encoder import XCrossEncoder
-from xcrossrec.replacing import replacing_folder
+from xcrossrec.replacing import leftovers, replacing_folder
+from xcrossrec.types import Scoring
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
-_MODULE_KEYS = {"name", "path", "type"}
 _OWN_CLASSES: tuple[type[nn.Module], ...] = (
     MergedEncoder,
     SourceEncoder,
@@ -43,6 +43,12 @@ _OWN_CLASSES: tuple[type[nn.Module], ...] = (
     Projection,
 )
 _BORROWED_CLASSES: tuple[type[nn.Module], ...] = (Pooling, Normalize)
+
+_ORDERS: Mapping[Scoring, tuple[tuple[type[nn.Module], ...], tuple[type[nn.Module], ...]]] = {
+    "dual": ((TitleEncoder, Pooling, Center, Projection, Normalize, HistoryMatcher), (Center, Projection)),
+    "pair": ((TitleEncoder, PairHead), ()),
+}
+"""Of each kind its modules in order, and which of them need not be there."""
 
 
 def save(
@@ -80,7 +86,7 @@ def save(
             "prompt_version": encoder.prompt_version,
             "base": {"name": encoder.base_name, "digest": encoder.base_digest},
             **manifest,
-            "files": _file_digests(folder),
+            "files": file_digests(folder, besides=MANIFEST),
         }
         (folder / MANIFEST).write_text(json.dumps(full, indent=2), encoding="utf-8")
 
@@ -109,7 +115,8 @@ def read_bundle_manifest(path: Path | str) -> dict[str, Any]:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise BundleError(f"model folder {str(folder)!r} does not exist: check the path")
+        left = "".join(f"; an interrupted replacement left {each}" for each in leftovers(folder))
+        raise BundleError(f"model folder {str(folder)!r} does not exist: check the path{left}")
     manifest = read_manifest(folder)
     if not manifest:
         raise BundleError(f"{folder} has no {MANIFEST}: it is no xcrossrec model, or was not written to its end")
@@ -141,33 +148,65 @@ def load(path: Path | str, *, base: Base | None = None, trainable: bool = False)
     """
     folder = Path(path)
     manifest = read_bundle_manifest(folder)
-    _verify_files(folder, manifest)
-    modules: OrderedDict[str, nn.Module] = OrderedDict()
-    for entry in _module_list(folder):
-        cls = _class_named(entry["type"], folder)
-        extra: dict[str, Any] = {}
-        if issubclass(cls, TitleEncoder):
-            extra = {"base": base, "trainable": trainable}
-        modules[entry["name"]] = cls.load(str(folder), subfolder=entry["path"], **extra)
-    model = assembled(kind_named(manifest["scoring"]), modules)
+    verify_files(folder, manifest["files"], besides=MANIFEST)
+    entries = read_settings(folder / "modules.json", _ModuleList)
+    classes = [_class_named(entry["type"], folder) for entry in entries]
+    _check_order(classes, manifest["scoring"], folder)
+    places = [entry["path"] for entry in entries]
+    try:
+        encoder = classes[0].load(str(folder), subfolder=places[0], base=base, trainable=trainable)
+        heads = [_head(cls, folder / place, encoder) for cls, place in zip(classes[1:], places[1:], strict=True)]
+    except BundleError:
+        raise
+    except (ConfigError, ModelError) as error:
+        raise BundleError(f"{folder} cannot be used: {error}") from error
+    model = assembled(kind_named(manifest["scoring"]), [encoder, *heads])
     model.eval()
     return model
 
 
-def _module_list(folder: Path) -> list[dict[str, str]]:
-    try:
-        entries: list[dict[str, str]] = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(
-            f"{folder / 'modules.json'} cannot be read ({error}): copy or train the model again"
-        ) from error
-    if not isinstance(entries, list) or not all(isinstance(e, dict) and set(e) >= _MODULE_KEYS for e in entries):
-        raise BundleError(f"{folder / 'modules.json'} is no list of modules: copy or train the model again")
-    for entry in entries:
-        place = PurePosixPath(entry["path"])
-        if place.is_absolute() or ".." in place.parts:
-            raise BundleError(f"{folder} has a module at {entry['path']!r}, outside the folder: the bundle is foreign")
-    return entries
+class _Module(Settings):
+    """An entry in the list of a model's modules, as sentence-transformers writes it."""
+
+    path: RelativePath | Literal[""]
+    type: str
+
+
+class _ModuleList(RootModel[Annotated[list[_Module], Field(min_length=2, max_length=8)]]):
+    """All of them."""
+
+
+class _Pooling(Settings):
+    """The only pooling that models of this project have."""
+
+    embedding_dimension: Dim
+    pooling_mode: Literal["mean"]
+
+
+def _head(cls: Any, folder: Path, encoder: TitleEncoder) -> nn.Module:
+    """Load a module behind the encoder, whose vectors it must fit."""
+    module: nn.Module = Normalize()
+    if cls is Normalize:
+        return module
+    if cls is Pooling:
+        dim = read_settings(folder / "config.json", _Pooling)["embedding_dimension"]
+        module = Pooling(dim, "mean")
+    else:
+        module = cls.load(str(folder))
+        dim = getattr(module, "dim", encoder.dim)
+    if dim != encoder.dim:
+        raise BundleError(f"{folder} takes vectors of {dim} numbers, not {encoder.dim} as the encoder's: copy it again")
+    return module
+
+
+def _check_order(classes: Sequence[type[nn.Module]], scoring: Scoring, folder: Path) -> None:
+    """Refuse modules that do not follow one another as a kind's do."""
+    kinds, optional = _ORDERS[scoring]
+    places = [next((place for place, kind in enumerate(kinds) if issubclass(cls, kind)), -1) for cls in classes]
+    lost = [kind for place, kind in enumerate(kinds) if place not in places and kind not in optional]
+    if lost or places != sorted({*places} - {-1}):
+        names = ", ".join(cls.__name__ for cls in classes)
+        raise BundleError(f"{folder / 'modules.json'} lists {names}, which make no {scoring} model: copy it again")
 
 
 def _class_named(reference: str, folder: Path) -> Any:
@@ -178,22 +217,3 @@ def _class_named(reference: str, folder: Path) -> Any:
             "none of its code is run"
         )
     return known[reference]
-
-
-def _file_digests(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / MANIFEST
-    }
-
-
-def _verify_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    for name, digest in manifest["files"].items():
-        path = folder / name
-        if not path.exists():
-            raise BundleError(f"{folder} lacks {name}, which its manifest lists: copy or train the model again")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise BundleError(
-                f"{path} is not the file that was written (its digest differs): copy or train the model again"
-            )

@@ -9,24 +9,41 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from jaxtyping import Float
+from pydantic import Field
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor, nn
 
 from xcrossrec.config import Integration
-from xcrossrec.exceptions import BaseMismatchError, BundleError, ConfigError, DataError, ModelError
-from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, Adapter, read_adapter
+from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
+from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, Adapter, BaseRecord, read_adapter
 from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.fast.door import FastPass
-from xcrossrec.models.files import read_json
+from xcrossrec.models.files import PlainName, Settings, read_settings
 from xcrossrec.models.pair_attention import attention_arguments, set_up_pair_attention
 from xcrossrec.models.tokens import CutReport, PromptTokenizer, token_limit
 from xcrossrec.prompts import PROMPT_VERSION, clean_title, split_prompt
 from xcrossrec.types import ENCODING_PRECISIONS, EncodingPrecision, PairAttention
 
 ADAPTERS_FOLDER = "adapters"
+
+
+class EncoderSettings(Settings):
+    """What a saved folder records of every encoder."""
+
+    base: BaseRecord
+    prompt_version: int
+    max_tokens: Annotated[int, Field(ge=8, le=100_000)]
+    pair_attention: PairAttention
+
+
+class IntegratedSettings(EncoderSettings):
+    """And of one that is made of several sources."""
+
+    sources: Annotated[list[PlainName], Field(min_length=2, max_length=100)]
+    integration: Integration
 
 
 class TitleEncoder(InputModule):
@@ -49,6 +66,7 @@ class TitleEncoder(InputModule):
     integration: Integration | None = None
 
     config_file_name = "xcrossrec_encoder.json"
+    settings_schema: type[EncoderSettings] = EncoderSettings
     save_in_root = True
 
     def __init__(self, base: Base, max_tokens: int | None, pair_attention: PairAttention = "joint") -> None:
@@ -194,7 +212,7 @@ class TitleEncoder(InputModule):
         Raises:
             BundleError: missing or damaged settings, or another prompt version.
         """
-        settings = read_json(folder / cls.config_file_name)
+        settings: dict[str, Any] = read_settings(folder / cls.config_file_name, cls.settings_schema)
         if settings.get("prompt_version") != PROMPT_VERSION:
             raise BundleError(
                 f"{folder} was trained with prompt version {settings.get('prompt_version')!r}, this release writes "
@@ -217,14 +235,7 @@ def save_adapters(adapters: Sequence[Adapter], folder: Path) -> None:
 
 
 def read_adapters(folder: Path, names: Sequence[str], base: Base) -> list[Adapter]:
-    """Read the sources of a bundle.
-
-    Raises:
-        BundleError: a name that leaves the folder.
-    """
-    for name in names:
-        if Path(name).name != name or name in {"", ".", ".."}:
-            raise BundleError(f"{folder} names a source {name!r}, which is no plain folder name: the bundle is foreign")
+    """Read the sources of a bundle."""
     return [read_adapter(folder / ADAPTERS_FOLDER / name, base, name=name) for name in names]
 
 
@@ -253,11 +264,6 @@ def load_matching_base(settings: Mapping[str, Any], folder: Path, base: Base | N
     Raises:
         BaseMismatchError: the weights found are not those the model was trained on.
     """
-    wanted = settings["base"]
-    found = base or load_base(wanted["name"])
-    if found.digest != wanted["digest"]:
-        raise BaseMismatchError(
-            f"model {folder} was trained on base {wanted['name']!r} (weights {wanted['digest'][:12]}), but "
-            f"{found.name!r} here has weights {found.digest[:12]}: restore the original base"
-        )
+    found = base or load_base(settings["base"]["name"])
+    found.check(f"model {folder}", settings["base"])
     return found

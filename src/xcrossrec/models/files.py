@@ -1,53 +1,100 @@
-"""The files of a model's folder: JSON and tensors, read with errors that say what to do."""
+"""The files of a model's folder, which may come from anybody: settings by a schema, tensors by value, within limits."""
 
 from __future__ import annotations
 
-import json
+import hashlib
+import os
+import reprlib
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, TypeAlias
 
 import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from xcrossrec.exceptions import BundleError
 
+_MOST_BYTES = 4 * 2**20
+"""Of a file of settings; the largest here lists the files of a model, 100 bytes each."""
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read an object from a JSON file.
+_MOST_FILES = 10_000
+
+
+def _plain(name: str) -> str:
+    """A relative path of plain names, which leaves no folder."""
+    if name != PurePosixPath(name).as_posix() or {"..", "."} & {*name.split("/")} or name.startswith("/"):
+        raise ValueError("expected a plain relative name")
+    return name
+
+
+RelativePath: TypeAlias = Annotated[
+    str, StringConstraints(min_length=1, max_length=400, pattern=r"^[^\\\x00-\x1f]+$"), AfterValidator(_plain)
+]
+PlainName: TypeAlias = Annotated[RelativePath, StringConstraints(max_length=200, pattern="^[^/]+$")]
+Digest: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Dim: TypeAlias = Annotated[int, Field(ge=1, le=16_384)]
+Rank: TypeAlias = Annotated[int, Field(ge=1, le=1024)]
+
+
+class Settings(BaseModel):
+    """What a file of settings must hold: types as they are, finite numbers; what is not named here is passed on."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, str_max_length=4096)
+
+
+def read_settings(path: Path, schema: type[BaseModel]) -> Any:
+    """Read a JSON file by a schema.
+
+    Returns:
+        what the file holds; what it leaves out is not filled in.
 
     Raises:
-        BundleError: missing or damaged.
+        BundleError: missing, too large, no JSON, or a value outside the schema, which is named.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise BundleError(f"{path} is no file: copy or train the model again")
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            raise BundleError(f"{path} has {size:,} bytes, more than any settings need: the folder is foreign")
+        return schema.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True)
     except FileNotFoundError as error:
         raise BundleError(
             f"{path.parent} has no {path.name}: it is no xcrossrec model, or was not written to its end"
         ) from error
-    except ValueError as error:
-        raise BundleError(f"{path} is not valid JSON ({error}): copy or train the model again") from error
-    if not isinstance(found, dict):
-        raise BundleError(f"{path} holds a {type(found).__name__}, expected an object: copy or train the model again")
-    return found
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error}): copy or train the model again") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        if first["type"] == "json_invalid":
+            raise BundleError(f"{path} is not valid JSON ({first['msg']}): copy or train the model again") from error
+        place, why = ".".join(map(str, first["loc"])) or "everything", first["msg"].removeprefix("Value error, ")
+        raise BundleError(
+            f"{path}: {place} is {reprlib.repr(first['input'])} ({why}): copy or train the model again"
+        ) from error
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file.
 
     Raises:
-        BundleError: missing, or corrupt or foreign content (a pickle, say), which is never executed.
+        BundleError: missing, corrupt or foreign content (a pickle, say), which is never executed, or a number that is
+            not finite.
     """
-    if not path.exists():
+    if not path.is_file():
         pickles = sorted(p.name for p in path.parent.glob("*.bin")) + sorted(p.name for p in path.parent.glob("*.pt"))
         why = f"; {', '.join(pickles)} is a pickle and is never read: convert it" if pickles else ": copy it again"
         raise BundleError(f"weights {path} are missing{why}")
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise BundleError(f"{path} is not a readable safetensors file ({error}): copy or train it again") from error
+    for key, tensor in tensors.items():
+        if tensor.is_complex() or not torch.isfinite(tensor.float()).all():
+            raise BundleError(f"{key} in {path} has numbers that are not finite: copy or train it again")
+    return tensors
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -60,11 +107,63 @@ def take_over(own: Mapping[str, Tensor], path: Path) -> None:
     """Copy the tensors of a file over a module's own.
 
     Raises:
-        BundleError: a tensor is missing, surplus or of another shape.
+        BundleError: a tensor is missing, surplus, of another shape, or no floating-point one.
     """
     saved = load_tensors(path)
-    wrong = sorted(set(own) ^ set(saved)) or [key for key in own if own[key].shape != saved[key].shape]
+    wrong = sorted(set(own) ^ set(saved)) or [
+        key for key in own if own[key].shape != saved[key].shape or not saved[key].is_floating_point()
+    ]
     if wrong:
         raise BundleError(f"{path} does not fit its settings ({wrong[0]}): it belongs to another configuration")
     for key, tensor in own.items():
         tensor.copy_(saved[key])
+
+
+def file_digest(path: Path) -> str:
+    """Hash a file (sha256, hex)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_digests(folder: Path, *, besides: str) -> dict[str, str]:
+    """Hash every file of a folder, by its relative name.
+
+    Args:
+        folder: what to look through.
+        besides: the name of a file in it that is left out.
+
+    Raises:
+        BundleError: a link that leaves the folder, something that is no file, or far too many of them.
+    """
+    digests: dict[str, str] = {}
+    for place, folders, names in os.walk(folder):
+        for path in sorted(Path(place, name) for name in (*folders, *names)):
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise BundleError(f"{path} is a link that leaves its folder: copy the model without links")
+            if path.is_dir():
+                continue
+            if not path.is_file():
+                raise BundleError(f"{path} is neither a file nor a folder: the model is foreign, or was damaged")
+            if path != folder / besides:
+                digests[path.relative_to(folder).as_posix()] = file_digest(path)
+        if len(digests) > _MOST_FILES:
+            raise BundleError(f"{folder} has more than {_MOST_FILES:,} files: it is no xcrossrec model")
+    return digests
+
+
+def verify_files(folder: Path, digests: Mapping[str, str], *, besides: str) -> None:
+    """Compare all files of a folder with the digests that were written.
+
+    Raises:
+        BundleError: one is missing, changed, or was not there; or as :func:`file_digests` says.
+    """
+    found = file_digests(folder, besides=besides)
+    if lost := sorted(set(digests) - set(found)):
+        raise BundleError(f"{folder} lacks {lost[0]}, which its manifest lists: copy or train the model again")
+    if more := sorted(set(found) - set(digests)):
+        raise BundleError(f"{folder} has {more[0]}, which its manifest does not list: remove it, or copy it again")
+    for name, digest in digests.items():
+        if found[name] != digest:
+            raise BundleError(
+                f"{folder / name} is not the file that was written (its digest differs): copy or train the model again"
+            )

@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float, Int
 from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
-from xcrossrec.exceptions import ConfigError
-from xcrossrec.models.files import read_json, save_tensors, take_over
+from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.models.files import Dim, Rank, Settings, read_settings, save_tensors, take_over
+from xcrossrec.types import PairReading, PairStart
 
 RECENCY_SLOTS = 8
 """History positions, counted from the newest, with a learned weight of their own; older ones share the last."""
@@ -39,6 +40,15 @@ def soft_maximum(
     return peak.squeeze(-1) + torch.log(total) / sharpness
 
 
+class HeadSettings(Settings):
+    """What the heads' settings may hold."""
+
+    dim: Dim = 1
+    rank: Rank = 1
+    reads: PairReading = "first"
+    starts: PairStart = "similarity"
+
+
 class Head(Module):
     """Saves settings as JSON and tensors as safetensors, and refuses what does not fit."""
 
@@ -55,7 +65,12 @@ class Head(Module):
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Self:
         """Read back; a tensor that is missing, surplus or of another shape is a :class:`BundleError`."""
         folder = Path(model_name_or_path) / subfolder
-        head = cls(**read_json(folder / cls.config_file_name))
+        found = read_settings(folder / cls.config_file_name, HeadSettings)
+        if set(found) != set(cls.config_keys):
+            raise BundleError(
+                f"{folder / cls.config_file_name} holds {list(found)}, expected {cls.config_keys}: copy it again"
+            )
+        head = cls(**found)
         take_over(head.state_dict(), folder / cls.weights_name)
         return head
 

@@ -17,9 +17,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from xcrossrec.config import Integration
-from xcrossrec.models.adapters import ADAPTER_WEIGHTS, Adapter, LoraFactors, mean_update
+from xcrossrec.models.adapters import Adapter, LoraFactors, mean_update, read_lora_settings
 from xcrossrec.models.base import Base
-from xcrossrec.models.encoder import check_sources, read_adapters
+from xcrossrec.models.encoder import IntegratedSettings, check_sources, read_adapters
 from xcrossrec.models.fast.linear import laid_out
 from xcrossrec.models.files import save_tensors, take_over
 from xcrossrec.models.source import SingleStreamEncoder, save_peft
@@ -52,6 +52,8 @@ class MergedEncoder(SingleStreamEncoder):
         ConfigError: ``rank`` is below 1.
     """
 
+    settings_schema = IntegratedSettings
+
     def __init__(
         self,
         base: Base,
@@ -78,11 +80,6 @@ class MergedEncoder(SingleStreamEncoder):
 
     def _combine(self, streams: Sequence[Float[Tensor, "*batch dim"]]) -> Float[Tensor, "*batch dim"]:
         return streams[0] * self.scale
-
-    def lora_state(self) -> dict[str, nn.Parameter]:
-        """The factors of the target's LoRA, as PEFT's files name them."""
-        found = self.backbone.named_parameters()
-        return {name.replace(".default", ""): parameter for name, parameter in found if "lora_" in name}
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The target's LoRA, and the scale, which belongs to the head."""
@@ -125,10 +122,9 @@ class MergedEncoder(SingleStreamEncoder):
                 max_tokens=settings["max_tokens"],
                 pair_attention=settings["pair_attention"],
             )
-        take_over(model.lora_state(), folder / TARGET_FOLDER / ADAPTER_WEIGHTS)
+        read_lora_settings(folder / TARGET_FOLDER)
+        model._take_over_lora(folder / TARGET_FOLDER, trainable=trainable)
         take_over({"scale": model.scale}, folder / SCALE_WEIGHTS)
-        for parameter in model.lora_state().values():
-            parameter.requires_grad_(trainable)
         return model
 
 

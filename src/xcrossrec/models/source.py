@@ -7,16 +7,18 @@ from copy import copy
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 
 from xcrossrec.exceptions import ModelError
-from xcrossrec.models.adapters import read_adapter
+from xcrossrec.models.adapters import ADAPTER_WEIGHTS, Adapter, read_adapter
 from xcrossrec.models.base import Base
-from xcrossrec.models.encoder import TitleEncoder
+from xcrossrec.models.encoder import EncoderSettings, TitleEncoder
 from xcrossrec.models.fast.door import FastPass
+from xcrossrec.models.files import take_over
 from xcrossrec.types import PairAttention
 
 # Query and value where PEFT has no default; ModernBERT's fused layer adds as many parameters as two apart.
@@ -48,9 +50,26 @@ class SingleStreamEncoder(TitleEncoder):
         features["token_embeddings"] = self._combine([self._states_by_layers(features)]) if states is None else states
         return features
 
+    def lora_state(self) -> dict[str, nn.Parameter]:
+        """The factors of the adapter, as PEFT's files name them."""
+        found = self.backbone.named_parameters()
+        return {name.replace(".default", ""): parameter for name, parameter in found if "lora_" in name}
+
+    def _take_over_lora(self, folder: Path, *, trainable: bool) -> None:
+        """Take over an adapter's saved factors, to train on or not."""
+        take_over(self.lora_state(), folder / ADAPTER_WEIGHTS)
+        for parameter in self.lora_state().values():
+            parameter.requires_grad_(trainable)
+
     def _combine(self, streams: Sequence[Float[Tensor, "*batch dim"]]) -> Float[Tensor, "*batch dim"]:
         """What becomes of the only stream's last states."""
         return streams[0]
+
+
+class SourceSettings(EncoderSettings):
+    """What a saved folder records of a single language model."""
+
+    adapter: bool
 
 
 class SourceEncoder(SingleStreamEncoder):
@@ -64,6 +83,8 @@ class SourceEncoder(SingleStreamEncoder):
         max_tokens: longest text; None takes what the model can, at most 256.
         pair_attention: who sees whom in a pair, ``joint`` or ``shared``.
     """
+
+    settings_schema = SourceSettings
 
     def __init__(
         self,
@@ -96,11 +117,17 @@ class SourceEncoder(SingleStreamEncoder):
     def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:
         model = cls(base, max_tokens=settings["max_tokens"], pair_attention=settings["pair_attention"])
         if settings["adapter"]:
-            read_adapter(folder, base)  # checks weights and base with our own messages
-            model.backbone = PeftModel.from_pretrained(
-                base.backbone, str(folder), is_trainable=trainable, use_safetensors=True
-            )
+            adapter = read_adapter(folder, base)
+            model._adapt(adapter)
+            model._take_over_lora(folder, trainable=trainable)
         return model
+
+    def _adapt(self, adapter: Adapter) -> None:
+        """Put an adapter's layers in place, exactly those that it has tensors for."""
+        named, adapter.config.target_modules = adapter.config.target_modules, set(adapter.factors)
+        with torch.random.fork_rng():  # their draws are replaced by the saved factors
+            self.backbone = get_peft_model(self.backbone, adapter.config)
+        adapter.config.target_modules = named
 
 
 def save_peft(backbone: PeftModel, folder: Path) -> None:

@@ -55,7 +55,7 @@ def _pair_heads(folders: Sequence[Path]) -> list[tuple[PairHead, Any]]:
     return [
         (
             PairHead.load(str(path.parent), subfolder=path.name),
-            read_manifest(path.parent).get("training", {}).get("seed"),
+            (read_manifest(path.parent).get("training") or {}).get("seed"),
         )
         for path in _heads(folders, PairHead)
     ]

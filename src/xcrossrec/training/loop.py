@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +11,10 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, Trainer
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from xcrossrec.config import TrainingConfig
 from xcrossrec.data.domain import Domain, Sequences
-from xcrossrec.exceptions import ConfigError, DataError, ModelError
+from xcrossrec.exceptions import DataError, ModelError
 from xcrossrec.models.base import weight_digest
 from xcrossrec.models.fast.memory import keep_freed_memory
 from xcrossrec.models.fast.native import processor_has_bfloat16
@@ -26,10 +22,9 @@ from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import EpochOfBatches, HeldOutApart, UserBatches
+from xcrossrec.training.checkpoints import WholeCheckpoints, prepare_work, state_of
 from xcrossrec.training.groups import parameter_groups
 from xcrossrec.training.kinds import TRAININGS, on_cpu
-
-_STATE_FILE = "training.json"
 
 _WARMUP_SHARE = 0.1
 """Share of the steps with a rising learning rate, then it falls linearly to 0."""
@@ -78,12 +73,13 @@ def fit(
         domain: gives the titles.
         users: the budget's users; some are set aside for early stopping.
         config: settings.
-        work: folder for checkpoints and TensorBoard logs; checkpoints are removed at the end.
-        resume: continue from the last checkpoint in ``work``.
+        work: folder for checkpoints and TensorBoard logs; once the result is saved, checkpoints can go
+            (:func:`xcrossrec.training.checkpoints.forget_checkpoints`).
+        resume: continue from the newest whole checkpoint in ``work``, or start again where there is none.
         show_progress: draw progress bars on stderr.
 
     Raises:
-        ConfigError: resume without a checkpoint, with other settings, or checkpoints in the way.
+        ConfigError: nothing to resume, a run with other settings, or checkpoints in the way.
         DataError: too few users.
         ModelError: a frozen weight changed, or a parameter trains that no module names.
     """
@@ -91,7 +87,7 @@ def fit(
     keep_freed_memory()
     count = _holdout_count(len(users), config)
     training, holdout = users.split_off(count, config.seed) if count else (users, None)
-    checkpoint = _prepare_work(work, _run_record(model, domain, users, config), resume)
+    checkpoint = prepare_work(work, _run_record(model, domain, users, config), resume=resume)
     batches = TRAININGS[kind_of(model).name].batches(model, training.rows, item_texts(domain.titles), config)
     held = replace(batches, sequences=holdout.rows) if holdout else None
     encoder_of(model).cut.reset()  # the collators measured the whole catalogue
@@ -99,7 +95,7 @@ def fit(
     start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer = _trainer(model, batches, held, config, work, show_progress)
     initial = trainer.evaluate()["eval_loss"] if held else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    _train(trainer, checkpoint, config)
     if _frozen_digest(model) != frozen:
         raise ModelError("a frozen weight changed during training: this is a fault of xcrossrec, please report it")
     best = trainer.state.best_metric
@@ -109,8 +105,6 @@ def fit(
     if initial is not None and best is not None and initial <= best:
         model.load_state_dict({**model.state_dict(), **start})
         best = initial
-    for folder in work.glob("checkpoint-*"):
-        shutil.rmtree(folder)
     model.eval()
     encoder_of(model).fast.forget()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -131,25 +125,6 @@ def _run_record(model: Model, domain: Domain, users: Sequences, config: Training
     return {"config": asdict(config), "fingerprint": domain.fingerprint, "users": len(users), "model": start}
 
 
-def _prepare_work(work: Path, run: Mapping[str, Any], resume: bool) -> str | None:
-    """Refuse to mix runs; give the checkpoint to continue from."""
-    last = get_last_checkpoint(str(work)) if work.is_dir() else None
-    path = work / _STATE_FILE
-    if resume:
-        if last is None:
-            raise ConfigError(f"nothing to resume in {work}: run without --resume")
-        if json.loads(path.read_text(encoding="utf-8")) != run:
-            raise ConfigError(
-                f"{work} holds a run with other settings, data or sources: resume with the same, or remove it"
-            )
-        return str(last)
-    if last is not None:
-        raise ConfigError(f"{work} holds an unfinished run: continue it with --resume, or remove the folder")
-    work.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(run), encoding="utf-8")
-    return None
-
-
 def _trainer(
     model: Model,
     batches: UserBatches,
@@ -166,7 +141,7 @@ def _trainer(
     )
     optimizer_class, defaults = Trainer.get_optimizer_cls_and_kwargs(arguments)
     optimizer = optimizer_class(parameter_groups(model, config), **defaults)
-    trainer = training.trainer_class(
+    trainer = type("Trainer", (WholeCheckpoints, training.trainer_class), {})(
         model=model,
         args=arguments,
         train_dataset=batches.dataset(),
@@ -182,6 +157,18 @@ def _trainer(
     )
     trainer.remove_callback(trainer.model_card_callback_class)  # it encodes examples for a card that nobody asked for
     return trainer
+
+
+def _train(trainer: Any, checkpoint: Path | None, config: TrainingConfig) -> None:
+    """Run to the end, or take over the end that a checkpoint is of."""
+    state = state_of(checkpoint) if checkpoint else None
+    stopping = state.stateful_callbacks.get(EarlyStoppingCallback.__name__, {}) if state else {}
+    waited = stopping.get("attributes", {}).get("early_stopping_patience_counter", 0)
+    if state is None or (state.global_step < state.max_steps and waited < config.patience):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        return
+    trainer.state = state
+    trainer._load_from_checkpoint(state.best_model_checkpoint or str(checkpoint))
 
 
 def _arguments(config: TrainingConfig, work: Path, users: int) -> dict[str, Any]:

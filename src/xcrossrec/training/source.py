@@ -21,6 +21,7 @@ from xcrossrec.models.kinds import build_model, kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.pair_attention import choose_pair_attention
 from xcrossrec.models.source import SourceEncoder, default_lora
+from xcrossrec.training.checkpoints import forget_checkpoints
 from xcrossrec.training.loop import TrainingReport, fit, uses_bfloat16
 from xcrossrec.types import PairAttention, PairStart, Scoring, Split
 
@@ -84,6 +85,7 @@ def train_source(
     }
     seen = user_hashes(users.user_ids) | (source_users(init) if init else frozenset())
     write(model, out, manifest, seen, overwrite=overwrite)
+    forget_checkpoints(work_folder(out))
     return report
 
 
@@ -182,7 +184,10 @@ def source_users(path: Path | str) -> frozenset[str]:
     file = Path(path) / TRAINING_USERS
     if not file.exists():
         return frozenset()
-    return frozenset(read_parquet(file, remedy="copy or train the model again")["user"].to_list())
+    frame = read_parquet(file, remedy="copy or train the model again")
+    if dict(frame.schema) != {"user": pl.String}:
+        raise BundleError(f"{file} holds other columns than 'user': copy or train the model again")
+    return frozenset(frame["user"])
 
 
 def seen_users(path: Path | str, domain: Domain, split: Split) -> frozenset[str]:

@@ -21,6 +21,7 @@ from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model
 from xcrossrec.models.pair_attention import choose_pair_attention
 from xcrossrec.models.xcross.encoder import XCrossEncoder
+from xcrossrec.training.checkpoints import forget_checkpoints
 from xcrossrec.training.inheritance import inherit_head, pair_start_of
 from xcrossrec.training.loop import TrainingReport, fit
 from xcrossrec.training.source import (
@@ -101,6 +102,7 @@ def train_target(
     }
     seen = frozenset().union(*(source_users(path) for path in sources))
     write(model, out, manifest, seen, overwrite=overwrite)
+    forget_checkpoints(work_folder(out))
     return report
 
 
@@ -151,7 +153,7 @@ def source_names(folders: Sequence[Path]) -> list[str]:
     """Name each adapter by its domain, or by its folder; a repeated name gets a number."""
     names: list[str] = []
     for folder in folders:
-        name = read_manifest(folder).get("domain", {}).get("name") or folder.resolve().name
+        name = (read_manifest(folder).get("domain") or {}).get("name") or folder.resolve().name
         clean = "".join(c if c.isalnum() or c in "-_" else "-" for c in str(name)) or "source"
         count = sum(other == clean or other.startswith(f"{clean}~") for other in names)
         names.append(f"{clean}~{count + 1}" if count else clean)

@@ -16,6 +16,7 @@ from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.files import load_tensors
 from xcrossrec.models.kinds import build_model
 from xcrossrec.models.source import SourceEncoder
+from xcrossrec.training.checkpoints import forget_checkpoints
 from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.training.loop import fit
 from xcrossrec.training.source import with_head
@@ -82,8 +83,9 @@ def fit_encoder(task: Task, encoder: TitleEncoder, learning_rate: float, *, sour
         task.target,
         task.users,
         replace(task.training, learning_rate=learning_rate),
-        Path(tempfile.mkdtemp(dir=task.work)),
+        work := Path(tempfile.mkdtemp(dir=task.work)),
         show_progress=False,
     )
+    forget_checkpoints(work)
     fitted = fitted_model(model, task, asdict(report))
     return replace(fitted, uses_sources=bool(sources))

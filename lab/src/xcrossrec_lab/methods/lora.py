@@ -13,6 +13,7 @@ from xcrossrec.models.kinds import build_model
 from xcrossrec.models.model import Model
 from xcrossrec.models.scorer import ModelScorer
 from xcrossrec.models.source import SourceEncoder
+from xcrossrec.training.checkpoints import forget_checkpoints
 from xcrossrec.training.loop import fit
 from xcrossrec.training.source import with_head
 from xcrossrec_lab.methods.held_loss import next_item_loss
@@ -82,6 +83,7 @@ def head_on_the_base(task: Task) -> Fitted:
     model = with_head(model, task.target, replace(config, projection_rank=rank))
     config = replace(config, projection_learning_rate=task.setting("learning_rate", config.projection_learning_rate))
     report = fit(model, task.target, task.users, config, task.work / "head", show_progress=False)
+    forget_checkpoints(task.work / "head")
     return fitted_model(model, task, asdict(report))
 
 

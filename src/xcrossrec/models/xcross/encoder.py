@@ -20,7 +20,7 @@ from xcrossrec.config import Integration
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.adapters import Adapter
 from xcrossrec.models.base import Base, encoder_layers
-from xcrossrec.models.encoder import TitleEncoder, check_sources, read_adapters
+from xcrossrec.models.encoder import IntegratedSettings, TitleEncoder, check_sources, read_adapters
 from xcrossrec.models.fast.door import FastPass
 from xcrossrec.models.files import save_tensors, take_over
 from xcrossrec.models.pair_attention import attention_arguments, repeat_rows
@@ -49,6 +49,8 @@ class XCrossEncoder(TitleEncoder):
         ModelError: fewer than two adapters, or two of one name.
         ConfigError: ``top_layers`` is not from 1 to the number of layers.
     """
+
+    settings_schema = IntegratedSettings
 
     def __init__(
         self,

@@ -1,0 +1,136 @@
+"""Checkpoints of a training: each is there as a whole or not at all, and a run goes on from the newest whole one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import rotate_checkpoints
+
+from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.models.files import Digest, RelativePath, Settings, file_digests, read_settings, verify_files
+from xcrossrec.replacing import replacing_file, replacing_folder
+
+_RUN_FILE = "training.json"
+_LIST = "files.json"
+_NAME = "checkpoint-{}"
+
+_log = logging.getLogger(__name__)
+
+
+class _Files(Settings):
+    """What a checkpoint holds, beside the list itself."""
+
+    files: Annotated[dict[RelativePath, Digest], Field(min_length=1)]
+
+
+class WholeCheckpoints:
+    """Stands before a trainer of sentence-transformers: what it saves is written beside its place and renamed."""
+
+    state: Any
+    args: Any
+    _beside: Path | None = None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._beside or self.args.output_dir)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        work, name = Path(self.args.output_dir), _NAME.format(self.state.global_step)
+        with replacing_folder(work / name) as beside:
+            self._beside = beside
+            try:
+                super()._save_checkpoint(model, trial)  # type: ignore[misc]
+            finally:
+                self._beside = None
+            best = self.state.best_global_step
+            self.state.best_model_checkpoint = str(work / _NAME.format(best)) if best else None
+            self.state.save_to_json(str(beside / name / TRAINER_STATE_NAME))
+            for path in (beside / name).iterdir():
+                path.rename(beside / path.name)
+            (beside / name).rmdir()
+            (beside / _LIST).write_text(json.dumps({"files": file_digests(beside, besides=_LIST)}), encoding="utf-8")
+        rotate_checkpoints(
+            output_dir=str(work),
+            save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=True,
+        )
+
+
+def prepare_work(work: Path, run: Mapping[str, Any], *, resume: bool) -> Path | None:
+    """Refuse to mix runs, and find where one goes on.
+
+    Args:
+        work: the run's folder; made if it is absent.
+        run: what must be the same for a run to go on.
+        resume: whether an interrupted run may go on.
+
+    Returns:
+        the newest whole checkpoint; None for a run from the start.
+
+    Raises:
+        ConfigError: nothing to resume, or a run with other settings; or an unfinished run is in the way.
+    """
+    last = _newest_whole(work)
+    path = work / _RUN_FILE
+    if resume:
+        if not path.exists():
+            raise ConfigError(f"nothing to resume in {work}: run without --resume")
+        if read_settings(path, Settings) != json.loads(json.dumps(run)):
+            raise ConfigError(
+                f"{work} holds a run with other settings, data or sources: resume with the same, or remove it"
+            )
+        if last is None:
+            _log.warning("%s has no whole checkpoint: the run starts again", work)
+        else:
+            _log.info("the run goes on from %s", last)
+        return last
+    if last is not None:
+        raise ConfigError(f"{work} holds an unfinished run: continue it with --resume, or remove the folder")
+    with replacing_file(path) as temporary:
+        temporary.write_text(json.dumps(run), encoding="utf-8")
+    return None
+
+
+def state_of(checkpoint: Path) -> TrainerState:
+    """Where a run was when it wrote a checkpoint; its best checkpoint is the one beside."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    best = state.best_global_step
+    state.best_model_checkpoint = str(checkpoint.with_name(_NAME.format(best))) if best else None
+    return state
+
+
+def forget_checkpoints(work: Path) -> None:
+    """Remove what a finished run does not need any more: its checkpoints, and half-written ones."""
+    for pattern in ("checkpoint-*", ".checkpoint-*"):
+        for folder in work.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _newest_whole(work: Path) -> Path | None:
+    """The newest checkpoint that is whole, and whose best one is; others are named in the log."""
+    found = [path for path in work.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    whole = {path.name: path for path in found if _is_whole(path)}
+    for path in sorted(whole.values(), key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        best = state_of(path).best_global_step
+        if not best or _NAME.format(best) in whole:
+            return path
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        files = read_settings(checkpoint / _LIST, _Files)["files"]
+        verify_files(checkpoint, files, besides=_LIST)
+    except BundleError:
+        _log.warning("%s is incomplete or damaged: it is left out", checkpoint)
+        return False
+    return True
