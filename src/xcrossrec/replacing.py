@@ -100,8 +100,10 @@ def _beside(place: Path, make: Callable[[Path], None]) -> Iterator[Path]:
         temporary, lock = _made(place, make)
     try:
         yield temporary
+    except StorageError as error:
+        raise StorageError(str(error).replace(str(temporary), str(place))) from error
     except Exception as error:
-        if getattr(error, "errno", None) in _FULL or f"(os error {errno.ENOSPC})" in str(error):
+        if getattr(error, "errno", None) in _FULL or any(f"(os error {number})" in str(error) for number in _FULL):
             raise refused(place, error) from error
         raise
     finally:

@@ -152,6 +152,19 @@ def test_candidate_file_with_other_users_is_refused(tmp_path: Path) -> None:
         candidates_for(domain, "validation", "uniform", seed=0, directory=tmp_path)
 
 
+def test_candidate_file_with_another_list_or_column_is_refused(tmp_path: Path) -> None:
+    domain = sixty_items()
+    candidates_for(domain, "validation", "uniform", seed=0, directory=tmp_path)
+    file = candidates_file(tmp_path, "validation", "uniform", seed=0)
+    frame = pl.read_parquet(file)
+    frame.with_columns(pl.col("rows").list.reverse()).write_parquet(file)
+    with pytest.raises(DataError, match=r"is damaged .its checksum differs.: delete it to draw the candidates again"):
+        candidates_for(domain, "validation", "uniform", seed=0, directory=tmp_path)
+    frame.rename({"user_id": "user_ie"}).write_parquet(file)
+    with pytest.raises(DataError, match="holds other users or lengths"):
+        candidates_for(domain, "validation", "uniform", seed=0, directory=tmp_path)
+
+
 def test_damaged_candidate_file_is_refused(tmp_path: Path) -> None:
     file = candidates_file(tmp_path, "validation", "uniform", seed=0)
     file.parent.mkdir()

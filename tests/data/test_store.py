@@ -136,6 +136,22 @@ def test_a_flipped_bit_of_a_table_is_a_sentence(tiny_domain: Domain, tmp_path: P
             read_domain(tmp_path / "d")
 
 
+def test_a_flipped_bit_of_the_manifest_is_a_sentence_or_changes_nothing(tiny_domain: Domain, tmp_path: Path) -> None:
+    write_domain(tiny_domain, tmp_path / "d")
+    whole, refused = (tmp_path / "d" / "manifest.json").read_bytes(), 0
+    for at in range(0, 8 * len(whole), 97):
+        flipped = bytearray(whole)
+        flipped[at // 8] ^= 1 << at % 8
+        (tmp_path / "d" / "manifest.json").write_bytes(flipped)
+        try:
+            read = read_domain(tmp_path / "d")
+        except DataError:
+            refused += 1
+        else:
+            assert (read.name, read.fingerprint) == (tiny_domain.name, tiny_domain.fingerprint)
+    assert refused > 50
+
+
 def test_a_panic_of_polars_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flipped bit can make Polars panic, with an exception of its own that is no Exception."""
     panic = type("PanicException", (BaseException,), {})

@@ -52,10 +52,16 @@ def is_catalogue(folder: Path | str) -> bool:
 
 
 def recorded_fingerprint(folder: Path) -> str | None:
-    """Whose vectors a catalogue holds; None for one that is damaged, or open already."""
+    """Whose vectors a catalogue holds; None for one that is open already, or of another format.
+
+    Raises:
+        BundleError: damaged.
+    """
     try:
         with closing(Rows.open(folder / DATABASE)) as rows:
             return str(rows.facts["fingerprint"])
+    except DamagedError:
+        raise
     except BundleError:
         return None
 

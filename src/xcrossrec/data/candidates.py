@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,7 @@ from xcrossrec.types import NEGATIVES, SPLITS, USER, Negatives, Split
 
 NEGATIVES_EACH = 29
 _ROWS = "rows"
+_CHECKSUM = "checksum"
 _STATED = ("fingerprint", "negatives", "seed")
 
 
@@ -103,6 +105,7 @@ def candidates_for(
         pl.lit(domain.fingerprint).alias("fingerprint"),
         pl.lit(negatives).alias("negatives"),
         pl.lit(seed).alias("seed"),
+        pl.lit(crc32(drawn.rows)).alias(_CHECKSUM),
     )
     with replacing_file(file) as temporary:
         frame.write_parquet(temporary)
@@ -164,7 +167,10 @@ def _read(file: Path, domain: Domain, split: Split, negatives: Negatives, seed: 
                 "to other data or settings; delete it to draw the candidates again"
             )
     users = domain.sequences(split).user_ids
-    if tuple(frame[USER].to_list()) != users or not set(frame[_ROWS].list.len()) <= {1 + NEGATIVES_EACH}:
+    lists = {USER, _ROWS} <= set(frame.columns)
+    if not lists or tuple(frame[USER].to_list()) != users or not set(frame[_ROWS].list.len()) <= {1 + NEGATIVES_EACH}:
         raise DataError(f"{file} holds other users or lengths than were asked for: delete it to draw again")
     rows = np.array(frame[_ROWS].to_list(), dtype=np.int64).reshape(len(users), 1 + NEGATIVES_EACH)
+    if _CHECKSUM in frame.columns and frame[_CHECKSUM].unique().to_list() != [crc32(rows)]:
+        raise DataError(f"{file} is damaged (its checksum differs): delete it to draw the candidates again")
     return Candidates(negatives, seed, users, rows)

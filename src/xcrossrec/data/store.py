@@ -74,8 +74,9 @@ def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -
         with ThreadPoolExecutor(WRITERS, "xcrossrec-write") as pool:
             for written in [pool.submit(table.write_parquet, temporary / file) for file, table in tables.items()]:
                 written.result()
-        checksums = {file: crc32((temporary / file).read_bytes()) for file in tables}
-        manifest = json.dumps(manifest_of(domain) | {_CHECKSUMS: checksums}, indent=2, ensure_ascii=False)
+        stated = manifest_of(domain)
+        checksums = {file: crc32((temporary / file).read_bytes()) for file in tables} | {MANIFEST: _checksum(stated)}
+        manifest = json.dumps(stated | {_CHECKSUMS: checksums}, indent=2, ensure_ascii=False)
         (temporary / MANIFEST).write_text(manifest + "\n", encoding="utf-8")
 
 
@@ -106,9 +107,16 @@ def read_domain(path: Path | str) -> Domain:
 
 def _check_files(path: Path, manifest: Mapping[str, Any]) -> None:
     """Compare a domain's files with the checksums of their writing, where the manifest has them."""
-    for name, checksum in manifest.get(_CHECKSUMS, {}).items():
-        if (path / name).is_file() and crc32((path / name).read_bytes()) != checksum:
-            raise DataError(f"{path / name} is not the file that was written (its checksum differs): {AGAIN}")
+    checksums = manifest.get(_CHECKSUMS)
+    for name, checksum in checksums.items() if isinstance(checksums, dict) else ():
+        file = path / name
+        if file.is_file() and checksum != (_checksum(manifest) if name == MANIFEST else crc32(file.read_bytes())):
+            raise DataError(f"{file} is not the file that was written (its checksum differs): {AGAIN}")
+
+
+def _checksum(manifest: Mapping[str, Any]) -> int:
+    stated = {name: value for name, value in manifest.items() if name != _CHECKSUMS}
+    return crc32(json.dumps(stated, sort_keys=True).encode())
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -133,7 +141,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{file} has format version {found!r}, this xcrossrec reads {FORMAT_VERSION}: import the domain again"
         )
-    if not {"name", "fingerprint", "counts"} <= set(manifest):
+    counts = manifest.get("counts")
+    if not {"name", "fingerprint"} <= set(manifest) or not isinstance(counts, dict) or "interactions" not in counts:
         raise DataError(f"{file} lacks name, fingerprint or counts: import the domain again")
     return manifest
 
@@ -164,6 +173,8 @@ def readable(file: Path, remedy: str, *faults: type[Exception]) -> Iterator[None
     try:
         yield
     except BaseException as error:
+        if isinstance(error, PermissionError):
+            raise DataError(f"{file} may not be read by this user: give it the right to (chmod), or copy it") from error
         known = isinstance(error, (pl.exceptions.PolarsError, OSError, UnicodeDecodeError, *faults))
         if not known and type(error).__name__ != "PanicException":  # of pyo3, which is no Exception
             raise
