@@ -269,12 +269,14 @@ def test_other_base_by_digest(adapter: Path, bert: Base) -> None:
         read_adapter(adapter, bert)
 
 
-def test_other_base_by_its_tokenizer(adapter: Path, bert: Base) -> None:
-    weights = bert.digest.split(".")[0]
-    for digest, message in (
-        (f"{weights}.{'ab' * 32}", r"tokenizer abababababab"),
-        (weights, "does not say which tokenizer"),
-    ):
+def test_other_base_by_its_tokenizer_or_configuration(adapter: Path, bert: Base) -> None:
+    weights, tokenizer, _ = bert.digest.split(".")
+    messages = {
+        f"{weights}.{'ab' * 32}.{'cd' * 32}": r"\(tokenizer abababababab\)",
+        f"{weights}.{tokenizer}.{'cd' * 32}": r"\(configuration cdcdcdcdcdcd\)",
+        weights: r"\(tokenizer unknown\)",
+    }
+    for digest, message in messages.items():
         record = {"base": {"name": bert.name, "digest": digest}}
         (adapter / MANIFEST).write_text(json.dumps(record), encoding="utf-8")
         with pytest.raises(BaseMismatchError, match=message):

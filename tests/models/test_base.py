@@ -143,3 +143,24 @@ def test_using_a_tokenizer_does_not_change_its_digest(base_folder: Path) -> None
     before = tokenizer_digest(tokenizer)
     tokenizer(["w1 w2", "w3"], padding=True, truncation=True, max_length=5)
     assert tokenizer_digest(tokenizer) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        ({"num_attention_heads": 2}, True),
+        ({"hidden_act": "relu"}, True),
+        ({"layer_norm_eps": 1e-3}, True),
+        ({"transformers_version": "9"}, False),
+        ({"architectures": ["Other"]}, False),
+    ],
+)
+def test_a_configuration_counts_where_it_changes_states(
+    change: dict[str, Any], seen: bool, base_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(base_folder, tmp_path / "base")
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}), encoding="utf-8")
+    before, after = load_base(str(base_folder)).digest.split("."), load_base(str(tmp_path / "base")).digest.split(".")
+    assert before[:2] == after[:2]
+    assert (before[2] != after[2]) is seen

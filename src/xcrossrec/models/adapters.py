@@ -78,7 +78,7 @@ class BaseRecord(Settings):
     """The base that something was trained on."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
-    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}(\.[0-9a-f]{64})?$")]
+    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}(\.[0-9a-f]{64}){0,2}$")]
 
 
 class DomainRecord(Settings):
