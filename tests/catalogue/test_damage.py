@@ -95,7 +95,7 @@ def test_no_flipped_bit_is_served(images: tuple[Path, Path], tmp_path: Path) -> 
     """xcrossrec_lab.faults.catalogue does it with hundreds, and repairs what is refused."""
     draw, refused = random.Random(0), list[str]()
     names = sorted(path.name for path in images[0].iterdir())
-    assert names == [DATABASE, "codes-1.npy", "items-1.arrow", "scales-1.npy", "vectors-1.npy", "version"]
+    assert names == [DATABASE, "catalogue.version", "codes-1.npy", "items-1.arrow", "scales-1.npy", "vectors-1.npy"]
     for number in range(30):
         image, name = (images[0], names[number % 6]) if number < 24 else (images[1], LOG)
         folder = shutil.copytree(image, tmp_path / str(number))
@@ -178,6 +178,7 @@ def test_damaged_recent_items_are_named(closed: Path, change: str, said: str) ->
         lambda path: path.write_bytes(b"not a database, but long enough to be one" * 100),
         lambda path: path.write_bytes(path.read_bytes()[: 3 * 4096]),
         lambda path: path.write_bytes(b""),
+        Path.unlink,
         run("DELETE FROM dead"),
         run("UPDATE segments SET rows = 19"),
         run("UPDATE facts SET value = replace(value, '16', '17')"),
@@ -243,8 +244,8 @@ def test_a_crash_between_a_write_and_its_acknowledgement_is_no_damage(
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: flip(path, 8 * 19), lambda path: path.write_text("3")])
 def test_a_damaged_version_is_refused_and_mended(closed: Path, damage: Callable[[Path], object]) -> None:
-    damage(closed / "version")
-    with pytest.raises(BundleError, match=r"version is damaged .*xcrossrec catalog repair MODEL"):
+    damage(closed / "catalogue.version")
+    with pytest.raises(BundleError, match=r"catalogue\.version is damaged .*xcrossrec catalog repair MODEL"):
         opened(closed)
     _, made = mended(closed)
     with made:

@@ -54,7 +54,9 @@ class Examination:
         table, found = self.items.table, list(self.findings)
         for what, rows in (("id, title or another value", self.unreadable), ("vector", self.unfit & ~self.unreadable)):
             for row in np.flatnonzero(rows).tolist():
-                found.append(f"item {table['item_id'][row]!r} ({table['title'][row][:60]!r}): its {what} is damaged")
+                found.append(
+                    f"item {table['item_id'][row]!r} ({str(table['title'][row])[:60]!r}): its {what} is damaged"
+                )
         return found
 
 

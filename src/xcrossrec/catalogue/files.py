@@ -5,8 +5,8 @@ columns, ``vectors-N.npy`` their vectors (float32, a row an item); a segment tha
 ``scales-N.npy`` too, its vectors as integers (:mod:`xcrossrec.catalogue.scan`). Which of them belong to a catalogue,
 and what their checksums are, is said by its database alone (:mod:`xcrossrec.catalogue.rows`).
 
-``version`` has the version of the last write that was acknowledged. Damage to the database's log takes back what stands
-behind it, and SQLite says nothing; here it shows.
+``catalogue.version`` has the version of the last write that was acknowledged. Damage to the database's log takes back
+what stands behind it, and SQLite says nothing; here it shows.
 
 Legend: ``item`` = one item of the segment, ``dim`` = vector size.
 """
@@ -32,7 +32,7 @@ from xcrossrec.catalogue.segment import Segment
 from xcrossrec.exceptions import StorageError
 from xcrossrec.replacing import force_to_disk, refused
 
-VERSION = "version"
+VERSION = "catalogue.version"
 
 _NAME = re.compile(r"(?:items|vectors|codes|scales)-(\d+)\.(?:arrow|npy)")
 _CHUNK = 1 << 20

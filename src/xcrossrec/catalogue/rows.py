@@ -127,11 +127,13 @@ class Rows:
         Raises:
             BundleError: damaged, of another format, or open in another process.
         """
+        if not path.is_file():
+            raise DamagedError(path, "it is missing")
         rows = cls(path)
         try:
             rows._check_format()
             found = rows._all("SELECT value, crc FROM facts")
-            if len(found) != 1 or crc32(found[0][0].encode()) != found[0][1]:
+            if len(found) != 1 or crc32(str(found[0][0]).encode()) != found[0][1]:
                 raise DamagedError(path, "the checksum of its facts differs")
             rows._facts = json.loads(found[0][0])
         except BaseException:

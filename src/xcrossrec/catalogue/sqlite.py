@@ -39,13 +39,13 @@ log = logging.getLogger(__name__)
 
 
 def is_catalogue(folder: Path | str) -> bool:
-    """Whether a folder holds a catalogue that :meth:`SqliteCatalogue.create` made.
+    """Whether a folder holds a catalogue that :meth:`SqliteCatalogue.create` made, or what is left of one.
 
     Raises:
         StorageError: this user may not look into the folder.
     """
     try:
-        return (Path(folder) / DATABASE).is_file()
+        return any((Path(folder) / name).is_file() for name in (DATABASE, VERSION))
     except PermissionError:
         check_access(Path(folder))
         raise
@@ -209,7 +209,11 @@ def _read(folder: Path, rows: Rows) -> Snapshot:
 def read_recent(rows: Rows) -> Segment:
     """Read the items that are in no segment yet; one whose vector has another size gets zeros."""
     found, dim = rows.recent(), rows.facts["dim"]
-    content = bytearray().join(row[-1] if len(row[-1]) == 4 * dim else bytes(4 * dim) for row in found)
+
+    def fits(vector: object) -> bool:
+        return isinstance(vector, bytes) and len(vector) == 4 * dim
+
+    content = bytearray().join(row[-1] if fits(row[-1]) else bytes(4 * dim) for row in found)
     vectors = np.frombuffer(content, dtype=np.float32).reshape(len(found), dim)
     try:
         return Segment.build(table_of_rows([row[:-1] for row in found]), torch.from_numpy(vectors))
