@@ -56,8 +56,8 @@ class Base:
         Raises:
             BaseMismatchError: other weights, another tokenizer or another configuration.
         """
-        parts = zip(("weights", "tokenizer", "configuration"), self.digest.split("."), strict=True)
-        for (part, ours), theirs in zip_longest(parts, trained_on["digest"].split("."), fillvalue="unknown"):
+        digests = self.digest.split("."), trained_on["digest"].split(".")
+        for part, ours, theirs in zip_longest(("weights", "tokenizer", "configuration"), *digests, fillvalue="unknown"):
             if theirs != ours:
                 raise BaseMismatchError(
                     f"{what} was trained on base {trained_on['name']!r} ({part} {theirs[:12]}), but {self.name!r} here "

@@ -188,7 +188,8 @@ class TitleEncoder(InputModule):
         """
         folder = Path(model_name_or_path) / subfolder
         settings = cls.read_settings(folder)
-        found = load_matching_base(settings, folder, base)
+        found = base or load_base(settings["base"]["name"])
+        found.check(f"model {folder}", settings["base"])
         model = cls._restored(folder, settings, found, trainable=trainable)
         model.eval()
         return model
@@ -251,19 +252,3 @@ def check_sources(adapters: Sequence[Adapter]) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ModelError(f"adapter names must differ, got {names}: rename a folder")
     return tuple(names)
-
-
-def load_matching_base(settings: Mapping[str, Any], folder: Path, base: Base | None = None) -> Base:
-    """Load the base that a saved model names and verify its weights.
-
-    Args:
-        settings: the model's settings, with ``base.name`` and ``base.digest``.
-        folder: named in errors.
-        base: use this one instead of loading by name.
-
-    Raises:
-        BaseMismatchError: the weights found are not those the model was trained on.
-    """
-    found = base or load_base(settings["base"]["name"])
-    found.check(f"model {folder}", settings["base"])
-    return found

@@ -70,7 +70,8 @@ def read_settings(path: Path, schema: type[BaseModel]) -> Any:
         first = error.errors(include_url=False, include_context=False)[0]
         if first["type"] == "json_invalid":
             raise BundleError(f"{path} is not valid JSON ({first['msg']}): copy or train the model again") from error
-        place, why = ".".join(map(str, first["loc"])) or "everything", first["msg"].removeprefix("Value error, ")
+        place = ".".join(map(str, first["loc"]))[:200] or "everything"
+        why = first["msg"].removeprefix("Value error, ")
         raise BundleError(
             f"{path}: {place} is {reprlib.repr(first['input'])} ({why}): copy or train the model again"
         ) from error

@@ -6,6 +6,7 @@ Legend: ``user`` = one history, ``slot`` = a history's item, ``item`` = an item 
 from __future__ import annotations
 
 import math
+import reprlib
 from pathlib import Path
 from typing import Any, Self
 
@@ -68,7 +69,7 @@ class Head(Module):
         found = read_settings(folder / cls.config_file_name, HeadSettings)
         if set(found) != set(cls.config_keys):
             raise BundleError(
-                f"{folder / cls.config_file_name} holds {list(found)}, expected {cls.config_keys}: copy it again"
+                f"{folder / cls.config_file_name} holds {reprlib.repr(list(found))}, expected {cls.config_keys}: copy it again"
             )
         head = cls(**found)
         take_over(head.state_dict(), folder / cls.weights_name)
