@@ -54,3 +54,11 @@ def test_a_projection_and_the_text_limit_count(tiny_models: Any) -> None:
     other = bundle.load(tiny_models.late)
     encoder_of(other).max_tokens -= 1
     assert fingerprint_of(other) != before
+
+
+def test_another_tokenizer_gives_another_fingerprint(tiny_models: Any) -> None:
+    model = bundle.load(tiny_models.merged)
+    before, encoder = fingerprint_of(model), encoder_of(model)
+    weights, tokenizer, configuration = encoder.base_digest.split(".")
+    encoder.base_digest = f"{weights}.{tokenizer[::-1]}.{configuration}"
+    assert fingerprint_of(model) != before

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from transformers import TrainerState
@@ -28,7 +29,7 @@ def train(tmp_path_factory: pytest.TempPathFactory, tiny_base: str, target_domai
 
     def run(out: Path | None = None, **options: Any) -> Path:
         out = out or tmp_path_factory.mktemp("runs") / "model"
-        train_source(target_domain, out, config=config, base=tiny_base, budget=24, show_progress=False, **options)
+        train_source(target_domain, out, config=config, base=tiny_base, show_progress=False, **options)
         return out
 
     return run
@@ -69,7 +70,7 @@ def flip(checkpoint: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {
-    "an empty folder": lambda checkpoint: [path.unlink() for path in checkpoint.iterdir() if path.is_file()] and None,
+    "an empty folder": lambda checkpoint: (shutil.rmtree(checkpoint), checkpoint.mkdir())[1],
     "no list": lambda checkpoint: (checkpoint / "files.json").unlink(),
     "no state": lambda checkpoint: (checkpoint / "trainer_state.json").unlink(),
     "a file cut short": cut,
@@ -135,20 +136,41 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_none(
     assert_same_weights(straight, train(tmp_path / "model", resume=True))
 
 
+@pytest.mark.parametrize("budget", [None, 24])
 def test_a_kill_before_the_model_is_written_costs_no_training(
-    straight: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    budget: int | None,
+    straight: Path,
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """With users set aside, and with too few of them for that."""
+
     def die(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(source, "write", die)
         with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "model")
+            train(tmp_path / "model", budget=budget)
+    expected = train(budget=budget) if budget else straight
     monkeypatch.setattr(loop.EpochOfBatches, "on_epoch_begin", die)
     caplog.set_level(logging.INFO, logger="xcrossrec")
-    assert_same_weights(straight, train(tmp_path / "model", resume=True))
+    assert_same_weights(expected, train(tmp_path / "model", budget=budget, resume=True))
     assert "the run goes on from" in caplog.text
+
+
+@pytest.mark.parametrize(("waited", "trained"), [(2, True), (3, False)])
+def test_a_run_that_had_stopped_early_is_not_trained_on(waited: int, trained: bool, left: Path, settings: Any) -> None:
+    checkpoint = max(work_folder(left).glob("checkpoint-*"))
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    state.stateful_callbacks["EarlyStoppingCallback"]["attributes"]["early_stopping_patience_counter"] = waited
+    state.save_to_json(str(checkpoint / "trainer_state.json"))
+    trainer = Mock()
+    loop._train(trainer, checkpoint, settings(patience=3))
+    assert trainer.train.called is trained
+    assert trainer._load_from_checkpoint.called is not trained
 
 
 def test_an_unfinished_run_is_not_started_anew(left: Path, train: Train) -> None:

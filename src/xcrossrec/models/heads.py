@@ -68,9 +68,8 @@ class Head(Module):
         folder = Path(model_name_or_path) / subfolder
         found = read_settings(folder / cls.config_file_name, HeadSettings)
         if set(found) != set(cls.config_keys):
-            raise BundleError(
-                f"{folder / cls.config_file_name} holds {reprlib.repr(list(found))}, expected {cls.config_keys}: copy it again"
-            )
+            holds = f"holds {reprlib.repr(list(found))}, expected {cls.config_keys}"
+            raise BundleError(f"{folder / cls.config_file_name} {holds}: copy it again")
         head = cls(**found)
         take_over(head.state_dict(), folder / cls.weights_name)
         return head
