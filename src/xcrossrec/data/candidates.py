@@ -105,7 +105,7 @@ def candidates_for(
         pl.lit(domain.fingerprint).alias("fingerprint"),
         pl.lit(negatives).alias("negatives"),
         pl.lit(seed).alias("seed"),
-        pl.lit(crc32(drawn.rows)).alias(_CHECKSUM),
+        pl.lit(crc32(drawn.rows.tobytes())).alias(_CHECKSUM),
     )
     with replacing_file(file) as temporary:
         frame.write_parquet(temporary)
@@ -171,6 +171,6 @@ def _read(file: Path, domain: Domain, split: Split, negatives: Negatives, seed: 
     if not lists or tuple(frame[USER].to_list()) != users or not set(frame[_ROWS].list.len()) <= {1 + NEGATIVES_EACH}:
         raise DataError(f"{file} holds other users or lengths than were asked for: delete it to draw again")
     rows = np.array(frame[_ROWS].to_list(), dtype=np.int64).reshape(len(users), 1 + NEGATIVES_EACH)
-    if _CHECKSUM in frame.columns and frame[_CHECKSUM].unique().to_list() != [crc32(rows)]:
+    if _CHECKSUM in frame.columns and frame[_CHECKSUM].unique().to_list() != [crc32(rows.tobytes())]:
         raise DataError(f"{file} is damaged (its checksum differs): delete it to draw the candidates again")
     return Candidates(negatives, seed, users, rows)
