@@ -23,13 +23,13 @@ class _Double(Popularity):
 
 
 def test_contract_catches_shifted_candidates() -> None:
-    scorer, contract = _Shifted.fit(contract_domain()), ScorerContract()
+    scorer, contract = _Shifted(contract_domain().train_counts()), ScorerContract()
     full = scorer.score(contract.histories)
     with pytest.raises(AssertionError):
         contract.test_candidate_columns_agree_with_the_full_scores(scorer, full, contract_domain())
 
 
 def test_contract_catches_another_type() -> None:
-    full = _Double.fit(contract_domain()).score(ScorerContract.histories)
+    full = _Double(contract_domain().train_counts()).score(ScorerContract.histories)
     with pytest.raises(AssertionError):
         ScorerContract().test_no_candidates_scores_every_row_of_the_catalogue(full, contract_domain())
