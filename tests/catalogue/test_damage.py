@@ -325,6 +325,8 @@ def test_a_full_disk_keeps_the_write_though_its_loss_would_not_be_noticed(
             patch.setattr("xcrossrec.catalogue.sqlite.write_version", refuse)
             store.delete(["i2"])
         assert "version 4 is kept, but its loss would not be noticed (no space left)" in caplog.text
+    with opened(tmp_path / "c") as store:
+        assert store.version == 4
 
 
 def test_another_models_catalogue_is_not_repaired(closed: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -185,7 +185,8 @@ class SqliteCatalogue(Catalogue):
 
     def _let_go(self) -> None:
         self._rows.close()
-        force_to_disk(self.folder / VERSION)
+        with suppress(OSError):  # one that is too low is no damage
+            force_to_disk(self.folder / VERSION)
 
 
 def _numbers(snapshot: Snapshot) -> set[int]:
@@ -236,7 +237,8 @@ def _check_version(folder: Path, version: int) -> None:
             f"go on without them with  xcrossrec catalog repair MODEL {folder}"
         )
     if version > acknowledged:  # a crash came between a write and its acknowledgement
-        write_version(folder, version)
+        with suppress(OSError):
+            write_version(folder, version)
 
 
 def check_folder(folder: Path) -> None:
