@@ -12,7 +12,7 @@ import pytest
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from xcrossrec.exceptions import BaseMismatchError, BundleError
-from xcrossrec.models import bundle
+from xcrossrec.models import bundle, files
 from xcrossrec.models.adapters import MANIFEST
 from xcrossrec.models.base import load_base
 from xcrossrec.models.files import file_digests
@@ -125,6 +125,14 @@ def test_a_manifest_lists_plain_names_alone(saved: Path, name: str) -> None:
 def test_a_manifest_that_lists_nothing(saved: Path) -> None:
     set_json(saved / MANIFEST, lambda manifest: {**manifest, "files": {}})
     with pytest.raises(BundleError, match=r"files is \{\} \(Dictionary should have at least 1 item"):
+        bundle.load(saved)
+
+
+@pytest.mark.parametrize(("limit", "value"), [("_MOST_FILES", 3), ("_MOST_BYTES_IN_ALL", 5000)])
+def test_far_too_much_is_not_read(limit: str, value: int, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, limit, value)
+    monkeypatch.setattr(files, "file_digest", lambda path: pytest.fail("it was read"))
+    with pytest.raises(BundleError, match=r"has more than .* files or .* bytes: it is no xcrossrec model"):
         bundle.load(saved)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -307,9 +308,11 @@ def _check_all_used(
 ) -> None:
     """Refuse an adapter of which a tensor is not used, but for a classifier's head, which is said."""
     if not factors:
+        named = config.target_modules
+        targets = reprlib.repr(named if isinstance(named, str) else sorted(named or ()))
         raise BaseMismatchError(
             f"adapter {folder} has no LoRA factor for any layer of base {base.name!r} "
-            f"(its target modules: {sorted(config.target_modules or [])}): it was trained on another architecture"
+            f"(its target modules: {targets}): it was trained on another architecture"
         )
     unused = [key for key in left_out if not _HEADS & {*key.removeprefix(_PEFT_PREFIX).split(".")[:2]}]
     if lost := [key for key in unused if key.endswith((_DOWN, _UP))]:

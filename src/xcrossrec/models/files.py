@@ -21,6 +21,8 @@ _MOST_BYTES = 4 * 2**20
 """Of a file of settings; the largest here lists the files of a model, 100 bytes each."""
 
 _MOST_FILES = 10_000
+_MOST_BYTES_IN_ALL = 8 * 2**30
+"""A model has the updates of its sources, never the base's weights."""
 
 
 def _plain(name: str) -> str:
@@ -136,7 +138,8 @@ def file_digests(folder: Path, *, besides: str) -> dict[str, str]:
     Raises:
         BundleError: a link that leaves the folder, something that is no file, or far too many of them.
     """
-    digests: dict[str, str] = {}
+    found: dict[str, Path] = {}
+    size = 0
     for place, folders, names in os.walk(folder):
         for path in sorted(Path(place, name) for name in (*folders, *names)):
             if not path.resolve().is_relative_to(folder.resolve()):
@@ -145,11 +148,13 @@ def file_digests(folder: Path, *, besides: str) -> dict[str, str]:
                 continue
             if not path.is_file():
                 raise BundleError(f"{path} is neither a file nor a folder: the model is foreign, or was damaged")
+            size += path.stat().st_size
             if path != folder / besides:
-                digests[path.relative_to(folder).as_posix()] = file_digest(path)
-        if len(digests) > _MOST_FILES:
-            raise BundleError(f"{folder} has more than {_MOST_FILES:,} files: it is no xcrossrec model")
-    return digests
+                found[path.relative_to(folder).as_posix()] = path
+            if len(found) > _MOST_FILES or size > _MOST_BYTES_IN_ALL:
+                most = f"{_MOST_FILES:,} files or {_MOST_BYTES_IN_ALL:,} bytes"
+                raise BundleError(f"{folder} has more than {most}: it is no xcrossrec model")
+    return {name: file_digest(path) for name, path in found.items()}
 
 
 def verify_files(folder: Path, digests: Mapping[str, str], *, besides: str) -> None:
