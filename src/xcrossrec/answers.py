@@ -32,7 +32,8 @@ class Recommendation:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values; without an explanation where there is none."""
-        return {name: value for name, value in asdict(self).items() if name != "explanation" or value}
+        explanation = {"explanation": self.explanation.to_dict()} if self.explanation else {}
+        return {**{name: value for name, value in vars(self).items() if name != "explanation"}, **explanation}
 
 
 @dataclass(frozen=True)

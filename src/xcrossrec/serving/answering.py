@@ -157,6 +157,11 @@ class Answering:
     ) -> None:
         self._most = settings.texts if recommender.ranking.together else settings.pair_candidates
         self._open, self._closing, self._lock = 0, False, Lock()
+
+        def begin() -> None:
+            on_start()
+            warm(recommender)
+
         self._known: Worker[tuple[Question, Read], Answer | Unread] = Worker(
             name,
             recommender.answer_read,
@@ -172,7 +177,7 @@ class Answering:
             recommender.ranking.price,
             limit=settings.waiting_texts,
             batch=settings.batch,
-            on_start=lambda: (on_start(), warm(recommender)),
+            on_start=begin,
         )
         self.reading.started.wait()
 

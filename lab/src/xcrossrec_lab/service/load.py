@@ -47,7 +47,7 @@ Made by `xcrossrec_lab.service.load` from `{file}`; measure again, on a machine 
 MODEL: MiniLM with 2 integrated streams, `dual`, `late` pooling. DOMAIN: {info[items]} items. Server and load share
 {info[cores]} cores ({info[processor]}; torch {info[torch]});
 load average of the machine before: {info[load_1m]}. A free title is one that the catalogue lacks, so that the model has
-to encode it; none comes twice within 4,000 requests. "One by one" is the same server with
+to encode it; none comes twice in one measurement, so that none is remembered. "One by one" is the same server with
 `--batch 1`. Both were measured in turn; throughput is wrk's with 64 connections, the median of the rounds.
 
 | history | batched, requests/s | one by one | ratio | processor ms a request | at half: p50 / p95 / p99 ms | not 200 |
@@ -58,7 +58,8 @@ Latency is counted from the time at which a request was due, whatever came back 
 
 **Ten times too much** (4 ids and 1 free title): {over[offered_per_s]:.0f} requests/s offered,
 {over[times_saturation]} times saturation, for {over[seconds]:.0f} s:
-{over[ok]} answered ({over[answered_per_s]:.0f}/s), {over[busy]} refused with 429, {failures} other errors.
+{over[ok]} answered ({over[answered_per_s]:.0f}/s, {over[kept]:.0%} of saturation),
+{over[busy]} refused with 429, {failures} other errors.
 Then half of saturation again: the last refused or slow answer (over twice the usual p99) was due
 {over[recovered_after_s]} s after the overload ended; p50 / p95 / p99 of those 8 s:
 {after[p50_ms]:.0f} / {after[p95_ms]:.0f} / {after[p99_ms]:.0f} ms.
@@ -70,8 +71,9 @@ Then half of saturation again: the last refused or slow answer (over twice the u
 # ---- requests
 
 
-def write_bodies(domain: Any, workload: str, path: Path) -> None:
-    draw = random.Random(0)
+def write_bodies(domain: Any, workload: str, path: Path, seed: int = 0) -> None:
+    """Write a measurement's requests; those of another seed have other free titles, which no server remembers."""
+    draw = random.Random(seed)
     items, titles = domain.items["item_id"].to_list(), domain.titles
     with path.open("w", encoding="utf-8") as file:
         for _ in range(BODIES):
@@ -214,13 +216,16 @@ def cpu_s(url: str) -> float:
     return float("nan")
 
 
-def saturation(urls: dict[str, str], bodies: Path, seconds: float, rounds: int) -> dict[str, Any]:
+def saturation(
+    urls: dict[str, str], domain: Any, workload: str, bodies: Path, seconds: float, rounds: int
+) -> dict[str, Any]:
     """Throughput of both servers in turn, and the processor time that each request took them."""
     rates: dict[str, list[float]] = {name: [] for name in urls}
     cpu_ms: dict[str, list[float]] = {name: [] for name in urls}
     failures = 0.0
-    for _ in range(rounds):
+    for number in range(rounds):
         for name, url in urls.items():
+            write_bodies(domain, workload, bodies, seed=10 + number)
             before = cpu_s(url)
             found = wrk(url, bodies, connections=64, seconds=seconds)
             rates[name].append(round(per_second(found), 1))
@@ -240,13 +245,14 @@ def overload(url: str, bodies: Path, rate: float, seconds: float, usual_ms: floa
     connections = 2000
     wait_ms = max(1, round(1000 * connections / (20 * rate)))  # those that are answered wait besides
     found = wrk(url, bodies, connections=connections, seconds=seconds, wait_ms=wait_ms)
-    after = open_loop(url, bodies, rate / 2, 8)
+    after = open_loop(url, bodies, rate / 2, 8)  # bodies of which few were answered
     offered = (found["ok"] + found["busy"] + found["other"]) / found["seconds"]
     return {
         **found,
         "offered_per_s": round(offered, 1),
         "times_saturation": round(offered / rate, 1),
         "answered_per_s": round(per_second(found), 1),
+        "kept": round(per_second(found) / rate, 2),
         "recovered_after_s": recovery_s(after, usual_ms),
         "after": latency(after),
     }
@@ -259,14 +265,16 @@ def measure(urls: dict[str, str], domain: Any, folder: Path, seconds: float, rou
         write_bodies(domain, workload, bodies)
         for url in urls.values():
             wrk(url, bodies, connections=8, seconds=2)
-        results[workload] = saturation(urls, bodies, seconds, rounds)
+        results[workload] = saturation(urls, domain, workload, bodies, seconds, rounds)
         print(workload, results[workload], file=sys.stderr)
         rate = results[workload]["requests_per_s"]["batched"]["median"]
+        write_bodies(domain, workload, bodies, seed=1)
         half = open_loop(urls["batched"], bodies, rate / 2, seconds)
         results[workload]["at_half"] = {"requests_per_s": round(rate / 2, 1), **latency(half)}
         print(workload, results[workload]["at_half"], file=sys.stderr)
         if workload == "mixed":
             usual = results[workload]["at_half"]["p99_ms"]
+            write_bodies(domain, workload, bodies, seed=2)
             results["overload"] = overload(urls["batched"], bodies, rate, seconds, usual)
             print("overload", results["overload"], file=sys.stderr)
     return results
