@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 _TURN = 8
 """Texts that a question is given in one turn."""
 
-_SLICE_CHARACTERS = 8_000
-"""Text read at a time, about 2,000 tokens: a larger slice is no quicker a text."""
+_SLICE_CHARACTERS = 4_000
+"""Text read at a time, about 1,000 tokens: a larger slice is hardly quicker a text."""
 
 _LONGEST_READ = 2_000
 """Characters that a model reads of one text, about."""
@@ -176,7 +176,7 @@ class Answering:
             recommender.read,
             recommender.ranking.price,
             limit=settings.waiting_texts,
-            batch=settings.batch,
+            batch=1 if settings.batch == 1 else settings.queue,  # a slice has its own limit
             on_start=begin,
         )
         self.reading.started.wait()
@@ -203,7 +203,8 @@ class Answering:
         until, read = monotonic() + timeout_s, dict[Text, Any]()
         try:
             while True:
-                answer = await self._known.ask((question, read), timeout_s=max(0.001, until - monotonic()))
+                left_s = max(0.001, until - monotonic())
+                answer = await self._known.ask((question, read), timeout_s=left_s, admitted=bool(read))
                 if isinstance(answer, Answer):
                     return answer
                 if len(answer.texts) > self._most:

@@ -87,13 +87,19 @@ class Worker(Generic[Q, A]):
         """Whether the thread has not ended yet."""
         return self._thread.is_alive()
 
-    async def ask(self, question: Q, *, timeout_s: float, gone: Gone | None = None) -> A:
+    async def ask(self, question: Q, *, timeout_s: float, gone: Gone | None = None, admitted: bool = False) -> A:
         """Wait for an answer, at most so many seconds, and while the asker does.
+
+        Args:
+            question: to be answered.
+            timeout_s: of it.
+            gone: tells whether the asker hung up.
+            admitted: it was let in before, so that it is not refused now.
 
         Raises:
             Problem: 429 where the queue is full, 503 where time is over; and whatever the answer raises.
         """
-        job = self._submit(question, timeout_s)
+        job = self._submit(question, timeout_s, admitted=admitted)
         try:
             while not job.future.done():
                 left_s = job.expires - monotonic()
@@ -132,12 +138,13 @@ class Worker(Generic[Q, A]):
                 retry_s=self._retry_s(),
             )
 
-    def _submit(self, question: Q, timeout_s: float) -> Job:
+    def _submit(self, question: Q, timeout_s: float, *, admitted: bool) -> Job:
         now = monotonic()
         with self._changed:
             if self._closing:
                 raise busy("the model is being taken away: ask again", status=503, code="replaced")
-            self._check_room(question)
+            if not admitted:
+                self._check_room(question)
             job = Job(question, asyncio.get_running_loop().create_future(), now, now + timeout_s)
             self._jobs.append(job)
             self._changed.notify()
