@@ -16,6 +16,7 @@ from xcrossrec.data import Domain, build_domain, read_domain, write_domain
 from xcrossrec.evaluation import Evaluation
 from xcrossrec.evaluation import evaluate as ranked
 from xcrossrec.models.scorer import untrained
+from xcrossrec.models.tokens import CutReport
 
 RUNNER = CliRunner()
 METRICS = {"hit@1", "hit@10", "mrr", "ndcg@10", "ci"}
@@ -102,8 +103,11 @@ def test_a_table_for_people_and_results_to_compare(domain_dir: Path, tiny_models
         (["evaluate", "baseline:x", "DIR"], "unknown baseline 'x'"),
         (["evaluate", "baseline:popularity", "/nowhere"], "no domain folder at /nowhere"),
         (["evaluate", "baseline:popularity", "DIR", "--split", "test"], "has no 'test' split"),
-        (["evaluate", "baseline:popularity", "DIR", "--negatives", "hard"], "unknown negatives 'hard'"),
-        (["evaluate", "baseline:popularity", "DIR", "--negatives", " , "], "no negatives are given"),
+        (
+            ["evaluate", "baseline:popularity", "DIR", "--negatives", "hard"],
+            "each once, got ['hard']",
+        ),
+        (["evaluate", "baseline:popularity", "DIR", "--negatives", " , "], "each once, got ['', '']"),
         (["evaluate", "baseline:popularity", "DIR", "--out", "/dev/null/x/y.parquet"], "/dev/null"),
         (["compare", "/nowhere/a.parquet", "/nowhere/b.parquet"], "no results file at /nowhere/a.parquet"),
     ],
@@ -133,11 +137,11 @@ def test_a_pair_model_does_not_rank_a_large_catalogue_unasked(
 
 def test_what_was_cut_is_said(domain_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     invoke("--version")
-    console.report_cut(0, 0, 0, None)
+    console.report_cut(CutReport())
     with pytest.MonkeyPatch.context() as patch:
         said: list[str] = []
         patch.setattr(console.log, "info", said.append)
-        console.report_cut(2, 5, 1, 256)
+        console.report_cut(CutReport(2, 5, 1), 256)
     assert said == [
         "cut: 2 texts outgrew the model's room of 256 tokens; 5 of their oldest history items were left out, "
         "1 single titles shortened"

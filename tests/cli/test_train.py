@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from xcrossrec.cli import app
-from xcrossrec.cli.train import _changes
+from xcrossrec.cli.train import Run
 from xcrossrec.config import Integration, rival_config, target_config
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import ConfigError
@@ -23,6 +23,10 @@ from xcrossrec.training import loop
 
 RUNNER = CliRunner()
 QUICK = ["--epochs", "1"]
+
+
+def changes(config: Path, **given: int) -> dict[str, Any]:
+    return Run(out=Path("out"), config=config, **given).changes()
 
 
 @pytest.fixture
@@ -165,8 +169,8 @@ def test_mistakes_are_one_sentence(
 def test_settings_come_from_a_file_and_options_override_them(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text("epochs = 7\nlearning_rate = 0.1\nseed = 3\n")
-    assert _changes(file, epochs=2, seed=None) == {"epochs": 2, "learning_rate": 0.1, "seed": 3}
-    assert target_config(**_changes(file, seed=0)).seed == 0
+    assert changes(file, epochs=2) == {"epochs": 2, "learning_rate": 0.1, "seed": 3}
+    assert target_config(**changes(file, seed=0)).seed == 0
 
 
 @pytest.mark.parametrize("center", [True, False])
@@ -199,9 +203,9 @@ def test_bad_settings_are_refused(text: str, message: str, tmp_path: Path) -> No
     file = tmp_path / "settings.toml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
-        _changes(file)
+        changes(file)
     with pytest.raises(ConfigError, match="cannot be read"):
-        _changes(tmp_path / "nothing.toml")
+        changes(tmp_path / "nothing.toml")
 
 
 def test_an_unknown_setting_is_refused_by_name(domain_dir: Path, tmp_path: Path) -> None:

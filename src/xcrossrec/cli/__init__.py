@@ -3,13 +3,12 @@
 Results go to stdout, progress and errors to stderr. Exit status: 0 done, 1 a check found something serious,
 2 the user's mistake (one sentence, no traceback), 130 interrupted.
 
-A module of commands has a function ``register(app)`` and is named in ``COMMAND_MODULES``. It imports nothing
-heavy at its top: heavy imports stand in the commands' bodies, so that ``--help`` is quick and needs no torch.
+A module of commands imports nothing heavy at its top: heavy imports stand in the commands' bodies, so that ``--help``
+is quick and needs no torch.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 from typing import Annotated, Any
@@ -18,18 +17,8 @@ import typer
 from typer.core import TyperGroup
 
 from xcrossrec._version import __version__
+from xcrossrec.cli import catalog, data, demo, evaluate, inspect, recommend, serve, train
 from xcrossrec.exceptions import XCrossRecError
-
-COMMAND_MODULES = (
-    "data",
-    "train",
-    "evaluate",
-    "recommend",
-    "inspect",
-    "catalog",
-    "serve",
-    "demo",
-)
 
 INTERRUPTED = 130
 USER_MISTAKE = 2
@@ -88,8 +77,18 @@ def _root(
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
-for _module in COMMAND_MODULES:
-    importlib.import_module(f"xcrossrec.cli.{_module}").register(app)
+for _name, _group in {"data": data, "train": train, "catalog": catalog}.items():
+    app.add_typer(_group.app, name=_name)
+for _command in (
+    evaluate.evaluate,
+    evaluate.compare,
+    recommend.recommend,
+    recommend.recommend_batch,
+    inspect.inspect,
+    serve.serve,
+    demo.demo,
+):
+    app.command()(_command)
 
 
 def main() -> None:

@@ -20,11 +20,6 @@ Catalogue = Annotated[Path, typer.Argument(metavar="DIR", help="A catalogue that
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep items with their vectors on disk.")
 
 
-def register(parent: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    parent.add_typer(app, name="catalog")
-
-
 @app.command("build")
 def build(
     model: ModelDir,

@@ -10,14 +10,18 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from xcrossrec.exceptions import ConfigError
 from xcrossrec.extras import require
-from xcrossrec.types import NEGATIVES, EncodingPrecision, Negatives
+from xcrossrec.types import EncodingPrecision
+
+if TYPE_CHECKING:
+    from xcrossrec.models.tokens import CutReport
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
@@ -28,6 +32,25 @@ Precision = Annotated[
 DomainDir = Annotated[Path, typer.Argument(metavar="DIR", help="A domain's folder.")]
 
 log = logging.getLogger("xcrossrec")
+
+
+def taking(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command take a keyword-only dataclass's fields as options: it gets the object as ``options``."""
+    hints = get_type_hints(kind, include_extras=True)
+    shared = [each.replace(annotation=hints[name]) for name, each in signature(kind).parameters.items()]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**given: Any) -> None:
+            command(options=kind(**{each.name: given.pop(each.name) for each in shared}), **given)
+
+        own = [each for each in signature(command, eval_str=True).parameters.values() if each.name != "options"]
+        shown = [*(each.replace(kind=Parameter.KEYWORD_ONLY) for each in own), *shared]
+        run.__annotations__ = {each.name: each.annotation for each in shown}
+        run.__dict__["__signature__"] = Signature(shown)
+        return run
+
+    return decorate
 
 
 def prepare(extra: str) -> None:
@@ -73,32 +96,18 @@ def counter(what: str) -> Callable[[int, int], None]:
     return show
 
 
-def print_json(value: Mapping[str, Any]) -> None:
-    """Print one object on one line, on stdout."""
-    typer.echo(json.dumps(value, ensure_ascii=False, default=str))
+def one_line(value: Mapping[str, Any]) -> str:
+    """Write an object as JSON."""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def parse_negatives(text: str) -> tuple[Negatives, ...]:
-    """Read ``uniform,popularity,full``.
-
-    Raises:
-        ConfigError: an unknown kind, or none.
-    """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if bad := [name for name in names if name not in NEGATIVES]:
-        raise ConfigError(f"unknown negatives {bad[0]!r}: choose one or more of {','.join(NEGATIVES)}")
-    if not names:
-        raise ConfigError(f"no negatives are given: choose one or more of {','.join(NEGATIVES)}")
-    return cast(tuple[Negatives, ...], tuple(dict.fromkeys(names)))
-
-
-def report_cut(prompts: int, items: int, titles: int, limit: int | None) -> None:
-    """Say on stderr how much text did not fit the model, if any."""
-    if prompts:
+def report_cut(cut: CutReport, limit: int | None = None) -> None:
+    """Say on stderr how much text did not fit the model's room of so many tokens, if any."""
+    if cut.prompts:
         room = f" of {limit} tokens" if limit else ""
         log.info(
-            f"cut: {prompts} texts outgrew the model's room{room}; {items} of their oldest history items were left "
-            f"out, {titles} single titles shortened"
+            f"cut: {cut.prompts} texts outgrew the model's room{room}; {cut.items} of their oldest history items were "
+            f"left out, {cut.titles} single titles shortened"
         )
 
 

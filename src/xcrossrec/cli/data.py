@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from xcrossrec.cli.console import Json, Overwrite, print_json
+from xcrossrec.cli.console import Json, Overwrite, one_line
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.types import EmptyTitles, Repeats, Split, SplitWay, UnknownItems
 
@@ -18,11 +17,6 @@ if TYPE_CHECKING:
 Format = Literal["amazon2014", "amazon2018", "amazon2023", "recbole", "csv", "parquet", "jsonl"]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Import, check and prepare data.")
-
-
-def register(parent: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    parent.add_typer(app, name="data")
 
 
 @app.command("import")
@@ -93,10 +87,7 @@ def import_(
     imported = import_domain(domain or out.resolve().name, form, inputs, recipe)
     write_domain(imported, out, overwrite=overwrite)
     _report_repairs(imported.manifest["filters"])
-    if as_json:
-        print_json(_summary(out, imported))
-    else:
-        _print_domains({out: imported})
+    typer.echo(one_line(_summary(out, imported)) if as_json else _shown(out, imported))
 
 
 @app.command()
@@ -110,7 +101,7 @@ def lint(
     from xcrossrec.data.lint import lint as find_defects
 
     report = find_defects(directories)
-    typer.echo(json.dumps(report.to_dict()) if as_json else report.to_text())
+    typer.echo(one_line(report.to_dict()) if as_json else report.to_text())
     raise typer.Exit(report.exit_code)
 
 
@@ -123,11 +114,9 @@ def market(
     from xcrossrec.data import write_domain
     from xcrossrec.data.market import sample_market
 
-    written: dict[Path, Domain] = {}
     for name, domain in sample_market(seed).items():
         write_domain(domain, out / name)
-        written[out / name] = domain
-    _print_domains(written)
+        typer.echo(_shown(out / name, domain))
 
 
 def _shares(text: str) -> tuple[float, float]:
@@ -151,13 +140,13 @@ def _report_repairs(filters: dict[str, Any]) -> None:
         typer.echo(f"{lost} that the catalogue lacks were dropped", err=True)
 
 
-def _print_domains(domains: dict[Path, Domain]) -> None:
-    for summary in (_summary(path, domain) for path, domain in domains.items()):
-        label = " (simulated)" if summary["simulated"] else ""
-        typer.echo(f"{summary['domain']}{label}: {summary['items']} items, in {summary['path']}")
-        for split, users in summary["users"].items():
-            typer.echo(f"  {split:<10} {users:>9} users {summary['interactions'][split]:>10} interactions")
-        typer.echo(f"  fingerprint {summary['fingerprint'][:16]}")
+def _shown(path: Path, domain: Domain) -> str:
+    summary = _summary(path, domain)
+    label = " (simulated)" if summary["simulated"] else ""
+    lines = [f"{summary['domain']}{label}: {summary['items']} items, in {summary['path']}"]
+    for split, users in summary["users"].items():
+        lines.append(f"  {split:<10} {users:>9} users {summary['interactions'][split]:>10} interactions")
+    return "\n".join([*lines, f"  fingerprint {summary['fingerprint'][:16]}"])
 
 
 def _summary(path: Path, domain: Domain) -> dict[str, Any]:

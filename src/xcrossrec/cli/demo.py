@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
     from xcrossrec.evaluation import Evaluation
 
 MARKER = "xcrossrec-demo.json"
-"""Marks a folder as a demo's, which the next demo may replace; holds the demo's results."""
+"""Marks a folder as a demo's, which the next demo may replace."""
 
 SIMULATED = "Its customers are SIMULATED: the numbers show that the software works, and nothing about people."
 _FOLDERS = ("data", "sources", "lora", "lora.training", "model", "model.training", "results")
-_OURS, _LORA = "the integrated model", "a LoRA without sources"
+OURS, RIVAL = "integrated-model", "lora-without-sources"
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,6 @@ class Plan:
     base: str | None = None
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command("demo")(demo)
-
-
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write; an earlier demo's is replaced.")] = Path("xcrossrec-demo"),
 ) -> None:
@@ -74,7 +68,7 @@ def demo(
     prepare("train")
     require("baselines")
     claim(out)
-    run(out, Plan(), seed=0)
+    run(out, Plan())
 
 
 def claim(out: Path) -> None:
@@ -88,69 +82,65 @@ def claim(out: Path) -> None:
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists():
         raise DataError(f"{out} exists and is not an earlier demo (it has no {MARKER}): choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    (out / MARKER).write_text(json.dumps({"simulated": True, "finished": False}), encoding="utf-8")
+    (out / MARKER).write_text('{"simulated": true}', encoding="utf-8")
     for name in _FOLDERS:
         shutil.rmtree(out / name, ignore_errors=True)
 
 
-def run(out: Path, plan: Plan, *, seed: int) -> None:
+def run(out: Path, plan: Plan) -> None:
     """Do the whole job and print what came of it."""
+    from xcrossrec.evaluation import compare, verdict
+
     started = time.perf_counter()
-    *sources, target = _write_market(out, plan, seed)
+    *sources, target = _write_market(out, plan)
     typer.echo(
         f"A market with two established categories, {sources[0].name} and {sources[1].name} ({plan.source_users:,} "
         f"customers each), and a new one, {target.name} ({plan.budget:,}). {SIMULATED}"
     )
     adapters = [out / "sources" / source.name for source in sources]
-    _train(out, plan, seed, sources, target, adapters)
-    results = _evaluate_all(out, target, adapters, plan, seed)
-    verdicts = _verdicts(results)
-    typer.echo("\n" + "\n".join(verdicts))
+    _train(out, plan, sources, target, adapters)
+    ours, *rivals = _evaluate_all(out, target, adapters, plan)
+    mrr = {each.info.scorer: each.summary()["metrics"]["popularity"]["mrr"] for each in (ours, *rivals)}
+    ranking = ", ".join(f"{name} {mrr[name]:.3f}" for name in sorted(mrr, key=lambda name: -mrr[name]))
+    typer.echo(
+        f"\nFor each of {ours.summary()['users']:,} other customers the next purchase was ranked among 29 items drawn "
+        f"by popularity. Mean of 1 / rank (MRR): {ranking}."
+    )
+    for rival in rivals:  # only an interval clear of 0 is a yes
+        said = verdict(compare(ours, rival, permutations=1000), "popularity")
+        typer.echo(f"- {said[0].upper()}{said[1:]}")
     typer.echo("\n" + _recommendations(out, target))
-    wall_s = time.perf_counter() - started
-    record = {
-        "simulated": True,
-        "finished": True,
-        "seed": seed,
-        "wall_s": round(wall_s, 1),
-        "verdicts": verdicts,
-        "summaries": [result.summary() for result in results.values()],
-    }
-    (out / MARKER).write_text(json.dumps(record, indent=2), encoding="utf-8")
-    typer.echo(f"\nDone in {wall_s:.0f} s. Look further:\n{_next_steps(out, target)}")
+    typer.echo(f"\nDone in {time.perf_counter() - started:.0f} s. Look further:\n{_next_steps(out, target)}")
 
 
-def _write_market(out: Path, plan: Plan, seed: int) -> list[Domain]:
+def _write_market(out: Path, plan: Plan) -> list[Domain]:
     """Simulate three domains, the last is the target; write them to OUT/data."""
     from xcrossrec.data import write_domain
     from xcrossrec.data.market import MARKET_DOMAINS, MarketSettings, sample_market
 
-    market = sample_market(seed, MarketSettings(train_users=plan.source_users, test_users=plan.test_users))
+    market = sample_market(0, MarketSettings(train_users=plan.source_users, test_users=plan.test_users))
     chosen = [market[name] for name in MARKET_DOMAINS[:3]]
     for domain in chosen:
         write_domain(domain, out / "data" / domain.name)
     return chosen
 
 
-def _train(
-    out: Path, plan: Plan, seed: int, sources: Sequence[Domain], target: Domain, adapters: Sequence[Path]
-) -> None:
+def _train(out: Path, plan: Plan, sources: Sequence[Domain], target: Domain, adapters: Sequence[Path]) -> None:
     from xcrossrec.config import rival_config, source_config, target_config
     from xcrossrec.models.base import DEFAULT_BASE
     from xcrossrec.training.source import train_source
     from xcrossrec.training.target import train_target
 
     base, bars = plan.base or DEFAULT_BASE, shows_progress() and sys.stderr.isatty()
-    same: dict[str, Any] = {"seed": seed, "sampled_negatives": 0}
     for source, adapter in zip(sources, adapters, strict=True):
         with _step(f"a LoRA on {source.name}"):
-            settings = source_config(**plan.source, **same)
+            settings = source_config(**plan.source, sampled_negatives=0)
             train_source(source, adapter, config=settings, base=base, show_progress=bars)
     with _step(f"both integrated into {target.name}"):
-        settings = target_config(users=plan.budget, **plan.target, **same)
+        settings = target_config(users=plan.budget, **plan.target, sampled_negatives=0)
         train_target(target, adapters, out / "model", config=settings, budget=plan.budget, show_progress=bars)
     with _step(f"the rival, a LoRA on {target.name} alone"):
-        settings = rival_config(**plan.rival, **same)
+        settings = rival_config(**plan.rival, sampled_negatives=0)
         train_source(target, out / "lora", config=settings, base=base, budget=plan.budget, show_progress=bars)
 
 
@@ -165,49 +155,28 @@ def _step(what: str) -> Iterator[None]:
     log.info(f"{what}: {time.perf_counter() - started:.0f} s")
 
 
-def _evaluate_all(out: Path, target: Domain, adapters: Sequence[Path], plan: Plan, seed: int) -> dict[str, Evaluation]:
-    """Rank the target's test users with every method; results by the method's name."""
+def _evaluate_all(out: Path, target: Domain, adapters: Sequence[Path], plan: Plan) -> list[Evaluation]:
+    """Rank the target's test users with every method, the integrated model first; the results are kept, too."""
     from xcrossrec.baselines.named import scorer_for
     from xcrossrec.evaluation import evaluate
     from xcrossrec.models.base import DEFAULT_BASE
 
     specs = {
-        _OURS: str(out / "model"),
-        _LORA: str(out / "lora"),
-        "the mean of the sources": "+".join(map(str, adapters)),
-        "the untrained base": "baseline:untrained",
-        "TF-IDF of titles": "baseline:tfidf",
+        OURS: ("the integrated model", str(out / "model")),
+        RIVAL: ("a LoRA without sources", str(out / "lora")),
+        "mean-of-the-sources": ("the mean of the sources", "+".join(map(str, adapters))),
+        "untrained-base": ("the untrained base", "baseline:untrained"),
+        "tf-idf-of-titles": ("TF-IDF of titles", "baseline:tfidf"),
     }
     (out / "results").mkdir()
-    results = {}
+    results = []
     with _step(f"ranking for {plan.test_users:,} other customers of {target.name}"):
-        for name, spec in specs.items():
+        for file, (name, spec) in specs.items():
             scorer = scorer_for(spec, target, base=plan.base or DEFAULT_BASE).scorer
-            directory = out / "data" / target.name
-            found = evaluate(scorer, target, "test", negatives=["popularity"], seed=seed, directory=directory)
-            results[name] = replace(found, info=replace(found.info, scorer=name))
-            results[name].save(_result(out, name))
+            found = evaluate(scorer, target, "test", negatives=["popularity"], directory=out / "data" / target.name)
+            results.append(replace(found, info=replace(found.info, scorer=name)))
+            results[-1].save(out / "results" / f"{file}.parquet")
     return results
-
-
-def _result(out: Path, name: str) -> Path:
-    return out / "results" / f"{name.removeprefix('a ').removeprefix('the ').lower().replace(' ', '-')}.parquet"
-
-
-def _verdicts(results: Mapping[str, Evaluation]) -> list[str]:
-    """What won and by how much, in sentences; only an interval clear of 0 is a yes."""
-    from xcrossrec.evaluation import compare, verdict
-
-    mrr = {name: result.summary()["metrics"]["popularity"]["mrr"] for name, result in results.items()}
-    ranking = ", ".join(f"{name} {mrr[name]:.3f}" for name in sorted(mrr, key=lambda name: -mrr[name]))
-    users = results[_OURS].summary()["users"]
-    rivals = [name for name in results if name != _OURS]
-    compared = [compare(results[_OURS], results[rival], permutations=1000) for rival in rivals]
-    return [
-        f"For each of {users:,} other customers the next purchase was ranked among 29 items drawn by popularity. "
-        f"Mean of 1 / rank (MRR): {ranking}.",
-        *(f"- {said[0].upper()}{said[1:]}" for said in (verdict(found, "popularity") for found in compared)),
-    ]
 
 
 def _recommendations(out: Path, target: Domain) -> str:
@@ -230,10 +199,10 @@ def _recommendations(out: Path, target: Domain) -> str:
 
 
 def _next_steps(out: Path, target: Domain) -> str:
-    paths = (out / "model", out / "data" / target.name, _result(out, _OURS), _result(out, _LORA))
-    model, data, ours, lora = (quote(str(path)) for path in paths)
+    paths = ("model", f"data/{target.name}", f"results/{OURS}.parquet", f"results/{RIVAL}.parquet")
+    model, data, ours, rival = (quote(str(out / path)) for path in paths)
     return f"""\
   xcrossrec inspect {model}
   xcrossrec recommend {model} --catalog {data} --history "{target.titles[0]}" --explain
-  xcrossrec compare {ours} {lora}
+  xcrossrec compare {ours} {rival}
   xcrossrec serve {model} --catalog {data}"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -13,9 +13,8 @@ from xcrossrec.cli.console import (
     counter,
     first_writable,
     log,
-    parse_negatives,
+    one_line,
     prepare,
-    print_json,
     progress_to_stderr,
     report_cut,
 )
@@ -27,12 +26,6 @@ if TYPE_CHECKING:
 
 LARGE_FOR_PAIR = 2000
 """Catalogue above which a `pair` model is not asked for ``full`` unless the user says so."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    app.command("evaluate")(evaluate)
-    app.command("compare")(compare)
 
 
 def evaluate(
@@ -75,26 +68,23 @@ def evaluate(
     domain = read_domain(directory)
     with progress_to_stderr():
         found = scorer_for(subject, domain, base=base or DEFAULT_BASE)
-        kinds = parse_negatives(negatives) if negatives is not None else _default_negatives(found, domain)
+        asked = None if negatives is None else [cast(Negatives, name.strip()) for name in negatives.split(",")]
         result = evaluate_scorer(
             found.scorer,
             domain,
             split,
-            negatives=kinds,
+            negatives=asked or _default_negatives(found, domain),
             seed=seed,
             directory=first_writable(directory),
             seen_users=found.seen_users(domain, split),
             progress=counter(f"{found.scorer.name} on {domain.name}, users"),
         )
-    report_cut(found.cut.prompts, found.cut.items, found.cut.titles, None)
+    report_cut(found.cut)
     if out is not None:
         result.save(out)
         log.info(f"per-user results: {out}")
     summary = result.summary()
-    if as_json:
-        print_json(summary)
-    else:
-        typer.echo(summary_table(summary))
+    typer.echo(one_line(summary) if as_json else summary_table(summary))
 
 
 def compare(
@@ -107,10 +97,7 @@ def compare(
     from xcrossrec.evaluation import compare as compare_results
 
     found = compare_results(Evaluation.load(first), Evaluation.load(second))
-    if as_json:
-        print_json(found)
-    else:
-        typer.echo(comparison_table(found))
+    typer.echo(one_line(found) if as_json else comparison_table(found))
 
 
 def _default_negatives(subject: Subject, domain: Domain) -> tuple[Negatives, ...]:

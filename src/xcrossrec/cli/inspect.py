@@ -8,16 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xcrossrec.cli.console import Json, prepare, print_json, progress_to_stderr
+from xcrossrec.cli.console import Json, one_line, prepare, progress_to_stderr
 
 if TYPE_CHECKING:
-    from xcrossrec.models.adapters import Adapter
     from xcrossrec.models.model import Model
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command("inspect")(inspect)
 
 
 def inspect(
@@ -34,10 +28,7 @@ def inspect(
     with progress_to_stderr():
         manifest = bundle.read_bundle_manifest(model)
         found = describe(model, bundle.load(model), manifest)
-    if as_json:
-        print_json(found)
-    else:
-        typer.echo(as_text(found))
+    typer.echo(one_line(found) if as_json else as_text(found))
 
 
 def describe(path: Path, model: Model, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -59,47 +50,35 @@ def describe(path: Path, model: Model, manifest: dict[str, Any]) -> dict[str, An
 def _parameters(model: Model) -> dict[str, Any]:
     from xcrossrec.training.target import count_parameters
 
-    if model[0].adapters:
+    encoder, *head = model
+    if encoder.adapters:
         return count_parameters(model)
-    lora = sum(p.numel() for name, p in model[0].named_parameters() if "lora_" in name)
-    whole = sum(p.numel() for p in model[0].parameters())
-    head = sum(p.numel() for module in list(model)[1:] for p in module.parameters())
-    return {
-        "integrators": 0,
-        "target_lora": 0,
-        "lora_per_source": lora,
-        "share": 0.0,
-        "head": head,
-        "base": whole - lora,
-    }
+    lora = sum(p.numel() for name, p in encoder.named_parameters() if "lora_" in name)
+    own = sum(p.numel() for module in head for p in module.parameters())
+    base = sum(p.numel() for p in encoder.parameters()) - lora
+    return {"integrators": 0, "target_lora": 0, "lora_per_source": lora, "share": 0.0, "head": own, "base": base}
 
 
 def _adapters(model: Model, manifest: dict[str, Any], path: Path) -> list[dict[str, Any]]:
-    from xcrossrec.models.adapters import ADAPTER_CONFIG, read_adapter
+    from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
     from xcrossrec.models.base import load_base
 
-    if model[0].adapters:
-        trained = {record["name"]: record for record in manifest.get("sources", [])}
-        return [_adapter(adapter, trained.get(adapter.name, {})) for adapter in model[0].adapters]
-    if not (path / ADAPTER_CONFIG).exists():
-        return []
-    own = read_adapter(path, load_base(model[0].base_name))
-    return [_adapter(own, {"domain": manifest.get("domain"), "training": manifest.get("training")})]
-
-
-def _adapter(adapter: Adapter, record: dict[str, Any]) -> dict[str, Any]:
-    from xcrossrec.models.adapters import ADAPTER_WEIGHTS
-
-    return {
-        "name": adapter.name,
-        "rank": adapter.config.r,
-        "alpha": adapter.config.lora_alpha,
-        "target_modules": sorted(adapter.config.target_modules or ()),
-        "parameters": adapter.parameters,
-        "digest": hashlib.sha256((adapter.path / ADAPTER_WEIGHTS).read_bytes()).hexdigest(),
-        "domain": record.get("domain"),
-        "training": record.get("training"),
-    }
+    found, records = model[0].adapters, {record["name"]: record for record in manifest.get("sources", [])}
+    if not found and (path / ADAPTER_CONFIG).exists():
+        found = (read_adapter(path, load_base(model[0].base_name)),)
+        records = {found[0].name: manifest}
+    return [
+        {
+            "name": adapter.name,
+            "rank": adapter.config.r,
+            "alpha": adapter.config.lora_alpha,
+            "target_modules": sorted(adapter.config.target_modules or ()),
+            "parameters": adapter.parameters,
+            "digest": hashlib.sha256((adapter.path / ADAPTER_WEIGHTS).read_bytes()).hexdigest(),
+            **{key: records.get(adapter.name, {}).get(key) for key in ("domain", "training")},
+        }
+        for adapter in found
+    ]
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -118,12 +97,18 @@ def as_text(found: dict[str, Any]) -> str:
     ]
     if found["integration"]:
         lines.append("integration  " + ", ".join(f"{key} {value}" for key, value in found["integration"].items()))
-    rows = []
-    for each in found["adapters"]:
-        on = ",".join(each["target_modules"])
-        rows.append([each["name"], str(each["rank"]), on, f"{each['parameters']:,}", each["digest"][:16]])
-    parts = [[name, _number(value)] for name, value in parameters.items()]
+    rows = [
+        [
+            each["name"],
+            str(each["rank"]),
+            ",".join(each["target_modules"]),
+            f"{each['parameters']:,}",
+            each["digest"][:16],
+        ]
+        for each in found["adapters"]
+    ]
     lines += ["", *aligned(["adapter", "rank", "on", "parameters", "digest"], rows, text_columns=5)]
+    parts = [[name, _number(value)] for name, value in parameters.items()]
     lines += ["", *aligned(["parameters", ""], parts, text_columns=2)]
     if metrics := found["metrics"]:
         lines += ["", f"training     {metrics['users']} users, {metrics['epochs']:g} epochs, {metrics['wall_s']:.0f} s"]

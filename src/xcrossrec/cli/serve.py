@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from xcrossrec.types import EncodingPrecision
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command("serve")(serve)
-
-
 def _setting(help_: str, name: str, **rules: Any) -> Any:
     """An option that the environment may set, too."""
     return typer.Option(help=help_, envvar=f"XCROSSREC_{name}", show_envvar=False, **rules)
@@ -93,10 +88,8 @@ def specs_of(models: Sequence[str], catalogs: Sequence[str], precision: Encoding
     of_name, shared = _named(catalogs, "catalog")
     folders, unnamed = _named(models, "model")
     for folder in unnamed:
-        name = folder.absolute().name
-        if name in folders:
+        if folders.setdefault(name := folder.absolute().name, folder) is not folder:
             raise ConfigError(f"two models are called {name!r}: write the second as NAME={folder}")
-        folders[name] = folder
     if len(shared) > 1:
         raise ConfigError(f"two catalogues have no name, {shared[0]} and {shared[1]}: write each as NAME=DIR")
     if strangers := sorted(set(of_name) - set(folders)):

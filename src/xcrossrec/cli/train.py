@@ -7,7 +7,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,10 +17,11 @@ from xcrossrec.cli.console import (
     DomainDir,
     Json,
     Overwrite,
+    one_line,
     prepare,
-    print_json,
     progress_to_stderr,
     shows_progress,
+    taking,
 )
 from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError
@@ -30,75 +31,77 @@ if TYPE_CHECKING:
     from xcrossrec.data import Domain
     from xcrossrec.training.loop import TrainingReport
 
-Out = Annotated[Path, typer.Option(help="Folder to write.")]
-Budget = Annotated[int | None, typer.Option(min=1, help="Train on so many users, drawn by seed.  [default: all]")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the users, at most.")]
-Config = Annotated[Path | None, typer.Option(help="TOML file of training settings; options override it.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Seed of every draw.  [default: 0]")]
-ScoringOption = Annotated[Scoring, typer.Option(help="History and item encoded apart (dual) or in one text (pair).")]
-PairAttentionOption = Annotated[
-    PairAttention | None,
-    typer.Option(help="In a pair, the history sees the candidate (joint) or not (shared).  [default: by base]"),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same settings.")]
-Rank = Annotated[int, typer.Option(min=1, help="LoRA's r, on query and value.")]
-BaseOption = Annotated[str | None, typer.Option(help="Folder, hub name, or nothing for the embedded MiniLM.")]
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What every training is told."""
+
+    out: Annotated[Path, typer.Option(help="Folder to write.")]
+    scoring: Annotated[Scoring, typer.Option(help="History and item encoded apart (dual) or in one text (pair).")] = (
+        "dual"
+    )
+    base: Annotated[str | None, typer.Option(help="Folder, hub name, or nothing for the embedded MiniLM.")] = None
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Train on so many users, drawn by seed.  [default: all]")
+    ] = None
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the users, at most.")] = None
+    config: Annotated[Path | None, typer.Option(help="TOML file of training settings; options override it.")] = None
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of every draw.  [default: 0]")] = None
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same settings.")] = False
+    overwrite: Overwrite = False
+    as_json: Json = False
+
+    def changes(self) -> dict[str, Any]:
+        """The settings that the user set, options over the file."""
+        given = {name: value for name in ("epochs", "seed") if (value := getattr(self, name)) is not None}
+        return {**(_read_settings(self.config) if self.config else {}), **given}
+
+    def users(self, domain: Domain) -> int:
+        """How many users the training will have: some learning rates depend on it."""
+        return self.budget or domain.frame("train")[USER].n_unique()
+
+    def arguments(self) -> dict[str, Any]:
+        """What the library takes by the same names."""
+        rest = ("out", "epochs", "config", "seed", "as_json")
+        given = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in rest}
+        return {**given, "show_progress": shows_progress()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(Run):
+    """What the training of one adapter is told."""
+
+    rank: Annotated[int, typer.Option(min=1, help="LoRA's r, on query and value.")] = 8
+    pair_attention: Annotated[
+        PairAttention | None,
+        typer.Option(help="In a pair, the history sees the candidate (joint) or not (shared).  [default: by base]"),
+    ] = None
+
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train sources, the integration, and rivals.")
 
 
-def register(parent: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    parent.add_typer(app, name="train")
-
-
 @app.command()
-def source(
-    directory: DomainDir,
-    out: Out,
-    base: BaseOption = None,
-    rank: Rank = 8,
-    scoring: ScoringOption = "dual",
-    pair_attention: PairAttentionOption = None,
-    budget: Budget = None,
-    epochs: Epochs = None,
-    config: Config = None,
-    seed: Seed = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-) -> None:
+@taking(Lora)
+def source(directory: DomainDir, options: Lora) -> None:
     """Fine-tune one LoRA adapter on an established domain.
 
     \b
       xcrossrec train source data/electronics --out adapters/electronics --budget 4000
     """
-    settings = source_config(**_changes(config, epochs=epochs, seed=seed))
-    _train_lora(
-        directory, out, lambda domain: settings, base, as_json,
-        rank=rank, scoring=scoring, pair_attention=pair_attention, budget=budget, resume=resume, overwrite=overwrite,
-    )  # fmt: skip
+    settings = source_config(**options.changes())
+    _train_lora(directory, options, lambda _: settings)
 
 
 @app.command()
+@taking(Lora)
 def lora(
     directory: DomainDir,
-    out: Out,
+    options: Lora,
     init: Annotated[
         Path | None,
         typer.Option(help="Start from this adapter (its base, rank, scoring and pair attention hold)."),
     ] = None,
-    base: BaseOption = None,
-    rank: Rank = 8,
-    scoring: ScoringOption = "dual",
-    pair_attention: PairAttentionOption = None,
-    budget: Budget = None,
-    epochs: Epochs = None,
-    config: Config = None,
-    seed: Seed = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
 ) -> None:
     """Fine-tune LoRA on the target itself: the rival at the same budget, with as many epochs as `train target`.
 
@@ -106,20 +109,12 @@ def lora(
       xcrossrec train lora data/toys --out models/toys-lora --budget 1000
       xcrossrec train lora data/toys --init adapters/sports --out models/toys-warm --budget 1000
     """
-    changes = _changes(config, epochs=epochs, seed=seed)
-    _train_lora(
-        directory, out, lambda domain: rival_config(users=_users(domain, budget), **changes), base, as_json, init=init,
-        rank=rank, scoring=scoring, pair_attention=pair_attention, budget=budget, resume=resume, overwrite=overwrite,
-    )  # fmt: skip
+    changes = options.changes()
+    _train_lora(directory, options, lambda domain: rival_config(users=options.users(domain), **changes), init)
 
 
 def _train_lora(
-    directory: Path,
-    out: Path,
-    settings: Callable[[Domain], TrainingConfig],
-    base: str | None,
-    as_json: bool,
-    **options: Any,
+    directory: Path, options: Lora, settings: Callable[[Domain], TrainingConfig], init: Path | None = None
 ) -> None:
     """What `train source` and `train lora` share: they differ in their settings alone."""
     prepare("train")
@@ -128,11 +123,10 @@ def _train_lora(
     from xcrossrec.training.source import train_source
 
     domain = read_domain(directory)
+    arguments = {**options.arguments(), "base": options.base or DEFAULT_BASE}
     with progress_to_stderr(), _can_go_on():
-        report = train_source(
-            domain, out, config=settings(domain), base=base or DEFAULT_BASE, show_progress=shows_progress(), **options
-        )
-    _print(out, report, as_json=as_json)
+        report = train_source(domain, options.out, config=settings(domain), init=init, **arguments)
+    _print(report, options)
 
 
 @contextmanager
@@ -153,10 +147,11 @@ def _refuse_old_name(value: str | None) -> None:
 
 
 @app.command()
+@taking(Run)
 def target(
     directory: DomainDir,
     sources: Annotated[list[Path], typer.Option("--source", help="A source's adapter folder; give it at least twice.")],
-    out: Out,
+    options: Run,
     form: Annotated[
         Form, typer.Option(help="The sources' updates averaged in one stream (merged), or the paper's (xcross).")
     ] = "merged",
@@ -164,15 +159,6 @@ def target(
         int | None,
         typer.Option(min=0, help="xcross: integrate after so many last layers; 0: after all, as in the paper.  [2]"),
     ] = None,
-    scoring: ScoringOption = "dual",
-    base: BaseOption = None,
-    budget: Budget = None,
-    epochs: Epochs = None,
-    config: Config = None,
-    seed: Seed = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
     integrator: Annotated[str | None, typer.Option(hidden=True, callback=_refuse_old_name)] = None,
 ) -> None:
     """Integrate source adapters into a new domain: only a small LoRA, or integrators, and a small head train.
@@ -189,15 +175,14 @@ def target(
     from xcrossrec.data import read_domain
     from xcrossrec.training.target import train_target
 
-    changes = _changes(config, epochs=epochs, seed=seed)
+    changes = options.changes()
     domain = read_domain(directory)
-    settings = target_config(users=_users(domain, budget), scoring=scoring, **changes)
+    settings = target_config(users=options.users(domain), scoring=options.scoring, **changes)
     with progress_to_stderr(), _can_go_on():
         report = train_target(
-            domain, sources, out, config=settings, integration=integration, base=base, budget=budget, scoring=scoring,
-            resume=resume, overwrite=overwrite, show_progress=shows_progress(),
-        )  # fmt: skip
-    _print(out, report, as_json=as_json)
+            domain, sources, options.out, config=settings, integration=integration, **options.arguments()
+        )
+    _print(report, options)
 
 
 def _integration(form: Form, top_layers: int | None) -> Integration:
@@ -211,17 +196,6 @@ def _integration(form: Form, top_layers: int | None) -> Integration:
     if form == "merged":
         raise ConfigError("--top-layers belongs to --form xcross: leave it out, or add --form xcross")
     return Integration(form, top_layers=top_layers or None)
-
-
-def _users(domain: Domain, budget: int | None) -> int:
-    """How many users a training will have: some learning rates depend on it."""
-    return budget or domain.frame("train")[USER].n_unique()
-
-
-def _changes(config: Path | None, **options: float | None) -> dict[str, Any]:
-    """Collect what the user set, options over the file; None is not set."""
-    given = {name: value for name, value in options.items() if value is not None}
-    return {**(_read_settings(config) if config else {}), **given}
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -242,13 +216,13 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def _print(out: Path, report: TrainingReport, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"path": str(out), **asdict(report)})
+def _print(report: TrainingReport, options: Run) -> None:
+    if options.as_json:
+        typer.echo(one_line({"path": str(options.out), **asdict(report)}))
         return
     aside = f" ({report.holdout_users} set aside for early stopping)" if report.holdout_users else ""
     typer.echo(
-        f"{out}: {report.trained_parameters:,} parameters trained on {report.users} users{aside}, "
+        f"{options.out}: {report.trained_parameters:,} parameters trained on {report.users} users{aside}, "
         f"{report.epochs:g} epochs, {report.wall_s:.0f} s"
     )
     if report.best_loss is not None:

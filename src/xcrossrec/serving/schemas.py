@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, Field, JsonValue, StringConstraints
 
 from xcrossrec.answers import Explanation
 from xcrossrec.catalogue import Filters, StoredItem
@@ -24,12 +24,12 @@ ModelName: TypeAlias = Annotated[
 ]
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+class _Request(BaseModel, extra="forbid", strict=True, allow_inf_nan=False, frozen=True):
+    pass
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Answer(BaseModel, extra="forbid", frozen=True):
+    pass
 
 
 class _OfModel(_Answer):
@@ -40,10 +40,8 @@ class _OfModel(_Answer):
 # ---- requests
 
 
-class Entry(_Request):
+class Entry(_Request, json_schema_extra={"oneOf": [{"required": ["id"]}, {"required": ["title"]}]}):
     """An item by its id in the catalogue, or by its title, which the catalogue need not have."""
-
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["id"]}, {"required": ["title"]}]})
 
     id: Id | None = None
     title: Title | None = None
@@ -76,17 +74,16 @@ class _Asked(_Request):
     history: History
 
 
-class RecommendRequest(_Asked):
+class RecommendRequest(
+    _Asked,
+    json_schema_extra={
+        "examples": [
+            {"history": [{"id": "B0012"}, {"title": "Wooden train set"}], "k": 5},
+            {"history": [{"title": "Wooden train set"}], "filters": {"in_stock": True, "price_max": 30}},
+        ]
+    },
+):
     """Rank the catalogue, or some of it, for a history."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"history": [{"id": "B0012"}, {"title": "Wooden train set"}], "k": 5},
-                {"history": [{"title": "Wooden train set"}], "filters": {"in_stock": True, "price_max": 30}},
-            ]
-        }
-    )
 
     k: int = Field(10, ge=1, le=1_000_000, description="How many at most.")
     filters: FilterConditions | None = None
@@ -110,14 +107,13 @@ class RecommendRequest(_Asked):
         return Question(history, self.k, filters, self.candidates, self.include_bought, self.skip_unknown)
 
 
-class ScoreRequest(_Asked):
+class ScoreRequest(
+    _Asked,
+    json_schema_extra={
+        "examples": [{"history": [{"id": "B0012"}], "candidates": [{"id": "B0013"}, {"title": "Train track"}]}]
+    },
+):
     """Score candidates for a history."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"history": [{"id": "B0012"}], "candidates": [{"id": "B0013"}, {"title": "Train track"}]}]
-        }
-    )
 
     candidates: Annotated[list[Entry], Field(min_length=1)]
 
@@ -126,12 +122,10 @@ class ScoreRequest(_Asked):
         return Question([e.named() for e in self.history], to_score=[e.named() for e in self.candidates])
 
 
-class ExplainRequest(_Asked):
+class ExplainRequest(
+    _Asked, json_schema_extra={"examples": [{"history": [{"title": "Wooden train set"}], "item": {"id": "B0013"}}]}
+):
     """Say why one item has its score."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"history": [{"title": "Wooden train set"}], "item": {"id": "B0013"}}]}
-    )
 
     item: Entry
 
@@ -151,32 +145,27 @@ class ItemToStore(_Request):
     metadata: dict[str, JsonValue] | None = Field(None, description="A small object that is given back as it came.")
 
 
-class UpsertRequest(_Request):
+class UpsertRequest(
+    _Request,
+    json_schema_extra={
+        "examples": [{"items": [{"item_id": "B0014", "title": "Train bridge", "category": "trains", "price": 9.5}]}]
+    },
+):
     """Write items, new ones and others anew: all of them or none."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"items": [{"item_id": "B0014", "title": "Train bridge", "category": "trains", "price": 9.5}]}]
-        }
-    )
 
     model: ModelName = None
     items: Annotated[list[ItemToStore], Field(min_length=1)]
 
 
-class DeleteRequest(_Request):
+class DeleteRequest(_Request, json_schema_extra={"examples": [{"ids": ["B0014"]}]}):
     """Delete items; unknown ids are no error."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"ids": ["B0014"]}]})
 
     model: ModelName = None
     ids: Annotated[list[Id], Field(min_length=1)]
 
 
-class ReloadRequest(_Request):
+class ReloadRequest(_Request, json_schema_extra={"examples": [{"path": "/srv/models/toys-2"}]}):
     """Replace a model while it serves."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"path": "/srv/models/toys-2"}]})
 
     path: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = Field(
         None, description="The new bundle's folder on the server; null reads the present one again."

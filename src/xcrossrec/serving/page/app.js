@@ -168,25 +168,6 @@ function entriesFrom(text) {
   return Array.isArray(read) ? read.filter(isEntry).map(({ id, title, model: own }) => ({ id, title, model: own })) : [];
 }
 
-// ---- theme
-
-const THEMES = { system: "\u25d0", light: "\u2600", dark: "\u263e" };
-
-function setTheme(name) {
-  if (name === "system") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = name;
-  const shown = name === "system" ? "as the system" : name;
-  part("theme").setAttribute("aria-label", `Theme: ${shown}. Change`);
-  part("theme").firstElementChild.textContent = THEMES[name];
-  localStorage.setItem("xcrossrec-theme", name);
-}
-
-part("theme").addEventListener("click", () => {
-  const names = Object.keys(THEMES);
-  const now = document.documentElement.dataset.theme ?? "system";
-  setTheme(names[(names.indexOf(now) + 1) % names.length]);
-});
-
 // ---- start
 
 for (const picker of [domain, model]) {
@@ -203,6 +184,4 @@ part("key-form").addEventListener("submit", (event) => {
   useKey(part("key").value);
   start();
 });
-const theme = localStorage.getItem("xcrossrec-theme");
-setTheme(theme in THEMES ? theme : "system");
 start();

@@ -85,10 +85,14 @@ export class SearchBox {
 
   show(found, text) {
     this.entries = [...found, { title: text }];
-    this.active = -1;
     this.list.replaceChildren(...this.entries.map((entry, place) => this.optionView(entry, place, text)));
-    this.list.hidden = document.activeElement !== this.input;
-    this.input.setAttribute("aria-expanded", String(!this.list.hidden));
+    this.open(document.activeElement === this.input);
+  }
+
+  open(shown) {
+    this.active = -1;
+    this.list.hidden = !shown;
+    this.input.setAttribute("aria-expanded", String(shown));
     this.input.removeAttribute("aria-activedescendant");
   }
 
@@ -137,10 +141,7 @@ export class SearchBox {
   close() {
     this.search.cancel();
     this.running?.abort();
-    this.active = -1;
-    this.list.hidden = true;
-    this.input.setAttribute("aria-expanded", "false");
-    this.input.removeAttribute("aria-activedescendant");
+    this.open(false);
   }
 }
 
