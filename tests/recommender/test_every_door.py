@@ -94,12 +94,12 @@ def entry(text: str) -> dict[str, str]:
     """A history's string as JSON."""
     for kind in ("id", "title"):
         if text.startswith(f"{kind}:"):
-            return {kind: text.removeprefix(f"{kind}:")}
-    return {"title": text} if " " in text else {"id": text}
+            return {"item_id" if kind == "id" else kind: text.removeprefix(f"{kind}:")}
+    return {"title": text} if " " in text else {"item_id": text}
 
 
 def as_item(named: Mapping[str, str]) -> Item:
-    return Item(item_id=named["id"]) if "id" in named else Item(title=named["title"])
+    return Item(item_id=named["item_id"]) if "item_id" in named else Item(title=named["title"])
 
 
 # ---- the doors: each gives, for every history, the ids in their order and the ids that were left out
@@ -166,8 +166,10 @@ def expected(model: Any, frame: pl.DataFrame, asked: Sequence[Sequence[str]]) ->
     title_of = dict(zip(frame["item_id"], frame["title"], strict=True))
     to_score = [Item(title=text) for text in dict.fromkeys(frame["title"])]
     named = [[entry(text) for text in history] for history in asked]
-    unknowns = [[each["id"] for each in own if "id" in each and each["id"] not in title_of] for own in named]
-    known = [[e for e in own if e.get("id") not in gone] for own, gone in zip(named, unknowns, strict=True)]
+    unknowns = [
+        [each["item_id"] for each in own if "item_id" in each and each["item_id"] not in title_of] for own in named
+    ]
+    known = [[e for e in own if e.get("item_id") not in gone] for own, gone in zip(named, unknowns, strict=True)]
     scored = Recommender(model, frame).answer([Question([as_item(e) for e in own], to_score=to_score) for own in known])
     answers: dict[str, Answers] = {}
     for name, case in CASES.items():
@@ -176,7 +178,7 @@ def expected(model: Any, frame: pl.DataFrame, asked: Sequence[Sequence[str]]) ->
         for answer, own, unknown in zip(scored, known, unknowns, strict=True):
             assert isinstance(answer, Answer)
             score_of = {score.title: score.score for score in answer.scores}
-            bought = {title_of[each["id"]] if "id" in each else each["title"].strip() for each in own}
+            bought = {title_of[each["item_id"]] if "item_id" in each else each["title"].strip() for each in own}
             left = [row for row in rows if row["title"] not in bought]
             best = sorted(left, key=lambda row: -score_of[row["title"]])[:K]  # equal titles have one score
             answers[name].append(([row["item_id"] for row in best], unknown))

@@ -15,8 +15,8 @@ from xcrossrec.filters import Filters
 T = TypeVar("T")
 
 HistoryEntry: TypeAlias = str | Mapping[str, str]
-"""An id or a title: a mapping with ``id`` or ``title``, or a string; ``id:...`` and ``title:...`` say which is meant,
-any other string is a title if it has more than one word, and an id if it has not."""
+"""An id or a title: a mapping with ``item_id`` or ``title``, or a string; ``id:...`` and ``title:...`` say which is
+meant, any other string is a title if it has more than one word, and an id if it has not."""
 
 Details: TypeAlias = Mapping[str, Any]
 """A JSON object as it came."""
@@ -155,11 +155,13 @@ def _entry(entry: HistoryEntry) -> dict[str, str]:
     if isinstance(entry, str):
         kind, colon, named = entry.partition(":")
         if colon and kind in ("id", "title"):
-            return {kind: named}
-        return {"title": entry} if len(entry.split()) > 1 else {"id": entry}
-    if isinstance(entry, Mapping) and len(entry) == 1 and set(entry) <= {"id", "title"}:
+            return {"item_id" if kind == "id" else kind: named}
+        return {"title": entry} if len(entry.split()) > 1 else {"item_id": entry}
+    if isinstance(entry, Mapping) and len(entry) == 1 and set(entry) <= {"item_id", "title"}:
         return dict(entry)
-    raise ConfigError(f"expected an id, a title or a mapping with 'id' or 'title', got {entry!r}: give one of these")
+    raise ConfigError(
+        f"expected an id, a title or a mapping with 'item_id' or 'title', got {entry!r}: give one of these"
+    )
 
 
 def _conditions(filters: Filters) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xcrossrec._version import __version__
 from xcrossrec.exceptions import XCrossRecError
@@ -43,8 +45,28 @@ def create_app(service: Service) -> FastAPI:
     for kind in (HTTPException, Problem, XCrossRecError):
         app.add_exception_handler(kind, _refuse)
     app.openapi = lambda: openapi_of(app, service.settings)  # type: ignore[method-assign]
+    app.add_middleware(_HeadAsGet)
     app.add_middleware(Gate, service=service)
     return app
+
+
+class _HeadAsGet:
+    """Answers HEAD as GET, without the body; ASGI middleware."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        scope["method"] = "GET"
+
+        async def bare(message: Message) -> None:
+            scope["method"] = "HEAD"  # the server and the log shall know it again
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self.app(scope, receive, bare)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -53,7 +75,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
             error.status_code,
             "json" if error.status_code == 400 else "http",
             _http_sentence(request, error),
-            error.headers,
+            {"Allow": _allowed(request)} if error.status_code == 405 else error.headers,
         )
     else:
         problem = problem_of(error)
@@ -65,5 +87,14 @@ def _http_sentence(request: Request, error: HTTPException) -> str:
     if error.status_code == 404:
         return f"there is nothing at {request.url.path[:80]!a}: /openapi.json lists what there is"
     if error.status_code == 405:
-        return f"{request.method} is not taken at {request.url.path[:80]!a}: /openapi.json lists what is"
+        return f"{request.method} is not taken at {request.url.path[:80]!a}: {_allowed(request)} are"
     return str(error.detail)
+
+
+def _allowed(request: Request) -> str:
+    """The methods that a path takes, whichever route has them."""
+    routes = (
+        route for route in router.routes if isinstance(route, APIRoute) and route.path_regex.match(request.url.path)
+    )
+    methods = {method for route in routes for method in route.methods} or {"GET"}  # else it is a file of the page
+    return ", ".join(sorted({*methods, "HEAD"} if "GET" in methods else methods))

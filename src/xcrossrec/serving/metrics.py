@@ -31,6 +31,8 @@ class Metrics:
             **own,
         )
         self.in_flight = Gauge("xcrossrec_requests_in_flight", "Requests without an answer yet.", **own)
+        self.connections = Gauge("xcrossrec_connections", "Open connections.", **own)
+        self.ended = Counter("xcrossrec_connections_ended", "Connections that the server ended.", ("reason",), **own)
         self.batch = Histogram(
             "xcrossrec_batch_size",
             "Requests looked up together; one with new titles comes twice.",

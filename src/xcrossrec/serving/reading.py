@@ -1,8 +1,8 @@
-"""How a request's body is read: JSON in UTF-8, announced as such, without NaN, not nested deeply."""
+"""How requests are read: known query parameters; JSON in UTF-8, announced as such, without NaN, not nested deeply."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from fastapi import Request, Response
@@ -20,8 +20,11 @@ class JsonRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap FastAPI's handler."""
         handler, takes_body = super().get_route_handler(), self.body_field is not None
+        known = sorted(each.alias for each in self.dependant.query_params) if self.include_in_schema else None
 
         async def handle(request: Request) -> Response:
+            if known is not None:
+                _check_query(request, known)
             if takes_body:
                 _check_content_type(request)
             try:
@@ -47,7 +50,22 @@ class _JsonRequest(Request):
         return value
 
 
+def _check_query(request: Request, known: Sequence[str]) -> None:
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in known:
+            there = f"known are {', '.join(known)}" if known else "none is known here"
+            raise Problem(422, "invalid", f"unknown query parameter {name[:80]!a}: {there}")
+        if given.count(name) > 1:
+            raise Problem(422, "invalid", f"the query parameter {name!r} is given {given.count(name)} times: give one")
+
+
 def _check_content_type(request: Request) -> None:
+    for header, plain in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
+        coded = ", ".join(request.headers.getlist(header)).strip().lower()
+        if coded not in ("", plain):
+            said = f"{header} is {coded[:80]!a}: send the body as it is, without that header"
+            raise Problem(415, "encoded", said, {"Accept-Encoding": "identity"})
     given = request.headers.get("content-type", "")
     kind, _, parameters = given.partition(";")
     charset = parameters.lower().replace('"', "").partition("charset=")[2].strip()

@@ -224,7 +224,7 @@ def _served(request: Request, asked: RecommendRequest | ScoreRequest | ExplainRe
     facts.update(model=served.spec.name, history=len(asked.history), **counts)
     if service.settings.log_titles:
         facts["titles"] = [entry.title for entry in asked.history if entry.title is not None]
-        facts["ids"] = [entry.id for entry in asked.history if entry.id is not None]
+        facts["ids"] = [entry.item_id for entry in asked.history if entry.item_id is not None]
     return served
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints
 
 from xcrossrec.answers import Explanation
 from xcrossrec.catalogue import Filters, StoredItem
@@ -16,6 +16,13 @@ from xcrossrec.types import Scoring
 LONGEST_HISTORY_TITLE = 1_000
 """Characters of a title in a history or among candidates, at most; models read fewer."""
 
+
+def _whole(value: Any) -> Any:
+    """JSON knows one kind of number: 5.0 is an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
 Id: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)]
 Title: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_HISTORY_TITLE, pattern=r"\S")]
 ModelName: TypeAlias = Annotated[
@@ -24,12 +31,12 @@ ModelName: TypeAlias = Annotated[
 ]
 
 
-class _Request(BaseModel, extra="forbid", strict=True, allow_inf_nan=False, frozen=True):
-    pass
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
-class _Answer(BaseModel, extra="forbid", frozen=True):
-    pass
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class _OfModel(_Answer):
@@ -40,10 +47,10 @@ class _OfModel(_Answer):
 # ---- requests
 
 
-class Entry(_Request, json_schema_extra={"oneOf": [{"required": ["id"]}, {"required": ["title"]}]}):
+class Entry(_Request, json_schema_extra={"oneOf": [{"required": ["item_id"]}, {"required": ["title"]}]}):
     """An item by its id in the catalogue, or by its title, which the catalogue need not have."""
 
-    id: Id | None = None
+    item_id: Id | None = None
     title: Title | None = None
 
     def named(self) -> Item:
@@ -52,7 +59,7 @@ class Entry(_Request, json_schema_extra={"oneOf": [{"required": ["id"]}, {"requi
         Raises:
             DataError: both or neither are given.
         """
-        return Item(self.id, self.title)
+        return Item(self.item_id, self.title)
 
 
 class FilterConditions(_Request):
@@ -78,14 +85,14 @@ class RecommendRequest(
     _Asked,
     json_schema_extra={
         "examples": [
-            {"history": [{"id": "B0012"}, {"title": "Wooden train set"}], "k": 5},
+            {"history": [{"item_id": "B0012"}, {"title": "Wooden train set"}], "k": 5},
             {"history": [{"title": "Wooden train set"}], "filters": {"in_stock": True, "price_max": 30}},
         ]
     },
 ):
     """Rank the catalogue, or some of it, for a history."""
 
-    k: int = Field(10, ge=1, le=1_000_000, description="How many at most.")
+    k: Whole = Field(10, ge=1, le=1_000_000, description="How many at most.")
     filters: FilterConditions | None = None
     candidates: Annotated[list[Id], Field(min_length=1)] | None = Field(
         None, description="Ids to choose among; null takes the whole catalogue."
@@ -110,7 +117,9 @@ class RecommendRequest(
 class ScoreRequest(
     _Asked,
     json_schema_extra={
-        "examples": [{"history": [{"id": "B0012"}], "candidates": [{"id": "B0013"}, {"title": "Train track"}]}]
+        "examples": [
+            {"history": [{"item_id": "B0012"}], "candidates": [{"item_id": "B0013"}, {"title": "Train track"}]}
+        ]
     },
 ):
     """Score candidates for a history."""
@@ -123,7 +132,7 @@ class ScoreRequest(
 
 
 class ExplainRequest(
-    _Asked, json_schema_extra={"examples": [{"history": [{"title": "Wooden train set"}], "item": {"id": "B0013"}}]}
+    _Asked, json_schema_extra={"examples": [{"history": [{"title": "Wooden train set"}], "item": {"item_id": "B0013"}}]}
 ):
     """Say why one item has its score."""
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import socket
 import sys
+from functools import partial
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.serving.app import create_app
+from xcrossrec.serving.connections import Connection, Connections
 from xcrossrec.serving.service import Service
 
 log = logging.getLogger(__name__)
@@ -22,7 +26,6 @@ _SWITCH_S = 0.0001
 """How long a thread may hold the interpreter while another waits, in seconds: each of a model's steps waits so long."""
 
 _BACKLOG = 4096
-_KEEP_ALIVE_S = 75
 
 
 class Server(uvicorn.Server):
@@ -30,9 +33,12 @@ class Server(uvicorn.Server):
 
     def __init__(self, service: Service, app: FastAPI) -> None:
         settings = service.settings
+        self.shared = Connections(settings, service.metrics)
         super().__init__(
             uvicorn.Config(
                 app,
+                http=cast(Any, partial(Connection, self.shared)),
+                ws="none",
                 host=settings.host,
                 port=settings.port,
                 log_config=None,
@@ -40,11 +46,11 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 backlog=_BACKLOG,
-                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_keep_alive=math.ceil(settings.idle_timeout_s),
                 timeout_graceful_shutdown=round(settings.stop_s),
-                h11_max_incomplete_event_size=64 * 1024,
             )
         )
+        service.metrics.connections.set_function(lambda: len(self.server_state.connections))
         self.service = service
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -54,6 +60,15 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         await super().serve(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        """End the connections whose time is over; called ten times a second."""
+        now = asyncio.get_running_loop().time()
+        for connection in cast(list[Connection], list(self.server_state.connections)):
+            if connection.deadline <= now:
+                connection.expire()
+        self.shared.tell(now)
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain; a second signal stops at once."""

@@ -32,6 +32,12 @@ class Settings:
         batch_wait_ms: how long a batch waits for company, in milliseconds.
         timeout_s: seconds until a request that has no answer gets 503.
         body_timeout_s: seconds in which a request's body must arrive.
+        header_timeout_s: seconds in which a request's head must arrive, from its first byte or from the connection on.
+        idle_timeout_s: seconds that a connection may wait for its next request, or for its client to read.
+        header_bytes: size of a request's head, at most.
+        header_count: headers of a request, at most.
+        connections: open at once, at most; fewer where the process may open few files.
+        search_timeout_s: seconds until a search of titles gets 503.
         request_bytes: size of a request's body, at most.
         depth: levels of nested lists and objects in a request, at most.
         history: items of a history, at most.
@@ -59,6 +65,12 @@ class Settings:
     batch_wait_ms: float = 2.0
     timeout_s: float = 10.0
     body_timeout_s: float = 10.0
+    header_timeout_s: float = 10.0
+    idle_timeout_s: float = 75.0
+    header_bytes: int = 32 * 1024
+    header_count: int = 100
+    connections: int = 1000
+    search_timeout_s: float = 2.0
     request_bytes: int = 2 * 1024 * 1024
     depth: int = 32
     history: int = 100
@@ -80,7 +92,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            least = {"timeout_s": 0.001, "body_timeout_s": 0.001, "stop_s": 0.001}.get(each.name, 1)
+            least = 0.001 if each.name.endswith("_s") else 1
             least = 0 if each.name in ("batch_wait_ms", "drain_s", "threads", "port", "remembered") else least
             if each.type in ("int", "float") and not getattr(self, each.name) >= least:
                 raise ConfigError(f"the setting {each.name} is {getattr(self, each.name)}: give at least {least:g}")

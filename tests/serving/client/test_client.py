@@ -125,7 +125,13 @@ def test_recommendations_are_typed(client: Any) -> None:
     assert asked.headers["authorization"] == "Bearer secret"
     assert service.body == {
         "model": "m",
-        "history": [{"id": "B1"}, {"title": "Red train"}, {"id": "two words"}, {"title": "Kite"}, {"title": "Drum"}],
+        "history": [
+            {"item_id": "B1"},
+            {"title": "Red train"},
+            {"item_id": "two words"},
+            {"title": "Kite"},
+            {"title": "Drum"},
+        ],
         "k": 3,
         "filters": {"category": ["trains"], "price_max": 9.5},
         "candidates": ["i1"],
@@ -146,10 +152,10 @@ def test_recommendations_are_typed(client: Any) -> None:
 def test_the_other_calls(client: Any) -> None:
     scores = Service(answer({"model": "m", "catalog_version": 1, "scores": [ITEM], "took_ms": 1}))
     assert client(scores)("score", ["B1"], ["A title"]).scores[0].score == 0.5
-    assert scores.body == {"history": [{"id": "B1"}], "candidates": [{"title": "A title"}]}
+    assert scores.body == {"history": [{"item_id": "B1"}], "candidates": [{"title": "A title"}]}
     reasons = Service(answer({"model": "m", "explanation": REASONS}))
     assert client(reasons)("explain", ["B1"], "i1", model="m").integration_effect == 0.2
-    assert reasons.body == {"model": "m", "history": [{"id": "B1"}], "item": {"id": "i1"}}
+    assert reasons.body == {"model": "m", "history": [{"item_id": "B1"}], "item": {"item_id": "i1"}}
     items = Service(answer({"items": [{"item_id": "i1", "title": "Blue train", "metadata": {"a": [1]}}]}))
     assert client(items)("find_items", "tr&in", 5)[0] == StoredItem("i1", "Blue train", metadata={"a": [1]})
     assert dict(items.asked[0].url.params) == {"query": "tr&in", "limit": "5"}
@@ -168,13 +174,13 @@ def test_the_other_calls(client: Any) -> None:
     assert reload.asked[0].url.raw_path == b"/api/v1/models/a%2Fb/reload"
 
 
-@pytest.mark.parametrize("history", ["B1", {"id": "B1"}])
+@pytest.mark.parametrize("history", ["B1", {"item_id": "B1"}])
 def test_a_history_is_a_list(history: Any) -> None:
     with pytest.raises(ConfigError, match="put it into a list"):
         sync(Service(answer(RANKED)))("recommend", history)
 
 
-@pytest.mark.parametrize("entry", [{"id": "a", "title": "b"}, {"name": "x"}, 7])
+@pytest.mark.parametrize("entry", [{"item_id": "a", "title": "b"}, {"name": "x"}, 7])
 def test_an_entry_is_an_id_or_a_title(entry: Any) -> None:
     with pytest.raises(ConfigError, match="expected an id, a title or a mapping"):
         sync(Service(answer(RANKED)))("recommend", [entry])

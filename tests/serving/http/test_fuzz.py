@@ -73,8 +73,8 @@ def known(case: Any, number: int) -> None:
             values.pop("model", None)
     if isinstance(case.body, dict):
         for entry in (*case.body.get("history", ()), *(case.body.get("candidates") or ()), case.body.get("item")):
-            if isinstance(entry, dict) and entry.get("id"):
-                entry["id"] = f"i{len(entry['id']) % 6}"
+            if isinstance(entry, dict) and entry.get("item_id"):
+                entry["item_id"] = f"i{len(entry['item_id']) % 6}"
         if case.operation.path == "/v1/recommend" and case.body.get("candidates"):
             case.body["candidates"] = [f"i{len(item_id) % 6}" for item_id in case.body["candidates"]]
 

@@ -29,13 +29,13 @@ def test_items_are_found_written_and_deleted(shop: Any) -> None:
     found = shop.ask("GET", "/v1/items?query=TRAIN tun&limit=3").json()["items"]
     assert found == [{**new, "title": "Wooden train tunnel", "price": 5.0, "in_stock": True}]
     assert shop.recommend([{"title": "Wooden train tunnel"}], k=9)["items"][0]["item_id"] != "n"
-    known = shop.recommend([{"id": "i0"}], k=9)["items"]
+    known = shop.recommend([{"item_id": "i0"}], k=9)["items"]
     (item,) = [each for each in known if each["item_id"] == "n"]
     assert (item["category"], item["price"], item["in_stock"]) == ("toys", 5.0, True)
     deleted = shop.ask("DELETE", "/v1/items", json={"ids": ["n", "never"]}).json()
     assert deleted == {"model": "toys", "catalog_version": version + 2, "deleted": 1}
-    assert "n" not in [each["item_id"] for each in shop.recommend([{"id": "i0"}], k=9)["items"]]
-    assert shop.post("/v1/recommend", {"history": [{"id": "n"}]}).status_code == 404
+    assert "n" not in [each["item_id"] for each in shop.recommend([{"item_id": "i0"}], k=9)["items"]]
+    assert shop.post("/v1/recommend", {"history": [{"item_id": "n"}]}).status_code == 404
 
 
 def test_a_write_is_all_or_nothing(shop: Any) -> None:
@@ -82,7 +82,7 @@ def test_draining_is_seen_before_the_end(shop: Any) -> None:
     assert "about to stop" in sentence(answer, 503, "draining")
     assert answer.headers["connection"] == "close"
     assert shop.ask("GET", "/healthz").json() == {"status": "ok"}
-    assert shop.recommend([{"id": "i0"}])["items"]
+    assert shop.recommend([{"item_id": "i0"}])["items"]
 
 
 def test_the_page_is_given(shop: Any) -> None:
@@ -108,7 +108,7 @@ def test_requests_have_an_id_and_the_log_no_titles(
 ) -> None:
     caplog.set_level(logging.INFO, "xcrossrec.access")
     secret = "Surprise present"
-    body = {"history": [{"title": secret}, {"id": "i3"}]}
+    body = {"history": [{"title": secret}, {"item_id": "i3"}]}
     for wanted in (False, True):
         caplog.clear()
         with open_shop({"toys": tiny_models.late}, log_titles=wanted) as shop:

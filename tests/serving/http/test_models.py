@@ -12,7 +12,7 @@ import pytest
 
 from .conftest import sentence
 
-HISTORY = [{"title": "Wooden toy garage"}, {"id": "i3"}]
+HISTORY = [{"title": "Wooden toy garage"}, {"item_id": "i3"}]
 
 
 def of_domain(bundle: Path, place: Path, domain: str) -> Path:
@@ -47,8 +47,8 @@ def test_an_unknown_model_is_never_anothers_answer(two: Any) -> None:
     choices = "'toys' (domain 'games'), 'books' (domain 'reading')"
     for method, path, more in (
         ("POST", "/v1/recommend", {"json": {"model": "shoes", "history": HISTORY}}),
-        ("POST", "/v1/score", {"json": {"model": "shoes", "history": HISTORY, "candidates": [{"id": "i0"}]}}),
-        ("POST", "/v1/explain", {"json": {"model": "shoes", "history": HISTORY, "item": {"id": "i0"}}}),
+        ("POST", "/v1/score", {"json": {"model": "shoes", "history": HISTORY, "candidates": [{"item_id": "i0"}]}}),
+        ("POST", "/v1/explain", {"json": {"model": "shoes", "history": HISTORY, "item": {"item_id": "i0"}}}),
         ("PUT", "/v1/items", {"json": {"model": "shoes", "items": [{"item_id": "n", "title": "New"}]}}),
         ("DELETE", "/v1/items", {"json": {"model": "shoes", "ids": ["i0"]}}),
         ("GET", "/v1/items?model=shoes", {}),

@@ -16,12 +16,12 @@ TITLE = [{"title": "Wooden train"}]
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b'{"history": [{"id": "i0"}], "filters": {"price_max": NaN}}', "no JSON in UTF-8"),
-        (b'{"history": [{"id": "i0"}], "filters": {"price_max": Infinity}}', "no JSON in UTF-8"),
+        (b'{"history": [{"item_id": "i0"}], "filters": {"price_max": NaN}}', "no JSON in UTF-8"),
+        (b'{"history": [{"item_id": "i0"}], "filters": {"price_max": Infinity}}', "no JSON in UTF-8"),
         (b'{"history": [{"title": "\xff\xfe"}]}', "no JSON in UTF-8"),
         (b'{"history": [{"title": "\\ud800"}]}', "no JSON in UTF-8"),
         ('{"history": [{"title": "Zug"}]}'.encode("utf-16"), "no JSON in UTF-8"),
-        (b'{"history": [{"id": "i0"}]', "no JSON in UTF-8"),
+        (b'{"history": [{"item_id": "i0"}]', "no JSON in UTF-8"),
         (b"", "the body: "),
         (b'{"k": ' + b"1" * 5000 + b"}", "no JSON in UTF-8"),
         (b"[" * 100_000, "no JSON in UTF-8"),
@@ -44,8 +44,8 @@ def test_a_body_that_is_no_plain_json(shop: Any, body: bytes, said: str) -> None
         ({"k": "5"}, "k: Input should be a valid integer, got '5'"),
         ({"k": True}, "k: Input should be a valid integer, got True"),
         ({"history": []}, "history: "),
-        ({"history": [{"id": "i0"}] * 101}, "101 items of the history, at most 100"),
-        ({"history": [{"id": "i0", "title": "both"}]}, "got item_id='i0' and title='both': give one"),
+        ({"history": [{"item_id": "i0"}] * 101}, "101 items of the history, at most 100"),
+        ({"history": [{"item_id": "i0", "title": "both"}]}, "got item_id='i0' and title='both': give one"),
         ({"history": [{}]}, "got item_id=None and title=None: give one"),
         ({"history": ["i0"]}, "history.0: "),
         ({"history": [{"title": " \n"}]}, "history.0.title: "),
@@ -67,9 +67,9 @@ def test_a_value_that_does_not_fit(shop: Any, change: dict[str, Any], said: str)
 def test_unknown_candidates_are_named(shop: Any) -> None:
     answer = shop.post("/v1/recommend", {"history": TITLE, "candidates": ["i0", "i77"]})
     assert "unknown item id 'i77'" in sentence(answer, 404, "unknown_item")
-    answer = shop.post("/v1/score", {"history": TITLE, "candidates": [{"id": "i77"}]})
+    answer = shop.post("/v1/score", {"history": TITLE, "candidates": [{"item_id": "i77"}]})
     assert "unknown item id 'i77'" in sentence(answer, 404, "unknown_item")
-    answer = shop.post("/v1/explain", {"history": TITLE, "item": {"id": "i77"}})
+    answer = shop.post("/v1/explain", {"history": TITLE, "item": {"item_id": "i77"}})
     assert "unknown item id 'i77'" in sentence(answer, 404, "unknown_item")
 
 
@@ -111,7 +111,7 @@ def test_a_body_that_comes_too_slowly(open_shop: Any, tiny_models: Any) -> None:
 )
 def test_a_body_that_is_announced_as_something_else(shop: Any, kind: str | None) -> None:
     headers = {} if kind is None else {"Content-Type": kind}
-    answer = shop.ask("POST", "/v1/recommend", content=b'{"history": [{"id": "i0"}]}', headers=headers)
+    answer = shop.ask("POST", "/v1/recommend", content=b'{"history": [{"item_id": "i0"}]}', headers=headers)
     assert "send application/json in UTF-8" in sentence(answer, 415, "content_type")
 
 

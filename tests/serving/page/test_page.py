@@ -27,7 +27,7 @@ def link(*entries: dict[str, str], model: str = "x-cross", rival: str = "") -> s
     return f"#model={model}&rival={rival}&history={quote(json.dumps(entries))}"
 
 
-TRAIN = {"id": "i0", "title": "Red wooden train", "model": "x-cross"}
+TRAIN = {"item_id": "i0", "title": "Red wooden train", "model": "x-cross"}
 DRUM = {"title": "A drum for children"}
 
 
@@ -215,7 +215,7 @@ def test_domains_are_picked(open_page: Opened) -> None:
 
 
 def test_an_error_is_a_sentence(open_page: Opened) -> None:
-    page = open_page(link({"id": "gone", "title": "Gone", "model": "x-cross"}))
+    page = open_page(link({"item_id": "gone", "title": "Gone", "model": "x-cross"}))
     alert = page.get_by_role("alert").filter(has_text="gone")
     alert.wait_for()
     assert alert.text_content()[0].isupper()
@@ -224,7 +224,7 @@ def test_an_error_is_a_sentence(open_page: Opened) -> None:
 
 
 def test_one_models_error_leaves_the_other(open_page: Opened) -> None:
-    page = open_page(link({**TRAIN, "id": "gone"}, rival="lora"))
+    page = open_page(link({**TRAIN, "item_id": "gone"}, rival="lora"))
     page.locator("article").nth(0).get_by_role("alert").wait_for()
     assert len(ranking(page, 1)) > 0
 

@@ -77,7 +77,9 @@ def write_bodies(domain: Any, workload: str, path: Path, seed: int = 0) -> None:
     items, titles = domain.items["item_id"].to_list(), domain.titles
     with path.open("w", encoding="utf-8") as file:
         for _ in range(BODIES):
-            history = [{"id": item_id} for item_id in draw.sample(items, {"mixed": 4, "titles": 0, "ids": 5}[workload])]
+            history = [
+                {"item_id": item_id} for item_id in draw.sample(items, {"mixed": 4, "titles": 0, "ids": 5}[workload])
+            ]
             free = {"mixed": 1, "titles": 3, "ids": 0}[workload]
             history += [{"title": free_title(titles, draw)} for _ in range(free)]
             file.write(json.dumps({"history": history, "k": 10}) + "\n")

@@ -3,7 +3,7 @@
 
 import { KeyNeeded, findItems, models, recommend, useKey } from "./api.js";
 import { button, element, paused, say } from "./dom.js";
-import { History, SearchBox } from "./history.js";
+import { History, SearchBox, entryOf } from "./history.js";
 import { columnView, errorView } from "./results.js";
 
 const part = (id) => document.getElementById(id);
@@ -68,7 +68,7 @@ async function drawExamples() {
   const name = model.value;
   const items = await findItems(name, "", 3).catch(() => []);
   if (history.entries.length > 0 || name !== model.value || items.length === 0) return;
-  const buttons = items.map(({ item_id: id, title }) => button(title, () => history.add({ id, title, model: name })));
+  const buttons = items.map((item) => button(item.title, () => history.add(entryOf(item, name))));
   place.replaceChildren(element("p", { className: "hint" }, "For example:"), ...buttons);
   place.hidden = false;
 }
@@ -111,7 +111,7 @@ function show(names, answers) {
     const given = {
       history: history.asked(name),
       other: ids[1 - place] ? { name: names[1 - place], ids: ids[1 - place] } : null,
-      add: (item) => history.add({ id: item.item_id, title: item.title, model: name }),
+      add: (item) => history.add(entryOf(item, name)),
     };
     return columnView(entry, answers[place].items, given);
   });
@@ -164,8 +164,8 @@ function entriesFrom(text) {
   } catch {
     return [];
   }
-  const isEntry = (entry) => typeof entry?.title === "string" && ["string", "undefined"].includes(typeof entry.id);
-  return Array.isArray(read) ? read.filter(isEntry).map(({ id, title, model: own }) => ({ id, title, model: own })) : [];
+  const isEntry = (entry) => typeof entry?.title === "string" && ["string", "undefined"].includes(typeof entry.item_id);
+  return Array.isArray(read) ? read.filter(isEntry).map((entry) => entryOf(entry, entry.model)) : [];
 }
 
 // ---- start

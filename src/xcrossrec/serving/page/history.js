@@ -5,8 +5,13 @@ import { button, element, paused, say } from "./dom.js";
 
 const SHOWN = 8;
 
+/** An item of a model's catalogue as an entry of a history. */
+export function entryOf({ item_id, title }, model) {
+  return { item_id, title, model };
+}
+
 /**
- * Entries of a history, oldest first: {title, id?, model?}. An id counts only in the catalogue of the model in
+ * Entries of a history, oldest first: {title, item_id?, model?}. An id counts only in the catalogue of the model in
  * which it was found; any other model is given the title.
  */
 export class History {
@@ -31,7 +36,7 @@ export class History {
 
   /** As the server reads it. */
   asked(model) {
-    return this.entries.map(({ id, title, model: own }) => (id && own === model ? { id } : { title }));
+    return this.entries.map(({ item_id, title, model: own }) => (item_id && own === model ? { item_id } : { title }));
   }
 
   remove(place) {
@@ -40,11 +45,11 @@ export class History {
     (buttons[Math.min(place, buttons.length - 1)] ?? document.getElementById("search")).focus();
   }
 
-  entryView({ title, id }, place) {
+  entryView({ title, item_id }, place) {
     const cross = element("span", { "aria-hidden": "true" }, "\u00d7");
     const look = { className: "round small", "aria-label": `Remove ${title}` };
     const remove = button(cross, () => this.remove(place), look);
-    const about = element("span", { className: "about" }, id ?? "a title of its own");
+    const about = element("span", { className: "about" }, item_id ?? "a title of its own");
     return element("li", {}, element("span", { className: "title" }, title, about), remove);
   }
 }
@@ -74,7 +79,7 @@ export class SearchBox {
     const model = this.model();
     try {
       const found = await findItems(model, text, SHOWN, this.running.signal);
-      this.show(found.map((item) => ({ id: item.item_id, title: item.title, model })), text);
+      this.show(found.map((item) => entryOf(item, model)), text);
       say(this.error, "");
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -98,7 +103,7 @@ export class SearchBox {
 
   optionView(entry, place, text) {
     const option = element("li", { role: "option", id: `suggestion-${place}`, "aria-selected": "false" });
-    if (entry.id) option.append(...marked(entry.title, text), element("span", { className: "about" }, entry.id));
+    if (entry.item_id) option.append(...marked(entry.title, text), element("span", { className: "about" }, entry.item_id));
     else option.append(`Add \u201c${entry.title}\u201d as a title`);
     option.addEventListener("pointerdown", (event) => event.preventDefault()); // the box keeps the focus
     option.addEventListener("click", () => this.choose(entry));

@@ -98,7 +98,7 @@ async function toggle(button, panel, model, item, history) {
   panel.replaceChildren(element("p", { className: "hint", role: "status" }, "Asking the model why ..."));
   panel.setAttribute("aria-busy", "true");
   try {
-    panel.replaceChildren(explanationView(await explain(model, history, { id: item.item_id })));
+    panel.replaceChildren(explanationView(await explain(model, history, { item_id: item.item_id })));
     panel.dataset.done = "yes";
   } catch (error) {
     panel.replaceChildren(alert(error.message));

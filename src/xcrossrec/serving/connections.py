@@ -1,0 +1,244 @@
+"""Connections of clients: limits of their headers, of their silence, and of how many there are.
+
+Uvicorn's own protocol over httptools keeps headers of any size, and waits for ever for the rest of a request.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from asyncio import Transport
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.serving.metrics import Metrics
+from xcrossrec.serving.problems import Problem, busy
+from xcrossrec.serving.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Reason: TypeAlias = Literal["idle", "slow", "large", "room", "full"]
+"""Why the server ended a connection: nothing was asked, a request's head came too slowly or was too large, another
+needed its place while it was idle, or all places were taken by requests."""
+
+_SPARE_FILES = 24
+"""Descriptors left for the catalogues' files, for reading a model again, and for connections that are refused."""
+
+_FEWEST = 4
+_LINGER_S = 1.0
+"""How long a refused client may go on sending, unread, so that it sees why."""
+
+_TELL_EVERY_S = 1.0
+
+
+class Connections:
+    """What the connections of one server share.
+
+    Args:
+        settings: their limits.
+        metrics: are told how many there are, and why some were ended.
+
+    Raises:
+        ConfigError: the process may open too few files.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings, self.metrics = settings, metrics
+        self.most = _most_connections(settings.connections)
+        self._ended: Counter[Reason] = Counter()
+        self._tell_at = 0.0
+
+    def ended(self, reason: Reason, now: float) -> None:
+        """Count a connection that the server ended; what is not usual goes to the log, at most once a second."""
+        self.metrics.ended.labels(reason).inc()
+        if reason != "idle":
+            self._ended[reason] += 1
+            self.tell(now)
+
+    def tell(self, now: float) -> None:
+        """Write to the log what was not told yet."""
+        if self._ended and now >= self._tell_at:
+            facts = {"ended": dict(self._ended), "most": self.most}
+            log.warning("connections ended by the server", extra={"facts": facts})
+            self._ended.clear()
+            self._tell_at = now + _TELL_EVERY_S
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection.
+
+    Args:
+        shared: what all of the server share.
+        options: uvicorn's own.
+    """
+
+    def __init__(self, shared: Connections, **options: Any) -> None:
+        super().__init__(**options)
+        self._shared, self._limits = shared, shared.settings
+        self._refusal: Problem | None = None
+        self._in_head = False
+        self._head_bytes = self._head_count = 0
+        self._unread = 0  # bytes that the parser took without having anything whole
+        self.deadline = math.inf
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    # ---- how many
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """Take a connection, if need be in place of the one that waits longest for something to be asked."""
+        super().connection_made(transport)
+        self._wait_for(self._limits.header_timeout_s)
+        if len(self.connections) > self._shared.most:
+            others: list[Any] = [each for each in self.connections if each is not self]
+            waiting = [each for each in others if each.deadline < math.inf and not each.transport.is_closing()]
+            if waiting:
+                min(waiting, key=lambda each: each.deadline).end("room")
+            else:
+                said = f"{self._shared.most} connections are being answered and no more may be: ask again in a second"
+                self._refuse(busy(said, status=503, code="full"), "full")
+
+    # ---- how long
+
+    def _wait_for(self, seconds: float) -> None:
+        self.deadline = self.loop.time() + seconds
+
+    def expire(self) -> None:
+        """End what was silent for too long."""
+        if self._in_head and self._refusal is None:
+            said = f"the request's head was not complete after {self._limits.header_timeout_s:g} s: send it faster"
+            self._refuse(Problem(408, "slow", said), "slow")
+        else:
+            self.end(None if self._refusal else "idle")
+
+    def end(self, reason: Reason | None) -> None:
+        """Close at once, whatever is not sent yet."""
+        self.deadline = math.inf
+        self.transport.abort()
+        if reason is not None:
+            self._shared.ended(reason, self.loop.time())
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request, or to answer one that came meanwhile."""
+        super().on_response_complete()
+        self._rest()
+
+    def _rest(self) -> None:
+        if self._answering and not self.flow.write_paused:
+            self.deadline = math.inf
+        else:
+            self._wait_for(self._limits.idle_timeout_s)
+
+    def pause_writing(self) -> None:
+        """The client does not read: it may for a while."""
+        super().pause_writing()
+        self._wait_for(self._limits.idle_timeout_s)
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        self._rest()
+
+    # ---- how much
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, within the limits."""
+        if self._refusal is not None:
+            return
+        self._unread += len(data)
+        super().data_received(data)
+        if self._unread > self._limits.header_bytes and self._refusal is None:
+            self._refuse(self._too_large(), "large")
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = self._head_count = 0
+        if not self._answering:
+            self._wait_for(self._limits.header_timeout_s)
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the address."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, or a trailer of a body."""
+        self._head_count += 1
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self._limits.header_bytes or self._head_count > self._limits.header_count:
+            self._refusal = self._too_large()
+            raise self._refusal  # the parser stops, and asks for send_400_response
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: the body has limits of its own."""
+        self._unread, self._in_head = 0, False
+        super().on_headers_complete()
+        self._rest()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._unread = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self._unread = 0
+        super().on_message_complete()
+
+    # ---- refusals
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, or what :meth:`on_header` did not take."""
+        if self._refusal is None:
+            self._refuse(Problem(400, "http", "this is no HTTP/1.1 request"), None)
+        else:
+            self._refuse(self._refusal, "large")
+
+    def _too_large(self) -> Problem:
+        most, count = self._limits.header_bytes, self._limits.header_count
+        return Problem(431, "headers", f"the request's head has more than {most} bytes or {count} headers: send fewer")
+
+    def _refuse(self, problem: Problem, reason: Reason | None) -> None:
+        """Say why, then read no more; nothing is said where it would stand in the middle of an answer."""
+        self._refusal = problem
+        if reason is not None:
+            self._shared.ended(reason, self.loop.time())
+        if self._answering:
+            self.end(None)
+            return
+        body = json.dumps(problem.body).encode()
+        sent = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+        lines = [f"{name}: {value}\r\n".encode() for name, value in {**sent, **problem.headers}.items()]
+        self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", body]))
+        self.transport.write_eof()
+        self._wait_for(_LINGER_S)
+
+
+def _most_connections(wanted: int) -> int:
+    """How many connections there may be, so that descriptors are left for files."""
+    try:
+        import resource
+
+        limit, used = resource.getrlimit(resource.RLIMIT_NOFILE)[0], len(list(Path("/dev/fd").iterdir()))
+    except (ImportError, OSError):
+        return wanted
+    room = limit - used - _SPARE_FILES
+    if limit != resource.RLIM_INFINITY and room < _FEWEST:
+        raise ConfigError(
+            f"this process may open {limit} files, {used} are open and {_SPARE_FILES} are kept for models and "
+            f"catalogues, which leaves {room} connections: raise the limit (ulimit -n, LimitNOFILE)"
+        )
+    return wanted if limit == resource.RLIM_INFINITY else min(wanted, room)

@@ -1,0 +1,243 @@
+"""Connections that are idle, half-sent, too large or too many, on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import resource
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.serving import connections
+from xcrossrec.serving.app import create_app
+from xcrossrec.serving.server import Server, bind
+
+Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+WHOLE = HEAD + b"\r\n"
+
+
+class Wire:
+    """A server that listens, and its clients."""
+
+    def __init__(self, server: Server, port: int) -> None:
+        self.server, self.port = server, port
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def connect(self) -> Streams:
+        streams = await asyncio.open_connection("127.0.0.1", self.port)
+        self._writers.append(streams[1])
+        return streams
+
+    async def hang_up(self) -> None:
+        """Close all that were opened."""
+        for writer in self._writers:
+            writer.transport.abort()
+        await self.open_connections(0)
+
+    async def ask(self, sent: bytes = WHOLE) -> tuple[int, Any]:
+        """Send something on a connection of its own; the status and what is said, 0 where nothing is."""
+        streams = await self.connect()
+        with suppress(ConnectionError):
+            streams[1].write(sent)
+            await streams[1].drain()
+        return await answer(streams)
+
+    async def open_connections(self, count: int) -> None:
+        """Wait until there are so many."""
+        async with asyncio.timeout(20):
+            while len(self.server.server_state.connections) != count:
+                await asyncio.sleep(0.005)
+
+
+async def answer(streams: Streams) -> tuple[int, Any]:
+    """Read one answer: its status and its body; 0 where the connection ends without one."""
+    try:
+        head = (await streams[0].readuntil(b"\r\n\r\n")).decode().lower()
+        length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
+        return int(head.split()[1]), json.loads(await streams[0].readexactly(length))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return 0, None
+
+
+@pytest.fixture
+def on_wire(open_shop: Any, tiny_models: Any) -> Callable[..., None]:
+    """Let a scene play against a server with some settings."""
+
+    def play(scene: Callable[[Wire], Awaitable[None]], **settings: Any) -> None:
+        with open_shop({"toys": tiny_models.late}, drain_s=0, **settings) as shop, bind("127.0.0.1", 0) as listener:
+            server = Server(shop.service, create_app(shop.service))
+            listener.listen()
+
+            async def whole() -> None:
+                serving = asyncio.create_task(server.serve([listener]))
+                while not server.started:
+                    await asyncio.sleep(0.005)
+                try:
+                    async with asyncio.timeout(60):
+                        await scene(wire := Wire(server, listener.getsockname()[1]))
+                        await wire.hang_up()
+                finally:
+                    server.should_exit = server.force_exit = True
+                    await serving
+
+            with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+                runner.run(whole())
+
+    return play
+
+
+def ended(wire: Wire, reason: str) -> float:
+    return float(wire.server.shared.metrics.ended.labels(reason)._value.get())
+
+
+def test_idle_and_half_sent_connections_are_gone_after_their_time(on_wire: Any) -> None:
+    async def scene(wire: Wire) -> None:
+        streams = []
+        for number in range(500):
+            streams.append(await wire.connect())
+            streams[-1][1].write((b"", HEAD, b"POST /v1/recommend HT", WHOLE)[number % 4])
+        assert [(await answer(each))[0] for each in streams[3::4]] == [200] * 125
+        assert [await answer(each) for each in streams[0::4]] == [(0, None)] * 125
+        for each in (*streams[1::4], *streams[2::4]):
+            status, said = await answer(each)
+            assert status == 408
+            assert "head was not complete after 0.4 s" in said["error"]["message"]
+        assert [await each[0].read() for each in streams[3::4]] == [b""] * 125
+        assert (ended(wire, "idle"), ended(wire, "slow")) == (250, 250)
+
+    on_wire(scene, header_timeout_s=0.4, idle_timeout_s=0.6)
+
+
+def test_a_head_that_drips_has_no_more_time(on_wire: Any) -> None:
+    async def scene(wire: Wire) -> None:
+        reader, writer = streams = await wire.connect()
+        found = asyncio.ensure_future(answer(streams))
+        for byte in WHOLE * 100:
+            if found.done():
+                break
+            with suppress(ConnectionError):
+                writer.write(bytes([byte]) if byte != 10 else b"")
+            await asyncio.sleep(0.02)
+        assert (await found)[0] in (400, 408)
+        assert await reader.read() == b""
+        assert (await wire.ask())[0] == 200
+
+    on_wire(scene, header_timeout_s=0.2)
+
+
+LARGE_HEADS = [
+    HEAD + b"X-Many: 1\r\n" * 150 + b"\r\n",
+    HEAD + b"X-Large: " + b"x" * 9000 + b"\r\n\r\n",
+    b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n",
+    HEAD + b"X-Endless: " + b"x" * 200_000,
+    HEAD + b"X-" + b"e" * 200_000,
+    HEAD + b"".join(b"X-%d: %s\r\n" % (n, b"x" * 2000) for n in range(50)),
+]
+TRAILER = (
+    b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    b"Content-Type: application/json\r\n\r\n0\r\nX-Trailer: " + b"x" * 200_000
+)
+
+
+def test_a_large_head_is_refused(on_wire: Any) -> None:
+    async def scene(wire: Wire) -> None:
+        for number, sent in enumerate(LARGE_HEADS, start=1):
+            status, said = await wire.ask(sent)
+            assert status == 431, sent[:100]
+            assert "more than 8000 bytes or 100 headers" in said["error"]["message"]
+            assert ended(wire, "large") == number
+        await wire.ask(TRAILER)  # what it is told depends on how far its request is
+        assert ended(wire, "large") == len(LARGE_HEADS) + 1
+        assert (await wire.ask(HEAD + b"X-Fits: " + b"x" * 7000 + b"\r\n\r\n"))[0] == 200
+        assert (await wire.ask(HEAD + b"X-Few: 1\r\n" * 90 + b"\r\n"))[0] == 200
+
+    on_wire(scene, header_bytes=8000)
+
+
+def memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def test_a_hundred_megabytes_of_headers_cost_no_memory(on_wire: Any) -> None:
+    async def scene(wire: Wire) -> None:
+        block = b"".join(b"X-%d: %s\r\n" % (n, b"x" * 1000) for n in range(1000))
+        before = memory()
+        for start in (HEAD, HEAD + b"X-Endless: "):
+            _, writer = await wire.connect()
+            writer.write(start)
+            with suppress(ConnectionError):
+                for _ in range(100):
+                    writer.write(block if start == HEAD else block.replace(b"\r\n", b""))
+                    await writer.drain()
+        assert memory() - before < 5_000_000
+        assert (await wire.ask())[0] == 200
+
+    on_wire(scene)
+
+
+def test_a_new_connection_takes_the_place_of_the_one_that_idles_longest(on_wire: Any, caplog: Any) -> None:
+    async def scene(wire: Wire) -> None:
+        idle = [await wire.connect() for _ in range(40)]
+        assert (await wire.ask())[0] == 200
+        assert await answer(idle[0]) == (0, None)
+        await wire.open_connections(10)
+        assert ended(wire, "room") == 31
+        assert "xcrossrec_connections 10.0" in wire.server.shared.metrics.text().decode()
+
+    with caplog.at_level(logging.WARNING, "xcrossrec.serving.connections"):
+        on_wire(scene, connections=10)
+    assert "connections ended by the server" in caplog.text
+    assert next(record.facts for record in caplog.records if hasattr(record, "facts")) == {
+        "ended": {"room": 1},
+        "most": 10,
+    }
+
+
+def test_where_all_are_being_answered_a_new_one_is_told_so(on_wire: Any) -> None:
+    async def scene(wire: Wire) -> None:
+        asking = [await wire.connect() for _ in range(10)]
+        for _, writer in asking:  # their bodies are awaited
+            writer.write(
+                b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 9\r\n\r\n{"
+            )
+        async with asyncio.timeout(20):
+            while sum(c.deadline == float("inf") for c in wire.server.server_state.connections) < 10:
+                await asyncio.sleep(0.005)
+        status, said = await wire.ask()
+        assert status == 503
+        assert "10 connections are being answered" in said["error"]["message"]
+        assert ended(wire, "full") == 1
+        await wire.hang_up()
+        assert (await wire.ask())[0] == 200
+
+    on_wire(scene, connections=10)
+
+
+def test_a_client_that_does_not_read_is_not_kept(on_wire: Any) -> None:
+    async def scene(wire: Wire) -> None:
+        _, writer = await wire.connect()
+        with suppress(ConnectionError):
+            for _ in range(400):
+                writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10)
+            await wire.open_connections(0)
+        assert (await wire.ask())[0] == 200
+
+    on_wire(scene, idle_timeout_s=0.3)
+
+
+def test_no_more_connections_than_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = len(list(Path("/dev/fd").iterdir()))
+    for limit, most in ((used + 100, 76), (10_000, 1000), (resource.RLIM_INFINITY, 1000)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        assert connections._most_connections(1000) == pytest.approx(most, abs=2)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 24, used + 24))
+    with pytest.raises(ConfigError, match=r"raise the limit \(ulimit -n"):
+        connections._most_connections(1000)
