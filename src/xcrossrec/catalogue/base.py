@@ -206,7 +206,9 @@ class Catalogue:
                     return
                 parts, self._since = self._snapshot.to_merge(), set()
             try:
-                merged = self._keep_merged(merge_parts(parts))
+                new = merge_parts(parts)
+                merged = self._keep_merged(new)
+                merged.folded = new.folded
                 replaced = [part.segment for part in parts]
                 with self._writing:
                     if self._closed is None:
@@ -260,10 +262,12 @@ class Catalogue:
             return [item for item in self._snapshot.get(list(changed)) if item is not None]
 
     def _replace(self, fingerprint: str, dim: int, known: dict[str, Float32[Tensor, " dim"]]) -> Self:
-        version, table = self.version + 1, merge_parts(self._snapshot.parts).table
+        version, former = self.version + 1, merge_parts(self._snapshot.parts)
+        table = former.table
         vectors = torch.stack([torch.empty(dim), *(known[item_id] for item_id in table["item_id"])])[1:]
         checks = pl.Series("vector_check", checks_of_vectors(vectors), dtype=pl.UInt32)
         merged = self._keep_merged(Segment.build(table.with_columns(checks), vectors))
+        merged.folded = former.folded
         facts = {"fingerprint": fingerprint, "dim": dim, "version": version}
         self._keep_instead(merged, [part.segment for part in self._snapshot.parts], (), facts)
         self._closed = CatalogueReplacedError(

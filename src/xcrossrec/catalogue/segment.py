@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from time import monotonic
 from typing import Any
 from zlib import crc32
 
@@ -62,12 +62,14 @@ class Segment:
         vectors: one an item, finite; with no columns where the model has none.
         codes: the same vectors as integers, if a search shall read those first.
         record: what the database says of its files, where it is on disk.
+        folded: the titles as a search of titles reads them, once there was one.
     """
 
     table: pl.DataFrame
     vectors: Float32[Tensor, "item dim"]
     codes: Codes | None = None
     record: SegmentRecord | None = None
+    folded: pl.Series | None = None
 
     def __len__(self) -> int:
         return self.table.height
@@ -167,16 +169,42 @@ class Segment:
             return []
         return self._rows_of_shared_title.get(title, [row])
 
-    def find_titles(self, text: str) -> Iterator[int]:
-        """Give the rows whose title holds a text that :func:`fold` made, each once, in order."""
-        folded, starts = self._folded_titles
-        at = folded.find(text)
-        while at >= 0:
-            row = bisect_right(starts, at) - 1
-            yield row
-            if row + 1 == len(starts):
-                return
-            at = folded.find(text, starts[row + 1])
+    def find_titles(self, wanted: str, until: float) -> tuple[Int64[np.ndarray, " found"], Int64[np.ndarray, " found"]]:
+        """Find the rows whose title holds all words of a text that :func:`fold` made.
+
+        Args:
+            wanted: the text, not empty.
+            until: when to stop, in seconds of the monotonic clock.
+
+        Returns:
+            the rows, rising, and a rank each: 0 where the title starts with the text, 1 where a word of it does, 2 where
+            it holds the text anywhere, else 3.
+
+        Raises:
+            TimeoutError: time was over.
+        """
+        titles, rows = self.folded_titles(), np.arange(len(self))
+        for word in sorted(set(wanted.split()), key=len, reverse=True):
+            if monotonic() >= until:
+                raise TimeoutError
+            held = titles.str.contains(word, literal=True)
+            titles, rows = titles.filter(held), rows[held.to_numpy()]
+        texts = titles.str
+        ranked = (
+            texts.starts_with(wanted),
+            texts.contains(f" {wanted}", literal=True),
+            texts.contains(wanted, literal=True),
+        )
+        return rows, np.select([each.to_numpy() for each in ranked], [0, 1, 2], default=3)
+
+    def folded_titles(self) -> pl.Series:
+        """All titles as :func:`fold` makes them; made once, and taken along where segments are merged."""
+        if self.folded is None:
+            titles = self.table["title"].to_list()
+            self.folded = pl.Series(
+                [each.lower() if each.isascii() else fold(each) for each in titles], dtype=pl.String
+            )
+        return self.folded
 
     @cached_property
     def _last_row_of_title(self) -> dict[str, int]:
@@ -190,13 +218,6 @@ class Segment:
         for row in np.flatnonzero(titles.is_duplicated().to_numpy()).tolist():
             rows.setdefault(titles[row], []).append(row)
         return rows
-
-    @cached_property
-    def _folded_titles(self) -> tuple[str, list[int]]:
-        r"""All titles as one text, each after ``\n``, and where each starts; a search of it is one search of memory."""
-        folded = ["\n" + fold(title) for title in self.table["title"].to_list()]
-        lengths = np.fromiter(map(len, folded), dtype=np.int64, count=len(folded))
-        return "".join(folded), (np.cumsum(lengths) - lengths).tolist()
 
     # ---- filters
 

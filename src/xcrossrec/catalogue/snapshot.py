@@ -6,12 +6,14 @@ Legend: ``item`` = one item of the catalogue or of a segment, ``slot`` = one que
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import merge
 from itertools import islice, repeat
 from operator import itemgetter
+from time import monotonic
 
 import numpy as np
 import polars as pl
@@ -137,7 +139,7 @@ class Snapshot:
         rows = [np.flatnonzero(_allowed(part, filters, exclude, among)).tolist() for part in self.parts]
         return list(_in_order(zip(self.parts, rows, strict=True)))
 
-    def search_titles(self, text: str, limit: int) -> list[StoredItem]:
+    def search_titles(self, text: str, limit: int, *, within_s: float = math.inf) -> list[StoredItem]:
         """Find items by a part of their title, whatever its case: titles that start with it first, then words that do.
 
         After those come titles that hold the text anywhere, then those that hold all its words in any order.
@@ -145,17 +147,22 @@ class Snapshot:
         Args:
             text: an empty one finds the catalogue's first items.
             limit: how many at most.
+            within_s: seconds that it may take.
+
+        Raises:
+            TimeoutError: it took longer.
         """
-        wanted = fold(text)
-        if not wanted:
+        if not (wanted := fold(text)):
             return [item for item in islice(self, limit) if item.title]
-        *others, longest = sorted(wanted.split(), key=len)
-        found: dict[str, StoredItem] = {}
-        for pattern, words in ((f"\n{wanted}", []), (f" {wanted}", []), (wanted, []), (longest, others)):
-            rows = [_rows_with_title(part, pattern, words, found) for part in self.parts]
-            for item in islice(_in_order(zip(self.parts, rows, strict=True)), limit - len(found)):
-                found[item.item_id] = item
-        return list(found.values())
+        until, found = monotonic() + within_s, []
+        for part in self.parts:
+            rows, ranks = part.segment.find_titles(wanted, until)
+            counts = part.alive[rows]
+            rows, ranks = rows[counts], ranks[counts]
+            for place in np.argsort(ranks, kind="stable")[:limit].tolist():
+                row = int(rows[place])
+                found.append((int(ranks[place]), int(part.segment.places[row]), row, part.segment))
+        return [segment.item(row) for _, _, row, segment in sorted(found, key=lambda each: each[:2])[:limit]]
 
     def search(
         self,
@@ -272,10 +279,16 @@ def merge_parts(parts: Sequence[Part]) -> Segment:
     """Put the rows that count into one segment."""
     table = pl.concat([part.segment.table.filter(pl.Series(part.alive, dtype=pl.Boolean)) for part in parts])
     vectors = torch.cat([part.segment.vectors[torch.from_numpy(np.flatnonzero(part.alive))] for part in parts])
+    folded = None
+    if any(part.segment.folded is not None for part in parts):
+        folded = pl.concat([part.segment.folded_titles().filter(pl.Series(part.alive)) for part in parts])
     order = np.argsort(table[PLACE].to_numpy(), kind="stable")
     if not np.array_equal(order, np.arange(len(order))):
         table, vectors = table[order], vectors[torch.from_numpy(order)]
-    return Segment.build(table, vectors)
+        folded = None if folded is None else folded[order]
+    merged = Segment.build(table, vectors)
+    merged.folded = folded
+    return merged
 
 
 def _in_order(chosen: Iterable[tuple[Part, Iterable[int]]]) -> Iterator[StoredItem]:
@@ -287,16 +300,6 @@ def _in_order(chosen: Iterable[tuple[Part, Iterable[int]]]) -> Iterator[StoredIt
 def _placed(segment: Segment, rows: Iterable[int]) -> Iterator[tuple[int, int, Segment]]:
     for row in rows:
         yield int(segment.places[row]), row, segment
-
-
-def _rows_with_title(part: Part, pattern: str, others: Sequence[str], known: Collection[str]) -> Iterator[int]:
-    """Give the rows whose titles hold a pattern and all other words, but for the known items."""
-    ids, titles = part.segment.table["item_id"], part.segment.table["title"]
-    for row in part.segment.find_titles(pattern):
-        if part.alive[row] and titles[row] and ids[row] not in known:
-            folded = fold(titles[row])
-            if all(word in folded for word in others):
-                yield row
 
 
 def _allowed(

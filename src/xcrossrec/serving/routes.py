@@ -17,7 +17,7 @@ from xcrossrec.catalogue.stored_item import LONGEST_ID
 from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.serving.metrics import CONTENT_TYPE
 from xcrossrec.serving.openapi import ASK, READ, WRITE, failures
-from xcrossrec.serving.problems import Problem, problem_of
+from xcrossrec.serving.problems import Problem, busy, problem_of
 from xcrossrec.serving.reading import JsonRoute
 from xcrossrec.serving.schemas import (
     DeleteAnswer,
@@ -108,9 +108,15 @@ async def find_items(
     limit: Annotated[int, Query(ge=1, le=100)] = 10,
 ) -> Response:
     """Find items by a part of their title."""
-    served = _service(request).find(model)
+    served, within_s = _service(request).find(model), _service(request).settings.search_timeout_s
     snapshot = served.store.snapshot()
-    found = await asyncio.to_thread(snapshot.search_titles, query, limit)
+    try:
+        async with asyncio.timeout(within_s):
+            found = await asyncio.to_thread(snapshot.search_titles, query, limit, within_s=within_s)
+    except TimeoutError:
+        raise busy(
+            f"no titles found within {within_s:g} s: ask again, or for less", status=503, code="timeout"
+        ) from None
     return _json({"model": served.spec.name, "catalog_version": snapshot.version, "items": found})
 
 

@@ -167,13 +167,13 @@ def test_ids_and_remembered_titles_do_not_wait(shop: Any, monkeypatch: pytest.Mo
                 return (await client.post(path, json=body)).json()
 
             stranger = asyncio.ensure_future(
-                post("/v1/score", history=[{"id": "i0"}], candidates=[{"title": f"Title {n}"} for n in range(200)])
+                post("/v1/score", history=[{"item_id": "i0"}], candidates=[{"title": f"Title {n}"} for n in range(200)])
             )
             await until(lambda: len(shop.service.models["toys"].answers.reading) == 200)
             found = await asyncio.gather(
-                post("/v1/recommend", history=[{"id": "i0"}]),
+                post("/v1/recommend", history=[{"item_id": "i0"}]),
                 post("/v1/recommend", history=[{"title": "A remembered title"}]),
-                post("/v1/score", history=[{"title": "  A remembered title"}], candidates=[{"id": "i1"}]),
+                post("/v1/score", history=[{"title": "  A remembered title"}], candidates=[{"item_id": "i1"}]),
             )
             assert found[1]["items"] == before["items"]
             assert [len(found[0]["items"]), len(found[2]["scores"])] == [5, 1]
@@ -185,7 +185,7 @@ def test_ids_and_remembered_titles_do_not_wait(shop: Any, monkeypatch: pytest.Mo
 
 
 def test_too_many_titles_are_refused_by_number(open_shop: Any, tiny_models: Any) -> None:
-    free, own = [{"title": f"Title {n}"} for n in range(4)], [{"id": f"i{n}"} for n in range(6)]
+    free, own = [{"title": f"Title {n}"} for n in range(4)], [{"item_id": f"i{n}"} for n in range(6)]
     with open_shop({"toys": tiny_models.late}, texts=3) as shop:
         refused = shop.post("/v1/score", {"history": own[:1], "candidates": [*free, *own]})
         assert refused.status_code == 422

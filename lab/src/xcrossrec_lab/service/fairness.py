@@ -53,7 +53,7 @@ class Stranger:
         while not self._stop.is_set():
             connection = http.client.HTTPConnection(self._host, timeout=60)
             body = {
-                "history": [{"id": self._known}],
+                "history": [{"item_id": self._known}],
                 "candidates": [{"title": self._title(draw)} for _ in range(self._titles)],
             }
             connection.request("POST", "/v1/score", json.dumps(body), {"Content-Type": "application/json"})
