@@ -177,8 +177,8 @@ class Segment:
             until: when to stop, in seconds of the monotonic clock.
 
         Returns:
-            the rows, rising, and a rank each: 0 where the title starts with the text, 1 where a word of it does, 2 where
-            it holds the text anywhere, else 3.
+            the rows, rising, and a rank each: 0 where the title starts with the text, 1 where a word of it does,
+            2 where it holds the text anywhere, else 3.
 
         Raises:
             TimeoutError: time was over.
@@ -189,21 +189,15 @@ class Segment:
                 raise TimeoutError
             held = titles.str.contains(word, literal=True)
             titles, rows = titles.filter(held), rows[held.to_numpy()]
-        texts = titles.str
-        ranked = (
-            texts.starts_with(wanted),
-            texts.contains(f" {wanted}", literal=True),
-            texts.contains(wanted, literal=True),
-        )
+        starts, holds = titles.str.starts_with(wanted), titles.str.contains(wanted, literal=True)
+        ranked = (starts, titles.str.contains(f" {wanted}", literal=True), holds)
         return rows, np.select([each.to_numpy() for each in ranked], [0, 1, 2], default=3)
 
     def folded_titles(self) -> pl.Series:
         """All titles as :func:`fold` makes them; made once, and taken along where segments are merged."""
         if self.folded is None:
-            titles = self.table["title"].to_list()
-            self.folded = pl.Series(
-                [each.lower() if each.isascii() else fold(each) for each in titles], dtype=pl.String
-            )
+            titles = (title.lower() if title.isascii() else fold(title) for title in self.table["title"].to_list())
+            self.folded = pl.Series(list(titles), dtype=pl.String)
         return self.folded
 
     @cached_property

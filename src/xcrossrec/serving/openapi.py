@@ -18,7 +18,7 @@ _REASONS = {
     408: "The body came too slowly.",
     409: "The model is being replaced already.",
     413: "The body is too large.",
-    415: "The body is not announced as JSON.",
+    415: "The body is not announced as plain JSON.",
     422: "A value does not fit; the sentence names it.",
     429: "Too many requests wait: ask again after Retry-After.",
     503: "No answer in time, or the service is not ready: ask again after Retry-After.",

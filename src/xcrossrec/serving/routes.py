@@ -114,9 +114,8 @@ async def find_items(
         async with asyncio.timeout(within_s):
             found = await asyncio.to_thread(snapshot.search_titles, query, limit, within_s=within_s)
     except TimeoutError:
-        raise busy(
-            f"no titles found within {within_s:g} s: ask again, or for less", status=503, code="timeout"
-        ) from None
+        said = f"the titles were not searched within {within_s:g} s: ask again, or for less"
+        raise busy(said, status=503, code="timeout") from None
     return _json({"model": served.spec.name, "catalog_version": snapshot.version, "items": found})
 
 
@@ -159,7 +158,7 @@ async def model_info(request: Request, name: Wanted = None) -> Response:
     return _json(_service(request).find(name).info.model_dump())
 
 
-@router.get("/v1/models", response_model=ModelsAnswer, responses=failures(401, 403), tags=["models"])
+@router.get("/v1/models", response_model=ModelsAnswer, responses=failures(401, 403, 422), tags=["models"])
 async def model_infos(request: Request) -> Response:
     """Describe all models."""
     return _json({"models": [served.info.model_dump() for served in _service(request).models.values()]})
@@ -177,13 +176,13 @@ async def reload_model(request: Request, name: str, asked: ReloadRequest) -> Res
 # ---- the process
 
 
-@router.get("/healthz", response_model=StateAnswer, tags=["process"])
+@router.get("/healthz", response_model=StateAnswer, responses=failures(422), tags=["process"])
 async def healthz() -> Response:
     """Say that the process runs."""
     return _json({"status": "ok"})
 
 
-@router.get("/readyz", response_model=StateAnswer, responses=failures(503), tags=["process"])
+@router.get("/readyz", response_model=StateAnswer, responses=failures(422, 503), tags=["process"])
 async def readyz(request: Request) -> Response:
     """Say whether requests are welcome: not while the service is about to stop."""
     service = _service(request)
@@ -195,7 +194,7 @@ async def readyz(request: Request) -> Response:
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **failures(401)},
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **failures(401, 422)},
     tags=["process"],
 )
 async def metrics(request: Request) -> Response:

@@ -15,7 +15,7 @@ import torch
 
 from xcrossrec.answers import Explanation
 from xcrossrec.catalogue import Catalogue, StoredItem, embed_again, encode_items, fingerprint_of
-from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.exceptions import BundleError, ConfigError, XCrossRecError
 from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
@@ -170,6 +170,8 @@ def load(spec: Spec) -> tuple[Model, dict[str, Any]]:
     try:
         manifest = bundle.read_bundle_manifest(spec.path)
         model = bundle.load(spec.path)
+    except XCrossRecError:
+        raise
     except (OSError, ValueError) as error:  # too long, with a zero byte, not to be read
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise BundleError(f"{str(spec.path)[:200]!a} cannot be read ({why}): give the folder of a bundle") from error

@@ -1,6 +1,7 @@
 """Random requests by the service's own schema: no 5xx, and no answer outside the schema.
 
-``XCROSSREC_FUZZ_CASES=5000 pytest tests/serving/http/test_fuzz.py`` runs at least so many; the usual run has fewer.
+``XCROSSREC_FUZZ_CASES=5000 XCROSSREC_FUZZ_SEED=7 pytest tests/serving/http/test_fuzz.py`` runs at least so many of that
+seed; the usual run has fewer, and the same ones each time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -25,6 +26,9 @@ from schemathesis.specs.openapi.checks import (
 
 CASES = int(os.environ.get("XCROSSREC_FUZZ_CASES", "110"))
 """Of all operations together."""
+
+SEED = os.environ.get("XCROSSREC_FUZZ_SEED")
+"""Of the draws; none draws the same each time."""
 
 CHECKS = [
     not_a_server_error,
@@ -96,7 +100,7 @@ def fuzz(operation: Any, send: Any) -> None:
     @settings(
         max_examples=count,
         deadline=None,
-        derandomize=True,
+        derandomize=SEED is None,
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
         database=None,
@@ -105,6 +109,8 @@ def fuzz(operation: Any, send: Any) -> None:
     def run(case: Any) -> None:
         send(case)
 
+    if SEED is not None:
+        run = seed(int(SEED))(run)
     run()
 
 
