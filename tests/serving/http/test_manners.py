@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import gzip
 import time
-from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -91,11 +91,9 @@ def test_a_path_that_the_system_refuses_is_named(shop: Any, monkeypatch: pytest.
     for path in ("x" * 300, "/" + "y/" * 2040, "nothing", "a\0b", "/dev/null", "/proc/self/mem", "/dev/null/below"):
         assert ascii(path)[1:9] in sentence(shop.post("/v1/models/toys/reload", {"path": path}), 422, "model")
 
-    def fail(path: Path) -> None:
-        raise OSError(number, "no such luck", str(path))
-
-    monkeypatch.setattr(bundle, "read_bundle_manifest", fail)
     for number in (errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.EIO):
+        fails = Mock(side_effect=OSError(number, "no such luck", "/srv/model"))
+        monkeypatch.setattr(bundle, "read_bundle_manifest", fails)
         said = sentence(shop.post("/v1/models/toys/reload", {"path": "/srv/model"}), 422, "model")
         assert "'/srv/model' cannot be read (no such luck): give the folder of a bundle" in said
     assert shop.ask("GET", "/v1/model").json() == before
