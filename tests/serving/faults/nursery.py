@@ -42,6 +42,8 @@ def run(order: dict[str, Any]) -> int:
         os.dup2(handle, number)
     if order.get("fsize"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["fsize"], resource.RLIM_INFINITY))
+    if order.get("files"):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (order["files"], order["files"]))
     os.environ.update(order.get("environment", {}))
     sys.argv = order["argv"]
     module, function = order["call"].split(":")

@@ -93,3 +93,21 @@ def test_slow_clients_are_cut_off_and_hold_up_nobody(start_server: Any, tiny_mod
             assert connection.recv(15) == b"HTTP/1.1 200 OK"
     assert statistics.median(times) < 1
     server.stop()
+
+
+def test_idle_connections_take_no_descriptor_that_is_needed(
+    start_server: Any, tiny_models: Any, catalogue: Path
+) -> None:
+    server = start_server(tiny_models.late, "--catalog", catalogue, files=64)
+    with ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(connect(server))
+        for _ in range(5):
+            with server.client() as client:
+                assert recommend(client, "blue drill").status_code == 200
+                item = {"item_id": "new", "title": "green drill"}
+                assert client.put("/v1/items", json={"items": [item]}).status_code == 200
+        assert open_files(server) < 64
+    server.stop()
+    (told,) = [line for line in server.process.lines() if "connections ended by the server" in line][:1]
+    assert json.loads(told)["ended"].keys() == {"room"}

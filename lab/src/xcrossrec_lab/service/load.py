@@ -95,8 +95,8 @@ def free_title(titles: Sequence[str], draw: random.Random) -> str:
 
 
 @contextmanager
-def server(model: Path, catalog: Path, log: Path, *options: str) -> Iterator[str]:
-    words = [sys.executable, "-W", "ignore", "-c", "from xcrossrec.cli import main; main()"]
+def server(model: Path, catalog: Path, log: Path, *options: str, program: str | None = None) -> Iterator[str]:
+    words = [sys.executable, "-W", "ignore", "-c", program or "from xcrossrec.cli import main; main()"]
     words += ["serve", f"toys={model}", "--catalog", str(catalog), "--port", "0", *options]
     begun = time.perf_counter()
     with log.open("w") as file, subprocess.Popen(words, stderr=file, stdout=subprocess.DEVNULL) as process:
