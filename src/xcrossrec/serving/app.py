@@ -96,5 +96,5 @@ def _allowed(request: Request) -> str:
     routes = (
         route for route in router.routes if isinstance(route, APIRoute) and route.path_regex.match(request.url.path)
     )
-    methods = {method for route in routes for method in route.methods} or {"GET"}  # else it is a file of the page
+    methods = {method for route in routes for method in route.methods or ()} or {"GET"}  # else it is a file of the page
     return ", ".join(sorted({*methods, "HEAD"} if "GET" in methods else methods))
