@@ -43,6 +43,12 @@ class Texts:
 
     def __init__(self, texts: list[Text]) -> None:
         self.left, self.read, self.count = texts, dict[Text, Any](), len(texts)
+        self.spent_s = 0.0
+
+    def alone_s(self, each_s: float) -> float:
+        """Seconds that all of them take with nobody else there, as far as can be told; one takes ``each_s`` usually."""
+        done = self.count - len(self.left)
+        return max(self.spent_s / done, each_s) * self.count if done else each_s * self.count
 
 
 class Reading(Worker[Texts, Read]):
@@ -81,7 +87,7 @@ class Reading(Worker[Texts, Read]):
             )
 
     def _late(self, question: Texts, timeout_s: float) -> Problem:
-        alone_s = self._seconds_each * question.count
+        alone_s = question.alone_s(self._seconds_each)
         if alone_s <= timeout_s:
             return super()._late(question, timeout_s)
         return Problem(
@@ -106,6 +112,7 @@ class Reading(Worker[Texts, Read]):
 
     def _work(self, batch: list[Job]) -> int:
         """Read one slice; gives how many texts it had."""
+        begun = monotonic()
         slices = self._slices([job.question.left for job in batch])
         texts = list({text: None for own in slices for text in own})
         found: Any
@@ -121,6 +128,7 @@ class Reading(Worker[Texts, Read]):
                 if not failed:
                     job.question.read.update((text, found[text]) for text in own)
                     job.question.left = job.question.left[len(own) :]
+                    job.question.spent_s += (monotonic() - begun) * len(own) / len(texts)
                 self._jobs.remove(job)
                 if failed or not job.question.left:
                     finished.append(job)

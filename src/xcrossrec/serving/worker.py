@@ -161,7 +161,8 @@ class Worker(Generic[Q, A]):
         while batch := self._next_batch():
             now = monotonic()
             if done := self._work(batch):
-                self._seconds_each += 0.1 * ((monotonic() - now) / done - self._seconds_each)
+                spent = (monotonic() - now) / done
+                self._seconds_each += (0.1 if self._seconds_each else 1.0) * (spent - self._seconds_each)
 
     def _work(self, batch: list[Job]) -> int:
         """Answer questions; gives how many there were."""
