@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -173,6 +174,9 @@ def test_adapters_of_other_ranks_are_refused(make_task: MakeTask, tmp_path: Path
     save_file(padded, wide / "adapter_model.safetensors")
     config = (wide / "adapter_config.json").read_text().replace('"r": 2', '"r": 4')
     (wide / "adapter_config.json").write_text(config)
+    manifest = json.loads((wide / "xcrossrec.json").read_text())
+    del manifest["files"]  # it lists the narrow ones
+    (wide / "xcrossrec.json").write_text(json.dumps(manifest))
     other = replace(task, sources=(task.sources[1], Source("wide", wide, wide)))
     with pytest.raises(ModelError, match="cannot merge"):
         merged_adapter(other, "linear", tmp_path / "merged")
