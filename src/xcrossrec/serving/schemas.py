@@ -47,7 +47,11 @@ class _OfModel(_Answer):
 # ---- requests
 
 
-class Entry(_Request, json_schema_extra={"oneOf": [{"required": ["item_id"]}, {"required": ["title"]}]}):
+def _only(name: str, other: str) -> dict[str, Any]:
+    return {"required": [name], "properties": {name: {"type": "string"}, other: {"type": "null"}}}
+
+
+class Entry(_Request, json_schema_extra={"oneOf": [_only("item_id", "title"), _only("title", "item_id")]}):
     """An item by its id in the catalogue, or by its title, which the catalogue need not have."""
 
     item_id: Id | None = None
