@@ -182,3 +182,18 @@ def test_dead_rows_stay_dead_after_opening_again(store: SqliteCatalogue) -> None
     again.upsert([item(4)], unit(4))
     again.compact()
     assert list(reopened(again).snapshot()) == [*expected, item(4)]
+
+
+def test_ids_of_any_text_are_written_anew_and_deleted(store: SqliteCatalogue) -> None:
+    ids = ["a\0b", "a", "a\0", "\0", "\x1a\x9b}", "'\"\\", "é\r\n"]
+    items = [StoredItem(each, "First") for each in ids]
+    store.upsert(items, unit(*range(7)))
+    store.upsert([StoredItem(each, "Second") for each in ids], unit(*range(7)))
+    store.delete(ids[:4])
+    again = reopened(store)
+    assert [(each.item_id, each.title) for each in again.snapshot()] == [(each, "Second") for each in ids[4:]]
+    again.upsert(items[:2], unit(0, 1))
+    again.compact()
+    again.upsert(items[2:4], unit(2, 3))
+    with reopened(again) as last:
+        assert {each.item_id for each in last.snapshot()} == set(ids)

@@ -43,7 +43,7 @@ _SCHEMA = (
     "vector BLOB NOT NULL)",
 )
 _MARKS = "SELECT place, item_check, vector_check FROM recent"
-_THESE = " WHERE item_id IN (SELECT value FROM json_each(?))"
+_THIS = " WHERE item_id = ?"  # not in a list as JSON, where SQLite ends a text at a zero character
 
 
 class InUseError(BundleError):
@@ -206,10 +206,10 @@ class Rows:
             StorageError: the disk refuses.
         """
         values = [(*row, vector.tobytes()) for row, vector in zip(rows, vectors, strict=True)]
-        ids = json.dumps([*deleted, *(row[1] for row in rows)])
+        ids = [(item_id,) for item_id in {*deleted, *(row[1] for row in rows)}]
         with self._transaction():
-            gone = self._connection.execute(_MARKS + _THESE, (ids,)).fetchall()
-            self._connection.execute(f"DELETE FROM recent {_THESE}", (ids,))
+            gone = [row for each in ids for row in self._connection.execute(_MARKS + _THIS, each)]
+            self._connection.executemany(f"DELETE FROM recent {_THIS}", ids)
             self._connection.executemany("INSERT INTO recent VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
             self._connection.executemany("INSERT INTO dead VALUES (?, ?)", dead)
             change = _sum((row[0], *row[-2:]) for row in rows) - _sum(gone)
@@ -238,13 +238,12 @@ class Rows:
             StorageError: the disk refuses.
         """
         gone = [(number,) for number in removed]
-        kept = json.dumps(list(still_recent))
+        kept = frozenset(still_recent)
         with self._transaction():
             self._connection.executemany("DELETE FROM segments WHERE number = ?", gone)
             self._connection.executemany("DELETE FROM dead WHERE segment = ?", gone)
-            self._connection.execute(
-                "DELETE FROM recent WHERE item_id NOT IN (SELECT value FROM json_each(?))", (kept,)
-            )
+            held = [each for each in self._connection.execute("SELECT item_id FROM recent") if each[0] not in kept]
+            self._connection.executemany(f"DELETE FROM recent {_THIS}", held)
             self._connection.executemany("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", added)
             self._connection.executemany("INSERT INTO dead VALUES (?, ?)", dead)
             self._set({**facts, **self._sums()})
