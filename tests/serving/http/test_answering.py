@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -208,3 +209,32 @@ def test_a_model_read_again_remembers(shop: Any, tiny_models: Any) -> None:
     assert shop.post("/v1/models/toys/reload", {"path": str(tiny_models.merged)}).status_code == 200
     shop.recommend([{"title": "A remembered title"}])  # by another model
     assert 'xcrossrec_encoded_texts_total{model="toys"} 2.0' in shop.ask("GET", "/metrics").text
+
+
+def test_titles_of_a_client_that_hung_up_are_not_read(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    served, let = shop.service.models["toys"], threading.Event()
+    read, slices = served.recommender.ranking.read, []
+    monkeypatch.setattr(
+        served.recommender.ranking, "read", lambda texts: slices.append(texts) or (let.wait(20) and read(texts))
+    )
+    body = {"history": [{"item_id": "i0"}], "candidates": [{"title": f"{LONG} {n}"} for n in range(100)]}
+    messages = [{"type": "http.request", "body": json.dumps(body).encode()}]
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/score", "raw_path": b"/v1/score", "query_string": b""}
+    scope |= {"headers": headers, "http_version": "1.1", "scheme": "http", "client": ("127.0.0.1", 1), "root_path": ""}
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def scene() -> None:
+        await shop.app(scope, receive, send)
+        let.set()
+        await until(lambda: not len(served.answers.reading))
+
+    asyncio.run(scene())
+    assert b"hung up" in sent[1]["body"]
+    assert len(slices) == 1  # which had been begun

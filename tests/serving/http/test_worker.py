@@ -97,6 +97,22 @@ def test_a_full_queue_refuses_with_429_and_a_time() -> None:
     assert "2 requests wait already" in str(refused)
 
 
+def test_who_was_let_in_before_is_not_refused() -> None:
+    gate = Gate()
+    worker: Worker[int, int] = Worker("w", gate, queue=1)
+
+    async def scene() -> list[Any]:
+        tasks = [await begin(gate, worker), asyncio.ensure_future(asked(worker, 2))]
+        await asyncio.sleep(0.05)
+        tasks.append(asyncio.ensure_future(worker.ask(3, timeout_s=10.0, admitted=True)))
+        await asyncio.sleep(0.05)
+        gate.open.set()
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(scene()) == [2, 4, 6]
+    worker.close()
+
+
 def test_a_question_whose_time_is_over_gets_503_and_costs_nothing() -> None:
     gate = Gate()
     waits: list[float] = []
