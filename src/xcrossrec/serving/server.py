@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import signal
@@ -98,6 +99,8 @@ def serve(service: Service, listener: socket.socket) -> None:
         listener: from :func:`bind`.
     """
     sys.setswitchinterval(_SWITCH_S)
+    gc.collect()
+    gc.freeze()  # else the collector goes through models and catalogues again and again while all requests wait
     server = Server(service, create_app(service))
     listener.listen(_BACKLOG)
     host, port = listener.getsockname()[:2]

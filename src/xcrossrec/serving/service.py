@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,6 +116,7 @@ class Service:
                     log.exception("replacing %s failed", name)
                 raise
             self.models[name] = new
+            gc.unfreeze()  # so that the old one is collected
             old.close()  # what it was asked before is still answered
             self._retired = [served for served in (*self._retired, old) if served.answers.running]
             self.metrics.reloads.labels(name, "done").inc()
