@@ -169,6 +169,13 @@ def test_every_linter_code_is_described() -> None:
     assert all(f'"{code}"' in sources for code in rows)
 
 
+def test_every_test_that_a_document_names_exists() -> None:
+    for document in DOCUMENTS:
+        for path, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", document.read_text(encoding="utf-8")):
+            assert not name or f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), (document.name, path, name)
+            assert (ROOT / path).exists(), (document.name, path)
+
+
 def test_links_lead_somewhere() -> None:
     for document in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
