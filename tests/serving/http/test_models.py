@@ -81,7 +81,7 @@ def test_models_are_described(two: Any) -> None:
     assert toys["sources"] == ["kitchen", "camping"]
     assert toys["catalog"] == {"items": 6, "version": 1}
     assert len(toys["fingerprint"]) == 64
-    assert [len(part) for part in toys["base"]["digest"].split(".")] == [64, 64, 64]  # weights, tokenizer, configuration
+    assert [len(part) for part in toys["base"]["digest"].split(".")] == [64, 64, 64]  # weights, tokenizer, settings
 
 
 def test_a_model_is_replaced_under_load_without_a_failed_request(
