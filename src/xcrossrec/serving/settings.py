@@ -69,7 +69,7 @@ class Settings:
     idle_timeout_s: float = 75.0
     header_bytes: int = 32 * 1024
     header_count: int = 100
-    connections: int = 1000
+    connections: int = 4000
     search_timeout_s: float = 2.0
     request_bytes: int = 2 * 1024 * 1024
     depth: int = 32
