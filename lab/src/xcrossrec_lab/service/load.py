@@ -65,7 +65,8 @@ Then half of saturation again: the last refused or slow answer (over twice the u
 {after[p50_ms]:.0f} / {after[p95_ms]:.0f} / {after[p99_ms]:.0f} ms.
 
 `stores.json`: SQLite against LanceDB as the catalogue's store; see [docs/catalogue.md](../../../docs/catalogue.md).
-`fairness.json`, `fairness-refused.json`: known ids beside a stranger's titles, encoded or refused (`xcrossrec_lab.service.fairness`).
+`fairness.json`, `fairness-refused.json`: known ids beside a stranger's titles, encoded or
+refused (`xcrossrec_lab.service.fairness`).
 """
 
 
