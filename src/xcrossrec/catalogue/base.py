@@ -264,7 +264,7 @@ class Catalogue:
     def _replace(self, fingerprint: str, dim: int, known: dict[str, Float32[Tensor, " dim"]]) -> Self:
         version, former = self.version + 1, merge_parts(self._snapshot.parts)
         table = former.table
-        vectors = torch.stack([torch.empty(dim), *(known[item_id] for item_id in table["item_id"])])[1:]
+        vectors = torch.stack([known[item_id] for item_id in table["item_id"]]) if len(table) else torch.empty(0, dim)
         checks = pl.Series("vector_check", checks_of_vectors(vectors), dtype=pl.UInt32)
         merged = self._keep_merged(Segment.build(table.with_columns(checks), vectors))
         merged.folded = former.folded

@@ -23,6 +23,7 @@ from xcrossrec.catalogue.rows import DATABASE, DamagedError, Rows, SegmentRecord
 from xcrossrec.catalogue.segment import COLUMNS, Segment
 from xcrossrec.catalogue.snapshot import Part, merge_parts
 from xcrossrec.catalogue.sqlite import SqliteCatalogue, are_sound, check_fingerprint, check_folder, read_recent
+from xcrossrec.data.store import is_panic
 from xcrossrec.exceptions import BundleError
 
 _HEADER = 128
@@ -149,7 +150,7 @@ def _read(folder: Path, record: SegmentRecord, dim: int) -> Segment:
         if table.schema != COLUMNS or table.height != record.rows:
             raise ValueError("its columns or rows are not those that were written")
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of Polars
+        if not isinstance(error, Exception) and not is_panic(error):
             raise
         raise DamagedError(path, error) from error
     place, size = folder / f"vectors-{record.number}.npy", 4 * record.rows * dim

@@ -176,9 +176,14 @@ def readable(file: Path, remedy: str, *faults: type[Exception]) -> Iterator[None
         if isinstance(error, PermissionError):
             raise DataError(f"{file} may not be read by this user: give it the right to (chmod), or copy it") from error
         known = isinstance(error, (pl.exceptions.PolarsError, OSError, UnicodeDecodeError, *faults))
-        if not known and type(error).__name__ != "PanicException":  # of pyo3, which is no Exception
+        if not known and not is_panic(error):
             raise
         raise DataError(f"{file} is not a readable Parquet file ({' '.join(str(error).split())}): {remedy}") from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether Polars gave up on a file; its panics are no :class:`Exception`, and have no name to catch them by."""
+    return type(error).__name__ == "PanicException"
 
 
 def _refuse_taken(path: Path, *, overwrite: bool) -> None:

@@ -49,6 +49,7 @@ class DualRanking:
     """Searches the vectors of all items, exactly; only titles that the catalogue lacks are read."""
 
     together = True
+    """Whether questions are answered together: what the model makes of a text is the same for all of them."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -117,6 +118,7 @@ class PairRanking:
     """Reads every candidate together with the history, at most ``limit`` of them for one question."""
 
     together = False
+    """As of :class:`DualRanking`: here a text holds its question's history, so nobody else can use its score."""
 
     def __init__(self, model: Model, limit: int) -> None:
         self.model = model

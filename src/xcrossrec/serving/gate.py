@@ -46,7 +46,7 @@ class Gate:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
         self.settings, self.metrics = service.settings, service.metrics
-        self._inside = {False: 0, True: 0}
+        self._inside = {False: 0, True: 0}  # requests that name ids alone, and those that name a title
         self._refused, self._tell_refused_at = 0, 0.0
         self._readers = [key.encode() for key in (*self.settings.api_keys, *self.settings.admin_keys)]
         self._admins = [key.encode() for key in self.settings.admin_keys]

@@ -100,12 +100,12 @@ def test_a_path_that_the_system_refuses_is_named(shop: Any, monkeypatch: pytest.
 
 
 def test_a_search_of_titles_has_a_time(open_shop: Any, tiny_models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_shop({"toys": tiny_models.late}, search_timeout_s=0.05) as shop:
+    with open_shop({"toys": tiny_models.late}, search_timeout_s=0.25) as shop:
         assert len(shop.ask("GET", "/v1/items?query=train").json()["items"]) == 3
         snapshot = next(iter(shop.service.models.values())).store.snapshot()
         with pytest.raises(TimeoutError):
             snapshot.search_titles("train", 1, within_s=0)
-        monkeypatch.setattr(Snapshot, "search_titles", lambda *_, **__: time.sleep(0.3))
+        monkeypatch.setattr(Snapshot, "search_titles", lambda *_, **__: time.sleep(0.6))
         answer = shop.ask("GET", "/v1/items?query=train")
-        assert "not searched within 0.05 s: ask again" in sentence(answer, 503, "timeout")
+        assert "not searched within 0.25 s: ask again" in sentence(answer, 503, "timeout")
         assert answer.headers["retry-after"] == "1"
