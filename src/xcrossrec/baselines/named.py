@@ -100,7 +100,7 @@ class Subject:
         return [scorer for scorer in scorers if isinstance(scorer, ModelScorer)]
 
 
-def scorer_for(spec: str, domain: Domain, *, base: str = DEFAULT_BASE) -> Subject:
+def scorer_for(spec: Path | str, domain: Domain, *, base: Path | str = DEFAULT_BASE) -> Subject:
     """Make the scorer that a command line names, bound to a domain's catalogue.
 
     Args:
@@ -113,8 +113,9 @@ def scorer_for(spec: str, domain: Domain, *, base: str = DEFAULT_BASE) -> Subjec
         ConfigError: an unknown baseline.
         BundleError: no such folder, or not a model.
     """
+    spec = str(spec)
     if spec.startswith(_PREFIX):
-        return Subject(_baseline(spec.removeprefix(_PREFIX), domain, base))
+        return Subject(_baseline(spec.removeprefix(_PREFIX), domain, str(base)))
     if Path(spec).exists() or "+" not in spec:
         return Subject(_on_domain(_existing(spec), domain), (Path(spec),))
     parts = spec.split("+")

@@ -13,13 +13,15 @@ import polars as pl
 from xcrossrec.catalogue.sqlite import SqliteCatalogue, is_catalogue
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.data.domain import Domain
+from xcrossrec.data.given import Table, as_frame
 from xcrossrec.data.interactions import check_columns, is_empty_title
 from xcrossrec.data.store import read_domain, read_parquet
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, TITLE
 
-ItemSource: TypeAlias = Sequence[StoredItem] | Domain | pl.DataFrame | Path | str
-"""Items, or what names them: a domain or its folder, a table, a ``.csv`` or ``.parquet`` file, a catalogue's folder."""
+ItemSource: TypeAlias = Sequence[StoredItem] | Domain | Table | Path | str
+"""Items, or what names them: a domain or its folder, a table (:data:`xcrossrec.data.given.Table`), a ``.csv`` or
+``.parquet`` file, a catalogue's folder."""
 
 _TRUE, _FALSE = ("true", "t", "yes", "1"), ("false", "f", "no", "0")
 _OWN = (ITEM, TITLE, "category", "in_stock", "price")
@@ -46,7 +48,9 @@ def read_items(source: ItemSource) -> list[StoredItem]:
         name, source = f"the domain {source.name!r}", source.items
     elif isinstance(source, (Path, str)):
         name, source = str(source), _read(Path(source))
-    items = _items(source, name) if isinstance(source, pl.DataFrame) else list(source)
+    if not (isinstance(source, Sequence) and all(isinstance(item, StoredItem) for item in source)):
+        source = _items(as_frame(name, source), name)
+    items = list(source)
     if not items:
         raise DataError(f"{name} has no items: give at least one")
     if len(items) > len(ids := Counter(item.item_id for item in items)):

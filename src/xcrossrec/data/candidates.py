@@ -79,7 +79,7 @@ def candidates_for(
     negatives: Negatives,
     *,
     seed: int,
-    directory: Path | None,
+    directory: Path | str | None,
 ) -> Candidates:
     """Read the candidate lists from their file, or draw them and write it.
 
@@ -112,9 +112,9 @@ def candidates_for(
     return drawn
 
 
-def candidates_file(directory: Path, split: Split, negatives: Negatives, *, seed: int) -> Path:
+def candidates_file(directory: Path | str, split: Split, negatives: Negatives, *, seed: int) -> Path:
     """Name the file of some candidate lists in a domain's folder."""
-    return directory / CANDIDATES_FOLDER / f"{split}-{negatives}-seed{seed}.parquet"
+    return Path(directory) / CANDIDATES_FOLDER / f"{split}-{negatives}-seed{seed}.parquet"
 
 
 def _check_request(negatives: Negatives, seed: int) -> None:

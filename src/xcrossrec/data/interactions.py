@@ -5,19 +5,17 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
 from xcrossrec.data.domain import Domain, user_runs
+from xcrossrec.data.given import Table, as_frame
 from xcrossrec.data.store import manifest_of
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, EmptyTitles, Split, UnknownItems
-
-Table: TypeAlias = Any
-"""What `as_frame` takes."""
 
 EXAMPLES = 5  # how many values a message or a manifest names
 _ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
@@ -213,31 +211,6 @@ def canonical(interactions: pl.DataFrame) -> pl.DataFrame:
     return ordered.select(USER, ITEM, POSITION, *([TIMESTAMP] if TIMESTAMP in ordered.columns else []))
 
 
-def as_frame(what: str, table: Table) -> pl.DataFrame:
-    """Make a polars table of what holds one.
-
-    Args:
-        what: the table, for messages.
-        table: a polars, pandas or Arrow table, a list of mappings, or a mapping of columns.
-
-    Raises:
-        DataError: no table.
-    """
-    if isinstance(table, pl.DataFrame):
-        return table
-    if isinstance(table, pl.LazyFrame):
-        return table.collect()
-    try:
-        if hasattr(table, "to_dict"):  # pandas, which polars reads only beside pyarrow
-            table = table.to_dict("list")
-        return pl.DataFrame(table, strict=False, infer_schema_length=None)
-    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"{what} are a {type(table).__name__} and no table ({error}): give a polars, pandas or Arrow table, or a "
-            "list of mappings"
-        ) from error
-
-
 def check_columns(what: str, found: Sequence[str], needed: Sequence[str]) -> None:
     """Refuse a table that lacks a column.
 
@@ -248,7 +221,7 @@ def check_columns(what: str, found: Sequence[str], needed: Sequence[str]) -> Non
     if missing:
         raise DataError(
             f"{what} lacks the column {', '.join(map(repr, missing))}; it has {', '.join(found) or 'none'}: "
-            "rename a column or give a mapping"
+            "rename a column"
         )
 
 

@@ -36,7 +36,7 @@ def evaluate(
     *,
     negatives: Sequence[Negatives] = NEGATIVES,
     seed: int = 0,
-    directory: Path | None = None,
+    directory: Path | str | None = None,
     seen_users: Collection[str] | None = None,
     batch_users: int = 256,
     progress: Progress | None = None,

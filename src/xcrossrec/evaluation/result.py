@@ -88,7 +88,7 @@ class Evaluation:
             )
         return self.frame.filter(pl.col(KIND) == negatives)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write one Parquet file; an existing file is replaced in one step or not at all.
 
         Raises:
@@ -99,12 +99,13 @@ class Evaluation:
             self.frame.write_parquet(temporary, metadata=stated)
 
     @classmethod
-    def load(cls, path: Path) -> Evaluation:
+    def load(cls, path: Path | str) -> Evaluation:
         """Read what :meth:`save` wrote.
 
         Raises:
             DataError: no such file, not Parquet, not written by ``xcrossrec evaluate``, or incomplete.
         """
+        path = Path(path)
         if not path.is_file():
             raise DataError(f"no results file at {path}: make one with  xcrossrec evaluate ... --out {path}")
         with readable(path, "evaluate again"):

@@ -27,12 +27,9 @@ from xcrossrec.data.store import readable
 from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.bundle import read_bundle_manifest
 from xcrossrec.recommender.questions import Answer, Question
-from xcrossrec.recommender.recommender import Recommender
+from xcrossrec.recommender.recommender import HISTORY, Recommender
 from xcrossrec.replacing import replacing_file
 from xcrossrec.types import USER
-
-HISTORY = "history"
-"""Column of the users' file: a list of text, item ids and titles, oldest first."""
 
 USERS_AT_ONCE = 512
 """Whose questions are answered together."""
@@ -64,7 +61,7 @@ class BatchReport:
     errors: int
 
 
-def job_of(recommender: Recommender, model: Path | str, users: Path, asked: Question) -> dict[str, Any]:
+def job_of(recommender: Recommender, model: Path | str, users: Path | str, asked: Question) -> dict[str, Any]:
     """What an output depends on.
 
     Args:
@@ -77,7 +74,7 @@ def job_of(recommender: Recommender, model: Path | str, users: Path, asked: Ques
         BundleError: no model there.
     """
     manifest = read_bundle_manifest(model)
-    with users.open("rb") as file:
+    with Path(users).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     filters = (
         None if asked.filters is None else vars(asked.filters) | {"category": sorted(asked.filters.category or ())}
@@ -98,8 +95,8 @@ def job_of(recommender: Recommender, model: Path | str, users: Path, asked: Ques
 
 def recommend_batch(
     recommender: Recommender,
-    users: Path,
-    out: Path,
+    users: Path | str,
+    out: Path | str,
     *,
     job: Job,
     asked: Question,
@@ -125,6 +122,7 @@ def recommend_batch(
         DataError: no such file, a column missing or of another type, an output of another job, or another process
             at work on this one.
     """
+    users, out = Path(users), Path(out)
     source = open_users(users)
     recommender.check(asked)
     groups = source.metadata.num_row_groups
@@ -146,12 +144,13 @@ def recommend_batch(
         return _report(out, groups, len(resumed))
 
 
-def open_users(path: Path) -> pq.ParquetFile:
+def open_users(path: Path | str) -> pq.ParquetFile:
     """Open a file of users and check its columns; nothing is read yet.
 
     Raises:
         DataError: no such file, no Parquet, a column missing or of another type.
     """
+    path = Path(path)
     if not path.is_file():
         raise DataError(f"the users' file {path} does not exist: give a Parquet file with {USER} and {HISTORY}")
     with _readable(path, "write the users as Parquet"):

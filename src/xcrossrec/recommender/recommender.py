@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from xcrossrec.answers import Explanation, ItemScore, Recommendation
 from xcrossrec.catalogue import Catalogue, Filters, ItemSource, Snapshot, open_catalogue
+from xcrossrec.data.given import Table, as_frame, is_table
+from xcrossrec.data.interactions import check_columns
 from xcrossrec.explanation import explain_scores
 from xcrossrec.models import bundle
 from xcrossrec.models.base import Base
@@ -19,6 +21,9 @@ from xcrossrec.recommender.memory import Memory
 from xcrossrec.recommender.questions import Answer, ItemLike, Question, Understood, understand
 from xcrossrec.recommender.ranking import PAIR_LIMIT, DualRanking, PairRanking, Read, Text, or_error
 from xcrossrec.types import EncodingPrecision
+
+HISTORY = "history"
+"""Column of a table of users: a list of text, item ids and titles, oldest first."""
 
 REMEMBERED = 4096
 """Titles whose vectors are remembered: 6 MB of MiniLM's."""
@@ -207,19 +212,26 @@ class Recommender:
             DataError: an empty history, an unknown item id, no candidates, or too many for a `pair` model.
             ConfigError: ``k`` below 1.
         """
-        asked = Question(history, k, filters, candidates, include_bought, skip_unknown)
+        chosen = candidates if candidates is None or isinstance(candidates, str) else list(candidates)
+        asked = Question(history, k, filters, chosen, include_bought, skip_unknown)
         return self.ask(asked).recommendations
 
     def recommend_many(
         self,
-        histories: Sequence[Sequence[ItemLike]],
+        histories: Sequence[Sequence[ItemLike]] | Table,
         k: int = 10,
         *,
         filters: Filters | None = None,
         include_bought: bool = False,
         skip_unknown: bool = False,
     ) -> list[list[Recommendation]]:
-        """Rank for each of several histories as :meth:`recommend` does; a `dual` model encodes them together."""
+        """Rank for each of several histories as :meth:`recommend` does; a `dual` model encodes them together.
+
+        They may stand in a table's column ``history``, a list of text a row; the answers are in the rows' order.
+        """
+        if is_table(histories):
+            check_columns("the table of histories", list(as_frame("histories", histories).columns), (HISTORY,))
+            histories = as_frame("histories", histories)[HISTORY].to_list()
         answers = self.answer([Question(h, k, filters, None, include_bought, skip_unknown) for h in histories])
         return [_sound(answer).recommendations for answer in answers]
 

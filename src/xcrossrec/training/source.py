@@ -33,7 +33,7 @@ def train_source(
     out: Path | str,
     *,
     config: TrainingConfig | None = None,
-    base: str = DEFAULT_BASE,
+    base: Path | str = DEFAULT_BASE,
     init: Path | str | None = None,
     budget: int | None = None,
     rank: int = 8,
@@ -70,7 +70,7 @@ def train_source(
     refuse_existing(out, overwrite)
     users = domain.sequences("train").take(budget, config.seed)
     model = (
-        _fresh_model(base, rank, scoring, pair_attention, pair_start, config.seed)
+        _fresh_model(str(base), rank, scoring, pair_attention, pair_start, config.seed)
         if init is None
         else _started_model(init)
     )

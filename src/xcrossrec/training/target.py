@@ -43,7 +43,7 @@ def train_target(
     *,
     config: TrainingConfig | None = None,
     integration: Integration | None = None,
-    base: str | None = None,
+    base: Path | str | None = None,
     budget: int | None = None,
     scoring: Scoring = "dual",
     pair_attention: PairAttention | None = None,
@@ -86,7 +86,7 @@ def train_target(
         model = build_target_model(
             sources,
             integration,
-            base=base,
+            base=None if base is None else str(base),
             scoring=scoring,
             pair_attention=pair_attention,
         )

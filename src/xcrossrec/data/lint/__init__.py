@@ -15,19 +15,20 @@ from xcrossrec.types import ITEM, USER
 __all__ = ["Finding", "Report", "lint"]
 
 
-def lint(domains: Sequence[Domain | Path | str]) -> Report:
+def lint(domains: Domain | Path | str | Sequence[Domain | Path | str]) -> Report:
     """Check domains, each by itself and each against the others.
 
     A folder is read raw, so that data too broken for `read_domain` can be checked too.
 
     Args:
-        domains: domains in memory, or folders with ``items`` and ``train`` (perhaps ``validation`` and
+        domains: one or several: domains in memory, or folders with ``items`` and ``train`` (perhaps ``validation`` and
             ``test``) as ``.parquet``, ``.csv`` or ``.csv.gz``.
 
     Raises:
         DataError: a folder that does not exist, holds no such files, or files that cannot be read.
     """
-    tables = [load_tables(domain) for domain in domains]
+    several = [domains] if isinstance(domains, (Domain, Path, str)) else domains
+    tables = [load_tables(domain) for domain in several]
     findings = [found for table in tables for check in DOMAIN_CHECKS for found in check(table)]
     findings += [found for first, second in combinations(tables, 2) for found in _overlaps(first, second)]
     return Report(tuple(table.name for table in tables), tuple(findings))

@@ -1,0 +1,61 @@
+"""Tables of every library, at the one door that makes them Polars'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from xcrossrec.data.given import as_frame, is_table
+from xcrossrec.exceptions import DataError
+
+ROWS = [{"item_id": "a", "title": "Saw", "price": 1.5}, {"item_id": "b", "title": None, "price": None}]
+MAKERS: dict[str, Callable[[Any], Any]] = {
+    "polars": pl.DataFrame,
+    "lazy": pl.LazyFrame,
+    "pandas": pd.DataFrame,
+    "arrow": pa.Table.from_pylist,
+    "batch": pa.RecordBatch.from_pylist,
+    "narwhals": lambda rows: nw.from_native(pd.DataFrame(rows)),
+}
+
+
+@pytest.mark.parametrize(
+    "make", [*MAKERS.values(), list, tuple, lambda rows: {k: [r[k] for r in rows] for k in rows[0]}]
+)
+def test_every_table_has_the_same_rows(make: Callable[[Any], Any]) -> None:
+    assert as_frame("the items", make(ROWS)).to_dicts() == ROWS
+
+
+def test_a_library_s_table_is_told_from_a_list() -> None:
+    assert all(is_table(make(ROWS)) for name, make in MAKERS.items() if name != "batch")
+    assert not is_table(ROWS)
+
+
+def test_pandas_is_read_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(self: Any) -> pl.DataFrame:
+        raise ImportError("pyarrow is required")
+
+    monkeypatch.setattr(nw.DataFrame, "to_polars", without)
+    assert as_frame("the items", pd.DataFrame(ROWS)).to_dicts() == ROWS
+
+
+@pytest.mark.parametrize("bad", [7, "items.csv", [["a", "b"]], None, np.zeros((2, 2)), pd.Series([1])])
+def test_what_is_no_table_is_refused(bad: Any) -> None:
+    with pytest.raises(
+        DataError, match=r"the items are a \w+ and no table .*give a polars, pandas or Arrow table, or a"
+    ):
+        as_frame("the items", bad)
+
+
+def test_a_column_twice_is_refused() -> None:
+    with pytest.raises(
+        DataError, match=r"the items are a DataFrame and no table .*unique column names.* 'item_id' 2 times"
+    ):
+        as_frame("the items", pd.DataFrame([["a", "b"]], columns=["item_id", "item_id"]))
