@@ -15,10 +15,10 @@ from xcrossrec.data.interactions import (
     deduplicate,
     k_core,
     order,
-    unescape,
     with_numbers,
     without_numbers,
 )
+from xcrossrec.data.text import unescape
 from xcrossrec.exceptions import DataError
 
 ITEMS = pl.DataFrame({"item_id": ["a", "b", "c"], "title": ["Ant", "Bee", "Cat"]})
@@ -185,7 +185,7 @@ def test_build_domain_orders_and_converts() -> None:
     items = pl.DataFrame({"item_id": [7, 8, 7], "title": ["Seven &amp; up", "Eight", "Seven &amp; up"], "x": 1})
     train = pl.DataFrame({"user_id": [2, 1, 2], "item_id": [7, 8, 8], "timestamp": [20.7, 5.0, 10.0]})
     domain = build_domain("d", items, {"train": train}, manifest={"seed": 5, "filters": {"split": "given"}})
-    assert domain.items.rows() == [("7", "Seven & up"), ("8", "Eight")]
+    assert domain.items.rows() == [("7", "Seven & up", "1"), ("8", "Eight", "1")]
     assert domain.interactions["train"].rows() == [("2", "8", 0, 10), ("2", "7", 1, 20), ("1", "8", 0, 5)]
     assert domain.manifest["seed"] == 5
     assert domain.manifest["filters"] == {

@@ -33,7 +33,7 @@ def test_manifest_counts_what_is_there(tiny_domain: Domain, tmp_path: Path) -> N
         "users": {"train": 3, "validation": 2, "test": 2},
         "interactions": {"train": 10, "validation": 6, "test": 5},
     }
-    assert manifest["format_version"] == 1
+    assert manifest["format_version"] == 2
     assert manifest["simulated"] is False
 
 
@@ -61,6 +61,18 @@ def test_write_into_an_empty_folder(tiny_domain: Domain, tmp_path: Path) -> None
     (tmp_path / "d").mkdir()
     write_domain(tiny_domain, tmp_path / "d")
     assert read_domain(tmp_path / "d").name == "tiny"
+
+
+def test_a_domain_of_the_format_without_text_has_titles_alone(tiny_domain: Domain, tmp_path: Path) -> None:
+    write_domain(tiny_domain, tmp_path / "d")
+    manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
+    del manifest["text"], manifest["checksums"]
+    (tmp_path / "d" / "manifest.json").write_text(json.dumps({**manifest, "format_version": 1}))
+    domain = read_domain(tmp_path / "d")
+    assert (domain.text.template, domain.fingerprint) == ("{title}", tiny_domain.fingerprint)
+    (tmp_path / "d" / "manifest.json").write_text(json.dumps({**manifest, "text": "{title"}))
+    with pytest.raises(DataError, match=r"manifest.json is damaged \(the item text '\{title' is not understood"):
+        read_domain(tmp_path / "d")
 
 
 def test_interrupted_write_leaves_nothing(tiny_domain: Domain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,8 +108,8 @@ def test_read_refuses_what_is_no_domain(tmp_path: Path) -> None:
     ("manifest", "message"),
     [
         ("{", "is not valid JSON"),
-        ("[]", "has format version None, this xcrossrec reads 1"),
-        ('{"format_version": 99}', "has format version 99, this xcrossrec reads 1"),
+        ("[]", "has format version None, this xcrossrec reads 2"),
+        ('{"format_version": 99}', "has format version 99, this xcrossrec reads 2"),
         ('{"format_version": 1, "name": "d"}', "lacks name, fingerprint or counts"),
     ],
 )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from xcrossrec.data.interactions import unescape
+from xcrossrec.data.text import unescape
 from xcrossrec.exceptions import DataError
 from xcrossrec.prompts import clean_title
 

@@ -53,6 +53,14 @@ def import_(
     unknown_items: Annotated[
         UnknownItems, typer.Option(help="Interactions whose item is not among the items.")
     ] = "error",
+    text: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEMPLATE",
+            help="What models read of an item, columns in braces.  [default: '{title}; {brand}; {category}', as far as "
+            "they are there]",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split by user.")] = 0,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -83,6 +91,7 @@ def import_(
         seed=seed,
         empty_titles=empty_titles,
         unknown_items=unknown_items,
+        text=text,
     )
     imported = import_domain(domain or out.resolve().name, form, inputs, recipe)
     write_domain(imported, out, overwrite=overwrite)
@@ -135,6 +144,8 @@ def _report_repairs(filters: dict[str, Any]) -> None:
         typer.echo(f"{empty['items']} items whose title is NaN or empty were {done} ({examples})", err=True)
     if escaped := filters.get("html_entities"):
         typer.echo(f"HTML entities in {escaped['items']} titles were made characters", err=True)
+    for field, cut in filters.get("text_cut", {}).items():
+        typer.echo(f"of {field}, {cut['items']} items have more than the {cut['words']} words that are read", err=True)
     if unknown := filters.get("unknown_items"):
         lost = f"{unknown['interactions']} interactions with {unknown['items']} items"
         typer.echo(f"{lost} that the catalogue lacks were dropped", err=True)
@@ -146,12 +157,12 @@ def _shown(path: Path, domain: Domain) -> str:
     lines = [f"{summary['domain']}{label}: {summary['items']} items, in {summary['path']}"]
     for split, users in summary["users"].items():
         lines.append(f"  {split:<10} {users:>9} users {summary['interactions'][split]:>10} interactions")
-    return "\n".join([*lines, f"  fingerprint {summary['fingerprint'][:16]}"])
+    return "\n".join([*lines, f"  models read {summary['text']}", f"  fingerprint {summary['fingerprint'][:16]}"])
 
 
 def _summary(path: Path, domain: Domain) -> dict[str, Any]:
     from xcrossrec.data.store import manifest_of
 
     manifest = manifest_of(domain)
-    kept = {key: manifest.get(key) for key in ("simulated", "filters", "seed", "sources", "fingerprint")}
+    kept = {key: manifest.get(key) for key in ("simulated", "filters", "seed", "sources", "text", "fingerprint")}
     return {"domain": domain.name, "path": str(path), **manifest["counts"], **kept}

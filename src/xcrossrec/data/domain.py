@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from xcrossrec.data.text import CANONICAL, TITLES, ItemText
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
@@ -97,19 +98,25 @@ class Domain:
 
     Attributes:
         name: what tables and bundles call the domain.
-        items: ``item_id`` and ``title``, both text; the row number is the item's row everywhere else.
+        items: ``item_id`` and ``title``, both text, and perhaps ``brand``, ``category``, ``description`` (text),
+            ``price`` (float64), ``in_stock`` (boolean) and further columns of text; the row number is the item's row
+            everywhere else.
         interactions: per split present ``user_id``, ``item_id``, ``position`` (int64, oldest lowest) and
             perhaps ``timestamp`` (int64 seconds), sorted by the user's first appearance, then position.
         manifest: what ``manifest.json`` holds.
+        text: what models read of an item; people see its title.
     """
 
     name: str
     items: pl.DataFrame
     interactions: Mapping[Split, pl.DataFrame]
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    text: ItemText = TITLES
 
     def __post_init__(self) -> None:
-        _check_schema("items", self.items, ITEM_SCHEMA)
+        canonical = {name: dtype for name, dtype in CANONICAL.items() if name in self.items.columns}
+        _check_schema("items", self.items, pl.Schema({**ITEM_SCHEMA, **canonical}))
+        self.text.check(f"domain {self.name!r}", self.items.columns)
         for split, frame in self.interactions.items():
             _check_schema(split, frame, INTERACTION_SCHEMA)
 
@@ -120,7 +127,7 @@ class Domain:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of items and interactions, whatever the path or the Parquet encoding."""
+        """SHA-256 (hex) of items, interactions and item text, whatever the path or the Parquet encoding."""
         digest = hashlib.sha256()
         with ThreadPoolExecutor(1, "xcrossrec-hash") as pool:  # hashes a chunk while the next is written
             hashed: Future[None] | None = None
@@ -131,7 +138,9 @@ class Domain:
         return digest.hexdigest()
 
     def _content(self) -> Iterator[bytes]:
-        yield from _chunks("items", self.items.select(ITEM, TITLE))
+        yield from _chunks("items", self.items.select(ITEM, TITLE, pl.exclude(ITEM, TITLE)))
+        if not self.text.is_title:
+            yield f"text\0{self.text}\0".encode()
         for split in self.splits:
             frame = self.interactions[split]
             columns = [*INTERACTION_SCHEMA, *([TIMESTAMP] if TIMESTAMP in frame.columns else [])]
@@ -143,6 +152,17 @@ class Domain:
         domain.__dict__["fingerprint"] = self.fingerprint
         return domain
 
+    def with_text(self, template: str | ItemText) -> Domain:
+        """Let models read another text of the same items.
+
+        Raises:
+            ConfigError: no template.
+            DataError: the items lack a column that it names.
+        """
+        text = template if isinstance(template, ItemText) else ItemText(template)
+        stated = {name: value for name, value in self.manifest.items() if name not in ("fingerprint", "text")}
+        return replace(self, text=text, manifest=stated)
+
     def count_users(self, split: Split) -> int:
         """Count the users of one split.
 
@@ -153,8 +173,13 @@ class Domain:
 
     @cached_property
     def titles(self) -> list[str]:
-        """The titles, by item row."""
+        """The titles, by item row: what people see."""
         return self.items[TITLE].to_list()
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The texts, by item row: what models read. An item without any has the empty text."""
+        return self.text.render(self.items).to_list()
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -235,5 +260,7 @@ def _chunks(name: str, frame: pl.DataFrame) -> Iterator[bytes]:
             yield texts.str.len_bytes().to_numpy().astype("<u4").tobytes()
             for part in texts.to_frame().iter_slices(_CHUNK_ROWS):
                 yield part.to_series().str.join("").cast(pl.Binary).item()
+        elif frame.schema[column].is_float():
+            yield frame[column].fill_null(0.0).to_numpy().astype("<f8").tobytes()
         else:
-            yield frame[column].fill_null(0).to_numpy().astype("<i8").tobytes()
+            yield frame[column].cast(pl.Int64).fill_null(0).to_numpy().astype("<i8").tobytes()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,13 +12,12 @@ from jaxtyping import Int64
 from xcrossrec.data.domain import Domain, user_runs
 from xcrossrec.data.given import Table, as_frame
 from xcrossrec.data.store import manifest_of
+from xcrossrec.data.text import BRAND, CANONICAL, CATEGORY, IN_STOCK, PRICE, ItemText, clean_text, has_entity, plain
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, EmptyTitles, Split, UnknownItems
 
 EXAMPLES = 5  # how many values a message or a manifest names
-_ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
-_UNCLEAN = r"[^!-%'-~ ]|  |^ | $"  # may need cleaning: anything but plain ASCII words with one space between them
-_ENTITY_DEPTH = 3  # "&amp;amp;quot;" occurs in the wild
+_BOOLEANS = {"true": True, "t": True, "yes": True, "1": True, "false": False, "f": False, "no": False, "0": False}
 _ROW = "__row"
 _LARGEST = 2**62
 _NUMBER = {USER: "__user", ITEM: "__item"}
@@ -108,24 +105,13 @@ def order(interactions: pl.DataFrame) -> pl.DataFrame:
 
 
 def clean_titles(items: pl.DataFrame) -> pl.DataFrame:
-    """Make titles fit for a prompt: HTML entities to characters, one space for any whitespace, trimmed.
+    """Make titles fit for a prompt: HTML to text, one space for any whitespace, trimmed; brands and categories too.
 
     Args:
-        items: with a text column ``title``; a missing title becomes the empty text.
+        items: with a text column ``title``; a missing title becomes the empty text, an empty brand or category none.
     """
-    titles = items[TITLE].fill_null("").alias(TITLE)
-    rows = titles.str.contains(_UNCLEAN).arg_true()
-    cleaned = [" ".join(unescape(title).split()) for title in titles.gather(rows)]
-    return items.with_columns(titles.scatter(rows, pl.Series(cleaned, dtype=pl.String)))
-
-
-def unescape(title: str) -> str:
-    """Turn HTML entities into characters, those escaped several times too."""
-    for _ in range(_ENTITY_DEPTH):
-        if not _ENTITY.search(title):
-            break
-        title = _ENTITY.sub(lambda match: html.unescape(match.group()), title)
-    return title
+    others = [clean_text(items[name]) for name in (BRAND, CATEGORY) if name in items.columns]
+    return items.with_columns(clean_text(items[TITLE], title=True), *(each.set(each == "", None) for each in others))
 
 
 def is_empty_title() -> pl.Expr:
@@ -140,6 +126,7 @@ def build_domain(
     *,
     empty_titles: EmptyTitles = "error",
     unknown_items: UnknownItems = "error",
+    text: str | None = None,
     manifest: Mapping[str, Any] | None = None,
 ) -> Domain:
     """Check raw tables and make a domain of them. Ids become text, interactions are put in order.
@@ -149,17 +136,22 @@ def build_domain(
 
     Args:
         name: of the domain.
-        items: ``item_id`` and ``title``; exact repeats of a row are dropped, other columns ignored.
+        items: ``item_id`` and ``title``, and perhaps ``brand``, ``category``, ``description``, ``price``, ``in_stock``
+            and further columns, which are kept as text; exact repeats of a row are dropped.
         interactions: per split ``user_id``, ``item_id`` and perhaps ``position`` and ``timestamp`` (seconds).
         empty_titles: what to do with an item without a title: stop, drop it with its interactions, or keep
             it with the empty text. What was done is in the manifest's ``filters``.
         unknown_items: what to do with interactions whose item the catalogue lacks: stop, or drop them.
+        text: what models read of an item (:class:`xcrossrec.data.text.ItemText`); None takes title, brand and
+            category, as far as the items have them.
         manifest: what the manifest should state beside counts and fingerprint: ``simulated``, ``sources``,
             ``filters``, ``seed``.
 
     Raises:
         DataError: a missing column, no items, no train split, an empty split, a missing id, a position that
-            is no whole number, an item with two titles, and the cases above.
+            is no whole number, an item with two titles, a price that is no number, a column that the text names and
+            the items lack, and the cases above.
+        ConfigError: a text that is no template.
     """
     if not isinstance(interactions, Mapping):
         raise DataError(
@@ -171,7 +163,7 @@ def build_domain(
     catalogue = _catalogue(name, as_frame("the items", items))
     tables = {split: as_frame(split, interactions[split]) for split in SPLITS if split in interactions}
     splits = {split: _interactions(name, split, frame) for split, frame in tables.items()}
-    return checked_domain(name, catalogue, splits, empty_titles, unknown_items, manifest or {})
+    return checked_domain(name, catalogue, splits, empty_titles, unknown_items, manifest or {}, text)
 
 
 def checked_domain(
@@ -181,26 +173,31 @@ def checked_domain(
     empty_titles: EmptyTitles,
     unknown_items: UnknownItems | None,
     manifest: Mapping[str, Any],
+    text: str | None = None,
 ) -> Domain:
     """Make a domain of checked tables, one row an item, interactions as `canonical` gives them.
 
     The rest is as for `build_domain`; ``unknown_items`` is None where there are none.
 
     Raises:
-        DataError: no name, no items, an empty split, and what ``empty_titles`` and ``unknown_items`` refuse.
+        DataError: no name, no items, an empty split, and what ``text``, ``empty_titles`` and ``unknown_items`` refuse.
     """
     if not name.strip():
         raise DataError("a domain needs a name, got an empty one: give --domain NAME")
     if items.is_empty():
         raise DataError(f"domain {name!r} is empty: its catalogue has no items; give a file with at least one")
     _refuse_emptied(name, splits, "no interaction")
+    read = ItemText.default(items) if text is None else ItemText(text)
+    read.check(f"the items of domain {name!r}", items.columns)
     filters = {**manifest.get("filters", {}), **_escaped(items)}
     catalogue = clean_titles(items)
     if unknown_items is not None:
         splits, unknown = _without_unknown(name, catalogue, splits, unknown_items)
         filters |= unknown
     catalogue, splits, empty = _without_empty_titles(name, catalogue, splits, empty_titles)
-    domain = Domain(name, catalogue, splits, {**manifest, "filters": {**filters, **empty}})
+    if cut := read.cut(catalogue):
+        filters["text_cut"] = {field: each._asdict() for field, each in cut.items()}
+    domain = Domain(name, catalogue, splits, {**manifest, "filters": {**filters, **empty}}, read)
     return domain.with_manifest(manifest_of(domain))
 
 
@@ -299,11 +296,32 @@ def _catalogue(name: str, items: pl.DataFrame) -> pl.DataFrame:
     """Check the catalogue."""
     what = f"the items of domain {name!r}"
     check_columns(what, items.columns, (ITEM, TITLE))
-    raw = _text_ids(what, items.select(ITEM, pl.col(TITLE).cast(pl.String)), ITEM).unique(maintain_order=True)
+    raw = _text_ids(what, _typed(what, items), ITEM).unique(maintain_order=True)
     twice = raw.filter(pl.col(ITEM).is_duplicated())[ITEM].unique(maintain_order=True)
     if twice.len():
         raise DataError(f"{what} give {twice.len()} ids more than one title ({_examples(twice)}): keep one row an item")
     return raw
+
+
+def _typed(what: str, items: pl.DataFrame) -> pl.DataFrame:
+    """Give id and title first, then the columns that mean the same everywhere in their types, then others as text."""
+    known = [name for name in CANONICAL if name in items.columns]
+    columns = {name: plain(items[name]) for name in items.columns if name != ITEM}
+    for name in [name for name in (PRICE, IN_STOCK) if name in known]:
+        given = columns[name].str.strip_chars().str.to_lowercase()
+        given = given.set(given.is_in(["", "nan", "none", "null", "n/a"]), None)
+        values = (
+            given.cast(pl.Float64, strict=False) if name == PRICE else given.replace_strict(_BOOLEANS, default=None)
+        )
+        if (bad := values.is_null() & given.is_not_null()).any():
+            expected = "a number" if name == PRICE else "true or false"
+            raise DataError(
+                f"{what} have {name} {given.filter(bad)[0]!r} in row {bad.arg_max()} (from 0; {bad.sum()} rows in "
+                f"all): write {expected}, or nothing"
+            )
+        columns[name] = values.cast(CANONICAL[name])
+    order = dict.fromkeys([TITLE, *known, *columns])
+    return pl.DataFrame([items[ITEM], *(columns[name].alias(name) for name in order)])
 
 
 def _escaped(items: pl.DataFrame) -> dict[str, Any]:
@@ -311,11 +329,6 @@ def _escaped(items: pl.DataFrame) -> dict[str, Any]:
     titles = items.filter(has_entity())[TITLE]
     examples = titles.head(EXAMPLES).to_list()
     return {"html_entities": {"items": titles.len(), "examples": examples}} if examples else {}
-
-
-def has_entity() -> pl.Expr:
-    """Tell, as an expression, whether ``title`` holds an HTML entity."""
-    return pl.col(TITLE).fill_null("").str.contains(_ENTITY.pattern)
 
 
 def _interactions(name: str, split: Split, frame: pl.DataFrame) -> pl.DataFrame:

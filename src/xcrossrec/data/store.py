@@ -15,11 +15,15 @@ import polars as pl
 
 from xcrossrec._version import __version__
 from xcrossrec.data.domain import Domain
-from xcrossrec.exceptions import DataError
+from xcrossrec.data.text import TITLES, ItemText
+from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.replacing import replacing_folder
 from xcrossrec.types import SPLITS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_WITHOUT_TEXT = 1
+"""A format that had titles alone, and is read as such."""
+
 MANIFEST = "manifest.json"
 ITEMS_FILE = "items.parquet"
 CANDIDATES_FOLDER = "candidates"
@@ -45,6 +49,7 @@ def manifest_of(domain: Domain) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "xcrossrec": stated.get("xcrossrec", __version__),
         "name": domain.name,
+        "text": domain.text.template,
         "counts": {
             "items": domain.items.height,
             "users": {split: domain.count_users(split) for split in frames},
@@ -96,6 +101,7 @@ def read_domain(path: Path | str) -> Domain:
         items=read_parquet(path / ITEMS_FILE, remedy=AGAIN),
         interactions={split: read_parquet(path / f"{split}.parquet", remedy=AGAIN) for split in splits},
         manifest={name: value for name, value in manifest.items() if name != _CHECKSUMS},
+        text=_text(path, manifest),
     )
     if domain.fingerprint != manifest["fingerprint"]:
         raise DataError(
@@ -103,6 +109,13 @@ def read_domain(path: Path | str) -> Domain:
             f"({manifest['fingerprint'][:12]}): it was changed after the import; import it again"
         )
     return domain
+
+
+def _text(path: Path, manifest: Mapping[str, Any]) -> ItemText:
+    try:
+        return ItemText(manifest.get("text", TITLES.template))
+    except ConfigError as error:
+        raise DataError(f"{path / MANIFEST} is damaged ({error}): {AGAIN}") from error
 
 
 def _check_files(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -136,7 +149,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{file} is not valid JSON ({error}): import the domain again") from error
-    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
+    if not isinstance(manifest, dict) or manifest.get("format_version") not in (FORMAT_VERSION, _WITHOUT_TEXT):
         found = manifest.get("format_version") if isinstance(manifest, dict) else None
         raise DataError(
             f"{file} has format version {found!r}, this xcrossrec reads {FORMAT_VERSION}: import the domain again"

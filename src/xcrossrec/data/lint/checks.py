@@ -7,10 +7,11 @@ from itertools import combinations
 
 import polars as pl
 
-from xcrossrec.data.interactions import has_entity, is_empty_title
+from xcrossrec.data.interactions import is_empty_title
 from xcrossrec.data.lint.report import EXAMPLES, Finding, Severity, finding
 from xcrossrec.data.lint.tables import NEEDED, Tables, is_blank
 from xcrossrec.data.splitting import LEAVE_LAST_OUT
+from xcrossrec.data.text import has_entity
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
 LONG_TITLE_WORDS = 40

@@ -47,6 +47,7 @@ class Recipe:
         seed: of the draw (by-user).
         empty_titles: what to do with items without a title.
         unknown_items: what to do with interactions whose item has no row among the items.
+        text: what models read of an item; None takes title, brand and category, as far as the items have them.
     """
 
     core: int = 1
@@ -57,6 +58,7 @@ class Recipe:
     seed: int = 0
     empty_titles: EmptyTitles = "keep"
     unknown_items: UnknownItems = "error"
+    text: str | None = None
 
     def __post_init__(self) -> None:
         if self.core < 1:
@@ -95,7 +97,7 @@ def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
         "seed": recipe.seed,
     }
     unknown = None if recipe.unknown_items == "drop" and not given else recipe.unknown_items  # else they are gone
-    return checked_domain(name, items, splits, recipe.empty_titles, unknown, manifest)
+    return checked_domain(name, items, splits, recipe.empty_titles, unknown, manifest, recipe.text)
 
 
 def _as_given(raw: RawDomain, recipe: Recipe) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame]]:

@@ -1,0 +1,304 @@
+"""What models read of an item: a template over the columns of its table, rendered for all items at once.
+
+People see titles; models read texts. A template names columns in braces, as in ``{title}; {brand}; {category}``. A
+field that is empty vanishes together with what separates and introduces it. A number behind a colon, as in
+``{description:64}``, is the most words of that field that are read. Words are a fair unit where no tokenizer is at
+hand: one of English is 1.3 tokens or so. Of scripts without spaces no more than eight characters a word are read.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from string import Formatter
+from typing import NamedTuple
+
+import polars as pl
+
+from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.types import ITEM, TITLE
+
+CATEGORY, BRAND, DESCRIPTION, PRICE, IN_STOCK = "category", "brand", "description", "price", "in_stock"
+CANONICAL: dict[str, pl.DataType] = {
+    BRAND: pl.String(),
+    CATEGORY: pl.String(),
+    DESCRIPTION: pl.String(),
+    PRICE: pl.Float64(),
+    IN_STOCK: pl.Boolean(),
+}
+"""Columns of an item table that mean the same everywhere, beside id and title, and their types."""
+
+DEFAULT_FIELDS = (TITLE, BRAND, CATEGORY)
+"""What a text is made of where no template is given, as far as a table has it."""
+
+CHARACTERS_A_WORD = 8
+_LONGEST_TEMPLATE, _MOST_WORDS = 1_000, 1_000
+
+_ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
+_ENTITY_DEPTH = 3  # "&amp;amp;quot;" occurs in the wild
+_UNSEEN = r"(?is)<(?:script|style)\b[^>]*>.*?</(?:script|style)\s*>|<!--.*?-->"
+_INLINE = r"(?i)</?(?:a|abbr|b|big|em|font|i|mark|s|small|span|strong|sub|sup|u)(?:\s[^<>]*)?/?>"
+_BLOCK = (
+    r"(?i)</?(?:article|blockquote|body|br|center|dd|div|dl|dt|figure|footer|form|h[1-6]|head|header|hr|html|iframe|img|"
+    r"input|li|link|main|meta|nav|object|ol|option|p|pre|section|select|table|tbody|td|tfoot|th|thead|title|tr|ul|"
+    r"video|wbr)(?:\s[^<>]*)?/?>"
+)
+_UNFOLDED = r"[\s\x1c-\x1f&&[^ ]]|  |^ | $"
+_NOTHING = r"(?i)^(?:nan|none|null|n/a)$"
+
+_SEPARATOR = re.compile(r"\s*(?:[;,|/•·—\u2013]|(?<=\s)-+(?=\s)|[.!?](?=\s))\s*")
+"""What separates two fields; before it stands what closes the one, behind it what introduces the other."""
+_BARE = re.compile(r"(?P<close>[)\]}>»”\u2019\"']*)(?P<separator>[^\w(\[{<«“\"'#$€£@]*)(?P<label>.*)", re.S)
+
+
+class Field(NamedTuple):
+    """One field of a template.
+
+    Attributes:
+        name: of the column.
+        words: most that are read of it; None for all.
+        separator: stands before it if any field before it is not empty.
+        label: introduces it.
+        close: follows it.
+    """
+
+    name: str
+    words: int | None
+    separator: str
+    label: str
+    close: str
+
+
+class Cut(NamedTuple):
+    """What of one field is not read.
+
+    Attributes:
+        items: whose field is longer than its limit.
+        words: the limit.
+    """
+
+    items: int
+    words: int
+
+
+@dataclass(frozen=True)
+class ItemText:
+    """What models read of an item.
+
+    Args:
+        template: columns in braces, with text between them; ``{{`` and ``}}`` are braces.
+
+    Raises:
+        ConfigError: no template, no column in it, or one that is not understood.
+    """
+
+    template: str = f"{{{TITLE}}}"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.template, str) or not 0 < len(self.template) <= _LONGEST_TEMPLATE:
+            raise ConfigError(
+                f"the item text {str(self.template)[:60]!r} is no template of 1 to {_LONGEST_TEMPLATE} characters: "
+                "write one such as '{title}; {brand}'"
+            )
+        if not self.parts:
+            raise ConfigError(
+                f"the item text {self.template!r} names no column: write one in braces, as in '{{title}}; {{brand}}'"
+            )
+
+    def __str__(self) -> str:
+        return self.template
+
+    @classmethod
+    def default(cls, items: pl.DataFrame) -> ItemText:
+        """Title, brand and category, as far as a table of items has them and they are not empty throughout."""
+        named = [name for name in DEFAULT_FIELDS[1:] if name in items.columns]
+        there = [name for name in named if (clean_text(items[name].unique()) != "").any()]
+        return cls("; ".join(f"{{{name}}}" for name in (TITLE, *there)))
+
+    @cached_property
+    def parts(self) -> tuple[Field, ...]:
+        """The fields in order."""
+        try:
+            parsed = list(Formatter().parse(self.template))
+        except ValueError as error:
+            raise ConfigError(
+                f"the item text {self.template!r} is not understood ({error}): write columns in braces, as in "
+                "'{title}; {brand}', and braces themselves twice"
+            ) from error
+        literals, named = [""], list[tuple[str, int | None]]()
+        for literal, name, spec, conversion in parsed:
+            literals[-1] += re.sub(r"\s+", " ", literal)
+            if name is not None:  # it is where the literal ends in a brace of its own
+                named.append((name.strip(), self._words(name, spec, conversion)))
+                literals.append("")
+        if not named:
+            return ()
+        between = [_divided(literal) for literal in literals[1:-1]]
+        closes = [*(close for close, _, _ in between), literals[-1]]
+        starts = [("", literals[0]), *((separator, label) for _, separator, label in between)]
+        return tuple(Field(*n, *start, close) for n, start, close in zip(named, starts, closes, strict=True))
+
+    def _words(self, name: str, spec: str | None, conversion: str | None) -> int | None:
+        limited = not spec or (spec.isascii() and spec.isdigit() and 0 < int(spec) <= _MOST_WORDS)
+        if not name.strip() or conversion or not limited:
+            raise ConfigError(
+                f"the item text {self.template!r} has the field {{{name}{f'!{conversion}' if conversion else ''}"
+                f"{f':{spec}' if spec else ''}}}: write a column's name, and if not all of it shall be read a number "
+                f"of words from 1 to {_MOST_WORDS} behind a colon, as in '{{description:64}}'"
+            )
+        return int(spec) if spec else None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The columns that are read, each once."""
+        return tuple(dict.fromkeys(part.name for part in self.parts))
+
+    @property
+    def is_title(self) -> bool:
+        """Whether titles alone are read, whole."""
+        return self.template == f"{{{TITLE}}}"
+
+    def missing(self, columns: Collection[str]) -> list[str]:
+        """The fields that are not among some columns."""
+        return [name for name in self.fields if name not in columns]
+
+    def check(self, what: str, columns: Sequence[str]) -> None:
+        """Refuse a table that lacks a field.
+
+        Args:
+            what: the table, for messages.
+            columns: its columns.
+
+        Raises:
+            DataError: names the first field that it lacks, what is there, and the remedy.
+        """
+        if lost := self.missing(columns):
+            there = ", ".join(name for name in columns if name != ITEM)
+            raise DataError(
+                f"{what} has no {lost[0]!r}, which is read as part of the item text {self.template!r}; it has "
+                f"{there}: add the column (cells may be empty), or use a model, or import with --text, of fields that "
+                "are there"
+            )
+
+    def render(self, items: pl.DataFrame) -> pl.Series:
+        """Write every item's text.
+
+        Args:
+            items: a table with a column a field, in any type.
+
+        Returns:
+            text, by row, without line breaks; empty where all fields are.
+
+        Raises:
+            DataError: the table lacks a field.
+        """
+        self.check("the table of items", items.columns)
+        cleaned = {name: clean_text(items[name], title=name == TITLE) for name in self.fields}
+        values = [_first_words(cleaned[part.name], part.words) for part in self.parts]
+        if self.is_title:
+            return values[0].alias("text")
+        frame = pl.DataFrame([value.alias(str(number)) for number, value in enumerate(values)])
+        return _folded(frame.select(pl.concat_str(*self._pieces()).alias("text")).to_series())
+
+    def _pieces(self) -> Iterator[pl.Expr]:
+        before = pl.lit(value=False)
+        for number, part in enumerate(self.parts):
+            there = pl.col(str(number)) != ""
+            separator = pl.when(before).then(pl.lit(part.separator)).otherwise(pl.lit(""))
+            piece = pl.concat_str(separator, pl.lit(part.label), str(number), pl.lit(part.close))
+            yield pl.when(there).then(piece).otherwise(pl.lit(""))
+            before = before | there
+
+    def cut(self, items: pl.DataFrame) -> dict[str, Cut]:
+        """Count, by field with a limit, the items of which not all is read; fields that are read whole are left out."""
+        found = {}
+        for part in self.parts:
+            if part.words is not None:
+                texts = clean_text(items[part.name], title=part.name == TITLE)
+                count = int((_first_words(texts, part.words) != texts).sum())
+                if count:
+                    found[part.name] = Cut(count, part.words)
+        return found
+
+
+TITLES = ItemText()
+"""Titles alone."""
+
+
+def clean_text(column: pl.Series, *, title: bool = False) -> pl.Series:
+    """Make a column plain text: HTML entities and tags become text, any white space one space; trimmed.
+
+    Args:
+        column: of any type; a missing value becomes the empty text, a list its parts joined by commas.
+        title: a text that the doors have looked at: what pandas writes for missing stays as it is.
+    """
+    texts = plain(column).fill_null("")
+    texts = _where(texts, texts.str.contains(_ENTITY.pattern), lambda some: _each(some, unescape))
+    texts = _folded(_where(texts, texts.str.contains("<", literal=True), _without_tags))
+    return texts if title else texts.set(texts.str.contains(_NOTHING), "")
+
+
+def unescape(text: str) -> str:
+    """Turn HTML entities into characters, those escaped several times too."""
+    for _ in range(_ENTITY_DEPTH):
+        if not _ENTITY.search(text):
+            break
+        text = _ENTITY.sub(lambda match: html.unescape(match.group()), text)
+    return text
+
+
+def has_entity(column: str = TITLE) -> pl.Expr:
+    """Tell, as an expression, whether a column holds an HTML entity."""
+    return pl.col(column).fill_null("").str.contains(_ENTITY.pattern)
+
+
+def plain(column: pl.Series) -> pl.Series:
+    """Give a column as text, as it is; lists as their parts joined by commas, whole numbers without a decimal point."""
+    if isinstance(column.dtype, pl.List | pl.Array):
+        column = column.cast(pl.List(pl.String)).list.join(", ")
+    elif isinstance(column.dtype, pl.Struct):
+        column = column.struct.json_encode()
+    texts = column if column.dtype == pl.String else column.cast(pl.String)
+    if column.dtype.is_float():
+        texts = texts.str.strip_suffix(".0").replace("NaN", None)
+    return texts
+
+
+def _folded(texts: pl.Series) -> pl.Series:
+    return _where(texts, texts.str.contains(_UNFOLDED), lambda some: _each(some, lambda text: " ".join(text.split())))
+
+
+def _without_tags(texts: pl.Series) -> pl.Series:
+    return texts.str.replace_all(_UNSEEN, " ").str.replace_all(_INLINE, "").str.replace_all(_BLOCK, " ")
+
+
+def _first_words(texts: pl.Series, words: int | None) -> pl.Series:
+    if words is None:
+        return texts
+    some = texts.str.head(words * CHARACTERS_A_WORD).str.strip_chars_end(" ")
+    long = some.str.count_matches(" ", literal=True) >= words
+    return _where(some, long, lambda each: each.str.extract(rf"^((?:[^ ]+ ){{{words - 1}}}[^ ]+)"))
+
+
+def _where(texts: pl.Series, wanted: pl.Series, change: Callable[[pl.Series], pl.Series]) -> pl.Series:
+    """Change some of the texts."""
+    rows = wanted.arg_true()
+    return texts.scatter(rows, change(texts.gather(rows))) if rows.len() else texts
+
+
+def _each(texts: pl.Series, change: Callable[[str], str]) -> pl.Series:
+    """Change every text, equal ones once."""
+    different = texts.unique()
+    return texts.replace_strict(different, pl.Series(map(change, different), dtype=pl.String), return_dtype=pl.String)
+
+
+def _divided(literal: str) -> tuple[str, str, str]:
+    """Divide the text between two fields: what closes the one, what separates, what introduces the other."""
+    if found := _SEPARATOR.search(literal):
+        return literal[: found.start()], found.group(), literal[found.end() :]
+    found = _BARE.fullmatch(literal)
+    assert found is not None
+    return found["close"], found["separator"], found["label"]
