@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from time import monotonic
 from typing import Any
 from zlib import crc32
@@ -36,6 +36,9 @@ from xcrossrec.filters import Filters
 from xcrossrec.prompts import clean_title
 
 PLACE = "place"
+_ITEMS_KEPT = 16_384
+"""Items of a segment that are kept as objects, some hundred bytes each."""
+
 COLUMNS = pl.Schema(
     {
         PLACE: pl.Int64,
@@ -131,8 +134,13 @@ class Segment:
     # ---- look-up
 
     def item(self, row: int) -> StoredItem:
-        """Make the item of a row."""
-        return StoredItem.restore(*self.table.row(row)[1:-2])
+        """The item of a row; those asked for last are kept."""
+        return self._item(row)
+
+    @cached_property
+    def _item(self) -> Callable[[int], StoredItem]:
+        table = self.table
+        return lru_cache(_ITEMS_KEPT)(lambda row: StoredItem.restore(*table.row(row)[1:-2]))
 
     @cached_property
     def places(self) -> Int64[np.ndarray, " item"]:

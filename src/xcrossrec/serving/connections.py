@@ -16,8 +16,10 @@ from typing import Any, Literal, TypeAlias
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from xcrossrec.exceptions import ConfigError
+from xcrossrec.serving.gate import method_of
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.problems import Problem, busy
+from xcrossrec.serving.room import HOLD_S, Room
 from xcrossrec.serving.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -42,13 +44,14 @@ class Connections:
     Args:
         settings: their limits.
         metrics: are told how many there are, and why some were ended.
+        room: of requests.
 
     Raises:
         ConfigError: the process may open too few files.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self.settings, self.metrics = settings, metrics
+    def __init__(self, settings: Settings, metrics: Metrics, room: Room) -> None:
+        self.settings, self.metrics, self.room = settings, metrics, room
         self.most = _most_connections(settings.connections)
         self._ended: Counter[Reason] = Counter()
         self._tell_at = 0.0
@@ -83,6 +86,7 @@ class Connection(HttpToolsProtocol):
         self._refusal: Problem | None = None
         self._in_head = False
         self._head_bytes = self._head_count = 0
+        self._begins: tuple[Any, Any] | None = None  # a request that may go on to the application
         self._unread = 0  # bytes that the parser took without having anything whole
         self.deadline = math.inf
 
@@ -128,6 +132,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Begin to wait for the next request, or to answer one that came meanwhile."""
         super().on_response_complete()
+        self._begin()
         self._rest()
 
     def _rest(self) -> None:
@@ -156,6 +161,7 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._unread > self._limits.header_bytes and self._refusal is None:
             self._refuse(self._too_large(), "large")
+        self._begin()
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -198,6 +204,32 @@ class Connection(HttpToolsProtocol):
         self._unread = 0
         super().on_message_complete()
 
+    # ---- room
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """Look first whether the request came whole, so that it may be refused without the application."""
+        self._begins = cycle, app
+
+    def _begin(self) -> None:
+        if self._begins is None or self._refusal is not None:
+            return
+        (cycle, app), self._begins = self._begins, None
+        if cycle.more_body or not self._shared.room.is_full(cycle.scope["path"], cycle.body):
+            super()._start_asgi_task(cycle, app)
+        else:
+            self.loop.call_later(HOLD_S, self._refuse_request, cycle, self._shared.room.refusal())
+
+    def _refuse_request(self, cycle: Any, problem: Problem) -> None:
+        """Answer a request that the application never sees, as cheaply as can be; the connection goes on."""
+        self._shared.room.refused(method_of(cycle.scope), HOLD_S, self.loop.time())
+        if self.transport.is_closing():
+            return
+        self.transport.write(_written(problem, keep=cycle.keep_alive))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+
     # ---- refusals
 
     def send_400_response(self, msg: str) -> None:
@@ -219,12 +251,19 @@ class Connection(HttpToolsProtocol):
         if self._answering:
             self.end(None)
             return
-        body = json.dumps(problem.body).encode()
-        sent = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
-        lines = [f"{name}: {value}\r\n".encode() for name, value in {**sent, **problem.headers}.items()]
-        self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", body]))
+        self.transport.write(_written(problem, keep=False))
         self.transport.write_eof()
         self._wait_for(_LINGER_S)
+
+
+def _written(problem: Problem, *, keep: bool) -> bytes:
+    """An answer as it is sent."""
+    body = json.dumps(problem.body).encode()
+    sent = {"content-type": "application/json", "content-length": str(len(body)), **problem.headers}
+    if not keep:
+        sent["connection"] = "close"
+    lines = [f"{name}: {value}\r\n".encode() for name, value in sent.items()]
+    return b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", body])
 
 
 def _most_connections(wanted: int) -> int:

@@ -7,7 +7,6 @@ import hmac
 import json
 import logging
 import re
-import secrets
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from xcrossrec.serving.problems import Problem, busy, problem_of
+from xcrossrec.serving.problems import Problem, problem_of
+from xcrossrec.serving.room import HOLD_S, FullError, new_request_id
 from xcrossrec.serving.settings import ADMIN_KEYS, is_loopback
 
 if TYPE_CHECKING:
@@ -26,13 +26,6 @@ log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _OPEN = ("/healthz", "/readyz", "/", "/openapi.json")
-_HOLD_S = 0.2
-"""How long a refusal is held, in seconds: clients that ask again at once cost those less that are being answered."""
-
-_TITLE = b'"title"'
-"""What a request that asks by titles has in its body: these have a room of their own and keep no ids out."""
-
-_QUICK = ("/v1/models", "/v1/model")
 
 
 class Gate:
@@ -40,14 +33,13 @@ class Gate:
 
     Args:
         app: the application behind it.
-        service: has limits and keys, says how many requests may be inside, and counts every answer.
+        service: has limits, keys and room, and counts every answer.
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
         self.settings, self.metrics = service.settings, service.metrics
-        self._inside = {False: 0, True: 0}  # requests that name ids alone, and those that name a title
-        self._refused, self._tell_refused_at = 0, 0.0
+        self.room = service.room
         self._readers = [key.encode() for key in (*self.settings.api_keys, *self.settings.admin_keys)]
         self._admins = [key.encode() for key in self.settings.admin_keys]
 
@@ -56,14 +48,14 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if min(self._inside.values()) >= self.service.room and _needs_room(scope["path"]):
+        if self.room.is_full_for_all(scope["path"]):
             await self._refuse_at_once(scope, send)
             return
         visit = _Visit(scope, send, lambda: self.service.draining)
         self.metrics.in_flight.inc()
         try:
             await self._pass(visit, receive)
-        except _FullError:
+        except FullError:
             await self._refuse_at_once(scope, send)
             return
         except Problem as problem:
@@ -82,35 +74,17 @@ class Gate:
         elif path not in _OPEN and not path.startswith("/static/"):
             self._check_key(headers, visit.scope["method"], path)
         body = await self._body(headers, receive)
-        if not _needs_room(path):
+        with self.room.taken(path, body):
             await self.app(visit.scope, _replay(body, receive), visit.send)
-            return
-        titles = _TITLE in body
-        if self._inside[titles] >= self.service.room:
-            raise _FullError
-        self._inside[titles] += 1
-        try:
-            await self.app(visit.scope, _replay(body, receive), visit.send)
-        finally:
-            self._inside[titles] -= 1
 
     async def _refuse_at_once(self, scope: Scope, send: Send) -> None:
-        """Refuse as cheaply as can be, most without reading them: those that are being answered need the time.
-
-        Written to the log once a second, with how many there were.
-        """
+        """Refuse as cheaply as can be: those that are being answered need the time."""
         started = perf_counter()
-        problem = _no_room(sum(self._inside.values()))
-        problem.headers["X-Request-Id"] = secrets.token_hex(8)
-        await asyncio.sleep(_HOLD_S)
+        problem = self.room.refusal()
+        await asyncio.sleep(HOLD_S)
         await _send(send, problem)
-        self.metrics.observe(_method(scope), "refused", problem.status, perf_counter() - started)
-        self._refused += 1
-        if started >= self._tell_refused_at:
-            access.warning(
-                "requests refused, the queue is full", extra={"facts": {"status": 429, "count": self._refused}}
-            )
-            self._refused, self._tell_refused_at = 0, started + 1.0
+        now = perf_counter()
+        self.room.refused(method_of(scope), now - started, now)
 
     def _check_host(self, host: str) -> None:
         """Without keys, refuse a page of another host that a browser was led to take for this one."""
@@ -165,7 +139,7 @@ class Gate:
             ) from None
 
     def _tell(self, visit: _Visit) -> None:
-        seconds, method = perf_counter() - visit.started, _method(visit.scope)
+        seconds, method = perf_counter() - visit.started, method_of(visit.scope)
         route = getattr(visit.scope.get("route"), "path", None) or "other"
         self.metrics.observe(method, route, visit.status, seconds)
         if access.isEnabledFor(logging.INFO):
@@ -177,10 +151,6 @@ class Gate:
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 
 
-class _FullError(Exception):
-    """No more requests of this kind may be inside."""
-
-
 class _Visit:
     """One request on its way; sees its answer's status and adds headers."""
 
@@ -190,7 +160,7 @@ class _Visit:
         self.status = 0
         self._send, self._draining = send, draining
         given = Headers(scope=scope).get("x-request-id", "")
-        self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
         self.facts: dict[str, Any] = {}
         scope.setdefault("state", {})["facts"] = self.facts
 
@@ -220,16 +190,9 @@ async def _send(send: Send, problem: Problem) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _method(scope: Scope) -> str:
+def method_of(scope: Scope) -> str:
+    """A request's method as it is counted."""
     return scope["method"] if scope["method"] in _METHODS else "other"
-
-
-def _needs_room(path: str) -> bool:
-    return path.startswith("/v1/") and path not in _QUICK
-
-
-def _no_room(inside: int) -> Problem:
-    return busy(f"{inside} requests are being answered and no more may be: ask again in a second")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
 from xcrossrec.serving.problems import Problem, invalid
 
+Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
+
 
 class JsonRoute(APIRoute):
     """A route whose bodies are read strictly, and whose JSON is announced as such."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap FastAPI's handler."""
+    def get_route_handler(self) -> Handler:
+        """Wrap FastAPI's handler; one that takes the request and its body alone is called without FastAPI."""
         handler, takes_body = super().get_route_handler(), self.body_field is not None
+        if takes_body and not self.dependant.path_params and not self.dependant.query_params:
+            handler = _of_body(self.endpoint, cast(Any, self.body_field).field_info.annotation)
         known = sorted(each.alias for each in self.dependant.query_params) if self.include_in_schema else None
 
         async def handle(request: Request) -> Response:
@@ -35,6 +40,23 @@ class JsonRoute(APIRoute):
         return handle
 
 
+def _of_body(endpoint: Callable[..., Any], model: type[BaseModel]) -> Handler:
+    """Give an endpoint a request and its body: what FastAPI does of it costs a third of a request's time."""
+
+    async def handle(request: Request) -> Response:
+        if not await request.body():
+            raise RequestValidationError([{"loc": ("body",), "msg": "Field required"}])
+        value = await request.json()
+        try:
+            asked = model.model_validate(value)
+        except ValidationError as error:
+            raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
+        answer: Response = await endpoint(request, asked)
+        return answer
+
+    return handle
+
+
 class _JsonRequest(Request):
     """Refuses by the kind of error that FastAPI lets through while it reads a body."""
 
@@ -45,7 +67,7 @@ class _JsonRequest(Request):
             value = from_json(body, allow_inf_nan=False)
         except ValueError as error:
             raise HTTPException(400, f"the body is no JSON in UTF-8 ({error}): send what /openapi.json says") from None
-        if _deeper(value, limit):
+        if body.count(b"[") + body.count(b"{") > limit and _deeper(value, limit):
             raise HTTPException(400, f"the body nests lists and objects in more than {limit} levels: send it flatter")
         return value
 

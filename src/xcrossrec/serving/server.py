@@ -34,7 +34,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, service: Service, app: FastAPI) -> None:
         settings = service.settings
-        self.shared = Connections(settings, service.metrics)
+        self.shared = Connections(settings, service.metrics, service.room)
         super().__init__(
             uvicorn.Config(
                 app,

@@ -14,6 +14,7 @@ from xcrossrec.catalogue import open_catalogue
 from xcrossrec.exceptions import ConfigError, XCrossRecError
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.problems import Problem
+from xcrossrec.serving.room import Room
 from xcrossrec.serving.served import Served, Spec, load, replace
 from xcrossrec.serving.settings import Settings
 
@@ -27,6 +28,7 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.models = {served.spec.name: served for served in models}
+        self.room = Room((settings.queue + settings.batch) * len(models), metrics)
         self.draining = False
         self._replacing = {name: asyncio.Lock() for name in self.models}
         self._retired: list[Served] = []
@@ -66,11 +68,6 @@ class Service:
         self.metrics.texts_waiting.labels(name).set_function(lambda: len(self.models[name].answers.reading))
         self.metrics.items.labels(name).set_function(lambda: len(self.models[name].store))
         self.metrics.version.labels(name).set_function(lambda: self.models[name].store.version)
-
-    @property
-    def room(self) -> int:
-        """Requests that may be inside at once."""
-        return (self.settings.queue + self.settings.batch) * len(self.models)
 
     def find(self, wanted: str | None) -> Served:
         """Find a model by its name, or by its domain's where only one model has that.

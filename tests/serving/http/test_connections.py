@@ -7,14 +7,14 @@ import json
 import logging
 import resource
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.serving import connections
+from xcrossrec.serving import connections, gate
 from xcrossrec.serving.app import create_app
 from xcrossrec.serving.server import Server, bind
 
@@ -247,3 +247,46 @@ def test_no_more_connections_than_files(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 24, used + 24))
     with pytest.raises(ConfigError, match=r"raise the limit \(ulimit -n"):
         connections._most_connections(1000)
+
+
+def asked(history: list[dict[str, str]], *headers: str) -> bytes:
+    body = json.dumps({"history": history}).encode()
+    lines = ["POST /v1/recommend HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def test_a_request_without_room_is_refused_and_its_connection_goes_on(on_wire: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(connections, "HOLD_S", 0.01)
+    monkeypatch.setattr(gate, "HOLD_S", 0.01)
+    title = asked([{"title": "A wooden train"}])
+
+    async def scene(wire: Wire) -> None:
+        room = wire.server.service.room
+        with ExitStack() as inside:
+            while not room.is_full("/v1/score", b'"title"'):
+                inside.enter_context(room.taken("/v1/score", b'"title"'))
+            streams = await wire.connect()
+            streams[1].write(title + title + WHOLE)  # the second and the third wait for the first one's answer
+            for _ in range(2):
+                status, said = await answer(streams)
+                assert (status, said["error"]["code"]) == (429, "busy")
+                assert "requests are being answered and no more may be" in said["error"]["message"]
+            assert await answer(streams) == (200, {"status": "ok"})
+            streams[1].write(title[:-5])  # the application reads it in parts
+            await asyncio.sleep(0.02)
+            streams[1].write(title[-5:])
+            assert (await answer(streams))[0] == 429
+            assert (await wire.ask(asked([{"item_id": "nobody's"}])))[0] == 404  # ids have room of their own
+            last = await wire.connect()
+            last[1].write(asked([{"title": "A wooden train"}], "Connection: close"))
+            assert (await answer(last))[0] == 429
+            assert await last[0].read() == b""
+            gone = await wire.connect()
+            gone[1].write(title)
+            gone[1].transport.abort()
+        streams[1].write(title)
+        assert (await answer(streams))[0] == 200
+        refused = wire.server.shared.metrics.text().decode()
+        assert 'xcrossrec_requests_total{method="POST",route="refused",status="429"} ' in refused
+
+    on_wire(scene)

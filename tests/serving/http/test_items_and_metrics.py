@@ -16,6 +16,7 @@ from xcrossrec.exceptions import ConfigError
 from xcrossrec.serving.gate import Gate
 from xcrossrec.serving.logs import JsonLines
 from xcrossrec.serving.metrics import Metrics
+from xcrossrec.serving.room import Room
 from xcrossrec.serving.settings import Settings, keys_of
 
 from .conftest import sentence
@@ -177,7 +178,7 @@ def test_more_requests_than_there_is_room_for_are_refused_at_once(caplog: pytest
         await Response("done")(scope, receive, send)
 
     async def scene() -> list[httpx.Response]:
-        service: Any = SimpleNamespace(settings=Settings(), metrics=metrics, room=2, draining=False)
+        service: Any = SimpleNamespace(settings=Settings(), metrics=metrics, room=Room(2, metrics), draining=False)
         gate = Gate(slow, service)
         transport = httpx.ASGITransport(app=gate)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:

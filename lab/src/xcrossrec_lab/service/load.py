@@ -247,8 +247,8 @@ def saturation(
 def overload(url: str, bodies: Path, rate: float, seconds: float, usual_ms: float) -> dict[str, Any]:
     """Ten times the rate of saturation or more, then half of saturation again."""
     connections = 2000
-    wait_ms = max(1, round(1000 * connections / (20 * rate)))  # those that are answered wait besides
-    found = wrk(url, bodies, connections=connections, seconds=seconds, wait_ms=wait_ms)
+    wait_ms = max(1, round(1000 * connections / (12 * rate)))  # they wait for their answers besides
+    found = wrk(url, bodies, connections=connections, seconds=max(20, seconds), wait_ms=wait_ms)
     after = open_loop(url, bodies, rate / 2, 8)  # bodies of which few were answered
     offered = (found["ok"] + found["busy"] + found["other"]) / found["seconds"]
     return {

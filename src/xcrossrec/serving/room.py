@@ -1,0 +1,98 @@
+"""How many requests may be inside at once, and how one is refused for which there is no room."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import getrandbits
+
+from xcrossrec.serving.metrics import Metrics
+from xcrossrec.serving.problems import Problem, busy
+
+access = logging.getLogger("xcrossrec.access")
+
+HOLD_S = 0.2
+"""How long a refusal is held, in seconds: clients that ask again at once cost those less that are being answered."""
+
+_TITLE = b'"title"'
+"""What a request that asks by titles has in its body: these have a room of their own and keep no ids out."""
+
+_QUICK = ("/v1/models", "/v1/model")
+_TELL_EVERY_S = 1.0
+
+
+class FullError(Exception):
+    """No more requests of this kind may be inside."""
+
+
+class Room:
+    """Requests that are inside: those that name ids alone, and those that name a title.
+
+    Args:
+        most: of each kind.
+        metrics: are told of refusals.
+    """
+
+    def __init__(self, most: int, metrics: Metrics) -> None:
+        self.most, self._metrics = most, metrics
+        self._inside = {False: 0, True: 0}
+        self._refused, self._tell_at = 0, 0.0
+
+    def is_full(self, path: str, body: bytes) -> bool:
+        """Whether a request to this path with this body must be refused."""
+        return _needs_room(path) and self._inside[_TITLE in body] >= self.most
+
+    def is_full_for_all(self, path: str) -> bool:
+        """Whether a request to this path must be refused, whatever its body is."""
+        return _needs_room(path) and min(self._inside.values()) >= self.most
+
+    @contextmanager
+    def taken(self, path: str, body: bytes) -> Iterator[None]:
+        """Take a place for a request.
+
+        Raises:
+            FullError: there is none.
+        """
+        if not _needs_room(path):
+            yield
+            return
+        if self.is_full(path, body):
+            raise FullError
+        titles = _TITLE in body
+        self._inside[titles] += 1
+        try:
+            yield
+        finally:
+            self._inside[titles] -= 1
+
+    def refusal(self) -> Problem:
+        """What a request is told for which there is no room."""
+        inside = sum(self._inside.values())
+        problem = busy(f"{inside} requests are being answered and no more may be: ask again in a second")
+        problem.headers["X-Request-Id"] = new_request_id()
+        return problem
+
+    def refused(self, method: str, seconds: float, now: float) -> None:
+        """Count a refusal; written to the log once a second, with how many there were.
+
+        Args:
+            method: of the request.
+            seconds: for which the request was here.
+            now: the time in seconds, by any clock.
+        """
+        self._metrics.observe(method, "refused", 429, seconds)
+        self._refused += 1
+        if now >= self._tell_at:
+            facts = {"status": 429, "count": self._refused}
+            access.warning("requests refused, the queue is full", extra={"facts": facts})
+            self._refused, self._tell_at = 0, now + _TELL_EVERY_S
+
+
+def new_request_id() -> str:
+    """A request's id; nobody is kept from guessing it."""
+    return f"{getrandbits(64):016x}"
+
+
+def _needs_room(path: str) -> bool:
+    return path.startswith("/v1/") and path not in _QUICK
