@@ -253,13 +253,37 @@ def test_numbers_that_are_not_finite(value: float, adapter: Path, bert: Base) ->
         read_adapter(adapter, bert)
 
 
-# ---- adapters of another base, recognised three ways
+# ---- adapters of another base
 
 
-def test_other_base_by_the_name_in_its_config(adapter: Path, bert: Base) -> None:
+def test_another_name_alone_is_a_warning_or_refused(
+    adapter: Path, bert: Base, caplog: pytest.LogCaptureFixture
+) -> None:
     set_config(adapter, base_model_name_or_path="some/other-model")
-    with pytest.raises(BaseMismatchError, match=rf"on base 'some/other-model', not on '{bert.name}'"):
-        read_adapter(adapter, bert)
+    both = rf"toys was trained on base 'some/other-model', not on '{bert.name}', and records no digest: "
+    assert read_adapter(adapter, bert).factors
+    assert re.search(both + "it is used because its shapes fit", caplog.text)
+    with pytest.raises(BaseMismatchError, match=both + "pass the base it was trained on, .* leave out --strict"):
+        read_adapter(adapter, bert, strict=True)
+
+
+def test_a_base_under_another_path_is_the_same(
+    adapter: Path, bert: Base, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = shutil.copytree(bert.name, tmp_path / "copy")
+    set_config(adapter, base_model_name_or_path=str(copy))
+    assert read_adapter(adapter, bert, strict=True).factors
+    write_base(tmp_path / "twin", FAMILIES["bert"], seed=5)
+    set_config(adapter, base_model_name_or_path=str(tmp_path / "twin"))
+    assert not caplog.text
+    assert read_adapter(adapter, bert).factors
+    assert "that base is here with another one" in caplog.text
+
+
+def test_a_part_of_a_model_may_name_any_base(adapter: Path, bert: Base, caplog: pytest.LogCaptureFixture) -> None:
+    set_config(adapter, base_model_name_or_path="some/other-model")
+    assert read_adapter(adapter, bert, strict=True, of_model=True).factors
+    assert not caplog.text
 
 
 def test_other_base_by_digest(adapter: Path, bert: Base) -> None:

@@ -100,28 +100,31 @@ class Subject:
         return [scorer for scorer in scorers if isinstance(scorer, ModelScorer)]
 
 
-def scorer_for(spec: Path | str, domain: Domain, *, base: Path | str = DEFAULT_BASE) -> Subject:
+def scorer_for(spec: str | Path, domain: Domain, *, base: str | Path | None = None, strict: bool = False) -> Subject:
     """Make the scorer that a command line names, bound to a domain's catalogue.
 
     Args:
         spec: a bundle's or an adapter's folder, several adapters joined by ``+`` (mean of their scores), or
             ``baseline:`` and one of :data:`BASELINES`.
         domain: gives the catalogue, and the train split to baselines that count.
-        base: base model of ``baseline:untrained``.
+        base: folder or name of the base of ``baseline:untrained`` and ``baseline:centered`` (None: the embedded one),
+            or of the models (None: it is looked for, see :func:`xcrossrec.load`).
+        strict: refuse an adapter made elsewhere of which nothing but its shapes says that it belongs to its base.
 
     Raises:
         ConfigError: an unknown baseline.
+        BaseMismatchError: a model belongs to another base, or to none that is there.
         BundleError: no such folder, or not a model.
     """
     spec = str(spec)
     if spec.startswith(_PREFIX):
-        return Subject(_baseline(spec.removeprefix(_PREFIX), domain, str(base)))
+        return Subject(_baseline(spec.removeprefix(_PREFIX), domain, str(base or DEFAULT_BASE)))
     if Path(spec).exists() or "+" not in spec:
-        return Subject(_on_domain(_existing(spec), domain), (Path(spec),))
+        return Subject(_on_domain(_existing(spec), domain, base, strict), (Path(spec),))
     parts = spec.split("+")
     if bad := [part for part in parts if part.startswith(_PREFIX) or not part]:
         raise ConfigError(f"{bad[0]!r} in {spec!r} cannot be part of a mean: join folders of adapters, as in a+b")
-    scorers = [_on_domain(_existing(part), domain) for part in parts]
+    scorers = [_on_domain(_existing(part), domain, base, strict) for part in parts]
     kinds = sorted({kind_of(scorer.model).name for scorer in scorers})
     if len(kinds) > 1:
         raise ConfigError(
@@ -131,11 +134,12 @@ def scorer_for(spec: Path | str, domain: Domain, *, base: Path | str = DEFAULT_B
     return Subject(MeanScorer(scorers), tuple(map(Path, parts)))
 
 
-def _on_domain(folder: Path, domain: Domain) -> ModelScorer:
+def _on_domain(folder: Path, domain: Domain, base: str | Path | None, strict: bool) -> ModelScorer:
     """A model on a domain's catalogue; a source that was centered on its own domain is centered on this one."""
     trained_on = (read_manifest(folder).get("domain") or {}).get("fingerprint")
     centered = any(folder.glob(f"*_{Center.__name__}"))
-    return trained(folder, domain.titles, center=centered and trained_on != domain.fingerprint)
+    elsewhere = centered and trained_on != domain.fingerprint
+    return trained(folder, domain.titles, base=base, strict=strict, center=elsewhere)
 
 
 def _existing(spec: str) -> Path:

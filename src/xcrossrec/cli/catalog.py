@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xcrossrec.cli.console import Overwrite, Precision, prepare, progress_to_stderr
+from xcrossrec.cli.console import Base, Overwrite, Precision, prepare, progress_to_stderr
 from xcrossrec.cli.recommend import ModelDir
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def build(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must be free.")],
+    base: Base = None,
     precision: Precision = "fp32",
     overwrite: Overwrite = False,
 ) -> None:
@@ -42,7 +43,7 @@ def build(
     from xcrossrec.catalogue import build_catalogue
 
     start = time.perf_counter()
-    with progress_to_stderr(), build_catalogue(_load(model, precision), items, out, overwrite=overwrite) as made:
+    with progress_to_stderr(), build_catalogue(_load(model, base, precision), items, out, overwrite=overwrite) as made:
         count = len(made)
     _report(out, count, time.perf_counter() - start)
 
@@ -51,6 +52,7 @@ def build(
 def embed(
     model: ModelDir,
     catalog: Catalogue,
+    base: Base = None,
     precision: Precision = "fp32",
 ) -> None:
     """Encode a catalogue's titles again, by another model; items stay as they are.
@@ -65,7 +67,7 @@ def embed(
     with (
         progress_to_stderr(),
         SqliteCatalogue.open(catalog, fingerprint=None) as store,
-        embed_again(store, _load(model, precision)) as embedded,
+        embed_again(store, _load(model, base, precision)) as embedded,
     ):
         count = len(embedded)
     _report(catalog, count, time.perf_counter() - start)
@@ -86,7 +88,7 @@ def check(catalog: Catalogue) -> None:
 
 
 @app.command("repair")
-def repair(model: ModelDir, catalog: Catalogue) -> None:
+def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
     """Encode the items of a damaged catalogue again whose titles are intact, and leave out the others by name.
 
     The model is the one that made the vectors. Writes that the damage took back stay lost; the version goes on after
@@ -98,7 +100,7 @@ def repair(model: ModelDir, catalog: Catalogue) -> None:
     if not examine(catalog).sentences():
         typer.echo(f"{catalog}: nothing is damaged, nothing was changed")
         return
-    loaded = _load(model, "fp32")
+    loaded = _load(model, base, "fp32")
     with progress_to_stderr():
         found, made = repair(
             catalog, fingerprint=fingerprint_of(loaded), encode=lambda titles: encode_items(loaded, titles)
@@ -111,11 +113,11 @@ def repair(model: ModelDir, catalog: Catalogue) -> None:
         typer.echo(f"{catalog}: {len(made)} items, version {made.version}; {anew} encoded again{left_out}")
 
 
-def _load(model: Path, precision: EncodingPrecision) -> Model:
+def _load(model: Path, base: str | None, precision: EncodingPrecision) -> Model:
     from xcrossrec.models import bundle
     from xcrossrec.models.model import encoder_of
 
-    loaded = bundle.load(model)
+    loaded = bundle.load(model, base=base)
     encoder_of(loaded).precision = precision
     return loaded
 

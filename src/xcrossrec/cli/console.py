@@ -29,6 +29,13 @@ Precision = Annotated[
     EncodingPrecision,
     typer.Option(help="Of encoding: exact (fp32), or faster where the processor multiplies bfloat16 (bf16)."),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option(help="Folder or hub name of the model's base.  [default: found by its digest]"),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse an adapter if only its shapes say that it belongs to the base.")
+]
 DomainDir = Annotated[Path, typer.Argument(metavar="DIR", help="A domain's folder.")]
 
 log = logging.getLogger("xcrossrec")

@@ -10,6 +10,7 @@ import typer
 from xcrossrec.cli.console import (
     DomainDir,
     Json,
+    Strict,
     counter,
     first_writable,
     log,
@@ -44,7 +45,11 @@ def evaluate(
         typer.Option(help="One or more of uniform,popularity,full.  [default: all three]"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the candidates and intervals.")] = 0,
-    base: Annotated[str | None, typer.Option(help="Base of baseline:untrained.  [default: embedded MiniLM]")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Base of the model, or of a baseline.  [default: found by its digest, or the embedded one]"),
+    ] = None,
+    strict: Strict = False,
     out: Annotated[Path | None, typer.Option(help="Write per-user results to this Parquet file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -61,13 +66,12 @@ def evaluate(
     from xcrossrec.data import read_domain
     from xcrossrec.evaluation import evaluate as evaluate_scorer
     from xcrossrec.evaluation import summary_table
-    from xcrossrec.models.base import DEFAULT_BASE
 
     if out is not None:
         out.resolve().parent.mkdir(parents=True, exist_ok=True)  # stop before the work, not after it
     domain = read_domain(directory)
     with progress_to_stderr():
-        found = scorer_for(subject, domain, base=base or DEFAULT_BASE)
+        found = scorer_for(subject, domain, base=base, strict=strict)
         asked = None if negatives is None else [cast(Negatives, name.strip()) for name in negatives.split(",")]
         result = evaluate_scorer(
             found.scorer,

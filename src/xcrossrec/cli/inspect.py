@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xcrossrec.cli.console import Json, one_line, prepare, progress_to_stderr
+from xcrossrec.cli.console import Base, Json, one_line, prepare, progress_to_stderr
 
 if TYPE_CHECKING:
     from xcrossrec.models.model import Model
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bundle or an adapter.")],
+    base: Base = None,
     as_json: Json = False,
 ) -> None:
     """Show base, adapters, parameters by part (counted from the live modules), digests and data fingerprint.
@@ -27,7 +28,7 @@ def inspect(
 
     with progress_to_stderr():
         manifest = bundle.read_bundle_manifest(model)
-        found = describe(model, bundle.load(model), manifest)
+        found = describe(model, bundle.load(model, base=base), manifest)
     typer.echo(one_line(found) if as_json else as_text(found))
 
 

@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xcrossrec.cli.console import Json, Precision, counter, one_line, prepare, progress_to_stderr, report_cut, taking
+from xcrossrec.cli.console import (
+    Base,
+    Json,
+    Precision,
+    counter,
+    one_line,
+    prepare,
+    progress_to_stderr,
+    report_cut,
+    taking,
+)
 
 if TYPE_CHECKING:
     from xcrossrec.answers import Explanation, Recommendation
-    from xcrossrec.recommender import Question
+    from xcrossrec.recommender import Question, Recommender
 
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bundle or an adapter.")]
 
@@ -36,8 +46,15 @@ class Asked:
     skip_unknown: Annotated[bool, typer.Option("--skip-unknown", help="Leave out ids that the catalogue lacks.")] = (
         False
     )
+    base: Base = None
     precision: Precision = "fp32"
     as_json: Json = False
+
+    def recommender(self, model: Path) -> Recommender:
+        """Load a model and open the catalogue."""
+        from xcrossrec.recommender import Recommender
+
+        return Recommender.from_pretrained(model, self.catalog, base=self.base, precision=self.precision)
 
     def question(self, history: list[str], candidates: list[str] | None = None) -> Question:
         """As a recommender takes it; without filters where none is given."""
@@ -69,10 +86,9 @@ def recommend(
     """
     prepare("models")
     from xcrossrec.models.model import encoder_of
-    from xcrossrec.recommender import Recommender
 
-    asked, precision = options.question(history, candidate), options.precision
-    with progress_to_stderr(), Recommender.from_pretrained(model, options.catalog, precision=precision) as recommender:
+    asked = options.question(history, candidate)
+    with progress_to_stderr(), options.recommender(model) as recommender:
         encoder = encoder_of(recommender.model)
         encoder.cut.reset()  # from here on only this history counts
         found = recommender.ask(asked)
@@ -106,15 +122,14 @@ def recommend_batch(
       xcrossrec recommend-batch models/toys users.parquet --catalog data/toys --out recommended.parquet -k 20
     """
     prepare("serve")
-    from xcrossrec.recommender import Recommender
     from xcrossrec.recommender.job import job_of, open_users
     from xcrossrec.recommender.job import recommend_batch as run
 
     start = time.perf_counter()
-    asked, precision = options.question([]), options.precision
+    asked = options.question([])
     open_users(users).close()  # before anything expensive is done
-    with progress_to_stderr(), Recommender.from_pretrained(model, options.catalog, precision=precision) as recommender:
-        job = {**job_of(recommender, model, users, asked), "precision": precision}
+    with progress_to_stderr(), options.recommender(model) as recommender:
+        job = {**job_of(recommender, model, users, asked), "precision": options.precision}
         show = counter("row groups")
         report = run(recommender, users, out, job=job, asked=asked, overwrite=overwrite, progress=show)
     wall_s = time.perf_counter() - start

@@ -43,6 +43,9 @@ def serve(
     threads: Annotated[
         int, _setting("Processor threads of the models; 0 leaves one core free.", "THREADS")
     ] = Settings.threads,
+    base: Annotated[
+        str | None, _setting("Folder or hub name of the models' base.  [default: found by its digest]", "BASE")
+    ] = None,
     log_titles: Annotated[bool, typer.Option("--log-titles", help="Write histories to the log.")] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen at a public address without keys.")] = False,
     precision: Precision = "fp32",

@@ -17,6 +17,7 @@ from xcrossrec.cli.console import (
     DomainDir,
     Json,
     Overwrite,
+    Strict,
     one_line,
     prepare,
     progress_to_stderr,
@@ -40,7 +41,10 @@ class Run:
     scoring: Annotated[Scoring, typer.Option(help="History and item encoded apart (dual) or in one text (pair).")] = (
         "dual"
     )
-    base: Annotated[str | None, typer.Option(help="Folder, hub name, or nothing for the embedded MiniLM.")] = None
+    base: Annotated[
+        str | None,
+        typer.Option(help="Folder or hub name.  [default: of the adapters given, or the embedded one]"),
+    ] = None
     budget: Annotated[
         int | None, typer.Option(min=1, help="Train on so many users, drawn by seed.  [default: all]")
     ] = None
@@ -119,13 +123,11 @@ def _train_lora(
     """What `train source` and `train lora` share: they differ in their settings alone."""
     prepare("train")
     from xcrossrec.data import read_domain
-    from xcrossrec.models.base import DEFAULT_BASE
     from xcrossrec.training.source import train_source
 
     domain = read_domain(directory)
-    arguments = {**options.arguments(), "base": options.base or DEFAULT_BASE}
     with progress_to_stderr(), _can_go_on():
-        report = train_source(domain, options.out, config=settings(domain), init=init, **arguments)
+        report = train_source(domain, options.out, config=settings(domain), init=init, **options.arguments())
     _print(report, options)
 
 
@@ -159,6 +161,7 @@ def target(
         int | None,
         typer.Option(min=0, help="xcross: integrate after so many last layers; 0: after all, as in the paper.  [2]"),
     ] = None,
+    strict: Strict = False,
     integrator: Annotated[str | None, typer.Option(hidden=True, callback=_refuse_old_name)] = None,
 ) -> None:
     """Integrate source adapters into a new domain: only a small LoRA, or integrators, and a small head train.
@@ -179,9 +182,8 @@ def target(
     domain = read_domain(directory)
     settings = target_config(users=options.users(domain), scoring=options.scoring, **changes)
     with progress_to_stderr(), _can_go_on():
-        report = train_target(
-            domain, sources, options.out, config=settings, integration=integration, **options.arguments()
-        )
+        given = {"config": settings, "integration": integration, "strict": strict, **options.arguments()}
+        report = train_target(domain, sources, options.out, **given)
     _print(report, options)
 
 

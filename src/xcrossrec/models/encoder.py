@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from xcrossrec.config import Integration
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
 from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, Adapter, BaseRecord, read_adapter
-from xcrossrec.models.base import Base, load_base
+from xcrossrec.models.base import Base
 from xcrossrec.models.fast.door import FastPass
 from xcrossrec.models.files import PlainName, Settings, read_settings
+from xcrossrec.models.identity import AnyBase, find_base
 from xcrossrec.models.pair_attention import attention_arguments, set_up_pair_attention
 from xcrossrec.models.tokens import CutReport, PromptTokenizer, token_limit
 from xcrossrec.prompts import PROMPT_VERSION, clean_title, split_prompt
@@ -168,7 +169,7 @@ class TitleEncoder(InputModule):
         cls,
         model_name_or_path: str,
         subfolder: str = "",
-        base: Base | None = None,
+        base: AnyBase | None = None,
         *,
         trainable: bool = False,
         **kwargs: Any,
@@ -178,18 +179,18 @@ class TitleEncoder(InputModule):
         Args:
             model_name_or_path: the folder.
             subfolder: inside it.
-            base: use this base instead of loading it by name.
+            base: use this one (taken over), or that of this folder or name; None looks for it
+                (:func:`xcrossrec.models.identity.find_base`).
             trainable: let LoRA factors train on, which costs the fast pass its folded weights.
             **kwargs: ignored; sentence-transformers passes its own.
 
         Raises:
             BundleError: missing or damaged content.
-            BaseMismatchError: the base's weights are not those of the training.
+            BaseMismatchError: no base is there that has the digest of the training, or the given one has another.
         """
         folder = Path(model_name_or_path) / subfolder
         settings = cls.read_settings(folder)
-        found = base or load_base(settings["base"]["name"])
-        found.check(f"model {folder}", settings["base"])
+        found = find_base(f"model {folder}", settings["base"], [folder], base)
         model = cls._restored(folder, settings, found, trainable=trainable)
         model.eval()
         return model
@@ -237,7 +238,7 @@ def save_adapters(adapters: Sequence[Adapter], folder: Path) -> None:
 
 def read_adapters(folder: Path, names: Sequence[str], base: Base) -> list[Adapter]:
     """Read the sources of a bundle."""
-    return [read_adapter(folder / ADAPTERS_FOLDER / name, base, name=name) for name in names]
+    return [read_adapter(folder / ADAPTERS_FOLDER / name, base, name=name, of_model=True) for name in names]
 
 
 def check_sources(adapters: Sequence[Adapter]) -> tuple[str, ...]:

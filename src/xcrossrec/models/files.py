@@ -128,12 +128,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def file_digests(folder: Path, *, besides: str) -> dict[str, str]:
+def file_digests(folder: Path, *, besides: str, apart: str = "") -> dict[str, str]:
     """Hash every file of a folder, by its relative name.
 
     Args:
         folder: what to look through.
         besides: the name of a file in it that is left out.
+        apart: the name of a folder in it, or a link to one, that is not looked into.
 
     Raises:
         BundleError: a link that leaves the folder, something that is no file, or far too many of them.
@@ -142,6 +143,8 @@ def file_digests(folder: Path, *, besides: str) -> dict[str, str]:
     size = 0
     for place, folders, names in os.walk(folder):
         for path in sorted(Path(place, name) for name in (*folders, *names)):
+            if path.relative_to(folder).parts[0] == apart:
+                continue
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise BundleError(f"{path} is a link that leaves its folder: copy the model without links")
             if path.is_dir():
@@ -157,13 +160,13 @@ def file_digests(folder: Path, *, besides: str) -> dict[str, str]:
     return {name: file_digest(path) for name, path in found.items()}
 
 
-def verify_files(folder: Path, digests: Mapping[str, str], *, besides: str) -> None:
-    """Compare all files of a folder with the digests that were written.
+def verify_files(folder: Path, digests: Mapping[str, str], *, besides: str, apart: str = "") -> None:
+    """Compare all files of a folder with the digests that were written; see :func:`file_digests`.
 
     Raises:
         BundleError: one is missing, changed, or was not there; or as :func:`file_digests` says.
     """
-    found = file_digests(folder, besides=besides)
+    found = file_digests(folder, besides=besides, apart=apart)
     if lost := sorted(set(digests) - set(found)):
         raise BundleError(f"{folder} lacks {lost[0]}, which its manifest lists: copy or train the model again")
     if more := sorted(set(found) - set(digests)):

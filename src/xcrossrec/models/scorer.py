@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Float32, Int
 
 from xcrossrec.models import bundle
-from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, named_base, read_adapter
+from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, base_of, read_adapter
 from xcrossrec.models.base import load_base
+from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import build_model, kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.source import SourceEncoder
@@ -98,32 +99,37 @@ def trained(
     titles: Sequence[str],
     *,
     name: str | None = None,
+    base: AnyBase | None = None,
+    strict: bool = False,
     center: bool = False,
     precision: EncodingPrecision = "fp32",
 ) -> ModelScorer:
     """Score by a bundle, one of this project's adapters, or a PEFT LoRA folder made elsewhere.
 
     Args:
-        path: the folder. A foreign adapter gets the default head, untrained, over the base it names.
+        path: the folder. A foreign adapter gets the default head, untrained.
         titles: the catalogue, in row order.
         name: what tables call it; the folder's name if None.
+        base: see :func:`xcrossrec.models.bundle.load`.
+        strict: refuse a foreign adapter of which nothing but its shapes says that it belongs to the base.
         center: center the model on this catalogue, whatever it was trained on.
         precision: of the encoding.
 
     Raises:
         BundleError: the folder is missing, incomplete, corrupt or foreign.
+        BaseMismatchError: it belongs to another base, or to none that is there.
     """
     folder = Path(path)
     foreign = (folder / ADAPTER_CONFIG).exists() and not (folder / MANIFEST).exists()
-    model = _merged(folder) if foreign else bundle.load(folder)
+    model = _merged(folder, base, strict) if foreign else bundle.load(folder, base=base)
     model = kind_of(model).centered(model, titles) if center else model
     return ModelScorer(model, titles, name=name or folder.resolve().name, precision=precision)
 
 
-def _merged(folder: Path) -> Model:
-    """Add a foreign adapter's updates to the base it names."""
-    base = load_base(named_base(folder))
-    adapter = read_adapter(folder, base)
+def _merged(folder: Path, given: AnyBase | None, strict: bool) -> Model:
+    """Add a foreign adapter's updates to its base."""
+    base = base_of([folder], given)
+    adapter = read_adapter(folder, base, strict=strict)
     with torch.no_grad():
         for module, update in adapter.factors.items():
             base.backbone.get_submodule(module).weight += update.up @ update.down

@@ -117,7 +117,7 @@ class SourceEncoder(SingleStreamEncoder):
     def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:
         model = cls(base, max_tokens=settings["max_tokens"], pair_attention=settings["pair_attention"])
         if settings["adapter"]:
-            adapter = read_adapter(folder, base)
+            adapter = read_adapter(folder, base, of_model=True)
             model._adapt(adapter)
             model._take_over_lora(folder, trainable=trainable)
         return model
@@ -125,6 +125,7 @@ class SourceEncoder(SingleStreamEncoder):
     def _adapt(self, adapter: Adapter) -> None:
         """Put an adapter's layers in place, exactly those that it has tensors for."""
         named, adapter.config.target_modules = adapter.config.target_modules, set(adapter.factors)
+        adapter.config.base_model_name_or_path = None  # PEFT warns of any other name than the base's here
         with torch.random.fork_rng():  # their draws are replaced by the saved factors
             self.backbone = get_peft_model(self.backbone, adapter.config)
         adapter.config.target_modules = named

@@ -14,7 +14,7 @@ from xcrossrec.data.given import Table, as_frame, is_table
 from xcrossrec.data.interactions import check_columns
 from xcrossrec.explanation import explain_scores
 from xcrossrec.models import bundle
-from xcrossrec.models.base import Base
+from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.recommender.memory import Memory
@@ -88,7 +88,7 @@ class Recommender:
         path: Path | str,
         catalogue: Catalogue | ItemSource,
         *,
-        base: Base | None = None,
+        base: AnyBase | None = None,
         precision: EncodingPrecision = "fp32",
     ) -> Self:
         """Load a bundle or an adapter's folder.
@@ -96,12 +96,12 @@ class Recommender:
         Args:
             path: what ``xcrossrec train`` wrote.
             catalogue: see :class:`Recommender`.
-            base: use this base instead of loading it by name; taken over.
+            base: see :func:`xcrossrec.load`.
             precision: of encoding.
 
         Raises:
             BundleError: incomplete, changed, foreign or unsafe content.
-            BaseMismatchError: the base's weights are not those of the training.
+            BaseMismatchError: no base is there that has the digest of the training, or the given one has another.
             DataError: no catalogue there, or one that cannot be ranked.
         """
         model = bundle.load(path, base=base)

@@ -160,16 +160,16 @@ class Served:
         return self.store.version, count
 
 
-def load(spec: Spec) -> tuple[Model, dict[str, Any]]:
-    """Load and verify a bundle.
+def load(spec: Spec, base: str | None = None) -> tuple[Model, dict[str, Any]]:
+    """Load and verify a bundle; ``base`` as for :func:`xcrossrec.load`.
 
     Raises:
         BundleError: incomplete, changed, foreign or unsafe content, or a path that the system refuses.
-        BaseMismatchError: the base's weights are not those of the training.
+        BaseMismatchError: no base is there that has the digest of the training, or the given one has another.
     """
     try:
         manifest = bundle.read_bundle_manifest(spec.path)
-        model = bundle.load(spec.path)
+        model = bundle.load(spec.path, base=base)
     except XCrossRecError:
         raise
     except (OSError, ValueError) as error:  # too long, with a zero byte, not to be read
@@ -201,7 +201,7 @@ def replace(old: Served, path: Path | None, settings: Settings, metrics: Metrics
         ConfigError: the new model scores in another way than the catalogue was made for.
     """
     spec = Spec(old.spec.name, path or old.spec.path, old.spec.catalog, old.spec.precision)
-    model, manifest = load(spec)
+    model, manifest = load(spec, settings.base)
     store = old.store
     if (fingerprint := fingerprint_of(model)) != store.fingerprint:
         if kind_of(model).name != kind_of(old.model).name:

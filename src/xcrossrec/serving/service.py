@@ -53,7 +53,7 @@ class Service:
         models: list[Served] = []
         try:
             for spec in specs:
-                model, manifest = load(spec)
+                model, manifest = load(spec, settings.base)
                 store = open_catalogue(model, spec.catalog, keep=True, taken=[each.store.folder for each in models])
                 models.append(Served(spec, model, manifest, store, settings, metrics))
                 log.info("serving %s: %s over %d items", spec.name, spec.path, len(store))

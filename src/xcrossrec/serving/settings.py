@@ -52,6 +52,7 @@ class Settings:
         drain_s: seconds between the signal to stop and the last new connection.
         stop_s: seconds that requests in flight have to finish after that.
         threads: processor threads of the models; 0 leaves one core to the rest.
+        base: folder or hub name of all models' base; None looks for each one's (:func:`xcrossrec.load`).
         log_titles: write the titles of histories to the log.
         insecure: listen at a public address without keys.
         api_keys: may read.
@@ -85,6 +86,7 @@ class Settings:
     drain_s: float = 0.5
     stop_s: float = 30.0
     threads: int = 0
+    base: str | None = None
     log_titles: bool = False
     insecure: bool = False
     api_keys: tuple[str, ...] = field(default=(), repr=False)

@@ -16,7 +16,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.models.bundle import load_modules
 from xcrossrec.models.files import Digest, RelativePath, Settings, file_digests, read_settings, verify_files
+from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.model import encoder_of
 from xcrossrec.replacing import replacing_file, replacing_folder
 
 _RUN_FILE = "training.json"
@@ -37,6 +40,7 @@ class WholeCheckpoints:
 
     state: Any
     args: Any
+    model: Any
     _beside: Path | None = None
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -63,6 +67,12 @@ class WholeCheckpoints:
             best_model_checkpoint=self.state.best_model_checkpoint,
             use_mtime=True,
         )
+
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+        """Over the base as it is called now, which may have moved since the run began."""
+        base = encoder_of(self.model).base_name
+        loaded = load_modules(Path(checkpoint_path), kind_of(self.model).name, base=base)
+        self.model.load_state_dict(loaded.state_dict())
 
 
 def prepare_work(work: Path, run: Mapping[str, Any], *, resume: bool) -> Path | None:

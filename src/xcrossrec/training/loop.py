@@ -121,7 +121,8 @@ def _holdout_count(users: int, config: TrainingConfig) -> int:
 
 def _run_record(model: Model, domain: Domain, users: Sequences, config: TrainingConfig) -> dict[str, Any]:
     """What must be the same for a run to go on."""
-    start = {"start": weight_digest(model.state_dict()), **encoder_of(model).settings()}
+    settings = encoder_of(model).settings()
+    start = {"start": weight_digest(model.state_dict()), **settings, "base": settings["base"]["digest"]}
     return {"config": asdict(config), "fingerprint": domain.fingerprint, "users": len(users), "model": start}
 
 

@@ -16,7 +16,8 @@ from xcrossrec.data.domain import Domain
 from xcrossrec.data.store import read_parquet
 from xcrossrec.exceptions import BundleError, ModelError
 from xcrossrec.models import bundle
-from xcrossrec.models.base import DEFAULT_BASE, load_base
+from xcrossrec.models.base import DEFAULT_BASE, Base, load_base
+from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import build_model, kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.pair_attention import choose_pair_attention
@@ -33,7 +34,7 @@ def train_source(
     out: Path | str,
     *,
     config: TrainingConfig | None = None,
-    base: Path | str = DEFAULT_BASE,
+    base: AnyBase | None = None,
     init: Path | str | None = None,
     budget: int | None = None,
     rank: int = 8,
@@ -50,7 +51,8 @@ def train_source(
         domain: its train split is used.
         out: the adapter's folder; checkpoints and logs go to ``<out>.training`` beside it.
         config: settings; None takes those of :func:`xcrossrec.config.source_config`.
-        base: see :func:`xcrossrec.models.base.load_base`.
+        base: a base, its folder or name (:func:`xcrossrec.models.base.load_base`); None takes the embedded one, or
+            looks for that of ``init``.
         init: start from this adapter instead of a fresh one (its base, rank, scoring and pair attention
             hold).
         budget: number of users, drawn by seed; None takes all.
@@ -70,9 +72,9 @@ def train_source(
     refuse_existing(out, overwrite)
     users = domain.sequences("train").take(budget, config.seed)
     model = (
-        _fresh_model(str(base), rank, scoring, pair_attention, pair_start, config.seed)
+        _fresh_model(base, rank, scoring, pair_attention, pair_start, config.seed)
         if init is None
-        else _started_model(init)
+        else _started_model(init, base)
     )
     model = with_head(model, domain, config)
     report = fit(model, domain, users, config, work_folder(out), resume=resume, show_progress=show_progress)
@@ -105,7 +107,7 @@ def with_head(model: Model, domain: Domain, config: TrainingConfig) -> Model:
 
 
 def _fresh_model(
-    base: str,
+    base: AnyBase | None,
     rank: int,
     scoring: Scoring,
     pair_attention: PairAttention | None,
@@ -114,19 +116,19 @@ def _fresh_model(
 ) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        found = load_base(base)
+        found = base if isinstance(base, Base) else load_base(str(base or DEFAULT_BASE))
         attention = choose_pair_attention(pair_attention, scoring, found.backbone)
         encoder = SourceEncoder(found, default_lora(rank), pair_attention=attention)
         return build_model(encoder, scoring=scoring, pair_start=pair_start)
 
 
-def _started_model(init: Path | str) -> Model:
+def _started_model(init: Path | str, base: AnyBase | None) -> Model:
     """An adapter to go on from.
 
     Raises:
         ModelError: it is no single adapter.
     """
-    model = bundle.load(init, trainable=True)
+    model = bundle.load(init, base=base, trainable=True)
     encoder = encoder_of(model)
     if not isinstance(encoder, SourceEncoder) or not encoder.has_adapter:
         raise ModelError(f"{init} is no single LoRA adapter: start from one that `train source` wrote")

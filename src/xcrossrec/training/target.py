@@ -14,8 +14,8 @@ from torch import nn
 from xcrossrec.config import Integration, TrainingConfig, target_config
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import BundleError, ModelError
-from xcrossrec.models.adapters import ADAPTER_WEIGHTS, Adapter, named_base, read_adapter, read_manifest
-from xcrossrec.models.base import load_base
+from xcrossrec.models.adapters import ADAPTER_WEIGHTS, Adapter, base_of, read_adapter, read_manifest
+from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import build_model
 from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model
@@ -43,7 +43,8 @@ def train_target(
     *,
     config: TrainingConfig | None = None,
     integration: Integration | None = None,
-    base: Path | str | None = None,
+    base: AnyBase | None = None,
+    strict: bool = False,
     budget: int | None = None,
     scoring: Scoring = "dual",
     pair_attention: PairAttention | None = None,
@@ -60,7 +61,8 @@ def train_target(
         config: settings; None takes those of :func:`xcrossrec.config.target_config` for so many users.
         integration: how the sources become one model; None merges them, ``Integration("xcross", top_layers=None)`` is
             X-Cross as published.
-        base: the base; None takes what the first adapter names.
+        base: the sources' base, its folder or name; None looks for it (:func:`xcrossrec.models.adapters.base_of`).
+        strict: refuse a source made elsewhere of which nothing but its shapes says that it belongs to the base.
         budget: number of target users, drawn by seed; None takes all.
         scoring: ``dual`` or ``pair``.
         pair_attention: who sees whom in a pair, ``joint`` or ``shared``; None takes what the sources agree
@@ -86,7 +88,8 @@ def train_target(
         model = build_target_model(
             sources,
             integration,
-            base=None if base is None else str(base),
+            base=base,
+            strict=strict,
             scoring=scoring,
             pair_attention=pair_attention,
         )
@@ -110,7 +113,8 @@ def build_target_model(
     sources: Sequence[Path | str],
     integration: Integration,
     *,
-    base: str | None = None,
+    base: AnyBase | None = None,
+    strict: bool = False,
     scoring: Scoring = "dual",
     pair_attention: PairAttention | None = None,
 ) -> Model:
@@ -125,10 +129,9 @@ def build_target_model(
     for folder in folders:
         if not folder.is_dir():
             raise BundleError(f"adapter folder {str(folder)!r} does not exist: check the path")
-    found = load_base(base or named_base(folders[0]))
-    adapters = [
-        read_adapter(folder, found, name=name) for folder, name in zip(folders, source_names(folders), strict=True)
-    ]
+    found = base_of(folders, base)
+    names = source_names(folders)
+    adapters = [read_adapter(folder, found, name=n, strict=strict) for folder, n in zip(folders, names, strict=True)]
     wanted = pair_attention or (_common_attention(adapters) if scoring == "pair" else None)
     attention = choose_pair_attention(wanted, scoring, found.backbone)
     encoder: MergedEncoder | XCrossEncoder

@@ -51,6 +51,8 @@ def test_every_setting_of_serve_is_described_with_its_default() -> None:
             assert default == "off", name
         elif option.required:
             assert default == "required", name
+        elif option.default is None:
+            assert default == "", name
         elif name == "--precision":
             assert default == f"`{option.default}`"
         elif name == "--host":

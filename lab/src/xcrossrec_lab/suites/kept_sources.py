@@ -17,8 +17,8 @@ import polars as pl
 
 from xcrossrec import DataError, read_domain
 from xcrossrec.models.adapters import MANIFEST, read_manifest
-from xcrossrec.models.base import load_base
 from xcrossrec.models.bundle import replacing
+from xcrossrec.models.identity import find_base
 from xcrossrec.training.source import TRAINING_USERS, user_hashes
 from xcrossrec_lab.suites.suite import Suite
 
@@ -72,7 +72,7 @@ def restore_sources(suite: Suite, directory: Path) -> list[Path]:
             shutil.copytree(source, folder, dirs_exist_ok=True)
             manifest = read_manifest(source)
             users[name].write_parquet(folder / TRAINING_USERS)
-            load_base(manifest["base"]["name"]).tokenizer.save_pretrained(str(folder))
+            find_base(f"source {name}", manifest["base"], [source]).tokenizer.save_pretrained(str(folder))
             for file in manifest["files"]:
                 manifest["files"][file] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
