@@ -38,6 +38,13 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             for position, item in enumerate(rng.choice(_ITEMS, _BOUGHT, replace=False))
         ]
         _write(pl.DataFrame(rows, ["user_id", "item_id", "position"], orient="row"), folder / "train.csv.gz")
+    for category in material.TEXT_DOMAINS:
+        folder = root / "shared" / "data" / "amazon-text" / category
+        folder.mkdir(parents=True)
+        rows = [
+            (f"{n}", f"{rng.choice(_ADJECTIVES)} {rng.choice(_NOUNS)} no {n}", "Ghost", category) for n in range(60)
+        ]
+        _write(pl.DataFrame(rows, ["item_id", "title", "brand", "category"], orient="row"), folder / "items.csv.gz")
     work = root / "work"
     work.mkdir()
     return Settings(repetitions=1, threads=1, shared=root / "shared", work=work, quick=True)
@@ -63,6 +70,7 @@ def test_encode_has_all_rivals_and_a_floor(settings: Settings) -> None:
     assert {encode.PLAIN, encode.PLAIN_BEST, "PEFT switched", "PEFT mixed batches", "PEFT X-LoRA"} == set(
         titles["ours_times_faster_than"]
     )
+    assert set(measured.details["corpora"]) == {"titles", "title; brand; category", "history prompts"}
     assert set(titles["floor_s"]) == set(measured.details["throughput_gflops"])
     assert measured.ratio == min(part["ratio"] for part in measured.details["corpora"].values())
 

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from xcrossrec import Domain, Integration, build_domain
+from xcrossrec.data.text import ItemText
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.models.model import encoder_of
 from xcrossrec.models.source import default_lora
@@ -29,6 +30,7 @@ from xcrossrec_lab.speed.harness import Settings
 from xcrossrec_lab.speed.plain import base_location
 
 DOMAINS = ("toys", "electronics", "sports")
+TEXT_DOMAINS = ("beauty", "sports", "toys")
 HISTORY = 8
 RANK = 8
 _SEED = 0
@@ -94,6 +96,21 @@ def prompt_texts(settings: Settings, count: int) -> Texts:
     pool = [titles for domain in DOMAINS for titles in read_histories(settings, domain)]
     drawn = _draw(pool, 24 if settings.quick else count)
     return Texts("history prompts", [history_prompt(titles[-HISTORY:]) for titles in drawn])
+
+
+def field_texts(settings: Settings, count: int) -> Texts:
+    """Draw items of three categories and write their titles, brands and categories: some 40 tokens each.
+
+    Raises:
+        FileNotFoundError: the real data are not on this machine.
+    """
+    paths = [settings.shared / "data" / "amazon-text" / name / "items.csv.gz" for name in TEXT_DOMAINS]
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"REAL DATA ABSENT: {path} does not exist, and figures are measured on real texts")
+    items = pl.concat([pl.read_csv(path, infer_schema=False) for path in paths])
+    pool = ItemText("{title}; {brand}; {category}").render(items).to_list()
+    return Texts("title; brand; category", [text for text in _draw(pool, 48 if settings.quick else count) if text])
 
 
 def _draw(pool: Sequence[Any], count: int) -> list[Any]:
