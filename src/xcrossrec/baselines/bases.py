@@ -1,0 +1,213 @@
+"""Bases compared on one's own data before anything is trained: how well they rank, and what they cost."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int, Int64
+
+from xcrossrec.data.candidates import draw_candidates
+from xcrossrec.data.domain import Domain
+from xcrossrec.evaluation import Evaluation, compare, evaluate, verdict
+from xcrossrec.evaluation.table import aligned
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.models.base import load_base
+from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.scorer import ModelScorer, untrained
+from xcrossrec.types import NEGATIVES, USER, Negatives
+
+SMALL_CATALOGUE = 20_000
+"""Items up to which a whole catalogue is encoded and ranked; above, those that the users' lists hold."""
+
+MOST_USERS, MOST_OF_LARGE = 5_000, 1_000
+"""Users that are ranked, at most: of a small catalogue, and of a large one, where each adds some 60 items to encode."""
+
+_log = logging.getLogger(__name__)
+
+_TIMED = 512
+"""Items whose encoding is timed, once the base is warm."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One base on a domain.
+
+    Attributes:
+        base: its name or folder.
+        digest: of weights, tokenizer and configuration.
+        ms: milliseconds to encode a thousand items here, with as many threads as torch takes.
+        mb: megabytes of a thousand items' vectors.
+        model_mb: megabytes of its weights.
+        evaluation: its ranks of each user's last item.
+    """
+
+    base: str
+    digest: str
+    ms: float
+    mb: float
+    model_mb: float
+    evaluation: Evaluation
+
+
+class _OfSome:
+    """A scorer of some items of a catalogue, asked by their rows in the whole one; `full` cannot be asked."""
+
+    def __init__(self, scorer: ModelScorer, rows: Int64[np.ndarray, " item"]) -> None:
+        self._scorer, self._rows, self.name = scorer, rows, scorer.name
+
+    def score(
+        self, histories: Sequence[Sequence[int]], candidates: Int[np.ndarray, "user candidate"] | None = None
+    ) -> Float[np.ndarray, "user candidate"]:
+        """Score candidates; see :class:`xcrossrec.scoring.Scorer`."""
+        assert candidates is not None
+        inside = [np.searchsorted(self._rows, history).tolist() for history in histories]
+        return self._scorer.score(inside, np.searchsorted(self._rows, candidates))
+
+
+def compare_bases(
+    domain: Domain,
+    bases: Sequence[str],
+    *,
+    users: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Rank the validation users' last items by each base's own similarity, untrained and centered on the catalogue.
+
+    Args:
+        domain: gives texts, users and candidates, which are those of `xcrossrec evaluate`.
+        bases: names or folders, each once, at least two; the others are compared with the first.
+        users: how many at most, drawn by seed; None takes :data:`MOST_USERS`, of more than
+            :data:`SMALL_CATALOGUE` items :data:`MOST_OF_LARGE`.
+        seed: of users, candidates and intervals.
+
+    Returns:
+        ``domain``, ``split``, ``users``, ``items`` (encoded), ``seed``, ``simulated``, ``verdict`` (a sentence) and
+        ``bases``: for each ``base``, ``digest``, ``ms_per_1000_items``, ``mb_per_1000_items``, ``model_mb``, ``mrr`` by
+        kind of negatives and, but for the first, ``comparison`` with it (:func:`xcrossrec.evaluation.compare`).
+
+    Raises:
+        ConfigError: fewer than two bases, or one twice.
+        DataError: no validation users, or a catalogue too small for candidates.
+        ModelError: a base cannot be loaded.
+    """
+    if len(bases) < 2 or len({*bases}) < len(bases):
+        raise ConfigError(f"bases are compared with the first of at least two, got {', '.join(bases)}: name others")
+    digests = {base: load_base(base).digest for base in bases}  # stop before the work, not after it
+    small = domain.items.height <= SMALL_CATALOGUE
+    sampled = _sample(domain, users, MOST_USERS if small else MOST_OF_LARGE, seed)
+    rows = np.arange(domain.items.height) if small else _needed(sampled, seed)
+    found = []
+    for base in bases:
+        _log.info("%s: encoding %d of %d items", base, rows.size, domain.items.height)
+        found.append(_measure(base, digests[base], sampled, rows, seed))
+    info = found[0].evaluation.info
+    entries = [_entry(each, found[0]) for each in found]
+    return {
+        "domain": info.domain,
+        "split": info.split,
+        "users": len(sampled.sequences("validation")),
+        "items": int(rows.size),
+        "seed": seed,
+        "simulated": info.simulated,
+        "verdict": _verdict(entries),
+        "bases": entries,
+    }
+
+
+def bases_table(found: dict[str, Any]) -> str:
+    """Set a comparison of bases out: the verdict, then a row a base.
+
+    Args:
+        found: what :func:`compare_bases` returned.
+    """
+    kinds = list(found["bases"][0]["mrr"])
+    first = found["bases"][0]["base"]
+    rows = [
+        [
+            each["base"],
+            f"{each['ms_per_1000_items']:,.0f}",
+            f"{each['mb_per_1000_items']:.2f}",
+            f"{each['model_mb']:,.0f}",
+            *(cell for kind in kinds for cell in (f"{each['mrr'][kind]:.4f}", _difference(each, kind))),
+        ]
+        for each in found["bases"]
+    ]
+    header = ["base", "ms", "MB", "model MB", *(cell for kind in kinds for cell in (kind, "difference"))]
+    caption = (
+        f"{found['domain']} {found['split']}: {found['users']:,} users, seed {found['seed']}; untrained, centered. ms "
+        f"and MB of a thousand items; MRR, and its difference to {first} with 95% interval"
+    )
+    return "\n".join([found["verdict"], "", caption, "", *aligned(header, rows)])
+
+
+def _sample(domain: Domain, users: int | None, most: int, seed: int) -> Domain:
+    """The same catalogue and train users, and some of the validation users, whose candidates stay the same."""
+    every = domain.sequences("validation")
+    chosen = every.take(min(len(every), users or most) or None, seed).user_ids
+    frame = domain.frame("validation").filter(pl.col(USER).is_in(chosen))
+    return replace(domain, interactions={**domain.interactions, "validation": frame})
+
+
+def _needed(domain: Domain, seed: int) -> Int64[np.ndarray, " item"]:
+    """The items that the users' histories and candidate lists hold."""
+    drawn = [draw_candidates(domain, "validation", kind, seed=seed).rows.ravel() for kind in ("uniform", "popularity")]
+    bought = [np.array(rows, dtype=np.int64) for rows in domain.sequences("validation").rows]
+    return np.unique(np.concatenate([*drawn, *bought]))
+
+
+def _measure(base: str, digest: str, domain: Domain, rows: Int64[np.ndarray, " item"], seed: int) -> Measured:
+    texts = [domain.texts[row] for row in rows]
+    scorer = untrained(base, texts, center=True, name=base)
+    whole = rows.size == domain.items.height
+    kinds: tuple[Negatives, ...] = NEGATIVES if whole else ("uniform", "popularity")
+    asked = scorer if whole else _OfSome(scorer, rows)
+    evaluation = evaluate(asked, domain, "validation", negatives=kinds, seed=seed)
+    timed = texts[:: -(-len(texts) // _TIMED)]
+    start = time.perf_counter()
+    vectors = kind_of(scorer.model).encode_items(scorer.model, timed)
+    ms = (time.perf_counter() - start) * 1e6 / len(timed)
+    model_mb = sum(p.numel() * p.element_size() for p in scorer.model.parameters()) / 1e6
+    return Measured(base, digest, ms, vectors.shape[1] * vectors.itemsize / 1e3, model_mb, evaluation)
+
+
+def _entry(each: Measured, first: Measured) -> dict[str, Any]:
+    told = {
+        "base": each.base,
+        "digest": each.digest,
+        "ms_per_1000_items": round(each.ms, 1),
+        "mb_per_1000_items": each.mb,
+        "model_mb": round(each.model_mb, 1),
+        "mrr": {kind: float(each.evaluation.of(kind)["mrr"].to_numpy().mean()) for kind in each.evaluation.negatives},
+    }
+    if each is not first:
+        told["comparison"] = compare(each.evaluation, first.evaluation, permutations=1_000)
+    return told
+
+
+def _verdict(entries: Sequence[dict[str, Any]]) -> str:
+    """Say which base to take: against popular items, only an interval clear of 0 counts."""
+    first, *others = entries
+    best = max(others, key=lambda each: each["mrr"]["popularity"])
+    low, high = best["comparison"]["metrics"]["popularity"]["mrr"]["ci"]
+    said = verdict(best["comparison"], "popularity")
+    ratio = best["ms_per_1000_items"] / first["ms_per_1000_items"]
+    cost = f"{best['base']} takes {ratio:.1f} times as long as {first['base']} to encode an item"
+    if low > 0:
+        return f"{said} {cost}."
+    if high < 0:
+        return f"{said} Every other base ranks worse still: take {first['base']}."
+    return f"{said} {cost}: the quicker one will do."
+
+
+def _difference(entry: dict[str, Any], kind: str) -> str:
+    if "comparison" not in entry:
+        return ""
+    found = entry["comparison"]["metrics"][kind]["mrr"]
+    low, high = found["ci"]
+    return f"{found['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
