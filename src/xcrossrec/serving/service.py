@@ -32,6 +32,7 @@ class Service:
         self.draining = False
         self._replacing = {name: asyncio.Lock() for name in self.models}
         self._retired: list[Served] = []
+        self._leaving: list[asyncio.Task[None]] = []
         for name in self.models:
             self._measure(name)
         metrics.ready.set_function(lambda: float(not self.draining))
@@ -113,12 +114,23 @@ class Service:
                     log.exception("replacing %s failed", name)
                 raise
             self.models[name] = new
-            gc.unfreeze()  # so that the old one is collected
             old.close()  # what it was asked before is still answered
-            self._retired = [served for served in (*self._retired, old) if served.answers.running]
+            self._retired.append(old)
+            self._leaving = [task for task in self._leaving if not task.done()]
+            self._leaving.append(asyncio.create_task(self._let_go(old)))
             self.metrics.reloads.labels(name, "done").inc()
             log.info("%s is now %s", name, new.spec.path)
             return new
+
+    async def _let_go(self, old: Served) -> None:
+        """Free a model once nobody asks it any more; the collector passes over what is left, if it did before."""
+        await asyncio.to_thread(old.join)
+        self._retired.remove(old)
+        del old
+        if gc.get_freeze_count():
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
 
     async def successor(self, served: Served) -> Served | None:
         """Wait until a model that refuses, because it is being replaced, was: the one in its place, if there is."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +182,20 @@ def test_a_write_outlives_two_replacements_in_a_row(
         assert answer.status_code == 200, answer.text
         (written,) = shop.service.models["toys"].store.snapshot().get(["w"])
         assert written.title == "Written"
+
+
+def test_a_replaced_model_is_freed_and_the_rest_is_passed_over_as_before(shop: Any, tiny_models: Any) -> None:
+    old = weakref.ref(shop.service.models["toys"].model)
+
+    async def replaced() -> None:
+        await shop.service.replace("toys", tiny_models.sources[0])
+        async with asyncio.timeout(20):
+            while old() is not None or not gc.get_freeze_count():
+                await asyncio.sleep(0.01)
+
+    gc.freeze()
+    try:
+        asyncio.run(replaced())
+        assert shop.service._retired == []
+    finally:
+        gc.unfreeze()
