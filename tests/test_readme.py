@@ -77,8 +77,10 @@ def test_the_readmes_commands_run(elsewhere: Path, tiny_models: Any) -> None:
         assert done.exit_code == 0, (command, done.stdout, done.stderr)
         outputs[" ".join(command[:2])] = done.stdout
     assert "0 errors" in outputs["data lint"]
-    assert "a = garden, b = lora" in outputs["compare garden.parquet"]
-    assert "against the whole catalogue." in outputs["compare garden.parquet"]
+    assert re.match(
+        r"garden (ranks|cannot).* lora: MRR .* against popularity negatives\.", outputs["compare garden.parquet"]
+    )
+    assert "MRR of garden  MRR of lora" in outputs["compare garden.parquet"]
     assert outputs["recommend models/garden"].count("Best match in the history: Wooden raised garden bed") == 5
     assert not (elsewhere / "runs").exists()
 

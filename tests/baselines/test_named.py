@@ -11,7 +11,8 @@ import pytest
 from peft import PeftModel
 from tests.contracts.scorer import ScorerContract, contract_domain
 
-from xcrossrec.baselines.named import BASELINES, MeanScorer, Subject, scorer_for
+from xcrossrec.baselines.named import MeanScorer, Subject, scorer_for
+from xcrossrec.baselines.names import BASELINES
 from xcrossrec.baselines.rivals import Popularity
 from xcrossrec.data import Domain
 from xcrossrec.exceptions import BundleError, ConfigError

@@ -65,6 +65,7 @@ def test_mistakes_are_one_sentence(tiny_models: Any, tmp_path: Path) -> None:
     code, _, error = call("build", tiny_models.late, tmp_path / "none.csv", "--out", tmp_path / "c")
     assert (code, (tmp_path / "c").exists()) == (2, False)
     assert "none.csv does not exist" in error
+    (tmp_path / "c").mkdir()
     code, _, error = call("embed", tiny_models.late, tmp_path / "c")
     assert code == 2
     assert "holds no catalogue" in error

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.evaluation.results import result_of
 
 from xcrossrec.evaluation import compare, comparison_table, summary_table, verdict
+from xcrossrec.evaluation.table import headline
 
 A = result_of({"uniform": [1, 1, 2, 3, 1], "full": [4, 5, 6, 7, 8]}, scorer="ours")
 B = result_of({"uniform": [2, 4, 2, 9, 3]}, scorer="baseline|popularity")
@@ -30,33 +33,61 @@ def test_table_of_nobody_unseen_says_so() -> None:
     assert "every user was seen in a source" in summary_table(result.summary())
 
 
-def test_comparison_table_has_a_row_a_metric_and_the_verdict() -> None:
-    caption, _, header, _, *rows, _, said = comparison_table(compare(A, B)).splitlines()
-    assert caption == "a = ours, b = baseline|popularity; tools validation: 5 users, seed 4"
-    assert header.split()[:4] == ["negatives", "metric", "a", "b"]
-    assert [row.split()[1] for row in rows] == ["hit@1", "hit@10", "mrr", "ndcg@10"]
-    assert "+0.600" in rows[0]
-    assert said.startswith("ours ranks better than baseline|popularity: MRR +0.428 (95% interval +0.189")
+def test_a_comparison_begins_with_its_verdict_and_has_a_row_a_kind() -> None:
+    said, _, header, _, row, _, where = comparison_table(compare(A, B)).splitlines()
+    assert said.startswith(
+        "ours ranks better than baseline|popularity: MRR +0.428 (+126.2%), 95% interval +0.189 to +0."
+    )
     assert said.endswith("against uniform negatives.")
+    assert header.split("  ")[0] == "negatives"
+    assert "MRR of ours  MRR of baseline|popularity  difference" in header
+    assert row.split()[:4] == ["uniform", "0.7667", "0.3389", "+0.4278"]
+    assert where == "tools validation: 5 users, seed 4; --json has hit@1, hit@10, ndcg@10, too"
 
 
-def test_comparison_tells_unseen_users_apart_and_names_simulation() -> None:
+def test_a_comparison_tells_unseen_users_apart_and_names_simulation() -> None:
     a = result_of({"full": [1, 2, 3]}, seen=[True, False, False], simulated=True)
-    verdict, unseen, simulated = comparison_table(compare(a, a)).splitlines()[-3:]
-    assert verdict.startswith("No clear difference between tfidf and tfidf: MRR +0.000")
+    said, *_, unseen, simulated = comparison_table(compare(a, a)).splitlines()
+    assert said.startswith("tfidf (first) cannot be told apart from tfidf (second): MRR +0.000 (+0.0%)")
     assert unseen.startswith("Only the 2 users unseen in a source: MRR +0.000")
     assert unseen.endswith("against the whole catalogue.")
     assert simulated.startswith("simulated users")
 
 
+def found_in(**intervals: tuple[float, float]) -> dict[str, Any]:
+    metrics = {k: {"mrr": {"difference": sum(ci) / 2, "mean_b": 0.25, "ci": ci}} for k, ci in intervals.items()}
+    return {"a": "x", "b": "y", "metrics": metrics}
+
+
 @pytest.mark.parametrize(
     ("ci", "start"),
     [
-        ((0.01, 0.03), "x ranks better than y: MRR +0.020 (95% interval +0.010 to +0.030)"),
+        ((0.01, 0.03), "x ranks better than y: MRR +0.020 (+8.0%), 95% interval +0.010 to +0.030, against popularity"),
         ((-0.03, -0.01), "x ranks worse than y"),
-        ((-0.01, 0.03), "No clear difference between x and y"),
+        ((-0.01, 0.03), "x cannot be told apart from y"),
     ],
 )
 def test_only_an_interval_clear_of_zero_is_a_verdict(ci: tuple[float, float], start: str) -> None:
-    found = {"a": "x", "b": "y", "metrics": {"popularity": {"mrr": {"difference": 0.02, "ci": ci}}}}
-    assert verdict(found, "popularity").startswith(start)
+    assert verdict(found_in(popularity=ci), "popularity").startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("intervals", "rest"),
+    [
+        (
+            {"uniform": (0.01, 0.03), "popularity": (0.01, 0.02), "full": (0.01, 0.02)},
+            "Against uniform negatives and against the whole catalogue it ranks better, too.",
+        ),
+        (
+            {"uniform": (0.01, 0.03), "popularity": (-0.01, 0.02), "full": (-0.01, 0.02)},
+            "Against the whole catalogue they cannot be told apart, either. Against uniform negatives it ranks better.",
+        ),
+        (
+            {"uniform": (-0.03, -0.01), "popularity": (0.01, 0.02), "full": (-0.01, 0.02)},
+            "Against the whole catalogue they cannot be told apart. Against uniform negatives it ranks worse.",
+        ),
+    ],
+)
+def test_all_kinds_of_negatives_are_in_the_first_line(intervals: dict[str, Any], rest: str) -> None:
+    found = found_in(**intervals)
+    assert headline(found) == f"{verdict(found, 'popularity')} {rest}"

@@ -24,9 +24,8 @@ from xcrossrec.cli import app
 from xcrossrec.models import bundle
 from xcrossrec.recommender import Answer, Item, Question, Recommender
 from xcrossrec.serving.app import create_app
-from xcrossrec.serving.served import Spec
 from xcrossrec.serving.service import Service
-from xcrossrec.serving.settings import Settings
+from xcrossrec.serving.settings import Settings, Spec
 
 HISTORIES = {"late": 200, "shared": 8}
 """Of a `pair` model fewer: it reads every item with each."""

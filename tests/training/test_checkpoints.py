@@ -17,7 +17,8 @@ from xcrossrec.config import TrainingConfig
 from xcrossrec.data import Domain
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.training import checkpoints, loop, source
-from xcrossrec.training.source import train_source, work_folder
+from xcrossrec.training.places import work_folder
+from xcrossrec.training.source import train_source
 
 Train = Callable[..., Path]
 

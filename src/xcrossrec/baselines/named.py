@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from xcrossrec.baselines.names import PREFIX, parts_of
 from xcrossrec.baselines.rivals import ItemKNN, Popularity, TfidfMean
 from xcrossrec.data.domain import Domain
-from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.adapters import read_manifest
 from xcrossrec.models.base import DEFAULT_BASE
 from xcrossrec.models.heads import Center
@@ -29,10 +30,6 @@ _MADE: dict[str, Callable[[Domain, str], Scorer]] = {
     "untrained": lambda domain, base: untrained(base, domain.titles),
     "centered": lambda domain, base: untrained(base, domain.titles, center=True),
 }
-BASELINES = tuple(_MADE)
-"""What may follow ``baseline:``."""
-
-_PREFIX = "baseline:"
 
 
 class MeanScorer:
@@ -105,7 +102,7 @@ def scorer_for(spec: str | Path, domain: Domain, *, base: str | Path | None = No
 
     Args:
         spec: a bundle's or an adapter's folder, several adapters joined by ``+`` (mean of their scores), or
-            ``baseline:`` and one of :data:`BASELINES`.
+            ``baseline:`` and one of :data:`~xcrossrec.baselines.names.BASELINES`.
         domain: gives the catalogue, and the train split to baselines that count.
         base: folder or name of the base of ``baseline:untrained`` and ``baseline:centered`` (None: the embedded one),
             or of the models (None: it is looked for, see :func:`xcrossrec.load`).
@@ -116,15 +113,12 @@ def scorer_for(spec: str | Path, domain: Domain, *, base: str | Path | None = No
         BaseMismatchError: a model belongs to another base, or to none that is there.
         BundleError: no such folder, or not a model.
     """
-    spec = str(spec)
-    if spec.startswith(_PREFIX):
-        return Subject(_baseline(spec.removeprefix(_PREFIX), domain, str(base or DEFAULT_BASE)))
-    if Path(spec).exists() or "+" not in spec:
-        return Subject(_on_domain(_existing(spec), domain, base, strict), (Path(spec),))
-    parts = spec.split("+")
-    if bad := [part for part in parts if part.startswith(_PREFIX) or not part]:
-        raise ConfigError(f"{bad[0]!r} in {spec!r} cannot be part of a mean: join folders of adapters, as in a+b")
-    scorers = [_on_domain(_existing(part), domain, base, strict) for part in parts]
+    parts = parts_of(str(spec))
+    if parts[0].startswith(PREFIX):
+        return Subject(_MADE[parts[0].removeprefix(PREFIX)](domain, str(base or DEFAULT_BASE)))
+    scorers = [_on_domain(Path(part), domain, base, strict) for part in parts]
+    if len(scorers) == 1:
+        return Subject(scorers[0], (Path(parts[0]),))
     kinds = sorted({kind_of(scorer.model).name for scorer in scorers})
     if len(kinds) > 1:
         raise ConfigError(
@@ -140,20 +134,3 @@ def _on_domain(folder: Path, domain: Domain, base: str | Path | None, strict: bo
     centered = any(folder.glob(f"*_{Center.__name__}"))
     elsewhere = centered and trained_on != domain.fingerprint
     return trained(folder, domain.titles, base=base, strict=strict, center=elsewhere)
-
-
-def _existing(spec: str) -> Path:
-    if not Path(spec).is_dir():
-        raise BundleError(
-            f"{spec!r} is no model: there is no such folder; give the folder of a bundle or an adapter, several "
-            f"adapters joined by +, or one of {', '.join(_PREFIX + name for name in BASELINES)}"
-        )
-    return Path(spec)
-
-
-def _baseline(which: str, domain: Domain, base: str) -> Scorer:
-    if which not in _MADE:
-        raise ConfigError(
-            f"unknown baseline {which!r}: choose one of {', '.join(_PREFIX + known for known in BASELINES)}"
-        )
-    return _MADE[which](domain, base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from xcrossrec.data.interactions import check_columns, is_empty_title
 from xcrossrec.data.store import read_domain, read_parquet
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, TITLE
+
+log = logging.getLogger(__name__)
 
 ItemSource: TypeAlias = Sequence[StoredItem] | Domain | Table | Path | str
 """Items, or what names them: a domain or its folder, a table (:data:`xcrossrec.data.given.Table`), a ``.csv`` or
@@ -56,7 +59,7 @@ def read_items(source: ItemSource) -> list[StoredItem]:
     if len(items) > len(ids := Counter(item.item_id for item in items)):
         raise DataError(f"{name} has the item id {ids.most_common(1)[0][0]!r} twice: keep one row an item")
     if not any(item.title for item in items):
-        raise DataError(f"no item of {name} has a title, and a language model reads titles: give at least one")
+        log.warning("no item of %s has a title: each is recommended only where it is named as a candidate", name)
     return items
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xcrossrec.cli.checks import check_catalogue, check_free, check_items, check_model
 from xcrossrec.cli.console import Base, Overwrite, Precision, prepare, progress_to_stderr
 from xcrossrec.cli.recommend import ModelDir
 
@@ -39,6 +40,9 @@ def build(
     A table may also have the columns category, in_stock and price, which searches filter by; every other column is
     kept as metadata.
     """
+    check_model(model, base)
+    check_items(items)
+    check_free(out, overwrite)
     prepare("models")
     from xcrossrec.catalogue import build_catalogue
 
@@ -60,6 +64,8 @@ def embed(
     It is done as a whole or not at all, and not while a service has the catalogue open: that one changes its model
     itself.
     """
+    check_model(model, base)
+    check_catalogue(catalog)
     prepare("models")
     from xcrossrec.catalogue import SqliteCatalogue, embed_again
 
@@ -76,6 +82,7 @@ def embed(
 @app.command("check")
 def check(catalog: Catalogue) -> None:
     """List what of a catalogue is damaged, item by item; the status is 1 if anything is."""
+    check_catalogue(catalog)
     prepare("models")
     from xcrossrec.catalogue import examine
 
@@ -94,6 +101,8 @@ def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
     The model is the one that made the vectors. Writes that the damage took back stay lost; the version goes on after
     them.
     """
+    check_model(model, base)
+    check_catalogue(catalog)
     prepare("models")
     from xcrossrec.catalogue import encode_items, examine, fingerprint_of, repair
 

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from xcrossrec.extras import require
+from xcrossrec.progress import showing, to_stderr
 from xcrossrec.types import EncodingPrecision
 
 if TYPE_CHECKING:
@@ -86,21 +86,17 @@ def shows_progress() -> bool:
 
 
 @contextmanager
-def progress_to_stderr() -> Iterator[None]:
-    """Within the block whatever a library prints goes to stderr, or nowhere under ``--quiet``."""
-    with redirect_stdout(sys.stderr if shows_progress() else io.StringIO()):
+def silent() -> Iterator[None]:
+    """Within the block whatever a library prints to stdout, which is the results', goes nowhere."""
+    with redirect_stdout(io.StringIO()):
         yield
 
 
-def counter(what: str) -> Callable[[int, int], None]:
-    """Make a callback that shows (done, total) in one line of a terminal; silent elsewhere."""
-
-    def show(done: int, total: int) -> None:
-        if shows_progress() and sys.stderr.isatty():
-            sys.stderr.write(f"\r{what}: {done}/{total}" + ("\n" if done >= total else ""))
-            sys.stderr.flush()
-
-    return show
+@contextmanager
+def progress_to_stderr() -> Iterator[None]:
+    """Within the block stages tell on stderr how far they are, but not under ``--quiet``; libraries are silent."""
+    with silent(), showing(to_stderr if shows_progress() else None):
+        yield
 
 
 def one_line(value: Mapping[str, Any]) -> str:

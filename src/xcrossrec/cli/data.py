@@ -77,11 +77,13 @@ def import_(
     """
     from xcrossrec.data import write_domain
     from xcrossrec.data.readers import Columns, Inputs, Recipe, import_domain
+    from xcrossrec.data.store import refuse_taken
 
     given = {"train": train, "validation": validation, "test": test}
     splits = {cast(Split, name): path for name, path in given.items() if path is not None}
     inputs = Inputs(interactions, items, splits, Columns.parse(column or []))
     validation_share, test_share = _shares(shares)
+    refuse_taken(out, overwrite=overwrite)
     recipe = Recipe(
         core=k_core,
         repeats=repeats,

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from io import StringIO
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xcrossrec.cli.console import log, prepare, shows_progress
+from xcrossrec.cli.console import log, prepare, progress_to_stderr, shows_progress
 from xcrossrec.cli.recommend import as_text
 from xcrossrec.exceptions import DataError
 from xcrossrec.extras import require
@@ -65,9 +63,10 @@ def demo(
 
     Leaves the model in OUT/model, the domains in OUT/data, adapters in OUT/sources, per-user results in OUT/results.
     """
-    prepare("train")
+    require("train")
     require("baselines")
     claim(out)
+    prepare("train")
     run(out, Plan())
 
 
@@ -131,7 +130,7 @@ def _train(out: Path, plan: Plan, sources: Sequence[Domain], target: Domain, ada
     from xcrossrec.training.source import train_source
     from xcrossrec.training.target import train_target
 
-    base, bars = plan.base or DEFAULT_BASE, shows_progress() and sys.stderr.isatty()
+    base, bars = plan.base or DEFAULT_BASE, shows_progress()
     for source, adapter in zip(sources, adapters, strict=True):
         with _step(f"a LoRA on {source.name}"):
             settings = source_config(**plan.source, sampled_negatives=0)
@@ -146,11 +145,10 @@ def _train(out: Path, plan: Plan, sources: Sequence[Domain], target: Domain, ada
 
 @contextmanager
 def _step(what: str) -> Iterator[None]:
-    """Announce a step and its seconds; of third parties only progress bars on a terminal are shown."""
+    """Announce a step, tell how far it is, and its seconds."""
     log.info(f"{what} ...")
     started = time.perf_counter()
-    quiet = not (shows_progress() and sys.stderr.isatty())
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO() if quiet else sys.stderr):
+    with progress_to_stderr():
         yield
     log.info(f"{what}: {time.perf_counter() - started:.0f} s")
 

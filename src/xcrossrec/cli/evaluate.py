@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from xcrossrec.baselines.names import PREFIX, parts_of
+from xcrossrec.cli.checks import check_base, check_file, check_model
 from xcrossrec.cli.console import (
     DomainDir,
     Json,
     Strict,
-    counter,
     first_writable,
     log,
     one_line,
@@ -19,11 +20,15 @@ from xcrossrec.cli.console import (
     progress_to_stderr,
     report_cut,
 )
-from xcrossrec.types import Negatives, Split
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.types import NEGATIVES, Negatives, Split
 
 if TYPE_CHECKING:
     from xcrossrec.baselines.named import Subject
     from xcrossrec.data import Domain
+
+PAIR_USERS = 32
+"""Users whom a `pair` model ranks at a time: each costs many encoder passes, and progress is told in between."""
 
 LARGE_FOR_PAIR = 2000
 """Catalogue above which a `pair` model is not asked for ``full`` unless the user says so."""
@@ -61,18 +66,19 @@ def evaluate(
       xcrossrec evaluate model toys --split validation --out model.parquet
       xcrossrec evaluate electronics+sports toys --negatives popularity --json
     """
+    from xcrossrec.data import read_domain
+
+    asked = _kinds(negatives)
+    _check(subject, base, out)
+    domain = read_domain(directory)
+    domain.frame(split)
     prepare("train")
     from xcrossrec.baselines.named import scorer_for
-    from xcrossrec.data import read_domain
     from xcrossrec.evaluation import evaluate as evaluate_scorer
     from xcrossrec.evaluation import summary_table
 
-    if out is not None:
-        out.resolve().parent.mkdir(parents=True, exist_ok=True)  # stop before the work, not after it
-    domain = read_domain(directory)
     with progress_to_stderr():
         found = scorer_for(subject, domain, base=base, strict=strict)
-        asked = None if negatives is None else [cast(Negatives, name.strip()) for name in negatives.split(",")]
         result = evaluate_scorer(
             found.scorer,
             domain,
@@ -81,7 +87,7 @@ def evaluate(
             seed=seed,
             directory=first_writable(directory),
             seen_users=found.seen_users(domain, split),
-            progress=counter(f"{found.scorer.name} on {domain.name}, users"),
+            batch_users=PAIR_USERS if found.pair else 256,
         )
     report_cut(found.cut)
     if out is not None:
@@ -102,6 +108,31 @@ def compare(
 
     found = compare_results(Evaluation.load(first), Evaluation.load(second))
     typer.echo(one_line(found) if as_json else comparison_table(found))
+
+
+def _kinds(negatives: str | None) -> list[Negatives] | None:
+    """Read names joined by commas.
+
+    Raises:
+        ConfigError: one that is none, twice, or no name at all.
+    """
+    if negatives is None:
+        return None
+    names = [name.strip() for name in negatives.split(",")]
+    if not set(names) <= set(NEGATIVES) or len(set(names)) < len(names):
+        raise ConfigError(f"--negatives is {negatives!r}: give one or more of {','.join(NEGATIVES)}, each once")
+    return [cast(Negatives, name) for name in names]
+
+
+def _check(subject: str, base: str | None, out: Path | None) -> None:
+    """Refuse at once what cannot be measured, or written."""
+    for part in parts_of(subject):
+        if not part.startswith(PREFIX):
+            check_model(Path(part))
+    check_base(base)
+    if out is not None:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        check_file(out)
 
 
 def _default_negatives(subject: Subject, domain: Domain) -> tuple[Negatives, ...]:

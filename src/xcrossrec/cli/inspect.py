@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from xcrossrec.cli.checks import check_model
 from xcrossrec.cli.console import Base, Json, one_line, prepare, progress_to_stderr
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def inspect(
 
     Every file is checked against its digest, the base against its weights' digest.
     """
+    check_model(model, base)
     prepare("train")
     from xcrossrec.models import bundle
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,17 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xcrossrec.cli.checks import CATALOGUE, check_file, check_items, check_model
 from xcrossrec.cli.console import (
     Base,
     Json,
     Precision,
-    counter,
+    log,
     one_line,
     prepare,
     progress_to_stderr,
     report_cut,
     taking,
 )
+from xcrossrec.exceptions import DataError
+from xcrossrec.filters import Filters
 
 if TYPE_CHECKING:
     from xcrossrec.answers import Explanation, Recommendation
@@ -35,7 +39,7 @@ class Asked:
     catalog: Annotated[
         Path, typer.Option(metavar="ITEMS", help="A domain's folder, a .csv or .parquet of items, or a catalogue.")
     ]
-    k: Annotated[int, typer.Option("-k", "--k", help="How many at most.")] = 10
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="How many at most.")] = 10
     category: Annotated[list[str] | None, typer.Option(help="Only items of this category; may be repeated.")] = None
     in_stock: Annotated[bool, typer.Option("--in-stock", help="Only items that can be bought now.")] = False
     price_min: Annotated[float | None, typer.Option(help="Only items of this price or more.")] = None
@@ -50,6 +54,12 @@ class Asked:
     precision: Precision = "fp32"
     as_json: Json = False
 
+    def check(self, model: Path) -> None:
+        """Refuse at once what cannot be answered: no model, no items, filters that nothing meets."""
+        check_model(model, self.base)
+        check_items(self.catalog)
+        self._filters()
+
     def recommender(self, model: Path) -> Recommender:
         """Load a model and open the catalogue."""
         from xcrossrec.recommender import Recommender
@@ -58,12 +68,13 @@ class Asked:
 
     def question(self, history: list[str], candidates: list[str] | None = None) -> Question:
         """As a recommender takes it; without filters where none is given."""
-        from xcrossrec.catalogue import Filters
         from xcrossrec.recommender import Question
 
+        return Question(history, self.k, self._filters(), candidates, self.include_bought, self.skip_unknown)
+
+    def _filters(self) -> Filters | None:
         filters = Filters(self.category or None, self.in_stock or None, self.price_min, self.price_max)
-        chosen = None if filters == Filters() else filters
-        return Question(history, self.k, chosen, candidates, self.include_bought, self.skip_unknown)
+        return None if filters == Filters() else filters
 
 
 @taking(Asked)
@@ -84,16 +95,19 @@ def recommend(
     \b
       xcrossrec recommend models/toys --catalog data/toys --history "Wooden train set" --history B0012 -k 5 --explain
     """
+    options.check(model)
     prepare("models")
     from xcrossrec.models.model import encoder_of
 
     asked = options.question(history, candidate)
+    _check_known(options.catalog, asked)
     with progress_to_stderr(), options.recommender(model) as recommender:
         encoder = encoder_of(recommender.model)
         encoder.cut.reset()  # from here on only this history counts
         found = recommender.ask(asked)
         report_cut(encoder.cut, encoder.max_tokens)
         reasons = recommender.explain_answer(found) if explain else []
+    _tell_of_encoding(model, options.catalog)
     if options.as_json:
         recommended = [r.to_dict() for r in found.recommendations]
         for entry, reason in zip(recommended, reasons, strict=False):
@@ -121,6 +135,10 @@ def recommend_batch(
     \b
       xcrossrec recommend-batch models/toys users.parquet --catalog data/toys --out recommended.parquet -k 20
     """
+    options.check(model)
+    check_file(out)
+    if not users.is_file():
+        raise DataError(f"the users' file {users} does not exist: give a Parquet file with user_id and history")
     prepare("serve")
     from xcrossrec.recommender.job import job_of, open_users
     from xcrossrec.recommender.job import recommend_batch as run
@@ -130,9 +148,9 @@ def recommend_batch(
     open_users(users).close()  # before anything expensive is done
     with progress_to_stderr(), options.recommender(model) as recommender:
         job = {**job_of(recommender, model, users, asked), "precision": options.precision}
-        show = counter("row groups")
-        report = run(recommender, users, out, job=job, asked=asked, overwrite=overwrite, progress=show)
+        report = run(recommender, users, out, job=job, asked=asked, overwrite=overwrite)
     wall_s = time.perf_counter() - start
+    _tell_of_encoding(model, options.catalog)
     if options.as_json:
         typer.echo(one_line({"out": str(out), **asdict(report), "wall_s": round(wall_s, 2)}))
         return
@@ -143,13 +161,35 @@ def recommend_batch(
         typer.echo(f"{report.errors} users have no recommendations: their column 'error' says why")
 
 
+def _check_known(source: Path, asked: Question) -> None:
+    """Refuse ids that the items lack before all of these are encoded."""
+    import numpy as np
+
+    from xcrossrec.catalogue import Catalogue, read_items
+    from xcrossrec.recommender.questions import understand
+
+    if not (source / CATALOGUE).exists():
+        items = read_items(source)
+        understand(Catalogue.in_memory(items, np.empty((len(items), 0), np.float32), "").snapshot(), asked)
+
+
+def _tell_of_encoding(model: Path, source: Path) -> None:
+    """Say that a catalogue on disk would be quicker, where there is none."""
+    if not (source / CATALOGUE).exists():
+        words = shlex.join(["xcrossrec", "catalog", "build", str(model), str(source), "--out", "DIR"])
+        log.info(f"the items of {source} were encoded for this answer alone; to keep their vectors:  {words}")
+
+
 def as_text(found: list[Recommendation], reasons: list[Explanation]) -> str:
     """Set recommendations out, one a line, reasons indented below each."""
     if not found:
         return "nothing is left to recommend: every candidate is in the history, or meets no filter"
     lines = []
+    first: dict[str, int] = {}
     for number, each in enumerate(found):
-        lines.append(f"{each.rank:>3}. {each.title}  [{each.item_id}]  {each.score:.3f}")
+        before = first.setdefault(each.title.casefold(), each.rank)
+        same = f"  same title as {before}." if before != each.rank else ""
+        lines.append(f"{each.rank:>3}. {each.title}  [{each.item_id}]  {each.score:.3f}{same}")
         if reasons:
             lines += [f"     {sentence}" for sentence in str(reasons[number]).splitlines()]
     return "\n".join(lines)

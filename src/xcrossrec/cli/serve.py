@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xcrossrec.cli.console import Precision, prepare, progress_to_stderr, shows_progress
+from xcrossrec.cli.checks import check_items, check_model
+from xcrossrec.cli.console import Precision, prepare, shows_progress, silent
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.serving.settings import Settings
+from xcrossrec.progress import showing
+from xcrossrec.serving.settings import Settings, Spec
 
 if TYPE_CHECKING:
-    from xcrossrec.serving.served import Spec
     from xcrossrec.types import EncodingPrecision
 
 
@@ -62,20 +63,23 @@ def serve(
       xcrossrec serve toys=models/toys books=models/books --catalog toys=data/toys --catalog books=data/books
     """
     given = {key: value for key, value in locals().items() if key not in ("models", "catalog", "precision")}
-    prepare("serve")
     import logging
     import os
 
+    specs = specs_of(models, catalog, precision)
+    settings = Settings.read(os.environ, **given)
+    for spec in specs:
+        check_model(spec.path, base)
+        check_items(spec.catalog)
+    prepare("serve")
     from xcrossrec.serving.logs import log_as_json
     from xcrossrec.serving.server import bind
     from xcrossrec.serving.server import serve as listen
     from xcrossrec.serving.service import Service
 
-    specs = specs_of(models, catalog, precision)
-    settings = Settings.read(os.environ, **given)
     log_as_json(logging.INFO if shows_progress() else logging.WARNING)
     with bind(settings.host, settings.port) as listener:
-        with progress_to_stderr():
+        with silent(), showing(log.info):
             service = Service.start(specs, settings)
         listen(service, listener)
 
@@ -86,8 +90,6 @@ def specs_of(models: Sequence[str], catalogs: Sequence[str], precision: Encoding
     Raises:
         ConfigError: a model without a catalogue, a catalogue without a model, or a name twice.
     """
-    from xcrossrec.serving.served import Spec
-
     of_name, shared = _named(catalogs, "catalog")
     folders, unnamed = _named(models, "model")
     for folder in unnamed:

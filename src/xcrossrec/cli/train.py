@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from xcrossrec.cli.checks import check_adapter, check_base, check_sources
 from xcrossrec.cli.console import (
     DomainDir,
     Json,
@@ -26,6 +27,7 @@ from xcrossrec.cli.console import (
 )
 from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError
+from xcrossrec.training.places import refuse_existing, refuse_unfinished
 from xcrossrec.types import USER, Form, PairAttention, Scoring
 
 if TYPE_CHECKING:
@@ -63,6 +65,18 @@ class Run:
     def users(self, domain: Domain) -> int:
         """How many users the training will have: some learning rates depend on it."""
         return self.budget or domain.frame("train")[USER].n_unique()
+
+    def check(self, directory: Path) -> Domain:
+        """Read the domain, once all is refused that can be told without loading a model."""
+        from xcrossrec.data import read_domain
+
+        refuse_existing(self.out, self.overwrite)
+        refuse_unfinished(self.out, resume=self.resume)
+        check_base(self.base)
+        domain = read_domain(directory)
+        if self.budget is not None:
+            domain.sequences("train").take(self.budget, self.seed or 0)
+        return domain
 
     def arguments(self) -> dict[str, Any]:
         """What the library takes by the same names."""
@@ -114,6 +128,7 @@ def lora(
       xcrossrec train lora data/toys --init adapters/sports --out models/toys-warm --budget 1000
     """
     changes = options.changes()
+    rival_config(**changes)  # refuses a wrong setting
     _train_lora(directory, options, lambda domain: rival_config(users=options.users(domain), **changes), init)
 
 
@@ -121,14 +136,16 @@ def _train_lora(
     directory: Path, options: Lora, settings: Callable[[Domain], TrainingConfig], init: Path | None = None
 ) -> None:
     """What `train source` and `train lora` share: they differ in their settings alone."""
+    if init is not None:
+        check_adapter(init)
+    domain = options.check(directory)
+    config = settings(domain)
     prepare("train")
-    from xcrossrec.data import read_domain
     from xcrossrec.training.source import train_source
 
-    domain = read_domain(directory)
     with progress_to_stderr(), _can_go_on():
-        report = train_source(domain, options.out, config=settings(domain), init=init, **options.arguments())
-    _print(report, options)
+        report = train_source(domain, options.out, config=config, init=init, **options.arguments())
+    _print(report, options, "the base" if init is None else f"{init}")
 
 
 @contextmanager
@@ -174,17 +191,18 @@ def target(
           --out models/toys --budget 1000
     """
     integration = _integration(form, top_layers)
+    changes = options.changes()
+    target_config(**changes)  # refuses a wrong setting
+    check_sources(sources)
+    domain = options.check(directory)
+    settings = target_config(users=options.users(domain), scoring=options.scoring, **changes)
     prepare("train")
-    from xcrossrec.data import read_domain
     from xcrossrec.training.target import train_target
 
-    changes = options.changes()
-    domain = read_domain(directory)
-    settings = target_config(users=options.users(domain), scoring=options.scoring, **changes)
     with progress_to_stderr(), _can_go_on():
         given = {"config": settings, "integration": integration, "strict": strict, **options.arguments()}
         report = train_target(domain, sources, options.out, **given)
-    _print(report, options)
+    _print(report, options, "the mean of the sources")
 
 
 def _integration(form: Form, top_layers: int | None) -> Integration:
@@ -218,15 +236,35 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def _print(report: TrainingReport, options: Run) -> None:
+def _print(report: TrainingReport, options: Run, start: str) -> None:
+    """Say what a run did, and whether the model is better than it was at the start.
+
+    Args:
+        report: of the run.
+        options: its own.
+        start: what the model was then.
+    """
     if options.as_json:
-        typer.echo(one_line({"path": str(options.out), **asdict(report)}))
+        typer.echo(one_line({"path": str(options.out), **asdict(report), "improved": report.improved}))
         return
     aside = f" ({report.holdout_users} set aside for early stopping)" if report.holdout_users else ""
     typer.echo(
         f"{options.out}: {report.trained_parameters:,} parameters trained on {report.users} users{aside}, "
         f"{report.epochs:g} epochs, {report.wall_s:.0f} s"
     )
-    if report.best_loss is not None:
-        before = f"{report.initial_loss:.4f} -> " if report.initial_loss is not None else ""
-        typer.echo(f"loss on the users set aside: {before}{report.best_loss:.4f}")
+    if report.improved is None:
+        typer.echo(
+            f"Whether this is better than {start} is not known: no users were set aside, since there are fewer than 32 "
+            "(or holdout_share is 0). Rank both with `xcrossrec evaluate`."
+        )
+    elif report.improved:
+        best = report.losses.index(min(report.losses)) + 1
+        typer.echo(
+            f"Better than {start}: loss on the users set aside {report.initial_loss:.4f} -> {report.best_loss:.4f}, "
+            f"best after epoch {best}"
+        )
+    else:
+        typer.echo(
+            f"Nothing improved: after no epoch the loss on the users set aside was below the {report.initial_loss:.4f} "
+            f"of the start, so this is {start} as it was. More users, or other rates (--config), may help."
+        )

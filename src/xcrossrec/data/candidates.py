@@ -15,6 +15,7 @@ from jaxtyping import Int64
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.store import CANDIDATES_FOLDER, read_parquet
 from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.progress import stage
 from xcrossrec.replacing import replacing_file
 from xcrossrec.types import NEGATIVES, SPLITS, USER, Negatives, Split
 
@@ -60,16 +61,18 @@ def draw_candidates(domain: Domain, split: Split, negatives: Negatives, *, seed:
     cumulative = np.cumsum(weights)
     drawable = int(np.count_nonzero(weights))
     rows = np.empty((len(sequences), 1 + NEGATIVES_EACH), dtype=np.int64)
-    for index, (user, sequence) in enumerate(zip(sequences.user_ids, sequences.rows, strict=True)):
-        left = drawable - sum(1 for row in set(sequence) if weights[row])
-        if left < NEGATIVES_EACH:
-            raise DataError(
-                f"{NEGATIVES_EACH} {negatives} negatives cannot be drawn for user {user!r} of domain {domain.name!r}: "
-                f"only {left} of {domain.items.height} items qualify; take a larger catalogue"
-            )
-        rng = _stream(seed, negatives, split, user)
-        rows[index, 0] = sequence[-1]
-        rows[index, 1:] = _draw_distinct(rng, cumulative, sequence, NEGATIVES_EACH)
+    with stage(f"drawing {negatives} candidates", "users") as bar:
+        for index, (user, sequence) in enumerate(zip(sequences.user_ids, sequences.rows, strict=True)):
+            left = drawable - sum(1 for row in set(sequence) if weights[row])
+            if left < NEGATIVES_EACH:
+                raise DataError(
+                    f"{NEGATIVES_EACH} {negatives} negatives cannot be drawn for user {user!r} of domain "
+                    f"{domain.name!r}: only {left} of {domain.items.height} items qualify; take a larger catalogue"
+                )
+            rng = _stream(seed, negatives, split, user)
+            rows[index, 0] = sequence[-1]
+            rows[index, 1:] = _draw_distinct(rng, cumulative, sequence, NEGATIVES_EACH)
+            bar.at(index + 1, len(sequences))
     return Candidates(negatives, seed, sequences.user_ids, rows)
 
 

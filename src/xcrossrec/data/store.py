@@ -73,7 +73,7 @@ def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -
         StorageError: the disk refuses.
     """
     path = Path(path)
-    _refuse_taken(path, overwrite=overwrite)
+    refuse_taken(path, overwrite=overwrite)
     with replacing_folder(path) as temporary:
         tables = {ITEMS_FILE: domain.items, **{f"{s}.parquet": domain.interactions[s] for s in domain.splits}}
         with ThreadPoolExecutor(WRITERS, "xcrossrec-write") as pool:
@@ -199,11 +199,17 @@ def is_panic(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"
 
 
-def _refuse_taken(path: Path, *, overwrite: bool) -> None:
-    """Refuse to write over anything but an empty folder or, if asked to, a domain."""
+def refuse_taken(path: Path, *, overwrite: bool) -> None:
+    """Refuse to write over anything but an empty folder or, if asked to, a domain.
+
+    Raises:
+        DataError: the folder is taken.
+    """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not path.is_dir() or not (path / MANIFEST).is_file():
         raise DataError(f"{path} exists and is not a domain folder: it is left alone, choose another path")
     if not overwrite:
-        raise DataError(f"{path} already holds a domain: choose another path, or allow it to be overwritten")
+        raise DataError(
+            f"{path} already holds a domain: choose another path, or allow it to be overwritten (--overwrite)"
+        )

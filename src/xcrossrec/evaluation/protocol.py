@@ -20,6 +20,7 @@ from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.evaluation.result import RESULT_SCHEMA, SEEN, Evaluation, EvaluationInfo
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
 from xcrossrec.metrics.ranking import catalogue_ranks, per_user_metrics, ranks
+from xcrossrec.progress import stage
 from xcrossrec.scoring import Scorer
 from xcrossrec.types import NEGATIVES, USER, Negatives, Split
 
@@ -56,7 +57,7 @@ def evaluate(
             None draws them in memory.
         seen_users: ids of the users of the sources' training sets, where sources are known.
         batch_users: users scored at a time.
-        progress: called after each batch.
+        progress: called after each batch, instead of :mod:`xcrossrec.progress`.
 
     Returns:
         one row a user and kind of negatives, with what is needed to repeat it.
@@ -81,7 +82,8 @@ def evaluate(
         if kind != "full"
     }
     start = time.perf_counter()
-    ranked = _rank_all(scorer, domain, sequences, negatives, drawn, batch_users, progress)
+    with stage(f"ranking by {scorer.name}", "users") as bar:
+        ranked = _rank_all(scorer, domain, sequences, negatives, drawn, batch_users, progress or bar.at)
     info = EvaluationInfo(
         scorer=scorer.name,
         domain=domain.name,
@@ -102,7 +104,7 @@ def _rank_all(
     negatives: Sequence[Negatives],
     drawn: Mapping[Negatives, Int[np.ndarray, "user candidate"]],
     batch_users: int,
-    progress: Progress | None,
+    progress: Progress,
 ) -> dict[Negatives, _Ranked]:
     histories, targets = sequences.histories_and_targets()
     parts: dict[Negatives, list[_Ranked]] = {kind: [] for kind in negatives}
@@ -118,8 +120,7 @@ def _rank_all(
             of_lists = np.split(_score(scorer, histories[chosen], rows, rows.shape[1]), len(lists), axis=1)
         for kind, of_list in zip(lists, of_lists, strict=True):
             parts[kind].append((ranks(of_list), np.full(len(of_list), of_list.shape[1])))
-        if progress is not None:
-            progress(min(start + batch_users, len(sequences)), len(sequences))
+        progress(min(start + batch_users, len(sequences)), len(sequences))
     return {
         kind: (np.concatenate([r for r, _ in of]), np.concatenate([n for _, n in of])) for kind, of in parts.items()
     }

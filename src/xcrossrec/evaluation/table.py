@@ -33,7 +33,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:
-    """Set a comparison out: the verdict for each kind of negatives, then a row per kind and metric.
+    """Set a comparison out: the verdict in a sentence, then the MRR in a row a kind of negatives.
 
     Args:
         comparison: what :func:`xcrossrec.evaluation.compare` returned.
@@ -42,23 +42,40 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         lines without a final newline.
     """
     rows = []
-    for kind, of_kind in comparison["metrics"].items():
-        for name, found in of_kind.items():
-            low, high = found["ci"]
-            numbers = [f"{found['mean_a']:.3f}", f"{found['mean_b']:.3f}", f"{found['difference']:+.3f}"]
-            rows.append([kind, name, *numbers, f"[{low:+.3f}, {high:+.3f}]", f"{found['p']:.4f}"])
-    table = aligned(["negatives", "metric", "a", "b", "a - b", "95% interval", "p"], rows, text_columns=2)
-    caption = (
-        f"a = {comparison['a']}, b = {comparison['b']}; {comparison['domain']} {comparison['split']}: "
-        f"{comparison['users']} users, seed {comparison['seed']}"
-    )
-    notes = [verdict(comparison, kind) for kind in comparison["metrics"]]
-    for kind, metrics in comparison.get("without_seen", {}).items():
-        if metrics["mrr"]["users"] < comparison["users"]:
-            notes.append(
-                f"Only the {metrics['mrr']['users']:,} users unseen in a source: {_difference(metrics, kind)}."
-            )
-    return _assemble(caption, table, notes, simulated=comparison["simulated"])
+    for kind, metrics in comparison["metrics"].items():
+        found = metrics["mrr"]
+        low, high = found["ci"]
+        numbers = [f"{found['mean_a']:.4f}", f"{found['mean_b']:.4f}", f"{found['difference']:+.4f}"]
+        rows.append([kind, *numbers, f"[{low:+.4f}, {high:+.4f}]", f"{found['p']:.4f}"])
+    a, b = _names(comparison)
+    table = aligned(["negatives", f"MRR of {a}", f"MRR of {b}", "difference", "95% interval", "p"], rows)
+    lead = _lead(comparison)
+    notes = [
+        f"{comparison['domain']} {comparison['split']}: {comparison['users']:,} users, seed {comparison['seed']}; "
+        f"--json has {', '.join(name for name in METRICS if name != 'mrr')}, too"
+    ]
+    unseen = comparison.get("without_seen", {}).get(lead)
+    if unseen and unseen["mrr"]["users"] < comparison["users"]:
+        notes.append(f"Only the {unseen['mrr']['users']:,} users unseen in a source: {_difference(unseen, lead)}.")
+    return _assemble(headline(comparison), table, notes, simulated=comparison["simulated"])
+
+
+def headline(comparison: Mapping[str, Any]) -> str:
+    """Say which of two methods ranks better, by how much and how sure, for all kinds of negatives together.
+
+    Args:
+        comparison: what :func:`xcrossrec.evaluation.compare` returned.
+    """
+    lead = _lead(comparison)
+    signs = {kind: _sign(metrics) for kind, metrics in comparison["metrics"].items()}
+    said = {1: "it ranks better, too", -1: "it ranks worse, too", 0: "they cannot be told apart, either"}
+    other = {1: "it ranks better", -1: "it ranks worse", 0: "they cannot be told apart"}
+    sentences = [verdict(comparison, lead)]
+    for sign in (signs[lead], *(sign for sign in (0, 1, -1) if sign != signs[lead])):
+        if kinds := [_against(kind) for kind, found in signs.items() if found == sign and kind != lead]:
+            words = (said if sign == signs[lead] else other)[sign]
+            sentences.append(f"{_capital(' and '.join(kinds))} {words}.")
+    return " ".join(sentences)
 
 
 def verdict(comparison: Mapping[str, Any], negatives: Negatives) -> str:
@@ -69,15 +86,26 @@ def verdict(comparison: Mapping[str, Any], negatives: Negatives) -> str:
         negatives: a kind that it has.
     """
     metrics = comparison["metrics"][negatives]
-    low, high = metrics["mrr"]["ci"]
+    a, b = _names(comparison)
+    words = {1: "ranks better than", -1: "ranks worse than", 0: "cannot be told apart from"}
+    return f"{a} {words[_sign(metrics)]} {b}: {_difference(metrics, negatives)}."
+
+
+def _lead(comparison: Mapping[str, Any]) -> Negatives:
+    """The kind that the verdict is said of first: popularity alone wins nothing there."""
+    kinds: list[Negatives] = list(comparison["metrics"])
+    return "popularity" if "popularity" in kinds else kinds[0]
+
+
+def _names(comparison: Mapping[str, Any]) -> tuple[str, str]:
+    """What the methods are called; two of one name are told apart."""
     a, b = comparison["a"], comparison["b"]
-    if low > 0:
-        said = f"{a} ranks better than {b}"
-    elif high < 0:
-        said = f"{a} ranks worse than {b}"
-    else:
-        said = f"No clear difference between {a} and {b}"
-    return f"{said}: {_difference(metrics, negatives)}."
+    return (a, b) if a != b else (f"{a} (first)", f"{b} (second)")
+
+
+def _sign(metrics: Mapping[str, Any]) -> int:
+    low, high = metrics["mrr"]["ci"]
+    return int(low > 0) - int(high < 0)
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> list[str]:
@@ -96,8 +124,17 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_column
 def _difference(metrics: Mapping[str, Any], negatives: Negatives) -> str:
     found = metrics["mrr"]
     low, high = found["ci"]
-    against = "the whole catalogue" if negatives == "full" else f"{negatives} negatives"
-    return f"MRR {found['difference']:+.3f} (95% interval {low:+.3f} to {high:+.3f}) against {against}"
+    share = f" ({found['difference'] / found['mean_b']:+.1%})" if found["mean_b"] else ""
+    interval = f"95% interval {low:+.3f} to {high:+.3f}"
+    return f"MRR {found['difference']:+.3f}{share}, {interval}, {_against(negatives)}"
+
+
+def _against(negatives: Negatives) -> str:
+    return "against the whole catalogue" if negatives == "full" else f"against {negatives} negatives"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _mean_with_interval(metrics: Mapping[str, Any], name: str) -> str:

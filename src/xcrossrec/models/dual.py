@@ -21,6 +21,7 @@ from torch import nn
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.heads import Center, HistoryMatcher, Projection
 from xcrossrec.models.model import Model, encoder_of, matcher_of
+from xcrossrec.progress import stage
 from xcrossrec.prompts import item_texts
 from xcrossrec.types import EncodingPrecision, PairStart, Scoring
 
@@ -136,9 +137,11 @@ def encode_titles(model: SentenceTransformer, texts: Sequence[str]) -> Float[tor
     different = list(place)
     encode = encoder_of(model).preprocess
     parts = []
-    for start in range(0, len(different), _ENCODE_BATCH):
-        features = encode(different[start : start + _ENCODE_BATCH])
-        parts.append(model({key: value.to(model.device) for key, value in features.items()})["sentence_embedding"])
+    with stage("encoding", "texts") as bar:
+        for start in range(0, len(different), _ENCODE_BATCH):
+            features = encode(different[start : start + _ENCODE_BATCH])
+            parts.append(model({key: value.to(model.device) for key, value in features.items()})["sentence_embedding"])
+            bar.at(min(start + _ENCODE_BATCH, len(different)), len(different))
     if not parts:
         return torch.empty(0, encoder_of(model).dim)
     return torch.cat(parts).float().cpu()[[place[text] for text in texts]]

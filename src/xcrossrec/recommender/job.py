@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +27,7 @@ from xcrossrec.data.interactions import check_columns
 from xcrossrec.data.store import readable
 from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.bundle import read_bundle_manifest
+from xcrossrec.progress import Stage, stage
 from xcrossrec.recommender.questions import Answer, Question
 from xcrossrec.recommender.recommender import HISTORY, Recommender
 from xcrossrec.replacing import replacing_file
@@ -133,13 +135,16 @@ def recommend_batch(
         if done:
             return _report(out, groups, groups)
         resumed = {number for number in range(groups) if parts.path(number).exists()}
-        for number in range(groups):
-            if number not in resumed:
-                with _readable(users, "write it again"):
-                    table = source.read_row_group(number, columns=[USER, HISTORY])
-                parts.write(number, _recommend_group(recommender, table, asked))
-            if progress is not None:
-                progress(number + 1, groups)
+        with stage("recommending", "users") as bar:
+            for number in range(groups):
+                before = sum(source.metadata.row_group(earlier).num_rows for earlier in range(number))
+                if number not in resumed:
+                    with _readable(users, "write it again"):
+                        table = source.read_row_group(number, columns=[USER, HISTORY])
+                    told = partial(_told, bar, before, source.metadata.num_rows)
+                    parts.write(number, _recommend_group(recommender, table, asked, told))
+                if progress is not None:
+                    progress(number + 1, groups)
         parts.join(groups, source.schema_arrow.field(USER).type)
         return _report(out, groups, len(resumed))
 
@@ -166,13 +171,20 @@ def open_users(path: Path | str) -> pq.ParquetFile:
 # ---- one row group
 
 
-def _recommend_group(recommender: Recommender, table: pa.Table, asked: Question) -> pa.Table:
-    """Recommend for the users of one row group."""
+def _told(bar: Stage, before: int, total: int, done: int) -> None:
+    bar.at(before + done, total)
+
+
+def _recommend_group(
+    recommender: Recommender, table: pa.Table, asked: Question, told: Callable[[int], None]
+) -> pa.Table:
+    """Recommend for the users of one row group, and tell how many of them are done."""
     histories = [[entry for entry in history or () if entry is not None] for history in table[HISTORY].to_pylist()]
     answers: list[Answer | Exception] = []
     for start in range(0, len(histories), USERS_AT_ONCE):
         some = histories[start : start + USERS_AT_ONCE]
         answers += recommender.answer([replace(asked, history=history) for history in some])
+        told(len(answers))
     columns = {USER: table[USER], **_columns(answers)}
     return pa.table(columns, schema=_schema(table.schema.field(USER).type))
 

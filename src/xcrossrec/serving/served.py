@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -24,9 +23,8 @@ from xcrossrec.recommender.ranking import or_error
 from xcrossrec.serving.answering import Answering
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.schemas import ItemToStore, ModelInfo
-from xcrossrec.serving.settings import Settings
+from xcrossrec.serving.settings import Settings, Spec
 from xcrossrec.serving.worker import Worker
-from xcrossrec.types import EncodingPrecision
 
 log = logging.getLogger(__name__)
 
@@ -38,23 +36,6 @@ WRITES_QUEUE = 64
 
 _SHARED_FROM = 10_000
 """Values of a tensor from which two copies of a model share it."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What an operator asked to serve.
-
-    Attributes:
-        name: by which requests choose it.
-        path: of the bundle.
-        catalog: a catalogue, or what one is made of: a domain's folder or a table.
-        precision: of encoding.
-    """
-
-    name: str
-    path: Path
-    catalog: Path
-    precision: EncodingPrecision = "fp32"
 
 
 class Served:

@@ -15,8 +15,8 @@ from xcrossrec.exceptions import ConfigError, XCrossRecError
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.problems import Problem
 from xcrossrec.serving.room import Room
-from xcrossrec.serving.served import Served, Spec, load, replace
-from xcrossrec.serving.settings import Settings
+from xcrossrec.serving.served import Served, load, replace
+from xcrossrec.serving.settings import Settings, Spec
 
 log = logging.getLogger(__name__)
 

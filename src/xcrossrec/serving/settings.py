@@ -6,9 +6,11 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Self
 
 from xcrossrec.exceptions import ConfigError
+from xcrossrec.types import EncodingPrecision
 
 API_KEYS = "XCROSSREC_API_KEYS"
 """Environment variable: keys that may read, separated by commas."""
@@ -18,6 +20,23 @@ ADMIN_KEYS = "XCROSSREC_ADMIN_KEYS"
 
 SHORTEST_KEY = 16
 """Characters of a key, at least."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What an operator asked to serve.
+
+    Attributes:
+        name: by which requests choose it.
+        path: of the bundle.
+        catalog: a catalogue, or what one is made of: a domain's folder or a table.
+        precision: of encoding.
+    """
+
+    name: str
+    path: Path
+    catalog: Path
+    precision: EncodingPrecision = "fp32"
 
 
 @dataclass(frozen=True)

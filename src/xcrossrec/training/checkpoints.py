@@ -21,9 +21,8 @@ from xcrossrec.models.files import Digest, RelativePath, Settings, file_digests,
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import encoder_of
 from xcrossrec.replacing import replacing_file, replacing_folder
+from xcrossrec.training.places import CHECKPOINT_FILES, RUN_FILE
 
-_RUN_FILE = "training.json"
-_LIST = "files.json"
 _NAME = "checkpoint-{}"
 
 _log = logging.getLogger(__name__)
@@ -43,6 +42,9 @@ class WholeCheckpoints:
     model: Any
     _beside: Path | None = None
 
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Add none: it encodes examples for a card that nobody asked for."""
+
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._beside or self.args.output_dir)
 
@@ -60,7 +62,9 @@ class WholeCheckpoints:
             for path in (beside / name).iterdir():
                 path.rename(beside / path.name)
             (beside / name).rmdir()
-            (beside / _LIST).write_text(json.dumps({"files": file_digests(beside, besides=_LIST)}), encoding="utf-8")
+            (beside / CHECKPOINT_FILES).write_text(
+                json.dumps({"files": file_digests(beside, besides=CHECKPOINT_FILES)}), encoding="utf-8"
+            )
         rotate_checkpoints(
             output_dir=str(work),
             save_total_limit=self.args.save_total_limit,
@@ -90,7 +94,7 @@ def prepare_work(work: Path, run: Mapping[str, Any], *, resume: bool) -> Path | 
         ConfigError: nothing to resume, or a run with other settings; or an unfinished run is in the way.
     """
     last = _newest_whole(work)
-    path = work / _RUN_FILE
+    path = work / RUN_FILE
     if resume:
         if not path.exists():
             raise ConfigError(f"nothing to resume in {work}: run without --resume")
@@ -138,8 +142,8 @@ def _newest_whole(work: Path) -> Path | None:
 
 def _is_whole(checkpoint: Path) -> bool:
     try:
-        files = read_settings(checkpoint / _LIST, _Files)["files"]
-        verify_files(checkpoint, files, besides=_LIST)
+        files = read_settings(checkpoint / CHECKPOINT_FILES, _Files)["files"]
+        verify_files(checkpoint, files, besides=CHECKPOINT_FILES)
     except BundleError:
         _log.warning("%s is incomplete or damaged: it is left out", checkpoint)
         return False

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
 from xcrossrec.config import TrainingConfig
@@ -20,6 +20,7 @@ from xcrossrec.models.fast.memory import keep_freed_memory
 from xcrossrec.models.fast.native import processor_has_bfloat16
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
+from xcrossrec.progress import Stage, showing, stage, to_stderr
 from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import EpochOfBatches, HeldOutApart, UserBatches
 from xcrossrec.training.checkpoints import WholeCheckpoints, prepare_work, state_of
@@ -54,6 +55,13 @@ class TrainingReport:
     losses: tuple[float, ...]
     wall_s: float
     trained_parameters: int
+
+    @property
+    def improved(self) -> bool | None:
+        """Whether the loss on the users set aside is lower than at the start; None without any."""
+        if self.initial_loss is None or self.best_loss is None:
+            return None
+        return self.best_loss < self.initial_loss
 
 
 def fit(
@@ -93,9 +101,11 @@ def fit(
     encoder_of(model).cut.reset()  # the collators measured the whole catalogue
     frozen = _frozen_digest(model)
     start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    trainer = _trainer(model, batches, held, config, work, show_progress)
+    trainer = _trainer(model, batches, held, config, work)
     initial = trainer.evaluate()["eval_loss"] if held else None
-    _train(trainer, checkpoint, config)
+    with showing(to_stderr if show_progress else None), stage("training", "steps") as bar:
+        trainer.add_callback(_Told(bar))
+        _train(trainer, checkpoint, config)
     if _frozen_digest(model) != frozen:
         raise ModelError("a frozen weight changed during training: this is a fault of xcrossrec, please report it")
     best = trainer.state.best_metric
@@ -132,13 +142,12 @@ def _trainer(
     held: UserBatches | None,
     config: TrainingConfig,
     work: Path,
-    show_progress: bool,
 ) -> Any:
     training = TRAININGS[kind_of(model).name]
     arguments = training.arguments_class(
         **_arguments(config, work, len(batches.sequences)),
         **_stopping(held is not None),
-        disable_tqdm=not show_progress,
+        disable_tqdm=True,  # see _Told
     )
     optimizer_class, defaults = Trainer.get_optimizer_cls_and_kwargs(arguments)
     optimizer = optimizer_class(parameter_groups(model, config), **defaults)
@@ -156,8 +165,26 @@ def _trainer(
         ],
         optimizers=(optimizer, None),
     )
-    trainer.remove_callback(trainer.model_card_callback_class)  # it encodes examples for a card that nobody asked for
+    trainer.remove_callback(PrinterCallback)  # raw dictionaries
     return trainer
+
+
+class _Told(TrainerCallback):
+    """Tells a stage how far a training has come, and the last losses on the users set aside."""
+
+    def __init__(self, bar: Stage) -> None:
+        self.bar = bar
+        self.losses: list[float] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count a step."""
+        epoch = min(int(state.epoch) + 1, state.num_train_epochs)
+        loss = f", loss {self.losses[-1]:.4f}" if self.losses else ""
+        self.bar.at(state.global_step, state.max_steps, f"epoch {epoch} of {state.num_train_epochs}{loss}")
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
+        """Take a loss."""
+        self.losses.append((metrics or {}).get("eval_loss", float("nan")))
 
 
 def _train(trainer: Any, checkpoint: Path | None, config: TrainingConfig) -> None:

@@ -24,6 +24,7 @@ from xcrossrec.models.pair_attention import choose_pair_attention
 from xcrossrec.models.source import SourceEncoder, default_lora
 from xcrossrec.training.checkpoints import forget_checkpoints
 from xcrossrec.training.loop import TrainingReport, fit, uses_bfloat16
+from xcrossrec.training.places import refuse_existing, work_folder
 from xcrossrec.types import PairAttention, PairStart, Scoring, Split
 
 TRAINING_USERS = "training_users.parquet"
@@ -133,21 +134,6 @@ def _started_model(init: Path | str, base: AnyBase | None) -> Model:
     if not isinstance(encoder, SourceEncoder) or not encoder.has_adapter:
         raise ModelError(f"{init} is no single LoRA adapter: start from one that `train source` wrote")
     return model
-
-
-def refuse_existing(out: Path, overwrite: bool) -> None:
-    """Stop before the work, not after it.
-
-    Raises:
-        BundleError: ``out`` exists and may not be replaced.
-    """
-    if out.exists() and not overwrite:
-        raise BundleError(f"{out} exists: choose another place, or pass --overwrite")
-
-
-def work_folder(out: Path) -> Path:
-    """Where checkpoints and TensorBoard logs of a run go: beside its result."""
-    return out.with_name(out.name + ".training")
 
 
 def domain_record(domain: Domain) -> dict[str, Any]:

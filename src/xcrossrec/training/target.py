@@ -24,13 +24,12 @@ from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.training.checkpoints import forget_checkpoints
 from xcrossrec.training.inheritance import inherit_head, pair_start_of
 from xcrossrec.training.loop import TrainingReport, fit
+from xcrossrec.training.places import refuse_existing, work_folder
 from xcrossrec.training.source import (
     domain_record,
-    refuse_existing,
     source_users,
     training_record,
     with_head,
-    work_folder,
     write,
 )
 from xcrossrec.types import PairAttention, Scoring

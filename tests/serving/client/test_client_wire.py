@@ -21,9 +21,8 @@ READER = "a-reader-key-for-tests"
 def app(tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The application over one model and six items, with keys."""
     from xcrossrec.serving.app import create_app
-    from xcrossrec.serving.served import Spec
     from xcrossrec.serving.service import Service
-    from xcrossrec.serving.settings import Settings
+    from xcrossrec.serving.settings import Settings, Spec
 
     table = tmp_path_factory.mktemp("wire") / "items.csv"
     titles = ["Red wooden train", "Blue wooden train", "Train track", "Cordless drill", "Drill bit set", "Tape measure"]

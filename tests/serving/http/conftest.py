@@ -53,9 +53,8 @@ def open_shop(tmp_path: Path, tiny_domain: Any) -> Callable[..., AbstractContext
 
     @contextmanager
     def opened(models: Mapping[str, Path], **settings: Any) -> Iterator[Shop]:
-        from xcrossrec.serving.served import Spec
         from xcrossrec.serving.service import Service
-        from xcrossrec.serving.settings import Settings
+        from xcrossrec.serving.settings import Settings, Spec
 
         specs = [Spec(name, path, _own(source, tmp_path / f"of-{name}")) for name, path in models.items()]
         service = Service.start(specs, Settings(**settings))

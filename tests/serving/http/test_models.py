@@ -145,9 +145,8 @@ def test_a_bundle_that_cannot_be_used_leaves_the_model_as_it_is(shop: Any, tiny_
 
 def test_starting_needs_a_name_for_each_model(tiny_models: Any, tmp_path: Path) -> None:
     from xcrossrec.exceptions import BundleError, ConfigError
-    from xcrossrec.serving.served import Spec
     from xcrossrec.serving.service import Service
-    from xcrossrec.serving.settings import Settings
+    from xcrossrec.serving.settings import Settings, Spec
 
     spec = Spec("toys", tiny_models.late, tmp_path)
     with pytest.raises(ConfigError, match=r"\['toys', 'toys'\]"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers.trainer_utils import get_last_checkpoint
 
 from xcrossrec import read_domain, source_config, train_source
-from xcrossrec.training.source import work_folder
+from xcrossrec.training.places import work_folder
 from xcrossrec_lab.suites.suite import Suite
 
 

@@ -1,0 +1,124 @@
+"""What a command can tell of its paths and options before it loads anything heavy: mistakes are answered at once.
+
+Whatever is read here is read again, and in full, where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from xcrossrec.exceptions import BundleError, DataError, ModelError
+
+ADAPTER = "adapter_config.json"
+MODEL = ("xcrossrec.json", "modules.json", ADAPTER)
+CATALOGUE = "catalogue.sqlite"
+ITEMS = "a domain's folder, a .csv or a .parquet file, or what 'xcrossrec catalog build' made"
+
+
+def check_model(folder: Path, base: str | None = None) -> None:
+    """Refuse what is no model's folder, and a base that is none.
+
+    Raises:
+        BundleError: no such folder, or one without a model's files.
+        ModelError: see :func:`check_base`.
+    """
+    check_base(base)
+    if not folder.is_dir():
+        raise BundleError(f"model folder {str(folder)!r} does not exist: give what `xcrossrec train` wrote")
+    if not any((folder / name).is_file() for name in MODEL):
+        raise BundleError(
+            f"{folder} is no model: it has none of {', '.join(MODEL)}; give the folder of a bundle or an adapter"
+        )
+
+
+def check_adapter(folder: Path) -> None:
+    """Refuse what is no adapter's folder.
+
+    Raises:
+        BundleError: no such folder, or one without an adapter.
+    """
+    if not folder.is_dir():
+        raise BundleError(f"adapter folder {str(folder)!r} does not exist: check the path")
+    if not (folder / ADAPTER).is_file():
+        raise BundleError(f"{folder} is no adapter: it has no {ADAPTER}; train one with `xcrossrec train source`")
+
+
+def check_sources(folders: Sequence[Path]) -> None:
+    """Refuse fewer than two adapters, and what is none.
+
+    Raises:
+        ModelError: fewer than two.
+        BundleError: see :func:`check_adapter`.
+    """
+    if len(folders) < 2:
+        raise ModelError(f"integration needs at least 2 sources, got {len(folders)}: pass --source once more")
+    for folder in folders:
+        check_adapter(folder)
+
+
+def check_base(name: str | None) -> None:
+    """Refuse a base that is written like a path where no base lies; a name may be a hub's.
+
+    Raises:
+        ModelError: no such folder, or one without a configuration.
+    """
+    if name is None or not (name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()):
+        return
+    if not (Path(name) / "config.json").is_file():
+        why = "it has no config.json" if Path(name).is_dir() else "there is no such folder"
+        raise ModelError(
+            f"base model {name!r} cannot be loaded ({why}): give a folder with config.json, tokenizer and safetensors "
+            "weights, a hub name, or nothing for the embedded model"
+        )
+
+
+def check_items(source: Path) -> None:
+    """Refuse what names no items: neither a domain's folder, nor a table, nor a catalogue.
+
+    Raises:
+        DataError: nothing there, or something else.
+    """
+    from xcrossrec.data.store import read_manifest
+
+    if not source.exists():
+        raise DataError(f"{source} does not exist: give {ITEMS}")
+    if source.is_dir() and not (source / CATALOGUE).exists():
+        read_manifest(source)
+    if source.is_file() and source.suffix not in (".csv", ".parquet"):
+        raise DataError(f"{source} ends in {source.suffix!r}: give {ITEMS}")
+
+
+def check_catalogue(folder: Path) -> None:
+    """Refuse what is no catalogue's folder.
+
+    Raises:
+        BundleError: no such folder, or none that 'catalog build' made.
+    """
+    if not (folder / CATALOGUE).exists():
+        why = "holds no catalogue" if folder.exists() else "does not exist"
+        raise BundleError(
+            f"{folder} {why}: check the path, or make one with  xcrossrec catalog build MODEL ITEMS --out {folder}"
+        )
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """Refuse an output that is there already.
+
+    Raises:
+        BundleError: it is there and may not be replaced.
+    """
+    if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
+        raise BundleError(f"{out} exists: choose another place, or allow to overwrite it (--overwrite)")
+
+
+def check_file(out: Path) -> None:
+    """Refuse a file to write that is a folder, or has none to lie in.
+
+    Raises:
+        DataError: says which.
+    """
+    if out.is_dir():
+        raise DataError(f"{out} is a folder: give the name of a file")
+    if not out.absolute().parent.is_dir():
+        raise DataError(f"the folder {out.parent} does not exist: make it, or choose another place")

@@ -1,0 +1,116 @@
+"""How far long work has come: one stage at a time, a bar on a terminal or in a notebook, elsewhere a line every 10 s.
+
+Code that works long opens a :func:`stage`; whoever runs it decides with :func:`showing` where it is told, if at all.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeAlias
+
+LINE_S = 10.0
+"""Seconds between two lines."""
+
+_FRAME_S = 0.1
+_PATIENCE_S = 0.3
+"""What takes less is not shown at all."""
+
+_BAR = 24
+_CLEAR = "\r\x1b[K"
+
+Line: TypeAlias = Callable[[str], None]
+
+
+def to_stderr(text: str) -> None:
+    """Write a line to stderr; a stage draws a bar there instead, where it can."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+_line: ContextVar[Line | None] = ContextVar("xcrossrec_progress", default=None)
+
+
+@contextmanager
+def showing(line: Line | None) -> Iterator[None]:
+    """Within the block, tell how far stages have come.
+
+    Args:
+        line: takes lines; :func:`to_stderr` also draws bars. None tells nothing.
+    """
+    token = _line.set(line)
+    try:
+        yield
+    finally:
+        _line.reset(token)
+
+
+class Stage:
+    """Some work in steps; see :func:`stage`."""
+
+    def __init__(self, what: str, unit: str, line: Line | None) -> None:
+        self.what, self.unit = what, unit
+        self._line = line
+        self._bar = line is to_stderr and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        self._began = self._told = time.monotonic()
+        self._first: int | None = None
+        self._said = ""
+
+    def at(self, done: int, total: int, note: str = "") -> None:
+        """Say how many steps are done, of how many in all, and what else is worth knowing."""
+        if self._line is None:
+            return
+        now = time.monotonic()
+        self._first = done if self._first is None else self._first
+        elapsed, made = now - self._began, done - self._first
+        if now - self._told < (_FRAME_S if self._bar else LINE_S) or (self._bar and elapsed < _PATIENCE_S):
+            return
+        self._told = now
+        left = f"about {_seconds(elapsed * (total - done) / made)} left" if made and done < total else ""
+        told = [f"{done:,} of {total:,} {self.unit}", note, left]
+        self._say(done / max(total, 1), ", ".join(part for part in told if part))
+
+    def close(self) -> None:
+        """Leave the last state standing, with the time it took, if any was shown."""
+        if self._said and self._line is not None:
+            self._say(1.0, f"done in {_seconds(time.monotonic() - self._began)}")
+            if self._bar:
+                sys.stderr.write("\n")
+                sys.stderr.flush()
+
+    def _say(self, share: float, told: str) -> None:
+        self._said = told
+        if not self._bar:
+            if self._line is not None:
+                self._line(f"{self.what}: {told}")
+            return
+        filled = round(min(share, 1.0) * _BAR)
+        text = f"{self.what} [{'#' * filled}{'.' * (_BAR - filled)}] {share:4.0%} {told}"
+        sys.stderr.write(_CLEAR + text[: shutil.get_terminal_size().columns - 1])
+        sys.stderr.flush()
+
+
+@contextmanager
+def stage(what: str, unit: str) -> Iterator[Stage]:
+    """Open a stage of work; stages within it say nothing.
+
+    Args:
+        what: is done, for example ``encoding``.
+        unit: what is counted, in the plural.
+    """
+    made = Stage(what, unit, _line.get())
+    try:
+        with showing(None):
+            yield made
+    finally:
+        made.close()
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

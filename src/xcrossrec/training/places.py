@@ -1,0 +1,41 @@
+"""Where a training writes, and what may not stand there; loads nothing heavy, so that a command can ask first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from xcrossrec.exceptions import BundleError, ConfigError
+
+RUN_FILE = "training.json"
+"""Of an unfinished training: what must be the same for it to go on."""
+
+CHECKPOINT_FILES = "files.json"
+"""Of a checkpoint that was written to its end."""
+
+
+def refuse_existing(out: Path, overwrite: bool) -> None:
+    """Stop before the work, not after it.
+
+    Raises:
+        BundleError: ``out`` exists and may not be replaced.
+    """
+    if out.exists() and not overwrite:
+        raise BundleError(f"{out} exists: choose another place, or pass --overwrite")
+
+
+def work_folder(out: Path) -> Path:
+    """Where checkpoints and TensorBoard logs of a run go: beside its result."""
+    return out.with_name(out.name + ".training")
+
+
+def refuse_unfinished(out: Path, *, resume: bool) -> None:
+    """Refuse a run that cannot begin or go on where it should.
+
+    Raises:
+        ConfigError: nothing to resume; or an unfinished run is in the way.
+    """
+    work = work_folder(out)
+    if resume and not (work / RUN_FILE).exists():
+        raise ConfigError(f"nothing to resume in {work}: run without --resume")
+    if not resume and any(work.glob(f"checkpoint-*/{CHECKPOINT_FILES}")):
+        raise ConfigError(f"{work} holds an unfinished run: continue it with --resume, or remove the folder")
