@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from xcrossrec.cli import app
-from xcrossrec.cli.train import Run
+from xcrossrec.cli.train import Lora, Run, _print
 from xcrossrec.config import Integration, rival_config, target_config
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import ConfigError
@@ -238,3 +238,44 @@ def test_an_interrupted_run_says_how_to_go_on(
     done = RUNNER.invoke(app, given)
     assert done.exit_code == 130
     assert f"interrupted: go on with\n  xcrossrec {shlex.join(given)} --resume\n" in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_prints_nothing_but_its_own_sentences(
+    domain_dir: Path, tiny_models: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = ["train", "source", domain_dir, "--out", tmp_path / "a", "--base", tiny_models.base, *QUICK]
+    done = RUNNER.invoke(app, list(map(str, given)), catch_exceptions=False)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1].startswith(
+        "Whether this is better than the base is not known: no users were set"
+    )
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("initial", "losses", "said"),
+    [
+        (
+            4.5,
+            (4.4, 4.2, 4.3),
+            "Better than the base: loss on the users set aside 4.5000 -> 4.2000, best after epoch 2",
+        ),
+        (
+            4.5,
+            (4.5, 4.6),
+            "Nothing improved: after no epoch the loss on the users set aside was below the 4.5000 of the",
+        ),
+        (None, (), "Whether this is better than the base is not known"),
+    ],
+)
+def test_a_training_says_whether_anything_improved(
+    initial: float | None, losses: tuple[float, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = None if initial is None else min(initial, *losses)
+    report = loop.TrainingReport(90, 10, float(len(losses)), best, initial, losses, 1.0, 5)
+    _print(report, Lora(out=Path("out")), "the base")
+    assert capsys.readouterr().out.splitlines()[1].startswith(said)
+    _print(report, Lora(out=Path("out"), as_json=True), "the base")
+    expected = None if initial is None else said.startswith("Better")
+    assert json.loads(capsys.readouterr().out)["improved"] is expected
