@@ -75,8 +75,8 @@ def test_import_of_reviews_with_filters(tmp_path: Path) -> None:
     core = ["--k-core", 2, "--unknown-items", "drop"]
     result = run(*base, *core, "--out", tmp_path / "d")
     assert result.exit_code == 0, result.stderr
-    assert "1 interactions left out" in result.stderr
-    assert "12 of 13 interactions kept" in result.stderr
+    assert "13 interactions read\n           1 left out: their items are not in the catalogue" in result.stderr
+    assert "12 interactions kept" in result.stderr
     domain = read_domain(tmp_path / "d")
     assert domain.splits == ("train", "validation", "test")
     assert domain.items.height == 3

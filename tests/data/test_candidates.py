@@ -87,7 +87,7 @@ def test_uniform_candidates_cover_the_catalogue_evenly() -> None:
 
 
 def test_too_small_a_catalogue_is_refused(tiny_domain: Domain) -> None:
-    message = "29 uniform negatives cannot be drawn for user 'u3' of domain 'tiny': only 3 of 6 items qualify"
+    message = "29 uniform negatives cannot be drawn for any user of domain 'tiny': at most 3 of 6 items qualify"
     with pytest.raises(DataError, match=message):
         draw_candidates(tiny_domain, "validation", "uniform", seed=0)
 

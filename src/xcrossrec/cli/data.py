@@ -9,7 +9,7 @@ import typer
 
 from xcrossrec.cli.console import Json, Overwrite, one_line
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.types import EmptyTitles, Repeats, Split, SplitWay, UnknownItems
+from xcrossrec.types import EmptyTitles, Incomplete, Repeats, Split, SplitWay, UnknownItems
 
 if TYPE_CHECKING:
     from xcrossrec.data import Domain
@@ -22,26 +22,46 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Import, che
 @app.command("import")
 def import_(
     out: Annotated[Path, typer.Option(help="Folder to write; must be free.")],
-    interactions: Annotated[Path | None, typer.Option(help="File of all interactions, to be split here.")] = None,
-    items: Annotated[Path | None, typer.Option(help="File of items and titles, if they stand apart.")] = None,
-    train: Annotated[Path | None, typer.Option(help="Interactions that come split: train.")] = None,
-    validation: Annotated[Path | None, typer.Option(help="The same: validation.")] = None,
-    test: Annotated[Path | None, typer.Option(help="The same: test.")] = None,
+    interactions: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Interactions to be split here: file, folder or pattern; may be repeated."),
+    ] = None,
+    items: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Items and titles, if they stand apart; may be repeated."),
+    ] = None,
+    train: Annotated[str | None, typer.Option(metavar="FILE", help="Interactions that come split: train.")] = None,
+    validation: Annotated[str | None, typer.Option(metavar="FILE", help="The same: validation.")] = None,
+    test: Annotated[str | None, typer.Option(metavar="FILE", help="The same: test.")] = None,
     domain: Annotated[str | None, typer.Option(help="Name of the domain.  [default: OUT's own name]")] = None,
     form: Annotated[
-        Format | None, typer.Option("--format", help="What the files are.  [default: by the file's name, or csv]")
+        Format | None, typer.Option("--format", help="What the interactions are.  [default: by what each file holds]")
     ] = None,
     column: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ROLE=NAME",
-            help="Name of the column of user, item, title, time or position; may be repeated.  [default: found]",
+            help="Name of the column of user, item, title, time, position, brand, category, description, price, "
+            "in_stock or history; dotted inside another; may be repeated.  [default: found]",
         ),
     ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="Which interactions count (also != < > <= >=); may be repeated."),
+    ] = None,
+    separator: Annotated[
+        str | None, typer.Option(help="What stands between the values of a table of text.  [default: found]")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Encoding of text, such as cp1252 or utf-16.  [default: found]")
+    ] = None,
+    incomplete: Annotated[
+        Incomplete, typer.Option(help="Interactions without user, item or time; items without an id.")
+    ] = "error",
     k_core: Annotated[int, typer.Option(min=1, help="Fewest interactions of a user and of an item.")] = 1,
     repeats: Annotated[
         Repeats,
-        typer.Option(help="Exact repeats (user, item, time): drop or keep; or only the first purchase of an item."),
+        typer.Option(help="Drop exact repeats (user, item, time); keep all (consumables); or first purchases only."),
     ] = "drop",
     split: Annotated[
         SplitWay | None, typer.Option(help="How to split.  [default: leave-last-out, or as the files come]")
@@ -76,12 +96,14 @@ def import_(
           --k-core 5 --split by-user --out data/toys
     """
     from xcrossrec.data import write_domain
-    from xcrossrec.data.readers import Columns, Inputs, Recipe, import_domain
+    from xcrossrec.data.readers import Columns, Condition, Inputs, Recipe, import_domain
     from xcrossrec.data.store import refuse_taken
 
     given = {"train": train, "validation": validation, "test": test}
     splits = {cast(Split, name): path for name, path in given.items() if path is not None}
-    inputs = Inputs(interactions, items, splits, Columns.parse(column or []))
+    conditions = [Condition.parse(text) for text in where or []]
+    columns = Columns.parse(column or [])
+    inputs = Inputs(interactions or (), items or (), splits, columns, separator, encoding, conditions, incomplete)
     validation_share, test_share = _shares(shares)
     refuse_taken(out, overwrite=overwrite)
     recipe = Recipe(
@@ -97,7 +119,7 @@ def import_(
     )
     imported = import_domain(domain or out.resolve().name, form, inputs, recipe)
     write_domain(imported, out, overwrite=overwrite)
-    _report_repairs(imported.manifest["filters"])
+    _report(imported.manifest["filters"])
     typer.echo(one_line(_summary(out, imported)) if as_json else _shown(out, imported))
 
 
@@ -138,19 +160,35 @@ def _shares(text: str) -> tuple[float, float]:
     return validation, test
 
 
-def _report_repairs(filters: dict[str, Any]) -> None:
-    """Say on stderr what the import repaired or left out."""
+_REASONS = {
+    "read": "interactions read",
+    "where": "left out: not what --where asks for",
+    "incomplete": "left out: without user, item or time (--incomplete drop)",
+    "unknown_items": "left out: their items are not in the catalogue (--unknown-items drop)",
+    "empty_titles": "left out: their items have no title (--empty-titles drop)",
+    "repeats": "left out: repeats (--repeats {repeats})",
+    "core": "left out: of users or items with fewer than {core} interactions (--k-core)",
+    "kept": "interactions kept",
+}
+
+
+def _report(filters: dict[str, Any]) -> None:
+    """Say on stderr, a line a reason, where the rows went and what was repaired."""
+    for name, count in filters.get("rows", {}).items():
+        typer.echo(f"{count:>12,} {_REASONS[name].format_map(filters)}", err=True)
+    if lacking := filters.get("items_without_id"):
+        typer.echo(f"{lacking:,} rows of items without an id were left out (--incomplete drop)", err=True)
+    if two := filters.get("conflicting_titles"):
+        shown = "; ".join(two["examples"][:1])
+        typer.echo(f"{two['items']:,} items have several titles, the first was taken ({shown})", err=True)
     if empty := filters.get("empty_titles"):
         done = "kept with an empty title" if empty["policy"] == "keep" else "dropped"
         examples = ", ".join(empty["examples"])
-        typer.echo(f"{empty['items']} items whose title is NaN or empty were {done} ({examples})", err=True)
+        typer.echo(f"{empty['items']:,} items whose title is NaN or empty were {done} ({examples})", err=True)
     if escaped := filters.get("html_entities"):
-        typer.echo(f"HTML entities in {escaped['items']} titles were made characters", err=True)
+        typer.echo(f"HTML entities in {escaped['items']:,} titles were made characters", err=True)
     for field, cut in filters.get("text_cut", {}).items():
-        typer.echo(f"of {field}, {cut['items']} items have more than the {cut['words']} words that are read", err=True)
-    if unknown := filters.get("unknown_items"):
-        lost = f"{unknown['interactions']} interactions with {unknown['items']} items"
-        typer.echo(f"{lost} that the catalogue lacks were dropped", err=True)
+        typer.echo(f"of {field}, {cut['items']:,} items have more than the {cut['words']} words that are read", err=True)
 
 
 def _shown(path: Path, domain: Domain) -> str:

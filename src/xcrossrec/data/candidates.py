@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -12,7 +13,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from xcrossrec.data.domain import Domain
+from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.data.store import CANDIDATES_FOLDER, read_parquet
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.progress import stage
@@ -20,6 +21,7 @@ from xcrossrec.replacing import replacing_file
 from xcrossrec.types import NEGATIVES, SPLITS, USER, Negatives, Split
 
 NEGATIVES_EACH = 29
+_LOG = logging.getLogger(__name__)
 _ROWS = "rows"
 _CHECKSUM = "checksum"
 _STATED = ("fingerprint", "negatives", "seed")
@@ -39,41 +41,71 @@ class Candidates:
 
 
 def draw_candidates(domain: Domain, split: Split, negatives: Negatives, *, seed: int) -> Candidates:
-    """Draw distinct negatives outside each user's sequence.
+    """Draw distinct negatives outside each user's sequence; where repeats are kept, all but the target may be drawn.
 
     Every user has a random stream of their own, made of the seed, the way, the split and the user id: a
     user's list depends neither on the other users nor on their order.
 
     Args:
         domain: catalogue and sequences.
-        split: whose users; those with fewer than two items have no target and get no list.
+        split: whose users; those with fewer than two items have no target and get no list, nor do those for whom
+            fewer than 29 items are left.
         negatives: ``uniform`` over the catalogue, or ``popularity``: in proportion to the counts in train,
             drawn one after the other without replacement (an item that train lacks is never drawn).
         seed: 0 or more.
 
     Raises:
         ConfigError: ``full`` (there the whole catalogue is ranked), or a negative seed.
-        DataError: the split is absent, or the catalogue too small for 29 negatives.
+        DataError: the split is absent, or the catalogue too small for 29 negatives of anybody.
     """
     _check_request(negatives, seed)
     sequences = domain.sequences(split)
-    weights = domain.train_counts() if negatives == "popularity" else np.ones(domain.items.height, np.int64)
+    weights = _weights(domain, negatives)
     cumulative = np.cumsum(weights)
-    drawable = int(np.count_nonzero(weights))
-    rows = np.empty((len(sequences), 1 + NEGATIVES_EACH), dtype=np.int64)
+    excluded = _excluded(domain, sequences)
+    chosen = _with_enough(domain, split, negatives, weights, excluded)
+    rows = np.empty((len(chosen), 1 + NEGATIVES_EACH), dtype=np.int64)
     with stage(f"drawing {negatives} candidates", "users") as bar:
-        for index, (user, sequence) in enumerate(zip(sequences.user_ids, sequences.rows, strict=True)):
-            left = drawable - sum(1 for row in set(sequence) if weights[row])
-            if left < NEGATIVES_EACH:
-                raise DataError(
-                    f"{NEGATIVES_EACH} {negatives} negatives cannot be drawn for user {user!r} of domain "
-                    f"{domain.name!r}: only {left} of {domain.items.height} items qualify; take a larger catalogue"
-                )
-            rng = _stream(seed, negatives, split, user)
-            rows[index, 0] = sequence[-1]
-            rows[index, 1:] = _draw_distinct(rng, cumulative, sequence, NEGATIVES_EACH)
-            bar.at(index + 1, len(sequences))
-    return Candidates(negatives, seed, sequences.user_ids, rows)
+        for place, index in enumerate(chosen):
+            rng = _stream(seed, negatives, split, sequences.user_ids[index])
+            rows[place, 0] = sequences.rows[index][-1]
+            rows[place, 1:] = _draw_distinct(rng, cumulative, excluded[index], NEGATIVES_EACH)
+            bar.at(place + 1, len(chosen))
+    return Candidates(negatives, seed, tuple(sequences.user_ids[index] for index in chosen), rows)
+
+
+def _weights(domain: Domain, negatives: Negatives) -> Int64[np.ndarray, " item"]:
+    return domain.train_counts() if negatives == "popularity" else np.ones(domain.items.height, np.int64)
+
+
+def _excluded(domain: Domain, sequences: Sequences) -> list[tuple[int, ...]]:
+    """Give what cannot be a user's negative: all that was bought, or where repeats are kept the target alone."""
+    return [rows[-1:] if domain.keeps_repeats else rows for rows in sequences.rows]
+
+
+def _with_enough(
+    domain: Domain,
+    split: Split,
+    negatives: Negatives,
+    weights: Int64[np.ndarray, " item"],
+    excluded: Sequence[tuple[int, ...]],
+) -> list[int]:
+    """Choose the users for whom enough items are left to draw from, and say how many are not."""
+    drawable = int(np.count_nonzero(weights))
+    left = [drawable - sum(1 for row in set(rows) if weights[row]) for rows in excluded]
+    chosen = [index for index, count in enumerate(left) if count >= NEGATIVES_EACH]
+    if left and not chosen:
+        raise DataError(
+            f"{NEGATIVES_EACH} {negatives} negatives cannot be drawn for any user of domain {domain.name!r}: at most "
+            f"{max(left)} of {domain.items.height} items qualify; take a larger catalogue, or rank the whole one "
+            "(--negatives full)"
+        )
+    if len(chosen) < len(left):
+        _LOG.info(
+            "%s, %s: %d of %d users are left out of %s negatives: they bought all but fewer than %d items",
+            domain.name, split, len(left) - len(chosen), len(left), negatives, NEGATIVES_EACH,
+        )  # fmt: skip
+    return chosen
 
 
 def candidates_for(
@@ -169,7 +201,9 @@ def _read(file: Path, domain: Domain, split: Split, negatives: Negatives, seed: 
                 f"{file} has {column} {', '.join(map(str, found)) or 'none'}, expected {value}: it belongs "
                 "to other data or settings; delete it to draw the candidates again"
             )
-    users = domain.sequences(split).user_ids
+    sequences = domain.sequences(split)
+    kept = _with_enough(domain, split, negatives, _weights(domain, negatives), _excluded(domain, sequences))
+    users = tuple(sequences.user_ids[index] for index in kept)
     lists = {USER, _ROWS} <= set(frame.columns)
     if not lists or tuple(frame[USER].to_list()) != users or not set(frame[_ROWS].list.len()) <= {1 + NEGATIVES_EACH}:
         raise DataError(f"{file} holds other users or lengths than were asked for: delete it to draw again")

@@ -125,6 +125,11 @@ class Domain:
         """The splits present, in the order train, validation, test."""
         return tuple(split for split in SPLITS if split in self.interactions)
 
+    @property
+    def keeps_repeats(self) -> bool:
+        """Whether the import kept repeat purchases, so that what was bought may be bought again."""
+        return bool((self.manifest.get("filters") or {}).get("repeats") == "keep")
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of items, interactions and item text, whatever the path or the Parquet encoding."""

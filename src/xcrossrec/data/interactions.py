@@ -18,9 +18,9 @@ from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Empt
 
 EXAMPLES = 5  # how many values a message or a manifest names
 _BOOLEANS = {"true": True, "t": True, "yes": True, "1": True, "false": False, "f": False, "no": False, "0": False}
+SUBSECOND = "subsecond"  # nanoseconds beside the timestamp, until rows are in order
 _ROW = "__row"
 _LARGEST = 2**62
-_NUMBER = {USER: "__user", ITEM: "__item"}
 
 
 def deduplicate(interactions: pl.DataFrame, *, first_purchase_only: bool = False) -> pl.DataFrame:
@@ -33,7 +33,7 @@ def deduplicate(interactions: pl.DataFrame, *, first_purchase_only: bool = False
     """
     time = _time_columns(interactions)
     if not first_purchase_only:
-        return _without_repeats(interactions, [USER, ITEM, *time[:1]])
+        return _without_repeats(interactions, [USER, ITEM, *([c for c in time if c != POSITION] or time)])
     return (
         interactions.with_row_index(_ROW)
         .sort([*time, _ROW])
@@ -54,7 +54,7 @@ def k_core(interactions: pl.DataFrame, least: int) -> pl.DataFrame:
         DataError: nothing is left.
     """
     rows = np.arange(interactions.height)
-    users, items = numbers_of(interactions, USER), numbers_of(interactions, ITEM)
+    users, items = numbers_of(interactions[USER]), numbers_of(interactions[ITEM])
     while True:
         enough = (np.bincount(users)[users] >= least) & (np.bincount(items)[items] >= least)
         if enough.all():
@@ -66,32 +66,20 @@ def k_core(interactions: pl.DataFrame, least: int) -> pl.DataFrame:
     return kept
 
 
-def with_numbers(interactions: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, Int64[np.ndarray, " item"]]:
-    """Number users and items once, for all steps that compare them; `without_numbers` takes the numbers away.
-
-    Args:
-        interactions: ``user_id`` and ``item_id``.
-        items: the catalogue, ``item_id``.
-
-    Returns:
-        the interactions with the numbers as columns of their own, and the catalogue's numbers.
-    """
-    both = _numbered(pl.concat([items[ITEM].cast(pl.String), interactions[ITEM].cast(pl.String)]))
-    numbers = {USER: _numbered(interactions[USER]), ITEM: both[items.height :]}
-    columns = [pl.Series(_NUMBER[name], values, dtype=pl.UInt32) for name, values in numbers.items()]
-    return interactions.with_columns(columns), both[: items.height]
+def as_categories(interactions: pl.DataFrame) -> pl.DataFrame:
+    """Keep each id once, for all steps that compare them; `as_text` undoes it."""
+    return interactions.with_columns(pl.col(USER, ITEM).cast(pl.Categorical))
 
 
-def without_numbers(interactions: pl.DataFrame) -> pl.DataFrame:
-    """Take away what `with_numbers` added, if it is there."""
-    return interactions.drop(_NUMBER.values(), strict=False)
+def as_text(interactions: pl.DataFrame) -> pl.DataFrame:
+    """Make ids text."""
+    return interactions.with_columns(pl.col(USER, ITEM).cast(pl.String))
 
 
-def numbers_of(interactions: pl.DataFrame, column: str) -> Int64[np.ndarray, " row"]:
-    """Give the numbers of ``user_id`` or ``item_id``: from 0, equal ids alike, missing ids 0 and no other."""
-    if _NUMBER[column] in interactions.columns:
-        return interactions[_NUMBER[column]].to_numpy().astype(np.int64)
-    return _numbered(interactions[column])
+def numbers_of(ids: pl.Series) -> Int64[np.ndarray, " row"]:
+    """Number ids from 1, equal ones alike, whatever table they are in; missing ids are 0."""
+    categories = ids if ids.dtype == pl.Categorical else ids.cast(pl.String).cast(pl.Categorical)
+    return (categories.to_physical().cast(pl.Int64).fill_null(-1) + 1).to_numpy()
 
 
 def order(interactions: pl.DataFrame) -> pl.DataFrame:
@@ -222,12 +210,6 @@ def check_columns(what: str, found: Sequence[str], needed: Sequence[str]) -> Non
         )
 
 
-def _numbered(ids: pl.Series) -> Int64[np.ndarray, " row"]:
-    """Number ids from 0, equal ones alike: counting numbers is many times faster than counting text."""
-    numbers = ids.cast(pl.String).cast(pl.Categorical).to_physical().cast(pl.Int64)
-    return (numbers.fill_null(-1) + 1).to_numpy()
-
-
 def _is_ordered(interactions: pl.DataFrame) -> bool:
     """Tell whether each user's rows stand together and their positions never fall: sorting would change nothing."""
     users = user_runs(interactions)
@@ -239,12 +221,12 @@ def _is_ordered(interactions: pl.DataFrame) -> bool:
 
 def _time_columns(interactions: pl.DataFrame) -> list[str]:
     """Name the columns that tell the time, the one that counts first."""
-    return [column for column in (TIMESTAMP, POSITION) if column in interactions.columns]
+    return [column for column in (TIMESTAMP, SUBSECOND, POSITION) if column in interactions.columns]
 
 
 def _without_repeats(interactions: pl.DataFrame, exact: list[str]) -> pl.DataFrame:
     """Keep the first of rows that agree in all columns named: only a user's repeats of an item are looked at."""
-    pairs = numbers_of(interactions, USER) << 32 | numbers_of(interactions, ITEM)
+    pairs = numbers_of(interactions[USER]) << 32 | numbers_of(interactions[ITEM])
     rows = np.argsort(pairs)
     pairs = pairs[rows]
     again = pairs[1:] == pairs[:-1]
@@ -273,23 +255,32 @@ def _sort_by_user(interactions: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame
 
 def _positions(ordered: pl.DataFrame) -> pl.Series:
     """Number each user's rows, which stand together, from 0."""
-    users = numbers_of(ordered, USER)
+    users = numbers_of(ordered[USER])
     starts = np.flatnonzero(np.diff(users, prepend=-1))
     return pl.Series(POSITION, np.arange(len(users)) - np.repeat(starts, np.diff(starts, append=len(users))))
 
 
 def _sort_key(interactions: pl.DataFrame, by: Sequence[str]) -> pl.Series | None:
-    """Put the user's first row and ``by`` into one number; None where that does not go or does not fit."""
-    if len(by) != 1 or interactions.is_empty() or interactions.schema[by[0]] != pl.Int64:
+    """Put the user's place and ``by`` into one number; None where that does not go or does not fit."""
+    if interactions.is_empty() or any(not interactions.schema[name].is_integer() for name in by):
         return None
-    values = interactions[by[0]]
-    least, most = int(values.min() or 0), int(values.max() or 0)  # type: ignore[arg-type]
-    if values.null_count() or interactions.height * (most - least + 1) > _LARGEST:
-        return None
-    users = numbers_of(interactions, USER)
+    users = numbers_of(interactions[USER])
     first = np.zeros(users.max() + 1, dtype=np.int64)
     first[users[::-1]] = np.arange(len(users) - 1, -1, -1)  # of equal places the last one written stays
-    return pl.Series(_ROW, first[users] * (most - least + 1) + (values.to_numpy() - least))
+    starts = np.zeros(len(users), dtype=bool)
+    starts[first[users]] = True
+    key, size = (np.cumsum(starts) - 1)[first[users]], int(starts.sum())
+    for name in by:
+        if interactions[name].null_count():
+            return None
+        values = interactions[name].to_numpy().astype(np.int64)
+        values -= values.min()
+        values //= max(int(np.gcd.reduce(values)), 1) if name == SUBSECOND else 1  # milliseconds, say
+        span = int(values.max()) + 1
+        if (size := size * span) > _LARGEST:
+            return None
+        key = key * span + values
+    return pl.Series(_ROW, key)
 
 
 def _catalogue(name: str, items: pl.DataFrame) -> pl.DataFrame:
@@ -337,7 +328,9 @@ def _interactions(name: str, split: Split, frame: pl.DataFrame) -> pl.DataFrame:
     check_columns(what, frame.columns, (USER, ITEM))
     time = _time_columns(frame)
     frame = _text_ids(what, frame.select(USER, ITEM, *time), USER, ITEM)
-    for column in time:
+    if TIMESTAMP in time and frame.schema[TIMESTAMP].is_float() and POSITION not in time:
+        frame = order(frame)  # by their fractions, too
+    for column in _time_columns(frame):
         frame = _whole_numbers(what, frame, column)
     return canonical(frame)
 
@@ -384,15 +377,25 @@ def _without_unknown(
     strange = pl.concat(lost)
     if strange.is_empty():
         return splits, {}
-    ids = strange[ITEM].unique(maintain_order=True)
     if policy == "error":
-        raise DataError(
-            f"domain {name!r} has {strange.height} interactions with {ids.len()} items that its "
-            f"catalogue lacks ({_examples(ids)}): complete the catalogue, or drop them (--unknown-items drop)"
-        )
+        refuse_unknown(name, strange[ITEM], "unknown_items='drop'")
+    ids = strange[ITEM].unique()
     known = {s: f.join(catalogue, on=ITEM, how="semi", maintain_order="left") for s, f in splits.items()}
     _refuse_emptied(name, known, "no known item")
     return known, {"unknown_items": {"items": ids.len(), "interactions": strange.height}}
+
+
+def refuse_unknown(name: str, items: pl.Series, option: str) -> None:
+    """Refuse interactions whose items the catalogue lacks; ``option`` is how to drop them.
+
+    Raises:
+        DataError: always.
+    """
+    ids = items.unique(maintain_order=True)
+    raise DataError(
+        f"domain {name!r} has {items.len():,} interactions with {ids.len():,} items that its "
+        f"catalogue lacks ({_examples(ids)}): complete the catalogue, or drop them ({option})"
+    )
 
 
 def _without_empty_titles(

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from xcrossrec.data.interactions import check_columns, order, without_numbers
+from xcrossrec.data.interactions import SUBSECOND, as_text, check_columns, order
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.types import POSITION, SPLITS, TIMESTAMP, USER, Split
 
@@ -64,7 +64,8 @@ def _shuffled(interactions: pl.DataFrame, seed: int) -> pl.Series:
 
 def _newest_last(interactions: pl.DataFrame) -> pl.Series:
     check_columns("a temporal split", interactions.columns, (USER, TIMESTAMP))
-    return interactions.group_by(USER).agg(pl.col(TIMESTAMP).max()).sort(TIMESTAMP, USER)[USER]
+    by = [TIMESTAMP, *([SUBSECOND] if SUBSECOND in interactions.columns else [])]
+    return interactions.sort(by).group_by(USER).agg(pl.col(by).last()).sort(*by, USER)[USER]
 
 
 def leave_last_out(interactions: pl.DataFrame) -> dict[Split, pl.DataFrame]:
@@ -88,6 +89,6 @@ def leave_last_out(interactions: pl.DataFrame) -> dict[Split, pl.DataFrame]:
     left -= np.arange(1, len(left) + 1, dtype=np.int32)  # items after this one
     if not long_enough.any():
         raise DataError("leave-last-out needs a user with at least 3 items, there is none: split by user")
-    ordered = without_numbers(ordered)
+    ordered = as_text(ordered).drop(SUBSECOND, strict=False)
     masks = {"train": (left >= 2) | ~long_enough, "validation": long_enough & (left >= 1), "test": long_enough}
     return {split: ordered.filter(pl.Series(masks[split])) for split in SPLITS}

@@ -1,7 +1,8 @@
 """The protocol: last item as target, three kinds of negatives, one row of metrics per user.
 
 ``uniform`` and ``popularity`` rank the target among 29 drawn negatives, shared by every method through
-a candidate file; ``full`` ranks it in the whole catalogue without the user's other items.
+a candidate file; ``full`` ranks it in the whole catalogue without the user's other items, or with them where the
+import kept repeats: what was bought may then be bought again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from xcrossrec._version import __version__
-from xcrossrec.data.candidates import candidates_for
+from xcrossrec.data.candidates import Candidates, candidates_for
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.evaluation.result import RESULT_SCHEMA, SEEN, Evaluation, EvaluationInfo
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
@@ -60,7 +61,8 @@ def evaluate(
         progress: called after each batch, instead of :mod:`xcrossrec.progress`.
 
     Returns:
-        one row a user and kind of negatives, with what is needed to repeat it.
+        one row a user and kind of negatives, with what is needed to repeat it; users who bought so much that no
+        29 negatives are left are not among those of that kind.
 
     Raises:
         ConfigError: no or unknown or repeated ``negatives``.
@@ -76,10 +78,13 @@ def evaluate(
             f"domain {domain.name!r} has 0 users with a history and a target in split {split!r}: "
             "evaluation needs sequences of at least 2 items"
         )
-    drawn: dict[Negatives, Int[np.ndarray, "user candidate"]] = {
-        kind: candidates_for(domain, split, kind, seed=seed, directory=directory).rows
+    lists = {
+        kind: candidates_for(domain, split, kind, seed=seed, directory=directory)
         for kind in negatives
         if kind != "full"
+    }
+    drawn: dict[Negatives, Int[np.ndarray, "user candidate"]] = {
+        kind: _for_all(found, sequences) for kind, found in lists.items()
     }
     start = time.perf_counter()
     with stage(f"ranking by {scorer.name}", "users") as bar:
@@ -94,7 +99,19 @@ def evaluate(
         wall_s=time.perf_counter() - start,
         simulated=bool(domain.manifest.get("simulated", False)),
     )
-    return Evaluation(_frame(sequences.user_ids, ranked, seen_users), info)
+    frame = _frame(sequences.user_ids, ranked, seen_users)
+    for kind, found in lists.items():
+        if len(found) < len(sequences):
+            frame = frame.filter((pl.col("negatives") != kind) | pl.col(USER).is_in(found.user_ids))
+    return Evaluation(frame, info)
+
+
+def _for_all(found: Candidates, sequences: Sequences) -> Int[np.ndarray, "user candidate"]:
+    """Give every user a list: those without one their target alone, whose rank is left out later."""
+    listed = dict(zip(found.user_ids, found.rows, strict=True))
+    width = found.rows.shape[1]
+    rows = zip(sequences.user_ids, sequences.rows, strict=True)
+    return np.array([listed.get(user, np.full(width, own[-1])) for user, own in rows], dtype=np.int64)
 
 
 def _rank_all(
@@ -107,13 +124,14 @@ def _rank_all(
     progress: Progress,
 ) -> dict[Negatives, _Ranked]:
     histories, targets = sequences.histories_and_targets()
+    left_out = [()] * len(sequences) if domain.keeps_repeats else sequences.rows
     parts: dict[Negatives, list[_Ranked]] = {kind: [] for kind in negatives}
     for start in range(0, len(sequences), batch_users):
         chosen = slice(start, start + batch_users)
         lists = {kind: rows[chosen] for kind, rows in drawn.items()}
         if "full" in parts:
             scores = _score(scorer, histories[chosen], None, domain.items.height)
-            parts["full"].append(catalogue_ranks(scores, targets[chosen], sequences.rows[chosen]))
+            parts["full"].append(catalogue_ranks(scores, targets[chosen], left_out[chosen]))
             of_lists = [np.take_along_axis(scores, rows, axis=1) for rows in lists.values()]
         else:
             rows = np.concatenate(list(lists.values()), axis=1)

@@ -26,7 +26,13 @@ def store(path: Path, text: str, packed: bool) -> Path:
 
 def metadata(release: Release, *titles: tuple[str, str]) -> str:
     key = "parent_asin" if release == "amazon2023" else "asin"
-    rows = [{key: item, "title": title, "price": 1.5, "also": ["x"]} for item, title in titles]
+    path, text = ["A", "B", "C"], ["One", "Two"]
+    more = {
+        "amazon2014": {"brand": "Brand", "categories": [path], "description": "One Two", "price": 1.5},
+        "amazon2018": {"brand": "Brand", "category": path, "description": text, "price": "$1.50"},
+        "amazon2023": {"store": "Brand", "categories": path, "main_category": "M", "description": text, "price": "1.5"},
+    }[release]
+    rows = [{key: item, "title": title, **more, "also": ["x"]} for item, title in titles]
     return "\n".join(repr(row) if release == "amazon2014" else json.dumps(row) for row in rows)
 
 
@@ -44,9 +50,10 @@ def test_reviews_and_metadata_of_every_release(tmp_path: Path, release: Release,
     titles = metadata(release, (ITEMS[1], "Dad's hat"), ("B00000NONE", "Never reviewed"), (ITEMS[0], "Nut & bolt"))
     reviews = store(tmp_path / "reviews", lines, packed)
     raw = read_amazon(release, Inputs(reviews, store(tmp_path / "meta", titles, packed)))
-    assert raw.interactions.columns == ["user_id", "item_id", "timestamp"]
-    assert raw.interactions.rows() == EXPECTED
-    assert raw.items.rows() == [(ITEMS[1], "Dad's hat"), (ITEMS[0], "Nut & bolt")]
+    assert raw.interactions.select("user_id", "item_id", "timestamp").rows() == EXPECTED
+    assert ("subsecond" in raw.interactions.columns) is (release == "amazon2023")
+    more = ("Brand", "B, C", "One Two", 1.5)
+    assert raw.items.rows() == [(ITEMS[1], "Dad's hat", *more), (ITEMS[0], "Nut & bolt", *more)]
     assert raw.sources == (reviews, tmp_path / "meta")
 
 
@@ -99,14 +106,14 @@ def test_scraped_markup_counts_as_no_title(tmp_path: Path, junk: str) -> None:
         (
             "amazon2014",
             f"{ITEMS[0]},{USERS[0]},5,{SECONDS}",
-            f"line 1: '{USERS[0]}' looks like a user and '{ITEMS[0]}' like an item",
+            f"row 1: '{USERS[0]}' looks like a user and '{ITEMS[0]}' like an item",
         ),
         ("amazon2018", f"{USERS[0]},{ITEMS[0]},5,{SECONDS}", "those of 2018 with the item"),
         ("amazon2014", "user_id,item_id,rating,timestamp\n", "has a header .* read it with --format csv"),
-        ("amazon2018", "i,u,5\n", "line 1: 3 fields where 4 are expected"),
+        ("amazon2018", "i,u,5\n", r"1 of 1 rows of interactions lack a time \(1\)"),
         ("amazon2023", "u,i,5,1\n", "has no column 'user_id', it has 'u', 'i', '5', '1'"),
-        ("amazon2023", '{"user_id": "u", "asin": "i"}', "line 1: has no column 'parent_asin'"),
-        ("amazon2018", '{"reviewerID": "u", "asin": "i"}', "line 1: has no column 'unixReviewTime'"),
+        ("amazon2023", '{"user_id": "u", "asin": "i"}', "has no column 'timestamp', it has 'user_id', 'asin'"),
+        ("amazon2018", '{"reviewerID": "u", "asin": "i"}', "has no column 'unixReviewTime'"),
         ("amazon2018", "{'reviewerID': 'u'}", "line 1: .* is not a JSON object: mend"),
         ("amazon2014", "{'reviewerID': 'u'", "line 1: .* is not a JSON object or a Python dict"),
         ("amazon2018", "", "holds no interactions"),

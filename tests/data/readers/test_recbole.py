@@ -23,7 +23,8 @@ def files(folder: Path, inter: str = INTER, item: str = ITEM, packed: bool = Fal
 def test_atomic_files(tmp_path: Path, packed: bool) -> None:
     raw = read_tables("recbole", Inputs(*files(tmp_path, packed=packed)))
     assert raw.interactions.rows() == [("u1", "i1", 1_400_000_000), ("u1", "i2", 1_400_000_001)]
-    assert raw.items.rows() == [("i1", 'Saw "12"'), ("i2", "Drill"), ("i3", "Never sold")]
+    assert raw.items.columns == ["item_id", "title", "price"]
+    assert raw.items.rows() == [("i1", 'Saw "12"', 3.0), ("i2", "Drill", 4.0), ("i3", "Never sold", 5.0)]
 
 
 def test_columns_can_be_named_and_the_unit_is_found(tmp_path: Path) -> None:
@@ -45,10 +46,10 @@ def test_columns_can_be_named_and_the_unit_is_found(tmp_path: Path) -> None:
         (
             INTER.replace("1.4e9", "1400000000000"),
             ITEM,
-            "line 3: .* is not in ms since 1970: the file's first time is",
+            "row 2: .* is not in ms since 1970: the file's first time is",
         ),
-        (INTER.replace("\t5\t", "\t"), ITEM, r"x\.inter, line 2: 3 fields where 4"),
-        (INTER.replace("1.4e9", "noon"), ITEM, "line 2: 'noon' in timestamp is not an ISO 8601 time"),
+        (INTER.replace("\t5\t", "\t"), ITEM, r"1 of 2 rows of interactions lack a time .* first .*x\.inter, row 1"),
+        (INTER.replace("1.4e9", "noon"), ITEM, "row 1: timestamp 'noon' is not an ISO 8601 time"),
     ],
 )
 def test_bad_atomic_files_are_refused(tmp_path: Path, inter: str, item: str, message: str) -> None:

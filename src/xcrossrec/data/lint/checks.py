@@ -191,11 +191,16 @@ def check_sequences(tables: Tables) -> Iterator[Finding]:
         leaked = long_enough.filter(history.list.contains(last))[USER]
         message = (
             f"of {long_enough.height:,} targets ({_percent(leaked.len(), long_enough.height)}) occur in their own "
-            "history, so that filtering what was bought loses them: keep the first purchase only, or drop them"
+            "history, so that filtering what was bought loses them: import with --repeats first, or --repeats keep "
+            "if people buy the same again (then what was bought stays a candidate)"
         )
-        yield from finding("target_in_history", tables.name, split, leaked.to_list(), message)
+        kept = (tables.manifest.get("filters") or {}).get("repeats") == "keep"
+        if kept:
+            message = "targets occur in their own history, as --repeats keep has it: bought items stay candidates"
+        severity: Severity | None = "warning" if kept else None
+        yield from finding("target_in_history", tables.name, split, leaked.to_list(), message, severity=severity)
         again = long_enough.filter(history.list.n_unique() < history.list.len())[USER]
-        message = "histories hold an item more than once: deduplicate unless repeat purchases matter"
+        message = "histories hold an item more than once: import with --repeats first unless repeat purchases matter"
         yield from finding("repeated_item", tables.name, split, again.to_list(), message)
         short = frame.filter(pl.col("items").list.len() < SHORTEST)[USER]
         message = f"users have fewer than {SHORTEST} items, so no history: they are left out everywhere"

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.readers.amazon import read_amazon
 from xcrossrec.data.readers.columns import Columns
+from xcrossrec.data.readers.conditions import Condition
 from xcrossrec.data.readers.frames import Inputs, RawDomain
 from xcrossrec.data.readers.importing import Recipe, make_domain
 from xcrossrec.data.readers.tables import read_tables
 from xcrossrec.exceptions import ConfigError
 
-__all__ = ["FORMATS", "Columns", "Inputs", "Recipe", "form_of", "import_domain"]
+__all__ = ["FORMATS", "Columns", "Condition", "Inputs", "Recipe", "import_domain"]
 
 FORMATS: Mapping[str, Callable[[Inputs], RawDomain]] = {
     "amazon2014": partial(read_amazon, "amazon2014"),
@@ -29,14 +29,6 @@ FORMATS: Mapping[str, Callable[[Inputs], RawDomain]] = {
     "parquet": partial(read_tables, "parquet"),
     "jsonl": partial(read_tables, "jsonl"),
 }
-_FORM_OF_SUFFIX = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".inter": "recbole"}
-
-
-def form_of(inputs: Inputs) -> str:
-    """Tell the format by the end of a file's name: Parquet, JSON Lines or RecBole; anything else is CSV."""
-    paths = [path for path in (inputs.interactions, *inputs.splits.values(), inputs.items) if path is not None]
-    name = paths[0].name.lower().removesuffix(".gz") if paths else ""
-    return _FORM_OF_SUFFIX.get(Path(name).suffix, "csv")
 
 
 def import_domain(name: str, form: str | None, inputs: Inputs, recipe: Recipe | None = None) -> Domain:
@@ -44,7 +36,7 @@ def import_domain(name: str, form: str | None, inputs: Inputs, recipe: Recipe | 
 
     Args:
         name: of the domain.
-        form: a key of ``FORMATS``; None takes `form_of`.
+        form: a key of ``FORMATS``; None tells by each file's contents, which may differ.
         inputs: the source's files.
         recipe: filters and split; by default all interactions, split leave-last-out or as they come.
 
@@ -52,7 +44,7 @@ def import_domain(name: str, form: str | None, inputs: Inputs, recipe: Recipe | 
         ConfigError: an unknown format, or files that do not belong to it.
         DataError: files that cannot be read, or hold no valid domain.
     """
-    form = form_of(inputs) if form is None else form
-    if form not in FORMATS:
+    if form is not None and form not in FORMATS:
         raise ConfigError(f"unknown format {form!r}: choose one of {', '.join(FORMATS)}")
-    return make_domain(name, FORMATS[form](inputs), recipe or Recipe())
+    raw = read_tables(None, inputs) if form is None else FORMATS[form](inputs)
+    return make_domain(name, raw, recipe or Recipe())

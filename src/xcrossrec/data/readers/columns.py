@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, cast, get_args
 
 from xcrossrec.exceptions import ConfigError, DataError
 
 TimeUnit: TypeAlias = Literal["s", "ms", "us", "ns", "iso"]
-Role: TypeAlias = Literal["user", "item", "title", "time", "position"]
+Role: TypeAlias = Literal[
+    "user", "item", "title", "time", "position", "brand", "category", "description", "price", "in_stock", "history"
+]
 ROLES: tuple[Role, ...] = get_args(Role)
+FIELDS: tuple[Role, ...] = ("brand", "category", "description", "price", "in_stock")
+"""What an item may have beside its title; the canonical names of these columns, too."""
 
 NAMES: Mapping[Role, str] = {
-    "user": "user_id user customer_id customer client_id buyer_id account_id member_id shopper_id reviewerID",
-    "item": "item_id item product_id product sku article_id article asin parent_asin movie_id isbn",
+    "user": "user_id user customer_id customer client_id buyer_id account_id member_id shopper_id visitor_id "
+    "user_pseudo_id reviewerID",
+    "item": "item_id item product_id product sku lineitem_sku article_id article asin parent_asin movie_id isbn",
     "title": "title name item_name item_title product_name product_title movie_title",
-    "time": "timestamp time datetime date ts order_date ordered_at purchase_date purchased_at created_at",
+    "time": "timestamp time datetime date ts order_date ordered_at purchase_date purchased_at created_at event_time "
+    "event_timestamp paid_at",
     "position": "position",
+    "brand": "brand brand_name manufacturer vendor maker",
+    "category": "category category_name product_category product_type category_path category_code categories "
+    "main_category department",
+    "description": "description product_description item_description body_html long_description",
+    "price": "price unit_price sale_price list_price variant_price",
+    "in_stock": "in_stock available is_available availability stock stock_quantity inventory",
+    "history": "history item_id_list item_seq history_items",
 }
 """Per role the names by which a column is found, whatever their case and punctuation; the first is preferred."""
 
@@ -27,12 +39,20 @@ NAMES: Mapping[Role, str] = {
 class Columns:
     """What the columns of a user's own tables are called; those that are None are found by their ``NAMES``.
 
+    A column inside another one has a dotted name (``customer.id``); one of a file without a header its number, from 1.
+
     Args:
         user: the user's id.
         item: the item's id, in interactions and items alike.
         title: the item's title.
         time: when it happened.
         position: order within the user's sequence.
+        brand: the item's brand, as the next four of its table.
+        category: one text, or a path of categories as a list.
+        description: text.
+        price: a number, perhaps with a currency.
+        in_stock: yes or no, or how many.
+        history: of ready splits, what the user bought before: ids with blanks between them.
         time_unit: s, ms, us or ns since 1970, or iso for ISO 8601 text (UTC where it names no zone); None takes
             the unit that the first time is in, and every other time of the file must be in it too.
     """
@@ -42,6 +62,12 @@ class Columns:
     title: str | None = None
     time: str | None = None
     position: str | None = None
+    brand: str | None = None
+    category: str | None = None
+    description: str | None = None
+    price: str | None = None
+    in_stock: str | None = None
+    history: str | None = None
     time_unit: TimeUnit | None = None
 
     @classmethod
@@ -61,8 +87,20 @@ class Columns:
             named[role] = name
         return cls(**cast("Mapping[str, str]", named))  # type: ignore[arg-type]
 
+    @property
+    def numbered(self) -> bool:
+        """Whether a column is named by its number, as of a file without a header."""
+        return any((getattr(self, role) or "").isdigit() for role in ROLES)
+
     def found_in(
-        self, path: Path, present: Sequence[str], needed: Sequence[Role], optional: Sequence[Role] = ()
+        self,
+        path: str,
+        present: Sequence[str],
+        needed: Sequence[Role],
+        optional: Sequence[Role] = (),
+        hint: str = "",
+        *,
+        elsewhere: bool = False,
     ) -> Self:
         """Give the columns as one file has them.
 
@@ -71,37 +109,49 @@ class Columns:
             present: the file's columns.
             needed: what must be there.
             optional: what is looked for, too.
+            hint: what else may be wrong with the file, for messages.
+            elsewhere: the item's column may be meant for another file, and is then found by its usual names.
 
         Raises:
             DataError: a column that is named or needed is not there, or several may be it.
         """
-        named: dict[str, Any] = {role: _find(role, getattr(self, role), path, present) for role in (*needed, *optional)}
-        if missing := [role for role in needed if named[role] is None]:
-            raise DataError(
-                f"{path} has no column for the {missing[0]}, it has {', '.join(map(repr, present)) or 'none'}: "
-                f"name it with --column {missing[0]}=NAME, or choose the format that the file has"
-            )
+        has = f"it has {', '.join(map(repr, present[:30])) or 'none'}{', ...' if len(present) > 30 else ''}"
+        named: dict[str, Any] = {}
+        for role in (*needed, *optional):
+            stated = getattr(self, role)
+            if elsewhere and role == "item" and stated not in present and _find(role, path, present):
+                stated = None
+            if stated is not None and stated not in present:
+                raise DataError(f"{path} has no column {stated!r}, {has}: name the right column{hint}")
+            named[role] = stated or _find(role, path, present)
+            if present.count(named[role]) > 1:
+                raise DataError(f"{path} has {present.count(named[role])} columns {named[role]!r}: rename all but one")
+            if named[role] is None and role in needed:
+                raise DataError(
+                    f"{path} has no column for the {role}, {has}: name it with --column {role}=NAME, or choose the "
+                    f"format that the file has{hint}"
+                )
         return replace(self, **named)
 
 
-def _find(role: Role, stated: str | None, path: Path, present: Sequence[str]) -> str | None:
-    if stated is not None:
-        if stated not in present:
-            raise DataError(
-                f"{path} has no column {stated!r}, it has {', '.join(map(repr, present)) or 'none'}: "
-                "name the right column, or choose the format that the file has"
-            )
-        return stated
-    names = NAMES[role].split()
-    known = [_plain(name) for name in names]
+def _find(role: Role, path: str, present: Sequence[str]) -> str | None:
+    """Find a column by its whole name, or by the last part of a dotted one."""
+    known = [_plain(name) for name in NAMES[role].split()]
     found = [name for name in dict.fromkeys(present) if _plain(name) in known]
-    preferred = [name for name in found if name == names[0]]
-    if len(found) > 1 and not preferred:
+    found = found or [name for name in present if "." in name and _plain(name.rpartition(".")[2]) in known]
+    preferred = [name for name in found if name == NAMES[role].split()[0]]
+    if len(found) > 1 and not preferred and role not in (*FIELDS, "history"):
         raise DataError(
             f"{path} has several columns that may be the {role}, {', '.join(map(repr, found))}: "
             f"say which with --column {role}={found[0]}"
         )
+    found.sort(key=lambda name: known.index(_plain(name)) if _plain(name) in known else len(known))
     return next(iter(preferred or found), None)
+
+
+def is_usual(name: str) -> bool:
+    """Whether a column of some role is usually called so."""
+    return any(_plain(name) == _plain(known) for names in NAMES.values() for known in names.split())
 
 
 def _plain(name: str) -> str:

@@ -1,22 +1,41 @@
-"""Batches of records to the two tables that every format ends in, with every value checked."""
+"""Values as files have them to the types of the two tables that every format ends in: ids, times, prices, ..."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 
+from xcrossrec.data.interactions import SUBSECOND
 from xcrossrec.data.readers.columns import Columns, TimeUnit
-from xcrossrec.data.readers.records import LINE
-from xcrossrec.exceptions import DataError
-from xcrossrec.types import ITEM, POSITION, TIMESTAMP, TITLE, USER, Split
+from xcrossrec.data.readers.conditions import Condition
+from xcrossrec.data.readers.sources import Paths
+from xcrossrec.types import TIMESTAMP, Incomplete, Split
 
 PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 SPLIT = "split"
-ONE_UNIT = "the file's first time is; give all of them in one unit"
+PATH_NAMES = 2  # of a path of categories so many last names are taken
+_NANO = 10**9
+_ISO = r"^\d{4}[-/]\d\d[-/]\d\d"
+_OFFSET = r"(Z|[+-]\d\d:?\d\d)$"
+_NOTHING = (
+    "",
+    "null",
+    "Null",
+    "NULL",
+    "nan",
+    "NaN",
+    "None",
+    "none",
+    "n/a",
+    "N/A",
+    "\\N",
+)  # as databases and pandas write it
+_QUOTED = r'"(?:[^"\\]|\\.)*"' + r"|'(?:[^'\\]|\\.)*'"
 
 # Seconds of the years 2000 to 5138. In a finer unit the same number is a day of 1970 (up to 1973): the unit
 # is then wrong.
@@ -25,89 +44,64 @@ EARLIEST_S, LATEST_S = 946_684_800, 99_999_999_999
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files of one source.
+    """The files of one source, each a path, a folder, a pattern, or several of these.
 
     Args:
-        interactions: all interactions in one file.
-        items: the catalogue with titles.
-        splits: interactions that come split, one file a split; instead of ``interactions``.
+        interactions: all interactions.
+        items: the catalogue with titles; none where the titles stand among the interactions.
+        splits: interactions that come split; instead of ``interactions``.
         columns: what the columns of own tables and RecBole files are called.
+        separator: between the values of a table of text; None finds it.
+        encoding: of text; None finds it.
+        where: which interactions count; of several conditions with ``=`` on one column any, otherwise all.
+        incomplete: what to do with interactions without user, item or time, and with items without an id.
     """
 
-    interactions: Path | None = None
-    items: Path | None = None
-    splits: Mapping[Split, Path] = field(default_factory=dict)
+    interactions: Paths = ()
+    items: Paths = ()
+    splits: Mapping[Split, Paths] = field(default_factory=dict)
     columns: Columns = field(default_factory=Columns)
+    separator: str | None = None
+    encoding: str | None = None
+    where: Sequence[Condition] = ()
+    incomplete: Incomplete = "error"
 
 
 @dataclass(frozen=True)
 class RawDomain:
-    """What a reader gives: the two tables, and the files they came from.
+    """What a reader gives: the two tables, the files they came from, and what became of their rows.
 
     Args:
-        items: columns item_id, title (an empty title where the source has none), one row an item.
-        interactions: columns user_id, item_id, and timestamp (seconds) or position or both; also
-            ``split`` (train, validation, test) where the source comes split.
+        items: columns item_id, title (an empty title where the source has none), then those of brand, category,
+            description (text), price (Float64) and in_stock (Boolean) that the source has, then others as text; one
+            row an item.
+        interactions: columns user_id, item_id, and timestamp (seconds) or position or both; also ``subsecond``
+            (nanoseconds) where times have fractions, and ``split`` (train, validation, test) where the source comes
+            split.
         sources: the files read.
+        rows: how many interactions were read and, a reason each, left out.
+        filters: what else the manifest states: conflicting titles.
     """
 
     items: pl.DataFrame
     interactions: pl.DataFrame
     sources: tuple[Path, ...]
+    rows: Mapping[str, int] = field(default_factory=dict)
+    filters: Mapping[str, object] = field(default_factory=dict)
 
 
-def interactions_frame(batches: Iterable[pl.DataFrame], path: Path, columns: Columns, *, remedy: str) -> pl.DataFrame:
-    """Check and rename batches of interactions.
-
-    Args:
-        batches: records with a line number, as `records` gives them.
-        path: the file, for messages.
-        columns: its column names; time and position are taken where a batch has them.
-        remedy: what to do when a time is in another unit than ``columns.time_unit`` or the first one.
-
-    Raises:
-        DataError: no interactions, an empty id, a time or a position that is no number, times in another
-            unit.
-    """
-    parts: list[pl.DataFrame] = []
-    for batch in batches:
-        if columns.time in batch.columns and columns.time_unit is None and batch.height:
-            columns = replace(columns, time_unit=unit_of(batch[str(columns.time)]))
-        parts.append(_interactions(batch, path, columns, remedy))
-    table = pl.concat(parts, rechunk=True) if parts else pl.DataFrame()
-    if table.is_empty():
-        raise DataError(f"{path} holds no interactions: the domain would be empty; give the right file")
-    return table
+def ids(name: str, dtype: pl.DataType) -> pl.Expr:
+    """Give ids as text without blanks around them, whole numbers without ``.0``; null where there is none."""
+    column = pl.col(name)
+    if dtype.is_float():  # pandas makes whole numbers of it where one is missing
+        whole = column.cast(pl.Int64, strict=False)
+        column = pl.when(whole == column).then(whole.cast(pl.String)).otherwise(column.fill_nan(None).cast(pl.String))
+    return filled(column.cast(pl.String).str.strip_chars())
 
 
-def items_frame(
-    batches: Iterable[pl.DataFrame], path: Path, columns: Columns, *, keep: Collection[str] | None = None
-) -> pl.DataFrame:
-    """Check batches of items; an item that comes twice keeps its first title that is not empty.
-
-    Args:
-        batches: records with a line number, as `records` gives them.
-        path: the file, for messages.
-        columns: its column names.
-        keep: take these item ids only, so that a large catalogue is never held; None takes all.
-
-    Raises:
-        DataError: an empty item id.
-    """
-    parts = [_items(batch, path, columns, keep) for batch in batches]
-    table = pl.concat(parts) if parts else pl.DataFrame(schema={ITEM: pl.String, TITLE: pl.String})
-    named = pl.col(TITLE).filter(pl.col(TITLE) != "").first().fill_null("")
-    return table.group_by(ITEM, maintain_order=True).agg(named)
-
-
-def seconds(values: pl.Series, unit: TimeUnit) -> pl.Series:
-    """Give times as integer seconds since 1970; null where a value is no time."""
-    if values.dtype.is_temporal():
-        return values.cast(pl.Datetime("us")).dt.epoch("s")
-    if unit == "iso":
-        stamps = [_iso_seconds(value) for value in values.cast(pl.String)]
-        return pl.Series(values.name, stamps, dtype=pl.Int64)
-    return _whole(values) // PER_SECOND[unit]
+def filled(text: pl.Expr) -> pl.Expr:
+    """Make null of text that says that there is nothing."""
+    return pl.when(~text.is_in(_NOTHING)).then(text)
 
 
 def unit_of(values: pl.Series) -> TimeUnit:
@@ -115,91 +109,158 @@ def unit_of(values: pl.Series) -> TimeUnit:
 
     Of numbers, those below 10^11 are seconds (until the year 5138), others milliseconds below 10^14, and so on.
     """
-    first = values.drop_nulls().head(1)
-    numbers = _whole(first)
-    if numbers.null_count():
+    first = values.drop_nulls().head(1).cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
+    if first.null_count():
         return "iso"
-    size = abs(int(numbers.max() or 0))  # type: ignore[arg-type]
+    size = abs(float(first.max() or 0))  # type: ignore[arg-type]
     return next((unit for unit, scale in PER_SECOND.items() if size <= LATEST_S * scale), "ns")
 
 
-def _interactions(batch: pl.DataFrame, path: Path, columns: Columns, remedy: str) -> pl.DataFrame:
-    series = [
-        _ids(batch, str(columns.user), path).alias(USER),
-        _ids(batch, str(columns.item), path).alias(ITEM),
-    ]
-    if columns.time in batch.columns:
-        series.append(_times(batch, str(columns.time), path, columns.time_unit or "s", remedy))
-    if columns.position in batch.columns:
-        series.append(_positions(batch, str(columns.position), path))
-    return pl.DataFrame(series)
+def times(values: pl.Series, unit: TimeUnit) -> pl.DataFrame:
+    """Give times as integer seconds since 1970 and the nanoseconds beside them; null where a value is no time."""
+    if isinstance(values.dtype, pl.Datetime):
+        return _parts(values.to_physical(), PER_SECOND[values.dtype.time_unit])
+    if values.dtype == pl.Date:
+        return _parts(values.to_physical().cast(pl.Int64) * 86_400, 1)
+    return _iso(values.cast(pl.String).str.strip_chars()) if unit == "iso" else _numbers(values, PER_SECOND[unit])
 
 
-def _items(batch: pl.DataFrame, path: Path, columns: Columns, keep: Collection[str] | None) -> pl.DataFrame:
-    ids = _ids(batch, str(columns.item), path).alias(ITEM)
-    if columns.title in batch.columns:
-        titles = batch[str(columns.title)].cast(pl.String).fill_null("").alias(TITLE)
-    else:
-        titles = pl.Series(TITLE, [""] * batch.height, dtype=pl.String)
-    frame = pl.DataFrame([ids, titles])
-    return frame if keep is None else frame.filter(pl.Series([item in keep for item in ids], dtype=pl.Boolean))
-
-
-def _ids(batch: pl.DataFrame, name: str, path: Path) -> pl.Series:
-    values = batch[name]
-    if values.dtype.is_float():
-        raise DataError(
-            f"{path}: {name} holds numbers with a decimal point ({values.drop_nulls().head(1).to_list()}), "
-            "not ids (some were missing when it was written?): store the ids as text or whole numbers"
-        )
-    texts = values.cast(pl.String).str.strip_chars()
-    if texts.null_count() or texts.str.len_bytes().min() == 0:
-        _refuse_first(batch, texts.fill_null("") == "", path, f"{name} is empty: give every row an id")
-    return texts
-
-
-def _times(batch: pl.DataFrame, name: str, path: Path, unit: TimeUnit, remedy: str) -> pl.Series:
-    stamps = seconds(batch[name], unit).alias(TIMESTAMP)
-    expected = "an ISO 8601 time" if unit == "iso" else f"a number of {unit} since 1970"
-    _refuse_first(
-        batch, stamps.is_null(), path, f"{name} is not {expected}: mend it, all times of a file are in one unit", name
+def _parts(numbers: pl.Series, per: int) -> pl.DataFrame:
+    return numbers.to_frame("n").select(
+        (pl.col("n") // per).cast(pl.Int64).alias(TIMESTAMP),
+        (pl.col("n") % per * (_NANO // per)).cast(pl.Int32).alias(SUBSECOND),
     )
-    if batch[name].dtype.is_temporal() or unit == "iso":
-        return stamps
-    numbers = stamps if unit == "s" else _whole(batch[name])
-    fine = stamps > LATEST_S
-    coarse = numbers.is_between(EARLIEST_S, LATEST_S) & (unit != "s")
-    told = f"{name} is not in {unit} since 1970"
-    _refuse_first(batch, fine | coarse, path, f"{told}: {remedy}", name)
-    return stamps
 
 
-def _positions(batch: pl.DataFrame, name: str, path: Path) -> pl.Series:
-    places = _whole(batch[name]).alias(POSITION)
-    broken = places.is_null() | (batch[name].cast(pl.Float64, strict=False) != places)
-    _refuse_first(batch, broken, path, f"{name} is not a whole number: mend it", name)
-    return places
+def _numbers(values: pl.Series, per: int) -> pl.DataFrame:
+    """Take numbers apart; exactly where they are whole or decimal text, else as floats, to the microsecond."""
+    whole = values.cast(pl.Int64, strict=False)
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+        whole = whole.set(whole.cast(values.dtype) != values, None)
+    parts = _parts(whole, per)
+    rest = (whole.is_null() & values.is_not_null()).arg_true()
+    if rest.is_empty():
+        return parts
+    text = values.gather(rest).cast(pl.String).str.strip_chars().rename("t").to_frame()
+    decimal = text.select(
+        pl.col("t").str.extract(r"^([+-]?\d+)(?:\.\d*)?$").cast(pl.Int64).alias("n"),
+        pl.col("t").str.extract(r"\.(\d*)$").fill_null("").str.pad_end(9, "0").str.head(9).cast(pl.Int64).alias("f"),
+        pl.col("t").cast(pl.Float64, strict=False).alias("x"),
+    ).with_columns(
+        pl.col("n").fill_null(pl.col("x").floor().cast(pl.Int64, strict=False)),
+        pl.when(pl.col("n").is_null())
+        .then(((pl.col("x") - pl.col("x").floor()) * 1e6).round() * 1000)
+        .otherwise("f")
+        .alias("f"),
+    )
+    exact = _parts(decimal["n"], per)[SUBSECOND] + (decimal["f"].cast(pl.Int64) // per)
+    return parts.with_columns(
+        parts[TIMESTAMP].scatter(rest, _parts(decimal["n"], per)[TIMESTAMP]),
+        parts[SUBSECOND].scatter(rest, exact.cast(pl.Int32)),
+    )
 
 
-def _whole(values: pl.Series) -> pl.Series:
-    if values.dtype == pl.String:
-        values = values.str.strip_chars()
-    exact = values.cast(pl.Int64, strict=False)
-    if exact.null_count() == 0:
-        return exact
-    return exact.fill_null(values.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False))
+def _iso(text: pl.Series) -> pl.DataFrame:
+    """Read ISO 8601: at once where the first value tells the form of all, the others one by one."""
+    first = text.drop_nulls().head(1)
+    moments = pl.Series([None] * len(text), dtype=pl.Datetime("ns"))
+    if first.str.contains(_ISO).any():
+        zone = "UTC" if first.str.contains(_OFFSET).any() else None
+        with suppress(pl.exceptions.PolarsError):
+            moments = text.str.to_datetime(time_unit="ns", time_zone=zone, strict=False)
+    parts = _parts(moments.to_physical(), _NANO)
+    rest = (moments.is_null() & text.is_not_null()).arg_true()
+    if rest.is_empty():
+        return parts
+    odd = text.gather(rest)
+    known = {value: _moment(value) for value in odd.unique()}
+    single = pl.DataFrame([known[value] for value in odd], schema=parts.schema, orient="row")
+    return parts.with_columns(parts[name].scatter(rest, single[name]) for name in parts.columns)
 
 
-def _iso_seconds(text: str | None) -> int | None:
+def _moment(text: str) -> tuple[int | None, int | None]:
+    """Read one time: ISO 8601, also ``... UTC`` and ``... +0100`` as databases and shops write it."""
+    head, _, zone = text.replace("/", "-").rpartition(" ")
+    if zone in ("UTC", "GMT", "Z") or zone[:1] in ("+", "-"):
+        text = head + ("Z" if zone[0] in "UGZ" else zone)
     try:
-        moment = datetime.fromisoformat((text or "").strip())
+        moment = datetime.fromisoformat(text.replace("/", "-"))
     except ValueError:
-        return None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() // 1)
+        return None, None
+    stamp = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return int(stamp.timestamp() // 1), stamp.microsecond * 1000
 
 
-def _refuse_first(batch: pl.DataFrame, bad: pl.Series, path: Path, message: str, column: str | None = None) -> None:
-    if bad.any():
-        row = bad.arg_true()[0]
-        value = "" if column is None else f" {batch[column][row]!r} in"
-        raise DataError(f"{path}, line {batch[LINE][row]}:{value} {message}")
+def item_field(role: str, name: str, dtype: pl.DataType) -> pl.Expr:
+    """Give a column of items its type: price a number, in_stock yes or no, anything else text."""
+    if role == "in_stock":
+        return _in_stock(pl.col(name), dtype).alias(role)
+    if role == "price":
+        return (
+            (pl.col(name).cast(pl.Float64) if dtype.is_numeric() else _price(pl.col(name))).fill_nan(None).alias(role)
+        )
+    return _text(pl.col(name), dtype, PATH_NAMES if role == "category" else None).alias(role)
+
+
+def _text(column: pl.Expr, dtype: pl.DataType, last: int | None) -> pl.Expr:
+    """Give text; of a list its parts, of a path its ``last`` names, joined."""
+    joint = " " if last is None else ", "
+    if isinstance(dtype, pl.List):
+        if isinstance(dtype.inner, pl.List):
+            column, dtype = column.list.last(), dtype.inner
+        names = column.cast(pl.List(pl.String))
+        return (names if last is None else names.list.tail(last)).list.drop_nulls().list.join(joint)
+    plain = column.cast(pl.String).str.strip_chars()
+    parts = plain.str.extract_all(_QUOTED).list.eval(_unquoted(pl.element()))
+    joined = (parts if last is None else parts.list.tail(last)).list.join(joint)
+    return pl.when(plain.str.contains(r"^\[.*\]$")).then(joined).otherwise(plain)
+
+
+def _unquoted(quoted: pl.Expr) -> pl.Expr:
+    inner = quoted.str.slice(1, quoted.str.len_chars() - 2)
+    return inner.str.replace_all(r"\\[ntr]", " ").str.replace_all(r"\\(.)", "$1").str.strip_chars()
+
+
+def _price(column: pl.Expr) -> pl.Expr:
+    """Read the first number of a text: ``$1,234.50``, ``1.234,50 €``, ``from 12,99``."""
+    number = (
+        column.cast(pl.String)
+        .str.extract(r"(\d[\d.,' \u{a0}]*)")
+        .str.replace_all(r"[' \u{a0}]", "")
+        .str.strip_chars_end(".,")
+    )
+    comma = number.str.contains(r",\d{1,2}$")
+    plain = (
+        pl.when(comma)
+        .then(number.str.replace_all(r"\.", "").str.replace(",", "."))
+        .otherwise(number.str.replace_all(",", ""))
+    )
+    return plain.cast(pl.Float64, strict=False)
+
+
+def _in_stock(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    if dtype == pl.Boolean:
+        return column
+    text = column.cast(pl.String).str.strip_chars().str.to_lowercase()
+    number = text.cast(pl.Float64, strict=False)
+    yes = text.is_in(["true", "t", "yes", "y", "in stock", "in_stock", "instock", "available"])
+    no = text.is_in(["false", "f", "no", "n", "out of stock", "out_of_stock", "outofstock", "sold out", "unavailable"])
+    return pl.when(number.is_not_null()).then(number > 0).when(yes).then(True).when(no).then(False)
+
+
+def whole_numbers(values: pl.Series) -> pl.Series:
+    """Give whole numbers, null where a value is none."""
+    numbers = values.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
+    exact = values.cast(pl.String).str.strip_chars().cast(pl.Int64, strict=False)
+    return exact.fill_null(numbers.set(numbers != numbers.floor(), None).cast(pl.Int64, strict=False))
+
+
+def without_fractions(values: pl.Series) -> pl.Series:
+    """Take ``.0`` from ids if every one of them ends so: whole numbers that were written as fractions."""
+    if not values.head(1).cast(pl.String).str.ends_with(".0").any():
+        return values
+    texts = values.unique().cast(pl.String)
+    if not texts.str.contains(r"^\d+\.0$").all():
+        return values
+    return values.cast(pl.String).str.head(-2).cast(values.dtype)

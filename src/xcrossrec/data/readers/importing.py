@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int64
 
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.interactions import (
+    as_categories,
+    as_text,
     canonical,
     checked_domain,
     deduplicate,
     is_empty_title,
     k_core,
     numbers_of,
-    with_numbers,
-    without_numbers,
+    refuse_unknown,
 )
 from xcrossrec.data.readers.frames import SPLIT, RawDomain
 from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_share, leave_last_out
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.types import ITEM, SPLITS, EmptyTitles, Repeats, Split, SplitWay, UnknownItems
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,68 +86,65 @@ def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
     given = SPLIT in raw.interactions.columns
     with ThreadPoolExecutor(1, "xcrossrec-hash") as pool:
         sources = pool.submit(lambda: [_source(path) for path in raw.sources])
-        items, splits = _as_given(raw, recipe) if given else _prepared(raw, recipe)
-    way = "given" if given else (recipe.split or LEAVE_LAST_OUT)
-    manifest = {
-        "sources": sources.result(),
-        "filters": {"split": way.replace("-", "_"), **({} if given else _stated(recipe))},
-        "seed": recipe.seed,
-    }
-    unknown = None if recipe.unknown_items == "drop" and not given else recipe.unknown_items  # else they are gone
-    return checked_domain(name, items, splits, recipe.empty_titles, unknown, manifest, recipe.text)
+        known, told = _usable(name, raw, recipe)
+        items, splits = (_as_given if given else _prepared)(known, recipe, told)
+    way = raw.filters.get("split", "given") if given else (recipe.split or LEAVE_LAST_OUT)
+    filters = {**raw.filters, "split": str(way).replace("-", "_"), **_stated(recipe, given=given)}
+    manifest = {"sources": sources.result(), "filters": {**filters, **told}, "seed": recipe.seed}
+    return checked_domain(name, items, splits, recipe.empty_titles, None, manifest, recipe.text)
 
 
-def _as_given(raw: RawDomain, recipe: Recipe) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame]]:
+def _usable(name: str, raw: RawDomain, recipe: Recipe) -> tuple[RawDomain, dict[str, Any]]:
+    """Refuse or leave out interactions with items that are unknown or have no title, and count what goes."""
+    rows, items = as_categories(raw.interactions), raw.items
+    told: dict[str, Any] = {"rows": {"read": raw.interactions.height, **raw.rows}}
+    catalogue, numbers = numbers_of(items[ITEM]), numbers_of(rows[ITEM])
+    known = np.isin(numbers, catalogue, kind="table")
+    if not known.all():
+        strange = rows[ITEM].filter(pl.Series(~known)).cast(pl.String)
+        if recipe.unknown_items == "error":
+            refuse_unknown(name, strange, "--unknown-items drop")
+        told["unknown_items"] = {"items": strange.n_unique(), "interactions": strange.len()}
+        told["rows"]["unknown_items"] = strange.len()
+    if recipe.empty_titles == "drop":
+        empty = catalogue[items.select(is_empty_title()).to_series().to_numpy()]
+        untitled = known & np.isin(numbers, empty, kind="table")
+        if untitled.any():
+            told["rows"]["empty_titles"] = int(untitled.sum())
+            known &= ~untitled
+    return replace(raw, interactions=rows if known.all() else rows.filter(pl.Series(known))), told
+
+
+def _as_given(raw: RawDomain, recipe: Recipe, told: dict[str, Any]) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame]]:
     if recipe.split is not None or recipe.filters_rows:
         raise ConfigError(
-            "these files come split, so they are taken as they are: leave out the split, the k-core and "
-            "--repeats first, or give all interactions in one file"
+            "these files come split, so they are taken as they are: leave out --split, --k-core and "
+            "--repeats first, or give all interactions in one (--interactions)"
         )
     rows = raw.interactions
-    splits = {split: rows.filter(pl.col(SPLIT) == split) for split in SPLITS}
-    return raw.items, {split: canonical(frame) for split, frame in splits.items() if frame.height}
+    splits = {split: rows.filter(pl.col(SPLIT) == split) for split in rows[SPLIT].unique(maintain_order=True)}
+    told["rows"]["kept"] = rows.height
+    return raw.items, {split: canonical(as_text(splits[split])) for split in SPLITS if split in splits}
 
 
-def _prepared(raw: RawDomain, recipe: Recipe) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame]]:
-    rows, catalogue = with_numbers(raw.interactions, raw.items)
-    lost = np.zeros(max(catalogue.max(initial=0), numbers_of(rows, ITEM).max(initial=0)) + 1, dtype=bool)
-    lost[numbers_of(rows, ITEM)] = True
-    rows = _usable(rows, raw, recipe, catalogue)
+def _prepared(raw: RawDomain, recipe: Recipe, told: dict[str, Any]) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame]]:
+    rows, catalogue = raw.interactions, numbers_of(raw.items[ITEM])
+    counts = [rows.height]
+    bought = numbers_of(rows[ITEM])
     if recipe.repeats != "keep":
         rows = deduplicate(rows, first_purchase_only=recipe.repeats == "first")
+    counts.append(rows.height)
     if recipe.core > 1:
         rows = k_core(rows, recipe.core)
-    _LOG.info("%d of %d interactions kept", rows.height, raw.interactions.height)
-    lost[numbers_of(rows, ITEM)] = False
-    items = raw.items.filter(pl.Series(~lost[catalogue]))
+    lost = {"repeats": counts[0] - counts[1], "core": counts[1] - rows.height, "kept": rows.height}
+    told["rows"].update({name: count for name, count in lost.items() if count})
+    gone = np.isin(catalogue, bought, kind="table") & ~np.isin(catalogue, numbers_of(rows[ITEM]), kind="table")
+    items = raw.items.filter(pl.Series(~gone))
     if recipe.split not in (None, "leave-last-out"):
-        return items, _split(without_numbers(rows), recipe)
+        return items, _split(as_text(rows), recipe)
     handed_over = [rows]
-    del rows  # so that they are gone once they are sorted: half a gigabyte of 10 million
+    del rows, raw  # so that they are gone once they are sorted: half a gigabyte of 10 million
     return items, leave_last_out(handed_over.pop())
-
-
-def _usable(rows: pl.DataFrame, raw: RawDomain, recipe: Recipe, catalogue: Int64[np.ndarray, " item"]) -> pl.DataFrame:
-    """Leave out what the recipe drops anyway, so that the k-core holds for what remains.
-
-    Args:
-        rows: the interactions with numbers.
-        raw: what they come from.
-        recipe: what to drop.
-        catalogue: the numbers of ``raw.items``.
-    """
-    items = numbers_of(rows, ITEM)
-    usable = np.ones(rows.height, dtype=bool)
-    if recipe.unknown_items == "drop":
-        usable &= np.isin(items, catalogue, kind="table")
-    if recipe.empty_titles == "drop":
-        empty = raw.items.select(is_empty_title()).to_series().to_numpy()
-        usable &= ~np.isin(items, catalogue[empty], kind="table")
-    if not usable.all():
-        rows = rows.filter(pl.Series(usable))
-        lost = raw.interactions.height - rows.height
-        _LOG.info("%d interactions left out: their items are unknown or have no title", lost)
-    return rows
 
 
 def _split(rows: pl.DataFrame, recipe: Recipe) -> dict[Split, pl.DataFrame]:
@@ -161,7 +155,9 @@ def _split(rows: pl.DataFrame, recipe: Recipe) -> dict[Split, pl.DataFrame]:
     return {split: canonical(frame) for split, frame in splits.items()}
 
 
-def _stated(recipe: Recipe) -> Mapping[str, Any]:
+def _stated(recipe: Recipe, *, given: bool) -> Mapping[str, Any]:
+    if given:
+        return {"repeats": recipe.repeats} if recipe.repeats == "keep" else {}
     shares = {"validation": recipe.validation, "test": recipe.test}
     return {
         "core": recipe.core,

@@ -1,100 +1,149 @@
-"""A user's own tables: CSV, Parquet, JSON Lines or RecBole's atomic files, with a mapping of the columns."""
+"""A source's two tables, whatever the format: interactions in one or split, and the items."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from tempfile import TemporaryDirectory
 
 import polars as pl
 
-from xcrossrec.data.readers.columns import Columns
-from xcrossrec.data.readers.frames import ONE_UNIT, SPLIT, Inputs, RawDomain, interactions_frame, items_frame
-from xcrossrec.data.readers.records import (
-    atomic_header,
-    atomic_records,
-    csv_header,
-    csv_records,
-    json_keys,
-    json_records,
-    parquet_columns,
-    parquet_records,
-)
+from xcrossrec.data.interactions import SUBSECOND
+from xcrossrec.data.readers.columns import Columns, Role
+from xcrossrec.data.readers.frames import Inputs, RawDomain
+from xcrossrec.data.readers.histories import with_histories
+from xcrossrec.data.readers.items import Expression, items_of
+from xcrossrec.data.readers.rows import Check, Tally, interactions_of
+from xcrossrec.data.readers.sources import Form, Paths, Reading, Source, open_sources, original_files
 from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.types import ITEM, SPLITS
 
-TableForm: TypeAlias = Literal["csv", "parquet", "jsonl", "recbole"]
-
-
-class _Records(Protocol):
-    def __call__(
-        self, path: Path, columns: Sequence[str], *, optional: Sequence[str] = ()
-    ) -> Iterator[pl.DataFrame]: ...
+ONE_UNIT = "the file's first time is; give all of them in one unit"
 
 
-class _Form(NamedTuple):
-    records: _Records
-    present: Callable[[Path], list[str]]
+@dataclass(frozen=True)
+class Plan:
+    """How one format is read.
+
+    Args:
+        form: of the interactions; None tells by each file's contents.
+        columns: of the interactions and of the items; None takes the user's.
+        names: of the columns of interactions without a header.
+        loose: items may be Python literals.
+        needed: columns that items must have.
+        others: whether further columns of items are kept.
+        remedy: what to do when times are in two units.
+        only_bought: leave out items without interactions.
+        mend: applied to titles.
+        check_file: looks at every file of interactions.
+        check: looks at every batch of them.
+    """
+
+    form: Form | None = None
+    columns: tuple[Columns, Columns] | None = None
+    names: Sequence[str] | None = None
+    loose: bool = False
+    needed: Sequence[Role] = ("item", "title")
+    others: bool = True
+    remedy: str = ONE_UNIT
+    only_bought: bool = False
+    mend: Expression | None = None
+    check_file: Callable[[Source], None] | None = None
+    check: Check | None = None
 
 
-_FORMS: Mapping[TableForm, _Form] = {
-    "csv": _Form(csv_records, csv_header),
-    "parquet": _Form(parquet_records, parquet_columns),
-    "jsonl": _Form(json_records, json_keys),
-    "recbole": _Form(atomic_records, atomic_header),
-}
+def read_tables(form: Form | None, inputs: Inputs) -> RawDomain:
+    """Read own tables: interactions in one or one set a split, and titles from tables of items or the same tables.
 
-
-def read_tables(form: TableForm, inputs: Inputs) -> RawDomain:
-    """Read interactions from one table or one a split, and the titles from a table of items or from the one table.
+    Args:
+        form: what the interactions are; None tells by each file's contents.
+        inputs: the files.
 
     Raises:
         ConfigError: inputs that leave out what is needed, or give both ways.
-        DataError: missing or malformed files, missing columns, times in several units.
+        DataError: missing or malformed files, missing columns, times in several units, rows that lack something.
     """
-    if (inputs.interactions is None) == (not inputs.splits):
+    if bool(inputs.interactions) == bool(inputs.splits):
         raise ConfigError(
-            f"format {form} takes either one file of interactions or files that come split (train, "
-            "validation, test): give one of the two"
+            f"format {form or 'csv'} takes either interactions in one (--interactions) or files that come split "
+            "(--train, --validation, --test): give one of the two"
         )
-    titled = inputs.items or inputs.interactions
-    if titled is None or (inputs.splits and "train" not in inputs.splits):
-        raise ConfigError("files that come split need the items (with titles) and at least train: give both")
-    columns = inputs.columns
-    if inputs.interactions is not None:
-        bought, table = [inputs.interactions], _interactions(form, inputs.interactions, columns)
-    else:
-        bought, table = list(inputs.splits.values()), _given(form, inputs)
-    return RawDomain(_items(form, titled, columns), table, tuple(dict.fromkeys([*bought, titled])))
+    if inputs.splits and ("train" not in inputs.splits or not inputs.items):
+        raise ConfigError("files that come split need the items with titles (--items) and at least --train: give both")
+    return read_planned(Plan(form), inputs)
 
 
-def _given(form: TableForm, inputs: Inputs) -> pl.DataFrame:
-    """Read interactions that come already split, one file a split."""
-    splits = inputs.splits
-    tables = [
-        _interactions(form, path, inputs.columns).with_columns(pl.lit(split).alias(SPLIT))
-        for split, path in splits.items()
-    ]
+def read_planned(plan: Plan, inputs: Inputs) -> RawDomain:
+    """Read the two tables as a format has them.
+
+    Raises:
+        DataError: as for `read_tables`.
+    """
+    with TemporaryDirectory(prefix="xcrossrec-") as folder:
+        stated = Reading(Path(folder), inputs.separator, inputs.encoding, inputs.columns.numbered, loose=plan.loose)
+        _ = stated.separator_byte
+        opened: list[Source] = []
+        table, tally, told = _interactions(plan, inputs, stated, opened)
+        sources = open_sources(inputs.items, None, stated) if inputs.items else opened
+        items, conflicts = items_of(
+            sources,
+            plan.columns[1] if plan.columns else inputs.columns,
+            inputs,
+            needed=plan.needed,
+            others=plan.others and bool(inputs.items),
+            keep=table[ITEM].unique() if plan.only_bought else None,
+            mend=plan.mend,
+        )
+    given = [*(inputs.splits.values() if inputs.splits else [inputs.interactions]), inputs.items]
+    files = [file for paths in given if paths for file in original_files(paths)]
+    return RawDomain(items, table, tuple(dict.fromkeys(files)), tally.rows(inputs), {**told, **conflicts})
+
+
+def _interactions(
+    plan: Plan, inputs: Inputs, stated: Reading, opened: list[Source]
+) -> tuple[pl.DataFrame, Tally, Mapping[str, object]]:
+    tally = Tally()
+    reading = replace(stated, names=plan.names)
+    columns = plan.columns[0] if plan.columns else inputs.columns
+
+    def table(paths: Paths) -> pl.DataFrame:
+        sources = open_sources(paths, plan.form, reading)
+        opened.extend(sources)
+        parts = []
+        for source in sources:
+            if plan.check_file is not None:
+                plan.check_file(source)
+            parts.append(interactions_of(source, columns, inputs, tally, remedy=plan.remedy, check=plan.check))
+        return _joined([part for part in parts if part.width], ", ".join(source.shown for source in sources))
+
+    if not inputs.splits:
+        whole = table(inputs.interactions)
+        tally.rows(inputs)
+        _refuse_empty(whole, inputs.interactions)
+        return _plain(whole), tally, {}
+    tables = {split: table(inputs.splits[split]) for split in SPLITS if split in inputs.splits}
+    tally.rows(inputs)
+    for split, part in tables.items():
+        _refuse_empty(part, inputs.splits[split])
+    filled, told = with_histories(tables)
+    return _plain(_joined(filled, ", ".join(str(paths) for paths in inputs.splits.values()))), tally, told
+
+
+def _joined(tables: Sequence[pl.DataFrame], paths: str) -> pl.DataFrame:
     if len({tuple(table.columns) for table in tables}) > 1:
         raise DataError(
-            f"{', '.join(map(str, splits.values()))} have different columns: give all of them a "
-            "position, or all of them a time"
+            f"{paths} have different columns: give all of them a position, or all of them a time (--column time=NAME)"
         )
-    return pl.concat(tables)
+    return pl.concat(tables, rechunk=True) if tables else pl.DataFrame()
 
 
-def _interactions(form: TableForm, path: Path, columns: Columns) -> pl.DataFrame:
-    present = _FORMS[form].present(path)
-    named = columns.found_in(path, present, ("user", "item"), ("time", "position"))
-    order = [name for name in (named.time, named.position) if name]
-    if not order:
-        raise DataError(
-            f"{path} has no column for time or position, it has {', '.join(map(repr, present))}, so its order is "
-            "unknown: name the column with --column time=NAME or --column position=NAME"
-        )
-    records = _FORMS[form].records(path, [str(named.user), str(named.item), *order])
-    return interactions_frame(records, path, named, remedy=ONE_UNIT)
+def _refuse_empty(table: pl.DataFrame, paths: Paths) -> None:
+    if table.is_empty():
+        raise DataError(f"{paths} holds no interactions: the domain would be empty; give the right file")
 
 
-def _items(form: TableForm, path: Path, columns: Columns) -> pl.DataFrame:
-    named = columns.found_in(path, _FORMS[form].present(path), ("item", "title"))
-    return items_frame(_FORMS[form].records(path, [str(named.item)], optional=[str(named.title)]), path, named)
+def _plain(table: pl.DataFrame) -> pl.DataFrame:
+    """Leave out what tells nothing: fractions of a second that are all 0, histories of one table."""
+    idle = [SUBSECOND] if SUBSECOND in table.columns and not (table[SUBSECOND] != 0).any() else []
+    return table.drop([*idle, "history"], strict=False)

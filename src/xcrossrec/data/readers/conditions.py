@@ -1,0 +1,145 @@
+"""Which interactions count: conditions named by the user, and logs whose views must not pass for purchases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import polars as pl
+
+from xcrossrec.exceptions import ConfigError, DataError
+
+EVENT_NAMES = frozenset(
+    [
+        "event",
+        "eventtype",
+        "eventname",
+        "action",
+        "actiontype",
+        "activity",
+        "activitytype",
+        "behavior",
+        "behaviour",
+        "behaviortype",
+        "behaviourtype",
+        "interaction",
+        "interactiontype",
+        "status",
+        "orderstatus",
+    ]
+)
+MANY_EVENTS = 50  # a column with more values is no kind of event
+_NOT_BOUGHT = re.compile(
+    r"view|click|visit|impression|browse|search|cart|basket|wish|fav|^pv$|detail|return(ed|s)?$|refund|cancel|remov|abandon",
+    re.IGNORECASE,
+)
+_BOUGHT = re.compile(r"purchas|buy|bought|order|transact|sale|sold|paid|complete|checkout|deliver|ship", re.IGNORECASE)
+_PARTS = re.compile(r"(.+?)\s*(!=|>=|<=|=|>|<)\s*(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What one column of an interaction must be."""
+
+    column: str
+    relation: str
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``event_type=purchase``, ``status!=cancelled`` or ``qty>0``.
+
+        Raises:
+            ConfigError: neither of these.
+        """
+        found = _PARTS.fullmatch(text.strip())
+        if found is None:
+            raise ConfigError(f"--where {text!r} is no condition: give COLUMN=VALUE, COLUMN!=VALUE or COLUMN>NUMBER")
+        return cls(*found.groups())
+
+    def holds(self, dtype: pl.DataType) -> pl.Expr:
+        """Give the condition as an expression that is never null; numbers compare as numbers."""
+        number = _number(self.value)
+        column, value = pl.col(self.column), pl.lit(self.value)
+        if number is not None and (dtype.is_numeric() or self.relation in "<=>="):
+            column, value = column.cast(pl.Float64, strict=False), pl.lit(number)
+        if number is None or (not dtype.is_numeric() and self.relation in ("=", "!=")):
+            column, value = pl.col(self.column).cast(pl.String).str.strip_chars(), pl.lit(self.value)
+        relations = {
+            "=": column.eq_missing(value), "!=": column.ne_missing(value), "<": column < value, "<=": column <= value,
+            ">": column > value, ">=": column >= value,
+        }  # fmt: skip
+        return relations[self.relation].fill_null(False)
+
+    def __str__(self) -> str:
+        return f"{self.column}{self.relation}{self.value}"
+
+
+def all_hold(conditions: Sequence[Condition], types: Mapping[str, pl.DataType], path: str) -> pl.Expr:
+    """Join conditions: of those with ``=`` on one column any must hold, of the others all.
+
+    Raises:
+        DataError: the file lacks a column.
+    """
+    for condition in conditions:
+        if condition.column not in types:
+            raise DataError(
+                f"{path} has no column {condition.column!r} (--where {str(condition)!r}), it has "
+                f"{', '.join(map(repr, types))}: name the right column"
+            )
+    equal = [condition for condition in conditions if condition.relation == "="]
+    groups = [[c for c in equal if c.column == name] for name in dict.fromkeys(c.column for c in equal)]
+    groups += [[condition] for condition in conditions if condition.relation != "="]
+    each = [pl.any_horizontal(c.holds(types[c.column]) for c in group) for group in groups]
+    return pl.all_horizontal(each) if each else pl.lit(True)
+
+
+def event_column(names: Sequence[str], conditions: Sequence[Condition]) -> str | None:
+    """Find a column that says what kind of event a row is, unless a condition is about it."""
+    asked = {condition.column for condition in conditions}
+    plain = {name: re.sub(r"[^a-z]", "", name.rpartition(".")[2].lower()) for name in names}
+    return next((name for name in names if plain[name] in EVENT_NAMES and name not in asked), None)
+
+
+def refuse_views(path: str, column: str, counts: Mapping[str, int]) -> str | None:
+    """Refuse a log whose views, carts or returns would be imported as purchases.
+
+    Args:
+        path: the file, for the message.
+        column: what `event_column` found.
+        counts: how often each of its values occurs.
+
+    Returns:
+        what to say of other values, None if there is nothing to say.
+
+    Raises:
+        DataError: some of the values are no purchases.
+    """
+    if len(counts) > MANY_EVENTS:
+        return None
+    shown = ", ".join(
+        f"{value!r} ({count:,})" for value, count in sorted(counts.items(), key=lambda pair: -pair[1])[:8]
+    )
+    others = [value for value in counts if _NOT_BOUGHT.search(value)]
+    bought = [value for value in counts if _BOUGHT.search(value) and value not in others]
+    if others:
+        lines = [f"{column}={value}" for value in bought] or [f"{column}!={value}" for value in others]
+        raise DataError(
+            f"{path} has a column {column!r} with {shown}: not all of these are purchases; say what counts with "
+            + " ".join(f'--where "{line}"' for line in lines)
+            + " (several values of one column: any of them)"
+        )
+    if len(counts) > 1:
+        return (
+            f'{path}: rows of every {column} are taken ({shown}); choose with --where "{column}={next(iter(counts))}"'
+        )
+    return None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,349 @@
+"""What Polars does not read as it stands, written as plain UTF-8 beside: other packings and encodings, odd rows.
+
+Here is also what is found out about bytes: packing, encoding, damage.
+"""
+
+from __future__ import annotations
+
+import ast
+import bz2
+import codecs
+import csv
+import gzip
+import json
+import logging
+import lzma
+import math
+import re
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple, cast
+
+import polars as pl
+
+from xcrossrec.exceptions import ConfigError, DataError
+
+SAMPLE_BYTES = 1 << 20
+QUOTING: Mapping[bool, Literal[0, 3]] = {True: csv.QUOTE_MINIMAL, False: csv.QUOTE_NONE}
+_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zst", b"\xfd7zXZ": "xz"}
+_OPEN: Mapping[str, Callable[[Path, str], Any]] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+_FAULTS = (EOFError, OSError, zlib.error, lzma.LZMAError)
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_WESTERN = "cp1252"  # Windows-1252; Latin-1 is the same but for control characters
+_FEW = 0.3  # of the letters in Western text are beyond ASCII
+_LOG = logging.getLogger(__name__)
+
+
+class Text(NamedTuple):
+    """A file of text: where it lies, what messages call it, and its encoding."""
+
+    path: Path
+    shown: str
+    encoding: str
+
+
+def packing(path: Path) -> str:
+    """Tell by its first bytes how a file is packed: gzip, bz2, xz, zst, zip, or not at all (``plain``)."""
+    with path.open("rb") as stream:
+        head = stream.read(6)
+    return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "plain")
+
+
+def needs_copy(path: Path) -> bool:
+    """Whether Polars cannot unpack a file by itself."""
+    return packing(path) in ("bz2", "xz")
+
+
+def sample(path: Path, shown: str) -> bytes:
+    """Give the first bytes, unpacked.
+
+    Raises:
+        DataError: a damaged file, or one that may not be read.
+    """
+    with _damage_named(path, shown):
+        if packing(path) == "zst":
+            return "\n".join(pl.scan_lines(path, glob=False).head(1000).collect().to_series()).encode()
+        with _opened(path) as stream:
+            return stream.read(SAMPLE_BYTES)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", _OPEN.get(packing(path), Path.open)(path, "rb"))
+
+
+@contextmanager
+def _damage_named(path: Path, shown: str) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise
+    except PermissionError as error:
+        raise DataError(f"{shown} may not be read by this user: give it the right to (chmod), or copy it") from error
+    except (*_FAULTS, pl.exceptions.PolarsError) as error:
+        kind = packing(path)
+        if kind == "zst" and "utf8" in str(error):
+            raise DataError(f"{shown} is zst and not UTF-8: unpack it first (zstd -d {shown})") from error
+        if kind == "plain":
+            raise DataError(f"cannot read {shown} ({error}): give a readable file") from error
+        state = "a truncated" if isinstance(error, EOFError) or "end of file" in str(error) else "a corrupt"
+        raise DataError(f"{shown} is {state} {kind} file ({error}): fetch or compress it again") from error
+
+
+def encoding_of(head: bytes, shown: str) -> str:
+    """Tell the encoding of the first bytes: marks, zeros between letters (UTF-16), UTF-8, or Windows-1252.
+
+    Raises:
+        DataError: none of these, or UTF-8 with single broken bytes.
+    """
+    for mark, name in _MARKS.items():
+        if head.startswith(mark):
+            return name
+    if head.count(0) > len(head) // 5:
+        return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError as error:
+        return _single_bytes(head, error, shown)
+    return "utf-8"
+
+
+def _single_bytes(head: bytes, error: UnicodeDecodeError, shown: str) -> str:
+    line, byte = 1 + head.count(b"\n", 0, error.start), f"byte {head[error.start]:#04x}"
+    broken = head.decode("utf-8", "replace").count("\ufffd")
+    many = len(re.findall(rb"[\xc3-\xf4][\x80-\xbf]+", head))
+    if many > broken:
+        raise DataError(f"{shown}, line {line}: {byte} is not UTF-8, although the rest is: mend or remove the line")
+    high, letters = len(re.findall(rb"[\x80-\xff]", head)), len(re.findall(rb"[A-Za-z\x80-\xff]", head))
+    if high > _FEW * letters or re.search(rb"[\x81\x8d\x8f\x90\x9d]", head):
+        raise DataError(
+            f"{shown}, line {line}: {byte} is not UTF-8, and the text does not look Western: name its encoding "
+            "(--encoding cp1251, say)"
+        )
+    _LOG.info("%s is read as Windows-1252 (line %d: %s is not UTF-8); --encoding names another", shown, line, byte)
+    return _WESTERN
+
+
+def encoding_of_all(path: Path, shown: str) -> str:
+    """Tell the encoding by the whole file: the first part that is not UTF-8 tells."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    if packing(path) == "zst":
+        return "utf-8"
+    with _damage_named(path, shown), _opened(path) as stream:
+        while part := stream.read(SAMPLE_BYTES):
+            try:
+                decoder.decode(part)
+            except UnicodeDecodeError:
+                return encoding_of(part, shown)
+    return "utf-8"
+
+
+def plain_copy(text: Text, folder: Path) -> Path:
+    """Write a file of text as plain UTF-8.
+
+    Raises:
+        ConfigError: no such encoding.
+        DataError: it is damaged, or of another encoding.
+    """
+    with _new(folder) as (path, out), _lines(text) as lines:
+        out.writelines(lines)
+    return path
+
+
+def unzip(path: Path, folder: Path) -> Path:
+    """Unpack a zip file into a folder of its own."""
+    inner = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        with zipfile.ZipFile(path) as packed:
+            packed.extractall(inner)
+    except (*_FAULTS, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise DataError(f"{path} is a corrupt or locked zip file ({error}): fetch or compress it again") from error
+    return inner
+
+
+def rewrite_table(text: Text, names: Sequence[str], separator: str, folder: Path, *, quoted: bool) -> Path:
+    """Write a table of text anew, without its header, every value quoted.
+
+    Raises:
+        DataError: a row with more fields than there are columns, with its line.
+    """
+    with _new(folder) as (path, out), _lines(text) as lines:
+        rows = csv.reader(lines, delimiter=separator, quoting=QUOTING[quoted])
+        plain = csv.writer(out, delimiter=separator, quoting=csv.QUOTE_ALL, lineterminator="\n")
+        headed = True
+        for row in _rows_of(rows, text):
+            if headed and [name.strip().split(":")[0] for name in row] == [name.split(":")[0] for name in names]:
+                headed = False
+                continue
+            headed = False
+            if len(row) > len(names):
+                raise DataError(
+                    f"{text.shown}, line {rows.line_num}: {len(row)} fields where {len(names)} are expected "
+                    f"({', '.join(names)}): mend the row, or name the separator (--separator)"
+                )
+            plain.writerow(row + [""] * (len(names) - len(row)))
+    return path
+
+
+def _rows_of(rows: Any, text: Text) -> Iterator[list[str]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise DataError(f"{text.shown}, line {rows.line_num}: {error}: mend the row") from error
+
+
+def json_lines(text: Text, folder: Path) -> Path:
+    """Write a JSON array, or JSON Lines after a mark, as JSON Lines."""
+    with _new(folder) as (path, out):
+        out.writelines(json.dumps(record) + "\n" for record in _records(text, loose=False))
+    return path
+
+
+def rewrite_json(text: Text, wanted: Sequence[str], folder: Path, *, loose: bool) -> Path:
+    """Write records anew with the wanted columns alone, under their dotted names and as text.
+
+    Args:
+        text: JSON Lines, or (``loose``) Python dict literals.
+        wanted: dotted names of columns.
+        folder: takes the copy.
+        loose: allow Python literals.
+
+    Raises:
+        DataError: a line that is no JSON object, with its number.
+    """
+    with _new(folder) as (path, out):
+        for whole in _records(text, loose=loose):
+            for record in _unrolled(whole, wanted):
+                values = {name: as_text(_value(record, name)) for name in wanted}
+                out.write(json.dumps(values) + "\n")
+    return path
+
+
+def json_keys(text: Text, count: int, loose: bool) -> list[str]:
+    """Give the keys of the first records, dotted where they lie deeper."""
+    records = islice(_records(text, loose=loose), count)
+    return list(dict.fromkeys(key for record in records for key in _keys(record, "")))
+
+
+def _keys(record: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for name, value in record.items():
+        inner = value[0] if isinstance(value, list) and value else value
+        if isinstance(inner, dict):
+            yield from _keys(inner, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _records(text: Text, *, loose: bool) -> Iterator[dict[str, Any]]:
+    with _lines(text) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            if line.lstrip().startswith("["):
+                yield from _array(text, number, line + "".join(lines))
+                return
+            record = _record(line, loose)
+            if not isinstance(record, dict):
+                expected = "a JSON object or a Python dict" if loose else "a JSON object"
+                raise DataError(
+                    f"{text.shown}, line {number}: {line[:60]!r} is not {expected}: mend or remove the line"
+                )
+            yield record
+
+
+def _array(text: Text, line: int, whole: str) -> list[dict[str, Any]]:
+    records = _record(whole, False)
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise DataError(
+            f"{text.shown}, line {line}: {whole[:60].strip()!r} is not a JSON object, nor the file an array of them: "
+            "write one object a line"
+        )
+    return records
+
+
+def _record(line: str, loose: bool) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(line.strip()) if loose else None
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        return None
+
+
+def _unrolled(record: dict[str, Any], wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Give a record once for every part of a list whose parts are wanted."""
+    tops = {name.partition(".")[0] for name in wanted if "." in name and name not in record}
+    found = next((top for top in tops if isinstance(record.get(top), list)), None)
+    if found is None:
+        yield record
+    else:
+        for part in record[found] or [None]:
+            yield from _unrolled({**record, found: part}, wanted)
+
+
+def _value(record: object, name: str) -> object:
+    if isinstance(record, dict) and name not in record and "." in name:
+        top, _, rest = name.partition(".")
+        return _value(record.get(top), rest)
+    return record.get(name) if isinstance(record, dict) else None
+
+
+def as_text(value: object) -> str | None:
+    """Write a JSON value as text, as Polars does; NaN and null are no value."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, str) else json.dumps(value) if isinstance(value, dict | list) else str(value)
+
+
+def looks_like_data(name: str) -> bool:
+    """Whether a header's name looks like a value: a number or a date."""
+    return re.fullmatch(r"[-+\d.]+|\d{4}-\d\d-\d\d.*", name) is not None
+
+
+@contextmanager
+def _lines(text: Text) -> Iterator[Iterator[str]]:
+    """Open a file as lines of text, whatever its packing and encoding."""
+    with _damage_named(text.path, text.shown):
+        if packing(text.path) == "zst":
+            batches = pl.scan_lines(text.path, glob=False).collect_batches()
+            yield (f"{line}\n" for batch in batches for line in batch.to_series())
+            return
+        try:
+            encoding = "utf-8-sig" if codecs.lookup(text.encoding).name == "utf-8" else text.encoding
+        except LookupError as error:
+            raise ConfigError(f"--encoding {text.encoding!r} is unknown: give utf-8, cp1252, utf-16, ...") from error
+        try:
+            with TextIOWrapper(_opened(text.path), encoding, newline="") as lines:
+                yield lines
+        except UnicodeError as error:
+            raise DataError(_misread(text, error)) from error
+
+
+def _misread(text: Text, error: UnicodeError) -> str:
+    with _opened(text.path) as stream:
+        head = stream.read(SAMPLE_BYTES)
+    try:
+        meant = f"it seems to be {encoding_of(head, text.shown)} (--encoding)"
+    except DataError:
+        meant = "name another one (--encoding)"
+    return f"{text.shown} is not {text.encoding} ({error}): {meant}"
+
+
+@contextmanager
+def _new(folder: Path) -> Iterator[tuple[Path, IO[str]]]:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="", dir=folder, delete=False) as out:
+        yield Path(out.name), cast("IO[str]", out)

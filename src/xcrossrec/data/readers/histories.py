@@ -1,0 +1,96 @@
+"""Ready splits whose later parts hold targets alone: their users get what they bought before."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import polars as pl
+
+from xcrossrec.data.interactions import SUBSECOND, order
+from xcrossrec.data.readers.frames import SPLIT
+from xcrossrec.types import ITEM, POSITION, TIMESTAMP, USER, Split
+
+HISTORY = "history"
+MOST = 0.5  # of a split's users must be in the parts before it, or they are not the same users by design
+_LOG = logging.getLogger(__name__)
+
+
+def with_histories(tables: Mapping[Split, pl.DataFrame]) -> tuple[list[pl.DataFrame], dict[str, object]]:
+    """Put a split's tables together, each user with a history as far as the source tells one.
+
+    A column ``history`` (Amazon 2023, RecBole's sequences) holds it itself: where it is longer than the user's own
+    rows of that split it takes their place. Otherwise, where most users of a part were in the parts before it, and
+    their rows do not begin with what they bought there, those rows come first.
+
+    Args:
+        tables: per split user_id, item_id, and timestamp, position or history.
+
+    Returns:
+        the tables with ``split``, and what the manifest states: the users who got a history, by split.
+    """
+    listed = any(HISTORY in table.columns for table in tables.values())
+    parts = {split: _from_history(table) if listed else order(table) for split, table in tables.items()}
+    past: pl.DataFrame | None = None
+    filled: dict[Split, int] = {}
+    for split, part in parts.items():
+        if past is not None:
+            parts[split], filled[split] = _after(past, part)
+            rest = past.filter(~pl.col(USER).is_in(parts[split][USER].unique().implode()))
+            past = pl.concat([parts[split].select(past.columns), rest])
+        else:
+            past = part
+    changed = {split: users for split, users in filled.items() if users}
+    for name, users in changed.items():
+        _LOG.info("%s: %d users have their history from the parts before", name, users)
+    result = parts if listed or changed else tables
+    told = {"split": "leave_last_out"} if changed or (listed and _shared(parts)) else {}
+    return [table.with_columns(pl.lit(split).alias(SPLIT)) for split, table in result.items()], dict(told)
+
+
+def _shared(parts: Mapping[Split, pl.DataFrame]) -> bool:
+    first, *others = parts.values()
+    return any(other[USER].is_in(first[USER].unique().implode()).mean() or MOST <= 0 for other in others)
+
+
+def _from_history(table: pl.DataFrame) -> pl.DataFrame:
+    """Give each user the longest history with its item, or the own rows where these are no fewer."""
+    if HISTORY not in table.columns:
+        return order(table).select(USER, ITEM, POSITION)
+    text = pl.col(HISTORY)
+    if table.schema[HISTORY] == pl.String:
+        text = text.fill_null("").str.extract_all(r"[^\s\[\]'\",|]+")
+    listed = table.with_columns(text.cast(pl.List(pl.String)).alias(HISTORY)).with_row_index("__row")
+    by = [name for name in (TIMESTAMP, SUBSECOND, POSITION) if name in table.columns]
+    size = pl.col(HISTORY).list.len()
+    listed = listed.sort([*by, size, "__row"]) if by else listed.sort([size, "__row"])
+    longest = listed.group_by(USER, maintain_order=True).agg(
+        pl.col(HISTORY, ITEM).sort_by(size, maintain_order=True).last(), pl.len().alias("own"), pl.col("__row").min()
+    )
+    whole = pl.concat_list(HISTORY, pl.col(ITEM).cast(pl.String))
+    made = (
+        longest.filter(pl.col("own") <= size).select(USER, whole.alias(ITEM), "__row").explode(ITEM, empty_as_null=True)
+    )
+    own = listed.join(longest.filter(pl.col("own") > size).select(USER), on=USER, how="semi", maintain_order="left")
+    rows = pl.concat([made.with_columns(pl.col(ITEM).cast(pl.Categorical)), own.select(USER, ITEM, "__row")])
+    first = rows.with_columns(pl.col("__row").min().over(USER).alias("__first")).sort("__first", maintain_order=True)
+    return first.select(USER, ITEM, pl.int_range(pl.len()).over(USER).alias(POSITION))
+
+
+def _after(past: pl.DataFrame, part: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """Put what users bought before in front of their rows, where the part does not begin with it already."""
+    known = part[USER].unique()
+    if known.is_in(past[USER].unique().implode()).mean() < MOST:  # type: ignore[operator]
+        return part, 0
+    begun = past.group_by(USER).agg(pl.col(ITEM).alias("before"))
+    now = part.group_by(USER).agg(pl.col(ITEM).alias("now")).join(begun, on=USER)
+    size = pl.col("before").list.len()
+    lacking = now.filter(pl.col("now").list.head(size) != pl.col("before"))[USER]
+    columns = [name for name in part.columns if name in past.columns]
+    before = past.filter(pl.col(USER).is_in(lacking.implode())).select(columns)
+    rows = pl.concat([before, part.select(columns)]).drop(POSITION)
+    if lacking.is_empty():
+        return part, 0
+    users = part.select(USER).unique(maintain_order=True).with_row_index("__first")
+    rows = rows.join(users, on=USER, maintain_order="left").sort("__first", maintain_order=True).drop("__first")
+    return rows.with_columns(pl.int_range(pl.len()).over(USER).alias(POSITION)).select(columns), lacking.len()

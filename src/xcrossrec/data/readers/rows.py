@@ -1,0 +1,230 @@
+"""Interactions of one file after another: named columns, conditions, ids, times, and a count of what is left out."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from xcrossrec.data.readers.columns import Columns, TimeUnit
+from xcrossrec.data.readers.conditions import MANY_EVENTS, all_hold, event_column, refuse_views
+from xcrossrec.data.readers.frames import (
+    EARLIEST_S,
+    LATEST_S,
+    PER_SECOND,
+    Inputs,
+    filled,
+    ids,
+    times,
+    unit_of,
+    whole_numbers,
+    without_fractions,
+)
+from xcrossrec.data.readers.sources import Source
+from xcrossrec.exceptions import DataError
+from xcrossrec.types import ITEM, POSITION, TIMESTAMP, USER
+
+HISTORY = "history"
+_KEPT, _EVENT, _ANY, _ASKED = "__kept", "__event", "__any", "__asked"
+_LACKING = {USER: "a user", ITEM: "an item", TIMESTAMP: "a time", POSITION: "a position"}
+_LOG = logging.getLogger(__name__)
+
+Check = Callable[[pl.DataFrame, str, int], None]
+"""Refuses a batch, given the file and the number of its first row."""
+
+
+@dataclass
+class Tally:
+    """What became of the rows of some files."""
+
+    read: int = 0
+    where: int = 0
+    incomplete: int = 0
+    lacking: Counter[str] = field(default_factory=Counter)
+    events: dict[str, Counter[str]] = field(default_factory=dict)
+    example: str = ""
+    first: str = ""
+    asked: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        """Add the rows of another file."""
+        self.read, self.where = self.read + other.read, self.where + other.where
+        self.incomplete, self.example = self.incomplete + other.incomplete, self.example or other.example
+        self.first = self.first or other.first
+        self.asked.update(other.asked)
+        self.lacking.update(other.lacking)
+        for column, counts in other.events.items():
+            self.events.setdefault(column, Counter()).update(counts)
+
+    def rows(self, inputs: Inputs) -> dict[str, int]:
+        """State the counts that are not 0.
+
+        Raises:
+            DataError: rows lack something and are not to be dropped, no row is what ``where`` asks for, or some are
+                views or the like.
+        """
+        for column, counted in self.events.items():
+            if said := refuse_views(self.first, column, counted):
+                _LOG.info("%s", said)
+        if self.read and self.where == self.read:
+            raise self._nothing_kept(inputs)
+        if self.incomplete and inputs.incomplete == "error":
+            lacking = ", ".join(f"{_LACKING[name]} ({count:,})" for name, count in self.lacking.items())
+            raise DataError(
+                f"{self.incomplete:,} of {self.read:,} rows of interactions lack {lacking}; first {self.example}: "
+                "complete them, or leave them out (--incomplete drop)"
+            )
+        counts = {"read": self.read, "where": self.where, "incomplete": self.incomplete}
+        return {name: count for name, count in counts.items() if count}
+
+    def _nothing_kept(self, inputs: Inputs) -> DataError:
+        shown = ", ".join(f"{value!r} ({count:,})" for value, count in self.asked.most_common(8))
+        asked = " ".join(f'--where "{condition}"' for condition in inputs.where)
+        return DataError(f"no row has {asked}: in {self.first}, {inputs.where[0].column} has {shown}")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is taken from the batches of one file."""
+
+    source: Source
+    unit: TimeUnit | None
+    event: str | None
+    remedy: str
+    check: Check | None
+
+    def table(self, batches: Iterator[pl.DataFrame]) -> tuple[pl.DataFrame, Tally]:
+        """Take the rows that count, and count the others."""
+        tally, unit, parts = Tally(first=self.source.shown), self.unit, []
+        events = tally.events.setdefault(self.event, Counter()) if self.event else None
+        for whole in batches:
+            batch = whole.filter(_ANY) if self.source.form != "parquet" and not whole[_ANY].all() else whole
+            first, tally.read = tally.read, tally.read + batch.height
+            batch = batch.with_row_index("__row", offset=first + 1)
+            if not batch[_KEPT].all():
+                if len(tally.asked) <= MANY_EVENTS:
+                    tally.asked.update(dict(batch[_ASKED].fill_null("").value_counts().iter_rows()))
+                kept = batch.filter(_KEPT)
+                tally.where, batch = tally.where + batch.height - kept.height, kept
+            if events is not None and len(events) <= MANY_EVENTS:
+                events.update(dict(batch[_EVENT].cast(pl.String).fill_null("").value_counts().iter_rows()))
+            batch = self._complete(batch, tally)
+            if batch.height and TIMESTAMP in batch.columns:
+                unit = unit or unit_of(batch[TIMESTAMP])
+            if batch.height and self.check is not None:
+                self.check(batch, self.source.shown, batch["__row"][0])
+            parts.append(self._typed(batch, unit))
+        return pl.concat(parts, rechunk=True) if parts else pl.DataFrame(), tally
+
+    def _complete(self, batch: pl.DataFrame, tally: Tally) -> pl.DataFrame:
+        names = [name for name in _LACKING if name in batch.columns and batch[name].null_count()]
+        if not names:
+            return batch
+        tally.lacking.update({name: batch[name].null_count() for name in names})
+        lacks = pl.any_horizontal(pl.col(name).is_null() for name in names)
+        lost = batch.filter(lacks)
+        tally.incomplete += lost.height
+        tally.example = tally.example or f"{self.source.shown}, row {lost['__row'][0]}"
+        return batch.filter(~lacks)
+
+    def _typed(self, batch: pl.DataFrame, unit: TimeUnit | None) -> pl.DataFrame:
+        columns = [batch[USER], batch[ITEM]]
+        for name in (USER, ITEM):
+            nested = batch[name].head(1).cast(pl.String).str.contains(r"^[\[{]")
+            self._refuse(
+                batch, nested, name, "is a list or an object: name a value in it, as in --column user=customer.id"
+            )
+        if TIMESTAMP in batch.columns:
+            columns += self._times(batch, unit or "s").get_columns()
+        if POSITION in batch.columns:
+            places = whole_numbers(batch[POSITION])
+            self._refuse(batch, places.is_null(), POSITION, "is not a whole number: mend it")
+            columns.append(places.alias(POSITION))
+        return pl.DataFrame([*columns, *([batch[HISTORY]] if HISTORY in batch.columns else [])])
+
+    def _times(self, batch: pl.DataFrame, unit: TimeUnit) -> pl.DataFrame:
+        values = batch[TIMESTAMP]
+        moments = times(values, unit)
+        stamps = moments[TIMESTAMP]
+        expected = "an ISO 8601 time" if unit == "iso" else f"a number of {unit} since 1970"
+        message = f"is not {expected}: mend it, all times of a file are in one unit"
+        self._refuse(batch, stamps.is_null(), TIMESTAMP, message)
+        self._refuse(batch, stamps < 0, TIMESTAMP, "is a time before 1970: mend it, or leave such rows out (--where)")
+        if unit != "iso" and not values.dtype.is_temporal():
+            per = PER_SECOND[unit]
+            fine, coarse = stamps > LATEST_S, stamps.is_between(EARLIEST_S // per, LATEST_S // per) & (per > 1)
+            self._refuse(batch, fine | coarse, TIMESTAMP, f"is not in {unit} since 1970: {self.remedy}")
+        return moments
+
+    def _refuse(self, batch: pl.DataFrame, bad: pl.Series, name: str, message: str) -> None:
+        if bad.any():
+            row = bad.arg_true()[0]
+            raise DataError(f"{self.source.shown}, row {batch['__row'][row]}: {name} {batch[name][row]!r} {message}")
+
+
+def interactions_of(
+    source: Source, columns: Columns, inputs: Inputs, tally: Tally, *, remedy: str, check: Check | None = None
+) -> pl.DataFrame:
+    """Read the interactions of one file.
+
+    Args:
+        source: the file.
+        columns: what its columns are called.
+        inputs: which rows count.
+        tally: gets the counts.
+        remedy: what to do when a time is in another unit than ``columns.time_unit`` or the first one.
+        check: looks at every batch.
+
+    Raises:
+        DataError: missing columns, values that are no ids, times or positions, views among the purchases.
+    """
+    present = {name: leaf.dtype for name, leaf in source.leaves.items()}
+    named = columns.found_in(
+        source.shown,
+        source.listed,
+        ("user", "item"),
+        ("time", "position", "history"),
+        source.hint(),
+        elsewhere=bool(inputs.items),
+    )
+    roles = {TIMESTAMP: named.time, POSITION: named.position, HISTORY: named.history}
+    order = {role: name for role, name in roles.items() if name is not None}
+    if not order:
+        raise DataError(
+            f"{source.shown} has no column for time or position, it has {', '.join(map(repr, present))}, so the order "
+            "is unknown: name the column with --column time=NAME or --column position=NAME"
+        )
+    event = event_column(list(present), inputs.where)
+    selected = _selected(present, str(named.user), str(named.item), order, inputs, source.shown, event)
+    wanted = [
+        str(named.user),
+        str(named.item),
+        *order.values(),
+        *(c.column for c in inputs.where),
+        *([event] if event else []),
+    ]
+    wanted += source.last
+    selected += [pl.col(name).is_null().alias("__last") for name in source.last]
+    job = _Job(source, columns.time_unit, event, remedy, check)
+    table, found = source.read(list(dict.fromkeys(wanted)), job.table, selected)
+    tally.add(found)
+    return table.with_columns(without_fractions(table[name]) for name in (USER, ITEM)) if table.height else table
+
+
+def _selected(
+    types: Mapping[str, pl.DataType], user: str, item: str, order: Mapping[str, str], inputs: Inputs, path: str,
+    event: str | None,
+) -> list[pl.Expr]:  # fmt: skip
+    return [
+        ids(user, types[user]).cast(pl.Categorical).alias(USER),
+        ids(item, types[item]).cast(pl.Categorical).alias(ITEM),
+        *((filled(pl.col(name)) if types[name] == pl.String and role != HISTORY else pl.col(name)).alias(role)
+          for role, name in order.items()),
+        all_hold(inputs.where, types, path).alias(_KEPT),
+        pl.any_horizontal(pl.col(user, item, *order.values()).is_not_null()).alias(_ANY),
+        *([pl.col(event).cast(pl.String).alias(_EVENT)] if event else []),
+        *([pl.col(inputs.where[0].column).cast(pl.String).alias(_ASKED)] if inputs.where else []),
+    ]  # fmt: skip

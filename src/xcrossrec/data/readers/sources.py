@@ -1,0 +1,361 @@
+"""Files as they are, as Polars scans: which they are, in what form, and their columns, nested ones by dotted names.
+
+Polars reads UTF-8 text, plain, gzip or zst, and Parquet. Anything else becomes a plain copy first (`copies`).
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import glob
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
+
+import polars as pl
+
+from xcrossrec.data.readers import copies
+from xcrossrec.data.readers.columns import is_usual
+from xcrossrec.data.store import is_panic, readable
+from xcrossrec.exceptions import ConfigError, DataError
+
+Form: TypeAlias = Literal["csv", "parquet", "jsonl", "recbole"]
+Paths: TypeAlias = str | Path | Sequence[str | Path]
+T = TypeVar("T")
+
+SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", r"\t": "\t", "pipe": "|"}
+BATCH_ROWS = 1 << 18
+_FOUND_SEPARATORS = ",;\t|"
+_INFERRED_ROWS = 1000  # of JSON, for its keys
+_EXPLODE = "[]"
+_ATOMIC_SUFFIXES = (".inter", ".item", ".user")
+
+
+class Leaf(NamedTuple):
+    """A column that holds values, and the way to it: names of fields, and ``[]`` where a list is unrolled."""
+
+    dtype: pl.DataType
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How text is read where it does not tell itself: None finds it. ``folder`` takes plain copies."""
+
+    folder: Path
+    separator: str | None = None
+    encoding: str | None = None
+    numbered: bool = False
+    names: Sequence[str] | None = None
+    loose: bool = False
+
+    @property
+    def separator_byte(self) -> str | None:
+        """The separator itself, where it is named.
+
+        Raises:
+            ConfigError: it is more than a character.
+        """
+        stated = None if self.separator is None else SEPARATORS.get(self.separator, self.separator)
+        if stated is not None and (len(stated) != 1 or not stated.isascii()):
+            raise ConfigError(f"--separator {self.separator!r} is not one character: give ',', ';', '|' or tab")
+        return stated
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file: what is scanned (perhaps a plain copy), and what messages call it."""
+
+    path: Path
+    shown: str
+    form: Form
+    reading: Reading
+    rewritten: bool = False
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The columns of a table of text, as its first row or the caller names them."""
+        if self.reading.names is not None:
+            return list(self.reading.names)
+        if self.numbered:
+            return [str(place) for place in range(1, len(self.first_row) + 1)]
+        return [name.split(":")[0] for name in self.first_row] if self.form == "recbole" else self.first_row
+
+    @property
+    def numbered(self) -> bool:
+        """Whether columns go by their numbers: they were named so, and no name of the first row is a usual one."""
+        return self.reading.numbered and not any(map(is_usual, self.first_row))
+
+    @cached_property
+    def first_row(self) -> list[str]:
+        """The first row of a table of text."""
+        rows = csv.reader(
+            self._head.splitlines(keepends=True), delimiter=self.separator, quoting=copies.QUOTING[self._quoted]
+        )
+        return [name.strip() for name in next((row for row in rows if row), [])]
+
+    @cached_property
+    def _head(self) -> str:
+        return copies.sample(self.path, self.shown).decode("utf-8", "replace").removeprefix("\ufeff")
+
+    @property
+    def _quoted(self) -> bool:
+        return self.form != "recbole"
+
+    @cached_property
+    def separator(self) -> str:
+        """What stands between two values: named, a tab in RecBole's files, or found."""
+        if self.form == "recbole":
+            return "\t"
+        return self.reading.separator_byte or self.likely_separator
+
+    @cached_property
+    def likely_separator(self) -> str:
+        """The one that cuts the first rows into the same number of parts, the more the better."""
+        lines = self._head.splitlines(keepends=True)[:50]
+
+        def fit(separator: str) -> tuple[float, int]:
+            try:
+                sizes = [len(row) for row in csv.reader(lines, delimiter=separator) if row][:20]
+            except csv.Error:
+                return (0, 0)
+            width = sizes[0] if sizes else 1
+            return (0, 0) if width == 1 else (sum(size == width for size in sizes) / len(sizes), width)
+
+        return max(_FOUND_SEPARATORS, key=fit)
+
+    @cached_property
+    def leaves(self) -> Mapping[str, Leaf]:
+        """The columns that hold values, by dotted name.
+
+        Raises:
+            DataError: a file that cannot be read.
+        """
+        return {name: leaf for top, dtype in self._schema.items() for name, leaf in _leaves(top, dtype, ())}
+
+    @property
+    def listed(self) -> list[str]:
+        """The names of all columns that hold values, also those that come twice."""
+        return self.names if self.form in ("csv", "recbole") else list(self.leaves)
+
+    @property
+    def last(self) -> list[str]:
+        """The last column of a table of text, without which Polars lets pass that a row has more."""
+        return _unique(self.names)[-1:] if self.form in ("csv", "recbole") else []
+
+    @cached_property
+    def _schema(self) -> Mapping[str, pl.DataType]:
+        if self.form == "parquet":
+            with readable(Path(self.shown), "write it again"):
+                return self._parquet.collect_schema()
+        if self.form == "jsonl" and not self.rewritten:
+            known = self._guarded(
+                lambda: pl.scan_ndjson(self.path, infer_schema_length=_INFERRED_ROWS).collect_schema()
+            )
+            return {name: _as_text(dtype) for name, dtype in known.items()}
+        return dict.fromkeys(_unique(self.names), pl.String())
+
+    @property
+    def _parquet(self) -> pl.LazyFrame:
+        return pl.scan_parquet(self.path, glob=False, hive_partitioning=True, try_parse_hive_dates=False)
+
+    def hint(self) -> str:
+        """Say what else may be wrong when a table of text lacks a column."""
+        if self.form != "csv":
+            return ""
+        if self.likely_separator != self.separator:
+            return (
+                f"; its separator seems to be {self.likely_separator!r} (--separator {_called(self.likely_separator)})"
+            )
+        if not self.numbered and any(copies.looks_like_data(name) for name in self.first_row):
+            return (
+                "; if its first row is no header, number its columns: --column user=1 --column item=2 --column time=3"
+            )
+        return ""
+
+    def read(self, wanted: Sequence[str], use: Callable[[Iterator[pl.DataFrame]], T], selected: Sequence[pl.Expr]) -> T:
+        """Let ``use`` take some columns in batches; text that Polars refuses is copied plainly, and read again.
+
+        Args:
+            wanted: dotted names of columns.
+            use: what to do with the batches, from the first one.
+            selected: expressions on these columns, what the batches hold.
+
+        Raises:
+            DataError: a damaged file, a row of another width, a line that is no JSON, with its number.
+        """
+        try:
+            frame = self.scan(wanted).select(selected)
+            return use(iter(frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)))
+        except BaseException as error:
+            if not (isinstance(error, (pl.exceptions.PolarsError, OSError)) or is_panic(error)):
+                raise
+            if self.form == "parquet":
+                with readable(Path(self.shown), "write it again"):
+                    raise
+            if self.rewritten:
+                raise DataError(f"{self.shown} cannot be read ({' '.join(str(error).split())[:200]})") from error
+            return self._rewritten(wanted).read(wanted, use, selected)
+
+    @cached_property
+    def _text(self) -> copies.Text:
+        encoding = self.reading.encoding or copies.encoding_of_all(self.path, self.shown)
+        return copies.Text(self.path, self.shown, encoding)
+
+    def _rewritten(self, wanted: Sequence[str]) -> Source:
+        text = self._text
+        if self.form == "jsonl":
+            path, names = copies.rewrite_json(text, wanted, self.reading.folder, loose=self.reading.loose), list(wanted)
+        else:
+            names = self.names
+            path = copies.rewrite_table(text, names, self.separator, self.reading.folder, quoted=self._quoted)
+        reading = replace(self.reading, names=names, separator=self.separator)
+        return Source(path, self.shown, "csv" if self.form == "recbole" else self.form, reading, rewritten=True)
+
+    def _guarded(self, scan: Callable[[], Mapping[str, pl.DataType]]) -> Mapping[str, pl.DataType]:
+        try:
+            return scan()
+        except (pl.exceptions.PolarsError, OSError):
+            keys = copies.json_keys(self._text, _INFERRED_ROWS, self.reading.loose)
+            return dict.fromkeys(keys, pl.String())
+
+    def scan(self, wanted: Sequence[str]) -> pl.LazyFrame:
+        """Give some columns lazily, under their dotted names."""
+        frame = self._scan(dict.fromkeys(self.leaves[name].steps[0] for name in wanted))
+        unrolled: set[str] = set()
+        columns = []
+        for name in wanted:
+            top, *steps = self.leaves[name].steps
+            column, prefix = pl.col(top), top
+            for step in steps:
+                if step != _EXPLODE:
+                    column, prefix = column.struct.field(step), f"{prefix}.{step}"
+                    continue
+                key = f"{_EXPLODE}{prefix}"
+                if key not in unrolled:
+                    frame = frame.with_columns(column.alias(key)).explode(key, empty_as_null=True)
+                    unrolled.add(key)
+                column = pl.col(key)
+            columns.append(column.alias(name))
+        return frame.select(columns)
+
+    def _scan(self, tops: Mapping[str, None]) -> pl.LazyFrame:
+        if self.form == "parquet":
+            return self._parquet.select(*tops)
+        if self.form == "jsonl":
+            return pl.scan_ndjson(self.path, schema={name: self._schema[name] for name in tops})
+        headed = self.reading.names is None and not self.numbered
+        quote = '"' if self._quoted else None
+        table = pl.scan_csv(
+            self.path, separator=self.separator, quote_char=quote, has_header=headed, glob=False,
+            raise_if_empty=False, schema=dict.fromkeys(_unique(self.names), pl.String),
+        )  # fmt: skip
+        return table.select(*tops)
+
+
+def open_sources(paths: Paths, form: Form | None, reading: Reading) -> list[Source]:
+    """Find the files that paths, folders and patterns name, and tell what each of them is.
+
+    Args:
+        paths: one or several; a folder or a zip file stands for all files in it.
+        form: what they are; None tells by their contents, and RecBole's by their names.
+        reading: how text is read.
+
+    Raises:
+        DataError: no such file, an empty folder, a file of another form or encoding.
+    """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    files = {file: shown for path in given for file, shown in _files(Path(path), str(path), reading.folder)}
+    return [_source(file, shown, form, reading) for file, shown in files.items()]
+
+
+def original_files(paths: Paths) -> list[Path]:
+    """Find the files that paths name as they lie on the disk, for the record of sources."""
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    return list(dict.fromkeys(file for path in given for file in _matching(Path(path))))
+
+
+def _files(path: Path, shown: str, folder: Path) -> Iterator[tuple[Path, str]]:
+    for file in _matching(path):
+        if copies.packing(file) == "zip":
+            inner = copies.unzip(file, folder)
+            yield from ((part, f"{file}/{part.relative_to(inner)}") for part in _visible(inner))
+        else:
+            yield file, str(file)
+
+
+def _matching(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found, state = _visible(path), "is a folder without files"
+    else:
+        names = glob.glob(str(path), recursive=True) if glob.has_magic(str(path)) else []  # noqa: PTH207
+        found = [file for name in sorted(names) for file in _matching(Path(name))]
+        state = "does not exist" if not glob.has_magic(str(path)) else "matches nothing"
+    if not found:
+        raise DataError(f"cannot read {path}: it {state}; give the path of a file, a folder or a pattern")
+    return found
+
+
+def _visible(folder: Path) -> list[Path]:
+    """List the files below a folder, without hidden ones and the marks that jobs leave."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return [file for file in files if not any(part[0] in "._" for part in file.relative_to(folder).parts)]
+
+
+def _source(path: Path, shown: str, form: Form | None, reading: Reading) -> Source:
+    head = copies.sample(path, shown)
+    if head.startswith(b"PAR1"):
+        found: Form = "parquet"
+    else:
+        encoding = reading.encoding or copies.encoding_of(head, shown)
+        if encoding.lower() not in ("utf-8", "utf8") or copies.needs_copy(path):
+            path = copies.plain_copy(copies.Text(path, shown, encoding), reading.folder)
+            head = copies.sample(path, shown)
+        text = head.removeprefix(codecs.BOM_UTF8).lstrip()
+        if text[:1] == b"[" or (text[:1] == b"{" and head.startswith(codecs.BOM_UTF8)):
+            path = copies.json_lines(copies.Text(path, shown, "utf-8"), reading.folder)
+        atomic = any(suffix in _ATOMIC_SUFFIXES for suffix in Path(shown.lower()).suffixes)
+        found = "jsonl" if text[:1] in (b"{", b"[") else "recbole" if atomic or form == "recbole" else "csv"
+        if not text and form is not None:
+            found = form
+    if form is not None and found != form:
+        raise DataError(
+            f"{shown} is not a readable {_TITLES[form]} file, it looks like {_TITLES[found]}: write it again, or name "
+            f"its format (--format {found})"
+        )
+    return Source(path, shown, found, reading)
+
+
+_TITLES: Mapping[Form, str] = {"csv": "CSV", "parquet": "Parquet", "jsonl": "JSON Lines", "recbole": "RecBole"}
+
+
+def _leaves(name: str, dtype: pl.DataType, steps: tuple[str, ...]) -> Iterator[tuple[str, Leaf]]:
+    steps = steps or (name,)
+    inner = dtype.inner if isinstance(dtype, pl.List) else dtype
+    if not isinstance(inner, pl.Struct):
+        yield name, Leaf(dtype, steps)
+        return
+    for part in inner.fields:
+        below = (*steps, *((_EXPLODE,) if inner is not dtype else ()), part.name)
+        yield from _leaves(f"{name}.{part.name}", part.dtype, below)  # type: ignore[arg-type]
+
+
+def _as_text(dtype: pl.DataType) -> pl.DataType:
+    """Read every value of JSON as text: ids stay as they are written; a list of values is its own JSON."""
+    if isinstance(dtype, pl.Struct):
+        return pl.Struct({part.name: _as_text(part.dtype) for part in dtype.fields})  # type: ignore[arg-type]
+    if isinstance(dtype, pl.List) and isinstance(dtype.inner, pl.Struct):
+        return pl.List(_as_text(dtype.inner))
+    return pl.String()
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    return [name if names.index(name) == place else f"{name} ({place})" for place, name in enumerate(names)]
+
+
+def _called(separator: str) -> str:
+    return "tab" if separator == "\t" else f"'{separator}'"
