@@ -188,7 +188,9 @@ def _report(filters: dict[str, Any]) -> None:
     if escaped := filters.get("html_entities"):
         typer.echo(f"HTML entities in {escaped['items']:,} titles were made characters", err=True)
     for field, cut in filters.get("text_cut", {}).items():
-        typer.echo(f"of {field}, {cut['items']:,} items have more than the {cut['words']} words that are read", err=True)
+        typer.echo(
+            f"of {field}, {cut['items']:,} items have more than the {cut['words']} words that are read", err=True
+        )
 
 
 def _shown(path: Path, domain: Domain) -> str:
