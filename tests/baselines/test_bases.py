@@ -119,7 +119,7 @@ def test_rows_of_a_part_are_those_of_the_whole() -> None:
 )
 def test_the_verdict_is_of_the_best_of_the_others(interval: tuple[float, float], said: str) -> None:
     def entry(base: str, ms: float, mrr: float) -> dict[str, Any]:
-        of_kind = {"mrr": {"difference": mrr - 0.3, "ci": list(interval)}}
+        of_kind = {"mrr": {"mean_a": mrr, "mean_b": 0.3, "difference": mrr - 0.3, "ci": list(interval)}}
         told = {"a": base, "b": "a", "metrics": {"popularity": of_kind}}
         return {"base": base, "ms_per_1000_items": ms, "mrr": {"popularity": mrr}, "comparison": told}
 

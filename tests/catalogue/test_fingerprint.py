@@ -26,6 +26,8 @@ def test_it_is_the_same_for_every_load_and_place(kind: str, tiny_models: Any, tm
     assert fingerprint_of(model) == first
     shutil.copytree(path, tmp_path / "elsewhere")
     assert fingerprint_of(bundle.load(tmp_path / "elsewhere")) == first
+    base = shutil.copytree(tiny_models.base, tmp_path / "base")
+    assert fingerprint_of(bundle.load(path, base=base)) == first
 
 
 def test_models_differ_and_the_matcher_does_not_count(tiny_models: Any) -> None:

@@ -21,6 +21,12 @@ def options_of(command: Any, name: str = "") -> Iterator[tuple[str, list[str]]]:
         yield from options_of(below, f"{name} {part}".strip())
 
 
+def test_every_command_that_loads_a_model_takes_its_base() -> None:
+    found = dict(options_of(typer.main.get_command(app)))
+    without = {name for name, options in found.items() if options and "--base" not in options}
+    assert without == {"", "compare", "demo", "data import", "data lint", "data market"}
+
+
 def test_there_are_no_more_options_than_a_person_can_look_through() -> None:
     found = dict(options_of(typer.main.get_command(app)))
     assert sum(map(len, found.values())) <= MOST, {name: len(options) for name, options in found.items()}

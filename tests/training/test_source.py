@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -228,6 +229,20 @@ def test_a_resumed_run_reaches_the_same_bits(
     manifest, straight = json.loads((out / MANIFEST).read_text()), json.loads((two_sources[0] / MANIFEST).read_text())
     assert manifest["metrics"]["best_loss"] == straight["metrics"]["best_loss"]
     assert manifest["metrics"]["epochs"] == straight["metrics"]["epochs"]
+
+
+def test_a_run_goes_on_when_its_base_has_moved(
+    two_sources: list[Path], tiny_base: str, domain_named: Callable[..., Domain], settings: Settings, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "bases" / "first")
+    options: dict[str, Any] = {"config": settings(), "show_progress": False}
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_epoch(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            train_source(domain_named("first", seed=0), tmp_path / "first", base=base, **options)
+    moved = base.rename(tmp_path / "moved")
+    train_source(domain_named("first", seed=0), tmp_path / "first", base=moved, resume=True, **options)
+    assert_same_weights(two_sources[0], tmp_path / "first")
 
 
 def test_early_stopping_counts_on_after_a_resume(

@@ -18,7 +18,7 @@ from xcrossrec.config import Integration, TrainingConfig
 from xcrossrec.data import Domain
 from xcrossrec.exceptions import BaseMismatchError, BundleError, ConfigError, ModelError
 from xcrossrec.models import bundle
-from xcrossrec.models.adapters import MANIFEST, read_adapter
+from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, read_adapter
 from xcrossrec.models.base import load_base
 from xcrossrec.models.fast.passes import PackedPass
 from xcrossrec.models.kinds import build_model, kind_of
@@ -308,6 +308,40 @@ def test_adapters_made_with_peft_alone_can_be_integrated(tiny_base: str, tmp_pat
     counted = count_parameters(model)
     assert counted["lora_per_source"] == {"toys": 3 * 2 * 2 * 64, "tools": 3 * 2 * 4 * 64}
     assert counted["share"] == counted["integrators"] / (3 * 2 * 4 * 64)
+
+
+def test_one_base_under_two_paths_is_one(
+    two_sources: list[Path], tiny_base: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copies = [shutil.copytree(tiny_base, tmp_path / name) for name in ("one", "two")]
+    folders = [shutil.copytree(source, tmp_path / source.name) for source in two_sources]
+    for folder, copy in zip(folders, copies, strict=True):
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest["base"]["name"] = str(copy)
+        (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    plain = [
+        write_adapter(tmp_path / f"plain{copy.name}", copy, seed=1, r=2, target_modules=["query"]).folder
+        for copy in copies
+    ]
+    model = build_target_model([*folders, *plain], Integration(), strict=True)
+    assert len(model[0].adapters) == 4
+    assert not caplog.text
+
+
+def test_an_adapter_that_names_another_base_warns_or_is_refused(
+    two_sources: list[Path], tiny_base: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = write_adapter(tmp_path / "plain", Path(tiny_base), seed=1, r=2, target_modules=["query"]).folder
+    settings = json.loads((plain / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    (plain / ADAPTER_CONFIG).write_text(json.dumps({**settings, "base_model_name_or_path": "a/b"}), encoding="utf-8")
+    model = build_target_model([plain, two_sources[0]], Integration())
+    assert f"plain was trained on base 'a/b', not on '{tiny_base}'" in caplog.text
+    caplog.clear()
+    bundle.save(model, tmp_path / "model", {})
+    assert bundle.load(tmp_path / "model")[0].sources == ("plain", "first")
+    assert not caplog.text, "what is in a model was said before"
+    with pytest.raises(BaseMismatchError, match=r"plain was trained on base 'a/b', not on .*leave out --strict"):
+        build_target_model([plain, two_sources[0]], Integration(), strict=True)
 
 
 def test_names_come_from_the_domain_and_are_made_unique(two_sources: list[Path], tmp_path: Path) -> None:

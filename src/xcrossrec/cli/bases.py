@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from xcrossrec.cli.checks import check_base
 from xcrossrec.cli.console import DomainDir, Json, one_line, prepare, progress_to_stderr
 
 
@@ -27,7 +28,10 @@ def bases(
     """
     from xcrossrec.data import read_domain
 
+    for each in base:
+        check_base(each)
     domain = read_domain(directory)
+    domain.frame("validation")
     prepare("models")
     from xcrossrec.baselines.bases import bases_table, compare_bases
 

@@ -40,6 +40,7 @@ def describe(path: Path, model: Model, manifest: dict[str, Any]) -> dict[str, An
     stated = ("kind", "scoring", "base", "integration", "prompt_version", "training", "metrics", "xcrossrec_version")
     return {
         "path": str(path),
+        "loaded_base": model[0].base_name,
         **{key: manifest.get(key) for key in (*stated, "created")},
         "adapters": _adapters(model, manifest, path),
         "parameters": _parameters(model),
@@ -89,10 +90,11 @@ def as_text(found: dict[str, Any]) -> str:
     from xcrossrec.evaluation.table import aligned
 
     base, parameters = found["base"], found["parameters"]
+    here = f", here {found['loaded_base']}" if found["loaded_base"] != base["name"] else ""
     simulated = " (simulated users)" if found["domain"].get("simulated") else ""
     lines = [
         f"{found['path']}: {found['kind']}, {found['scoring']} scoring",
-        f"base         {base['name']}  weights {base['digest'][:16]}",
+        f"base         {base['name']}  weights {base['digest'][:16]}{here}",
         f"domain       {found['domain'].get('name')}{simulated}  fingerprint {str(found['fingerprint'])[:16]}",
         f"prompts      version {found['prompt_version']}, at most {found['max_tokens']} tokens",
         f"made         {found['created']} by xcrossrec {found['xcrossrec_version']}, {len(found['digests'])} files "

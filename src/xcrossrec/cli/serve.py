@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xcrossrec.cli.checks import check_items, check_model
-from xcrossrec.cli.console import Precision, prepare, shows_progress, silent
+from xcrossrec.cli.console import Precision, log, prepare, shows_progress, silent
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.progress import showing
 from xcrossrec.serving.settings import Settings, Spec

@@ -62,8 +62,8 @@ def find_base(what: str, record: Mapping[str, str], near: Sequence[Path], given:
     where = near[0] / BASE_FOLDER
     raise BaseMismatchError(
         f"{what} was trained on base {record['name']!r} ({known}), which is not found under that name, at {where} or "
-        f"{near[0].absolute().parent / BASE_FOLDER}, nor embedded{seen}: give its folder or hub name with --base "
-        f"(base=), or put it at {where}"
+        f"{near[0].absolute().parent / BASE_FOLDER}, nor embedded{seen}: give it with --base (base=), as a folder, a "
+        f"hub name or {DEFAULT_BASE!r}, or put it at {where}"
     )
 
 
