@@ -146,3 +146,56 @@ def test_what_was_cut_is_said(domain_dir: Path, capsys: pytest.CaptureFixture[st
         "cut: 2 texts outgrew the model's room of 256 tokens; 5 of their oldest history items were left out, "
         "1 single titles shortened"
     ]
+
+
+@pytest.fixture(scope="module")
+def branded_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Users who are true to one of six brands; the titles say nothing."""
+    items = [{"item_id": f"i{n}", "title": f"part {n}", "brand": f"brand{n % 6}", "colour": "red"} for n in range(60)]
+    rows = {
+        split: [{"user_id": f"{split}{user}", "item_id": f"i{user % 6 + 6 * ((user + 3 * step) % 10)}"}
+                for user in range(users) for step in range(4)]
+        for split, users in (("train", 60), ("validation", 24))
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("branded") / "branded"
+    write_domain(build_domain("branded", items, rows, text="{title}; {brand}"), path)
+    return path
+
+
+def test_what_a_field_is_worth_is_said_first_and_paired(branded_dir: Path) -> None:
+    done = invoke("evaluate", "baseline:tfidf", branded_dir, "--without", "brand", "--without", "title")
+    assert done.exit_code == 0, done.stderr
+    first, second, _, caption, *_ = done.stdout.splitlines()
+    assert first.startswith("tfidf ranks better than tfidf without brand: MRR +0.")
+    assert "Against uniform negatives and against the whole catalogue it ranks better, too." in first
+    assert second.startswith("tfidf ranks better than tfidf without title")
+    assert caption.startswith("branded validation: 24 users")
+    found = json.loads(invoke("evaluate", "baseline:tfidf", branded_dir, "--without", "brand", "--json").stdout)
+    entry = found["without"]["brand"]["metrics"]["popularity"]["mrr"]
+    assert entry["mean_a"] == found["metrics"]["popularity"]["mrr"]
+    assert entry["ci"][0] > 0
+    assert entry["users"] == 24
+    assert {path.name for path in (branded_dir / "candidates").iterdir()} == {
+        "validation-uniform-seed0.parquet", "validation-popularity-seed0.parquet"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("price", "the items of domain 'branded' have no column 'price', they have title, brand, colour: give one of"),
+        (
+            "colour",
+            "baseline:tfidf does not read 'colour': the item text is '{title}; {brand}'; give one of title, brand",
+        ),
+    ],
+)
+def test_a_field_that_is_not_read_is_refused(field: str, message: str, branded_dir: Path) -> None:
+    done = invoke("evaluate", "baseline:tfidf", branded_dir, "--without", field)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+def test_the_last_field_is_not_taken_away(domain_dir: Path) -> None:
+    done = invoke("evaluate", "baseline:tfidf", domain_dir, "--without", "title")
+    assert "without 'title' nothing of the item text '{title}' is left to read" in done.stderr

@@ -80,11 +80,11 @@ def test_only_an_interval_clear_of_zero_is_a_verdict(ci: tuple[float, float], st
         ),
         (
             {"uniform": (0.01, 0.03), "popularity": (-0.01, 0.02), "full": (-0.01, 0.02)},
-            "Against the whole catalogue they cannot be told apart, either. Against uniform negatives it ranks better.",
+            "Against the whole catalogue they cannot be told apart, either. Against uniform negatives x ranks better.",
         ),
         (
             {"uniform": (-0.03, -0.01), "popularity": (0.01, 0.02), "full": (-0.01, 0.02)},
-            "Against the whole catalogue they cannot be told apart. Against uniform negatives it ranks worse.",
+            "Against the whole catalogue they cannot be told apart. Against uniform negatives x ranks worse.",
         ),
     ],
 )

@@ -25,10 +25,10 @@ from xcrossrec.types import Split
 
 _MADE: dict[str, Callable[[Domain, str], Scorer]] = {
     "popularity": lambda domain, base: Popularity(domain.train_counts()),
-    "tfidf": lambda domain, base: TfidfMean(domain.titles),
+    "tfidf": lambda domain, base: TfidfMean(domain.texts),
     "itemknn": lambda domain, base: ItemKNN(domain.sequences("train", minimum=1).rows, domain.items.height),
-    "untrained": lambda domain, base: untrained(base, domain.titles),
-    "centered": lambda domain, base: untrained(base, domain.titles, center=True),
+    "untrained": lambda domain, base: untrained(base, domain.texts),
+    "centered": lambda domain, base: untrained(base, domain.texts, center=True),
 }
 
 

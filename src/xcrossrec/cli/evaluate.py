@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -26,6 +28,7 @@ from xcrossrec.types import NEGATIVES, Negatives, Split
 if TYPE_CHECKING:
     from xcrossrec.baselines.named import Subject
     from xcrossrec.data import Domain
+    from xcrossrec.evaluation import Evaluation
 
 PAIR_USERS = 32
 """Users whom a `pair` model ranks at a time: each costs many encoder passes, and progress is told in between."""
@@ -55,6 +58,13 @@ def evaluate(
         typer.Option(help="Base of the model, or of a baseline.  [default: found by its digest, or the embedded one]"),
     ] = None,
     strict: Strict = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD",
+            help="Say what a field of the items' texts is worth: rank without it, too; may be repeated.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write per-user results to this Parquet file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -72,29 +82,53 @@ def evaluate(
     _check(subject, base, out)
     domain = read_domain(directory)
     domain.frame(split)
+    lacking = {field: _lacking(domain, subject, field) for field in without or ()}
     prepare("train")
-    from xcrossrec.baselines.named import scorer_for
-    from xcrossrec.evaluation import evaluate as evaluate_scorer
-    from xcrossrec.evaluation import summary_table
+    from xcrossrec.evaluation import compare as compare_results
+    from xcrossrec.evaluation import headline, summary_table
+
+    def ranked(read: Domain) -> Evaluation:
+        return _ranked(subject, domain, read, split, asked, seed, first_writable(directory), base, strict)
 
     with progress_to_stderr():
-        found = scorer_for(subject, domain, base=base, strict=strict)
-        result = evaluate_scorer(
-            found.scorer,
-            domain,
-            split,
-            negatives=asked or _default_negatives(found, domain),
-            seed=seed,
-            directory=first_writable(directory),
-            seen_users=found.seen_users(domain, split),
-            batch_users=PAIR_USERS if found.pair else 256,
-        )
-    report_cut(found.cut)
+        result = ranked(domain)
+        worth = {field: compare_results(result, _called(ranked(read), field)) for field, read in lacking.items()}
     if out is not None:
         result.save(out)
         log.info(f"per-user results: {out}")
-    summary = result.summary()
-    typer.echo(one_line(summary) if as_json else summary_table(summary))
+    summary = {**result.summary(), **({"without": worth} if worth else {})}
+    text = [*(headline(found) for found in worth.values()), *([""] if worth else []), summary_table(summary)]
+    typer.echo(one_line(summary) if as_json else "\n".join(text))
+
+
+def _ranked(
+    subject: str,
+    domain: Domain,
+    read: Domain,
+    split: Split,
+    negatives: Sequence[Negatives] | None,
+    seed: int,
+    candidates: Path | None,
+    base: str | None,
+    strict: bool,
+) -> Evaluation:
+    """Rank a domain's users and candidates by what reads the items of ``read``."""
+    from xcrossrec.baselines.named import scorer_for
+    from xcrossrec.evaluation import evaluate as evaluate_scorer
+
+    found = scorer_for(subject, read, base=base, strict=strict)
+    result = evaluate_scorer(
+        found.scorer,
+        domain,
+        split,
+        negatives=negatives or _default_negatives(found, domain),
+        seed=seed,
+        directory=candidates,
+        seen_users=found.seen_users(domain, split),
+        batch_users=PAIR_USERS if found.pair else 256,
+    )
+    report_cut(found.cut)
+    return result
 
 
 def compare(
@@ -108,6 +142,27 @@ def compare(
 
     found = compare_results(Evaluation.load(first), Evaluation.load(second))
     typer.echo(one_line(found) if as_json else comparison_table(found))
+
+
+def _lacking(domain: Domain, subject: str, field: str) -> Domain:
+    """The domain whose items have an empty field.
+
+    Raises:
+        ConfigError: a baseline that does not read it, or nothing else.
+        DataError: no such column.
+    """
+    from xcrossrec.evaluation import without_field
+
+    if subject.startswith(PREFIX) and field in domain.items.columns and field not in domain.text.fields:
+        raise ConfigError(
+            f"{subject} does not read {field!r}: the item text is {domain.text.template!r}; give one of "
+            f"{', '.join(domain.text.fields)}"
+        )
+    return without_field(domain, field)
+
+
+def _called(result: Evaluation, field: str) -> Evaluation:
+    return replace(result, info=replace(result.info, scorer=f"{result.info.scorer} without {field}"))
 
 
 def _kinds(negatives: str | None) -> list[Negatives] | None:

@@ -69,7 +69,8 @@ def headline(comparison: Mapping[str, Any]) -> str:
     lead = _lead(comparison)
     signs = {kind: _sign(metrics) for kind, metrics in comparison["metrics"].items()}
     said = {1: "it ranks better, too", -1: "it ranks worse, too", 0: "they cannot be told apart, either"}
-    other = {1: "it ranks better", -1: "it ranks worse", 0: "they cannot be told apart"}
+    a, _ = _names(comparison)
+    other = {1: f"{a} ranks better", -1: f"{a} ranks worse", 0: "they cannot be told apart"}
     sentences = [verdict(comparison, lead)]
     for sign in (signs[lead], *(sign for sign in (0, 1, -1) if sign != signs[lead])):
         if kinds := [_against(kind) for kind, found in signs.items() if found == sign and kind != lead]:

@@ -8,11 +8,15 @@ from pathlib import Path
 
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.lint.checks import DOMAIN_CHECKS
+from xcrossrec.data.lint.fields import check_fields, check_leaks, check_text_length
 from xcrossrec.data.lint.report import Finding, Report, finding
 from xcrossrec.data.lint.tables import Tables, load_tables
 from xcrossrec.types import ITEM, USER
 
 __all__ = ["Finding", "Report", "lint"]
+
+
+_FIELDS = (check_fields, check_leaks, check_text_length)
 
 
 def lint(domains: Domain | Path | str | Sequence[Domain | Path | str]) -> Report:
@@ -29,7 +33,7 @@ def lint(domains: Domain | Path | str | Sequence[Domain | Path | str]) -> Report
     """
     several = [domains] if isinstance(domains, (Domain, Path, str)) else domains
     tables = [load_tables(domain) for domain in several]
-    findings = [found for table in tables for check in DOMAIN_CHECKS for found in check(table)]
+    findings = [found for table in tables for check in (*DOMAIN_CHECKS, *_FIELDS) for found in check(table)]
     findings += [found for first, second in combinations(tables, 2) for found in _overlaps(first, second)]
     return Report(tuple(table.name for table in tables), tuple(findings))
 

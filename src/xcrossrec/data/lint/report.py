@@ -14,7 +14,7 @@ EXAMPLES = 5
 ERRORS = frozenset(
     {
         "bad_position", "changed_content", "duplicate_item", "empty_domain", "equal_splits", "id_mismatch",
-        "missing_column", "null_id", "shared_users", "target_in_history", "unknown_item",
+        "leaking_field", "missing_column", "null_id", "shared_users", "target_in_history", "unknown_item",
         "unordered_positions", "unordered_rows", "unordered_timestamps",
     }
 )  # fmt: skip

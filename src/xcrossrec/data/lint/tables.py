@@ -13,7 +13,8 @@ import polars as pl
 
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.store import AGAIN, MANIFEST, read_domain, read_parquet
-from xcrossrec.exceptions import DataError
+from xcrossrec.data.text import BRAND, CATEGORY, DESCRIPTION, IN_STOCK, PRICE, ItemText
+from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
 SUFFIXES = (".parquet", ".csv.gz", ".csv")
@@ -47,6 +48,27 @@ class Tables:
             return pl.DataFrame(schema={ITEM: pl.String, TITLE: pl.String})
         text = frame.select(pl.col(ITEM).cast(pl.String), pl.col(TITLE).cast(pl.String).fill_null(""))
         return text.filter(~is_blank(ITEM))
+
+    @cached_property
+    def text(self) -> ItemText | None:
+        """What models read of an item, as the manifest states it."""
+        try:
+            return ItemText(self.manifest["text"]) if "text" in self.manifest else None
+        except ConfigError:
+            return None
+
+    @cached_property
+    def described(self) -> pl.DataFrame:
+        """Title, brand, category, description and the columns that the item text names, as far as they are there.
+
+        A row is that of ``items``.
+        """
+        frame = self.raw["items"]
+        if not set(NEEDED["items"]) <= set(frame.columns):
+            return pl.DataFrame()
+        names = dict.fromkeys((TITLE, BRAND, CATEGORY, DESCRIPTION, *(self.text.fields if self.text else ())))
+        usual = [name for name in names if name in frame.columns and name not in (PRICE, IN_STOCK)]
+        return frame.filter(~is_blank(ITEM)).select(usual)
 
     @cached_property
     def splits(self) -> dict[Split, pl.DataFrame]:
@@ -90,7 +112,7 @@ def load_tables(source: Domain | Path | str) -> Tables:
     if isinstance(source, Domain):
         raw: dict[str, pl.DataFrame] = {"items": source.items}
         raw.update((split, source.interactions[split]) for split in source.splits)
-        return Tables(source.name, raw, source.manifest, sorted_by_contract=True)
+        return Tables(source.name, raw, {**source.manifest, "text": source.text.template}, sorted_by_contract=True)
     path = Path(source)
     if not path.is_dir():
         raise DataError(f"no folder at {path}: give a folder made by xcrossrec data import, or of CSV files")
