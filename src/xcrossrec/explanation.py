@@ -86,13 +86,13 @@ class _Probe(ABC):
         effect: Float[np.ndarray, " item"] = self.full - self.scores(self.history)
         return effect
 
-    def _features(self, texts: Sequence[Any]) -> dict[str, Tensor]:
-        """Tokenize texts and run the encoder over them."""
+    def _encoded(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the encoder over tokenized texts, and give them back where it stands."""
         encoder = encoder_of(self.model)
         device = next(encoder.parameters()).device
-        features = {key: value.to(device) for key, value in encoder.preprocess(texts).items()}
-        encoder(dict(features))
-        return features
+        placed = {key: value.to(device) for key, value in features.items()}
+        encoder(dict(placed))
+        return placed
 
 
 class _DualProbe(_Probe):
@@ -101,8 +101,7 @@ class _DualProbe(_Probe):
     @torch.inference_mode()
     def scores(self, history: Sequence[str]) -> Float[np.ndarray, " item"]:
         """Match vectors with the model's own matcher."""
-        vectors = encode_titles(self.model, [*history, *self.items])
-        slots, items = vectors[: len(history)], vectors[len(history) :]
+        slots, items = self._vectors(history)
         matcher = deepcopy(matcher_of(self.model)).cpu()  # vectors are compared on the CPU
         present = torch.ones(1, len(slots), dtype=torch.bool)
         scores: Float[np.ndarray, " item"] = matcher.match(slots[None], present, items)[0].double().numpy()
@@ -111,8 +110,10 @@ class _DualProbe(_Probe):
     @torch.inference_mode()
     def encode(self) -> Bool[Tensor, "item batch token"]:
         """A score comes from the history's texts and the item's own."""
-        real = self._features([*self.history, *self.items])["attention_mask"].bool()
-        slots = len(self.history)
+        slots, encoder = len(self.history), encoder_of(self.model)
+        prompts = [encoder.recipe.history_prompt] * slots + [encoder.recipe.item_prompt] * len(self.items)
+        texts = encoder.preprocess_each([*self.history, *self.items], prompts)
+        real = self._encoded(texts)["attention_mask"].bool()
         read = torch.zeros(len(self.items), len(real), dtype=torch.bool, device=real.device)
         read[:, :slots] = True
         read[torch.arange(len(self.items)), slots + torch.arange(len(self.items))] = True
@@ -121,13 +122,19 @@ class _DualProbe(_Probe):
     @torch.inference_mode()
     def cosines_and_shares(self) -> tuple[Tensor | None, Tensor | None]:
         """Of the soft maximum over the history's items."""
-        slots = len(self.history)
-        vectors = encode_titles(self.model, [*self.history, *self.items])
-        cosines = vectors[:slots] @ vectors[slots:].t()
+        slots, items = self._vectors(self.history)
+        cosines = slots @ items.t()
         matcher = matcher_of(self.model)
-        weight = matcher.recency_weight(torch.arange(slots - 1, -1, -1)).cpu()
+        weight = matcher.recency_weight(torch.arange(len(slots) - 1, -1, -1)).cpu()
         logits = weight.log()[:, None] + matcher.sharpness.cpu() * cosines
         return cosines, logits.softmax(0)
+
+    def _vectors(self, history: Sequence[str]) -> tuple[Float[Tensor, "slot dim"], Float[Tensor, "item dim"]]:
+        """Of the history and of the items; encoded together where the model reads both alike."""
+        if encoder_of(self.model).recipe.apart:
+            return encode_titles(self.model, history, as_history=True), encode_titles(self.model, self.items)
+        vectors = encode_titles(self.model, [*history, *self.items])
+        return vectors[: len(history)], vectors[len(history) :]
 
 
 class _PairProbe(_Probe):
@@ -144,7 +151,7 @@ class _PairProbe(_Probe):
     def encode(self) -> Bool[Tensor, "item batch token"]:
         """A score comes from the pair's own text."""
         prompt = history_prompt(self.history)
-        features = self._features([(prompt, item) for item in self.items])
+        features = self._encoded(encoder_of(self.model).preprocess([(prompt, item) for item in self.items]))
         if "candidate" in features:
             return self._tokens_in_row(features)
         own = torch.eye(len(self.items), dtype=torch.bool, device=features["attention_mask"].device)

@@ -22,6 +22,7 @@ Form: TypeAlias = Literal["merged", "xcross"]
 PairAttention: TypeAlias = Literal["joint", "shared"]
 PairReading: TypeAlias = Literal["first", "candidate"]
 PairStart: TypeAlias = Literal["similarity", "fresh"]
+PoolingMode: TypeAlias = Literal["mean", "cls", "lasttoken", "max", "weightedmean", "mean_sqrt_len_tokens"]
 EncodingPrecision: TypeAlias = Literal["fp32", "bf16"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -31,4 +32,5 @@ FORMS: tuple[Form, ...] = get_args(Form)
 PAIR_ATTENTIONS: tuple[PairAttention, ...] = get_args(PairAttention)
 PAIR_READINGS: tuple[PairReading, ...] = get_args(PairReading)
 PAIR_STARTS: tuple[PairStart, ...] = get_args(PairStart)
+POOLING_MODES: tuple[PoolingMode, ...] = get_args(PoolingMode)
 ENCODING_PRECISIONS: tuple[EncodingPrecision, ...] = get_args(EncodingPrecision)

@@ -68,13 +68,12 @@ def test_fewer_than_two_sources() -> None:
         check_sources([])
 
 
-@pytest.mark.parametrize("text", ["", " \t"])
-def test_an_empty_text(base_of: Folders, text: str) -> None:
+def test_what_is_no_text_and_an_unknown_argument(base_of: Folders) -> None:
     encoder = SourceEncoder(fresh_base(base_of("bert")))
-    with pytest.raises(DataError, match="got an empty text: give a title"):
-        encoder.preprocess(["w1", text])
     with pytest.raises(DataError, match="expected a title or a prompt as text, got nan"):
         encoder.preprocess([float("nan")])
+    with pytest.raises(ConfigError, match="do not know the argument 'padding': leave it out"):
+        encoder.preprocess(["w1"], padding="max_length", task="query")
 
 
 def test_an_unknown_precision(base_of: Folders) -> None:

@@ -32,15 +32,14 @@ def stub_tokenizer() -> Any:
     """Words by their number; what PromptTokenizer asks of a tokenizer, and no more."""
 
     class Stub:
-        cls_token_id, sep_token_id, pad_token_id = CLS, SEP, PAD
-        bos_token_id: int | None = None
-        eos_token_id: int | None = None
+        pad_token_id, eos_token_id = PAD, None
         model_max_length = 64
 
         def __call__(self, titles: Sequence[str], **settings: Any) -> dict[str, list[list[int]]]:
-            assert settings == {"add_special_tokens": False, "verbose": False}
-            titles = [titles] if isinstance(titles, str) else titles
-            return {"input_ids": [tokens(title) for title in titles]}
+            bare = settings.pop("add_special_tokens", True) is False
+            assert settings == {"verbose": False}
+            found = [tokens(title) for title in titles]
+            return {"input_ids": found if bare else [[CLS, *ids, SEP] for ids in found]}
 
     return Stub()
 
@@ -148,18 +147,51 @@ def test_too_small_a_limit() -> None:
         prompts(7)
 
 
-def test_start_and_end_may_be_called_bos_and_eos() -> None:
-    tokenizer = stub_tokenizer()
-    tokenizer.cls_token_id = tokenizer.sep_token_id = None
-    tokenizer.bos_token_id, tokenizer.eos_token_id = CLS, SEP
-    assert PromptTokenizer(tokenizer, 8).encode([["w1"]])["input_ids"].tolist() == [[CLS, *tokens("w1"), SEP]]
-
-
-def test_a_tokenizer_without_padding() -> None:
+def test_a_tokenizer_without_padding_fills_up_with_what_the_mask_leaves_out() -> None:
     tokenizer = stub_tokenizer()
     tokenizer.pad_token_id = None
-    with pytest.raises(ModelError, match="tokenizer Stub lacks a start, end or padding token"):
-        PromptTokenizer(tokenizer, 8)
+    batch = PromptTokenizer(tokenizer, 20).encode([["w1 w2"], ["w3"]])
+    assert row(batch, 0)[0] == [CLS, *tokens("w1 w2"), SEP]
+    assert row(batch, 1)[0] == [CLS, *tokens("w3"), SEP]
+
+
+def test_a_tokenizer_whose_frame_cannot_be_told() -> None:
+    def reads(titles: Sequence[str], add_special_tokens: bool = True, **_: Any) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[CLS, 7, SEP] if add_special_tokens else [9] for _ in titles]}
+
+    stub = types.SimpleNamespace(pad_token_id=PAD, eos_token_id=None)
+    tokenizer: Any = type("Odd", (), {**vars(stub), "__call__": lambda self, titles, **how: reads(titles, **how)})()
+    with pytest.raises(ModelError, match=r"tokenizer Odd reads ';' as \[2, 7, 3\], alone as \[9\]"):
+        PromptTokenizer(tokenizer, 20)
+
+
+def test_a_prompt_stands_before_the_first_title_that_is_kept() -> None:
+    cut = prompts(9)
+    ids, segments = row(cut.encode([["w1", "w2 w3", "w4"]], ["w9 w8 "]))
+    assert ids == [CLS, *tokens("w9 w8 w2 w3"), BETWEEN, *tokens("w4"), SEP]
+    assert segments == [0, 0, 0, 1, 1, 0, 2, 0]
+    assert (cut.cut.prompts, cut.cut.items, cut.cut.titles) == (1, 1, 0)
+    ids, segments = row(cut.encode([["w1 w2 w3 w4 w5 w6 w7"]], ["w9 w8 "]))
+    assert ids == [CLS, *tokens("w9 w8 w1 w2 w3 w4 w5"), SEP]
+    assert segments == [0, 0, 0, 1, 1, 1, 1, 1, 0]
+    assert cut.cut.titles == 1
+
+
+def test_the_prompts_of_a_pair_belong_to_no_title() -> None:
+    pair = prompts(20).encode_pairs([["w1", "w2"]], ["w3"], "w9 ", "w8 ")
+    ids, segments = row(pair)
+    assert ids == [CLS, *tokens("w9 w1"), BETWEEN, *tokens("w2"), SEP, *tokens("w8 w3"), SEP]
+    end = CANDIDATE_END_SEGMENT
+    assert segments == [0, 0, 1, 0, 2, 0, end, CANDIDATE_SEGMENT, end]
+    shared = prompts(20).encode_shared([["w1", "w2"]], ["w3"], "w9 ", "w8 ")
+    assert shared["input_ids"][0].tolist() == ids
+    assert shared["segments"][0].tolist() == segments
+
+
+def test_an_empty_text_is_its_prompt_between_start_and_end() -> None:
+    batch = prompts(20).encode([[], []], ["", "w9 "])
+    assert row(batch, 0)[0] == [CLS, SEP]
+    assert row(batch, 1)[0] == [CLS, *tokens("w9"), SEP]
 
 
 # ---- the longest text of each family
@@ -214,8 +246,9 @@ def test_what_is_no_text_is_refused(encoder: SourceEncoder, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "  ", "\n\t"])
-def test_empty_text_is_refused(encoder: SourceEncoder, value: str) -> None:
+def test_an_empty_text_is_read_as_one_but_not_in_a_pair(encoder: SourceEncoder, value: str) -> None:
+    assert row(encoder.preprocess(["w1", value]), 1)[0] == [CLS, SEP]
     with pytest.raises(DataError, match="got an empty text: give a title, or leave the item out"):
-        encoder.preprocess([value])
-    with pytest.raises(DataError, match="got an empty text"):
         encoder.preprocess([(value, "w1")])
+    with pytest.raises(DataError, match="got an empty text"):
+        encoder.preprocess([("w1", value)])

@@ -28,7 +28,7 @@ from xcrossrec.cli.console import (
 from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.training.places import refuse_existing, refuse_unfinished
-from xcrossrec.types import USER, Form, PairAttention, Scoring
+from xcrossrec.types import USER, Form, PairAttention, PoolingMode, Scoring
 
 if TYPE_CHECKING:
     from xcrossrec.data import Domain
@@ -90,6 +90,19 @@ class Lora(Run):
     """What the training of one adapter is told."""
 
     rank: Annotated[int, typer.Option(min=1, help="LoRA's r, on query and value.")] = 8
+    target_modules: Annotated[
+        str | None, typer.Option(help="Adapt these linear layers: names with commas.  [default: query and value]")
+    ] = None
+    pooling: Annotated[
+        PoolingMode | None,
+        typer.Option(help="From token states to a vector (dual).  [default: as the base's folder says]"),
+    ] = None
+    history_prompt: Annotated[
+        str | None, typer.Option(help="Text before a history's items.  [default: as the base's folder says]")
+    ] = None
+    item_prompt: Annotated[
+        str | None, typer.Option(help="Text before an item that is scored.  [default: as the base's folder says]")
+    ] = None
     pair_attention: Annotated[
         PairAttention | None,
         typer.Option(help="In a pair, the history sees the candidate (joint) or not (shared).  [default: by base]"),
@@ -143,8 +156,10 @@ def _train_lora(
     prepare("train")
     from xcrossrec.training.source import train_source
 
+    targets = [name.strip() for name in options.target_modules.split(",")] if options.target_modules else None
+    arguments = {**options.arguments(), "target_modules": targets}
     with progress_to_stderr(), _can_go_on():
-        report = train_source(domain, options.out, config=config, init=init, **options.arguments())
+        report = train_source(domain, options.out, config=config, init=init, **arguments)
     _print(report, options, "the base" if init is None else f"{init}")
 
 

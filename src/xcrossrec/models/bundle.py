@@ -6,13 +6,14 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import polars as pl
 from pydantic import Field, RootModel
-from sentence_transformers.base.modules import Normalize
+from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
@@ -21,16 +22,17 @@ from xcrossrec.exceptions import BundleError, ConfigError, ModelError
 from xcrossrec.models.adapters import MANIFEST, read_manifest
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.files import Dim, RelativePath, Settings, file_digests, read_settings, verify_files
-from xcrossrec.models.heads import Center, HistoryMatcher, Projection
+from xcrossrec.models.heads import Center, HistoryMatcher, Projection, PromptedCenter
 from xcrossrec.models.identity import BASE_FOLDER, AnyBase
 from xcrossrec.models.kinds import assembled, kind_named, kind_of
 from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.pair_head import PairHead
+from xcrossrec.models.recipe import read_dense
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.replacing import leftovers, replacing_folder
-from xcrossrec.types import Scoring
+from xcrossrec.types import PoolingMode, Scoring
 
 FORMAT_VERSION = 3
 
@@ -42,11 +44,15 @@ _OWN_CLASSES: tuple[type[nn.Module], ...] = (
     HistoryMatcher,
     PairHead,
     Projection,
+    PromptedCenter,
 )
-_BORROWED_CLASSES: tuple[type[nn.Module], ...] = (Pooling, Normalize)
+_BORROWED_CLASSES: tuple[type[nn.Module], ...] = (Pooling, Dense, Normalize)
 
 _ORDERS: Mapping[Scoring, tuple[tuple[type[nn.Module], ...], tuple[type[nn.Module], ...]]] = {
-    "dual": ((TitleEncoder, Pooling, Center, Projection, Normalize, HistoryMatcher), (Center, Projection)),
+    "dual": (
+        (TitleEncoder, Pooling, Dense, Center, Projection, Normalize, HistoryMatcher),
+        (Dense, Center, Projection),
+    ),
     "pair": ((TitleEncoder, PairHead), ()),
 }
 """Of each kind its modules in order, and which of them need not be there."""
@@ -86,6 +92,7 @@ def save(
             "pair_attention": encoder.pair_attention,
             "prompt_version": encoder.prompt_version,
             "base": {"name": encoder.base_name, "digest": encoder.base_digest},
+            "recipe": asdict(encoder.recipe),
             **manifest,
             "files": file_digests(folder, besides=MANIFEST),
         }
@@ -168,7 +175,7 @@ def load_modules(folder: Path, scoring: Scoring, *, base: AnyBase | None = None,
     places = [entry["path"] for entry in entries]
     try:
         encoder = classes[0].load(str(folder), subfolder=places[0], base=base, trainable=trainable)
-        heads = [_head(cls, folder / place, encoder) for cls, place in zip(classes[1:], places[1:], strict=True)]
+        heads = _heads(classes[1:], [folder / place for place in places[1:]], encoder)
     except BundleError:
         raise
     except (ConfigError, ModelError) as error:
@@ -185,31 +192,41 @@ class _Module(Settings):
     type: str
 
 
-class _ModuleList(RootModel[Annotated[list[_Module], Field(min_length=2, max_length=8)]]):
+class _ModuleList(RootModel[Annotated[list[_Module], Field(min_length=2, max_length=16)]]):
     """All of them."""
 
 
 class _Pooling(Settings):
-    """The only pooling that models of this project have."""
+    """What models of this project have of a pooling."""
 
     embedding_dimension: Dim
-    pooling_mode: Literal["mean"]
+    pooling_mode: PoolingMode
 
 
-def _head(cls: Any, folder: Path, encoder: TitleEncoder) -> nn.Module:
-    """Load a module behind the encoder, whose vectors it must fit."""
-    module: nn.Module = Normalize()
+def _heads(classes: Sequence[Any], folders: Sequence[Path], encoder: TitleEncoder) -> list[nn.Module]:
+    """Load the modules behind the encoder, each of which must fit the vectors of the one before."""
+    dim, found = encoder.dim, []
+    for cls, folder in zip(classes, folders, strict=True):
+        module, takes = _head(cls, folder, dim)
+        if takes != dim:
+            raise BundleError(f"{folder} takes vectors of {takes} numbers, not {dim} as come to it: copy it again")
+        dim = module.out_features if isinstance(module, Dense) else dim
+        found.append(module)
+    return found
+
+
+def _head(cls: Any, folder: Path, dim: int) -> tuple[nn.Module, int]:
+    """Load a module, and tell the size of the vectors that it takes."""
     if cls is Normalize:
-        return module
+        return Normalize(), dim
     if cls is Pooling:
-        dim = read_settings(folder / "config.json", _Pooling)["embedding_dimension"]
-        module = Pooling(dim, "mean")
-    else:
-        module = cls.load(str(folder))
-        dim = getattr(module, "dim", encoder.dim)
-    if dim != encoder.dim:
-        raise BundleError(f"{folder} takes vectors of {dim} numbers, not {encoder.dim} as the encoder's: copy it again")
-    return module
+        found = read_settings(folder / "config.json", _Pooling)
+        return Pooling(found["embedding_dimension"], found["pooling_mode"]), found["embedding_dimension"]
+    if cls is Dense:
+        dense = read_dense(folder)
+        return dense, dense.in_features
+    module = cls.load(str(folder))
+    return module, getattr(module, "dim", dim)
 
 
 def _check_order(classes: Sequence[type[nn.Module]], scoring: Scoring, folder: Path) -> None:
@@ -217,7 +234,8 @@ def _check_order(classes: Sequence[type[nn.Module]], scoring: Scoring, folder: P
     kinds, optional = _ORDERS[scoring]
     places = [next((place for place, kind in enumerate(kinds) if issubclass(cls, kind)), -1) for cls in classes]
     lost = [kind for place, kind in enumerate(kinds) if place not in places and kind not in optional]
-    if lost or places != sorted({*places} - {-1}):
+    once = [place for place in places if kinds[place] is not Dense]
+    if lost or -1 in places or places != sorted(places) or len(once) != len({*once}):
         names = ", ".join(cls.__name__ for cls in classes)
         raise BundleError(f"{folder / 'modules.json'} lists {names}, which make no {scoring} model: copy it again")
 

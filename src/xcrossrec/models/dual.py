@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Normalize
+from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
 from xcrossrec.models.encoder import TitleEncoder
-from xcrossrec.models.heads import Center, HistoryMatcher, Projection
+from xcrossrec.models.heads import Center, HistoryMatcher, Projection, PromptedCenter
 from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.progress import stage
 from xcrossrec.prompts import item_texts
@@ -40,12 +41,13 @@ class DualKind:
     name: ClassVar[Scoring] = "dual"
 
     def head(self, encoder: TitleEncoder, pair_start: PairStart) -> list[nn.Module]:
-        """Mean pooling to a unit vector, and the matcher."""
-        return [Pooling(encoder.dim, "mean"), Normalize(), HistoryMatcher()]
+        """The base's pooling and Dense layers, to a unit vector, and the matcher."""
+        pooling = Pooling(encoder.dim, encoder.recipe.pooling)
+        return [pooling, *deepcopy(encoder.base_dense), Normalize(), HistoryMatcher()]
 
     def assemble(self, modules: Mapping[str, nn.Module]) -> SentenceTransformer:
         """Make a ``SentenceTransformer``, which gives a unit vector a text."""
-        return SentenceTransformer(modules=modules)
+        return _sentence_transformer(list(modules.values()), modules)
 
     def scorer(self, model: Model, titles: Sequence[str]) -> DualScorer:
         """Encode a catalogue."""
@@ -53,7 +55,7 @@ class DualKind:
 
     def dim(self, model: Model) -> int:
         """Size of a vector."""
-        return encoder_of(model).dim
+        return vector_dim(model)
 
     def encode_items(self, model: Model, titles: Sequence[str]) -> Float32[np.ndarray, "item dim"]:
         """Encode the titles of items, an empty one too."""
@@ -72,8 +74,8 @@ class DualKind:
             return model
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            projection = Projection(encoder_of(model).dim, rank)
-        return _in_order(model, projection, (TitleEncoder, Pooling, Center))
+            projection = Projection(vector_dim(model), rank)
+        return _in_order(model, projection, (TitleEncoder, Pooling, Dense, Center))
 
     def centered(self, model: Model, titles: Sequence[str], *, precision: EncodingPrecision = "fp32") -> Model:
         """Let a model subtract the mean vector of a catalogue, as it encodes the catalogue now.
@@ -90,52 +92,82 @@ class DualKind:
             1702.01417); for recommendation, whitening in WhitenRec (arXiv 2401.05753), of which this is the part that
             helped here.
         """
-        if not any(isinstance(module, Center) for module in model):
-            model = _in_order(model, Center(encoder_of(model).dim), (TitleEncoder, Pooling))
-        (center,) = (module for module in model if isinstance(module, Center))
         encoder = encoder_of(model)
+        if not any(isinstance(module, Center) for module in model):
+            center = (PromptedCenter if encoder.recipe.apart else Center)(vector_dim(model))
+            model = _in_order(model, center, (TitleEncoder, Pooling, Dense))
+        (center,) = (module for module in model if isinstance(module, Center))
         former, encoder.precision = encoder.precision, precision
-        center.mean.copy_(_mean_vector(model, titles))
+        center.mean.copy_(_mean_vector(model, titles, encoder.recipe.item_prompt))
+        if isinstance(center, PromptedCenter):
+            center.history_mean.copy_(_mean_vector(model, titles, encoder.recipe.history_prompt))
         encoder.precision = former
         return model
+
+
+def vector_dim(model: Model) -> int:
+    """Size of a text's vector: the last Dense layer's, or a token state's."""
+    sizes = [module.out_features for module in model if isinstance(module, Dense)]
+    return int(sizes[-1]) if sizes else encoder_of(model).dim
+
+
+def _sentence_transformer(
+    modules: Sequence[nn.Module], named: Mapping[str, nn.Module] | None = None
+) -> SentenceTransformer:
+    """A model that reads, by ``encode_query`` and ``encode_document`` too, with the prompts of its encoder's recipe."""
+    encoder = modules[0]
+    assert isinstance(encoder, TitleEncoder)
+    prompts = {"query": encoder.recipe.history_prompt, "document": encoder.recipe.item_prompt}
+    usual = "document" if any(prompts.values()) else None
+    return SentenceTransformer(modules=named or list(modules), prompts=prompts, default_prompt_name=usual)
 
 
 def _in_order(model: Model, new: nn.Module, after: tuple[type[nn.Module], ...]) -> SentenceTransformer:
     """The model with a new module behind its first ones of certain classes."""
     before = [module for module in model if isinstance(module, after)]
-    made = SentenceTransformer(modules=[*before, new, *list(model)[len(before) :]])
+    made = _sentence_transformer([*before, new, *list(model)[len(before) :]])
     made.model_card_data.local_files_only = True
     return made
 
 
 @torch.no_grad()
-def _mean_vector(model: Model, titles: Sequence[str]) -> Float[torch.Tensor, " dim"]:
+def _mean_vector(model: Model, titles: Sequence[str], prompt: str) -> Float[torch.Tensor, " dim"]:
     encoder = encoder_of(model)
-    (pooling,) = (module for module in model if isinstance(module, Pooling))
+    pooling = [module for module in model if isinstance(module, (Pooling, Dense))]
     step = -(-len(titles) // _CENTERED_TITLES)
     texts = sorted(item_texts(titles[::step]), key=lambda text: (len(text), text))
     former = model.training
     model.eval()
-    total = torch.zeros(encoder.dim, dtype=torch.float64)
+    total = torch.zeros(vector_dim(model), dtype=torch.float64)
     for start in range(0, len(texts), _ENCODE_BATCH):
-        features = encoder.preprocess(texts[start : start + _ENCODE_BATCH])
+        features = encoder.preprocess(texts[start : start + _ENCODE_BATCH], prompt=prompt)
         states = encoder({key: value.to(model.device) for key, value in features.items()})
-        total += pooling(states)["sentence_embedding"].double().sum(0).cpu()
+        for module in pooling:
+            states = module(states)
+        total += states["sentence_embedding"].double().sum(0).cpu()
     model.train(former)
     return (total / len(texts)).float()
 
 
 @torch.inference_mode()
-def encode_titles(model: SentenceTransformer, texts: Sequence[str]) -> Float[torch.Tensor, "text dim"]:
+def encode_titles(
+    model: SentenceTransformer, texts: Sequence[str], *, as_history: bool = False
+) -> Float[torch.Tensor, "text dim"]:
     """Encode texts into unit vectors, each different text once, longest first; leaves the model in evaluation mode.
 
     Equal texts have equal vectors, so that their items tie.
+
+    Args:
+        model: a `dual` model.
+        texts: titles.
+        as_history: read them as a history's items; which differs where the model's prompts do.
     """
     if model.training:
         model.eval()
     place = {text: number for number, text in enumerate(sorted(set(texts), key=lambda text: (-len(text), text)))}
     different = list(place)
-    encode = encoder_of(model).preprocess
+    encoder = encoder_of(model)
+    encode = partial(encoder.preprocess, prompt=encoder.recipe.history_prompt) if as_history else encoder.preprocess
     parts = []
     with stage("encoding", "texts") as bar:
         for start in range(0, len(different), _ENCODE_BATCH):
@@ -143,7 +175,7 @@ def encode_titles(model: SentenceTransformer, texts: Sequence[str]) -> Float[tor
             parts.append(model({key: value.to(model.device) for key, value in features.items()})["sentence_embedding"])
             bar.at(min(start + _ENCODE_BATCH, len(different)), len(different))
     if not parts:
-        return torch.empty(0, encoder_of(model).dim)
+        return torch.empty(0, vector_dim(model))
     return torch.cat(parts).float().cpu()[[place[text] for text in texts]]
 
 
@@ -160,7 +192,8 @@ def runs_within(lengths: Sequence[int], most: int) -> Iterator[range]:
 
 
 class DualScorer:
-    """Scores by the cosine of separately encoded history and items; the catalogue is encoded once.
+    """Scores by the cosine of separately encoded history and items; the catalogue is encoded once, or once as what
+    histories hold and once as what is scored where the prompts of these differ.
 
     Args:
         model: a `dual` model.
@@ -178,6 +211,8 @@ class DualScorer:
         self.model = model
         self.titles = item_texts(titles)
         self.vectors = encode_titles(model, self.titles) if vectors is None else vectors
+        apart = encoder_of(model).recipe.apart
+        self.slots = encode_titles(model, self.titles, as_history=True) if apart else self.vectors
         self.matcher: HistoryMatcher = deepcopy(matcher_of(model)).cpu()  # vectors are kept on the CPU
 
     @torch.inference_mode()
@@ -190,7 +225,7 @@ class DualScorer:
         lengths = [len(history) for history in histories]
         longest = max(lengths, default=0)
         rows = torch.tensor([[*history, *[0] * (longest - len(history))] for history in histories])
-        slots = self.vectors[rows]
+        slots = self.slots[rows]
         if candidates is None:
             return torch.cat(list(self._catalogue_scores(slots, lengths))).numpy().astype(np.float32)
         present = torch.arange(longest)[None, :] < torch.tensor(lengths)[:, None]

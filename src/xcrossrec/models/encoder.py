@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import torch
 from jaxtyping import Float
 from pydantic import Field
-from sentence_transformers.base.modules import InputModule
+from sentence_transformers.base.modules import Dense, InputModule
 from torch import Tensor, nn
 
 from xcrossrec.config import Integration
@@ -24,6 +25,7 @@ from xcrossrec.models.fast.door import FastPass
 from xcrossrec.models.files import PlainName, Settings, read_settings
 from xcrossrec.models.identity import AnyBase, find_base
 from xcrossrec.models.pair_attention import attention_arguments, set_up_pair_attention
+from xcrossrec.models.recipe import OF_HISTORY, Recipe, RecipeRecord
 from xcrossrec.models.tokens import CutReport, PromptTokenizer, token_limit
 from xcrossrec.prompts import PROMPT_VERSION, clean_title, split_prompt
 from xcrossrec.types import ENCODING_PRECISIONS, EncodingPrecision, PairAttention
@@ -38,6 +40,7 @@ class EncoderSettings(Settings):
     prompt_version: int
     max_tokens: Annotated[int, Field(ge=8, le=100_000)]
     pair_attention: PairAttention
+    recipe: RecipeRecord | None = None
 
 
 class IntegratedSettings(EncoderSettings):
@@ -57,6 +60,7 @@ class TitleEncoder(InputModule):
         pair_attention: who sees whom in a pair (see :mod:`xcrossrec.models.pair_attention`).
         shares_history: whether pairs of one history share its encoding; False for ``joint``, and for
             ``shared`` on a base that cannot.
+        recipe: the prompts before texts, and what makes one vector of a text's states behind the encoder.
         sources: names of the domains that it is made of; empty for a single language model.
         adapters: theirs.
         integration: how they became one model; None for a single language model.
@@ -78,9 +82,12 @@ class TitleEncoder(InputModule):
         self.base_digest = base.digest
         self.prompt_version = PROMPT_VERSION
         self.tokenizer = base.tokenizer
-        self.max_tokens = token_limit(base.tokenizer, base.backbone.config, max_tokens)
+        self.recipe = base.recipe
+        self.base_dense: tuple[Dense, ...] = base.dense
+        self.max_tokens = token_limit(base.tokenizer, base.backbone.config, max_tokens, usual=base.max_tokens)
         self.prompts = PromptTokenizer(base.tokenizer, self.max_tokens)
         self.dim = int(base.backbone.config.hidden_size)
+        self._check_prompts()
         self._precision: EncodingPrecision = "fp32"
         self.fast = FastPass()
 
@@ -88,6 +95,15 @@ class TitleEncoder(InputModule):
     def max_seq_length(self) -> int:
         """Longest text in tokens."""
         return self.max_tokens
+
+    def _check_prompts(self) -> None:
+        """Refuse a prompt that leaves too little room for a text."""
+        for prompt in (self.recipe.history_prompt, self.recipe.item_prompt):
+            if prompt and (tokens := self.prompts.length(prompt)) > self.max_tokens // 2:
+                raise ConfigError(
+                    f"the prompt {prompt[:60]!r} has {tokens} tokens, more than half of the {self.max_tokens} that a "
+                    "text may have: give a shorter one"
+                )
 
     @property
     def cut(self) -> CutReport:
@@ -121,26 +137,34 @@ class TitleEncoder(InputModule):
 
         Args:
             inputs: all strings, or all pairs of strings.
-            prompt: a text put before every history, as sentence-transformers offers it; normally None.
-            **kwargs: ignored; sentence-transformers passes its own.
+            prompt: put before every text, of pairs before the history; None takes the recipe's: a text by itself is
+                read as an item that is scored, a history's item is with the history prompt.
+            **kwargs: ``task``, which sentence-transformers passes and which says nothing new.
 
         Raises:
-            DataError: an empty text, or something that is no text (NaN, None).
+            DataError: something that is no text (NaN, None), or a pair with an empty one.
+            ConfigError: any other argument.
         """
-        lead = prompt or ""
+        if unknown := sorted(set(kwargs) - {"task"}):
+            raise ConfigError(f"xcrossrec's encoders do not know the argument {unknown[0]!r}: leave it out")
         if inputs and isinstance(inputs[0], (tuple, list)):
-            histories = [split_prompt(lead + self._text(pair[0])) for pair in inputs]
+            leads = self.recipe.history_prompt if prompt is None else prompt, self.recipe.item_prompt
+            histories = [split_prompt(_text(pair[0], empty=False)) for pair in inputs]
             encode = self.prompts.encode_shared if self.shares_history else self.prompts.encode_pairs
-            return encode(histories, [clean_title(self._text(pair[1])) for pair in inputs])
-        return self.prompts.encode([split_prompt(lead + self._text(text)) for text in inputs])
+            return encode(histories, [clean_title(_text(pair[1], empty=False)) for pair in inputs], *leads)
+        return self.preprocess_each(inputs, [self.recipe.item_prompt if prompt is None else prompt] * len(inputs))
 
-    @staticmethod
-    def _text(value: Any) -> str:
-        if not isinstance(value, str):
-            raise DataError(f"expected a title or a prompt as text, got {value!r}: clean the titles first")
-        if not value.strip():
-            raise DataError("got an empty text: give a title, or leave the item out")
-        return value
+    def preprocess_each(self, texts: Sequence[Any], prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Tokenize texts, each with its own prompt; where histories have one of their own, those who do are told.
+
+        Args:
+            texts: titles, or several in one text.
+            prompts: one a text.
+        """
+        features = self.prompts.encode([split_prompt(_text(text)) for text in texts], prompts)
+        if self.recipe.apart:
+            features[OF_HISTORY] = torch.tensor([prompt == self.recipe.history_prompt for prompt in prompts])
+        return features
 
     def settings(self) -> dict[str, Any]:
         """What a saved folder records, so that the same encoder can be made again."""
@@ -150,6 +174,7 @@ class TitleEncoder(InputModule):
             "prompt_version": self.prompt_version,
             "max_tokens": self.max_tokens,
             "pair_attention": self.pair_attention,
+            **({} if self.recipe == Recipe() else {"recipe": asdict(self.recipe)}),
             **sources,
         }
 
@@ -191,6 +216,7 @@ class TitleEncoder(InputModule):
         folder = Path(model_name_or_path) / subfolder
         settings = cls.read_settings(folder)
         found = find_base(f"model {folder}", settings["base"], [folder], base)
+        found = replace(found, recipe=Recipe(**(settings.get("recipe") or {})))
         model = cls._restored(folder, settings, found, trainable=trainable)
         model.eval()
         return model
@@ -221,6 +247,25 @@ class TitleEncoder(InputModule):
                 f"{PROMPT_VERSION}: train it again, or install the release that made it"
             )
         return settings
+
+
+def read_recipe(folder: Path) -> Recipe | None:
+    """The recipe that a source was trained with; None for an adapter made elsewhere.
+
+    Raises:
+        BundleError: damaged settings.
+    """
+    path = folder / TitleEncoder.config_file_name
+    settings = read_settings(path, EncoderSettings) if path.is_file() else None
+    return None if settings is None else Recipe(**(settings.get("recipe") or {}))
+
+
+def _text(value: Any, *, empty: bool = True) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"expected a title or a prompt as text, got {value!r}: clean the titles first")
+    if not empty and not value.strip():
+        raise DataError("got an empty text: give a title, or leave the item out")
+    return value
 
 
 def save_adapters(adapters: Sequence[Adapter], folder: Path) -> None:

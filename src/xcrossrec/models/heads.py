@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from xcrossrec.exceptions import BundleError, ConfigError
 from xcrossrec.models.files import Dim, Rank, Settings, read_settings, save_tensors, take_over
+from xcrossrec.models.recipe import OF_HISTORY
 from xcrossrec.types import PairReading, PairStart
 
 RECENCY_SLOTS = 8
@@ -199,4 +200,26 @@ class Center(Head):
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Subtract the mean from ``sentence_embedding`` (batch, dim)."""
         features["sentence_embedding"] = features["sentence_embedding"] - self.mean
+        return features
+
+
+class PromptedCenter(Center):
+    """A center for a model that reads a history's items with another prompt than those that are scored: each has its
+    own mean, since a prompt moves all vectors alike.
+
+    Args:
+        dim: vector size d.
+    """
+
+    config_file_name = "prompted_center.json"
+    history_mean: Float[Tensor, " dim"]
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.register_buffer("history_mean", torch.zeros(dim))
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Subtract from ``sentence_embedding`` (batch, dim) the mean of those that are read alike."""
+        mean = torch.where(features[OF_HISTORY][:, None], self.history_mean, self.mean)
+        features["sentence_embedding"] = features["sentence_embedding"] - mean
         return features

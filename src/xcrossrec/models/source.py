@@ -21,8 +21,17 @@ from xcrossrec.models.fast.door import FastPass
 from xcrossrec.models.files import take_over
 from xcrossrec.types import PairAttention
 
-# Query and value where PEFT has no default; ModernBERT's fused layer adds as many parameters as two apart.
-_QUERY_VALUE = {"mpnet": ["q", "v"], "modernbert": ["Wqkv"]}
+_QUERY_VALUE = (
+    ["query", "value"],
+    ["q_proj", "v_proj"],
+    ["q_lin", "v_lin"],
+    ["query_proj", "value_proj"],
+    ["q", "v"],
+    ["Wqkv"],
+    ["qkv_proj"],
+    ["query_key_value"],
+)
+"""What query and value are called where PEFT has no default; a fused layer adds as many parameters as two apart."""
 
 
 class SingleStreamEncoder(TitleEncoder):
@@ -96,7 +105,7 @@ class SourceEncoder(SingleStreamEncoder):
     ) -> None:
         super().__init__(base, max_tokens, pair_attention)
         if lora is not None:
-            self.backbone = get_peft_model(base.backbone, _with_targets(lora, base))
+            self.backbone = get_peft_model(base.backbone, _with_targets(lora, base.backbone))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The adapter's factors, or whatever else of the backbone trains; no group where nothing does."""
@@ -137,28 +146,39 @@ def save_peft(backbone: PeftModel, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def default_lora(rank: int = 8, alpha: float | None = None, dropout: float = 0.0) -> LoraConfig:
+def default_lora(
+    rank: int = 8, alpha: float | None = None, dropout: float = 0.0, target_modules: Sequence[str] | None = None
+) -> LoraConfig:
     """LoRA on query and value, as PEFT's defaults choose them for the base's architecture.
 
     Args:
         rank: r.
         alpha: LoRA's alpha; None takes twice the rank.
         dropout: on the adapter's input.
+        target_modules: names of other linear layers to adapt.
     """
-    return LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout, bias="none")
+    targets = list(target_modules) if target_modules else None
+    return LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout, bias="none", target_modules=targets)
 
 
-def _with_targets(lora: LoraConfig, base: Base) -> LoraConfig:
-    """Fill in the layers to adapt where neither the caller nor PEFT names them.
+def _with_targets(lora: LoraConfig, backbone: Any) -> LoraConfig:
+    """Fill in the layers to adapt where the caller names none: PEFT's choice, or what is called query and value.
 
     Raises:
-        ModelError: nobody knows the architecture's query and value.
+        ModelError: a name that is none of a linear layer, or nobody knows the query and value.
     """
-    kind = base.backbone.config.model_type
-    if lora.target_modules or kind in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
-        return lora
-    if kind not in _QUERY_VALUE:
-        raise ModelError(f"no default LoRA layers are known for {kind!r} models: name them in target_modules")
+    kind = backbone.config.model_type
+    linear = {name.rpartition(".")[2] for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
+    named = lora.target_modules or TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind)
+    if named is None:
+        named = next((names for names in _QUERY_VALUE if linear.issuperset(names)), [])
+    lost = [] if isinstance(named, str) else [name for name in named if name.rpartition(".")[2] not in linear]
+    if lost or not named:
+        wanted = f"not {sorted(lost)[0]!r}" if lost else "of which none is known to be query or value"
+        raise ModelError(
+            f"this {kind} base has the linear layers {', '.join(sorted(linear))}, {wanted}: choose some of them with "
+            "--target-modules (target_modules in Python)"
+        )
     filled = copy(lora)
-    filled.target_modules = set(_QUERY_VALUE[kind])
+    filled.target_modules = named if isinstance(named, str) else set(named)
     return filled

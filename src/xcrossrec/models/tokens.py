@@ -48,12 +48,15 @@ class CutReport:
 class PromptTokenizer:
     """Builds token ids from lists of titles.
 
+    A text stands between the tokens that the tokenizer itself puts around one, which may be none. A prompt (``lead``)
+    stands before its first title and is tokenized together with it, as sentence-transformers does.
+
     Args:
-        tokenizer: a Hugging Face tokenizer with start and end tokens.
-        max_tokens: longest text, special tokens included.
+        tokenizer: a Hugging Face tokenizer.
+        max_tokens: longest text, special tokens and prompt included.
 
     Raises:
-        ModelError: the tokenizer has no start, end or padding token, or ``max_tokens`` is below 8.
+        ModelError: ``max_tokens`` is below 8.
     """
 
     tokenizer: Any
@@ -63,41 +66,46 @@ class PromptTokenizer:
     def __post_init__(self) -> None:
         if self.max_tokens < 8:
             raise ModelError(f"max_tokens is {self.max_tokens}: give at least 8")
-        start = self.tokenizer.cls_token_id
-        end = self.tokenizer.sep_token_id
-        pad = self.tokenizer.pad_token_id
-        self._start = self.tokenizer.bos_token_id if start is None else start
-        self._end = self.tokenizer.eos_token_id if end is None else end
-        self._pad = pad
-        if None in (self._start, self._end, self._pad):
-            raise ModelError(
-                f"tokenizer {type(self.tokenizer).__name__} lacks a start, end or padding token: "
-                "use an encoder's tokenizer"
-            )
+        padding = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        self._pad = next(token for token in padding if token is not None)  # masks leave it out, whatever it is
         self._separator = self._pieces([TITLE_SEPARATOR])[0]
+        self._start, self._end = _around(self.tokenizer, self._separator)
+        self._middle = self._end or self._separator
 
-    def encode(self, prompts: Sequence[Sequence[str]]) -> dict[str, Tensor]:
+    def length(self, text: str) -> int:
+        """Tokens of a text alone."""
+        return len(self._pieces([text])[0])
+
+    def encode(self, prompts: Sequence[Sequence[str]], leads: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Encode histories (or single items) without a candidate.
 
         Args:
-            prompts: per text its titles, oldest first, none empty.
+            prompts: per text its titles, oldest first, none empty; a text without a title is empty.
+            leads: per text its prompt; None has none.
 
         Returns:
             ``input_ids``, ``attention_mask`` and ``segments``, each (batch, token).
         """
-        pieces = self._grouped(prompts)
-        return self._pad_batch([self._assemble(titles, None) for titles in pieces])
+        leads = [""] * len(prompts) if leads is None else leads
+        prompts = [titles or [""] * bool(lead) for titles, lead in zip(prompts, leads, strict=True)]
+        return self._pad_batch([self._assemble(titles, None) for titles in self._grouped(prompts, leads)])
 
-    def encode_pairs(self, histories: Sequence[Sequence[str]], candidates: Sequence[str]) -> dict[str, Tensor]:
+    def encode_pairs(
+        self, histories: Sequence[Sequence[str]], candidates: Sequence[str], lead: str = "", candidate_lead: str = ""
+    ) -> dict[str, Tensor]:
         """Encode each history together with its candidate in one text.
 
         Args:
             histories: per text the history's titles, oldest first.
             candidates: per text the candidate's title; never cut before the whole history is.
+            lead: prompt of every history.
+            candidate_lead: prompt of every candidate.
         """
-        return self._pad_batch(self._pair_rows(histories, candidates))
+        return self._pad_batch(self._pair_rows(histories, candidates, lead, candidate_lead))
 
-    def encode_shared(self, histories: Sequence[Sequence[str]], candidates: Sequence[str]) -> dict[str, Tensor]:
+    def encode_shared(
+        self, histories: Sequence[Sequence[str]], candidates: Sequence[str], lead: str = "", candidate_lead: str = ""
+    ) -> dict[str, Tensor]:
         """Encode the same texts with each history once: all tokens in one row, histories first.
 
         Two pairs share a history where what is left of it after cutting is the same, so a pair's tokens and
@@ -106,6 +114,8 @@ class PromptTokenizer:
         Args:
             histories: per pair the history's titles, oldest first.
             candidates: per pair the candidate's title.
+            lead: prompt of every history.
+            candidate_lead: prompt of every candidate.
 
         Returns:
             ``input_ids``, ``segments``, ``position_ids`` (within the pair's text), ``history`` (number of the
@@ -114,7 +124,7 @@ class PromptTokenizer:
         number_of: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
         heads: list[_Cells] = []
         tails: list[_Cells] = []
-        for pair, (ids, segments) in enumerate(self._pair_rows(histories, candidates)):
+        for pair, (ids, segments) in enumerate(self._pair_rows(histories, candidates, lead, candidate_lead)):
             split = next(place for place, segment in enumerate(segments) if segment < 0)
             key = (tuple(ids[:split]), tuple(segments[:split]))
             number = number_of.setdefault(key, len(number_of))
@@ -124,14 +134,18 @@ class PromptTokenizer:
         return _in_one_row([*heads, *tails])
 
     def _pair_rows(
-        self, histories: Sequence[Sequence[str]], candidates: Sequence[str]
+        self, histories: Sequence[Sequence[str]], candidates: Sequence[str], lead: str, candidate_lead: str
     ) -> list[tuple[list[int], list[int]]]:
-        pieces = self._grouped(histories)
-        tails = self._pieces(candidates)
-        return [self._assemble(titles, candidate) for titles, candidate in zip(pieces, tails, strict=True)]
+        groups = self._grouped(histories, [lead] * len(histories))
+        tails = self._grouped([[title] for title in candidates], [candidate_lead] * len(candidates))
+        return [self._assemble(titles, candidate) for titles, (candidate,) in zip(groups, tails, strict=True)]
 
-    def _grouped(self, prompts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        flat = self._pieces([title for titles in prompts for title in titles])
+    def _grouped(self, prompts: Sequence[Sequence[str]], leads: Sequence[str]) -> list[list[_Title]]:
+        """Tokenize the titles of each text, alone and behind its prompt."""
+        titles = [(lead, title) for group, lead in zip(prompts, leads, strict=True) for title in group]
+        alone = self._pieces([title for _, title in titles])
+        led = self._pieces([lead + title for lead, title in titles]) if any(leads) else alone
+        flat = [_Title(a, b, max(0, len(b) - len(a))) for a, b in zip(alone, led, strict=True)]
         groups, start = [], 0
         for titles in prompts:
             groups.append(flat[start : start + len(titles)])
@@ -147,42 +161,43 @@ class PromptTokenizer:
         ids_of = dict(zip(different, encoded["input_ids"], strict=True))
         return [ids_of[title] for title in titles]
 
-    def _assemble(self, titles: list[list[int]], candidate: list[int] | None) -> tuple[list[int], list[int]]:
-        room = self.max_tokens - 2
+    def _assemble(self, titles: list[_Title], candidate: _Title | None) -> tuple[list[int], list[int]]:
+        after = self._end if candidate is None else self._middle
+        room = self.max_tokens - len(self._start) - len(after)
         tail: list[int] = []
         if candidate is not None:
-            tail = [*candidate[: room - 1], self._end]
-            self.cut.titles += len(candidate) > room - 1
-            room -= len(tail)
+            fits = room - len(self._end)
+            tail = candidate.led[:fits] or [self._pad]
+            self.cut.titles += len(candidate.led) > fits
+            room -= len(tail) + len(self._end)
         kept, left_out = self._fit(titles, room)
         self.cut.items += left_out
-        self.cut.prompts += left_out > 0 or any(len(k) < len(t) for k, t in zip(kept, titles[left_out:], strict=True))
-        ids, segments = [self._start], [0]
+        self.cut.prompts += left_out > 0 or (len(kept) == 1 and len(kept[0].led) < len(titles[left_out].led))
+        ids, segments = [*self._start], [0] * len(self._start)
         for number, title in enumerate(kept, start=1):
-            if number > 1:
-                ids += self._separator
-                segments += [0] * len(self._separator)
-            ids += title
-            segments += [number] * len(title)
-        ids.append(self._end)
-        segments.append(0)
+            own, before = (title.led, title.lead) if number == 1 else (title.alone, len(self._separator))
+            ids += own if number == 1 else [*self._separator, *own]
+            segments += [0] * before + [number] * (len(own) - (before if number == 1 else 0))
+        ids += after
+        segments += [0] * len(after)
         if candidate is not None:
-            ids += tail
-            segments += [CANDIDATE_SEGMENT] * (len(tail) - 1) + [CANDIDATE_END_SEGMENT]
-        return ids, segments
+            lead = min(candidate.lead, len(tail))
+            ids += [*tail, *self._end]
+            segments += [CANDIDATE_END_SEGMENT] * lead + [CANDIDATE_SEGMENT] * (len(tail) - lead)
+            segments += [CANDIDATE_END_SEGMENT] * len(self._end)
+        return (ids, segments) if ids else ([self._pad], [0])
 
-    def _fit(self, titles: list[list[int]], room: int) -> tuple[list[list[int]], int]:
-        """Keep as many of the newest titles as fit; a lone title that does not fit is cut at its end."""
-        kept: list[list[int]] = []
+    def _fit(self, titles: list[_Title], room: int) -> tuple[list[_Title], int]:
+        """Keep as many of the newest titles as fit behind the prompt; a lone one that does not is cut at its end."""
+        kept: list[_Title] = []
         used = 0
         for title in reversed(titles):
-            cost = len(title) + (len(self._separator) if kept else 0)
-            if used + cost > room:
+            if used + len(title.led) > room:
                 break
             kept.append(title)
-            used += cost
+            used += len(title.alone) + len(self._separator)
         if not kept and titles and room > 0:
-            kept = [titles[-1][:room]]
+            kept = [titles[-1]._replace(led=titles[-1].led[:room], lead=min(titles[-1].lead, room))]
             self.cut.titles += 1
         return kept[::-1], len(titles) - len(kept)
 
@@ -196,6 +211,31 @@ class PromptTokenizer:
             segments[row, : len(row_ids)] = torch.tensor(row_segments)
             mask[row, : len(row_ids)] = 1
         return dict(zip(TEXT_COLUMNS, (ids, mask, segments), strict=True))
+
+
+class _Title(NamedTuple):
+    """A title's tokens, by itself and behind the prompt, and how many of the latter are the prompt's."""
+
+    alone: list[int]
+    led: list[int]
+    lead: int
+
+
+def _around(tokenizer: Any, between: list[int]) -> tuple[list[int], list[int]]:
+    """The tokens that a tokenizer puts before and behind a text by itself.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        between: the tokens of :data:`xcrossrec.prompts.TITLE_SEPARATOR` alone.
+    """
+    framed = tokenizer([TITLE_SEPARATOR], verbose=False)["input_ids"][0]
+    places = [start for start in range(len(framed)) if framed[start : start + len(between)] == between]
+    if not between or not places:
+        raise ModelError(
+            f"tokenizer {type(tokenizer).__name__} reads {TITLE_SEPARATOR!r} as {framed}, alone as {between}: "
+            "its start and end tokens cannot be told; use another base"
+        )
+    return framed[: places[0]], framed[places[0] + len(between) :]
 
 
 class _Cells(NamedTuple):
@@ -220,14 +260,15 @@ def _in_one_row(cells: Sequence[_Cells]) -> dict[str, Tensor]:
     return {name: column[None] for name, column in zip(SHARED_COLUMNS, columns, strict=True)}
 
 
-def token_limit(tokenizer: Any, config: Any, wanted: int | None) -> int:
+def token_limit(tokenizer: Any, config: Any, wanted: int | None, *, usual: int | None = None) -> int:
     """Settle the longest text in tokens.
 
     Args:
         tokenizer: its ``model_max_length`` bounds the result.
         config: its ``max_position_embeddings`` bounds it too; MPNet and RoBERTa shapes lose the positions
             up to the padding id.
-        wanted: the user's wish; None takes the bound, at most 256.
+        wanted: the user's wish; None takes the bound, at most 256 and at most ``usual``.
+        usual: what the base's folder says.
 
     Raises:
         ModelError: the wish is above what the model can take.
@@ -237,7 +278,7 @@ def token_limit(tokenizer: Any, config: Any, wanted: int | None) -> int:
         positions -= config.pad_token_id + 1
     bound = min(positions, tokenizer.model_max_length)
     if wanted is None:
-        return int(min(bound, 256))
+        return int(min(bound, 256, usual or 256))
     if wanted > bound:
         raise ModelError(f"max_tokens is {wanted}, but the model takes at most {bound}: lower it")
     return wanted

@@ -39,20 +39,23 @@ _PRODUCTS_AT_ONCE = 2**24
 
 
 Text: TypeAlias = str | tuple[str, str]
-"""What a model reads at a time: a title; of a `pair` model a history's prompt and a title."""
+"""What a model reads at a time: a title; of a `pair` model a history's prompt and a title; a title that is read as a
+history's item stands behind an empty text where that differs."""
 
 Read: TypeAlias = Mapping[Text, Any]
 """What a model makes of texts: a vector of each; of a `pair` model a score."""
 
 
 class DualRanking:
-    """Searches the vectors of all items, exactly; only titles that the catalogue lacks are read."""
+    """Searches the vectors of all items, exactly; only titles that the catalogue lacks are read, and a history's items
+    where the model's prompts make other vectors of them."""
 
     together = True
     """Whether questions are answered together: what the model makes of a text is the same for all of them."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        self.apart = encoder_of(model).recipe.apart
         self.matcher = deepcopy(matcher_of(model)).cpu()  # vectors are kept on the CPU
         self._pool = lru_cache(maxsize=128)(partial(history_pool, self.matcher))
 
@@ -61,20 +64,28 @@ class DualRanking:
 
     def texts(self, snapshot: Snapshot, known: Understood) -> list[Text]:
         """What must be read for a question, each once."""
-        return list({each.text: None for each in (*known.history, *(known.to_score or ())) if each.item is None})
+        fresh = [each.text for each in (*known.history, *(known.to_score or ())) if each.item is None]
+        if not self.apart:
+            return list(dict.fromkeys(fresh))
+        scored: list[Text] = [each.text for each in known.to_score or () if each.item is None]
+        return list(dict.fromkeys([*map(_as_history, known.history), *scored]))
 
     def price(self, text: Text) -> int:
         """Characters that are read."""
-        return len(text)
+        return len(text if isinstance(text, str) else text[1])
 
     def read(self, texts: Sequence[Any]) -> Read:
         """Encode titles together."""
-        return dict(zip(texts, encode_titles(self.model, texts), strict=True))
+        plain = [text for text in texts if isinstance(text, str)]
+        read = dict(zip(plain, encode_titles(self.model, plain), strict=True)) if plain else {}
+        if slots := [text for text in texts if not isinstance(text, str)]:
+            read |= zip(slots, encode_titles(self.model, [text for _, text in slots], as_history=True), strict=True)
+        return read
 
     @torch.inference_mode()
     def answer(self, snapshot: Snapshot, questions: Sequence[tuple[Understood, Read]]) -> list[Answer | Exception]:
         """Multiply the vectors of all questions with the catalogue at once."""
-        slots = [_vectors(snapshot, known.history, fresh) for known, fresh in questions]
+        slots = [self._slots(snapshot, known, fresh) for known, fresh in questions]
         products = _products(snapshot, [s for s, (q, _) in zip(slots, questions, strict=True) if q.to_score is None])
         return [
             or_error(partial(self._search, snapshot, known, own, next(products)))
@@ -82,6 +93,11 @@ class DualRanking:
             else or_error(partial(self._score, snapshot, known, own, fresh))
             for (known, fresh), own in zip(questions, slots, strict=True)
         ]
+
+    def _slots(self, snapshot: Snapshot, known: Understood, fresh: Read) -> Float[Tensor, "slot dim"]:
+        if self.apart:
+            return torch.stack([fresh[_as_history(each)] for each in known.history])
+        return _vectors(snapshot, known.history, fresh)
 
     def _search(
         self,
@@ -193,6 +209,10 @@ def or_error(work: Callable[[], Any]) -> Any:
     except Exception as error:
         log.exception("a question failed")
         return error
+
+
+def _as_history(known: Known) -> Text:
+    return "", known.text
 
 
 def _answer(snapshot: Snapshot, known: Understood, found: Sequence[tuple[Known, float]]) -> Answer:

@@ -79,12 +79,14 @@ class DualBatches(UserBatches):
     Args:
         sampled_negatives: items drawn uniformly from the catalogue per batch.
         length_groups: number of groups of like length; 1 for an encoder that leaves padding out by itself.
+        history: tokenizes items as a history has them, where that differs; then each is encoded both ways.
     """
 
     sampled_negatives: int = 0
     length_groups: int = LENGTH_GROUPS
     lengths: Int64[np.ndarray, " item"] | None = None
     """Tokens of each title; counted where they are not given."""
+    history: Preprocess | None = None
 
     def __post_init__(self) -> None:
         if self.lengths is not None:
@@ -105,9 +107,10 @@ class DualBatches(UserBatches):
             "member": self._membership(users, items),
         }
         batch: dict[str, Any] = {}
-        for number, chunk in enumerate(np.array_split(np.asarray(items), self.length_groups)):
-            if chunk.size:
-                batch |= _prefixed(f"items{number}", self.preprocess([self.titles[row] for row in chunk]))
+        for name, preprocess in (("items", self.preprocess), ("slots", self.history)):
+            for number, chunk in enumerate(np.array_split(np.asarray(items), self.length_groups)):
+                if chunk.size and preprocess is not None:
+                    batch |= _prefixed(f"{name}{number}", preprocess([self.titles[row] for row in chunk]))
         batch["label"] = structure
         return batch
 

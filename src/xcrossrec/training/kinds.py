@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +40,7 @@ class DualTraining:
             config.seed,
             sampled_negatives=config.sampled_negatives,
             length_groups=1 if on_cpu() and encoder.fast.leaves_padding_out_in_training else LENGTH_GROUPS,
+            history=partial(encoder.preprocess, prompt=encoder.recipe.history_prompt) if encoder.recipe.apart else None,
         )
 
     def loss(self, model: Model, config: TrainingConfig) -> nn.Module:

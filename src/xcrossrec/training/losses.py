@@ -36,21 +36,22 @@ class NextItemLoss(nn.Module):
         """Compute the mean loss over all targets of the batch.
 
         Args:
-            features: tokenized items in length groups.
+            features: tokenized items in length groups; then the same as histories have them, where that differs.
             labels: ``sequences`` (user, step; -1 pads) and ``member`` (user, item).
         """
         vectors = [self.model(dict(group))["sentence_embedding"].float() for group in features]
         with torch.autocast(vectors[0].device.type, enabled=False):  # similarities need all their digits
-            items, sequences = torch.cat(vectors), labels["sequences"]
+            count, encoded, sequences = labels["member"].shape[1], torch.cat(vectors), labels["sequences"]
+            items, slots = encoded[:count], encoded[-count:]
             position = torch.arange(1, sequences.shape[1], device=sequences.device).expand(len(sequences), -1)
-            scores = self._late_scores(items, sequences)
+            scores = self._late_scores(items, slots, sequences)
             return self._cross_entropy(scores * self.matcher.scale, position, sequences, labels["member"])
 
     def _late_scores(
-        self, items: Float[Tensor, "item dim"], sequences: Int[Tensor, "user step"]
+        self, items: Float[Tensor, "item dim"], slots: Float[Tensor, "item dim"], sequences: Int[Tensor, "user step"]
     ) -> Float[Tensor, "user target item"]:
         """Score all items after each prefix: the soft maximum, as running sums over the steps."""
-        similarity = items @ items.t()
+        similarity = slots @ items.t()
         sharpness = self.matcher.sharpness
         step = torch.arange(sequences.shape[1], device=items.device)
         # kernel[t, k]: weight of history step k when step t + 1 is the target

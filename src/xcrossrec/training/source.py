@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
+from peft import LoraConfig
 
 from xcrossrec.config import TrainingConfig, source_config
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.store import read_parquet
-from xcrossrec.exceptions import BundleError, ModelError
+from xcrossrec.exceptions import BundleError, ConfigError, ModelError
 from xcrossrec.models import bundle
-from xcrossrec.models.base import DEFAULT_BASE, Base, load_base
+from xcrossrec.models.base import DEFAULT_BASE, Base, load_base, with_choices
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import build_model, kind_of
 from xcrossrec.models.model import Model, encoder_of
@@ -25,7 +26,7 @@ from xcrossrec.models.source import SourceEncoder, default_lora
 from xcrossrec.training.checkpoints import forget_checkpoints
 from xcrossrec.training.loop import TrainingReport, fit, uses_bfloat16
 from xcrossrec.training.places import refuse_existing, work_folder
-from xcrossrec.types import PairAttention, PairStart, Scoring, Split
+from xcrossrec.types import PairAttention, PairStart, PoolingMode, Scoring, Split
 
 TRAINING_USERS = "training_users.parquet"
 
@@ -42,11 +43,15 @@ def train_source(
     scoring: Scoring = "dual",
     pair_attention: PairAttention | None = None,
     pair_start: PairStart = "similarity",
+    pooling: PoolingMode | None = None,
+    history_prompt: str | None = None,
+    item_prompt: str | None = None,
+    target_modules: Sequence[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> TrainingReport:
-    """Fine-tune one LoRA adapter (query and value) on a domain's training users.
+    """Fine-tune one LoRA adapter on a domain's training users.
 
     Args:
         domain: its train split is used.
@@ -54,13 +59,17 @@ def train_source(
         config: settings; None takes those of :func:`xcrossrec.config.source_config`.
         base: a base, its folder or name (:func:`xcrossrec.models.base.load_base`); None takes the embedded one, or
             looks for that of ``init``.
-        init: start from this adapter instead of a fresh one (its base, rank, scoring and pair attention
-            hold).
+        init: start from this adapter instead of a fresh one (its base and its recipe, layers, rank, scoring and pair
+            attention hold).
         budget: number of users, drawn by seed; None takes all.
         rank: LoRA's r.
         scoring: ``dual`` or ``pair``.
         pair_attention: who sees whom in a pair, ``joint`` or ``shared``; None takes the base's default.
         pair_start: whether a `pair` head starts from the ``similarity``, or ``fresh`` as in the paper.
+        pooling: how token states become a text's vector (`dual`); None takes that of the base's folder.
+        history_prompt: put before a history's items; None takes that of the base's folder.
+        item_prompt: put before an item that is scored; likewise.
+        target_modules: names of the linear layers to adapt; None takes query and value.
         resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
         show_progress: draw progress bars.
@@ -68,15 +77,20 @@ def train_source(
     Raises:
         DataError: no train split, or a budget larger than it.
         BundleError: ``out`` exists and may not be replaced.
+        ConfigError: pooling, prompts or layers beside ``init``, or a pooling for `pair`.
+        ModelError: layers that the base does not have.
     """
     out, config = Path(out), config or source_config()
     refuse_existing(out, overwrite)
     users = domain.sequences("train").take(budget, config.seed)
-    model = (
-        _fresh_model(base, rank, scoring, pair_attention, pair_start, config.seed)
-        if init is None
-        else _started_model(init, base)
-    )
+    chosen = {"pooling": pooling, "history_prompt": history_prompt, "item_prompt": item_prompt}
+    _refuse_choices({**chosen, "target_modules": target_modules}, init, scoring)
+    if init is None:
+        found = with_choices(base if isinstance(base, Base) else load_base(str(base or DEFAULT_BASE)), **chosen)
+        lora = default_lora(rank, target_modules=target_modules)
+        model = _fresh_model(found, lora, scoring, pair_attention, pair_start, config.seed)
+    else:
+        model = _started_model(init, base)
     model = with_head(model, domain, config)
     report = fit(model, domain, users, config, work_folder(out), resume=resume, show_progress=show_progress)
     manifest = {
@@ -107,9 +121,20 @@ def with_head(model: Model, domain: Domain, config: TrainingConfig) -> Model:
     return kind.centered(model, domain.titles, precision="bf16" if uses_bfloat16(config) else "fp32")
 
 
+def _refuse_choices(chosen: Mapping[str, Any], init: Path | str | None, scoring: Scoring) -> None:
+    """Refuse what would be ignored."""
+    named = [f"--{name.replace('_', '-')}" for name, value in chosen.items() if value is not None]
+    if init and named:
+        raise ConfigError(
+            f"{named[0]} belongs to a fresh adapter, {init} has its own: leave it out, or leave out --init"
+        )
+    if scoring == "pair" and "--pooling" in named:
+        raise ConfigError("--pooling belongs to dual scoring: a pair model reads the states of tokens; leave it out")
+
+
 def _fresh_model(
-    base: AnyBase | None,
-    rank: int,
+    base: Base,
+    lora: LoraConfig,
     scoring: Scoring,
     pair_attention: PairAttention | None,
     pair_start: PairStart,
@@ -117,9 +142,8 @@ def _fresh_model(
 ) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        found = base if isinstance(base, Base) else load_base(str(base or DEFAULT_BASE))
-        attention = choose_pair_attention(pair_attention, scoring, found.backbone)
-        encoder = SourceEncoder(found, default_lora(rank), pair_attention=attention)
+        attention = choose_pair_attention(pair_attention, scoring, base.backbone)
+        encoder = SourceEncoder(base, lora, pair_attention=attention)
         return build_model(encoder, scoring=scoring, pair_start=pair_start)
 
 

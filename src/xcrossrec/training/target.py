@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from xcrossrec.config import Integration, TrainingConfig, target_config
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import BundleError, ModelError
 from xcrossrec.models.adapters import ADAPTER_WEIGHTS, Adapter, base_of, read_adapter, read_manifest
+from xcrossrec.models.base import Base
+from xcrossrec.models.encoder import read_recipe
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import build_model
 from xcrossrec.models.merged import MergedEncoder
@@ -128,7 +130,7 @@ def build_target_model(
     for folder in folders:
         if not folder.is_dir():
             raise BundleError(f"adapter folder {str(folder)!r} does not exist: check the path")
-    found = base_of(folders, base)
+    found = _as_sources_read(base_of(folders, base), folders)
     names = source_names(folders)
     adapters = [read_adapter(folder, found, name=n, strict=strict) for folder, n in zip(folders, names, strict=True)]
     wanted = pair_attention or (_common_attention(adapters) if scoring == "pair" else None)
@@ -142,6 +144,28 @@ def build_target_model(
     model = build_model(encoder, scoring=scoring, pair_start=start)
     inherit_head(model, folders)
     return model
+
+
+def _as_sources_read(base: Base, folders: Sequence[Path]) -> Base:
+    """The base with the recipe that all sources were trained with; those made elsewhere have none, and agree.
+
+    Raises:
+        ModelError: sources of different recipes, or of Dense layers that the base does not have.
+    """
+    found = {folder: recipe for folder in folders if (recipe := read_recipe(folder)) is not None}
+    if not found:
+        return base
+    (first, recipe), *rest = found.items()
+    for folder, other in rest:
+        if other != recipe:
+            raise ModelError(f"{first} was trained with {recipe}, {folder} with {other}: train them alike")
+    if recipe.dense != base.recipe.dense:
+        ours, theirs = base.recipe.dense[:12] or "none", recipe.dense[:12] or "none"
+        raise ModelError(
+            f"{first} was trained with the Dense layers {theirs}, base {base.name!r} has {ours}: give the base that it "
+            "was trained on"
+        )
+    return replace(base, recipe=recipe)
 
 
 def _common_attention(adapters: Sequence[Adapter]) -> PairAttention | None:
