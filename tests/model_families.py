@@ -16,13 +16,18 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import (
+    AlbertConfig,
     AutoModel,
     AutoModelForSequenceClassification,
     BertConfig,
     DebertaV2Config,
+    DistilBertConfig,
+    Gemma3TextConfig,
+    LlamaConfig,
     ModernBertConfig,
     MPNetConfig,
     PreTrainedTokenizerFast,
+    Qwen3Config,
 )
 
 from xcrossrec.models.base import Base, load_base
@@ -49,6 +54,15 @@ _DEBERTA: dict[str, Any] = {
     "type_vocab_size": 0,
     "max_position_embeddings": 64,
 }
+_DECODER: dict[str, Any] = {
+    **_SHAPE,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+_PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,8 @@ class Family:
     every: list[str]
     tokens: int = 64
     """longest text that the architecture takes"""
+    template: str = "[CLS] $A [SEP]"
+    """what its tokenizer puts around a text"""
 
 
 FAMILIES = {
@@ -101,8 +117,47 @@ FAMILIES = {
             ["Wqkv"],
             ["Wqkv", "Wo", "Wi"],
         ),
+        Family(
+            "distilbert",
+            DistilBertConfig(
+                vocab_size=len(VOCABULARY),
+                dim=DIM,
+                n_layers=3,
+                n_heads=4,
+                hidden_dim=48,
+                initializer_range=0.15,
+                max_position_embeddings=64,
+            ),
+            ["q_lin", "v_lin"],
+            ["q_lin", "k_lin", "v_lin", "out_lin"],
+        ),
+        Family("llama", LlamaConfig(**_DECODER), ["q_proj", "v_proj"], _PROJECTIONS, template="[CLS] $A"),
+        Family("qwen3", Qwen3Config(**_DECODER, head_dim=8), ["q_proj", "v_proj"], _PROJECTIONS, template="$A [SEP]"),
+        Family(
+            "gemma",
+            Gemma3TextConfig(
+                **_DECODER,
+                head_dim=8,
+                query_pre_attn_scalar=8,
+                sliding_window=8,
+                layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+                use_bidirectional_attention=True,
+            ),
+            ["q_proj", "v_proj"],
+            _PROJECTIONS,
+        ),
     )
 }
+"""Gemma reads both ways, as EmbeddingGemma does; Llama and Qwen only backwards."""
+
+DECODERS = ("llama", "qwen3", "gemma")
+SHARED_LAYERS = Family(
+    "albert",
+    AlbertConfig(**_SHAPE, embedding_size=16, max_position_embeddings=64),
+    ["query", "value"],
+    ["query", "key", "value", "dense"],
+)
+"""Its three layers are one, run three times."""
 
 
 def write_base(folder: Path, family: Family, *, seed: int = 0) -> Path:
@@ -120,7 +175,7 @@ def write_base(folder: Path, family: Family, *, seed: int = 0) -> Path:
     tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(word, words.index(word)) for word in ("[CLS]", "[SEP]")]
+        single=family.template, special_tokens=[(word, words.index(word)) for word in ("[CLS]", "[SEP]")]
     )
     roles = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **roles).save_pretrained(str(folder))

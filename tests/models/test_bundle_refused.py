@@ -61,7 +61,7 @@ def test_another_format(saved: Path, version: int | None, release: str | None) -
     set_json(saved / MANIFEST, lambda m: {**m, "format_version": version, "xcrossrec_version": release})
     with pytest.raises(
         BundleError,
-        match=rf"format version {version}, this release reads 3: train it again, or install .*\({release!r}\)",
+        match=rf"format version {version}, this release reads 4: train it again, or install .*\({release!r}\)",
     ):
         bundle.load(saved)
 

@@ -108,6 +108,10 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
             found = read_base_folder(_locate(name))
             location = str(_with_weights(found.weights))
             config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+            if config.is_encoder_decoder:
+                raise ModelError(
+                    f"base model {name!r} ({config.model_type}) is an encoder with a decoder: use one of both"
+                )
             backbone = AutoModel.from_pretrained(
                 location, config=config, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
             )
@@ -126,6 +130,7 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
     use_frozen_products(backbone)
     backbone.name_or_path = name  # what PEFT writes into adapters: the name, not a path of this machine
     digest = f"{weight_digest(backbone.state_dict())}.{tokenizer_digest(tokenizer)}.{configuration_digest(config)}"
+    config.use_cache = False  # a decoder's keys and values, which nobody asks for
     recipe = replace(found.recipe, dense=weight_digest(dense_state(found.dense))) if found.dense else found.recipe
     return Base(name, backbone, tokenizer, digest, recipe, found.dense, found.max_tokens)
 
@@ -169,13 +174,18 @@ def _digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def reads_backwards_only(backbone: nn.Module) -> bool:
+    """Whether a token's state depends on the tokens before it alone, as in decoders."""
+    return any(getattr(module, "is_causal", False) is True for module in backbone.modules())
+
+
 def encoder_layers(backbone: nn.Module) -> nn.ModuleList:
-    """Find the list of transformer layers of an encoder.
+    """Find the list of a model's transformer layers, between which X-Cross puts its integrators.
 
     Raises:
-        ModelError: none found; names the class.
+        ModelError: none found, or one layer that is run several times; names the class.
     """
-    for path in ("encoder.layer", "layers", "encoder.layers"):
+    for path in ("encoder.layer", "layers", "encoder.layers", "transformer.layer", "h"):
         try:
             layers = backbone.get_submodule(path)
         except AttributeError:
@@ -183,8 +193,8 @@ def encoder_layers(backbone: nn.Module) -> nn.ModuleList:
         if isinstance(layers, nn.ModuleList):
             return layers
     raise ModelError(
-        f"{type(backbone).__name__} has no list of layers that xcrossrec knows (encoder.layer, layers): "
-        "use a BERT, MPNet, DeBERTa-v2/v3 or ModernBERT like encoder"
+        f"{type(backbone).__name__} has no list of layers that xcrossrec knows (encoder.layer, layers, "
+        "transformer.layer), so integrators have no place between them: use --form merged"
     )
 
 

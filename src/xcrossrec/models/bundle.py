@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from torch import nn
 from xcrossrec._version import __version__
 from xcrossrec.exceptions import BundleError, ConfigError, ModelError
 from xcrossrec.models.adapters import MANIFEST, read_manifest
-from xcrossrec.models.encoder import TitleEncoder
+from xcrossrec.models.encoder import TitleEncoder, saved_without_manifest
 from xcrossrec.models.files import Dim, RelativePath, Settings, file_digests, read_settings, verify_files
 from xcrossrec.models.heads import Center, HistoryMatcher, Projection, PromptedCenter
 from xcrossrec.models.identity import BASE_FOLDER, AnyBase
@@ -34,7 +35,9 @@ from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.replacing import leftovers, replacing_folder
 from xcrossrec.types import PoolingMode, Scoring
 
-FORMAT_VERSION = 3
+_LOG = logging.getLogger(__name__)
+
+FORMAT_VERSION = 4
 
 _OWN_CLASSES: tuple[type[nn.Module], ...] = (
     MergedEncoder,
@@ -84,6 +87,8 @@ def save(
         for name, table in (tables or {}).items():
             table.write_parquet(folder / name)
         encoder = encoder_of(model)
+        settings = {**encoder.settings(), "manifest": True}
+        (folder / encoder.config_file_name).write_text(json.dumps(settings, indent=2), encoding="utf-8")
         full = {
             "format_version": FORMAT_VERSION,
             "xcrossrec_version": __version__,
@@ -149,7 +154,8 @@ def load(path: Path | str, *, base: AnyBase | None = None, trainable: bool = Fal
     """Load a model or adapter folder.
 
     Every file is checked against the digest in the manifest, the base against its weight digest. Classes come
-    from the installed packages alone, whatever the folder names or contains.
+    from the installed packages alone, whatever the folder names or contains. What sentence-transformers'
+    ``save_pretrained`` wrote has no manifest: it loads, and the log says that its files were not compared.
 
     Args:
         path: what ``xcrossrec train`` wrote.
@@ -162,9 +168,14 @@ def load(path: Path | str, *, base: AnyBase | None = None, trainable: bool = Fal
         BaseMismatchError: no base is there that has the digest of the training, or the given one has another.
     """
     folder = Path(path)
-    manifest = read_bundle_manifest(folder)
-    verify_files(folder, manifest["files"], besides=MANIFEST, apart=BASE_FOLDER)
-    return load_modules(folder, manifest["scoring"], base=base, trainable=trainable)
+    if (folder / MANIFEST).exists() or not saved_without_manifest(folder):
+        manifest = read_bundle_manifest(folder)
+        verify_files(folder, manifest["files"], besides=MANIFEST, apart=BASE_FOLDER)
+        scoring: Scoring = manifest["scoring"]
+    else:
+        _LOG.warning("%s has no %s, so its files are not compared with what was written", folder, MANIFEST)
+        scoring = "pair" if any(folder.glob(f"*_{PairHead.__name__}")) else "dual"
+    return load_modules(folder, scoring, base=base, trainable=trainable)
 
 
 def load_modules(folder: Path, scoring: Scoring, *, base: AnyBase | None = None, trainable: bool = False) -> Model:

@@ -41,6 +41,8 @@ class EncoderSettings(Settings):
     max_tokens: Annotated[int, Field(ge=8, le=100_000)]
     pair_attention: PairAttention
     recipe: RecipeRecord | None = None
+    manifest: bool = False
+    """whether a manifest was written beside; not by sentence-transformers' own ``save_pretrained``"""
 
 
 class IntegratedSettings(EncoderSettings):
@@ -93,8 +95,13 @@ class TitleEncoder(InputModule):
 
     @property
     def max_seq_length(self) -> int:
-        """Longest text in tokens."""
+        """Longest text in tokens; can be set, up to what the base takes."""
         return self.max_tokens
+
+    @max_seq_length.setter
+    def max_seq_length(self, tokens: int) -> None:
+        self.max_tokens = self.prompts.max_tokens = token_limit(self.tokenizer, self.backbone.config, tokens)
+        self._check_prompts()
 
     def _check_prompts(self) -> None:
         """Refuse a prompt that leaves too little room for a text."""
@@ -207,12 +214,14 @@ class TitleEncoder(InputModule):
             base: use this one (taken over), or that of this folder or name; None looks for it
                 (:func:`xcrossrec.models.identity.find_base`).
             trainable: let LoRA factors train on, which costs the fast pass its folded weights.
-            **kwargs: ignored; sentence-transformers passes its own.
+            **kwargs: what sentence-transformers passes; settings of the model that are made without it are refused.
 
         Raises:
             BundleError: missing or damaged content.
             BaseMismatchError: no base is there that has the digest of the training, or the given one has another.
+            ConfigError: settings that would have no effect.
         """
+        _refuse_settings(kwargs)
         folder = Path(model_name_or_path) / subfolder
         settings = cls.read_settings(folder)
         found = find_base(f"model {folder}", settings["base"], [folder], base)
@@ -258,6 +267,30 @@ def read_recipe(folder: Path) -> Recipe | None:
     path = folder / TitleEncoder.config_file_name
     settings = read_settings(path, EncoderSettings) if path.is_file() else None
     return None if settings is None else Recipe(**(settings.get("recipe") or {}))
+
+
+_REFUSED = ("model_kwargs", "processor_kwargs", "config_kwargs", "revision", "backend")
+
+
+def _refuse_settings(given: Mapping[str, Any]) -> None:
+    """Refuse what sentence-transformers lets users say of a model, where it would be ignored."""
+    for name in _REFUSED:
+        if (value := given.get(name)) and value != "torch":
+            named = f"{name}={value!r}" if isinstance(value, str) else ", ".join(f"{name}: {each}" for each in value)
+            raise ConfigError(
+                f"{named} has no effect on an xcrossrec model: leave it out; .half() and .bfloat16() change the "
+                "type of its numbers once it is loaded"
+            )
+
+
+def saved_without_manifest(folder: Path) -> bool:
+    """Whether sentence-transformers' ``save_pretrained`` wrote a model, rather than that its manifest was lost.
+
+    Raises:
+        BundleError: damaged settings.
+    """
+    path = folder / TitleEncoder.config_file_name
+    return path.is_file() and not read_settings(path, EncoderSettings).get("manifest", False)
 
 
 def _text(value: Any, *, empty: bool = True) -> str:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32, Int
 from sentence_transformers import CrossEncoder
 from torch import nn
 
+from xcrossrec.models.base import reads_backwards_only
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.pair_head import PairHead
@@ -36,7 +37,8 @@ class PairKind:
 
     def head(self, encoder: TitleEncoder, pair_start: PairStart) -> list[nn.Module]:
         """The pair head, which reads what the attention lets it tell candidates by."""
-        reads: PairReading = "candidate" if encoder.pair_attention == "shared" else "first"
+        blind = encoder.pair_attention == "shared" or reads_backwards_only(encoder.backbone)
+        reads: PairReading = "candidate" if blind else "first"
         return [PairHead(encoder.dim, reads=reads, starts=pair_start)]
 
     def assemble(self, modules: Mapping[str, nn.Module]) -> CrossEncoder:

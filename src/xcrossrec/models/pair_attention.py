@@ -37,6 +37,9 @@ _NAME = "xcrossrec_shared_history"
 _SHARING = frozenset({"bert", "modernbert"})
 """Architectures whose attention goes through Hugging Face's interface, with position ids that may restart."""
 
+_MASKED = frozenset({"albert", "camembert", "deberta-v2", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"})
+"""Architectures that take a mask over pairs of tokens."""
+
 _FAR = -1e9
 """Added to the score of what must not be seen; finite, so that a query that sees nothing is no NaN."""
 
@@ -86,6 +89,11 @@ def set_up_pair_attention(backbone: Any, attention: PairAttention) -> bool:
     if attention == "joint":
         return False
     kind = backbone.config.model_type
+    if kind not in _SHARING | _MASKED:
+        raise ModelError(
+            f"{kind} bases take no mask that lets a candidate see its history and not the other way: use "
+            "--pair-attention joint (in a decoder a history never sees what comes after it)"
+        )
     if getattr(getattr(backbone, "encoder", None), "conv", None) is not None:
         raise ModelError(
             f"this {kind} base mixes neighbouring tokens by a convolution, so its history sees the candidate "

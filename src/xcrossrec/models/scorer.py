@@ -120,7 +120,8 @@ def trained(
         BaseMismatchError: it belongs to another base, or to none that is there.
     """
     folder = Path(path)
-    foreign = (folder / ADAPTER_CONFIG).exists() and not (folder / MANIFEST).exists()
+    ours = (folder / MANIFEST).exists() or (folder / "modules.json").exists()
+    foreign = (folder / ADAPTER_CONFIG).exists() and not ours
     model = _merged(folder, base, strict) if foreign else bundle.load(folder, base=base)
     model = kind_of(model).centered(model, titles) if center else model
     return ModelScorer(model, titles, name=name or folder.resolve().name, precision=precision)

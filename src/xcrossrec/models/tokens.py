@@ -25,6 +25,10 @@ SHARED_COLUMNS = ("input_ids", "segments", "position_ids", "history", "candidate
 """What :meth:`PromptTokenizer.encode_shared` gives, in this order."""
 
 
+_SHORTEST = 8
+"""Fewest tokens that a model's longest text may have."""
+
+
 @dataclass
 class CutReport:
     """How much text did not fit; counts since the encoder was made or :meth:`reset`.
@@ -64,8 +68,8 @@ class PromptTokenizer:
     cut: CutReport = field(default_factory=CutReport)
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 8:
-            raise ModelError(f"max_tokens is {self.max_tokens}: give at least 8")
+        if self.max_tokens < _SHORTEST:
+            raise ModelError(f"max_tokens is {self.max_tokens}: give at least {_SHORTEST}")
         padding = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         self._pad = next(token for token in padding if token is not None)  # masks leave it out, whatever it is
         self._separator = self._pieces([TITLE_SEPARATOR])[0]
@@ -271,7 +275,7 @@ def token_limit(tokenizer: Any, config: Any, wanted: int | None, *, usual: int |
         usual: what the base's folder says.
 
     Raises:
-        ModelError: the wish is above what the model can take.
+        ModelError: the wish is above what the model can take, or below 8.
     """
     positions = getattr(config, "max_position_embeddings", None) or 512
     if config.model_type in {"mpnet", "roberta", "xlm-roberta", "camembert"}:
@@ -279,6 +283,8 @@ def token_limit(tokenizer: Any, config: Any, wanted: int | None, *, usual: int |
     bound = min(positions, tokenizer.model_max_length)
     if wanted is None:
         return int(min(bound, 256, usual or 256))
+    if wanted < _SHORTEST:
+        raise ModelError(f"max_tokens is {wanted}: give at least {_SHORTEST}")
     if wanted > bound:
         raise ModelError(f"max_tokens is {wanted}, but the model takes at most {bound}: lower it")
     return wanted

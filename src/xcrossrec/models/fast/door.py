@@ -87,8 +87,9 @@ class FastPass:
             return None
         backbone = self._owner.backbone
         model = unwrapped(backbone)
-        if model.embeddings.word_embeddings.weight.device.type != "cpu":
-            return None
+        words = model.embeddings.word_embeddings.weight
+        if words.device.type != "cpu" or words.dtype is not torch.float32:
+            return None  # of other numbers (half, bfloat16) PyTorch's own layers know how to multiply them
         if any(mixer.observed is not None for mixer in self._mixers):
             return None  # whoever watches coefficients wants them in the shape of padded texts
         if torch.is_grad_enabled():

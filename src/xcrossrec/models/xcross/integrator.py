@@ -137,8 +137,13 @@ class IntegratedLayer(nn.Module):
         super().__init__()
         self.layer = layer
         self.integrator = integrator
-        if hasattr(layer, "attention_type"):  # ModernBERT's model reads it off its layers
-            self.attention_type = layer.attention_type
+
+    def __getattr__(self, name: str) -> Any:
+        """What models read off their layers (ModernBERT's kind of attention) is the layer's own."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the layer, then mix; whatever else the layer returns is passed on."""
