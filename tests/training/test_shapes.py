@@ -20,6 +20,7 @@ from xcrossrec.data import Domain
 from xcrossrec.exceptions import ConfigError, ModelError
 from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
+from xcrossrec.models.dual import DualScorer
 from xcrossrec.models.encoder import read_recipe
 from xcrossrec.models.recipe import Recipe
 from xcrossrec.models.source import SourceEncoder, default_lora
@@ -29,6 +30,7 @@ from xcrossrec.training.target import build_target_model, train_target
 
 SHAPES = {**FAMILIES, SHARED_LAYERS.name: SHARED_LAYERS}
 NEW = ("distilbert", "llama", "qwen3", "gemma", "albert")
+BY_XCROSS = ("bert", "deberta-v3", "distilbert", "qwen3", "gemma")
 CHOICES: dict[str, dict[str, Any]] = {
     "bert": {"pooling": "cls"},
     "llama": {"pooling": "lasttoken"},
@@ -53,24 +55,20 @@ def test_two_sources_and_a_target_are_trained_moved_and_served(
         train_source(domain, home / source, config=quick, base=base, rank=2, show_progress=False, **how)
     home.rename(away)
     sources, target = [away / "first", away / "second"], domain_named("target", 16, seed=7)
-    forms = ["merged"] if name == "albert" else ["merged", "xcross"]
-    for form in forms:
-        integration = Integration(form)  # type: ignore[arg-type]
-        made = away / "made" / form
-        train_target(target, sources, made, config=quick, integration=integration, show_progress=False)
-        kept = shutil.move(made, tmp_path / form)
-        model: Any = bundle.load(kept)
-        assert model[0].recipe == Recipe(**how)
-        recommender = Recommender.from_pretrained(kept, target)
-        history = ["i3", "w9 w8 w7"]
-        found = recommender.recommend(history, k=3)
-        items = model[0].preprocess_each([each.title for each in found], [how.get("item_prompt", "")] * 3)
-        assert items["input_ids"].shape[0] == 3
-        scores = [each.score for each in recommender.score(history, [each.item_id for each in found])]
-        np.testing.assert_allclose(scores, [each.score for each in found], atol=1e-5)
-        reasons = recommender.explain(history, found[0].item_id)
-        assert reasons.score == pytest.approx(found[0].score, abs=1e-5)
-        assert len(reasons.sources) == 2
+    integration = Integration("xcross" if name in BY_XCROSS else "merged")
+    train_target(target, sources, away / "made", config=quick, integration=integration, show_progress=False)
+    kept = shutil.move(away / "made", tmp_path / "served")
+    recommender = Recommender.from_pretrained(kept, target)
+    history = ["i3", "w9 w8 w7"]
+    found = recommender.recommend(history, k=3)
+    model: Any = bundle.load(kept)
+    assert model[0].recipe == Recipe(**how)
+    scorer = DualScorer(model, [*target.titles, "w9 w8 w7"])
+    rows = [target.titles.index(each.title) for each in found]
+    np.testing.assert_allclose(scorer.score([[3, 24]])[0][rows], [each.score for each in found], atol=1e-5)
+    reasons = recommender.explain(history, found[0].item_id)
+    assert reasons.score == pytest.approx(found[0].score, abs=1e-5)
+    assert len(reasons.sources) == 2
 
 
 def test_layers_that_run_several_times_have_no_place_for_integrators(
@@ -109,7 +107,7 @@ def test_other_layers_can_be_adapted(
         n.replace(".default", "").rpartition(".lora")[0] for n, _ in plain.named_parameters() if "lora_" in n
     }
     for again, refused in (({"pooling": "cls"}, "--pooling"), ({"target_modules": ["key"]}, "--target-modules")):
-        with pytest.raises(ConfigError, match=f"{refused} belongs to a fresh adapter, .* or --init"):
+        with pytest.raises(ConfigError, match=f"{refused} belongs to a fresh adapter, .* or leave out --init"):
             train_source(domain_named("b", 16), tmp_path / "b", init=out, **again, **settings)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="--pooling belongs to dual scoring"):
         train_source(domain_named("b", 16), tmp_path / "b", scoring="pair", pooling="cls", **settings)

@@ -34,7 +34,7 @@ _NOTES = frozenset(
 )
 """Of a configuration: what changes no state of any token."""
 
-_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
 _USUAL_LIMIT, _SHORT = 512, 256

@@ -146,9 +146,9 @@ class PromptTokenizer:
 
     def _grouped(self, prompts: Sequence[Sequence[str]], leads: Sequence[str]) -> list[list[_Title]]:
         """Tokenize the titles of each text, alone and behind its prompt."""
-        titles = [(lead, title) for group, lead in zip(prompts, leads, strict=True) for title in group]
-        alone = self._pieces([title for _, title in titles])
-        led = self._pieces([lead + title for lead, title in titles]) if any(leads) else alone
+        named = [(lead, title) for group, lead in zip(prompts, leads, strict=True) for title in group]
+        alone = self._pieces([title for _, title in named])
+        led = self._pieces([lead + title for lead, title in named]) if any(leads) else alone
         flat = [_Title(a, b, max(0, len(b) - len(a))) for a, b in zip(alone, led, strict=True)]
         groups, start = [], 0
         for titles in prompts:

@@ -77,7 +77,7 @@ class DualRanking:
     def read(self, texts: Sequence[Any]) -> Read:
         """Encode titles together."""
         plain = [text for text in texts if isinstance(text, str)]
-        read = dict(zip(plain, encode_titles(self.model, plain), strict=True)) if plain else {}
+        read: dict[Text, Any] = dict(zip(plain, encode_titles(self.model, plain), strict=True)) if plain else {}
         if slots := [text for text in texts if not isinstance(text, str)]:
             read |= zip(slots, encode_titles(self.model, [text for _, text in slots], as_history=True), strict=True)
         return read
