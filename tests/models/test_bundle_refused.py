@@ -16,7 +16,7 @@ from xcrossrec.models import bundle, files
 from xcrossrec.models.adapters import MANIFEST
 from xcrossrec.models.base import load_base
 from xcrossrec.models.files import file_digests
-from xcrossrec.models.heads import Center, HistoryMatcher, Projection
+from xcrossrec.models.heads import Center, HistoryMatcher, Projection, PromptedCenter
 from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model
 from xcrossrec.models.pair_head import PairHead
@@ -56,7 +56,7 @@ def test_a_bundle_without_manifest_was_not_finished(saved: Path) -> None:
         bundle.load(saved)
 
 
-@pytest.mark.parametrize(("version", "release"), [(2, "0.1"), (4, "9.1"), (None, None)])
+@pytest.mark.parametrize(("version", "release"), [(2, "0.1"), (5, "9.1"), (None, None)])
 def test_another_format(saved: Path, version: int | None, release: str | None) -> None:
     set_json(saved / MANIFEST, lambda m: {**m, "format_version": version, "xcrossrec_version": release})
     with pytest.raises(
@@ -244,5 +244,5 @@ def test_a_module_outside_the_folder(saved: Path, place: str) -> None:
 
 def test_the_list_of_allowed_classes_is_what_models_are_made_of() -> None:
     encoders = {MergedEncoder, SourceEncoder, XCrossEncoder}
-    assert encoders | {Center, HistoryMatcher, PairHead, Projection} == set(bundle._OWN_CLASSES)
+    assert encoders | {Center, HistoryMatcher, PairHead, Projection, PromptedCenter} == set(bundle._OWN_CLASSES)
     assert Pooling in bundle._BORROWED_CLASSES
