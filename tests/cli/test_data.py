@@ -173,3 +173,27 @@ def test_real_data_have_the_counts_of_the_protocol(
     assert (summary["items"], summary["users"]) == (items, {"train": train, "validation": validation})
     lengths = [len(rows) for rows in read_domain(tmp_path / name).sequences("train").rows]
     assert sum(lengths) / len(lengths) == pytest.approx(6.1 if name == "tools" else 6.4, abs=0.05)
+
+
+def test_import_says_where_the_rows_went_in_a_line_a_reason(tmp_path: Path) -> None:
+    head = "customer;sku;date;event_type\n"
+    (tmp_path / "orders-1.csv").write_text(head + "".join(f"u;i{n % 3};2026-01-0{n + 1};purchase\n" for n in range(4)))
+    (tmp_path / "orders-2.csv").write_text(
+        head + "u;i0;2026-02-01;view\n;i1;2026-02-01;purchase\nu;i9;2026-02-02;purchase\n" * 2
+    )
+    (tmp_path / "items.csv").write_bytes("sku,name,price\ni0,Käse,1\ni1,B,2\ni2,C,3\ni2,D,3\n".encode("cp1252"))
+    files = ["--interactions", tmp_path / "orders-*.csv", "--items", tmp_path / "items.csv", "--out", tmp_path / "d"]
+    refused = run("import", *files)
+    assert (refused.exit_code, '--where "event_type=purchase"' in refused.stderr) == (2, True)
+    asked = ["--where", "event_type=purchase", "--incomplete", "drop", "--unknown-items", "drop", "--repeats", "keep"]
+    result = run("import", *files, *asked, "--separator", ";")
+    assert result.exit_code == 2
+    assert "its separator seems to be ',' (--separator ',')" in result.stderr
+    result = run("import", *files, *asked)
+    assert result.exit_code == 0, result.stderr
+    reasons = [" ".join(line.split()[:3]) for line in result.stderr.splitlines() if line.startswith("  ")]
+    assert reasons == ["10 interactions read", "2 left out:", "2 left out:", "2 left out:", "4 interactions kept"]
+    assert "items.csv is read as Windows-1252" in result.stderr
+    assert "1 items have several titles, the first was taken (i2: 'C', 'D')" in result.stderr
+    assert read_domain(tmp_path / "d").items["price"].to_list() == [1.0, 2.0, 3.0]
+    assert run("lint", tmp_path / "d").exit_code == 0

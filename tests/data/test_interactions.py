@@ -304,3 +304,16 @@ def test_build_domain_takes_the_real_sports_data(amazon_dir: Any) -> None:
         build_domain("sports", items, read)  # type: ignore[arg-type]
     domain = build_domain("sports", items, read, empty_titles="keep")  # type: ignore[arg-type]
     assert domain.manifest["counts"]["users"] == {"train": 15_395, "validation": 1_924}
+
+
+def test_fractions_of_a_second_count_for_the_order_before_they_are_cut() -> None:
+    rows = {
+        "train": [{"user_id": "u", "item_id": item, "timestamp": 1.0 + n / 10} for n, item in enumerate("cba", 1)][::-1]
+    }
+    domain = build_domain("d", ITEMS, rows)
+    assert domain.interactions["train"].select("item_id", "timestamp").rows() == [("c", 1), ("b", 1), ("a", 1)]
+
+
+def test_an_unknown_item_names_the_argument() -> None:
+    with pytest.raises(DataError, match=r"1 interactions with 1 items .* drop them \(unknown_items='drop'\)"):
+        build_domain("d", ITEMS, {"train": bought(("u", "z", 1))})

@@ -249,3 +249,13 @@ def test_lint_finds_the_known_defects_of_sports(amazon_dir: Path) -> None:
     assert ("unknown_item", "train") not in sports
     assert found(report)["shared_users_across_domains"].domain == "sports + tools"
     assert report.exit_code == 1
+
+
+def test_repeats_that_were_kept_are_no_error() -> None:
+    rows = {"train": [{"user_id": "u", "item_id": item, "position": n} for n, item in enumerate("aba")]}
+    items = [{"item_id": item, "title": f"Title {item}"} for item in "ab"]
+    plain = lint([build_domain("d", items, rows)])
+    assert "--repeats keep" in next(f.message for f in plain.of("error") if f.code == "target_in_history")
+    kept = lint([build_domain("d", items, rows, manifest={"filters": {"repeats": "keep"}})])
+    assert not kept.of("error")
+    assert "as --repeats keep has it" in next(f.message for f in kept.findings if f.code == "target_in_history")

@@ -179,3 +179,41 @@ def test_popularity_loses_to_popular_negatives() -> None:
     result = evaluate(Popularity(domain.train_counts()), domain, "validation")
     assert isinstance(result, Evaluation)
     assert result.of("popularity")["mrr"].mean() <= result.of("uniform")["mrr"].mean()  # type: ignore[operator]
+
+
+def _with_a_whale() -> Domain:
+    domain = _domain()
+    whale = {"whale": tuple(range(N_ITEMS - 10))}
+    validation = pl.concat([interactions(whale), domain.interactions["validation"]])
+    return Domain("tools", domain.items, {**domain.interactions, "validation": validation})
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_who_bought_nearly_everything_is_left_out_of_drawn_lists(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: bool
+) -> None:
+    domain, plain = _with_a_whale(), _domain()
+    (tmp_path / "d").mkdir()
+    with caplog.at_level("INFO", "xcrossrec"):
+        for directory in (tmp_path / "d" if kept else None,) * 2:
+            result = evaluate(Hashed(), domain, "validation", seed=3, directory=directory)
+    for kind in ("uniform", "popularity"):
+        alone = evaluate(Hashed(), plain, "validation", negatives=[kind], seed=3)
+        assert result.of(kind).equals(alone.of(kind))
+    assert result.of("full")["user_id"].to_list()[0] == "whale"
+    assert "tools, validation: 1 of 13 users are left out of uniform negatives" in caplog.text
+
+
+def test_where_repeats_are_kept_what_was_bought_stays_a_candidate() -> None:
+    plain, kept = _domain(), _domain(filters={"repeats": "keep"})
+    result = evaluate(Hashed(), kept, "validation")
+    assert set(result.of("full")["candidates"]) == {N_ITEMS}
+    assert max(evaluate(Hashed(), plain, "validation").of("full")["candidates"]) < N_ITEMS
+    sequences = kept.sequences("validation")
+    again = 0
+    for seed in range(9):
+        drawn = draw_candidates(kept, "validation", "uniform", seed=seed)
+        for rows, own in zip(drawn.rows.tolist(), sequences.rows, strict=True):
+            assert own[-1] not in rows[1:]
+            again += bool(set(own[:-1]) & set(rows[1:]))
+    assert again > 0

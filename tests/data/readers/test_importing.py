@@ -125,3 +125,27 @@ def test_impossible_recipes_are_refused(source: RawDomain) -> None:
         Recipe(core=0)
     with pytest.raises(DataError, match=r"k-core of 9 .* is empty"):
         make_domain("m", source, Recipe(core=9))
+
+
+def test_where_the_rows_went_is_stated_once_whatever_the_split(source: RawDomain) -> None:
+    items = source.items.filter(pl.col("item_id") != "c").with_columns(title=pl.col("title").replace("D", ""))
+    raw = RawDomain(items, source.interactions, (), {"read": 9, "where": 1})
+    recipe = Recipe(unknown_items="drop", empty_titles="drop")
+    filters = make_domain("m", raw, recipe).manifest["filters"]
+    assert filters["rows"] == {"read": 9, "where": 1, "unknown_items": 1, "empty_titles": 1, "repeats": 1, "kept": 5}
+    assert filters["unknown_items"] == {"items": 1, "interactions": 1}
+    with pytest.raises(DataError, match=r"has 1 interactions with 1 items .*--unknown-items drop"):
+        make_domain("m", raw, Recipe())
+    rows = source.interactions.with_columns(pl.lit("train").alias("split"))
+    given = rows.filter(pl.col("timestamp").is_in([1, 8])).unique(maintain_order=True)
+    with pytest.raises(DataError, match=r"has 2 interactions with 1 items that its catalogue lacks \('a'\)"):
+        make_domain("m", RawDomain(items.filter(pl.col("item_id") != "a"), given, ()), Recipe())
+
+
+def test_a_temporal_split_goes_by_fractions_of_a_second(source: RawDomain) -> None:
+    rows = [("u1", "a", 5, 300), ("u2", "b", 5, 100), ("u3", "c", 5, 200), ("u2", "a", 4, 900)]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "subsecond"], orient="row")
+    domain = make_domain("m", RawDomain(source.items, frame, ()), Recipe(split="temporal", validation=0.3, test=0.3))
+    users = {split: frame["user_id"].unique().to_list() for split, frame in domain.interactions.items()}
+    assert users == {"train": ["u2"], "validation": ["u3"], "test": ["u1"]}
+    assert domain.interactions["train"].columns == ["user_id", "item_id", "position", "timestamp"]

@@ -256,7 +256,7 @@ def _records(text: Text, *, loose: bool) -> Iterator[dict[str, Any]]:
             if not isinstance(record, dict):
                 expected = "a JSON object or a Python dict" if loose else "a JSON object"
                 raise DataError(
-                    f"{text.shown}, line {number}: {line[:60]!r} is not {expected}: mend or remove the line"
+                    f"{text.shown}, line {number}: {line.strip()[:60]!r} is not {expected}: mend or remove the line"
                 )
             yield record
 

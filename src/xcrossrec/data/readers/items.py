@@ -114,7 +114,7 @@ def _selected(
         further = [name for name, dtype in present.items() if name not in taken and not dtype.is_nested()]
         selected += [pl.col(name).cast(pl.String) for name in further]
         wanted += further
-    return str(named.item), list(dict.fromkeys([*wanted, *source.last])), selected
+    return str(named.item), list(dict.fromkeys([*wanted, *source.every])), selected
 
 
 def one_row_an_item(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:

@@ -23,11 +23,11 @@ from xcrossrec.data.readers.frames import (
     whole_numbers,
     without_fractions,
 )
+from xcrossrec.data.readers.histories import HISTORY
 from xcrossrec.data.readers.sources import Source
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, TIMESTAMP, USER
 
-HISTORY = "history"
 _KEPT, _EVENT, _ANY, _ASKED = "__kept", "__event", "__any", "__asked"
 _LACKING = {USER: "a user", ITEM: "an item", TIMESTAMP: "a time", POSITION: "a position"}
 _LOG = logging.getLogger(__name__)
@@ -206,8 +206,7 @@ def interactions_of(
         *(c.column for c in inputs.where),
         *([event] if event else []),
     ]
-    wanted += source.last
-    selected += [pl.col(name).is_null().alias("__last") for name in source.last]
+    wanted += source.every
     job = _Job(source, columns.time_unit, event, remedy, check)
     table, found = source.read(list(dict.fromkeys(wanted)), job.table, selected)
     tally.add(found)
@@ -224,7 +223,7 @@ def _selected(
         *((filled(pl.col(name)) if types[name] == pl.String and role != HISTORY else pl.col(name)).alias(role)
           for role, name in order.items()),
         all_hold(inputs.where, types, path).alias(_KEPT),
-        pl.any_horizontal(pl.col(user, item, *order.values()).is_not_null()).alias(_ANY),
+        pl.any_horizontal(pl.all().is_not_null()).alias(_ANY),
         *([pl.col(event).cast(pl.String).alias(_EVENT)] if event else []),
         *([pl.col(inputs.where[0].column).cast(pl.String).alias(_ASKED)] if inputs.where else []),
     ]  # fmt: skip

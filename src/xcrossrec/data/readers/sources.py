@@ -141,9 +141,9 @@ class Source:
         return self.names if self.form in ("csv", "recbole") else list(self.leaves)
 
     @property
-    def last(self) -> list[str]:
-        """The last column of a table of text, without which Polars lets pass that a row has more."""
-        return _unique(self.names)[-1:] if self.form in ("csv", "recbole") else []
+    def every(self) -> list[str]:
+        """All columns of a table of text: unless all are read, Polars lets pass that a row has more."""
+        return _unique(self.names) if self.form in ("csv", "recbole") else []
 
     @cached_property
     def _schema(self) -> Mapping[str, pl.DataType]:

@@ -12,7 +12,7 @@ import polars as pl
 from xcrossrec.data.interactions import SUBSECOND
 from xcrossrec.data.readers.columns import Columns, Role
 from xcrossrec.data.readers.frames import Inputs, RawDomain
-from xcrossrec.data.readers.histories import with_histories
+from xcrossrec.data.readers.histories import HISTORY, with_histories
 from xcrossrec.data.readers.items import Expression, items_of
 from xcrossrec.data.readers.rows import Check, Tally, interactions_of
 from xcrossrec.data.readers.sources import Form, Paths, Reading, Source, open_sources, original_files
@@ -126,16 +126,22 @@ def _interactions(
     tally.rows(inputs)
     for split, part in tables.items():
         _refuse_empty(part, inputs.splits[split])
+    if not any(HISTORY in part.columns for part in tables.values()):
+        _refuse_mixture(list(tables.values()), ", ".join(str(paths) for paths in inputs.splits.values()))
     filled, told = with_histories(tables)
-    return _plain(_joined(filled, ", ".join(str(paths) for paths in inputs.splits.values()))), tally, told
+    return _plain(pl.concat(filled)), tally, told
 
 
 def _joined(tables: Sequence[pl.DataFrame], paths: str) -> pl.DataFrame:
+    _refuse_mixture(tables, paths)
+    return pl.concat(tables, rechunk=True) if tables else pl.DataFrame()
+
+
+def _refuse_mixture(tables: Sequence[pl.DataFrame], paths: str) -> None:
     if len({tuple(table.columns) for table in tables}) > 1:
         raise DataError(
             f"{paths} have different columns: give all of them a position, or all of them a time (--column time=NAME)"
         )
-    return pl.concat(tables, rechunk=True) if tables else pl.DataFrame()
 
 
 def _refuse_empty(table: pl.DataFrame, paths: Paths) -> None:
@@ -146,4 +152,4 @@ def _refuse_empty(table: pl.DataFrame, paths: Paths) -> None:
 def _plain(table: pl.DataFrame) -> pl.DataFrame:
     """Leave out what tells nothing: fractions of a second that are all 0, histories of one table."""
     idle = [SUBSECOND] if SUBSECOND in table.columns and not (table[SUBSECOND] != 0).any() else []
-    return table.drop([*idle, "history"], strict=False)
+    return table.drop([*idle, HISTORY], strict=False)

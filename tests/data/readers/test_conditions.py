@@ -1,0 +1,86 @@
+from collections import Counter
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from xcrossrec.data.readers import Condition, Inputs, Recipe, import_domain
+from xcrossrec.data.readers.conditions import all_hold, event_column, refuse_views
+from xcrossrec.exceptions import ConfigError, DataError
+
+LOG = pl.DataFrame(
+    {"event": ["view", "buy", None, "gift"], "qty": [1.0, 2.0, -1.0, None], "note": ["1", "10", "9", ""]}
+)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "kept"),
+    [
+        (["event=buy"], [1]),
+        (["event=buy", "event=gift"], [1, 3]),
+        (["event!=view"], [1, 2, 3]),
+        (["qty=1"], [0]),
+        (["qty>0", "event!=view"], [1]),
+        (["qty<=1"], [0, 2]),
+        (["note>=9"], [1, 2]),
+        (["note=1"], [0]),
+        (["note!="], [0, 1, 2]),
+        ([], [0, 1, 2, 3]),
+    ],
+)
+def test_conditions_hold(conditions: list[str], kept: list[int]) -> None:
+    held = all_hold([Condition.parse(text) for text in conditions], LOG.schema, "f")
+    assert LOG.with_row_index().filter(held)["index"].to_list() == kept
+
+
+def test_what_is_no_condition_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--where 'purchase' is no condition: give COLUMN=VALUE"):
+        Condition.parse("purchase")
+    with pytest.raises(DataError, match=r"f has no column 'type' \(--where 'type=x'\), it has 'event', 'qty', 'note'"):
+        all_hold([Condition.parse("type=x")], LOG.schema, "f")
+
+
+@pytest.mark.parametrize(
+    ("column", "counts", "line"),
+    [
+        ("event_type", {"view": 3, "purchase": 1}, '--where "event_type=purchase"'),
+        ("behavior", {"pv": 3, "buy": 1, "fav": 1}, '--where "behavior=buy"'),
+        ("event", {"addtocart": 3, "transaction": 1}, '--where "event=transaction"'),
+        (
+            "Order Status",
+            {"shipped": 3, "refunded": 1, "delivered": 2},
+            '"Order Status=shipped" --where "Order Status=del',
+        ),
+        ("status", {"ok": 3, "cancelled": 1}, '--where "status!=cancelled"'),
+        ("action", {"page_view": 3}, '--where "action!=page_view"'),
+    ],
+)
+def test_views_are_no_purchases(column: str, counts: dict[str, int], line: str) -> None:
+    assert event_column(["user", column], []) == column
+    assert event_column(["user", column], [Condition.parse(f"{column}=x")]) is None
+    with pytest.raises(DataError, match="not all of these are purchases; say what counts with") as refused:
+        refuse_views("f", column, counts)
+    assert line in str(refused.value)
+
+
+def test_other_events_are_told_and_one_kind_is_not() -> None:
+    assert "rows of every action are taken ('1' (3), '2' (1)); choose with" in str(
+        refuse_views("f", "action", {"1": 3, "2": 1})
+    )
+    assert refuse_views("f", "action", {"purchase": 3}) is None
+    assert refuse_views("f", "action", Counter(map(str, range(99)))) is None
+    assert event_column(["user", "event_time", "price"], []) is None
+
+
+def test_a_log_of_events_is_not_taken_for_purchases(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user,sku,name,ts,event_type\nu,a,A,1,view\nu,a,A,2,purchase\nu,b,B,3,purchase\n")
+    recipe = Recipe(split="none")
+    with pytest.raises(DataError, match=r"'event_type' with 'purchase' \(2\), 'view' \(1\).*event_type=purchase"):
+        import_domain("d", None, Inputs(path), recipe)
+    asked = Inputs(path, where=[Condition.parse("event_type=purchase")])
+    assert import_domain("d", None, asked, recipe).interactions["train"]["item_id"].to_list() == ["a", "b"]
+    with pytest.raises(
+        DataError, match=r'no row has --where "event_type=buy": in .*log\.csv, event_type has \'purchase\' \(2\)'
+    ):
+        import_domain("d", None, Inputs(path, where=[Condition.parse("event_type=buy")]), recipe)
