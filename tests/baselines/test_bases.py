@@ -89,7 +89,7 @@ def test_fewer_users_are_a_part_of_all(found: dict[str, Any], domain: Domain, tw
 def test_of_a_large_catalogue_only_what_is_needed_is_encoded(
     domain: Domain, two: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SMALL_CATALOGUE", ITEMS - 1)
+    monkeypatch.setattr(module, "SMALL_CATALOGUE", ITEMS - 1)  # one user's lists hold more than half
     monkeypatch.setattr(module, "MOST_OF_LARGE", 1)
     large = compare_bases(domain, two)
     assert large["users"] == 1

@@ -23,7 +23,7 @@ from xcrossrec.models.scorer import ModelScorer, untrained
 from xcrossrec.types import NEGATIVES, USER, Negatives
 
 SMALL_CATALOGUE = 20_000
-"""Items up to which a whole catalogue is encoded and ranked; above, those that the users' lists hold."""
+"""Items up to which a whole catalogue is encoded and ranked, where the users' lists hold half of it; else only these."""
 
 MOST_USERS, MOST_OF_LARGE = 5_000, 1_000
 """Users that are ranked, at most: of a small catalogue, and of a large one, where each adds some 60 items to encode."""
@@ -101,7 +101,9 @@ def compare_bases(
     digests = {base: load_base(base).digest for base in bases}  # stop before the work, not after it
     small = domain.items.height <= SMALL_CATALOGUE
     sampled = _sample(domain, users, MOST_USERS if small else MOST_OF_LARGE, seed)
-    rows = np.arange(domain.items.height) if small else _needed(sampled, seed)
+    rows = _needed(sampled, seed)
+    if small and rows.size > domain.items.height / 2:
+        rows = np.arange(domain.items.height)
     found = []
     for base in bases:
         _log.info("%s: encoding %d of %d items", base, rows.size, domain.items.height)
