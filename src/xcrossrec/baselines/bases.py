@@ -23,7 +23,7 @@ from xcrossrec.models.scorer import ModelScorer, untrained
 from xcrossrec.types import NEGATIVES, USER, Negatives
 
 SMALL_CATALOGUE = 20_000
-"""Items up to which a whole catalogue is encoded and ranked, where the users' lists hold half of it; else only these."""
+"""Items up to which a catalogue is encoded and ranked, where the users' lists hold half of it; else only those."""
 
 MOST_USERS, MOST_OF_LARGE = 5_000, 1_000
 """Users that are ranked, at most: of a small catalogue, and of a large one, where each adds some 60 items to encode."""
