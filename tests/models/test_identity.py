@@ -42,8 +42,8 @@ def place(base_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.Mo
 def embedded(base_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """What is embedded is another family's tiny base; no hub is asked."""
 
-    def located(name: str) -> str:
-        return str(base_of("mpnet")) if name == DEFAULT_BASE else str(Path(name).absolute())
+    def located(name: str) -> Path:
+        return base_of("mpnet") if name == DEFAULT_BASE else Path(name).absolute()
 
     monkeypatch.setattr(base_module, "_locate", located)
     return base_of("mpnet")
