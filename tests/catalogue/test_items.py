@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -59,16 +60,20 @@ def test_a_domains_items_are_read_untitled_ones_too(tiny_domain: Domain, tmp_pat
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("items.csv", "item_id,name\n1,x\n", "title"),
+        (
+            "items.csv",
+            "item_id,colour\n1,x\n",
+            "items.csv has no column for the title, .*: call its columns item_id and title",
+        ),
         ("items.csv", "item_id,title\n1,x\n1,y\n", "items.csv has the item id '1' twice: keep one row an item"),
         ("items.csv", "item_id,title\n", "items.csv has no items: give at least one"),
         ("items.csv", "item_id,title\n,x\n", "has a row without item_id"),
         ("items.csv", "item_id,title,price\n1,x,cheap\n", "price of item '1' is 'cheap': write a number, or nothing"),
         ("items.csv", "item_id,title,price\n1,x,nan\n", "price of item '1' is nan"),
         ("items.csv", "item_id,title,in_stock\n1,x,maybe\n", "in_stock of item '1' is 'maybe': write true or false"),
-        ("items.csv", "", "items.csv cannot be read"),
-        ("items.parquet", "item_id,title\n", "items.parquet is not a readable Parquet file"),
-        ("items.txt", "item_id,title\n", r"ends in '.txt': give a domain's folder, a .csv or a .parquet file"),
+        ("items.csv", "", "items.csv is empty: give a table with item_id and title"),
+        ("items.parquet", "PAR1 but no more", "items.parquet"),
+        ("items.txt", "item_id,title\n", "items.txt has no items: give at least one"),
     ],
 )
 def test_a_bad_table_is_refused_by_name(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -109,6 +114,32 @@ def test_items_of_which_none_has_a_title_are_taken_with_a_warning(caplog: pytest
     assert (
         "no item of the catalogue has a title: each is recommended only where it is named as a candidate" in caplog.text
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("items.csv", b"sku;name;price;stock\n1;S\xe4ge;$1,234.50;in stock\n2;Kn\xf6pfe;9,99;0\n"),
+        (
+            "items.jsonl",
+            b'{"item": "1", "title": "S\xc3\xa4ge", "price": 1234.5}\n'
+            b'{"item": "2", "title": "Kn\xc3\xb6pfe", "price": 9.99}',
+        ),
+        (
+            "items.csv",
+            b"item_id,title,price,in_stock\n1,S\xc3\xa4ge,$1234.50,in stock\n2,Kn\xc3\xb6pfe,9.99,sold out\n",
+        ),
+        ("items.csv.gz", gzip.compress(b"product_id\ttitle\tprice\n1\tS\xc3\xa4ge\t1234.5\n2\tKn\xc3\xb6pfe\t9.99\n")),
+    ],
+)
+def test_a_catalogue_takes_what_import_takes(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    found = read_items(tmp_path / name)
+    assert [(each.item_id, each.title, each.price) for each in found] == [
+        ("1", "S\u00e4ge", 1234.5),
+        ("2", "Kn\u00f6pfe", 9.99),
+    ]
+    assert not any(each.in_stock for each in found[1:] if b"stock" in content and b"in_stock" in content)
 
 
 @pytest.mark.parametrize("name", ["absent", "absent.csv"])

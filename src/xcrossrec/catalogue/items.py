@@ -16,7 +16,8 @@ from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.given import Table, as_frame
 from xcrossrec.data.interactions import check_columns, is_empty_title
-from xcrossrec.data.store import read_domain, read_parquet
+from xcrossrec.data.readers.tables import read_item_file
+from xcrossrec.data.store import read_domain
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, TITLE
 
@@ -39,7 +40,7 @@ def read_items(source: ItemSource) -> list[StoredItem]:
 
     Args:
         source: items, a domain, a table, or where one lies: a folder that ``xcrossrec data`` or ``xcrossrec catalog``
-            wrote, or a file named ``.csv`` or ``.parquet``.
+            wrote, or a file of any form that ``xcrossrec data import`` takes.
 
     Raises:
         DataError: not there, of another kind, without a column, without items, with an id twice, or with a value that
@@ -77,7 +78,7 @@ def _items(table: pl.DataFrame, name: str) -> list[StoredItem]:
 
 
 def _read(source: Path) -> pl.DataFrame | list[StoredItem]:
-    kinds = "a domain's folder, a .csv or a .parquet file, or what 'xcrossrec catalog build' made"
+    kinds = "a domain's folder, a table of items, or what 'xcrossrec catalog build' made"
     if is_catalogue(source):
         with SqliteCatalogue.open(source, fingerprint=None) as catalogue:
             return list(catalogue.snapshot())
@@ -85,14 +86,7 @@ def _read(source: Path) -> pl.DataFrame | list[StoredItem]:
         return read_domain(source).items
     if not source.exists():
         raise DataError(f"{source} does not exist: give {kinds}")
-    if source.suffix == ".parquet":
-        return read_parquet(source, remedy="write it again")
-    try:
-        if source.suffix == ".csv":
-            return pl.read_csv(source, infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{source} cannot be read ({' '.join(str(error).split())}): write it again") from error
-    raise DataError(f"{source} ends in {source.suffix!r}: give {kinds}")
+    return read_item_file(source)
 
 
 def _item(row: Mapping[str, Any]) -> StoredItem:

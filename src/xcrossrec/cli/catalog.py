@@ -26,9 +26,7 @@ def build(
     model: ModelDir,
     items: Annotated[
         Path,
-        typer.Argument(
-            metavar="ITEMS", help="A domain's folder, a .csv or .parquet with item_id and title, a catalogue."
-        ),
+        typer.Argument(metavar="ITEMS", help="A domain's folder, a table of items, a catalogue."),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must be free.")],
     base: Base = None,

@@ -13,7 +13,7 @@ from xcrossrec.exceptions import BundleError, DataError, ModelError
 ADAPTER = "adapter_config.json"
 MODEL = ("xcrossrec.json", "modules.json", ADAPTER)
 CATALOGUE = "catalogue.sqlite"
-ITEMS = "a domain's folder, a .csv or a .parquet file, or what 'xcrossrec catalog build' made"
+ITEMS = "a domain's folder, a table of items, or what 'xcrossrec catalog build' made"
 
 
 def check_model(folder: Path, base: str | None = None) -> None:
@@ -79,14 +79,15 @@ def check_items(source: Path) -> None:
     Raises:
         DataError: nothing there, or something else.
     """
+    from xcrossrec.data.readers.tables import read_item_file
     from xcrossrec.data.store import read_manifest
 
     if not source.exists():
         raise DataError(f"{source} does not exist: give {ITEMS}")
     if source.is_dir() and not (source / CATALOGUE).exists():
         read_manifest(source)
-    if source.is_file() and source.suffix not in (".csv", ".parquet"):
-        raise DataError(f"{source} ends in {source.suffix!r}: give {ITEMS}")
+    if source.is_file():
+        read_item_file(source)
 
 
 def check_catalogue(folder: Path) -> None:

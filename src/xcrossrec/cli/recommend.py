@@ -36,9 +36,7 @@ ModelDir = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bun
 class Asked:
     """What to recommend, whoever it is for."""
 
-    catalog: Annotated[
-        Path, typer.Option(metavar="ITEMS", help="A domain's folder, a .csv or .parquet of items, or a catalogue.")
-    ]
+    catalog: Annotated[Path, typer.Option(metavar="ITEMS", help="A domain's folder, a table of items, or a catalogue.")]
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="How many at most.")] = 10
     category: Annotated[list[str] | None, typer.Option(help="Only items of this category; may be repeated.")] = None
     in_stock: Annotated[bool, typer.Option("--in-stock", help="Only items that can be bought now.")] = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,13 +12,13 @@ import polars as pl
 
 from xcrossrec.data.interactions import SUBSECOND
 from xcrossrec.data.readers.columns import Columns, Role
-from xcrossrec.data.readers.frames import Inputs, RawDomain
+from xcrossrec.data.readers.frames import Inputs, RawDomain, item_field
 from xcrossrec.data.readers.histories import HISTORY, with_histories
 from xcrossrec.data.readers.items import Expression, items_of
 from xcrossrec.data.readers.rows import Check, Tally, interactions_of
 from xcrossrec.data.readers.sources import Form, Paths, Reading, Source, open_sources, original_files
 from xcrossrec.exceptions import ConfigError, DataError
-from xcrossrec.types import ITEM, SPLITS
+from xcrossrec.types import ITEM, SPLITS, TITLE
 
 ONE_UNIT = "the file's first time is; give all of them in one unit"
 
@@ -72,6 +73,37 @@ def read_tables(form: Form | None, inputs: Inputs) -> RawDomain:
     if inputs.splits and ("train" not in inputs.splits or not inputs.items):
         raise ConfigError("files that come split need the items with titles (--items) and at least --train: give both")
     return read_planned(Plan(form), inputs)
+
+
+def read_item_file(path: Path) -> pl.DataFrame:
+    """Read the items of one file, whatever its form, packing and names of columns.
+
+    A CSV or Parquet file with ``item_id`` and ``title`` keeps its columns as they are; of text, prices and stock are
+    understood.
+
+    Raises:
+        DataError: no such file, no table, or none of items.
+    """
+    if path.is_file() and path.stat().st_size == 0:
+        raise DataError(f"{path} is empty: give a table with {ITEM} and {TITLE}")
+    with suppress(pl.exceptions.PolarsError, OSError, UnicodeDecodeError):
+        exact = pl.read_parquet(path, glob=False) if path.suffix == ".parquet" else _text_table(path)
+        if {ITEM, TITLE} <= set(exact.columns):
+            return exact
+    with TemporaryDirectory(prefix="xcrossrec-") as folder:
+        inputs = Inputs(items=path)
+        try:
+            return items_of(open_sources(path, None, Reading(Path(folder))), inputs.columns, inputs, others=True)[0]
+        except DataError as error:
+            said, _, remedy = str(error).rpartition(": ")
+            raise DataError(f"{said}: call its columns {ITEM} and {TITLE}" if "--" in remedy else str(error)) from error
+
+
+def _text_table(path: Path) -> pl.DataFrame:
+    table = pl.read_csv(path, infer_schema=False, glob=False)
+    read = [role for role in ("price", "in_stock") if role in table.columns]
+    parsed = [pl.coalesce(item_field(role, role, pl.String()).cast(pl.String), role).alias(role) for role in read]
+    return table.with_columns(parsed)
 
 
 def read_planned(plan: Plan, inputs: Inputs) -> RawDomain:
