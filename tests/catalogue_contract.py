@@ -61,6 +61,10 @@ def encode(titles: Sequence[str]) -> np.ndarray:
     return np.array([[len(title)] * (DIM + 1) for title in titles], dtype=np.float32).reshape(-1, DIM + 1)
 
 
+def encode_items(items: Sequence[StoredItem]) -> np.ndarray:
+    return encode([item.title for item in items])
+
+
 class CatalogueContract:
     """Inherit it, and say how a catalogue is made."""
 
@@ -255,7 +259,7 @@ class CatalogueContract:
 
     def test_another_models_vectors_take_the_place_while_the_old_store_still_answers(self, store: Catalogue) -> None:
         store.upsert([item(0, metadata={"a": 1}), item(80)], unit(0, 80))
-        new = store.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode)
+        new = store.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items)
         assert (best(store, 1), list(store.snapshot())) == (["i80", "i0"], list(new.snapshot()))
         assert new.version > store.version
         with pytest.raises(CatalogueReplacedError, match=r"another model's vectors by now \(fingerprint bbbb"):
@@ -263,7 +267,7 @@ class CatalogueContract:
         with pytest.raises(CatalogueReplacedError, match="write to the one that took its place"):
             store.delete(["i0"])
         with pytest.raises(CatalogueReplacedError):
-            store.embed_again(fingerprint=OTHER, dim=DIM, encode=encode)
+            store.embed_again(fingerprint=OTHER, dim=DIM, encode=encode_items)
         store.close()
         new.upsert([item(5)], np.ones((1, DIM + 1), dtype=np.float32))
         again = self.reopened(new)
@@ -275,14 +279,14 @@ class CatalogueContract:
         store.upsert([item(n) for n in range(70)], unit(*range(70)))
         calls = []
 
-        def encode_slowly(titles: Sequence[str]) -> np.ndarray:
-            calls.append(len(titles))
+        def encode_slowly(items: Sequence[StoredItem]) -> np.ndarray:
+            calls.append(len(items))
             if len(calls) == 1:  # as another thread would
                 store.upsert([item(n, title=f"Changed {n}") for n in range(66)], unit(*range(66)))
                 store.delete(["i66"])
             if len(calls) == 2:
                 store.upsert([item(0, title="Last"), item(75)], unit(0, 75))
-            return encode(titles)
+            return encode_items(items)
 
         new = store.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_slowly)
         assert calls == [70, 66, 2]
@@ -303,7 +307,7 @@ class CatalogueContract:
             return found
 
         monkeypatch.setattr(store, "_changed_since", then_write)
-        new = store.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode)
+        new = store.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items)
         titles = ["Item 0", "At the last moment", "Item 2"]
         assert [i.title for i in new.snapshot()] == titles
         np.testing.assert_array_equal(new.snapshot().vectors(["i0", "i1", "i2"]), encode(titles))
@@ -318,7 +322,7 @@ class CatalogueContract:
     def test_a_model_that_cannot_encode_leaves_the_catalogue_as_it_was(self, store: Catalogue) -> None:
         store.upsert([item(0)], unit(0))
         with pytest.raises(DataError, match=r"shape \(1, 5\), expected \(1, 3\)"):
-            store.embed_again(fingerprint=OTHER, dim=3, encode=encode)
+            store.embed_again(fingerprint=OTHER, dim=3, encode=encode_items)
         store.upsert([item(1)], unit(1))
         assert best(self.reopened(store), 0) == ["i1", "i0"]
 

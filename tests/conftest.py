@@ -78,6 +78,8 @@ class TinyModels:
     """two adapters (rank 2) over it, named kitchen and camping; their users are u0 and u3."""
     late: Path
     """an X-Cross bundle of both with random integrators, `dual`; so are the next ones, but for what is said."""
+    text: Path
+    """as `late`, but it reads ``{title}; by {brand}; {category}``."""
     merged: Path
     """of the form ``merged``, with a random LoRA of the target's own."""
     pair: Path

@@ -10,8 +10,11 @@ import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from xcrossrec.config import Integration
+from xcrossrec.data.text import ItemText
+from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
 from xcrossrec.models.kinds import build_model
+from xcrossrec.models.model import encoder_of
 from xcrossrec.models.source import SourceEncoder, default_lora
 from xcrossrec.training.source import user_hashes, write
 from xcrossrec.training.target import build_target_model, count_parameters
@@ -21,7 +24,7 @@ SOURCES = {"kitchen": ("u0",), "camping": ("u3",)}
 _CHARACTERS = string.ascii_lowercase + string.digits + ".,;-&/'"
 
 
-def write_all(folder: Path) -> tuple[Path, tuple[Path, Path], Path, Path, Path, Path]:
+def write_all(folder: Path) -> tuple[Path, tuple[Path, Path], Path, Path, Path, Path, Path]:
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for a renamed attribute
         torch.manual_seed(0)
@@ -29,10 +32,11 @@ def write_all(folder: Path) -> tuple[Path, tuple[Path, Path], Path, Path, Path, 
         first, second = (_write_source(folder / name, base, users) for name, users in SOURCES.items())
         sources, xcross = (first, second), Integration("xcross", top_layers=None)
         late = _write_bundle(folder / "late", sources, xcross)
+        text = _write_reader(folder / "text", late)
         merged = _write_bundle(folder / "merged", sources, Integration("merged"))
         pair = _write_bundle(folder / "pair", sources, xcross, "pair", "joint")
         shared = _write_bundle(folder / "shared", sources, xcross, "pair", "shared")
-    return base, (first, second), late, merged, pair, shared
+    return base, (first, second), late, text, merged, pair, shared
 
 
 def _write_base(folder: Path) -> Path:
@@ -80,6 +84,13 @@ def _write_bundle(
     manifest = {"kind": "target", "domain": None, "parameters": count_parameters(model)}
     users = frozenset().union(*(user_hashes(users) for users in SOURCES.values()))
     write(model, path, manifest, users, overwrite=False)
+    return path
+
+
+def _write_reader(path: Path, like: Path) -> Path:
+    model, manifest = bundle.load(like), bundle.read_bundle_manifest(like)
+    encoder_of(model).text = ItemText("{title}; by {brand}; {category}")
+    bundle.save(model, path, {**manifest, "text": encoder_of(model).text.template})
     return path
 
 

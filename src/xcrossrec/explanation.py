@@ -35,22 +35,26 @@ def explain_scores(
     *,
     history_ids: Sequence[str | None],
     item_ids: Sequence[str | None],
+    history_titles: Sequence[str] | None = None,
+    item_titles: Sequence[str] | None = None,
 ) -> list[Explanation]:
     """Explain the scores of some items for one history.
 
     Args:
         model: `dual` or `pair`, integrated or not; put back as it was.
-        history: titles, oldest first; at least one.
-        items: titles to explain.
+        history: texts as the model reads them, oldest first; at least one.
+        items: texts to explain.
         history_ids: ids of the history's items, None for free titles.
         item_ids: ids of the items, None for free titles.
+        history_titles: what people see of the history's items; None shows the texts.
+        item_titles: what they see of the items; likewise.
     """
     probe = _PROBES[kind_of(model).name](model, history, items)
-    matches = _explain_history(probe, history_ids)
+    matches = _explain_history(probe, history_ids, history if history_titles is None else history_titles)
     parts = _explain_sources(probe)
     return [
         Explanation(item_ids[number], title, float(probe.full[number]), matches[number], **parts[number])
-        for number, title in enumerate(items)
+        for number, title in enumerate(items if item_titles is None else item_titles)
     ]
 
 
@@ -59,8 +63,8 @@ class _Probe(ABC):
 
     Args:
         model: of the probe's kind.
-        history: titles, oldest first.
-        items: titles to score.
+        history: texts, oldest first.
+        items: texts to score.
     """
 
     def __init__(self, model: Model, history: Sequence[str], items: Sequence[str]) -> None:
@@ -171,14 +175,14 @@ class _PairProbe(_Probe):
 _PROBES: Mapping[Scoring, type[_Probe]] = {"dual": _DualProbe, "pair": _PairProbe}
 
 
-def _explain_history(probe: _Probe, ids: Sequence[str | None]) -> list[tuple[HistoryMatch, ...]]:
+def _explain_history(probe: _Probe, ids: Sequence[str | None], titles: Sequence[str]) -> list[tuple[HistoryMatch, ...]]:
     """Per item, what each history item has to do with it."""
     cosines, shares = probe.cosines_and_shares()
     effects = _leave_one_out(probe)
     return [
         tuple(
             HistoryMatch(ids[slot], title, *(_cell(table, slot, item) for table in (cosines, shares, effects)))
-            for slot, title in enumerate(probe.history)
+            for slot, title in enumerate(titles)
         )
         for item in range(len(probe.items))
     ]

@@ -15,7 +15,7 @@ from xcrossrec.exceptions import DataError, MissingExtraError
 class TestTfidfMean(ScorerContract):
     @pytest.fixture
     def scorer(self, domain: Domain) -> TfidfMean:
-        return TfidfMean(domain.titles)
+        return TfidfMean(domain.texts)
 
 
 def _vector(title: str) -> dict[str, float]:
@@ -54,7 +54,7 @@ def test_tfidf_ranks_the_same_title_first() -> None:
 
 
 def test_tfidf_without_words_is_refused() -> None:
-    with pytest.raises(DataError, match="no word in 2 titles"):
+    with pytest.raises(DataError, match="no word in 2 texts"):
         TfidfMean(["", ""])
 
 

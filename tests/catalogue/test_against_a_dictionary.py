@@ -97,7 +97,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         titles = [item.title for item, _ in self.rows.values()]
 
         def encode(asked: Any) -> np.ndarray:
-            assert list(asked) == titles
+            assert [item.title for item in asked] == titles
             return np.array([vector for _, vector in shifted.values()], dtype=np.float32).reshape(len(titles), DIM)
 
         self.fingerprint = f"{int(self.fingerprint) + 1:064}"

@@ -28,14 +28,18 @@ def encode(titles: Sequence[str]) -> np.ndarray:
     return np.array(draws, dtype=np.float32).reshape(len(titles), 16)
 
 
+def encode_items(items: Sequence[StoredItem]) -> np.ndarray:
+    return encode([each.title for each in items])
+
+
 ITEMS = [item(number, category="toys", price=2.5, metadata={"a": [1]}) for number in range(24)]
 
 
 def written(folder: Path) -> SqliteCatalogue:
     """Twenty items in a segment with codes, two of them dead, and five recent ones; at version 3."""
-    store = SqliteCatalogue.create(folder, ITEMS[:20], encode([each.title for each in ITEMS[:20]]), fingerprint=MODEL)
+    store = SqliteCatalogue.create(folder, ITEMS[:20], encode_items(ITEMS[:20]), fingerprint=MODEL)
     store.delete(["i0"])
-    store.upsert([ITEMS[1], *ITEMS[20:]], encode([each.title for each in [ITEMS[1], *ITEMS[20:]]]))
+    store.upsert([ITEMS[1], *ITEMS[20:]], encode_items([ITEMS[1], *ITEMS[20:]]))
     return store
 
 
@@ -66,14 +70,14 @@ def opened(folder: Path) -> SqliteCatalogue:
 
 
 def mended(folder: Path) -> tuple[list[str], SqliteCatalogue]:
-    found, made = repair(folder, fingerprint=MODEL, encode=encode)
+    found, made = repair(folder, fingerprint=MODEL, encode=encode_items)
     return found.sentences(), made
 
 
 def is_whole(store: SqliteCatalogue, items: Sequence[StoredItem] = ITEMS[1:]) -> bool:
     snapshot = store.snapshot()
     vectors = snapshot.vectors([each.item_id for each in items]).numpy()
-    return list(snapshot) == list(items) and np.array_equal(vectors, encode([each.title for each in items]))
+    return list(snapshot) == list(items) and np.array_equal(vectors, encode_items(items))
 
 
 def flip(path: Path, bit: int) -> None:
@@ -262,11 +266,11 @@ def test_damage_to_the_log_does_not_bring_back_what_was_merged(tmp_path: Path) -
 
 
 def test_a_newer_format_is_named_as_such(closed: Path) -> None:
-    run("PRAGMA user_version = 4")(closed / DATABASE)
-    with pytest.raises(BundleError, match=r"format 4 of a newer release, this one reads 3: nothing is wrong with it"):
+    run("PRAGMA user_version = 5")(closed / DATABASE)
+    with pytest.raises(BundleError, match=r"format 5 of a newer release, this one reads 4: nothing is wrong with it"):
         opened(closed)
     run("PRAGMA user_version = 0")(closed / DATABASE)
-    with pytest.raises(BundleError, match=r"format 0 of an older release, this one reads 3: install that release, or"):
+    with pytest.raises(BundleError, match=r"format 0 of an older release, this one reads 4: install that release, or"):
         opened(closed)
 
 
@@ -331,7 +335,7 @@ def test_a_full_disk_keeps_the_write_though_its_loss_would_not_be_noticed(
 
 def test_another_models_catalogue_is_not_repaired(closed: Path) -> None:
     with pytest.raises(BundleError, match="holds another model's vectors"):
-        repair(closed, fingerprint=OTHER, encode=encode)
+        repair(closed, fingerprint=OTHER, encode=encode_items)
 
 
 def test_an_open_catalogue_is_neither_replaced_nor_repaired(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_the_store_ranks_as_the_recommender_after_every_kind_of_write(
     with open_catalogue(model, tmp_path / "c") as store:
         assert_same(recommended(store, model, history, 12), expected(store, model, history, 12))
         changed = [StoredItem(f"i{n}", title(n + 3)) for n in (5, 30, 41, 42)]
-        store.upsert(changed, encode_items(model, [item.title for item in changed]))
+        store.upsert(changed, encode_items(model, changed))
         store.delete(["i8", "i41"])
         assert_same(recommended(store, model, history, 99), expected(store, model, history, 99))
         store.compact()
@@ -85,7 +85,7 @@ def test_a_pair_models_catalogue_holds_titles_alone(tiny_models: Any, tmp_path: 
     shared = bundle.load(tiny_models.shared)
     build_catalogue(pair, [StoredItem("i0", title(0))], tmp_path / "c").close()
     with open_catalogue(shared, tmp_path / "c") as store:
-        assert store.upsert([StoredItem("i1", title(1))], encode_items(shared, [title(1)])) == 1
+        assert store.upsert([other := StoredItem("i1", title(1))], encode_items(shared, [other])) == 1
         assert (store.snapshot().dim, len(store)) == (0, 2)
         dual = bundle.load(tiny_models.late)
         with embed_again(store, dual) as embedded:

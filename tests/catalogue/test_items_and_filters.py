@@ -42,7 +42,7 @@ for _ in range(100_000):
         ({"metadata": {"a": object()}}, "metadata of item 'i' cannot be written as JSON"),
         ({"metadata": {"a": "\ud800"}}, "metadata of item 'i' cannot be written as JSON"),
         ({"metadata": NESTED}, "metadata of item 'i' cannot be written as JSON"),
-        ({"metadata": {"a": "x" * 17_000}}, "metadata of item 'i' have 17009 bytes, at most 16384"),
+        ({"metadata": {"a": "x" * 66_000}}, "metadata of item 'i' have 66009 bytes, at most 65536"),
     ],
 )
 def test_a_bad_item_is_refused_by_name(values: dict[str, Any], message: str) -> None:

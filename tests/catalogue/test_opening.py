@@ -31,7 +31,7 @@ def source(request: pytest.FixtureRequest, tiny_domain: Domain, tmp_path: Path) 
 def test_items_that_were_written_outlive_a_change_of_models(source: Path, tiny_models: Any) -> None:
     first, second = bundle.load(tiny_models.late), bundle.load(tiny_models.sources[0])
     with open_catalogue(first, source, keep=True) as store:
-        store.upsert([NEW], encode_items(first, [NEW.title]))
+        store.upsert([NEW], encode_items(first, [NEW]))
         with embed_again(store, second) as new:
             assert len(new) == 7
     with open_catalogue(second, source, keep=True) as store:  # the folder is still called after the first
@@ -46,7 +46,7 @@ def test_models_of_one_process_have_catalogues_of_their_own(source: Path, tiny_m
         open_catalogue(pairs[0], source, keep=True) as one,
         open_catalogue(pairs[1], source, keep=True, taken=[one.folder]) as two,
     ):
-        one.upsert([NEW], encode_items(pairs[0], [NEW.title]))
+        one.upsert([NEW], encode_items(pairs[0], [NEW]))
         assert (len(one), len(two)) == (7, 6)
     with (
         open_catalogue(pairs[0], source, keep=True) as one,

@@ -62,6 +62,7 @@ def test_an_empty_field_vanishes_with_what_separates_and_introduces_it(template:
     if "EUR" in template:  # what follows a field before the separator belongs to it
         texts = [text.replace(", true", " EUR, true").replace(", false", " EUR, false") for text in texts]
     assert ItemText(template).render(SHOP).to_list() == texts
+    assert [ItemText(template).of(row) for row in SHOP.iter_rows(named=True)] == texts
 
 
 @given(
@@ -104,9 +105,22 @@ def test_html_becomes_text_without_line_breaks(raw: str | None, text: str) -> No
     assert clean_text(pl.Series([raw], dtype=pl.String)).to_list() == [text]
 
 
+PIECES = ("a", "B", "é", "日", " ", "\n", "\x1c", "\xa0", "&amp;", "&", "<b>", "</p>", "<", "none", ">")
+VALUES = st.lists(st.sampled_from(PIECES)).map("".join)
+
+
+@given(st.lists(st.tuples(VALUES, st.none() | VALUES, st.none() | st.floats(0, 99).map(lambda x: round(x, 2)))))
+def test_one_item_is_read_as_many_are(rows: list[tuple[str, str | None, float | None]]) -> None:
+    table = pl.DataFrame(rows, {"title": pl.String, "brand": pl.String, "price": pl.Float64}, orient="row")
+    for text in (ItemText("{title:2}; by {brand:1}. {price}"), TITLES, ItemText("{brand} ({price})")):
+        assert text.render(table).to_list() == [text.of(row) for row in table.iter_rows(named=True)]
+
+
 def test_columns_of_other_types_are_read_as_people_write_them() -> None:
     table = pl.DataFrame({"n": [1.0, 2.5], "many": [["a", "b"], []], "yes": [True, None], "of": [{"a": 1}, {"a": 2}]})
-    found = ItemText("{n}; {many}; {yes}; {of}").render(table).to_list()
+    text = ItemText("{n}; {many}; {yes}; {of}")
+    found = text.render(table).to_list()
+    assert [text.of(row) for row in table.iter_rows(named=True)] == found
     assert found == ['1; a, b; true; {"a":1}', '2.5; {"a":2}']
 
 

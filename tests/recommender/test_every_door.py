@@ -17,18 +17,20 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import typer
 
 from xcrossrec.catalogue import build_catalogue, read_items
 from xcrossrec.cli import app
 from xcrossrec.models import bundle
+from xcrossrec.models.dual import encode_titles
 from xcrossrec.recommender import Answer, Item, Question, Recommender
 from xcrossrec.serving.app import create_app
 from xcrossrec.serving.service import Service
 from xcrossrec.serving.settings import Settings, Spec
 
-HISTORIES = {"late": 200, "shared": 8}
-"""Of a `pair` model fewer: it reads every item with each."""
+HISTORIES = {"late": 200, "text": 60, "shared": 8}
+"""Of a `pair` model fewer: it reads every item with each. One model reads brand and category, too."""
 
 K = 5
 COMMAND = typer.main.get_command(app)
@@ -63,6 +65,7 @@ def table(items: int) -> pl.DataFrame:
         {
             "item_id": [f"i{n}" for n in range(items)],
             "title": [title(n) for n in range(items)],
+            "brand": [None if n % 5 == 0 else f"Maker {n % 4}" for n in range(items)],
             "category": [("toys", "tools", "paper")[n % 3] for n in range(items)],
             "in_stock": [n % 4 != 0 for n in range(items)],
             "price": [None if n % 11 == 0 else float(n) for n in range(items)],
@@ -163,7 +166,7 @@ def by_service(service: Service, asked: Sequence[Sequence[str]], case: Case) -> 
 def expected(model: Any, frame: pl.DataFrame, asked: Sequence[Sequence[str]]) -> dict[str, Answers]:
     """The slow and obvious way, for each case: score every item, leave out by id, by title and by filter, sort."""
     title_of = dict(zip(frame["item_id"], frame["title"], strict=True))
-    to_score = [Item(title=text) for text in dict.fromkeys(frame["title"])]
+    to_score = [Item(item_id=item_id) for item_id in frame["item_id"]]
     named = [[entry(text) for text in history] for history in asked]
     unknowns = [
         [each["item_id"] for each in own if "item_id" in each and each["item_id"] not in title_of] for own in named
@@ -176,12 +179,18 @@ def expected(model: Any, frame: pl.DataFrame, asked: Sequence[Sequence[str]]) ->
         answers[name] = []
         for answer, own, unknown in zip(scored, known, unknowns, strict=True):
             assert isinstance(answer, Answer)
-            score_of = {score.title: score.score for score in answer.scores}
+            score_of = {score.item_id: score.score for score in answer.scores}
             bought = {title_of[each["item_id"]] if "item_id" in each else each["title"].strip() for each in own}
             left = [row for row in rows if row["title"] not in bought]
-            best = sorted(left, key=lambda row: -score_of[row["title"]])[:K]  # equal titles have one score
+            best = sorted(left, key=lambda row: -score_of[row["item_id"]])[:K]  # equal texts have one score
             answers[name].append(([row["item_id"] for row in best], unknown))
     return answers
+
+
+def read_by(kind: str, frame: pl.DataFrame) -> list[str]:
+    """What a model reads of each item, by hand."""
+    parts = [("title", ""), ("brand", "; by "), ("category", "; ")] if kind == "text" else [("title", "")]
+    return ["".join(f"{lead}{row[name]}" for name, lead in parts if row[name]) for row in frame.to_dicts()]
 
 
 def _meets(case: Case) -> pl.Expr:
@@ -194,12 +203,15 @@ def _meets(case: Case) -> pl.Expr:
 def test_every_door_gives_the_same(kind: str, tiny_models: Any, tmp_path: Path) -> None:
     """The commands take the items from a table, of which they make a catalogue in memory, and from SQLite."""
     model, csv, folder = getattr(tiny_models, kind), tmp_path / "items.csv", tmp_path / "catalogue"
-    table(35 if kind == "late" else 14).write_csv(csv)
+    table(14 if kind == "shared" else 35).write_csv(csv)
     frame = pl.read_csv(csv)
     asked = histories(frame.height, HISTORIES[kind])
     wanted = expected(bundle.load(model), frame, asked)
     assert any(unknown for _, unknown in wanted["whole"])
-    build_catalogue(bundle.load(model), read_items(csv), folder).close()
+    with build_catalogue(bundle.load(model), read_items(csv), folder) as built:
+        vectors = built.snapshot().vectors(frame["item_id"].to_list())
+        if kind != "shared":
+            torch.testing.assert_close(vectors, encode_titles(bundle.load(model), read_by(kind, frame)))
     for number, (name, case, catalog) in enumerate((n, c, w) for n, c in CASES.items() for w in (csv, folder)):
         # one by one a tenth of them, another tenth each time
         assert by_command(model, catalog, asked[number::10], case) == wanted[name][number::10], (name, catalog)

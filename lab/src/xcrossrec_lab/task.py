@@ -75,7 +75,7 @@ class Task:
 
     def centered(self, model: Model) -> Model:
         """Center a model on the target's catalogue, as training does it, unless the suite's settings say no."""
-        return kind_of(model).centered(model, self.target.titles) if self.training.center else model
+        return kind_of(model).centered(model, self.target.texts) if self.training.center else model
 
     def attention(self, backbone: nn.Module) -> PairAttention:
         """Who sees whom in a pair, settled: whatever builds an encoder asks here, so that all methods encode alike.

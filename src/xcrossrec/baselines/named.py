@@ -17,7 +17,7 @@ from xcrossrec.models.adapters import read_manifest
 from xcrossrec.models.base import DEFAULT_BASE
 from xcrossrec.models.heads import Center
 from xcrossrec.models.kinds import kind_of
-from xcrossrec.models.scorer import ModelScorer, trained, untrained
+from xcrossrec.models.scorer import ModelScorer, as_read, trained, untrained
 from xcrossrec.models.tokens import CutReport
 from xcrossrec.scoring import Scorer
 from xcrossrec.training.source import seen_users
@@ -132,5 +132,6 @@ def _on_domain(folder: Path, domain: Domain, base: str | Path | None, strict: bo
     """A model on a domain's catalogue; a source that was centered on its own domain is centered on this one."""
     trained_on = (read_manifest(folder).get("domain") or {}).get("fingerprint")
     centered = any(folder.glob(f"*_{Center.__name__}"))
-    elsewhere = centered and trained_on != domain.fingerprint
-    return trained(folder, domain.titles, base=base, strict=strict, center=elsewhere)
+    read = as_read(folder, domain)
+    elsewhere = centered and trained_on != read.fingerprint
+    return trained(folder, read.texts, base=base, strict=strict, center=elsewhere)

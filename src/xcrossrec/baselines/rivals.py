@@ -1,4 +1,4 @@
-"""Rivals without a language model: most bought, bought by the same users, words of titles."""
+"""Rivals without a language model: most bought, bought by the same users, words of items."""
 
 from __future__ import annotations
 
@@ -87,24 +87,24 @@ class ItemKNN(Rival):
 
 
 class TfidfMean(Rival):
-    """What plain text already knows: the cosine between an item's title and the mean of the history's titles.
+    """What plain text already knows: the cosine between an item's text and the mean of the history's texts.
 
-    Titles become unit vectors of term frequency times inverse document frequency over the catalogue.  An
-    empty history, or one whose titles have no word, scores every item 0.
+    Texts become unit vectors of term frequency times inverse document frequency over the catalogue.  An
+    empty history, or one whose texts have no word, scores every item 0.
 
     Args:
-        titles: by item row; an empty title scores 0.
+        texts: by item row, what models read of each; an empty text scores 0.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
-        DataError: no title has a word.
+        DataError: no text has a word.
     """
 
     name = "tfidf"
 
-    def __init__(self, titles: Sequence[str]) -> None:
-        super().__init__(len(titles))
-        self._vectors = _vectorise(titles)
+    def __init__(self, texts: Sequence[str]) -> None:
+        super().__init__(len(texts))
+        self._vectors = _vectorise(texts)
 
     def _of_history(self, history: Sequence[int]) -> Float32[np.ndarray, " item"]:
         if not len(history):
@@ -137,15 +137,15 @@ def _pairs(basket: Int64[np.ndarray, " item"], n_items: int) -> Int64[np.ndarray
     return pairs
 
 
-def _vectorise(titles: Sequence[str]) -> Any:
-    """Turn titles into a sparse matrix of unit rows (item, word)."""
+def _vectorise(texts: Sequence[str]) -> Any:
+    """Turn texts into a sparse matrix of unit rows (item, word)."""
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
     except ImportError as error:
         raise MissingExtraError("sklearn", "baselines") from error
     try:
-        return TfidfVectorizer(dtype=np.float64).fit_transform(titles)
+        return TfidfVectorizer(dtype=np.float64).fit_transform(texts)
     except ValueError as error:
         raise DataError(
-            f"TF-IDF found no word in {len(titles)} titles ({error}): check the catalogue's titles"
+            f"TF-IDF found no word in {len(texts)} texts ({error}): check the catalogue's titles"
         ) from error

@@ -3,7 +3,7 @@
 Searches run in snapshots (:mod:`xcrossrec.catalogue.snapshot`). Where a catalogue is kept, a write is there before any
 search sees it.
 
-Legend: ``item`` = one item, ``text`` = one title, ``dim`` = vector size.
+Legend: ``item`` = one item, ``dim`` = vector size.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor
 from xcrossrec.catalogue.segment import Segment, checks_of_vectors, table_of
 from xcrossrec.catalogue.snapshot import Snapshot, merge_parts
 from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import ConfigError, DataError, XCrossRecError
 
 log = logging.getLogger(__name__)
@@ -35,8 +36,8 @@ _RECENT_LEAST, _RECENT_MOST, _RECENT_SHARE = 1024, 8192, 8
 _FEW = 64
 """Items that may be encoded while writers wait, when a catalogue changes its model."""
 
-Encode: TypeAlias = Callable[[Sequence[str]], Float32[np.ndarray, "text dim"]]
-"""Titles to vectors."""
+Encode: TypeAlias = Callable[[Sequence[StoredItem]], Float32[np.ndarray, "item dim"]]
+"""Items to vectors, of what a model reads of each."""
 
 
 class CatalogueReplacedError(ConfigError):
@@ -50,11 +51,13 @@ class Catalogue:
         folder: in which it is kept; None in memory.
         fingerprint: of the model that made the vectors (:func:`xcrossrec.catalogue.fingerprint_of`).
         snapshot: what it holds.
+        text: what that model reads of an item.
     """
 
-    def __init__(self, folder: Path | None, fingerprint: str, snapshot: Snapshot) -> None:
+    def __init__(self, folder: Path | None, fingerprint: str, snapshot: Snapshot, text: ItemText = TITLES) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
+        self.text = text
         self._snapshot = snapshot
         self._writing = RLock()
         self._merging = Lock()
@@ -63,19 +66,25 @@ class Catalogue:
         self._closed: ConfigError | None = None
 
     @staticmethod
-    def in_memory(items: Sequence[StoredItem], vectors: Float32[np.ndarray, "item dim"], fingerprint: str) -> Catalogue:
+    def in_memory(
+        items: Sequence[StoredItem],
+        vectors: Float32[np.ndarray, "item dim"],
+        fingerprint: str,
+        text: ItemText = TITLES,
+    ) -> Catalogue:
         """Make a catalogue that nothing outlives.
 
         Args:
             items: to start with, each id once.
             vectors: theirs, finite; no columns for a `pair` model, which has none.
             fingerprint: of the model that made the vectors.
+            text: what it reads of an item.
 
         Raises:
             DataError: an id twice, or vectors that do not fit.
         """
         segment = Segment.of(items, check_vectors(items, vectors, vectors.shape[1]))
-        return Catalogue(None, fingerprint, Snapshot.of(1, segment))
+        return Catalogue(None, fingerprint, Snapshot.of(1, segment), text)
 
     # ---- where it is kept: in memory there is nothing to do
 
@@ -91,9 +100,9 @@ class Catalogue:
     ) -> None:
         """Put a segment that was written in the place of others, and of recent items but for those written since."""
 
-    def _successor(self, fingerprint: str, snapshot: Snapshot) -> Self:
+    def _successor(self, fingerprint: str, snapshot: Snapshot, text: ItemText) -> Self:
         """The catalogue of another model's vectors that takes this one's place."""
-        return type(self)(self.folder, fingerprint, snapshot)
+        return type(self)(self.folder, fingerprint, snapshot, text)
 
     def _let_go(self) -> None:
         """Close what it is kept in."""
@@ -143,7 +152,7 @@ class Catalogue:
 
         Args:
             items: each id once. An item that is written anew keeps its place in the order.
-            vectors: of their titles, finite.
+            vectors: theirs, of what the model reads, finite.
 
         Returns:
             how many were written.
@@ -219,7 +228,7 @@ class Catalogue:
 
     # ---- another model
 
-    def embed_again(self, *, fingerprint: str, dim: int, encode: Encode) -> Self:
+    def embed_again(self, *, fingerprint: str, dim: int, encode: Encode, text: ItemText = TITLES) -> Self:
         """Give all items another model's vectors, in the same place, while this catalogue is read and written.
 
         Only at the end do writers wait, until the few items that were written last are encoded too and everything
@@ -229,7 +238,8 @@ class Catalogue:
         Args:
             fingerprint: of the new model.
             dim: its vector size.
-            encode: titles to vectors, by the new model; an empty title is among them where an item has none.
+            encode: items to vectors, by the new model; one without a title or a text may be among them.
+            text: what it reads of an item.
 
         Returns:
             the catalogue that takes this one's place.
@@ -249,7 +259,7 @@ class Catalogue:
                 with self._writing:
                     self._check_open()
                     known.update(_encode([*pending, *self._changed_since()], encode, dim))
-                    return self._replace(fingerprint, dim, known)
+                    return self._replace(fingerprint, dim, known, text)
             finally:
                 self._since = None
 
@@ -261,20 +271,20 @@ class Catalogue:
                 return list(self._snapshot)
             return [item for item in self._snapshot.get(list(changed)) if item is not None]
 
-    def _replace(self, fingerprint: str, dim: int, known: dict[str, Float32[Tensor, " dim"]]) -> Self:
+    def _replace(self, fingerprint: str, dim: int, known: dict[str, Float32[Tensor, " dim"]], text: ItemText) -> Self:
         version, former = self.version + 1, merge_parts(self._snapshot.parts)
         table = former.table
         vectors = torch.stack([known[item_id] for item_id in table["item_id"]]) if len(table) else torch.empty(0, dim)
         checks = pl.Series("vector_check", checks_of_vectors(vectors), dtype=pl.UInt32)
         merged = self._keep_merged(Segment.build(table.with_columns(checks), vectors))
         merged.folded = former.folded
-        facts = {"fingerprint": fingerprint, "dim": dim, "version": version}
+        facts = {"fingerprint": fingerprint, "dim": dim, "version": version, "text": text.template}
         self._keep_instead(merged, [part.segment for part in self._snapshot.parts], (), facts)
         self._closed = CatalogueReplacedError(
             f"the catalogue {self.name} holds another model's vectors by now (fingerprint {fingerprint[:12]}): write "
             "to the one that took its place"
         )
-        return self._successor(fingerprint, Snapshot.of(version, merged))
+        return self._successor(fingerprint, Snapshot.of(version, merged), text)
 
     def _merge_later(self) -> None:
         """Merge on another thread if many recent items stand apart."""
@@ -311,12 +321,12 @@ def check_vectors(
     if tuple(vectors.shape) != (len(items), dim):
         raise DataError(
             f"{len(items)} items came with vectors of shape {tuple(vectors.shape)}, expected {(len(items), dim)}: "
-            "encode their titles with the catalogue's model"
+            "encode them with the catalogue's model"
         )
     given = torch.as_tensor(vectors).detach().cpu().contiguous()
     bad = (~given.isfinite().all(1)).nonzero()
     if len(bad):
-        raise DataError(f"the vector of item {items[int(bad[0])].item_id!r} is not finite: encode its title again")
+        raise DataError(f"the vector of item {items[int(bad[0])].item_id!r} is not finite: encode it again")
     return given
 
 
@@ -324,5 +334,5 @@ def _encode(items: Sequence[StoredItem], encode: Encode, dim: int) -> dict[str, 
     if not items:
         return {}
     last = list({item.item_id: item for item in items}.values())
-    vectors = check_vectors(last, encode([item.title for item in last]), dim)
+    vectors = check_vectors(last, encode(last), dim)
     return {item.item_id: vector for item, vector in zip(last, vectors, strict=True)}

@@ -1,6 +1,6 @@
 """What of a catalogue on disk is damaged, and a catalogue made of the rest.
 
-A damaged vector is encoded again from its title. A damaged title, id or price is lost: its item is left out, and named.
+A damaged vector is encoded again from its item. A damaged title, id or price is lost: its item is left out, and named.
 
 Legend: ``item`` = one item, ``dim`` = vector size.
 """
@@ -24,6 +24,7 @@ from xcrossrec.catalogue.segment import COLUMNS, Segment
 from xcrossrec.catalogue.snapshot import Part, merge_parts
 from xcrossrec.catalogue.sqlite import SqliteCatalogue, are_sound, check_fingerprint, check_folder, read_recent
 from xcrossrec.data.store import is_panic
+from xcrossrec.data.text import ItemText
 from xcrossrec.exceptions import BundleError
 
 _HEADER = 128
@@ -36,6 +37,7 @@ class Examination:
 
     Attributes:
         fingerprint: of the model that made the vectors.
+        text: what that model reads of an item.
         version: of the last write that was acknowledged, or of the last that is there.
         findings: sentences on what is damaged, but for single items.
         items: that count, in the catalogue's order.
@@ -44,6 +46,7 @@ class Examination:
     """
 
     fingerprint: str
+    text: ItemText
     version: int
     findings: tuple[str, ...]
     items: Segment
@@ -88,9 +91,8 @@ def examine(folder: Path | str) -> Examination:
     if acknowledged > version:
         findings.append(f"taken back to version {version}, {acknowledged - version} writes lost")
     sound = np.array(are_sound(items), dtype=np.bool_).reshape(len(items), 2)
-    return Examination(
-        rows.facts["fingerprint"], max(version, acknowledged), tuple(findings), items, ~sound[:, 0], ~sound[:, 1]
-    )
+    facts = rows.facts["fingerprint"], ItemText(rows.facts["text"]), max(version, acknowledged)
+    return Examination(*facts, tuple(findings), items, ~sound[:, 0], ~sound[:, 1])
 
 
 def repair(folder: Path | str, *, fingerprint: str, encode: Encode) -> tuple[Examination, SqliteCatalogue]:
@@ -99,7 +101,7 @@ def repair(folder: Path | str, *, fingerprint: str, encode: Encode) -> tuple[Exa
     Args:
         folder: of the damaged one.
         fingerprint: of the model that made its vectors.
-        encode: titles to vectors, by that model.
+        encode: items to vectors, by that model.
 
     Returns:
         what was found, and the catalogue; its version is higher than any that was acknowledged.
@@ -114,9 +116,9 @@ def repair(folder: Path | str, *, fingerprint: str, encode: Encode) -> tuple[Exa
     vectors = found.items.vectors.numpy()[kept]
     items = [found.items.item(row) for row in kept]
     if (anew := np.flatnonzero(found.unfit[kept])).size:
-        vectors[anew] = encode([items[row].title for row in anew])
+        vectors[anew] = encode([items[row] for row in anew])
     made = SqliteCatalogue.create(
-        folder, items, vectors, fingerprint=fingerprint, overwrite=True, version=found.version + 1
+        folder, items, vectors, fingerprint=fingerprint, text=found.text, overwrite=True, version=found.version + 1
     )
     return found, made
 

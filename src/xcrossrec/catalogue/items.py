@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import polars as pl
 
 from xcrossrec.catalogue.sqlite import SqliteCatalogue, is_catalogue
-from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.catalogue.stored_item import OWN, StoredItem
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.given import Table, as_frame
 from xcrossrec.data.interactions import check_columns, is_empty_title
 from xcrossrec.data.readers.tables import read_item_file
 from xcrossrec.data.store import read_domain
+from xcrossrec.data.text import DESCRIPTION, ItemText, clean_text
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, TITLE
 
@@ -28,33 +29,41 @@ ItemSource: TypeAlias = Sequence[StoredItem] | Domain | Table | Path | str
 ``.parquet`` file, a catalogue's folder."""
 
 _TRUE, _FALSE = ("true", "t", "yes", "1"), ("false", "f", "no", "0")
-_OWN = (ITEM, TITLE, "category", "in_stock", "price")
+_LONGEST_CELL = 4_000
+"""Characters of a text that are kept beside an item of a table; models read fewer."""
 
 
-def read_items(source: ItemSource) -> list[StoredItem]:
+def read_items(source: ItemSource, text: ItemText | None = None) -> list[StoredItem]:
     """Read items.
 
     A table has the columns ``item_id`` and ``title`` and may have ``category``, ``in_stock`` and ``price``; every
-    other column becomes a key of the item's metadata. An empty cell is unknown: ``in_stock`` is then true. An item
-    without a title is kept; it is recommended only where it is named as a candidate.
+    other column becomes a key of the item's metadata, of long texts the first 4,000 characters, of a domain its
+    ``description`` only where it is read. An empty cell is unknown: ``in_stock`` is then true. An item without a title
+    is kept; it is recommended only where it is named as a candidate.
 
     Args:
         source: items, a domain, a table, or where one lies: a folder that ``xcrossrec data`` or ``xcrossrec catalog``
             wrote, or a file of any form that ``xcrossrec data import`` takes.
+        text: what a model will read of them.
 
     Raises:
-        DataError: not there, of another kind, without a column, without items, with an id twice, or with a value that
-            no item may have.
+        DataError: not there, of another kind, without a column or a field of the text, without items, with an id twice,
+            or with a value that no item may have.
         BundleError: a catalogue's folder that is damaged, or open in another process.
     """
     name = "the catalogue"
-    if isinstance(source, Domain):
-        name, source = f"the domain {source.name!r}", source.items
-    elif isinstance(source, (Path, str)):
+    if isinstance(source, (Path, str)):
         name, source = str(source), _read(Path(source))
-    if not (isinstance(source, Sequence) and all(isinstance(item, StoredItem) for item in source)):
-        source = _items(as_frame(name, source), name)
-    items = list(source)
+    if isinstance(source, Domain):
+        name = f"the domain {source.name!r}" if name == "the catalogue" else name
+        unread = () if text is not None and DESCRIPTION in text.fields else (DESCRIPTION,)
+        source = source.items.drop(unread, strict=False)
+    if isinstance(source, Sequence) and all(isinstance(item, StoredItem) for item in source):
+        items = [item for item in source if isinstance(item, StoredItem)]
+        if text is not None:
+            check_fields(items, text, name)
+    else:
+        items = _items(as_frame(name, source), name, text)
     if not items:
         raise DataError(f"{name} has no items: give at least one")
     if len(items) > len(ids := Counter(item.item_id for item in items)):
@@ -64,8 +73,30 @@ def read_items(source: ItemSource) -> list[StoredItem]:
     return items
 
 
-def _items(table: pl.DataFrame, name: str) -> list[StoredItem]:
+def check_fields(items: Iterable[StoredItem], text: ItemText, name: str) -> None:
+    """Refuse items of which none has a field that a model reads: then it is not kept with them.
+
+    Raises:
+        DataError: names the field and the remedy.
+    """
+    fields = [field for field in text.fields if field != TITLE]
+    if not fields:
+        return
+    for item in items:
+        fields = [field for field in fields if not item.has(field)]
+        if not fields:
+            return
+    raise DataError(
+        f"no item of {name} has a {fields[0]!r}, which the model reads as part of its item text {text.template!r}: "
+        "build the catalogue from a table that has the column, or write the items with it (what is no attribute of an "
+        "item, as a key of its metadata)"
+    )
+
+
+def _items(table: pl.DataFrame, name: str, text: ItemText | None) -> list[StoredItem]:
     check_columns(name, table.columns, (ITEM, TITLE))
+    if text is not None:
+        text.check(name, table.columns)
     kind, missing = table.schema[ITEM], table[ITEM].null_count()
     if missing:
         raise DataError(f"{name} has a row without {ITEM}: give each item an id")
@@ -74,16 +105,19 @@ def _items(table: pl.DataFrame, name: str) -> list[StoredItem]:
     texts = [column for column in (ITEM, TITLE, "category") if column in table.columns]
     table = table.with_columns(pl.col(texts).cast(pl.String))
     titled = table.with_columns(pl.when(is_empty_title()).then(pl.lit("")).otherwise(TITLE).alias(TITLE))
+    texts = [column for column, dtype in titled.schema.items() if dtype == pl.String and column not in OWN]
+    long = [titled[column] for column in texts if (titled[column].str.len_chars() > _LONGEST_CELL).any()]
+    titled = titled.with_columns(clean_text(column, title=True).str.head(_LONGEST_CELL) for column in long)
     return [_item(row) for row in titled.iter_rows(named=True)]
 
 
-def _read(source: Path) -> pl.DataFrame | list[StoredItem]:
+def _read(source: Path) -> Domain | pl.DataFrame | list[StoredItem]:
     kinds = "a domain's folder, a table of items, or what 'xcrossrec catalog build' made"
     if is_catalogue(source):
         with SqliteCatalogue.open(source, fingerprint=None) as catalogue:
             return list(catalogue.snapshot())
     if source.is_dir():
-        return read_domain(source).items
+        return read_domain(source)
     if not source.exists():
         raise DataError(f"{source} does not exist: give {kinds}")
     return read_item_file(source)
@@ -97,7 +131,7 @@ def _item(row: Mapping[str, Any]) -> StoredItem:
         category=row.get("category") or None,
         in_stock=_in_stock(item_id, row.get("in_stock")),
         price=_price(item_id, row.get("price")),
-        metadata=_metadata({name: value for name, value in row.items() if name not in _OWN and value is not None}),
+        metadata=_metadata({name: value for name, value in row.items() if name not in OWN and value is not None}),
     )
 
 

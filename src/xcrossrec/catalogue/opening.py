@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from xcrossrec.catalogue.base import Catalogue
 from xcrossrec.catalogue.fingerprint import fingerprint_of
-from xcrossrec.catalogue.items import ItemSource, read_items
+from xcrossrec.catalogue.items import ItemSource, check_fields, read_items
 from xcrossrec.catalogue.sqlite import (
     SqliteCatalogue,
     check_fingerprint,
@@ -19,8 +19,9 @@ from xcrossrec.catalogue.sqlite import (
     is_catalogue,
     recorded_fingerprint,
 )
+from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.models.kinds import kind_of
-from xcrossrec.models.model import Model
+from xcrossrec.models.model import Model, encoder_of
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +46,15 @@ def open_catalogue(
     fingerprint = fingerprint_of(model)
     if isinstance(source, Catalogue):
         check_fingerprint(source.name, source.fingerprint, fingerprint)
+        _with_fields(source, model)
         return source
     if isinstance(source, (Path, str)):
         if is_catalogue(source):
-            return SqliteCatalogue.open(source, fingerprint=fingerprint)
+            return _opened(Path(source), fingerprint, model)
         if keep:
             return _open_beside(model, Path(source), fingerprint, taken)
-    items = read_items(source)
-    return Catalogue.in_memory(items, encode_items(model, [item.title for item in items]), fingerprint)
+    items = read_items(source, encoder_of(model).text)
+    return Catalogue.in_memory(items, encode_items(model, items), fingerprint, encoder_of(model).text)
 
 
 def build_catalogue(
@@ -72,23 +74,47 @@ def build_catalogue(
         StorageError: the disk refuses.
     """
     check_free(Path(folder), overwrite=overwrite)
-    items = read_items(source)
-    vectors = encode_items(model, [item.title for item in items])
-    return SqliteCatalogue.create(folder, items, vectors, fingerprint=fingerprint_of(model), overwrite=overwrite)
+    text = encoder_of(model).text
+    items = read_items(source, text)
+    vectors, fingerprint = encode_items(model, items), fingerprint_of(model)
+    return SqliteCatalogue.create(folder, items, vectors, fingerprint=fingerprint, text=text, overwrite=overwrite)
 
 
 def embed_again(catalogue: Catalogue, model: Model) -> Catalogue:
-    """Give a catalogue another model's vectors while it is served; see :meth:`Catalogue.embed_again`."""
+    """Give a catalogue another model's vectors while it is served; see :meth:`Catalogue.embed_again`.
+
+    Raises:
+        DataError: no item has a field that the model reads; or as there.
+    """
+    _with_fields(catalogue, model)
     return catalogue.embed_again(
         fingerprint=fingerprint_of(model),
         dim=kind_of(model).dim(model),
-        encode=lambda titles: encode_items(model, titles),
+        text=encoder_of(model).text,
+        encode=lambda items: encode_items(model, items),
     )
 
 
-def encode_items(model: Model, titles: Sequence[str]) -> Float32[np.ndarray, "item dim"]:
-    """Encode the titles of items, an empty one too; no columns for a `pair` model."""
-    return kind_of(model).encode_items(model, titles)
+def encode_items(model: Model, items: Sequence[StoredItem]) -> Float32[np.ndarray, "item dim"]:
+    """Encode items as a model reads them, one without text too; no columns for a `pair` model."""
+    text = encoder_of(model).text
+    return kind_of(model).encode_items(model, [item.read(text) for item in items])
+
+
+def _opened(folder: Path, fingerprint: str, model: Model) -> SqliteCatalogue:
+    catalogue = SqliteCatalogue.open(folder, fingerprint=fingerprint)
+    try:
+        _with_fields(catalogue, model)
+    except BaseException:
+        catalogue.close()
+        raise
+    return catalogue
+
+
+def _with_fields(catalogue: Catalogue, model: Model) -> None:
+    """Refuse a catalogue that was made for another item text and lacks a field of the model's."""
+    if encoder_of(model).text != catalogue.text:
+        check_fields(catalogue.snapshot(), encoder_of(model).text, f"the catalogue {catalogue.name}")
 
 
 def _open_beside(model: Model, source: Path, fingerprint: str, taken: Collection[Path | None]) -> SqliteCatalogue:
@@ -99,7 +125,7 @@ def _open_beside(model: Model, source: Path, fingerprint: str, taken: Collection
     free = sorted(set(beside) - set(taken))
     # one that was embedded again keeps its name, so its content decides
     for each in [each for each in free if recorded_fingerprint(each) == fingerprint] or [e for e in free if e == place]:
-        return SqliteCatalogue.open(each, fingerprint=fingerprint)
+        return _opened(each, fingerprint, model)
     while place.exists():
         place = place.with_name(f"{place.name}-too")
     log.info("encoding the items of %s once; they are kept in %s", source, place)

@@ -25,7 +25,7 @@ from xcrossrec.exceptions import BundleError, XCrossRecError
 from xcrossrec.replacing import refused
 
 DATABASE = "catalogue.sqlite"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 _SETTINGS = (
     "locking_mode = EXCLUSIVE",
@@ -168,7 +168,7 @@ class Rows:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What is recorded of the catalogue as a whole: ``fingerprint``, ``dim``, ``version``."""
+        """What is recorded of the catalogue as a whole: ``fingerprint``, ``dim``, ``version``, ``text``."""
         return self._facts
 
     def segments(self) -> list[SegmentRecord]:

@@ -32,6 +32,7 @@ from xcrossrec.catalogue.rows import DATABASE, DamagedError, InUseError, Rows
 from xcrossrec.catalogue.segment import Segment, check_of_item, checks_of_vectors, table_of_rows
 from xcrossrec.catalogue.snapshot import Part, Snapshot
 from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import BundleError, XCrossRecError
 from xcrossrec.replacing import force_to_disk, replacing_folder
 
@@ -71,8 +72,8 @@ class SqliteCatalogue(Catalogue):
 
     folder: Path
 
-    def __init__(self, folder: Path, rows: Rows, fingerprint: str, snapshot: Snapshot) -> None:
-        super().__init__(folder, fingerprint, snapshot)
+    def __init__(self, folder: Path, rows: Rows, fingerprint: str, snapshot: Snapshot, text: ItemText) -> None:
+        super().__init__(folder, fingerprint, snapshot, text)
         self._rows = rows
         self._next_number = 1 + max(_numbers(snapshot), default=0)
 
@@ -84,6 +85,7 @@ class SqliteCatalogue(Catalogue):
         vectors: Float32[np.ndarray, "item dim"],
         *,
         fingerprint: str,
+        text: ItemText = TITLES,
         overwrite: bool = False,
         version: int = 1,
     ) -> Self:
@@ -103,7 +105,7 @@ class SqliteCatalogue(Catalogue):
         segment = Segment.of(items, check_vectors(items, vectors, dim))
         check_free(folder, overwrite=overwrite)
         with replacing_folder(folder) as temporary:
-            facts = {"fingerprint": fingerprint, "dim": dim, "version": version}
+            facts = {"fingerprint": fingerprint, "dim": dim, "version": version, "text": text.template}
             written = [write_segment(temporary, 1, segment)] if items else []
             Rows.create(temporary / DATABASE, facts, written).close()
             write_version(temporary, version)
@@ -134,7 +136,7 @@ class SqliteCatalogue(Catalogue):
         except BaseException:
             rows.close()
             raise
-        return cls(folder, rows, facts["fingerprint"], snapshot)
+        return cls(folder, rows, facts["fingerprint"], snapshot, ItemText(facts["text"]))
 
     def _keep_write(self, written: Segment, deleted: Collection[str], version: int) -> None:
         gone = {*written.row_of, *deleted}
@@ -173,8 +175,8 @@ class SqliteCatalogue(Catalogue):
         finally:
             remove_segments(self.folder, keep=keep)
 
-    def _successor(self, fingerprint: str, snapshot: Snapshot) -> Self:
-        return type(self)(self.folder, self._rows, fingerprint, snapshot)
+    def _successor(self, fingerprint: str, snapshot: Snapshot, text: ItemText) -> Self:
+        return type(self)(self.folder, self._rows, fingerprint, snapshot, text)
 
     def _acknowledge(self, version: int) -> None:
         """Keep the version apart from the database, where damage to its log does not reach."""
@@ -280,10 +282,10 @@ def check_fingerprint(catalogue: str, found: str, wanted: str) -> None:
     """Refuse a catalogue of another model's vectors.
 
     Raises:
-        BundleError: names the command that encodes the titles again.
+        BundleError: names the command that encodes the items again.
     """
     if found != wanted:
         raise BundleError(
             f"the catalogue {catalogue} holds another model's vectors (fingerprint {found[:12]}, this model's is "
-            f"{wanted[:12]}): encode its titles again with  xcrossrec catalog embed MODEL {catalogue}"
+            f"{wanted[:12]}): encode its items again with  xcrossrec catalog embed MODEL {catalogue}"
         )

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from xcrossrec.data.text import unescape
+from xcrossrec.data.text import ItemText, clean
 from xcrossrec.exceptions import DataError
-from xcrossrec.prompts import clean_title
+from xcrossrec.types import ITEM, TITLE
 
 LONGEST_ID = 512
 """Characters of an item id or a category, at most."""
@@ -18,8 +18,11 @@ LONGEST_ID = 512
 LONGEST_TITLE = 10_000
 """Characters of a title, at most; models read far fewer."""
 
-LARGEST_METADATA = 16_384
+LARGEST_METADATA = 65_536
 """Bytes of an item's metadata as JSON, at most."""
+
+OWN = (ITEM, TITLE, "category", "in_stock", "price")
+"""What every item has; a text's other fields are keys of its metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +31,12 @@ class StoredItem:
 
     Attributes:
         item_id: unique in the catalogue.
-        title: HTML entities and white space are cleaned as on import. An item without one is kept and shown, and
+        title: HTML and white space are cleaned as on import. An item without one is kept and shown, and
             recommended only where it is named as a candidate.
         category: what filters compare, exactly.
         in_stock: whether it can be bought now.
         price: in the shop's currency, 0 or more; None where it is unknown.
-        metadata: a small JSON object that is given back as it came.
+        metadata: a small JSON object that is given back as it came; models may read it (brand, description, ...).
 
     Raises:
         DataError: a value of another type, not finite, too long, or text that is not valid Unicode.
@@ -57,12 +60,24 @@ class StoredItem:
             object.__setattr__(self, "price", _price(self.item_id, self.price))
         if self.metadata is not None:
             metadata_json(self)
-        object.__setattr__(self, "title", clean_title(unescape(self.title)))
+        object.__setattr__(self, "title", clean(self.title, title=True))
 
     @property
     def values(self) -> tuple[str, str, str | None, bool, float | None, str | None]:
         """What a catalogue keeps, in the order of the attributes; metadata as JSON."""
         return self.item_id, self.title, self.category, self.in_stock, self.price, metadata_json(self)
+
+    def read(self, text: ItemText) -> str:
+        """What a model reads of the item; empty where none of the fields is there."""
+        if text.is_title:
+            return self.title
+        fields = {name: getattr(self, name) for name in OWN}
+        return text.of(fields if self.metadata is None else {**self.metadata, **fields})
+
+    def has(self, field: str) -> bool:
+        """Whether a text's field is not empty."""
+        value = getattr(self, field) if field in OWN else (self.metadata or {}).get(field)
+        return value not in (None, "")
 
     @classmethod
     def restore(cls, *values: Any) -> Self:

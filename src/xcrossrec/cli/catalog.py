@@ -57,7 +57,7 @@ def embed(
     base: Base = None,
     precision: Precision = "fp32",
 ) -> None:
-    """Encode a catalogue's titles again, by another model; items stay as they are.
+    """Encode a catalogue's items again, by another model, as it reads them; the items stay as they are.
 
     It is done as a whole or not at all, and not while a service has the catalogue open: that one changes its model
     itself.
@@ -94,7 +94,7 @@ def check(catalog: Catalogue) -> None:
 
 @app.command("repair")
 def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
-    """Encode the items of a damaged catalogue again whose titles are intact, and leave out the others by name.
+    """Encode the items of a damaged catalogue again that are intact, and leave out the others by name.
 
     The model is the one that made the vectors. Writes that the damage took back stay lost; the version goes on after
     them.
@@ -110,7 +110,7 @@ def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
     loaded = _load(model, base, "fp32")
     with progress_to_stderr():
         found, made = repair(
-            catalog, fingerprint=fingerprint_of(loaded), encode=lambda titles: encode_items(loaded, titles)
+            catalog, fingerprint=fingerprint_of(loaded), encode=lambda items: encode_items(loaded, items)
         )
     for sentence in found.sentences():
         typer.echo(sentence)

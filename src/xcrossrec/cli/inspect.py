@@ -44,6 +44,7 @@ def describe(path: Path, model: Model, manifest: dict[str, Any]) -> dict[str, An
         **{key: manifest.get(key) for key in (*stated, "created")},
         "adapters": _adapters(model, manifest, path),
         "parameters": _parameters(model),
+        "text": model[0].text.template,
         "max_tokens": model[0].max_tokens,
         "domain": domain,
         "fingerprint": domain.get("fingerprint"),
@@ -96,6 +97,7 @@ def as_text(found: dict[str, Any]) -> str:
         f"{found['path']}: {found['kind']}, {found['scoring']} scoring",
         f"base         {base['name']}  weights {base['digest'][:16]}{here}",
         f"domain       {found['domain'].get('name')}{simulated}  fingerprint {str(found['fingerprint'])[:16]}",
+        f"reads        {found['text']}",
         f"prompts      version {found['prompt_version']}, at most {found['max_tokens']} tokens",
         f"made         {found['created']} by xcrossrec {found['xcrossrec_version']}, {len(found['digests'])} files "
         "match their digests",

@@ -9,12 +9,13 @@ hand: one of English is 1.3 tokens or so. Of scripts without spaces no more than
 from __future__ import annotations
 
 import html
+import json
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from string import Formatter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -48,6 +49,8 @@ _BLOCK = (
 )
 _UNFOLDED = r"[\s\x1c-\x1f&&[^ ]]|  |^ | $"
 _NOTHING = r"(?i)^(?:nan|none|null|n/a)$"
+
+_TAGS_OUT, _NAUGHT = [re.compile(each) for each in (_UNSEEN, _INLINE, _BLOCK)], re.compile(_NOTHING)
 
 _SEPARATOR = re.compile(r"\s*(?:[;,|/•·—\u2013]|(?<=\s)-+(?=\s)|[.!?](?=\s))\s*")
 """What separates two fields; before it stands what closes the one, behind it what introduces the other."""
@@ -212,6 +215,23 @@ class ItemText:
             yield pl.when(there).then(piece).otherwise(pl.lit(""))
             before = before | there
 
+    def of(self, values: Mapping[str, Any]) -> str:
+        """Write one item's text, as :meth:`render` does.
+
+        Args:
+            values: by column; a field that is not there is empty.
+        """
+        text, before = "", False
+        for part in self.parts:
+            value = clean(values.get(part.name), title=part.name == TITLE)
+            if part.words is not None:
+                some = value[: part.words * CHARACTERS_A_WORD].rstrip(" ")
+                value = " ".join(some.split(" ", part.words)[: part.words])
+            if value:
+                text += f"{part.separator if before else ''}{part.label}{value}{part.close}"
+                before = True
+        return " ".join(text.split())
+
     def cut(self, items: pl.DataFrame) -> dict[str, Cut]:
         """Count, by field with a limit, the items of which not all is read; fields that are read whole are left out."""
         found = {}
@@ -239,6 +259,23 @@ def clean_text(column: pl.Series, *, title: bool = False) -> pl.Series:
     texts = _where(texts, texts.str.contains(_ENTITY.pattern), lambda some: _each(some, unescape))
     texts = _folded(_where(texts, texts.str.contains("<", literal=True), _without_tags))
     return texts if title else texts.set(texts.str.contains(_NOTHING), "")
+
+
+def clean(value: object, *, title: bool = False) -> str:
+    """Make one value plain text, as :func:`clean_text` does a column."""
+    if isinstance(value, bool):
+        value = str(value).lower()
+    elif isinstance(value, float):
+        value = "" if value != value else str(value).removesuffix(".0")
+    elif isinstance(value, (list, tuple)):
+        value = ", ".join(clean(each, title=True) for each in value if each is not None)
+    elif isinstance(value, Mapping):
+        value = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = unescape("" if value is None else str(value))
+    if "<" in text:
+        text = _TAGS_OUT[2].sub(" ", _TAGS_OUT[1].sub("", _TAGS_OUT[0].sub(" ", text)))
+    text = " ".join(text.split())
+    return "" if not title and _NAUGHT.search(text) else text
 
 
 def unescape(text: str) -> str:

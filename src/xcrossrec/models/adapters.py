@@ -109,6 +109,7 @@ class Manifest(Settings):
     sources: list[SourceRecord] = Field(default_factory=list)
     scoring: Scoring = "dual"
     pair_attention: PairAttention = "joint"
+    text: str | None = None
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ from xcrossrec.types import PoolingMode, Scoring
 _LOG = logging.getLogger(__name__)
 
 FORMAT_VERSION = 4
+_READ = (3, FORMAT_VERSION)
+"""Models of format 3 read titles alone."""
 
 _OWN_CLASSES: tuple[type[nn.Module], ...] = (
     MergedEncoder,
@@ -96,6 +98,7 @@ def save(
             "scoring": kind_of(model).name,
             "pair_attention": encoder.pair_attention,
             "prompt_version": encoder.prompt_version,
+            "text": encoder.text.template,
             "base": {"name": encoder.base_name, "digest": encoder.base_digest},
             "recipe": asdict(encoder.recipe),
             **manifest,
@@ -140,7 +143,7 @@ def read_bundle_manifest(path: Path | str) -> dict[str, Any]:
     if not manifest:
         raise BundleError(f"{folder} has no {MANIFEST}: it is no xcrossrec model, or was not written to its end")
     version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in _READ:
         raise BundleError(
             f"{folder} has format version {version!r}, this release reads {FORMAT_VERSION}: train it again, or "
             f"install the release that made it ({manifest.get('xcrossrec_version')!r})"

@@ -18,6 +18,7 @@ from sentence_transformers.base.modules import Dense, InputModule
 from torch import Tensor, nn
 
 from xcrossrec.config import Integration
+from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
 from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, Adapter, BaseRecord, read_adapter
 from xcrossrec.models.base import Base
@@ -40,6 +41,7 @@ class EncoderSettings(Settings):
     prompt_version: int
     max_tokens: Annotated[int, Field(ge=8, le=100_000)]
     pair_attention: PairAttention
+    text: str = TITLES.template
     recipe: RecipeRecord | None = None
     manifest: bool = False
     """whether a manifest was written beside; not by sentence-transformers' own ``save_pretrained``"""
@@ -53,7 +55,7 @@ class IntegratedSettings(EncoderSettings):
 
 
 class TitleEncoder(InputModule):
-    """What the encoders share: titles in, token states out.
+    """What the encoders share: item texts in, token states out.
 
     Inputs are prompts (see :mod:`xcrossrec.prompts`; a single title is a prompt of one), or pairs
     ``(history prompt, candidate title)``.
@@ -66,8 +68,10 @@ class TitleEncoder(InputModule):
         sources: names of the domains that it is made of; empty for a single language model.
         adapters: theirs.
         integration: how they became one model; None for a single language model.
+        text: what it reads of an item of a catalogue.
     """
 
+    text: ItemText = TITLES
     sources: tuple[str, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     integration: Integration | None = None
@@ -182,6 +186,7 @@ class TitleEncoder(InputModule):
             "max_tokens": self.max_tokens,
             "pair_attention": self.pair_attention,
             **({} if self.recipe == Recipe() else {"recipe": asdict(self.recipe)}),
+            **({} if self.text.is_title else {"text": self.text.template}),
             **sources,
         }
 
@@ -227,6 +232,7 @@ class TitleEncoder(InputModule):
         found = find_base(f"model {folder}", settings["base"], [folder], base)
         found = replace(found, recipe=Recipe(**(settings.get("recipe") or {})))
         model = cls._restored(folder, settings, found, trainable=trainable)
+        model.text = _item_text(folder, settings)
         model.eval()
         return model
 
@@ -299,6 +305,24 @@ def _text(value: Any, *, empty: bool = True) -> str:
     if not empty and not value.strip():
         raise DataError("got an empty text: give a title, or leave the item out")
     return value
+
+
+def text_of(folder: Path) -> ItemText | None:
+    """What the model or adapter of a folder reads of an item; None for one made elsewhere, which does not say.
+
+    Raises:
+        BundleError: damaged.
+    """
+    if not (folder / TitleEncoder.config_file_name).exists():
+        return None
+    return _item_text(folder, TitleEncoder.read_settings(folder))
+
+
+def _item_text(folder: Path, settings: Mapping[str, Any]) -> ItemText:
+    try:
+        return ItemText(settings.get("text", TITLES.template))
+    except ConfigError as error:
+        raise BundleError(f"{folder} is damaged ({error}): copy or train the model again") from error
 
 
 def save_adapters(adapters: Sequence[Adapter], folder: Path) -> None:

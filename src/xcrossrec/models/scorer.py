@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int
 
+from xcrossrec.data.domain import Domain
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, base_of, read_adapter
 from xcrossrec.models.base import load_base
+from xcrossrec.models.encoder import text_of
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import build_model, kind_of
 from xcrossrec.models.model import Model, encoder_of
@@ -26,19 +28,17 @@ class ModelScorer:
 
     Args:
         model: from :mod:`xcrossrec.models.bundle`.
-        titles: the catalogue, in row order.
+        texts: the catalogue's, in row order, as the model reads them (:func:`as_read`).
         name: what tables call it.
         precision: of the encoding, ``fp32`` or ``bf16``.
     """
 
-    def __init__(
-        self, model: Model, titles: Sequence[str], *, name: str, precision: EncodingPrecision = "fp32"
-    ) -> None:
+    def __init__(self, model: Model, texts: Sequence[str], *, name: str, precision: EncodingPrecision = "fp32") -> None:
         self.model = model
         encoder_of(model).precision = precision
-        self.inner = kind_of(model).scorer(model, titles)
+        self.inner = kind_of(model).scorer(model, texts)
         self._name = name
-        self._n_items = len(titles)
+        self._n_items = len(texts)
 
     @property
     def name(self) -> str:
@@ -70,33 +70,48 @@ class ModelScorer:
         return scores
 
 
+def as_read(path: Path | str, domain: Domain) -> Domain:
+    """A domain as a model reads it: with the model's item text, whatever the domain's is.
+
+    Args:
+        path: of the model or adapter; one made elsewhere reads what the domain says.
+        domain: whose items.
+
+    Raises:
+        DataError: the items lack a field that the model reads.
+        BundleError: the folder is damaged.
+    """
+    text = text_of(Path(path))
+    return domain if text is None or text == domain.text else domain.with_text(text)
+
+
 def untrained(
     base: str,
-    titles: Sequence[str],
+    texts: Sequence[str],
     *,
     center: bool = False,
     precision: EncodingPrecision = "fp32",
     name: str | None = None,
 ) -> ModelScorer:
-    """Score by the base model's own similarity of titles, without any training.
+    """Score by the base model's own similarity of items, without any training.
 
     Args:
         base: see :func:`xcrossrec.models.base.load_base`.
-        titles: the catalogue, in row order.
-        center: take the catalogue's mean vector off every title's.
+        texts: the catalogue's, in row order.
+        center: take the catalogue's mean vector off every item's.
         precision: of the encoding.
         name: what tables call it.
     """
     model = build_model(SourceEncoder(load_base(base)))
-    model = kind_of(model).centered(model, titles) if center else model
+    model = kind_of(model).centered(model, texts) if center else model
     model.eval()
     called = "centered" if center else "untrained"
-    return ModelScorer(model, titles, name=name or called, precision=precision)
+    return ModelScorer(model, texts, name=name or called, precision=precision)
 
 
 def trained(
     path: Path | str,
-    titles: Sequence[str],
+    texts: Sequence[str],
     *,
     name: str | None = None,
     base: AnyBase | None = None,
@@ -108,7 +123,7 @@ def trained(
 
     Args:
         path: the folder. A foreign adapter gets the default head, untrained.
-        titles: the catalogue, in row order.
+        texts: the catalogue's, in row order, as the model reads them (:func:`as_read`).
         name: what tables call it; the folder's name if None.
         base: see :func:`xcrossrec.models.bundle.load`.
         strict: refuse a foreign adapter of which nothing but its shapes says that it belongs to the base.
@@ -123,8 +138,8 @@ def trained(
     ours = (folder / MANIFEST).exists() or (folder / "modules.json").exists()
     foreign = (folder / ADAPTER_CONFIG).exists() and not ours
     model = _merged(folder, base, strict) if foreign else bundle.load(folder, base=base)
-    model = kind_of(model).centered(model, titles) if center else model
-    return ModelScorer(model, titles, name=name or folder.resolve().name, precision=precision)
+    model = kind_of(model).centered(model, texts) if center else model
+    return ModelScorer(model, texts, name=name or folder.resolve().name, precision=precision)
 
 
 def _merged(folder: Path, given: AnyBase | None, strict: bool) -> Model:

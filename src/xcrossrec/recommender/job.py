@@ -27,6 +27,7 @@ from xcrossrec.data.interactions import check_columns
 from xcrossrec.data.store import readable
 from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.bundle import read_bundle_manifest
+from xcrossrec.models.model import encoder_of
 from xcrossrec.progress import Stage, stage
 from xcrossrec.recommender.questions import Answer, Question
 from xcrossrec.recommender.recommender import HISTORY, Recommender
@@ -81,7 +82,8 @@ def job_of(recommender: Recommender, model: Path | str, users: Path | str, asked
     filters = (
         None if asked.filters is None else vars(asked.filters) | {"category": sorted(asked.filters.category or ())}
     )
-    items = [(i.item_id, i.title, i.category, i.in_stock, i.price) for i in recommender.catalogue.snapshot()]
+    text = encoder_of(recommender.model).text
+    items = [(*item.values[:-1], item.read(text)) for item in recommender.catalogue.snapshot()]
     return {
         "xcrossrec_version": __version__,
         "users": digest,

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from xcrossrec.answers import ItemScore, Recommendation
 from xcrossrec.catalogue import Filters, Snapshot, StoredItem
+from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import ConfigError, DataError, UnknownItemError
 from xcrossrec.prompts import UNTITLED, clean_title
 from xcrossrec.types import ITEM, TITLE
@@ -81,15 +82,17 @@ class Known:
     Attributes:
         item: of the catalogue; None for a title that it lacks.
         free: that title, cleaned.
+        reads: what the model reads of an item.
     """
 
     item: StoredItem | None
     free: str = ""
+    reads: ItemText = TITLES
 
     @property
     def text(self) -> str:
-        """The title as the model reads it."""
-        return self.free if self.item is None else self.item.title or UNTITLED
+        """What the model reads: an item's text, or a free title as it is."""
+        return self.free if self.item is None else self.item.read(self.reads) or UNTITLED
 
     @property
     def item_id(self) -> str | None:
@@ -151,14 +154,14 @@ class Answer:
         return [ItemScore(known.item_id, known.title, score) for known, score in self.found]
 
 
-def understand(snapshot: Snapshot, asked: Question) -> Understood:
-    """Look a question's items up in one version of the catalogue.
+def understand(snapshot: Snapshot, asked: Question, reads: ItemText = TITLES) -> Understood:
+    """Look a question's items up in one version of the catalogue, for a model that reads a certain text of each.
 
     Raises:
         UnknownItemError: an id that the catalogue lacks.
         DataError: an empty history, an entry of another kind, an empty title, or no candidates.
     """
-    found = [_found(snapshot, entry) for entry in _entries("history", asked.history)]
+    found = [_found(snapshot, entry, reads) for entry in _entries("history", asked.history)]
     unknown = [item_id for item_id in found if isinstance(item_id, str)]
     history = [_known(snapshot, item) for item in found if not (asked.skip_unknown and isinstance(item, str))]
     if not history:
@@ -173,7 +176,8 @@ def understand(snapshot: Snapshot, asked: Question) -> Understood:
             raise _lacking(snapshot, item_id)
     if asked.to_score is None:
         return Understood(asked, history, unknown)
-    to_score = [_known(snapshot, _found(snapshot, entry)) for entry in _entries("items to score", asked.to_score)]
+    entries = _entries("items to score", asked.to_score)
+    to_score = [_known(snapshot, _found(snapshot, entry, reads)) for entry in entries]
     return Understood(asked, history, unknown, to_score)
 
 
@@ -190,22 +194,22 @@ def _entries(what: str, items: Sequence[ItemLike]) -> Sequence[ItemLike]:
     return items
 
 
-def _found(snapshot: Snapshot, entry: ItemLike) -> Known | str:
+def _found(snapshot: Snapshot, entry: ItemLike, reads: ItemText) -> Known | str:
     """Look an entry up; an id that the catalogue lacks comes back. A title that it has is that item.
 
     An id of the catalogue wins over every other reading of a string.
     """
     if isinstance(entry, str) and (item := snapshot.get([entry])[0]) is not None:
-        return Known(item)
+        return Known(item, reads=reads)
     named = _read(entry)
     if named.item_id is not None:
         item = None if isinstance(entry, str) and entry == named.item_id else snapshot.get([named.item_id])[0]
-        return named.item_id if item is None else Known(item)
+        return named.item_id if item is None else Known(item, reads=reads)
     text = clean_title(named.title or "")
     if not text:
         raise DataError(f"{named.title!r} is an empty title: give its text, or leave it out")
     same = snapshot.with_title(text)
-    return Known(same[0]) if same else Known(None, text)
+    return Known(same[0], reads=reads) if same else Known(None, text)
 
 
 def _read(entry: ItemLike) -> Item:

@@ -116,7 +116,8 @@ class DualRanking:
             among=asked.candidates,
             products=products,
         )
-        return _answer(snapshot, known, [(Known(item), score) for item, score in found])
+        reads = encoder_of(self.model).text
+        return _answer(snapshot, known, [(Known(item, reads=reads), score) for item, score in found])
 
     def _score(
         self,
@@ -187,7 +188,8 @@ class PairRanking:
         allowed = self._allowed(snapshot, known.asked)
         self._check(len(allowed))
         left_out = set() if known.asked.include_bought else ids_bought(snapshot, known.history)
-        return [Known(item) for item in allowed if item.item_id not in left_out]
+        reads = encoder_of(self.model).text
+        return [Known(item, reads=reads) for item in allowed if item.item_id not in left_out]
 
     def _allowed(self, snapshot: Snapshot, asked: Question) -> list[StoredItem]:
         return snapshot.select(filters=asked.filters, among=asked.candidates)

@@ -160,7 +160,7 @@ class Recommender:
         return known
 
     def _prepare(self, snapshot: Snapshot, question: Question) -> _Prepared:
-        known = understand(snapshot, question)
+        known = understand(snapshot, question, encoder_of(self.model).text)
         return _Prepared(known, self.ranking.texts(snapshot, known))
 
     def _rank(self, snapshot: Snapshot, prepared: Sequence[Any], read: Sequence[Read]) -> list[Any]:
@@ -269,6 +269,8 @@ class Recommender:
             [known.text for known in items],
             history_ids=[known.item_id for known in answer.history],
             item_ids=[known.item_id for known in items],
+            history_titles=[known.title for known in answer.history],
+            item_titles=[known.title for known in items],
         )
 
 

@@ -15,6 +15,7 @@ from threading import Lock
 from time import monotonic
 from typing import Any
 
+from xcrossrec.models.model import encoder_of
 from xcrossrec.recommender import Answer, Question, Recommender
 from xcrossrec.recommender.ranking import DualRanking, Read, Text
 from xcrossrec.recommender.recommender import Unread
@@ -249,7 +250,8 @@ class Answering:
 def warm(recommender: Recommender) -> None:
     """Let a model read texts of usual and unusual length, one and many, so that the first request is as quick."""
     ranking = recommender.ranking
-    titles = [item.title or "A title" for item in islice(recommender.catalogue.snapshot(), 64)] or ["A title"]
+    text = encoder_of(recommender.model).text
+    titles = [item.read(text) or "A title" for item in islice(recommender.catalogue.snapshot(), 64)] or ["A title"]
     for some in (titles[:1], titles[:3], titles, [" ".join(titles)[:_LONGEST_READ]]):
         if isinstance(ranking, DualRanking):
             ranking.read(list(dict.fromkeys(some)))

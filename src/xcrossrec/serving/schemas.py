@@ -9,7 +9,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, S
 
 from xcrossrec.answers import Explanation
 from xcrossrec.catalogue import Filters, StoredItem
-from xcrossrec.catalogue.stored_item import LONGEST_ID, LONGEST_TITLE
+from xcrossrec.catalogue.stored_item import LONGEST_ID, LONGEST_TITLE, OWN
+from xcrossrec.data.text import ItemText
+from xcrossrec.exceptions import DataError
 from xcrossrec.recommender import Item, Question
 from xcrossrec.types import Scoring
 
@@ -155,7 +157,26 @@ class ItemToStore(_Request):
     category: Id | None = None
     in_stock: bool = True
     price: float | None = Field(None, ge=0, description="In the shop's currency; null where it is unknown.")
-    metadata: dict[str, JsonValue] | None = Field(None, description="A small object that is given back as it came.")
+    metadata: dict[str, JsonValue] | None = Field(
+        None, description="A small object that is given back as it came; models may read of it: brand, description, ..."
+    )
+
+    def stored(self, text: ItemText) -> StoredItem:
+        """As the catalogue keeps it.
+
+        Args:
+            text: what the model reads of an item.
+
+        Raises:
+            DataError: a field that the model reads was not sent, or a value that no item may have.
+        """
+        if lost := text.missing({*self.model_fields_set, *(self.metadata or {})} - {"metadata"}):
+            place = f"its {lost[0]}" if lost[0] in OWN else f"metadata with {lost[0]!r}"
+            raise DataError(
+                f"the item {self.item_id!r} comes without {lost[0]!r}, which the model reads as part of its item text "
+                f"{text.template!r}: send {place}, null where there is none"
+            )
+        return StoredItem(**self.model_dump())
 
 
 class UpsertRequest(
@@ -234,6 +255,7 @@ class ModelInfo(_Answer):
     domain: str | None
     sources: list[str]
     scoring: Scoring
+    text: str
     parameters: Mapping[str, Any]
     fingerprint: str
     base: BaseInfo

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from xcrossrec.answers import Explanation
-from xcrossrec.catalogue import Catalogue, StoredItem, embed_again, encode_items, fingerprint_of
+from xcrossrec.catalogue import Catalogue, embed_again, encode_items, fingerprint_of
 from xcrossrec.exceptions import BundleError, ConfigError, XCrossRecError
 from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
@@ -99,6 +99,7 @@ class Served:
                 "domain": self.domain,
                 "sources": list(encoder.sources),
                 "scoring": kind_of(self.model).name,
+                "text": encoder.text.template,
                 "parameters": self.manifest.get("parameters") or {},
                 "fingerprint": self.store.fingerprint,
                 "base": {"name": encoder.base_name, "digest": encoder.base_digest},
@@ -136,8 +137,9 @@ class Served:
         if isinstance(asked[0], str):
             count = self.store.delete([str(item_id) for item_id in asked])
         else:
-            items = [StoredItem(**item.model_dump()) for item in asked if isinstance(item, ItemToStore)]
-            count = self.store.upsert(items, encode_items(self._second.model, [item.title for item in items]))
+            text = encoder_of(self._second.model).text
+            items = [item.stored(text) for item in asked if isinstance(item, ItemToStore)]
+            count = self.store.upsert(items, encode_items(self._second.model, items))
         return self.store.version, count
 
 

@@ -78,7 +78,7 @@ def fit(
 
     Args:
         model: from :func:`xcrossrec.models.build_model`.
-        domain: gives the titles.
+        domain: gives the texts.
         users: the budget's users; some are set aside for early stopping.
         config: settings.
         work: folder for checkpoints and TensorBoard logs; once the result is saved, checkpoints can go
@@ -96,7 +96,7 @@ def fit(
     count = _holdout_count(len(users), config)
     training, holdout = users.split_off(count, config.seed) if count else (users, None)
     checkpoint = prepare_work(work, _run_record(model, domain, users, config), resume=resume)
-    batches = TRAININGS[kind_of(model).name].batches(model, training.rows, item_texts(domain.titles), config)
+    batches = TRAININGS[kind_of(model).name].batches(model, training.rows, item_texts(domain.texts), config)
     held = replace(batches, sequences=holdout.rows) if holdout else None
     encoder_of(model).cut.reset()  # the collators measured the whole catalogue
     frozen = _frozen_digest(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from xcrossrec.data.store import read_parquet
 from xcrossrec.exceptions import BundleError, ConfigError, ModelError
 from xcrossrec.models import bundle
 from xcrossrec.models.base import DEFAULT_BASE, Base, load_base, with_choices
+from xcrossrec.models.encoder import text_of
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import build_model, kind_of
 from xcrossrec.models.model import Model, encoder_of
@@ -29,6 +31,8 @@ from xcrossrec.training.places import refuse_existing, work_folder
 from xcrossrec.types import PairAttention, PairStart, PoolingMode, Scoring, Split
 
 TRAINING_USERS = "training_users.parquet"
+
+_log = logging.getLogger(__name__)
 
 
 def train_source(
@@ -54,7 +58,7 @@ def train_source(
     """Fine-tune one LoRA adapter on a domain's training users.
 
     Args:
-        domain: its train split is used.
+        domain: its train split is used, and its item text: the model reads that of every catalogue.
         out: the adapter's folder; checkpoints and logs go to ``<out>.training`` beside it.
         config: settings; None takes those of :func:`xcrossrec.config.source_config`.
         base: a base, its folder or name (:func:`xcrossrec.models.base.load_base`); None takes the embedded one, or
@@ -91,7 +95,7 @@ def train_source(
         model = _fresh_model(found, lora, scoring, pair_attention, pair_start, config.seed)
     else:
         model = _started_model(init, base)
-    model = with_head(model, domain, config)
+    model = with_head(reading(model, domain, [Path(init)] if init else []), domain, config)
     report = fit(model, domain, users, config, work_folder(out), resume=resume, show_progress=show_progress)
     manifest = {
         "kind": "adapter",
@@ -118,7 +122,27 @@ def with_head(model: Model, domain: Domain, config: TrainingConfig) -> Model:
     model = kind.with_projection(model, config.projection_rank, config.seed)
     if not config.center:
         return model
-    return kind.centered(model, domain.titles, precision="bf16" if uses_bfloat16(config) else "fp32")
+    return kind.centered(model, domain.texts, precision="bf16" if uses_bfloat16(config) else "fp32")
+
+
+def reading(model: Model, domain: Domain, made_of: Sequence[Path]) -> Model:
+    """Let a model read a domain's item text; warn of what it is made of that was trained to read another.
+
+    Args:
+        model: taken over.
+        domain: says what is read.
+        made_of: adapters; one made elsewhere does not say what it read.
+    """
+    for folder in made_of:
+        former = text_of(folder)
+        if former not in (None, domain.text):
+            _log.warning(
+                "%s was trained on the item text '%s', and reads '%s' of %s now: it may know less of these texts; "
+                "where its own data have the columns, import them with the same --text and train it again",
+                *(folder, former, domain.text, domain.name),
+            )
+    encoder_of(model).text = domain.text
+    return model
 
 
 def _refuse_choices(chosen: Mapping[str, Any], init: Path | str | None, scoring: Scoring) -> None:

@@ -29,6 +29,7 @@ from xcrossrec.training.loop import TrainingReport, fit
 from xcrossrec.training.places import refuse_existing, work_folder
 from xcrossrec.training.source import (
     domain_record,
+    reading,
     source_users,
     training_record,
     with_head,
@@ -56,7 +57,8 @@ def train_target(
     """Integrate source adapters into a new domain.
 
     Args:
-        domain: the target; its train split is used.
+        domain: the target; its train split is used, and its item text. A source of another text is taken with a
+            warning.
         sources: at least two adapter folders over one base.
         out: the bundle's folder; checkpoints and logs go to ``<out>.training`` beside it.
         config: settings; None takes those of :func:`xcrossrec.config.target_config` for so many users.
@@ -94,7 +96,7 @@ def train_target(
             scoring=scoring,
             pair_attention=pair_attention,
         )
-    model = with_head(model, domain, config)
+    model = with_head(reading(model, domain, list(map(Path, sources))), domain, config)
     report = fit(model, domain, users, config, work_folder(out), resume=resume, show_progress=show_progress)
     manifest = {
         "kind": "target",
@@ -219,6 +221,7 @@ def _source_record(adapter: Adapter) -> dict[str, Any]:
     weights = (adapter.path / ADAPTER_WEIGHTS).read_bytes()
     return {
         "name": adapter.name,
+        "text": adapter.manifest.get("text"),
         "domain": adapter.manifest.get("domain"),
         "training": adapter.manifest.get("training"),
         "digest": hashlib.sha256(weights).hexdigest(),

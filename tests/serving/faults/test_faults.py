@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import pytest
 
-from xcrossrec.catalogue import encode_items, open_catalogue
+from xcrossrec.catalogue import StoredItem, encode_items, open_catalogue
 from xcrossrec.models import bundle
 from xcrossrec.recommender import Recommender
 
@@ -109,7 +109,7 @@ def test_twenty_kills_in_the_middle_of_upserts_lose_nothing_that_was_acknowledge
         expected.update({generation % 10: generation} if found[generation % 10] == generation else {})
         assert (found, len(store)) == (expected, len(TITLES) + BATCH * len(expected))
         vectors = store.snapshot().vectors([item.item_id for item in items]).numpy()
-        np.testing.assert_allclose(vectors, encode_items(model, [item.title for item in items]), atol=2e-6)
+        np.testing.assert_allclose(vectors, encode_items(model, items), atol=2e-6)
     assert len(acknowledged) >= 3 * KILLS
 
 
@@ -324,7 +324,7 @@ def test_models_are_replaced_under_load_without_a_failed_request_or_a_lost_write
         assert len(store) == len(TITLES) + len(titles)
         table = [(item.item_id, item.title) for item in store.snapshot()]
         vectors = store.snapshot().vectors([item_id for item_id, _ in table]).numpy()
-        np.testing.assert_allclose(vectors, encode_items(model, [title for _, title in table]), atol=2e-6)
+        np.testing.assert_allclose(vectors, encode_items(model, [StoredItem(*each) for each in table]), atol=2e-6)
     import polars as pl
 
     frame = pl.DataFrame(table, schema=["item_id", "title"], orient="row")

@@ -45,18 +45,18 @@ class Shop:
 
 @pytest.fixture
 def open_shop(tmp_path: Path, tiny_domain: Any) -> Callable[..., AbstractContextManager[Shop]]:
-    """Serve models by name over the six items of the tiny domain; settings as keywords."""
+    """Serve models by name over the six items of the tiny domain, or of another folder; settings as keywords."""
     from xcrossrec.data import write_domain
 
     source = tmp_path / "items"
     write_domain(tiny_domain, source)
 
     @contextmanager
-    def opened(models: Mapping[str, Path], **settings: Any) -> Iterator[Shop]:
+    def opened(models: Mapping[str, Path], items: Path | None = None, **settings: Any) -> Iterator[Shop]:
         from xcrossrec.serving.service import Service
         from xcrossrec.serving.settings import Settings, Spec
 
-        specs = [Spec(name, path, _own(source, tmp_path / f"of-{name}")) for name, path in models.items()]
+        specs = [Spec(name, path, _own(items or source, tmp_path / f"of-{name}")) for name, path in models.items()]
         service = Service.start(specs, Settings(**settings))
         try:
             yield Shop(service)

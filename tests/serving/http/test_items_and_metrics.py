@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import polars as pl
 import pytest
+import torch
 from starlette.responses import Response
 
+from xcrossrec.data import write_domain
 from xcrossrec.exceptions import ConfigError
+from xcrossrec.models.dual import encode_titles
 from xcrossrec.serving.gate import Gate
 from xcrossrec.serving.logs import JsonLines
 from xcrossrec.serving.metrics import Metrics
@@ -44,9 +52,30 @@ def test_a_write_is_all_or_nothing(shop: Any) -> None:
     answer = shop.ask("PUT", "/v1/items", json={"items": [{"item_id": "m", "title": "M"}, *twice]})
     assert "'n' comes twice" in sentence(answer, 422, "invalid")
     assert shop.ask("GET", "/v1/model").json()["catalog"]["items"] == 6
-    large = {"item_id": "m", "title": "M", "metadata": {"text": "x" * 20_000}}
+    large = {"item_id": "m", "title": "M", "metadata": {"text": "x" * 70_000}}
     answer = shop.ask("PUT", "/v1/items", json={"items": [large]})
-    assert "at most 16384" in sentence(answer, 422, "invalid")
+    assert "at most 65536" in sentence(answer, 422, "invalid")
+
+
+def test_an_item_is_written_with_what_the_model_reads_or_refused(
+    open_shop: Callable[..., AbstractContextManager[Any]], tiny_models: Any, tiny_domain: Any, tmp_path: Path
+) -> None:
+    items = tiny_domain.items.with_columns(brand=pl.lit("Maker"), category=pl.lit("toys"))
+    write_domain(replace(tiny_domain, items=items), tmp_path / "branded")
+    with open_shop({"toys": tiny_models.text}, items=tmp_path / "branded") as shop:
+        assert shop.ask("GET", "/v1/model").json()["text"] == "{title}; by {brand}; {category}"
+        bare = {"item_id": "n", "title": "Train"}
+        answer = shop.ask("PUT", "/v1/items", json={"items": [bare]})
+        assert "'n' comes without 'brand', which the model reads" in sentence(answer, 422, "invalid")
+        answer = shop.ask("PUT", "/v1/items", json={"items": [{**bare, "metadata": {"brand": "Brio"}}]})
+        assert "comes without 'category'" in sentence(answer, 422, "invalid")
+        assert "send its category, null where there is none" in answer.json()["error"]["message"]
+        new = {**bare, "category": None, "metadata": {"brand": "Brio"}}
+        assert shop.ask("PUT", "/v1/items", json={"items": [new]}).json()["written"] == 1
+        served = shop.service.models["toys"]
+        found = served.store.snapshot().vectors(["n"])
+        torch.testing.assert_close(found, encode_titles(served.model, ["Train; by Brio"]))
+        assert {item["title"] for item in shop.recommend([{"item_id": "n"}], k=9)["items"]} == set(tiny_domain.titles)
 
 
 def test_the_first_items_are_examples(shop: Any) -> None:

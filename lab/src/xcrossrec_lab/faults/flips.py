@@ -46,6 +46,10 @@ def encode(titles: Sequence[str]) -> np.ndarray:
     return np.array(vectors, dtype=np.float32).reshape(len(titles), DIM)
 
 
+def _encode_items(items: Sequence[StoredItem]) -> np.ndarray:
+    return encode([item.title for item in items])
+
+
 def make_images(place: Path, *, items: int, writes: int) -> tuple[Image, Image]:
     """Make a catalogue with segments, dead rows and recent items.
 
@@ -111,7 +115,7 @@ def _outcome(folder: Path, image: Image) -> str:
     except BaseException as error:
         return f"RAW ({error!r})"
     try:
-        examination, made = repair(folder, fingerprint=FINGERPRINT, encode=encode)
+        examination, made = repair(folder, fingerprint=FINGERPRINT, encode=_encode_items)
     except BundleError as error:
         return "refused; the items cannot be told, a copy must be restored" if "restore a copy" in str(error) else "RAW"
     except BaseException as error:

@@ -75,4 +75,4 @@ def arrow(task: Task) -> Fitted:
     inherit_head(model, folders)
     model = task.centered(model)
     model.eval()
-    return Fitted(ModelScorer(model, task.target.titles, name="arrow", precision=task.encoding), uses_sources=True)
+    return Fitted(ModelScorer(model, task.target.texts, name="arrow", precision=task.encoding), uses_sources=True)

@@ -42,7 +42,7 @@ def next_item_loss(model: Model, task: Task, users: Sequences) -> float:
 
 def _batches(model: Model, task: Task, users: Sequences) -> UserBatches:
     config = task.training
-    arguments = (users.rows, item_texts(task.target.titles), encoder_of(model).preprocess, config.seed)
+    arguments = (users.rows, item_texts(task.target.texts), encoder_of(model).preprocess, config.seed)
     if isinstance(model, CrossEncoder):
         return PairBatches(*arguments, negatives=config.pair_negatives)
     return DualBatches(

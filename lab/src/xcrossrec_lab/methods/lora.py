@@ -92,7 +92,7 @@ def fitted_model(model: Model, task: Task, report: dict[str, object]) -> Fitted:
     trained = report["trained_parameters"]
     assert isinstance(trained, int)
     return Fitted(
-        ModelScorer(model, task.target.titles, name="model", precision=task.encoding),
+        ModelScorer(model, task.target.texts, name="model", precision=task.encoding),
         trained_parameters=trained,
         head_parameters=head_parameters(model),
         report=report,

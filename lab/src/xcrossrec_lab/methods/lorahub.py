@@ -134,7 +134,7 @@ def lorahub(task: Task) -> Fitted:
     composition.set(best)
     model = task.centered(model)  # as the chosen weights encode the catalogue
     return Fitted(
-        ModelScorer(model, task.target.titles, name="lorahub", precision=task.encoding),
+        ModelScorer(model, task.target.texts, name="lorahub", precision=task.encoding),
         trained_parameters=len(best),
         uses_sources=True,
         report={
@@ -167,7 +167,7 @@ class FixedUsersLoss:
     def __init__(self, model: Model, task: Task) -> None:
         self.model = model.eval()
         users = task.users.take(min(_USERS, len(task.users)), task.seed)
-        config, texts, encode = task.training, item_texts(task.target.titles), encoder_of(model).preprocess
+        config, texts, encode = task.training, item_texts(task.target.texts), encoder_of(model).preprocess
         rows = [{"user": user} for user in range(len(users))]
         chunks = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
         self.users = len(users)

@@ -70,7 +70,7 @@ def _merged(task: Task, kind: Merge) -> Fitted:
     density = task.setting("density", 0.5)
     out = merged_adapter(task, kind, Path(tempfile.mkdtemp(dir=task.work)) / kind, density=density)
     report = {"merge": kind, **({"density": density} if known else {})}
-    scorer = trained(out, task.target.titles, name=kind, center=task.training.center, precision=task.encoding)
+    scorer = trained(out, task.target.texts, name=kind, center=task.training.center, precision=task.encoding)
     return Fitted(scorer, uses_sources=True, report=report)
 
 

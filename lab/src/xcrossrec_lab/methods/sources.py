@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xcrossrec import ConfigError
 from xcrossrec.baselines.named import MeanScorer
-from xcrossrec.models.scorer import ModelScorer, trained, untrained
+from xcrossrec.models.scorer import ModelScorer, as_read, trained, untrained
 from xcrossrec_lab.task import Fitted, Source, Task, check_settings
 
 
@@ -14,7 +14,7 @@ def untrained_base(task: Task) -> Fitted:
     return Fitted(
         untrained(
             task.base,
-            task.target.titles,
+            task.target.texts,
             center=task.setting("center", task.training.center),
             precision=task.encoding,
         )
@@ -42,4 +42,5 @@ def mean_of_sources(task: Task) -> Fitted:
 
 
 def _on_target(source: Source, task: Task) -> ModelScorer:
-    return trained(source.adapter, task.target.titles, center=task.training.center, precision=task.encoding)
+    texts = as_read(source.adapter, task.target).texts
+    return trained(source.adapter, texts, center=task.training.center, precision=task.encoding)

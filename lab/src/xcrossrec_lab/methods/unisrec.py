@@ -417,7 +417,7 @@ def text_vectors(base: str, domain: Domain, cache: Path) -> Float[Tensor, "item 
         cache: folder to keep them in.
     """
     found = load_base(base)
-    texts = item_texts(domain.titles)
+    texts = item_texts(domain.texts)
     path = cache / f"text-{_digest({'format': _FORMAT, 'base': found.digest, 'texts': texts})}.safetensors"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)

@@ -118,7 +118,7 @@ def profile_train(settings: Settings, sources: int, users: int) -> list[dict[str
     model = material.integrated_model(base, material.random_adapters(base, sources, settings.work / "adapters"))
     model.train()
     domain = material.training_domain(settings, "toys", users)
-    titles = item_texts(domain.titles)
+    titles = item_texts(domain.texts)
     sequences = domain.sequences("train").rows
     batches = DualBatches(sequences, titles, encoder_of(model).preprocess, 0, 20, sampled_negatives=32)
     loss = NextItemLoss(model, matcher_of(model))

@@ -68,11 +68,11 @@ def _scores(
     histories: list[tuple[int, ...]],
     candidates: np.ndarray,
 ) -> np.ndarray:
-    texts = item_texts(domain.titles)
+    texts = item_texts(domain.texts)
     encoded = torch.as_tensor(encode([texts[row] for row in needed]))
     vectors = torch.zeros(len(texts), encoded.shape[1])
     vectors[torch.from_numpy(needed)] = encoded.float()
-    return np.asarray(DualScorer(model, domain.titles, vectors=vectors).score(histories, candidates))
+    return np.asarray(DualScorer(model, domain.texts, vectors=vectors).score(histories, candidates))
 
 
 def _mrr(scores: np.ndarray) -> float:

@@ -53,7 +53,7 @@ def integration_switched_off(
         return None
     with _integration_off(fitted.model, encoder, task):
         found = evaluate(
-            ModelScorer(fitted.model, task.target.titles, name="integration off", precision=task.encoding),
+            ModelScorer(fitted.model, task.target.texts, name="integration off", precision=task.encoding),
             ranked.domain,
             suite.split,
             negatives=suite.negatives,
@@ -86,7 +86,7 @@ def _centered_anew(model: Model, task: Task) -> Iterator[None]:
     means = [module.mean for module in model if isinstance(module, Center)]
     before = [mean.clone() for mean in means]
     if means:
-        kind_of(model).centered(model, task.target.titles, precision=task.encoding)
+        kind_of(model).centered(model, task.target.texts, precision=task.encoding)
     try:
         yield
     finally:
@@ -115,7 +115,7 @@ def integration_map(fitted: Fitted, task: Task) -> dict[str, Any] | None:
     encoder = _integrating(fitted)
     if not isinstance(encoder, XCrossEncoder):
         return None
-    titles = item_texts(task.target.titles[:_TITLES])
+    titles = item_texts(task.target.texts[:_TITLES])
     totals: list[torch.Tensor] = []
     with encoder.observing() as records:
         for start in range(0, len(titles), _BATCH):

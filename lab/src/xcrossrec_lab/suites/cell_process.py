@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 
 from xcrossrec import ConfigError, Domain, Evaluation, evaluate, read_domain
@@ -165,13 +166,13 @@ def cut_to_budget(domain: Domain, budget: int, seed: int) -> Domain:
     if budget not in (ALL, NO_BUDGET):
         chosen = domain.sequences("train").take(budget, seed).user_ids
         frame = frame.filter(frame["user_id"].is_in(chosen))
-    return Domain(domain.name, domain.items, {"train": frame}, domain.manifest)
+    return replace(domain, interactions={"train": frame})
 
 
 def shuffle_titles(domain: Domain, seed: int) -> Domain:
-    """The same interactions with the titles dealt out anew: what a method then gains, it did not read."""
-    titles = domain.items["title"].sample(fraction=1.0, shuffle=True, seed=seed)
-    return Domain(domain.name, domain.items.with_columns(titles), domain.interactions, domain.manifest)
+    """The same interactions with titles, brands and so on dealt out anew: what a method then gains, it did not read."""
+    dealt = pl.int_range(domain.items.height, eager=True).sample(fraction=1.0, shuffle=True, seed=seed)
+    return replace(domain, items=domain.items.with_columns(domain.items.drop("item_id")[dealt]))
 
 
 def _rank(suite: Suite, task: Task, fitted: Fitted, ranked: Ranked) -> Evaluation:

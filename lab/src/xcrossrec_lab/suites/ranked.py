@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xcrossrec import ConfigError, Domain
@@ -50,4 +50,4 @@ def ranked_users(suite: Suite, domain: Domain) -> Ranked:
             f"split 'train' ranks the users of {domain.name!r} whom no cell learns from, but the grid takes all "
             f"{len(sequences)} (its largest budget is {most}): leave out budgets or seeds, or rank 'validation'"
         )
-    return Ranked(Domain(domain.name, domain.items, {"train": left}, domain.manifest), None)
+    return Ranked(replace(domain, interactions={"train": left}), None)

@@ -21,7 +21,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -184,7 +184,7 @@ def _small_catalogue(domain: Domain) -> Domain:
     bought = {row for sequence in domain.sequences("train").rows for row in sequence}
     others = [row for row in range(domain.items.height) if row not in bought][: max(0, CATALOGUE - len(bought))]
     items = domain.items[sorted([*bought, *others])]
-    return Domain(domain.name, items, domain.interactions)
+    return replace(domain, items=items)
 
 
 def _train_ours(
