@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import narwhals as nw
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from xcrossrec.data.given import as_frame, is_table
+from xcrossrec.data.readers import Inputs, import_domain
 from xcrossrec.exceptions import DataError
 
 ROWS = [{"item_id": "a", "title": "Saw", "price": 1.5}, {"item_id": "b", "title": None, "price": None}]
@@ -33,9 +35,24 @@ def test_every_table_has_the_same_rows(make: Callable[[Any], Any]) -> None:
     assert as_frame("the items", make(ROWS)).to_dicts() == ROWS
 
 
-def test_a_library_s_table_is_told_from_a_list() -> None:
-    assert all(is_table(make(ROWS)) for name, make in MAKERS.items() if name != "batch")
-    assert not is_table(ROWS)
+def test_a_table_is_told_from_a_list_of_files() -> None:
+    assert all(is_table(make(ROWS)) for make in MAKERS.values())
+    assert is_table(ROWS)
+    assert not is_table(["a.csv", "b.csv"])
+    assert not is_table(())
+
+
+@pytest.mark.parametrize("make", [list, *MAKERS.values()])
+def test_tables_are_imported_like_files(make: Callable[[Any], Any], tmp_path: Path) -> None:
+    bought = [{"customer": f"u{u}", "sku": i, "date": f"2026-01-0{i + 1}"} for u in range(3) for i in range(4)]
+    sold = [{"sku": i, "name": f"Item {i}", "brand": "Acme", "price": 1.5} for i in range(4)]
+    pl.DataFrame(bought).write_parquet(tmp_path / "bought.parquet")
+    pl.DataFrame(sold).write_parquet(tmp_path / "sold.parquet")
+    files = import_domain("d", None, Inputs(tmp_path / "bought.parquet", str(tmp_path / "sold.parquet")))
+    domain = import_domain("d", None, Inputs(make(bought), make(sold)))
+    assert domain.fingerprint == files.fingerprint
+    assert (domain.manifest["sources"], len(files.manifest["sources"])) == ([], 2)
+    assert domain.items.columns == ["item_id", "title", "brand", "price"]
 
 
 def test_pandas_is_read_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:

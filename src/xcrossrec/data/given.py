@@ -44,8 +44,10 @@ def as_frame(what: str, table: Table) -> pl.DataFrame:
 
 
 def is_table(value: object) -> bool:
-    """Whether something is a library's table; lists and mappings may be anything."""
-    return bool(nw.dependencies.is_into_dataframe(value)) or isinstance(value, pl.LazyFrame)
+    """Whether something is a library's table, or a list of mappings; a mapping may be anything."""
+    rows = isinstance(value, Sequence) and len(value) > 0 and all(isinstance(row, Mapping) for row in value)
+    batch = hasattr(value, "__arrow_c_array__") and hasattr(value, "schema")
+    return rows or batch or bool(nw.dependencies.is_into_dataframe(value)) or isinstance(value, pl.LazyFrame)
 
 
 def _polars(table: nw.DataFrame[Any]) -> pl.DataFrame:

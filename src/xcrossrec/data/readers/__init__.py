@@ -7,14 +7,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from xcrossrec.data.domain import Domain
+from xcrossrec.data.given import Table, as_frame, is_table
 from xcrossrec.data.readers.amazon import read_amazon
 from xcrossrec.data.readers.columns import Columns
 from xcrossrec.data.readers.conditions import Condition
 from xcrossrec.data.readers.frames import Inputs, RawDomain
 from xcrossrec.data.readers.importing import Recipe, make_domain
+from xcrossrec.data.readers.sources import Paths
 from xcrossrec.data.readers.tables import read_tables
 from xcrossrec.exceptions import ConfigError
 
@@ -37,7 +42,7 @@ def import_domain(name: str, form: str | None, inputs: Inputs, recipe: Recipe | 
     Args:
         name: of the domain.
         form: a key of ``FORMATS``; None tells by each file's contents, which may differ.
-        inputs: the source's files.
+        inputs: the source's files, or tables in their place.
         recipe: filters and split; by default all interactions, split leave-last-out or as they come.
 
     Raises:
@@ -46,5 +51,22 @@ def import_domain(name: str, form: str | None, inputs: Inputs, recipe: Recipe | 
     """
     if form is not None and form not in FORMATS:
         raise ConfigError(f"unknown format {form!r}: choose one of {', '.join(FORMATS)}")
-    raw = read_tables(None, inputs) if form is None else FORMATS[form](inputs)
-    return make_domain(name, raw, recipe or Recipe())
+    with TemporaryDirectory(prefix="xcrossrec-") as folder:
+        files = _in_files(inputs, Path(folder))
+        raw = read_tables(None, files) if form is None else FORMATS[form](files)
+        given = tuple(path for path in raw.sources if not path.is_relative_to(folder))
+        return make_domain(name, replace(raw, sources=given), recipe or Recipe())
+
+
+def _in_files(inputs: Inputs, folder: Path) -> Inputs:
+    """Write what are tables into files, which are read like any other."""
+
+    def file(what: str, given: Paths | Table) -> Paths:
+        if not is_table(given):
+            return given
+        as_frame(what, given).write_parquet(folder / f"{what}.parquet")
+        return folder / f"{what}.parquet"
+
+    splits = {split: file(split, given) for split, given in inputs.splits.items()}
+    interactions, items = file("interactions", inputs.interactions), file("items", inputs.items)
+    return replace(inputs, splits=splits, interactions=interactions, items=items)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
+from xcrossrec.data.given import Table
 from xcrossrec.data.interactions import SUBSECOND
 from xcrossrec.data.readers.columns import Columns, TimeUnit
 from xcrossrec.data.readers.conditions import Condition
@@ -44,7 +45,7 @@ EARLIEST_S, LATEST_S = 946_684_800, 99_999_999_999
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files of one source, each a path, a folder, a pattern, or several of these.
+    """The files of one source, each a path, a folder, a pattern, or several of these; or a table of any library.
 
     Args:
         interactions: all interactions.
@@ -57,9 +58,9 @@ class Inputs:
         incomplete: what to do with interactions without user, item or time, and with items without an id.
     """
 
-    interactions: Paths = ()
-    items: Paths = ()
-    splits: Mapping[Split, Paths] = field(default_factory=dict)
+    interactions: Paths | Table = ()
+    items: Paths | Table = ()
+    splits: Mapping[Split, Paths | Table] = field(default_factory=dict)
     columns: Columns = field(default_factory=Columns)
     separator: str | None = None
     encoding: str | None = None
