@@ -37,11 +37,11 @@ def inspect(
 def describe(path: Path, model: Model, manifest: dict[str, Any]) -> dict[str, Any]:
     """Collect what is known of a model; parameters are counted, the rest comes from the verified folder."""
     domain = manifest.get("domain") or {}
-    stated = ("kind", "scoring", "base", "integration", "prompt_version", "training", "metrics", "xcrossrec_version")
+    stated = ("kind", "scoring", "base", "recipe", "integration", "prompt_version", "training", "metrics", "created")
     return {
         "path": str(path),
         "loaded_base": model[0].base_name,
-        **{key: manifest.get(key) for key in (*stated, "created")},
+        **{key: manifest.get(key) for key in (*stated, "xcrossrec_version")},
         "adapters": _adapters(model, manifest, path),
         "parameters": _parameters(model),
         "text": model[0].text.template,
@@ -89,6 +89,7 @@ def _adapters(model: Model, manifest: dict[str, Any], path: Path) -> list[dict[s
 def as_text(found: dict[str, Any]) -> str:
     """Set a description out for reading."""
     from xcrossrec.evaluation.table import aligned
+    from xcrossrec.models.recipe import Recipe
 
     base, parameters = found["base"], found["parameters"]
     here = f", here {found['loaded_base']}" if found["loaded_base"] != base["name"] else ""
@@ -99,6 +100,7 @@ def as_text(found: dict[str, Any]) -> str:
         f"domain       {found['domain'].get('name')}{simulated}  fingerprint {str(found['fingerprint'])[:16]}",
         f"reads        {found['text']}",
         f"prompts      version {found['prompt_version']}, at most {found['max_tokens']} tokens",
+        f"reads by     {Recipe(**found['recipe'])}",
         f"made         {found['created']} by xcrossrec {found['xcrossrec_version']}, {len(found['digests'])} files "
         "match their digests",
     ]

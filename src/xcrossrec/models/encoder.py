@@ -135,7 +135,7 @@ class TitleEncoder(InputModule):
 
     def _states_by_layers(self, features: Mapping[str, Any]) -> Float[Tensor, "batch token dim"]:
         """Encode by the backbone's own layers, one stream."""
-        attention = attention_arguments(self.backbone.config, features, self.pair_attention)
+        attention = attention_arguments(self.backbone, features, self.pair_attention)
         states: Tensor = self.backbone(input_ids=features["input_ids"], **attention).last_hidden_state
         return states
 

@@ -121,15 +121,16 @@ def _flatten_mask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple
     return args, {**kwargs, "mask": flat}
 
 
-def attention_arguments(config: Any, features: Mapping[str, Any], attention: PairAttention) -> dict[str, Any]:
+def attention_arguments(backbone: nn.Module, features: Mapping[str, Any], attention: PairAttention) -> dict[str, Any]:
     """What a backbone needs beside the token ids.
 
     Args:
-        config: the backbone's.
+        backbone: the base's, its adapters in place.
         features: tokenized texts, pairs in rows (``attention_mask``, ``segments``), or pairs that share their
             histories (see :meth:`xcrossrec.models.tokens.PromptTokenizer.encode_shared`).
         attention: the model's kind.
     """
+    config: Any = backbone.config
     if "candidate" in features:
         mask = {"full_attention": None, "sliding_attention": None} if config.model_type == "modernbert" else None
         layout = SharedLayout.of(features["history"][0], features["candidate"][0], features["position_ids"][0])
@@ -137,7 +138,8 @@ def attention_arguments(config: Any, features: Mapping[str, Any], attention: Pai
     mask = features["attention_mask"]
     if attention == "joint" or not bool((features.get("segments", mask) < 0).any()):
         return {"attention_mask": mask}
-    return {"attention_mask": _backbone_mask(config, pair_mask(features["segments"], mask))}
+    dtype = next(backbone.parameters()).dtype
+    return {"attention_mask": _backbone_mask(config, pair_mask(features["segments"], mask), dtype)}
 
 
 def repeat_rows(arguments: Mapping[str, Any], count: int) -> dict[str, Any]:
@@ -165,7 +167,7 @@ def pair_mask(
     return visible & mask.bool()[:, None, :]
 
 
-def _backbone_mask(config: Any, visible: Bool[Tensor, "batch token token"]) -> Any:
+def _backbone_mask(config: Any, visible: Bool[Tensor, "batch token token"], dtype: torch.dtype) -> Any:
     """The mask in the form that the architecture takes."""
     kind = config.model_type
     if kind == "deberta-v2":
@@ -175,7 +177,8 @@ def _backbone_mask(config: Any, visible: Bool[Tensor, "batch token token"]) -> A
         index = torch.arange(visible.shape[1], device=visible.device)
         near = (index[:, None] - index[None, :]).abs() <= config.sliding_window
         return {"full_attention": four, "sliding_attention": four & near}
-    return torch.zeros_like(four, dtype=torch.float32).masked_fill(~four, _FAR) if kind == "mpnet" else four
+    far = max(_FAR, torch.finfo(dtype).min)
+    return torch.zeros_like(four, dtype=dtype).masked_fill(~four, far) if kind == "mpnet" else four
 
 
 def _attention(

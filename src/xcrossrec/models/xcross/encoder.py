@@ -131,7 +131,7 @@ class XCrossEncoder(TitleEncoder):
         """Add ``token_embeddings`` (batch, token, dim): the streams' weighted sum (stage 4)."""
         states = self.fast.states(features, self._combine)
         if states is None:
-            attention = attention_arguments(self.backbone.config, features, self.pair_attention)
+            attention = attention_arguments(self.backbone, features, self.pair_attention)
             states = self._combine(self.encode_streams(features["input_ids"], **attention).unbind(0))
         features["token_embeddings"] = states
         return features
