@@ -65,7 +65,7 @@ def check_base(name: str | None) -> None:
     """
     if name is None or not (name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()):
         return
-    if not (Path(name) / "config.json").is_file():
+    if not any((Path(name) / file).is_file() for file in ("config.json", "modules.json")):
         why = "it has no config.json" if Path(name).is_dir() else "there is no such folder"
         raise ModelError(
             f"base model {name!r} cannot be loaded ({why}): give a folder with config.json, tokenizer and safetensors "

@@ -102,7 +102,7 @@ class Served:
                 "text": encoder.text.template,
                 "parameters": self.manifest.get("parameters") or {},
                 "fingerprint": self.store.fingerprint,
-                "base": {"name": encoder.base_name, "digest": encoder.base_digest},
+                "base": self.manifest["base"],
                 "created": self.manifest.get("created"),
                 "catalog": {"items": len(snapshot), "version": snapshot.version},
             }
