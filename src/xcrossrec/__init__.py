@@ -30,6 +30,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "train_source": ("xcrossrec.training.source", "train"),
     "train_target": ("xcrossrec.training.target", "train"),
     "scorer_for": ("xcrossrec.baselines.named", "train"),
+    "compare_bases": ("xcrossrec.baselines.bases", "models"),
     "Explanation": ("xcrossrec.answers", None),
     "Item": ("xcrossrec.recommender", "models"),
     "Recommendation": ("xcrossrec.answers", None),
@@ -45,6 +46,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
 
 if TYPE_CHECKING:
     from xcrossrec.answers import Explanation, Recommendation
+    from xcrossrec.baselines.bases import compare_bases
     from xcrossrec.baselines.named import scorer_for
     from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
     from xcrossrec.data import Domain, build_domain, read_domain, write_domain
@@ -85,6 +87,7 @@ __all__ = [
     "__version__",
     "build_domain",
     "compare",
+    "compare_bases",
     "evaluate",
     "load",
     "read_domain",

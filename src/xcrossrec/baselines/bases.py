@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class _OfSome:
 
 def compare_bases(
     domain: Domain,
-    bases: Sequence[str],
+    bases: Sequence[Path | str],
     *,
     users: int | None = None,
     seed: int = 0,
@@ -96,16 +97,17 @@ def compare_bases(
         DataError: no validation users, or a catalogue too small for candidates.
         ModelError: a base cannot be loaded.
     """
-    if len(bases) < 2 or len({*bases}) < len(bases):
-        raise ConfigError(f"bases are compared with the first of at least two, got {', '.join(bases)}: name others")
-    digests = {base: load_base(base).digest for base in bases}  # stop before the work, not after it
+    names = [str(base) for base in bases]
+    if len(names) < 2 or len({*names}) < len(names):
+        raise ConfigError(f"bases are compared with the first of at least two, got {', '.join(names)}: name others")
+    digests = {base: load_base(base).digest for base in names}  # stop before the work, not after it
     small = domain.items.height <= SMALL_CATALOGUE
     sampled = _sample(domain, users, MOST_USERS if small else MOST_OF_LARGE, seed)
     rows = _needed(sampled, seed)
     if small and rows.size > domain.items.height / 2:
         rows = np.arange(domain.items.height)
     found = []
-    for base in bases:
+    for base in names:
         _log.info("%s: encoding %d of %d items", base, rows.size, domain.items.height)
         found.append(_measure(base, digests[base], sampled, rows, seed))
     info = found[0].evaluation.info

@@ -17,7 +17,7 @@ BASE_FOLDER = "base"
 """In or beside a model's folder: where its base is looked for."""
 
 EMBEDDED = ("sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2")
-"""What others call the embedded base: its file of weights is theirs, byte by byte."""
+"""What the embedded base is called on the hub."""
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
