@@ -15,6 +15,7 @@ from xcrossrec.cli import checks
 from xcrossrec.data import build_domain, write_domain
 from xcrossrec.exceptions import DataError
 from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST
+from xcrossrec.models.encoder import TitleEncoder
 
 RUN = """
 import json, sys
@@ -57,6 +58,9 @@ MISTAKES: list[tuple[str, str]] = [
     ("evaluate baseline:tfidf DOMAIN --negatives hard", "--negatives is 'hard': give one or more of uniform,"),
     ("evaluate baseline:untrained DOMAIN --base /no/base", "base model '/no/base' cannot be loaded"),
     ("evaluate baseline:tfidf DOMAIN --out DOMAIN", "DOMAIN is a folder: give the name of a file"),
+    ("evaluate MODEL DOMAIN --split train --without brand", "have no column 'brand', they have title"),
+    ("evaluate MODEL DOMAIN --split train --without title", "without 'title' nothing of the item text"),
+    ("evaluate baseline:itemknn DOMAIN --split train --without title", "reads no text of items"),
     ("compare NONE NONE", "no results file at NONE"),
     ("compare TOML TOML", "TOML is not a readable Parquet file"),
     ("recommend NONE --catalog DOMAIN --history i0", "model folder 'NONE' does not exist"),
@@ -123,6 +127,7 @@ def test_a_mistake_is_answered_before_anything_heavy_is_loaded(answers: list[Any
 
 def test_what_is_checked_has_the_names_that_are_written() -> None:
     assert (checks.CATALOGUE, checks.ADAPTER, checks.MODEL[0]) == (DATABASE, ADAPTER_CONFIG, MANIFEST)
+    assert TitleEncoder.config_file_name == checks.ENCODER
 
 
 def test_a_name_may_be_a_hub_s() -> None:

@@ -180,13 +180,24 @@ def test_what_a_field_is_worth_is_said_first_and_paired(branded_dir: Path) -> No
     }  # fmt: skip
 
 
+def test_a_model_is_bound_to_the_texts_without_the_field(branded_dir: Path, tiny_models: Any) -> None:
+    given = ("--base", tiny_models.base, "--negatives", "full", "--without", "brand", "--json")
+    done = invoke("evaluate", "baseline:untrained", branded_dir, *given)
+    found = json.loads(done.stdout)
+    domain = read_domain(branded_dir)
+    for texts, mean in ((domain.texts, "mean_a"), (domain.titles, "mean_b")):
+        scorer = untrained(str(tiny_models.base), texts)
+        expected = ranked(scorer, domain, "validation", negatives=["full"]).frame["mrr"].mean()
+        assert found["without"]["brand"]["metrics"]["full"]["mrr"][mean] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("field", "message"),
     [
         ("price", "the items of domain 'branded' have no column 'price', they have title, brand, colour: give one of"),
         (
             "colour",
-            "baseline:tfidf does not read 'colour': the item text is '{title}; {brand}'; give one of title, brand",
+            "baseline:tfidf does not read 'colour': its item text is '{title}; {brand}'; give one of title, brand",
         ),
     ],
 )

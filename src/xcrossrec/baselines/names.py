@@ -11,6 +11,9 @@ BASELINES = ("popularity", "tfidf", "itemknn", "untrained", "centered")
 
 PREFIX = "baseline:"
 
+COUNTING = ("baseline:popularity", "baseline:itemknn")
+"""Those that count purchases and read nothing of the items."""
+
 
 def parts_of(spec: str) -> tuple[str, ...]:
     """Take apart what names a scorer.

@@ -5,13 +5,20 @@ Whatever is read here is read again, and in full, where it is used.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xcrossrec.exceptions import BundleError, DataError, ModelError
 
+if TYPE_CHECKING:
+    from xcrossrec.data.text import ItemText
+
 ADAPTER = "adapter_config.json"
 MODEL = ("xcrossrec.json", "modules.json", ADAPTER)
+ENCODER = "xcrossrec_encoder.json"
 CATALOGUE = "catalogue.sqlite"
 ITEMS = "a domain's folder, a table of items, or what 'xcrossrec catalog build' made"
 
@@ -30,6 +37,16 @@ def check_model(folder: Path, base: str | None = None) -> None:
         raise BundleError(
             f"{folder} is no model: it has none of {', '.join(MODEL)}; give the folder of a bundle or an adapter"
         )
+
+
+def stated_text(folder: Path) -> ItemText | None:
+    """What a model's folder states that it reads of an item; None where it states nothing, or is damaged."""
+    from xcrossrec.data.text import ItemText
+
+    with suppress(OSError, ValueError, AttributeError):
+        stated = json.loads((folder / ENCODER).read_text(encoding="utf-8")).get("text")
+        return ItemText(stated) if stated else None
+    return None
 
 
 def check_adapter(folder: Path) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from xcrossrec.baselines.names import PREFIX, parts_of
-from xcrossrec.cli.checks import check_base, check_file, check_model
+from xcrossrec.baselines.names import COUNTING, PREFIX, parts_of
+from xcrossrec.cli.checks import check_base, check_file, check_model, stated_text
 from xcrossrec.cli.console import (
     DomainDir,
     Json,
@@ -148,17 +148,24 @@ def _lacking(domain: Domain, subject: str, field: str) -> Domain:
     """The domain whose items have an empty field.
 
     Raises:
-        ConfigError: a baseline that does not read it, or nothing else.
+        ConfigError: it is not read, or nothing else.
         DataError: no such column.
     """
     from xcrossrec.evaluation import without_field
 
-    if subject.startswith(PREFIX) and field in domain.items.columns and field not in domain.text.fields:
+    if subject in COUNTING:
+        raise ConfigError(f"{subject} reads no text of items, so no field has a worth to it: name another method")
+    empty = without_field(domain, field)
+    stated = [] if subject.startswith(PREFIX) else [stated_text(Path(part)) for part in parts_of(subject)]
+    texts = [text for text in stated if text is not None] or [domain.text]
+    if not any(field in text.fields for text in texts):
         raise ConfigError(
-            f"{subject} does not read {field!r}: the item text is {domain.text.template!r}; give one of "
-            f"{', '.join(domain.text.fields)}"
+            f"{subject} does not read {field!r}: its item text is {texts[0].template!r}; give one of "
+            f"{', '.join(texts[0].fields)}"
         )
-    return without_field(domain, field)
+    if all({*text.fields} == {field} for text in texts):
+        raise ConfigError(f"without {field!r} nothing of the item text {texts[0].template!r} is left to read")
+    return empty
 
 
 def _called(result: Evaluation, field: str) -> Evaluation:

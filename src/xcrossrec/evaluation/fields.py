@@ -7,7 +7,7 @@ from dataclasses import replace
 import polars as pl
 
 from xcrossrec.data.domain import Domain
-from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM
 
 
@@ -20,7 +20,6 @@ def without_field(domain: Domain, field: str) -> Domain:
 
     Raises:
         DataError: the items have no such column.
-        ConfigError: the domain's item text has no other field.
     """
     columns = [column for column in domain.items.columns if column != ITEM]
     if field not in columns:
@@ -28,8 +27,6 @@ def without_field(domain: Domain, field: str) -> Domain:
             f"the items of domain {domain.name!r} have no column {field!r}, they have {', '.join(columns)}: give one "
             "of these, or import the column"
         )
-    if set(domain.text.fields) == {field}:
-        raise ConfigError(f"without {field!r} nothing of the item text {domain.text.template!r} is left to read")
     kind = domain.items.schema[field]
     empty = pl.lit("" if kind == pl.String else None, dtype=kind).alias(field)
     return replace(domain, items=domain.items.with_columns(empty), manifest={})
