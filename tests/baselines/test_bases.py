@@ -67,6 +67,9 @@ def test_the_numbers_are_those_of_the_baseline(found: dict[str, Any], domain: Do
         assert of_kind["difference"] == pytest.approx(expected[kind]["mrr"]["difference"])
         assert of_kind["ci"] == pytest.approx(expected[kind]["mrr"]["ci"])
     assert "comparison" not in found["bases"][0]
+    assert [each["name"] for each in found["bases"]] == ["bert", "mpnet"]
+    assert [each["base"] for each in found["bases"]] == two
+    assert module._short(["a/b", "c/b"]) == ["a/b", "c/b"]
 
 
 def test_what_a_base_costs(found: dict[str, Any]) -> None:
@@ -121,7 +124,7 @@ def test_the_verdict_is_of_the_best_of_the_others(interval: tuple[float, float],
     def entry(base: str, ms: float, mrr: float) -> dict[str, Any]:
         of_kind = {"mrr": {"mean_a": mrr, "mean_b": 0.3, "difference": mrr - 0.3, "ci": list(interval)}}
         told = {"a": base, "b": "a", "metrics": {"popularity": of_kind}}
-        return {"base": base, "ms_per_1000_items": ms, "mrr": {"popularity": mrr}, "comparison": told}
+        return {"name": base, "ms_per_1000_items": ms, "mrr": {"popularity": mrr}, "comparison": told}
 
     verdict = module._verdict([entry("a", 10, 0.3), entry("c", 10, 0.29), entry("b", 20, 0.31)])
     assert re.search(said, verdict), verdict

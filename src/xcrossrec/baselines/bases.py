@@ -31,7 +31,7 @@ MOST_USERS, MOST_OF_LARGE = 5_000, 1_000
 
 _log = logging.getLogger(__name__)
 
-_TIMED = 512
+_TIMED = 256
 """Items whose encoding is timed, once the base is warm."""
 
 
@@ -89,8 +89,9 @@ def compare_bases(
 
     Returns:
         ``domain``, ``split``, ``users``, ``items`` (encoded), ``seed``, ``simulated``, ``verdict`` (a sentence) and
-        ``bases``: for each ``base``, ``digest``, ``ms_per_1000_items``, ``mb_per_1000_items``, ``model_mb``, ``mrr`` by
-        kind of negatives and, but for the first, ``comparison`` with it (:func:`xcrossrec.evaluation.compare`).
+        ``bases``: for each ``name`` (short), ``base``, ``digest``, ``ms_per_1000_items``, ``mb_per_1000_items``,
+        ``model_mb``, ``mrr`` by kind of negatives and, but for the first, ``comparison`` with it
+        (:func:`xcrossrec.evaluation.compare`).
 
     Raises:
         ConfigError: fewer than two bases, or one twice.
@@ -107,9 +108,9 @@ def compare_bases(
     if small and rows.size > domain.items.height / 2:
         rows = np.arange(domain.items.height)
     found = []
-    for base in names:
+    for base, name in zip(names, _short(names), strict=True):
         _log.info("%s: encoding %d of %d items", base, rows.size, domain.items.height)
-        found.append(_measure(base, digests[base], sampled, rows, seed))
+        found.append(_measure(base, name, digests[base], sampled, rows, seed))
     info = found[0].evaluation.info
     entries = [_entry(each, found[0]) for each in found]
     return {
@@ -131,10 +132,10 @@ def bases_table(found: dict[str, Any]) -> str:
         found: what :func:`compare_bases` returned.
     """
     kinds = list(found["bases"][0]["mrr"])
-    first = found["bases"][0]["base"]
+    first = found["bases"][0]["name"]
     rows = [
         [
-            each["base"],
+            each["name"],
             f"{each['ms_per_1000_items']:,.0f}",
             f"{each['mb_per_1000_items']:.2f}",
             f"{each['model_mb']:,.0f}",
@@ -165,9 +166,17 @@ def _needed(domain: Domain, seed: int) -> Int64[np.ndarray, " item"]:
     return np.unique(np.concatenate([*drawn, *bought]))
 
 
-def _measure(base: str, digest: str, domain: Domain, rows: Int64[np.ndarray, " item"], seed: int) -> Measured:
+def _short(names: Sequence[str]) -> Sequence[str]:
+    """The last part of each name, where these differ."""
+    last = [Path(name).name for name in names]
+    return last if len({*last}) == len(last) else names
+
+
+def _measure(
+    base: str, name: str, digest: str, domain: Domain, rows: Int64[np.ndarray, " item"], seed: int
+) -> Measured:
     texts = [domain.texts[row] for row in rows]
-    scorer = untrained(base, texts, center=True, name=base)
+    scorer = untrained(base, texts, center=True, name=name)
     whole = rows.size == domain.items.height
     kinds: tuple[Negatives, ...] = NEGATIVES if whole else ("uniform", "popularity")
     asked = scorer if whole else _OfSome(scorer, rows)
@@ -182,6 +191,7 @@ def _measure(base: str, digest: str, domain: Domain, rows: Int64[np.ndarray, " i
 
 def _entry(each: Measured, first: Measured) -> dict[str, Any]:
     told = {
+        "name": each.evaluation.info.scorer,
         "base": each.base,
         "digest": each.digest,
         "ms_per_1000_items": round(each.ms, 1),
@@ -201,11 +211,11 @@ def _verdict(entries: Sequence[dict[str, Any]]) -> str:
     low, high = best["comparison"]["metrics"]["popularity"]["mrr"]["ci"]
     said = verdict(best["comparison"], "popularity")
     ratio = best["ms_per_1000_items"] / first["ms_per_1000_items"]
-    cost = f"{best['base']} takes {ratio:.1f} times as long as {first['base']} to encode an item"
+    cost = f"{best['name']} takes {ratio:.1f} times as long as {first['name']} to encode an item"
     if low > 0:
         return f"{said} {cost}."
     if high < 0:
-        return f"{said} Every other base ranks worse still: take {first['base']}."
+        return f"{said} Every other base ranks worse still: take {first['name']}."
     return f"{said} {cost}: the quicker one will do."
 
 
