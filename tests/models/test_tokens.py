@@ -111,6 +111,38 @@ def test_a_candidate_too_long_for_the_model_is_cut_last() -> None:
     assert (tokenizer.cut.items, tokenizer.cut.titles) == (1, 1)
 
 
+# ---- texts of more than titles: shortened before history goes
+
+
+def test_long_texts_of_a_history_are_shortened_alike_before_the_oldest_go() -> None:
+    tokenizer = PromptTokenizer(stub_tokenizer(), 14, least=2)  # 12 inside
+    ids, _ = row(tokenizer.encode([["w1 w2 w3 w4 w5 w6", "w7", "w8 w9 w10 w11 w12 w13"]]))
+    assert ids == [CLS, *tokens("w1 w2 w3 w4"), BETWEEN, *tokens("w7"), BETWEEN, *tokens("w8 w9 w10 w11"), SEP]
+    assert tokenizer.cut == CutReport(prompts=1, shortened=2)
+    ids, _ = row(tokenizer.encode([["w1 w2 w3", "w4 w5 w6", "w7 w8 w9", "w10 w11 w12", "w13 w14"]]))
+    assert ids == [CLS, *tokens("w4 w5 ; w7 w8 ; w10 w11 ; w13 w14"), SEP]
+    assert tokenizer.cut == CutReport(prompts=2, items=1, shortened=5)
+
+
+def test_a_candidate_takes_half_the_room_where_the_history_needs_it() -> None:
+    tokenizer = PromptTokenizer(stub_tokenizer(), 15, least=2)  # 12 inside, with the ends of both
+    ids, _ = row(tokenizer.encode_pairs([["w1 w2 w3", "w4 w5 w6"]], ["w7 w8 w9 w10 w11 w12 w13 w14"]))
+    assert ids == [CLS, *tokens("w1 w2"), BETWEEN, *tokens("w4 w5"), SEP, *tokens("w7 w8 w9 w10 w11 w12"), SEP]
+    assert tokenizer.cut == CutReport(prompts=1, shortened=3)
+    ids, _ = row(tokenizer.encode_pairs([["w1 w2"]], ["w7 w8 w9 w10 w11 w12 w13 w14"]))
+    assert ids == [CLS, *tokens("w1 w2"), SEP, *tokens("w7 w8 w9 w10 w11 w12 w13 w14"), SEP]
+
+
+@given(history=HISTORIES, candidate=TITLES, limit=st.integers(8, 40), least=st.integers(1, 9))
+def test_shortening_keeps_at_least_as_many_items(history: list[str], candidate: str, limit: int, least: int) -> None:
+    whole, short = prompts(limit), PromptTokenizer(stub_tokenizer(), limit, least=least)
+    fits = len(row(prompts(400).encode_pairs([history], [candidate]))[0]) <= limit
+    (before, _), (after, _) = (row(each.encode_pairs([history], [candidate])) for each in (whole, short))
+    assert len(after) <= limit
+    assert short.cut.items <= whole.cut.items
+    assert (before == after) or not fits
+
+
 @given(history=HISTORIES, limit=st.integers(8, 40))
 def test_what_is_kept_is_the_longest_newest_part_that_fits(history: list[str], limit: int) -> None:
     tokenizer = prompts(limit)

@@ -106,6 +106,7 @@ def test_a_pair_catalogue_of_titles_is_refused_by_a_pair_model_that_reads_more(t
 def test_the_template_counts_for_the_fingerprint(model: Model, tiny_models: Any, tmp_path: Path) -> None:
     late = bundle.load(tiny_models.late)
     assert fingerprint_of(late) != fingerprint_of(model)
+    assert (encoder_of(late).prompts.least, encoder_of(model).prompts.least) == (None, 24)  # titles are not shortened
     encoder_of(late).text = encoder_of(model).text
     assert fingerprint_of(late) == fingerprint_of(model)
     manifest = bundle.read_bundle_manifest(tiny_models.text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xcrossrec.cli.checks import check_catalogue, check_free, check_items, check_model
-from xcrossrec.cli.console import Base, Overwrite, Precision, prepare, progress_to_stderr
+from xcrossrec.cli.console import Base, Overwrite, Precision, prepare, progress_to_stderr, report_cut
 from xcrossrec.cli.recommend import ModelDir
 
 if TYPE_CHECKING:
@@ -45,9 +45,11 @@ def build(
     from xcrossrec.catalogue import build_catalogue
 
     start = time.perf_counter()
-    with progress_to_stderr(), build_catalogue(_load(model, base, precision), items, out, overwrite=overwrite) as made:
-        count = len(made)
-    _report(out, count, time.perf_counter() - start)
+    with progress_to_stderr():
+        loaded = _load(model, base, precision)
+        with build_catalogue(loaded, items, out, overwrite=overwrite) as made:
+            count = len(made)
+    _report(out, count, time.perf_counter() - start, loaded)
 
 
 @app.command("embed")
@@ -68,13 +70,11 @@ def embed(
     from xcrossrec.catalogue import SqliteCatalogue, embed_again
 
     start = time.perf_counter()
-    with (
-        progress_to_stderr(),
-        SqliteCatalogue.open(catalog, fingerprint=None) as store,
-        embed_again(store, _load(model, base, precision)) as embedded,
-    ):
-        count = len(embedded)
-    _report(catalog, count, time.perf_counter() - start)
+    with progress_to_stderr(), SqliteCatalogue.open(catalog, fingerprint=None) as store:
+        loaded = _load(model, base, precision)
+        with embed_again(store, loaded) as embedded:
+            count = len(embedded)
+    _report(catalog, count, time.perf_counter() - start, loaded)
 
 
 @app.command("check")
@@ -129,6 +129,7 @@ def _load(model: Path, base: str | None, precision: EncodingPrecision) -> Model:
     return loaded
 
 
-def _report(catalog: Path, items: int, wall_s: float) -> None:
+def _report(catalog: Path, items: int, wall_s: float, model: Model) -> None:
+    report_cut(model[0].cut, model[0].max_tokens)
     size = sum(path.stat().st_size for path in catalog.iterdir())
     typer.echo(f"{catalog}: {items} items, {size / 1e6:.1f} MB, in {wall_s:.1f} s")

@@ -110,7 +110,7 @@ def report_cut(cut: CutReport, limit: int | None = None) -> None:
         room = f" of {limit} tokens" if limit else ""
         log.info(
             f"cut: {cut.prompts} texts outgrew the model's room{room}; {cut.items} of their oldest history items were "
-            f"left out, {cut.titles} single titles shortened"
+            f"left out, {cut.shortened} items of histories shortened, {cut.titles} single texts cut"
         )
 
 

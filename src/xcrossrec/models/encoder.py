@@ -33,6 +33,9 @@ from xcrossrec.types import ENCODING_PRECISIONS, EncodingPrecision, PairAttentio
 
 ADAPTERS_FOLDER = "adapters"
 
+_LEAST_OF_A_TEXT = 24
+"""Tokens of each item's text that are read at least, a title's, before the oldest items of a history are left out."""
+
 
 class EncoderSettings(Settings):
     """What a saved folder records of every encoder."""
@@ -68,10 +71,8 @@ class TitleEncoder(InputModule):
         sources: names of the domains that it is made of; empty for a single language model.
         adapters: theirs.
         integration: how they became one model; None for a single language model.
-        text: what it reads of an item of a catalogue.
     """
 
-    text: ItemText = TITLES
     sources: tuple[str, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     integration: Integration | None = None
@@ -94,6 +95,7 @@ class TitleEncoder(InputModule):
         self.prompts = PromptTokenizer(base.tokenizer, self.max_tokens)
         self.dim = int(base.backbone.config.hidden_size)
         self._check_prompts()
+        self.text = TITLES
         self._precision: EncodingPrecision = "fp32"
         self.fast = FastPass()
 
@@ -120,6 +122,16 @@ class TitleEncoder(InputModule):
     def cut(self) -> CutReport:
         """How much history did not fit so far."""
         return self.prompts.cut
+
+    @property
+    def text(self) -> ItemText:
+        """What it reads of an item of a catalogue; texts of more than titles are shortened where there is no room."""
+        return self._text
+
+    @text.setter
+    def text(self, text: ItemText) -> None:
+        self._text = text
+        self.prompts.least = None if text.is_title else _LEAST_OF_A_TEXT
 
     @property
     def precision(self) -> EncodingPrecision:

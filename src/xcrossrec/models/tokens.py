@@ -37,15 +37,17 @@ class CutReport:
         prompts: texts from which something was cut.
         items: whole history items left out, always the oldest.
         titles: single titles cut at their end, because alone they outgrew the model.
+        shortened: texts cut at their end so that more of a history, or a history beside its candidate, has room.
     """
 
     prompts: int = 0
     items: int = 0
     titles: int = 0
+    shortened: int = 0
 
     def reset(self) -> None:
         """Start counting from zero."""
-        self.prompts = self.items = self.titles = 0
+        self.prompts = self.items = self.titles = self.shortened = 0
 
 
 @dataclass
@@ -58,6 +60,8 @@ class PromptTokenizer:
     Args:
         tokenizer: a Hugging Face tokenizer.
         max_tokens: longest text, special tokens and prompt included.
+        least: where a history does not fit, its longest texts are shortened first, down to so many tokens each, and a
+            candidate takes no more than half the room; then the oldest items are left out. None leaves those out first.
 
     Raises:
         ModelError: ``max_tokens`` is below 8.
@@ -66,6 +70,7 @@ class PromptTokenizer:
     tokenizer: Any
     max_tokens: int
     cut: CutReport = field(default_factory=CutReport)
+    least: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens < _SHORTEST:
@@ -169,14 +174,19 @@ class PromptTokenizer:
         after = self._end if candidate is None else self._middle
         room = self.max_tokens - len(self._start) - len(after)
         tail: list[int] = []
+        shortened = self.cut.shortened
         if candidate is not None:
             fits = room - len(self._end)
-            tail = candidate.led[:fits] or [self._pad]
+            beside = fits if self.least is None else max(fits // 2, fits - self._tokens(titles))
+            tail = candidate.led[:beside] or [self._pad]
             self.cut.titles += len(candidate.led) > fits
+            self.cut.shortened += beside < len(candidate.led) <= fits
             room -= len(tail) + len(self._end)
-        kept, left_out = self._fit(titles, room)
+        kept, left_out = self._fit(self._shortened(titles, room), room)
         self.cut.items += left_out
-        self.cut.prompts += left_out > 0 or (len(kept) == 1 and len(kept[0].led) < len(titles[left_out].led))
+        self.cut.shortened += sum(len(k.alone) < len(t.alone) for k, t in zip(kept, titles[left_out:], strict=True))
+        lone = len(kept) == 1 and len(kept[0].led) < len(titles[left_out].led)
+        self.cut.prompts += left_out > 0 or self.cut.shortened > shortened or lone
         ids, segments = [*self._start], [0] * len(self._start)
         for number, title in enumerate(kept, start=1):
             own, before = (title.led, title.lead) if number == 1 else (title.alone, len(self._separator))
@@ -190,6 +200,25 @@ class PromptTokenizer:
             segments += [CANDIDATE_END_SEGMENT] * lead + [CANDIDATE_SEGMENT] * (len(tail) - lead)
             segments += [CANDIDATE_END_SEGMENT] * len(self._end)
         return (ids, segments) if ids else ([self._pad], [0])
+
+    def _tokens(self, titles: Sequence[_Title]) -> int:
+        """Tokens of a history, with its prompt and what separates its items."""
+        between = len(self._separator) * max(0, len(titles) - 1)
+        return sum(len(title.alone) for title in titles) + between + (titles[0].lead if titles else 0)
+
+    def _shortened(self, titles: list[_Title], room: int) -> list[_Title]:
+        """Cut the longest texts of a history of several at their end, alike, so that all of it fits."""
+        if self.least is None or len(titles) < 2 or self._tokens(titles) <= room:
+            return titles
+        left = room - titles[0].lead - len(self._separator) * (len(titles) - 1)
+        most = self.least
+        for place, size in enumerate(sorted(len(title.alone) for title in titles)):
+            share = left // (len(titles) - place)
+            if size > share:
+                most = max(most, share)
+                break
+            left -= size
+        return [title._replace(alone=title.alone[:most], led=title.led[: title.lead + most]) for title in titles]
 
     def _fit(self, titles: list[_Title], room: int) -> tuple[list[_Title], int]:
         """Keep as many of the newest titles as fit behind the prompt; a lone one that does not is cut at its end."""

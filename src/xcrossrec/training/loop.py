@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from xcrossrec.training.batches import EpochOfBatches, HeldOutApart, UserBatches
 from xcrossrec.training.checkpoints import WholeCheckpoints, prepare_work, state_of
 from xcrossrec.training.groups import parameter_groups
 from xcrossrec.training.kinds import TRAININGS, on_cpu
+
+_log = logging.getLogger(__name__)
 
 _WARMUP_SHARE = 0.1
 """Share of the steps with a rising learning rate, then it falls linearly to 0."""
@@ -98,7 +101,10 @@ def fit(
     checkpoint = prepare_work(work, _run_record(model, domain, users, config), resume=resume)
     batches = TRAININGS[kind_of(model).name].batches(model, training.rows, item_texts(domain.texts), config)
     held = replace(batches, sequences=holdout.rows) if holdout else None
-    encoder_of(model).cut.reset()  # the collators measured the whole catalogue
+    encoder = encoder_of(model)
+    if long := encoder.cut.titles:  # the collators measured the whole catalogue
+        _log.info("of %d items the text is longer than the %d tokens that are read", long, encoder.max_tokens)
+    encoder.cut.reset()
     frozen = _frozen_digest(model)
     start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer = _trainer(model, batches, held, config, work)
