@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -11,25 +12,7 @@ import polars as pl
 
 from xcrossrec.exceptions import ConfigError, DataError
 
-EVENT_NAMES = frozenset(
-    [
-        "event",
-        "eventtype",
-        "eventname",
-        "action",
-        "actiontype",
-        "activity",
-        "activitytype",
-        "behavior",
-        "behaviour",
-        "behaviortype",
-        "behaviourtype",
-        "interaction",
-        "interactiontype",
-        "status",
-        "orderstatus",
-    ]
-)
+_EVENT_NAMES = re.compile(r"(event|action|activity|behaviou?r|interaction)(type|name)?|(order)?status")
 MANY_EVENTS = 50  # a column with more values is no kind of event
 _NOT_BOUGHT = re.compile(
     r"view|click|visit|impression|browse|search|cart|basket|wish|fav|^pv$|detail|return(ed|s)?$|refund|cancel|remov|abandon",
@@ -61,12 +44,10 @@ class Condition:
 
     def holds(self, dtype: pl.DataType) -> pl.Expr:
         """Give the condition as an expression that is never null; numbers compare as numbers."""
-        number = _number(self.value)
-        column, value = pl.col(self.column), pl.lit(self.value)
-        if number is not None and (dtype.is_numeric() or self.relation in "<=>="):
-            column, value = column.cast(pl.Float64, strict=False), pl.lit(number)
-        if number is None or (not dtype.is_numeric() and self.relation in ("=", "!=")):
-            column, value = pl.col(self.column).cast(pl.String).str.strip_chars(), pl.lit(self.value)
+        column, value = pl.col(self.column).cast(pl.String).str.strip_chars(), pl.lit(self.value)
+        if dtype.is_numeric() or self.relation not in ("=", "!="):
+            with suppress(ValueError):
+                column, value = pl.col(self.column).cast(pl.Float64, strict=False), pl.lit(float(self.value))
         relations = {
             "=": column.eq_missing(value), "!=": column.ne_missing(value), "<": column < value, "<=": column <= value,
             ">": column > value, ">=": column >= value,
@@ -100,7 +81,7 @@ def event_column(names: Sequence[str], conditions: Sequence[Condition]) -> str |
     """Find a column that says what kind of event a row is, unless a condition is about it."""
     asked = {condition.column for condition in conditions}
     plain = {name: re.sub(r"[^a-z]", "", name.rpartition(".")[2].lower()) for name in names}
-    return next((name for name in names if plain[name] in EVENT_NAMES and name not in asked), None)
+    return next((name for name in names if _EVENT_NAMES.fullmatch(plain[name]) and name not in asked), None)
 
 
 def refuse_views(path: str, column: str, counts: Mapping[str, int]) -> str | None:
@@ -136,10 +117,3 @@ def refuse_views(path: str, column: str, counts: Mapping[str, int]) -> str | Non
             f'{path}: rows of every {column} are taken ({shown}); choose with --where "{column}={next(iter(counts))}"'
         )
     return None
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None

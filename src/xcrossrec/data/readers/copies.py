@@ -13,7 +13,6 @@ import gzip
 import json
 import logging
 import lzma
-import math
 import re
 import tempfile
 import zipfile
@@ -21,7 +20,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, cast
 
@@ -180,12 +178,9 @@ def rewrite_table(text: Text, names: Sequence[str], separator: str, folder: Path
     with _new(folder) as (path, out), _lines(text) as lines:
         rows = csv.reader(lines, delimiter=separator, quoting=QUOTING[quoted])
         plain = csv.writer(out, delimiter=separator, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        headed = True
-        for row in _rows_of(rows, text):
-            if headed and [name.strip().split(":")[0] for name in row] == [name.split(":")[0] for name in names]:
-                headed = False
+        for number, row in enumerate(_rows_of(rows, text)):
+            if number == 0 and [name.strip().split(":")[0] for name in row] == list(names):
                 continue
-            headed = False
             if len(row) > len(names):
                 raise DataError(
                     f"{text.shown}, line {rows.line_num}: {len(row)} fields where {len(names)} are expected "
@@ -202,111 +197,41 @@ def _rows_of(rows: Any, text: Text) -> Iterator[list[str]]:
         raise DataError(f"{text.shown}, line {rows.line_num}: {error}: mend the row") from error
 
 
-def json_lines(text: Text, folder: Path) -> Path:
-    """Write a JSON array, or JSON Lines after a mark, as JSON Lines."""
-    with _new(folder) as (path, out):
-        out.writelines(json.dumps(record) + "\n" for record in _records(text, loose=False))
-    return path
-
-
-def rewrite_json(text: Text, wanted: Sequence[str], folder: Path, *, loose: bool) -> Path:
-    """Write records anew with the wanted columns alone, under their dotted names and as text.
-
-    Args:
-        text: JSON Lines, or (``loose``) Python dict literals.
-        wanted: dotted names of columns.
-        folder: takes the copy.
-        loose: allow Python literals.
+def json_lines(text: Text, folder: Path, loose: bool) -> Path:
+    """Write JSON Lines, a JSON array or (``loose``) Python literals as JSON Lines; NaN becomes null.
 
     Raises:
         DataError: a line that is no JSON object, with its number.
     """
     with _new(folder) as (path, out):
-        for whole in _records(text, loose=loose):
-            for record in _unrolled(whole, wanted):
-                values = {name: as_text(_value(record, name)) for name in wanted}
-                out.write(json.dumps(values) + "\n")
+        out.writelines(json.dumps(record) + "\n" for record in _records(text, loose))
     return path
 
 
-def json_keys(text: Text, count: int, loose: bool) -> list[str]:
-    """Give the keys of the first records, dotted where they lie deeper."""
-    records = islice(_records(text, loose=loose), count)
-    return list(dict.fromkeys(key for record in records for key in _keys(record, "")))
-
-
-def _keys(record: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    for name, value in record.items():
-        inner = value[0] if isinstance(value, list) and value else value
-        if isinstance(inner, dict):
-            yield from _keys(inner, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
-def _records(text: Text, *, loose: bool) -> Iterator[dict[str, Any]]:
+def _records(text: Text, loose: bool) -> Iterator[dict[str, Any]]:
     with _lines(text) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            if line.lstrip().startswith("["):
-                yield from _array(text, number, line + "".join(lines))
-                return
-            record = _record(line, loose)
-            if not isinstance(record, dict):
-                expected = "a JSON object or a Python dict" if loose else "a JSON object"
+            array = line.lstrip().startswith("[")
+            records = _record(line + "".join(lines), False) if array else [_record(line, loose)]
+            if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+                expected = "a JSON object or a Python dict" if loose else "a JSON object, nor an array of them"
                 raise DataError(
                     f"{text.shown}, line {number}: {line.strip()[:60]!r} is not {expected}: mend or remove the line"
                 )
-            yield record
-
-
-def _array(text: Text, line: int, whole: str) -> list[dict[str, Any]]:
-    records = _record(whole, False)
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise DataError(
-            f"{text.shown}, line {line}: {whole[:60].strip()!r} is not a JSON object, nor the file an array of them: "
-            "write one object a line"
-        )
-    return records
+            yield from records
 
 
 def _record(line: str, loose: bool) -> object:
     try:
-        return json.loads(line)
+        return json.loads(line, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         pass
     try:
         return ast.literal_eval(line.strip()) if loose else None
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return None
-
-
-def _unrolled(record: dict[str, Any], wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Give a record once for every part of a list whose parts are wanted."""
-    tops = {name.partition(".")[0] for name in wanted if "." in name and name not in record}
-    found = next((top for top in tops if isinstance(record.get(top), list)), None)
-    if found is None:
-        yield record
-    else:
-        for part in record[found] or [None]:
-            yield from _unrolled({**record, found: part}, wanted)
-
-
-def _value(record: object, name: str) -> object:
-    if isinstance(record, dict) and name not in record and "." in name:
-        top, _, rest = name.partition(".")
-        return _value(record.get(top), rest)
-    return record.get(name) if isinstance(record, dict) else None
-
-
-def as_text(value: object) -> str | None:
-    """Write a JSON value as text, as Polars does; NaN and null are no value."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, bool):
-        return str(value).lower()
-    return value if isinstance(value, str) else json.dumps(value) if isinstance(value, dict | list) else str(value)
 
 
 def looks_like_data(name: str) -> bool:

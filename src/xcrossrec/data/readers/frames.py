@@ -36,7 +36,7 @@ _NOTHING = (
     "N/A",
     "\\N",
 )  # as databases and pandas write it
-_QUOTED = r'"(?:[^"\\]|\\.)*"' + r"|'(?:[^'\\]|\\.)*'"
+_LIST_ENDS, _LIST_COMMA = r"""^\[+\s*["']?|["']?\s*\]+$""", r"""["'][\s\]]*,[\s\[]*["']"""
 
 # Seconds of the years 2000 to 5138. In a finer unit the same number is a day of 1970 (up to 1973): the unit
 # is then wrong.
@@ -143,23 +143,15 @@ def _numbers(values: pl.Series, per: int) -> pl.DataFrame:
     rest = (whole.is_null() & values.is_not_null()).arg_true()
     if rest.is_empty():
         return parts
-    text = values.gather(rest).cast(pl.String).str.strip_chars().rename("t").to_frame()
-    decimal = text.select(
-        pl.col("t").str.extract(r"^([+-]?\d+)(?:\.\d*)?$").cast(pl.Int64).alias("n"),
-        pl.col("t").str.extract(r"\.(\d*)$").fill_null("").str.pad_end(9, "0").str.head(9).cast(pl.Int64).alias("f"),
-        pl.col("t").cast(pl.Float64, strict=False).alias("x"),
-    ).with_columns(
-        pl.col("n").fill_null(pl.col("x").floor().cast(pl.Int64, strict=False)),
-        pl.when(pl.col("n").is_null())
-        .then(((pl.col("x") - pl.col("x").floor()) * 1e6).round() * 1000)
-        .otherwise("f")
-        .alias("f"),
+    text = values.gather(rest).cast(pl.String).str.strip_chars()
+    rough = text.cast(pl.Float64, strict=False)
+    units = (
+        text.str.extract(r"^([+-]?\d+)(?:\.\d*)?$").cast(pl.Int64).fill_null(rough.floor().cast(pl.Int64, strict=False))
     )
-    exact = _parts(decimal["n"], per)[SUBSECOND] + (decimal["f"].cast(pl.Int64) // per)
-    return parts.with_columns(
-        parts[TIMESTAMP].scatter(rest, _parts(decimal["n"], per)[TIMESTAMP]),
-        parts[SUBSECOND].scatter(rest, exact.cast(pl.Int32)),
-    )
+    digits = text.str.extract(r"^[+-]?\d+\.(\d*)$").str.pad_end(9, "0").str.head(9).cast(pl.Int64)
+    below = digits.fill_null(((rough - rough.floor()) * 1e6).round().cast(pl.Int64) * 1000)
+    exact = _parts(units, per).with_columns((pl.col(SUBSECOND) + below // per).cast(pl.Int32))
+    return parts.with_columns(parts[name].scatter(rest, exact[name]) for name in parts.columns)
 
 
 def _iso(text: pl.Series) -> pl.DataFrame:
@@ -195,13 +187,14 @@ def _moment(text: str) -> tuple[int | None, int | None]:
 
 def item_field(role: str, name: str, dtype: pl.DataType) -> pl.Expr:
     """Give a column of items its type: price a number, in_stock yes or no, anything else text."""
+    column = pl.col(name)
     if role == "in_stock":
-        return _in_stock(pl.col(name), dtype).alias(role)
-    if role == "price":
-        return (
-            (pl.col(name).cast(pl.Float64) if dtype.is_numeric() else _price(pl.col(name))).fill_nan(None).alias(role)
-        )
-    return _text(pl.col(name), dtype, PATH_NAMES if role == "category" else None).alias(role)
+        column = column if dtype == pl.Boolean else _in_stock(column)
+    elif role == "price":
+        column = (column.cast(pl.Float64) if dtype.is_numeric() else _price(column)).fill_nan(None)
+    else:
+        column = _text(column, dtype, PATH_NAMES if role == "category" else None)
+    return column.alias(role)
 
 
 def _text(column: pl.Expr, dtype: pl.DataType, last: int | None) -> pl.Expr:
@@ -213,36 +206,27 @@ def _text(column: pl.Expr, dtype: pl.DataType, last: int | None) -> pl.Expr:
         names = column.cast(pl.List(pl.String))
         return (names if last is None else names.list.tail(last)).list.drop_nulls().list.join(joint)
     plain = column.cast(pl.String).str.strip_chars()
-    parts = plain.str.extract_all(_QUOTED).list.eval(_unquoted(pl.element()))
-    joined = (parts if last is None else parts.list.tail(last)).list.join(joint)
-    return pl.when(plain.str.contains(r"^\[.*\]$")).then(joined).otherwise(plain)
-
-
-def _unquoted(quoted: pl.Expr) -> pl.Expr:
-    inner = quoted.str.slice(1, quoted.str.len_chars() - 2)
-    return inner.str.replace_all(r"\\[ntr]", " ").str.replace_all(r"\\(.)", "$1").str.strip_chars()
+    names = plain.str.replace_all(_LIST_ENDS, "").str.replace_all(_LIST_COMMA, "\n").str.replace_all(r"\\[ntr]", " ")
+    joined = (
+        names.str.replace_all("\n", joint) if last is None else names.str.split("\n").list.tail(last).list.join(joint)
+    )
+    return pl.when(plain.str.starts_with("[")).then(joined.str.replace_all(r"\\(.)", "$1")).otherwise(plain)
 
 
 def _price(column: pl.Expr) -> pl.Expr:
     """Read the first number of a text: ``$1,234.50``, ``1.234,50 €``, ``from 12,99``."""
     number = (
         column.cast(pl.String)
-        .str.extract(r"(\d[\d.,' \u{a0}]*)")
-        .str.replace_all(r"[' \u{a0}]", "")
-        .str.strip_chars_end(".,")
+        .str.replace_all("\u00a0", "", literal=True)
+        .str.extract(r"([0-9][0-9.,' ]*)")
+        .str.replace_all(r"[' ]|[.,]$", "")
     )
-    comma = number.str.contains(r",\d{1,2}$")
-    plain = (
-        pl.when(comma)
-        .then(number.str.replace_all(r"\.", "").str.replace(",", "."))
-        .otherwise(number.str.replace_all(",", ""))
-    )
+    comma = number.str.replace_all(r"\.", "").str.replace(",", ".")
+    plain = pl.when(number.str.contains(r",[0-9]{1,2}$")).then(comma).otherwise(number.str.replace_all(",", ""))
     return plain.cast(pl.Float64, strict=False)
 
 
-def _in_stock(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    if dtype == pl.Boolean:
-        return column
+def _in_stock(column: pl.Expr) -> pl.Expr:
     text = column.cast(pl.String).str.strip_chars().str.to_lowercase()
     number = text.cast(pl.Float64, strict=False)
     yes = text.is_in(["true", "t", "yes", "y", "in stock", "in_stock", "instock", "available"])
@@ -261,7 +245,5 @@ def without_fractions(values: pl.Series) -> pl.Series:
     """Take ``.0`` from ids if every one of them ends so: whole numbers that were written as fractions."""
     if not values.head(1).cast(pl.String).str.ends_with(".0").any():
         return values
-    texts = values.unique().cast(pl.String)
-    if not texts.str.contains(r"^\d+\.0$").all():
-        return values
-    return values.cast(pl.String).str.head(-2).cast(values.dtype)
+    whole = values.unique().cast(pl.String).str.contains(r"^\d+\.0$").all()
+    return values.cast(pl.String).str.head(-2).cast(values.dtype) if whole else values

@@ -27,30 +27,29 @@ def with_histories(tables: Mapping[Split, pl.DataFrame]) -> tuple[list[pl.DataFr
         tables: per split user_id, item_id, and timestamp, position or history.
 
     Returns:
-        the tables with ``split``, and what the manifest states: the users who got a history, by split.
+        the tables with ``split``, and what the manifest states: that users are in every part by design.
     """
     listed = any(HISTORY in table.columns for table in tables.values())
     parts = {split: _from_history(table) if listed else order(table) for split, table in tables.items()}
-    past: pl.DataFrame | None = None
-    filled: dict[Split, int] = {}
-    for split, part in parts.items():
-        if past is not None:
-            parts[split], filled[split] = _after(past, part)
-            rest = past.filter(~pl.col(USER).is_in(parts[split][USER].unique().implode()))
-            past = pl.concat([parts[split].select(past.columns), rest])
-        else:
-            past = part
-    changed = {split: users for split, users in filled.items() if users}
-    for name, users in changed.items():
-        _LOG.info("%s: %d users have their history from the parts before", name, users)
-    result = parts if listed or changed else tables
-    told = {"split": "leave_last_out"} if changed or (listed and _shared(parts)) else {}
-    return [table.with_columns(pl.lit(split).alias(SPLIT)) for split, table in result.items()], dict(told)
+    past, same, filled = parts["train"], False, False
+    for split in [split for split in parts if split != "train"]:
+        if _share(parts[split], past) >= MOST:
+            same = True
+            if HISTORY not in tables[split].columns:
+                parts[split], users = _after(past, parts[split])
+                filled = filled or users > 0
+                _LOG.info("%s: %d users have their history from the parts before", split, users)
+        rest = past.filter(~pl.col(USER).is_in(parts[split][USER].unique().implode()))
+        past = pl.concat([parts[split].select(past.columns), rest])
+    result = parts if listed or filled else tables
+    told: dict[str, object] = {"split": "leave_last_out"} if same and (listed or filled) else {}
+    return [table.with_columns(pl.lit(split).alias(SPLIT)) for split, table in result.items()], told
 
 
-def _shared(parts: Mapping[Split, pl.DataFrame]) -> bool:
-    first, *others = parts.values()
-    return any(other[USER].is_in(first[USER].unique().implode()).mean() or MOST <= 0 for other in others)
+def _share(part: pl.DataFrame, past: pl.DataFrame) -> float:
+    """Give the share of a part's users who were in the parts before it."""
+    users = part[USER].unique()
+    return float(users.is_in(past[USER].unique().implode()).mean() or 0)  # type: ignore[arg-type]
 
 
 def _from_history(table: pl.DataFrame) -> pl.DataFrame:
@@ -68,9 +67,7 @@ def _from_history(table: pl.DataFrame) -> pl.DataFrame:
         pl.col(HISTORY, ITEM).sort_by(size, maintain_order=True).last(), pl.len().alias("own"), pl.col("__row").min()
     )
     whole = pl.concat_list(HISTORY, pl.col(ITEM).cast(pl.String))
-    made = (
-        longest.filter(pl.col("own") <= size).select(USER, whole.alias(ITEM), "__row").explode(ITEM, empty_as_null=True)
-    )
+    made = longest.filter(pl.col("own") <= size).select(USER, whole.alias(ITEM), "__row").explode(ITEM)
     own = listed.join(longest.filter(pl.col("own") > size).select(USER), on=USER, how="semi", maintain_order="left")
     rows = pl.concat([made.with_columns(pl.col(ITEM).cast(pl.Categorical)), own.select(USER, ITEM, "__row")])
     first = rows.with_columns(pl.col("__row").min().over(USER).alias("__first")).sort("__first", maintain_order=True)
@@ -79,18 +76,15 @@ def _from_history(table: pl.DataFrame) -> pl.DataFrame:
 
 def _after(past: pl.DataFrame, part: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     """Put what users bought before in front of their rows, where the part does not begin with it already."""
-    known = part[USER].unique()
-    if known.is_in(past[USER].unique().implode()).mean() < MOST:  # type: ignore[operator]
-        return part, 0
     begun = past.group_by(USER).agg(pl.col(ITEM).alias("before"))
     now = part.group_by(USER).agg(pl.col(ITEM).alias("now")).join(begun, on=USER)
     size = pl.col("before").list.len()
     lacking = now.filter(pl.col("now").list.head(size) != pl.col("before"))[USER]
+    if lacking.is_empty():
+        return part, 0
     columns = [name for name in part.columns if name in past.columns]
     before = past.filter(pl.col(USER).is_in(lacking.implode())).select(columns)
     rows = pl.concat([before, part.select(columns)]).drop(POSITION)
-    if lacking.is_empty():
-        return part, 0
     users = part.select(USER).unique(maintain_order=True).with_row_index("__first")
     rows = rows.join(users, on=USER, maintain_order="left").sort("__first", maintain_order=True).drop("__first")
     return rows.with_columns(pl.int_range(pl.len()).over(USER).alias(POSITION)).select(columns), lacking.len()

@@ -80,7 +80,7 @@ def items_of(
     lacking, read, place = 0, 0, ""
     for source in sources:
         name, wanted, job.selected = _selected(source, columns, needed, others, mend)
-        identity = ids(name, source.leaves[name].dtype).alias(_ID)
+        identity = ids(name, source.types[name]).alias(_ID)
         parts.append(source.read(wanted, job.table, [pl.all(), identity]))
         lacking, read = lacking + job.lacking, read + job.read
         place = place or (source.shown if job.lacking else "")
@@ -97,7 +97,7 @@ def items_of(
 def _selected(
     source: Source, columns: Columns, needed: Sequence[Role], others: bool, mend: Expression | None
 ) -> tuple[str, list[str], list[pl.Expr]]:
-    present = {name: leaf.dtype for name, leaf in source.leaves.items()}
+    present = source.types
     if "title" not in needed:  # published metadata, some without these columns
         columns = replace(columns, **{role: None for role in FIELDS if getattr(columns, role) not in present})
     optional: list[Role] = [role for role in ("title", *FIELDS) if role not in needed]

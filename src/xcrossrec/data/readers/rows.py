@@ -181,7 +181,7 @@ def interactions_of(
     Raises:
         DataError: missing columns, values that are no ids, times or positions, views among the purchases.
     """
-    present = {name: leaf.dtype for name, leaf in source.leaves.items()}
+    present = source.types
     named = columns.found_in(
         source.shown,
         source.listed,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import polars as pl
 
@@ -25,19 +25,11 @@ Form: TypeAlias = Literal["csv", "parquet", "jsonl", "recbole"]
 Paths: TypeAlias = str | Path | Sequence[str | Path]
 T = TypeVar("T")
 
-SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", r"\t": "\t", "pipe": "|"}
+SEPARATORS = {"tab": "\t", r"\t": "\t"}
 BATCH_ROWS = 1 << 18
 _FOUND_SEPARATORS = ",;\t|"
 _INFERRED_ROWS = 1000  # of JSON, for its keys
-_EXPLODE = "[]"
 _ATOMIC_SUFFIXES = (".inter", ".item", ".user")
-
-
-class Leaf(NamedTuple):
-    """A column that holds values, and the way to it: names of fields, and ``[]`` where a list is unrolled."""
-
-    dtype: pl.DataType
-    steps: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -127,18 +119,18 @@ class Source:
         return max(_FOUND_SEPARATORS, key=fit)
 
     @cached_property
-    def leaves(self) -> Mapping[str, Leaf]:
-        """The columns that hold values, by dotted name.
+    def types(self) -> Mapping[str, pl.DataType]:
+        """The columns that hold values, by dotted name, and their types.
 
         Raises:
             DataError: a file that cannot be read.
         """
-        return {name: leaf for top, dtype in self._schema.items() for name, leaf in _leaves(top, dtype, ())}
+        return _flattened(pl.LazyFrame(schema=self._schema), None).collect_schema()
 
     @property
     def listed(self) -> list[str]:
         """The names of all columns that hold values, also those that come twice."""
-        return self.names if self.form in ("csv", "recbole") else list(self.leaves)
+        return self.names if self.form in ("csv", "recbole") else list(self.types)
 
     @property
     def every(self) -> list[str]:
@@ -150,10 +142,8 @@ class Source:
         if self.form == "parquet":
             with readable(Path(self.shown), "write it again"):
                 return self._parquet.collect_schema()
-        if self.form == "jsonl" and not self.rewritten:
-            known = self._guarded(
-                lambda: pl.scan_ndjson(self.path, infer_schema_length=_INFERRED_ROWS).collect_schema()
-            )
+        if self.form == "jsonl":
+            known = pl.scan_ndjson(self.path, infer_schema_length=_INFERRED_ROWS).collect_schema()
             return {name: _as_text(dtype) for name, dtype in known.items()}
         return dict.fromkeys(_unique(self.names), pl.String())
 
@@ -163,13 +153,11 @@ class Source:
 
     def hint(self) -> str:
         """Say what else may be wrong when a table of text lacks a column."""
-        if self.form != "csv":
-            return ""
-        if self.likely_separator != self.separator:
-            return (
-                f"; its separator seems to be {self.likely_separator!r} (--separator {_called(self.likely_separator)})"
-            )
-        if not self.numbered and any(copies.looks_like_data(name) for name in self.first_row):
+        likely = self.likely_separator if self.form == "csv" else ""
+        if likely and likely != self.separator:
+            called = "tab" if likely == "\t" else repr(likely)
+            return f"; its separator seems to be {likely!r} (--separator {called})"
+        if likely and not self.numbered and any(map(copies.looks_like_data, self.first_row)):
             return (
                 "; if its first row is no header, number its columns: --column user=1 --column item=2 --column time=3"
             )
@@ -187,7 +175,7 @@ class Source:
             DataError: a damaged file, a row of another width, a line that is no JSON, with its number.
         """
         try:
-            frame = self.scan(wanted).select(selected)
+            frame = _flattened(self._scan(wanted), wanted).select(wanted).select(selected)
             return use(iter(frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)))
         except BaseException as error:
             if not (isinstance(error, (pl.exceptions.PolarsError, OSError)) or is_panic(error)):
@@ -197,62 +185,30 @@ class Source:
                     raise
             if self.rewritten:
                 raise DataError(f"{self.shown} cannot be read ({' '.join(str(error).split())[:200]})") from error
-            return self._rewritten(wanted).read(wanted, use, selected)
+            return self.rewrite().read(wanted, use, selected)
 
-    @cached_property
-    def _text(self) -> copies.Text:
-        encoding = self.reading.encoding or copies.encoding_of_all(self.path, self.shown)
-        return copies.Text(self.path, self.shown, encoding)
-
-    def _rewritten(self, wanted: Sequence[str]) -> Source:
-        text = self._text
+    def rewrite(self) -> Source:
+        """Copy text plainly: what Polars refuses is read row by row, and refused with its line if it must be."""
+        text = copies.Text(
+            self.path, self.shown, self.reading.encoding or copies.encoding_of_all(self.path, self.shown)
+        )
         if self.form == "jsonl":
-            path, names = copies.rewrite_json(text, wanted, self.reading.folder, loose=self.reading.loose), list(wanted)
-        else:
-            names = self.names
-            path = copies.rewrite_table(text, names, self.separator, self.reading.folder, quoted=self._quoted)
-        reading = replace(self.reading, names=names, separator=self.separator)
-        return Source(path, self.shown, "csv" if self.form == "recbole" else self.form, reading, rewritten=True)
+            return replace(self, path=copies.json_lines(text, self.reading.folder, self.reading.loose), rewritten=True)
+        path = copies.rewrite_table(text, self.names, self.separator, self.reading.folder, quoted=self._quoted)
+        reading = replace(self.reading, names=self.names, separator=self.separator)
+        return Source(path, self.shown, "csv", reading, rewritten=True)
 
-    def _guarded(self, scan: Callable[[], Mapping[str, pl.DataType]]) -> Mapping[str, pl.DataType]:
-        try:
-            return scan()
-        except (pl.exceptions.PolarsError, OSError):
-            keys = copies.json_keys(self._text, _INFERRED_ROWS, self.reading.loose)
-            return dict.fromkeys(keys, pl.String())
-
-    def scan(self, wanted: Sequence[str]) -> pl.LazyFrame:
-        """Give some columns lazily, under their dotted names."""
-        frame = self._scan(dict.fromkeys(self.leaves[name].steps[0] for name in wanted))
-        unrolled: set[str] = set()
-        columns = []
-        for name in wanted:
-            top, *steps = self.leaves[name].steps
-            column, prefix = pl.col(top), top
-            for step in steps:
-                if step != _EXPLODE:
-                    column, prefix = column.struct.field(step), f"{prefix}.{step}"
-                    continue
-                key = f"{_EXPLODE}{prefix}"
-                if key not in unrolled:
-                    frame = frame.with_columns(column.alias(key)).explode(key, empty_as_null=True)
-                    unrolled.add(key)
-                column = pl.col(key)
-            columns.append(column.alias(name))
-        return frame.select(columns)
-
-    def _scan(self, tops: Mapping[str, None]) -> pl.LazyFrame:
+    def _scan(self, wanted: Sequence[str]) -> pl.LazyFrame:
+        """Scan the columns that hold what is wanted, nested as they are."""
+        tops = [name for name in self._schema if any(part == name or part.startswith(f"{name}.") for part in wanted)]
         if self.form == "parquet":
-            return self._parquet.select(*tops)
+            return self._parquet.select(tops)
         if self.form == "jsonl":
             return pl.scan_ndjson(self.path, schema={name: self._schema[name] for name in tops})
-        headed = self.reading.names is None and not self.numbered
-        quote = '"' if self._quoted else None
-        table = pl.scan_csv(
-            self.path, separator=self.separator, quote_char=quote, has_header=headed, glob=False,
-            raise_if_empty=False, schema=dict.fromkeys(_unique(self.names), pl.String),
+        return pl.scan_csv(
+            self.path, separator=self.separator, quote_char='"' if self._quoted else None, glob=False,
+            has_header=self.reading.names is None and not self.numbered, schema=self._schema, raise_if_empty=False,
         )  # fmt: skip
-        return table.select(*tops)
 
 
 def open_sources(paths: Paths, form: Form | None, reading: Reading) -> list[Source]:
@@ -316,8 +272,6 @@ def _source(path: Path, shown: str, form: Form | None, reading: Reading) -> Sour
             path = copies.plain_copy(copies.Text(path, shown, encoding), reading.folder)
             head = copies.sample(path, shown)
         text = head.removeprefix(codecs.BOM_UTF8).lstrip()
-        if text[:1] == b"[" or (text[:1] == b"{" and head.startswith(codecs.BOM_UTF8)):
-            path = copies.json_lines(copies.Text(path, shown, "utf-8"), reading.folder)
         atomic = any(suffix in _ATOMIC_SUFFIXES for suffix in Path(shown.lower()).suffixes)
         found = "jsonl" if text[:1] in (b"{", b"[") else "recbole" if atomic or form == "recbole" else "csv"
         if not text and form is not None:
@@ -327,21 +281,29 @@ def _source(path: Path, shown: str, form: Form | None, reading: Reading) -> Sour
             f"{shown} is not a readable {_TITLES[form]} file, it looks like {_TITLES[found]}: write it again, or name "
             f"its format (--format {found})"
         )
-    return Source(path, shown, found, reading)
+    source = Source(path, shown, found, reading)
+    try:
+        _ = source.types
+    except (pl.exceptions.PolarsError, OSError):  # an array, a mark, NaN, Python literals
+        source = source.rewrite()
+    return source
 
 
 _TITLES: Mapping[Form, str] = {"csv": "CSV", "parquet": "Parquet", "jsonl": "JSON Lines", "recbole": "RecBole"}
 
 
-def _leaves(name: str, dtype: pl.DataType, steps: tuple[str, ...]) -> Iterator[tuple[str, Leaf]]:
-    steps = steps or (name,)
-    inner = dtype.inner if isinstance(dtype, pl.List) else dtype
-    if not isinstance(inner, pl.Struct):
-        yield name, Leaf(dtype, steps)
-        return
-    for part in inner.fields:
-        below = (*steps, *((_EXPLODE,) if inner is not dtype else ()), part.name)
-        yield from _leaves(f"{name}.{part.name}", part.dtype, below)  # type: ignore[arg-type]
+def _flattened(frame: pl.LazyFrame, wanted: Sequence[str] | None) -> pl.LazyFrame:
+    """Give nested columns dotted names, all or those that hold what is wanted; a list of objects becomes rows."""
+    while True:
+        schema = frame.collect_schema()
+        inner = {name: dtype.inner if isinstance(dtype, pl.List) else dtype for name, dtype in schema.items()}
+        holds = [name for name, dtype in inner.items() if isinstance(dtype, pl.Struct)]
+        nested = [n for n in holds if wanted is None or any(part.startswith(f"{n}.") for part in wanted)]
+        if not nested:
+            return frame
+        for name in nested:
+            rows = frame.explode(name, empty_as_null=True) if isinstance(schema[name], pl.List) else frame
+            frame = rows.unnest(name, separator=".")
 
 
 def _as_text(dtype: pl.DataType) -> pl.DataType:
@@ -355,7 +317,3 @@ def _as_text(dtype: pl.DataType) -> pl.DataType:
 
 def _unique(names: Sequence[str]) -> list[str]:
     return [name if names.index(name) == place else f"{name} ({place})" for place, name in enumerate(names)]
-
-
-def _called(separator: str) -> str:
-    return "tab" if separator == "\t" else f"'{separator}'"
