@@ -14,7 +14,7 @@ from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, TITLE
 
 _BOUNDS = ("__least_title", "__most_title")
-_ID = "__id"
+_ID, _HASH = "__id", "__hash"
 _EXAMPLES = 5
 Expression = Callable[[pl.Expr], pl.Expr]
 
@@ -24,6 +24,8 @@ class _Job:
     """What is taken from the batches of one file; rows of one item are joined when many have come."""
 
     keep: pl.Series | None
+    among_interactions: bool
+    own: Sequence[str] = ()
     selected: Sequence[pl.Expr] = ()
     lacking: int = 0
     read: int = 0
@@ -33,6 +35,7 @@ class _Job:
     def table(self, batches: Iterator[pl.DataFrame]) -> pl.DataFrame:
         """Take the rows with an id, and count the others."""
         self.lacking, self.read, self.joined, self.parts = 0, 0, 0, []
+        seen = pl.DataFrame(schema={_HASH: pl.UInt64})
         for batch in batches:
             kept = batch.filter(pl.col(_ID).is_not_null())
             if kept.height < batch.height:
@@ -42,6 +45,11 @@ class _Job:
             self.read += batch.height
             if self.keep is not None:
                 kept = kept.filter(pl.col(_ID).cast(pl.Categorical).is_in(self.keep.implode()))
+            if self.among_interactions:  # mostly the same rows again
+                kept = kept.with_columns(pl.struct(_ID, *self.own).hash().alias(_HASH))
+                kept = kept.unique(_HASH, keep="first", maintain_order=True)
+                kept = kept.join(seen, on=_HASH, how="anti", maintain_order="left")
+                seen = pl.concat([seen, kept.select(_HASH)])
             self.parts.append(kept.select(self.selected))
             if sum(part.height for part in self.parts) > 2 * self.joined + 4 * BATCH_ROWS:
                 self.parts = [one_row_an_item(self.parts)]
@@ -76,11 +84,12 @@ def items_of(
     Raises:
         DataError: missing columns, items without an id.
     """
-    job, parts = _Job(keep), []
+    job, parts = _Job(keep, not inputs.items), []
     lacking, read, place = 0, 0, ""
     for source in sources:
-        name, wanted, job.selected = _selected(source, columns, needed, others, mend)
+        name, job.own, job.selected = _selected(source, columns, needed, others, mend)
         identity = ids(name, source.types[name]).alias(_ID)
+        wanted = list(dict.fromkeys([*job.own, *source.every]))
         parts.append(source.read(wanted, job.table, [pl.all(), identity]))
         lacking, read = lacking + job.lacking, read + job.read
         place = place or (source.shown if job.lacking else "")
@@ -114,7 +123,7 @@ def _selected(
         further = [name for name, dtype in present.items() if name not in taken and not dtype.is_nested()]
         selected += [pl.col(name).cast(pl.String) for name in further]
         wanted += further
-    return str(named.item), list(dict.fromkeys([*wanted, *source.every])), selected
+    return str(named.item), list(dict.fromkeys(wanted)), selected
 
 
 def one_row_an_item(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
