@@ -131,6 +131,16 @@ def test_a_folder_without_a_recipe_is_used_as_sentence_transformers_would(
     assert read_base_folder(base).recipe == Recipe(pooling=pooling)  # type: ignore[arg-type]
 
 
+def test_a_chat_template_without_a_recipe_is_not_applied_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_base(tmp_path / "base", FAMILIES["llama"])
+    edit(folder / "tokenizer_config.json", chat_template="{{ messages[0].content }} w9")
+    model = untrained(load_base(str(folder)))
+    assert "has a chat template, which is not applied: texts are read as they are" in caplog.text
+    assert model[0].preprocess(["w1"])["input_ids"].shape == (1, 2)
+
+
 def test_older_releases_wrote_the_pooling_otherwise(prompted: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(prompted, tmp_path / "st")
     old = {"word_embedding_dimension": DIM, "pooling_mode_cls_token": False, "pooling_mode_lasttoken": True}
@@ -155,6 +165,11 @@ MODULE = {"idx": 4, "name": "4", "path": "4_LayerNorm", "type": "sentence_transf
         ("1_Pooling/config.json", {"include_prompt": False}, r"leaves prompts out \(include_prompt\)"),
         ("config_sentence_transformers.json", {"truncate_dim": 8}, "truncate_dim 8"),
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "the model type SparseEncoder"),
+        (
+            "sentence_bert_config.json",
+            {"modality_config": {"text": {}, "message": {}}},
+            "a chat template that its texts",
+        ),
         ("sentence_bert_config.json", {"do_lower_case": True}, "the setting do_lower_case=True"),
         ("sentence_bert_config.json", {"model_args": {"trust": 1}}, "the setting model_args="),
         ("2_Dense/config.json", {"activation_function": "torch.nn.Softmax"}, "the activation 'torch.nn.Softmax'"),

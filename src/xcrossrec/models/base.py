@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from itertools import zip_longest
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ _NOTES = frozenset(
     {"architectures", "auto_map", "dtype", "id2label", "label2id", "torch_dtype", "transformers_version"}
 )
 """Of a configuration: what changes no state of any token."""
+
+_LOG = getLogger(__name__)
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
@@ -130,6 +133,8 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
     use_frozen_products(backbone)
     backbone.name_or_path = name  # what PEFT writes into adapters: the name, not a path of this machine
     digest = f"{weight_digest(backbone.state_dict())}.{tokenizer_digest(tokenizer)}.{configuration_digest(config)}"
+    if getattr(tokenizer, "chat_template", None) and found.plain:
+        _LOG.warning("base %s has a chat template, which is not applied: texts are read as they are", name)
     config.use_cache = False  # a decoder's keys and values, which nobody asks for
     recipe = replace(found.recipe, dense=weight_digest(dense_state(found.dense))) if found.dense else found.recipe
     return Base(name, backbone, tokenizer, digest, recipe, found.dense, found.max_tokens)

@@ -103,12 +103,14 @@ class BaseFolder:
         recipe: but for the digest of the Dense layers.
         dense: those layers, frozen.
         max_tokens: longest text that the folder allows; None where it says nothing.
+        plain: whether it is a model of transformers, without anything of sentence-transformers.
     """
 
     weights: Path
     recipe: Recipe
     dense: tuple[Dense, ...] = ()
     max_tokens: int | None = None
+    plain: bool = False
 
 
 def read_base_folder(folder: Path) -> BaseFolder:
@@ -122,7 +124,7 @@ def read_base_folder(folder: Path) -> BaseFolder:
         ModelError: something that cannot be taken over; names it.
     """
     if not (folder / "modules.json").is_file():
-        return BaseFolder(folder, Recipe(pooling=_usual_pooling(folder)))
+        return BaseFolder(folder, Recipe(pooling=_usual_pooling(folder)), plain=True)
     entries = read_settings(folder / "modules.json", _Modules)
     kinds = [_kind(entry["type"]) for entry in entries]
     places = [folder / entry["path"] for entry in entries]
@@ -249,6 +251,8 @@ def _longest(folder: Path, weights: Path) -> int | None:
     """The longest text that a folder allows; other settings of how texts are read are refused."""
     found = next(iter(sorted(weights.glob("sentence_*_config.json"))), None)
     settings = {} if found is None else _json(found)
+    if "message" in (settings.get("modality_config") or {}):
+        raise _refused(folder, "a chat template that its texts are put into (modality_config: message)")
     for name, value in settings.items():
         if value and name not in _WITHOUT_EFFECT and value != _PLAIN.get(name):
             raise _refused(folder, f"the setting {name}={value!r}")

@@ -49,6 +49,7 @@ def write_smollm2(packages: Path, out: Path) -> Path:
     plain.load_state_dict(read.state_dict())
     plain.save_pretrained(str(folder))
     tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=_GGUF)
+    tokenizer.chat_template = None  # titles are no messages; sentence-transformers would put them into it
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     tokenizer.save_pretrained(str(folder))
     return folder
