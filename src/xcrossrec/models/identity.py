@@ -60,10 +60,11 @@ def find_base(what: str, record: Mapping[str, str], near: Sequence[Path], given:
     known = ", ".join(f"{part} {each[:12]}" for part, each in parts) or "without a digest"
     seen = f" ({'; '.join(looked)})" if looked else ""
     where = near[0] / BASE_FOLDER
+    name = "a hub name" if digest else f"a hub name or {DEFAULT_BASE!r}"
     raise BaseMismatchError(
         f"{what} was trained on base {record['name']!r} ({known}), which is not found under that name, at {where} or "
-        f"{near[0].absolute().parent / BASE_FOLDER}, nor embedded{seen}: give it with --base (base=), as a folder, a "
-        f"hub name or {DEFAULT_BASE!r}, or put it at {where}"
+        f"{near[0].absolute().parent / BASE_FOLDER}, nor embedded{seen}: give it with --base (base=), as a folder, "
+        f"{name}, or put it at {where}"
     )
 
 
