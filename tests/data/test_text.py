@@ -158,7 +158,7 @@ def test_a_template_that_is_not_understood_is_refused(template: str, message: st
 def test_a_table_without_a_field_is_refused_by_its_name() -> None:
     with pytest.raises(DataError, match=r"has no 'colour', which is read .* it has title, brand, .*: add the column"):
         ItemText("{title}; {colour}").render(SHOP)
-    with pytest.raises(DataError, match="the items of domain 'shop' has no 'colour'"):
+    with pytest.raises(DataError, match="the item table of domain 'shop' has no 'colour'"):
         shop(text="{title}; {colour}")
 
 

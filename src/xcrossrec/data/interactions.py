@@ -176,7 +176,7 @@ def checked_domain(
         raise DataError(f"domain {name!r} is empty: its catalogue has no items; give a file with at least one")
     _refuse_emptied(name, splits, "no interaction")
     read = ItemText.default(items) if text is None else ItemText(text)
-    read.check(f"the items of domain {name!r}", items.columns)
+    read.check(f"the item table of domain {name!r}", items.columns)
     filters = {**manifest.get("filters", {}), **_escaped(items)}
     catalogue = clean_titles(items)
     if unknown_items is not None:

@@ -182,8 +182,8 @@ class ItemText:
             there = ", ".join(name for name in columns if name != ITEM)
             raise DataError(
                 f"{what} has no {lost[0]!r}, which is read as part of the item text {self.template!r}; it has "
-                f"{there}: add the column (cells may be empty), or use a model, or import with --text, of fields that "
-                "are there"
+                f"{there}: add the column (cells may be empty), or let other fields be read: import with another "
+                "--text, or use another model"
             )
 
     def render(self, items: pl.DataFrame) -> pl.Series:
