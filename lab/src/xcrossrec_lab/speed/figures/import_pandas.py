@@ -24,6 +24,7 @@ from pathlib import Path
 import pandas as pd
 
 KEYS = {"reviewerID": "user_id", "asin": "item_id", "unixReviewTime": "timestamp"}
+FIELDS = ["brand", "category", "description", "price"]
 EARLIEST_S, LATEST_S = 0, 99_999_999_999
 JUNK = r"(?i)getTime\(\)|<span|<div|<script|</?a\b[^>]*href|^\s*var a?PageStart|\"\s*/>\s*$"
 EMPTY = r"(?i)^\s*(?:nan|none|null|n/a)?\s*$"
@@ -66,11 +67,14 @@ def read_reviews(path: Path) -> pd.DataFrame:
 
 
 def read_items(path: Path, reviewed: object) -> pd.DataFrame:
-    """Read the items reviewed; of one that comes twice, the first title that is not empty counts."""
-    items = read_lines(path, ["asin", "title"], only=reviewed).rename(columns={"asin": "item_id"})
+    """Read the items reviewed with their fields; of one that comes twice, the first title that is not empty counts."""
+    items = read_lines(path, ["asin", "title", *FIELDS], only=reviewed).rename(columns={"asin": "item_id"})
     items["title"] = items["title"].fillna("")
     titles = items[items["title"] != ""].drop_duplicates("item_id").set_index("item_id")["title"]
-    items = items[["item_id"]].drop_duplicates()
+    items = items.drop_duplicates("item_id").drop(columns="title")
+    items["category"] = items["category"].str[-2:].str.join(", ")
+    items["description"] = items["description"].str.join(" ").str.replace("\n", " ")
+    items["price"] = pd.to_numeric(items["price"].str.lstrip("$"))
     items["title"] = items["item_id"].map(titles).fillna("")
     return items
 
@@ -121,7 +125,8 @@ def clean_titles(items: pd.DataFrame) -> pd.DataFrame:
     titles = titles.mask(titles.str.contains(EMPTY), "")
     escaped = titles.str.contains(ENTITY)
     titles.loc[escaped] = titles[escaped].map(unescape)
-    return items.assign(title=titles.str.split().str.join(" "))
+    plain = {name: items[name].str.split().str.join(" ") for name in ("brand", "category")}
+    return items.assign(title=titles.str.split().str.join(" "), **plain)
 
 
 def unescape(title: str) -> str:
