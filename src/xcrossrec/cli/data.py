@@ -164,6 +164,7 @@ _REASONS = {
     "read": "interactions read",
     "where": "left out: not what --where asks for",
     "incomplete": "left out: without user, item or time (--incomplete drop)",
+    "histories": "added: what users of later parts bought before",
     "unknown_items": "left out: their items are not in the catalogue (--unknown-items drop)",
     "empty_titles": "left out: their items have no title (--empty-titles drop)",
     "repeats": "left out: repeats (--repeats {repeats})",

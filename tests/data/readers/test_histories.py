@@ -75,7 +75,7 @@ def test_splits_of_recbole_have_histories(tmp_path: Path, timed: bool) -> None:
         parts["train"] = [(*row[:3], place % 2) for place, row in enumerate(parts["train"])]
     domain = domain_of(tmp_path, head, parts, suffix=".inter")
     assert sequences(domain) == EXPECTED
-    assert domain.manifest["filters"]["rows"] == {"read": 8, "kept": 18}
+    assert domain.manifest["filters"]["rows"] == {"read": 8, "histories": 10, "kept": 18}
 
 
 def test_sequences_of_recbole_have_their_longest_history(tmp_path: Path) -> None:
@@ -88,6 +88,13 @@ def test_sequences_of_recbole_have_their_longest_history(tmp_path: Path) -> None
     }
     found = sequences(domain_of(tmp_path, head, parts, suffix=".inter"))
     assert found == {"train": {"u": "abc", "v": "da"}, "validation": {"u": "abcd"}, "test": {"w": "cda"}}
+
+
+def test_an_unknown_item_counts_once_though_it_is_in_every_part(tmp_path: Path) -> None:
+    parts = {split: rows_of(split, history=False) for split in SPLITS}
+    parts["train"] = [(user, "z" if item == "a" else item, *rest) for user, item, *rest in parts["train"]]
+    with pytest.raises(DataError, match=r"has 1 interactions with 1 items that its catalogue lacks \('z'\)"):
+        domain_of(tmp_path, "user_id,parent_asin,rating,timestamp", parts)
 
 
 def test_whole_histories_and_other_users_stay_as_they_are(tmp_path: Path) -> None:

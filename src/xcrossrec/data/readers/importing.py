@@ -97,15 +97,18 @@ def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
 def _usable(name: str, raw: RawDomain, recipe: Recipe) -> tuple[RawDomain, dict[str, Any]]:
     """Refuse or leave out interactions with items that are unknown or have no title, and count what goes."""
     rows, items = as_categories(raw.interactions), raw.items
-    told: dict[str, Any] = {"rows": {"read": raw.interactions.height, **raw.rows}}
+    told: dict[str, Any] = {"rows": {"read": rows.height, **raw.rows}}
+    if added := rows.height - told["rows"]["read"] + sum(told["rows"].get(name, 0) for name in ("where", "incomplete")):
+        told["rows"]["histories"] = added
     catalogue, numbers = numbers_of(items[ITEM]), numbers_of(rows[ITEM])
     known = np.isin(numbers, catalogue, kind="table")
     if not known.all():
-        strange = rows[ITEM].filter(pl.Series(~known)).cast(pl.String)
+        lost = rows.filter(pl.Series(~known))
+        strange = (lost.drop(SPLIT).unique() if SPLIT in lost.columns else lost)[ITEM].cast(pl.String)
         if recipe.unknown_items == "error":
             refuse_unknown(name, strange, "--unknown-items drop")
         told["unknown_items"] = {"items": strange.n_unique(), "interactions": strange.len()}
-        told["rows"]["unknown_items"] = strange.len()
+        told["rows"]["unknown_items"] = lost.height
     if recipe.empty_titles == "drop":
         empty = catalogue[items.select(is_empty_title()).to_series().to_numpy()]
         untitled = known & np.isin(numbers, empty, kind="table")
