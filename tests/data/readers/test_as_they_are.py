@@ -258,3 +258,11 @@ def test_order_and_repeats_go_by_fractions_of_a_second(tmp_path: Path, unit: str
 def test_times_before_1970_are_refused(tmp_path: Path, time: str) -> None:
     with pytest.raises(DataError, match=f"row 1: timestamp '{time}' is a time before 1970"):
         taken(put(tmp_path / "x.csv", f"user,sku,name,date\nu,a,A,{time}\n"))
+
+
+def test_a_long_description_behind_odd_quotes_is_read(tmp_path: Path) -> None:
+    head = "sku,name,description,user,date\n"
+    text = f'a,5" pipe,{"x" * 200_000},u,2026-01-01\nb,"B",y,u,2026-01-02\n'
+    domain = taken(put(tmp_path / "x.csv", head + text))
+    assert domain.titles == ['5" pipe', "B"]
+    assert domain.items["description"].str.len_chars().to_list() == [200_000, 1]

@@ -28,6 +28,7 @@ import polars as pl
 from xcrossrec.exceptions import ConfigError, DataError
 
 SAMPLE_BYTES = 1 << 20
+csv.field_size_limit(1 << 27)  # descriptions are longer than the 131,072 letters that Python allows
 QUOTING: Mapping[bool, Literal[0, 3]] = {True: csv.QUOTE_MINIMAL, False: csv.QUOTE_NONE}
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zst", b"\xfd7zXZ": "xz"}
 _OPEN: Mapping[str, Callable[[Path, str], Any]] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}

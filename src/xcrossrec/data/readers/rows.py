@@ -43,11 +43,11 @@ class Tally:
     read: int = 0
     where: int = 0
     incomplete: int = 0
-    lacking: Counter[str] = field(default_factory=Counter)
-    events: dict[str, Counter[str]] = field(default_factory=dict)
     example: str = ""
     first: str = ""
+    lacking: Counter[str] = field(default_factory=Counter)
     asked: Counter[str] = field(default_factory=Counter)
+    events: dict[str, Counter[str]] = field(default_factory=dict)
 
     def add(self, other: Tally) -> None:
         """Add the rows of another file."""
@@ -70,7 +70,9 @@ class Tally:
             if said := refuse_views(self.first, column, counted):
                 _LOG.info("%s", said)
         if self.read and self.where == self.read:
-            raise self._nothing_kept(inputs)
+            shown = ", ".join(f"{value!r} ({count:,})" for value, count in self.asked.most_common(8))
+            asked = " ".join(f'--where "{condition}"' for condition in inputs.where)
+            raise DataError(f"no row has {asked}: in {self.first}, {inputs.where[0].column} has {shown}")
         if self.incomplete and inputs.incomplete == "error":
             lacking = ", ".join(f"{_LACKING[name]} ({count:,})" for name, count in self.lacking.items())
             raise DataError(
@@ -79,11 +81,6 @@ class Tally:
             )
         counts = {"read": self.read, "where": self.where, "incomplete": self.incomplete}
         return {name: count for name, count in counts.items() if count}
-
-    def _nothing_kept(self, inputs: Inputs) -> DataError:
-        shown = ", ".join(f"{value!r} ({count:,})" for value, count in self.asked.most_common(8))
-        asked = " ".join(f'--where "{condition}"' for condition in inputs.where)
-        return DataError(f"no row has {asked}: in {self.first}, {inputs.where[0].column} has {shown}")
 
 
 @dataclass(frozen=True)
@@ -105,8 +102,7 @@ class _Job:
             first, tally.read = tally.read, tally.read + batch.height
             batch = batch.with_row_index("__row", offset=first + 1)
             if not batch[_KEPT].all():
-                if len(tally.asked) <= MANY_EVENTS:
-                    tally.asked.update(dict(batch[_ASKED].fill_null("").value_counts().iter_rows()))
+                tally.asked.update(dict(batch[_ASKED].fill_null("").value_counts(sort=True).head(8).iter_rows()))
                 kept = batch.filter(_KEPT)
                 tally.where, batch = tally.where + batch.height - kept.height, kept
             if events is not None and len(events) <= MANY_EVENTS:
@@ -134,9 +130,7 @@ class _Job:
         columns = [batch[USER], batch[ITEM]]
         for name in (USER, ITEM):
             nested = batch[name].head(1).cast(pl.String).str.contains(r"^[\[{]")
-            self._refuse(
-                batch, nested, name, "is a list or an object: name a value in it, as in --column user=customer.id"
-            )
+            self._refuse(batch, nested, name, "is a list or an object: name a value in it (--column user=customer.id)")
         if TIMESTAMP in batch.columns:
             columns += self._times(batch, unit or "s").get_columns()
         if POSITION in batch.columns:
@@ -182,14 +176,8 @@ def interactions_of(
         DataError: missing columns, values that are no ids, times or positions, views among the purchases.
     """
     present = source.types
-    named = columns.found_in(
-        source.shown,
-        source.listed,
-        ("user", "item"),
-        ("time", "position", "history"),
-        source.hint(),
-        elsewhere=bool(inputs.items),
-    )
+    found = (source.shown, source.listed, ("user", "item"), ("time", "position", "history"), source.hint())
+    named = columns.found_in(*found, elsewhere=bool(inputs.items))
     roles = {TIMESTAMP: named.time, POSITION: named.position, HISTORY: named.history}
     order = {role: name for role, name in roles.items() if name is not None}
     if not order:
@@ -199,17 +187,11 @@ def interactions_of(
         )
     event = event_column(list(present), inputs.where)
     selected = _selected(present, str(named.user), str(named.item), order, inputs, source.shown, event)
-    wanted = [
-        str(named.user),
-        str(named.item),
-        *order.values(),
-        *(c.column for c in inputs.where),
-        *([event] if event else []),
-    ]
-    wanted += source.every
+    asked = [condition.column for condition in inputs.where]
+    wanted = [str(named.user), str(named.item), *order.values(), *asked, *([event] if event else []), *source.every]
     job = _Job(source, columns.time_unit, event, remedy, check)
-    table, found = source.read(list(dict.fromkeys(wanted)), job.table, selected)
-    tally.add(found)
+    table, told = source.read(list(dict.fromkeys(wanted)), job.table, selected)
+    tally.add(told)
     return table.with_columns(without_fractions(table[name]) for name in (USER, ITEM)) if table.height else table
 
 

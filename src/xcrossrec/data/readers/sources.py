@@ -25,7 +25,6 @@ Form: TypeAlias = Literal["csv", "parquet", "jsonl", "recbole"]
 Paths: TypeAlias = str | Path | Sequence[str | Path]
 T = TypeVar("T")
 
-SEPARATORS = {"tab": "\t", r"\t": "\t"}
 BATCH_ROWS = 1 << 18
 _FOUND_SEPARATORS = ",;\t|"
 _INFERRED_ROWS = 1000  # of JSON, for its keys
@@ -34,7 +33,11 @@ _ATOMIC_SUFFIXES = (".inter", ".item", ".user")
 
 @dataclass(frozen=True)
 class Reading:
-    """How text is read where it does not tell itself: None finds it. ``folder`` takes plain copies."""
+    """How text is read where it does not tell itself: None finds it. ``folder`` takes plain copies.
+
+    Raises:
+        ConfigError: a separator of more than a character.
+    """
 
     folder: Path
     separator: str | None = None
@@ -43,17 +46,9 @@ class Reading:
     names: Sequence[str] | None = None
     loose: bool = False
 
-    @property
-    def separator_byte(self) -> str | None:
-        """The separator itself, where it is named.
-
-        Raises:
-            ConfigError: it is more than a character.
-        """
-        stated = None if self.separator is None else SEPARATORS.get(self.separator, self.separator)
-        if stated is not None and (len(stated) != 1 or not stated.isascii()):
+    def __post_init__(self) -> None:
+        if self.separator is not None and (len(self.separator) != 1 or not self.separator.isascii()):
             raise ConfigError(f"--separator {self.separator!r} is not one character: give ',', ';', '|' or tab")
-        return stated
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,7 @@ class Source:
         """What stands between two values: named, a tab in RecBole's files, or found."""
         if self.form == "recbole":
             return "\t"
-        return self.reading.separator_byte or self.likely_separator
+        return self.reading.separator or self.likely_separator
 
     @cached_property
     def likely_separator(self) -> str:
