@@ -52,6 +52,8 @@ def test_what_is_no_condition_is_refused() -> None:
             '"Order Status=shipped" --where "Order Status=del',
         ),
         ("status", {"ok": 3, "cancelled": 1}, '--where "status!=cancelled"'),
+        ("event.type", {"view": 3, "buy": 1}, '--where "event.type=buy"'),
+        ("e.kind", {"cartridge": 1, "add_to_cart": 3}, '--where "e.kind!=add_to_cart"'),
         ("action", {"page_view": 3}, '--where "action!=page_view"'),
     ],
 )

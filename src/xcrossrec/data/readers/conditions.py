@@ -12,10 +12,10 @@ import polars as pl
 
 from xcrossrec.exceptions import ConfigError, DataError
 
-_EVENT_NAMES = re.compile(r"(event|action|activity|behaviou?r|interaction)(type|name)?|(order)?status")
+_EVENT_NAMES = re.compile(r"(event|action|activity|behaviou?r|interaction)(type|name)?|(order)?status|type|kind")
 MANY_EVENTS = 50  # a column with more values is no kind of event
 _NOT_BOUGHT = re.compile(
-    r"view|click|visit|impression|browse|search|cart|basket|wish|fav|^pv$|detail|return(ed|s)?$|refund|cancel|remov|abandon",
+    r"view|click|visit|impression|browse|search|cart(?!r)|basket|wish|fav|^pv$|detail|return(ed|s)?$|refund|cancel|remov|abandon",
     re.IGNORECASE,
 )
 _BOUGHT = re.compile(r"purchas|buy|bought|order|transact|sale|sold|paid|complete|checkout|deliver|ship", re.IGNORECASE)
@@ -80,8 +80,9 @@ def all_hold(conditions: Sequence[Condition], types: Mapping[str, pl.DataType], 
 def event_column(names: Sequence[str], conditions: Sequence[Condition]) -> str | None:
     """Find a column that says what kind of event a row is, unless a condition is about it."""
     asked = {condition.column for condition in conditions}
-    plain = {name: re.sub(r"[^a-z]", "", name.rpartition(".")[2].lower()) for name in names}
-    return next((name for name in names if _EVENT_NAMES.fullmatch(plain[name]) and name not in asked), None)
+    parts = {name: (name, name.rpartition(".")[2]) for name in names if name not in asked}
+    plain = {name: [re.sub(r"[^a-z]", "", part.lower()) for part in both] for name, both in parts.items()}
+    return next((name for name, both in plain.items() if any(map(_EVENT_NAMES.fullmatch, both))), None)
 
 
 def refuse_views(path: str, column: str, counts: Mapping[str, int]) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from xcrossrec.data.readers.columns import Columns, TimeUnit
+from xcrossrec.data.readers.columns import Columns, Role, TimeUnit
 from xcrossrec.data.readers.conditions import MANY_EVENTS, all_hold, event_column, refuse_views
 from xcrossrec.data.readers.frames import (
     EARLIEST_S,
@@ -176,8 +176,9 @@ def interactions_of(
         DataError: missing columns, values that are no ids, times or positions, views among the purchases.
     """
     present = source.types
-    found = (source.shown, source.listed, ("user", "item"), ("time", "position", "history"), source.hint())
-    named = columns.found_in(*found, elsewhere=bool(inputs.items))
+    path, hint, elsewhere = source.shown, source.hint(), bool(inputs.items)
+    optional: tuple[Role, ...] = ("time", "position", "history")
+    named = columns.found_in(path, source.listed, ("user", "item"), optional, hint, elsewhere=elsewhere)
     roles = {TIMESTAMP: named.time, POSITION: named.position, HISTORY: named.history}
     order = {role: name for role, name in roles.items() if name is not None}
     if not order:
@@ -186,7 +187,7 @@ def interactions_of(
             "is unknown: name the column with --column time=NAME or --column position=NAME"
         )
     event = event_column(list(present), inputs.where)
-    selected = _selected(present, str(named.user), str(named.item), order, inputs, source.shown, event)
+    selected = _selected(present, str(named.user), str(named.item), order, inputs, path, event)
     asked = [condition.column for condition in inputs.where]
     wanted = [str(named.user), str(named.item), *order.values(), *asked, *([event] if event else []), *source.every]
     job = _Job(source, columns.time_unit, event, remedy, check)
