@@ -181,10 +181,25 @@ def load(path: Path | str, *, base: AnyBase | None = None, trainable: bool = Fal
     return load_modules(folder, scoring, base=base, trainable=trainable)
 
 
-def load_modules(folder: Path, scoring: Scoring, *, base: AnyBase | None = None, trainable: bool = False) -> Model:
-    """Load what sentence-transformers saved of a model, as a checkpoint of a training is; see :func:`load`."""
+def load_modules(
+    folder: Path,
+    scoring: Scoring,
+    *,
+    base: AnyBase | None = None,
+    trainable: bool = False,
+    also: Sequence[type[nn.Module]] = (),
+) -> Model:
+    """Load what sentence-transformers saved of a model, as a checkpoint of a training is; see :func:`load`.
+
+    Args:
+        folder: where it is.
+        scoring: its kind.
+        base: as for :func:`load`.
+        trainable: as for :func:`load`.
+        also: classes that it may be made of beside those of xcrossrec.
+    """
     entries = read_settings(folder / "modules.json", _ModuleList)
-    classes = [_class_named(entry["type"], folder) for entry in entries]
+    classes = [_class_named(entry["type"], folder, also) for entry in entries]
     _check_order(classes, scoring, folder)
     places = [entry["path"] for entry in entries]
     try:
@@ -254,8 +269,8 @@ def _check_order(classes: Sequence[type[nn.Module]], scoring: Scoring, folder: P
         raise BundleError(f"{folder / 'modules.json'} lists {names}, which make no {scoring} model: copy it again")
 
 
-def _class_named(reference: str, folder: Path) -> Any:
-    known = {f"{cls.__module__}.{cls.__name__}": cls for cls in (*_OWN_CLASSES, *_BORROWED_CLASSES)}
+def _class_named(reference: str, folder: Path, also: Sequence[type[nn.Module]]) -> Any:
+    known = {f"{cls.__module__}.{cls.__name__}": cls for cls in (*_OWN_CLASSES, *_BORROWED_CLASSES, *also)}
     if reference not in known:
         raise BundleError(
             f"{folder} asks for the class {reference!r}, which is none of xcrossrec's: the bundle is foreign and "

@@ -74,8 +74,8 @@ class WholeCheckpoints:
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:
         """Over the base as it is called now, which may have moved since the run began."""
-        base = encoder_of(self.model).base_name
-        loaded = load_modules(Path(checkpoint_path), kind_of(self.model).name, base=base)
+        base, own = encoder_of(self.model).base_name, [type(module) for module in self.model]
+        loaded = load_modules(Path(checkpoint_path), kind_of(self.model).name, base=base, also=own)
         self.model.load_state_dict(loaded.state_dict())
 
 
