@@ -100,7 +100,7 @@ def as_text(found: dict[str, Any]) -> str:
         f"domain       {found['domain'].get('name')}{simulated}  fingerprint {str(found['fingerprint'])[:16]}",
         f"reads        {found['text']}",
         f"prompts      version {found['prompt_version']}, at most {found['max_tokens']} tokens",
-        f"reads by     {Recipe(**found['recipe'])}",
+        f"recipe       {Recipe(**found['recipe'])}",
         f"made         {found['created']} by xcrossrec {found['xcrossrec_version']}, {len(found['digests'])} files "
         "match their digests",
     ]
