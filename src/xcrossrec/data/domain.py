@@ -19,7 +19,7 @@ from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Spli
 
 ITEM_SCHEMA = pl.Schema({ITEM: pl.String, TITLE: pl.String})
 INTERACTION_SCHEMA = pl.Schema({USER: pl.String, ITEM: pl.String, POSITION: pl.Int64})
-_CHUNK_ROWS = 1 << 18
+_CHUNK_ROWS, _CHUNK_BYTES = 1 << 18, 1 << 24
 SHORTEST_SEQUENCE = 2  # a history of one item and the target
 
 
@@ -262,8 +262,10 @@ def _chunks(name: str, frame: pl.DataFrame) -> Iterator[bytes]:
         yield np.packbits(frame[column].is_null().to_numpy()).tobytes()
         if frame.schema[column] == pl.String:
             texts = frame[column].fill_null("")
-            yield texts.str.len_bytes().to_numpy().astype("<u4").tobytes()
-            for part in texts.to_frame().iter_slices(_CHUNK_ROWS):
+            lengths = texts.str.len_bytes().to_numpy().astype("<u4")
+            yield lengths.tobytes()
+            mean = max(1, int(lengths.mean())) if len(lengths) else 1  # of long texts fewer at a time
+            for part in texts.to_frame().iter_slices(max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // mean))):
                 yield part.to_series().str.join("").cast(pl.Binary).item()
         elif frame.schema[column].is_float():
             yield frame[column].fill_null(0.0).to_numpy().astype("<f8").tobytes()

@@ -40,6 +40,8 @@ _LONGEST_TEMPLATE, _MOST_WORDS = 1_000, 1_000
 
 _ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
 _ENTITY_DEPTH = 3  # "&amp;amp;quot;" occurs in the wild
+_USUAL_ENTITIES = {"&amp;": "&", "&quot;": '"', "&lt;": "<", "&gt;": ">", "&nbsp;": "\xa0", "&apos;": "'", "&#39;": "'"}
+_SHORT = 100  # bytes of texts that are likely to come more than once
 _UNSEEN = r"(?is)<(?:script|style)\b[^>]*>.*?</(?:script|style)\s*>|<!--.*?-->"
 _INLINE = r"(?i)</?(?:a|abbr|b|big|em|font|i|mark|s|small|span|strong|sub|sup|u)(?:\s[^<>]*)?/?>"
 _BLOCK = (
@@ -256,6 +258,8 @@ def clean_text(column: pl.Series, *, title: bool = False) -> pl.Series:
         title: a text that the doors have looked at: what pandas writes for missing stays as it is.
     """
     texts = plain(column).fill_null("")
+    usual = texts.str.contains(r"&(?:amp|quot|lt|gt|nbsp|apos|#39);")
+    texts = _where(texts, usual, lambda some: some.str.replace_many(_USUAL_ENTITIES))
     texts = _where(texts, texts.str.contains(_ENTITY.pattern), lambda some: _each(some, unescape))
     texts = _folded(_where(texts, texts.str.contains("<", literal=True), _without_tags))
     return texts if title else texts.set(texts.str.contains(_NOTHING), "")
@@ -305,7 +309,10 @@ def plain(column: pl.Series) -> pl.Series:
 
 
 def _folded(texts: pl.Series) -> pl.Series:
-    return _where(texts, texts.str.contains(_UNFOLDED), lambda some: _each(some, lambda text: " ".join(text.split())))
+    fold = r" *[\s\x1c-\x1f&&[^ ]][\s\x1c-\x1f]*|  +"
+    return _where(
+        texts, texts.str.contains(_UNFOLDED), lambda some: some.str.replace_all(fold, " ").str.strip_chars(" ")
+    )
 
 
 def _without_tags(texts: pl.Series) -> pl.Series:
@@ -327,7 +334,9 @@ def _where(texts: pl.Series, wanted: pl.Series, change: Callable[[pl.Series], pl
 
 
 def _each(texts: pl.Series, change: Callable[[str], str]) -> pl.Series:
-    """Change every text, equal ones once."""
+    """Change every text, equal short ones once."""
+    if (texts.str.len_bytes().mean() or 0) > _SHORT:  # type: ignore[operator]
+        return pl.Series(texts.name, map(change, texts), dtype=pl.String)
     different = texts.unique()
     return texts.replace_strict(different, pl.Series(map(change, different), dtype=pl.String), return_dtype=pl.String)
 
