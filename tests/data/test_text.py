@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xcrossrec.data import Domain, build_domain, read_domain, write_domain
@@ -109,6 +109,7 @@ PIECES = ("a", "B", "é", "日", " ", "\n", "\x1c", "\xa0", "&amp;", "&", "<b>",
 VALUES = st.lists(st.sampled_from(PIECES)).map("".join)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(VALUES, st.none() | VALUES, st.none() | st.floats(0, 99).map(lambda x: round(x, 2)))))
 def test_one_item_is_read_as_many_are(rows: list[tuple[str, str | None, float | None]]) -> None:
     table = pl.DataFrame(rows, {"title": pl.String, "brand": pl.String, "price": pl.Float64}, orient="row")

@@ -51,7 +51,7 @@ def test_source_and_target_read_their_domains_texts(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    options: dict[str, Any] = {"config": settings(epochs=1), "show_progress": False}
+    options: dict[str, Any] = {"config": settings(epochs=1, holdout_share=0.0), "budget": 16, "show_progress": False}
     source, target = branded(domain_named("third", seed=3)), branded(domain_named("target", seed=7))
     with caplog.at_level(logging.WARNING):
         train_source(source, tmp_path / "third", base=tiny_base, **options)
