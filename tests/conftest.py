@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -49,6 +51,16 @@ def interactions_of(sequences: dict[str, str]) -> pl.DataFrame:
     rows = [(u, item, n) for u, items in sequences.items() for n, item in enumerate(items.split())]
     schema = {"user_id": pl.String, "item_id": pl.String, "position": pl.Int64}
     return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """Put back where the package logs to: a service writes to a stream that is closed after its test."""
+    logger = logging.getLogger("xcrossrec")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers, logger.propagate = handlers, propagate
+    logger.setLevel(level)
 
 
 @pytest.fixture

@@ -141,10 +141,10 @@ def test_what_was_cut_is_said(domain_dir: Path, capsys: pytest.CaptureFixture[st
     with pytest.MonkeyPatch.context() as patch:
         said: list[str] = []
         patch.setattr(console.log, "info", said.append)
-        console.report_cut(CutReport(2, 5, 1), 256)
+        console.report_cut(CutReport(2, 5, 1, 3), 256)
     assert said == [
         "cut: 2 texts outgrew the model's room of 256 tokens; 5 of their oldest history items were left out, "
-        "1 single titles shortened"
+        "3 items of histories shortened, 1 single texts cut"
     ]
 
 
