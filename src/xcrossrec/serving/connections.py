@@ -36,6 +36,8 @@ _LINGER_S = 1.0
 """How long a refused client may go on sending, unread, so that it sees why."""
 
 _TELL_EVERY_S = 1.0
+_TOGETHER_S = 0.05
+"""Refusals are sent together, so often: waking up for each costs those that are being answered more."""
 
 
 class Connections:
@@ -217,14 +219,15 @@ class Connection(HttpToolsProtocol):
         if cycle.more_body or not self._shared.room.is_full(cycle.scope["path"], cycle.body):
             super()._start_asgi_task(cycle, app)
         else:
-            self.loop.call_later(HOLD_S, self._refuse_request, cycle, self._shared.room.refusal())
+            at = math.ceil((self.loop.time() + HOLD_S) / _TOGETHER_S) * _TOGETHER_S
+            self.loop.call_at(at, self._refuse_request, cycle)
 
-    def _refuse_request(self, cycle: Any, problem: Problem) -> None:
+    def _refuse_request(self, cycle: Any) -> None:
         """Answer a request that the application never sees, as cheaply as can be; the connection goes on."""
         self._shared.room.refused(method_of(cycle.scope), HOLD_S, self.loop.time())
         if self.transport.is_closing():
             return
-        self.transport.write(_written(problem, keep=cycle.keep_alive))
+        self.transport.write(_written(self._shared.room.refusal(), keep=cycle.keep_alive))
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()

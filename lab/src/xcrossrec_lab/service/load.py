@@ -31,7 +31,9 @@ import numpy as np
 from xcrossrec import read_domain
 
 SCRIPT = Path(__file__).with_suffix(".lua")
-BODIES = 4000
+BODIES, OF_OVERLOAD = 4000, 40_000
+"""Requests before one comes again, with the free titles that are remembered then; an overload asks more often."""
+
 WORKLOADS = ("mixed", "titles", "ids")
 """4 ids and a title that the catalogue lacks (what the page asks while somebody types); 3 such titles; 5 ids."""
 
@@ -73,12 +75,12 @@ refused (`xcrossrec_lab.service.fairness`).
 # ---- requests
 
 
-def write_bodies(domain: Any, workload: str, path: Path, seed: int = 0) -> None:
+def write_bodies(domain: Any, workload: str, path: Path, seed: int = 0, count: int = BODIES) -> None:
     """Write a measurement's requests; those of another seed have other free titles, which no server remembers."""
     draw = random.Random(seed)
     items, titles = domain.items["item_id"].to_list(), domain.titles
     with path.open("w", encoding="utf-8") as file:
-        for _ in range(BODIES):
+        for _ in range(count):
             history = [
                 {"item_id": item_id} for item_id in draw.sample(items, {"mixed": 4, "titles": 0, "ids": 5}[workload])
             ]
@@ -278,7 +280,7 @@ def measure(urls: dict[str, str], domain: Any, folder: Path, seconds: float, rou
         print(workload, results[workload]["at_half"], file=sys.stderr)
         if workload == "mixed":
             usual = results[workload]["at_half"]["p99_ms"]
-            write_bodies(domain, workload, bodies, seed=2)
+            write_bodies(domain, workload, bodies, seed=2, count=OF_OVERLOAD)
             results["overload"] = overload(urls["batched"], bodies, rate, seconds, usual)
             print("overload", results["overload"], file=sys.stderr)
     return results
