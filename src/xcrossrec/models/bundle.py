@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import polars as pl
 from pydantic import Field, RootModel
@@ -22,14 +22,14 @@ from xcrossrec._version import __version__
 from xcrossrec.exceptions import BundleError, ConfigError, ModelError
 from xcrossrec.models.adapters import MANIFEST, read_manifest
 from xcrossrec.models.encoder import TitleEncoder, saved_without_manifest
-from xcrossrec.models.files import Dim, RelativePath, Settings, file_digests, read_settings, verify_files
+from xcrossrec.models.files import Dim, Settings, file_digests, read_settings, verify_files
 from xcrossrec.models.heads import Center, HistoryMatcher, Projection, PromptedCenter
 from xcrossrec.models.identity import BASE_FOLDER, AnyBase
 from xcrossrec.models.kinds import assembled, kind_named, kind_of
 from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.pair_head import PairHead
-from xcrossrec.models.recipe import read_dense
+from xcrossrec.models.recipe import ModuleEntry, read_dense
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.replacing import leftovers, replacing_folder
@@ -214,14 +214,7 @@ def load_modules(
     return model
 
 
-class _Module(Settings):
-    """An entry in the list of a model's modules, as sentence-transformers writes it."""
-
-    path: RelativePath | Literal[""]
-    type: str
-
-
-class _ModuleList(RootModel[Annotated[list[_Module], Field(min_length=2, max_length=16)]]):
+class _ModuleList(RootModel[Annotated[list[ModuleEntry], Field(min_length=2, max_length=16)]]):
     """All of them."""
 
 

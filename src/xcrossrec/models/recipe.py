@@ -140,12 +140,14 @@ def read_base_folder(folder: Path) -> BaseFolder:
     return BaseFolder(places[0], recipe, tuple(map(read_dense, places[2:])), _longest(folder, places[0]))
 
 
-class _Entry(Settings):
+class ModuleEntry(Settings):
+    """An entry in the list of a model's modules, as sentence-transformers writes it."""
+
     path: RelativePath | Literal[""]
     type: str
 
 
-class _Modules(RootModel[Annotated[list[_Entry], Field(min_length=1, max_length=12)]]):
+class _Modules(RootModel[Annotated[list[ModuleEntry], Field(min_length=1, max_length=12)]]):
     """The modules of a sentence-transformers folder."""
 
 
