@@ -131,6 +131,7 @@ def test_items_of_which_none_has_a_title_are_taken_with_a_warning(caplog: pytest
         ),
         ("items.csv.gz", gzip.compress(b"product_id\ttitle\tprice\n1\tS\xc3\xa4ge\t1234.5\n2\tKn\xc3\xb6pfe\t9.99\n")),
     ],
+    ids=["semicolons", "json", "prices", "gzip"],  # what gzip writes holds the time: workers must agree on names
 )
 def test_a_catalogue_takes_what_import_takes(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
@@ -139,7 +140,8 @@ def test_a_catalogue_takes_what_import_takes(tmp_path: Path, name: str, content:
         ("1", "S\u00e4ge", 1234.5),
         ("2", "Kn\u00f6pfe", 9.99),
     ]
-    assert not any(each.in_stock for each in found[1:] if b"stock" in content and b"in_stock" in content)
+    if b"stock" in content:
+        assert [each.in_stock for each in found] == [True, False]
 
 
 @pytest.mark.parametrize("name", ["absent", "absent.csv"])

@@ -178,7 +178,7 @@ def test_a_mutated_bundle_is_refused_in_a_sentence_or_works(tiny_models: Any, tm
             assert np.isfinite(given).all(), case
         refused += model is None
         shutil.rmtree(folder)
-    assert refused > COUNT / 3  # the rest changed what no model reads
+    assert refused >= COUNT / 2  # the rest changed what no model reads
 
 
 @pytest.mark.usefixtures("bounded")

@@ -30,10 +30,7 @@ def bases(
 
     for each in base:
         check_base(each)
-    for name in base:
-        check_base(name)
     domain = read_domain(directory)
-    domain.frame("validation")
     domain.frame("validation")
     prepare("models")
     from xcrossrec.baselines.bases import bases_table, compare_bases

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 from xcrossrec.answers import ItemScore, Recommendation
@@ -89,7 +90,7 @@ class Known:
     free: str = ""
     reads: ItemText = TITLES
 
-    @property
+    @cached_property
     def text(self) -> str:
         """What the model reads: an item's text, or a free title as it is."""
         return self.free if self.item is None else self.item.read(self.reads) or UNTITLED

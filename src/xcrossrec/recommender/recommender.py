@@ -230,8 +230,9 @@ class Recommender:
         They may stand in a table's column ``history``, a list of text a row; the answers are in the rows' order.
         """
         if is_table(histories):
-            check_columns("the table of histories", list(as_frame("histories", histories).columns), (HISTORY,))
-            histories = as_frame("histories", histories)[HISTORY].to_list()
+            table = as_frame("histories", histories)
+            check_columns("the table of histories", table.columns, (HISTORY,))
+            histories = table[HISTORY].to_list()
         answers = self.answer([Question(h, k, filters, None, include_bought, skip_unknown) for h in histories])
         return [_sound(answer).recommendations for answer in answers]
 

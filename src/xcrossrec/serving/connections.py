@@ -224,7 +224,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse_request(self, cycle: Any) -> None:
         """Answer a request that the application never sees, as cheaply as can be; the connection goes on."""
-        self._shared.room.refused(method_of(cycle.scope), HOLD_S, self.loop.time())
+        self._shared.room.refused(method_of(cycle.scope), HOLD_S)
         if self.transport.is_closing():
             return
         self.transport.write(_written(self._shared.room.refusal(), keep=cycle.keep_alive))

@@ -83,8 +83,7 @@ class Gate:
         problem = self.room.refusal()
         await asyncio.sleep(HOLD_S)
         await _send(send, problem)
-        now = perf_counter()
-        self.room.refused(method_of(scope), now - started, now)
+        self.room.refused(method_of(scope), perf_counter() - started)
 
     def _check_host(self, host: str) -> None:
         """Without keys, refuse a page of another host that a browser was led to take for this one."""

@@ -41,7 +41,7 @@ class JsonRoute(APIRoute):
 
 
 def _of_body(endpoint: Callable[..., Any], model: type[BaseModel]) -> Handler:
-    """Give an endpoint a request and its body: what FastAPI does of it costs a third of a request's time."""
+    """Give an endpoint a request and its body; FastAPI's way, which is made for any parameters, takes longer."""
 
     async def handle(request: Request) -> Response:
         if not await request.body():

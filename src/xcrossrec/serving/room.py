@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from random import getrandbits
+from time import monotonic
 
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.problems import Problem, busy
@@ -57,9 +58,9 @@ class Room:
         if not _needs_room(path):
             yield
             return
-        if self.is_full(path, body):
-            raise FullError
         titles = _TITLE in body
+        if self._inside[titles] >= self.most:
+            raise FullError
         self._inside[titles] += 1
         try:
             yield
@@ -73,17 +74,16 @@ class Room:
         problem.headers["X-Request-Id"] = new_request_id()
         return problem
 
-    def refused(self, method: str, seconds: float, now: float) -> None:
+    def refused(self, method: str, seconds: float) -> None:
         """Count a refusal; written to the log once a second, with how many there were.
 
         Args:
             method: of the request.
             seconds: for which the request was here.
-            now: the time in seconds, by any clock.
         """
         self._metrics.observe(method, "refused", 429, seconds)
         self._refused += 1
-        if now >= self._tell_at:
+        if (now := monotonic()) >= self._tell_at:
             facts = {"status": 429, "count": self._refused}
             access.warning("requests refused, the queue is full", extra={"facts": facts})
             self._refused, self._tell_at = 0, now + _TELL_EVERY_S

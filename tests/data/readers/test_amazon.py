@@ -130,3 +130,23 @@ def test_truncated_metadata_are_refused(tmp_path: Path) -> None:
     meta.write_bytes(meta.read_bytes()[:-9])
     with pytest.raises(DataError, match="m is a truncated gzip file"):
         read_amazon("amazon2018", Inputs(reviews, meta))
+
+
+def test_python_literals_run_no_code(tmp_path: Path) -> None:
+    reviews = store(tmp_path / "r", "\n".join(json.dumps(review("amazon2014", *row)) for row in EXPECTED), False)
+    touch = f"__import__('pathlib').Path({str(tmp_path / 'ran')!r}).touch()"
+    meta = store(tmp_path / "m", f"{{'asin': 'a', 'title': 'T'}}\n{{'asin': {touch}, 'title': 'T'}}\n", False)
+    with pytest.raises(DataError, match=r"m, line 2: .* is not a JSON object or a Python dict: mend or remove"):
+        read_amazon("amazon2014", Inputs(reviews, meta))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_corrupt_reviews_are_refused(tmp_path: Path) -> None:
+    reviews = store(tmp_path / "r", "\n".join(json.dumps(review("amazon2018", *row)) for row in EXPECTED * 99), True)
+    whole = bytearray(reviews.read_bytes())
+    whole[len(whole) // 2] ^= 0xFF
+    reviews.write_bytes(whole)
+    with pytest.raises(DataError, match=r"r is a corrupt gzip file .*: fetch or compress it again"):
+        read_amazon(
+            "amazon2018", Inputs(reviews, store(tmp_path / "m", metadata("amazon2018", (ITEMS[0], "T")), False))
+        )

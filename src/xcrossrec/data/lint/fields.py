@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from xcrossrec.data.lint.report import Finding, Severity, finding
+from xcrossrec.data.lint.report import Finding, finding
 from xcrossrec.data.lint.tables import Tables
 from xcrossrec.data.text import clean_text
 from xcrossrec.types import ITEM, TITLE
@@ -71,8 +71,7 @@ def check_leaks(tables: Tables) -> Iterator[Finding]:
             if 2 * count > said.len():
                 message = f"of {said.len():,} values of {name} are or hold {kind}: leave the field out"
                 shown = [repr(text[:80]) for text in said.head(3)]
-                eased: Severity = "warning"
-                yield from finding("leaking_field", tables.name, None, shown, message, count=count, severity=eased)
+                yield from finding("leaking_field", tables.name, None, shown, message, count=count, severity="warning")
         yield from _named_targets(tables, name, column)
 
 

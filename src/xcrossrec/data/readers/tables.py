@@ -113,8 +113,8 @@ def read_planned(plan: Plan, inputs: Inputs) -> RawDomain:
         DataError: as for `read_tables`.
     """
     with TemporaryDirectory(prefix="xcrossrec-") as folder:
-        separator = {"tab": "\t", r"\t": "\t"}.get(inputs.separator or "", inputs.separator)
-        stated = Reading(Path(folder), separator, inputs.encoding, inputs.columns.numbered, loose=plan.loose)
+        numbered = inputs.columns.numbered
+        stated = Reading(Path(folder), inputs.separator, inputs.encoding, numbered, loose=plan.loose)
         opened: list[Source] = []
         table, tally, told = _interactions(plan, inputs, stated, opened)
         sources = open_sources(inputs.items, None, stated) if inputs.items else opened
