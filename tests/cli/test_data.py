@@ -197,3 +197,14 @@ def test_import_says_where_the_rows_went_in_a_line_a_reason(tmp_path: Path) -> N
     assert "1 items have several titles, the first was taken (i2: 'C', 'D')" in result.stderr
     assert read_domain(tmp_path / "d").items["price"].to_list() == [1.0, 2.0, 3.0]
     assert run("lint", tmp_path / "d").exit_code == 0
+
+
+def test_import_joins_users_with_other_categories(tmp_path: Path, given_files: dict[str, Path]) -> None:
+    assert run("import", "--domain", "tools", *options(given_files), "--out", tmp_path / "tools").exit_code == 0
+    toys = ["import", "--domain", "toys", *options(given_files), "--out", tmp_path / "toys"]
+    result = run(*toys, "--shared-users", tmp_path / "tools")
+    assert "3 users share their id with tools" in result.stdout
+    assert read_domain(tmp_path / "toys").other_histories("train")["u1"] == ("Saw", "Drill & bits")
+    missing = run(*toys, "--overwrite", "--shared-users", tmp_path / "nowhere")
+    assert missing.exit_code == 2
+    assert "no domain folder at" in missing.stderr

@@ -81,6 +81,10 @@ def import_(
             "they are there]",
         ),
     ] = None,
+    shared_users: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Imported category; customers are joined by id; may be repeated."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split by user.")] = 0,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -95,7 +99,7 @@ def import_(
       xcrossrec data import --format amazon2023 --interactions Toys.jsonl.gz --items meta_Toys.jsonl.gz \\
           --k-core 5 --split by-user --out data/toys
     """
-    from xcrossrec.data import write_domain
+    from xcrossrec.data import read_domain, with_shared_users, write_domain
     from xcrossrec.data.readers import Columns, Condition, Inputs, Recipe, import_domain
     from xcrossrec.data.store import refuse_taken
 
@@ -106,6 +110,7 @@ def import_(
     inputs = Inputs(interactions or (), items or (), splits, columns, separator, encoding, conditions, incomplete)
     validation_share, test_share = _shares(shares)
     refuse_taken(out, overwrite=overwrite)
+    others = [read_domain(path) for path in shared_users or ()]
     recipe = Recipe(
         core=k_core,
         repeats=repeats,
@@ -118,6 +123,7 @@ def import_(
         text=text,
     )
     imported = import_domain(domain or out.resolve().name, form, inputs, recipe)
+    imported = with_shared_users(imported, others) if others else imported
     write_domain(imported, out, overwrite=overwrite)
     _report(imported.manifest["filters"])
     typer.echo(one_line(_summary(out, imported)) if as_json else _shown(out, imported))
@@ -200,6 +206,8 @@ def _shown(path: Path, domain: Domain) -> str:
     lines = [f"{summary['domain']}{label}: {summary['items']} items, in {summary['path']}"]
     for split, users in summary["users"].items():
         lines.append(f"  {split:<10} {users:>9} users {summary['interactions'][split]:>10} interactions")
+    for other in summary["shared_users"] or ():
+        lines.append(f"  {other['users']:,} users share their id with {other['domain']}")
     return "\n".join([*lines, f"  models read {summary['text']}", f"  fingerprint {summary['fingerprint'][:16]}"])
 
 
@@ -207,5 +215,6 @@ def _summary(path: Path, domain: Domain) -> dict[str, Any]:
     from xcrossrec.data.store import manifest_of
 
     manifest = manifest_of(domain)
-    kept = {key: manifest.get(key) for key in ("simulated", "filters", "seed", "sources", "text", "fingerprint")}
+    stated = ("simulated", "filters", "seed", "sources", "text", "shared_users", "fingerprint")
+    kept = {key: manifest.get(key) for key in stated}
     return {"domain": domain.name, "path": str(path), **manifest["counts"], **kept}

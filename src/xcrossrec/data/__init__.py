@@ -2,6 +2,7 @@
 
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.data.interactions import build_domain
+from xcrossrec.data.shared import with_shared_users
 from xcrossrec.data.store import read_domain, write_domain
 
-__all__ = ["Domain", "Sequences", "build_domain", "read_domain", "write_domain"]
+__all__ = ["Domain", "Sequences", "build_domain", "read_domain", "with_shared_users", "write_domain"]

@@ -19,6 +19,8 @@ from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Spli
 
 ITEM_SCHEMA = pl.Schema({ITEM: pl.String, TITLE: pl.String})
 INTERACTION_SCHEMA = pl.Schema({USER: pl.String, ITEM: pl.String, POSITION: pl.Int64})
+DOMAIN, TEXT = "domain", "text"
+OTHER_SCHEMA = pl.Schema({USER: pl.String, DOMAIN: pl.String, ITEM: pl.String, TEXT: pl.String, POSITION: pl.Int64})
 _CHUNK_ROWS, _CHUNK_BYTES = 1 << 18, 1 << 24
 SHORTEST_SEQUENCE = 2  # a history of one item and the target
 
@@ -105,6 +107,9 @@ class Domain:
             perhaps ``timestamp`` (int64 seconds), sorted by the user's first appearance, then position.
         manifest: what ``manifest.json`` holds.
         text: what models read of an item; people see its title.
+        other: what its users bought in other domains (:func:`xcrossrec.data.shared.with_shared_users`), or None:
+            ``user_id``, ``domain``, ``item_id``, ``text`` (as that domain reads the item), ``position`` and, where all
+            have it, ``timestamp``; a user's rows oldest first.
     """
 
     name: str
@@ -112,6 +117,7 @@ class Domain:
     interactions: Mapping[Split, pl.DataFrame]
     manifest: Mapping[str, Any] = field(default_factory=dict)
     text: ItemText = TITLES
+    other: pl.DataFrame | None = None
 
     def __post_init__(self) -> None:
         canonical = {name: dtype for name, dtype in CANONICAL.items() if name in self.items.columns}
@@ -119,6 +125,8 @@ class Domain:
         self.text.check(f"domain {self.name!r}", self.items.columns)
         for split, frame in self.interactions.items():
             _check_schema(split, frame, INTERACTION_SCHEMA)
+        if self.other is not None:
+            _check_schema("other", self.other, OTHER_SCHEMA)
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -150,6 +158,8 @@ class Domain:
             frame = self.interactions[split]
             columns = [*INTERACTION_SCHEMA, *([TIMESTAMP] if TIMESTAMP in frame.columns else [])]
             yield from _chunks(split, frame.select(columns))
+        if self.other is not None:
+            yield from _chunks("other", self.other)
 
     def with_manifest(self, manifest: Mapping[str, Any]) -> Domain:
         """Give the same tables another manifest; the fingerprint is not computed again."""
@@ -222,6 +232,29 @@ class Domain:
             .filter(pl.col("row").list.len() >= minimum)
         )
         return Sequences(tuple(grouped[USER].to_list()), tuple(map(tuple, grouped["row"].to_list())))
+
+    def other_histories(self, split: Split, *, first: bool = False) -> dict[str, tuple[str, ...]]:
+        """Texts of what the users of one split bought in other domains, oldest first; users without any are left out.
+
+        Where both sides have times, only what was bought before the user's last item here (the target) counts.
+
+        Args:
+            split: whose users.
+            first: the target is the user's first item.
+
+        Raises:
+            DataError: the domain lacks the split; names those that exist.
+        """
+        frame = self.frame(split)
+        if self.other is None:
+            return {}
+        timed = TIMESTAMP in frame.columns and TIMESTAMP in self.other.columns
+        target = pl.col(TIMESTAMP).first() if first else pl.col(TIMESTAMP).last()
+        users = frame.group_by(USER, maintain_order=True).agg(*([target.alias("target")] if timed else []))
+        mine = self.other.join(users, on=USER, how="inner", maintain_order="left")
+        before = mine.filter(pl.col(TIMESTAMP) < pl.col("target")) if timed else mine
+        grouped = before.group_by(USER, maintain_order=True).agg(TEXT)
+        return {user: tuple(texts) for user, texts in grouped.iter_rows()}
 
     def train_counts(self) -> Int64[np.ndarray, " item"]:
         """Count how often each item occurs in train, by item row.

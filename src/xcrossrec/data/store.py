@@ -26,6 +26,7 @@ _WITHOUT_TEXT = 1
 
 MANIFEST = "manifest.json"
 ITEMS_FILE = "items.parquet"
+OTHER_FILE = "other.parquet"
 CANDIDATES_FOLDER = "candidates"
 WRITERS = 2  # tables written at once
 AGAIN = "import the domain again"
@@ -76,6 +77,8 @@ def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -
     refuse_taken(path, overwrite=overwrite)
     with replacing_folder(path) as temporary:
         tables = {ITEMS_FILE: domain.items, **{f"{s}.parquet": domain.interactions[s] for s in domain.splits}}
+        if domain.other is not None:
+            tables[OTHER_FILE] = domain.other
         with ThreadPoolExecutor(WRITERS, "xcrossrec-write") as pool:
             for written in [pool.submit(table.write_parquet, temporary / file) for file, table in tables.items()]:
                 written.result()
@@ -102,6 +105,7 @@ def read_domain(path: Path | str) -> Domain:
         interactions={split: read_parquet(path / f"{split}.parquet", remedy=AGAIN) for split in splits},
         manifest={name: value for name, value in manifest.items() if name != _CHECKSUMS},
         text=_text(path, manifest),
+        other=read_parquet(path / OTHER_FILE, remedy=AGAIN) if manifest.get("shared_users") else None,
     )
     if domain.fingerprint != manifest["fingerprint"]:
         raise DataError(

@@ -1,0 +1,65 @@
+"""Users whom a domain shares with others, and what they bought there: all that is known of them on their first day."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from xcrossrec.data.domain import DOMAIN, OTHER_SCHEMA, TEXT, Domain
+from xcrossrec.data.store import manifest_of
+from xcrossrec.exceptions import DataError
+from xcrossrec.types import ITEM, POSITION, TIMESTAMP, USER
+
+
+def with_shared_users(domain: Domain, others: Sequence[Domain]) -> Domain:
+    """Give a domain what its users bought in other domains; users are the same where their ids are.
+
+    Args:
+        domain: the new category; former histories of its users elsewhere are replaced.
+        others: established categories, each of another name. All of their splits count.
+
+    Raises:
+        DataError: two domains of one name, or one that shares no user.
+    """
+    names = [domain.name, *(other.name for other in others)]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(
+            f"two of the domains are called {twice!r}: import one of them under another name (--domain NAME)"
+        )
+    users = pl.concat([frame.select(USER) for frame in domain.interactions.values()]).unique()
+    tables = [_bought(other, users) for other in others]
+    for other, table in zip(others, tables, strict=True):
+        if table.is_empty():
+            raise DataError(
+                f"domains {domain.name!r} and {other.name!r} share no user: both must call a customer by one id; "
+                "leave it out otherwise"
+            )
+    timed = all(TIMESTAMP in table.columns for table in tables)
+    kept = pl.concat([table if timed else table.drop(TIMESTAMP, strict=False) for table in tables])
+    kept = kept.sort([USER, TIMESTAMP] if timed else [USER], maintain_order=True)
+    stated = [
+        {
+            "domain": other.name,
+            "fingerprint": other.fingerprint,
+            "users": table[USER].n_unique(),
+            "interactions": table.height,
+        }
+        for other, table in zip(others, tables, strict=True)
+    ]
+    manifest = {name: value for name, value in domain.manifest.items() if name != "fingerprint"}
+    made = Domain(
+        domain.name, domain.items, domain.interactions, {**manifest, "shared_users": stated}, domain.text, kept
+    )
+    return made.with_manifest(manifest_of(made))
+
+
+def _bought(other: Domain, users: pl.DataFrame) -> pl.DataFrame:
+    """What these users bought in another domain, each purchase once, oldest first within it."""
+    timed = all(TIMESTAMP in frame.columns for frame in other.interactions.values())
+    columns = [USER, ITEM, POSITION, *([TIMESTAMP] if timed else [])]
+    every = pl.concat([frame.select(columns) for frame in other.interactions.values()])
+    mine = every.join(users, on=USER, how="semi").unique(maintain_order=True).sort(USER, POSITION, maintain_order=True)
+    texts = other.items.select(ITEM).with_columns(pl.Series(TEXT, other.texts, dtype=pl.String))
+    read = mine.join(texts, on=ITEM, how="left", maintain_order="left").with_columns(pl.lit(other.name).alias(DOMAIN))
+    return read.filter(pl.col(TEXT) != "").select(*OTHER_SCHEMA, *([TIMESTAMP] if timed else []))
