@@ -8,6 +8,7 @@ from threading import Event, Thread
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from xcrossrec.catalogue import (
     Catalogue,
     CatalogueReplacedError,
     Filters,
+    Purchase,
     Snapshot,
     StoredItem,
 )
@@ -254,6 +256,51 @@ class CatalogueContract:
             reader.join()
         assert len(prices) > 3
         assert all(len(seen) == 1 for seen in prices)
+
+    # ---- what was bought
+
+    def test_purchases_are_kept_once_each_in_order_of_arrival(self, store: Catalogue) -> None:
+        before = store.version
+        assert store.add_purchases([Purchase("anna", "i2", 50), Purchase("bo", "i1"), Purchase("anna", "i2", 70)]) == 2
+        assert store.version == before + 1
+        assert store.add_purchases([Purchase("bo", "i1", 99), Purchase("anna", "not in the catalogue", 10)]) == 1
+        assert (store.add_purchases([Purchase("bo", "i1")]), store.add_purchases([])) == (0, 0)
+        assert store.version == before + 2
+        kept = [("anna", "i2", 50), ("bo", "i1", None), ("anna", "not in the catalogue", 10)]
+        assert store.purchases().schema == {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+        assert store.purchases().rows() == kept
+        again = self.reopened(store)
+        assert (again.purchases().rows(), again.version) == (kept, before + 2)
+        assert again.add_purchases([Purchase("anna", "i2"), Purchase("anna", "i1")]) == 1
+        assert again.purchases().rows() == [*kept, ("anna", "i1", None)]
+        again.close()
+
+    def test_who_read_some_purchases_reads_the_rest(self, store: Catalogue) -> None:
+        store.add_purchases([Purchase("anna", "i2")])
+        again = self.reopened(store)
+        read = again.purchases().height
+        assert list(again.purchases_after(read)) == []
+        again.add_purchases([Purchase("anna", "i2"), Purchase("bo", "i2", 5), Purchase("bo", "i3")])
+        assert list(again.purchases_after(read)) == [Purchase("bo", "i2", 5), Purchase("bo", "i3")]
+        assert list(again.purchases_after(read + 1)) == [Purchase("bo", "i3")]
+        again.close()
+
+    def test_purchases_outlive_their_items_and_the_model(self, store: Catalogue) -> None:
+        store.upsert([item(0), item(1)], unit(0, 1))
+        store.add_purchases([Purchase("anna", "i0"), Purchase("anna", "i1")])
+        store.delete(["i0"])
+        store.compact()
+        new = store.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items)
+        with pytest.raises(CatalogueReplacedError, match="write to the one that took its place"):
+            store.add_purchases([Purchase("bo", "i0")])
+        assert new.add_purchases([Purchase("anna", "i0"), Purchase("bo", "i0")]) == 1
+        kept = [("anna", "i0", None), ("anna", "i1", None), ("bo", "i0", None)]
+        assert (store.purchases().rows(), new.purchases().rows()) == (kept, kept)  # who still answers sees it too
+        again = self.reopened(new)
+        assert again.purchases().rows() == kept
+        again.close()
+        with pytest.raises(ConfigError, match="is closed: open it again"):
+            again.add_purchases([Purchase("bo", "i1")])
 
     # ---- another model
 

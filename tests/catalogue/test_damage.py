@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from catalogue_contract import MODEL, OTHER, item, unit
-from xcrossrec.catalogue import SqliteCatalogue, StoredItem, examine, repair
+from xcrossrec.catalogue import Purchase, SqliteCatalogue, StoredItem, examine, repair
 from xcrossrec.catalogue import scan as scan_module
 from xcrossrec.catalogue.rows import DATABASE
 from xcrossrec.exceptions import BundleError
@@ -176,6 +177,70 @@ def test_damaged_recent_items_are_named(closed: Path, change: str, said: str) ->
     assert any(said in line for line in sentences)
 
 
+BOUGHT = [("anna", "i1", 5), ("anna", "gone", None), ("bo", "i1", None)]
+
+
+@pytest.fixture
+def bought(closed: Path) -> Path:
+    """The catalogue with three purchases, at version 4."""
+    with opened(closed) as store:
+        store.add_purchases([Purchase(*each) for each in BOUGHT])
+    return closed
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "kept"),
+    [
+        ("UPDATE purchases SET item_id = 'i2' WHERE number = 2", r"purchase 2 (('anna', 'i2')): one of its", (0, 2)),
+        ("UPDATE purchases SET timestamp = 6 WHERE number = 1", r"purchase 1 (('anna', 'i1')): one of its", (1, 2)),
+        ("UPDATE purchases SET user_id = x'ff' WHERE number = 3", r"purchase 3 ((b'\xff', 'i1')): one of", (0, 1)),
+        ("UPDATE purchases SET crc = crc + 1 WHERE number = 1", "rows of purchases are not those", (1, 2)),
+        ("DELETE FROM purchases WHERE number = 3", "the rows of purchases are not those that were written", (0, 1)),
+        ("INSERT INTO purchases VALUES (9, 'eve', 'i3', NULL, 0)", "purchase 9 (('eve', 'i3')): one of", (0, 1, 2)),
+    ],
+)
+def test_damaged_purchases_are_named_and_left_out(bought: Path, change: str, said: str, kept: Sequence[int]) -> None:
+    run(change)(bought / DATABASE)
+    with pytest.raises(BundleError, match=r"catalogue\.sqlite is damaged \((purchase \d|the rows of purchases)"):
+        opened(bought)
+    sentences, made = mended(bought)
+    with made:
+        assert is_whole(made)
+        assert made.purchases().rows() == [BOUGHT[number] for number in kept]
+        assert made.version == 5
+    assert any(said in line for line in sentences)
+    assert examine(bought).sentences() == []
+
+
+def test_purchases_that_the_log_lost_are_noticed(bought: Path, tmp_path: Path) -> None:
+    with opened(bought) as store:
+        store.add_purchases([Purchase("cem", "i3")])
+        shutil.copytree(bought, tmp_path / "crashed")
+    flip(tmp_path / "crashed" / LOG, 8 * 60)
+    with pytest.raises(BundleError, match="was taken back to version 4, 1 writes lost: version 5 had been"):
+        opened(tmp_path / "crashed")
+    said, made = mended(tmp_path / "crashed")
+    with made:
+        assert (made.purchases().rows(), said) == (BOUGHT, ["taken back to version 4, 1 writes lost"])
+
+
+def test_a_catalogue_of_an_earlier_release_gets_room_for_purchases(closed: Path) -> None:
+    run("DROP TABLE purchases")(closed / DATABASE)
+    run("PRAGMA user_version = 4")(closed / DATABASE)
+    with sqlite3.connect(closed / DATABASE) as connection:
+        facts = json.loads(connection.execute("SELECT value FROM facts").fetchone()[0])
+        del facts["purchases"]
+        value = json.dumps(facts)
+        connection.execute("UPDATE facts SET value = ?, crc = ?", (value, crc32(value.encode())))
+    connection.close()
+    for rows in ([], BOUGHT):
+        with opened(closed) as store:
+            assert is_whole(store)
+            assert store.purchases().rows() == rows
+            store.add_purchases([Purchase(*each) for each in BOUGHT])
+    assert examine(closed).sentences() == []
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -266,11 +331,11 @@ def test_damage_to_the_log_does_not_bring_back_what_was_merged(tmp_path: Path) -
 
 
 def test_a_newer_format_is_named_as_such(closed: Path) -> None:
-    run("PRAGMA user_version = 5")(closed / DATABASE)
-    with pytest.raises(BundleError, match=r"format 5 of a newer release, this one reads 4: nothing is wrong with it"):
+    run("PRAGMA user_version = 6")(closed / DATABASE)
+    with pytest.raises(BundleError, match=r"format 6 of a newer release, this one reads 5: nothing is wrong with it"):
         opened(closed)
     run("PRAGMA user_version = 0")(closed / DATABASE)
-    with pytest.raises(BundleError, match=r"format 0 of an older release, this one reads 4: install that release, or"):
+    with pytest.raises(BundleError, match=r"format 0 of an older release, this one reads 5: install that release, or"):
         opened(closed)
 
 

@@ -11,13 +11,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalogue_contract import meets
-from xcrossrec.catalogue import Filters, StoredItem
+from xcrossrec.catalogue import Filters, Purchase, StoredItem
 from xcrossrec.catalogue.segment import Segment, table_of
 from xcrossrec.exceptions import DataError
 
 NESTED: dict[str, Any] = {}
 for _ in range(100_000):
     NESTED = {"a": NESTED}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("", "i"), "the user id has 0 characters: give 1 to 512"),
+        (("u", 7), "the item id is 7, expected text"),
+        (("u\ud800", "i"), "the user id is not valid Unicode"),
+        (("u", "i", 1.5), "timestamp of the purchase of 'i' by 'u' is 1.5: give whole seconds since 1970, or none"),
+        (("u", "i", -1), "by 'u' is -1: give whole seconds"),
+        (("u", "i", True), "by 'u' is True: give whole seconds"),
+        (("u", "i", 2**63), "by 'u' is 9223372036854775808: give"),
+    ],
+)
+def test_a_purchase_that_cannot_be_kept_is_refused(values: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Purchase(*values)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from catalogue_contract import only_slot
-from xcrossrec.catalogue import StoredItem, build_catalogue, embed_again, encode_items, open_catalogue
+from xcrossrec.catalogue import Purchase, StoredItem, build_catalogue, embed_again, encode_items, open_catalogue
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import BundleError
 from xcrossrec.models import bundle
@@ -89,3 +89,20 @@ def test_every_source_gives_the_same_catalogue_and_only_a_kept_one_stays(
     assert folders == [None, None, None, None, tmp_path / "c"]
     assert all(each == found[0] for each in found)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_catalogue_that_is_built_keeps_the_purchases_of_its_source_or_of_the_one_it_replaces(
+    tiny_domain: Domain, tiny_models: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, kept = bundle.load(tiny_models.late), [("anna", "i1", 5), ("bo", "i1", None)]
+    with build_catalogue(model, tiny_domain, tmp_path / "c") as first:
+        first.add_purchases([Purchase(*each) for each in kept])
+    with build_catalogue(model, tmp_path / "c", tmp_path / "of a catalogue") as other:
+        assert other.purchases().rows() == kept
+    with build_catalogue(model, tiny_domain, tmp_path / "c", overwrite=True) as anew:
+        assert anew.purchases().rows() == kept
+    (tmp_path / "c" / "catalogue.sqlite").write_bytes(b"nothing of it is left" * 1000)
+    with build_catalogue(model, tiny_domain, tmp_path / "c", overwrite=True) as anew:
+        assert anew.purchases().is_empty()
+    assert "the purchases of" in caplog.text
+    assert "are left out" in caplog.text

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from catalogue_contract import MODEL, OTHER, CatalogueContract, best, item, only_slot, unit
-from xcrossrec.catalogue import Catalogue, SqliteCatalogue, StoredItem, is_catalogue
+from xcrossrec.catalogue import Catalogue, Purchase, SqliteCatalogue, StoredItem, is_catalogue
 from xcrossrec.catalogue import scan as scan_module
 from xcrossrec.catalogue.scan import processor_multiplies_integers
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, StorageError
@@ -61,7 +61,11 @@ def test_a_write_that_the_disk_refuses_changes_nothing_and_the_next_one_succeeds
             store.upsert([item(0, title="Lost"), item(1)], unit(1, 1))
         with pytest.raises(StorageError, match="disk is full"):
             store.delete(["i0"])
+        with pytest.raises(StorageError, match="disk is full"):
+            store.add_purchases([Purchase("anna", "i0")])
     assert (list(store.snapshot()), store.version) == ([item(0)], version)
+    assert store.purchases().is_empty()
+    assert store.add_purchases([Purchase("anna", "i0")]) == 1
     store.upsert([item(1)], unit(1))
     assert list(reopened(store).snapshot()) == [item(0), item(1)]
 
@@ -186,6 +190,7 @@ def test_dead_rows_stay_dead_after_opening_again(store: SqliteCatalogue) -> None
 
 def test_ids_of_any_text_are_written_anew_and_deleted(store: SqliteCatalogue) -> None:
     ids = ["a\0b", "a", "a\0", "\0", "\x1a\x9b}", "'\"\\", "é\r\n"]
+    assert store.add_purchases([Purchase(each, each) for each in [*ids, *ids]]) == 7
     items = [StoredItem(each, "First") for each in ids]
     store.upsert(items, unit(*range(7)))
     store.upsert([StoredItem(each, "Second") for each in ids], unit(*range(7)))
@@ -197,3 +202,4 @@ def test_ids_of_any_text_are_written_anew_and_deleted(store: SqliteCatalogue) ->
     again.upsert(items[2:4], unit(2, 3))
     with reopened(again) as last:
         assert {each.item_id for each in last.snapshot()} == set(ids)
+        assert last.purchases().rows() == [(each, each, None) for each in ids]

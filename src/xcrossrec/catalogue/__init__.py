@@ -8,6 +8,7 @@ from xcrossrec.catalogue.damage import examine, repair
 from xcrossrec.catalogue.fingerprint import fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, read_items
 from xcrossrec.catalogue.opening import build_catalogue, embed_again, encode_items, open_catalogue
+from xcrossrec.catalogue.purchases import Purchase
 from xcrossrec.catalogue.scan import Pool, best_rows, history_pool
 from xcrossrec.catalogue.snapshot import Snapshot
 from xcrossrec.catalogue.sqlite import SqliteCatalogue, is_catalogue
@@ -20,6 +21,7 @@ __all__ = [
     "Filters",
     "ItemSource",
     "Pool",
+    "Purchase",
     "Snapshot",
     "SqliteCatalogue",
     "StoredItem",

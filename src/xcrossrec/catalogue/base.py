@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from threading import Lock, RLock, Thread
@@ -22,6 +23,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from xcrossrec.catalogue.purchases import Purchase, PurchaseLog, first_of_each
 from xcrossrec.catalogue.segment import Segment, checks_of_vectors, table_of
 from xcrossrec.catalogue.snapshot import Snapshot, merge_parts
 from xcrossrec.catalogue.stored_item import StoredItem
@@ -52,13 +54,23 @@ class Catalogue:
         fingerprint: of the model that made the vectors (:func:`xcrossrec.catalogue.fingerprint_of`).
         snapshot: what it holds.
         text: what that model reads of an item.
+        bought: what was bought of it; None for nothing yet.
     """
 
-    def __init__(self, folder: Path | None, fingerprint: str, snapshot: Snapshot, text: ItemText = TITLES) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        fingerprint: str,
+        snapshot: Snapshot,
+        text: ItemText = TITLES,
+        bought: PurchaseLog | None = None,
+    ) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
         self.text = text
         self._snapshot = snapshot
+        self._bought = PurchaseLog() if bought is None else bought
+        self._pairs = {purchase.pair for purchase in self._bought.after(0)} if folder is None else set()
         self._writing = RLock()
         self._merging = Lock()
         self._since: set[str] | None = None  # ids written while segments are merged, or titles encoded
@@ -91,6 +103,12 @@ class Catalogue:
     def _keep_write(self, written: Segment, deleted: Collection[str], version: int) -> None:
         """Keep a write; it is there when this returns, or nothing of it is."""
 
+    def _keep_purchases(self, purchases: Sequence[Purchase], version: int) -> Sequence[Purchase]:
+        """Keep those purchases that are new, likewise; gives them."""
+        fresh = [purchase for purchase in purchases if purchase.pair not in self._pairs]
+        self._pairs.update(purchase.pair for purchase in fresh)
+        return fresh
+
     def _keep_merged(self, merged: Segment) -> Segment:
         """Write a segment beside what is kept; give the one to search."""
         return merged
@@ -102,7 +120,7 @@ class Catalogue:
 
     def _successor(self, fingerprint: str, snapshot: Snapshot, text: ItemText) -> Self:
         """The catalogue of another model's vectors that takes this one's place."""
-        return type(self)(self.folder, fingerprint, snapshot, text)
+        return type(self)(self.folder, fingerprint, snapshot, text, self._bought)
 
     def _let_go(self) -> None:
         """Close what it is kept in."""
@@ -125,6 +143,14 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self._snapshot)
+
+    def purchases(self) -> pl.DataFrame:
+        """All purchases: ``user_id``, ``item_id``, ``timestamp`` (seconds since 1970, or null), in order of arrival."""
+        return self._bought.table()
+
+    def purchases_after(self, count: int) -> Sequence[Purchase]:
+        """What was bought since :meth:`purchases` had ``count`` rows; costs next to nothing."""
+        return self._bought.after(count)
 
     def close(self) -> None:
         """Finish what is being written and let go of what it is kept in; snapshots that were taken stay readable."""
@@ -193,6 +219,31 @@ class Catalogue:
             if known:
                 self._write(Segment.empty(self._snapshot.dim), known)
         return len(known)
+
+    def add_purchases(self, purchases: Sequence[Purchase]) -> int:
+        """Add purchases, all of them or none; kept, and to be read, when this returns.
+
+        They belong to the catalogue, not to its items or its model: they stay when an item is deleted, and when
+        another model's vectors take the place. A purchase that is there already changes nothing: each item of a
+        customer counts once, from when it came first.
+
+        Args:
+            purchases: in order.
+
+        Returns:
+            how many were new.
+
+        Raises:
+            XCrossRecError: as for :meth:`upsert`.
+        """
+        with self._writing:
+            self._check_open()
+            version = self.version + 1
+            fresh = self._keep_purchases(first_of_each(purchases), version)
+            if fresh:
+                self._bought.append(fresh)
+                self._snapshot = replace(self._snapshot, version=version)
+        return len(fresh)
 
     def _write(self, written: Segment, deleted: Collection[str]) -> None:
         version = self.version + 1

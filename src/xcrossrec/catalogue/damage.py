@@ -1,6 +1,7 @@
 """What of a catalogue on disk is damaged, and a catalogue made of the rest.
 
-A damaged vector is encoded again from its item. A damaged title, id or price is lost: its item is left out, and named.
+A damaged vector is encoded again from its item. A damaged title, id or price is lost: its item is left out, and named;
+so is a damaged purchase.
 
 Legend: ``item`` = one item, ``dim`` = vector size.
 """
@@ -19,6 +20,7 @@ from jaxtyping import Bool
 
 from xcrossrec.catalogue.base import Encode
 from xcrossrec.catalogue.files import check_file, read_version
+from xcrossrec.catalogue.purchases import as_table
 from xcrossrec.catalogue.rows import DATABASE, DamagedError, Rows, SegmentRecord
 from xcrossrec.catalogue.segment import COLUMNS, Segment
 from xcrossrec.catalogue.snapshot import Part, merge_parts
@@ -26,6 +28,7 @@ from xcrossrec.catalogue.sqlite import SqliteCatalogue, are_sound, check_fingerp
 from xcrossrec.data.store import is_panic
 from xcrossrec.data.text import ItemText
 from xcrossrec.exceptions import BundleError
+from xcrossrec.types import ITEM, USER
 
 _HEADER = 128
 """Bytes that numpy writes before the values of a vectors' file."""
@@ -43,6 +46,7 @@ class Examination:
         items: that count, in the catalogue's order.
         unreadable: which of them have values that are not what was written.
         unfit: which of them have a vector that is not.
+        purchases: those that are what was written.
     """
 
     fingerprint: str
@@ -52,6 +56,7 @@ class Examination:
     items: Segment
     unreadable: Bool[np.ndarray, " item"]
     unfit: Bool[np.ndarray, " item"]
+    purchases: pl.DataFrame
 
     def sentences(self) -> list[str]:
         """All that is damaged, one line each."""
@@ -80,6 +85,7 @@ def examine(folder: Path | str) -> Examination:
             items = _items(folder, rows, findings)
             with _noted(findings):
                 rows.check()
+            purchases = _purchases(rows, findings)
             version = acknowledged = rows.facts["version"]
     except DamagedError as error:
         raise BundleError(
@@ -92,7 +98,7 @@ def examine(folder: Path | str) -> Examination:
         findings.append(f"taken back to version {version}, {acknowledged - version} writes lost")
     sound = np.array(are_sound(items), dtype=np.bool_).reshape(len(items), 2)
     facts = rows.facts["fingerprint"], ItemText(rows.facts["text"]), max(version, acknowledged)
-    return Examination(*facts, tuple(findings), items, ~sound[:, 0], ~sound[:, 1])
+    return Examination(*facts, tuple(findings), items, ~sound[:, 0], ~sound[:, 1], purchases)
 
 
 def repair(folder: Path | str, *, fingerprint: str, encode: Encode) -> tuple[Examination, SqliteCatalogue]:
@@ -118,7 +124,14 @@ def repair(folder: Path | str, *, fingerprint: str, encode: Encode) -> tuple[Exa
     if (anew := np.flatnonzero(found.unfit[kept])).size:
         vectors[anew] = encode([items[row] for row in anew])
     made = SqliteCatalogue.create(
-        folder, items, vectors, fingerprint=fingerprint, text=found.text, overwrite=True, version=found.version + 1
+        folder,
+        items,
+        vectors,
+        fingerprint=fingerprint,
+        text=found.text,
+        overwrite=True,
+        version=found.version + 1,
+        purchases=found.purchases,
     )
     return found, made
 
@@ -129,6 +142,18 @@ def _noted(findings: list[str]) -> Iterator[None]:
         yield
     except DamagedError as error:
         findings.append(f"{error.path} is damaged ({error.what})")
+
+
+def _purchases(rows: Rows, findings: list[str]) -> pl.DataFrame:
+    """Read the purchases that are intact, as far as they can be read."""
+    tables = [as_table(())]
+    with _noted(findings):
+        rows.check_sum("purchases")
+    with _noted(findings):
+        for sound, damaged in rows.purchases():
+            findings += damaged
+            tables.append(as_table(sound))
+    return pl.concat(tables).unique([USER, ITEM], keep="first", maintain_order=True)
 
 
 def _items(folder: Path, rows: Rows, findings: list[str]) -> Segment:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float32
 
 from xcrossrec.catalogue.base import Catalogue
@@ -18,8 +19,10 @@ from xcrossrec.catalogue.sqlite import (
     check_free,
     is_catalogue,
     recorded_fingerprint,
+    recorded_purchases,
 )
 from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 
@@ -62,6 +65,8 @@ def build_catalogue(
 ) -> SqliteCatalogue:
     """Make a catalogue on disk, as a whole or not at all.
 
+    It starts with the purchases of the catalogue that is its source, or else of the one that it replaces.
+
     Args:
         model: as for :func:`open_catalogue`, so for the source.
         source: of the items.
@@ -77,7 +82,16 @@ def build_catalogue(
     text = encoder_of(model).text
     items = read_items(source, text)
     vectors, fingerprint = encode_items(model, items), fingerprint_of(model)
-    return SqliteCatalogue.create(folder, items, vectors, fingerprint=fingerprint, text=text, overwrite=overwrite)
+    bought = _purchases_of(source) if isinstance(source, (Path, str)) else None
+    return SqliteCatalogue.create(
+        folder,
+        items,
+        vectors,
+        fingerprint=fingerprint,
+        text=text,
+        overwrite=overwrite,
+        purchases=_purchases_of(folder) if bought is None else bought,
+    )
 
 
 def embed_again(catalogue: Catalogue, model: Model) -> Catalogue:
@@ -99,6 +113,17 @@ def encode_items(model: Model, items: Sequence[StoredItem]) -> Float32[np.ndarra
     """Encode items as a model reads them, one without text too; no columns for a `pair` model."""
     text = encoder_of(model).text
     return kind_of(model).encode_items(model, [item.read(text) for item in items])
+
+
+def _purchases_of(place: Path | str) -> pl.DataFrame | None:
+    """The purchases of the catalogue that stands at a place, as far as they can be read; None where there is none."""
+    if not is_catalogue(place):
+        return None
+    try:
+        return recorded_purchases(Path(place))
+    except XCrossRecError as error:
+        log.warning("the purchases of %s are left out: %s", place, error)
+        return None
 
 
 def _opened(folder: Path, fingerprint: str, model: Model) -> SqliteCatalogue:

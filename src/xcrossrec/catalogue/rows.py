@@ -1,8 +1,9 @@
 """A catalogue's database: SQLite, whose write-ahead log makes a write durable or void.
 
 It names the files of large segments (:mod:`xcrossrec.catalogue.files`), knows which of their rows are dead, and holds
-the items that were written recently. Every row has a checksum, and the facts, which are one row, have the sums of all
-others' checksums: a row that changed, came or went by itself is noticed when the database is opened.
+the items that were written recently, and all purchases. Every row has a checksum, and the facts, which are one row,
+have the sums of all others' checksums: a row that changed, came or went by itself is noticed when the database is
+opened.
 
 Legend: ``item`` = one item, ``dim`` = vector size.
 """
@@ -25,7 +26,9 @@ from xcrossrec.exceptions import BundleError, XCrossRecError
 from xcrossrec.replacing import refused
 
 DATABASE = "catalogue.sqlite"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
+_WITHOUT_PURCHASES = 4
+"""The format of earlier releases: the same, but for the table of purchases, which is added when one is opened."""
 
 _SETTINGS = (
     "locking_mode = EXCLUSIVE",
@@ -41,6 +44,8 @@ _SCHEMA = (
     "CREATE TABLE recent (place INTEGER PRIMARY KEY, item_id TEXT NOT NULL UNIQUE, title TEXT NOT NULL, category TEXT, "
     "in_stock INTEGER NOT NULL, price REAL, metadata TEXT, item_check INTEGER NOT NULL, vector_check INTEGER NOT NULL, "
     "vector BLOB NOT NULL)",
+    "CREATE TABLE purchases (number INTEGER PRIMARY KEY, user_id TEXT NOT NULL, item_id TEXT NOT NULL, "
+    "timestamp INTEGER, crc INTEGER NOT NULL, UNIQUE (user_id, item_id))",
 )
 _MARKS = "SELECT place, item_check, vector_check FROM recent"
 _THIS = " WHERE item_id = ?"  # not in a list as JSON, where SQLite ends a text at a zero character
@@ -97,6 +102,10 @@ DeadRow: TypeAlias = tuple[int, int]
 """A segment's number, and a row of it that counts no longer: its item was deleted, or written anew."""
 
 
+PurchaseValues: TypeAlias = tuple[str, str, int | None]
+"""A customer, an item and a time (:attr:`xcrossrec.catalogue.purchases.Purchase.values`)."""
+
+
 class Rows:
     """An open database; one process at a time has it, and one thread at a time may call it.
 
@@ -111,13 +120,20 @@ class Rows:
         self._facts: dict[str, Any] = {}
 
     @classmethod
-    def create(cls, path: Path, facts: Mapping[str, Any], segments: Sequence[SegmentRecord]) -> Self:
-        """Make a database at a free path; the segments are written already."""
+    def create(
+        cls,
+        path: Path,
+        facts: Mapping[str, Any],
+        segments: Sequence[SegmentRecord],
+        purchases: Iterable[PurchaseValues] = (),
+    ) -> Self:
+        """Make a database at a free path; the segments are written already, no purchase comes twice."""
         rows = cls(path)
         with _sentences(path):
             steps = ("BEGIN", *_SCHEMA, f"PRAGMA user_version = {FORMAT_VERSION}", "COMMIT")
             rows._connection.executescript(";".join(steps))
-            rows.replace_segments(segments, (), facts=facts)
+            rows.replace_segments(segments, (), facts={**facts, "purchases": 0})
+            rows.add_purchases(purchases, facts={})
         return rows
 
     @classmethod
@@ -131,11 +147,13 @@ class Rows:
             raise DamagedError(path, "it is missing")
         rows = cls(path)
         try:
-            rows._check_format()
+            before_purchases = rows._check_format()
             found = rows._all("SELECT value, crc FROM facts")
             if len(found) != 1 or crc32(str(found[0][0]).encode()) != found[0][1]:
                 raise DamagedError(path, "the checksum of its facts differs")
             rows._facts = json.loads(found[0][0])
+            if before_purchases:
+                rows._make_room_for_purchases()
         except BaseException:
             rows.close()
             raise
@@ -152,14 +170,19 @@ class Rows:
             raise DamagedError(self.path, " ".join(str(state).split()))
         self.check_sum("segments")
         self.check_sum("recent")
+        self.check_sum("purchases")
 
-    def check_sum(self, name: Literal["recent", "segments"]) -> None:
-        """Compare which rows there are with what was written: recent items; segments with their dead rows.
+    def check_sum(self, name: Literal["recent", "segments", "purchases"]) -> None:
+        """Compare which rows there are with what was written: recent items; segments with their dead rows; purchases.
 
         Raises:
             BundleError: damaged.
         """
-        if self._sums()[name] != self._facts[name]:
+        if name == "purchases":
+            ((found,),) = self._all("SELECT coalesce(sum(crc), 0) FROM purchases")
+        else:
+            found = self._sums()[name]
+        if found != self._facts[name]:
             raise DamagedError(self.path, f"the rows of {name} are not those that were written")
 
     def close(self) -> None:
@@ -183,6 +206,16 @@ class Rows:
         """The items that are in no segment yet, by place: place, values, both checksums, and the vector's bytes."""
         found = self._all("SELECT * FROM recent ORDER BY place")
         return [(*row[:4], bool(row[4]), *row[5:]) for row in found]
+
+    def purchases(self, *, at_once: int = 65_536) -> Iterator[tuple[list[PurchaseValues], list[str]]]:
+        """All purchases in order of arrival, some at a time, and sentences on those that are not what was written."""
+        last = -1
+        while found := self._all(f"SELECT * FROM purchases WHERE number > {last} ORDER BY number LIMIT {at_once}"):
+            last = max(last + 1, found[-1][0])
+            sound = [crc32(repr(row[:-1]).encode()) == row[-1] for row in found]
+            bad = [row for row, fine in zip(found, sound, strict=True) if not fine]
+            damaged = [f"purchase {row[0]} ({str(row[1:3])[:120]}): one of its values is damaged" for row in bad]
+            yield [row[1:-1] for row, fine in zip(found, sound, strict=True) if fine], damaged
 
     def write(
         self,
@@ -215,6 +248,30 @@ class Rows:
             change = _sum((row[0], *row[-2:]) for row in rows) - _sum(gone)
             sums = {"recent": self._facts["recent"] + change, "segments": self._facts["segments"] + _sum(dead)}
             self._set({**facts, **sums})
+
+    def known_purchase(self, purchase: PurchaseValues) -> bool:
+        """Whether the customer's purchase of the item is there already."""
+        with _sentences(self.path):
+            query = "SELECT 1 FROM purchases WHERE user_id = ? AND item_id = ?"
+            return self._connection.execute(query, purchase[:2]).fetchone() is not None
+
+    def add_purchases(self, purchases: Iterable[PurchaseValues], *, facts: Mapping[str, Any]) -> None:
+        """Add purchases that are new, in one transaction; on disk when this returns, or nothing is.
+
+        Args:
+            purchases: in order.
+            facts: to record with it.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        with self._transaction():
+            ((first,),) = self._connection.execute("SELECT coalesce(max(number), 0) + 1 FROM purchases")
+            rows = [(number, *values) for number, values in enumerate(purchases, start=first)]
+            checks = [crc32(repr(row).encode()) for row in rows]
+            marked = ((*row, check) for row, check in zip(rows, checks, strict=True))
+            self._connection.executemany("INSERT INTO purchases VALUES (?, ?, ?, ?, ?)", marked)
+            self._set({**facts, "purchases": self._facts["purchases"] + sum(checks)})
 
     def replace_segments(
         self,
@@ -270,9 +327,18 @@ class Rows:
         self._connection.execute("INSERT INTO facts VALUES (?, ?)", (value, crc32(value.encode())))
         self._pending = {**self._facts, **changed}
 
-    def _check_format(self) -> None:
+    def _make_room_for_purchases(self) -> None:
+        with self._transaction():
+            self._connection.execute(_SCHEMA[-1])
+            self._connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+            self._set({"purchases": 0})
+
+    def _check_format(self) -> bool:
+        """Refuse another format; tells whether it is the one without purchases."""
         ((found,),) = self._all("PRAGMA user_version")
         schema = {sql for (sql,) in self._all("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+        if found == _WITHOUT_PURCHASES and schema == set(_SCHEMA[:-1]):
+            return True
         if found != FORMAT_VERSION and schema:
             kind, remedy = (
                 ("a newer", "nothing is wrong with it; install that release here, too")
@@ -284,6 +350,7 @@ class Rows:
             )
         if schema != set(_SCHEMA):
             raise DamagedError(self.path, "its tables are not those that were written")
+        return False
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import polars as pl
 import torch
 from jaxtyping import Float32
 
@@ -28,6 +29,7 @@ from xcrossrec.catalogue.files import (
     write_segment,
     write_version,
 )
+from xcrossrec.catalogue.purchases import Purchase, PurchaseLog, as_table
 from xcrossrec.catalogue.rows import DATABASE, DamagedError, InUseError, Rows
 from xcrossrec.catalogue.segment import Segment, check_of_item, checks_of_vectors, table_of_rows
 from xcrossrec.catalogue.snapshot import Part, Snapshot
@@ -67,13 +69,26 @@ def recorded_fingerprint(folder: Path) -> str | None:
         return None
 
 
+def recorded_purchases(folder: Path) -> pl.DataFrame:
+    """What was bought of a catalogue, in order of arrival.
+
+    Raises:
+        BundleError: no catalogue, damaged, or open in another process.
+    """
+    check_folder(folder)
+    with closing(Rows.open(folder / DATABASE)) as rows:
+        return _read_purchases(rows)
+
+
 class SqliteCatalogue(Catalogue):
     """A catalogue in a folder; one process at a time has it open. Make one with :meth:`create` or :meth:`open`."""
 
     folder: Path
 
-    def __init__(self, folder: Path, rows: Rows, fingerprint: str, snapshot: Snapshot, text: ItemText) -> None:
-        super().__init__(folder, fingerprint, snapshot, text)
+    def __init__(
+        self, folder: Path, rows: Rows, fingerprint: str, snapshot: Snapshot, text: ItemText, bought: PurchaseLog
+    ) -> None:
+        super().__init__(folder, fingerprint, snapshot, text, bought)
         self._rows = rows
         self._next_number = 1 + max(_numbers(snapshot), default=0)
 
@@ -88,6 +103,7 @@ class SqliteCatalogue(Catalogue):
         text: ItemText = TITLES,
         overwrite: bool = False,
         version: int = 1,
+        purchases: pl.DataFrame | None = None,
     ) -> Self:
         """Make a catalogue beside its place, put it there in one step, and open it.
 
@@ -95,6 +111,7 @@ class SqliteCatalogue(Catalogue):
             folder: to make; the others are those of :meth:`in_memory`.
             overwrite: replace a catalogue that is already there, and not open.
             version: to begin with.
+            purchases: to begin with, as :meth:`purchases` gives them; None for none.
 
         Raises:
             BundleError: the folder exists and may not be replaced.
@@ -107,7 +124,8 @@ class SqliteCatalogue(Catalogue):
         with replacing_folder(folder) as temporary:
             facts = {"fingerprint": fingerprint, "dim": dim, "version": version, "text": text.template}
             written = [write_segment(temporary, 1, segment)] if items else []
-            Rows.create(temporary / DATABASE, facts, written).close()
+            bought = () if purchases is None else purchases.iter_rows()
+            Rows.create(temporary / DATABASE, facts, written, bought).close()
             write_version(temporary, version)
         return cls.open(folder, fingerprint=fingerprint)
 
@@ -133,10 +151,11 @@ class SqliteCatalogue(Catalogue):
                 check_fingerprint(str(folder), facts["fingerprint"], fingerprint)
             _check_version(folder, facts["version"])
             snapshot = _read(folder, rows)
+            bought = PurchaseLog(_read_purchases(rows))
         except BaseException:
             rows.close()
             raise
-        return cls(folder, rows, facts["fingerprint"], snapshot, ItemText(facts["text"]))
+        return cls(folder, rows, facts["fingerprint"], snapshot, ItemText(facts["text"]), bought)
 
     def _keep_write(self, written: Segment, deleted: Collection[str], version: int) -> None:
         gone = {*written.row_of, *deleted}
@@ -150,6 +169,13 @@ class SqliteCatalogue(Catalogue):
         facts = {"version": version}
         self._rows.write(written.table.rows(), written.vectors.numpy(), deleted=deleted, dead=dead, facts=facts)
         self._acknowledge(version)
+
+    def _keep_purchases(self, purchases: Sequence[Purchase], version: int) -> Sequence[Purchase]:
+        fresh = [purchase for purchase in purchases if not self._rows.known_purchase(purchase.values)]
+        if fresh:
+            self._rows.add_purchases([purchase.values for purchase in fresh], facts={"version": version})
+            self._acknowledge(version)
+        return fresh
 
     def _keep_merged(self, merged: Segment) -> Segment:
         if not len(merged):
@@ -176,7 +202,7 @@ class SqliteCatalogue(Catalogue):
             remove_segments(self.folder, keep=keep)
 
     def _successor(self, fingerprint: str, snapshot: Snapshot, text: ItemText) -> Self:
-        return type(self)(self.folder, self._rows, fingerprint, snapshot, text)
+        return type(self)(self.folder, self._rows, fingerprint, snapshot, text, self._bought)
 
     def _acknowledge(self, version: int) -> None:
         """Keep the version apart from the database, where damage to its log does not reach."""
@@ -207,6 +233,15 @@ def _read(folder: Path, rows: Rows) -> Snapshot:
     if left := remove_segments(folder, keep=parts):
         log.warning("%s: %s were removed: an interrupted write had left them", folder, ", ".join(left))
     return Snapshot(rows.facts["version"], (*parts.values(), Part.whole(recent)))
+
+
+def _read_purchases(rows: Rows) -> pl.DataFrame:
+    tables = []
+    for sound, damaged in rows.purchases():
+        if damaged:
+            raise DamagedError(rows.path, damaged[0])
+        tables.append(as_table(sound))
+    return pl.concat([as_table(()), *tables])
 
 
 def read_recent(rows: Rows) -> Segment:

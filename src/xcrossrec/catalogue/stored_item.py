@@ -50,10 +50,10 @@ class StoredItem:
     metadata: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        _check_text("item id", self.item_id, LONGEST_ID, least=1)
-        _check_text(f"title of item {self.item_id!r}", self.title, LONGEST_TITLE)
+        check_text("item id", self.item_id, LONGEST_ID, least=1)
+        check_text(f"title of item {self.item_id!r}", self.title, LONGEST_TITLE)
         if self.category is not None:
-            _check_text(f"category of item {self.item_id!r}", self.category, LONGEST_ID, least=1)
+            check_text(f"category of item {self.item_id!r}", self.category, LONGEST_ID, least=1)
         if not isinstance(self.in_stock, bool):
             raise DataError(f"in_stock of item {self.item_id!r} is {self.in_stock!r}: give true or false")
         if self.price is not None:
@@ -114,7 +114,12 @@ def metadata_json(item: StoredItem) -> str | None:
     return text
 
 
-def _check_text(what: str, value: object, longest: int, *, least: int = 0) -> None:
+def check_text(what: str, value: object, longest: int, *, least: int = 0) -> None:
+    """Refuse what is no text, too long, or not valid Unicode.
+
+    Raises:
+        DataError: names the value.
+    """
     if not isinstance(value, str):
         raise DataError(f"the {what} is {value!r}, expected text")
     if not least <= len(value) <= longest:

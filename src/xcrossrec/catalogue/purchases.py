@@ -1,0 +1,95 @@
+"""What was bought, kept beside the items: each item of a customer once, in order of arrival; no model is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from xcrossrec.catalogue.stored_item import LONGEST_ID, check_text
+from xcrossrec.exceptions import DataError
+from xcrossrec.types import ITEM, TIMESTAMP, USER
+
+PURCHASES = pl.Schema({USER: pl.String, ITEM: pl.String, TIMESTAMP: pl.Int64})
+"""Columns of a table of purchases."""
+
+_LATEST = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """A customer bought an item.
+
+    Attributes:
+        user_id: of the customer.
+        item_id: of the item; the catalogue need not have it any more.
+        timestamp: seconds since 1970; None where it is unknown.
+
+    Raises:
+        DataError: a value of another type, too long, or text that is not valid Unicode.
+    """
+
+    user_id: str
+    item_id: str
+    timestamp: int | None = None
+
+    def __post_init__(self) -> None:
+        check_text("user id", self.user_id, LONGEST_ID, least=1)
+        check_text("item id", self.item_id, LONGEST_ID, least=1)
+        if self.timestamp is not None and (type(self.timestamp) is not int or not 0 <= self.timestamp < _LATEST):
+            raise DataError(
+                f"the timestamp of the purchase of {self.item_id!r} by {self.user_id!r} is {self.timestamp!r}: give "
+                "whole seconds since 1970, or none"
+            )
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """What makes it the same purchase as another one."""
+        return self.user_id, self.item_id
+
+    @property
+    def values(self) -> tuple[str, str, int | None]:
+        """What a catalogue keeps, in the order of the attributes."""
+        return self.user_id, self.item_id, self.timestamp
+
+
+class PurchaseLog:
+    """Purchases in order of arrival, each item of a customer once. It grows at its end only, so who read some of it may
+    read the rest later; one thread at a time may write, any may read meanwhile.
+
+    Args:
+        before: what there is already, with the columns :data:`PURCHASES`.
+    """
+
+    def __init__(self, before: pl.DataFrame | None = None) -> None:
+        self._before = PURCHASES.to_frame() if before is None else before
+        self._since: list[Purchase] = []
+
+    def __len__(self) -> int:
+        return self._before.height + len(self._since)
+
+    def table(self) -> pl.DataFrame:
+        """All of them; its height says how far that is."""
+        return pl.concat([self._before, as_table(each.values for each in self._since[:])])
+
+    def after(self, count: int) -> Sequence[Purchase]:
+        """Those that came after the first ``count``, which must be as many as :meth:`table` once gave, or more."""
+        return self._since[count - self._before.height :]
+
+    def append(self, purchases: Iterable[Purchase]) -> None:
+        """Add those that are new."""
+        self._since.extend(purchases)
+
+
+def as_table(rows: Iterable[Sequence[object]]) -> pl.DataFrame:
+    """Make a table of purchases of :attr:`Purchase.values`."""
+    return pl.DataFrame(list(rows), schema=PURCHASES, orient="row")
+
+
+def first_of_each(purchases: Sequence[Purchase]) -> list[Purchase]:
+    """Leave out a customer's repeats of an item."""
+    first: dict[tuple[str, str], Purchase] = {}
+    for purchase in purchases:
+        first.setdefault(purchase.pair, purchase)
+    return list(first.values())
