@@ -93,7 +93,7 @@ def test_a_loaded_model_is_of_its_kind(make_model: Callable[..., Model], tmp_pat
     assert isinstance(encoder_of(loaded), XCrossEncoder)
     assert not loaded.training
     manifest = bundle.read_bundle_manifest(tmp_path / "m")
-    assert (manifest["note"], manifest["scoring"], manifest["format_version"]) == (1, scoring, 4)
+    assert (manifest["note"], manifest["scoring"], manifest["format_version"]) == (1, scoring, 5)
     assert manifest["base"]["digest"] == encoder_of(loaded).base_digest
     assert {"t.parquet", "integrators.safetensors", ADAPTER_FILE} <= set(manifest["files"])
     modes = {oct(path.stat().st_mode)[-3:] for path in ((tmp_path / "m"), *(tmp_path / "m").rglob("*"))}

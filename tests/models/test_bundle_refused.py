@@ -20,6 +20,7 @@ from xcrossrec.models.heads import Center, HistoryMatcher, Projection, PromptedC
 from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model
 from xcrossrec.models.pair_head import PairHead
+from xcrossrec.models.purchases import Purchases
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 
@@ -56,12 +57,12 @@ def test_a_bundle_without_manifest_was_not_finished(saved: Path) -> None:
         bundle.load(saved)
 
 
-@pytest.mark.parametrize(("version", "release"), [(2, "0.1"), (5, "9.1"), (None, None)])
+@pytest.mark.parametrize(("version", "release"), [(2, "0.1"), (6, "9.1"), (None, None)])
 def test_another_format(saved: Path, version: int | None, release: str | None) -> None:
     set_json(saved / MANIFEST, lambda m: {**m, "format_version": version, "xcrossrec_version": release})
     with pytest.raises(
         BundleError,
-        match=rf"format version {version}, this release reads 4: train it again, or install .*\({release!r}\)",
+        match=rf"format version {version}, this release reads 5: train it again, or install .*\({release!r}\)",
     ):
         bundle.load(saved)
 
@@ -244,5 +245,7 @@ def test_a_module_outside_the_folder(saved: Path, place: str) -> None:
 
 def test_the_list_of_allowed_classes_is_what_models_are_made_of() -> None:
     encoders = {MergedEncoder, SourceEncoder, XCrossEncoder}
-    assert encoders | {Center, HistoryMatcher, PairHead, Projection, PromptedCenter} == set(bundle._OWN_CLASSES)
+    assert encoders | {Center, HistoryMatcher, PairHead, Projection, PromptedCenter, Purchases} == set(
+        bundle._OWN_CLASSES
+    )
     assert Pooling in bundle._BORROWED_CLASSES

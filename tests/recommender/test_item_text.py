@@ -110,7 +110,7 @@ def test_the_template_counts_for_the_fingerprint(model: Model, tiny_models: Any,
     encoder_of(late).text = encoder_of(model).text
     assert fingerprint_of(late) == fingerprint_of(model)
     manifest = bundle.read_bundle_manifest(tiny_models.text)
-    assert (manifest["text"], manifest["format_version"]) == ("{title}; by {brand}; {category}", 4)
+    assert (manifest["text"], manifest["format_version"]) == ("{title}; by {brand}; {category}", 5)
 
 
 def test_models_of_the_format_before_read_titles(tiny_models: Any, tmp_path: Path) -> None:

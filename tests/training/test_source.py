@@ -14,6 +14,7 @@ import torch
 
 from training_runs import assert_same_weights, digest, stop_at_epoch, weights
 from xcrossrec.config import TrainingConfig
+from xcrossrec.copurchase import user_hash
 from xcrossrec.data import Domain
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
 from xcrossrec.models import bundle
@@ -27,7 +28,6 @@ from xcrossrec.training.source import (
     seen_users,
     source_users,
     train_source,
-    user_hash,
     user_hashes,
     work_folder,
 )

@@ -21,7 +21,7 @@ from xcrossrec.models.scorer import ModelScorer, as_read, trained, untrained
 from xcrossrec.models.tokens import CutReport
 from xcrossrec.scoring import Scorer
 from xcrossrec.training.source import seen_users
-from xcrossrec.types import Split
+from xcrossrec.types import ITEM, Split
 
 _MADE: dict[str, Callable[[Domain, str], Scorer]] = {
     "popularity": lambda domain, base: Popularity(domain.train_counts()),
@@ -134,4 +134,5 @@ def _on_domain(folder: Path, domain: Domain, base: str | Path | None, strict: bo
     centered = any(folder.glob(f"*_{Center.__name__}"))
     read = as_read(folder, domain)
     elsewhere = centered and trained_on != read.fingerprint
-    return trained(folder, read.texts, base=base, strict=strict, center=elsewhere)
+    ids = read.items[ITEM].to_list()
+    return trained(folder, read.texts, base=base, strict=strict, center=elsewhere, ids=ids)

@@ -1,4 +1,4 @@
-"""What vectors depend on, as one hash: the model without its history matcher."""
+"""What vectors depend on, as one hash: the model without its history matcher and purchases."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from xcrossrec.models.files import load_tensors
 from xcrossrec.models.heads import HistoryMatcher
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model
+from xcrossrec.models.purchases import Purchases
 
 _ELSEWHERE = ("base_model_name_or_path", "name", "peft_version", "inference_mode", "auto_mapping", "pair_attention")
 """Settings that no title's vector depends on; the base counts by its weights' digest, not by its name."""
@@ -23,14 +24,15 @@ def fingerprint_of(model: Model) -> str:
     """Hash everything that decides a title's vector (sha256, hex); "pair" for a `pair` model, which has no vectors.
 
     Modules are hashed as they save themselves: tensors by value, settings as JSON, whatever the file's format, the
-    release that wrote it or the base's path. The history matcher is left out: no item's vector depends on it.
+    release that wrote it or the base's path. The history matcher and the purchases are left
+    out: no item's vector depends on them.
     """
     if not kind_of(model).dim(model):
         return "pair"
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory(prefix="xcrossrec-") as place:
         for number, module in enumerate(model):
-            if isinstance(module, HistoryMatcher):
+            if isinstance(module, (HistoryMatcher, Purchases)):
                 continue
             folder = Path(place) / str(number)
             folder.mkdir()

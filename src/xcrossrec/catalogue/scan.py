@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int8, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int8, Int64
 from torch import Tensor
 
 from xcrossrec.models.heads import HistoryMatcher
@@ -201,3 +201,24 @@ def exact_scores(
     ]
     scores: Float32[np.ndarray, " found"] = torch.cat(parts).float().numpy()
     return scores
+
+
+def scores_with_bonus(
+    vectors: Float32[Tensor, "item dim"],
+    slots: Float32[Tensor, "slot dim"],
+    rows: Int64[np.ndarray, " given"],
+    bonus: Float64[np.ndarray, " given"],
+    k: int,
+    pool: Pool,
+) -> tuple[Int64[np.ndarray, " found"], Float32[np.ndarray, " found"]]:
+    """Score items to whose scores something is added, as :func:`exact_scores` does; only those among their best ``k``.
+
+    Returns:
+        their rows and scores; a few more than ``k`` may come back.
+    """
+    if k < len(rows):
+        rough = pool(slots @ vectors[torch.from_numpy(rows)].t()).numpy() + bonus
+        near = rough >= np.partition(rough, -k)[-k] - 2 * _rounding(slots, None)
+        rows, bonus = rows[near], bonus[near]
+    scores: Float32[np.ndarray, " found"] = (exact_scores(vectors, slots, rows, pool) + bonus).astype(np.float32)
+    return rows, scores

@@ -7,7 +7,7 @@ Legend: ``item`` = one item of the catalogue or of a segment, ``slot`` = one que
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import merge
@@ -18,10 +18,10 @@ from time import monotonic
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from xcrossrec.catalogue.scan import Pool
+from xcrossrec.catalogue.scan import Pool, scores_with_bonus
 from xcrossrec.catalogue.segment import PLACE, Segment, fold
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import ConfigError, DataError
@@ -174,6 +174,7 @@ class Snapshot:
         exclude: Collection[str] = (),
         among: Collection[str] | None = None,
         products: Sequence[Float32[Tensor, "slot _"] | None] | None = None,
+        bonus: Mapping[str, float] | None = None,
     ) -> list[tuple[StoredItem, float]]:
         """Find the items with the highest scores; exact.
 
@@ -185,6 +186,7 @@ class Snapshot:
             exclude: ids to leave out; unknown ones are no error.
             among: ids to choose among, those without a title too; None chooses among all that have one.
             products: the slots' rows of what :meth:`products` gave for many searches, one a part.
+            bonus: what is added to the scores of some items, 0 or more; ids that are unknown are no error.
 
         Returns:
             best first, equal scores in the catalogue's order; ``k`` items if ``k`` may be found.
@@ -204,6 +206,8 @@ class Snapshot:
                 continue
             allowed = _allowed(part, filters, exclude, among)
             rows, scores = segment.search(queries, k, pool=pool, allowed=allowed, products=known)
+            if bonus:
+                rows, scores = _with_bonus(segment, queries, pool, allowed, bonus, (rows, scores), k)
             found += zip(
                 (-scores).tolist(), segment.places[rows].tolist(), repeat(segment), rows.tolist(), strict=False
             )
@@ -289,6 +293,27 @@ def merge_parts(parts: Sequence[Part]) -> Segment:
     merged = Segment.build(table, vectors)
     merged.folded = folded
     return merged
+
+
+def _with_bonus(
+    segment: Segment,
+    queries: Float32[Tensor, "slot dim"],
+    pool: Pool,
+    allowed: Bool[np.ndarray, " item"],
+    bonus: Mapping[str, float],
+    best: tuple[Int64[np.ndarray, " best"], Float32[np.ndarray, " best"]],
+    k: int,
+) -> tuple[Int64[np.ndarray, " found"], Float32[np.ndarray, " found"]]:
+    """Put the best items by text together with those that have a bonus, which are few and scored each.
+
+    An item without a bonus that is among the best ``k`` in all is among the best ``k`` by text.
+    """
+    row_of = segment.row_of
+    known = [(row, added) for item, added in bonus.items() if (row := row_of.get(item)) is not None and allowed[row]]
+    rows = np.array([row for row, _ in known], dtype=np.int64)
+    others = ~np.isin(best[0], rows)
+    rows, scores = scores_with_bonus(segment.vectors, queries, rows, np.array([b for _, b in known]), k, pool)
+    return np.concatenate([best[0][others], rows]), np.concatenate([best[1][others], scores])
 
 
 def _in_order(chosen: Iterable[tuple[Part, Iterable[int]]]) -> Iterator[StoredItem]:

@@ -29,6 +29,7 @@ from xcrossrec.models.kinds import assembled, kind_named, kind_of
 from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.pair_head import PairHead
+from xcrossrec.models.purchases import Purchases
 from xcrossrec.models.recipe import ModuleEntry, read_dense
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.xcross.encoder import XCrossEncoder
@@ -37,9 +38,9 @@ from xcrossrec.types import PoolingMode, Scoring
 
 _LOG = logging.getLogger(__name__)
 
-FORMAT_VERSION = 4
-_READ = (3, FORMAT_VERSION)
-"""Models of format 3 read titles alone."""
+FORMAT_VERSION = 5
+_READ = (3, 4, FORMAT_VERSION)
+"""Models of format 3 read titles alone, those of format 4 know no purchases."""
 
 _OWN_CLASSES: tuple[type[nn.Module], ...] = (
     MergedEncoder,
@@ -50,13 +51,14 @@ _OWN_CLASSES: tuple[type[nn.Module], ...] = (
     PairHead,
     Projection,
     PromptedCenter,
+    Purchases,
 )
 _BORROWED_CLASSES: tuple[type[nn.Module], ...] = (Pooling, Dense, Normalize)
 
 _ORDERS: Mapping[Scoring, tuple[tuple[type[nn.Module], ...], tuple[type[nn.Module], ...]]] = {
     "dual": (
-        (TitleEncoder, Pooling, Dense, Center, Projection, Normalize, HistoryMatcher),
-        (Dense, Center, Projection),
+        (TitleEncoder, Pooling, Dense, Center, Projection, Normalize, HistoryMatcher, Purchases),
+        (Dense, Center, Projection, Purchases),
     ),
     "pair": ((TitleEncoder, PairHead), ()),
 }

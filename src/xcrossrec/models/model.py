@@ -30,11 +30,11 @@ def matcher_of(model: Model) -> HistoryMatcher:
     """The part of the head that holds sharpness, recency weights and temperature.
 
     Raises:
-        BundleError: it ends with another module.
+        BundleError: it has none.
     """
-    head = model[-1]
-    if isinstance(head, PairHead):
-        return head.matcher
-    if isinstance(head, HistoryMatcher):
-        return head
-    raise BundleError(f"the model ends with a {type(head).__name__}, expected an xcrossrec head")
+    for head in reversed(list(model)):
+        if isinstance(head, PairHead):
+            return head.matcher
+        if isinstance(head, HistoryMatcher):
+            return head
+    raise BundleError(f"the model ends with a {type(model[-1]).__name__}, expected an xcrossrec head")

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Int
 
 from xcrossrec.data.domain import Domain
+from xcrossrec.exceptions import DataError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, base_of, read_adapter
 from xcrossrec.models.base import load_base
@@ -17,6 +18,7 @@ from xcrossrec.models.encoder import text_of
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import build_model, kind_of
 from xcrossrec.models.model import Model, encoder_of
+from xcrossrec.models.purchases import term_of
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.tokens import CutReport
 from xcrossrec.scoring import check_rows
@@ -31,14 +33,33 @@ class ModelScorer:
         texts: the catalogue's, in row order, as the model reads them (:func:`as_read`).
         name: what tables call it.
         precision: of the encoding, ``fp32`` or ``bf16``.
+        ids: the items', in row order; needed where the model knows purchases (:mod:`xcrossrec.models.purchases`).
+
+    Raises:
+        DataError: the model knows purchases, and there are no ids, or of another number.
     """
 
-    def __init__(self, model: Model, texts: Sequence[str], *, name: str, precision: EncodingPrecision = "fp32") -> None:
+    def __init__(
+        self,
+        model: Model,
+        texts: Sequence[str],
+        *,
+        name: str,
+        precision: EncodingPrecision = "fp32",
+        ids: Sequence[str] | None = None,
+    ) -> None:
         self.model = model
         encoder_of(model).precision = precision
         self.inner = kind_of(model).scorer(model, texts)
         self._name = name
         self._n_items = len(texts)
+        self._term, self._ids = term_of(model), ids or ()
+        if self._term is not None and len(self._ids) != len(texts):
+            raise DataError(
+                f"the model {name!r} knows purchases by item id, but {len(self._ids)} ids came with {len(texts)} "
+                "texts: give ids=, one a text"
+            )
+        self._row_of = {item: row for row, item in enumerate(self._ids)}
 
     @property
     def name(self) -> str:
@@ -67,7 +88,22 @@ class ModelScorer:
         if filled and width:
             chosen = None if candidates is None else candidates[filled]
             scores[filled] = self.inner.score([histories[user] for user in filled], chosen)
+            self._add_bonus(scores, histories, candidates)
         return scores
+
+    def _add_bonus(
+        self,
+        scores: Float32[np.ndarray, "user candidate"],
+        histories: Sequence[Sequence[int]],
+        candidates: Int[np.ndarray, "user candidate"] | None,
+    ) -> None:
+        """Add what co-purchases give, in place."""
+        for user, history in enumerate(histories if self._term is not None else ()):
+            found = self._term.bonus([self._ids[row] for row in history]) if self._term is not None else {}
+            known = [(row, value) for item, value in found.items() if (row := self._row_of.get(item)) is not None]
+            bonus = np.zeros(self._n_items)
+            bonus[[row for row, _ in known]] = [value for _, value in known]
+            scores[user] += bonus if candidates is None else bonus[candidates[user]]
 
 
 def as_read(path: Path | str, domain: Domain) -> Domain:
@@ -118,6 +154,7 @@ def trained(
     strict: bool = False,
     center: bool = False,
     precision: EncodingPrecision = "fp32",
+    ids: Sequence[str] | None = None,
 ) -> ModelScorer:
     """Score by a bundle, one of this project's adapters, or a PEFT LoRA folder made elsewhere.
 
@@ -129,8 +166,10 @@ def trained(
         strict: refuse a foreign adapter of which nothing but its shapes says that it belongs to the base.
         center: center the model on this catalogue, whatever it was trained on.
         precision: of the encoding.
+        ids: see :class:`ModelScorer`.
 
     Raises:
+        DataError: the model knows purchases, and there are no ids.
         BundleError: the folder is missing, incomplete, corrupt or foreign.
         BaseMismatchError: it belongs to another base, or to none that is there.
     """
@@ -139,7 +178,7 @@ def trained(
     foreign = (folder / ADAPTER_CONFIG).exists() and not ours
     model = _merged(folder, base, strict) if foreign else bundle.load(folder, base=base)
     model = kind_of(model).centered(model, texts) if center else model
-    return ModelScorer(model, texts, name=name or folder.resolve().name, precision=precision)
+    return ModelScorer(model, texts, name=name or folder.resolve().name, precision=precision, ids=ids)
 
 
 def _merged(folder: Path, given: AnyBase | None, strict: bool) -> Model:

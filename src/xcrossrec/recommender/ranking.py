@@ -23,6 +23,7 @@ from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.dual import encode_titles, runs_within
 from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.models.pair import PairScorer
+from xcrossrec.models.purchases import term_of
 from xcrossrec.prompts import history_prompt, split_prompt
 from xcrossrec.recommender.questions import Answer, Known, Question, Understood, ids_bought
 
@@ -57,6 +58,7 @@ class DualRanking:
         self.model = model
         self.apart = encoder_of(model).recipe.apart
         self.matcher = deepcopy(matcher_of(model)).cpu()  # vectors are kept on the CPU
+        self.term = term_of(model)
         self._pool = lru_cache(maxsize=128)(partial(history_pool, self.matcher))
 
     def check(self, snapshot: Snapshot, asked: Question) -> None:
@@ -115,6 +117,7 @@ class DualRanking:
             exclude=() if asked.include_bought else ids_bought(snapshot, known.history),
             among=asked.candidates,
             products=products,
+            bonus=self._bonus(known),
         )
         reads = encoder_of(self.model).text
         return _answer(snapshot, known, [(Known(item, reads=reads), score) for item, score in found])
@@ -126,9 +129,14 @@ class DualRanking:
         slots: Float[Tensor, "slot dim"],
         fresh: Read,
     ) -> Answer:
-        items = known.to_score or ()
+        items, bonus = known.to_score or (), self._bonus(known)
         scores = self._pool(len(slots))(slots @ _vectors(snapshot, items, fresh).t()).tolist()
-        return _answer(snapshot, known, list(zip(items, scores, strict=True)))
+        full = [score + bonus.get(item.item_id or "", 0.0) for item, score in zip(items, scores, strict=True)]
+        return _answer(snapshot, known, list(zip(items, full, strict=True)))
+
+    def _bonus(self, known: Understood) -> Mapping[str, float]:
+        """What co-purchases with the history add to the text scores, by item id."""
+        return {} if self.term is None else self.term.bonus([each.item_id or "" for each in known.history])
 
 
 class PairRanking:

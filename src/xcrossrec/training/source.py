@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -14,6 +13,7 @@ import torch
 from peft import LoraConfig
 
 from xcrossrec.config import TrainingConfig, source_config
+from xcrossrec.copurchase import user_hash
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.store import read_parquet
 from xcrossrec.exceptions import BundleError, ConfigError, ModelError
@@ -203,11 +203,6 @@ def write(model: Model, out: Path, manifest: Mapping[str, Any], users: frozenset
     """Save a trained model together with the hashed ids of the users it has seen."""
     frame = pl.DataFrame({"user": sorted(users)}, schema={"user": pl.String})
     bundle.save(model, out, manifest, overwrite=overwrite, tables={TRAINING_USERS: frame})
-
-
-def user_hash(user_id: str) -> str:
-    """A user id in a form that can be matched but not read (sha256, 16 hex digits)."""
-    return hashlib.sha256(user_id.encode()).hexdigest()[:16]
 
 
 def user_hashes(user_ids: Iterable[str]) -> frozenset[str]:

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xcrossrec import ConfigError, Domain
+from xcrossrec.copurchase import user_hash
 from xcrossrec.data.domain import Sequences
 from xcrossrec.models.base import load_base
 from xcrossrec.models.dual import encode_titles
@@ -35,7 +36,7 @@ from xcrossrec.models.source import SourceEncoder
 from xcrossrec.prompts import item_texts
 from xcrossrec.scoring import check_rows
 from xcrossrec.training.batches import HISTORY_LIMIT
-from xcrossrec.training.source import source_users, user_hash
+from xcrossrec.training.source import source_users
 from xcrossrec_lab.task import Fitted, Source, Task, check_settings
 
 UNISREC_RATE = 1e-3

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xcrossrec.copurchase import CoPurchases, Term, user_hash
+from xcrossrec.exceptions import DataError
+
+ITEMS = "abcdefghijkl"
+SEQUENCES = st.dictionaries(
+    st.sampled_from(["u1", "u2", "u3", "u4"]), st.lists(st.sampled_from(ITEMS), min_size=1, max_size=14), min_size=1
+)
+HISTORY = st.lists(st.sampled_from([*ITEMS, "unknown"]), max_size=9)
+
+
+def table(sequences: dict[str, list[str] | str]) -> pl.DataFrame:
+    rows = [(user, item) for user, items in sequences.items() for item in items]
+    return pl.DataFrame(rows, schema={"user_id": pl.String, "item_id": pl.String}, orient="row")
+
+
+def by_hand(sequences: dict[str, list[str]], history: list[str]) -> dict[str, float]:
+    """The term as its definition says, item by item and pair by pair."""
+    firsts = [list(dict.fromkeys(items)) for items in sequences.values()]
+    bought = {item: sum(item in first for first in firsts) for item in ITEMS}
+
+    def similarity(one: str, other: str) -> float:
+        places = [(first.index(one), first.index(other)) for first in firsts if one in first and other in first]
+        near = [1 / abs(here - there) for here, there in places if 0 < abs(here - there) <= 6]
+        return sum(near) / math.sqrt(bought[one] * bought[other]) if near else 0.0
+
+    ages = {item: len(history) - 1 - place for place, item in enumerate(history)}
+    scores = {
+        item: sum(similarity(each, item) * 0.7**age for each, age in ages.items() if each in bought) for item in ITEMS
+    }
+    return {item: score for item, score in scores.items() if score}
+
+
+@given(SEQUENCES, HISTORY)
+def test_scores_are_those_of_the_definition(sequences: dict[str, list[str]], history: list[str]) -> None:
+    found = CoPurchases.count(table(sequences)).scores(history)
+    assert found == pytest.approx(by_hand(sequences, history))
+
+
+@given(SEQUENCES, SEQUENCES, HISTORY)
+def test_adding_is_counting_anew(first: dict[str, list[str]], later: dict[str, list[str]], history: list[str]) -> None:
+    both = {user: [*first.get(user, ()), *later.get(user, ())] for user in {**first, **later}}
+    whole, live = CoPurchases.count(table(both)), CoPurchases.count(table(first))
+    for user, items in later.items():
+        live.add(user, items)
+    joined = CoPurchases.count(table(first)).joined(table(later))
+    for counts in (live, joined, CoPurchases.count(live.table(), hashed=True)):
+        assert counts.scores(history) == pytest.approx(whole.scores(history))
+        assert all(counts.of_user(user) == whole.of_user(user) for user in both)
+        assert (counts.customers, counts.purchases) == (whole.customers, whole.purchases)
+        assert counts.popularities() == whole.popularities()
+        pairs = list(pairwise(ITEMS))
+        assert [counts.together(*pair) for pair in pairs] == [whole.together(*pair) for pair in pairs]
+
+
+@given(SEQUENCES, HISTORY)
+def test_to_buy_it_again_changes_nothing(sequences: dict[str, list[str]], history: list[str]) -> None:
+    counts = CoPurchases.count(table({user: [*items, *items] for user, items in sequences.items()}))
+    before = CoPurchases.count(table(sequences))
+    for user, items in sequences.items():
+        before.add(user, items)
+    assert before.scores(history) == counts.scores(history) == pytest.approx(by_hand(sequences, history))
+
+
+def test_customers_who_bought_both_are_counted_whatever_lies_between() -> None:
+    counts = CoPurchases.count(table({"u1": "abcdefgh", "u2": "ha", "u3": "a"}))
+    assert [counts.together(*pair) for pair in ("ah", "ha", "ab", "aa", "az")] == [2, 2, 1, 0, 0]
+    assert "h" not in CoPurchases.count(table({"u1": "abcdefgh"})).scores("a")  # seven places apart
+    assert [counts.popularity(item) for item in "abz"] == [3, 1, 0]
+
+
+def test_customers_are_known_by_a_hash_alone() -> None:
+    counts = CoPurchases.count(table({"ann@example.org": "ab"}))
+    counts.add("ben@example.org", ["b"])
+    ann, ben = user_hash("ann@example.org"), user_hash("ben@example.org")
+    assert counts.table().rows() == [(ann, "a"), (ann, "b"), (ben, "b")]
+    assert (counts.of_user("ben@example.org"), counts.of_user("nobody")) == (("b",), ())
+
+
+def test_nothing_is_bought_yet() -> None:
+    counts = CoPurchases.count(table({}))
+    assert (counts.scores(["a"]), counts.together("a", "b"), counts.table().height) == ({}, 0, 0)
+    counts.add("u", ["a", "b"])
+    assert counts.scores(["a"]) == {"b": 1.0}
+
+
+def test_readers_and_writers_do_not_meet() -> None:
+    counts = CoPurchases.count(table({"u": "ab"}))
+    with ThreadPoolExecutor(4) as pool:
+        written = [pool.submit(counts.add, f"u{n % 9}", [f"i{n % 31}", "a"]) for n in range(400)]
+        read = [pool.submit(counts.scores, ["a", f"i{n % 31}"]) for n in range(400)]
+    assert not [each.exception() for each in (*written, *read) if each.exception()]
+    assert counts.purchases == 2 + 9 * 31 + 9
+
+
+@pytest.mark.parametrize(
+    ("purchases", "message"),
+    [
+        (pl.DataFrame({"user_id": ["u"]}), "the table of purchases lacks the column 'item_id'"),
+        (pl.DataFrame({"user_id": [1], "item_id": ["a"]}), "user_id of the purchases is of type Int64"),
+        (pl.DataFrame({"user_id": ["u"], "item_id": [None]}, schema_overrides={"item_id": pl.String}), "1 missing"),
+    ],
+)
+def test_what_is_no_table_of_purchases(purchases: pl.DataFrame, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        CoPurchases.count(purchases)
+
+
+def test_the_weight_is_that_of_the_rung() -> None:
+    counts = CoPurchases.count(table({"u": "ab"}))
+    term = Term(counts, {"one": 0.5})
+    assert (term.bonus(["a"]), term.bonus(["x", "a"]), term.bonus([])) == ({"b": 0.5}, {}, {})
