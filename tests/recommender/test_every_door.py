@@ -48,16 +48,31 @@ class Case:
 CASES = {
     "whole": Case(),
     "filtered": Case(
-        ("--category", "toys", "--category", "tools", "--in-stock", "--price-min", "2", "--price-max", "60"),
-        {"filters": {"category": ["toys", "tools"], "in_stock": True, "price_min": 2.0, "price_max": 60.0}},
+        (
+            "--category",
+            "toys",
+            "--category",
+            "tools",
+            "--in-stock",
+            "--price-min",
+            "2",
+            "--price-max",
+            "60",
+            "--diversity",
+            "1",
+        ),
+        {
+            "filters": {"category": ["toys", "tools"], "in_stock": True, "price_min": 2.0, "price_max": 60.0},
+            "diversity": 1,
+        },
     ),
 }
 
 
 def title(number: int) -> str:
-    """Titles of the catalogue; every seventh item has that of the one before it."""
+    """Titles of the catalogue, near-equal every twelve items; every seventh item has that of the one before it."""
     number -= number % 7 == 6
-    return f"{WORDS[number % 10]} {WORDS[number * 7 % 9]} number {number}"
+    return f"{WORDS[number % 4]} {WORDS[4 + number % 3]} number {number}"
 
 
 def table(items: int) -> pl.DataFrame:
@@ -164,7 +179,7 @@ def by_service(service: Service, asked: Sequence[Sequence[str]], case: Case) -> 
 
 
 def expected(model: Any, frame: pl.DataFrame, asked: Sequence[Sequence[str]]) -> dict[str, Answers]:
-    """The slow and obvious way, for each case: score every item, leave out by id, by title and by filter, sort."""
+    """The slow and obvious way, for each case: score all, leave out by id, title, filter and near-equal title, sort."""
     title_of = dict(zip(frame["item_id"], frame["title"], strict=True))
     to_score = [Item(item_id=item_id) for item_id in frame["item_id"]]
     named = [[entry(text) for text in history] for history in asked]
@@ -182,8 +197,11 @@ def expected(model: Any, frame: pl.DataFrame, asked: Sequence[Sequence[str]]) ->
             score_of = {score.item_id: score.score for score in answer.scores}
             bought = {title_of[each["item_id"]] if "item_id" in each else each["title"].strip() for each in own}
             left = [row for row in rows if row["title"] not in bought]
-            best = sorted(left, key=lambda row: -score_of[row["item_id"]])[:K]  # equal texts have one score
-            answers[name].append(([row["item_id"] for row in best], unknown))
+            best = sorted(left, key=lambda row: -score_of[row["item_id"]])  # equal texts have one score
+            if case.body:
+                first = {row["title"].split(" number")[0]: row for row in reversed(best)}
+                best = [row for row in best if row in first.values()]
+            answers[name].append(([row["item_id"] for row in best[:K]], unknown))
     return answers
 
 

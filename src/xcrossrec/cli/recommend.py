@@ -48,6 +48,9 @@ class Asked:
     skip_unknown: Annotated[bool, typer.Option("--skip-unknown", help="Leave out ids that the catalogue lacks.")] = (
         False
     )
+    diversity: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="At most K items of near-equal titles.  [default: no limit]")
+    ] = None
     base: Base = None
     precision: Precision = "fp32"
     as_json: Json = False
@@ -68,7 +71,8 @@ class Asked:
         """As a recommender takes it; without filters where none is given."""
         from xcrossrec.recommender import Question
 
-        return Question(history, self.k, self._filters(), candidates, self.include_bought, self.skip_unknown)
+        filters, bought, skip = self._filters(), self.include_bought, self.skip_unknown
+        return Question(history, self.k, filters, candidates, bought, skip, diversity=self.diversity)
 
     def _filters(self) -> Filters | None:
         filters = Filters(self.category or None, self.in_stock or None, self.price_min, self.price_max)

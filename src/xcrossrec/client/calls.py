@@ -57,6 +57,7 @@ class Questions:
         include_bought: bool = False,
         explain: bool = False,
         skip_unknown: bool = False,
+        diversity: int | None = None,
     ) -> Call[Recommendations]:
         """Rank a model's catalogue, or some of it, for a history.
 
@@ -69,6 +70,7 @@ class Questions:
             include_bought: also recommend what is in the history.
             explain: give the reasons with each item; costs many encoder passes.
             skip_unknown: leave out ids of the history that the catalogue lacks; the answer names them.
+            diversity: at most so many items of near-equal titles.
 
         Raises:
             ServiceError: refused, busy for too long, failed, or no answer.
@@ -82,6 +84,7 @@ class Questions:
             include_bought=include_bought,
             explain=explain,
             skip_unknown=skip_unknown,
+            diversity=diversity,
         )
         return Call("POST", "v1/recommend", Recommendations, body=body)
 

@@ -94,6 +94,7 @@ def job_of(recommender: Recommender, model: Path | str, users: Path | str, asked
         "candidates": None if asked.candidates is None else list(asked.candidates),
         "include_bought": asked.include_bought,
         "skip_unknown": asked.skip_unknown,
+        "diversity": asked.diversity,
     }
 
 

@@ -58,9 +58,10 @@ class Question:
         include_bought: also find what is in the history.
         skip_unknown: leave out ids of the history that the catalogue lacks, and name them; else they are an error.
         to_score: score these items or titles, in their order, instead of finding the best of the catalogue.
+        diversity: find at most so many items of near-equal titles (:mod:`xcrossrec.recommender.diversity`).
 
     Raises:
-        ConfigError: ``k`` below 1.
+        ConfigError: ``k`` or ``diversity`` below 1.
     """
 
     history: Sequence[ItemLike]
@@ -70,10 +71,15 @@ class Question:
     include_bought: bool = False
     skip_unknown: bool = False
     to_score: Sequence[ItemLike] | None = None
+    diversity: int | None = None
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ConfigError(f"k is {self.k}: ask for at least 1 recommendation")
+        if self.diversity is not None and self.diversity < 1:
+            raise ConfigError(
+                f"diversity is {self.diversity}: allow at least 1 item of near-equal titles, or leave it out"
+            )
 
 
 @dataclass(frozen=True)

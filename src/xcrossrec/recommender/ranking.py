@@ -25,6 +25,7 @@ from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.models.pair import PairScorer
 from xcrossrec.models.purchases import term_of
 from xcrossrec.prompts import history_prompt, split_prompt
+from xcrossrec.recommender.diversity import Ranked, diverse
 from xcrossrec.recommender.questions import Answer, Known, Question, Understood, ids_bought
 
 log = logging.getLogger(__name__)
@@ -108,10 +109,10 @@ class DualRanking:
         slots: Float[Tensor, "slot dim"],
         products: Sequence[Float32[Tensor, "slot _"] | None] | None,
     ) -> Answer:
-        asked = known.asked
-        found = snapshot.search(
+        asked, reads = known.asked, encoder_of(self.model).text
+        search = partial(
+            snapshot.search,
             slots,
-            asked.k,
             pool=self._pool(len(slots)),
             filters=asked.filters,
             exclude=() if asked.include_bought else ids_bought(snapshot, known.history),
@@ -119,8 +120,8 @@ class DualRanking:
             products=products,
             bonus=self._bonus(known),
         )
-        reads = encoder_of(self.model).text
-        return _answer(snapshot, known, [(Known(item, reads=reads), score) for item, score in found])
+        found = diverse(lambda n: [(Known(item, reads=reads), s) for item, s in search(n)], asked.k, asked.diversity)
+        return _answer(snapshot, known, found)
 
     def _score(
         self,
@@ -183,10 +184,11 @@ class PairRanking:
         prompt = history_prompt([each.text for each in known.history])
         items = self._items(snapshot, known)
         scores = np.array([read[prompt, item.text] for item in items], dtype=np.float32)
-        order = np.arange(len(items))
+        scored: Ranked = [(item, float(score)) for item, score in zip(items, scores, strict=True)]
         if known.to_score is None:
-            order = best_rows(order, scores, known.asked.k)
-        return _answer(snapshot, known, [(items[row], float(scores[row])) for row in order.tolist()])
+            order = best_rows(np.arange(len(items)), scores, len(items)).tolist()
+            scored = diverse(lambda n: [scored[row] for row in order[:n]], known.asked.k, known.asked.diversity)
+        return _answer(snapshot, known, scored)
 
     def _items(self, snapshot: Snapshot, known: Understood) -> Sequence[Known]:
         """The items that the history is read with."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -194,6 +194,7 @@ class Recommender:
         candidates: Sequence[str] | None = None,
         include_bought: bool = False,
         skip_unknown: bool = False,
+        diversity: int | None = None,
     ) -> list[Recommendation]:
         """Rank the catalogue, or some of it, for a history.
 
@@ -204,16 +205,17 @@ class Recommender:
             candidates: item ids to choose from; None takes the whole catalogue.
             include_bought: also recommend what is in the history.
             skip_unknown: leave out ids of the history that the catalogue lacks.
+            diversity: at most so many items of near-equal titles (:mod:`xcrossrec.recommender.diversity`).
 
         Returns:
             best first; equal scores in the catalogue's order; fewer than ``k`` where there are no more.
 
         Raises:
             DataError: an empty history, an unknown item id, no candidates, or too many for a `pair` model.
-            ConfigError: ``k`` below 1.
+            ConfigError: ``k`` or ``diversity`` below 1.
         """
         chosen = candidates if candidates is None or isinstance(candidates, str) else list(candidates)
-        asked = Question(history, k, filters, chosen, include_bought, skip_unknown)
+        asked = Question(history, k, filters, chosen, include_bought, skip_unknown, diversity=diversity)
         return self.ask(asked).recommendations
 
     def recommend_many(
@@ -224,6 +226,7 @@ class Recommender:
         filters: Filters | None = None,
         include_bought: bool = False,
         skip_unknown: bool = False,
+        diversity: int | None = None,
     ) -> list[list[Recommendation]]:
         """Rank for each of several histories as :meth:`recommend` does; a `dual` model encodes them together.
 
@@ -233,7 +236,8 @@ class Recommender:
             table = as_frame("histories", histories)
             check_columns("the table of histories", table.columns, (HISTORY,))
             histories = table[HISTORY].to_list()
-        answers = self.answer([Question(h, k, filters, None, include_bought, skip_unknown) for h in histories])
+        asked = Question([], k, filters, None, include_bought, skip_unknown, diversity=diversity)
+        answers = self.answer([replace(asked, history=history) for history in histories])
         return [_sound(answer).recommendations for answer in answers]
 
     def score(self, history: Sequence[ItemLike], items: Sequence[ItemLike]) -> list[ItemScore]:

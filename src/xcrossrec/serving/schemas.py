@@ -104,6 +104,9 @@ class RecommendRequest(
         None, description="Ids to choose among; null takes the whole catalogue."
     )
     include_bought: bool = Field(False, description="Also recommend what is in the history.")
+    diversity: Whole | None = Field(
+        None, ge=1, description="At most so many items of near-equal titles; null sets no limit."
+    )
     explain: bool = Field(False, description="Say why, for every recommended item; costs seconds.")
     skip_unknown: bool = Field(
         False, description="Leave out ids of the history that the catalogue lacks, and name them in `unknown`."
@@ -117,7 +120,8 @@ class RecommendRequest(
         """
         filters = None if self.filters is None else Filters(**self.filters.model_dump())
         history = [entry.named() for entry in self.history]
-        return Question(history, self.k, filters, self.candidates, self.include_bought, self.skip_unknown)
+        bought, skip, diversity = self.include_bought, self.skip_unknown, self.diversity
+        return Question(history, self.k, filters, self.candidates, bought, skip, diversity=diversity)
 
 
 class ScoreRequest(

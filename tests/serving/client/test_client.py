@@ -119,6 +119,7 @@ def test_recommendations_are_typed(client: Any) -> None:
         candidates=("i1",),
         explain=True,
         skip_unknown=True,
+        diversity=2,
     )
     (asked,) = service.asked
     assert (asked.method, str(asked.url)) == ("POST", "http://shop/api/v1/recommend")
@@ -138,6 +139,7 @@ def test_recommendations_are_typed(client: Any) -> None:
         "include_bought": False,
         "explain": True,
         "skip_unknown": True,
+        "diversity": 2,
     }
     assert found.unknown == ("id:two words",)
     (item,) = found.items
