@@ -261,17 +261,18 @@ class CatalogueContract:
 
     def test_purchases_are_kept_once_each_in_order_of_arrival(self, store: Catalogue) -> None:
         before = store.version
-        assert store.add_purchases([Purchase("anna", "i2", 50), Purchase("bo", "i1"), Purchase("anna", "i2", 70)]) == 2
+        first = [Purchase("anna", "i2", 50), Purchase("bo", "i1")]
+        assert list(store.add_purchases([*first, Purchase("anna", "i2", 70)])) == first
         assert store.version == before + 1
-        assert store.add_purchases([Purchase("bo", "i1", 99), Purchase("anna", "not in the catalogue", 10)]) == 1
-        assert (store.add_purchases([Purchase("bo", "i1")]), store.add_purchases([])) == (0, 0)
+        assert len(store.add_purchases([Purchase("bo", "i1", 99), Purchase("anna", "not in the catalogue", 10)])) == 1
+        assert not [*store.add_purchases([Purchase("bo", "i1")]), *store.add_purchases([])]
         assert store.version == before + 2
         kept = [("anna", "i2", 50), ("bo", "i1", None), ("anna", "not in the catalogue", 10)]
         assert store.purchases().schema == {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
         assert store.purchases().rows() == kept
         again = self.reopened(store)
         assert (again.purchases().rows(), again.version) == (kept, before + 2)
-        assert again.add_purchases([Purchase("anna", "i2"), Purchase("anna", "i1")]) == 1
+        assert len(again.add_purchases([Purchase("anna", "i2"), Purchase("anna", "i1")])) == 1
         assert again.purchases().rows() == [*kept, ("anna", "i1", None)]
         again.close()
 
@@ -293,7 +294,7 @@ class CatalogueContract:
         new = store.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items)
         with pytest.raises(CatalogueReplacedError, match="write to the one that took its place"):
             store.add_purchases([Purchase("bo", "i0")])
-        assert new.add_purchases([Purchase("anna", "i0"), Purchase("bo", "i0")]) == 1
+        assert len(new.add_purchases([Purchase("anna", "i0"), Purchase("bo", "i0")])) == 1
         kept = [("anna", "i0", None), ("anna", "i1", None), ("bo", "i0", None)]
         assert (store.purchases().rows(), new.purchases().rows()) == (kept, kept)  # who still answers sees it too
         again = self.reopened(new)

@@ -75,6 +75,23 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class AddedPurchases:
+    """What became of purchases that were sent.
+
+    Attributes:
+        model: whose catalogue has them.
+        catalog_version: the first that shows them.
+        added: how many were new.
+        unknown: ids of items that the catalogue lacks, where these were to be left out (`skip_unknown`).
+    """
+
+    model: str
+    catalog_version: int
+    added: int
+    unknown: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
 class HistoryMatch:
     """What one history item has to do with a recommended one.
 

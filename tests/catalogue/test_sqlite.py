@@ -65,7 +65,7 @@ def test_a_write_that_the_disk_refuses_changes_nothing_and_the_next_one_succeeds
             store.add_purchases([Purchase("anna", "i0")])
     assert (list(store.snapshot()), store.version) == ([item(0)], version)
     assert store.purchases().is_empty()
-    assert store.add_purchases([Purchase("anna", "i0")]) == 1
+    assert len(store.add_purchases([Purchase("anna", "i0")])) == 1
     store.upsert([item(1)], unit(1))
     assert list(reopened(store).snapshot()) == [item(0), item(1)]
 
@@ -190,7 +190,7 @@ def test_dead_rows_stay_dead_after_opening_again(store: SqliteCatalogue) -> None
 
 def test_ids_of_any_text_are_written_anew_and_deleted(store: SqliteCatalogue) -> None:
     ids = ["a\0b", "a", "a\0", "\0", "\x1a\x9b}", "'\"\\", "é\r\n"]
-    assert store.add_purchases([Purchase(each, each) for each in [*ids, *ids]]) == 7
+    assert len(store.add_purchases([Purchase(each, each) for each in [*ids, *ids]])) == 7
     items = [StoredItem(each, "First") for each in ids]
     store.upsert(items, unit(*range(7)))
     store.upsert([StoredItem(each, "Second") for each in ids], unit(*range(7)))

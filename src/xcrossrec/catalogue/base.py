@@ -220,7 +220,7 @@ class Catalogue:
                 self._write(Segment.empty(self._snapshot.dim), known)
         return len(known)
 
-    def add_purchases(self, purchases: Sequence[Purchase]) -> int:
+    def add_purchases(self, purchases: Sequence[Purchase]) -> Sequence[Purchase]:
         """Add purchases, all of them or none; kept, and to be read, when this returns.
 
         They belong to the catalogue, not to its items or its model: they stay when an item is deleted, and when
@@ -231,7 +231,7 @@ class Catalogue:
             purchases: in order.
 
         Returns:
-            how many were new.
+            those that were new.
 
         Raises:
             XCrossRecError: as for :meth:`upsert`.
@@ -243,7 +243,7 @@ class Catalogue:
             if fresh:
                 self._bought.append(fresh)
                 self._snapshot = replace(self._snapshot, version=version)
-        return len(fresh)
+        return fresh
 
     def _write(self, written: Segment, deleted: Collection[str]) -> None:
         version = self.version + 1

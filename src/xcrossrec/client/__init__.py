@@ -11,6 +11,7 @@ Errors carry the server's own sentence.
 """
 
 from xcrossrec.answers import (
+    AddedPurchases,
     Explanation,
     HistoryMatch,
     ItemScore,
@@ -20,13 +21,14 @@ from xcrossrec.answers import (
     Scores,
     SourceShare,
 )
-from xcrossrec.client.answers import RequestRefusedError, ServiceBusyError, ServiceError, StoredItem
+from xcrossrec.client.answers import Purchase, RequestRefusedError, ServiceBusyError, ServiceError, StoredItem
 from xcrossrec.client.calls import HistoryEntry
 from xcrossrec.client.clients import LOCAL, AsyncClient, Client
 from xcrossrec.filters import Filters
 
 __all__ = [
     "LOCAL",
+    "AddedPurchases",
     "AsyncClient",
     "Client",
     "Explanation",
@@ -35,6 +37,7 @@ __all__ = [
     "HistoryMatch",
     "ItemScore",
     "LayerShare",
+    "Purchase",
     "Recommendation",
     "Recommendations",
     "RequestRefusedError",

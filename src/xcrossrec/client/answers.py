@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,21 @@ class StoredItem:
     in_stock: bool = True
     price: float | None = None
     metadata: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Purchase:
+    """What a customer bought.
+
+    Attributes:
+        user_id: of the customer.
+        item_id: of one item, or of several, the oldest first.
+        timestamp: seconds since 1970; None where it is unknown.
+    """
+
+    user_id: str
+    item_id: str | Sequence[str]
+    timestamp: int | None = None
 
 
 # ---- errors

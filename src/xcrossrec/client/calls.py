@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 from urllib.parse import quote
 
-from xcrossrec.answers import Explanation, Recommendations, Scores
-from xcrossrec.client.answers import StoredItem
+from xcrossrec.answers import AddedPurchases, Explanation, Recommendations, Scores
+from xcrossrec.client.answers import Purchase, StoredItem
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.filters import Filters
 
@@ -125,6 +125,22 @@ class Questions:
         body = _given(model=model, ids=list(ids))
         return Call("DELETE", "v1/items", int, "deleted", body=body)
 
+    def add_purchases(
+        self, purchases: Sequence[Purchase], *, model: str | None = None, skip_unknown: bool = False
+    ) -> Call[AddedPurchases]:
+        """Add purchases; on disk, and seen by every answer, when this returns, all of them or none. Needs an admin key.
+
+        What is known already changes nothing, so the same purchases may be sent again.
+
+        Args:
+            purchases: a customer's in order.
+            model: its name or its domain's; may be left out where the service has one model.
+            skip_unknown: leave out purchases of items that the catalogue lacks; the answer names these.
+        """
+        sent = [_given(**{**vars(each), "item_id": _listed(each.item_id)}) for each in purchases]
+        body = _given(model=model, purchases=sent, skip_unknown=skip_unknown)
+        return Call("POST", "v1/purchases", AddedPurchases, body=body)
+
     def model(self, name: str | None = None) -> Call[Details]:
         """Describe one model: sources, parameters, fingerprint, catalogue."""
         return Call("GET", "v1/model", Details, query=_given(name=name))
@@ -165,6 +181,10 @@ def _entry(entry: HistoryEntry) -> dict[str, str]:
     raise ConfigError(
         f"expected an id, a title or a mapping with 'item_id' or 'title', got {entry!r}: give one of these"
     )
+
+
+def _listed(item_id: str | Sequence[str]) -> str | list[str]:
+    return item_id if isinstance(item_id, str) else list(item_id)
 
 
 def _conditions(filters: Filters) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class Gate:
                 f"the API key is {reason}: send a valid one as 'Authorization: Bearer KEY'",
                 {"WWW-Authenticate": "Bearer"},
             )
-        writes = method in ("PUT", "DELETE", "PATCH") or path.endswith("/reload")
+        writes = method in ("PUT", "DELETE", "PATCH") or path.endswith(("/reload", "/purchases"))
         if writes and not _any_equal(given, self._admins):
             raise Problem(403, "key", f"this key may read only: use one of {ADMIN_KEYS} to write")
 

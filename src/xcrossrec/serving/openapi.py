@@ -58,6 +58,7 @@ def _write_limits(schemas: dict[str, Any], limits: Settings) -> None:
     schemas["ScoreRequest"]["properties"]["candidates"]["maxItems"] = limits.candidates
     schemas["RecommendRequest"]["properties"]["candidates"]["anyOf"][0]["maxItems"] = limits.candidates
     schemas["UpsertRequest"]["properties"]["items"]["maxItems"] = limits.upsert
+    schemas["PurchasesRequest"]["properties"]["purchases"]["maxItems"] = limits.upsert
     schemas["DeleteRequest"]["properties"]["ids"]["maxItems"] = limits.upsert
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)

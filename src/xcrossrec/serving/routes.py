@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
 from starlette.responses import FileResponse
 
-from xcrossrec.answers import Recommendations, Scores
+from xcrossrec.answers import AddedPurchases, Recommendations, Scores
 from xcrossrec.catalogue.stored_item import LONGEST_ID
 from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.serving.metrics import CONTENT_TYPE
@@ -27,6 +27,7 @@ from xcrossrec.serving.schemas import (
     ItemsAnswer,
     ModelInfo,
     ModelsAnswer,
+    PurchasesRequest,
     RecommendRequest,
     ReloadRequest,
     ScoreRequest,
@@ -131,17 +132,29 @@ async def delete_items(request: Request, asked: DeleteRequest) -> Response:
     return await _write(request, asked.model, "ids", asked.ids, "deleted")
 
 
-async def _write(request: Request, model: str | None, what: str, asked: Sequence[Any], done: str) -> Response:
+# ---- purchases
+
+
+@router.post("/v1/purchases", response_model=AddedPurchases, responses=WRITE, tags=["purchases"])
+async def add_purchases(request: Request, asked: PurchasesRequest) -> Response:
+    """Add purchases, all or none: on disk, and seen by every answer, when this is answered."""
+    bought = [purchase for each in asked.purchases for purchase in each.purchases()]
+    return await _write(request, asked.model, "purchases", bought, "added", skip_unknown=asked.skip_unknown)
+
+
+async def _write(
+    request: Request, model: str | None, what: str, asked: Sequence[Any], done: str, **options: Any
+) -> Response:
     """Write to a model's catalogue, or to its successor's where it is replaced meanwhile, as often as that happens."""
     service = _service(request)
     _check(what, len(asked), service.settings.upsert)
     served = service.find(model)
     while True:
-        request.state.facts.update(model=served.spec.name, items=len(asked))
+        request.state.facts.update(model=served.spec.name, **{"items" if what == "ids" else what: len(asked)})
         try:
-            version, count = await served.writes.ask(asked, timeout_s=service.settings.timeout_s)
-            getattr(service.metrics, done).labels(served.spec.name).inc(count)
-            return _json({"model": served.spec.name, "catalog_version": version, done: count})
+            answer = await served.write(asked, timeout_s=service.settings.timeout_s, **options)
+            getattr(service.metrics, done).labels(served.spec.name).inc(answer[done])
+            return _json({"model": served.spec.name, **answer})
         except XCrossRecError as error:
             new = await service.successor(served) if problem_of(error).code == "replaced" else None
             if new is None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints
 
 from xcrossrec.answers import Explanation
-from xcrossrec.catalogue import Filters, StoredItem
+from xcrossrec.catalogue import Filters, Purchase, StoredItem
 from xcrossrec.catalogue.stored_item import LONGEST_ID, LONGEST_TITLE, OWN
 from xcrossrec.data.text import ItemText
 from xcrossrec.exceptions import DataError
@@ -200,6 +200,41 @@ class DeleteRequest(_Request, json_schema_extra={"examples": [{"ids": ["B0014"]}
 
     model: ModelName = None
     ids: Annotated[list[Id], Field(min_length=1)]
+
+
+class CustomerBought(_Request):
+    """A customer, and what was bought."""
+
+    user_id: Id
+    item_id: Id | Annotated[list[Id], Field(min_length=1)] = Field(description="One item, or several, oldest first.")
+    timestamp: Whole | None = Field(None, ge=0, lt=2**62, description="Seconds since 1970; null where unknown.")
+
+    def purchases(self) -> list[Purchase]:
+        """As the catalogue keeps them.
+
+        Raises:
+            DataError: a value that no purchase may have.
+        """
+        items = [self.item_id] if isinstance(self.item_id, str) else self.item_id
+        return [Purchase(self.user_id, item_id, self.timestamp) for item_id in items]
+
+
+class PurchasesRequest(
+    _Request,
+    json_schema_extra={
+        "examples": [
+            {"purchases": [{"user_id": "c-17", "item_id": "B0012", "timestamp": 1780000000}]},
+            {"purchases": [{"user_id": "c-17", "item_id": ["B0012", "B0014"]}], "skip_unknown": True},
+        ]
+    },
+):
+    """Add purchases, all of them or none; those that are known already change nothing."""
+
+    model: ModelName = None
+    purchases: Annotated[list[CustomerBought], Field(min_length=1)]
+    skip_unknown: bool = Field(
+        False, description="Leave out purchases of items that the catalogue lacks, and name these in `unknown`."
+    )
 
 
 class ReloadRequest(_Request, json_schema_extra={"examples": [{"path": "/srv/models/toys-2"}]}):

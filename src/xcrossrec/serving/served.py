@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from xcrossrec.answers import Explanation
-from xcrossrec.catalogue import Catalogue, embed_again, encode_items, fingerprint_of
-from xcrossrec.exceptions import BundleError, ConfigError, XCrossRecError
+from xcrossrec.catalogue import Catalogue, Purchase, embed_again, encode_items, fingerprint_of
+from xcrossrec.exceptions import BundleError, ConfigError, UnknownItemError, XCrossRecError
 from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
@@ -33,6 +33,9 @@ REASONS_QUEUE = 16
 
 WRITES_QUEUE = 64
 """Writes that may wait."""
+
+PURCHASES_AT_ONCE = 32
+"""Requests whose purchases are written in one step: each step waits for the disk."""
 
 _SHARED_FROM = 10_000
 """Values of a tensor from which two copies of a model share it."""
@@ -78,8 +81,12 @@ class Served:
             queue=min(REASONS_QUEUE, settings.queue),
             on_start=on_start,
         )
-        self.writes: Worker[Sequence[ItemToStore] | Sequence[str], tuple[int, int]] = Worker(
-            f"{spec.name}-writes", self._one(self._write), queue=min(WRITES_QUEUE, settings.queue), on_start=on_start
+        queue = min(WRITES_QUEUE, settings.queue)
+        self.writes: Worker[Sequence[ItemToStore] | Sequence[str], dict[str, Any]] = Worker(
+            f"{spec.name}-writes", self._one(self._write), queue=queue, on_start=on_start
+        )
+        self.purchases: Worker[tuple[Sequence[Purchase], bool], dict[str, Any]] = Worker(
+            f"{spec.name}-purchases", self._add_purchases, queue=queue, batch=PURCHASES_AT_ONCE, on_start=on_start
         )
 
     @property
@@ -108,14 +115,33 @@ class Served:
             }
         )
 
+    async def write(
+        self,
+        asked: Sequence[ItemToStore] | Sequence[str] | Sequence[Purchase],
+        *,
+        timeout_s: float,
+        skip_unknown: bool = False,
+    ) -> dict[str, Any]:
+        """Write items, delete some by their ids, or add purchases; gives what the service answers.
+
+        Args:
+            asked: all of one kind; no purchases at all is a write, too.
+            timeout_s: of the answer, in seconds.
+            skip_unknown: leave out purchases of items that the catalogue lacks.
+        """
+        bought = [each for each in asked if isinstance(each, Purchase)]
+        if bought:
+            return await self.purchases.ask((bought, skip_unknown), timeout_s=timeout_s)
+        return await self.writes.ask(asked, timeout_s=timeout_s)  # type: ignore[arg-type]
+
     def close(self) -> None:
         """Take no more questions; those that wait are answered."""
-        for worker in (self.answers, self.reasons, self.writes):
+        for worker in (self.answers, self.reasons, self.writes, self.purchases):
             worker.close()
 
     def join(self) -> None:
         """Wait until all questions are answered."""
-        for worker in (self.answers, self.reasons, self.writes):
+        for worker in (self.answers, self.reasons, self.writes, self.purchases):
             worker.join()
 
     def _one(self, work: Callable[[Any], Any]) -> Callable[[Sequence[Any]], list[Any]]:
@@ -132,15 +158,44 @@ class Served:
         answer = self._second.ask(asked) if isinstance(asked, Question) else asked
         return answer.version, self._second.explain_answer(answer)
 
-    def _write(self, asked: Sequence[ItemToStore] | Sequence[str]) -> tuple[int, int]:
+    def _write(self, asked: Sequence[ItemToStore] | Sequence[str]) -> dict[str, Any]:
         """Store or delete items; gives the version that shows it, and how many items changed."""
         if isinstance(asked[0], str):
-            count = self.store.delete([str(item_id) for item_id in asked])
+            done, count = "deleted", self.store.delete([str(item_id) for item_id in asked])
         else:
             text = encoder_of(self._second.model).text
             items = [item.stored(text) for item in asked if isinstance(item, ItemToStore)]
-            count = self.store.upsert(items, encode_items(self._second.model, items))
-        return self.store.version, count
+            done, count = "written", self.store.upsert(items, encode_items(self._second.model, items))
+        return {"catalog_version": self.store.version, done: count}
+
+    def _add_purchases(self, asked: Sequence[tuple[Sequence[Purchase], bool]]) -> Sequence[dict[str, Any] | Exception]:
+        """Store the purchases of many requests in one step, and let the recommender count them."""
+        known = [or_error(partial(self._of_known_items, *each)) for each in asked]
+        stored = [purchase for each in known if not isinstance(each, Exception) for purchase in each[0]]
+        fresh = or_error(partial(self.store.add_purchases, stored))
+        if isinstance(fresh, Exception):
+            return [each if isinstance(each, Exception) else fresh for each in known]
+        new, version = {id(purchase) for purchase in fresh}, self.store.version
+
+        def answer(purchases: Sequence[Purchase], unknown: dict[str, Any]) -> dict[str, Any]:
+            added = sum(id(purchase) in new for purchase in purchases)
+            return {"catalog_version": version, "added": added, **unknown}
+
+        return [each if isinstance(each, Exception) else answer(*each) for each in known]
+
+    def _of_known_items(
+        self, purchases: Sequence[Purchase], skip_unknown: bool
+    ) -> tuple[Sequence[Purchase], dict[str, Any]]:
+        """The purchases of items that the catalogue has; and the other items' ids, where these may be left out."""
+        snapshot = self.store.snapshot()
+        unknown = {each.item_id: None for each in purchases if snapshot.place(each.item_id) is None}
+        if unknown and not skip_unknown:
+            raise UnknownItemError(
+                f"unknown item id {next(iter(unknown))!r}: the catalogue of {len(snapshot)} items lacks it; nothing "
+                "was added: write the item first, or send skip_unknown to leave out purchases of such items"
+            )
+        left_out = {"unknown": list(unknown)} if skip_unknown else {}
+        return [purchase for purchase in purchases if purchase.item_id not in unknown], left_out
 
 
 def load(spec: Spec, base: str | None = None) -> tuple[Model, dict[str, Any]]:

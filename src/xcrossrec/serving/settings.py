@@ -67,7 +67,7 @@ class Settings:
         waiting_texts: texts that may wait for each model to read them; more are refused with 429.
         remembered: titles whose vectors each model remembers; 0 for none.
         explained: recommendations that one request may have explained.
-        upsert: items written or deleted by one request, at most.
+        upsert: items written or deleted, or purchases added, by one request, at most.
         drain_s: seconds between the signal to stop and the last new connection.
         stop_s: seconds that requests in flight have to finish after that.
         threads: processor threads of the models; 0 leaves one core to the rest.

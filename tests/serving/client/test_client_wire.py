@@ -10,7 +10,7 @@ import httpx
 import polars as pl
 import pytest
 
-from xcrossrec.client import AsyncClient, Filters, RequestRefusedError, StoredItem
+from xcrossrec.client import AsyncClient, Filters, Purchase, RequestRefusedError, StoredItem
 from xcrossrec.recommender import Recommender
 
 ADMIN = "an-admin-key-for-tests"
@@ -72,6 +72,17 @@ def test_items_come_and_go(app: Any) -> None:
     assert "new" in {item.item_id for item in ask(app, "recommend", ["i0"], 10).items}
     assert ask(app, "delete_items", ["new", "nobody"]) == 1
     assert ask(app, "find_items", "yellow") == ()
+
+
+def test_purchases_are_added_once(app: Any) -> None:
+    bought = [Purchase("anna", ["i0", "i3"], 7), Purchase("bo", "i3")]
+    first, again = ask(app, "add_purchases", bought), ask(app, "add_purchases", bought)
+    assert (first.added, again.added, first.unknown) == (3, 0, None)
+    assert (first.model, first.catalog_version) == ("toys", again.catalog_version)
+    with pytest.raises(RequestRefusedError, match="unknown item id 'gone'"):
+        ask(app, "add_purchases", [Purchase("bo", "gone")])
+    skipped = ask(app, "add_purchases", [Purchase("bo", ("gone", "i1"))], skip_unknown=True)
+    assert (skipped.added, skipped.unknown) == (1, ("gone",))
 
 
 def test_models_are_described_and_replaced(app: Any, tiny_models: Any) -> None:
