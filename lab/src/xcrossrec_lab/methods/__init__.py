@@ -37,6 +37,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "popularity": Kind("counting:popularity", draws=False),
         "itemknn": Kind("counting:itemknn", draws=False),
+        "ease": Kind("ease:ease", draws=False),
         "tfidf": Kind("counting:tfidf", learns=False),
         "untrained": Kind("sources:untrained_base", learns=False),
         "source": Kind("sources:source_alone", learns=False, uses_sources=True),
@@ -51,6 +52,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "adapter-fusion": Kind("fusion:adapter_fusion", uses_sources=True),
         "unisrec": Kind("unisrec:unisrec", uses_sources=True),
         "sasrec": Kind("sasrec:sasrec"),
+        "bsarec": Kind("bsarec:bsarec"),
         "head": Kind("lora:head_on_the_base"),
         "lora": Kind("lora:lora"),
         "lora-from-source": Kind("lora:lora_from_best_source", uses_sources=True),
