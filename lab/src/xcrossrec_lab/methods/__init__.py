@@ -37,6 +37,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "popularity": Kind("counting:popularity", draws=False),
         "itemknn": Kind("counting:itemknn", draws=False),
+        "copurchase": Kind("purchases:copurchase", draws=False),
         "ease": Kind("ease:ease", draws=False),
         "tfidf": Kind("counting:tfidf", learns=False),
         "untrained": Kind("sources:untrained_base", learns=False),

@@ -1,0 +1,253 @@
+"""The page of a growth suite: every method at every budget, ours against each, what each thing adds to co-purchases.
+
+    python -m xcrossrec_lab.report.growth lab/evidence/growth.toml [--to FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Float64
+
+from xcrossrec import Evaluation
+from xcrossrec.types import NEGATIVES, USER, Negatives
+from xcrossrec_lab.report.many_comparisons import holm_adjusted
+from xcrossrec_lab.report.resampling import compare_many, interval, relative_interval
+from xcrossrec_lab.suites.cells import ALL, NO_BUDGET
+from xcrossrec_lab.suites.growth import CO, COUNTING, Files, asked_cells, co
+from xcrossrec_lab.suites.suite import Suite
+
+PerUser: TypeAlias = Float64[np.ndarray, " user"]
+TEXT = "untrained-centered"
+"""Text alone, without any training."""
+
+QUOTED = (
+    ("TIGER (arXiv 2305.05065)", {"beauty": ".0648 / .0384", "sports": ".0400 / .0225", "toys": ".0712 / .0432"}),
+    ("BSARec (arXiv 2312.10325)", {"beauty": ".1008 / .0611", "sports": ".0612", "toys": ""}),
+    ("SASRec as tuned by RecBole's users", {"beauty": "about .085 / .043", "sports": "", "toys": ""}),
+)
+"""Published on the same data with all users, full catalogue: Recall@10 / NDCG@10, or Recall@10 where a source gives that
+alone. Protocols differ, such as whether a history's items compete: quotes, not comparisons."""
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One method at one budget on one target, its draws taken together."""
+
+    target: str
+    method: str
+    budget: int
+    draws: list[Evaluation] = field(default_factory=list)
+
+    def per_user(self, negatives: Negatives, metric: str) -> PerUser:
+        """The metric of each user, averaged over the draws; users in the order of their ids."""
+        return np.stack([each.of(negatives).sort(USER)[metric].to_numpy() for each in self.draws]).mean(axis=0)
+
+    @cached_property
+    def ndcg(self) -> PerUser:
+        """NDCG@10 under full ranking."""
+        return self.per_user("full", "ndcg@10")
+
+
+class Points:
+    """The finished cells of a suite.
+
+    Args:
+        suite: whose.
+    """
+
+    def __init__(self, suite: Suite) -> None:
+        self.suite = suite
+        self._points: dict[tuple[str, str, int], Point] = {}
+        files = Files(suite.out)
+        for cell, budgets in asked_cells(suite):
+            for each in [cell, *(co(cell, *budget) for budget in budgets)]:
+                if files.record(each).exists():
+                    key = (each.target, each.method, each.budget)
+                    self._points.setdefault(key, Point(*key)).draws.append(Evaluation.load(files.results(each)))
+
+    def get(self, target: str, method: str, budget: int) -> Point | None:
+        """One, or what a method is without a budget."""
+        return self._points.get((target, method, budget)) or self._points.get((target, method, NO_BUDGET))
+
+    @property
+    def targets(self) -> list[str]:
+        """In the order of the grid."""
+        return list(dict.fromkeys(target for target, _, _ in self._points))
+
+    @property
+    def budgets(self) -> list[int]:
+        """Rising, all users last."""
+        return sorted({b for _, _, b in self._points} - {NO_BUDGET}, key=lambda budget: budget or np.inf)
+
+    @property
+    def methods(self) -> list[str]:
+        """Those that know purchases alone first, then text alone, then text with purchases."""
+        found = list(dict.fromkeys(method for _, method, _ in self._points))
+        kinds = [self.suite.methods[method.removesuffix(CO)].kind in COUNTING for method in found]
+        order = sorted(range(len(found)), key=lambda i: (not kinds[i], found[i].endswith(CO), i))
+        return [found[i] for i in order]
+
+
+def name_of(budget: int) -> str:
+    """A budget as a column's title."""
+    return "all users" if budget == ALL else f"{budget:,} users"
+
+
+def shown(method: str) -> str:
+    """A method as a row's title."""
+    return f"{method.removesuffix(CO)} + co-purchases" if method.endswith(CO) else method
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+
+
+def figures(points: Points, target: str, first: tuple[Negatives, str], second: tuple[Negatives, str]) -> str:
+    """Two metrics of every method at every budget."""
+    rows = []
+    for method in points.methods:
+        found = [points.get(target, method, budget) for budget in points.budgets]
+        if any(found):
+            rows.append([shown(method), *(_two(point, first, second) for point in found)])
+    return _table(["method", *map(name_of, points.budgets)], rows)
+
+
+def _two(point: Point | None, first: tuple[Negatives, str], second: tuple[Negatives, str]) -> str:
+    if point is None:
+        return ""
+    draws = f" ({len(point.draws)})" if len(point.draws) > 1 else ""
+    return f"{point.per_user(*first).mean():.4f} / {point.per_user(*second).mean():.4f}{draws}"
+
+
+def differences(points: Points, ours: str) -> str:
+    """NDCG@10 of one method minus that of every other, paired, corrected over the whole table.
+
+    Args:
+        points: of a suite.
+        ours: the method.
+    """
+    pairs = [
+        (target, budget, method, mine, other)
+        for target in points.targets
+        for budget in points.budgets
+        for method in points.methods
+        if method != ours
+        and (mine := points.get(target, ours, budget)) is not None
+        and (other := points.get(target, method, budget)) is not None
+    ]
+    found = {}
+    for target in points.targets:
+        mine = [(n, p) for n, p in enumerate(pairs) if p[0] == target]
+        for (n, _), each in zip(mine, compare_many([p[3].ndcg - p[4].ndcg for _, p in mine]), strict=True):
+            found[n] = each
+    corrected = holm_adjusted([found[n].p_value for n in range(len(pairs))])
+    cells = {
+        (t, m, b): f"{found[n].difference:+.4f} [{found[n].interval[0]:+.4f}, {found[n].interval[1]:+.4f}]"
+        + ("" if corrected[n] < 0.05 else " (n.s.)")
+        for n, (t, b, m, _, _) in enumerate(pairs)
+    }
+    rows = [
+        [target, shown(method), *(cells.get((target, method, budget), "") for budget in points.budgets)]
+        for target in points.targets
+        for method in points.methods
+        if any((target, method, budget) in cells for budget in points.budgets)
+    ]
+    return _table(["target", f"{shown(ours)} minus", *map(name_of, points.budgets)], rows)
+
+
+def gains(points: Points) -> str:
+    """NDCG@10 relative to another method's: what co-purchases add to each text, what each thing adds on top of them."""
+    rows = []
+    for target in points.targets:
+        for ours, other in _pairs(points):
+            cells = [_gain(points.get(target, ours, b), points.get(target, other, b)) for b in points.budgets]
+            if any(cells):
+                rows.append([target, shown(ours), shown(other), *cells])
+    return _table(["target", "", "over", *map(name_of, points.budgets)], rows)
+
+
+def _pairs(points: Points) -> Iterator[tuple[str, str]]:
+    texts = [method for method in points.methods if method.endswith(CO)]
+    yield from ((method, TEXT) for method in texts if method.removesuffix(CO) == TEXT)
+    yield from ((method, method.removesuffix(CO)) for method in texts if method.removesuffix(CO) != TEXT)
+    yield from ((method, TEXT + CO) for method in texts if method != TEXT + CO)
+
+
+def _gain(ours: Point | None, other: Point | None) -> str:
+    if ours is None or other is None:
+        return ""
+    low, high = relative_interval(ours.ndcg, other.ndcg)
+    return f"{ours.ndcg.mean() / other.ndcg.mean() - 1:+.1%} [{low:+.1%}, {high:+.1%}]"
+
+
+def half_width(points: Points, target: str) -> tuple[int, float]:
+    """How many users are ranked, and the half width of the 95% interval of text's NDCG@10."""
+    values = next(p for b in points.budgets if (p := points.get(target, TEXT, b)) is not None).ndcg
+    low, high = interval(values)
+    return len(values), (high - low) / 2
+
+
+def page(points: Points, ours: str) -> str:
+    """All tables.
+
+    Args:
+        points: of a suite.
+        ours: the method that is compared with all others.
+    """
+    parts = ["# What each thing adds as a category grows", _legend(points)]
+    for target in points.targets:
+        users, width = half_width(points, target)
+        quoted = [[name, figures[target.split("-")[0]]] for name, figures in QUOTED if figures[target.split("-")[0]]]
+        parts += [
+            f"## {target}",
+            f"{users:,} users ranked in the whole catalogue; the 95% interval of a mean NDCG@10 is about {width:.4f} to "
+            "either side, that of a difference much less.",
+            "Recall@10 / NDCG@10:",
+            figures(points, target, ("full", "hit@10"), ("full", "ndcg@10")),
+            "Published, all users, quoted (protocols differ):",
+            _table(["", "Recall@10 / NDCG@10"], quoted),
+            "MRR among 29 others, popularity / uniform:",
+            figures(points, target, ("popularity", "mrr"), ("uniform", "mrr")),
+        ]
+    parts += [
+        "## Over another method: NDCG@10, relative",
+        gains(points),
+        f"## {shown(ours)} minus every other: NDCG@10",
+        differences(points, ours),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _legend(points: Points) -> str:
+    return (
+        f"Made by `python -m xcrossrec_lab.report.growth` from the suite `{points.suite.name}`: split "
+        f"`{points.suite.split}`, leave-last-out, {', '.join(points.suite.negatives or NEGATIVES)}; items of the history "
+        "do not compete. A number in brackets is how many draws of users were averaged, one where there is none. "
+        "Intervals are of users, 95%, paired; n.s.: p at least .05 after Holm's correction over the whole table."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the page of a suite's finished cells, or print it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("suite", type=Path)
+    parser.add_argument("--ours", default=TEXT + CO, help="the method that is compared with all others")
+    parser.add_argument("--to", type=Path, help="the page's file")
+    given = parser.parse_args(arguments)
+    text = page(Points(Suite.read(given.suite)), given.ours)
+    if given.to:
+        given.to.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
