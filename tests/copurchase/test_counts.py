@@ -31,8 +31,8 @@ def by_hand(sequences: dict[str, list[str]], history: list[str]) -> dict[str, fl
 
     def similarity(one: str, other: str) -> float:
         places = [(first.index(one), first.index(other)) for first in firsts if one in first and other in first]
-        near = [1 / abs(here - there) for here, there in places if 0 < abs(here - there) <= 6]
-        return sum(near) / math.sqrt(bought[one] * bought[other]) if near else 0.0
+        near = [(1 if a < b else 0.5) / abs(a - b) for a, b in places if 0 < abs(a - b) <= 6]
+        return sum(near) / math.sqrt((bought[one] + 10) * (bought[other] + 10)) if near else 0.0
 
     ages = {item: len(history) - 1 - place for place, item in enumerate(history)}
     scores = {
@@ -91,7 +91,8 @@ def test_nothing_is_bought_yet() -> None:
     counts = CoPurchases.count(table({}))
     assert (counts.scores(["a"]), counts.together("a", "b"), counts.table().height) == ({}, 0, 0)
     counts.add("u", ["a", "b"])
-    assert counts.scores(["a"]) == {"b": 1.0}
+    assert counts.scores(["a"]) == pytest.approx({"b": 1 / 11})
+    assert counts.scores(["b"]) == pytest.approx({"a": 0.5 / 11})
 
 
 def test_readers_and_writers_do_not_meet() -> None:
@@ -119,4 +120,5 @@ def test_what_is_no_table_of_purchases(purchases: pl.DataFrame, message: str) ->
 def test_the_weight_is_that_of_the_rung() -> None:
     counts = CoPurchases.count(table({"u": "ab"}))
     term = Term(counts, {"one": 0.5})
-    assert (term.bonus(["a"]), term.bonus(["x", "a"]), term.bonus([])) == ({"b": 0.5}, {}, {})
+    assert (term.bonus(["x", "a"]), term.bonus([])) == ({}, {})
+    assert term.bonus(["a"]) == pytest.approx({"b": 0.5 / 11})

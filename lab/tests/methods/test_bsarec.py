@@ -77,9 +77,7 @@ def test_it_learns_and_keeps_the_best_pass(make_task: MakeTask, alpha: float) ->
     empty, alike = fitted.scorer.score([[], [1, 2]]), fitted.scorer.score([[1, 2]])
     assert not empty[0].any()
     np.testing.assert_allclose(empty[1], alike[0], atol=1e-5)
-    np.testing.assert_allclose(
-        fitted.scorer.score([[1, 2]], np.array([[4, 0]])), alike[:, [4, 0]], atol=1e-6
-    )
+    np.testing.assert_allclose(fitted.scorer.score([[1, 2]], np.array([[4, 0]])), alike[:, [4, 0]], atol=1e-6)
 
 
 def test_items_of_no_training_user_rank_last(make_task: MakeTask) -> None:
@@ -92,5 +90,5 @@ def test_items_of_no_training_user_rank_last(make_task: MakeTask) -> None:
 
 
 def test_a_share_outside_its_bounds_is_refused(make_task: MakeTask) -> None:
-    with pytest.raises(ConfigError, match="alpha is 1.5"):
+    with pytest.raises(ConfigError, match=r"alpha is 1\.5"):
         bsarec(make_task(settings={"alpha": 1.5}))

@@ -23,6 +23,13 @@ from xcrossrec.types import ITEM, USER
 REACH = 6
 """Places in a customer's sequence within which two purchases count as one pair."""
 
+BACKWARD = 0.5
+"""What a pair counts from the later purchase to the earlier one; from the earlier to the later one it counts 1."""
+
+SHRINK = 10.0
+"""Customers that are added to those of each item: what few bought says little, and one weight holds for few and many
+purchases alike."""
+
 DECAY = 0.7
 """What a history's item counts of the one that was bought next after it."""
 
@@ -40,7 +47,8 @@ class CoPurchases:
 
     With :math:`d_u(i, j)` the distance of two items in the order in which customer u first bought each,
 
-        c(i, j) = sum over u of 1 / d_u(i, j), where d_u(i, j) <= 6;   s(i, j) = c(i, j) / sqrt(n_i n_j),
+        c(i, j) = sum over u of b / d_u(i, j), where d_u(i, j) <= 6, b = 1 if i came first and .5 if j did;
+        s(i, j) = c(i, j) / sqrt((n_i + 10) (n_j + 10)),
 
     where n_i is the number of customers who bought i. A history's score of j is the sum of its items' s(i, j), each
     .7 times less than the next newer one's. To buy an item again changes nothing. Customers are known by a hash of
@@ -145,8 +153,8 @@ class CoPurchases:
                 if item in known:
                     continue
                 for distance, other in enumerate(reversed(known[-REACH:]), start=1):
-                    self._add_pair(item, other, 1 / distance)
                     self._add_pair(other, item, 1 / distance)
+                    self._add_pair(item, other, BACKWARD / distance)
                 self._more.setdefault(customer, []).append(item)
                 self._more_buyers.setdefault(item, []).append(customer)
                 self._count[item] += 1
@@ -226,11 +234,11 @@ class CoPurchases:
         start, end = (int(starts[item]), int(starts[item + 1])) if item + 1 < len(starts) else (0, 0)
         numbers = np.concatenate([self._pairs.indices[start:end], np.array(list(more), dtype=np.int64)])
         counts = np.concatenate([self._pairs.data[start:end], np.array(list(more.values()))])
-        return numbers, counts * share / np.sqrt(self._count[item] * self._count[numbers])
+        return numbers, counts * share / np.sqrt((self._count[item] + SHRINK) * (self._count[numbers] + SHRINK))
 
 
 def _pairs(of: Any, bought: Any, items: int) -> Any:
-    """Both directions of all pairs within reach, as a sparse matrix (item, item)."""
+    """All pairs within reach, from each item of a history (row) to what it speaks for, as a sparse matrix."""
     first, second, counts = [], [], []
     for distance in range(1, REACH + 1):
         near = np.flatnonzero(of[distance:] == of[:-distance])
@@ -239,4 +247,4 @@ def _pairs(of: Any, bought: Any, items: int) -> Any:
         counts.append(np.full(len(near), 1 / distance))
     one, other, count = map(np.concatenate, (first, second, counts))
     both = np.concatenate([one, other]), np.concatenate([other, one])
-    return coo_array((np.concatenate([count, count]), both), shape=(items, items)).tocsr()
+    return coo_array((np.concatenate([count, BACKWARD * count]), both), shape=(items, items)).tocsr()

@@ -60,7 +60,8 @@ class FrequencyFilter(nn.Module):
         spectrum = torch.fft.rfft(states.float(), dim=1, norm="ortho")
         spectrum[:, self.frequencies :] = 0
         low = torch.fft.irfft(spectrum, n=states.shape[1], dim=1, norm="ortho")
-        return low + self.root_of_scale.square() * (states - low)
+        out: Tensor = low + self.root_of_scale.square() * (states - low)
+        return out
 
 
 class Block(nn.Module):
@@ -131,11 +132,13 @@ class BSARec(nn.Module):
         mask = self._mask(histories)
         for block in self.blocks:
             states = block(states, mask)
-        return states[:, -1]
+        last: Tensor = states[:, -1]
+        return last
 
     def scores(self, histories: Int[Tensor, "user slot"]) -> Float[Tensor, "user item"]:
         """Score all items."""
-        return self(histories) @ self.items.weight[: self.n_items].t()
+        scores: Tensor = self(histories) @ self.items.weight[: self.n_items].t()
+        return scores
 
     def _mask(self, histories: Int[Tensor, "user slot"]) -> Float[Tensor, "user_head slot slot"]:
         """Nobody sees what comes later or an empty slot; an empty slot sees itself, so that no row is empty."""
@@ -146,7 +149,7 @@ class BSARec(nn.Module):
 
 
 class BSARecScorer:
-    """A trained model on its catalogue; an empty history scores every item 0, an item of no training user ranks last."""
+    """A trained model on its catalogue; an empty history scores every item 0, items of no training user rank last."""
 
     name = "bsarec"
 
@@ -199,7 +202,8 @@ class _Examples:
         return cls(padded([h for h, _ in parts], slots, empty), torch.tensor([t for _, t in parts], dtype=torch.long))
 
     def batches(self, order: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in order.split(size):
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
             yield self.histories[rows], self.targets[rows]
 
 
@@ -249,7 +253,7 @@ def _train(network: BSARec, learn: _Examples, stop: _Examples, settings: dict[st
         for histories, targets in learn.batches(torch.randperm(len(learn.targets)), size):
             loss = _loss(network, histories, targets)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
         losses.append(_held_out_loss(network, stop if stops else learn, size))
         if losses[-1] == min(losses):

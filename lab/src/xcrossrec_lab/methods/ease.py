@@ -21,7 +21,8 @@ class Ease(Rival):
     """Scores an item by the sum of its weights to the history's items.
 
     With X the users' items (0 or 1), P = (X'X + l2 I)^-1 over the items that somebody bought, the weights are
-    B = I - P diag(1 / diag P): those that best restore X with no item restoring itself. Items that nobody bought score 0.
+    B = I - P diag(1 / diag P): those that best restore X with no item restoring itself. Items that nobody bought score
+    0.
 
     Args:
         baskets: per train user the item rows.

@@ -1,6 +1,6 @@
 """The page of a growth suite: every method at every budget, ours against each, what each thing adds to co-purchases.
 
-    python -m xcrossrec_lab.report.growth lab/evidence/growth.toml [--to FILE]
+python -m xcrossrec_lab.report.growth lab/evidence/growth.toml [--to FILE]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from xcrossrec import Evaluation
+from xcrossrec.metrics.significance import PairedComparison
 from xcrossrec.types import NEGATIVES, USER, Negatives
 from xcrossrec_lab.report.many_comparisons import holm_adjusted
 from xcrossrec_lab.report.resampling import compare_many, interval, relative_interval
@@ -32,8 +33,8 @@ QUOTED = (
     ("BSARec (arXiv 2312.10325)", {"beauty": ".1008 / .0611", "sports": ".0612", "toys": ""}),
     ("SASRec as tuned by RecBole's users", {"beauty": "about .085 / .043", "sports": "", "toys": ""}),
 )
-"""Published on the same data with all users, full catalogue: Recall@10 / NDCG@10, or Recall@10 where a source gives that
-alone. Protocols differ, such as whether a history's items compete: quotes, not comparisons."""
+"""Published on the same data with all users, full catalogue: Recall@10 / NDCG@10, or Recall@10 where that alone is
+given. Protocols differ, such as whether a history's items compete: quotes, not comparisons."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,9 @@ class Point:
 
     def per_user(self, negatives: Negatives, metric: str) -> PerUser:
         """The metric of each user, averaged over the draws; users in the order of their ids."""
-        return np.stack([each.of(negatives).sort(USER)[metric].to_numpy() for each in self.draws]).mean(axis=0)
+        values = [each.of(negatives).sort(USER)[metric].to_numpy() for each in self.draws]
+        mean: PerUser = np.stack(values).mean(axis=0)
+        return mean
 
     @cached_property
     def ndcg(self) -> PerUser:
@@ -143,11 +146,11 @@ def differences(points: Points, ours: str) -> str:
         and (mine := points.get(target, ours, budget)) is not None
         and (other := points.get(target, method, budget)) is not None
     ]
-    found = {}
+    found: dict[int, PairedComparison] = {}
     for target in points.targets:
-        mine = [(n, p) for n, p in enumerate(pairs) if p[0] == target]
-        for (n, _), each in zip(mine, compare_many([p[3].ndcg - p[4].ndcg for _, p in mine]), strict=True):
-            found[n] = each
+        here = [n for n, pair in enumerate(pairs) if pair[0] == target]
+        compared = compare_many([pairs[n][3].ndcg - pairs[n][4].ndcg for n in here])
+        found |= dict(zip(here, compared, strict=True))
     corrected = holm_adjusted([found[n].p_value for n in range(len(pairs))])
     cells = {
         (t, m, b): f"{found[n].difference:+.4f} [{found[n].interval[0]:+.4f}, {found[n].interval[1]:+.4f}]"
@@ -208,8 +211,8 @@ def page(points: Points, ours: str) -> str:
         quoted = [[name, figures[target.split("-")[0]]] for name, figures in QUOTED if figures[target.split("-")[0]]]
         parts += [
             f"## {target}",
-            f"{users:,} users ranked in the whole catalogue; the 95% interval of a mean NDCG@10 is about {width:.4f} to "
-            "either side, that of a difference much less.",
+            f"{users:,} users ranked in the whole catalogue; the 95% interval of a mean NDCG@10 is about {width:.4f} "
+            "to either side, that of a difference much less.",
             "Recall@10 / NDCG@10:",
             figures(points, target, ("full", "hit@10"), ("full", "ndcg@10")),
             "Published, all users, quoted (protocols differ):",
@@ -229,9 +232,9 @@ def page(points: Points, ours: str) -> str:
 def _legend(points: Points) -> str:
     return (
         f"Made by `python -m xcrossrec_lab.report.growth` from the suite `{points.suite.name}`: split "
-        f"`{points.suite.split}`, leave-last-out, {', '.join(points.suite.negatives or NEGATIVES)}; items of the history "
-        "do not compete. A number in brackets is how many draws of users were averaged, one where there is none. "
-        "Intervals are of users, 95%, paired; n.s.: p at least .05 after Holm's correction over the whole table."
+        f"`{points.suite.split}`, leave-last-out, {', '.join(points.suite.negatives or NEGATIVES)}; items of the "
+        "history do not compete. A number in brackets is how many draws of users were averaged, one where there is "
+        "none. Intervals are of users, 95%, paired; n.s.: p at least .05 after Holm's correction over the whole table."
     )
 
 

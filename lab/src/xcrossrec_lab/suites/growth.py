@@ -29,7 +29,6 @@ from xcrossrec import ConfigError, Domain, Evaluation, Scorer, evaluate, read_do
 from xcrossrec.baselines.named import MeanScorer
 from xcrossrec.models.heads import HistoryMatcher
 from xcrossrec.models.scorer import ModelScorer
-from xcrossrec.replacing import replacing_file
 from xcrossrec.scoring import check_rows
 from xcrossrec.types import USER
 from xcrossrec_lab.methods import KINDS
@@ -77,8 +76,9 @@ class VectorScorer:
             for name, value in {"vectors": vectors, **matcher.state_dict()}.items()
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_file(path) as temporary:
-            save_file(tensors, temporary)
+        temporary = path.with_suffix(".part")
+        save_file(tensors, temporary)
+        temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path, name: str) -> VectorScorer:
@@ -162,8 +162,9 @@ class Files:
         """Keep a finished cell."""
         self.record(cell).parent.mkdir(parents=True, exist_ok=True)
         evaluation.save(self.results(cell))
-        with replacing_file(self.record(cell)) as temporary:
-            temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        temporary = self.record(cell).with_suffix(".part")
+        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        temporary.replace(self.record(cell))
 
 
 def co(cell: Cell, budget: int, seed: int) -> Cell:
