@@ -12,6 +12,7 @@ from xcrossrec.data.candidates import candidates_file, draw_candidates
 from xcrossrec.data.domain import Domain
 from xcrossrec.evaluation import Evaluation, evaluate
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
+from xcrossrec.metrics.lists import list_metrics
 
 N_ITEMS = 45
 
@@ -73,6 +74,28 @@ def test_every_kind_equals_the_loop_reference() -> None:
     expected = [_rank(scorer, rows[:-1], [rows[-1], *rest]) for rows, rest in zip(sequences.rows, others, strict=True)]
     assert result.of("full")["rank"].to_list() == expected
     assert result.of("full")["candidates"].to_list() == [1 + len(rest) for rest in others]
+
+
+@pytest.mark.parametrize("kept", [{}, {"filters": {"repeats": "keep"}}])
+def test_lists_are_those_of_the_whole_catalogue(kept: dict[str, object]) -> None:
+    domain, scorer = _domain(**kept), Hashed()
+    sequences, lists = domain.sequences("validation"), []
+    for rows in sequences.rows:
+        scores = scorer.score([rows[:-1]])[0]
+        left = [row for row in range(N_ITEMS) if kept or row not in rows or row == rows[-1]]
+        lists.append(sorted(left, key=lambda row: (-scores[row], row))[:10])
+    targets = np.array([rows[-1] for rows in sequences.rows])
+    expected = list_metrics(np.array(lists), N_ITEMS, domain.train_counts(), targets)
+    for batch in (5, 256):
+        assert evaluate(scorer, domain, "validation", batch_users=batch).info.lists == expected
+
+
+def test_there_are_no_lists_without_the_whole_catalogue_and_no_novelty_without_train() -> None:
+    assert evaluate(Hashed(), _domain(), "validation", negatives=["uniform"]).info.lists is None
+    validation = Domain("tools", _domain().items, {"validation": _domain().interactions["validation"]})
+    lists = evaluate(Hashed(), validation, "validation", negatives=["full"]).info.lists
+    assert lists is not None
+    assert list(lists) == ["coverage@10", "gini@10"]
 
 
 def test_results_have_one_row_a_user_and_kind() -> None:

@@ -16,12 +16,13 @@ RANKS = {"uniform": [1, 2, 4, 20], "popularity": [3, 3, 9, 30], "full": [11, 1, 
 
 
 def test_saved_results_load_as_they_were(tmp_path: Path) -> None:
-    result = result_of(RANKS, seen=[True, False, False, True])
+    result = result_of(RANKS, seen=[True, False, False, True], lists={"coverage@10": 0.25})
     result.save(tmp_path / "r.parquet")
     loaded = Evaluation.load(tmp_path / "r.parquet")
     assert loaded.frame.equals(result.frame)
     assert loaded.info == result.info
     assert loaded.summary() == result.summary()
+    assert loaded.summary()["lists"] == {"coverage@10": 0.25}
 
 
 def test_saving_leaves_one_file_and_replaces_the_old(tmp_path: Path) -> None:
@@ -51,6 +52,15 @@ def test_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytes
 def test_saving_makes_the_folder(tmp_path: Path) -> None:
     result_of(RANKS).save(tmp_path / "absent" / "r.parquet")
     assert Evaluation.load(tmp_path / "absent" / "r.parquet").frame.height == 12
+
+
+def test_results_of_before_there_were_lists_load(tmp_path: Path) -> None:
+    whole = result_of(RANKS)
+    stated = {"format": 1, **{name: value for name, value in vars(whole.info).items() if name != "lists"}}
+    whole.frame.write_parquet(tmp_path / "r.parquet", metadata={"xcrossrec": json.dumps(stated)})
+    loaded = Evaluation.load(tmp_path / "r.parquet")
+    assert loaded.info == whole.info
+    assert "lists" not in loaded.summary()
 
 
 def test_missing_results_file_is_refused(tmp_path: Path) -> None:

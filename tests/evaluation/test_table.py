@@ -28,6 +28,25 @@ def test_notes_name_warnings_unseen_users_and_simulation() -> None:
     assert notes[2].startswith("simulated users")
 
 
+LISTS = {"coverage@10": 0.25, "gini@10": 0.9, "novelty@10": 3.0, "popularity@10": 4.25, "popularity_bought": 6.5}
+
+
+def test_lists_of_one_method_and_of_two_are_told() -> None:
+    one = result_of({"full": [2, 3]}, scorer="one", lists=LISTS)
+    assert summary_table(one.summary()).splitlines()[-1] == (
+        "the best 10 of the catalogue: coverage 0.250, Gini 0.900, novelty 3.00 bits, an item bought 4.2 times in "
+        "train, what was bought next 6.5 times"
+    )
+    two = result_of({"full": [2, 3]}, scorer="two", lists={**LISTS, "coverage@10": 0.5, "novelty@10": 2.0})
+    found = compare(one, two)
+    assert found["lists"]["coverage@10"] == {"a": 0.25, "b": 0.5}
+    assert comparison_table(found).splitlines()[-1] == (
+        "the best 10 of the catalogue: coverage 0.250 and 0.500, Gini 0.900, novelty 3.00 and 2.00 bits, an item "
+        "bought 4.2 times in train, what was bought next 6.5 times"
+    )
+    assert "lists" not in compare(one, result_of({"full": [2, 3]}))
+
+
 def test_table_of_nobody_unseen_says_so() -> None:
     result = result_of({"uniform": [2, 2]}, seen=[True, True])
     assert "every user was seen in a source" in summary_table(result.summary())

@@ -25,7 +25,8 @@ def compare(a: Evaluation, b: Evaluation, *, permutations: int = 10_000) -> dict
     Returns:
         ``{"a": name, "b": name, "domain", "split", "seed", "simulated", "users",
         "metrics": {negatives: {metric: {"mean_a", "mean_b", "difference", "ci": [low, high], "p",
-        "users"}}}}``, and the same table ``without_seen`` users of the sources' training sets where known.
+        "users"}}}}``, the same table ``without_seen`` users of the sources' training sets where known, and ``lists``:
+        ``{metric: {"a", "b"}}``, where both ranked the whole catalogue.
 
     Raises:
         DataError: another domain, content, split, seed, set of users or candidate count, or no kind of
@@ -49,6 +50,9 @@ def compare(a: Evaluation, b: Evaluation, *, permutations: int = 10_000) -> dict
         "users": next(iter(pairs.values())).height,
         "metrics": {kind: _compare_metrics(pair, a.info.seed, permutations) for kind, pair in pairs.items()},
     }
+    if a.info.lists and b.info.lists:
+        of_b = b.info.lists
+        result["lists"] = {name: {"a": value, "b": of_b[name]} for name, value in a.info.lists.items() if name in of_b}
     unseen = {kind: pair.filter(~pl.col(SEEN)) for kind, pair in pairs.items()}
     if all(pair[SEEN].null_count() == 0 and unseen[kind].height for kind, pair in pairs.items()):
         result["without_seen"] = {

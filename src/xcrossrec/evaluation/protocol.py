@@ -20,6 +20,7 @@ from xcrossrec.data.candidates import Candidates, candidates_for
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.evaluation.result import RESULT_SCHEMA, SEEN, Evaluation, EvaluationInfo
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
+from xcrossrec.metrics.lists import best_items, list_metrics
 from xcrossrec.metrics.ranking import catalogue_ranks, per_user_metrics, ranks
 from xcrossrec.progress import stage
 from xcrossrec.scoring import Scorer
@@ -78,17 +79,17 @@ def evaluate(
             f"domain {domain.name!r} has 0 users with a history and a target in split {split!r}: "
             "evaluation needs sequences of at least 2 items"
         )
-    lists = {
+    candidates = {
         kind: candidates_for(domain, split, kind, seed=seed, directory=directory)
         for kind in negatives
         if kind != "full"
     }
     drawn: dict[Negatives, Int[np.ndarray, "user candidate"]] = {
-        kind: _for_all(found, sequences) for kind, found in lists.items()
+        kind: _for_all(found, sequences) for kind, found in candidates.items()
     }
     start = time.perf_counter()
     with stage(f"ranking by {scorer.name}", "users") as bar:
-        ranked = _rank_all(scorer, domain, sequences, negatives, drawn, batch_users, progress or bar.at)
+        ranked, lists = _rank_all(scorer, domain, sequences, negatives, drawn, batch_users, progress or bar.at)
     info = EvaluationInfo(
         scorer=scorer.name,
         domain=domain.name,
@@ -98,9 +99,10 @@ def evaluate(
         version=__version__,
         wall_s=time.perf_counter() - start,
         simulated=bool(domain.manifest.get("simulated", False)),
+        lists=_measure_lists(domain, sequences, lists),
     )
     frame = _frame(sequences.user_ids, ranked, seen_users)
-    for kind, found in lists.items():
+    for kind, found in candidates.items():
         if len(found) < len(sequences):
             frame = frame.filter((pl.col("negatives") != kind) | pl.col(USER).is_in(found.user_ids))
     return Evaluation(frame, info)
@@ -124,16 +126,19 @@ def _rank_all(
     drawn: Mapping[Negatives, Int[np.ndarray, "user candidate"]],
     batch_users: int,
     progress: Progress,
-) -> dict[Negatives, _Ranked]:
+) -> tuple[dict[Negatives, _Ranked], list[Int[np.ndarray, "_ place"]]]:
+    """Rank the targets, and list the best of the catalogue where all of it is scored."""
     histories, targets = sequences.histories_and_targets()
     left_out = [()] * len(sequences) if domain.keeps_repeats else sequences.rows
     parts: dict[Negatives, list[_Ranked]] = {kind: [] for kind in negatives}
+    best: list[Int[np.ndarray, "_ place"]] = []
     for start in range(0, len(sequences), batch_users):
         chosen = slice(start, start + batch_users)
         lists = {kind: rows[chosen] for kind, rows in drawn.items()}
         if "full" in parts:
             scores = _score(scorer, histories[chosen], None, domain.items.height)
             parts["full"].append(catalogue_ranks(scores, targets[chosen], left_out[chosen]))
+            best.append(best_items(scores, left_out[chosen], targets[chosen]))
             of_lists = [np.take_along_axis(scores, rows, axis=1) for rows in lists.values()]
         else:
             rows = np.concatenate(list(lists.values()), axis=1)
@@ -141,9 +146,20 @@ def _rank_all(
         for kind, of_list in zip(lists, of_lists, strict=True):
             parts[kind].append((ranks(of_list), np.full(len(of_list), of_list.shape[1])))
         progress(min(start + batch_users, len(sequences)), len(sequences))
-    return {
+    ranked = {
         kind: (np.concatenate([r for r, _ in of]), np.concatenate([n for _, n in of])) for kind, of in parts.items()
     }
+    return ranked, best
+
+
+def _measure_lists(
+    domain: Domain, sequences: Sequences, best: Sequence[Int[np.ndarray, "_ place"]]
+) -> dict[str, float] | None:
+    if not best:
+        return None
+    _, targets = sequences.histories_and_targets()
+    counts = domain.train_counts() if "train" in domain.splits else None
+    return list_metrics(np.concatenate(best), domain.items.height, counts, targets)
 
 
 def _score(

@@ -43,7 +43,8 @@ class EvaluationInfo:
     """What was measured, on what, by which version of xcrossrec.
 
     ``split`` says whose users were ranked, ``fingerprint`` is the domain's, ``seed`` that of the candidates, ``wall_s``
-    the seconds spent scoring and ranking.
+    the seconds spent scoring and ranking. ``lists`` is what the best of the whole catalogue are like, of all users
+    together (:func:`xcrossrec.metrics.lists.list_metrics`); None where it was not ranked.
     """
 
     scorer: str
@@ -54,6 +55,7 @@ class EvaluationInfo:
     version: str
     wall_s: float
     simulated: bool = False
+    lists: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +125,8 @@ class Evaluation:
         """Means and 95% bootstrap intervals, in the form that ``evaluate --json`` prints.
 
         Beside ``users``, ``seed`` and ``metrics`` it names what was measured, lists ``warnings``, and where
-        users of the sources' training sets are known, repeats the metrics ``without_seen`` users.
+        users of the sources' training sets are known, repeats the metrics ``without_seen`` users. ``lists`` is there
+        where the whole catalogue was ranked.
         """
         info = self.info
         summary: dict[str, Any] = {
@@ -139,6 +142,8 @@ class Evaluation:
             "version": info.version,
             "wall_s": round(info.wall_s, 3),
         }
+        if info.lists:
+            summary["lists"] = dict(info.lists)
         if self.frame[SEEN].null_count() == 0:
             unseen = self.frame.filter(~pl.col(SEEN))
             metrics = _means(unseen, self.negatives, info.seed) if unseen.height else {}

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from xcrossrec.metrics.lists import LENGTH
 from xcrossrec.metrics.ranking import METRICS
 from xcrossrec.types import Negatives
+
+_LISTS = {
+    f"coverage@{LENGTH}": ("coverage {}", ".3f"),
+    f"gini@{LENGTH}": ("Gini {}", ".3f"),
+    f"novelty@{LENGTH}": ("novelty {} bits", ".2f"),
+    f"popularity@{LENGTH}": ("an item bought {} times in train", ".1f"),
+    "popularity_bought": ("what was bought next {} times", ".1f"),
+}
+"""What people call a metric of lists, and how its values are written."""
 
 SIMULATED = "simulated users: these numbers show that the software works, nothing about people"
 
@@ -28,6 +38,8 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     notes = list(summary["warnings"])
     if "without_seen" in summary:
         notes.append(_without_seen_note(summary["without_seen"]))
+    if "lists" in summary:
+        notes.insert(0, _lists_note({name: (value,) for name, value in summary["lists"].items()}))
     table = aligned(["negatives", "scorer", *METRICS], rows, text_columns=2)
     return _assemble(f"{caption}; mean [95% interval]", table, notes, simulated=summary["simulated"])
 
@@ -54,6 +66,8 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         f"{comparison['domain']} {comparison['split']}: {comparison['users']:,} users, seed {comparison['seed']}; "
         f"--json has {', '.join(name for name in METRICS if name != 'mrr')}, too"
     ]
+    if "lists" in comparison:
+        notes.append(_lists_note({name: (of["a"], of["b"]) for name, of in comparison["lists"].items()}))
     unseen = comparison.get("without_seen", {}).get(lead)
     if unseen and unseen["mrr"]["users"] < comparison["users"]:
         notes.append(f"Only the {unseen['mrr']['users']:,} users unseen in a source: {_difference(unseen, lead)}.")
@@ -141,6 +155,15 @@ def _capital(text: str) -> str:
 def _mean_with_interval(metrics: Mapping[str, Any], name: str) -> str:
     low, high = metrics["ci"][name]
     return f"{metrics[name]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _lists_note(lists: Mapping[str, Sequence[float]]) -> str:
+    """Say what the best of the catalogue are like, of one method or of two."""
+    told = []
+    for name, values in lists.items():
+        words, form = _LISTS[name]
+        told.append(words.format(" and ".join(dict.fromkeys(format(value, form) for value in values))))
+    return f"the best {LENGTH} of the catalogue: {', '.join(told)}"
 
 
 def _without_seen_note(part: Mapping[str, Any]) -> str:

@@ -264,7 +264,8 @@ def _evaluation_of(place: _Place, cell: Cell, record: Mapping[str, Any], found: 
         frames.append(named.select(pl.col(name).cast(dtype) for name, dtype in RESULT_SCHEMA.items()))
     said = record["metrics"]
     names = ("scorer", "domain", "fingerprint", "split", "seed", "version", "wall_s", "simulated")
-    return Evaluation(pl.concat(frames), EvaluationInfo(**{name: said[name] for name in names}))
+    info = EvaluationInfo(**{name: said[name] for name in names}, lists=said.get("lists"))
+    return Evaluation(pl.concat(frames), info)
 
 
 def _keep_trials(suite: Suite, files: CellFiles, directory: Path) -> None:
