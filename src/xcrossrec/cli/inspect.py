@@ -44,6 +44,7 @@ def describe(path: Path, model: Model, manifest: dict[str, Any]) -> dict[str, An
         **{key: manifest.get(key) for key in (*stated, "xcrossrec_version")},
         "adapters": _adapters(model, manifest, path),
         "parameters": _parameters(model),
+        "purchases": _purchases(model),
         "text": model[0].text.template,
         "max_tokens": model[0].max_tokens,
         "domain": domain,
@@ -62,6 +63,14 @@ def _parameters(model: Model) -> dict[str, Any]:
     own = sum(p.numel() for module in head for p in module.parameters())
     base = sum(p.numel() for p in encoder.parameters()) - lora
     return {"integrators": 0, "target_lora": 0, "lora_per_source": lora, "share": 0.0, "head": own, "base": base}
+
+
+def _purchases(model: Model) -> dict[str, Any] | None:
+    from xcrossrec.models.purchases import term_of
+
+    if (term := term_of(model)) is None:
+        return None
+    return {"customers": term.counts.customers, "purchases": term.counts.purchases, "weights": dict(term.weights)}
 
 
 def _adapters(model: Model, manifest: dict[str, Any], path: Path) -> list[dict[str, Any]]:
@@ -106,6 +115,10 @@ def as_text(found: dict[str, Any]) -> str:
     ]
     if found["integration"]:
         lines.append("integration  " + ", ".join(f"{key} {value}" for key, value in found["integration"].items()))
+    if bought := found["purchases"]:
+        weights = ", ".join(f"{rung} {weight:g}" for rung, weight in bought["weights"].items())
+        counted = f"{bought['purchases']:,} of {bought['customers']:,} customers"
+        lines.append(f"purchases    {counted}; weight beside the text by how many are known: {weights}")
     rows = [
         [
             each["name"],

@@ -142,11 +142,22 @@ def lora(
     """
     changes = options.changes()
     rival_config(**changes)  # refuses a wrong setting
-    _train_lora(directory, options, lambda domain: rival_config(users=options.users(domain), **changes), init)
+    _train_lora(
+        directory,
+        options,
+        lambda domain: rival_config(users=options.users(domain), **changes),
+        init,
+        purchases=True,
+    )
 
 
 def _train_lora(
-    directory: Path, options: Lora, settings: Callable[[Domain], TrainingConfig], init: Path | None = None
+    directory: Path,
+    options: Lora,
+    settings: Callable[[Domain], TrainingConfig],
+    init: Path | None = None,
+    *,
+    purchases: bool = False,
 ) -> None:
     """What `train source` and `train lora` share: they differ in their settings alone."""
     if init is not None:
@@ -157,7 +168,7 @@ def _train_lora(
     from xcrossrec.training.source import train_source
 
     targets = [name.strip() for name in options.target_modules.split(",")] if options.target_modules else None
-    arguments = {**options.arguments(), "target_modules": targets}
+    arguments = {**options.arguments(), "target_modules": targets, "purchases": purchases}
     with progress_to_stderr(), _can_go_on():
         report = train_source(domain, options.out, config=config, init=init, **arguments)
     _print(report, options, "the base" if init is None else f"{init}")
@@ -283,3 +294,5 @@ def _print(report: TrainingReport, options: Run, start: str) -> None:
             f"Nothing improved: after no epoch the loss on the users set aside was below the {report.initial_loss:.4f} "
             f"of the start, so this is {start} as it was. More users, or other rates (--config), may help."
         )
+    if report.copurchase is not None:
+        typer.echo(f"Beside the text: {report.copurchase}")

@@ -107,12 +107,20 @@ def with_counts(model: Model, counts: CoPurchases, weights: Mapping[Rung, float]
     Raises:
         ModelError: a `pair` model, whose scores are of another scale.
     """
-    kind = kind_of(model)
-    if kind.name != "dual":
-        raise ModelError("a pair model knows no purchases: train one with --scoring dual")
+    check_knows(model)
     new, former = Purchases(counts, weights), purchases_of(model)
     modules = [new if module is former else module for module in model]
-    return assembled(kind, modules if former is not None else [*modules, new])
+    return assembled(kind_of(model), modules if former is not None else [*modules, new])
+
+
+def check_knows(model: Model) -> None:
+    """Refuse a model that can know no purchases.
+
+    Raises:
+        ModelError: a `pair` model, whose scores are of another scale.
+    """
+    if kind_of(model).name != "dual":
+        raise ModelError("a pair model knows no purchases: train one with --scoring dual")
 
 
 def term_of(model: Model) -> Term | None:

@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 from transformers.integrations import TensorBoardCallback
 
 from xcrossrec.config import TrainingConfig
+from xcrossrec.copurchase.weight import Choice
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.exceptions import DataError, ModelError
 from xcrossrec.models.base import weight_digest
@@ -48,6 +49,8 @@ class TrainingReport:
         losses: per epoch, loss on the users set aside.
         wall_s: seconds.
         trained_parameters: number of trained scalars.
+        copurchase: how the weights of what is bought together were chosen, after the training; None where the model
+            knows no purchases.
     """
 
     users: int
@@ -58,6 +61,7 @@ class TrainingReport:
     losses: tuple[float, ...]
     wall_s: float
     trained_parameters: int
+    copurchase: Choice | None = None
 
     @property
     def improved(self) -> bool | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from xcrossrec.models.source import SourceEncoder, default_lora
 from xcrossrec.training.checkpoints import forget_checkpoints
 from xcrossrec.training.loop import TrainingReport, fit, uses_bfloat16
 from xcrossrec.training.places import refuse_existing, work_folder
+from xcrossrec.training.purchases import with_purchases
 from xcrossrec.types import PairAttention, PairStart, PoolingMode, Scoring, Split
 
 TRAINING_USERS = "training_users.parquet"
@@ -51,6 +52,7 @@ def train_source(
     history_prompt: str | None = None,
     item_prompt: str | None = None,
     target_modules: Sequence[str] | None = None,
+    purchases: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     show_progress: bool = True,
@@ -74,6 +76,7 @@ def train_source(
         history_prompt: put before a history's items; None takes that of the base's folder.
         item_prompt: put before an item that is scored; likewise.
         target_modules: names of the linear layers to adapt; None takes query and value.
+        purchases: let a `dual` model know what these users bought, as the rival of a target's does.
         resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
         show_progress: draw progress bars.
@@ -97,6 +100,9 @@ def train_source(
         model = _started_model(init, base)
     model = with_head(reading(model, domain, [Path(init)] if init else []), domain, config)
     report = fit(model, domain, users, config, work_folder(out), resume=resume, show_progress=show_progress)
+    if purchases and kind_of(model).name == "dual":
+        model, choice = with_purchases(model, domain, users, seed=config.seed)
+        report = replace(report, copurchase=choice)
     manifest = {
         "kind": "adapter",
         "domain": domain_record(domain),

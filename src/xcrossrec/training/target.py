@@ -27,6 +27,7 @@ from xcrossrec.training.checkpoints import forget_checkpoints
 from xcrossrec.training.inheritance import inherit_head, pair_start_of
 from xcrossrec.training.loop import TrainingReport, fit
 from xcrossrec.training.places import refuse_existing, work_folder
+from xcrossrec.training.purchases import with_purchases
 from xcrossrec.training.source import (
     domain_record,
     reading,
@@ -50,6 +51,7 @@ def train_target(
     budget: int | None = None,
     scoring: Scoring = "dual",
     pair_attention: PairAttention | None = None,
+    purchases: bool = True,
     resume: bool = False,
     overwrite: bool = False,
     show_progress: bool = True,
@@ -70,6 +72,7 @@ def train_target(
         scoring: ``dual`` or ``pair``.
         pair_attention: who sees whom in a pair, ``joint`` or ``shared``; None takes what the sources agree
             on, else the base's default.
+        purchases: let a `dual` model know what these users bought (`xcrossrec.training.purchases.with_purchases`).
         resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
         show_progress: draw progress bars.
@@ -98,6 +101,9 @@ def train_target(
         )
     model = with_head(reading(model, domain, list(map(Path, sources))), domain, config)
     report = fit(model, domain, users, config, work_folder(out), resume=resume, show_progress=show_progress)
+    if purchases and scoring == "dual":
+        model, choice = with_purchases(model, domain, users, seed=config.seed)
+        report = replace(report, copurchase=choice)
     manifest = {
         "kind": "target",
         "domain": domain_record(domain),

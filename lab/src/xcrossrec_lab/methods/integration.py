@@ -36,6 +36,7 @@ def _integrated(task: Task, integration: Integration) -> Fitted:
         base=task.base,
         scoring=task.scoring,
         pair_attention=task.pair_attention,
+        purchases=False,
         show_progress=False,
     )
     model = load(out)

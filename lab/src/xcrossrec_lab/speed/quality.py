@@ -99,5 +99,7 @@ def _small_model(settings: Settings, source_users: int, target_users: int) -> tu
     if not (place / "toys").is_dir():
         config = target_config(epochs=1)
         form = Integration("xcross")
-        train_target(domain, sources, place / "toys", config=config, integration=form, show_progress=False)
+        train_target(
+            domain, sources, place / "toys", config=config, integration=form, purchases=False, show_progress=False
+        )
     return domain, place / "toys"

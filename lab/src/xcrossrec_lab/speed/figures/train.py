@@ -197,7 +197,9 @@ def _train_ours(
         train_source(domain, folder, config=config, base=base, rank=material.RANK, show_progress=False)
     else:
         form = INTEGRATIONS[stage]
-        train_target(domain, adapters, folder, config=config, integration=form, base=base, show_progress=False)
+        train_target(
+            domain, adapters, folder, config=config, integration=form, base=base, purchases=False, show_progress=False
+        )
 
 
 def recorded_texts(train: Callable[[], Any]) -> list[list[str]]:

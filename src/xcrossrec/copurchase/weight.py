@@ -1,0 +1,242 @@
+"""How much co-purchases count beside the text: chosen on customers whose own purchases were not counted.
+
+Legend: ``case`` = a purchase that is to be predicted, ``candidate`` = an item that is ranked: the one that was bought,
+those near it by co-purchases, and others drawn at random, in this order; ``weight`` = one of :data:`GRID`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Float32, Float64, Int64
+
+from xcrossrec.copurchase.counts import CoPurchases
+from xcrossrec.copurchase.term import RUNGS, Rung
+from xcrossrec.types import ITEM, USER
+
+GRID = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
+"""Weights that are tried."""
+
+_FOLDS = 5
+_MOST_CUSTOMERS = 2000
+_MOST_CASES = 4000
+_LAST = 10
+"""A customer's newest purchases are predicted from those before: at most so many, fewer of many customers."""
+
+_AT_ONCE = 64
+"""Cases whose texts are scored together."""
+
+_OTHERS = 1000
+"""Items that stand for the rest of the catalogue."""
+
+_NEAREST = 20
+"""Items with a bonus that are ranked each, the highest; the rest are as the others are."""
+
+_TAIL = 20
+"""Highest of the others' scores, from which it is estimated how many of the rest are above them."""
+
+TextScores: TypeAlias = Callable[
+    [Sequence[Sequence[int]], Int64[np.ndarray, "case candidate"]], Float32[np.ndarray, "case candidate"]
+]
+"""Histories and candidates, as rows of the items that were read; the text's scores."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and why.
+
+    Attributes:
+        weights: by rung.
+        gains: by rung and weight what that adds to the mean of ``1 / log2(1 + rank)``, as a share of the text's alone.
+        customers: set aside, in turn.
+        counted: customers who are counted.
+    """
+
+    weights: Mapping[Rung, float]
+    gains: Mapping[Rung, Mapping[float, float]]
+    customers: int
+    counted: int
+
+    def __str__(self) -> str:
+        chosen = [f"{w:g} ({self.gains[rung].get(w, 0):+.0%}) with {_KNOWN[rung]}" for rung, w in self.weights.items()]
+        return (
+            f"co-purchases of {self.counted:,} customers; their weight beside the text, chosen on {self.customers:,} "
+            f"of them in turn: {', '.join(chosen)}"
+        )
+
+
+_KNOWN: Mapping[Rung, str] = {"one": "one purchase known", "several": "several"}
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A purchase that is to be predicted."""
+
+    customer: int
+    history: Sequence[str]
+    target: str
+    bonus: Mapping[str, float]
+
+    def nearest(self) -> list[str]:
+        """The items with the highest bonus that may be recommended."""
+        known = {*self.history, self.target}
+        may = [item for item in self.bonus if item not in known]
+        return sorted(may, key=self.bonus.__getitem__, reverse=True)[:_NEAREST]
+
+
+def choose_weights(
+    sequences: Sequence[Sequence[str]],
+    catalogue: Sequence[str],
+    read: Callable[[Sequence[str]], TextScores],
+    *,
+    most_texts: int,
+    seed: int,
+) -> Choice:
+    """Choose the weight of each rung: cross-fitted, and the smallest that is as good as the best within noise.
+
+    Customers are in five parts; the purchases of each are predicted by what the other four bought and by the text.
+    A purchase's rank in the catalogue is counted among the items with the highest bonus, and estimated for the rest
+    from a sample. Of a customer's purchases each is predicted from all before it (``several``), and from the one
+    before it (``one``).
+
+    Args:
+        sequences: each customer's item ids, oldest first.
+        catalogue: all item ids.
+        read: gives the text's scores of items; called once.
+        most_texts: items whose text may be read; so many customers are set aside as these allow, at most 2,000.
+        seed: of the draws.
+
+    Returns:
+        0 for a rung on which nobody could be asked.
+    """
+    rng = np.random.default_rng(seed)
+    once = [list(dict.fromkeys(sequence)) for sequence in sequences]
+    order = rng.permutation(len(once))
+    others = [catalogue[row] for row in rng.permutation(len(catalogue))[: min(_OTHERS, most_texts // 2)]]
+    asked = [number for number in order.tolist() if len(once[number]) > 1][:_MOST_CUSTOMERS]
+    cases, items = _cases(once, order, asked, dict.fromkeys(others), most_texts)
+    text = read(list(items))
+    row_of = {item: row for row, item in enumerate(items)}
+    weights: dict[Rung, float] = {}
+    gains: dict[Rung, dict[float, float]] = {}
+    for rung in RUNGS:
+        found = _gains(cases[rung], row_of, len(others), len(catalogue), text)
+        weights[rung] = _smallest(found)
+        means = found.mean(0) if len(found) else np.ones(len(GRID))
+        gains[rung] = dict(zip(GRID, (means / means[0] - 1).round(4).tolist(), strict=True))
+    return Choice(weights, gains, len({case.customer for case in cases["one"]}), len(once))
+
+
+def _cases(
+    once: Sequence[Sequence[str]],
+    order: Int64[np.ndarray, " customer"],
+    asked: Sequence[int],
+    items: dict[str, None],
+    most_texts: int,
+) -> tuple[dict[Rung, list[_Case]], dict[str, None]]:
+    """What is to be predicted, part by part, and all items whose text must be read for that."""
+    fold = np.empty(len(once), dtype=np.int64)
+    fold[order] = np.arange(len(once)) % _FOLDS
+    counts = [_counted(once, np.flatnonzero(fold != part).tolist()) for part in range(_FOLDS)] if asked else []
+    cases: dict[Rung, list[_Case]] = {rung: [] for rung in RUNGS}
+    last = max(1, min(_LAST, _MOST_CASES // max(1, len(asked))))
+    for customer in asked:
+        sequence, scores = once[customer], counts[fold[customer]].scores
+        own: dict[Rung, list[_Case]] = {rung: [] for rung in RUNGS}
+        for end in range(max(1, len(sequence) - last), len(sequence)):
+            histories: dict[Rung, Sequence[str]] = {"one": sequence[end - 1 : end], "several": sequence[:end]}
+            for rung in RUNGS if end > 1 else RUNGS[:1]:
+                history = histories[rung]
+                own[rung].append(_Case(customer, history, sequence[end], scores(history)))
+        needed = {item for each in own.values() for case in each for item in case.nearest()}
+        items_then = {**items, **dict.fromkeys([*sequence, *sorted(needed)])}
+        if len(items_then) > most_texts:
+            break
+        items = items_then
+        for rung in RUNGS:
+            cases[rung] += own[rung]
+    return cases, items
+
+
+def _counted(once: Sequence[Sequence[str]], customers: Sequence[int]) -> CoPurchases:
+    rows = [(str(customer), item) for customer in customers for item in once[customer]]
+    return CoPurchases.count(pl.DataFrame(rows, schema={USER: pl.String, ITEM: pl.String}, orient="row"), hashed=True)
+
+
+def _gains(
+    cases: Sequence[_Case], row_of: Mapping[str, int], others: int, catalogue: int, text: TextScores
+) -> Float64[np.ndarray, "customer weight"]:
+    """What each weight gives a customer: the mean of ``1 / log2(1 + rank)`` over her purchases.
+
+    Args:
+        cases: to be ranked.
+        row_of: the row of each item that was read; first come the others.
+        others: how many these are.
+        catalogue: how many items there are.
+        text: scores of what was read.
+    """
+    sums: dict[int, list[Float64[np.ndarray, " weight"]]] = {}
+    names = list(row_of)
+    for start in range(0, len(cases), _AT_ONCE):
+        some = cases[start : start + _AT_ONCE]
+        near = [[row_of[item] for item in case.nearest()] for case in some]
+        targets = [row_of[case.target] for case in some]
+        rows: Int64[np.ndarray, "case candidate"] = np.array(
+            [
+                [target, *own, *[target] * (_NEAREST - len(own)), *range(others)]
+                for target, own in zip(targets, near, strict=True)
+            ]
+        )
+        scores = text([[row_of[item] for item in case.history] for case in some], rows)
+        for case, own, candidates, by_text in zip(some, near, rows, scores, strict=True):
+            bonus = np.array([case.bonus.get(names[row], 0.0) for row in candidates.tolist()])
+            known = [candidates[0], *own, *(row_of[item] for item in case.history)]
+            free = ~np.isin(candidates[1 + _NEAREST :], known)
+            total = by_text + np.outer(GRID, bonus)
+            ranks = _ranks(
+                total[:, 0], total[:, 1 : 1 + len(own)], total[:, 1 + _NEAREST :][:, free], catalogue - len(known)
+            )
+            sums.setdefault(case.customer, []).append(1 / np.log2(1 + ranks))
+    means: Float64[np.ndarray, "customer weight"] = np.reshape(
+        [np.mean(m, axis=0) for m in sums.values()], (-1, len(GRID))
+    )
+    return means
+
+
+def _ranks(
+    own: Float[np.ndarray, " weight"],
+    near: Float[np.ndarray, "weight near"],
+    others: Float[np.ndarray, "weight other"],
+    rest: int,
+) -> Float64[np.ndarray, " weight"]:
+    """An item's rank: those near it counted, of the rest as large a share above as the others' scores tell.
+
+    Beyond the highest of them, the share falls exponentially with the score.
+    """
+    count = others.shape[1]
+    nearer: Float64[np.ndarray, " weight"] = 1.0 + (near > own[:, None]).sum(1)
+    if not count:
+        return nearer
+    above = (others > own[:, None]).sum(1)
+    share = above / count
+    if count < rest:
+        tail = min(_TAIL, max(1, count // 2))
+        highest = np.partition(others, -tail, axis=1)[:, -tail:]
+        edge = highest.min(1)
+        spread = np.maximum((highest - edge[:, None]).mean(1), 1e-9)
+        beyond = tail / count * np.exp(-np.maximum(own - edge, 0) / spread)
+        share = np.where(above < tail, beyond, share)
+    return nearer + share * rest
+
+
+def _smallest(gains: Float64[np.ndarray, "customer weight"]) -> float:
+    """The smallest weight that is not worse than the best by more than one standard error of the difference."""
+    if len(gains) < 2:
+        return 0.0
+    lost = gains[:, [gains.mean(0).argmax()]] - gains
+    noise = lost.std(0, ddof=1) / np.sqrt(len(gains))
+    return next(weight for weight, mean, error in zip(GRID, lost.mean(0), noise, strict=True) if mean <= error)

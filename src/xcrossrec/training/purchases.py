@@ -1,0 +1,62 @@
+"""Purchases for a trained model: counted, and weighed beside its text score on customers set aside in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from xcrossrec.copurchase import CoPurchases
+from xcrossrec.copurchase.weight import Choice, TextScores, choose_weights
+from xcrossrec.data.domain import Domain, Sequences
+from xcrossrec.models.dual import DualScorer
+from xcrossrec.models.model import Model
+from xcrossrec.models.purchases import check_knows, with_counts
+from xcrossrec.types import ITEM, USER
+
+MOST_TEXTS = 20_000
+"""Items whose texts are read to choose the weights, at most."""
+
+
+def with_purchases(model: Model, domain: Domain, users: Sequences, *, seed: int = 0) -> tuple[Model, Choice]:
+    """Let a model know what a domain's users bought, with the weight that this deserves beside the text.
+
+    At most twice as many texts are read as there are purchases, so that a training takes hardly longer with it.
+
+    Args:
+        model: `dual`, trained or not; taken over.
+        domain: gives items and their texts.
+        users: whose purchases are counted, all of them; they are set aside in turn for the choice.
+        seed: of the draws.
+
+    Raises:
+        ModelError: a `pair` model.
+    """
+    check_knows(model)
+    ids = domain.items[ITEM].to_list()
+    sequences = [[ids[row] for row in rows] for rows in users.rows]
+    rows = [(user, item) for user, items in zip(users.user_ids, sequences, strict=True) for item in items]
+    counts = CoPurchases.count(pl.DataFrame(rows, schema={USER: pl.String, ITEM: pl.String}, orient="row"))
+    most = min(MOST_TEXTS, 2 * len(rows))
+    choice = weighed(model, sequences, dict(zip(ids, domain.texts, strict=True)), most_texts=most, seed=seed)
+    return with_counts(model, counts, choice.weights), choice
+
+
+def weighed(
+    model: Model, sequences: Sequence[Sequence[str]], texts: Mapping[str, str], *, most_texts: int, seed: int
+) -> Choice:
+    """Choose the weights of co-purchases beside a model's text score; see :func:`choose_weights`.
+
+    Args:
+        model: `dual`.
+        sequences: each customer's item ids, oldest first; those without a text are left out.
+        texts: of the catalogue's items, by id, as the model reads them.
+        most_texts: that may be read.
+        seed: of the draws.
+    """
+
+    def read(items: Sequence[str]) -> TextScores:
+        return DualScorer(model, [texts[item] for item in items]).score
+
+    known = [[item for item in sequence if item in texts] for sequence in sequences]
+    return choose_weights(known, list(texts), read, most_texts=most_texts, seed=seed)

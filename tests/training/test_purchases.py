@@ -1,0 +1,62 @@
+"""A trained target knows what its customers bought, as far as that helps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xcrossrec.copurchase.weight import GRID
+from xcrossrec.data import Domain
+from xcrossrec.exceptions import ModelError
+from xcrossrec.models import bundle
+from xcrossrec.models.purchases import purchases_of, term_of
+from xcrossrec.training.loop import TrainingReport
+from xcrossrec.training.purchases import with_purchases
+from xcrossrec.training.source import train_source
+from xcrossrec.training.target import train_target
+
+
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory, two_sources: list[Path], target_domain: Domain, settings: Any
+) -> tuple[Path, TrainingReport]:
+    out = tmp_path_factory.mktemp("purchases") / "model"
+    config = settings(epochs=1, learning_rate=1e-6)
+    return out, train_target(target_domain, two_sources, out, config=config, budget=40, show_progress=False)
+
+
+def test_all_users_of_the_budget_are_counted(made: tuple[Path, TrainingReport], target_domain: Domain) -> None:
+    term = term_of(bundle.load(made[0]))
+    users = target_domain.sequences("train").take(40, 0)
+    assert term is not None
+    assert term.counts.customers == 40  # those set aside for early stopping, too
+    for user, rows in zip(users.user_ids, users.rows, strict=True):
+        assert term.counts.of_user(user) == tuple(dict.fromkeys(f"i{row}" for row in rows))
+
+
+def test_the_choice_is_told_and_recorded(made: tuple[Path, TrainingReport]) -> None:
+    out, report = made
+    assert report.copurchase is not None
+    assert set(report.copurchase.weights.values()) <= set(GRID)
+    assert max(report.copurchase.weights.values()) > 0  # these users go on from an item to one of like number
+    metrics = json.loads((out / "xcrossrec.json").read_text())["metrics"]
+    assert metrics["copurchase"]["weights"] == report.copurchase.weights
+    assert term_of(bundle.load(out)).weights == report.copurchase.weights  # type: ignore[union-attr]
+
+
+def test_a_rival_may_know_them_and_a_source_does_not(
+    target_domain: Domain, tiny_base: str, settings: Any, tmp_path: Path
+) -> None:
+    for purchases in (True, False):
+        out = tmp_path / str(purchases)
+        options = {"config": settings(epochs=1), "base": tiny_base, "show_progress": False, "purchases": purchases}
+        report = train_source(target_domain, out, **options)
+        assert (report.copurchase is None) == (purchases_of(bundle.load(out)) is None) == (not purchases)
+
+
+def test_a_pair_model_has_none(tiny_models: Any, target_domain: Domain) -> None:
+    with pytest.raises(ModelError, match="a pair model knows no purchases"):
+        with_purchases(bundle.load(tiny_models.pair), target_domain, target_domain.sequences("train"))
