@@ -230,7 +230,8 @@ def _ranks(
         spread = np.maximum((highest - edge[:, None]).mean(1), 1e-9)
         beyond = tail / count * np.exp(-np.maximum(own - edge, 0) / spread)
         share = np.where(above < tail, beyond, share)
-    return nearer + share * rest
+    nearer += share * rest
+    return nearer
 
 
 def _smallest(gains: Float64[np.ndarray, "customer weight"]) -> float:
