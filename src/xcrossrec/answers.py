@@ -101,6 +101,7 @@ class HistoryMatch:
         cosine: of both items' vectors, each encoded alone; None for a `pair` model, which encodes no item alone.
         share: of the soft maximum, between 0 and 1; the shares of a history sum to 1. None unless `late` and `dual`.
         effect: score minus the score of the history without this item; None for the only item.
+        bought_together: customers who bought both; None where one is a free title, or the model knows no purchases.
     """
 
     item_id: str | None
@@ -108,6 +109,7 @@ class HistoryMatch:
     cosine: float | None
     share: float | None
     effect: float | None
+    bought_together: int | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ class Explanation:
         sources: one entry a source; empty for a model without integration.
         layers: one entry a layer and source, first layer first; empty for a model of one stream.
         integration_effect: score minus the score without any integration; None for a model of one stream.
+        copurchase_effect: score minus that of the text alone; None for a model that knows no purchases.
     """
 
     item_id: str | None
@@ -167,22 +170,29 @@ class Explanation:
     sources: tuple[SourceShare, ...] = ()
     layers: tuple[LayerShare, ...] = ()
     integration_effect: float | None = None
+    copurchase_effect: float | None = None
 
     @property
     def best_match(self) -> HistoryMatch:
-        """The history item that counts most: by share, else by effect."""
-        return max(self.matches, key=_importance)
+        """The history item that counts most: by share, else by effect; by effect if co-purchases count."""
+        return max(self.matches, key=self._importance)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
 
     def __str__(self) -> str:
-        return "\n".join([*self._match_sentences(), *self._source_sentences()])
+        added = [f"What is bought together adds {self.copurchase_effect:+.3f}."] if self.copurchase_effect else []
+        return "\n".join([*self._match_sentences(), *added, *self._source_sentences()])
+
+    def _importance(self, match: HistoryMatch) -> float:
+        by_text = (match.share, match.effect, match.cosine)
+        values = (match.effect, *by_text) if self.copurchase_effect else by_text
+        return next((value for value in values if value is not None), 0.0)
 
     def _match_sentences(self) -> list[str]:
         """Say which history items matched, the most important first, at most three."""
-        ordered = sorted(self.matches, key=_importance, reverse=True)[:3]
+        ordered = sorted(self.matches, key=self._importance, reverse=True)[:3]
         starts = ("Best match in the history:", "Then:", "Then:")
         return [f"{start} {_match_text(match)}." for start, match in zip(starts, ordered, strict=False)]
 
@@ -212,10 +222,6 @@ class Explanation:
         return sentences
 
 
-def _importance(match: HistoryMatch) -> float:
-    return next((value for value in (match.share, match.effect, match.cosine) if value is not None), 0.0)
-
-
 def _match_text(match: HistoryMatch) -> str:
     parts = []
     if match.share is not None:
@@ -224,4 +230,7 @@ def _match_text(match: HistoryMatch) -> str:
         parts.append(f"similarity {match.cosine:.2f}")
     if match.effect is not None:
         parts.append(f"{match.effect:+.3f} to the score")
+    if match.bought_together:
+        customers = "1 customer" if match.bought_together == 1 else f"{match.bought_together:,} customers"
+        parts.append(f"bought together by {customers}")
     return f"{match.title}" + (f" ({', '.join(parts)})" if parts else "")

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from xcrossrec.answers import Explanation, HistoryMatch, LayerShare, SourceShare
+from xcrossrec.copurchase import Term
 from xcrossrec.models.dual import encode_titles
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.merged import MergedEncoder
@@ -37,6 +38,7 @@ def explain_scores(
     item_ids: Sequence[str | None],
     history_titles: Sequence[str] | None = None,
     item_titles: Sequence[str] | None = None,
+    term: Term | None = None,
 ) -> list[Explanation]:
     """Explain the scores of some items for one history.
 
@@ -48,14 +50,46 @@ def explain_scores(
         item_ids: ids of the items, None for free titles.
         history_titles: what people see of the history's items; None shows the texts.
         item_titles: what they see of the items; likewise.
+        term: what co-purchases add to the text's scores; None adds nothing.
     """
     probe = _PROBES[kind_of(model).name](model, history, items)
-    matches = _explain_history(probe, history_ids, history if history_titles is None else history_titles)
+    bought = _Bought(term, [each or "" for each in history_ids], [each or "" for each in item_ids])
+    matches = _explain_history(probe, bought, history_ids, history if history_titles is None else history_titles)
     parts = _explain_sources(probe)
     return [
-        Explanation(item_ids[number], title, float(probe.full[number]), matches[number], **parts[number])
+        Explanation(
+            item_ids[number],
+            title,
+            float(probe.full[number] + bought.full[number]),
+            matches[number],
+            copurchase_effect=None if term is None else float(bought.full[number]),
+            **parts[number],
+        )
         for number, title in enumerate(items if item_titles is None else item_titles)
     ]
+
+
+class _Bought:
+    """What co-purchases add to a few items for one history; ids are empty where there are none."""
+
+    def __init__(self, term: Term | None, history: Sequence[str], items: Sequence[str]) -> None:
+        self.term, self.history, self.items = term, history, items
+        self.full = self.added(history)
+
+    def added(self, history: Sequence[str]) -> Float[np.ndarray, " item"]:
+        """To the scores of the items for this history."""
+        bonus = {} if self.term is None else self.term.bonus(history)
+        return np.array([bonus.get(item, 0.0) for item in self.items])
+
+    def without(self, slot: int) -> Float[np.ndarray, " item"]:
+        """What less is added without one item of the history."""
+        lost: Float[np.ndarray, " item"] = self.full - self.added([*self.history[:slot], *self.history[slot + 1 :]])
+        return lost
+
+    def together(self, slot: int, item: int) -> int | None:
+        """Customers who bought both."""
+        first, second = self.history[slot], self.items[item]
+        return None if self.term is None or not first or not second else self.term.counts.together(first, second)
 
 
 class _Probe(ABC):
@@ -175,25 +209,28 @@ class _PairProbe(_Probe):
 _PROBES: Mapping[Scoring, type[_Probe]] = {"dual": _DualProbe, "pair": _PairProbe}
 
 
-def _explain_history(probe: _Probe, ids: Sequence[str | None], titles: Sequence[str]) -> list[tuple[HistoryMatch, ...]]:
+def _explain_history(
+    probe: _Probe, bought: _Bought, ids: Sequence[str | None], titles: Sequence[str]
+) -> list[tuple[HistoryMatch, ...]]:
     """Per item, what each history item has to do with it."""
     cosines, shares = probe.cosines_and_shares()
-    effects = _leave_one_out(probe)
+    tables = (cosines, shares, _leave_one_out(probe, bought))
     return [
         tuple(
-            HistoryMatch(ids[slot], title, *(_cell(table, slot, item) for table in (cosines, shares, effects)))
+            HistoryMatch(ids[slot], title, *(_cell(table, slot, item) for table in tables), bought.together(slot, item))
             for slot, title in enumerate(titles)
         )
         for item in range(len(probe.items))
     ]
 
 
-def _leave_one_out(probe: _Probe) -> Tensor | None:
+def _leave_one_out(probe: _Probe, bought: _Bought) -> Tensor | None:
     """Effect (slot, item) of each history item on the score; None for a history of one."""
     if len(probe.history) < 2:
         return None
     rest = [probe.history[:slot] + probe.history[slot + 1 :] for slot in range(len(probe.history))]
-    return torch.from_numpy(np.stack([probe.full - probe.scores(history) for history in rest]))
+    effects = [probe.full - probe.scores(history) + bought.without(slot) for slot, history in enumerate(rest)]
+    return torch.from_numpy(np.stack(effects))
 
 
 def _cell(table: Tensor | None, row: int, column: int) -> float | None:

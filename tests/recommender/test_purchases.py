@@ -99,6 +99,31 @@ def test_every_question_is_answered_exactly(model: Model, expected: np.ndarray, 
             assert [each.item_id for each in few] == best(scores, {*range(20), *range(40, N)})
 
 
+def test_an_explanation_says_what_was_bought_together(model: Model) -> None:
+    recommender, counts = Recommender(model, ITEMS), some_counts()
+    asked = ["i3", "A saw that nobody has", "i4"]
+    found = recommender.recommend(asked, 3)
+    item = max(found, key=lambda each: counts.together("i4", each.item_id)).item_id
+    said = recommender.explain(asked, item)
+    (scored,) = recommender.score(asked, [item])
+    assert said.score == pytest.approx(scored.score, abs=1e-5)
+    assert said.copurchase_effect == pytest.approx(0.8 * counts.scores(["i3", "", "i4"])[item])
+    together = [counts.together("i3", item), None, counts.together("i4", item)]
+    assert [match.bought_together for match in said.matches] == together
+    (without,) = recommender.score(asked[:2], [item])
+    assert said.matches[2].effect == pytest.approx(scored.score - without.score, abs=1e-5)
+    customers = f"{together[2]} customer{'s' if together[2] != 1 else ''}"
+    assert f"bought together by {customers})" in str(said)
+    assert f"What is bought together adds {said.copurchase_effect:+.3f}." in str(said)
+
+
+def test_a_model_without_purchases_explains_as_before(tiny_models: Any) -> None:
+    said = Recommender(bundle.load(tiny_models.late), ITEMS).explain(["i3", "i4"], "i5")
+    assert said.copurchase_effect is None
+    assert {match.bought_together for match in said.matches} == {None}
+    assert "bought together" not in str(said)
+
+
 def test_purchases_are_kept_with_the_model(model: Model, folder: Path, tiny_models: Any) -> None:
     loaded = bundle.load(folder)
     kept, own = term_of(loaded), term_of(model)

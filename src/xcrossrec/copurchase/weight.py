@@ -18,7 +18,7 @@ from xcrossrec.copurchase.counts import CoPurchases
 from xcrossrec.copurchase.term import RUNGS, Rung
 from xcrossrec.types import ITEM, USER
 
-GRID = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
+GRID = (0.0, 1.0, 2.0, 5.0, 8.0, 12.0)
 """Weights that are tried."""
 
 _FOLDS = 5

@@ -146,6 +146,9 @@ class PairRanking:
     together = False
     """As of :class:`DualRanking`: here a text holds its question's history, so nobody else can use its score."""
 
+    term = None
+    """It knows no purchases."""
+
     def __init__(self, model: Model, limit: int) -> None:
         self.model = model
         self.limit = limit

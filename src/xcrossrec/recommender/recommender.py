@@ -276,6 +276,7 @@ class Recommender:
             item_ids=[known.item_id for known in items],
             history_titles=[known.title for known in answer.history],
             item_titles=[known.title for known in items],
+            term=self.ranking.term,
         )
 
 

@@ -5,7 +5,7 @@ import { bar, element, number, signed } from "./dom.js";
 /** Set an explanation out. */
 export function explanationView(explanation) {
   const view = element("div", { className: "explanation" });
-  view.append(element("p", { className: "summary" }, summary(explanation)));
+  view.append(element("p", { className: "summary" }, summary(explanation) + added(explanation.copurchase_effect)));
   view.append(...matches(explanation.matches));
   if (explanation.layers.length > 0) view.append(...heatMap(explanation));
   return view;
@@ -22,6 +22,10 @@ function summary({ score, integration_effect: effect, layers, sources }) {
     `Integration moved the score of ${number(score)} by ${signed(effect)}. ` +
     `The strongest single place is ${strongest.source} at layer ${strongest.layer} (${signed(strongest.effect)}).`
   );
+}
+
+function added(effect) {
+  return effect ? ` What is bought together adds ${signed(effect)}.` : "";
 }
 
 /** What a match is ranked by: its share, else its effect, else its similarity. */
@@ -51,6 +55,7 @@ function facts(match) {
   if (match.share !== null) parts.push(`${Math.round(match.share * 100)}% of the match`);
   if (match.effect !== null) parts.push(`${signed(match.effect)} to the score`);
   if (match.cosine !== null) parts.push(`similarity ${number(match.cosine, 2)}`);
+  if (match.bought_together) parts.push(`bought together by ${match.bought_together} customer${match.bought_together > 1 ? "s" : ""}`);
   return parts.join(", ");
 }
 
