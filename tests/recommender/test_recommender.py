@@ -262,10 +262,10 @@ def test_an_unexpected_failure_is_one_questions_too(
 ) -> None:
     original = ranking.ids_bought
 
-    def fail(snapshot: Any, history: Any) -> Any:
-        if len(history) == 2:
+    def fail(snapshot: Any, known: Any) -> Any:
+        if len(known.history) == 2:
             raise ZeroDivisionError("two")
-        return original(snapshot, history)
+        return original(snapshot, known)
 
     monkeypatch.setattr(ranking, "ids_bought", fail)
     first, second = late.answer([Question(["i0", "i1"]), Question(["i0"])])

@@ -48,7 +48,7 @@ class Questions:
 
     def recommend(
         self,
-        history: Sequence[HistoryEntry],
+        history: Sequence[HistoryEntry] = (),
         k: int = 10,
         *,
         model: str | None = None,
@@ -58,6 +58,7 @@ class Questions:
         explain: bool = False,
         skip_unknown: bool = False,
         diversity: int | None = None,
+        user_id: str | None = None,
     ) -> Call[Recommendations]:
         """Rank a model's catalogue, or some of it, for a history.
 
@@ -71,6 +72,7 @@ class Questions:
             explain: give the reasons with each item; costs many encoder passes.
             skip_unknown: leave out ids of the history that the catalogue lacks; the answer names them.
             diversity: at most so many items of near-equal titles.
+            user_id: a customer: the purchases that the service knows of stand before the history.
 
         Raises:
             ServiceError: refused, busy for too long, failed, or no answer.
@@ -85,21 +87,32 @@ class Questions:
             explain=explain,
             skip_unknown=skip_unknown,
             diversity=diversity,
+            user_id=user_id,
         )
         return Call("POST", "v1/recommend", Recommendations, body=body)
 
     def score(
-        self, history: Sequence[HistoryEntry], candidates: Sequence[HistoryEntry], *, model: str | None = None
+        self,
+        history: Sequence[HistoryEntry],
+        candidates: Sequence[HistoryEntry],
+        *,
+        model: str | None = None,
+        user_id: str | None = None,
     ) -> Call[Scores]:
         """Score candidates, ids or titles, for a history."""
-        body = _given(model=model, history=_entries(history), candidates=_entries(candidates))
+        body = _given(model=model, history=_entries(history), candidates=_entries(candidates), user_id=user_id)
         return Call("POST", "v1/score", Scores, body=body)
 
     def explain(
-        self, history: Sequence[HistoryEntry], item: HistoryEntry, *, model: str | None = None
+        self,
+        history: Sequence[HistoryEntry],
+        item: HistoryEntry,
+        *,
+        model: str | None = None,
+        user_id: str | None = None,
     ) -> Call[Explanation]:
         """Say why an item has its score for a history."""
-        body = _given(model=model, history=_entries(history), item=_entry(item))
+        body = _given(model=model, history=_entries(history), item=_entry(item), user_id=user_id)
         return Call("POST", "v1/explain", Explanation, "explanation", body=body)
 
     def find_items(self, query: str, limit: int = 10, *, model: str | None = None) -> Call[tuple[StoredItem, ...]]:

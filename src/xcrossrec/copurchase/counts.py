@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from copy import copy
 from threading import Lock
 from typing import Any, Self
 
@@ -138,6 +139,17 @@ class CoPurchases:
         """
         more = type(self).count(purchases).table()
         return type(self).count(pl.concat([self.table(), more]), hashed=True)
+
+    def copy(self) -> Self:
+        """The same counts, to which other purchases may be added; costs little, for what was counted is shared."""
+        with self._lock:
+            new = copy(self)
+            new._lock, new._count = Lock(), self._count.copy()
+            new._ids, new._number, new._customer = [*self._ids], {**self._number}, {**self._customer}
+            new._more = {customer: [*items] for customer, items in self._more.items()}
+            new._more_buyers = {item: [*customers] for item, customers in self._more_buyers.items()}
+            new._more_pairs = {item: {**row} for item, row in self._more_pairs.items()}
+        return new
 
     def add(self, user_id: str, item_ids: Sequence[str]) -> None:
         """Add what a customer bought after all that is known of her; the next :meth:`scores` sees it."""

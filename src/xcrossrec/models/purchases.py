@@ -61,10 +61,14 @@ class Purchases(Module):
 
     @cached_property
     def term(self) -> Term:
-        """What is added to a text score; whoever adds purchases to it does so for all who use this model."""
+        """What is added to a text score."""
         given = self._given
         counts = given if isinstance(given, CoPurchases) else CoPurchases.count(given, hashed=True)
         return Term(counts, self.weights)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy of the model shares the counts."""
+        return type(self)(self._given, self.weights)
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Pass on."""

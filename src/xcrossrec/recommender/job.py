@@ -89,6 +89,7 @@ def job_of(recommender: Recommender, model: Path | str, users: Path | str, asked
         "users": digest,
         "model": _digest({name: manifest.get(name) for name in ("files", "base")}),
         "catalogue": _digest(items),
+        "purchases": _digest(recommender.catalogue.purchases().rows()),
         "k": asked.k,
         "filters": filters,
         "candidates": None if asked.candidates is None else list(asked.candidates),

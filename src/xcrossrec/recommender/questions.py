@@ -38,6 +38,9 @@ class Item:
             )
 
 
+LONGEST_KNOWN = 50
+"""Purchases that stand before a question's history, at most: the newest that are known of its customer."""
+
 ItemLike: TypeAlias = str | Item | Mapping[str, str]
 """How an item is named: an :class:`Item`, its mapping form, or a string.
 
@@ -50,8 +53,8 @@ class Question:
     """What to rank for a history; or, with ``to_score``, what to score.
 
     Attributes:
-        history: what was bought, oldest first. A title that the catalogue has is that item; one that it lacks works
-            by its text.
+        history: what was bought, oldest first; it stands after what is known of the customer, where one is named. A
+            title that the catalogue has is that item; one that it lacks works by its text.
         k: how many items to find at most.
         filters: conditions that every found item meets.
         candidates: item ids to choose among; None takes the whole catalogue.
@@ -59,12 +62,13 @@ class Question:
         skip_unknown: leave out ids of the history that the catalogue lacks, and name them; else they are an error.
         to_score: score these items or titles, in their order, instead of finding the best of the catalogue.
         diversity: find at most so many items of near-equal titles (:mod:`xcrossrec.recommender.diversity`).
+        user_id: a customer whose purchases model and catalogue may know: these stand before the history.
 
     Raises:
         ConfigError: ``k`` or ``diversity`` below 1.
     """
 
-    history: Sequence[ItemLike]
+    history: Sequence[ItemLike] = ()
     k: int = 10
     filters: Filters | None = None
     candidates: Sequence[str] | None = None
@@ -72,6 +76,7 @@ class Question:
     skip_unknown: bool = False
     to_score: Sequence[ItemLike] | None = None
     diversity: int | None = None
+    user_id: str | None = None
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -121,12 +126,14 @@ class Understood:
         history: at least one item.
         unknown: ids that were left out of it.
         to_score: what is to be scored; None where the catalogue is ranked.
+        bought: ids of all that is known of the customer.
     """
 
     asked: Question
     history: Sequence[Known]
     unknown: Sequence[str] = ()
     to_score: Sequence[Known] | None = None
+    bought: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -161,16 +168,26 @@ class Answer:
         return [ItemScore(known.item_id, known.title, score) for known, score in self.found]
 
 
-def understand(snapshot: Snapshot, asked: Question, reads: ItemText = TITLES) -> Understood:
+def understand(snapshot: Snapshot, asked: Question, reads: ItemText = TITLES, bought: Sequence[str] = ()) -> Understood:
     """Look a question's items up in one version of the catalogue, for a model that reads a certain text of each.
+
+    Args:
+        snapshot: of the catalogue.
+        asked: the question.
+        reads: what the model reads of an item.
+        bought: ids of what is known of the customer, oldest first; those that the catalogue lacks are passed over.
 
     Raises:
         UnknownItemError: an id that the catalogue lacks.
         DataError: an empty history, an entry of another kind, an empty title, or no candidates.
     """
-    found = [_found(snapshot, entry, reads) for entry in _entries("history", asked.history)]
+    known = [item for item in snapshot.get(bought) if item is not None]
+    given = () if known and len(asked.history) == 0 else _entries("history", asked.history)
+    found = [_found(snapshot, entry, reads) for entry in given]
     unknown = [item_id for item_id in found if isinstance(item_id, str)]
     history = [_known(snapshot, item) for item in found if not (asked.skip_unknown and isinstance(item, str))]
+    named = {each.item_id for each in history}
+    history = [*[Known(item, reads=reads) for item in known if item.item_id not in named][-LONGEST_KNOWN:], *history]
     if not history:
         raise DataError(
             f"the catalogue has none of the history's {len(asked.history)} items ({unknown[0]!r} first): give one "
@@ -182,15 +199,15 @@ def understand(snapshot: Snapshot, asked: Question, reads: ItemText = TITLES) ->
         if snapshot.place(item_id) is None:
             raise _lacking(snapshot, item_id)
     if asked.to_score is None:
-        return Understood(asked, history, unknown)
+        return Understood(asked, history, unknown, bought=bought)
     entries = _entries("items to score", asked.to_score)
     to_score = [_known(snapshot, _found(snapshot, entry, reads)) for entry in entries]
-    return Understood(asked, history, unknown, to_score)
+    return Understood(asked, history, unknown, to_score, bought)
 
 
-def ids_bought(snapshot: Snapshot, history: Sequence[Known]) -> set[str]:
-    """Ids of the history's items, and of those that share a title with one of them."""
-    return snapshot.sharing_title(known.item for known in history if known.item is not None)
+def ids_bought(snapshot: Snapshot, known: Understood) -> set[str]:
+    """Ids of the history's items, of those that share a title with one of them, and of what else was bought."""
+    return snapshot.sharing_title(each.item for each in known.history if each.item is not None).union(known.bought)
 
 
 def _entries(what: str, items: Sequence[ItemLike]) -> Sequence[ItemLike]:

@@ -19,11 +19,11 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from xcrossrec.catalogue import Snapshot, StoredItem, best_rows, history_pool
+from xcrossrec.copurchase import Term
 from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.dual import encode_titles, runs_within
 from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.models.pair import PairScorer
-from xcrossrec.models.purchases import term_of
 from xcrossrec.prompts import history_prompt, split_prompt
 from xcrossrec.recommender.diversity import Ranked, diverse
 from xcrossrec.recommender.questions import Answer, Known, Question, Understood, ids_bought
@@ -55,11 +55,11 @@ class DualRanking:
     together = True
     """Whether questions are answered together: what the model makes of a text is the same for all of them."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, term: Term | None) -> None:
         self.model = model
         self.apart = encoder_of(model).recipe.apart
         self.matcher = deepcopy(matcher_of(model)).cpu()  # vectors are kept on the CPU
-        self.term = term_of(model)
+        self.term = term
         self._pool = lru_cache(maxsize=128)(partial(history_pool, self.matcher))
 
     def check(self, snapshot: Snapshot, asked: Question) -> None:
@@ -115,7 +115,7 @@ class DualRanking:
             slots,
             pool=self._pool(len(slots)),
             filters=asked.filters,
-            exclude=() if asked.include_bought else ids_bought(snapshot, known.history),
+            exclude=() if asked.include_bought else ids_bought(snapshot, known),
             among=asked.candidates,
             products=products,
             bonus=self._bonus(known),
@@ -200,7 +200,7 @@ class PairRanking:
             return known.to_score
         allowed = self._allowed(snapshot, known.asked)
         self._check(len(allowed))
-        left_out = set() if known.asked.include_bought else ids_bought(snapshot, known.history)
+        left_out = set() if known.asked.include_bought else ids_bought(snapshot, known)
         reads = encoder_of(self.model).text
         return [Known(item, reads=reads) for item in allowed if item.item_id not in left_out]
 

@@ -17,6 +17,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
+from xcrossrec.recommender.bought import Bought
 from xcrossrec.recommender.memory import Memory
 from xcrossrec.recommender.questions import Answer, ItemLike, Question, Understood, understand
 from xcrossrec.recommender.ranking import PAIR_LIMIT, DualRanking, PairRanking, Read, Text, or_error
@@ -56,6 +57,7 @@ class Recommender:
         on_encoded: told how many texts were encoded for questions.
         on_recalled: told how many need not be, because they are remembered.
         remembered: titles that the catalogue lacks whose vectors are remembered, the least recently used least long.
+        bought: of another recommender of this model and catalogue, which shares it.
 
     Raises:
         DataError: no catalogue there, or one that cannot be ranked.
@@ -71,12 +73,14 @@ class Recommender:
         on_encoded: Callable[[int], None] = lambda texts: None,
         on_recalled: Callable[[int], None] = lambda texts: None,
         remembered: int = REMEMBERED,
+        bought: Bought | None = None,
     ) -> None:
         self.model = model
         self.catalogue = open_catalogue(model, catalogue)
+        self.bought = bought or Bought(model, self.catalogue)
         self.ranking: DualRanking | PairRanking
         if kind_of(model).name == "dual":
-            self.ranking = DualRanking(model)
+            self.ranking = DualRanking(model, self.bought.term)
         else:
             self.ranking = PairRanking(model, pair_limit)
         self.memory = Memory(remembered if self.ranking.together else 0)
@@ -120,7 +124,7 @@ class Recommender:
 
     def answer(self, questions: Sequence[Question]) -> list[Answer | Exception]:
         """Answer questions over one version of the catalogue, together; one that cannot be gets its own error."""
-        snapshot = self.catalogue.snapshot()
+        snapshot = self._snapshot()
         if not self.ranking.together and len(questions) > 1:
             return [answer for question in questions for answer in self.answer([question])]
         prepared = [or_error(partial(self._prepare, snapshot, question)) for question in questions]
@@ -136,7 +140,7 @@ class Recommender:
         Returns:
             answers, errors, or what must be read first; another thread may do that.
         """
-        snapshot = self.catalogue.snapshot()
+        snapshot = self._snapshot()
         prepared = [or_error(partial(self._prepare, snapshot, question)) for question, _ in asked]
         read: list[Read] = []
         for place, (each, (_, given)) in enumerate(zip(prepared, asked, strict=True)):
@@ -159,8 +163,14 @@ class Recommender:
             known.update(fresh)
         return known
 
+    def _snapshot(self) -> Snapshot:
+        """The catalogue as it is now, all of whose purchases are counted."""
+        snapshot = self.catalogue.snapshot()
+        self.bought.learn()
+        return snapshot
+
     def _prepare(self, snapshot: Snapshot, question: Question) -> _Prepared:
-        known = understand(snapshot, question, encoder_of(self.model).text)
+        known = understand(snapshot, question, encoder_of(self.model).text, self.bought.of(question.user_id))
         return _Prepared(known, self.ranking.texts(snapshot, known))
 
     def _rank(self, snapshot: Snapshot, prepared: Sequence[Any], read: Sequence[Read]) -> list[Any]:
@@ -187,7 +197,7 @@ class Recommender:
 
     def recommend(
         self,
-        history: Sequence[ItemLike],
+        history: Sequence[ItemLike] = (),
         k: int = 10,
         *,
         filters: Filters | None = None,
@@ -195,6 +205,7 @@ class Recommender:
         include_bought: bool = False,
         skip_unknown: bool = False,
         diversity: int | None = None,
+        user_id: str | None = None,
     ) -> list[Recommendation]:
         """Rank the catalogue, or some of it, for a history.
 
@@ -206,6 +217,7 @@ class Recommender:
             include_bought: also recommend what is in the history.
             skip_unknown: leave out ids of the history that the catalogue lacks.
             diversity: at most so many items of near-equal titles (:mod:`xcrossrec.recommender.diversity`).
+            user_id: a customer whose purchases model or catalogue may know: these stand before the history.
 
         Returns:
             best first; equal scores in the catalogue's order; fewer than ``k`` where there are no more.
@@ -215,7 +227,9 @@ class Recommender:
             ConfigError: ``k`` or ``diversity`` below 1.
         """
         chosen = candidates if candidates is None or isinstance(candidates, str) else list(candidates)
-        asked = Question(history, k, filters, chosen, include_bought, skip_unknown, diversity=diversity)
+        asked = Question(
+            history, k, filters, chosen, include_bought, skip_unknown, diversity=diversity, user_id=user_id
+        )
         return self.ask(asked).recommendations
 
     def recommend_many(

@@ -78,13 +78,16 @@ class FilterConditions(_Request):
 
 
 History: TypeAlias = Annotated[
-    list[Entry], Field(min_length=1, description="What was bought, oldest first: ids of the catalogue, or titles.")
+    list[Entry], Field(description="What was bought, oldest first: ids of the catalogue, or titles.")
 ]
 
 
 class _Asked(_Request):
     model: ModelName = None
-    history: History
+    history: History = []
+    user_id: Id | None = Field(
+        None, description="A customer: the purchases that the service knows of stand before the history."
+    )
 
 
 class RecommendRequest(
@@ -93,6 +96,7 @@ class RecommendRequest(
         "examples": [
             {"history": [{"item_id": "B0012"}, {"title": "Wooden train set"}], "k": 5},
             {"history": [{"title": "Wooden train set"}], "filters": {"in_stock": True, "price_max": 30}},
+            {"user_id": "c-17"},
         ]
     },
 ):
@@ -121,7 +125,9 @@ class RecommendRequest(
         filters = None if self.filters is None else Filters(**self.filters.model_dump())
         history = [entry.named() for entry in self.history]
         bought, skip, diversity = self.include_bought, self.skip_unknown, self.diversity
-        return Question(history, self.k, filters, self.candidates, bought, skip, diversity=diversity)
+        return Question(
+            history, self.k, filters, self.candidates, bought, skip, diversity=diversity, user_id=self.user_id
+        )
 
 
 class ScoreRequest(
@@ -138,7 +144,8 @@ class ScoreRequest(
 
     def question(self) -> Question:
         """As a recommender takes it."""
-        return Question([e.named() for e in self.history], to_score=[e.named() for e in self.candidates])
+        to_score = [entry.named() for entry in self.candidates]
+        return Question([entry.named() for entry in self.history], to_score=to_score, user_id=self.user_id)
 
 
 class ExplainRequest(
@@ -150,7 +157,8 @@ class ExplainRequest(
 
     def question(self) -> Question:
         """As a recommender takes it: the item's score, which is explained then."""
-        return Question([entry.named() for entry in self.history], to_score=[self.item.named()])
+        history = [entry.named() for entry in self.history]
+        return Question(history, to_score=[self.item.named()], user_id=self.user_id)
 
 
 class ItemToStore(_Request):

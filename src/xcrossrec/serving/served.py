@@ -71,7 +71,7 @@ class Served:
             remembered=settings.remembered,
         )
         # another copy for explanations and writes, which would hold up the answers
-        self._second = Recommender(second_of(model), store, pair_limit=limit)
+        self._second = Recommender(second_of(model), store, pair_limit=limit, bought=self.recommender.bought)
         self._of_second = Lock()
         on_start = partial(torch.set_num_threads, torch.get_num_threads())  # each thread has a number of its own
         self.answers = Answering(spec.name, self.recommender, settings, metrics, on_start)
@@ -175,6 +175,7 @@ class Served:
         fresh = or_error(partial(self.store.add_purchases, stored))
         if isinstance(fresh, Exception):
             return [each if isinstance(each, Exception) else fresh for each in known]
+        self.recommender.bought.learn()
         new, version = {id(purchase) for purchase in fresh}, self.store.version
 
         def answer(purchases: Sequence[Purchase], unknown: dict[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx
+import polars as pl
 import pytest
+
+from xcrossrec.copurchase import CoPurchases
+from xcrossrec.models import bundle
+from xcrossrec.models.purchases import with_counts
 
 from .conftest import sentence
 
@@ -90,3 +96,40 @@ def test_many_requests_at_once_are_written_together_and_each_is_told_its_own(
     assert {answer.json()["added"] for answer in answers} == {2}
     assert store.purchases().height == sum(steps) == 78
     assert len(steps) < 40
+
+
+def test_the_next_answer_knows_what_was_bought(open_shop: Any, tiny_models: Any, tmp_path: Path) -> None:
+    """The customer's own, and those of who bought the same; in recommendations, scores and explanations alike."""
+    model = bundle.load(tiny_models.late)
+    counts = CoPurchases.count(pl.DataFrame({"user_id": ["u", "u"], "item_id": ["i0", "i1"]}))
+    bundle.save(with_counts(model, counts, {"one": 0.5, "several": 1.0}), tmp_path / "model", {"kind": "target"})
+    with open_shop({"toys": tmp_path / "model"}) as shop:
+
+        def score(**asked: Any) -> float:
+            answer = shop.post("/v1/score", {**asked, "candidates": [{"item_id": "i5"}]})
+            assert answer.status_code == 200, answer.text
+            return float(answer.json()["scores"][0]["score"])
+
+        before = score(history=[{"item_id": "i3"}])
+        refused = shop.post("/v1/recommend", {"user_id": "anna"})
+        assert "the history is empty" in sentence(refused, 422, "invalid")
+        bought = [{"user_id": "anna", "item_id": ["i3", "i5"]}, {"user_id": "bo", "item_id": "i3"}]
+        assert shop.post("/v1/purchases", {"purchases": bought}).json()["added"] == 3
+        every = [("u", "i0"), ("u", "i1"), ("anna", "i3"), ("anna", "i5"), ("bo", "i3")]
+        counted = CoPurchases.count(pl.DataFrame(every, schema=["user_id", "item_id"], orient="row"))
+        together = 0.5 * counted.scores(["i3"])["i5"]
+        assert together > 0.01
+        assert score(history=[{"item_id": "i3"}]) == pytest.approx(before + together, abs=1e-5)
+        assert score(user_id="bo") == pytest.approx(before + together, abs=1e-5)
+        assert "i3" not in [item["item_id"] for item in shop.recommend([], user_id="bo", k=9)["items"]]
+        assert shop.recommend([], user_id="bo", k=1)["items"][0]["item_id"] == "i5"
+        own, given = (
+            shop.recommend([], user_id="anna", k=9),
+            shop.recommend([{"item_id": "i3"}, {"item_id": "i5"}], k=9),
+        )
+        assert own["items"] == given["items"]
+        reason = shop.post("/v1/explain", {"user_id": "anna", "item": {"item_id": "i1"}}).json()["explanation"]
+        assert [match["item_id"] for match in reason["matches"]] == ["i3", "i5"]
+        shop.ask("DELETE", "/v1/items", json={"ids": ["i3"]})
+        left = shop.post("/v1/explain", {"user_id": "anna", "item": {"item_id": "i1"}}).json()["explanation"]
+        assert [match["item_id"] for match in left["matches"]] == ["i5"]

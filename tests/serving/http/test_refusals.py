@@ -43,7 +43,7 @@ def test_a_body_that_is_no_plain_json(shop: Any, body: bytes, said: str) -> None
         ({"k": 10**400}, "k: Input should be less than or equal to 1000000, got 1000"),
         ({"k": "5"}, "k: Input should be a valid integer, got '5'"),
         ({"k": True}, "k: Input should be a valid integer, got True"),
-        ({"history": []}, "history: "),
+        ({"history": []}, "the history is empty: give at least one"),
         ({"history": [{"item_id": "i0"}] * 101}, "101 items of the history, at most 100"),
         ({"history": [{"item_id": "i0", "title": "both"}]}, "got item_id='i0' and title='both': give one"),
         ({"history": [{}]}, "got item_id=None and title=None: give one"),

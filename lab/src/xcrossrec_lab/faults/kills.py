@@ -100,7 +100,7 @@ def kill_at_random(job: Job, count: int, draw: random.Random, log: Path) -> Coun
     """
     _clear(job)
     start = time.perf_counter()
-    if status := _wait(_start(job, log)):
+    if status := _wait(start_job(job, log)):
         return Counter({f"FAILED undisturbed ({status}): {log.read_text()}": 1})
     wall, expected = time.perf_counter() - start, _digest(job)
     keep = job.made.with_name(f"{job.made.name}-kept")
@@ -108,11 +108,11 @@ def kill_at_random(job: Job, count: int, draw: random.Random, log: Path) -> Coun
     found: Counter[str] = Counter()
     for number in range(count):
         _clear(job)
-        child = _start(job, log)
+        child = start_job(job, log)
         time.sleep(draw.uniform(0.7 * wall if number % 2 else 0, wall))  # most is written in the end
         os.kill(child, signal.SIGKILL)
         _wait(child)
-        status = _wait(_start(job, log))
+        status = _wait(start_job(job, log))
         found[_outcome(job, status, log.read_text(encoding="utf-8"), expected)] += 1
     _clear(job)
     _copy(keep, job.made)  # for the jobs that use it
@@ -130,7 +130,7 @@ def _outcome(job: Job, status: int, said: str, expected: str) -> str:
     return f"ended; said: {sentence.group()}" if sentence else "ended as if for the first time; nothing had been left"
 
 
-def _start(job: Job, log: Path) -> int:
+def start_job(job: Job, log: Path) -> int:
     """Run a command in a child of this process, which has the modules already."""
     if (child := os.fork()) == 0:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
