@@ -208,7 +208,8 @@ def page(points: Points, ours: str) -> str:
     parts = ["# What each thing adds as a category grows", _legend(points)]
     for target in points.targets:
         users, width = half_width(points, target)
-        quoted = [[name, figures[target.split("-")[0]]] for name, figures in QUOTED if figures[target.split("-")[0]]]
+        category = target.split("-")[0]
+        quoted = [[name, figures[category]] for name, figures in QUOTED if figures.get(category)]
         parts += [
             f"## {target}",
             f"{users:,} users ranked in the whole catalogue; the 95% interval of a mean NDCG@10 is about {width:.4f} "
