@@ -55,8 +55,8 @@ def chosen(sequences: list[list[str]], of: Any, **changes: Any) -> Choice:
 
 def test_what_tells_more_than_the_text_counts() -> None:
     choice = chosen(walks(120), noise(0))
-    assert choice.weights["one"] >= 0.5
-    assert choice.weights["several"] >= 0.5
+    assert choice.weights["one"] >= weight.EXPECTED
+    assert choice.weights["several"] >= weight.EXPECTED
     assert choice.gains["several"][choice.weights["several"]] > 0.5
     assert (choice.customers, choice.counted) == (120, 120)
     assert str(choice).startswith("co-purchases of 120 customers; their weight beside the text, chosen on 120 of them")
@@ -111,8 +111,13 @@ def test_ranks_are_estimated_from_a_sample(true: int) -> None:
     assert np.mean(np.log(found)) == pytest.approx(np.log(true), abs=0.5)
 
 
-def test_the_smallest_weight_within_noise_of_the_best_is_taken() -> None:
+def test_the_expected_weight_is_taken_unless_another_is_better_beyond_noise() -> None:
     rng = np.random.default_rng(0)
-    sure = np.zeros((200, len(GRID))) + 0.001 * np.minimum(np.arange(len(GRID)), 3)
-    assert weight._smallest(sure) == GRID[3]
-    assert weight._smallest(sure + rng.normal(0, 0.1, sure.shape)) < GRID[3]
+    place = GRID.index(weight.EXPECTED)
+    for best in range(len(GRID)):
+        sure = -0.001 * np.abs(np.arange(len(GRID)) - best) * np.ones((200, 1))
+        assert weight._nearest(sure) == GRID[best]
+        unsure = weight._nearest(sure + rng.normal(0, 0.1, sure.shape))
+        assert abs(GRID.index(unsure) - place) <= 2
+    assert weight._nearest(np.zeros((200, len(GRID)))) == weight.EXPECTED
+    assert weight._nearest(np.zeros((1, len(GRID)))) == 0.0
