@@ -161,6 +161,7 @@ class Explanation:
         layers: one entry a layer and source, first layer first; empty for a model of one stream.
         integration_effect: score minus the score without any integration; None for a model of one stream.
         copurchase_effect: score minus that of the text alone; None for a model that knows no purchases.
+        reasons: for a customer of whom no purchase here is known, sentences that say why instead.
     """
 
     item_id: str | None
@@ -171,10 +172,15 @@ class Explanation:
     layers: tuple[LayerShare, ...] = ()
     integration_effect: float | None = None
     copurchase_effect: float | None = None
+    reasons: tuple[str, ...] = ()
 
     @property
     def best_match(self) -> HistoryMatch:
-        """The history item that counts most: by share, else by effect; by effect if co-purchases count."""
+        """The history item that counts most: by share, else by effect; by effect if co-purchases count.
+
+        Raises:
+            ValueError: no purchase of the customer is known.
+        """
         return max(self.matches, key=self._importance)
 
     def to_dict(self) -> dict[str, Any]:
@@ -182,6 +188,8 @@ class Explanation:
         return asdict(self)
 
     def __str__(self) -> str:
+        if self.reasons:
+            return "\n".join(self.reasons)
         added = [f"What is bought together adds {self.copurchase_effect:+.3f}."] if self.copurchase_effect else []
         return "\n".join([*self._match_sentences(), *added, *self._source_sentences()])
 

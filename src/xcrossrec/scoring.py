@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from xcrossrec.exceptions import DataError
+
+Rung: TypeAlias = Literal["none", "other", "one", "several"]
+"""What is known of a customer: nothing; purchases in other categories alone; one purchase here; several."""
+
+
+def rung_of(history: Sequence[object], elsewhere: Sequence[object] = ()) -> Rung:
+    """Where a customer stands on the ladder.
+
+    Args:
+        history: what she bought here.
+        elsewhere: what she bought in other categories.
+    """
+    if len(history):
+        return "one" if len(history) < 2 else "several"
+    return "other" if len(elsewhere) else "none"
 
 
 @runtime_checkable
@@ -40,6 +55,26 @@ class Scorer(Protocol):
 
         Raises:
             DataError: an item row outside the catalogue.
+        """
+        ...
+
+
+@runtime_checkable
+class LadderScorer(Scorer, Protocol):
+    """A scorer that also reads what a customer bought in other categories."""
+
+    def score_with(
+        self,
+        histories: Sequence[Sequence[int]],
+        elsewhere: Sequence[Sequence[str]],
+        candidates: Int[np.ndarray, "user candidate"] | None = None,
+    ) -> Float[np.ndarray, "user candidate"]:
+        """Score candidates as :meth:`Scorer.score` does.
+
+        Args:
+            histories: per user the item rows bought, oldest first; may be empty.
+            elsewhere: per user the texts of what she bought in other categories, oldest first; may be empty.
+            candidates: item rows to score per user; None scores the whole catalogue, in row order.
         """
         ...
 

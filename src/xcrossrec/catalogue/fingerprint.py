@@ -10,6 +10,7 @@ from typing import Any
 
 from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST
 from xcrossrec.models.base import weight_digest
+from xcrossrec.models.day_one import DayOne
 from xcrossrec.models.files import load_tensors
 from xcrossrec.models.heads import HistoryMatcher
 from xcrossrec.models.kinds import kind_of
@@ -32,7 +33,7 @@ def fingerprint_of(model: Model) -> str:
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory(prefix="xcrossrec-") as place:
         for number, module in enumerate(model):
-            if isinstance(module, (HistoryMatcher, Purchases)):
+            if isinstance(module, (HistoryMatcher, Purchases, DayOne)):
                 continue
             folder = Path(place) / str(number)
             folder.mkdir()

@@ -7,18 +7,19 @@ Legend: ``item`` = one item of the catalogue or of a segment, ``slot`` = one que
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import merge
 from itertools import islice, repeat
 from operator import itemgetter
 from time import monotonic
+from typing import TypeAlias
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from xcrossrec.catalogue.scan import Pool, scores_with_bonus
@@ -26,6 +27,8 @@ from xcrossrec.catalogue.segment import PLACE, Segment, fold
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.filters import Filters
+
+Everywhere: TypeAlias = Callable[[Sequence[str], Float32[Tensor, "item dim"], object], Float64[np.ndarray, " item"]]
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,7 @@ class Snapshot:
         among: Collection[str] | None = None,
         products: Sequence[Float32[Tensor, "slot _"] | None] | None = None,
         bonus: Mapping[str, float] | None = None,
+        everywhere: Everywhere | None = None,
     ) -> list[tuple[StoredItem, float]]:
         """Find the items with the highest scores; exact.
 
@@ -187,6 +191,7 @@ class Snapshot:
             among: ids to choose among, those without a title too; None chooses among all that have one.
             products: the slots' rows of what :meth:`products` gave for many searches, one a part.
             bonus: what is added to the scores of some items, 0 or more; ids that are unknown are no error.
+            everywhere: what is added to every item's score besides, by a segment's ids and vectors, and the segment.
 
         Returns:
             best first, equal scores in the catalogue's order; ``k`` items if ``k`` may be found.
@@ -205,8 +210,16 @@ class Snapshot:
             if not len(segment):
                 continue
             allowed = _allowed(part, filters, exclude, among)
-            rows, scores = segment.search(queries, k, pool=pool, allowed=allowed, products=known)
-            if bonus:
+            if everywhere is not None:
+                added = everywhere(segment.ids, segment.vectors, segment)
+                for item, more in (bonus or {}).items():
+                    if (row := segment.row_of.get(item)) is not None:
+                        added[row] += more
+                every = np.flatnonzero(allowed)
+                rows, scores = scores_with_bonus(segment.vectors, queries, every, added[every], k, pool)
+            else:
+                rows, scores = segment.search(queries, k, pool=pool, allowed=allowed, products=known)
+            if bonus and everywhere is None:
                 rows, scores = _with_bonus(segment, queries, pool, allowed, bonus, (rows, scores), k)
             found += zip(
                 (-scores).tolist(), segment.places[rows].tolist(), repeat(segment), rows.tolist(), strict=False

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
 
 from xcrossrec.copurchase.counts import CoPurchases
+from xcrossrec.scoring import Rung, rung_of
 
-Rung: TypeAlias = Literal["one", "several"]
-RUNGS: tuple[Rung, ...] = get_args(Rung)
-
-
-def rung_of(history: Sequence[object]) -> Rung:
-    """What is known of a customer: ``one`` purchase of hers, or ``several``."""
-    return "one" if len(history) < 2 else "several"
+RUNGS: tuple[Rung, ...] = ("one", "several")
+"""Those on which co-purchases can count."""
 
 
 @dataclass(frozen=True)

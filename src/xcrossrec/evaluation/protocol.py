@@ -8,7 +8,9 @@ import kept repeats: what was bought may then be bought again.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,13 @@ from jaxtyping import Float, Int
 from xcrossrec._version import __version__
 from xcrossrec.data.candidates import Candidates, candidates_for
 from xcrossrec.data.domain import Domain, Sequences
+from xcrossrec.evaluation.day_one import first_day
 from xcrossrec.evaluation.result import RESULT_SCHEMA, SEEN, Evaluation, EvaluationInfo
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
 from xcrossrec.metrics.lists import best_items, list_metrics
 from xcrossrec.metrics.ranking import catalogue_ranks, per_user_metrics, ranks
 from xcrossrec.progress import stage
-from xcrossrec.scoring import Scorer
+from xcrossrec.scoring import LadderScorer, Scorer, rung_of
 from xcrossrec.types import NEGATIVES, USER, Negatives, Split
 
 Progress = Callable[[int, int], None]
@@ -43,11 +46,12 @@ def evaluate(
     seen_users: Collection[str] | None = None,
     batch_users: int = 256,
     progress: Progress | None = None,
+    first: bool = False,
 ) -> Evaluation:
     """Rank every user's last item and keep the metrics of each user.
 
-    Each batch is scored once: where ``full`` is asked, the other kinds read their candidates from the
-    scores of the whole catalogue.
+    A scorer that reads histories from other categories gets those that the domain has. Each batch is scored once: where
+    ``full`` is asked, the other kinds read their candidates from the scores of the whole catalogue.
 
     Args:
         scorer: bound to the catalogue of ``domain``.
@@ -60,6 +64,8 @@ def evaluate(
         seen_users: ids of the users of the sources' training sets, where sources are known.
         batch_users: users scored at a time.
         progress: called after each batch, instead of :mod:`xcrossrec.progress`.
+        first: the first day: rank every user's first item instead, and let no purchase here be known; users of the
+            train split are left out, and candidates drawn in memory.
 
     Returns:
         one row a user and kind of negatives, with what is needed to repeat it; users who bought so much that no
@@ -73,6 +79,8 @@ def evaluate(
     unknown = [kind for kind in negatives if kind not in NEGATIVES]
     if unknown or not negatives or len(set(negatives)) != len(negatives):
         raise ConfigError(f"negatives must be one or more of {', '.join(NEGATIVES)}, each once, got {list(negatives)}")
+    others = domain.other_histories(split, first=first) if isinstance(scorer, LadderScorer) else {}
+    domain, directory = (first_day(domain, split), None) if first else (domain, directory)
     sequences = domain.sequences(split)
     if len(sequences) == 0:
         raise DataError(
@@ -88,8 +96,9 @@ def evaluate(
         kind: _for_all(found, sequences) for kind, found in candidates.items()
     }
     start = time.perf_counter()
+    asked = _Asked.of(scorer, sequences, others, first=first)
     with stage(f"ranking by {scorer.name}", "users") as bar:
-        ranked, lists = _rank_all(scorer, domain, sequences, negatives, drawn, batch_users, progress or bar.at)
+        ranked, lists = _rank_all(asked, domain, sequences, negatives, drawn, batch_users, progress or bar.at)
     info = EvaluationInfo(
         scorer=scorer.name,
         domain=domain.name,
@@ -100,6 +109,7 @@ def evaluate(
         wall_s=time.perf_counter() - start,
         simulated=bool(domain.manifest.get("simulated", False)),
         lists=_measure_lists(domain, sequences, lists),
+        rungs=asked.rungs() if isinstance(scorer, LadderScorer) else None,
     )
     frame = _frame(sequences.user_ids, ranked, seen_users)
     for kind, found in candidates.items():
@@ -118,8 +128,48 @@ def _for_all(found: Candidates, sequences: Sequences) -> Int[np.ndarray, "user c
     return np.array([listed.get(user, np.full(width, own[-1])) for user, own in rows], dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a scorer is told of each user."""
+
+    scorer: Scorer
+    histories: Sequence[Sequence[int]]
+    elsewhere: Sequence[Sequence[str]]
+
+    @classmethod
+    def of(cls, scorer: Scorer, sequences: Sequences, others: Mapping[str, Sequence[str]], *, first: bool) -> _Asked:
+        """All that was bought before the target."""
+        histories, _ = sequences.histories_and_targets()
+        elsewhere = [others.get(user, ()) for user in sequences.user_ids]
+        return cls(scorer, [()] * len(sequences) if first else histories, elsewhere)
+
+    def rungs(self) -> dict[str, int]:
+        """How many users stand on each rung."""
+        counted = Counter(rung_of(own, there) for own, there in zip(self.histories, self.elsewhere, strict=True))
+        return dict(counted)
+
+    def score(
+        self, users: slice, candidates: Int[np.ndarray, "user candidate"] | None, width: int
+    ) -> Float[np.ndarray, "user candidate"]:
+        """Ask the scorer and refuse an answer that cannot be ranked."""
+        histories, name = self.histories[users], self.scorer.name
+        if isinstance(self.scorer, LadderScorer):
+            scores = self.scorer.score_with(histories, self.elsewhere[users], candidates)
+        else:
+            scores = self.scorer.score(histories, candidates)
+        if scores.shape != (len(histories), width):
+            raise ModelError(
+                f"scorer {name!r} returned scores of shape {scores.shape}, expected {(len(histories), width)}: it must "
+                "be bound to this catalogue"
+            )
+        if not np.isfinite(scores).all():
+            bad = int(np.count_nonzero(~np.isfinite(scores)))
+            raise ModelError(f"scorer {name!r} returned {bad} scores that are not finite: repair it")
+        return scores
+
+
 def _rank_all(
-    scorer: Scorer,
+    asked: _Asked,
     domain: Domain,
     sequences: Sequences,
     negatives: Sequence[Negatives],
@@ -128,7 +178,7 @@ def _rank_all(
     progress: Progress,
 ) -> tuple[dict[Negatives, _Ranked], list[Int[np.ndarray, "_ place"]]]:
     """Rank the targets, and list the best of the catalogue where all of it is scored."""
-    histories, targets = sequences.histories_and_targets()
+    _, targets = sequences.histories_and_targets()
     left_out = [()] * len(sequences) if domain.keeps_repeats else sequences.rows
     parts: dict[Negatives, list[_Ranked]] = {kind: [] for kind in negatives}
     best: list[Int[np.ndarray, "_ place"]] = []
@@ -136,13 +186,13 @@ def _rank_all(
         chosen = slice(start, start + batch_users)
         lists = {kind: rows[chosen] for kind, rows in drawn.items()}
         if "full" in parts:
-            scores = _score(scorer, histories[chosen], None, domain.items.height)
+            scores = asked.score(chosen, None, domain.items.height)
             parts["full"].append(catalogue_ranks(scores, targets[chosen], left_out[chosen]))
             best.append(best_items(scores, left_out[chosen], targets[chosen]))
             of_lists = [np.take_along_axis(scores, rows, axis=1) for rows in lists.values()]
         else:
             rows = np.concatenate(list(lists.values()), axis=1)
-            of_lists = np.split(_score(scorer, histories[chosen], rows, rows.shape[1]), len(lists), axis=1)
+            of_lists = np.split(asked.score(chosen, rows, rows.shape[1]), len(lists), axis=1)
         for kind, of_list in zip(lists, of_lists, strict=True):
             parts[kind].append((ranks(of_list), np.full(len(of_list), of_list.shape[1])))
         progress(min(start + batch_users, len(sequences)), len(sequences))
@@ -160,25 +210,6 @@ def _measure_lists(
     _, targets = sequences.histories_and_targets()
     counts = domain.train_counts() if "train" in domain.splits else None
     return list_metrics(np.concatenate(best), domain.items.height, counts, targets)
-
-
-def _score(
-    scorer: Scorer,
-    histories: Sequence[Sequence[int]],
-    candidates: Int[np.ndarray, "user candidate"] | None,
-    width: int,
-) -> Float[np.ndarray, "user candidate"]:
-    """Ask the scorer and refuse an answer that cannot be ranked."""
-    scores = scorer.score(histories, candidates)
-    if scores.shape != (len(histories), width):
-        raise ModelError(
-            f"scorer {scorer.name!r} returned scores of shape {scores.shape}, "
-            f"expected {(len(histories), width)}: it must be bound to this catalogue"
-        )
-    if not np.isfinite(scores).all():
-        bad = int(np.count_nonzero(~np.isfinite(scores)))
-        raise ModelError(f"scorer {scorer.name!r} returned {bad} scores that are not finite: repair it")
-    return scores
 
 
 def _frame(

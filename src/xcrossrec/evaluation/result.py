@@ -44,7 +44,9 @@ class EvaluationInfo:
 
     ``split`` says whose users were ranked, ``fingerprint`` is the domain's, ``seed`` that of the candidates, ``wall_s``
     the seconds spent scoring and ranking. ``lists`` is what the best of the whole catalogue are like, of all users
-    together (:func:`xcrossrec.metrics.lists.list_metrics`); None where it was not ranked.
+    together (:func:`xcrossrec.metrics.lists.list_metrics`); None where it was not ranked. ``rungs`` counts the
+    users by what is known of them (:func:`xcrossrec.scoring.rung_of`); None for a scorer to which that makes no
+    difference.
     """
 
     scorer: str
@@ -56,6 +58,7 @@ class EvaluationInfo:
     wall_s: float
     simulated: bool = False
     lists: Mapping[str, float] | None = None
+    rungs: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +147,8 @@ class Evaluation:
         }
         if info.lists:
             summary["lists"] = dict(info.lists)
+        if info.rungs:
+            summary["rungs"] = dict(info.rungs)
         if self.frame[SEEN].null_count() == 0:
             unseen = self.frame.filter(~pl.col(SEEN))
             metrics = _means(unseen, self.negatives, info.seed) if unseen.height else {}

@@ -20,6 +20,13 @@ _LISTS = {
 
 SIMULATED = "simulated users: these numbers show that the software works, nothing about people"
 
+_RUNGS = {
+    "none": "nothing",
+    "other": "purchases in other categories alone",
+    "one": "one purchase here",
+    "several": "several purchases here",
+}
+
 
 def summary_table(summary: Mapping[str, Any]) -> str:
     """Set a summary out, a row per kind of negatives.
@@ -36,6 +43,9 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     ]
     caption = f"{summary['domain']} {summary['split']}: {summary['users']} users, seed {summary['seed']}"
     notes = list(summary["warnings"])
+    if rungs := summary.get("rungs"):
+        counts = [f"{rungs[rung]:,} {words}" for rung, words in _RUNGS.items() if rung in rungs]
+        notes.append(f"What is known of the users: {', '.join(counts)}.")
     if "without_seen" in summary:
         notes.append(_without_seen_note(summary["without_seen"]))
     if "lists" in summary:

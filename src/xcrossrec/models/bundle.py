@@ -21,6 +21,7 @@ from torch import nn
 from xcrossrec._version import __version__
 from xcrossrec.exceptions import BundleError, ConfigError, ModelError
 from xcrossrec.models.adapters import MANIFEST, read_manifest
+from xcrossrec.models.day_one import DayOne
 from xcrossrec.models.encoder import TitleEncoder, saved_without_manifest
 from xcrossrec.models.files import Dim, Settings, file_digests, read_settings, verify_files
 from xcrossrec.models.heads import Center, HistoryMatcher, Projection, PromptedCenter
@@ -47,6 +48,7 @@ _OWN_CLASSES: tuple[type[nn.Module], ...] = (
     SourceEncoder,
     XCrossEncoder,
     Center,
+    DayOne,
     HistoryMatcher,
     PairHead,
     Projection,
@@ -57,8 +59,8 @@ _BORROWED_CLASSES: tuple[type[nn.Module], ...] = (Pooling, Dense, Normalize)
 
 _ORDERS: Mapping[Scoring, tuple[tuple[type[nn.Module], ...], tuple[type[nn.Module], ...]]] = {
     "dual": (
-        (TitleEncoder, Pooling, Dense, Center, Projection, Normalize, HistoryMatcher, Purchases),
-        (Dense, Center, Projection, Purchases),
+        (TitleEncoder, Pooling, Dense, Center, Projection, Normalize, HistoryMatcher, Purchases, DayOne),
+        (Dense, Center, Projection, Purchases, DayOne),
     ),
     "pair": ((TitleEncoder, PairHead), ()),
 }

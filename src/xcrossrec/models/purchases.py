@@ -12,12 +12,12 @@ from pydantic import Field
 from sentence_transformers.base.modules import Module
 
 from xcrossrec.copurchase import CoPurchases, Term
-from xcrossrec.copurchase.term import Rung
 from xcrossrec.data.store import read_parquet
 from xcrossrec.exceptions import BundleError, ModelError
 from xcrossrec.models.files import Settings, read_settings
 from xcrossrec.models.kinds import assembled, kind_of
 from xcrossrec.models.model import Model
+from xcrossrec.scoring import Rung
 from xcrossrec.types import ITEM, USER
 
 TABLE = "purchases.parquet"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,12 @@ from xcrossrec.exceptions import DataError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST, base_of, read_adapter
 from xcrossrec.models.base import load_base
+from xcrossrec.models.day_one import Ladder, ladder_of
+from xcrossrec.models.dual import DualScorer, encode_titles
 from xcrossrec.models.encoder import text_of
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import build_model, kind_of
 from xcrossrec.models.model import Model, encoder_of
-from xcrossrec.models.purchases import term_of
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.tokens import CutReport
 from xcrossrec.scoring import check_rows
@@ -26,7 +27,9 @@ from xcrossrec.types import EncodingPrecision
 
 
 class ModelScorer:
-    """A trained or untrained model bound to a catalogue; an empty history scores every item 0.
+    """A trained or untrained model bound to a catalogue.
+
+    An empty history scores every item by how much it is bought, lately, where the model knows purchases, else 0.
 
     Args:
         model: from :mod:`xcrossrec.models.bundle`.
@@ -53,13 +56,14 @@ class ModelScorer:
         self.inner = kind_of(model).scorer(model, texts)
         self._name = name
         self._n_items = len(texts)
-        self._term, self._ids = term_of(model), ids or ()
-        if self._term is not None and len(self._ids) != len(texts):
+        self._ladder, self._ids = ladder_of(model), ids or ()
+        if self._ladder is not None and len(self._ids) != len(texts):
             raise DataError(
                 f"the model {name!r} knows purchases by item id, but {len(self._ids)} ids came with {len(texts)} "
                 "texts: give ids=, one a text"
             )
         self._row_of = {item: row for row, item in enumerate(self._ids)}
+        self._elsewhere: dict[str, Float32[torch.Tensor, " dim"]] = {}
 
     @property
     def name(self) -> str:
@@ -81,6 +85,21 @@ class ModelScorer:
         Raises:
             DataError: an item row outside the catalogue.
         """
+        return self.score_with(histories, [()] * len(histories), candidates)
+
+    def score_with(
+        self,
+        histories: Sequence[Sequence[int]],
+        elsewhere: Sequence[Sequence[str]],
+        candidates: Int[np.ndarray, "user candidate"] | None = None,
+    ) -> Float[np.ndarray, "user candidate"]:
+        """Score candidates by the model's ladder; see :class:`xcrossrec.scoring.LadderScorer`.
+
+        A model that knows no purchases leaves what was bought elsewhere out.
+
+        Raises:
+            DataError: an item row outside the catalogue.
+        """
         check_rows(histories, candidates, self._n_items)
         width = self._n_items if candidates is None else candidates.shape[1]
         scores: Float32[np.ndarray, "user candidate"] = np.zeros((len(histories), width), dtype=np.float32)
@@ -88,22 +107,38 @@ class ModelScorer:
         if filled and width:
             chosen = None if candidates is None else candidates[filled]
             scores[filled] = self.inner.score([histories[user] for user in filled], chosen)
-            self._add_bonus(scores, histories, candidates)
+        if self._ladder is not None and width:
+            self._climb(self._ladder, scores, histories, elsewhere, candidates)
         return scores
 
-    def _add_bonus(
+    def _climb(
         self,
+        ladder: Ladder,
         scores: Float32[np.ndarray, "user candidate"],
         histories: Sequence[Sequence[int]],
+        elsewhere: Sequence[Sequence[str]],
         candidates: Int[np.ndarray, "user candidate"] | None,
     ) -> None:
-        """Add what co-purchases give, in place."""
-        for user, history in enumerate(histories if self._term is not None else ()):
-            found = self._term.bonus([self._ids[row] for row in history]) if self._term is not None else {}
-            known = [(row, value) for item, value in found.items() if (row := self._row_of.get(item)) is not None]
-            bonus = np.zeros(self._n_items)
-            bonus[[row for row, _ in known]] = [value for _, value in known]
-            scores[user] += bonus if candidates is None else bonus[candidates[user]]
+        """Make the text's scores those of the ladder, in place."""
+        self._read({text for texts in elsewhere for text in texts} - self._elsewhere.keys())
+        for user, (history, texts) in enumerate(zip(histories, elsewhere, strict=True)):
+            vectors = torch.stack([self._elsewhere[text] for text in texts]) if texts else None
+            standing = ladder.standing([self._ids[row] for row in history], vectors)
+            known = [
+                (row, more) for item, more in standing.bonus.items() if (row := self._row_of.get(item)) is not None
+            ]
+            added = np.zeros(self._n_items)
+            added[[row for row, _ in known]] = [more for _, more in known]
+            if standing.everywhere is not None and isinstance(self.inner, DualScorer):
+                added += standing.everywhere(self._ids, self.inner.vectors, self)
+            scores[user] *= 1 - standing.share
+            scores[user] += added if candidates is None else added[candidates[user]]
+
+    def _read(self, texts: Collection[str]) -> None:
+        """Encode texts of other categories, once."""
+        if texts:
+            fresh = sorted(texts)
+            self._elsewhere |= zip(fresh, encode_titles(self.model, fresh, as_history=True), strict=True)  # type: ignore[arg-type]
 
 
 def as_read(path: Path | str, domain: Domain) -> Domain:

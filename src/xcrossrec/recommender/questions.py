@@ -12,6 +12,7 @@ from xcrossrec.catalogue import Filters, Snapshot, StoredItem
 from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import ConfigError, DataError, UnknownItemError
 from xcrossrec.prompts import UNTITLED, clean_title
+from xcrossrec.scoring import Rung
 from xcrossrec.types import ITEM, TITLE
 
 
@@ -47,6 +48,9 @@ ItemLike: TypeAlias = str | Item | Mapping[str, str]
 A string is an id if the catalogue has it; ``id:...`` and ``title:...`` say which is meant; any other string is a title
 if it has more than one word, and an id if it has one."""
 
+_NEWEST_ELSEWHERE = 20
+"""Items of a history of other categories that are read."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -54,7 +58,8 @@ class Question:
 
     Attributes:
         history: what was bought, oldest first; it stands after what is known of the customer, where one is named. A
-            title that the catalogue has is that item; one that it lacks works by its text.
+            title that the catalogue has is that item; one that it lacks works by its text. It may be empty where the
+            model knows purchases.
         k: how many items to find at most.
         filters: conditions that every found item meets.
         candidates: item ids to choose among; None takes the whole catalogue.
@@ -63,6 +68,8 @@ class Question:
         to_score: score these items or titles, in their order, instead of finding the best of the catalogue.
         diversity: find at most so many items of near-equal titles (:mod:`xcrossrec.recommender.diversity`).
         user_id: a customer whose purchases model and catalogue may know: these stand before the history.
+        other_history: titles, or longer texts, of what was bought in other categories, oldest first; the newest 20 are
+            read, by models that know purchases.
 
     Raises:
         ConfigError: ``k`` or ``diversity`` below 1.
@@ -77,6 +84,7 @@ class Question:
     to_score: Sequence[ItemLike] | None = None
     diversity: int | None = None
     user_id: str | None = None
+    other_history: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -123,10 +131,11 @@ class Understood:
 
     Attributes:
         asked: the question.
-        history: at least one item.
+        history: its items.
         unknown: ids that were left out of it.
         to_score: what is to be scored; None where the catalogue is ranked.
         bought: ids of all that is known of the customer.
+        elsewhere: texts of what was bought in other categories, oldest first.
     """
 
     asked: Question
@@ -134,6 +143,7 @@ class Understood:
     unknown: Sequence[str] = ()
     to_score: Sequence[Known] | None = None
     bought: Sequence[str] = ()
+    elsewhere: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -145,12 +155,18 @@ class Answer:
         history: as it was understood, oldest first.
         found: items with their scores: the best first, or in the order in which they were to be scored.
         unknown: ids of the history that were left out.
+        rung: what is known of the customer: ``none``, ``other`` (categories alone), ``one`` purchase here, ``several``.
+        reason: what that means for the answer, in words.
+        alike: what customers with such purchases elsewhere bought most here: ids, as of the training, and shares.
     """
 
     version: int
     history: Sequence[Known]
     found: Sequence[tuple[Known, float]]
     unknown: Sequence[str] = ()
+    rung: Rung = "several"
+    reason: str = ""
+    alike: Sequence[tuple[str, float]] = ()
 
     @property
     def recommendations(self) -> list[Recommendation]:
@@ -168,7 +184,14 @@ class Answer:
         return [ItemScore(known.item_id, known.title, score) for known, score in self.found]
 
 
-def understand(snapshot: Snapshot, asked: Question, reads: ItemText = TITLES, bought: Sequence[str] = ()) -> Understood:
+def understand(
+    snapshot: Snapshot,
+    asked: Question,
+    reads: ItemText = TITLES,
+    bought: Sequence[str] = (),
+    *,
+    knows_purchases: bool = False,
+) -> Understood:
     """Look a question's items up in one version of the catalogue, for a model that reads a certain text of each.
 
     Args:
@@ -176,19 +199,21 @@ def understand(snapshot: Snapshot, asked: Question, reads: ItemText = TITLES, bo
         asked: the question.
         reads: what the model reads of an item.
         bought: ids of what is known of the customer, oldest first; those that the catalogue lacks are passed over.
+        knows_purchases: whether the model can be asked about a customer of whom nothing is known here.
 
     Raises:
         UnknownItemError: an id that the catalogue lacks.
-        DataError: an empty history, an entry of another kind, an empty title, or no candidates.
+        DataError: an empty history, or other categories, where the model knows no purchases; an entry of another kind,
+            an empty title, or no candidates.
     """
     known = [item for item in snapshot.get(bought) if item is not None]
-    given = () if known and len(asked.history) == 0 else _entries("history", asked.history)
+    given = _entries("history", asked.history, may_be_empty=bool(known) or knows_purchases)
     found = [_found(snapshot, entry, reads) for entry in given]
     unknown = [item_id for item_id in found if isinstance(item_id, str)]
     history = [_known(snapshot, item) for item in found if not (asked.skip_unknown and isinstance(item, str))]
     named = {each.item_id for each in history}
     history = [*[Known(item, reads=reads) for item in known if item.item_id not in named][-LONGEST_KNOWN:], *history]
-    if not history:
+    if not history and not knows_purchases:
         raise DataError(
             f"the catalogue has none of the history's {len(asked.history)} items ({unknown[0]!r} first): give one "
             "that it has, or a title"
@@ -198,11 +223,12 @@ def understand(snapshot: Snapshot, asked: Question, reads: ItemText = TITLES, bo
     for item_id in asked.candidates or ():
         if snapshot.place(item_id) is None:
             raise _lacking(snapshot, item_id)
+    elsewhere = _texts_elsewhere(asked.other_history, knows_purchases=knows_purchases)
     if asked.to_score is None:
-        return Understood(asked, history, unknown, bought=bought)
+        return Understood(asked, history, unknown, bought=bought, elsewhere=elsewhere)
     entries = _entries("items to score", asked.to_score)
     to_score = [_known(snapshot, _found(snapshot, entry, reads)) for entry in entries]
-    return Understood(asked, history, unknown, to_score, bought)
+    return Understood(asked, history, unknown, to_score, bought, elsewhere)
 
 
 def ids_bought(snapshot: Snapshot, known: Understood) -> set[str]:
@@ -210,10 +236,24 @@ def ids_bought(snapshot: Snapshot, known: Understood) -> set[str]:
     return snapshot.sharing_title(each.item for each in known.history if each.item is not None).union(known.bought)
 
 
-def _entries(what: str, items: Sequence[ItemLike]) -> Sequence[ItemLike]:
+def _texts_elsewhere(texts: Sequence[str], *, knows_purchases: bool) -> list[str]:
+    """The newest of what was bought in other categories, as a model reads it."""
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"the history of other categories is a list of titles, got {texts!r}: put them into a list")
+    if len(texts) and not knows_purchases:
+        raise DataError(
+            "the model knows no purchases, so a history of other categories tells it nothing: leave that out, or train "
+            "a dual model with `train target`"
+        )
+    if (clean := [clean_title(text) for text in texts]) and not all(clean):
+        raise DataError(f"{texts[clean.index('')]!r} is an empty title: give its text, or leave it out")
+    return clean[-_NEWEST_ELSEWHERE:]
+
+
+def _entries(what: str, items: Sequence[ItemLike], *, may_be_empty: bool = False) -> Sequence[ItemLike]:
     if isinstance(items, (str, Item, Mapping)):
         raise DataError(f"the {what} is a list of items, got {items!r}: put it into a list")
-    if len(items) == 0:
+    if len(items) == 0 and not may_be_empty:
         raise DataError(f"the {what} is empty: give at least one item id or title")
     return items
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from xcrossrec.catalogue import Snapshot, StoredItem, best_rows, history_pool
 from xcrossrec.copurchase import Term
 from xcrossrec.exceptions import DataError, XCrossRecError
+from xcrossrec.models.day_one import Ladder, Standing, day_one_of
 from xcrossrec.models.dual import encode_titles, runs_within
 from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.models.pair import PairScorer
@@ -60,7 +61,13 @@ class DualRanking:
         self.apart = encoder_of(model).recipe.apart
         self.matcher = deepcopy(matcher_of(model)).cpu()  # vectors are kept on the CPU
         self.term = term
+        self.ladder: Ladder | None = None if term is None else Ladder(term, day_one_of(model))
         self._pool = lru_cache(maxsize=128)(partial(history_pool, self.matcher))
+
+    @property
+    def knows_purchases(self) -> bool:
+        """Whether a history may be empty, and other categories tell something."""
+        return self.ladder is not None
 
     def check(self, snapshot: Snapshot, asked: Question) -> None:
         """Nothing costs too much."""
@@ -69,9 +76,10 @@ class DualRanking:
         """What must be read for a question, each once."""
         fresh = [each.text for each in (*known.history, *(known.to_score or ())) if each.item is None]
         if not self.apart:
-            return list(dict.fromkeys(fresh))
+            return list(dict.fromkeys([*fresh, *known.elsewhere]))
         scored: list[Text] = [each.text for each in known.to_score or () if each.item is None]
-        return list(dict.fromkeys([*map(_as_history, known.history), *scored]))
+        there = [("", text) for text in known.elsewhere]
+        return list(dict.fromkeys([*map(_as_history, known.history), *there, *scored]))
 
     def price(self, text: Text) -> int:
         """Characters that are read."""
@@ -91,13 +99,16 @@ class DualRanking:
         slots = [self._slots(snapshot, known, fresh) for known, fresh in questions]
         products = _products(snapshot, [s for s, (q, _) in zip(slots, questions, strict=True) if q.to_score is None])
         return [
-            or_error(partial(self._search, snapshot, known, own, next(products)))
+            or_error(partial(self._search, snapshot, known, own, fresh, next(products)))
             if known.to_score is None
             else or_error(partial(self._score, snapshot, known, own, fresh))
             for (known, fresh), own in zip(questions, slots, strict=True)
         ]
 
     def _slots(self, snapshot: Snapshot, known: Understood, fresh: Read) -> Float[Tensor, "slot dim"]:
+        """The history's vectors; without a history a zero, which makes all products 0."""
+        if not known.history:
+            return torch.zeros(1, snapshot.dim)
         if self.apart:
             return torch.stack([fresh[_as_history(each)] for each in known.history])
         return _vectors(snapshot, known.history, fresh)
@@ -107,21 +118,23 @@ class DualRanking:
         snapshot: Snapshot,
         known: Understood,
         slots: Float[Tensor, "slot dim"],
+        fresh: Read,
         products: Sequence[Float32[Tensor, "slot _"] | None] | None,
     ) -> Answer:
-        asked, reads = known.asked, encoder_of(self.model).text
+        asked, reads, standing = known.asked, encoder_of(self.model).text, self._standing(known, fresh)
         search = partial(
             snapshot.search,
             slots,
-            pool=self._pool(len(slots)),
+            pool=standing.pool(self._pool(len(slots))),
             filters=asked.filters,
             exclude=() if asked.include_bought else ids_bought(snapshot, known),
             among=asked.candidates,
             products=products,
-            bonus=self._bonus(known),
+            bonus=standing.bonus,
+            everywhere=standing.everywhere,
         )
         found = diverse(lambda n: [(Known(item, reads=reads), s) for item, s in search(n)], asked.k, asked.diversity)
-        return _answer(snapshot, known, found)
+        return _answer(snapshot, known, found, standing)
 
     def _score(
         self,
@@ -130,14 +143,19 @@ class DualRanking:
         slots: Float[Tensor, "slot dim"],
         fresh: Read,
     ) -> Answer:
-        items, bonus = known.to_score or (), self._bonus(known)
-        scores = self._pool(len(slots))(slots @ _vectors(snapshot, items, fresh).t()).tolist()
-        full = [score + bonus.get(item.item_id or "", 0.0) for item, score in zip(items, scores, strict=True)]
-        return _answer(snapshot, known, list(zip(items, full, strict=True)))
+        items, standing = known.to_score or (), self._standing(known, fresh)
+        vectors = _vectors(snapshot, items, fresh)
+        scores = standing.pool(self._pool(len(slots)))(slots @ vectors.t()).double().numpy()
+        scores = (scores + standing.added([item.item_id or "" for item in items], vectors)).astype(np.float32)
+        return _answer(snapshot, known, list(zip(items, scores.tolist(), strict=True)), standing)
 
-    def _bonus(self, known: Understood) -> Mapping[str, float]:
-        """What co-purchases with the history add to the text scores, by item id."""
-        return {} if self.term is None else self.term.bonus([each.item_id or "" for each in known.history])
+    def _standing(self, known: Understood, fresh: Read) -> Standing:
+        """By what is known of the customer: the weights of all parts of the score."""
+        history = [each.item_id or "" for each in known.history]
+        there = [fresh[("", text) if self.apart else text] for text in known.elsewhere]
+        if self.ladder is None:
+            return Standing.by_text(len(history))
+        return self.ladder.standing(history, torch.stack(there) if there else None)
 
 
 class PairRanking:
@@ -148,6 +166,12 @@ class PairRanking:
 
     term = None
     """It knows no purchases."""
+
+    ladder = None
+    """No `pair` model has one."""
+
+    knows_purchases = False
+    """As of :class:`DualRanking`."""
 
     def __init__(self, model: Model, limit: int) -> None:
         self.model = model
@@ -191,7 +215,7 @@ class PairRanking:
         if known.to_score is None:
             order = best_rows(np.arange(len(items)), scores, len(items)).tolist()
             scored = diverse(lambda n: [scored[row] for row in order[:n]], known.asked.k, known.asked.diversity)
-        return _answer(snapshot, known, scored)
+        return _answer(snapshot, known, scored, Standing.by_text(len(known.history)))
 
     def _items(self, snapshot: Snapshot, known: Understood) -> Sequence[Known]:
         """The items that the history is read with."""
@@ -230,8 +254,10 @@ def _as_history(known: Known) -> Text:
     return "", known.text
 
 
-def _answer(snapshot: Snapshot, known: Understood, found: Sequence[tuple[Known, float]]) -> Answer:
-    return Answer(snapshot.version, known.history, found, known.unknown)
+def _answer(snapshot: Snapshot, known: Understood, found: Sequence[tuple[Known, float]], standing: Standing) -> Answer:
+    return Answer(
+        snapshot.version, known.history, found, known.unknown, standing.rung, standing.reason, tuple(standing.alike)
+    )
 
 
 def _vectors(snapshot: Snapshot, named: Sequence[Known], fresh: Read) -> Float[Tensor, "text dim"]:

@@ -170,7 +170,8 @@ class Recommender:
         return snapshot
 
     def _prepare(self, snapshot: Snapshot, question: Question) -> _Prepared:
-        known = understand(snapshot, question, encoder_of(self.model).text, self.bought.of(question.user_id))
+        bought, knows = self.bought.of(question.user_id), self.ranking.knows_purchases
+        known = understand(snapshot, question, encoder_of(self.model).text, bought, knows_purchases=knows)
         return _Prepared(known, self.ranking.texts(snapshot, known))
 
     def _rank(self, snapshot: Snapshot, prepared: Sequence[Any], read: Sequence[Read]) -> list[Any]:
@@ -206,11 +207,13 @@ class Recommender:
         skip_unknown: bool = False,
         diversity: int | None = None,
         user_id: str | None = None,
+        other_history: Sequence[str] = (),
     ) -> list[Recommendation]:
         """Rank the catalogue, or some of it, for a history.
 
         Args:
-            history: what was bought, oldest first; see :data:`ItemLike`.
+            history: what was bought, oldest first; see :data:`ItemLike`. Empty, where nothing was and the model knows
+                purchases.
             k: how many at most.
             filters: conditions that every item meets.
             candidates: item ids to choose from; None takes the whole catalogue.
@@ -218,17 +221,27 @@ class Recommender:
             skip_unknown: leave out ids of the history that the catalogue lacks.
             diversity: at most so many items of near-equal titles (:mod:`xcrossrec.recommender.diversity`).
             user_id: a customer whose purchases model or catalogue may know: these stand before the history.
+            other_history: titles of what was bought in other categories, oldest first.
 
         Returns:
             best first; equal scores in the catalogue's order; fewer than ``k`` where there are no more.
 
         Raises:
-            DataError: an empty history, an unknown item id, no candidates, or too many for a `pair` model.
+            DataError: an empty history, or other categories, where the model knows no purchases; an unknown item id,
+                no candidates, or too many for a `pair` model.
             ConfigError: ``k`` or ``diversity`` below 1.
         """
         chosen = candidates if candidates is None or isinstance(candidates, str) else list(candidates)
         asked = Question(
-            history, k, filters, chosen, include_bought, skip_unknown, diversity=diversity, user_id=user_id
+            history,
+            k,
+            filters,
+            chosen,
+            include_bought,
+            skip_unknown,
+            diversity=diversity,
+            user_id=user_id,
+            other_history=other_history,
         )
         return self.ask(asked).recommendations
 
@@ -281,8 +294,10 @@ class Recommender:
         """Explain everything that an answer found or scored; the model may answer nobody else meanwhile."""
         if not answer.found:
             return []
+        if not answer.history:
+            return self._explain_without_history(answer)
         items = [known for known, _ in answer.found]
-        return explain_scores(
+        reasons = explain_scores(
             self.model,
             [known.text for known in answer.history],
             [known.text for known in items],
@@ -292,6 +307,25 @@ class Recommender:
             item_titles=[known.title for known in items],
             term=self.ranking.term,
         )
+        if not answer.alike:
+            return reasons
+        return [replace(reason, score=score) for reason, (_, score) in zip(reasons, answer.found, strict=True)]
+
+    def _explain_without_history(self, answer: Answer) -> list[Explanation]:
+        """By whom the items were bought; who has bought nothing here has nothing that they match."""
+        ladder, snapshot = self.ranking.ladder, self.catalogue.snapshot()
+        shares = dict(answer.alike)
+        titles = [
+            f"{item.title} ({shares[item.item_id]:.0%})" for item in snapshot.get(list(shares)) if item is not None
+        ]
+        alike = [f"Customers with alike purchases in other categories bought: {'; '.join(titles)}."] if titles else []
+        found = []
+        for known, score in answer.found:
+            bought = ladder.term.counts.popularity(known.item_id or "") if ladder is not None else 0
+            buyers = f"Bought by {bought:,} customer{'s' if bought != 1 else ''}."
+            sentences = (f"{answer.reason[0].upper()}{answer.reason[1:]}.", buyers, *alike)
+            found.append(Explanation(known.item_id, known.title, score, (), reasons=sentences))
+        return found
 
 
 def _sound(answer: Answer | Exception) -> Answer:

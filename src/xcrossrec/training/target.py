@@ -24,6 +24,7 @@ from xcrossrec.models.model import Model
 from xcrossrec.models.pair_attention import choose_pair_attention
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.training.checkpoints import forget_checkpoints
+from xcrossrec.training.day_one import with_day_one
 from xcrossrec.training.inheritance import inherit_head, pair_start_of
 from xcrossrec.training.loop import TrainingReport, fit
 from xcrossrec.training.places import refuse_existing, work_folder
@@ -72,7 +73,9 @@ def train_target(
         scoring: ``dual`` or ``pair``.
         pair_attention: who sees whom in a pair, ``joint`` or ``shared``; None takes what the sources agree
             on, else the base's default.
-        purchases: let a `dual` model know what these users bought (`xcrossrec.training.purchases.with_purchases`).
+        purchases: let a `dual` model know what these users bought (`xcrossrec.training.purchases.with_purchases`),
+            lately, and what that has to do with purchases in other categories
+            (`xcrossrec.training.day_one.with_day_one`).
         resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
         show_progress: draw progress bars.
@@ -103,7 +106,7 @@ def train_target(
     report = fit(model, domain, users, config, work_folder(out), resume=resume, show_progress=show_progress)
     if purchases and scoring == "dual":
         model, choice = with_purchases(model, domain, users, seed=config.seed)
-        report = replace(report, copurchase=choice)
+        model, report = with_day_one(model, domain, users, seed=config.seed), replace(report, copurchase=choice)
     manifest = {
         "kind": "target",
         "domain": domain_record(domain),

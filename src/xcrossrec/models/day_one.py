@@ -1,0 +1,276 @@
+"""What a `dual` model knows for customers who have bought little or nothing here: what is bought lately, and a bridge.
+
+Legend: ``slot`` = a history's item, ``lead`` = one of the bridge's, ``item`` = one item to score, ``part`` = some of
+them, ``dim`` = vector size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeAlias
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Float32, Float64
+from pydantic import Field
+from sentence_transformers.base.modules import Module
+from torch import Tensor
+
+from xcrossrec.copurchase import CoPurchases, Term
+from xcrossrec.data.store import read_parquet
+from xcrossrec.exceptions import BundleError
+from xcrossrec.models.bridge import Bridge, Near
+from xcrossrec.models.files import Dim, Settings, read_settings
+from xcrossrec.models.model import Model
+from xcrossrec.models.purchases import purchases_of
+from xcrossrec.scoring import Rung, rung_of
+from xcrossrec.types import ITEM
+
+POPULARITY = "popularity.parquet"
+_POPULARITY_SCHEMA = pl.Schema({ITEM: pl.String, "lately": pl.Float64, "bought": pl.Int64})
+
+Pool: TypeAlias = Callable[[Float[Tensor, "slot part"]], Float[Tensor, " part"]]
+Weight: TypeAlias = Annotated[float, Field(ge=0, le=100)]
+
+
+class RungWeights(Settings):
+    """What counts how much; what is not named is 0."""
+
+    bridge: Annotated[float, Field(ge=0, le=1)] = 0.0
+    popularity: Weight = 0.0
+
+
+class DayOneSettings(Settings):
+    """The ladder."""
+
+    dim: Dim
+    bridged: bool
+    half_life_days: Annotated[float, Field(gt=0)] | None
+    weights: dict[Rung, RungWeights]
+
+
+class DayOne(Module):
+    """How much each item was bought, lately, and the bridge from other categories; a text's vector passes through.
+
+    Args:
+        dim: vector size.
+        popularity: ``item_id``, ``lately`` (purchases, older ones counting less) and ``bought`` (all of them).
+        weights: by rung, of ``bridge`` (its share of the score, from 0 to 1) and ``popularity`` (the logarithm of 1 and
+            what was bought lately).
+        half_life_days: after which a purchase counts half; None where all count alike.
+        bridge: from other categories, if customers of both were known.
+    """
+
+    config_keys: list[str] = ["dim", "bridged", "half_life_days", "weights"]  # noqa: RUF012 - as the library has it
+    config_file_name = "day_one.json"
+
+    def __init__(
+        self,
+        dim: int,
+        popularity: pl.DataFrame,
+        weights: Mapping[Rung, Mapping[str, float]],
+        *,
+        half_life_days: float | None = None,
+        bridge: Bridge | None = None,
+    ) -> None:
+        super().__init__()
+        self.dim, self.popularity, self.half_life_days, self.bridge = dim, popularity, half_life_days, bridge
+        self.weights = {rung: dict(each) for rung, each in weights.items()}
+
+    @property
+    def bridged(self) -> bool:
+        """Whether there is a bridge."""
+        return self.bridge is not None
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Pass on."""
+        return features
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write settings, popularity and the bridge."""
+        self.save_config(output_path)
+        self.popularity.write_parquet(Path(output_path) / POPULARITY)
+        if self.bridge is not None:
+            self.bridge.save(Path(output_path))
+
+    @classmethod
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Self:
+        """Read back.
+
+        Raises:
+            BundleError: a weight out of its bounds, or damaged tables or vectors.
+        """
+        folder = Path(model_name_or_path) / subfolder
+        found = read_settings(folder / cls.config_file_name, DayOneSettings)
+        table = read_parquet(folder / POPULARITY, remedy="copy or train the model again")
+        if table.schema != _POPULARITY_SCHEMA or any(table.null_count().row(0)) or not _usable(table["lately"]):
+            raise BundleError(f"{folder / POPULARITY} is no table of what was bought: copy or train the model again")
+        bridge = Bridge.load(folder, found["dim"]) if found["bridged"] else None
+        return cls(found["dim"], table, found["weights"], half_life_days=found["half_life_days"], bridge=bridge)
+
+    @cached_property
+    def _known(self) -> tuple[dict[str, float], dict[str, int]]:
+        ids = self.popularity[ITEM].to_list()
+        lately, bought = (self.popularity[name].to_list() for name in ("lately", "bought"))
+        return dict(zip(ids, lately, strict=True)), dict(zip(ids, bought, strict=True))
+
+    def prior(self, counts: CoPurchases) -> dict[str, float]:
+        """The logarithm of 1 and what was bought lately, by item id; what was added since counts in full."""
+        lately, bought = self._known
+        now = counts.popularities()
+        fresh = {item: count - bought.get(item, 0) for item, count in now.items()}
+        items, values = list(fresh), [lately.get(item, 0.0) + max(more, 0) for item, more in fresh.items()]
+        return dict(zip(items, np.log1p(np.array(values)).tolist(), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """How a question is scored: text score x (1 - share) + what :meth:`added` gives.
+
+    Attributes:
+        rung: of the ladder.
+        reason: in words.
+        bonus: what co-purchases add, by item id.
+        share: of the bridge in the score; the text has the rest, and nothing without a history here.
+        everywhere: what all items get by their ids and vectors, beside that; None where that is nothing.
+        alike: what customers with such purchases elsewhere bought most here, with their shares.
+    """
+
+    rung: Rung
+    reason: str
+    bonus: Mapping[str, float]
+    share: float = 0.0
+    everywhere: Callable[[Sequence[str], Float[Tensor, "item dim"], object], Float64[np.ndarray, " item"]] | None = None
+    alike: Sequence[tuple[str, float]] = ()
+
+    @classmethod
+    def by_text(cls, own: int) -> Standing:
+        """Of a model that knows no purchases.
+
+        Args:
+            own: how many purchases here are known, 1 or more.
+        """
+        return cls(rung_of(range(own)), f"{_known(own)}: items like {'it' if own == 1 else 'them'}", {})
+
+    def added(
+        self, ids: Sequence[str], vectors: Float[Tensor, "item dim"], whole: object = None
+    ) -> Float64[np.ndarray, " item"]:
+        """What is added to the items' text scores.
+
+        Args:
+            ids: of the items.
+            vectors: of the items, unit ones.
+            whole: what holds just these items and does not change; what no customer changes is kept for as long.
+        """
+        bonus = np.array([self.bonus.get(item, 0.0) for item in ids]) if self.bonus else np.zeros(len(ids))
+        return bonus if self.everywhere is None else bonus + self.everywhere(ids, vectors, whole)
+
+    def pool(self, text: Pool) -> Pool:
+        """The text's part of the score."""
+        if self.rung in ("none", "other"):
+            return lambda products: products[0] * 0
+        return (lambda products: text(products) * (1 - self.share)) if self.share else text
+
+
+class Ladder:
+    """Decides by what is known of a customer how she is answered.
+
+    Args:
+        term: co-purchases and their weights.
+        day_one: of the model; None where it has none, so that popularity is counted from ``term``.
+    """
+
+    def __init__(self, term: Term, day_one: DayOne | None) -> None:
+        self.term, self.day_one = term, day_one
+        self._popular: tuple[int, Mapping[str, float]] = (-1, {})
+        self._near: WeakKeyDictionary[Any, Near] = WeakKeyDictionary()
+        self._priors: WeakKeyDictionary[Any, tuple[int, Float64[np.ndarray, " item"]]] = WeakKeyDictionary()
+
+    def standing(self, history: Sequence[str], elsewhere: Float[Tensor, "slot dim"] | None = None) -> Standing:
+        """Where a customer stands.
+
+        Args:
+            history: ids of what she bought here, oldest first; anything else for what the catalogue lacks.
+            elsewhere: vectors of what she bought in other categories, if that is known.
+        """
+        rung = rung_of(history, range(0 if elsewhere is None else len(elsewhere)))
+        bridge = None if self.day_one is None else self.day_one.bridge
+        weights = {} if self.day_one is None else self.day_one.weights.get(rung, {})
+        share = 0.0 if bridge is None or elsewhere is None else weights.get("bridge", 0.0)
+        popularity = 0.0 if history else weights.get("popularity", 0.0 if share else 1.0)
+        bonus = self.term.bonus(history) if history else {}
+        leads = bridge.weigh(elsewhere.float().mean(0)[None])[0] if share and bridge and elsewhere is not None else None
+        everywhere = partial(self._everywhere, share, leads, popularity) if share or popularity else None
+        alike = () if bridge is None or leads is None else bridge.heaviest(leads)
+        return Standing(rung, self._reason(rung, len(history), share), bonus, share, everywhere, alike)
+
+    def _everywhere(
+        self,
+        share: float,
+        leads: Float32[Tensor, " lead"] | None,
+        popularity: float,
+        ids: Sequence[str],
+        vectors: Float[Tensor, "item dim"],
+        whole: object,
+    ) -> Float64[np.ndarray, " item"]:
+        added = np.zeros(len(ids))
+        if popularity:
+            added += popularity * self._prior(ids, whole)
+        if leads is not None and self.day_one is not None and self.day_one.bridge is not None:
+            near = (None if whole is None else self._near.get(whole)) or self.day_one.bridge.near(vectors)
+            if whole is not None:
+                self._near[whole] = near
+            added += share * near.scores(leads).double().numpy()
+        return added
+
+    def _prior(self, ids: Sequence[str], whole: object) -> Float64[np.ndarray, " item"]:
+        """How much each item is bought, lately."""
+        counts = self.term.counts
+        if self._popular[0] != (purchases := counts.purchases):
+            alone = {item: float(np.log1p(bought)) for item, bought in counts.popularities().items()}
+            self._popular = (purchases, alone if self.day_one is None else self.day_one.prior(counts))
+        known = None if whole is None else self._priors.get(whole)
+        if known is None or known[0] != purchases:
+            known = (purchases, np.array([self._popular[1].get(item, 0.0) for item in ids]))
+            if whole is not None:
+                self._priors[whole] = known
+        return known[1]
+
+    def _reason(self, rung: Rung, own: int, share: float) -> str:
+        lately = self.day_one is not None and self.day_one.half_life_days is not None
+        popular = "most bought lately first" if lately else "most bought first"
+        alike = "what customers with alike purchases there bought here"
+        if rung == "none":
+            return f"nothing is known of this customer: {popular}"
+        if rung == "other":
+            if share:
+                return f"only purchases in other categories are known: {alike}"
+            unbridged = self.day_one is None or self.day_one.bridge is None
+            why = "no customers of both to learn from" if unbridged else "they tell no more than what is bought most"
+            return f"only purchases in other categories are known, and {why}: {popular}"
+        them = "it" if own == 1 else "them"
+        together = f", and bought together with {them}" if self.term.weights.get(rung) else ""
+        return f"{_known(own)}: items like {them}{together}{f'; and {alike}' if share else ''}"
+
+
+def _known(own: int) -> str:
+    return "one purchase here is known" if own == 1 else f"{own} purchases here are known"
+
+
+def day_one_of(model: Model) -> DayOne | None:
+    """What a model holds for the first day; None where that is nothing."""
+    return next((module for module in model if isinstance(module, DayOne)), None)
+
+
+def ladder_of(model: Model) -> Ladder | None:
+    """A model's ladder; None for one that knows no purchases."""
+    purchases = purchases_of(model)
+    return None if purchases is None else Ladder(purchases.term, day_one_of(model))
+
+
+def _usable(lately: pl.Series) -> bool:
+    return bool(lately.is_finite().all() and (lately >= 0).all())

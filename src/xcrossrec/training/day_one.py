@@ -1,0 +1,299 @@
+"""The ladder's lower rungs, fitted: what is bought lately, the bridge, and how much each counts.
+
+Legend: ``item`` = one item of the catalogue, ``customer`` = one who bought in other categories too, ``other`` = an item
+drawn at random, ``form`` = one way to score.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+from torch import Tensor
+
+from xcrossrec.data.domain import Domain, Sequences
+from xcrossrec.models.bridge import MOST_CUSTOMERS, Bridge
+from xcrossrec.models.day_one import DayOne
+from xcrossrec.models.dual import encode_titles, vector_dim
+from xcrossrec.models.heads import HistoryMatcher
+from xcrossrec.models.kinds import assembled, kind_of
+from xcrossrec.models.model import Model, matcher_of
+from xcrossrec.prompts import item_texts
+from xcrossrec.scoring import Rung
+from xcrossrec.types import ITEM, TIMESTAMP, USER
+
+LEAST_SHARED = 40
+"""Customers of both without whom there is no bridge."""
+
+POPULARITY_WEIGHTS = (0.0, 0.0125, 0.025, 0.05, 0.1)
+"""Of the logarithm of 1 and what was bought lately, beside the bridge."""
+
+BRIDGE_SHARES = (0.0, 0.1, 0.2, 0.4)
+"""Of the bridge, beside the text of purchases here."""
+
+HALF_LIVES = (None, 365.0, 90.0, 30.0)
+"""In days; None lets all purchases count alike."""
+
+_FOLDS, _MOST_ASKED, _OTHERS, _NEGATIVES, _NEWEST = 5, 1000, 1000, 29, 20
+_DAY = 86_400
+_SCHEMA = {ITEM: pl.String, "lately": pl.Float64, "bought": pl.Int64}
+
+_log = logging.getLogger(__name__)
+
+Weights = Mapping[Rung, Mapping[str, float]]
+
+
+def with_day_one(model: Model, domain: Domain, users: Sequences, *, seed: int = 0) -> Model:
+    """Let a model answer customers who have bought little or nothing here.
+
+    Args:
+        model: `dual`, with purchases (:mod:`xcrossrec.training.purchases`), trained or not; taken over.
+        domain: gives items, texts, times and, where it has them, histories from other categories.
+        users: of its train split, whose purchases the model knows.
+        seed: of the draws.
+    """
+    popularity, half_life = popularity_of(domain, users)
+    bridge: Bridge | None = None
+    weights: Weights = {"none": {"popularity": 1.0}}
+    elsewhere = domain.other_histories("train", first=True)
+    shared = [number for number, user in enumerate(users.user_ids) if user in elsewhere]
+    if len(shared) >= LEAST_SHARED:
+        kept = [shared[place] for place in np.random.default_rng(seed).permutation(len(shared))[:MOST_CUSTOMERS]]
+        rows, texts = [users.rows[n] for n in kept], [elsewhere[users.user_ids[n]][-_NEWEST:] for n in kept]
+        lately = popularity["lately"].to_numpy()
+        others = Others.draw(lately, seed)
+        vectors = _encoded(model, domain.texts, {*others.rows.tolist(), *(row for own in rows for row in own)})
+        fitting = Fitting(vectors, domain.items[ITEM].to_list(), _means(model, texts), rows, lately, others)
+        bridge, weights = fitting.bridge(range(len(rows))), {**weights, **fitting.weights(matcher_of(model), seed)}
+    elif domain.other is not None:
+        _log.warning(
+            "%d customers of %s bought in another category before, a bridge needs %d: who has bought nothing here is "
+            "answered by what is bought most",
+            *(len(shared), domain.name, LEAST_SHARED),
+        )
+    new = DayOne(vector_dim(model), popularity, weights, half_life_days=half_life, bridge=bridge)
+    return assembled(kind_of(model), [*(module for module in model if not isinstance(module, DayOne)), new])
+
+
+def popularity_of(domain: Domain, users: Sequences) -> tuple[pl.DataFrame, float | None]:
+    """Count how much each item was bought; where there are times, older purchases count less if that foretells more.
+
+    The half-life is the longest one with which purchases of the last fifth of the time are foretold as well as with the
+    best, within noise, by those before.
+
+    Returns:
+        ``item_id``, ``lately`` and ``bought``, one row an item, and the half-life in days; None where all count alike.
+    """
+    frame = domain.frame("train").join(pl.DataFrame({USER: users.user_ids}), on=USER, how="semi")
+    row_of = {item: row for row, item in enumerate(domain.items[ITEM].to_list())}
+    once = frame.unique([USER, ITEM], keep="first", maintain_order=True)
+    rows = once[ITEM].replace_strict(row_of, return_dtype=pl.Int64).to_numpy()
+    bought = np.bincount(rows, minlength=domain.items.height)
+    half_life, lately = None, bought.astype(np.float64)
+    if TIMESTAMP in once.columns and not once[TIMESTAMP].null_count():
+        times = once[TIMESTAMP].to_numpy().astype(np.float64)
+        cut = float(np.quantile(times, 0.8))
+        old, new = times <= cut, rows[times > cut]
+        if len(new):
+            forms = [_decayed(rows[old], times[old], cut, days, len(bought)) for days in HALF_LIVES]
+            half_life = HALF_LIVES[_simplest(np.stack([_foretold(count, new) for count in forms]))]
+        lately = _decayed(rows, times, float(times.max()), half_life, len(bought))
+    return pl.DataFrame({ITEM: list(row_of), "lately": lately, "bought": bought}, schema=_SCHEMA), half_life
+
+
+@dataclass(frozen=True)
+class Others:
+    """Items that stand for the rest of the catalogue: drawn alike, and as they are bought.
+
+    Attributes:
+        rows: of both kinds, those drawn alike first.
+        alike: how many these are.
+    """
+
+    rows: Int64[np.ndarray, " other"]
+    alike: int
+
+    @classmethod
+    def draw(cls, lately: Float64[np.ndarray, " item"], seed: int) -> Others:
+        """Draw a thousand of each kind.
+
+        Args:
+            lately: how much each item is bought.
+            seed: of the draw.
+        """
+        rng = np.random.default_rng(seed)
+        alike = rng.permutation(len(lately))[:_OTHERS]
+        return cls(np.concatenate([alike, rng.choice(len(lately), _OTHERS, p=lately / lately.sum())]), len(alike))
+
+    def ranked(
+        self,
+        target: Float64[np.ndarray, "customer form"],
+        scores: Float64[np.ndarray, "customer form other"],
+        own: Sequence[Sequence[int]],
+    ) -> Float64[np.ndarray, "form customer"]:
+        """The reciprocal rank expected among 29 others, half drawn alike, half as they are bought.
+
+        With the share q of the others whose score is not lower, it is (1 - (1 - q)^30) / (30 q).
+
+        Args:
+            target: scores of what was bought next.
+            scores: of the others.
+            own: all rows that each customer bought: they are no others.
+        """
+        counts = np.stack([~np.isin(self.rows, list(rows)) for rows in own])[:, None, :]
+        above = (scores >= target[..., None]) & counts
+        parts = [slice(None, self.alike), slice(self.alike, None)]
+        shares = [above[..., part].sum(-1) / counts[..., part].sum(-1).clip(1) for part in parts]
+        ranks: Float64[np.ndarray, "form customer"] = np.mean([_reciprocal(share) for share in shares], axis=0).T
+        return ranks
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """Customers of both categories, and what is asked of a bridge between these.
+
+    Attributes:
+        vectors: unit vectors of the catalogue; of those items that nothing is asked about anything.
+        item_ids: of the catalogue.
+        elsewhere: mean vectors of what the customers bought elsewhere.
+        rows: what they bought here, oldest first.
+        lately: how much each item is bought.
+        others: drawn from the catalogue.
+    """
+
+    vectors: Float32[Tensor, "item dim"]
+    item_ids: Sequence[str]
+    elsewhere: Float32[Tensor, "customer dim"]
+    rows: Sequence[Sequence[int]]
+    lately: Float64[np.ndarray, " item"]
+    others: Others
+
+    def bridge(self, customers: Sequence[int]) -> Bridge:
+        """Fit one on some of the customers."""
+        rows = [self.rows[customer] for customer in customers]
+        return Bridge.fit(self.elsewhere[list(customers)], rows, self.vectors, self.item_ids)
+
+    def weights(self, matcher: HistoryMatcher, seed: int) -> dict[Rung, dict[str, float]]:
+        """Choose what counts how much, each customer answered by a bridge of the customers in the other four parts.
+
+        Of all forms whose expected reciprocal rank is as good as the best's, within one standard error of the
+        difference, the simplest is taken: nothing but what is bought most, or the text alone; then as little
+        popularity, or bridge, as does.
+
+        Args:
+            matcher: of the text score.
+            seed: of the parts.
+        """
+        order = np.random.default_rng(seed).permutation(len(self.rows))
+        found: dict[Rung, list[Float64[np.ndarray, "form customer"]]] = {"other": [], "one": [], "several": []}
+        for part in range(_FOLDS):
+            asked = order[part::_FOLDS][: _MOST_ASKED // _FOLDS].tolist()
+            bridge = self.bridge(np.setdiff1d(order, order[part::_FOLDS]).tolist())
+            found["other"].append(self._first(bridge, asked))
+            found["one"].append(self._next(bridge, [c for c in asked if len(self.rows[c]) > 1], 1, matcher))
+            found["several"].append(self._next(bridge, [c for c in asked if len(self.rows[c]) > 2], None, matcher))
+        place = {rung: _simplest(np.concatenate(each, axis=1)) for rung, each in found.items()}
+        other = {"bridge": float(place["other"] > 0), "popularity": (1.0, *POPULARITY_WEIGHTS)[place["other"]]}
+        return {"other": other, **{rung: {"bridge": BRIDGE_SHARES[place[rung]]} for rung in ("one", "several")}}
+
+    def _first(self, bridge: Bridge, asked: Sequence[int]) -> Float64[np.ndarray, "form customer"]:
+        """How the first purchase of each is ranked: by what is bought most, and by the bridge with ever more of it."""
+        targets = [self.rows[customer][0] for customer in asked]
+        own, others = self._by_bridge(bridge, asked, targets)
+        theirs = np.log1p(self.lately[self.others.rows])[None, None]
+        mine = np.log1p((self.lately[targets] - 1).clip(0))[:, None]  # her own purchase is not known yet
+        weights = np.array(POPULARITY_WEIGHTS)
+        target = np.concatenate([mine, own[:, None] + weights * mine], axis=1)
+        scores = np.concatenate(
+            [np.broadcast_to(theirs, (len(asked), 1, theirs.size)), others[:, None] + weights[:, None] * theirs], axis=1
+        )
+        return self.others.ranked(target, scores, [self.rows[customer] for customer in asked])
+
+    def _next(
+        self, bridge: Bridge, asked: Sequence[int], known: int | None, matcher: HistoryMatcher
+    ) -> Float64[np.ndarray, "form customer"]:
+        """How a later purchase is ranked by the text and ever more of the bridge: the second, or the last of all."""
+        if not asked:
+            return np.zeros((len(BRIDGE_SHARES), 0))
+        sequences = [self.rows[c][: known + 1] if known else self.rows[c] for c in asked]
+        targets = [rows[-1] for rows in sequences]
+        own, others = self._by_bridge(bridge, asked, targets)
+        there = self.vectors[self.others.rows]
+        with torch.no_grad():
+            text = [
+                matcher.match(
+                    self.vectors[list(rows[:-1])][None],
+                    torch.ones(1, len(rows) - 1, dtype=torch.bool),
+                    torch.cat([self.vectors[rows[-1]][None], there]),
+                )[0]
+                .double()
+                .numpy()
+                for rows in sequences
+            ]
+        both, share = np.stack(text), np.array(BRIDGE_SHARES)
+        target = (1 - share) * both[:, :1] + share * own[:, None]
+        scores = (1 - share)[:, None] * both[:, None, 1:] + share[:, None] * others[:, None]
+        return self.others.ranked(target, scores, [self.rows[customer] for customer in asked])
+
+    def _by_bridge(
+        self, bridge: Bridge, asked: Sequence[int], targets: Sequence[int]
+    ) -> tuple[Float64[np.ndarray, " customer"], Float64[np.ndarray, "customer other"]]:
+        near = bridge.near(torch.cat([self.vectors[self.others.rows], self.vectors[list(targets)]]))
+        scores = np.stack([near.scores(each).double().numpy() for each in bridge.weigh(self.elsewhere[list(asked)])])
+        count = len(self.others.rows)
+        return scores[np.arange(len(asked)), count + np.arange(len(asked))], scores[:, :count]
+
+
+def _encoded(model: Model, texts: Sequence[str], rows: set[int]) -> Float32[Tensor, "item dim"]:
+    """The vectors of some of a catalogue's items, each in its row."""
+    some = sorted(rows)
+    vectors = torch.zeros(len(texts), vector_dim(model))
+    vectors[some] = encode_titles(model, item_texts([texts[row] for row in some]))
+    return vectors
+
+
+def _means(model: Model, texts: Sequence[Sequence[str]]) -> Float32[Tensor, "customer dim"]:
+    """The mean vector of each customer's texts."""
+    lengths = [len(each) for each in texts]
+    every = encode_titles(model, [text for each in texts for text in each], as_history=True)
+    return torch.stack([part.mean(0) for part in torch.split(every, lengths)])
+
+
+def _decayed(
+    rows: Int64[np.ndarray, " purchase"],
+    times: Float64[np.ndarray, " purchase"],
+    now: float,
+    days: float | None,
+    items: int,
+) -> Float64[np.ndarray, " item"]:
+    weights = None if days is None else 0.5 ** ((now - times) / (days * _DAY))
+    counts: Float64[np.ndarray, " item"] = np.bincount(rows, weights, items).astype(np.float64)
+    return counts
+
+
+def _foretold(
+    counts: Float64[np.ndarray, " item"], bought: Int64[np.ndarray, " purchase"]
+) -> Float64[np.ndarray, " purchase"]:
+    """The reciprocal rank that purchases have among 29 items drawn alike, by how much these were bought."""
+    lower = np.searchsorted(np.sort(counts), counts[bought], side="left")
+    return _reciprocal((len(counts) - lower - 1) / max(len(counts) - 1, 1))
+
+
+def _reciprocal(share: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
+    q, n = np.clip(share, 1e-9, 1.0), _NEGATIVES + 1
+    ranks: Float64[np.ndarray, "*shape"] = -np.expm1(n * np.log1p(-np.minimum(q, 1 - 1e-12))) / (n * q)
+    return ranks
+
+
+def _simplest(found: Float[np.ndarray, "form asked"]) -> int:
+    """The first form that is not worse than the best by more than one standard error of the difference."""
+    if found.shape[1] < 2:
+        return 0
+    lost = found[found.mean(1).argmax()] - found
+    noise = lost.std(1, ddof=1) / np.sqrt(found.shape[1])
+    return int(np.argmax(lost.mean(1) <= noise))
