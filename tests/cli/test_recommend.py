@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from xcrossrec.cli import app
-from xcrossrec.data import Domain, write_domain
+from xcrossrec.cli.checks import check_items
+from xcrossrec.data import Domain, build_domain, write_domain
 
 RUNNER = CliRunner()
 
@@ -50,6 +51,22 @@ def test_text_names_items_and_reasons(domain_dir: Path, tiny_models: Any) -> Non
     assert "[i0]" in bought.stdout
     nothing = invoke(tiny_models.late, "--catalog", domain_dir, "--history", "i0", "--candidate", "i0")
     assert nothing.stdout == "nothing is left to recommend: every candidate is in the history, or meets no filter\n"
+
+
+def test_where_people_buy_the_same_again_it_is_said_that_it_is_left_out(
+    tiny_domain: Domain, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for repeats, bought, said in (("keep", False, True), ("keep", True, False), ("drop", False, False)):
+        manifest = {"filters": {"repeats": repeats}}
+        write_domain(
+            build_domain("d", tiny_domain.items, tiny_domain.interactions, manifest=manifest),
+            tmp_path / "d",
+            overwrite=True,
+        )
+        caplog.clear()
+        with caplog.at_level("INFO", "xcrossrec"):
+            check_items(tmp_path / "d", include_bought=bought)
+        assert ("--include-bought, or include_bought in a request, asks for it, too" in caplog.text) == said
 
 
 def test_a_long_history_is_cut_and_the_number_said(domain_dir: Path, tiny_models: Any) -> None:

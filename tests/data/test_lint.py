@@ -169,9 +169,22 @@ def test_lint_reads_folders_without_or_with_a_broken_manifest(tiny_domain: Domai
 def test_lint_takes_users_shared_by_design_as_a_warning(tiny_domain: Domain) -> None:
     splits: dict[Any, pl.DataFrame] = dict(tiny_domain.interactions)
     splits["test"] = splits["train"].head(2)
-    for split, severity in (("leave_last_out", "warning"), ("given", "error")):
+    for split, severity in (("leave_last_out", "warning"), ("temporal", "warning"), ("given", "error")):
         domain = build_domain("d", tiny_domain.items, splits, manifest={"filters": {"split": split}})
         assert found(lint([domain]))["shared_users"].severity == severity
+
+
+def test_lint_counts_what_train_knows_too_early() -> None:
+    items = pl.DataFrame({"item_id": list("abcd"), "title": ["Ant", "Bee", "Cat", "Dog"]})
+    columns = ["user_id", "item_id", "timestamp"]
+    train = pl.DataFrame([("u", "a", 1), ("u", "b", 6), ("v", "c", 7), ("v", "d", 5)], columns, orient="row")
+    test = pl.DataFrame([("w", "a", 3), ("w", "b", 5)], columns, orient="row")
+    domain = build_domain("d", items, {"train": train, "test": test.reverse()})
+    finding = found(lint([domain]))["train_after_targets"]
+    assert (finding.severity, finding.split, finding.count) == ("warning", "test", 2)
+    assert finding.message.startswith("2 of 4 train purchases (50.0%) were made after half of the test targets")
+    late = test.with_columns(pl.col("timestamp") + 9)
+    assert "train_after_targets" not in found(lint([build_domain("d", items, {"train": train, "test": late})]))
 
 
 def test_lint_reports_what_the_import_repaired() -> None:

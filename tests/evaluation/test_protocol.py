@@ -98,6 +98,19 @@ def test_there_are_no_lists_without_the_whole_catalogue_and_no_novelty_without_t
     assert list(lists) == ["coverage@10", "gini@10"]
 
 
+def test_the_share_of_train_that_came_after_half_of_the_targets_is_told() -> None:
+    domain = _domain()
+    assert evaluate(Hashed(), domain, "validation").info.train_after is None
+    timed = {s: frame.with_columns(timestamp=pl.col("position") * 10) for s, frame in domain.interactions.items()}
+    last = timed["validation"].filter(pl.len().over("user_id") > 1).group_by("user_id").agg(pl.col("timestamp").max())
+    after = (timed["train"]["timestamp"] > last["timestamp"].median()).mean()
+    assert 0 < after < 1
+    assert evaluate(Hashed(), Domain("tools", domain.items, timed), "validation").info.train_after == after
+    assert (
+        evaluate(Hashed(), Domain("tools", domain.items, timed), "train", negatives=["full"]).info.train_after is None
+    )
+
+
 def test_results_have_one_row_a_user_and_kind() -> None:
     result = evaluate(Hashed(), _domain(), "validation")
     assert result.frame.height == 3 * 12

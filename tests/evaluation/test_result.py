@@ -153,6 +153,14 @@ def test_high_hit_at_1_sets_off_the_leak_alarm() -> None:
     ]
 
 
+def test_train_purchases_after_half_of_the_targets_set_off_an_alarm() -> None:
+    summary = result_of({"uniform": [2, 3]}, train_after=0.4321).summary()
+    assert summary["train_after"] == 0.4321
+    (warning,) = summary["warnings"]
+    assert warning.startswith("43.2% of the train purchases were made after half of these targets")
+    assert result_of({"uniform": [2, 3]}, train_after=0.0).warnings() == []
+
+
 def test_one_score_for_all_sets_off_an_alarm() -> None:
     result = result_of({"uniform": [30, 30, 30], "popularity": [30, 30, 29]})
     (warning,) = result.summary()["warnings"]

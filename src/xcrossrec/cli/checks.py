@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xcrossrec.cli.console import log
 from xcrossrec.exceptions import BundleError, DataError, ModelError
 
 if TYPE_CHECKING:
@@ -90,8 +91,10 @@ def check_base(name: str | None) -> None:
         )
 
 
-def check_items(source: Path) -> None:
+def check_items(source: Path, *, include_bought: bool = False) -> None:
     """Refuse what names no items: neither a domain's folder, nor a table, nor a catalogue.
+
+    Of a domain whose customers buy the same again it says that what was bought is left out, where it is.
 
     Raises:
         DataError: nothing there, or something else.
@@ -102,7 +105,12 @@ def check_items(source: Path) -> None:
     if not source.exists():
         raise DataError(f"{source} does not exist: give {ITEMS}")
     if source.is_dir() and not (source / CATALOGUE).exists():
-        read_manifest(source)
+        kept = (read_manifest(source).get("filters") or {}).get("repeats") == "keep"
+        if kept and not include_bought:
+            log.info(
+                f"customers of {source} buy the same again (--repeats keep), but what is in a history is left out: "
+                "--include-bought, or include_bought in a request, asks for it, too"
+            )
     if source.is_file():
         read_item_file(source)
 

@@ -67,7 +67,10 @@ def import_(
         SplitWay | None, typer.Option(help="How to split.  [default: leave-last-out, or as the files come]")
     ] = None,
     shares: Annotated[
-        str, typer.Option(metavar="V,T", help="Share of the users in validation and in test (by-user, temporal).")
+        str,
+        typer.Option(
+            metavar="V,T", help="Share of the users (by-user) or purchases (temporal) for validation, and for test."
+        ),
     ] = "0.1,0.1",
     empty_titles: Annotated[EmptyTitles, typer.Option(help="Items whose title is empty or NaN.")] = "keep",
     unknown_items: Annotated[

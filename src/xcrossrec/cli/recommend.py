@@ -58,7 +58,7 @@ class Asked:
     def check(self, model: Path) -> None:
         """Refuse at once what cannot be answered: no model, no items, filters that nothing meets."""
         check_model(model, self.base)
-        check_items(self.catalog)
+        check_items(self.catalog, include_bought=self.include_bought)
         self._filters()
 
     def recommender(self, model: Path) -> Recommender:

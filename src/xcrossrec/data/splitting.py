@@ -7,8 +7,6 @@ reads it there.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import polars as pl
 
@@ -17,55 +15,113 @@ from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.types import POSITION, SPLITS, TIMESTAMP, USER, Split
 
 LEAVE_LAST_OUT = "leave_last_out"
+TEMPORAL = "temporal"
+SAME_USERS = (LEAVE_LAST_OUT, TEMPORAL)
+"""Ways that put one user into several splits by design."""
 
 
-def by_share(
-    interactions: pl.DataFrame, way: Literal["by-user", "temporal"], *, validation: float, test: float, seed: int
-) -> dict[Split, pl.DataFrame]:
-    """Give each split a share of the users.
+def by_user(interactions: pl.DataFrame, *, validation: float, test: float, seed: int) -> dict[Split, pl.DataFrame]:
+    """Give each split a share of the users, drawn by seed, whatever the order of the rows.
 
     Args:
-        interactions: with ``user_id`` and, for `temporal`, ``timestamp`` (positions of different users cannot be
-            compared).
-        way: ``by-user`` draws them, whatever the order of the rows; ``temporal`` cuts them by the time of their last
-            interaction: the newest are test, then validation, then train.
+        interactions: with ``user_id``.
         validation: share of the users, 0 for no such split.
         test: share of the users, 0 for no such split.
         seed: of the draw.
 
     Raises:
         ConfigError: shares that are negative or leave nothing for train.
-        DataError: no timestamps, or too few users for these shares.
+        DataError: too few users for these shares.
     """
-    if min(validation, test) < 0 or validation + test >= 1:
-        raise ConfigError(
-            f"the shares of users, validation {validation} and test {test}, must be 0 or more and leave some "
-            "for train: make their sum less than 1"
-        )
-    users = _newest_last(interactions) if way == "temporal" else _shuffled(interactions, seed)
-    shares = {"validation": validation, "test": test}
-    counts = {split: round(share * users.len()) for split, share in shares.items()}
-    empty = [split for split, share in shares.items() if share and not counts[split]]
-    n_train = users.len() - sum(counts.values())
-    if empty or n_train < 1:
-        raise DataError(
-            f"{users.len()} users are too few for shares of {validation} and {test}: "
-            f"{', '.join(empty) or 'train'} would be empty"
-        )
-    bounds = (0, n_train, n_train + counts["validation"], users.len())
+    users = interactions[USER].unique().sort()
+    users = users.gather(np.random.default_rng(seed).permutation(users.len()))
+    bounds = (0, *_starts("users", users.len(), validation, test), users.len())
     groups = {split: users[bounds[i] : bounds[i + 1]] for i, split in enumerate(SPLITS)}
     return {s: interactions.filter(pl.col(USER).is_in(g.implode())) for s, g in groups.items() if g.len()}
 
 
-def _shuffled(interactions: pl.DataFrame, seed: int) -> pl.Series:
-    users = interactions[USER].unique().sort()
-    return users.gather(np.random.default_rng(seed).permutation(users.len()))
+def by_time(interactions: pl.DataFrame, *, validation: float, test: float) -> dict[Split, pl.DataFrame]:
+    """Cut everything at two moments: train is what was bought before the first, by whomever.
 
+    Validation holds the users who bought between the two, with all that they bought before the second; test those who
+    bought from the second on, with all that they bought. A target, the last of a sequence, is thus never older than
+    anything in train, and its history is what the user had bought by then (the global temporal split of Gusak et al.
+    2025, arXiv 2507.16289, with the last purchase as target).
 
-def _newest_last(interactions: pl.DataFrame) -> pl.Series:
+    Args:
+        interactions: with ``user_id`` and ``timestamp`` (positions of different users cannot be compared).
+        validation: share of the purchases from the first moment to the second, 0 for no such split.
+        test: share of the purchases from the second moment on, 0 for no such split. Those of one time stay together.
+
+    Raises:
+        ConfigError: shares that are negative or leave nothing for train.
+        DataError: no timestamps, or too few purchases or times for these shares.
+    """
     check_columns("a temporal split", interactions.columns, (USER, TIMESTAMP))
-    by = [TIMESTAMP, *([SUBSECOND] if SUBSECOND in interactions.columns else [])]
-    return interactions.sort(by).group_by(USER).agg(pl.col(by).last()).sort(*by, USER)[USER]
+    time = interactions.select(_nanoseconds(interactions)).to_series().to_numpy()
+    ordered = np.sort(time)
+    starts = np.append(ordered, ordered[-1:] + 1)  # where nothing begins: after everything
+    first, second = starts[[*_starts("purchases", len(time), validation, test)]]
+    bought = {"train": time < first, "validation": (time >= first) & (time < second), "test": time >= second}
+    known = {"train": time < first, "validation": time < second, "test": np.ones(len(time), dtype=np.bool_)}
+    wanted = [split for split, share in zip(SPLITS, (1.0, validation, test), strict=True) if share]
+    if empty := [split for split in wanted if not bought[split].any()]:
+        raise DataError(
+            f"{len(np.unique(time))} times of {len(time)} purchases are too few for shares of {validation} and {test}: "
+            f"{', '.join(empty)} would be empty"
+        )
+    buyers = {split: interactions.filter(pl.Series(bought[split]))[USER].unique() for split in wanted}
+    return {
+        split: interactions.filter(pl.Series(known[split]), pl.col(USER).is_in(buyers[split].implode()))
+        for split in wanted
+    }
+
+
+def _starts(what: str, count: int, validation: float, test: float) -> tuple[int, int]:
+    """Where validation begins, and test, when so many users or purchases are in their order.
+
+    Raises:
+        ConfigError: shares that are negative or leave nothing for train.
+        DataError: too few for these shares.
+    """
+    if min(validation, test) < 0 or validation + test >= 1:
+        raise ConfigError(
+            f"the shares of {what}, validation {validation} and test {test}, must be 0 or more and leave some "
+            "for train: make their sum less than 1"
+        )
+    counts = {"validation": round(validation * count), "test": round(test * count)}
+    begins = count - sum(counts.values())
+    counts["train"] = begins
+    shares = {"validation": validation, "test": test, "train": 1.0}
+    if empty := [split for split, share in shares.items() if share and counts[split] < 1]:
+        raise DataError(
+            f"{count} {what} are too few for shares of {validation} and {test}: {', '.join(empty)} would be empty"
+        )
+    return begins, begins + counts["validation"]
+
+
+def _nanoseconds(interactions: pl.DataFrame) -> pl.Expr:
+    fraction = pl.col(SUBSECOND).cast(pl.Int64) if SUBSECOND in interactions.columns else 0
+    return pl.col(TIMESTAMP).cast(pl.Int64) * 10**9 + fraction
+
+
+def bought_after(train: pl.DataFrame, split: pl.DataFrame) -> tuple[int, int] | None:
+    """Count the purchases of train that were made after half of a split's targets: what nobody could know then.
+
+    Args:
+        train: ``user_id`` and perhaps ``timestamp``.
+        split: validation or test, likewise; a user's last row is the target.
+
+    Returns:
+        these, and the purchases of train; None where either has no times, or no target.
+    """
+    if TIMESTAMP not in train.columns or TIMESTAMP not in split.columns:
+        return None
+    long_enough = split.filter(pl.len().over(USER) > 1)
+    median = long_enough.group_by(USER).agg(pl.col(TIMESTAMP).last())[TIMESTAMP].median()
+    if median is None:
+        return None
+    return train.filter(pl.col(TIMESTAMP) > median).height, train.height
 
 
 def leave_last_out(interactions: pl.DataFrame) -> dict[Split, pl.DataFrame]:

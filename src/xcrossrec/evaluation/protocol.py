@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from jaxtyping import Float, Int
 from xcrossrec._version import __version__
 from xcrossrec.data.candidates import Candidates, candidates_for
 from xcrossrec.data.domain import Domain, Sequences
+from xcrossrec.data.splitting import bought_after
 from xcrossrec.evaluation.day_one import first_day
 from xcrossrec.evaluation.result import RESULT_SCHEMA, SEEN, Evaluation, EvaluationInfo
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
@@ -87,11 +89,8 @@ def evaluate(
             f"domain {domain.name!r} has 0 users with a history and a target in split {split!r}: "
             "evaluation needs sequences of at least 2 items"
         )
-    candidates = {
-        kind: candidates_for(domain, split, kind, seed=seed, directory=directory)
-        for kind in negatives
-        if kind != "full"
-    }
+    drawing = partial(candidates_for, domain, split, seed=seed, directory=directory)
+    candidates = {kind: drawing(kind) for kind in negatives if kind != "full"}
     drawn: dict[Negatives, Int[np.ndarray, "user candidate"]] = {
         kind: _for_all(found, sequences) for kind, found in candidates.items()
     }
@@ -110,6 +109,7 @@ def evaluate(
         simulated=bool(domain.manifest.get("simulated", False)),
         lists=_measure_lists(domain, sequences, lists),
         rungs=asked.rungs() if isinstance(scorer, LadderScorer) else None,
+        train_after=_train_after(domain, split),
     )
     frame = _frame(sequences.user_ids, ranked, seen_users)
     for kind, found in candidates.items():
@@ -210,6 +210,14 @@ def _measure_lists(
     _, targets = sequences.histories_and_targets()
     counts = domain.train_counts() if "train" in domain.splits else None
     return list_metrics(np.concatenate(best), domain.items.height, counts, targets)
+
+
+def _train_after(domain: Domain, split: Split) -> float | None:
+    """The share of the train purchases that were made after half of the targets; None without times."""
+    if split == "train" or "train" not in domain.splits:
+        return None
+    found = bought_after(domain.frame("train"), domain.frame(split))
+    return None if found is None else found[0] / max(found[1], 1)
 
 
 def _frame(

@@ -46,7 +46,8 @@ class EvaluationInfo:
     the seconds spent scoring and ranking. ``lists`` is what the best of the whole catalogue are like, of all users
     together (:func:`xcrossrec.metrics.lists.list_metrics`); None where it was not ranked. ``rungs`` counts the
     users by what is known of them (:func:`xcrossrec.scoring.rung_of`); None for a scorer to which that makes no
-    difference.
+    difference. ``train_after`` is the share of the train purchases that were made after half of the targets; None where
+    there are no times.
     """
 
     scorer: str
@@ -59,6 +60,7 @@ class EvaluationInfo:
     simulated: bool = False
     lists: Mapping[str, float] | None = None
     rungs: Mapping[str, int] | None = None
+    train_after: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +151,8 @@ class Evaluation:
             summary["lists"] = dict(info.lists)
         if info.rungs:
             summary["rungs"] = dict(info.rungs)
+        if info.train_after is not None:
+            summary["train_after"] = info.train_after
         if self.frame[SEEN].null_count() == 0:
             unseen = self.frame.filter(~pl.col(SEEN))
             metrics = _means(unseen, self.negatives, info.seed) if unseen.height else {}
@@ -158,6 +162,12 @@ class Evaluation:
     def warnings(self) -> list[str]:
         """The alarms of the protocol that these results set off, as sentences."""
         found = []
+        if self.info.train_after:
+            found.append(
+                f"{self.info.train_after:.1%} of the train purchases were made after half of these targets, so what "
+                "was trained or counted on them knows what came later: data import --split temporal cuts all users at "
+                "one moment"
+            )
         for kind in self.negatives:
             hit = float(self.of(kind)["hit@1"].to_numpy().mean())
             if hit > LEAK_HIT_AT_1:

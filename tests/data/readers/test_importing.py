@@ -89,8 +89,9 @@ def test_prepared_rows_need_no_second_check(source: RawDomain, way: SplitWay, re
 
 def test_temporal_split(source: RawDomain) -> None:
     domain = make_domain("m", source, Recipe(split="temporal", validation=0.3, test=0.3))
-    users = {split: frame["user_id"].unique().to_list() for split, frame in domain.interactions.items()}
-    assert users == {"train": ["u1"], "validation": ["u3"], "test": ["u2"]}
+    users = {split: sorted(frame["user_id"].unique()) for split, frame in domain.interactions.items()}
+    assert users == {"train": ["u1"], "validation": ["u1", "u3"], "test": ["u2"]}
+    assert domain.manifest["filters"]["test"] == 0.3
 
 
 def test_untitled_and_unknown_items_are_dropped_before_the_core(source: RawDomain) -> None:

@@ -264,7 +264,8 @@ def _evaluation_of(place: _Place, cell: Cell, record: Mapping[str, Any], found: 
         frames.append(named.select(pl.col(name).cast(dtype) for name, dtype in RESULT_SCHEMA.items()))
     said = record["metrics"]
     names = ("scorer", "domain", "fingerprint", "split", "seed", "version", "wall_s", "simulated")
-    info = EvaluationInfo(**{name: said[name] for name in names}, lists=said.get("lists"))
+    later = {name: said.get(name) for name in ("lists", "rungs", "train_after")}
+    info = EvaluationInfo(**{name: said[name] for name in names}, **later)
     return Evaluation(pl.concat(frames), info)
 
 

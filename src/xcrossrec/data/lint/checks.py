@@ -10,7 +10,7 @@ import polars as pl
 from xcrossrec.data.interactions import is_empty_title
 from xcrossrec.data.lint.report import EXAMPLES, Finding, Severity, finding
 from xcrossrec.data.lint.tables import NEEDED, Tables, is_blank
-from xcrossrec.data.splitting import LEAVE_LAST_OUT
+from xcrossrec.data.splitting import SAME_USERS, bought_after
 from xcrossrec.data.text import has_entity
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
@@ -136,10 +136,11 @@ def check_known_items(tables: Tables) -> Iterator[Finding]:
 
 def check_shared_users(tables: Tables) -> Iterator[Finding]:
     """Find users who are in more than one split, under the same id or one written in another way."""
-    by_design = (tables.manifest.get("filters") or {}).get("split") == LEAVE_LAST_OUT
+    way = (tables.manifest.get("filters") or {}).get("split")
+    by_design = way in SAME_USERS
     for first, second in combinations(tables.splits, 2):
         left, right = (set(tables.splits[split][USER]) for split in (first, second))
-        remedy = "as leave-last-out has it" if by_design else "split by user, or leave them out of one"
+        remedy = f"as the split {way} has it" if by_design else "split by user, or leave them out of one"
         message = f"users are in {first} and in {second}: {remedy}"
         severity: Severity | None = "warning" if by_design else None
         shared = sorted(left & right)
@@ -223,6 +224,21 @@ def check_targets(tables: Tables) -> Iterator[Finding]:
         )
 
 
+def check_times(tables: Tables) -> Iterator[Finding]:
+    """Find purchases of train that were made after half of the targets: what is measured then could know the future."""
+    if (train := tables.splits.get("train")) is None:
+        return
+    for split, frame in tables.splits.items():
+        if split == "train" or (found := bought_after(train, frame.sort(POSITION))) is None:
+            continue
+        after, every = found
+        message = (
+            f"of {every:,} train purchases ({_percent(after, every)}) were made after half of the {split} targets, so "
+            "what is trained knows what came later: --split temporal cuts all users at one moment"
+        )
+        yield from finding("train_after_targets", tables.name, split, [], message, count=after)
+
+
 def _id_kind(ids: pl.Series) -> str:
     """Say in what form a file has its ids."""
     if ids.dtype.is_integer():
@@ -277,4 +293,5 @@ DOMAIN_CHECKS: tuple[Callable[[Tables], Iterator[Finding]], ...] = (
     check_order,
     check_sequences,
     check_targets,
+    check_times,
 )

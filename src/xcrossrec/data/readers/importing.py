@@ -25,7 +25,7 @@ from xcrossrec.data.interactions import (
     refuse_unknown,
 )
 from xcrossrec.data.readers.frames import SPLIT, RawDomain
-from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_share, leave_last_out
+from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_time, by_user, leave_last_out
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.types import ITEM, SPLITS, EmptyTitles, Repeats, Split, SplitWay, UnknownItems
 
@@ -39,8 +39,8 @@ class Recipe:
         repeats: ``drop`` exact repeats (same user, item and time), ``keep`` them, or keep only a user's ``first``
             purchase of an item.
         split: how to divide the interactions; None is leave-last-out, or as the source comes.
-        validation: share of the users (by-user, temporal).
-        test: share of the users (by-user, temporal).
+        validation: share of the users (by-user), or of the purchases (temporal).
+        test: likewise.
         seed: of the draw (by-user).
         empty_titles: what to do with items without a title.
         unknown_items: what to do with interactions whose item has no row among the items.
@@ -154,7 +154,7 @@ def _split(rows: pl.DataFrame, recipe: Recipe) -> dict[Split, pl.DataFrame]:
     splits: dict[Split, pl.DataFrame] = {"train": rows}
     if recipe.split in ("by-user", "temporal"):
         shares = {"validation": recipe.validation, "test": recipe.test}
-        splits = by_share(rows, recipe.split, **shares, seed=recipe.seed)
+        splits = by_time(rows, **shares) if recipe.split == "temporal" else by_user(rows, **shares, seed=recipe.seed)
     return {split: canonical(frame) for split, frame in splits.items()}
 
 
