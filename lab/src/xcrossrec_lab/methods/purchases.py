@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float, Float32, Int
 
 from xcrossrec import Scorer
 from xcrossrec.copurchase import CoPurchases
+from xcrossrec.copurchase.weight import EXPECTED, choose_weights
+from xcrossrec.training.purchases import MOST_TEXTS
 from xcrossrec.types import ITEM
 from xcrossrec_lab.task import Fitted, Task, check_settings
-
-WEIGHT = 5.0
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,38 @@ class PurchasesScorer:
         return scores if candidates is None else np.take_along_axis(scores, candidates, axis=1)
 
 
-def with_purchases(task: Task, text: Scorer) -> PurchasesScorer:
-    """Add what the budget's users bought together to a method's scores."""
-    return PurchasesScorer(text, _counted(task), task.target.items[ITEM].to_list(), WEIGHT)
+def fixed(task: Task, text: Scorer, purchases: pl.DataFrame | None = None) -> PurchasesScorer:
+    """Add what customers bought together to a method's scores, with the expected weight.
+
+    Args:
+        task: the cell's.
+        text: the method, bound to the catalogue.
+        purchases: to be counted; None takes those of the budget's users.
+    """
+    counts = CoPurchases.count(task.target.frame("train") if purchases is None else purchases)
+    return PurchasesScorer(text, counts, task.target.items[ITEM].to_list(), EXPECTED)
+
+
+def chosen(task: Task, text: Scorer, of_items: Callable[[Sequence[int]], Scorer]) -> PurchasesScorer:
+    """The same with the weight that `train target` chooses, of histories of several items.
+
+    Args:
+        task: the cell's.
+        text: the method, bound to the catalogue.
+        of_items: gives the method on some rows of the catalogue alone.
+    """
+    ids = task.target.items[ITEM].to_list()
+    rows = {item: row for row, item in enumerate(ids)}
+    sequences = [[ids[row] for row in items] for items in task.users.rows]
+    most = min(MOST_TEXTS, 2 * sum(map(len, sequences)))
+    choice = choose_weights(
+        sequences, ids, lambda items: of_items([rows[item] for item in items]).score, most_texts=most, seed=task.seed
+    )
+    return replace(fixed(task, text), weight=choice.weights["several"])
 
 
 def copurchase(task: Task) -> Fitted:
     """What the budget's users bought together, alone."""
     check_settings(task, set())
-    return Fitted(PurchasesScorer(None, _counted(task), task.target.items[ITEM].to_list(), 1.0))
-
-
-def _counted(task: Task) -> CoPurchases:
-    return CoPurchases.count(task.target.frame("train"))
+    counts = CoPurchases.count(task.target.frame("train"))
+    return Fitted(PurchasesScorer(None, counts, task.target.items[ITEM].to_list(), 1.0))

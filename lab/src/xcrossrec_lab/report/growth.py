@@ -21,7 +21,7 @@ from xcrossrec.types import NEGATIVES, USER, Negatives
 from xcrossrec_lab.report.many_comparisons import holm_adjusted
 from xcrossrec_lab.report.resampling import compare_many, interval, relative_interval
 from xcrossrec_lab.suites.cells import ALL, NO_BUDGET
-from xcrossrec_lab.suites.growth import CO, COUNTING, Files, asked_cells, co
+from xcrossrec_lab.suites.growth import CO, COUNTING, FIXED, LEARNED, Files, asked_cells, with_copurchases
 from xcrossrec_lab.suites.suite import Suite
 
 PerUser: TypeAlias = Float64[np.ndarray, " user"]
@@ -70,7 +70,7 @@ class Points:
         self._points: dict[tuple[str, str, int], Point] = {}
         files = Files(suite.out)
         for cell, budgets in asked_cells(suite):
-            for each in [cell, *(co(cell, *budget) for budget in budgets)]:
+            for each in [cell, *with_copurchases(cell, budgets)]:
                 if files.record(each).exists():
                     key = (each.target, each.method, each.budget)
                     self._points.setdefault(key, Point(*key)).draws.append(Evaluation.load(files.results(each)))
@@ -93,8 +93,8 @@ class Points:
     def methods(self) -> list[str]:
         """Those that know purchases alone first, then text alone, then text with purchases."""
         found = list(dict.fromkeys(method for _, method, _ in self._points))
-        kinds = [self.suite.methods[method.removesuffix(CO)].kind in COUNTING for method in found]
-        order = sorted(range(len(found)), key=lambda i: (not kinds[i], found[i].endswith(CO), i))
+        kinds = [self.suite.methods[text_of(method)].kind in COUNTING for method in found]
+        order = sorted(range(len(found)), key=lambda i: (not kinds[i], found[i] != text_of(found[i]), i))
         return [found[i] for i in order]
 
 
@@ -105,7 +105,13 @@ def name_of(budget: int) -> str:
 
 def shown(method: str) -> str:
     """A method as a row's title."""
-    return f"{method.removesuffix(CO)} + co-purchases" if method.endswith(CO) else method
+    said = {"": "", CO: " + co-purchases", FIXED: " + co-purchases, weight 5", LEARNED: " + all earlier purchases"}
+    return text_of(method) + said[method.removeprefix(text_of(method))]
+
+
+def text_of(method: str) -> str:
+    """A method's name without what is said of its co-purchases."""
+    return next((method.removesuffix(end) for end in (CO, FIXED, LEARNED) if method.endswith(end)), method)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -179,8 +185,8 @@ def gains(points: Points) -> str:
 
 def _pairs(points: Points) -> Iterator[tuple[str, str]]:
     texts = [method for method in points.methods if method.endswith(CO)]
-    yield from ((method, TEXT) for method in texts if method.removesuffix(CO) == TEXT)
-    yield from ((method, method.removesuffix(CO)) for method in texts if method.removesuffix(CO) != TEXT)
+    yield from ((method, TEXT) for method in texts)
+    yield from ((method, text_of(method)) for method in texts if text_of(method) != TEXT)
     yield from ((method, TEXT + CO) for method in texts if method != TEXT + CO)
 
 

@@ -32,7 +32,7 @@ from xcrossrec.models.scorer import ModelScorer
 from xcrossrec.scoring import check_rows
 from xcrossrec.types import USER
 from xcrossrec_lab.methods import KINDS
-from xcrossrec_lab.methods.purchases import PurchasesScorer, with_purchases
+from xcrossrec_lab.methods.purchases import chosen, fixed
 from xcrossrec_lab.suites.cell_process import commit, make_task
 from xcrossrec_lab.suites.cells import ALL, NO_BUDGET, Cell
 from xcrossrec_lab.suites.suite import Suite
@@ -42,7 +42,14 @@ RANKED_USERS = 5000
 """Users of the split whose last items are ranked, drawn once; all where there are fewer."""
 
 CO = "-co"
-"""Behind a text method's name: with the co-purchase term."""
+"""Behind a text method's name: with the co-purchase term, its weight chosen as `train target` chooses it; of the first
+draw of users."""
+
+FIXED = "-co5"
+"""With the expected weight, of every draw."""
+
+LEARNED = "-learned"
+"""With all that all users bought before the item that is ranked, as after `xcrossrec learn`; weight as chosen."""
 
 _DRAW = 0
 _BATCH = 256
@@ -102,14 +109,20 @@ class VectorScorer:
         """
         n_items = len(self.parts[0][0])
         check_rows(histories, candidates, n_items)
-        scores = np.zeros((len(histories), n_items), dtype=np.float32)
+        width = n_items if candidates is None else candidates.shape[1]
+        scores = np.zeros((len(histories), width), dtype=np.float32)
         for vectors, matcher in self.parts:
             for user, history in enumerate(histories):
                 if len(history):
-                    similarity = vectors @ vectors[list(history)].t()
+                    items = vectors if candidates is None else vectors[torch.from_numpy(candidates[user])]
+                    similarity = items @ vectors[list(history)].t()
                     pooled = matcher.pool(similarity, torch.ones_like(similarity, dtype=torch.bool))
                     scores[user] += pooled.numpy() / len(self.parts)
-        return scores if candidates is None else np.take_along_axis(scores, candidates, axis=1)
+        return scores
+
+    def of_items(self, rows: Sequence[int]) -> VectorScorer:
+        """The same of some of the items, whose rows are counted anew."""
+        return VectorScorer([(vectors[list(rows)], matcher) for vectors, matcher in self.parts], self.name)
 
 
 class Remembered:
@@ -167,9 +180,13 @@ class Files:
         temporary.replace(self.record(cell))
 
 
-def co(cell: Cell, budget: int, seed: int) -> Cell:
-    """The cell of a text method with co-purchases of a budget."""
-    return replace(cell, method=cell.method + CO, budget=budget, seed=seed)
+def with_copurchases(cell: Cell, budgets: Sequence[tuple[int, int]]) -> list[Cell]:
+    """The cells of a text method with co-purchases of budgets and draws."""
+    cells = []
+    for budget, seed in budgets:
+        named = [FIXED, *([CO] if seed == 0 else []), *([LEARNED] if budget == ALL else [])]
+        cells += [replace(cell, method=cell.method + suffix, budget=budget, seed=seed) for suffix in named]
+    return cells
 
 
 def asked_cells(suite: Suite) -> Iterator[tuple[Cell, list[tuple[int, int]]]]:
@@ -208,9 +225,9 @@ def run(suite: Suite, only: Sequence[str] = (), *, fit_only: bool = False) -> No
     """
     files = Files(suite.out)
     for cell, budgets in _chosen(suite, only):
-        missing = [b for b in budgets if not files.record(co(cell, *b)).exists()]
-        text = _is_text(suite, cell)
-        if files.record(cell).exists() and not (text and missing):
+        further = with_copurchases(cell, budgets) if _is_text(suite, cell) else []
+        missing = [each for each in further if not files.record(each).exists()]
+        if files.record(cell).exists() and not missing:
             continue
         print(cell.name, flush=True)
         scorer, record = _fitted(suite, files, cell)
@@ -221,8 +238,8 @@ def run(suite: Suite, only: Sequence[str] = (), *, fit_only: bool = False) -> No
         remembered = Remembered(scorer)
         if not files.record(cell).exists():
             files.write(cell, _rank(suite, files, remembered, ranked), record)
-        for budget, seed in missing if text else []:
-            _rank_with_purchases(suite, files, co(cell, budget, seed), remembered, ranked, record)
+        for each in missing:
+            _rank_with_purchases(suite, files, cell, each, remembered, ranked, record)
 
 
 def _chosen(suite: Suite, only: Sequence[str]) -> list[tuple[Cell, list[tuple[int, int]]]]:
@@ -293,13 +310,29 @@ def _rank(suite: Suite, files: Files, scorer: Scorer, ranked: Domain) -> Evaluat
 
 
 def _rank_with_purchases(
-    suite: Suite, files: Files, cell: Cell, text: Scorer, ranked: Domain, record: dict[str, Any]
+    suite: Suite,
+    files: Files,
+    plain: Cell,
+    cell: Cell,
+    text: Remembered,
+    ranked: Domain,
+    record: dict[str, Any],
 ) -> None:
-    plain = replace(cell, method=cell.method.removesuffix(CO))
-    scratch = make_task(suite, plain, read_domain(suite.data / cell.target), files.root / "work")
-    scorer: PurchasesScorer = with_purchases(scratch, text)
+    domain = read_domain(suite.data / cell.target)
+    task = make_task(suite, replace(plain, budget=cell.budget, seed=cell.seed), domain, files.root / "work")
+    assert isinstance(text.scorer, VectorScorer)
+    suffix = cell.method.removeprefix(plain.method)
+    if suffix == FIXED:
+        scorer = fixed(task, text)
+    elif suffix == CO:
+        scorer = chosen(task, text, text.scorer.of_items)
+    else:
+        counted = domain.frame("validation" if suite.split == "test" else "train")
+        known = files.record(replace(cell, method=plain.method + CO))
+        scorer = replace(fixed(task, text, counted), weight=json.loads(known.read_text(encoding="utf-8"))["weight"])
     evaluation = _rank(suite, files, scorer, ranked)
-    files.write(cell, evaluation, record | {"method": cell.method, "users": len(scratch.users), **scorer.about})
+    about = {"method": cell.method, "users": len(task.users), **scorer.about}
+    files.write(cell, evaluation, record | about)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
