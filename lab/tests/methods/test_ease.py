@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from contracts.scorer import ScorerContract
+from contracts.scorer import ScorerContract  # ../tests, see pythonpath in pyproject.toml
 from xcrossrec import ConfigError, Domain, Scorer
 from xcrossrec_lab.methods.ease import Ease, ease, ease_weights
 from xcrossrec_lab.task import Task

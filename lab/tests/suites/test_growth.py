@@ -43,7 +43,7 @@ def suite(tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> Suite:
     folder = tmp_path_factory.mktemp("growth")
     rng = np.random.default_rng(0)
     walks = {f"u{user}": [int(rng.integers(ITEMS)) + step for step in range(6)] for user in range(40)}
-    splits = {name: _table(walks, length) for name, length in (("train", 4), ("validation", 5), ("test", 6))}
+    splits: Any = {name: _table(walks, length) for name, length in (("train", 4), ("validation", 5), ("test", 6))}
     items = pl.DataFrame({"item_id": [f"i{row}" for row in range(ITEMS)], "title": [f"w{row}" for row in range(ITEMS)]})
     write_domain(build_domain("beauty", items, splits), folder / "data" / "beauty")
     path = folder / "growth.toml"
@@ -54,7 +54,7 @@ def suite(tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> Suite:
     return found
 
 
-def _table(walks: dict[str, list[int]], length: int) -> pl.DataFrame:
+def _table(walks: dict[str, list[int]], length: int) -> Any:
     rows = [
         (user, f"i{item % ITEMS}", place) for user, items in walks.items() for place, item in enumerate(items[:length])
     ]
@@ -116,7 +116,7 @@ def test_purchases_add_their_score_by_row() -> None:
 
 
 def test_the_page_has_every_method_and_what_purchases_add(suite: Suite) -> None:
-    text = page(Points(suite), "untrained-centered-co")
+    text = page(Points(suite), ["untrained-centered-co"])
     for row in (
         "| method | 16 users | all users |",
         "| untrained-centered + co-purchases | ",

@@ -47,6 +47,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "merged-cat": Kind("merging:merged_cat", learns=False, uses_sources=True),
         "merged-ties": Kind("merging:merged_ties", learns=False, uses_sources=True),
         "merged-dare": Kind("merging:merged_dare", learns=False, uses_sources=True),
+        "merged-entropy": Kind("source_free:merged_entropy", learns=False, uses_sources=True),
+        "merged-pseudo-users": Kind("source_free:merged_pseudo_users", learns=False, uses_sources=True),
         "arrow": Kind("arrow:arrow", learns=False, uses_sources=True),
         "lorahub": Kind("lorahub:lorahub", uses_sources=True),
         "xlora": Kind("xlora:xlora", uses_sources=True),

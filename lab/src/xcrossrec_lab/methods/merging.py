@@ -74,8 +74,10 @@ def _merged(task: Task, kind: Merge) -> Fitted:
     return Fitted(scorer, uses_sources=True, report=report)
 
 
-def merged_adapter(task: Task, kind: Merge, out: Path, density: float = 0.5) -> Path:
-    """Merge the sources' adapters with equal weights and write the result as a source's folder.
+def merged_adapter(
+    task: Task, kind: Merge, out: Path, density: float = 0.5, shares: Sequence[float] | None = None
+) -> Path:
+    """Merge the sources' adapters and write the result as a source's folder.
 
     PEFT merges the factors A and B apart, or puts them side by side (``cat``, with which the update is the mean of
     the updates). The weights are those with which adapters that are all the same merge into themselves: 1/n for
@@ -86,6 +88,7 @@ def merged_adapter(task: Task, kind: Merge, out: Path, density: float = 0.5) -> 
         kind: PEFT's ``linear``, ``cat``, ``ties`` or ``dare_linear``.
         out: the folder to make.
         density: share of the factors' entries that TIES and DARE keep.
+        shares: of the sources in ``cat``; None takes equal ones.
 
     Returns:
         ``out``.
@@ -101,7 +104,7 @@ def merged_adapter(task: Task, kind: Merge, out: Path, density: float = 0.5) -> 
     folders = [source.adapter for source in task.sources]
     if len(folders) < 2:
         raise ModelError(f"a merge needs at least 2 sources, got {len(folders)}: name another one")
-    encoder = _merged_encoder(folders, task.base, kind, density, task.seed)
+    encoder = _merged_encoder(folders, task.base, kind, density, task.seed, shares)
     model = build_model(encoder, scoring=task.scoring, pair_start=task.pair_start)
     inherit_head(model, folders)
     names = [source.name for source in task.sources]
@@ -111,7 +114,9 @@ def merged_adapter(task: Task, kind: Merge, out: Path, density: float = 0.5) -> 
     return out
 
 
-def _merged_encoder(folders: Sequence[Path], base: str, kind: Merge, density: float, seed: int) -> SourceEncoder:
+def _merged_encoder(
+    folders: Sequence[Path], base: str, kind: Merge, density: float, seed: int, shares: Sequence[float] | None
+) -> SourceEncoder:
     found = load_base(base)
     settings = SourceEncoder.read_settings(folders[0])
     encoder = SourceEncoder(
@@ -121,14 +126,12 @@ def _merged_encoder(folders: Sequence[Path], base: str, kind: Merge, density: fl
         read_adapter(folder, found)  # checks weights and base with our own messages
     encoder.backbone = side_by_side(found.backbone, folders)
     names = list(encoder.backbone.peft_config)
-    weight = len(names) ** _WEIGHT_POWERS[kind]
+    weights = list(shares) if shares is not None else [len(names) ** _WEIGHT_POWERS[kind]] * len(names)
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The density", UserWarning)  # PEFT's word for a density of 1
         torch.manual_seed(seed)  # of DARE's draws
         try:
-            encoder.backbone.add_weighted_adapter(
-                names, [weight] * len(names), _MERGED, combination_type=kind, density=density
-            )
+            encoder.backbone.add_weighted_adapter(names, weights, _MERGED, combination_type=kind, density=density)
         except ValueError as error:
             raise ModelError(f"PEFT cannot merge {', '.join(map(str, folders))} ({error})") from error
     encoder.backbone.set_adapter(_MERGED)

@@ -21,12 +21,15 @@ from xcrossrec.types import NEGATIVES, USER, Negatives
 from xcrossrec_lab.report.many_comparisons import holm_adjusted
 from xcrossrec_lab.report.resampling import compare_many, interval, relative_interval
 from xcrossrec_lab.suites.cells import ALL, NO_BUDGET
-from xcrossrec_lab.suites.growth import CO, COUNTING, FIXED, LEARNED, Files, asked_cells, with_copurchases
+from xcrossrec_lab.suites.growth import CO, COUNTING, FIXED, LATER, LEARNED, Files, asked_cells, with_copurchases
 from xcrossrec_lab.suites.suite import Suite
 
 PerUser: TypeAlias = Float64[np.ndarray, " user"]
 TEXT = "untrained-centered"
 """Text alone, without any training."""
+
+OURS = ("merged-lora-co", "merged-lora-later", "untrained-centered-co", "untrained-centered-co5")
+"""The default of `train target`, with so many users or with more purchases counted later; else text and purchases."""
 
 QUOTED = (
     ("TIGER (arXiv 2305.05065)", {"beauty": ".0648 / .0384", "sports": ".0400 / .0225", "toys": ".0712 / .0432"}),
@@ -79,6 +82,10 @@ class Points:
         """One, or what a method is without a budget."""
         return self._points.get((target, method, budget)) or self._points.get((target, method, NO_BUDGET))
 
+    def first(self, target: str, methods: Sequence[str], budget: int) -> Point | None:
+        """The first of some methods that was run there."""
+        return next((point for method in methods if (point := self.get(target, method, budget)) is not None), None)
+
     @property
     def targets(self) -> list[str]:
         """In the order of the grid."""
@@ -105,13 +112,14 @@ def name_of(budget: int) -> str:
 
 def shown(method: str) -> str:
     """A method as a row's title."""
-    said = {"": "", CO: " + co-purchases", FIXED: " + co-purchases, weight 5", LEARNED: " + all earlier purchases"}
+    said = {"": "", CO: " + co-purchases", FIXED: " + co-purchases, weight 5"}
+    said |= {LATER: ", trained before, + co-purchases", LEARNED: " + all earlier purchases"}
     return text_of(method) + said[method.removeprefix(text_of(method))]
 
 
 def text_of(method: str) -> str:
     """A method's name without what is said of its co-purchases."""
-    return next((method.removesuffix(end) for end in (CO, FIXED, LEARNED) if method.endswith(end)), method)
+    return next((method.removesuffix(end) for end in (CO, FIXED, LATER, LEARNED) if method.endswith(end)), method)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -136,20 +144,20 @@ def _two(point: Point | None, first: tuple[Negatives, str], second: tuple[Negati
     return f"{point.per_user(*first).mean():.4f} / {point.per_user(*second).mean():.4f}{draws}"
 
 
-def differences(points: Points, ours: str) -> str:
+def differences(points: Points, ours: Sequence[str]) -> str:
     """NDCG@10 of one method minus that of every other, paired, corrected over the whole table.
 
     Args:
         points: of a suite.
-        ours: the method.
+        ours: methods; the first that was run with so many users counts.
     """
     pairs = [
         (target, budget, method, mine, other)
         for target in points.targets
         for budget in points.budgets
         for method in points.methods
-        if method != ours
-        and (mine := points.get(target, ours, budget)) is not None
+        if (mine := points.first(target, ours, budget)) is not None
+        and method != mine.method
         and (other := points.get(target, method, budget)) is not None
     ]
     found: dict[int, PairedComparison] = {}
@@ -169,7 +177,7 @@ def differences(points: Points, ours: str) -> str:
         for method in points.methods
         if any((target, method, budget) in cells for budget in points.budgets)
     ]
-    return _table(["target", f"{shown(ours)} minus", *map(name_of, points.budgets)], rows)
+    return _table(["target", "ours minus", *map(name_of, points.budgets)], rows)
 
 
 def gains(points: Points) -> str:
@@ -184,7 +192,7 @@ def gains(points: Points) -> str:
 
 
 def _pairs(points: Points) -> Iterator[tuple[str, str]]:
-    texts = [method for method in points.methods if method.endswith(CO)]
+    texts = [method for method in points.methods if method.endswith((CO, LATER, LEARNED))]
     yield from ((method, TEXT) for method in texts)
     yield from ((method, text_of(method)) for method in texts if text_of(method) != TEXT)
     yield from ((method, TEXT + CO) for method in texts if method != TEXT + CO)
@@ -204,12 +212,12 @@ def half_width(points: Points, target: str) -> tuple[int, float]:
     return len(values), (high - low) / 2
 
 
-def page(points: Points, ours: str) -> str:
+def page(points: Points, ours: Sequence[str]) -> str:
     """All tables.
 
     Args:
         points: of a suite.
-        ours: the method that is compared with all others.
+        ours: methods; the first that was run with so many users is compared with all others.
     """
     parts = ["# What each thing adds as a category grows", _legend(points)]
     for target in points.targets:
@@ -230,7 +238,8 @@ def page(points: Points, ours: str) -> str:
     parts += [
         "## Over another method: NDCG@10, relative",
         gains(points),
-        f"## {shown(ours)} minus every other: NDCG@10",
+        "## Ours minus every other: NDCG@10",
+        f"Ours is the first of these that was run with so many users: {'; '.join(map(shown, ours))}.",
         differences(points, ours),
     ]
     return "\n\n".join(parts) + "\n"
@@ -249,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page of a suite's finished cells, or print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suite", type=Path)
-    parser.add_argument("--ours", default=TEXT + CO, help="the method that is compared with all others")
+    parser.add_argument("--ours", nargs="+", default=OURS, help="which method is compared with all others")
     parser.add_argument("--to", type=Path, help="the page's file")
     given = parser.parse_args(arguments)
     text = page(Points(Suite.read(given.suite)), given.ours)

@@ -48,8 +48,12 @@ draw of users."""
 FIXED = "-co5"
 """With the expected weight, of every draw."""
 
+LATER = "-later"
+"""As trained with the most users that it is trained with, and the purchases of more users, counted later and without
+training; weight as chosen with these."""
+
 LEARNED = "-learned"
-"""With all that all users bought before the item that is ranked, as after `xcrossrec learn`; weight as chosen."""
+"""The same with all that all users bought before the item that is ranked."""
 
 _DRAW = 0
 _BATCH = 256
@@ -184,21 +188,35 @@ def with_copurchases(cell: Cell, budgets: Sequence[tuple[int, int]]) -> list[Cel
     """The cells of a text method with co-purchases of budgets and draws."""
     cells = []
     for budget, seed in budgets:
-        named = [FIXED, *([CO] if seed == 0 else []), *([LEARNED] if budget == ALL else [])]
+        own = cell.budget in (NO_BUDGET, budget)
+        named = [FIXED, *([CO] if seed == 0 else [])] if own else [LATER]
+        named += [LEARNED] if budget == ALL else []
         cells += [replace(cell, method=cell.method + suffix, budget=budget, seed=seed) for suffix in named]
     return cells
 
 
 def asked_cells(suite: Suite) -> Iterator[tuple[Cell, list[tuple[int, int]]]]:
-    """Every cell of a suite with the budgets and seeds whose purchases are to be added to it: its own, or all of the
-    grid where a method learns nothing."""
+    """Every cell of a suite with the budgets and seeds whose purchases are to be added to it.
+
+    Of a method that learns nothing all of the grid; else its own and, for the first draw of the most users that the
+    method is trained with, those of more users.
+    """
+    every = sorted({budget for part in suite.grid for budget in part.budgets}, key=_users)
+    trained = {(c.target, c.method): c.budget for c in sorted(suite.cells(), key=lambda c: _users(c.budget))}
     wanted: dict[Cell, list[tuple[int, int]]] = {}
     for part in suite.grid:
         for cell in suite._cells_of(part):
-            own = [(budget, seed) for budget in part.budgets for seed in (part.seeds if budget != ALL else (0,))]
+            grid = [(budget, seed) for budget in part.budgets for seed in (part.seeds if budget != ALL else (0,))]
             found = wanted.setdefault(cell, [])
-            found.extend(x for x in (own if cell.budget == NO_BUDGET else [(cell.budget, cell.seed)]) if x not in found)
+            own = grid if cell.budget == NO_BUDGET else [(cell.budget, cell.seed)]
+            if cell.budget == trained[cell.target, cell.method] and cell.seed == 0:
+                own = own + [(budget, 0) for budget in every if _users(budget) > _users(cell.budget) != 0]
+            found.extend(pair for pair in own if pair not in found)
     yield from wanted.items()
+
+
+def _users(budget: int) -> float:
+    return {ALL: np.inf, NO_BUDGET: 0}.get(budget, budget)
 
 
 def ranked_domain(suite: Suite, domain: Domain) -> Domain:
@@ -324,11 +342,11 @@ def _rank_with_purchases(
     suffix = cell.method.removeprefix(plain.method)
     if suffix == FIXED:
         scorer = fixed(task, text)
-    elif suffix == CO:
+    elif suffix in (CO, LATER):
         scorer = chosen(task, text, text.scorer.of_items)
     else:
         counted = domain.frame("validation" if suite.split == "test" else "train")
-        known = files.record(replace(cell, method=plain.method + CO))
+        known = files.record(replace(cell, method=plain.method + (CO if plain.budget == NO_BUDGET else LATER)))
         scorer = replace(fixed(task, text, counted), weight=json.loads(known.read_text(encoding="utf-8"))["weight"])
     evaluation = _rank(suite, files, scorer, ranked)
     about = {"method": cell.method, "users": len(task.users), **scorer.about}
