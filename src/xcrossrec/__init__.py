@@ -29,6 +29,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "load": ("xcrossrec.models.bundle", "models"),
     "train_source": ("xcrossrec.training.source", "train"),
     "train_target": ("xcrossrec.training.target", "train"),
+    "learn": ("xcrossrec.recommender.learn", "models"),
     "scorer_for": ("xcrossrec.baselines.named", "train"),
     "compare_bases": ("xcrossrec.baselines.bases", "models"),
     "Explanation": ("xcrossrec.answers", None),
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     )
     from xcrossrec.models.bundle import load
     from xcrossrec.recommender import Item, Recommender
+    from xcrossrec.recommender.learn import learn
     from xcrossrec.scoring import Scorer
     from xcrossrec.training.source import train_source
     from xcrossrec.training.target import train_target
@@ -89,6 +91,7 @@ __all__ = [
     "compare",
     "compare_bases",
     "evaluate",
+    "learn",
     "load",
     "read_domain",
     "rival_config",

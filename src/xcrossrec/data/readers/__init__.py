@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import polars as pl
+
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.given import Table, as_frame, is_table
 from xcrossrec.data.readers.amazon import read_amazon
@@ -20,10 +22,10 @@ from xcrossrec.data.readers.conditions import Condition
 from xcrossrec.data.readers.frames import Inputs, RawDomain
 from xcrossrec.data.readers.importing import Recipe, make_domain
 from xcrossrec.data.readers.sources import Paths
-from xcrossrec.data.readers.tables import read_tables
+from xcrossrec.data.readers.tables import read_alone, read_tables
 from xcrossrec.exceptions import ConfigError
 
-__all__ = ["FORMATS", "Columns", "Condition", "Inputs", "Recipe", "import_domain"]
+__all__ = ["FORMATS", "Columns", "Condition", "Inputs", "Recipe", "import_domain", "read_interactions"]
 
 FORMATS: Mapping[str, Callable[[Inputs], RawDomain]] = {
     "amazon2014": partial(read_amazon, "amazon2014"),
@@ -56,6 +58,22 @@ def import_domain(name: str, form: str | None, inputs: Inputs, recipe: Recipe | 
         raw = read_tables(None, files) if form is None else FORMATS[form](files)
         given = tuple(path for path in raw.sources if not path.is_relative_to(folder))
         return make_domain(name, replace(raw, sources=given), recipe or Recipe())
+
+
+def read_interactions(inputs: Inputs) -> pl.DataFrame:
+    """Read interactions alone, of own tables.
+
+    Args:
+        inputs: the files, or a table in their place; only interactions are read.
+
+    Returns:
+        ``user_id``, ``item_id``, and a time or position where there is one; see :class:`RawDomain`.
+
+    Raises:
+        DataError: files that cannot be read, a missing column, rows that lack something.
+    """
+    with TemporaryDirectory(prefix="xcrossrec-") as folder:
+        return read_alone(_in_files(inputs, Path(folder)))
 
 
 def _in_files(inputs: Inputs, folder: Path) -> Inputs:

@@ -132,6 +132,17 @@ def read_planned(plan: Plan, inputs: Inputs) -> RawDomain:
     return RawDomain(items, table, tuple(dict.fromkeys(files)), tally.rows(inputs), {**told, **conflicts})
 
 
+def read_alone(inputs: Inputs) -> pl.DataFrame:
+    """Read interactions without any items, whatever the form of their files.
+
+    Raises:
+        DataError: as for `read_tables`.
+    """
+    with TemporaryDirectory(prefix="xcrossrec-") as folder:
+        stated = Reading(Path(folder), inputs.separator, inputs.encoding, inputs.columns.numbered)
+        return _interactions(Plan(), inputs, stated, [])[0]
+
+
 def _interactions(
     plan: Plan, inputs: Inputs, stated: Reading, opened: list[Source]
 ) -> tuple[pl.DataFrame, Tally, Mapping[str, object]]:

@@ -1,0 +1,124 @@
+"""Yesterday's purchases for a model that is trained: counted with those it knows, and weighed anew; no training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from xcrossrec.catalogue import ItemSource, read_items
+from xcrossrec.copurchase import CoPurchases
+from xcrossrec.copurchase.weight import Choice
+from xcrossrec.data.given import Table
+from xcrossrec.data.interactions import as_text, canonical
+from xcrossrec.data.readers import Columns, Inputs, read_interactions
+from xcrossrec.data.readers.sources import Paths
+from xcrossrec.data.store import read_parquet
+from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.models import bundle
+from xcrossrec.models.identity import AnyBase
+from xcrossrec.models.model import Model, encoder_of
+from xcrossrec.models.purchases import check_knows, purchases_of, with_counts
+from xcrossrec.training.purchases import MOST_TEXTS, weighed
+from xcrossrec.types import ITEM, USER
+
+_WRITTEN_ANEW = ("format_version", "xcrossrec_version", "created", "files")
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a model knows now.
+
+    Attributes:
+        purchases: of each customer and item one.
+        customers: who bought them.
+        added: purchases that it did not know before.
+        copurchase: how their weights were chosen; None where they stayed.
+    """
+
+    purchases: int
+    customers: int
+    added: int
+    copurchase: Choice | None
+
+
+def learn(
+    path: Path | str,
+    interactions: Paths | Table,
+    catalogue: ItemSource | None = None,
+    *,
+    columns: Columns | None = None,
+    base: AnyBase | None = None,
+    seed: int = 0,
+) -> Learned:
+    """Add purchases to those that a `dual` model knows, in its folder, which is replaced in one step.
+
+    To give purchases again changes nothing. A model that knew none gets a co-purchase term; with a catalogue its
+    weights are chosen as after a training, on the customers themselves and with the model's texts.
+
+    Args:
+        path: the model's folder.
+        interactions: a table, or files of any form that `data import` takes. Purchases come after those of the same
+            customers that the model knows, in the order of their times, or as they stand.
+        catalogue: items with their texts (:func:`xcrossrec.catalogue.read_items`); None leaves the weights as they are.
+        columns: what the interactions' columns are called; None finds them.
+        base: of the model; None looks for it (:func:`xcrossrec.load`).
+        seed: of the draws for the weights.
+
+    Raises:
+        BundleError: no model there, or a damaged one.
+        ModelError: a `pair` model.
+        DataError: unreadable interactions, or none of an item that the catalogue has.
+        ConfigError: no catalogue, and no weights that could stay.
+    """
+    path = Path(path)
+    model, manifest = bundle.load(path, base=base), bundle.read_bundle_manifest(path)
+    check_knows(model)
+    known = purchases_of(model)
+    if catalogue is None and known is None:
+        raise ConfigError(
+            f"{path} knows no purchases yet, so their weight beside the text must be chosen: give the catalogue with "
+            "the items' texts (--catalog)"
+        )
+    texts = None if catalogue is None else _texts(model, catalogue)
+    fresh = _read(interactions, columns or Columns())
+    before = known.term.counts if known is not None else CoPurchases.count(fresh.clear())
+    counts = before.joined(fresh)
+    choice = None if texts is None else _choose(model, counts, texts, seed)
+    weights = choice.weights if choice is not None else (known.weights if known is not None else {})
+    _write(with_counts(model, counts, weights), path, manifest, choice)
+    return Learned(counts.purchases, counts.customers, counts.purchases - before.purchases, choice)
+
+
+def _read(interactions: Paths | Table, columns: Columns) -> pl.DataFrame:
+    """Users and items, each user's oldest first."""
+    return as_text(canonical(read_interactions(Inputs(interactions=interactions, columns=columns)))).select(USER, ITEM)
+
+
+def _texts(model: Model, catalogue: ItemSource) -> dict[str, str]:
+    """What the model reads of each item."""
+    reads = encoder_of(model).text
+    return {item.item_id: item.read(reads) for item in read_items(catalogue, reads)}
+
+
+def _choose(model: Model, counts: CoPurchases, texts: Mapping[str, str], seed: int) -> Choice:
+    table = counts.table()
+    if not table[ITEM].is_in(list(texts)).any():
+        raise DataError(
+            f"none of the {table[ITEM].n_unique():,} items that were bought ({table[ITEM][0]!r} first) is in the "
+            f"catalogue of {len(texts):,} items: give the catalogue of these purchases"
+        )
+    sequences = table.group_by(USER, maintain_order=True).agg(ITEM)[ITEM].to_list()
+    return weighed(model, sequences, texts, most_texts=MOST_TEXTS, seed=seed)
+
+
+def _write(model: Model, path: Path, manifest: Mapping[str, Any], choice: Choice | None) -> None:
+    """Put the model in its old one's place, with what else lies there."""
+    stated = {name: value for name, value in manifest.items() if name not in _WRITTEN_ANEW}
+    if choice is not None:
+        stated["metrics"] = {**(manifest.get("metrics") or {}), "copurchase": asdict(choice)}
+    tables = {file.name: read_parquet(file, remedy="copy the model again") for file in sorted(path.glob("*.parquet"))}
+    bundle.save(model, path, stated, overwrite=True, tables=tables)
