@@ -214,10 +214,17 @@ def _explain_history(
 ) -> list[tuple[HistoryMatch, ...]]:
     """Per item, what each history item has to do with it."""
     cosines, shares = probe.cosines_and_shares()
-    tables = (cosines, shares, _leave_one_out(probe, bought))
+    effects = _leave_one_out(probe, bought)
     return [
         tuple(
-            HistoryMatch(ids[slot], title, *(_cell(table, slot, item) for table in tables), bought.together(slot, item))
+            HistoryMatch(
+                ids[slot],
+                title,
+                _cell(cosines, slot, item),
+                _cell(shares, slot, item),
+                _cell(effects, slot, item),
+                bought.together(slot, item),
+            )
             for slot, title in enumerate(titles)
         )
         for item in range(len(probe.items))
