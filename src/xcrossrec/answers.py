@@ -55,6 +55,9 @@ class Recommendations:
         items: best first.
         took_ms: the server's own time.
         unknown: ids of the history that were left out, where that was asked for (`skip_unknown`).
+        rung: what is known of the customer: ``none`` (nothing), ``other`` (categories alone), ``one`` purchase here or
+            ``several``.
+        reason: what that means for the answer, in words.
     """
 
     model: str
@@ -62,6 +65,8 @@ class Recommendations:
     items: tuple[Recommendation, ...]
     took_ms: float
     unknown: tuple[str, ...] | None = None
+    rung: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ class Scores:
     catalog_version: int
     scores: tuple[ItemScore, ...]
     took_ms: float
+    rung: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)

@@ -122,4 +122,4 @@ def test_no_model_no_catalogue_no_history(domain_dir: Path, tiny_models: Any) ->
     assert "/nowhere does not exist" in invoke(tiny_models.late, "--catalog", "/nowhere", "--history", "i0").stderr
     missing = invoke(tiny_models.late, "--catalog", domain_dir)
     assert missing.exit_code == 2
-    assert "--history" in missing.stderr
+    assert "the history is empty" in missing.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -67,12 +68,16 @@ class Asked:
 
         return Recommender.from_pretrained(model, self.catalog, base=self.base, precision=self.precision)
 
-    def question(self, history: list[str], candidates: list[str] | None = None) -> Question:
+    def question(
+        self, history: Sequence[str], candidates: list[str] | None = None, other: Sequence[str] = ()
+    ) -> Question:
         """As a recommender takes it; without filters where none is given."""
         from xcrossrec.recommender import Question
 
         filters, bought, skip = self._filters(), self.include_bought, self.skip_unknown
-        return Question(history, self.k, filters, candidates, bought, skip, diversity=self.diversity)
+        return Question(
+            history, self.k, filters, candidates, bought, skip, diversity=self.diversity, other_history=other
+        )
 
     def _filters(self) -> Filters | None:
         filters = Filters(self.category or None, self.in_stock or None, self.price_min, self.price_max)
@@ -84,9 +89,16 @@ def recommend(
     model: ModelDir,
     options: Asked,
     history: Annotated[
-        list[str],
-        typer.Option(help="An item id or a title, oldest first; 'id:...' or 'title:...' where it is not clear."),
-    ],
+        list[str] | None,
+        typer.Option(
+            help="An item id or a title, oldest first; 'id:...' or 'title:...' where it is not clear. Models that know "
+            "purchases need none."
+        ),
+    ] = None,
+    other: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TITLE", help="A title bought in another category, oldest first; may be repeated."),
+    ] = None,
     candidate: Annotated[
         list[str] | None, typer.Option(help="Choose among these item ids only; may be repeated.")
     ] = None,
@@ -101,8 +113,8 @@ def recommend(
     prepare("models")
     from xcrossrec.models.model import encoder_of
 
-    asked = options.question(history, candidate)
-    _check_known(options.catalog, asked)
+    asked = options.question(history or [], candidate, other or [])
+    _check_known(options.catalog, asked, knows_purchases=any(model.glob("*_Purchases")))
     with progress_to_stderr(), options.recommender(model) as recommender:
         encoder = encoder_of(recommender.model)
         encoder.cut.reset()  # from here on only this history counts
@@ -114,11 +126,13 @@ def recommend(
         recommended = [r.to_dict() for r in found.recommendations]
         for entry, reason in zip(recommended, reasons, strict=False):
             entry["explanation"] = reason.to_dict()
-        told = {"model": str(model), "history": history, "unknown": list(found.unknown)}
+        told = {"model": str(model), "history": history or [], "unknown": list(found.unknown)}
+        told |= {"rung": found.rung, "reason": found.reason}
         typer.echo(one_line({**told, "recommendations": recommended}))
         return
     if found.unknown:
         typer.echo(f"left out, since the catalogue lacks them: {', '.join(found.unknown)}", err=True)
+    typer.echo(found.reason, err=True)
     typer.echo(as_text(found.recommendations, reasons))
 
 
@@ -163,7 +177,7 @@ def recommend_batch(
         typer.echo(f"{report.errors} users have no recommendations: their column 'error' says why")
 
 
-def _check_known(source: Path, asked: Question) -> None:
+def _check_known(source: Path, asked: Question, *, knows_purchases: bool) -> None:
     """Refuse ids that the items lack before all of these are encoded."""
     import numpy as np
 
@@ -172,7 +186,8 @@ def _check_known(source: Path, asked: Question) -> None:
 
     if not (source / CATALOGUE).exists():
         items = read_items(source)
-        understand(Catalogue.in_memory(items, np.empty((len(items), 0), np.float32), "").snapshot(), asked)
+        snapshot = Catalogue.in_memory(items, np.empty((len(items), 0), np.float32), "").snapshot()
+        understand(snapshot, asked, knows_purchases=knows_purchases)
 
 
 def _tell_of_encoding(model: Path, source: Path) -> None:

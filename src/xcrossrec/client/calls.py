@@ -59,6 +59,7 @@ class Questions:
         skip_unknown: bool = False,
         diversity: int | None = None,
         user_id: str | None = None,
+        other_history: Sequence[str] = (),
     ) -> Call[Recommendations]:
         """Rank a model's catalogue, or some of it, for a history.
 
@@ -73,6 +74,7 @@ class Questions:
             skip_unknown: leave out ids of the history that the catalogue lacks; the answer names them.
             diversity: at most so many items of near-equal titles.
             user_id: a customer: the purchases that the service knows of stand before the history.
+            other_history: titles of what was bought in other categories, oldest first.
 
         Raises:
             ServiceError: refused, busy for too long, failed, or no answer.
@@ -88,6 +90,7 @@ class Questions:
             skip_unknown=skip_unknown,
             diversity=diversity,
             user_id=user_id,
+            other_history=list(other_history) or None,
         )
         return Call("POST", "v1/recommend", Recommendations, body=body)
 

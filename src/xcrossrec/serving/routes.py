@@ -74,7 +74,8 @@ async def recommend(request: Request, asked: RecommendRequest) -> Response:
         for item, reason in zip(items, reasons, strict=True):
             item["explanation"] = reason.to_dict()
     unknown = {"unknown": list(found.unknown)} if asked.skip_unknown else {}
-    return _answered(started, served, found.version, items=items, **unknown)
+    known = {"rung": found.rung, "reason": found.reason}
+    return _answered(started, served, found.version, items=items, **known, **unknown)
 
 
 @router.post("/v1/score", response_model=Scores, responses=ASK, tags=["recommend"])
@@ -84,7 +85,8 @@ async def score(request: Request, asked: ScoreRequest) -> Response:
     _check("candidates", len(asked.candidates), limits.candidates)
     served = _served(request, asked, candidates=len(asked.candidates))
     scored = await served.answers.ask(asked.question(), timeout_s=limits.timeout_s, gone=request.is_disconnected)
-    return _answered(started, served, scored.version, scores=[vars(score) for score in scored.scores])
+    known = {"rung": scored.rung, "reason": scored.reason}
+    return _answered(started, served, scored.version, scores=[vars(score) for score in scored.scores], **known)
 
 
 @router.post("/v1/explain", response_model=ExplainAnswer, responses=ASK, tags=["recommend"])
@@ -238,6 +240,7 @@ def _served(request: Request, asked: RecommendRequest | ScoreRequest | ExplainRe
     """Find the model that is asked; put into the log what was, titles only where the operator wants them."""
     service, facts = _service(request), request.state.facts
     _check("items of the history", len(asked.history), service.settings.history)
+    _check("items of other categories", len(asked.other_history), service.settings.history)
     served = service.find(asked.model)
     facts.update(model=served.spec.name, history=len(asked.history), **counts)
     if service.settings.log_titles:

@@ -88,6 +88,9 @@ class _Asked(_Request):
     user_id: Id | None = Field(
         None, description="A customer: the purchases that the service knows of stand before the history."
     )
+    other_history: list[Title] = Field(
+        [], description="Titles of what was bought in other categories, oldest first, for models that know purchases."
+    )
 
 
 class RecommendRequest(
@@ -97,6 +100,7 @@ class RecommendRequest(
             {"history": [{"item_id": "B0012"}, {"title": "Wooden train set"}], "k": 5},
             {"history": [{"title": "Wooden train set"}], "filters": {"in_stock": True, "price_max": 30}},
             {"user_id": "c-17"},
+            {"history": [], "other_history": ["Cast iron pan", "Picnic blanket"]},
         ]
     },
 ):
@@ -126,7 +130,15 @@ class RecommendRequest(
         history = [entry.named() for entry in self.history]
         bought, skip, diversity = self.include_bought, self.skip_unknown, self.diversity
         return Question(
-            history, self.k, filters, self.candidates, bought, skip, diversity=diversity, user_id=self.user_id
+            history,
+            self.k,
+            filters,
+            self.candidates,
+            bought,
+            skip,
+            diversity=diversity,
+            user_id=self.user_id,
+            other_history=self.other_history,
         )
 
 
@@ -145,7 +157,8 @@ class ScoreRequest(
     def question(self) -> Question:
         """As a recommender takes it."""
         to_score = [entry.named() for entry in self.candidates]
-        return Question([entry.named() for entry in self.history], to_score=to_score, user_id=self.user_id)
+        history, there = [entry.named() for entry in self.history], self.other_history
+        return Question(history, to_score=to_score, user_id=self.user_id, other_history=there)
 
 
 class ExplainRequest(
@@ -158,7 +171,8 @@ class ExplainRequest(
     def question(self) -> Question:
         """As a recommender takes it: the item's score, which is explained then."""
         history = [entry.named() for entry in self.history]
-        return Question(history, to_score=[self.item.named()], user_id=self.user_id)
+        to_score, there = [self.item.named()], self.other_history
+        return Question(history, to_score=to_score, user_id=self.user_id, other_history=there)
 
 
 class ItemToStore(_Request):
