@@ -239,11 +239,11 @@ def _ranks(
 
 
 def _nearest(gains: Float64[np.ndarray, "customer weight"]) -> float:
-    """The weight nearest to the expected one that is not worse than the best by more than one standard error of the
+    """The weight nearest to the expected one that is not worse than the best by more than two standard errors of the
     difference; of two as near the smaller."""
     if len(gains) < 2:
         return 0.0
     lost = gains[:, [gains.mean(0).argmax()]] - gains
-    good = lost.mean(0) <= lost.std(0, ddof=1) / np.sqrt(len(gains))
+    good = lost.mean(0) <= 2 * lost.std(0, ddof=1) / np.sqrt(len(gains))
     place = GRID.index(EXPECTED)
     return GRID[min(np.flatnonzero(good).tolist(), key=lambda index: (abs(index - place), index))]
