@@ -127,7 +127,7 @@ class _Served:
     def __enter__(self) -> Self:
         words = ["serve", self._place / "model", "--catalog", self._place / "catalogue", "--port", self.port]
         self._child = start_job(Job("serve", [str(word) for word in words], self._place), self._log)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 400
         while True:
             try:
                 self._client.get("/readyz").raise_for_status()
