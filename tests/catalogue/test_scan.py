@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogue_contract import only_slot
-from xcrossrec.catalogue import Pool, history_pool
+from xcrossrec.catalogue import Catalogue, Pool, StoredItem, history_pool
 from xcrossrec.catalogue.scan import Codes, processor_multiplies_integers, quantise, shortlist
 from xcrossrec.catalogue.segment import Segment, table_of_rows
 from xcrossrec.models.heads import HistoryMatcher
@@ -179,3 +179,28 @@ def test_wrong_integer_products_are_noticed(monkeypatch: pytest.MonkeyPatch) -> 
             assert not processor_multiplies_integers()
         finally:
             processor_multiplies_integers.cache_clear()
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 9), size=st.sampled_from([0.0, 0.02, 0.3, 2.0]))
+def test_a_search_with_bonuses_finds_what_a_loop_over_all_items_finds(seed: int, k: int, size: float) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((300, 8)).astype(np.float32)
+    vectors[100:200] = vectors[:100]  # ties
+    items = [StoredItem(f"i{n}", f"Item {n}") for n in range(300)]
+    left_out = {f"i{n}" for n in rng.integers(0, 300, 20)}
+    given_to = rng.permutation(300)[: rng.integers(0, 290)]
+    bonus = {f"i{n}": float(more) for n, more in zip(given_to, size * rng.integers(1, 9, 300), strict=False)}
+    query = rng.standard_normal((1, 8)).astype(np.float32)
+    with Catalogue.in_memory(items[:250], vectors[:250], "a" * 64) as catalogue:
+        catalogue.upsert(items[250:], vectors[250:])  # in a part of their own
+        found = catalogue.snapshot().search(
+            query, k, pool=lambda products: products[0], exclude=left_out, bonus={**bonus, "nobody": 9.0}
+        )
+    texts = np.array([float((row.astype(np.float64) * query[0]).sum()) for row in vectors]).astype(np.float32)
+    totals = {
+        item.item_id: np.float32(text + bonus.get(item.item_id, 0.0)) for item, text in zip(items, texts, strict=True)
+    }
+    wanted = sorted((n for n in range(300) if f"i{n}" not in left_out), key=lambda n: (-totals[f"i{n}"], n))[:k]
+    assert [item.item_id for item, _ in found] == [f"i{n}" for n in wanted]
+    assert [score for _, score in found] == pytest.approx([float(totals[f"i{n}"]) for n in wanted], abs=1e-6)

@@ -31,6 +31,10 @@ from xcrossrec.filters import Filters
 Everywhere: TypeAlias = Callable[[Sequence[str], Float32[Tensor, "item dim"], object], Float64[np.ndarray, " item"]]
 
 
+_HIGHEST = 4
+"""Items that are scored first for each item that is asked for, of those to whose score something is added."""
+
+
 @dataclass(frozen=True)
 class Part:
     """A segment and which of its rows still count: the others were deleted, or stand anew in a later part."""
@@ -317,16 +321,29 @@ def _with_bonus(
     best: tuple[Int64[np.ndarray, " best"], Float32[np.ndarray, " best"]],
     k: int,
 ) -> tuple[Int64[np.ndarray, " found"], Float32[np.ndarray, " found"]]:
-    """Put the best items by text together with those that have a bonus, which are few and scored each.
+    """Put the best items by text together with those whose bonus may lift them among the best.
 
-    An item without a bonus that is among the best ``k`` in all is among the best ``k`` by text.
+    An item that is not among the best ``k`` by text has at most the score of the last of these, and its bonus. So the
+    highest bonuses are looked at first, and of the others those that can still reach the k-th best.
     """
-    row_of = segment.row_of
-    known = [(row, added) for item, added in bonus.items() if (row := row_of.get(item)) is not None and allowed[row]]
-    rows = np.array([row for row, _ in known], dtype=np.int64)
-    others = ~np.isin(best[0], rows)
-    rows, scores = scores_with_bonus(segment.vectors, queries, rows, np.array([b for _, b in known]), k, pool)
-    return np.concatenate([best[0][others], rows]), np.concatenate([best[1][others], scores])
+    rows, text = best
+    ids, added = list(bonus), np.fromiter(bonus.values(), dtype=np.float64, count=len(bonus))
+    scores = (text + np.array([bonus.get(segment.ids[row], 0.0) for row in rows.tolist()])).astype(np.float32)
+    if len(rows) < k:  # all that are allowed
+        return rows, scores
+    row_of, seen, order = segment.row_of, set(rows.tolist()), np.argsort(-added, kind="stable")
+    for some in (order[: _HIGHEST * k], order[_HIGHEST * k :]):
+        near = some[(text[-1] + added[some]).astype(np.float32) >= np.partition(scores, -k)[-k]]
+        found = [
+            (row, more)
+            for n, more in zip(near.tolist(), added[near], strict=True)
+            if (row := row_of.get(ids[n], -1)) >= 0 and allowed[row] and row not in seen
+        ]
+        if found:
+            others = np.array([row for row, _ in found], dtype=np.int64)
+            others, more = scores_with_bonus(segment.vectors, queries, others, np.array([b for _, b in found]), k, pool)
+            rows, scores = np.concatenate([rows, others]), np.concatenate([scores, more])
+    return rows, scores
 
 
 def _in_order(chosen: Iterable[tuple[Part, Iterable[int]]]) -> Iterator[StoredItem]:

@@ -172,11 +172,12 @@ class CoPurchases:
                 self._count[item] += 1
                 known.append(item)
 
-    def scores(self, history: Sequence[str]) -> dict[str, float]:
+    def scores(self, history: Sequence[str], weight: float = 1.0) -> dict[str, float]:
         """Score the items that were bought together with some item of a history.
 
         Args:
             history: item ids, oldest first; an unknown one takes its place and adds nothing.
+            weight: by which every score is multiplied.
 
         Returns:
             by item id, more than 0; items of the history may be among them.
@@ -184,12 +185,12 @@ class CoPurchases:
         with self._lock:
             newest = {item: age for age, item in reversed([*enumerate(reversed(history[-LONGEST:]))])}
             rows = [(number, age) for item, age in newest.items() if (number := self._number.get(item)) is not None]
-            parts = [self._row(number, DECAY**age) for number, age in rows]
+            parts = [self._row(number, weight * DECAY**age) for number, age in rows]
             if not parts:
                 return {}
             numbers, place = np.unique(np.concatenate([found for found, _ in parts]), return_inverse=True)
             sums = np.bincount(place, np.concatenate([values for _, values in parts]), len(numbers))
-            return {self._ids[number]: value for number, value in zip(numbers.tolist(), sums.tolist(), strict=True)}
+            return dict(zip(map(self._ids.__getitem__, numbers.tolist()), sums.tolist(), strict=True))
 
     def together(self, first: str, second: str) -> int:
         """How many customers bought both."""

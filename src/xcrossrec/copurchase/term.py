@@ -31,4 +31,4 @@ class Term:
             history: item ids, oldest first; anything else in an item's place that the catalogue lacks.
         """
         weight = self.weights.get(rung_of(history), 0.0)
-        return {item: weight * score for item, score in self.counts.scores(history).items()} if weight else {}
+        return self.counts.scores(history, weight) if weight else {}
