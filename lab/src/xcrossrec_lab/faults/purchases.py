@@ -25,7 +25,7 @@ from typing import Any, Self
 
 import httpx
 
-from xcrossrec.copurchase.term import Rung
+from xcrossrec.scoring import Rung
 from xcrossrec_lab.faults.kills import Job, in_child, start_job
 
 ITEMS, CLIENTS = 300, 4

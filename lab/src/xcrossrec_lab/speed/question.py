@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,56 +46,67 @@ def draw_purchases(items: int, purchases: int, rng: np.random.Generator) -> pl.D
 
 
 def measure(items: int, purchases: int, live: int, questions: int, seed: int) -> dict[str, Any]:
-    """Time questions of ids, in turn with and without the term; what is learned between them is not timed."""
+    """Time questions of ids, in turn with and without the term."""
     rng = np.random.default_rng(seed)
     table = draw_purchases(items, purchases, rng)
-    kinds, own = rng.standard_normal((KINDS, DIM)), rng.standard_normal((items, DIM))
-    vectors = (kinds[np.arange(items) * KINDS // items] + own).astype(np.float32)  # half of it is the kind's
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    counted, later = table.head(purchases - live), table.tail(live)
-    started = time.perf_counter()
-    counts = CoPurchases.count(counted)
-    count_s = time.perf_counter() - started
     plain: Model = build_model(SourceEncoder(load_base(), default_lora(2)))
-    fingerprint = fingerprint_of(plain)
-    catalogue = Catalogue.in_memory([StoredItem(f"i{n}", f"Thing {n}") for n in range(items)], vectors, fingerprint)
+    catalogue = draw_catalogue(items, plain, rng)
+    begun = time.process_time()
+    counts = CoPurchases.count(table.head(purchases - live))
+    count_s = time.process_time() - begun
     without = Recommender(plain, catalogue)
     known = Recommender(with_counts(plain, counts, {"one": 1.0, "several": 1.0}), catalogue)
-    rows = later.rows()
-    learned = []
-    for start in range(0, len(rows), 10):
-        catalogue.add_purchases([Purchase(*row) for row in rows[start : start + 10]])
-        begun = time.perf_counter()
-        known.bought.learn()
-        learned.append((time.perf_counter() - begun) / 10)
+    learn_ms = learn(known, table.tail(live).rows())
     histories = table.group_by("user_id", maintain_order=True).agg("item_id")["item_id"]
     asked = [histories[int(row)].to_list()[-50:] for row in rng.choice(len(histories), questions, replace=False)]
-    times: dict[str, list[float]] = {"without": [], "with": []}
-    bonuses = []
-    for number, history in enumerate(asked):
-        arms = [("without", without), ("with", known)]
-        for name, recommender in arms[:: 1 if number % 2 else -1]:
-            begun = time.process_time()
-            recommender.recommend(history, k=10)
-            times[name].append(1000 * (time.process_time() - begun))
-        bonuses.append(len(known.bought.term.bonus(history)) if known.bought.term is not None else 0)
-    median = {name: round(float(np.median(each)), 3) for name, each in times.items()}
-    ratios = np.array(times["with"]) / np.array(times["without"])
+    bonuses = [len(known.bought.term.bonus(history)) if known.bought.term is not None else 0 for history in asked]
+    times = ask_in_turn({"without": without, "with": known}, asked)
+    median, mean = ({name: float(of(each)) for name, each in times.items()} for of in (np.median, np.mean))
     return {
         "items": items,
         "purchases": purchases,
         "of these live": live,
         "count_s": round(count_s, 2),
-        "learn_ms a purchase": round(1000 * float(np.mean(learned)), 4),
+        "learn_ms a purchase": round(learn_ms, 4),
         "items of a history": round(float(np.mean([len(history) for history in asked])), 1),
         "items with a bonus": {"mean": round(float(np.mean(bonuses))), "most": int(np.max(bonuses))},
-        "p50_ms": median,
+        "p50_ms": {name: round(value, 3) for name, value in median.items()},
+        "mean_ms": {name: round(value, 3) for name, value in mean.items()},
         "p95_ms": {name: round(float(np.percentile(each, 95)), 3) for name, each in times.items()},
-        "mean_ms": {name: round(float(np.mean(each)), 3) for name, each in times.items()},
         "ratio of medians": round(median["with"] / median["without"], 3),
-        "ratio of means": round(float(np.mean(times["with"]) / np.mean(times["without"])), 3),
-        "median ratio": round(float(np.median(ratios)), 3),
+        "ratio of means": round(mean["with"] / mean["without"], 3),
     }
+
+
+def draw_catalogue(items: int, model: Model, rng: np.random.Generator) -> Catalogue:
+    """Draw items whose vectors are half of their own and half their kind's."""
+    kinds, own = rng.standard_normal((KINDS, DIM)), rng.standard_normal((items, DIM))
+    vectors = (kinds[np.arange(items) * KINDS // items] + own).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    named = [StoredItem(f"i{number}", f"Thing {number}") for number in range(items)]
+    return Catalogue.in_memory(named, vectors, fingerprint_of(model))
+
+
+def learn(recommender: Recommender, rows: Sequence[tuple[str, str]]) -> float:
+    """Add purchases, ten at a time; milliseconds in which one is counted."""
+    spent = 0.0
+    for start in range(0, len(rows), 10):
+        recommender.catalogue.add_purchases([Purchase(*row) for row in rows[start : start + 10]])
+        begun = time.process_time()
+        recommender.bought.learn()
+        spent += time.process_time() - begun
+    return 1000 * spent / max(len(rows), 1)
+
+
+def ask_in_turn(arms: Mapping[str, Recommender], asked: Sequence[Sequence[str]]) -> dict[str, list[float]]:
+    """Milliseconds of each question, by recommender."""
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for number, history in enumerate(asked):
+        for name in list(arms)[:: 1 if number % 2 else -1]:
+            begun = time.process_time()
+            arms[name].recommend(history, k=10)
+            times[name].append(1000 * (time.process_time() - begun))
+    return times
 
 
 def main() -> None:
