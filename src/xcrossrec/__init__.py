@@ -15,6 +15,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "Domain": ("xcrossrec.data", None),
     "build_domain": ("xcrossrec.data", None),
     "read_domain": ("xcrossrec.data", None),
+    "with_shared_users": ("xcrossrec.data", None),
     "write_domain": ("xcrossrec.data", None),
     "sample_market": ("xcrossrec.data.market", None),
     "Scorer": ("xcrossrec.scoring", None),
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from xcrossrec.baselines.bases import compare_bases
     from xcrossrec.baselines.named import scorer_for
     from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
-    from xcrossrec.data import Domain, build_domain, read_domain, write_domain
+    from xcrossrec.data import Domain, build_domain, read_domain, with_shared_users, write_domain
     from xcrossrec.data.market import sample_market
     from xcrossrec.evaluation import Evaluation, compare, evaluate
     from xcrossrec.exceptions import (
@@ -101,6 +102,7 @@ __all__ = [
     "target_config",
     "train_source",
     "train_target",
+    "with_shared_users",
     "write_domain",
 ]
 

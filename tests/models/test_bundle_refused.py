@@ -15,6 +15,7 @@ from xcrossrec.exceptions import BaseMismatchError, BundleError
 from xcrossrec.models import bundle, files
 from xcrossrec.models.adapters import MANIFEST
 from xcrossrec.models.base import load_base
+from xcrossrec.models.day_one import DayOne
 from xcrossrec.models.files import file_digests
 from xcrossrec.models.heads import Center, HistoryMatcher, Projection, PromptedCenter
 from xcrossrec.models.merged import MergedEncoder
@@ -245,7 +246,7 @@ def test_a_module_outside_the_folder(saved: Path, place: str) -> None:
 
 def test_the_list_of_allowed_classes_is_what_models_are_made_of() -> None:
     encoders = {MergedEncoder, SourceEncoder, XCrossEncoder}
-    assert encoders | {Center, HistoryMatcher, PairHead, Projection, PromptedCenter, Purchases} == set(
+    assert encoders | {Center, DayOne, HistoryMatcher, PairHead, Projection, PromptedCenter, Purchases} == set(
         bundle._OWN_CLASSES
     )
     assert Pooling in bundle._BORROWED_CLASSES

@@ -145,7 +145,8 @@ class _Asked:
 
     def rungs(self) -> dict[str, int]:
         """How many users stand on each rung."""
-        counted = Counter(rung_of(own, there) for own, there in zip(self.histories, self.elsewhere, strict=True))
+        pairs = zip(self.histories, self.elsewhere, strict=True)
+        counted: Counter[str] = Counter(rung_of(own, there) for own, there in pairs)
         return dict(counted)
 
     def score(

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float, Float32, Int, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from xcrossrec.data.store import read_parquet
 from xcrossrec.exceptions import BundleError
@@ -79,8 +79,9 @@ class Bridge:
     and an item's score is log(sum over l of c_l exp(20 (cos(item, l) - 1))) / 20 + 1, over the 16 nearest l.
 
     Source:
-        kernel regression (Nadaraya and Watson, 1964) over customers, smoothed over items by their text. It ranks better
-        than the ridge regression alone, on all six pairs of three categories (lab/log).
+        kernel regression (Nadaraya and Watson, 1964) over customers, smoothed over items by their text. On six
+        pairs of three categories it ranks better than the ridge regression alone; among others drawn by popularity, on
+        five (lab/log).
 
     Attributes:
         ridge: M.
@@ -154,7 +155,7 @@ class Bridge:
         """
         parts = [
             torch.topk(part.float() @ self.leads.t(), min(NEAREST, len(self.leads)), dim=1)
-            for part in vectors.split(_ITEMS_AT_ONCE)
+            for part in torch.split(vectors, _ITEMS_AT_ONCE)
         ]
         cosines = torch.cat([values for values, _ in parts])
         return Near(torch.cat([rows for _, rows in parts]), torch.exp(SHARPNESS * (cosines - 1)))
@@ -204,4 +205,4 @@ class Bridge:
 
 
 def _unit(vectors: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-    return vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_min(1e-9)
+    return nn.functional.normalize(vectors, dim=-1, eps=1e-9)

@@ -138,7 +138,7 @@ class ModelScorer:
         """Encode texts of other categories, once."""
         if texts:
             fresh = sorted(texts)
-            self._elsewhere |= zip(fresh, encode_titles(self.model, fresh, as_history=True), strict=True)  # type: ignore[arg-type]
+            self._elsewhere |= zip(fresh, encode_titles(self.model, fresh, as_history=True), strict=True)
 
 
 def as_read(path: Path | str, domain: Domain) -> Domain:
