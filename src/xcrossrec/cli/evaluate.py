@@ -65,10 +65,6 @@ def evaluate(
             help="Say what a field of the items' texts is worth: rank without it, too; may be repeated.",
         ),
     ] = None,
-    first_day: Annotated[
-        bool,
-        typer.Option("--first-day", help="Rank each user's first item instead, as if nothing bought here were known."),
-    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write per-user results to this Parquet file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -92,7 +88,7 @@ def evaluate(
     from xcrossrec.evaluation import headline, summary_table
 
     def ranked(read: Domain) -> Evaluation:
-        return _ranked(subject, domain, read, split, asked, seed, first_writable(directory), base, strict, first_day)
+        return _ranked(subject, domain, read, split, asked, seed, first_writable(directory), base, strict)
 
     with progress_to_stderr():
         result = ranked(domain)
@@ -115,7 +111,6 @@ def _ranked(
     candidates: Path | None,
     base: str | None,
     strict: bool,
-    first: bool,
 ) -> Evaluation:
     """Rank a domain's users and candidates by what reads the items of ``read``."""
     from xcrossrec.baselines.named import scorer_for
@@ -131,7 +126,6 @@ def _ranked(
         directory=candidates,
         seen_users=found.seen_users(domain, split),
         batch_users=PAIR_USERS if found.pair else 256,
-        first=first,
     )
     report_cut(found.cut)
     return result
