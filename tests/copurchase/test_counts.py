@@ -47,6 +47,14 @@ def test_scores_are_those_of_the_definition(sequences: dict[str, list[str]], his
     assert found == pytest.approx(by_hand(sequences, history))
 
 
+@given(SEQUENCES, HISTORY, st.integers(1, 5))
+def test_the_highest_scores_are_given_alone(sequences: dict[str, list[str]], history: list[str], highest: int) -> None:
+    counts = CoPurchases.count(table(sequences))
+    every, some = counts.scores(history), counts.scores(history, highest=highest, also=["a", "unknown"])
+    least = sorted(every.values(), reverse=True)[:highest][-1:]
+    assert some == {item: score for item, score in every.items() if item == "a" or [score] >= least}
+
+
 @given(SEQUENCES, SEQUENCES, HISTORY)
 def test_adding_is_counting_anew(first: dict[str, list[str]], later: dict[str, list[str]], history: list[str]) -> None:
     both = {user: [*first.get(user, ()), *later.get(user, ())] for user in {**first, **later}}

@@ -7,7 +7,7 @@ item of a result.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from threading import Lock
 from typing import Any, Self
@@ -172,15 +172,19 @@ class CoPurchases:
                 self._count[item] += 1
                 known.append(item)
 
-    def scores(self, history: Sequence[str], weight: float = 1.0) -> dict[str, float]:
+    def scores(
+        self, history: Sequence[str], weight: float = 1.0, *, highest: int | None = None, also: Collection[str] = ()
+    ) -> dict[str, float]:
         """Score the items that were bought together with some item of a history.
 
         Args:
             history: item ids, oldest first; an unknown one takes its place and adds nothing.
             weight: by which every score is multiplied.
+            highest: give only so many, those with the highest scores; None gives all.
+            also: give these, too.
 
         Returns:
-            by item id, more than 0; items of the history may be among them.
+            by item id, more than 0; items of the history may be among them, and whatever ties with the last.
         """
         with self._lock:
             newest = {item: age for age, item in reversed([*enumerate(reversed(history[-LONGEST:]))])}
@@ -190,6 +194,10 @@ class CoPurchases:
                 return {}
             numbers, place = np.unique(np.concatenate([found for found, _ in parts]), return_inverse=True)
             sums = np.bincount(place, np.concatenate([values for _, values in parts]), len(numbers))
+            if highest is not None and highest < len(sums):
+                asked = [number for item in also if (number := self._number.get(item)) is not None]
+                kept = np.isin(numbers, asked) | (sums >= np.partition(sums, -highest)[-highest])
+                numbers, sums = numbers[kept], sums[kept]
             return dict(zip(map(self._ids.__getitem__, numbers.tolist()), sums.tolist(), strict=True))
 
     def together(self, first: str, second: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -79,18 +79,30 @@ _KNOWN: Mapping[Rung, str] = {"one": "one purchase known", "several": "several"}
 
 @dataclass(frozen=True)
 class _Case:
-    """A purchase that is to be predicted."""
+    """A purchase that is to be predicted.
+
+    Attributes:
+        customer: whose.
+        history: what she bought before.
+        target: what she bought.
+        near: the items with the highest bonus that may be recommended instead.
+        bonus: of all that is ranked, and perhaps of more.
+    """
 
     customer: int
     history: Sequence[str]
     target: str
+    near: Sequence[str]
     bonus: Mapping[str, float]
 
-    def nearest(self) -> list[str]:
-        """The items with the highest bonus that may be recommended."""
-        known = {*self.history, self.target}
-        may = [item for item in self.bonus if item not in known]
-        return sorted(may, key=self.bonus.__getitem__, reverse=True)[:_NEAREST]
+    @classmethod
+    def of(cls, customer: int, history: Sequence[str], target: str, counts: CoPurchases, others: Sequence[str]) -> Self:
+        """Score what is ranked, which is little of what may have a bonus."""
+        known = {*history, target}
+        scores = counts.scores(history, highest=_NEAREST + len(known), also=[target, *others])
+        may = [item for item in scores if item not in known]
+        near = sorted(may, key=scores.__getitem__, reverse=True)[:_NEAREST]
+        return cls(customer, history, target, near, scores)
 
 
 def choose_weights(
@@ -123,7 +135,7 @@ def choose_weights(
     order = rng.permutation(len(once))
     others = [catalogue[row] for row in rng.permutation(len(catalogue))[: min(_OTHERS, most_texts // 2)]]
     asked = [number for number in order.tolist() if len(once[number]) > 1][:_MOST_CUSTOMERS]
-    cases, items = _cases(once, order, asked, dict.fromkeys(others), most_texts)
+    cases, items = _cases(once, order, asked, others, most_texts)
     text = read(list(items))
     row_of = {item: row for row, item in enumerate(items)}
     weights: dict[Rung, float] = {}
@@ -140,7 +152,7 @@ def _cases(
     once: Sequence[Sequence[str]],
     order: Int64[np.ndarray, " customer"],
     asked: Sequence[int],
-    items: dict[str, None],
+    others: Sequence[str],
     most_texts: int,
 ) -> tuple[dict[Rung, list[_Case]], dict[str, None]]:
     """What is to be predicted, part by part, and all items whose text must be read for that."""
@@ -148,16 +160,17 @@ def _cases(
     fold[order] = np.arange(len(once)) % _FOLDS
     counts = [_counted(once, np.flatnonzero(fold != part).tolist()) for part in range(_FOLDS)] if asked else []
     cases: dict[Rung, list[_Case]] = {rung: [] for rung in RUNGS}
+    items = dict.fromkeys(others)
     last = max(1, min(_LAST, _MOST_CASES // max(1, len(asked))))
     for customer in asked:
-        sequence, scores = once[customer], counts[fold[customer]].scores
+        sequence, known = once[customer], counts[fold[customer]]
         own: dict[Rung, list[_Case]] = {rung: [] for rung in RUNGS}
         for end in range(max(1, len(sequence) - last), len(sequence)):
             histories: dict[Rung, Sequence[str]] = {"one": sequence[end - 1 : end], "several": sequence[:end]}
             for rung in RUNGS if end > 1 else RUNGS[:1]:
                 history = histories[rung]
-                own[rung].append(_Case(customer, history, sequence[end], scores(history)))
-        needed = {item for each in own.values() for case in each for item in case.nearest()}
+                own[rung].append(_Case.of(customer, history, sequence[end], known, others))
+        needed = {item for each in own.values() for case in each for item in case.near}
         items_then = {**items, **dict.fromkeys([*sequence, *sorted(needed)])}
         if len(items_then) > most_texts:
             break
@@ -188,7 +201,7 @@ def _gains(
     names = list(row_of)
     for start in range(0, len(cases), _AT_ONCE):
         some = cases[start : start + _AT_ONCE]
-        near = [[row_of[item] for item in case.nearest()] for case in some]
+        near = [[row_of[item] for item in case.near] for case in some]
         targets = [row_of[case.target] for case in some]
         rows: Int64[np.ndarray, "case candidate"] = np.array(
             [
