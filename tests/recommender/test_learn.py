@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 
 import xcrossrec
 from conftest import TINY_ITEMS, TINY_SEQUENCES, interactions_of
+from xcrossrec.baselines.named import scorer_for
 from xcrossrec.catalogue import fingerprint_of
 from xcrossrec.cli import app
 from xcrossrec.copurchase.weight import GRID
+from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
 from xcrossrec.models import bundle
 from xcrossrec.models.purchases import purchases_of, term_of
@@ -124,3 +126,16 @@ def test_the_command(model: Path, tmp_path: Path) -> None:
     assert "Beside the text: co-purchases of 2 customers" in said.output
     again = CliRunner().invoke(app, [*words, "--column", "time=time"])
     assert again.stdout == f"{model}: 0 purchases are new; it knows 4 of 2 customers now\n"
+
+
+def test_whoever_is_asked_about_what_the_model_learned_is_counted(model: Path, tiny_domain: Domain) -> None:
+    """`evaluate` says that these ranks are too good."""
+    split = "validation"
+    sequences, ids = tiny_domain.sequences(split), tiny_domain.items["item_id"].to_list()
+    user, rows = sequences.user_ids[0], [ids[row] for row in sequences.rows[0]]
+    assert scorer_for(model, tiny_domain).known_targets(tiny_domain, split) == 0
+    bought = interactions_of({user: " ".join(rows)})
+    xcrossrec.learn(model, bought[:-1], ITEMS)
+    assert scorer_for(model, tiny_domain).known_targets(tiny_domain, split) == 0
+    xcrossrec.learn(model, bought)
+    assert scorer_for(model, tiny_domain).known_targets(tiny_domain, split) == 1

@@ -117,6 +117,11 @@ def _ranked(
     from xcrossrec.evaluation import evaluate as evaluate_scorer
 
     found = scorer_for(subject, read, base=base, strict=strict)
+    if known := found.known_targets(domain, split):
+        log.warning(
+            f"of {known:,} users in {split} the model knows what they bought, which is asked for, from its training or "
+            "by `learn`: their ranks are too good; measure on purchases that it does not know"
+        )
     result = evaluate_scorer(
         found.scorer,
         domain,
