@@ -22,6 +22,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
 from xcrossrec.models.dual import DualScorer
 from xcrossrec.models.encoder import read_recipe
+from xcrossrec.models.purchases import term_of
 from xcrossrec.models.recipe import Recipe
 from xcrossrec.models.source import SourceEncoder, default_lora
 from xcrossrec.recommender import Recommender
@@ -65,7 +66,11 @@ def test_two_sources_and_a_target_are_trained_moved_and_served(
     assert model[0].recipe == Recipe(**how)
     scorer = DualScorer(model, [*target.titles, "w9 w8 w7"])
     rows = [target.titles.index(each.title) for each in found]
-    np.testing.assert_allclose(scorer.score([[3, 24]])[0][rows], [each.score for each in found], atol=1e-5)
+    term = term_of(model)
+    assert term is not None
+    together = term.bonus(["i3", ""])  # of the catalogue's item alone; the free title takes its place
+    expected = [scorer.score([[3, 24]])[0][row] + together.get(f"i{row}", 0.0) for row in rows]
+    np.testing.assert_allclose(expected, [each.score for each in found], atol=1e-5)
     reasons = recommender.explain(history, found[0].item_id)
     assert reasons.score == pytest.approx(found[0].score, abs=1e-5)
     assert len(reasons.sources) == 2
