@@ -191,11 +191,11 @@ def _scores_of_all(place: Path) -> dict[str, list[float]]:
     """Scores of all items for some histories, by all purchases counted at once."""
     import polars as pl
 
+    from xcrossrec import Recommender
     from xcrossrec.catalogue.sqlite import recorded_purchases
     from xcrossrec.copurchase import CoPurchases
     from xcrossrec.models import bundle
     from xcrossrec.models.purchases import with_counts
-    from xcrossrec.recommender import Recommender
 
     own = pl.DataFrame(FIRST, schema=["user_id", "item_id"], orient="row")
     every = pl.concat([own, recorded_purchases(place / "catalogue").select("user_id", "item_id")])

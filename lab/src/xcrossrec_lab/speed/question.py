@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from xcrossrec import Recommender
 from xcrossrec.catalogue import Catalogue, Purchase, StoredItem, fingerprint_of
 from xcrossrec.copurchase import CoPurchases
 from xcrossrec.models.base import load_base
@@ -26,7 +27,6 @@ from xcrossrec.models.kinds import build_model
 from xcrossrec.models.model import Model
 from xcrossrec.models.purchases import with_counts
 from xcrossrec.models.source import SourceEncoder, default_lora
-from xcrossrec.recommender import Recommender
 
 KINDS, A_CUSTOMER, DIM = 500, 8.0, 384
 
