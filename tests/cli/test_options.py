@@ -9,7 +9,7 @@ import typer
 
 from xcrossrec.cli import app
 
-MOST = 143
+MOST = 160
 MOST_OF_TRAIN_TARGET = 14
 
 
