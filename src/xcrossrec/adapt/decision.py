@@ -180,7 +180,7 @@ class Step(Part):
 
 
 class Beyond(Part):
-    """What the lists of ten are like beside being right (:func:`xcrossrec.metrics.lists.list_metrics`)."""
+    """What the lists of ten are like beside being right (:func:`xcrossrec.adapt.risks.beyond_of`)."""
 
     coverage: float
     gini: float
@@ -211,16 +211,16 @@ class Risk(Part):
 
 
 class Trial(Part):
-    """A plan of an A/B test: customers in each of two arms, for a change of ``baseline`` by ``effect``."""
+    """A plan of an A/B test: customers in each arm for a change of ``baseline`` by ``effect``; None without a gain."""
 
     baseline: float
     effect: float
-    per_arm: int
+    per_arm: int | None
     sentence: str
 
 
 class Explained(Part):
-    """Of ``checked`` reasons how many ``fell`` as claimed, as a share with its 95% interval."""
+    """Of ``checked`` customers for how many the score ``fell`` as the reasons claim; the share's 95% interval."""
 
     checked: int
     fell: int

@@ -1,0 +1,73 @@
+"""Customers side by side: what the chosen model recommends to each, with a reason, and what is there now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from xcrossrec.adapt.decision import Customer, Listed
+from xcrossrec.answers import Explanation
+from xcrossrec.data.domain import Domain
+from xcrossrec.metrics.lists import NOBODY, best_items
+from xcrossrec.recommender import Recommender
+from xcrossrec.scoring import Scorer
+from xcrossrec.types import ITEM, Split
+
+SHOWN = 3
+"""Products that each side recommends to a customer."""
+
+NEWEST = 5
+"""Purchases that are shown of a customer."""
+
+
+def side_by_side(
+    recommender: Recommender, now: Scorer, domain: Domain, *, customers: int = 10, split: Split = "test", seed: int = 0
+) -> tuple[Customer, ...]:
+    """Recommend to some customers by both; their last purchase is kept from either.
+
+    Args:
+        recommender: of the chosen model, over the domain's items.
+        now: what it is compared with, bound to the domain.
+        domain: whose customers.
+        customers: how many at most, drawn by the seed.
+        split: of the customers.
+        seed: of the draw.
+    """
+    ids, found = domain.items[ITEM].to_list(), domain.sequences(split).rows
+    sample = [found[row] for row in np.random.default_rng(seed).permutation(len(found))[:customers]]
+    histories = [rows[:-1] for rows in sample]
+    listed = best_items(
+        now.score(histories),
+        [()] * len(sample) if domain.keeps_repeats else histories,
+        np.array([rows[-1] for rows in sample], dtype=np.int64),
+        SHOWN,
+    )
+    return tuple(
+        Customer(
+            history=tuple(domain.titles[row] for row in rows[-NEWEST:]),
+            ours=_suggestions(recommender, [f"id:{ids[row]}" for row in rows], repeats=domain.keeps_repeats),
+            now=tuple(domain.titles[row] for row in places if row != NOBODY),
+        )
+        for rows, places in zip(histories, listed.tolist(), strict=True)
+    )
+
+
+def reason_in_words(explanation: Explanation) -> str:
+    """What an explanation names first, without figures that only its authors can read."""
+    if not explanation.matches:
+        return " ".join(explanation.reasons)
+    match = explanation.best_match
+    said = f"goes with \u201c{match.title}\u201d"
+    if match.bought_together:
+        buyers = "1 customer" if match.bought_together == 1 else f"{match.bought_together:,} customers"
+        said += f"; {buyers} bought both"
+    return said
+
+
+def _suggestions(recommender: Recommender, history: Sequence[str], *, repeats: bool) -> tuple[Listed, ...]:
+    found = recommender.recommend(history, k=SHOWN, include_bought=repeats)
+    reasons = recommender.explain_many(history, [f"id:{each.item_id}" for each in found])
+    return tuple(
+        Listed(title=each.title, reason=reason_in_words(reason)) for each, reason in zip(found, reasons, strict=True)
+    )

@@ -1,0 +1,142 @@
+"""Explanations that are true: what a reason names is taken away, and the score must fall as the reason claims."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from xcrossrec.adapt.decision import Explained
+from xcrossrec.answers import Explanation
+from xcrossrec.data.domain import Domain
+from xcrossrec.models.merged import MergedEncoder
+from xcrossrec.models.model import encoder_of
+from xcrossrec.models.scorer import ModelScorer
+from xcrossrec.models.xcross.encoder import XCrossEncoder
+from xcrossrec.recommender import Recommender
+from xcrossrec.types import ITEM, Split
+
+AS_CLAIMED = 0.05
+"""Share of the claimed effect by which what is measured may differ from it: vectors are rounded."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What an explanation says that a reason adds to the score, and what was measured without it.
+
+    Attributes:
+        reason: ``history``, ``source`` or ``bought together``.
+        claimed: by the explanation.
+        measured: the score minus that of the model or history without it.
+    """
+
+    reason: str
+    claimed: float
+    measured: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the score fell, and by as much as was claimed."""
+        return self.measured > 0 and math.isclose(self.measured, self.claimed, rel_tol=AS_CLAIMED, abs_tol=1e-4)
+
+
+def check_explanations(
+    recommender: Recommender, domain: Domain, *, users: int = 100, split: Split = "test", seed: int = 0
+) -> Explained | None:
+    """Check the reasons of the first recommendation of some customers.
+
+    A customer counts as one whose score fell if every reason that is named to her does what it says.
+
+    Args:
+        recommender: of the model, over the domain's items.
+        domain: whose customers.
+        users: of the sample, at most.
+        split: of the customers.
+        seed: of the sample.
+
+    Returns:
+        how many of how many, with Wilson's 95% interval; None where no reason could be taken away, as where every
+        history has one item and there is one source.
+    """
+    ids, found = domain.items[ITEM].to_list(), domain.sequences(split).rows
+    sample = np.random.default_rng(seed).permutation(len(found))[:users]
+    checked = [
+        claims
+        for row in sample
+        if (claims := claims_of(recommender, [ids[item] for item in found[row][:-1]], repeats=domain.keeps_repeats))
+    ]
+    if not checked:
+        return None
+    fell = sum(all(claim.holds for claim in claims) for claims in checked)
+    low, high = wilson_interval(fell, len(checked))
+    return Explained(checked=len(checked), fell=fell, share=fell / len(checked), low=low, high=high)
+
+
+def claims_of(recommender: Recommender, history: Sequence[str], *, repeats: bool = False) -> list[Claim]:
+    """Take away, one by one, what the explanation of the first recommendation names.
+
+    Args:
+        recommender: over a catalogue that has the history's items.
+        history: their ids, oldest first.
+        repeats: whether what was bought may be recommended again.
+    """
+    asked = [f"id:{item}" for item in history]
+    top = recommender.recommend(asked, k=1, include_bought=repeats)
+    if not top:
+        return []
+    (reason,) = recommender.explain_many(asked, [f"id:{top[0].item_id}"])
+    return [
+        *_without_item(recommender, asked, top[0].item_id, reason),
+        *_without_part(recommender, history, top[0].item_id, reason),
+    ]
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """The 95% interval of a share (Wilson, "Probable inference", JASA 1927).
+
+    Args:
+        successes: of the trials.
+        trials: at least one.
+    """
+    z, share = NormalDist().inv_cdf(0.975), successes / trials
+    middle = share + z**2 / (2 * trials)
+    wide = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    scale = 1 + z**2 / trials
+    return max(0.0, (middle - wide) / scale), min(1.0, (middle + wide) / scale)
+
+
+def _without_item(recommender: Recommender, asked: Sequence[str], item: str, reason: Explanation) -> Iterator[Claim]:
+    """Ask the recommender itself, again without the history's item that is said to match best."""
+    if reason.best_match.effect is None:
+        return
+    slot = reason.matches.index(reason.best_match)
+    whole, rest = (
+        recommender.score(history, [f"id:{item}"])[0].score for history in (asked, [*asked[:slot], *asked[slot + 1 :]])
+    )
+    yield Claim("history", reason.best_match.effect, whole - rest)
+
+
+def _without_part(recommender: Recommender, history: Sequence[str], item: str, reason: Explanation) -> Iterator[Claim]:
+    """Encode everything afresh with a model that lacks the source that is said to add most, or co-purchases."""
+    encoder, named = encoder_of(recommender.model), [*history, item]
+    stored = recommender.catalogue.snapshot().get(named)
+    texts = [each.read(encoder.text) for each in stored if each is not None]
+
+    def score(*, text_alone: bool = False) -> float:
+        scorer = ModelScorer(recommender.model, texts, name="checked", ids=named)
+        ranking = scorer.inner if text_alone else scorer
+        return float(ranking.score([range(len(history))], np.array([[len(history)]]))[0, 0])
+
+    whole = score()
+    if reason.copurchase_effect is not None and reason.copurchase_effect > 0:
+        yield Claim("bought together", reason.copurchase_effect, whole - score(text_alone=True))
+    if isinstance(encoder, (MergedEncoder, XCrossEncoder)) and reason.sources:
+        several = isinstance(encoder, XCrossEncoder)
+        effects = [share.effect if several else share.stream_effect for share in reason.sources]
+        if (claimed := max(effects)) > 0:
+            strongest = effects.index(claimed)
+            with encoder.silenced(strongest) if several else encoder.left_out(strongest):
+                yield Claim("source", claimed, whole - score())
