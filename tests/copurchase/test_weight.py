@@ -3,11 +3,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
+from weakref import ReferenceType, ref
 
 import numpy as np
+import polars as pl
 import pytest
 
-from xcrossrec.copurchase import weight
+from xcrossrec.copurchase import CoPurchases, weight
 from xcrossrec.copurchase.weight import GRID, Choice, TextScores, choose_weights
 
 CATALOGUE = [f"i{n}" for n in range(400)]
@@ -85,6 +87,26 @@ def test_no_more_texts_are_read_than_may_be() -> None:
     assert 0 < choice.customers < 150
     again = choose_weights(chance(150), CATALOGUE, Text(noise(0)), most_texts=100, seed=0)
     assert again == choice
+
+
+def test_of_one_part_at_a_time_the_counts_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the memory; and they are those of the purchases as a table."""
+    held: list[ReferenceType[CoPurchases]] = []
+    count = weight._counted
+
+    def counted(once: Sequence[Sequence[str]], customers: Sequence[int]) -> CoPurchases:
+        assert [each for each in held if each() is not None] == []
+        found = count(once, customers)
+        rows = [(str(customer), item) for customer in customers for item in once[customer]]
+        same = CoPurchases.count(pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row"), hashed=True)
+        assert found.table().equals(same.table())
+        assert all(found.scores([item]) == same.scores([item]) for item in CATALOGUE[:60])
+        held.append(ref(found))
+        return found
+
+    monkeypatch.setattr(weight, "_counted", counted)
+    chosen(walks(40), noise(0))
+    assert len(held) == 5
 
 
 def rank(scores: np.ndarray, target: int, near: np.ndarray, others: np.ndarray, rest: int) -> float:

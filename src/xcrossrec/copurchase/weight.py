@@ -17,7 +17,6 @@ from jaxtyping import Float, Float32, Float64, Int64
 from xcrossrec.copurchase.counts import CoPurchases
 from xcrossrec.copurchase.term import RUNGS
 from xcrossrec.scoring import Rung
-from xcrossrec.types import ITEM, USER
 
 GRID = (0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0)
 """Weights that are tried."""
@@ -155,34 +154,48 @@ def _cases(
     others: Sequence[str],
     most_texts: int,
 ) -> tuple[dict[Rung, list[_Case]], dict[str, None]]:
-    """What is to be predicted, part by part, and all items whose text must be read for that."""
+    """What is to be predicted, and all items whose text must be read for that; one part's counts are held at a time."""
     fold = np.empty(len(once), dtype=np.int64)
     fold[order] = np.arange(len(once)) % _FOLDS
-    counts = [_counted(once, np.flatnonzero(fold != part).tolist()) for part in range(_FOLDS)] if asked else []
+    last = max(1, min(_LAST, _MOST_CASES // max(1, len(asked))))
+    own: dict[int, dict[Rung, list[_Case]]] = {}
+    for part in range(_FOLDS):
+        of_part = [customer for customer in asked if fold[customer] == part]
+        own |= _of_part(once, of_part, np.flatnonzero(fold != part).tolist(), last, others) if of_part else {}
     cases: dict[Rung, list[_Case]] = {rung: [] for rung in RUNGS}
     items = dict.fromkeys(others)
-    last = max(1, min(_LAST, _MOST_CASES // max(1, len(asked))))
     for customer in asked:
-        sequence, known = once[customer], counts[fold[customer]]
-        own: dict[Rung, list[_Case]] = {rung: [] for rung in RUNGS}
-        for end in range(max(1, len(sequence) - last), len(sequence)):
-            histories: dict[Rung, Sequence[str]] = {"one": sequence[end - 1 : end], "several": sequence[:end]}
-            for rung in RUNGS if end > 1 else RUNGS[:1]:
-                history = histories[rung]
-                own[rung].append(_Case.of(customer, history, sequence[end], known, others))
-        needed = {item for each in own.values() for case in each for item in case.near}
-        items_then = {**items, **dict.fromkeys([*sequence, *sorted(needed)])}
+        needed = {item for each in own[customer].values() for case in each for item in case.near}
+        items_then = {**items, **dict.fromkeys([*once[customer], *sorted(needed)])}
         if len(items_then) > most_texts:
             break
         items = items_then
         for rung in RUNGS:
-            cases[rung] += own[rung]
+            cases[rung] += own[customer][rung]
     return cases, items
 
 
+def _of_part(
+    once: Sequence[Sequence[str]], asked: Sequence[int], known: Sequence[int], last: int, others: Sequence[str]
+) -> dict[int, dict[Rung, list[_Case]]]:
+    """By customer her newest purchases, each to be predicted from what came before it and what others bought."""
+    counts = _counted(once, known)
+    found: dict[int, dict[Rung, list[_Case]]] = {}
+    for customer in asked:
+        sequence, own = once[customer], found.setdefault(customer, {rung: [] for rung in RUNGS})
+        for end in range(max(1, len(sequence) - last), len(sequence)):
+            histories: dict[Rung, Sequence[str]] = {"one": sequence[end - 1 : end], "several": sequence[:end]}
+            for rung in RUNGS if end > 1 else RUNGS[:1]:
+                own[rung].append(_Case.of(customer, histories[rung], sequence[end], counts, others))
+    return found
+
+
 def _counted(once: Sequence[Sequence[str]], customers: Sequence[int]) -> CoPurchases:
-    rows = [(str(customer), item) for customer in customers for item in once[customer]]
-    return CoPurchases.count(pl.DataFrame(rows, schema={USER: pl.String, ITEM: pl.String}, orient="row"), hashed=True)
+    items = pl.Series([item for customer in customers for item in once[customer]], dtype=pl.String)
+    ids = items.unique(maintain_order=True)
+    bought = items.cast(pl.Enum(ids)).to_physical().to_numpy().astype(np.int32)
+    of = np.repeat(np.arange(len(customers), dtype=np.int32), [len(once[customer]) for customer in customers])
+    return CoPurchases([str(customer) for customer in customers], ids.to_list(), of, bought)
 
 
 def _gains(
