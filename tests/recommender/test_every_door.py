@@ -20,16 +20,18 @@ import pytest
 import torch
 import typer
 
-from xcrossrec.catalogue import build_catalogue, read_items
+from xcrossrec.catalogue import Purchase, build_catalogue, read_items
 from xcrossrec.cli import app
+from xcrossrec.copurchase import CoPurchases
 from xcrossrec.models import bundle
 from xcrossrec.models.dual import encode_titles
+from xcrossrec.models.purchases import with_counts
 from xcrossrec.recommender import Answer, Item, Question, Recommender
 from xcrossrec.serving.app import create_app
 from xcrossrec.serving.service import Service
 from xcrossrec.serving.settings import Settings, Spec
 
-HISTORIES = {"late": 200, "text": 60, "shared": 8}
+HISTORIES = {"late": 60, "text": 20, "shared": 4}
 """Of a `pair` model fewer: it reads every item with each. One model reads brand and category, too."""
 
 K = 5
@@ -151,7 +153,7 @@ def by_job(model: Path, catalog: Path, asked: Sequence[Sequence[str]], case: Cas
     folder.mkdir()
     users, out = folder / "users.parquet", folder / "out.parquet"
     columns = {"user_id": list(range(len(asked))), "history": pa.array([list(each) for each in asked])}
-    pq.write_table(pa.table(columns), users, row_group_size=64)
+    pq.write_table(pa.table(columns), users, row_group_size=16)
     given = ["recommend-batch", str(model), str(users), "--catalog", str(catalog), "--out", str(out), "-k", str(K)]
     command(*given, "--skip-unknown", *case.flags)
     found = pl.read_parquet(out)
@@ -239,5 +241,50 @@ def test_every_door_gives_the_same(kind: str, tiny_models: Any, tmp_path: Path) 
     try:
         for name, case in CASES.items():
             assert by_service(service, asked, case) == wanted[name], name
+    finally:
+        service.close()
+
+
+def test_every_door_knows_a_customer(tiny_models: Any, tmp_path: Path) -> None:
+    """By an id alone, and before a history: one whom the model knows, one whom the catalogue does, and nobody."""
+    model, folder, frame = tmp_path / "model", tmp_path / "catalogue", table(14)
+    known = pl.DataFrame({"user_id": ["7", "7", "8"], "item_id": ["i3", "i5", "i3"]})
+    weighed = with_counts(bundle.load(tiny_models.merged), CoPurchases.count(known), {"one": 0.5, "several": 0.5})
+    bundle.save(weighed, model, {"kind": "target"})
+    with build_catalogue(weighed, read_items(frame), folder) as built:
+        built.add_purchases([Purchase("9", "i5"), Purchase("9", "i4"), Purchase("7", "i12")])
+        recommender = Recommender(weighed, built)
+        asked = [Question(history, K, user_id=user) for user in ("7", "9", "nobody") for history in ([], ["i1"])]
+        wanted = [[(each.item_id, each.score) for each in recommender.ask(one).recommendations] for one in asked]
+    assert len({tuple(each) for each in wanted}) == 6
+    for number, one in enumerate(asked[:3]):
+        words = [word for item in one.history for word in ("--history", str(item))]
+        given = ["recommend", str(model), "--catalog", str(folder), "--user", str(one.user_id), *words, "-k", str(K)]
+        found = json.loads(command(*given, "--json"))
+        assert [each["item_id"] for each in found["recommendations"]] == [item for item, _ in wanted[number]]
+    users, out = tmp_path / "users.parquet", tmp_path / "out.parquet"
+    histories = pa.array([list(one.history) or None for one in asked], pa.list_(pa.string()))
+    for columns in ({"history": histories}, {}):  # without any, who has none is answered alike
+        pq.write_table(pa.table({"user_id": [one.user_id for one in asked], **columns}), users)
+        given = ["recommend-batch", str(model), str(users), "--catalog", str(folder), "--out", str(out), "-k", str(K)]
+        command(*given, "--overwrite")
+        answers = pl.read_parquet(out)["item_ids"].to_list()
+        for number, one in enumerate(asked):
+            same = number if columns or not one.history else number - 1
+            assert answers[number] == [item for item, _ in wanted[same]], (number, columns)
+    service = Service.start([Spec("toys", model, folder)], Settings())
+    try:
+        transport = httpx.ASGITransport(app=create_app(service), client=("127.0.0.1", 1))
+
+        async def ask() -> list[httpx.Response]:
+            bodies = [
+                {"user_id": one.user_id, "history": [{"item_id": each} for each in one.history], "k": K}
+                for one in asked
+            ]
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                return [await client.post("/v1/recommend", json=body) for body in bodies]
+
+        found_there = [[item["item_id"] for item in answer.json()["items"]] for answer in asyncio.run(ask())]
+        assert found_there == [[item for item, _ in each] for each in wanted]
     finally:
         service.close()

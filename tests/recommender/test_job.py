@@ -135,7 +135,7 @@ def test_a_file_of_nobody(late: Recommender, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"user_id": ["u"]}, "lacks the column 'history'; it has user_id"),
+        ({"history": [["i0"]]}, "lacks the column 'user_id'; it has history"),
         ({"user_id": ["u"], "history": ["i0"]}, "the column history of .* is of type (large_)?string: write a list"),
         ({"user_id": ["u"], "history": [[1]]}, "is of type (large_)?list<.*int64>: write a list of text"),
     ],

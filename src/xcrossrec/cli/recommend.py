@@ -69,14 +69,25 @@ class Asked:
         return Recommender.from_pretrained(model, self.catalog, base=self.base, precision=self.precision)
 
     def question(
-        self, history: Sequence[str], candidates: list[str] | None = None, other: Sequence[str] = ()
+        self,
+        history: Sequence[str],
+        candidates: list[str] | None = None,
+        other: Sequence[str] = (),
+        user: str | None = None,
     ) -> Question:
         """As a recommender takes it; without filters where none is given."""
         from xcrossrec.recommender import Question
 
-        filters, bought, skip = self._filters(), self.include_bought, self.skip_unknown
         return Question(
-            history, self.k, filters, candidates, bought, skip, diversity=self.diversity, other_history=other
+            history,
+            self.k,
+            self._filters(),
+            candidates,
+            self.include_bought,
+            self.skip_unknown,
+            diversity=self.diversity,
+            user_id=user,
+            other_history=other,
         )
 
     def _filters(self) -> Filters | None:
@@ -94,6 +105,10 @@ def recommend(
             help="An item id or a title, oldest first; 'id:...' or 'title:...' where it is not clear. Models that know "
             "purchases need none."
         ),
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="A customer: what model and catalogue know of her stands before the history."),
     ] = None,
     other: Annotated[
         list[str] | None,
@@ -113,7 +128,7 @@ def recommend(
     prepare("models")
     from xcrossrec.models.model import encoder_of
 
-    asked = options.question(history or [], candidate, other or [])
+    asked = options.question(history or [], candidate, other or [], user)
     _check_known(options.catalog, asked, knows_purchases=any(model.glob("*_Purchases")))
     with progress_to_stderr(), options.recommender(model) as recommender:
         encoder = encoder_of(recommender.model)
@@ -126,7 +141,7 @@ def recommend(
         recommended = [r.to_dict() for r in found.recommendations]
         for entry, reason in zip(recommended, reasons, strict=False):
             entry["explanation"] = reason.to_dict()
-        told = {"model": str(model), "history": history or [], "unknown": list(found.unknown)}
+        told = {"model": str(model), "history": history or [], "user_id": user, "unknown": list(found.unknown)}
         told |= {"rung": found.rung, "reason": found.reason}
         typer.echo(one_line({**told, "recommendations": recommended}))
         return
@@ -140,13 +155,15 @@ def recommend(
 def recommend_batch(
     model: ModelDir,
     users: Annotated[
-        Path, typer.Argument(metavar="USERS", help="Parquet file with user_id and history, a list of text.")
+        Path, typer.Argument(metavar="USERS", help="Parquet file with user_id, and history, a list of text.")
     ],
     options: Asked,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what another job left.")] = False,
 ) -> None:
     """Recommend for every user of a Parquet file; give the same command again to go on after an interruption.
+
+    What model and catalogue know of a user stands before her history, which may be missing.
 
     \b
       xcrossrec recommend-batch models/toys users.parquet --catalog data/toys --out recommended.parquet -k 20

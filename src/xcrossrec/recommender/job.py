@@ -117,7 +117,8 @@ def recommend_batch(
 
     Args:
         recommender: with its catalogue.
-        users: Parquet file with ``user_id`` and ``history``.
+        users: Parquet file with ``user_id``, and ``history`` or nothing: what is known of a user by her id, a number
+            as its digits, stands before her history.
         out: Parquet file to make.
         job: from :func:`job_of`.
         asked: what is asked for each user; its history is not read.
@@ -144,7 +145,7 @@ def recommend_batch(
                 before = sum(source.metadata.row_group(earlier).num_rows for earlier in range(number))
                 if number not in resumed:
                     with _readable(users, "write it again"):
-                        table = source.read_row_group(number, columns=[USER, HISTORY])
+                        table = source.read_row_group(number, columns=[USER, HISTORY])  # those that are there
                     told = partial(_told, bar, before, source.metadata.num_rows)
                     parts.write(number, _recommend_group(recommender, table, asked, told))
                 if progress is not None:
@@ -165,8 +166,8 @@ def open_users(path: Path | str) -> pq.ParquetFile:
     with _readable(path, "write the users as Parquet"):
         source = pq.ParquetFile(path)
     schema = source.schema_arrow
-    check_columns(f"the users' file {path}", schema.names, (USER, HISTORY))
-    kind = schema.field(HISTORY).type
+    check_columns(f"the users' file {path}", schema.names, (USER,))
+    kind = schema.field(HISTORY).type if HISTORY in schema.names else pa.list_(pa.string())
     if kind not in [of(text) for of in (pa.list_, pa.large_list) for text in (pa.string(), pa.large_string())]:
         raise DataError(f"the column {HISTORY} of {path} is of type {kind}: write a list of text, ids and titles")
     return source
@@ -183,11 +184,14 @@ def _recommend_group(
     recommender: Recommender, table: pa.Table, asked: Question, told: Callable[[int], None]
 ) -> pa.Table:
     """Recommend for the users of one row group, and tell how many of them are done."""
-    histories = [[entry for entry in history or () if entry is not None] for history in table[HISTORY].to_pylist()]
+    given = table[HISTORY].to_pylist() if HISTORY in table.column_names else [None] * len(table)
+    questions = [
+        replace(asked, history=[each for each in history or () if each is not None], user_id=user)
+        for history, user in zip(given, table[USER].cast(pa.string()).to_pylist(), strict=True)
+    ]
     answers: list[Answer | Exception] = []
-    for start in range(0, len(histories), USERS_AT_ONCE):
-        some = histories[start : start + USERS_AT_ONCE]
-        answers += recommender.answer([replace(asked, history=history) for history in some])
+    for start in range(0, len(questions), USERS_AT_ONCE):
+        answers += recommender.answer(questions[start : start + USERS_AT_ONCE])
         told(len(answers))
     columns = {USER: table[USER], **_columns(answers)}
     return pa.table(columns, schema=_schema(table.schema.field(USER).type))
