@@ -6,16 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
 from xcrossrec.adapt.decision import Explained
 from xcrossrec.answers import Explanation
 from xcrossrec.data.domain import Domain
-from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import encoder_of
 from xcrossrec.models.scorer import ModelScorer
-from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.recommender import Recommender
 from xcrossrec.types import ITEM, Split
 
@@ -121,7 +120,8 @@ def _without_item(recommender: Recommender, asked: Sequence[str], item: str, rea
 
 def _without_part(recommender: Recommender, history: Sequence[str], item: str, reason: Explanation) -> Iterator[Claim]:
     """Encode everything afresh with a model that lacks the source that is said to add most, or co-purchases."""
-    encoder, named = encoder_of(recommender.model), [*history, item]
+    encoder: Any = encoder_of(recommender.model)
+    named = [*history, item]
     stored = recommender.catalogue.snapshot().get(named)
     texts = [each.read(encoder.text) for each in stored if each is not None]
 
@@ -133,10 +133,9 @@ def _without_part(recommender: Recommender, history: Sequence[str], item: str, r
     whole = score()
     if reason.copurchase_effect is not None and reason.copurchase_effect > 0:
         yield Claim("bought together", reason.copurchase_effect, whole - score(text_alone=True))
-    if isinstance(encoder, (MergedEncoder, XCrossEncoder)) and reason.sources:
-        several = isinstance(encoder, XCrossEncoder)
-        effects = [share.effect if several else share.stream_effect for share in reason.sources]
-        if (claimed := max(effects)) > 0:
-            strongest = effects.index(claimed)
-            with encoder.silenced(strongest) if several else encoder.left_out(strongest):
-                yield Claim("source", claimed, whole - score())
+    several = reason.integration_effect is not None  # streams, else one that is merged
+    effects = [share.effect if several else share.stream_effect for share in reason.sources]
+    if (claimed := max(effects, default=0.0)) > 0:
+        strongest = effects.index(claimed)
+        with encoder.silenced(strongest) if several else encoder.left_out(strongest):
+            yield Claim("source", claimed, whole - score())

@@ -1,0 +1,215 @@
+"""The page of a decision: what stands in it, nothing that could run, and damaged decisions in a sentence."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.adapt.decisions import TITLES, WICKED, garden
+from typer.testing import CliRunner
+
+from xcrossrec.adapt.decision import FILE
+from xcrossrec.adapt.report import render, write_report
+from xcrossrec.adapt.report.markup import Markup, tag
+from xcrossrec.adapt.report.plots import Bar, bars
+from xcrossrec.adapt.report.words import duration, memory, percent, signed
+from xcrossrec.cli import app
+
+HEADINGS = (
+    "How much better is it?",
+    "What would more customers bring?",
+    "Which of your other categories help?",
+    "What is known of the customers",
+    "What else the lists are like",
+    "Ten customers, side by side",
+    "What may be wrong with the data",
+    "Trying it on real customers (A/B test)",
+    "What was tried, and what it took",
+    "How this was decided",
+)
+EMPTY = dict.fromkeys(("curve", "rungs", "beyond", "customers", "risks", "trial", "explanations")) | {"sources": ()}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text within each kind."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((name, dict(attributes)))
+        self.texts.setdefault(name, []).append("")
+        if name not in ("meta", "link"):
+            self.open.append(name)
+
+    def handle_endtag(self, name: str) -> None:
+        assert self.open.pop() == name
+
+    def handle_data(self, data: str) -> None:
+        for name in dict.fromkeys(self.open):
+            self.texts[name][-1] += data
+
+
+@pytest.fixture(scope="module")
+def whole() -> Page:
+    return Page(render(garden(), "out"))
+
+
+def test_all_parts_stand_in_their_order(whole: Page) -> None:
+    assert whole.texts["h1"] == ["Recommendations for \u201cgarden\u201d: what to ship"]
+    assert tuple(whole.texts["h2"]) == HEADINGS
+    levels = [int(name[1]) for name, _ in whole.elements if re.fullmatch(r"h[1-6]", name)]
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert tuple(whole.texts["p"][1:3]) == garden().verdict
+
+
+def _of(page: Page, name: str) -> list[tuple[str, dict[str, str | None]]]:
+    return [each for each in page.elements if each[0] == name]
+
+
+def test_the_text_has_the_figures_of_the_decision(whole: Page) -> None:
+    text = whole.texts["body"][0]
+    for figure in (
+        "Of 100 customers, 24 see the product that they buy next among the first ten",
+        "0.12100.1090 to 0.1330",  # a cell: the mean, and its interval below
+        "\u22120.0170\u22120.0230 to \u22120.0110",
+        "400 more customers are worth about +.007",
+        "phones: does not help. The mean is better without it.",
+        "212 customers, 41% of the words",
+        "For 97 of them every reason held: 97% (95% interval 92% to 99%)",
+        "2,361 customers",
+        "Not tried: it would take 15 minutes, and 4 are left.",
+        "Failed: the disk was full.",
+        "about 15 min",
+        "The customers are simulated",
+        "xcrossrec serve out/model --catalog data/garden",
+    ):
+        assert figure in text.replace(" 0.1090", "0.1090").replace(" \u22120.0230", "\u22120.0230"), figure
+
+
+def test_nothing_asks_for_anything_and_nothing_runs(whole: Page) -> None:
+    assert {name for name, _ in whole.elements}.isdisjoint({"script", "img", "iframe", "object", "base", "form"})
+    asked = [value for _, given in whole.elements for key, value in given.items() if key in ("src", "href", "style")]
+    assert asked == ["data:,"]
+    assert not any(key.startswith("on") for _, given in whole.elements for key in given)
+    assert "url(" not in whole.texts["style"][0]
+    assert "@import" not in whole.texts["style"][0]
+
+
+def test_titles_come_as_they_are(whole: Page) -> None:
+    assert set(whole.texts["bdi"]) == set(TITLES)
+    risk = [item for item in whole.texts["li"] if "html_tag" in item]
+    assert WICKED in risk[0]
+
+
+def test_plots_and_tables_can_be_read_aloud(whole: Page) -> None:
+    ids = [given["id"] for _, given in whole.elements if "id" in given]
+    assert len(ids) == len(set(ids))
+    drawn = [given for name, given in whole.elements if name == "svg" and given.get("role") == "img"]
+    assert len(drawn) == 4
+    for given in drawn:
+        assert set((given["aria-labelledby"] or "").split()) <= set(ids)
+    assert "The mean of the sources: 0.1040" in whole.texts["desc"][0]
+    tables = len(whole.texts["table"])
+    assert tables == len(whole.texts["caption"]) == 6
+    assert all(given.get("scope") in ("row", "col") for _, given in _of(whole, "th"))
+    assert whole.elements[0] == ("html", {"lang": "en"})
+
+
+def test_bars_are_as_long_as_the_numbers() -> None:
+    drawn = Page(bars("b", "t", "d", [Bar("a", "2", 2.0, 1.0, 4.0), Bar("b", "1", 1.0)]))
+    widths = [float((given["width"] or "").rstrip("%")) for _, given in _of(drawn, "rect")]
+    assert widths == [35.0, 17.5]  # of 70% for the 4.0 that the interval reaches
+    below = Page(bars("b", "t", "d", [Bar("a", "2", 2.0, -2.0, 2.0)]))
+    assert _of(below, "rect") == []
+    assert [given["cx"] for _, given in _of(below, "circle")] == ["70.00%"]
+
+
+def test_what_was_not_reached_says_so_and_how_to_get_it() -> None:
+    page = Page(render(garden(**EMPTY), "my out"))
+    assert tuple(page.texts["h2"]) == HEADINGS
+    missing = [text for text in page.texts["p"] if "was not reached in the minutes that were given" in text]
+    assert len(missing) == 7  # reasons stand with the customers
+    assert "xcrossrec adapt data/garden --source SOURCE --out 'my out' --minutes 60" in page.texts["code"]
+    half = Page(render(garden(explanations=None), "out"))
+    assert len([text for text in half.texts["p"] if "The check of the reasons was not reached" in text]) == 1
+    assert any("--source adapters/kitchen --source adapters/camping" in text for text in half.texts["code"])
+
+
+def test_the_simplest_may_be_what_is_shipped() -> None:
+    page = Page(render(garden(chosen="mean"), "out"))
+    assert "Of 100 customers, 21 see the product that they buy next among the first ten." in page.texts["p"]
+
+
+def test_no_risk_and_no_gain_are_sentences() -> None:
+    trial = garden().trial.model_copy(update={"per_arm": None, "sentence": "no gain was measured"})  # type: ignore[union-attr]
+    text = Page(render(garden(risks=(), trial=trial), "out")).texts["p"]
+    assert "Nothing was found that would spoil the result." in text
+    assert "No gain was measured." in text
+
+
+def test_a_text_is_escaped_and_markup_is_not() -> None:
+    made = tag("p", "<b>", Markup("<i></i>"), None, ["&"], class_="a", data_x='"', hidden=True, lang=None, x=1.234)
+    assert made == '<p class="a" data-x="&quot;" hidden x="1.23">&lt;b&gt;<i></i>&amp;</p>'
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (signed(-0.00001), "0.0000"),
+        (signed(-0.0123), "\u22120.0123"),
+        (percent(0.0), "0%"),
+        (percent(0.042), "4.2%"),
+        (duration(0.24), "0.2 s"),
+        (duration(59.7), "1 min"),
+        (duration(75), "1 min 15 s"),
+        (memory(0), "\u2013"),
+        (memory(1536), "1.5 GB"),
+    ],
+)
+def test_numbers_as_people_read_them(made: str, expected: str) -> None:
+    assert made == expected
+
+
+# ---- the command
+
+
+def run(folder: Path) -> Any:
+    return CliRunner().invoke(app, ["report", str(folder)])
+
+
+def test_the_command_makes_the_page_anew(tmp_path: Path) -> None:
+    garden().write(tmp_path)
+    place = write_report(tmp_path)
+    before = place.read_text(encoding="utf-8")
+    place.write_text("old")
+    done = run(tmp_path)
+    assert (done.exit_code, done.stdout.strip()) == (0, str(tmp_path / "report.html"))
+    assert place.read_text(encoding="utf-8") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [FILE, "report.html"]
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (None, r"error: \S+ has no decision\.json: make one with xcrossrec adapt TARGET --out"),
+        ("{", r"error: \S+decision\.json cannot be used, everything: .*: run xcrossrec adapt again"),
+        ('{"format": 2}', r"error: \S+decision\.json cannot be used, format: .* this release reads format 1"),
+    ],
+)
+def test_another_folder_is_a_sentence(tmp_path: Path, content: str | None, match: str) -> None:
+    if content is not None:
+        (tmp_path / FILE).write_text(content)
+    done = run(tmp_path)
+    assert done.exit_code == 2
+    assert re.fullmatch(match + r".*\n", done.stderr), done.stderr
+    assert not (tmp_path / "report.html").exists()
