@@ -42,6 +42,10 @@ PAGE = Path(__file__).parent / "page"
 """Where the page's files are."""
 
 _PAGE_POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+_REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'; "
+    "form-action 'none'"
+)
 
 Wanted = Annotated[str | None, Query(min_length=1, max_length=LONGEST_ID, description="A model's or a domain's name.")]
 
@@ -221,6 +225,20 @@ async def metrics(request: Request) -> Response:
 async def page() -> Response:
     """Give the page."""
     return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": _PAGE_POLICY})
+
+
+@router.get("/report", include_in_schema=False)
+async def report(request: Request, model: Wanted = None) -> Response:
+    """Give the page that says how a model was chosen; whatever it holds, no script runs in it."""
+    served = _service(request).find(model)
+    if (place := served.report) is None:
+        raise Problem(
+            404,
+            "no_report",
+            f"the model {served.spec.name!r} has no report: serve the folder 'model' that xcrossrec adapt left, with "
+            "report.html and decision.json beside it",
+        )
+    return FileResponse(place, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
 
 
 # ---- small parts

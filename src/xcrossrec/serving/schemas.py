@@ -310,7 +310,7 @@ class CatalogInfo(_Answer):
 
 
 class ModelInfo(_Answer):
-    """A served model."""
+    """A served model; ``report`` says whether there is a page at /report of how it was chosen."""
 
     name: str
     domain: str | None
@@ -322,6 +322,7 @@ class ModelInfo(_Answer):
     base: BaseInfo
     created: str | None
     catalog: CatalogInfo
+    report: bool
 
 
 class ModelsAnswer(_Answer):

@@ -96,6 +96,13 @@ class Served:
         return str(record["name"]) if isinstance(record, Mapping) and record.get("name") else None
 
     @property
+    def report(self) -> Path | None:
+        """The page that ``xcrossrec adapt`` left beside the bundle; None where there is none."""
+        folder = self.spec.path.resolve().parent
+        whole = all((folder / name).is_file() for name in ("report.html", "decision.json"))
+        return folder / "report.html" if whole else None
+
+    @property
     def info(self) -> ModelInfo:
         """What /v1/model shows."""
         encoder = encoder_of(self.model)
@@ -112,6 +119,7 @@ class Served:
                 "base": self.manifest["base"],
                 "created": self.manifest.get("created"),
                 "catalog": {"items": len(snapshot), "version": snapshot.version},
+                "report": self.report is not None,
             }
         )
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import polars as pl
 import pytest
+from tests.adapt.decisions import garden
 
+from xcrossrec.adapt.report import write_report
 from xcrossrec.config import Integration
 from xcrossrec.training.source import write
 from xcrossrec.training.target import build_target_model
@@ -43,7 +45,7 @@ TITLES = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def shop(tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of ``xcrossrec serve`` with four models, in a process of its own; reading needs KEY."""
     if not CHROMIUM.exists():
@@ -51,9 +53,11 @@ def shop(tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = tmp_path_factory.mktemp("page")
     pl.DataFrame({"item_id": [f"i{n}" for n in range(len(TITLES))], "title": TITLES}).write_csv(folder / "items.csv")
     merged = build_target_model(tiny_models.sources, Integration("merged"))
-    write(merged, folder / "merged-model", {"kind": "x-cross"}, frozenset(), overwrite=False)
+    write(merged, folder / "adapted" / "model", {"kind": "x-cross"}, frozenset(), overwrite=False)
+    garden().write(folder / "adapted")
+    write_report(folder / "adapted")
     models = {"x-cross": tiny_models.late, "lora": tiny_models.sources[0], "pair": tiny_models.pair}
-    models["merged"] = folder / "merged-model"
+    models["merged"] = folder / "adapted" / "model"
     words = [f"{name}={path}" for name, path in models.items()]
     for name in models:  # a catalogue of its own for each
         (folder / name).mkdir()
@@ -81,7 +85,7 @@ def address_of(process: subprocess.Popen[bytes], log: Path) -> str:
     raise AssertionError(f"the server did not start: {log.read_text()}")
 
 
-@pytest.fixture(scope="module")  # while it runs, asyncio.run is refused in this thread
+@pytest.fixture(scope="package")  # while it runs, asyncio.run is refused in this thread
 def browser(shop: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 

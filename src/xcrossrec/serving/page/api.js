@@ -28,7 +28,28 @@ export async function explain(model, history, item) {
   return (await ask("POST", "v1/explain", { model, history, item })).explanation;
 }
 
+/** The page that says how a model was chosen, as a file. */
+export async function reportOf(model) {
+  return (await reach("GET", reportAt(model))).blob();
+}
+
+export function reportAt(model) {
+  return `report?${new URLSearchParams({ model })}`;
+}
+
+/** Whether requests are sent with a key, which a link cannot do. */
+export function hasKey() {
+  return sessionStorage.getItem(KEY) !== null;
+}
+
 async function ask(method, address, body, signal) {
+  const response = await reach(method, address, body, signal);
+  const answer = await response.json().catch(() => null);
+  if (answer === null) throw failure(response, answer);
+  return answer;
+}
+
+async function reach(method, address, body, signal) {
   const headers = {};
   const key = sessionStorage.getItem(KEY);
   if (key) headers.Authorization = `Bearer ${key}`;
@@ -40,9 +61,8 @@ async function ask(method, address, body, signal) {
     if (error.name === "AbortError") throw error;
     throw new Error("The server does not answer: check that it runs, then try again.");
   }
-  const answer = await response.json().catch(() => null);
-  if (response.ok && answer !== null) return answer;
-  throw failure(response, answer);
+  if (response.ok) return response;
+  throw failure(response, await response.json().catch(() => null));
 }
 
 function failure(response, answer) {

@@ -1,7 +1,7 @@
 // The page: picks models, keeps the history, asks for recommendations and shows them in columns.
 // What is chosen stands in the address after '#', which browsers never send, so a link shows the same again.
 
-import { KeyNeeded, findItems, models, recommend, useKey } from "./api.js";
+import { KeyNeeded, findItems, hasKey, models, recommend, reportAt, reportOf, useKey } from "./api.js";
 import { button, element, paused, say } from "./dom.js";
 import { History, SearchBox, entryOf } from "./history.js";
 import { columnView, errorView } from "./results.js";
@@ -58,6 +58,21 @@ function fillModels(wanted = model.value, wantedRival = rival.value) {
   rival.replaceChildren(element("option", { value: "" }, "nothing"), ...groups);
   rival.value = others.some((entry) => entry.name === wantedRival) ? wantedRival : "";
   rival.disabled = others.length === 0;
+  part("report").hidden = !known.find((entry) => entry.name === model.value)?.report;
+  part("report").href = reportAt(model.value);
+}
+
+/** With a key the report comes as a file, since a link sends none. */
+async function saveReport(event) {
+  if (!hasKey()) return;
+  event.preventDefault();
+  try {
+    const address = URL.createObjectURL(await reportOf(model.value));
+    element("a", { href: address, download: `report-${model.value}.html` }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 60_000);
+  } catch (error) {
+    say(part("server-error"), error.message);
+  }
 }
 
 /** Items to begin with, while the history is empty. */
@@ -178,6 +193,7 @@ for (const picker of [domain, model]) {
   });
 }
 rival.addEventListener("change", refresh);
+part("report").addEventListener("click", saveReport);
 for (const option of OPTIONS) option.addEventListener("change", refresh);
 part("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
