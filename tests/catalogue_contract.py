@@ -17,6 +17,7 @@ from xcrossrec.catalogue import (
     Catalogue,
     CatalogueReplacedError,
     Filters,
+    Forgotten,
     Purchase,
     Snapshot,
     StoredItem,
@@ -302,6 +303,21 @@ class CatalogueContract:
         again.close()
         with pytest.raises(ConfigError, match="is closed: open it again"):
             again.add_purchases([Purchase("bo", "i1")])
+
+    def test_who_is_forgotten_bought_nothing(self, store: Catalogue) -> None:
+        store.add_purchases([Purchase("anna", "i2"), Purchase("bo", "i1"), Purchase("anna", "i3", 9)])
+        read, version = store.purchases_read, store.version
+        assert (store.forget("anna"), store.version) == (2, version + 1)
+        assert (store.forget("anna"), store.forget("nobody"), store.version) == (0, 0, version + 1)
+        assert store.purchases().rows() == [("bo", "i1", None)]
+        assert len(store.add_purchases([Purchase("bo", "i1"), Purchase("anna", "i2")])) == 1
+        since = [each for each in store.purchases_after(read) if each is not None]
+        assert since == [Forgotten("anna"), Forgotten("nobody"), Purchase("anna", "i2")]
+        again = self.reopened(store)
+        assert (again.purchases().rows(), again.version) == ([("bo", "i1", None), ("anna", "i2", None)], version + 2)
+        assert again.forget("bo") == 1
+        assert again.purchases().rows() == [("anna", "i2", None)]
+        again.close()
 
     # ---- another model
 

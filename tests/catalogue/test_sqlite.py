@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from xcrossrec.catalogue import Catalogue, Purchase, SqliteCatalogue, StoredItem
 from xcrossrec.catalogue import scan as scan_module
 from xcrossrec.catalogue.scan import processor_multiplies_integers
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, StorageError
+from xcrossrec.replacing import refused
 
 
 class TestSqlite(CatalogueContract):
@@ -68,6 +71,39 @@ def test_a_write_that_the_disk_refuses_changes_nothing_and_the_next_one_succeeds
     assert len(store.add_purchases([Purchase("anna", "i0")])) == 1
     store.upsert([item(1)], unit(1))
     assert list(reopened(store).snapshot()) == [item(0), item(1)]
+
+
+def test_nothing_of_who_is_forgotten_stays_on_disk(store: SqliteCatalogue, tmp_path: Path) -> None:
+    """Not in the free space of the database, whose pages divide as it grows, nor in its log; and a crash brings nothing
+    back."""
+    draw = random.Random(0)
+    bought = [Purchase(f"customer-{draw.randrange(10**6):06}", f"i{n}") for n in range(2000)]
+    hers = [Purchase("anna-of-the-test", f"i{n}") for n in range(90)]
+    store._rows._connection.execute("PRAGMA secure_delete = OFF")  # not every build of SQLite has it on
+    for start in range(0, 2000, 500):
+        store.add_purchases([*bought[start : start + 500], *hers[start // 20 : start // 20 + 22]])
+    assert any(b"anna-of-the-test" in path.read_bytes() for path in store.folder.iterdir())
+    assert store.forget("anna-of-the-test") == 81
+    assert not [path.name for path in store.folder.iterdir() if b"anna-of-the-test" in path.read_bytes()]
+    shutil.copytree(store.folder, tmp_path / "crashed")
+    with SqliteCatalogue.open(tmp_path / "crashed", fingerprint=None) as again:
+        assert again.purchases().rows() == [each.values for each in bought]
+
+
+def test_what_cannot_be_wiped_is_said(store: SqliteCatalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.add_purchases([Purchase("anna", "i0")])
+    query, full = store._rows._all, refused(store.folder, "disk full")
+    monkeypatch.setattr(store._rows, "_all", lambda text: query(text) if text != "VACUUM" else throw(full))
+    with pytest.raises(StorageError, match=r"are deleted, but what is left of them .* could not be overwritten: free"):
+        store.forget("anna")
+    assert store.purchases().is_empty()
+    monkeypatch.undo()
+    assert store.forget("anna") == 0  # and tries again
+    assert not [path.name for path in store.folder.iterdir() if b"anna" in path.read_bytes()]
+
+
+def throw(error: Exception) -> None:
+    raise error
 
 
 def test_vectors_of_another_model_are_refused_with_the_command_that_encodes_again(store: SqliteCatalogue) -> None:

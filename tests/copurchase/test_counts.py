@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xcrossrec.copurchase import CoPurchases, Term, user_hash
@@ -101,6 +101,23 @@ def test_nothing_is_bought_yet() -> None:
     counts.add("u", ["a", "b"])
     assert counts.scores(["a"]) == pytest.approx({"b": 1 / 11})
     assert counts.scores(["b"]) == pytest.approx({"a": 0.5 / 11})
+
+
+@settings(max_examples=30)
+@given(SEQUENCES, HISTORY, st.sampled_from(["u1", "u2", "u9"]))
+def test_who_is_forgotten_was_never_there(sequences: dict[str, list[str]], history: list[str], gone: str) -> None:
+    counts = CoPurchases.count(table(sequences))
+    counts.add("u9", ["a", "b"])
+    counts.add("u2", ["l"])
+    everything = {**sequences, "u2": [*sequences.get("u2", ()), "l"], "u9": ["a", "b"]}
+    assert counts.forget(gone) == tuple(dict.fromkeys(everything.pop(gone, ())))
+    same = CoPurchases.count(table(everything))
+    assert counts.scores(history) == pytest.approx(same.scores(history))
+    assert sorted(counts.table().rows()) == sorted(same.table().rows())
+    assert {k: v for k, v in counts.popularities().items() if v} == dict(same.popularities())
+    assert (counts.customers, counts.purchases, counts.of_user(gone)) == (same.customers, same.purchases, ())
+    counts.add(gone, ["c"])  # and comes again
+    assert counts.of_user(gone) == ("c",)
 
 
 def test_readers_and_writers_do_not_meet() -> None:

@@ -14,13 +14,16 @@ from typer.testing import CliRunner
 import xcrossrec
 from conftest import TINY_ITEMS, TINY_SEQUENCES, interactions_of
 from xcrossrec.baselines.named import scorer_for
-from xcrossrec.catalogue import fingerprint_of
+from xcrossrec.catalogue import Purchase, build_catalogue, fingerprint_of, recorded_purchases
 from xcrossrec.cli import app
+from xcrossrec.copurchase import CoPurchases, user_hash
 from xcrossrec.copurchase.weight import GRID
 from xcrossrec.data.domain import Domain
-from xcrossrec.exceptions import ConfigError, DataError, ModelError
+from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
 from xcrossrec.models import bundle
-from xcrossrec.models.purchases import purchases_of, term_of
+from xcrossrec.models.day_one import DayOne, day_one_of
+from xcrossrec.models.kinds import assembled, kind_of
+from xcrossrec.models.purchases import purchases_of, term_of, with_counts
 from xcrossrec.recommender import Recommender, learn
 
 ITEMS = pl.DataFrame({"item_id": list(TINY_ITEMS), "title": list(TINY_ITEMS.values())})
@@ -109,6 +112,73 @@ def test_purchases_of_another_catalogue_are_refused(model: Path) -> None:
     ):
         xcrossrec.learn(model, FIRST, others)
     assert term_of(bundle.load(model)) is None
+
+
+def test_what_was_acknowledged_while_serving_counts_once(model: Path, tmp_path: Path) -> None:
+    """The bundle knows it, the catalogue does, or both do: the counts are the same, and so are the answers."""
+    xcrossrec.learn(model, FIRST, ITEMS)
+    with Recommender.from_pretrained(model, build_catalogue(bundle.load(model), ITEMS, tmp_path / "c")) as serving:
+        serving.catalogue.add_purchases([Purchase("u0", "i0"), Purchase("u9", "i1"), Purchase("u9", "i5")])
+        wanted = serving.recommend(user_id="u9")
+        with pytest.raises(BundleError, match="is open in another process: stop that one"):
+            xcrossrec.learn(model, tmp_path / "c")
+    learned = xcrossrec.learn(model, [tmp_path / "c"])
+    assert (learned.purchases, learned.customers, learned.added) == (12, 4, 2)  # u0 had bought i0
+    with Recommender.from_pretrained(model, tmp_path / "c") as both, Recommender.from_pretrained(model, ITEMS) as alone:
+        assert both.recommend(user_id="u9") == alone.recommend(user_id="u9") == wanted
+    LATER.write_csv(tmp_path / "later.csv")
+    again = xcrossrec.learn(model, [tmp_path / "c", tmp_path / "later.csv"])
+    assert (again.purchases, again.added) == (13, 1)
+
+
+@pytest.fixture
+def known(model: Path, tiny_models: Any) -> Path:
+    """A model with purchases, popularity and users of its training."""
+    popularity = pl.DataFrame({"item_id": ["i0", "i5"], "lately": [1.5, 0.5], "bought": [3, 1]})
+    modules = [*with_counts(bundle.load(model), CoPurchases.count(FIRST), {"one": 1.0, "several": 1.0})]
+    dim = bundle.load(model)[0].dim
+    whole = assembled(kind_of(bundle.load(model)), [*modules, DayOne(dim, popularity, {})])
+    users = pl.DataFrame({"user": [user_hash("u0"), user_hash("u1")]})
+    bundle.save(whole, model, {"kind": "target"}, overwrite=True, tables={"training_users.parquet": users})
+    return model
+
+
+def test_who_is_forgotten_is_in_no_file_of_the_model(known: Path) -> None:
+    def held() -> list[str]:
+        """Parquet files that hold her."""
+        tables = {path.name: pl.read_parquet(path) for path in known.rglob("*.parquet")}
+        return sorted(name for name, table in tables.items() if user_hash("u0") in str(table.to_dicts()))
+
+    others = {path: path.read_bytes() for path in known.rglob("*") if path.is_file() and "arquet" not in path.name}
+    hers = term_of(bundle.load(known)).counts.of_user("u0")  # type: ignore[union-attr]
+    assert "i0" in hers
+    assert held() == ["purchases.parquet", "training_users.parquet"]
+    with Recommender.from_pretrained(known, ITEMS) as serving:
+        serving.catalogue.forget("u0")
+        wanted = serving.recommend([])
+    assert (learn.forget(known, "u0"), learn.forget(known, "u0"), learn.forget(known, "nobody")) == (len(hers), 0, 0)
+    assert held() == []
+    found = bundle.load(known)
+    term, day_one = term_of(found), day_one_of(found)
+    assert term is not None
+    assert (term.counts.customers, term.counts.of_user("u0")) == (2, ())
+    assert day_one is not None
+    assert day_one.popularity.rows()[0] == ("i0", 1.0, 2)
+    assert Recommender(found, ITEMS).recommend([]) == wanted  # as the service that forgot her answered
+    same = {path for path, content in others.items() if path.read_bytes() == content}
+    assert {path.name for path in others.keys() - same} == {"xcrossrec.json"}
+
+
+def test_the_command_forgets_in_models_and_catalogues(known: Path, tmp_path: Path) -> None:
+    with build_catalogue(bundle.load(known), ITEMS, tmp_path / "c") as made:
+        made.add_purchases([Purchase("u0", "i5"), Purchase("bo", "i5")])
+    said = CliRunner().invoke(app, ["forget", "u0", str(known), str(tmp_path / "c")])
+    bought = len(TINY_SEQUENCES["train"]["u0"].split())
+    assert said.stdout == f"{known}: {bought} purchases deleted\n{tmp_path / 'c'}: 1 purchases deleted\n"
+    assert recorded_purchases(tmp_path / "c").rows() == [("bo", "i5", None)]
+    nowhere = CliRunner().invoke(app, ["forget", "u0", str(tmp_path / "no")])
+    assert nowhere.exit_code == 2
+    assert "does not exist: give what `xcrossrec train` wrote" in nowhere.stderr
 
 
 def test_a_pair_model_learns_nothing(tiny_models: Any) -> None:

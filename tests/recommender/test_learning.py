@@ -128,6 +128,28 @@ def test_purchases_are_known_after_opening_again_and_to_the_next_model(
             assert answers(second, history=["i36"]) == reference(other, new, history=["i36"])
 
 
+def test_who_is_forgotten_was_never_there(model: Model, tmp_path: Path) -> None:
+    """To model and catalogue, for a customer of either, before and after the catalogue is opened again."""
+    new = [("anna", "i2"), ("anna", "i36"), ("u3", "i36"), ("bo", "i36"), ("bo", "i2")]
+    left = [each for each in [*TRAINED, *new] if each[0] not in ("u3", "anna")]
+    with Recommender(model, build_catalogue(model, ITEMS, tmp_path / "c")) as recommender:
+        catalogue = recommender.catalogue
+        catalogue.add_purchases([Purchase(*each) for each in new])
+        before = answers(recommender, history=["i36"])
+        assert (catalogue.forget("anna"), catalogue.forget("u3")) == (2, 1)
+        for history in (["i36"], ["i7", "i14"], []):
+            assert answers(recommender, history=history) == reference(model, left, history=history)
+        assert answers(recommender, history=["i36"]) != before
+        assert [recommender.ask(Question(user_id=user)).rung for user in ("anna", "u3")] == ["none", "none"]
+        assert term_of(model).counts.of_user("u3") == ()  # type: ignore[union-attr]
+        catalogue.add_purchases([Purchase("anna", "i5")])
+        assert answers(recommender, history=[]) == reference(model, [*left, ("anna", "i5")], history=[])
+        late = CoPurchases.count(table(TRAINED))  # a bundle that was read before, and is served after
+        with Recommender(with_counts(deepcopy(model), late, {"one": 0.3}), catalogue) as second:
+            assert second.ask(Question(user_id="u3")).rung == "none"
+            assert second.ask(Question(user_id="anna")).rung == "one"
+
+
 def test_two_recommenders_of_one_copy_count_once(model: Model) -> None:
     """As the service has them, for answers and for explanations."""
     with Recommender(model, ITEMS) as first:

@@ -8,10 +8,10 @@ from xcrossrec.catalogue.damage import examine, repair
 from xcrossrec.catalogue.fingerprint import fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, read_items
 from xcrossrec.catalogue.opening import build_catalogue, embed_again, encode_items, open_catalogue
-from xcrossrec.catalogue.purchases import Purchase
+from xcrossrec.catalogue.purchases import Forgotten, Purchase
 from xcrossrec.catalogue.scan import Pool, best_rows, history_pool
 from xcrossrec.catalogue.snapshot import Snapshot
-from xcrossrec.catalogue.sqlite import SqliteCatalogue, is_catalogue
+from xcrossrec.catalogue.sqlite import SqliteCatalogue, is_catalogue, recorded_purchases
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.filters import Filters
 
@@ -19,6 +19,7 @@ __all__ = [
     "Catalogue",
     "CatalogueReplacedError",
     "Filters",
+    "Forgotten",
     "ItemSource",
     "Pool",
     "Purchase",
@@ -35,5 +36,6 @@ __all__ = [
     "is_catalogue",
     "open_catalogue",
     "read_items",
+    "recorded_purchases",
     "repair",
 ]

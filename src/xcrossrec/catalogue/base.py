@@ -23,12 +23,13 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from xcrossrec.catalogue.purchases import Purchase, PurchaseLog, first_of_each
+from xcrossrec.catalogue.purchases import Entry, Purchase, PurchaseLog, first_of_each
 from xcrossrec.catalogue.segment import Segment, checks_of_vectors, table_of
 from xcrossrec.catalogue.snapshot import Snapshot, merge_parts
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import ConfigError, DataError, XCrossRecError
+from xcrossrec.types import ITEM, USER
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Catalogue:
         self.text = text
         self._snapshot = snapshot
         self._bought = PurchaseLog() if bought is None else bought
-        self._pairs = {purchase.pair for purchase in self._bought.after(0)} if folder is None else set()
+        self._pairs = set(self._bought.table().select(USER, ITEM).iter_rows()) if folder is None else set()
         self._writing = RLock()
         self._merging = Lock()
         self._since: set[str] | None = None  # ids written while segments are merged, or titles encoded
@@ -108,6 +109,15 @@ class Catalogue:
         fresh = [purchase for purchase in purchases if purchase.pair not in self._pairs]
         self._pairs.update(purchase.pair for purchase in fresh)
         return fresh
+
+    def _keep_forgotten(self, user_id: str, version: int) -> int:
+        """Delete a customer's purchases, likewise; gives how many there were."""
+        gone = {pair for pair in self._pairs if pair[0] == user_id}
+        self._pairs -= gone
+        return len(gone)
+
+    def _wipe(self) -> None:
+        """Leave nothing on disk of what was deleted."""
 
     def _keep_merged(self, merged: Segment) -> Segment:
         """Write a segment beside what is kept; give the one to search."""
@@ -148,8 +158,14 @@ class Catalogue:
         """All purchases: ``user_id``, ``item_id``, ``timestamp`` (seconds since 1970, or null), in order of arrival."""
         return self._bought.table()
 
-    def purchases_after(self, count: int) -> Sequence[Purchase]:
-        """What was bought since :meth:`purchases` had ``count`` rows; costs next to nothing."""
+    @property
+    def purchases_read(self) -> int:
+        """How far the purchases go: grows with each, and with each customer who is forgotten."""
+        return len(self._bought)
+
+    def purchases_after(self, count: int) -> Sequence[Entry]:
+        """What was bought, and who was forgotten, since :attr:`purchases_read` was ``count`` and the catalogue was
+        opened; None for a purchase that is deleted. Costs next to nothing."""
         return self._bought.after(count)
 
     def close(self) -> None:
@@ -244,6 +260,29 @@ class Catalogue:
                 self._bought.append(fresh)
                 self._snapshot = replace(self._snapshot, version=version)
         return fresh
+
+    def forget(self, user_id: str) -> int:
+        """Delete a customer's purchases: gone from disk, its free space too, when this returns.
+
+        Args:
+            user_id: one of whom nothing is known is no error.
+
+        Returns:
+            how many there were.
+
+        Raises:
+            XCrossRecError: as for :meth:`upsert`; or they are deleted, and the disk has no room to write the rest anew,
+                without what is left of them in free space.
+        """
+        with self._writing:
+            self._check_open()
+            version = self.version + 1
+            gone = self._keep_forgotten(user_id, version)
+            self._bought.forget(user_id)
+            if gone:
+                self._snapshot = replace(self._snapshot, version=version)
+            self._wipe()
+        return gone
 
     def _write(self, written: Segment, deleted: Collection[str]) -> None:
         version = self.version + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import polars as pl
 
@@ -54,6 +55,17 @@ class Purchase:
         return self.user_id, self.item_id, self.timestamp
 
 
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """A customer's purchases were deleted: what came of them before this counts no longer."""
+
+    user_id: str
+
+
+Entry: TypeAlias = Purchase | Forgotten | None
+"""Of a log; None where a purchase was that is deleted."""
+
+
 class PurchaseLog:
     """Purchases in order of arrival, each item of a customer once. It grows at its end only, so who read some of it may
     read the rest later; one thread at a time may write, any may read meanwhile.
@@ -64,22 +76,33 @@ class PurchaseLog:
 
     def __init__(self, before: pl.DataFrame | None = None) -> None:
         self._before = PURCHASES.to_frame() if before is None else before
-        self._since: list[Purchase] = []
+        self._start = self._before.height
+        self._since: list[Entry] = []
 
     def __len__(self) -> int:
-        return self._before.height + len(self._since)
+        """How far it goes; what was deleted keeps its place."""
+        return self._start + len(self._since)
 
     def table(self) -> pl.DataFrame:
-        """All of them; its height says how far that is."""
-        return pl.concat([self._before, as_table(each.values for each in self._since[:])])
+        """All purchases."""
+        since = [each.values for each in self._since[:] if isinstance(each, Purchase)]
+        return pl.concat([self._before, as_table(since)])
 
-    def after(self, count: int) -> Sequence[Purchase]:
-        """Those that came after the first ``count``, which must be as many as :meth:`table` once gave, or more."""
-        return self._since[count - self._before.height :]
+    def after(self, count: int) -> Sequence[Entry]:
+        """What came after the first ``count`` of its length, and after it was made."""
+        return self._since[max(0, count - self._start) :]
 
     def append(self, purchases: Iterable[Purchase]) -> None:
         """Add those that are new."""
         self._since.extend(purchases)
+
+    def forget(self, user_id: str) -> None:
+        """Delete a customer's purchases, and say so at the end."""
+        self._before = self._before.filter(pl.col(USER) != user_id)
+        for place, each in enumerate(self._since):
+            if isinstance(each, (Purchase, Forgotten)) and each.user_id == user_id:
+                self._since[place] = None
+        self._since.append(Forgotten(user_id))
 
 
 def as_table(rows: Iterable[Sequence[object]]) -> pl.DataFrame:

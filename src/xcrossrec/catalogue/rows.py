@@ -22,7 +22,7 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Float32
 
-from xcrossrec.exceptions import BundleError, XCrossRecError
+from xcrossrec.exceptions import BundleError, StorageError, XCrossRecError
 from xcrossrec.replacing import refused
 
 DATABASE = "catalogue.sqlite"
@@ -272,6 +272,35 @@ class Rows:
             marked = ((*row, check) for row, check in zip(rows, checks, strict=True))
             self._connection.executemany("INSERT INTO purchases VALUES (?, ?, ?, ?, ?)", marked)
             self._set({**facts, "purchases": self._facts["purchases"] + sum(checks)})
+
+    def forget(self, user_id: str, *, facts: Mapping[str, Any]) -> int:
+        """Delete a customer's purchases, likewise; gives how many there were.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        with _sentences(self.path):
+            checks = self._connection.execute("SELECT crc FROM purchases WHERE user_id = ?", (user_id,)).fetchall()
+        if checks:
+            with self._transaction():
+                self._connection.execute("DELETE FROM purchases WHERE user_id = ?", (user_id,))
+                self._set({**facts, "purchases": self._facts["purchases"] - sum(check for (check,) in checks)})
+        return len(checks)
+
+    def wipe(self) -> None:
+        """Write all rows anew, so that nothing of deleted ones is left, neither in the database nor in its log.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        try:
+            self._all("VACUUM")
+            self._all("PRAGMA wal_checkpoint(TRUNCATE)")
+        except StorageError as error:
+            raise StorageError(
+                f"the rows of {self.path} are deleted, but what is left of them in its free space could not be "
+                "overwritten: free as much space on its disk as the file has, then do it again"
+            ) from error
 
     def replace_segments(
         self,

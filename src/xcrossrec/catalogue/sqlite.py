@@ -177,6 +177,14 @@ class SqliteCatalogue(Catalogue):
             self._acknowledge(version)
         return fresh
 
+    def _keep_forgotten(self, user_id: str, version: int) -> int:
+        if gone := self._rows.forget(user_id, facts={"version": version}):
+            self._acknowledge(version)
+        return gone
+
+    def _wipe(self) -> None:
+        self._rows.wipe()
+
     def _keep_merged(self, merged: Segment) -> Segment:
         if not len(merged):
             return merged

@@ -88,6 +88,7 @@ for _command in (
     inspect.inspect,
     learn.learn,
     report.report,
+    learn.forget,
     serve.serve,
     demo.demo,
 ):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from xcrossrec.cli.checks import check_items, check_model
+from xcrossrec.cli.checks import CATALOGUE, check_items, check_model
 from xcrossrec.cli.console import Base, prepare, progress_to_stderr
 from xcrossrec.cli.recommend import ModelDir
 
@@ -15,7 +15,10 @@ from xcrossrec.cli.recommend import ModelDir
 def learn(
     model: ModelDir,
     interactions: Annotated[
-        list[str], typer.Option(metavar="FILE", help="Purchases: file, folder or pattern; may be repeated.")
+        list[str],
+        typer.Option(
+            metavar="FILE", help="Purchases: file, folder, pattern, or a catalogue that was served; may be repeated."
+        ),
     ],
     catalog: Annotated[
         Path | None,
@@ -39,6 +42,7 @@ def learn(
     \b
       xcrossrec learn models/garden --interactions today.csv
       xcrossrec learn models/garden --interactions purchases.csv --catalog data/garden
+      xcrossrec learn models/garden --interactions catalogues/garden
     """
     from xcrossrec.data.readers import Columns
 
@@ -57,3 +61,33 @@ def learn(
     )
     if learned.copurchase is not None:
         typer.echo(f"Beside the text: {learned.copurchase}")
+
+
+def forget(
+    user: Annotated[str, typer.Argument(metavar="USER", help="Id of the customer.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="Models, and catalogues that no service has open.")
+    ],
+) -> None:
+    """Delete a customer's purchases from models and catalogues; nothing of them stays in their files.
+
+    While a service runs, DELETE /v1/purchases does the same for what it serves.
+
+    \b
+      xcrossrec forget c-17 models/garden catalogues/garden
+    """
+    catalogues = [folder for folder in folders if (folder / CATALOGUE).exists()]
+    for folder in folders:
+        if folder not in catalogues:
+            check_model(folder)
+    prepare("models")
+    from xcrossrec.catalogue import SqliteCatalogue
+    from xcrossrec.recommender.learn import forget as forget_in_model
+
+    for folder in folders:
+        if folder in catalogues:
+            with SqliteCatalogue.open(folder, fingerprint=None) as store:
+                count = store.forget(user)
+        else:
+            count = forget_in_model(folder, user)
+        typer.echo(f"{folder}: {count:,} purchases deleted")

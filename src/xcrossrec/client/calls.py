@@ -157,6 +157,14 @@ class Questions:
         body = _given(model=model, purchases=sent, skip_unknown=skip_unknown)
         return Call("POST", "v1/purchases", AddedPurchases, body=body)
 
+    def forget(self, user_id: str, *, model: str | None = None) -> Call[int]:
+        """Delete all purchases of a customer, on disk and in every answer when this returns. Needs an admin key.
+
+        Returns:
+            how many were known.
+        """
+        return Call("DELETE", "v1/purchases", int, "forgotten", body=_given(model=model, user_id=user_id))
+
     def model(self, name: str | None = None) -> Call[Details]:
         """Describe one model: sources, parameters, fingerprint, catalogue."""
         return Call("GET", "v1/model", Details, query=_given(name=name))

@@ -7,6 +7,7 @@ item of a result.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from threading import Lock
@@ -53,7 +54,11 @@ class CoPurchases:
 
     where n_i is the number of customers who bought i. A history's score of j is the sum of its items' s(i, j), each
     .7 times less than the next newer one's. To buy an item again changes nothing. Customers are known by a hash of
-    their id. Any thread may read and add.
+    their id. Any thread may read; one at a time may add and forget.
+
+    Attributes:
+        revision: grows with every change.
+        forgotten: purchases by item that a trained model counted elsewhere, too, and whose customers are forgotten.
 
     Source:
         counts by distance and recency as in the session-based nearest neighbours of Ludewig and Jannach, "Evaluation
@@ -70,6 +75,7 @@ class CoPurchases:
             of: per purchase the customer's number, rising.
             bought: per purchase the item's number.
         """
+        self.revision, self.forgotten = 0, Counter[str]()
         self._lock = Lock()
         self._ids = list(items)
         self._number = {item: number for number, item in enumerate(self._ids)}
@@ -138,7 +144,9 @@ class CoPurchases:
             DataError: as for :meth:`count`.
         """
         more = type(self).count(purchases).table()
-        return type(self).count(pl.concat([self.table(), more]), hashed=True)
+        new = type(self).count(pl.concat([self.table(), more]), hashed=True)
+        new.forgotten = self.forgotten
+        return new
 
     def copy(self) -> Self:
         """The same counts, to which other purchases may be added; costs little, for what was counted is shared."""
@@ -154,6 +162,7 @@ class CoPurchases:
     def add(self, user_id: str, item_ids: Sequence[str]) -> None:
         """Add what a customer bought after all that is known of her; the next :meth:`scores` sees it."""
         with self._lock:
+            self.revision += 1
             customer = self._customer.setdefault(user_hash(user_id), len(self._customer))
             known = self._numbers_of(customer)
             for item_id in item_ids:
@@ -171,6 +180,20 @@ class CoPurchases:
                 self._more_buyers.setdefault(item, []).append(customer)
                 self._count[item] += 1
                 known.append(item)
+
+    def forget(self, user_id: str) -> tuple[str, ...]:
+        """Take a customer's purchases out, as if there had been none; the rest is counted anew, beside what is read.
+
+        Returns:
+            the items that were known of her.
+        """
+        if items := self.of_user(user_id):
+            kept = self.table().filter(pl.col(USER) != user_hash(user_id))
+            new = vars(type(self).count(kept, hashed=True))
+            with self._lock:
+                vars(self).update({name: new[name] for name in new.keys() - {"_lock", "revision", "forgotten"}})
+                self.revision += 1
+        return items
 
     def scores(
         self, history: Sequence[str], weight: float = 1.0, *, highest: int | None = None, also: Collection[str] = ()
@@ -216,8 +239,9 @@ class CoPurchases:
 
     def popularity(self, item_id: str) -> int:
         """How many customers bought an item."""
-        number = self._number.get(item_id)
-        return 0 if number is None else int(self._count[number])
+        with self._lock:
+            number = self._number.get(item_id)
+            return 0 if number is None else int(self._count[number])
 
     def popularities(self) -> Mapping[str, int]:
         """How many customers bought each item, of all that somebody bought."""

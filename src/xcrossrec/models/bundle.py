@@ -23,7 +23,7 @@ from xcrossrec.exceptions import BundleError, ConfigError, ModelError
 from xcrossrec.models.adapters import MANIFEST, read_manifest
 from xcrossrec.models.day_one import DayOne
 from xcrossrec.models.encoder import TitleEncoder, saved_without_manifest
-from xcrossrec.models.files import Dim, Settings, file_digests, read_settings, verify_files
+from xcrossrec.models.files import Dim, Settings, file_digest, file_digests, read_settings, verify_files
 from xcrossrec.models.heads import Center, HistoryMatcher, Projection, PromptedCenter
 from xcrossrec.models.identity import BASE_FOLDER, AnyBase
 from xcrossrec.models.kinds import assembled, kind_named, kind_of
@@ -109,6 +109,30 @@ def save(
             "files": file_digests(folder, besides=MANIFEST),
         }
         (folder / MANIFEST).write_text(json.dumps(full, indent=2), encoding="utf-8")
+
+
+def save_tables(path: Path | str, tables: Mapping[str, pl.DataFrame]) -> None:
+    """Put a model in its own place with some Parquet files anew, the rest as it is.
+
+    Args:
+        path: of the model.
+        tables: by file, as the manifest lists it.
+
+    Raises:
+        BundleError: no model there, or a damaged one.
+        StorageError: the disk refuses.
+    """
+    path = Path(path)
+    manifest = read_bundle_manifest(path)
+    verify_files(path, manifest["files"], besides=MANIFEST, apart=BASE_FOLDER)
+    with replacing(path, overwrite=True) as folder:
+        for name in manifest["files"]:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path / name, folder / name)
+        for name, table in tables.items():
+            table.write_parquet(folder / name)
+        digests = {**manifest["files"], **{name: file_digest(folder / name) for name in tables}}
+        (folder / MANIFEST).write_text(json.dumps({**manifest, "files": digests}, indent=2), encoding="utf-8")
 
 
 @contextmanager

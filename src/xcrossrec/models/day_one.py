@@ -114,13 +114,13 @@ class DayOne(Module):
 
     @cached_property
     def _known(self) -> tuple[dict[str, float], dict[str, int]]:
-        ids = self.popularity[ITEM].to_list()
-        lately, bought = (self.popularity[name].to_list() for name in ("lately", "bought"))
-        return dict(zip(ids, lately, strict=True)), dict(zip(ids, bought, strict=True))
+        return _known(self.popularity)
 
     def prior(self, counts: CoPurchases) -> dict[str, float]:
         """The logarithm of 1 and what was bought lately, by item id; what was added since counts in full."""
         lately, bought = self._known
+        if counts.forgotten:
+            lately, bought = _known(without(self.popularity, counts.forgotten))
         now = counts.popularities()
         fresh = {item: count - bought.get(item, 0) for item, count in now.items()}
         items, values = list(fresh), [lately.get(item, 0.0) + max(more, 0) for item, more in fresh.items()]
@@ -154,7 +154,7 @@ class Standing:
         Args:
             own: how many purchases here are known, 1 or more.
         """
-        return cls(rung_of(range(own)), f"{_known(own)}: items like {'it' if own == 1 else 'them'}", {})
+        return cls(rung_of(range(own)), f"{_known_here(own)}: items like {'it' if own == 1 else 'them'}", {})
 
     def added(
         self, ids: Sequence[str], vectors: Float[Tensor, "item dim"], whole: object = None
@@ -230,12 +230,12 @@ class Ladder:
     def _prior(self, ids: Sequence[str], whole: object) -> Float64[np.ndarray, " item"]:
         """How much each item is bought, lately."""
         counts = self.term.counts
-        if self._popular[0] != (purchases := counts.purchases):
+        if self._popular[0] != (revision := counts.revision):
             alone = {item: float(np.log1p(bought)) for item, bought in counts.popularities().items()}
-            self._popular = (purchases, alone if self.day_one is None else self.day_one.prior(counts))
+            self._popular = (revision, alone if self.day_one is None else self.day_one.prior(counts))
         known = None if whole is None else self._priors.get(whole)
-        if known is None or known[0] != purchases:
-            known = (purchases, np.array([self._popular[1].get(item, 0.0) for item in ids]))
+        if known is None or known[0] != revision:
+            known = (revision, np.array([self._popular[1].get(item, 0.0) for item in ids]))
             if whole is not None:
                 self._priors[whole] = known
         return known[1]
@@ -254,10 +254,29 @@ class Ladder:
             return f"only purchases in other categories are known, and {why}: {popular}"
         them = "it" if own == 1 else "them"
         together = f", and bought together with {them}" if self.term.weights.get(rung) else ""
-        return f"{_known(own)}: items like {them}{together}{f'; and {alike}' if share else ''}"
+        return f"{_known_here(own)}: items like {them}{together}{f'; and {alike}' if share else ''}"
 
 
-def _known(own: int) -> str:
+def without(popularity: pl.DataFrame, forgotten: Mapping[str, int]) -> pl.DataFrame:
+    """How much each item was bought but for some purchases, which are taken to be as old as the others.
+
+    Args:
+        popularity: as :class:`DayOne` keeps it.
+        forgotten: purchases by item id.
+    """
+    fewer = pl.col(ITEM).replace_strict(dict(forgotten), default=0, return_dtype=pl.Int64)
+    left = (pl.col("bought") - fewer).clip(0)
+    share = pl.when(pl.col("bought") > 0).then(left / pl.col("bought")).otherwise(1.0)
+    return popularity.with_columns(lately=pl.col("lately") * share, bought=left)
+
+
+def _known(popularity: pl.DataFrame) -> tuple[dict[str, float], dict[str, int]]:
+    ids = popularity[ITEM].to_list()
+    lately, bought = (popularity[name].to_list() for name in ("lately", "bought"))
+    return dict(zip(ids, lately, strict=True)), dict(zip(ids, bought, strict=True))
+
+
+def _known_here(own: int) -> str:
     return "one purchase here is known" if own == 1 else f"{own} purchases here are known"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from threading import Lock
 
-from xcrossrec.catalogue import Catalogue
+from xcrossrec.catalogue import Catalogue, Forgotten, Purchase
 from xcrossrec.copurchase import CoPurchases
 from xcrossrec.models.model import Model
 from xcrossrec.models.purchases import term_of
@@ -14,7 +14,7 @@ from xcrossrec.models.purchases import term_of
 class Bought:
     """Counts a model's and a catalogue's purchases together; any thread may use it.
 
-    The model's own counts stay as they are. What both know counts once.
+    The model's own counts stay as they are, but for customers who are forgotten. What both know counts once.
 
     Args:
         model: with purchases or without.
@@ -25,22 +25,35 @@ class Bought:
     """
 
     def __init__(self, model: Model, catalogue: Catalogue) -> None:
-        own, table = term_of(model), catalogue.purchases()
+        read, own = catalogue.purchases_read, term_of(model)
+        self._own = None if own is None else own.counts
+        for each in catalogue.purchases_after(0):  # a bundle that was read before it forgot her
+            if isinstance(each, Forgotten):
+                self._forget_own(each.user_id)
+        table = catalogue.purchases()
         if own is None:
             self._counts = CoPurchases.count(table)
         else:
             self._counts = own.counts.copy() if table.is_empty() else own.counts.joined(table)
         self.term = None if own is None else replace(own, counts=self._counts)
-        self._catalogue, self._read, self._reading = catalogue, table.height, Lock()
+        self._catalogue, self._read, self._reading = catalogue, read, Lock()
 
     def learn(self) -> None:
         """Count what the catalogue took in since; costs next to nothing where that is nothing."""
         if not self._catalogue.purchases_after(self._read):
             return
         with self._reading:
-            for purchase in (new := self._catalogue.purchases_after(self._read)):
-                self._counts.add(purchase.user_id, [purchase.item_id])
+            for each in (new := self._catalogue.purchases_after(self._read)):
+                if isinstance(each, Purchase):
+                    self._counts.add(each.user_id, [each.item_id])
+                elif each is not None:
+                    self._forget_own(each.user_id)
+                    self._counts.forget(each.user_id)
             self._read += len(new)
+
+    def _forget_own(self, user_id: str) -> None:
+        if self._own is not None:
+            self._own.forgotten.update(self._own.forget(user_id))
 
     def of(self, user_id: str | None) -> tuple[str, ...]:
         """What a customer bought, oldest first; nothing for an unknown one."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import polars as pl
 
-from xcrossrec.catalogue import ItemSource, read_items
-from xcrossrec.copurchase import CoPurchases
+from xcrossrec.catalogue import ItemSource, is_catalogue, read_items, recorded_purchases
+from xcrossrec.copurchase import CoPurchases, user_hash
 from xcrossrec.copurchase.weight import Choice
 from xcrossrec.data.given import Table
 from xcrossrec.data.interactions import as_text, canonical
@@ -19,11 +21,18 @@ from xcrossrec.data.readers.sources import Paths
 from xcrossrec.data.store import read_parquet
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.models import bundle
+from xcrossrec.models.day_one import POPULARITY, without
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.purchases import check_knows, purchases_of, with_counts
 from xcrossrec.training.purchases import MOST_TEXTS, weighed
 from xcrossrec.types import ITEM, USER
+
+_FORGETTING = Lock()
+"""Two that forget at a time would each bring back the other's."""
+
+_TRAINED = "user"
+"""Column of the table of users that a training saw."""
 
 _WRITTEN_ANEW = ("format_version", "xcrossrec_version", "created", "files")
 
@@ -61,7 +70,8 @@ def learn(
 
     Args:
         path: the model's folder.
-        interactions: a table, or files of any form that `data import` takes. Purchases come after those of the same
+        interactions: a table, files of any form that `data import` takes, or the folders of catalogues, whose
+            purchases came in while serving; no service may have one open. Purchases come after those of the same
             customers that the model knows, in the order of their times, or as they stand.
         catalogue: items with their texts (:func:`xcrossrec.catalogue.read_items`); None leaves the weights as they are.
         columns: what the interactions' columns are called; None finds them.
@@ -93,9 +103,53 @@ def learn(
     return Learned(counts.purchases, counts.customers, counts.purchases - before.purchases, choice)
 
 
+def forget(path: Path | str, user_id: str) -> int:
+    """Take a customer out of what a model knows, in its folder, which is replaced in one step.
+
+    Her purchases go, her part of how much items are bought, and her hash from the users of the training; what her
+    purchases did to the weights of the training, and to the bridge, stays, and names nobody.
+
+    Args:
+        path: the model's folder.
+        user_id: one of whom it knows nothing is no error.
+
+    Returns:
+        how many of her purchases it knew.
+
+    Raises:
+        BundleError: no model there, or a damaged one.
+        StorageError: the disk refuses; nothing was changed.
+    """
+    path, hashed = Path(path), user_hash(user_id)
+    with _FORGETTING:
+        names = [name for name in bundle.read_bundle_manifest(path)["files"] if name.endswith(".parquet")]
+        tables = {name: read_parquet(path / name, remedy="copy the model again") for name in names}
+        items, changed = list[str](), dict[str, pl.DataFrame]()
+        for name, table in tables.items():
+            for column in {USER, _TRAINED} & set(table.columns):
+                if (hers := table.filter(pl.col(column) == hashed)).height:
+                    changed[name] = table.filter(pl.col(column) != hashed)
+                    items += hers[ITEM].to_list() if ITEM in hers.columns else []
+        popular = {name: table for name, table in tables.items() if items and Path(name).name == POPULARITY}
+        changed |= {name: without(table, Counter(items)) for name, table in popular.items()}
+        if changed:
+            bundle.save_tables(path, changed)
+    return len(items)
+
+
 def _read(interactions: Paths | Table, columns: Columns) -> pl.DataFrame:
-    """Users and items, each user's oldest first."""
-    return as_text(canonical(read_interactions(Inputs(interactions=interactions, columns=columns)))).select(USER, ITEM)
+    """Users and items, each user's oldest first; the purchases of a catalogue in order of arrival, after the rest."""
+    if isinstance(interactions, (str, Path)):
+        interactions = [interactions]
+    kept: list[Path | str] = []
+    if isinstance(interactions, Sequence):
+        kept = [path for path in interactions if is_catalogue(path)]
+        interactions = [path for path in interactions if path not in kept]
+    tables = [recorded_purchases(Path(path)).select(USER, ITEM) for path in kept]
+    if not kept or interactions:
+        found = as_text(canonical(read_interactions(Inputs(interactions=interactions, columns=columns))))
+        tables.insert(0, found.select(USER, ITEM))
+    return pl.concat(tables)
 
 
 def _texts(model: Model, catalogue: ItemSource) -> dict[str, str]:

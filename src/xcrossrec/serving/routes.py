@@ -13,6 +13,7 @@ from pydantic_core import to_json
 from starlette.responses import FileResponse
 
 from xcrossrec.answers import AddedPurchases, Recommendations, Scores
+from xcrossrec.catalogue import Forgotten
 from xcrossrec.catalogue.stored_item import LONGEST_ID
 from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.serving.metrics import CONTENT_TYPE
@@ -24,6 +25,8 @@ from xcrossrec.serving.schemas import (
     DeleteRequest,
     ExplainAnswer,
     ExplainRequest,
+    ForgetAnswer,
+    ForgetRequest,
     ItemsAnswer,
     ModelInfo,
     ModelsAnswer,
@@ -146,6 +149,13 @@ async def add_purchases(request: Request, asked: PurchasesRequest) -> Response:
     """Add purchases, all or none: on disk, and seen by every answer, when this is answered."""
     bought = [purchase for each in asked.purchases for purchase in each.purchases()]
     return await _write(request, asked.model, "purchases", bought, "added", skip_unknown=asked.skip_unknown)
+
+
+@router.delete("/v1/purchases", response_model=ForgetAnswer, responses=WRITE, tags=["purchases"])
+async def forget_customer(request: Request, asked: ForgetRequest) -> Response:
+    """Delete all purchases of a customer, those that the model knows from its training too: gone from disk, and from
+    every answer, when this is answered."""
+    return await _write(request, asked.model, "customers", [Forgotten(asked.user_id)], "forgotten")
 
 
 async def _write(

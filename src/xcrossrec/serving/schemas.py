@@ -259,6 +259,13 @@ class PurchasesRequest(
     )
 
 
+class ForgetRequest(_Request, json_schema_extra={"examples": [{"user_id": "c-17"}]}):
+    """Delete all purchases of a customer; one of whom nothing is known is no error."""
+
+    model: ModelName = None
+    user_id: Id
+
+
 class ReloadRequest(_Request, json_schema_extra={"examples": [{"path": "/srv/models/toys-2"}]}):
     """Replace a model while it serves."""
 
@@ -293,6 +300,12 @@ class DeleteAnswer(_OfModel):
     """How many items were there and are gone."""
 
     deleted: int
+
+
+class ForgetAnswer(_OfModel):
+    """How many purchases of the customer were known and are gone, from model and catalogue."""
+
+    forgotten: int
 
 
 class BaseInfo(_Answer):

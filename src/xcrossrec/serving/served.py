@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from xcrossrec.answers import Explanation
-from xcrossrec.catalogue import Catalogue, Purchase, embed_again, encode_items, fingerprint_of
+from xcrossrec.catalogue import Catalogue, Forgotten, Purchase, embed_again, encode_items, fingerprint_of
 from xcrossrec.exceptions import BundleError, ConfigError, UnknownItemError, XCrossRecError
 from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.recommender import Answer, Question, Recommender
+from xcrossrec.recommender.learn import forget
 from xcrossrec.recommender.ranking import or_error
 from xcrossrec.serving.answering import Answering
 from xcrossrec.serving.metrics import Metrics
@@ -82,7 +83,7 @@ class Served:
             on_start=on_start,
         )
         queue = min(WRITES_QUEUE, settings.queue)
-        self.writes: Worker[Sequence[ItemToStore] | Sequence[str], dict[str, Any]] = Worker(
+        self.writes: Worker[Sequence[ItemToStore] | Sequence[str] | Forgotten, dict[str, Any]] = Worker(
             f"{spec.name}-writes", self._one(self._write), queue=queue, on_start=on_start
         )
         self.purchases: Worker[tuple[Sequence[Purchase], bool], dict[str, Any]] = Worker(
@@ -125,12 +126,12 @@ class Served:
 
     async def write(
         self,
-        asked: Sequence[ItemToStore] | Sequence[str] | Sequence[Purchase],
+        asked: Sequence[ItemToStore] | Sequence[str] | Sequence[Purchase] | Sequence[Forgotten],
         *,
         timeout_s: float,
         skip_unknown: bool = False,
     ) -> dict[str, Any]:
-        """Write items, delete some by their ids, or add purchases; gives what the service answers.
+        """Write items, delete some by their ids, add purchases or forget a customer; gives what the service answers.
 
         Args:
             asked: all of one kind; no purchases at all is a write, too.
@@ -140,7 +141,8 @@ class Served:
         bought = [each for each in asked if isinstance(each, Purchase)]
         if bought:
             return await self.purchases.ask((bought, skip_unknown), timeout_s=timeout_s)
-        return await self.writes.ask(asked, timeout_s=timeout_s)  # type: ignore[arg-type]
+        one = asked[0] if len(asked) == 1 and isinstance(asked[0], Forgotten) else asked
+        return await self.writes.ask(one, timeout_s=timeout_s)  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Take no more questions; those that wait are answered."""
@@ -166,8 +168,18 @@ class Served:
         answer = self._second.ask(asked) if isinstance(asked, Question) else asked
         return answer.version, self._second.explain_answer(answer)
 
-    def _write(self, asked: Sequence[ItemToStore] | Sequence[str]) -> dict[str, Any]:
-        """Store or delete items; gives the version that shows it, and how many items changed."""
+    def _forget(self, user_id: str) -> dict[str, Any]:
+        """Delete a customer's purchases: of the catalogue, of the bundle's folder, and of what is counted."""
+        known = len(self.recommender.bought.of(user_id))
+        self.store.forget(user_id)
+        self.recommender.bought.learn()
+        forget(self.spec.path, user_id)
+        return {"catalog_version": self.store.version, "forgotten": known}
+
+    def _write(self, asked: Sequence[ItemToStore] | Sequence[str] | Forgotten) -> dict[str, Any]:
+        """Forget a customer; or store or delete items; gives the version that shows it, and how many items changed."""
+        if isinstance(asked, Forgotten):
+            return self._forget(asked.user_id)
         if isinstance(asked[0], str):
             done, count = "deleted", self.store.delete([str(item_id) for item_id in asked])
         else:

@@ -83,6 +83,7 @@ def test_purchases_are_added_once(app: Any) -> None:
         ask(app, "add_purchases", [Purchase("bo", "gone")])
     skipped = ask(app, "add_purchases", [Purchase("bo", ("gone", "i1"))], skip_unknown=True)
     assert (skipped.added, skipped.unknown) == (1, ("gone",))
+    assert (ask(app, "forget", "anna"), ask(app, "forget", "anna")) == (2, 0)
 
 
 def test_models_are_described_and_replaced(app: Any, tiny_models: Any) -> None:

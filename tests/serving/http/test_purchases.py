@@ -10,7 +10,7 @@ import httpx
 import polars as pl
 import pytest
 
-from xcrossrec.copurchase import CoPurchases
+from xcrossrec.copurchase import CoPurchases, user_hash
 from xcrossrec.models import bundle
 from xcrossrec.models.purchases import with_counts
 
@@ -128,3 +128,42 @@ def test_the_next_answer_knows_what_was_bought(open_shop: Any, tiny_models: Any,
         shop.ask("DELETE", "/v1/items", json={"ids": ["i3"]})
         left = shop.post("/v1/explain", {"user_id": "anna", "item": {"item_id": "i1"}}).json()["explanation"]
         assert [match["item_id"] for match in left["matches"]] == ["i5"]
+
+
+def test_a_customer_is_forgotten_on_disk_and_in_every_answer(open_shop: Any, tiny_models: Any, tmp_path: Path) -> None:
+    """What the model knew of her as well; and a service that is started again knows nothing either."""
+    counts = CoPurchases.count(pl.DataFrame({"user_id": ["anna", "anna", "bo"], "item_id": ["i0", "i1", "i1"]}))
+    weighed = with_counts(bundle.load(tiny_models.late), counts, {"one": 0.5, "several": 1.0})
+    bundle.save(weighed, tmp_path / "model", {"kind": "target"})
+    with open_shop({"toys": tmp_path / "model"}) as shop:
+        untouched = shop.recommend([{"item_id": "i2"}])["items"]
+        shop.post("/v1/purchases", {"purchases": [{"user_id": "anna", "item_id": ["i2", "i3"]}]})
+        shop.post("/v1/purchases", {"purchases": [{"user_id": "bo", "item_id": "i4"}]})
+        assert shop.recommend([], user_id="anna")["rung"] == "several"
+        assert shop.recommend([{"item_id": "i2"}])["items"] != untouched
+        version = shop.ask("GET", "/v1/model").json()["catalog"]["version"]
+        answer = shop.ask("DELETE", "/v1/purchases", json={"user_id": "anna"})
+        assert answer.json() == {"model": "toys", "catalog_version": version + 1, "forgotten": 4}
+        assert shop.recommend([], user_id="anna")["rung"] == "none"
+        assert shop.recommend([{"item_id": "i2"}])["items"] == untouched
+        assert shop.recommend([], user_id="bo")["rung"] == "several"
+        again = shop.ask("DELETE", "/v1/purchases", json={"user_id": "anna"})
+        assert (again.json()["catalog_version"], again.json()["forgotten"]) == (version + 1, 0)
+        assert 'xcrossrec_purchases_deleted_total{model="toys"} 4.0' in shop.ask("GET", "/metrics").text.splitlines()
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert not [path for path in files if b"anna" in path.read_bytes()]
+        tables = [pl.read_parquet(path).to_dicts() for path in (tmp_path / "model").rglob("*.parquet")]
+        assert user_hash("anna") not in str(tables)
+        assert user_hash("bo") in str(tables)
+    with open_shop({"toys": tmp_path / "model"}) as shop:
+        assert shop.recommend([], user_id="anna")["rung"] == "none"
+        assert shop.recommend([], user_id="bo")["rung"] == "several"
+
+
+def test_to_forget_needs_an_admin_key_and_one_customer(open_shop: Any, tiny_models: Any) -> None:
+    with open_shop({"toys": tiny_models.late}, api_keys=(READER,), admin_keys=(ADMIN,)) as shop:
+        asked = {"json": {"user_id": "anna"}, "headers": {"Authorization": f"Bearer {READER}"}}
+        assert "may read only" in sentence(shop.ask("DELETE", "/v1/purchases", **asked), 403, "key")
+        asked = {"json": {"user_id": ["anna"]}, "headers": {"Authorization": f"Bearer {ADMIN}"}}
+        said = sentence(shop.ask("DELETE", "/v1/purchases", **asked), 422, "invalid")
+        assert "user_id: Input should be a valid string" in said
