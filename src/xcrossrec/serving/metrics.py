@@ -50,9 +50,7 @@ class Metrics:
         self.written = Counter("xcrossrec_items_written", "Items written to a catalogue.", ("model",), **own)
         self.deleted = Counter("xcrossrec_items_deleted", "Items deleted from a catalogue.", ("model",), **own)
         self.added = Counter("xcrossrec_purchases_added", "Purchases added to a catalogue.", ("model",), **own)
-        self.forgotten = Counter(
-            "xcrossrec_purchases_deleted", "Purchases deleted with their customers.", ("model",), **own
-        )
+        self.forgotten = Counter("xcrossrec_purchases_deleted", "Purchases of forgotten customers.", ("model",), **own)
         self.reloads = Counter("xcrossrec_reloads", "Replacements of a model.", ("model", "result"), **own)
         of_model: dict[str, Any] = {"labelnames": ("model",), **own}
         self.waiting = Gauge("xcrossrec_queue_length", "Requests that wait for a model.", **of_model)
