@@ -115,7 +115,7 @@ BAND = tuple(
 )
 
 RUNGS = (
-    Step(rung="none", label="nothing", customers=640, share=0.4),
+    Step(rung="none", label="nothing is known: the first purchase", customers=640, share=0.4),
     Step(rung="other", label="purchases in other categories alone", customers=320, share=0.2),
     Step(rung="one", label="one purchase here", customers=400, share=0.25),
     Step(rung="several", label="several purchases here", customers=240, share=0.15),

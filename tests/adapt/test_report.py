@@ -139,15 +139,20 @@ def test_what_was_not_reached_says_so_and_how_to_get_it() -> None:
     assert tuple(page.texts["h2"]) == HEADINGS
     missing = [text for text in page.texts["p"] if "was not reached in the minutes that were given" in text]
     assert len(missing) == 7  # reasons stand with the customers
-    assert "xcrossrec adapt data/garden --source SOURCE --out 'my out' --minutes 60" in page.texts["code"]
+    assert page.texts["code"][0] == "xcrossrec adapt data/garden --out 'my out' --minutes 60"
     half = Page(render(garden(explanations=None), "out"))
     assert len([text for text in half.texts["p"] if "The check of the reasons was not reached" in text]) == 1
-    assert any("--source adapters/kitchen --source adapters/camping" in text for text in half.texts["code"])
 
 
 def test_the_simplest_may_be_what_is_shipped() -> None:
-    page = Page(render(garden(chosen="mean"), "out"))
-    assert "Of 100 customers, 21 see the product that they buy next among the first ten." in page.texts["p"]
+    gain = garden().gain
+    page = Page(render(garden(chosen="mean", gain=gain.model_copy(update={"over": "kitchen"})), "out"))
+    assert any("with the best other simple way (the model of kitchen) 19 do." in text for text in page.texts["p"])
+    lonely = {"chosen": "popularity", "gain": gain.model_copy(update={"over": "popularity"})}
+    page = Page(render(garden(**lonely, trial=None, explanations=None), "out"))
+    assert "Of 100 customers, 8.4 see the product that they buy next among the first ten." in page.texts["p"]
+    assert "Nothing else was measured, so there is nothing to test it against." in page.texts["p"]
+    assert "Everybody is shown what sells most, so there is no reason to check." in page.texts["p"]
 
 
 def test_no_risk_and_no_gain_are_sentences() -> None:

@@ -88,7 +88,7 @@ def test_everything_has_a_name(opened: Opened) -> None:
     page = opened(width=360)  # tables are laid out as blocks here, and are tables still
     for heading in page.get_by_role("heading", level=2).all():
         assert page.get_by_role("region", name=heading.text_content(), exact=True).count() == 1
-    for name in ("Score of each way", "Score by number of customers", "Customers by what is known of them"):
+    for name in ("Score of each way", "Score by number of customers", "Purchases by what was known of the buyer"):
         assert page.get_by_role("img", name=name).count() == 1
     rivals = page.get_by_role("table", name="The same in numbers, with 95% intervals").first
     assert rivals.get_by_role("columnheader").count() == 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xcrossrec.adapt.decision import Beyond, Candidate, Customer
+from xcrossrec.adapt.decision import Candidate, Customer
 from xcrossrec.adapt.report.markup import Content, Markup, table, tag, title_of
 from xcrossrec.adapt.report.parts import Part, Shown, command, upper
 from xcrossrec.adapt.report.plots import Bar, bars
@@ -30,16 +30,22 @@ def _rungs(shown: Shown) -> Sequence[Content]:
     rungs = shown.decision.rungs
     if not rungs:
         return shown.not_reached("The count of the customers")
-    drawn = [Bar(upper(each.label), f"{each.customers:,} ({percent(each.share)})", each.share) for each in rungs]
+    drawn = [Bar(upper(each.label), percent(each.share), each.share) for each in rungs]
     return [
         tag(
             "p",
-            "The more is known of a customer, the better the recommendations can be. What is known, and of how many:",
+            "The more is known of a customer, the better she can be served. Each bar is a share of all purchases, by "
+            "what was known of the buyer before; a customer climbs with each.",
         ),
-        bars("rungs", "Customers by what is known of them", "; ".join(f"{b.label}: {b.value}" for b in drawn), drawn),
+        bars(
+            "rungs",
+            "Purchases by what was known of the buyer",
+            "; ".join(f"{b.label}: {b.value}" for b in drawn),
+            drawn,
+        ),
         table(
             "The same in numbers",
-            ("What is known", "Customers", "Share"),
+            ("What is known", "Customers who were there", "Purchases"),
             [(upper(each.label), f"{each.customers:,}", percent(each.share)) for each in rungs],
         ),
     ]
@@ -47,7 +53,7 @@ def _rungs(shown: Shown) -> Sequence[Content]:
 
 def _beyond(shown: Shown) -> Sequence[Content]:
     found = shown.decision.beyond or {}
-    names = [name for name in dict.fromkeys((shown.decision.chosen, shown.decision.simplest)) if name in found]
+    names = [name for name in dict.fromkeys((shown.chosen.name, shown.rival.name)) if name in found]
     if not names:
         return shown.not_reached("This")
     columns = [found[name] for name in names]
@@ -58,7 +64,7 @@ def _beyond(shown: Shown) -> Sequence[Content]:
     return [
         tag("p", "Being right is not all: lists may show few products only, or what everybody knows."),
         table(
-            f"Lists of ten, of all customers of the report together; simple way: {shown.simplest.label}",
+            f"Lists of ten, of all customers of the report together; simple way: {shown.rival.label}",
             ("Measure", "Chosen", *("Simple way" for _ in names[1:])),
             [
                 row("Coverage", "products that stand in any list", [percent(each.coverage) for each in columns]),
@@ -67,18 +73,18 @@ def _beyond(shown: Shown) -> Sequence[Content]:
                     "0: all are shown alike; 1: always the same one",
                     [f"{b.gini:.2f}" for b in columns],
                 ),
-                row("Novelty", "in bits; one more is half as well known", [_number(b.novelty, "") for b in columns]),
-                row("Popularity", "how much it sells; 1: like what customers buy", [_popularity(b) for b in columns]),
+                row("Novelty", "in bits; one more is half as well known", [_number(b.novelty) for b in columns]),
+                row(
+                    "Popularity",
+                    "how much it sells; 1: like what customers buy",
+                    [_number(b.popularity, "\u00d7") for b in columns],
+                ),
             ],
         ),
     ]
 
 
-def _popularity(found: Beyond) -> str:
-    return _number(found.popularity, "\u00d7")
-
-
-def _number(value: float | None, unit: str) -> str:
+def _number(value: float | None, unit: str = "") -> str:
     return "\u2013" if value is None else f"{value:.1f}{unit}"
 
 
@@ -90,7 +96,7 @@ def _customers(shown: Shown) -> Sequence[Content]:
         tag(
             "p",
             f"Drawn by chance; each one's last purchase was hidden. Chosen: {shown.chosen.label}. Simple way, or what "
-            f"you may have now: {shown.simplest.label}.",
+            f"you may have now: {shown.rival.label}.",
         ),
         tag("div", [_customer(number, each) for number, each in enumerate(customers, 1)], class_="customers"),
         *_truth(shown),
@@ -122,6 +128,8 @@ def _customer(number: int, customer: Customer) -> Markup:
 
 def _truth(shown: Shown) -> Sequence[Content]:
     title, found = tag("h3", "Are the reasons true?"), shown.decision.explanations
+    if found is None and shown.chosen.name == "popularity":
+        return [title, tag("p", "Everybody is shown what sells most, so there is no reason to check.")]
     if found is None:
         return [title, *shown.not_reached("The check of the reasons")]
     said = (
@@ -144,6 +152,8 @@ def _risks(shown: Shown) -> Sequence[Content]:
 
 def _trial(shown: Shown) -> Sequence[Content]:
     trial = shown.decision.trial
+    if trial is None and shown.chosen is shown.rival:
+        return [tag("p", "Nothing else was measured, so there is nothing to test it against.")]
     if trial is None:
         return shown.not_reached("The plan")
     said = tag("p", sentence(trial.sentence), class_="strong-words")
@@ -151,7 +161,7 @@ def _trial(shown: Shown) -> Sequence[Content]:
         return [said]
     steps = (
         "Draw by chance who sees which version, and let everybody keep hers until the end.",
-        f"Show one half the chosen model, the other {shown.simplest.label}. If you have something running already, "
+        f"Show one half the chosen model, the other {shown.rival.label}. If you have something running already, "
         "that is the other half.",
         "Count how many customers buy one of the ten products that they were shown. If you know your present rate, "
         "plan with that: this one is measured on purchases of the past, and a live one is mostly lower.",

@@ -27,9 +27,9 @@ class Shown:
         return self.decision.candidate(self.decision.chosen)
 
     @property
-    def simplest(self) -> Candidate:
-        """The best that needs no training here."""
-        return self.decision.candidate(self.decision.simplest)
+    def rival(self) -> Candidate:
+        """The best other one that needs no training here: what one may have now."""
+        return self.decision.candidate(self.decision.gain.over)
 
     @property
     def fitted(self) -> list[Candidate]:
@@ -44,10 +44,8 @@ class Shown:
 
     def not_reached(self, what: str) -> list[Content]:
         """Say that a part is missing, and what to type."""
-        words = ["xcrossrec", "adapt", self.decision.target.folder or "TARGET"]
-        for folder in [each.folder for each in self.decision.sources] or ["SOURCE"]:
-            words += ["--source", folder]
-        words += ["--out", self.directory, "--minutes", "60"]
+        target = self.decision.target.folder or "TARGET"
+        words = ["xcrossrec", "adapt", target, "--out", self.directory, "--minutes", "60"]
         return [
             tag("p", f"{what} was not reached in the minutes that were given. What is there is kept; to get it, type:"),
             command(words),

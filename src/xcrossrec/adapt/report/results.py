@@ -45,17 +45,14 @@ def parts(shown: Shown) -> Sequence[Part]:
 
 def _in_tens(shown: Shown) -> Content:
     """What the first ten products hold, in words that need no metric."""
-    found = [(each.report or {}).get("hit@10") for each in (shown.chosen, shown.simplest)]
-    if found[0] is None or found[1] is None:
+    chosen, rival = ((each.report or {}).get("hit@10") for each in (shown.chosen, shown.rival))
+    if chosen is None or rival is None:
         return None
-    if shown.chosen is shown.simplest:
-        said = f"Of 100 customers, {_of_hundred(found[0])} see the product that they buy next among the first ten."
-    else:
-        said = (
-            f"Of 100 customers, {_of_hundred(found[0])} see the product that they buy next among the first ten; with "
-            f"the best simple way ({shown.simplest.label}) {_of_hundred(found[1])} do."
-        )
-    return tag("p", said)
+    said = f"Of 100 customers, {_of_hundred(chosen)} see the product that they buy next among the first ten"
+    if shown.chosen is not shown.rival:
+        way = "best other simple way" if shown.chosen.simple else "best simple way"
+        said += f"; with the {way} ({shown.rival.label}) {_of_hundred(rival)} do"
+    return tag("p", f"{said}.")
 
 
 def _of_hundred(found: Interval) -> str:
