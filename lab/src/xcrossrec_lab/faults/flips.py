@@ -17,14 +17,25 @@ from zlib import crc32
 import numpy as np
 
 from xcrossrec import BundleError, XCrossRecError
-from xcrossrec.catalogue import SqliteCatalogue, StoredItem, repair
+from xcrossrec.catalogue import Purchase, SqliteCatalogue, StoredItem, repair
+from xcrossrec.catalogue.damage import Examination
 
 FINGERPRINT = "a" * 64
 DIM = 32
 LOG = "catalogue.sqlite-wal"
 
-State = Mapping[str, str]
-"""Each item's title; its vector follows from that."""
+
+@dataclass(frozen=True)
+class State:
+    """What a catalogue holds.
+
+    Attributes:
+        titles: by item id; an item's vector follows from its title.
+        bought: users, items and times, in order.
+    """
+
+    titles: Mapping[str, str]
+    bought: Sequence[tuple[str, str, int | None]]
 
 
 @dataclass(frozen=True)
@@ -56,18 +67,23 @@ def make_images(place: Path, *, items: int, writes: int) -> tuple[Image, Image]:
     Args:
         place: for the two folders.
         items: to begin with.
-        writes: afterwards, each of five items or a deletion; a merge comes in the middle.
+        writes: afterwards, each of five items or a deletion, and then of five purchases; a merge comes in the middle,
+            and a customer is forgotten.
 
     Returns:
         an image after a crash, with all writes since the merge in the log, and one of a catalogue that was closed.
     """
     titles = {f"i{number}": f"Item {number}" for number in range(items)}
-    states = {1: dict(titles)}
+    bought: list[Purchase] = []
+    states = {1: State(dict(titles), [])}
     stored = [StoredItem(*pair, "toys", price=1.5, metadata={"of": "1"}) for pair in titles.items()]
     store = SqliteCatalogue.create(place / "c", stored, encode(list(titles.values())), fingerprint=FINGERPRINT)
     for number in range(writes):
         if number == writes // 2:
             store.compact()
+            store.forget("u1")
+            bought = [each for each in bought if each.user_id != "u1"]
+            states[store.version] = State(dict(titles), [each.values for each in bought])
         if number % 5 == 4:
             store.delete([gone := f"i{number}"])
             titles.pop(gone)
@@ -75,7 +91,11 @@ def make_images(place: Path, *, items: int, writes: int) -> tuple[Image, Image]:
             changed = {f"i{number + 7 * each}": f"Item {number} anew {each}" for each in range(5)}
             store.upsert([StoredItem(*pair) for pair in changed.items()], encode(list(changed.values())))
             titles |= changed
-        states[store.version] = dict(titles)
+        states[store.version] = State(dict(titles), [each.values for each in bought])
+        fresh = [Purchase(f"u{number}", f"i{each}", number if each % 2 else None) for each in range(5)]
+        store.add_purchases(fresh)
+        bought += fresh
+        states[store.version] = State(dict(titles), [each.values for each in bought])
     shutil.copytree(place / "c", place / "crashed")
     store.close()
     (place / "c").rename(place / "closed")
@@ -128,15 +148,27 @@ def _outcome(folder: Path, image: Image) -> str:
                     return "refused, then repaired whole" if made.version > image.version else "SILENT version"
                 lost = f"taken back to version {version}, {image.version - version} writes lost"
                 return "refused, then taken back to an earlier write, and said so" if lost in said else "SILENT loss"
-        state = image.states[image.version]
-        kept = {item.item_id: item.title for item in made.snapshot()}
-        gone = int(examination.unreadable.sum())
-        if _holds(made, {name: state[name] for name in kept if name in state}) and len(state) - len(kept) <= gone:
+        return _named(made, image.states[image.version], examination)
+
+
+def _named(made: SqliteCatalogue, state: State, examination: Examination) -> str:
+    """What came of a repair that is not whole: whatever is missing must have been named."""
+    kept = {item.item_id: item.title for item in made.snapshot()}
+    gone = int(examination.unreadable.sum())
+    titles = {name: state.titles[name] for name in kept if name in state.titles}
+    rows = [row for row in state.bought if row in {*made.purchases().iter_rows()}]
+    named = sum(line.startswith("purchase ") for line in examination.sentences())
+    if _holds(made, State(titles, rows)) and len(state.titles) - len(kept) <= gone:
+        if len(state.bought) == len(rows):
             return "refused, then repaired but for an item that is named"
+        if len(state.bought) - len(rows) <= named:
+            return "refused, then repaired but for a purchase that is named"
     return "SILENT repair"
 
 
 def _holds(store: SqliteCatalogue, state: State) -> bool:
     snapshot = store.snapshot()
     found = {item.item_id: item.title for item in snapshot}
-    return found == state and np.array_equal(snapshot.vectors(list(state)).numpy(), encode(list(state.values())))
+    ids, titles = list(state.titles), list(state.titles.values())
+    same = found == state.titles and store.purchases().rows() == list(state.bought)
+    return same and np.array_equal(snapshot.vectors(ids).numpy(), encode(titles))
