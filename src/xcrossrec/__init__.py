@@ -31,6 +31,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "train_source": ("xcrossrec.training.source", "train"),
     "train_target": ("xcrossrec.training.target", "train"),
     "learn": ("xcrossrec.recommender.learn", "models"),
+    "export_model": ("xcrossrec.export.exporting", "models"),
     "scorer_for": ("xcrossrec.baselines.named", "train"),
     "compare_bases": ("xcrossrec.baselines.bases", "models"),
     "Explanation": ("xcrossrec.answers", None),
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
         ModelError,
         XCrossRecError,
     )
+    from xcrossrec.export.exporting import export_model
     from xcrossrec.models.bundle import load
     from xcrossrec.recommender import Item, Recommender
     from xcrossrec.recommender.learn import learn
@@ -92,6 +94,7 @@ __all__ = [
     "compare",
     "compare_bases",
     "evaluate",
+    "export_model",
     "learn",
     "load",
     "read_domain",

@@ -17,6 +17,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "train": _TRAIN,
         "baselines": ("sklearn",),
         "serve": (*_MODELS, "fastapi", "uvicorn", "httptools", "prometheus_client", "pyarrow", "httpx"),
+        "onnx": (*_MODELS, "onnx", "onnxruntime"),
         "client": ("httpx", "pydantic"),
     }
 )

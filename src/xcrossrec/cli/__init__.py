@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from xcrossrec._version import __version__
-from xcrossrec.cli import bases, catalog, data, demo, evaluate, inspect, learn, recommend, report, serve, train
+from xcrossrec.cli import bases, catalog, data, demo, evaluate, export, inspect, learn, recommend, report, serve, train
 from xcrossrec.exceptions import XCrossRecError
 
 INTERRUPTED = 130
@@ -86,6 +86,7 @@ for _command in (
     recommend.recommend,
     recommend.recommend_batch,
     inspect.inspect,
+    export.export,
     learn.learn,
     report.report,
     learn.forget,

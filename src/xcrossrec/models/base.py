@@ -107,7 +107,7 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
     if name != DEFAULT_BASE and Path(name).is_dir() and not name.startswith((".", "/")):
         name = f"./{name}"  # so that whoever reads it later takes it for no hub name
     try:
-        with _quiet_progress():
+        with quiet_progress():
             found = read_base_folder(_locate(name))
             location = str(_with_weights(found.weights))
             config = AutoConfig.from_pretrained(location, trust_remote_code=False)
@@ -223,7 +223,7 @@ def _with_weights(folder: Path) -> Path:
 
 
 @contextmanager
-def _quiet_progress() -> Iterator[None]:
+def quiet_progress() -> Iterator[None]:
     """Hide transformers' progress bar over weights, and put it back as it was."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -1,0 +1,50 @@
+"""The command that gives a model to other systems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xcrossrec.cli.checks import check_items, check_model
+from xcrossrec.cli.console import Base, Overwrite, prepare, progress_to_stderr
+from xcrossrec.cli.recommend import ModelDir
+from xcrossrec.export.request import To, check_request
+
+
+def export(
+    model: ModelDir,
+    to: Annotated[To, typer.Option(help="A plain SentenceTransformer, one LoRA, ONNX, or items' vectors as Parquet.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
+    catalog: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="ITEMS", help="A domain's folder, a table of items, a catalogue: of the vectors, and to compare on."
+        ),
+    ] = None,
+    distill: Annotated[
+        bool, typer.Option("--distill", help="Make one LoRA of X-Cross's streams, on a domain's texts; takes minutes.")
+    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="ONNX with weights of 8 bits.")] = False,
+    base: Base = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a model for other libraries and databases; what is written is compared with the model first.
+
+    \b
+      xcrossrec export models/garden --to sentence-transformers --out exported/garden
+      xcrossrec export models/garden --to vectors --catalog data/garden --out exported/garden-vectors
+    """
+    check_model(model, base)
+    check_request(to, out, catalogue=catalog, distill=distill, int8=int8, overwrite=overwrite)
+    if catalog is not None:
+        check_items(catalog, include_bought=True)
+    prepare("onnx" if to == "onnx" else "models")
+    from xcrossrec.export.exporting import export_model
+
+    with progress_to_stderr():
+        found = export_model(
+            model, to, out, catalogue=catalog, distill=distill, int8=int8, base=base, overwrite=overwrite
+        )
+    typer.echo(f"{out}: {to}\n{found}")

@@ -1,0 +1,1 @@
+"""Models for other systems: folders that need no xcrossrec, checked against the model."""

@@ -1,0 +1,92 @@
+"""Several streams distilled into one: a LoRA over the base whose vectors come as near to the model's as they can."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from xcrossrec.export.stream import Head, Reading, Stream, Vectors, affine, factors_of
+from xcrossrec.models.adapters import mean_update
+from xcrossrec.models.base import Base
+from xcrossrec.models.dual import encode_titles, vector_dim
+from xcrossrec.models.model import Model, encoder_of
+from xcrossrec.models.xcross.encoder import XCrossEncoder
+from xcrossrec.progress import stage
+
+STEPS, BATCH, RATE = 800, 32, 1e-3
+_WARMUP = 0.05
+
+
+def distilled(model: Model, base: Base, texts: Sequence[str], *, seed: int = 0) -> Stream:
+    """Train one LoRA, and the affine map behind it, towards a model's vectors.
+
+    It starts as the exact mean of the sources' updates, side by side, so its rank is the sum of theirs. The loss is the
+    squared distance of unit vectors, of items and, where these are read otherwise, of a history's items in turn.
+
+    Args:
+        model: `dual`, of the form ``xcross``.
+        base: its base anew; taken over.
+        texts: of the target's catalogue.
+        seed: of the draws.
+    """
+    encoder = encoder_of(model)
+    assert isinstance(encoder, XCrossEncoder)
+    head = Head.of(model, float(encoder.stream_weight.detach().sum()))
+    if head.item is None:
+        head = replace(head, item=affine(torch.eye(vector_dim(model)), torch.zeros(vector_dim(model))))
+    reading, backbone = Reading.of(encoder), _with_mean(base.backbone, encoder)
+    student = Vectors(backbone, head)
+    modes = (False, True) if head.history else (False,)
+    goals = [encode_titles(model, texts, as_history=mode).clone() for mode in modes]
+    maps = [p for each in (head.item, head.history) if each is not None for p in each.requires_grad_(True).parameters()]
+    optimizer = torch.optim.AdamW([*maps, *(p for p in backbone.parameters() if p.requires_grad)], RATE, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step / STEPS))
+    with stage("distilling", "steps") as bar, torch.enable_grad():
+        for step, rows in enumerate(_batches(len(texts), np.random.default_rng(seed))):
+            as_history = step % len(modes) == 1
+            found = student(*reading.tokens([texts[row] for row in rows], as_history))
+            loss = (found - goals[as_history][rows]).square().sum(1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            bar.at(step + 1, STEPS, f"loss {loss.item():.5f}")
+    student.requires_grad_(False).eval()
+    return Stream.made(backbone, head, factors_of(backbone), reading)
+
+
+def _with_mean(backbone: Any, encoder: XCrossEncoder) -> PeftModel:
+    """A backbone under one LoRA that is the mean of the sources'."""
+    mean = mean_update(encoder.adapters)
+    rank = max(len(factors.down) for factors in mean.values())
+    with torch.random.fork_rng():
+        adapted = get_peft_model(backbone, LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(mean)))
+    with torch.no_grad():
+        for path, factors in mean.items():
+            layer, more = adapted.base_model.model.get_submodule(path), rank - len(factors.down)
+            layer.lora_A["default"].weight.copy_(nn.functional.pad(factors.down, (0, 0, 0, more)))
+            layer.lora_B["default"].weight.copy_(nn.functional.pad(factors.up, (0, more)))
+    made: PeftModel = adapted.eval()  # no dropout: the goals have none
+    return made
+
+
+def _batches(count: int, rng: np.random.Generator) -> Iterator[list[int]]:
+    """Rows of texts, each as often as another."""
+    order: list[int] = []
+    for _ in range(STEPS):
+        while len(order) < min(BATCH, count):
+            order += rng.permutation(count).tolist()
+        yield order[:BATCH]
+        order = order[BATCH:]
+
+
+def _share_of_rate(done: float) -> float:
+    """A short rise, then a cosine down to 0."""
+    return done / _WARMUP if done < _WARMUP else (1 + math.cos(math.pi * done)) / 2

@@ -1,0 +1,66 @@
+"""The history's part of a model as one small file of JSON, read by ``score.py``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xcrossrec.copurchase.counts import DECAY, LONGEST, CoPurchases
+from xcrossrec.export.request import HISTORY
+from xcrossrec.models.day_one import DayOne, day_one_of
+from xcrossrec.models.model import Model, encoder_of, matcher_of
+from xcrossrec.models.purchases import term_of
+
+FORMAT = 1
+SCORE = "score.py"
+_DIGITS = 9
+
+
+def history_part(model: Model) -> dict[str, Any]:
+    """What makes scores of vectors: soft maximum, co-purchases by item, and what is bought most; no customer is in it.
+
+    Args:
+        model: `dual`.
+    """
+    matcher, encoder, term = matcher_of(model), encoder_of(model), term_of(model)
+    part: dict[str, Any] = {
+        "format": FORMAT,
+        "base": {"name": encoder.base_name, "digest": encoder.base_digest},
+        "text": encoder.text.template,
+        "prompts": {"history": encoder.recipe.history_prompt, "item": encoder.recipe.item_prompt},
+        "sharpness": float(matcher.sharpness.detach()),
+        "recency": matcher.log_recency.exp().tolist(),
+        "copurchase": {"one": 0.0, "several": 0.0},
+        "decay": DECAY,
+        "longest": LONGEST,
+        "items": [],
+        "together": {},
+        "popularity": {},
+    }
+    if term is None:
+        return part
+    part["copurchase"] |= term.weights
+    counts = term.counts
+    ids = list(counts.popularities())
+    number = {item: place for place, item in enumerate(ids)}
+    for item in ids if any(part["copurchase"].values()) else ():
+        if found := counts.scores([item]):
+            part["together"][item] = [[number[other] for other in found], [round(v, _DIGITS) for v in found.values()]]
+    return {**part, "items": ids, "popularity": _popularity(day_one_of(model), counts)}
+
+
+def write_history(part: dict[str, Any], folder: Path) -> None:
+    """Write ``history.json`` and ``score.py``."""
+    (folder / HISTORY).write_text(json.dumps(part, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+    (folder / SCORE).write_bytes(Path(__file__).with_name(SCORE).read_bytes())
+
+
+def _popularity(day_one: DayOne | None, counts: CoPurchases) -> dict[str, float]:
+    """What each item scores for somebody of whom nothing is known."""
+    if day_one is None:
+        return {item: float(np.log1p(bought)) for item, bought in counts.popularities().items()}
+    weight = day_one.weights.get("none", {}).get("popularity", 1.0)
+    return {item: weight * value for item, value in day_one.prior(counts).items()}
