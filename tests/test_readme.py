@@ -134,10 +134,10 @@ def test_every_option_is_described_and_no_other() -> None:
         shown = [p for p in command.params if not getattr(p, "hidden", False)]
         options = {o for p in shown for o in p.opts if o.startswith("--")} - {"--help"}
         own = section(text, name)
-        assert not options - set(re.findall(r"--[a-z][a-z-]*", own)), name
+        assert not options - set(re.findall(r"--[a-z][a-z0-9-]*", own)), name
         of_section.setdefault(own, set()).update(options)
     for own, options in of_section.items():
-        assert not set(re.findall(r"--[a-z][a-z-]*", own)) - options, own.split("\n")[0]
+        assert not set(re.findall(r"--[a-z][a-z0-9-]*", own)) - options, own.split("\n")[0]
 
 
 def test_every_command_in_the_documents_exists() -> None:

@@ -92,7 +92,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("export MODEL --to vectors --out OUT", "vectors are those of a catalogue's items: give it with --catalog"),
     ("export MODEL --to peft --int8 --out OUT", "--int8 belongs to --to onnx, got --to peft: leave it out"),
     ("export MODEL --to peft --distill --out OUT", "distilling reads the target's items and is measured on its users"),
-    ("export MODEL --to vectors --distill --catalog DOMAIN --out OUT", "can be exported as they are: leave out --distil"),
+    ("export MODEL --to vectors --distill --catalog DOMAIN --out OUT", "exported as they are: leave out --distill"),
     ("export MODEL --to onnx --out DOMAIN", "DOMAIN exists: choose another place, or allow to overwrite it"),
     ("export MODEL --to onnx --out DOMAIN --overwrite", "DOMAIN exists and is no earlier export: it is not replaced"),
     ("export MODEL --to onnx --catalog NONE --out OUT", "NONE does not exist: give a domain's folder"),
