@@ -78,10 +78,28 @@ def test_last_purchases_come_with_what_was_bought_before_elsewhere(domain: Domai
     assert found.summary()["rungs"] == {"several": 2, "one": 2}
 
 
-def test_rungs_are_kept_with_the_results(domain: Domain, tmp_path: object) -> None:
-    found = evaluate(Listening(), domain, "test", negatives=["full"])
+def test_each_rung_has_its_own_metrics_which_are_kept_with_the_results(domain: Domain, tmp_path: object) -> None:
+    found = evaluate(Listening(), domain, "test", negatives=["uniform", "full"])
     found.save(f"{tmp_path}/r.parquet")
-    assert Evaluation.load(f"{tmp_path}/r.parquet").info.rungs == {"several": 2, "one": 2}
+    loaded = Evaluation.load(f"{tmp_path}/r.parquet")
+    assert loaded.info.rungs == {"several": 2, "one": 2}
+    summary = loaded.summary()
+    assert summary == found.summary()
+    assert set(summary["by_rung"]) == {"several", "one"}
+    histories, _ = domain.sequences("test").histories_and_targets()
+    several = [len(own) > 1 for own in histories]
+    for rung, users in (("several", several), ("one", [not each for each in several])):
+        for kind in ("uniform", "full"):
+            of_rung = found.of(kind).filter(users)  # type: ignore[arg-type]
+            told = summary["by_rung"][rung][kind]
+            assert told["mrr"] == pytest.approx(of_rung["mrr"].mean())
+            assert told["ci"]["mrr"][0] <= told["mrr"] <= told["ci"]["mrr"][1]
+    lines = summary_table(summary).splitlines()
+    assert sum("known: one purchase here " in line for line in lines) == 2
+    alone = evaluate(Listening(), domain, "test", negatives=["full"], first=True)
+    assert set(alone.summary()["by_rung"]) == {"none", "other"}
+    everybody = Domain("garden", domain.items, {"test": domain.frame("test").filter(pl.col("user_id") == "e")})
+    assert evaluate(Listening(), everybody, "test", negatives=["full"]).info.by_rung is None  # as the whole
 
 
 def test_users_whose_purchases_are_known_have_no_first_day(domain: Domain) -> None:

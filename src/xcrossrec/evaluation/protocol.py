@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,12 +23,12 @@ from xcrossrec.data.candidates import Candidates, candidates_for
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.data.splitting import bought_after
 from xcrossrec.evaluation.day_one import first_day
-from xcrossrec.evaluation.result import RESULT_SCHEMA, SEEN, Evaluation, EvaluationInfo
+from xcrossrec.evaluation.result import RESULT_SCHEMA, SEEN, Evaluation, EvaluationInfo, means_by
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
 from xcrossrec.metrics.lists import best_items, list_metrics
 from xcrossrec.metrics.ranking import catalogue_ranks, per_user_metrics, ranks
 from xcrossrec.progress import stage
-from xcrossrec.scoring import LadderScorer, Scorer, rung_of
+from xcrossrec.scoring import LadderScorer, Rung, Scorer, rung_of
 from xcrossrec.types import NEGATIVES, USER, Negatives, Split
 
 Progress = Callable[[int, int], None]
@@ -108,13 +108,15 @@ def evaluate(
         wall_s=time.perf_counter() - start,
         simulated=bool(domain.manifest.get("simulated", False)),
         lists=_measure_lists(domain, sequences, lists),
-        rungs=asked.rungs() if isinstance(scorer, LadderScorer) else None,
+        rungs=dict(Counter(asked.rungs())) if isinstance(scorer, LadderScorer) else None,
         train_after=_train_after(domain, split),
     )
     frame = _frame(sequences.user_ids, ranked, seen_users)
     for kind, found in candidates.items():
         if len(found) < len(sequences):
             frame = frame.filter((pl.col("negatives") != kind) | pl.col(USER).is_in(found.user_ids))
+    if info.rungs and len(info.rungs) > 1:
+        info = replace(info, by_rung=means_by(dict(zip(sequences.user_ids, asked.rungs(), strict=True)), frame, seed))
     return Evaluation(frame, info)
 
 
@@ -143,11 +145,9 @@ class _Asked:
         elsewhere = [others.get(user, ()) for user in sequences.user_ids]
         return cls(scorer, [()] * len(sequences) if first else histories, elsewhere)
 
-    def rungs(self) -> dict[str, int]:
-        """How many users stand on each rung."""
-        pairs = zip(self.histories, self.elsewhere, strict=True)
-        counted: Counter[str] = Counter(rung_of(own, there) for own, there in pairs)
-        return dict(counted)
+    def rungs(self) -> list[Rung]:
+        """Where each user stands."""
+        return [rung_of(own, there) for own, there in zip(self.histories, self.elsewhere, strict=True)]
 
     def score(
         self, users: slice, candidates: Int[np.ndarray, "user candidate"] | None, width: int

@@ -46,8 +46,8 @@ class EvaluationInfo:
     the seconds spent scoring and ranking. ``lists`` is what the best of the whole catalogue are like, of all users
     together (:func:`xcrossrec.metrics.lists.list_metrics`); None where it was not ranked. ``rungs`` counts the
     users by what is known of them (:func:`xcrossrec.scoring.rung_of`); None for a scorer to which that makes no
-    difference. ``train_after`` is the share of the train purchases that were made after half of the targets; None where
-    there are no times.
+    difference, and ``by_rung`` has the metrics of each rung's users, where there are several rungs. ``train_after`` is the
+    share of the train purchases that were made after half of the targets; None where there are no times.
     """
 
     scorer: str
@@ -60,6 +60,7 @@ class EvaluationInfo:
     simulated: bool = False
     lists: Mapping[str, float] | None = None
     rungs: Mapping[str, int] | None = None
+    by_rung: Mapping[str, Mapping[str, Any]] | None = None
     train_after: float | None = None
 
 
@@ -151,6 +152,8 @@ class Evaluation:
             summary["lists"] = dict(info.lists)
         if info.rungs:
             summary["rungs"] = dict(info.rungs)
+        if info.by_rung:
+            summary["by_rung"] = dict(info.by_rung)
         if info.train_after is not None:
             summary["train_after"] = info.train_after
         if self.frame[SEEN].null_count() == 0:
@@ -186,6 +189,19 @@ class Evaluation:
         """Whether each of several users' targets comes after all other candidates."""
         ranked = self.of(kind).filter(pl.col("candidates") > 1)
         return ranked.height > 1 and bool((ranked["rank"] == ranked["candidates"]).all())
+
+
+def means_by(group: Mapping[str, str], frame: pl.DataFrame, seed: int) -> dict[str, dict[str, Any]]:
+    """Summarise the users of each group apart: means and 95% bootstrap intervals by kind of negatives.
+
+    Args:
+        group: of each user.
+        frame: of :class:`Evaluation`.
+        seed: of the intervals.
+    """
+    of = frame[USER].replace_strict(group)
+    parts = {name: frame.filter(of == name) for name in of.unique(maintain_order=True)}
+    return {name: _means(part, tuple(part[KIND].unique(maintain_order=True)), seed) for name, part in parts.items()}
 
 
 def _means(frame: pl.DataFrame, kinds: tuple[Negatives, ...], seed: int) -> dict[str, Any]:

@@ -41,6 +41,9 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         [kind, summary["scorer"], *(_mean_with_interval(found, name) for name in METRICS)]
         for kind, found in summary["metrics"].items()
     ]
+    for rung, words in _RUNGS.items():
+        for kind, found in summary.get("by_rung", {}).get(rung, {}).items():
+            rows.append([kind, f"known: {words}", *(_mean_with_interval(found, name) for name in METRICS)])
     caption = f"{summary['domain']} {summary['split']}: {summary['users']} users, seed {summary['seed']}"
     notes = list(summary["warnings"])
     if rungs := summary.get("rungs"):
