@@ -46,8 +46,8 @@ class EvaluationInfo:
     the seconds spent scoring and ranking. ``lists`` is what the best of the whole catalogue are like, of all users
     together (:func:`xcrossrec.metrics.lists.list_metrics`); None where it was not ranked. ``rungs`` counts the
     users by what is known of them (:func:`xcrossrec.scoring.rung_of`); None for a scorer to which that makes no
-    difference, and ``by_rung`` has the metrics of each rung's users, where there are several rungs. ``train_after`` is the
-    share of the train purchases that were made after half of the targets; None where there are no times.
+    difference, and ``by_rung`` has the metrics of each rung's users, where there are several rungs. ``train_after`` is
+    the share of the train purchases that were made after half of the targets; None where there are no times.
     """
 
     scorer: str
