@@ -67,6 +67,7 @@ def test_nothing_is_wider_than_the_screen(opened: Opened, width: int) -> None:
 def test_nothing_is_cut_on_paper(opened: Opened) -> None:
     page = opened(width=PIXELS["width"])
     page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PIXELS["width"]  # texts that leave their boxes
     assert page.evaluate(CUT) == []
     tall = page.eval_on_selector_all(
         "table, article, .plot", "all => all.map(each => each.getBoundingClientRect().height)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from xcrossrec.adapt.decision import Curve, Point
 from xcrossrec.adapt.report.markup import Content, Markup, tag
 
 _ROW, _TALL, _LEFT, _RIGHT, _END = 46, 240, 15.0, 97.0, 70.0
-_LONGEST = {"strong": 34, "other": 38}
+_LINE, _LONGEST = 18, 35
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,12 @@ def bars(name: str, title: str, described: str, drawn: Sequence[Bar]) -> Markup:
     ends = [end for bar in drawn for end in (bar.mean, bar.low, bar.high) if end is not None]
     low, high = min(0.0, *ends), max(0.0, *ends)
     place = _scale(low, high, 0.0 if low == 0 else 2.0, _END)
-    lines = [_line(bar, place, number * _ROW, dots=low < 0) for number, bar in enumerate(drawn)]
-    return _figure(name, title, described, _ROW * len(drawn) + 4, lines)
+    top, lines = 0, []
+    for bar in drawn:
+        label = textwrap.wrap(f"Chosen: {bar.label}" if bar.strong else bar.label, _LONGEST) or [""]
+        lines.append(_line(bar, label, place, top, dots=low < 0))
+        top += _ROW + _LINE * (len(label) - 1)
+    return _figure(name, title, described, top + 4, lines)
 
 
 def curve(name: str, title: str, described: str, drawn: Curve) -> Markup:
@@ -97,13 +102,11 @@ def _fit(band: Sequence[Point], across: Mapping[int, float], down: Callable[[flo
     )
 
 
-def _line(bar: Bar, place: Callable[[float], float], top: int, *, dots: bool) -> list[Content]:
-    """A bar with its texts."""
-    kind, middle = "strong" if bar.strong else "other", top + 30
-    name, longest = f"Chosen: {bar.label}" if bar.strong else bar.label, _LONGEST[kind]
-    label = name if len(name) <= longest else name[: longest - 1].rstrip() + "\u2026"
+def _line(bar: Bar, label: Sequence[str], place: Callable[[float], float], top: int, *, dots: bool) -> list[Content]:
+    """A bar with its texts, the label in lines above it."""
+    kind, middle = "strong" if bar.strong else "other", top + 30 + _LINE * (len(label) - 1)
     drawn: list[Content] = [
-        _word(kind, label, 0, top + 15),
+        [_word(kind, text, 0, top + 15 + _LINE * number) for number, text in enumerate(label)],
         _word(kind, bar.value, 100, middle + 5, "end"),
         _stroke("zero", place(0), middle - 11, place(0), middle + 11),
     ]

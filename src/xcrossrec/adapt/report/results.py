@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xcrossrec.adapt.decision import Candidate, Curve, Interval, Source
+from xcrossrec.adapt.decision import Candidate, Curve, Source
 from xcrossrec.adapt.report.markup import Content, Markup, cell, table, tag
 from xcrossrec.adapt.report.parts import Part, Shown, upper
 from xcrossrec.adapt.report.plots import Bar, bars, curve
@@ -48,15 +48,12 @@ def _in_tens(shown: Shown) -> Content:
     chosen, rival = ((each.report or {}).get("hit@10") for each in (shown.chosen, shown.rival))
     if chosen is None or rival is None:
         return None
-    said = f"Of 100 customers, {_of_hundred(chosen)} see the product that they buy next among the first ten"
+    digits = 0 if min(chosen.mean, rival.mean) >= 0.1 else 1
+    said = f"Of 100 customers, {100 * chosen.mean:.{digits}f} see the product that they buy next among the first ten"
     if shown.chosen is not shown.rival:
         way = "best other simple way" if shown.chosen.simple else "best simple way"
-        said += f"; with the {way} ({shown.rival.label}) {_of_hundred(rival)} do"
+        said += f"; with the {way} ({shown.rival.label}) {100 * rival.mean:.{digits}f} do"
     return tag("p", f"{said}.")
-
-
-def _of_hundred(found: Interval) -> str:
-    return f"{100 * found.mean:.0f}" if found.mean >= 0.1 else f"{100 * found.mean:.1f}"
 
 
 def _rivals(shown: Shown) -> Sequence[Content]:
