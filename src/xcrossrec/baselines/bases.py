@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from jaxtyping import Float, Int, Int64
 
 from xcrossrec.data.candidates import draw_candidates
@@ -21,7 +20,7 @@ from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.base import load_base
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.scorer import ModelScorer, untrained
-from xcrossrec.types import NEGATIVES, USER, Negatives
+from xcrossrec.types import NEGATIVES, Negatives
 
 SMALL_CATALOGUE = 20_000
 """Items up to which a catalogue is encoded and ranked, where the users' lists hold half of it; else only those."""
@@ -103,7 +102,7 @@ def compare_bases(
         raise ConfigError(f"bases are compared with the first of at least two, got {', '.join(names)}: name others")
     digests = {base: load_base(base).digest for base in names}  # stop before the work, not after it
     small = domain.items.height <= SMALL_CATALOGUE
-    sampled = _sample(domain, users, MOST_USERS if small else MOST_OF_LARGE, seed)
+    sampled = domain.with_users("validation", users or (MOST_USERS if small else MOST_OF_LARGE), seed)
     rows = _needed(sampled, seed)
     if small and rows.size > domain.items.height / 2:
         rows = np.arange(domain.items.height)
@@ -149,14 +148,6 @@ def bases_table(found: dict[str, Any]) -> str:
         f"and MB of a thousand items; MRR, and its difference to {first} with 95% interval"
     )
     return "\n".join([found["verdict"], "", caption, "", *aligned(header, rows)])
-
-
-def _sample(domain: Domain, users: int | None, most: int, seed: int) -> Domain:
-    """The same catalogue and train users, and some of the validation users, whose candidates stay the same."""
-    every = domain.sequences("validation")
-    chosen = every.take(min(len(every), users or most) or None, seed).user_ids
-    frame = domain.frame("validation").filter(pl.col(USER).is_in(chosen))
-    return replace(domain, interactions={**domain.interactions, "validation": frame})
 
 
 def _needed(domain: Domain, seed: int) -> Int64[np.ndarray, " item"]:

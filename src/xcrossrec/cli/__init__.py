@@ -17,7 +17,21 @@ import typer
 from typer.core import TyperGroup
 
 from xcrossrec._version import __version__
-from xcrossrec.cli import bases, catalog, data, demo, evaluate, export, inspect, learn, recommend, report, serve, train
+from xcrossrec.cli import (
+    adapt,
+    bases,
+    catalog,
+    data,
+    demo,
+    evaluate,
+    export,
+    inspect,
+    learn,
+    recommend,
+    report,
+    serve,
+    train,
+)
 from xcrossrec.exceptions import XCrossRecError
 
 INTERRUPTED = 130
@@ -80,6 +94,8 @@ def _root(
 for _name, _group in {"data": data, "train": train, "catalog": catalog}.items():
     app.add_typer(_group.app, name=_name)
 for _command in (
+    adapt.adapt,
+    adapt.sources,
     bases.bases,
     evaluate.evaluate,
     evaluate.compare,

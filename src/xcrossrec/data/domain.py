@@ -233,6 +233,20 @@ class Domain:
         )
         return Sequences(tuple(grouped[USER].to_list()), tuple(map(tuple, grouped["row"].to_list())))
 
+    def with_users(self, split: Split, most: int, seed: int) -> Domain:
+        """The same domain with at most so many of the users of one split who have a history, drawn by seed.
+
+        Raises:
+            DataError: the domain lacks the split; names those that exist.
+        """
+        every = self.sequences(split)
+        if len(every) <= most:
+            return self
+        chosen = every.take(most, seed).user_ids
+        return replace(
+            self, interactions={**self.interactions, split: self.frame(split).filter(pl.col(USER).is_in(chosen))}
+        )
+
     def other_histories(self, split: Split, *, first: bool = False) -> dict[str, tuple[str, ...]]:
         """Texts of what the users of one split bought in other domains, oldest first; users without any are left out.
 

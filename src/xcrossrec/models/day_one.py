@@ -42,6 +42,7 @@ class RungWeights(Settings):
 
     bridge: Annotated[float, Field(ge=0, le=1)] = 0.0
     popularity: Weight = 0.0
+    text: Annotated[float, Field(ge=0, le=1)] = 1.0
 
 
 class DayOneSettings(Settings):
@@ -60,7 +61,7 @@ class DayOne(Module):
         dim: vector size.
         popularity: ``item_id``, ``lately`` (purchases, older ones counting less) and ``bought`` (all of them).
         weights: by rung, of ``bridge`` (its share of the score, from 0 to 1) and ``popularity`` (the logarithm of 1 and
-            what was bought lately).
+            what was bought lately); ``text`` 0 leaves the text out, which counts in full where nothing is said.
         half_life_days: after which a purchase counts half; None where all count alike.
         bridge: from other categories, if customers of both were known.
     """
@@ -135,7 +136,8 @@ class Standing:
         rung: of the ladder.
         reason: in words.
         bonus: what co-purchases add, by item id.
-        share: of the bridge in the score; the text has the rest, and nothing without a history here.
+        share: of the bridge in the score; the text has the rest, and nothing without a history here. 1 with no bridge
+            is popularity alone.
         everywhere: what all items get by their ids and vectors, beside that; None where that is nothing.
         alike: what customers with such purchases elsewhere bought most here, with their shares.
     """
@@ -201,12 +203,19 @@ class Ladder:
         bridge = None if self.day_one is None else self.day_one.bridge
         weights = {} if self.day_one is None else self.day_one.weights.get(rung, {})
         share = 0.0 if bridge is None or elsewhere is None else weights.get("bridge", 0.0)
-        popularity = 0.0 if history else weights.get("popularity", 0.0 if share else 1.0)
+        if self.knows_best_sellers_alone(rung):
+            share = 1.0
+        popularity = weights.get("popularity", 0.0 if share or history else 1.0)
         bonus = self.term.bonus(history) if history else {}
         leads = bridge.weigh(elsewhere.float().mean(0)[None])[0] if share and bridge and elsewhere is not None else None
         everywhere = partial(self._everywhere, share, leads, popularity) if share or popularity else None
         alike = () if bridge is None or leads is None else bridge.heaviest(leads)
         return Standing(rung, self._reason(rung, len(history), share), bonus, share, everywhere, alike)
+
+    def knows_best_sellers_alone(self, rung: Rung) -> bool:
+        """Whether customers on a rung get what is bought most, whatever they bought."""
+        weights = {} if self.day_one is None else self.day_one.weights.get(rung, {})
+        return rung in ("one", "several") and weights.get("text") == 0
 
     def _everywhere(
         self,
@@ -252,6 +261,8 @@ class Ladder:
             unbridged = self.day_one is None or self.day_one.bridge is None
             why = "no customers of both to learn from" if unbridged else "they tell no more than what is bought most"
             return f"only purchases in other categories are known, and {why}: {popular}"
+        if self.knows_best_sellers_alone(rung):
+            return f"{_known(own)}, but all customers get the same: {popular}"
         them = "it" if own == 1 else "them"
         together = f", and bought together with {them}" if self.term.weights.get(rung) else ""
         return f"{_known_here(own)}: items like {them}{together}{f'; and {alike}' if share else ''}"

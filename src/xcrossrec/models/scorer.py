@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from copy import copy
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -74,6 +76,18 @@ class ModelScorer:
     def cut(self) -> CutReport:
         """How much text did not fit the model so far."""
         return encoder_of(self.model).cut
+
+    def knowing(self, model: Model, ids: Sequence[str]) -> Self:
+        """The same vectors, scored by a model that differs from this one's in what it knows of purchases alone.
+
+        Args:
+            model: such a one.
+            ids: the items', in row order.
+        """
+        other = copy(self)
+        other.model, other._ladder, other._ids = model, ladder_of(model), ids
+        other._row_of, other._elsewhere = {item: row for row, item in enumerate(ids)}, {}
+        return other
 
     def score(
         self,

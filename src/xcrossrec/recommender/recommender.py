@@ -294,7 +294,8 @@ class Recommender:
         """Explain everything that an answer found or scored; the model may answer nobody else meanwhile."""
         if not answer.found:
             return []
-        if not answer.history:
+        ladder = self.ranking.ladder
+        if not answer.history or (ladder is not None and ladder.knows_best_sellers_alone(answer.rung)):
             return self._explain_without_history(answer)
         items = [known for known, _ in answer.found]
         reasons = explain_scores(

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import polars as pl
+import torch
+from jaxtyping import Float32
+from torch import Tensor
 
 from xcrossrec.copurchase import CoPurchases
 from xcrossrec.copurchase.weight import Choice, TextScores, choose_weights
@@ -18,7 +21,14 @@ MOST_TEXTS = 20_000
 """Items whose texts are read to choose the weights, at most."""
 
 
-def with_purchases(model: Model, domain: Domain, users: Sequences, *, seed: int = 0) -> tuple[Model, Choice]:
+def with_purchases(
+    model: Model,
+    domain: Domain,
+    users: Sequences,
+    *,
+    seed: int = 0,
+    vectors: Float32[Tensor, "item dim"] | None = None,
+) -> tuple[Model, Choice]:
     """Let a model know what a domain's users bought, with the weight that this deserves beside the text.
 
     At most twice as many texts are read as there are purchases, so that a training takes hardly longer with it.
@@ -28,6 +38,7 @@ def with_purchases(model: Model, domain: Domain, users: Sequences, *, seed: int 
         domain: gives items and their texts.
         users: whose purchases are counted, all of them; they are set aside in turn for the choice.
         seed: of the draws.
+        vectors: the catalogue's, if they are known already (of a model that reads all texts alike).
 
     Raises:
         ModelError: a `pair` model.
@@ -38,12 +49,20 @@ def with_purchases(model: Model, domain: Domain, users: Sequences, *, seed: int 
     rows = [(user, item) for user, items in zip(users.user_ids, sequences, strict=True) for item in items]
     counts = CoPurchases.count(pl.DataFrame(rows, schema={USER: pl.String, ITEM: pl.String}, orient="row"))
     most = min(MOST_TEXTS, 2 * len(rows))
-    choice = weighed(model, sequences, dict(zip(ids, domain.texts, strict=True)), most_texts=most, seed=seed)
+    texts = dict(zip(ids, domain.texts, strict=True))
+    known = None if vectors is None else dict(zip(ids, vectors, strict=True))
+    choice = weighed(model, sequences, texts, most_texts=most, seed=seed, known=known)
     return with_counts(model, counts, choice.weights), choice
 
 
 def weighed(
-    model: Model, sequences: Sequence[Sequence[str]], texts: Mapping[str, str], *, most_texts: int, seed: int
+    model: Model,
+    sequences: Sequence[Sequence[str]],
+    texts: Mapping[str, str],
+    *,
+    most_texts: int,
+    seed: int,
+    known: Mapping[str, Float32[Tensor, " dim"]] | None = None,
 ) -> Choice:
     """Choose the weights of co-purchases beside a model's text score; see :func:`choose_weights`.
 
@@ -53,10 +72,12 @@ def weighed(
         texts: of the catalogue's items, by id, as the model reads them.
         most_texts: that may be read.
         seed: of the draws.
+        known: the items' vectors by id; none of them, or all.
     """
 
     def read(items: Sequence[str]) -> TextScores:
-        return DualScorer(model, [texts[item] for item in items]).score
+        vectors = torch.stack([known[item] for item in items]) if known and items else None
+        return DualScorer(model, [texts[item] for item in items], vectors=vectors).score
 
-    known = [[item for item in sequence if item in texts] for sequence in sequences]
-    return choose_weights(known, list(texts), read, most_texts=most_texts, seed=seed)
+    bought = [[item for item in sequence if item in texts] for sequence in sequences]
+    return choose_weights(bought, list(texts), read, most_texts=most_texts, seed=seed)

@@ -1,0 +1,159 @@
+"""What stands below the verdict: rungs, lists, risks, an A/B plan, customers, the data curve, reasons tested."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from xcrossrec.adapt.candidates import BOUGHT, Made, Maker
+from xcrossrec.adapt.curve import fit_curve, sizes
+from xcrossrec.adapt.customers import side_by_side
+from xcrossrec.adapt.decision import Curve, Decision, Step
+from xcrossrec.adapt.risks import beyond_of, risks_of
+from xcrossrec.adapt.shop import MODEL, in_words, log
+from xcrossrec.adapt.trial import plan_trial
+from xcrossrec.adapt.truth import check_explanations
+from xcrossrec.baselines.rivals import Popularity
+from xcrossrec.data.domain import Domain
+from xcrossrec.evaluation import evaluate
+from xcrossrec.exceptions import StorageError, XCrossRecError
+from xcrossrec.recommender import Recommender
+from xcrossrec.scoring import Rung, Scorer, rung_of
+from xcrossrec.types import USER, Split
+
+LABELS: dict[Rung, str] = {
+    "none": "nothing is known: the first purchase",
+    "other": "purchases in other categories alone",
+    "one": "one purchase here",
+    "several": "several purchases here",
+}
+_EXPLAINED = 100
+"""Customers whose reasons are put to the test."""
+
+
+def parts_below(
+    maker: Maker, made: Sequence[Made], decision: Decision, sources: Sequence[Domain], out: Path
+) -> Iterator[dict[str, Any]]:
+    """Give the parts, cheapest first; what the minutes are too few for is left out, and said.
+
+    Args:
+        maker: with everything that was fitted.
+        made: the adapters that were used.
+        decision: what was decided.
+        sources: domains of the sources, where they were given.
+        out: the folder, with the model.
+    """
+    shop = maker.shop
+    fitted, asked = shop.fitted, shop.asked
+    chosen, over = fitted[decision.chosen], fitted[decision.gain.over]
+    lists = {each.form.name: beyond_of(each.report.info.lists) for each in (chosen, over)}
+    yield {"rungs": rungs_of(shop.domain, "test"), "beyond": {n: each for n, each in lists.items() if each} or None}
+    hits = [each.report.of("full").sort(USER)["hit@10"].to_numpy() for each in (chosen, over)]
+    trial = plan_trial(hits[0], hits[1], rng=np.random.default_rng(shop.seed)) if chosen is not over else None
+    yield {"risks": risks_of([shop.domain, *sources]), "trial": trial}
+    read = shop.pace.reading(shop.domain.items.height, max(1, len(chosen.form.sources)))
+
+    def customers() -> Any:
+        now: Scorer = Popularity(shop.domain.train_counts())
+        if over.form.name != "popularity":
+            now = maker.load(over.model)
+        with Recommender.from_pretrained(out / MODEL, shop.domain, base=maker.base) as recommender:
+            return side_by_side(recommender, now, asked, seed=shop.seed)
+
+    def explanations() -> Any:
+        if chosen.form.name == "popularity":
+            return None
+        with Recommender.from_pretrained(out / MODEL, shop.domain, base=maker.base) as recommender:
+            return check_explanations(recommender, asked, users=_EXPLAINED, seed=shop.seed)
+
+    length = shop.domain.frame("test").height / max(1, shop.domain.count_users("test"))
+    parts: dict[str, tuple[float, Callable[[], Any]]] = {
+        "customers": (3 * read, customers),
+        "curve": (_curve_s(maker, decision), lambda: curve_of(maker, made, decision)),
+        "explanations": (2 * read + shop.pace.reading(int(_EXPLAINED * 3 * (length + 1))), explanations),
+    }
+    for name, (seconds, make) in parts.items():
+        shop.bar.at(len(shop.found), shop.planned, name)
+        if seconds > shop.clock.left():
+            log.info("%s: left out, %s needed and %s left", name, in_words(seconds), in_words(shop.clock.left()))
+            continue
+        try:
+            yield {name: make()}
+        except StorageError:
+            raise
+        except XCrossRecError as error:
+            log.warning("%s: left out, %s", name, error)
+
+
+def rungs_of(domain: Domain, split: Split) -> tuple[Step, ...]:
+    """Where customers stand: at each of their purchases, by what was known of them before it.
+
+    Args:
+        domain: the target.
+        split: of the customers.
+    """
+    elsewhere = domain.other_histories(split, first=True)
+    moments: Counter[Rung] = Counter()
+    customers: Counter[Rung] = Counter()
+    sequences = domain.sequences(split, minimum=1)
+    for user, rows in zip(sequences.user_ids, sequences.rows, strict=True):
+        stood = Counter(rung_of(rows[:place], elsewhere.get(user, ())) for place in range(len(rows)))
+        moments += stood
+        customers.update(stood.keys())
+    total = max(1, moments.total())
+    return tuple(
+        Step(rung=rung, label=label, customers=customers[rung], share=moments[rung] / total)
+        for rung, label in LABELS.items()
+    )
+
+
+def curve_of(maker: Maker, made: Sequence[Made], decision: Decision) -> Curve | None:
+    """Measure the chosen form on ever more of the users at hand, the fewer ones part of the more.
+
+    A form that learns nothing from users is measured with the co-purchase term; what sells most, with the base's.
+
+    Args:
+        maker: with everything that was fitted.
+        made: the adapters that were used.
+        decision: what was decided.
+    """
+    shop = maker.shop
+    chosen, most = shop.fitted[decision.chosen], len(shop.users)
+    users, values = [], []
+
+    def measure(count: int, scorer: Scorer) -> None:
+        found = evaluate(scorer, shop.asked, "test", negatives=["full"], seed=shop.seed)
+        users.append(count)
+        values.append(found.of("full").sort(USER)["mrr"].to_numpy())
+
+    if chosen.form.simple:
+        name = "base" if chosen.form.name == "popularity" else chosen.form.name.removesuffix(BOUGHT)
+        if name not in shop.fitted:
+            return None
+        scorer = maker.load(shop.fitted[name].model)
+        for count in sizes(most):
+            measure(count, maker.with_bought(scorer, shop.users.take(count, shop.seed)))
+    else:
+        with TemporaryDirectory(dir=shop.work) as place:
+            for count in sizes(most)[:-1]:
+                maker.train_again(chosen, made, count, Path(place) / str(count))
+                measure(count, maker.load(Path(place) / str(count)))
+        users.append(most)
+        values.append(chosen.report.of("full").sort(USER)["mrr"].to_numpy())
+    return fit_curve(users, np.stack(values), more=most, seed=shop.seed)
+
+
+def _curve_s(maker: Maker, decision: Decision) -> float:
+    """Seconds that the curve will take."""
+    shop = maker.shop
+    chosen, counts = shop.fitted[decision.chosen], sizes(len(shop.users))
+    once = shop.pace.reading(shop.domain.items.height, max(1, len(chosen.form.sources)))
+    if chosen.form.simple:
+        return once + len(counts) * shop.pace.rank_s
+    share = sum(counts[:-1]) / counts[-1]
+    return share * chosen.seconds + len(counts) * (once + shop.pace.rank_s)

@@ -1,0 +1,306 @@
+"""The candidates: what sells most, the texts of the base and of sources, and what is trained on the target."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from xcrossrec.adapt.shop import Fitted, Form, Shop, Timed
+from xcrossrec.baselines.rivals import Popularity
+from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
+from xcrossrec.copurchase import CoPurchases
+from xcrossrec.data.domain import Domain, Sequences
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.models import bundle
+from xcrossrec.models.adapters import MANIFEST
+from xcrossrec.models.base import load_base
+from xcrossrec.models.day_one import DayOne
+from xcrossrec.models.dual import DualScorer, vector_dim
+from xcrossrec.models.kinds import assembled, build_model, kind_of
+from xcrossrec.models.model import Model
+from xcrossrec.models.purchases import Purchases, with_counts
+from xcrossrec.models.scorer import ModelScorer
+from xcrossrec.models.source import SourceEncoder
+from xcrossrec.training.day_one import Weights, popularity_of, with_day_one
+from xcrossrec.training.places import RUN_FILE, work_folder
+from xcrossrec.training.purchases import with_purchases
+from xcrossrec.training.source import domain_record, reading, source_users, train_source, with_head, write
+from xcrossrec.training.target import build_target_model, train_target
+from xcrossrec.types import ITEM, USER
+
+_TIMED = 256
+"""Texts whose reading is timed, once the model is warm."""
+
+BOUGHT = "-bought"
+"""Ends the name of a text candidate with the co-purchase term."""
+
+LEAST_TRAINED = 32
+"""Users without whom nothing is trained on the target: none could be set aside for early stopping."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How trainings differ from the usual ones.
+
+    Attributes:
+        source: settings of sources (:func:`xcrossrec.config.source_config`).
+        target: of integrations (:func:`xcrossrec.config.target_config`).
+        rival: of LoRA on the target (:func:`xcrossrec.config.rival_config`).
+        source_users: of a source that are trained on, at most.
+    """
+
+    source: Mapping[str, Any] = field(default_factory=dict)
+    target: Mapping[str, Any] = field(default_factory=dict)
+    rival: Mapping[str, Any] = field(default_factory=dict)
+    source_users: int = 4096
+
+
+@dataclass(frozen=True)
+class Made:
+    """A source's adapter: its name, its folder, and a digest of its weights."""
+
+    name: str
+    folder: Path
+    digest: str
+
+
+POPULARITY = Form("popularity", "what sells most", level=0)
+BASE = Form("base", "the untrained base model")
+
+
+def alone(source: Made) -> Form:
+    """The text of a source alone."""
+    name = f"source-{source.name}"
+    return Form(name, f"{source.name} alone", (source.name,), made_of=(source.digest,))
+
+
+def mean_of(sources: Sequence[Made]) -> Form:
+    """The mean of sources, nothing trained."""
+    return _of("mean", "the mean of the sources", sources)
+
+
+def bought(form: Form) -> Form:
+    """A text candidate with the co-purchase term."""
+    return replace(form, name=form.name + BOUGHT, label=f"{form.label}, with what is bought together")
+
+
+def _of(name: str, label: str, sources: Sequence[Made], level: int = 1) -> Form:
+    return Form(name, label, tuple(s.name for s in sources), level, tuple(s.digest for s in sources))
+
+
+class Maker:
+    """Makes the models of candidates.
+
+    Args:
+        shop: where they are kept.
+        base: folder or name of the base.
+        plan: of trainings.
+    """
+
+    def __init__(self, shop: Shop, base: str, plan: Plan) -> None:
+        self.shop, self.base, self.plan = shop, base, plan
+        self.domain, self.seed = shop.domain, shop.seed
+        self.ids = self.domain.items[ITEM].to_list()
+
+    def popularity(self) -> None:
+        """Fit what sells most: lately, where there are times and that foretells more."""
+
+        def fit() -> None:
+            timed = Timed()
+            lately, half_life = popularity_of(self.domain, self.shop.users)
+            order = np.unique(lately["lately"].to_numpy(), return_inverse=True)[1].astype(np.int64)
+
+            def save(folder: Path) -> None:
+                model = with_counts(_untrained(self.domain, self.base), self._counts(self.shop.users), {})
+                only = {"text": 0.0, "popularity": 1.0}
+                weights: Weights = {"none": {"popularity": 1.0}, "one": only, "several": only}
+                new = DayOne(vector_dim(model), lately, weights, half_life_days=half_life)
+                self._save(assembled(kind_of(model), [*model, new]), POPULARITY, (), folder)
+
+            self.shop.keep(POPULARITY, Popularity(order), save, timed)
+
+        self.shop.attempt([POPULARITY], 0, fit)
+
+    def text(self, form: Form, sources: Sequence[Made] = ()) -> ModelScorer | None:
+        """Fit the text of the base, of a source or of the mean of several, without and with the co-purchase term.
+
+        Returns:
+            its scorer, for the mean of scores; None where both are kept, or could not be fitted.
+        """
+        made: list[ModelScorer] = []
+        count, pace = self.domain.items.height, self.shop.pace
+
+        def fit() -> None:
+            timed = Timed()
+            scorer = self.scorer(sources)
+            made.append(scorer)
+            plain = with_counts(scorer.model, self._counts(self.shop.users), {})
+            self._keep(form, scorer, with_day_one(plain, self.domain, self.shop.users, seed=self.seed), sources, timed)
+            known = self.with_bought(scorer, self.shop.users)
+            model = with_day_one(known.model, self.domain, self.shop.users, seed=self.seed)
+            self._keep(bought(form), scorer, model, sources, timed)
+
+        self.shop.attempt([form, bought(form)], pace.reading(count) + 2 * pace.rank_s, fit)
+        return made[0] if made else None
+
+    def scorer(self, sources: Sequence[Made] = ()) -> ModelScorer:
+        """Read the catalogue by the base, by a source, or by the mean of several; and measure how long that takes."""
+        scorer = read_text(self.domain, sources, self.base)
+        some = self.domain.texts[:: -(-len(self.domain.texts) // _TIMED)]
+        began = time.monotonic()
+        kind_of(scorer.model).encode_items(scorer.model, some)
+        self.shop.pace.text_s = (time.monotonic() - began) / len(some)
+        return scorer
+
+    def with_bought(self, scorer: ModelScorer, users: Sequences) -> ModelScorer:
+        """Let a text know what users bought together; the catalogue is not read again."""
+        assert isinstance(scorer.inner, DualScorer)
+        vectors = scorer.inner.vectors
+        model, _ = with_purchases(scorer.model, self.domain, users, seed=self.seed, vectors=vectors)
+        return scorer.knowing(model, self.ids)
+
+    def merged(self, sources: Sequence[Made]) -> None:
+        """Fit the sources' updates merged, with a small LoRA trained on the target."""
+        form = _of("merged", "the sources merged and trained on the target", sources, 2)
+        self._trained(form, 1, partial(self._train_target, sources, Integration()))
+
+    def xcross(self, sources: Sequence[Made]) -> None:
+        """Fit X-Cross, after the last two layers."""
+        form = _of("xcross", "X-Cross", sources, 3)
+        self._trained(form, len(sources), partial(self._train_target, sources, Integration("xcross")))
+
+    def lora(self, source: Made | None = None) -> None:
+        """Fit a LoRA on the target, from the base or from a source."""
+        form = Form("lora", "a LoRA on the target alone", level=2)
+        if source is not None:
+            form = _of("lora-from-source", f"a LoRA on the target that starts from {source.name}", [source], 2)
+        self._trained(form, 1, partial(self._train_lora, source))
+
+    def train_again(self, chosen: Fitted, sources: Sequence[Made], users: int, out: Path) -> None:
+        """Train a candidate on fewer users.
+
+        Args:
+            chosen: a trained one.
+            sources: all that there are.
+            users: how many.
+            out: folder to write.
+        """
+        own = [source for source in sources if source.name in chosen.form.sources]
+        if chosen.form.name.startswith("lora"):
+            self._train_lora(own[0] if own else None, out, users)
+        else:
+            integration = Integration("xcross" if chosen.form.name == "xcross" else "merged")
+            self._train_target(own, integration, out, users)
+
+    def load(self, folder: Path) -> ModelScorer:
+        """Read the catalogue by a fitted candidate."""
+        return ModelScorer(bundle.load(folder, base=self.base), self.domain.texts, name="fitted", ids=self.ids)
+
+    def training_s(self, users: int, epochs: int, purchases: int, streams: int = 1) -> float:
+        """Seconds that a training will take: each text is read, and learned from, once an epoch."""
+        texts = (purchases + 32 * -(-users // 32)) * epochs
+        return self.shop.pace.reading(texts, streams) * self.shop.pace.training
+
+    def _trained(self, form: Form, streams: int, train: Callable[[Path, int | None], None]) -> None:
+        users, pace, texts = len(self.shop.users), self.shop.pace, self.domain.items.height
+        epochs = target_config(**self.plan.target).epochs
+        expected = self.training_s(users, epochs, self.domain.frame("train").height, streams)
+        after = pace.reading(2 * texts, streams) + pace.rank_s
+
+        def fit() -> None:
+            timed, started = Timed(), Timed()
+            with self.shop.bench(form) as place:
+                if not (place / MANIFEST).exists():
+                    train(place, None)
+                    if expected:
+                        pace.training *= started.lap()[0] / expected
+                scorer = self.load(place)
+                self.shop.keep(form, scorer, partial(_copy, place), timed)
+
+        self.shop.attempt([form], expected + after, fit)
+
+    def _train_target(
+        self, sources: Sequence[Made], integration: Integration, out: Path, users: int | None = None
+    ) -> None:
+        settings = {"seed": self.seed, **self.plan.target}
+        config = target_config(users=users or len(self.shop.users), **settings)
+        folders = [source.folder for source in sources]
+        train = partial(train_target, self.domain, folders, out, config=config, integration=integration)
+        _from_where_it_was(out, partial(train, base=self.base, budget=users))
+
+    def _train_lora(self, source: Made | None, out: Path, users: int | None = None) -> None:
+        settings = {"seed": self.seed, **self.plan.rival}
+        config = rival_config(users=users or len(self.shop.users), **settings)
+        init = None if source is None else source.folder
+        train = partial(train_source, self.domain, out, config=config, init=init, base=self.base)
+        _from_where_it_was(out, partial(train, purchases=True, budget=users))
+
+    def _counts(self, users: Sequences) -> CoPurchases:
+        rows = [(user, self.ids[row]) for user, rows in zip(users.user_ids, users.rows, strict=True) for row in rows]
+        return CoPurchases.count(pl.DataFrame(rows, schema={USER: pl.String, ITEM: pl.String}, orient="row"))
+
+    def _keep(self, form: Form, scorer: ModelScorer, model: Model, sources: Sequence[Made], timed: Timed) -> None:
+        folders = [source.folder for source in sources]
+        self.shop.keep(form, scorer.knowing(model, self.ids), partial(self._save, model, form, folders), timed)
+
+    def _save(self, model: Model, form: Form, folders: Sequence[Path], out: Path) -> None:
+        seen = frozenset().union(*(source_users(folder) for folder in folders))
+        write(model, out, {"kind": form.name, "domain": domain_record(self.domain)}, seen, overwrite=True)
+
+
+def read_text(domain: Domain, sources: Sequence[Made], base: str) -> ModelScorer:
+    """Read a domain's catalogue by the base, by a source, or by the mean of several, centered; it knows no purchases.
+
+    Args:
+        domain: the target.
+        sources: adapters, or none for the base.
+        base: folder or name of the base.
+    """
+    folders = [source.folder for source in sources]
+    if not folders:
+        model = _untrained(domain, base)
+    elif len(folders) == 1:
+        model = bundle.load(folders[0], base=base)
+    else:
+        model = build_target_model(folders, Integration(), base=base)
+    model = with_head(reading(model, domain, folders), domain, source_config(projection_rank=0))
+    model = assembled(kind_of(model), [each for each in model if not isinstance(each, (Purchases, DayOne))])
+    model.eval()
+    return ModelScorer(model, domain.texts, name="text")
+
+
+def _untrained(domain: Domain, base: str) -> Model:
+    model = build_model(SourceEncoder(load_base(base)))
+    model.eval()
+    return reading(model, domain, [])
+
+
+def train_missing(domain: Domain, out: Path, base: str, config: TrainingConfig, budget: int | None) -> None:
+    """Train a source's adapter, from where an interrupted training of it was."""
+    _from_where_it_was(out, partial(train_source, domain, out, config=config, base=base, budget=budget))
+
+
+def _from_where_it_was(out: Path, train: Callable[..., object]) -> None:
+    """Go on with an interrupted training; one of other settings or data begins again."""
+    place = work_folder(out)
+    train = partial(train, overwrite=True, show_progress=False)
+    try:
+        train(resume=(place / RUN_FILE).exists())
+    except ConfigError:
+        if not place.exists():
+            raise
+        shutil.rmtree(place)
+        train()
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _copy(place: Path, out: Path) -> None:
+    shutil.copytree(place, out)

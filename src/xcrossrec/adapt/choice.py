@@ -1,0 +1,108 @@
+"""The choice: of all candidates whose distance to the best may be luck, the simplest.
+
+Legend: ``user`` = one user, the same for every candidate; ``candidate`` = one that may be shipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from xcrossrec.adapt.decision import Gain, Interval
+from xcrossrec.metrics.significance import bootstrap_interval
+
+LUCK = 0.1
+"""How often the simplest of equally good candidates may be passed over for a lucky one, at most."""
+
+_RESAMPLES = 2000
+
+
+def interval(values: Float[np.ndarray, " user"], seed: int = 0) -> Interval:
+    """A mean with its 95% interval, users resampled (:func:`~xcrossrec.metrics.significance.bootstrap_interval`)."""
+    low, high = bootstrap_interval(np.asarray(values, dtype=np.float64), rng=np.random.default_rng(seed))
+    return Interval(mean=float(values.mean()), low=low, high=high)
+
+
+def choose(scores: Mapping[str, Float64[np.ndarray, " user"]], level: Mapping[str, int], seed: int = 0) -> str:
+    """Choose the simplest candidate within noise of the best; of several that are as simple, the one with the most.
+
+    The best is the one with the highest mean; it is ahead of each other one by so many standard errors of the paired
+    difference. How far the best of equally good candidates would be ahead is found by drawing the users anew, 2,000
+    times, each time with the largest of the differences from what they are. A candidate that the best is not further
+    ahead of than in nine draws of ten is within noise. Of these the simplest is chosen, by its level of cost: what
+    costs as much as another is no simpler, and there the higher mean decides. So however many candidates there are, a
+    winner by luck displaces a simpler one that is as good in one case of ten (White's reality check, Econometrica 2000,
+    with Hansen's studentized differences, JBES 2005).
+
+    Args:
+        scores: by candidate the deciding metric of each user; the same users in the same order.
+        level: by candidate what it costs, 0 the least.
+        seed: of the draws.
+
+    Returns:
+        a candidate's name.
+    """
+    return min(within_noise(scores, seed), key=lambda name: (level[name], -scores[name].mean()))
+
+
+def within_noise(scores: Mapping[str, Float64[np.ndarray, " user"]], seed: int = 0) -> list[str]:
+    """Every candidate that the best may be ahead of by luck, itself among them; see :func:`choose`."""
+    names, values = list(scores), np.stack(list(scores.values()))
+    best = int(values.mean(1).argmax())
+    ahead = values[best] - values
+    users = ahead.shape[1]
+    mean = ahead.mean(1)
+    if users < 2:
+        return names
+    error = ahead.std(1, ddof=1) / np.sqrt(users)
+    differs = error > 0
+    if not differs.any():
+        return [name for name, by in zip(names, mean, strict=True) if by <= 0]
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(users, np.full(users, 1 / users), size=_RESAMPLES)
+    luck = (draws @ ahead[differs].T / users - mean[differs]) / error[differs]
+    bar = max(float(np.quantile(luck.max(1), 1 - LUCK)), 0.0)
+    return [name for name, by, noise in zip(names, mean, error, strict=True) if by <= bar * noise]
+
+
+def gain(scores: Mapping[str, Float64[np.ndarray, " user"]], chosen: str, over: str, seed: int = 0) -> Gain:
+    """What the chosen candidate is better by than another, on the users of the report.
+
+    Args:
+        scores: by candidate the deciding metric of each user.
+        chosen: is shipped.
+        over: another one, or itself where there is no other.
+        seed: of the interval's draws.
+    """
+    found = interval(scores[chosen] - scores[over], seed)
+    before = float(scores[over].mean())
+    return Gain(
+        over=over,
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+        relative=found.mean / before if before else 0.0,
+        sure=found.low > 0,
+    )
+
+
+def verdict(label: str, others: Sequence[str], over: str, found: Gain, users: int, score: float) -> tuple[str, str]:
+    """Say in two sentences what to ship, and what it is worth.
+
+    Args:
+        label: of the chosen one, in words.
+        others: labels of all other candidates that were fitted.
+        over: label of the one that it is compared with.
+        found: the gain over that one.
+        users: of the report.
+        score: the chosen one's metric on them.
+    """
+    known = f"On {users:,} users kept for this report its MRR is {score:.4f}"
+    if not others:
+        return f"Ship {label}: nothing else was fitted.", f"{known}."
+    first = f"Ship {label}: none of {len(others)} other candidates is better beyond noise, or simpler and as good."
+    measured = f"{found.mean:+.4f} ({found.relative:+.1%}), 95% interval {found.low:+.4f} to {found.high:+.4f}"
+    words = "better than" if found.sure else "worse than" if found.high < 0 else "not to be told apart from"
+    return first, f"{known}, {words} that of {over}: {measured}."

@@ -1,0 +1,93 @@
+"""What more users are worth: the deciding metric over the number of users, a line through it, and its band.
+
+Legend: ``user`` = one user of the report, ``point`` = one measurement, ``draw`` = one draw of the bootstrap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+from xcrossrec.adapt.choice import interval
+from xcrossrec.adapt.decision import Curve, Interval, Point
+
+LEAST_POINTS = 3
+"""Numbers of users through which a line is laid, at least."""
+
+_DRAWS = 2000
+
+
+def sizes(users: int) -> list[int]:
+    """The numbers of users to measure at: 64, 128, 256, ... and all; of fewer than 256 users from 16 on."""
+    first = 64 if users >= 256 else 16
+    found = [first * 2**step for step in range(20) if first * 2**step < users * 0.75]
+    return [*found, users]
+
+
+def fit_curve(
+    users: Sequence[int], values: Float64[np.ndarray, "point user"], *, more: int, seed: int = 0
+) -> Curve | None:
+    """Lay a line through the metric over the logarithm of the number of users, and say what more users are worth.
+
+    The band is of 2,000 draws, of users of the report and of points anew. What ``more`` users add is the line's rise,
+    with what single points scatter about it: it is to hold for a new measurement.
+
+    Args:
+        users: fitted on, of each point; may come twice, for another draw of as many.
+        values: the metric of each user of the report at each point.
+        more: users beside the largest number.
+        seed: of the draws.
+
+    Returns:
+        None for fewer than three different numbers.
+    """
+    if len(set(users)) < LEAST_POINTS:
+        return None
+    x, most = np.log2(np.array(users, dtype=np.float64)), max(users)
+    grid = sorted({*users, *(most + round(more * share) for share in (0.25, 0.5, 0.75, 1.0))})
+    at = np.log2(np.array(grid, dtype=np.float64))
+    level, slope = _line(x, values.mean(1))
+    scatter = (values.mean(1) - level - slope * x) * np.sqrt(len(x) / max(len(x) - 2, 1))
+    lines, rises, rise = [], [], np.log2((most + more) / most)
+    rng = np.random.default_rng(seed)
+    for _ in range(_DRAWS):
+        means = values[:, rng.integers(0, values.shape[1], values.shape[1])].mean(1)
+        again = rng.integers(0, len(x), len(x))
+        if len(set(x[again])) < 2:
+            continue
+        own_level, own_slope = _line(x[again], means[again])
+        lines.append(own_level + own_slope * at)
+        rises.append(own_slope * rise + np.subtract(*rng.choice(scatter, 2)))
+    low, high = np.quantile(np.stack(lines), [0.025, 0.975], axis=0)
+    band = [
+        Point(users=n, mean=level + slope * float(np.log2(n)), low=float(a), high=float(b))
+        for n, a, b in zip(grid, low, high, strict=True)
+    ]
+    down, up = (float(each) for each in np.quantile(rises, [0.025, 0.975]))
+    promise = Interval(mean=float(slope * rise), low=down, high=up)
+    points = tuple(_point(n, values[[each == n for each in users]].mean(0), seed) for n in sorted(set(users)))
+    return Curve(points=points, band=tuple(band), more_users=more, promise=promise, sentence=said(more, promise))
+
+
+def said(more: int, promise: Interval) -> str:
+    """The promise in words."""
+    if promise.low <= 0 <= promise.high:
+        return (
+            f"{more:,} more users are not to be told from these: they may change the MRR by {promise.low:+.4f} to "
+            f"{promise.high:+.4f}."
+        )
+    return f"{more:,} more users are worth about {promise.mean:+.4f} (from {promise.low:+.4f} to {promise.high:+.4f})."
+
+
+def _line(x: Float64[np.ndarray, " point"], y: Float64[np.ndarray, " point"]) -> tuple[float, float]:
+    """Level and slope of the least squares."""
+    off = x - x.mean()
+    slope = float((off * y).sum() / (off**2).sum())
+    return float(y.mean() - slope * x.mean()), slope
+
+
+def _point(users: int, values: Float64[np.ndarray, " user"], seed: int) -> Point:
+    found = interval(values, seed)
+    return Point(users=users, mean=found.mean, low=found.low, high=found.high)

@@ -1,0 +1,181 @@
+"""What each established category is worth: alone, and in the mean of all, asked of users of the target.
+
+Legend: ``user`` = one user of the target, ``item`` = one item of its catalogue.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from xcrossrec.adapt.candidates import Made
+from xcrossrec.adapt.choice import interval
+from xcrossrec.adapt.decision import Helps, Interval, Source
+from xcrossrec.data.domain import Domain, Sequences
+from xcrossrec.evaluation.table import aligned
+from xcrossrec.metrics.ranking import catalogue_ranks, reciprocal_rank
+from xcrossrec.scoring import Scorer
+from xcrossrec.training.source import source_users, user_hashes
+
+ASKED = 300
+"""Users of the target that sources are judged by, at most."""
+
+
+class Judge:
+    """Asks users of the target what each source is worth: their last purchase of train is ranked in the catalogue.
+
+    Args:
+        target: whose train users are asked; nothing is trained on them here.
+        seed: of the draw of users.
+    """
+
+    def __init__(self, target: Domain, seed: int) -> None:
+        self.target, self.seed = target, seed
+        every = target.sequences("train")
+        self.users: Sequences = every.take(min(len(every), ASKED) or None, seed)
+        self.histories, self.wanted = self.users.histories_and_targets()
+        self.scores: dict[str, Float[np.ndarray, "user item"]] = {}
+
+    def ask(self, name: str, scorer: Scorer) -> None:
+        """Let a source's text score, or the base's, which has the empty name."""
+        self.scores[name] = scorer.score(self.histories).astype(np.float32)
+
+    def ranked(self, names: Sequence[str]) -> Float64[np.ndarray, " user"]:
+        """Reciprocal ranks by the mean of several texts' scores."""
+        mean = np.mean([self.scores[name] for name in names], axis=0)
+        left_out = [()] * len(self.users) if self.target.keeps_repeats else self.users.rows
+        return reciprocal_rank(catalogue_ranks(mean, self.wanted, left_out)[0])
+
+    def verdicts(self) -> dict[str, Verdict]:
+        """Judge all sources that were asked; see :func:`judge`."""
+        return judge([name for name in self.scores if name], self.ranked, self.seed)
+
+    def described(self, made: Sequence[Made], domains: Mapping[str, Domain]) -> list[Source]:
+        """Everything that is known of the sources.
+
+        Args:
+            made: adapters that were asked, by their names.
+            domains: of the sources, where they were given.
+        """
+        users, found = user_hashes(self.target.sequences("train").user_ids), self.verdicts()
+        words = _words(self.target)
+        return [
+            Source(
+                name=each.name,
+                folder=str(each.folder),
+                alone=found[each.name].alone,
+                without=found[each.name].without,
+                shared_users=len(users & source_users(each.folder)),
+                shared_words=_share(words, domains.get(each.name)),
+                helps=found[each.name].helps,
+                used=found[each.name].helps != "no",
+                why=found[each.name].why,
+            )
+            for each in made
+        ]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a source is worth; see :class:`xcrossrec.adapt.decision.Source`."""
+
+    alone: Interval
+    without: Interval | None
+    helps: Helps
+    why: str
+
+
+class Ranked(Protocol):
+    """Reciprocal ranks of users by the mean of several texts' scores; the empty name is the untrained base."""
+
+    def __call__(self, names: Sequence[str]) -> Float64[np.ndarray, " user"]:
+        """Rank by the mean of these."""
+        ...
+
+
+def judge(names: Sequence[str], ranked: Ranked, seed: int = 0) -> dict[str, Verdict]:
+    """Judge sources, and drop harmful ones one after another, the worst first.
+
+    A source is harmful ("no") if the mean of all is for sure better without it; or if it is alone for sure worse than
+    the untrained base, and the mean is not for sure better with it. It helps ("yes") if the mean is for sure better
+    with it, or it is alone for sure better than the base. Else it is unclear, and is used. For sure: the 95% interval
+    of the paired differences leaves 0 out. After one was dropped, the others are judged in the mean of the rest.
+
+    Args:
+        names: of the sources.
+        ranked: reciprocal ranks of the same users by any of them together, and by the base.
+        seed: of the intervals.
+    """
+    base, kept, found = ranked([""]), list(names), dict[str, Verdict]()
+    while kept:
+        judged = {name: _judged(name, kept, ranked, base, seed) for name in kept}
+        harmful = [name for name in kept if judged[name].helps == "no"]
+        if not harmful:
+            return {name: {**judged, **found}[name] for name in names}
+        worst = min(harmful, key=lambda name: judged[name].alone.mean)
+        found[worst] = judged[worst]
+        kept.remove(worst)
+    return {name: found[name] for name in names}
+
+
+def _judged(name: str, kept: Sequence[str], ranked: Ranked, base: Float64[np.ndarray, " user"], seed: int) -> Verdict:
+    own = ranked([name])
+    over = interval(own - base, seed)
+    rest = [other for other in kept if other != name]
+    without = interval(ranked(kept) - ranked(rest), seed) if rest else None
+    better, worse = f"alone {over.mean:+.4f} against the untrained base", "the mean is better without it"
+    helps: Helps = "unclear"
+    why = f"{better}, which may be chance"
+    if without is not None and without.high < 0:
+        helps, why = "no", f"{worse} ({-without.mean:+.4f})"
+    elif over.high < 0 and not (without is not None and without.low > 0):
+        helps, why = "no", f"{better}, for sure worse"
+    elif without is not None and without.low > 0:
+        helps, why = "yes", f"the mean is better with it ({without.mean:+.4f})"
+    elif over.low > 0:
+        helps, why = "yes", f"{better}, for sure better"
+    return Verdict(interval(own, seed), without, helps, why)
+
+
+def sources_table(found: Sequence[Source], users: int) -> str:
+    """A small table in plain words.
+
+    Args:
+        found: the sources.
+        users: of the target who were asked.
+    """
+    rows = [
+        [
+            each.name,
+            each.helps if each.used else "no, left out",
+            _interval(each.alone),
+            "" if each.without is None else _interval(each.without, "+"),
+            "" if each.shared_users is None else f"{each.shared_users:,}",
+            "" if each.shared_words is None else f"{each.shared_words:.0%}",
+            each.why,
+        ]
+        for each in found
+    ]
+    header = ["source", "helps", "alone", "worth in the mean", "shared users", "words", "why"]
+    caption = (
+        f"By {users} users of the target, whose last purchase is ranked in the whole catalogue; nothing was trained on "
+        "it. MRR with 95% interval; words: share of the target's words that the source has."
+    )
+    return "\n".join([*aligned(header, rows), "", caption])
+
+
+def _interval(found: Interval, sign: str = "") -> str:
+    return f"{found.mean:{sign}.4f} [{found.low:{sign}.4f}, {found.high:{sign}.4f}]"
+
+
+def _words(domain: Domain) -> frozenset[str]:
+    return frozenset(re.findall(r"[^\W\d_]{2,}", " ".join(domain.texts).lower()))
+
+
+def _share(words: frozenset[str], domain: Domain | None) -> float | None:
+    return None if domain is None or not words else len(words & _words(domain)) / len(words)

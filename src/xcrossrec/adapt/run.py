@@ -1,0 +1,276 @@
+"""The whole job: fit what the minutes allow, choose, report, and leave a folder that says why."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from xcrossrec._version import __version__
+from xcrossrec.adapt.after import parts_below
+from xcrossrec.adapt.candidates import BASE, LEAST_TRAINED, Made, Maker, Plan, alone, mean_of
+from xcrossrec.adapt.choice import choose, gain, interval, verdict
+from xcrossrec.adapt.decision import FILE, Candidate, Decision, Source, Target, Users
+from xcrossrec.adapt.judge import Judge
+from xcrossrec.adapt.shop import MODEL, Clock, Fitted, Form, Missing, Pace, Shop, log
+from xcrossrec.adapt.sources import AnySource, Given, read_sources, ready
+from xcrossrec.data import read_domain
+from xcrossrec.data.domain import Domain
+from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.metrics.ranking import METRICS
+from xcrossrec.models.adapters import base_of
+from xcrossrec.models.base import DEFAULT_BASE, load_base
+from xcrossrec.progress import stage
+from xcrossrec.replacing import replacing_file, replacing_folder
+
+WORK, SOURCES = "work", "sources"
+_GIVEN, _JUDGED, _PACE = "given.json", "judged.json", "pace.json"
+_FOR_SOURCES = 0.5
+"""Share of the minutes left that the trainings of missing sources may take, all together."""
+
+
+def adapt(
+    target: Domain | Path | str,
+    sources: Sequence[AnySource] | None = None,
+    *,
+    out: Path | str,
+    minutes: float = 30.0,
+    base: str | None = None,
+    seed: int = 0,
+    add_sources: Sequence[AnySource] = (),
+    drop_sources: Sequence[str] = (),
+    plan: Plan | None = None,
+) -> Decision:
+    """Decide what to ship for a new category, and leave it in a folder.
+
+    Candidates are fitted on the train users, cheapest first, as the minutes allow; one is chosen on the validation
+    users (:func:`xcrossrec.adapt.choice.choose`), and what it is worth is measured on the test users. What was fitted
+    before in the same folder is not fitted again.
+
+    Args:
+        target: the new category: a domain, or its folder.
+        sources: established categories: domains, whose adapters are trained and kept, or adapters; may be none. None
+            takes those that the folder was made with before.
+        out: the folder.
+        minutes: that all may take. What would take longer than is left is skipped, and named.
+        base: folder or name of the base; None takes that of the adapters given, or the embedded one.
+        seed: of every draw.
+        add_sources: beside those of before.
+        drop_sources: names, or folders, of those of before that are left out now.
+        plan: how trainings differ from the usual ones.
+
+    Returns:
+        what ``out/decision.json`` holds; ``out/model`` is what was chosen.
+
+    Raises:
+        DataError: no users to fit, choose or report on, or a folder that holds something else.
+        ConfigError: no minutes, a source that is the target, two of one name, or one to drop that is not there.
+        BundleError: a source that is neither a domain nor an adapter.
+        ModelError: the base cannot be loaded.
+        StorageError: the disk refuses.
+    """
+    if not minutes > 0:
+        raise ConfigError(f"minutes are {minutes}: give more than 0")
+    clock, out, plan = Clock(minutes), Path(out), plan or Plan()
+    domain = target if isinstance(target, Domain) else read_domain(target)
+    _check_users(domain)
+    _check_place(out, domain)
+    given = read_sources(_wanted(out, sources, add_sources, drop_sources), domain, out / SOURCES)
+    adapters = [each.folder for each in given if each.domain is None]
+    base = base or (base_of(adapters).name if adapters else DEFAULT_BASE)
+    facts = {"base": load_base(base).digest, "plan": asdict(plan)}
+    _remember(out, domain, given)
+    with stage(f"adapting to {domain.name}", "candidates") as bar:
+        shop = Shop(domain, out / WORK, seed=seed, clock=clock, bar=bar, facts=facts)
+        shop.pace, shop.planned = _pace(out), 9 + 2 * len(given)
+        maker = Maker(shop, base, plan)
+        made, judged = _fit_all(maker, given)
+        _write(out / WORK / _PACE, json.dumps(asdict(shop.pace)))
+        decision = _decide(shop, judged, "" if isinstance(target, Domain) else str(target))
+        _ship(shop, decision, out)
+        for more in parts_below(maker, made, decision, [each.domain for each in given if each.domain is not None], out):
+            decision = decision.model_copy(update=more)
+            decision.write(out)
+    return decision
+
+
+def _check_users(domain: Domain) -> None:
+    """Refuse a target on which nothing can be fitted, chosen or reported."""
+    for split, what in (("train", "fit on"), ("validation", "choose on"), ("test", "report on")):
+        if split not in domain.splits or not len(domain.sequences(split)):
+            raise DataError(
+                f"target {domain.name!r} has no users to {what}: its {split} split has 0 with two purchases or more; "
+                "import more purchases (of each customer the last two are kept apart), or with another --split"
+            )
+
+
+def _check_place(out: Path, domain: Domain) -> None:
+    """Refuse a folder that holds something else than this command's work for the target."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file: choose another --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / WORK / _GIVEN).exists() and not (out / FILE).exists():
+        raise DataError(f"{out} exists and holds nothing that adapt left: choose another --out")
+    if (before := _before(out)) and before["target"] != domain.name:
+        raise ConfigError(f"{out} is of the target {before['target']!r}, not of {domain.name!r}: choose another --out")
+
+
+def _before(out: Path) -> dict[str, object]:
+    with suppress(OSError, ValueError):
+        return dict(json.loads((out / WORK / _GIVEN).read_text(encoding="utf-8")))
+    return {}
+
+
+def _wanted(
+    out: Path, sources: Sequence[AnySource] | None, added: Sequence[AnySource], dropped: Sequence[str]
+) -> list[AnySource]:
+    """The sources as they are given, or those of before with some more or less."""
+    before = _before(out).get("sources", {})
+    assert isinstance(before, dict)
+    if sources is not None:
+        return [*sources, *added]
+    if lost := [name for name in dropped if name not in before and str(Path(name).resolve()) not in before.values()]:
+        raise ConfigError(f"no source {lost[0]!r} to drop: {out} has {', '.join(before) or 'none'}")
+    gone = {*dropped, *(str(Path(name).resolve()) for name in dropped)}
+    kept = [path for name, path in before.items() if name not in gone and path not in gone]
+    return [*kept, *(each for each in added if isinstance(each, Domain) or str(Path(each).resolve()) not in kept)]
+
+
+def _remember(out: Path, domain: Domain, given: Sequence[Given]) -> None:
+    _write(out / WORK / _GIVEN, json.dumps({"target": domain.name, "sources": {s.name: s.path for s in given}}))
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing_file(path) as file:
+        file.write_text(text, encoding="utf-8")
+
+
+def _pace(out: Path) -> Pace:
+    """What was measured before."""
+    with suppress(OSError, ValueError, TypeError):
+        return Pace(**json.loads((out / WORK / _PACE).read_text(encoding="utf-8")))
+    return Pace()
+
+
+def _fit_all(maker: Maker, given: Sequence[Given]) -> tuple[list[Made], list[Source]]:
+    """Fit everything that the minutes allow; give the adapters that are there, and what sources are worth."""
+    shop = maker.shop
+    maker.popularity()
+    maker.text(BASE)
+    made = []
+    for number, each in enumerate(given):
+        share = shop.clock.left() * _FOR_SOURCES / (len(given) - number)
+        if (one := ready(each, shop, maker.base, maker.plan, share)) is None:
+            form = alone(Made(each.name, each.folder, ""))
+            why = "its training would take too long for the minutes: give more --minutes, or an adapter"
+            shop.found[form.name] = Missing(form, "skipped", why)
+            log.info("%s: skipped, %s", form.label, why)
+        else:
+            made.append(one)
+    judged = _judged(maker, made, given)
+    used = [one for one in made if any(each.name == one.name and each.used for each in judged)]
+    if len(used) > 1:
+        maker.text(mean_of(used), used)
+    if len(shop.users) < LEAST_TRAINED:
+        form, why = Form("lora", "a LoRA on the target alone"), f"{len(shop.users)} users, it needs {LEAST_TRAINED}"
+        shop.found[form.name] = Missing(form, "skipped", why)
+        return used, judged
+    if len(used) > 1:
+        maker.merged(used)
+    maker.lora()
+    if used:
+        maker.lora(max(used, key=lambda one: shop.fitted[alone(one).name].choose.of("full")["mrr"].to_numpy().mean()))
+    if len(used) > 1:
+        maker.xcross(used)
+    return used, judged
+
+
+def _judged(maker: Maker, made: Sequence[Made], given: Sequence[Given]) -> list[Source]:
+    """Fit each source alone, and say which of them help; what was said of the same before is taken over."""
+    shop, place = maker.shop, maker.shop.work / _JUDGED
+    key = shop.key(Form("sources", "", made_of=tuple(each.digest for each in made)))
+    many = TypeAdapter(dict[str, list[Source]])
+    known: list[Source] | None = None
+    with suppress(OSError, ValidationError):
+        known = many.validate_json(place.read_bytes()).get(key)
+    judge, asked = Judge(shop.domain, shop.seed), []
+    for each in made:
+        scorer = maker.text(alone(each), [each])
+        if known is None and alone(each).name in shop.fitted:
+            judge.ask(each.name, scorer or maker.scorer([each]))
+            asked.append(each)
+    if known is not None or not asked:
+        return known or []
+    judge.ask("", maker.scorer())
+    found = judge.described(asked, {each.name: each.domain for each in given if each.domain is not None})
+    for source in found:
+        log.info("source %s: %s, %s", source.name, source.helps if source.used else "left out", source.why)
+    if len(asked) == len(made):
+        _write(place, many.dump_json({key: found}).decode())
+    return found
+
+
+def _decide(shop: Shop, judged: Sequence[Source], folder: str) -> Decision:
+    """Choose on the users set aside to choose, and report on the others."""
+    choosing, reporting = shop.scores("validation"), shop.scores("test")
+    chosen = choose(choosing, {name: each.form.level for name, each in shop.fitted.items()}, shop.seed)
+    simple = [name for name, each in shop.fitted.items() if each.form.simple]
+    best = max(simple, key=lambda name: choosing[name].mean())
+    over = max((name for name in simple if name != chosen), key=lambda name: choosing[name].mean(), default=chosen)
+    found = gain(reporting, chosen, over, shop.seed)
+    others = [each.form.label for name, each in shop.fitted.items() if name != chosen]
+    of, domain = shop.fitted[chosen], shop.domain
+    said = verdict(
+        of.form.label, others, shop.fitted[over].form.label, found, reporting[chosen].size, reporting[chosen].mean()
+    )
+    users = Users(fit=len(shop.users), choose=choosing[chosen].size, report=reporting[chosen].size)
+    return Decision(
+        version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=shop.seed,
+        simulated=bool(domain.manifest.get("simulated", False)),
+        target=Target(
+            name=domain.name,
+            items=domain.items.height,
+            purchases=sum(map(len, shop.users.rows)),
+            users=users,
+            fingerprint=domain.fingerprint,
+            folder=folder,
+        ),
+        candidates=tuple(_candidate(shop, each, chosen) for each in shop.found.values()),
+        chosen=chosen,
+        simplest=best,
+        gain=found,
+        verdict=said,
+        sources=tuple(judged),
+    )
+
+
+def _candidate(shop: Shop, each: Fitted | Missing, chosen: str) -> Candidate:
+    """What is told of a candidate."""
+    form = each.form
+    told = partial(Candidate, name=form.name, label=form.label, sources=form.sources, simple=form.simple)
+    if isinstance(each, Missing):
+        return told(status=each.status, why=each.why, seconds=each.seconds)
+    frame, reporting = each.report.of("full"), shop.scores("test")
+    return told(
+        status="fitted",
+        seconds=round(each.seconds, 2),
+        memory_mb=round(each.memory_mb, 1),
+        choose=interval(shop.scores("validation")[form.name], shop.seed),
+        report={name: interval(frame[name].to_numpy(), shop.seed) for name in METRICS},
+        minus_chosen=interval(reporting[form.name] - reporting[chosen], shop.seed),
+    )
+
+
+def _ship(shop: Shop, decision: Decision, out: Path) -> None:
+    """Put the chosen model in its place, and say why."""
+    with replacing_folder(out / MODEL) as folder:
+        shutil.copytree(shop.fitted[decision.chosen].model, folder, dirs_exist_ok=True)
+    decision.write(out)

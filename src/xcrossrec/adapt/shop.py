@@ -1,0 +1,260 @@
+"""Where candidates are fitted: within the minutes, one after another, each kept with its scores once it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from xcrossrec._version import __version__
+from xcrossrec.adapt.decision import Status
+from xcrossrec.data.domain import Domain
+from xcrossrec.evaluation import Evaluation, evaluate
+from xcrossrec.exceptions import StorageError, XCrossRecError
+from xcrossrec.progress import Stage
+from xcrossrec.replacing import replacing_folder
+from xcrossrec.scoring import Scorer
+from xcrossrec.types import USER, Split
+
+log = logging.getLogger("xcrossrec.adapt")
+
+MOST_CHOOSING, MOST_REPORTING = 2000, 5000
+"""Users that are ranked to choose, and to report, at most; drawn by seed."""
+
+MODEL = "model"
+_CHOOSE, _REPORT, _ABOUT = "choose.parquet", "report.parquet", "about.json"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a candidate is; see :class:`xcrossrec.adapt.decision.Candidate`.
+
+    Attributes:
+        level: of cost: 0 has no language model, 1 is not trained on the target, 2 is, 3 reads a text several times.
+        made_of: all that it depends on beside the target and the seed; a kept one is only used where this is the same.
+    """
+
+    name: str
+    label: str
+    sources: tuple[str, ...] = ()
+    level: int = 1
+    made_of: tuple[str, ...] = ()
+
+    @property
+    def simple(self) -> bool:
+        """Whether nothing was trained on the target."""
+        return self.level < 2
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A candidate that is whole: its model's folder, its scores, and what it took."""
+
+    form: Form
+    model: Path
+    choose: Evaluation
+    report: Evaluation
+    seconds: float
+    memory_mb: float
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A candidate that is not."""
+
+    form: Form
+    status: Status
+    why: str
+    seconds: float = 0.0
+
+
+@dataclass
+class Clock:
+    """The minutes that there are.
+
+    Attributes:
+        minutes: in all, from now on.
+    """
+
+    minutes: float
+    began: float = field(default_factory=time.monotonic)
+
+    def left(self) -> float:
+        """Seconds left, at least 0."""
+        return max(0.0, self.minutes * 60 - (time.monotonic() - self.began))
+
+
+@dataclass
+class Pace:
+    """How quick this machine is with this target, as far as is known; None before anything was measured.
+
+    Attributes:
+        text_s: to read a text of the catalogue.
+        rank_s: to rank all users by vectors that are there.
+        training: what a text costs in training, in readings of it; 4 until something was trained.
+    """
+
+    text_s: float | None = None
+    rank_s: float = 0.0
+    training: float = 4.0
+
+    def reading(self, texts: int, streams: int = 1) -> float:
+        """Seconds to read so many texts, by so many language models."""
+        return (self.text_s or 0.0) * texts * streams
+
+
+class Shop:
+    """Fits candidates and keeps them in a folder.
+
+    Args:
+        domain: the target.
+        work: the folder.
+        seed: of users and candidates.
+        clock: the minutes.
+        bar: told what is done.
+        facts: what every candidate depends on, beside the target: settings, the base.
+    """
+
+    def __init__(
+        self, domain: Domain, work: Path, *, seed: int, clock: Clock, bar: Stage, facts: Mapping[str, Any]
+    ) -> None:
+        self.domain, self.work, self.seed, self.clock, self.bar = domain, work, seed, clock, bar
+        self.users = domain.sequences("train")
+        self.pace = Pace()
+        self.found: dict[str, Fitted | Missing] = {}
+        self.planned = 1
+        self._facts = {**facts, "fingerprint": domain.fingerprint, "seed": seed, "version": __version__}
+        asked = domain.with_users("validation", MOST_CHOOSING, seed)
+        self.asked = asked.with_users("test", MOST_REPORTING, seed)
+
+    @property
+    def fitted(self) -> dict[str, Fitted]:
+        """All candidates that are whole, simplest first."""
+        return {name: each for name, each in self.found.items() if isinstance(each, Fitted)}
+
+    def scores(self, split: Split) -> dict[str, Float64[np.ndarray, " user"]]:
+        """The deciding metric by fitted candidate, of the users to choose (validation) or to report (test)."""
+        of = {name: each.choose if split == "validation" else each.report for name, each in self.fitted.items()}
+        return {name: each.of("full").sort(USER)["mrr"].to_numpy() for name, each in of.items()}
+
+    def attempt(self, forms: Sequence[Form], seconds: float, fit: Callable[[], None]) -> bool:
+        """Fit candidates that belong together, unless they are kept, or the minutes are too few.
+
+        Args:
+            forms: in the order of simplicity.
+            seconds: that it will take.
+            fit: calls :meth:`keep` for each of them.
+
+        Returns:
+            whether all are whole.
+        """
+        self.bar.at(len(self.found), self.planned, forms[0].label)
+        kept = [self._kept(form) for form in forms]
+        if any(each is None for each in kept) and not self._fit(forms, seconds, fit):
+            return False
+        self.found |= {form.name: each for form, each in zip(forms, kept, strict=True) if each is not None}
+        return all(isinstance(self.found.get(form.name), Fitted) for form in forms)
+
+    def _fit(self, forms: Sequence[Form], seconds: float, fit: Callable[[], None]) -> bool:
+        left = self.clock.left()
+        if seconds > left:
+            why = f"it would take about {in_words(seconds)}, and {in_words(left)} were left: give more --minutes"
+            self.found |= {form.name: Missing(form, "skipped", why, seconds) for form in forms}
+            log.info("%s: skipped, %s", forms[0].label, why)
+            return False
+        try:
+            fit()
+        except StorageError:
+            raise
+        except (XCrossRecError, RuntimeError, MemoryError) as error:
+            log.warning("%s: failed, %s", forms[0].label, error)
+            why = " ".join(str(error).split()) or type(error).__name__
+            self.found |= {form.name: Missing(form, "failed", why) for form in forms if form.name not in self.found}
+            return False
+        return True
+
+    def keep(self, form: Form, scorer: Scorer, save: Callable[[Path], None], timed: Timed) -> None:
+        """Rank the users by a candidate, and keep it as a whole.
+
+        Args:
+            form: what it is.
+            scorer: bound to the target's catalogue.
+            save: writes its model to a folder.
+            timed: since when it was fitted.
+        """
+        began = time.monotonic()
+        asked: tuple[Split, Split] = ("validation", "test")
+        choose, report = (evaluate(scorer, self.asked, s, negatives=["full"], seed=self.seed) for s in asked)
+        self.pace.rank_s = time.monotonic() - began
+        seconds, memory = timed.lap()
+        with replacing_folder(self.work / form.name) as folder:
+            save(folder / MODEL)
+            choose.save(folder / _CHOOSE)
+            report.save(folder / _REPORT)
+            about = {"key": self.key(form), "seconds": seconds, "memory_mb": memory}
+            (folder / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+        model = self.work / form.name / MODEL
+        self.found[form.name] = Fitted(form, model, choose, report, seconds, memory)
+        log.info("%s: %s, %.0f MB", form.label, in_words(seconds), memory)
+
+    def key(self, form: Form) -> str:
+        """A digest of all that a candidate depends on."""
+        stated = json.dumps([form.name, form.made_of, self._facts], sort_keys=True, default=str)
+        return hashlib.sha256(stated.encode()).hexdigest()
+
+    def _kept(self, form: Form) -> Fitted | None:
+        folder = self.work / form.name
+        with suppress(OSError, ValueError, KeyError, XCrossRecError):
+            about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+            if about["key"] == self.key(form):
+                choose, report = Evaluation.load(folder / _CHOOSE), Evaluation.load(folder / _REPORT)
+                return Fitted(form, folder / MODEL, choose, report, about["seconds"], about["memory_mb"])
+        return None
+
+    @contextmanager
+    def bench(self, form: Form) -> Iterator[Path]:
+        """Lend the place of a training, which an interrupted one goes on at; it is cleared when the block succeeds."""
+        place = self.work / "training" / f"{form.name}-{self.key(form)[:8]}"
+        yield place
+        for each in place.parent.glob(f"{place.name}*"):
+            shutil.rmtree(each, ignore_errors=True)
+
+
+class Timed:
+    """Seconds and the most memory since it was made, or since the last lap."""
+
+    def __init__(self) -> None:
+        self.lap()
+
+    def lap(self) -> tuple[float, float]:
+        """Seconds, and megabytes of the process; the next lap begins."""
+        now, memory = time.monotonic(), _peak_mb()
+        seconds, self._began = now - getattr(self, "_began", now), now
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        return seconds, memory
+
+
+def _peak_mb() -> float:
+    """Most memory since it was asked to forget; where that cannot be asked, since the process began."""
+    with suppress(OSError):
+        if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii")):
+            return int(found[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def in_words(seconds: float) -> str:
+    """A duration for people."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"

@@ -1,0 +1,167 @@
+"""The established categories: domains, whose adapters are trained where they are missing, or adapters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from xcrossrec.adapt.candidates import Made, Plan, read_text, train_missing
+from xcrossrec.adapt.decision import Source
+from xcrossrec.adapt.judge import Judge
+from xcrossrec.adapt.shop import Shop
+from xcrossrec.config import source_config
+from xcrossrec.data import read_domain
+from xcrossrec.data.domain import Domain
+from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, base_of, read_manifest
+from xcrossrec.models.base import load_base
+from xcrossrec.training.places import RUN_FILE, work_folder
+
+AnySource: TypeAlias = Domain | Path | str
+"""A domain, its folder, or an adapter's folder."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A source that was given.
+
+    Attributes:
+        name: of its domain.
+        folder: of its adapter, which may not be there yet.
+        domain: to train it on; None where an adapter was given.
+        path: as it was given.
+    """
+
+    name: str
+    folder: Path
+    domain: Domain | None
+    path: str
+
+
+def read_sources(given: Sequence[AnySource], target: Domain, out: Path) -> list[Given]:
+    """Find out what sources are.
+
+    Args:
+        given: domains, or adapters.
+        target: that none of them may be.
+        out: where adapters that are missing will be kept.
+
+    Raises:
+        ConfigError: a source is the target, or two have one name.
+        DataError: no such domain, or a damaged one.
+        BundleError: neither a domain nor an adapter that xcrossrec made.
+    """
+    found = [_read(each, out) for each in given]
+    for each in found:
+        record = each.domain.fingerprint if each.domain else read_manifest(each.folder)["domain"]["fingerprint"]
+        if each.name == target.name or record == target.fingerprint:
+            raise ConfigError(
+                f"source {each.path} is the target, {target.name!r}: a source is another category; leave it out, or "
+                "import one of them under another name (data import --domain)"
+            )
+    names = [each.name for each in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"two sources are called {twice[0]!r}: give each category once")
+    return found
+
+
+def _read(given: AnySource, out: Path) -> Given:
+    if isinstance(given, Domain):
+        return Given(_clean(given.name), out / _clean(given.name), given, "")
+    path = Path(given)
+    if not (path / ADAPTER_CONFIG).exists():
+        domain = read_domain(path)
+        return Given(_clean(domain.name), out / _clean(domain.name), domain, str(path.resolve()))
+    manifest = read_manifest(path)
+    if manifest.get("scoring") != "dual" or not manifest.get("domain"):
+        raise BundleError(
+            f"source {path} is no adapter of a category that `xcrossrec train source` made for dual scoring: give such "
+            "a one, or the category's own domain, which is then trained"
+        )
+    return Given(_clean(manifest["domain"]["name"]), path.resolve(), None, str(path.resolve()))
+
+
+def _clean(name: str) -> str:
+    return re.sub(r"[^\w-]", "-", name) or "source"
+
+
+def ready(each: Given, shop: Shop, base: str, plan: Plan, seconds: float) -> Made | None:
+    """Take a source's adapter, or train it on as many of its users as the time allows.
+
+    Args:
+        each: the source.
+        shop: says what texts cost, and how much time there is.
+        base: that it is trained on.
+        plan: settings.
+        seconds: that it may take.
+
+    Returns:
+        None where the time is too short for 200 users, or all that there are.
+    """
+    if each.domain is not None and not _is_of(each.folder, each.domain, base):
+        config = source_config(**{"seed": shop.seed, **plan.source})
+        users = len(each.domain.sequences("train"))
+        lengths = each.domain.frame("train").height / max(users, 1)
+        cost = shop.pace.reading(1) * shop.pace.training * config.epochs * (lengths + 1)
+        allowed = int(seconds / cost) if cost else users
+        if allowed < min(users, 200):
+            return None
+        budget: int | None = min(users, plan.source_users, allowed)
+        if (begun := work_folder(each.folder) / RUN_FILE).exists():
+            budget = json.loads(begun.read_text(encoding="utf-8"))["users"]
+        shop.bar.at(len(shop.found), shop.planned, f"training {each.name} on {budget:,} of {users:,} users")
+        train_missing(each.domain, each.folder, base, config, None if budget == users else budget)
+    digest = hashlib.sha256((each.folder / ADAPTER_WEIGHTS).read_bytes()).hexdigest()
+    return Made(each.name, each.folder, digest)
+
+
+def _is_of(folder: Path, domain: Domain, base: str) -> bool:
+    """Whether an adapter of a domain on a base is there."""
+    if not (folder / MANIFEST).exists():
+        return False
+    found = read_manifest(folder)
+    return bool(
+        found["domain"]["fingerprint"] == domain.fingerprint and found["base"]["digest"] == load_base(base).digest
+    )
+
+
+def judge_sources(
+    target: Domain | Path | str, given: Sequence[AnySource], *, base: str | None = None, seed: int = 0
+) -> tuple[list[Source], int]:
+    """Say which adapters help, by at most 300 users of the target and without training.
+
+    Args:
+        target: the new category; its train users are asked.
+        given: adapters.
+        base: of the adapters; None looks for it.
+        seed: of the draw of users.
+
+    Returns:
+        what each is worth, and how many users were asked.
+
+    Raises:
+        ConfigError: no sources, or the target among them.
+        DataError: no users of the target.
+        BundleError: a source without an adapter.
+    """
+    domain = target if isinstance(target, Domain) else read_domain(target)
+    found = read_sources(given, domain, Path())
+    if not found:
+        raise ConfigError("no source was given: name adapters with --source")
+    if untrained := [each.path for each in found if each.domain is not None]:
+        raise BundleError(
+            f"{untrained[0]} is a domain without an adapter: train one with `xcrossrec train source`, or let "
+            "`xcrossrec adapt` do that"
+        )
+    base = base or base_of([each.folder for each in found]).name
+    judge = Judge(domain, seed)
+    judge.ask("", read_text(domain, (), base))
+    made = [Made(each.name, each.folder, "") for each in found]
+    for each in made:
+        judge.ask(each.name, read_text(domain, [each], base))
+    return judge.described(made, {}), len(judge.users)

@@ -1,0 +1,113 @@
+"""Commands that decide: which sources help, and what to ship."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xcrossrec.cli.checks import check_base
+from xcrossrec.cli.console import Base, Json, one_line, prepare, progress_to_stderr
+
+if TYPE_CHECKING:
+    from xcrossrec.adapt.decision import Candidate, Decision, Interval
+
+TargetDir = Annotated[Path, typer.Argument(metavar="TARGET", help="The new category: a domain's folder.")]
+SourceDirs = Annotated[
+    list[Path] | None,
+    typer.Option("--source", metavar="DIR", help="An established category: a domain, or an adapter; may be repeated."),
+]
+
+
+def adapt(
+    target: TargetDir,
+    out: Annotated[Path, typer.Option(help="Folder to write; what is there of a former run is used.")],
+    source: SourceDirs = None,
+    minutes: Annotated[float, typer.Option(help="What would take longer than is left of them is skipped.")] = 30.0,
+    base: Annotated[
+        str | None, typer.Option(help="Folder or hub name.  [default: of the adapters given, or the embedded one]")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every draw.")] = 0,
+    add_source: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="One more than in a former run; may be repeated.")
+    ] = None,
+    drop_source: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="One less than in a former run; may be repeated.")
+    ] = None,
+) -> None:
+    """Decide what to ship for a new category: fit, choose, report, within the minutes.
+
+    Leaves the model in OUT/model, why it was chosen in OUT/decision.json and OUT/report.html. Give the command again to
+    go on after an interruption, or with more minutes.
+
+    \b
+      xcrossrec adapt data/garden --source data/kitchen --source data/camping --out garden
+    """
+    check_base(base)
+    prepare("train")
+    from xcrossrec.adapt.run import adapt as decide
+
+    with progress_to_stderr():
+        decision = decide(
+            target,
+            source,
+            out=out,
+            minutes=minutes,
+            base=base,
+            seed=seed,
+            add_sources=add_source or (),
+            drop_sources=drop_source or (),
+        )
+    typer.echo(as_text(decision, out))
+
+
+def sources(target: TargetDir, source: SourceDirs = None, base: Base = None, as_json: Json = False) -> None:
+    """Say which adapters of established categories help, by at most 300 users and without training.
+
+    \b
+      xcrossrec sources data/garden --source adapters/kitchen --source adapters/camping
+    """
+    check_base(base)
+    prepare("train")
+    from xcrossrec.adapt.judge import sources_table
+    from xcrossrec.adapt.sources import judge_sources
+
+    with progress_to_stderr():
+        found, users = judge_sources(target, source or (), base=base)
+    told = {"users": users, "sources": [each.model_dump() for each in found]}
+    typer.echo(one_line(told) if as_json else sources_table(found, users))
+
+
+def as_text(decision: Decision, out: Path) -> str:
+    """The candidates, what sources and more users are worth, the verdict, and what to do next."""
+    from xcrossrec.adapt.judge import sources_table
+    from xcrossrec.evaluation.table import aligned
+
+    header = ["candidate", "MRR", "less the shipped one's", "time", "MB"]
+    rows = [_row(each, each.name == decision.chosen) for each in decision.candidates]
+    lines = [*aligned(header, rows), ""]
+    if decision.sources:
+        lines += [sources_table(decision.sources, min(decision.target.users.fit, 300)), ""]
+    if decision.curve is not None:
+        lines += [decision.curve.sentence, ""]
+    catalog = quote(decision.target.folder or "TARGET")
+    lines += [*decision.verdict, ""]
+    if (out / "report.html").exists():
+        lines.append(f"Report: {out / 'report.html'}")
+    return "\n".join([*lines, f"Serve:  xcrossrec serve {quote(str(out / 'model'))} --catalog {catalog}"])
+
+
+def _row(each: Candidate, shipped: bool) -> list[str]:
+    from xcrossrec.adapt.shop import in_words
+
+    name = f"{'* ' if shipped else '  '}{each.label}"
+    if each.status != "fitted" or each.report is None or each.minus_chosen is None:
+        return [name, f"{each.status}: {each.why}", "", "", ""]
+    less = "" if shipped else _interval(each.minus_chosen, "+")
+    return [name, _interval(each.report["mrr"]), less, in_words(each.seconds), f"{each.memory_mb:.0f}"]
+
+
+def _interval(found: Interval, sign: str = "") -> str:
+    return f"{found.mean:{sign}.4f} [{found.low:{sign}.4f}, {found.high:{sign}.4f}]"

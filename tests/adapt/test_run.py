@@ -1,0 +1,275 @@
+"""adapt as a whole, on a tiny base: what it leaves, what it does again, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import xcrossrec
+from conftest import interactions_of
+from xcrossrec.adapt import candidates
+from xcrossrec.adapt.after import rungs_of
+from xcrossrec.adapt.candidates import Plan
+from xcrossrec.adapt.decision import Decision
+from xcrossrec.adapt.judge import Judge, judge
+from xcrossrec.adapt.run import adapt
+from xcrossrec.adapt.sources import judge_sources
+from xcrossrec.baselines.named import scorer_for
+from xcrossrec.data import Domain, build_domain
+from xcrossrec.data.market import MarketSettings, sample_market
+from xcrossrec.evaluation import evaluate
+from xcrossrec.exceptions import BundleError, ConfigError, DataError
+
+QUICK = {"epochs": 1, "batch_users": 24}
+PLAN = Plan(QUICK, QUICK, QUICK)
+NAMES = [
+    "popularity",
+    *("base", "base-bought", "source-kitchen", "source-kitchen-bought", "source-camping", "source-camping-bought"),
+    *("mean", "mean-bought", "merged", "lora", "lora-from-source", "xcross"),
+]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that went to its end."""
+
+    target: Domain
+    sources: list[Path]
+    out: Path
+    base: str
+    decision: Decision
+
+    def again(self, **changes: Any) -> Decision:
+        given = {"sources": self.sources, "out": self.out, "base": self.base, "plan": PLAN, **changes}
+        return adapt(self.target, **given)
+
+
+def small(name: str, users: int = 36) -> Domain:
+    """A domain of 30 items with short titles; every user bought four."""
+    words = [f"{one} {other}" for one in ("red", "oak", "tin", "new", "big", "old") for other in "abcde"]
+    items = pl.DataFrame({"item_id": [f"{name}-{row}" for row in range(30)], "title": words})
+    rng, splits = np.random.default_rng(len(name)), {}
+    for split, count in {"train": users, "validation": 12, "test": 12}.items():
+        bought = {f"{split}{user}": rng.permutation(30)[:4] for user in range(count)}
+        splits[split] = interactions_of(
+            {user: " ".join(f"{name}-{row}" for row in own) for user, own in bought.items()}
+        )
+    return build_domain(name, items, splits)
+
+
+@pytest.fixture(scope="module")
+def done(tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    out, target = tmp_path_factory.mktemp("adapt") / "out", small("garden")
+    sources, base = list(tiny_models.sources), str(tiny_models.base)
+    decision = xcrossrec.adapt(target, sources, out=out, base=base, plan=PLAN)
+    return Done(target, sources, out, base, decision)
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Whatever would be trained is named instead."""
+    named: list[str] = []
+
+    def instead(out: Path, train: Callable[..., object]) -> None:
+        named.append(out.name.partition("-")[0] if out.parent.name == "training" else out.name)
+        raise RuntimeError("nothing is trained here")
+
+    monkeypatch.setattr(candidates, "_from_where_it_was", instead)
+    return named
+
+
+def test_every_candidate_is_fitted_and_reported(done: Done) -> None:
+    found = done.decision
+    assert [each.name for each in found.candidates] == NAMES
+    assert {each.status for each in found.candidates} == {"fitted"}
+    assert [each.simple for each in found.candidates] == [True] * 9 + [False] * 4
+    assert all(each.seconds >= 0 and each.memory_mb > 0 for each in found.candidates)
+    assert found.candidate(found.chosen).minus_chosen.mean == 0
+    assert (found.target.users.fit, found.target.users.choose, found.target.users.report) == (36, 12, 12)
+    assert Decision.read(done.out) == found
+
+
+def test_the_parts_below_the_verdict_are_there(done: Done) -> None:
+    found = done.decision
+    assert {source.name for source in found.sources} == {"kitchen", "camping"}
+    assert all(source.shared_users == 0 for source in found.sources)
+    assert found.curve is None  # two points make no line
+    assert found.customers
+    assert found.risks is not None
+    assert set(found.beyond) == {found.chosen, found.gain.over}
+
+
+def test_what_is_shipped_ranks_as_was_reported(done: Done) -> None:
+    measured = {each.name: each.report["mrr"].mean for each in done.decision.candidates}
+    for name in ("popularity", "base", "mean-bought", "xcross"):
+        scorer = scorer_for(done.out / "work" / name / "model", done.target).scorer
+        found = evaluate(scorer, done.target, "test", negatives=["full"])
+        assert found.of("full")["mrr"].to_numpy().mean() == pytest.approx(measured[name], abs=1e-6), name
+    chosen = evaluate(scorer_for(done.out / "model", done.target).scorer, done.target, "test", negatives=["full"])
+    assert chosen.of("full")["mrr"].to_numpy().mean() == pytest.approx(measured[done.decision.chosen], abs=1e-6)
+
+
+def test_what_sells_most_is_served_and_explained(done: Done) -> None:
+    model = done.out / "work" / "popularity" / "model"
+    with xcrossrec.Recommender.from_pretrained(model, done.target, base=done.base) as recommender:
+        ids = done.target.items["item_id"].to_list()
+        found = [recommender.recommend(ids[start : start + 2], k=5) for start in (0, 7)]
+        (reason,) = recommender.explain_many(ids[:2], [f"id:{found[0][0].item_id}"])
+    counts = dict(zip(ids, done.target.train_counts().tolist(), strict=True))
+    best = sorted((counts[each] for each in ids if each not in ids[:2]), reverse=True)[:5]
+    assert [counts[each.item_id] for each in found[0]] == best
+    assert "all customers get the same: most bought first" in reason.reasons[0]
+
+
+def test_nothing_is_fitted_twice(done: Done, untrained: list[str]) -> None:
+    again = done.again()
+    assert not untrained
+    assert again.model_dump(exclude={"created", "curve"}) == done.decision.model_dump(exclude={"created", "curve"})
+
+
+def test_a_source_goes_and_what_does_not_depend_on_it_stays(done: Done, untrained: list[str]) -> None:
+    found = done.again(sources=None, drop_sources=["camping"])
+    assert "camping" not in {source for each in found.candidates for source in each.sources}
+    assert {"source-kitchen-bought", "lora"} <= {each.name for each in found.candidates if each.status == "fitted"}
+    assert set(untrained) <= {"lora"}  # from the other source, if camping was the best
+    back = done.again(sources=None, add_sources=[done.sources[1]])
+    assert [each.name for each in back.candidates] == NAMES
+    with pytest.raises(ConfigError, match=r"no source 'hobby' to drop: .* has kitchen, camping"):
+        done.again(sources=None, drop_sources=["hobby"])
+
+
+def test_what_was_reached_before_a_kill_is_kept(done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"sources": (), "out": tmp_path / "new", "minutes": 30}
+    train = candidates.train_source
+
+    def killed(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(candidates, "train_source", killed)
+    with pytest.raises(KeyboardInterrupt):
+        done.again(**given)
+    assert not (tmp_path / "new" / "decision.json").exists()
+    kept = (tmp_path / "new" / "work" / "base" / "about.json").stat().st_mtime_ns
+    monkeypatch.setattr(candidates, "train_source", train)
+    found = done.again(**given)
+    assert [each.name for each in found.candidates] == ["popularity", "base", "base-bought", "lora"]
+    assert (tmp_path / "new" / "work" / "base" / "about.json").stat().st_mtime_ns == kept
+    assert not list((tmp_path / "new" / "work" / "training").iterdir())
+
+
+def test_with_too_few_minutes_what_was_reached_is_shipped(done: Done, tmp_path: Path) -> None:
+    found = done.again(sources=[small("hobby"), done.sources[0]], out=tmp_path / "short", minutes=1e-6)
+    status = {each.name: each.status for each in found.candidates}
+    assert {name for name, each in status.items() if each == "fitted"} == {"popularity"}
+    assert status["base"] == status["source-hobby"] == status["source-kitchen"] == status["lora"] == "skipped"
+    why = {each.name: each.why for each in found.candidates}
+    assert "its training would take too long" in why["source-hobby"]
+    assert "give more --minutes" in why["lora"]
+    assert (tmp_path / "short" / "model" / "xcrossrec.json").exists()
+    assert found.curve is None
+    assert Decision.read(tmp_path / "short").chosen in status
+
+
+def test_one_user_gets_what_is_simplest(done: Done, tmp_path: Path) -> None:
+    every = done.target.interactions
+    first = {split: frame.filter(pl.col("user_id") == frame["user_id"][0]) for split, frame in every.items()}
+    found = adapt(replace(done.target, interactions=first), [], out=tmp_path / "one", base=done.base, plan=PLAN)
+    assert found.chosen == "popularity"
+    assert found.candidates[-1].why == "1 users, it needs 32"
+    assert found.gain.sure is False
+
+
+@pytest.mark.parametrize(("split", "what"), [("train", "fit"), ("validation", "choose"), ("test", "report")])
+def test_a_target_without_users_is_refused(done: Done, tmp_path: Path, split: str, what: str) -> None:
+    nobody = {name: frame for name, frame in done.target.interactions.items() if name != split}
+    with pytest.raises(DataError, match=f"target 'garden' has no users to {what} on"):
+        adapt(replace(done.target, interactions=nobody), [], out=tmp_path / "none", base=done.base)
+    assert not (tmp_path / "none").exists()
+
+
+def test_wrong_sources_and_folders_are_refused(done: Done, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match="is the target, 'garden': a source is another category"):
+        done.again(sources=[done.target], out=out)
+    with pytest.raises(ConfigError, match="two sources are called 'kitchen'"):
+        done.again(sources=[done.sources[0]] * 2, out=out)
+    with pytest.raises(ConfigError, match="minutes are 0: give more than 0"):
+        done.again(out=out, minutes=0)
+    with pytest.raises(DataError, match="holds nothing that adapt left"):
+        done.again(out=done.sources[0])
+    with pytest.raises(ConfigError, match=r"is of the target 'garden', not of 'hobby'"):
+        adapt(replace(done.target, name="hobby"), [], out=done.out, base=done.base)
+    with pytest.raises(BundleError, match="is a domain without an adapter"):
+        judge_sources(done.target, [small("hobby")])
+    with pytest.raises(ConfigError, match="no source was given"):
+        judge_sources(done.target, [])
+    assert not out.exists()
+
+
+def test_a_domains_adapter_is_trained_and_kept(done: Done, tmp_path: Path, untrained: list[str]) -> None:
+    adapter = tmp_path / "out" / "sources" / "hobby"
+    with pytest.raises(RuntimeError, match="nothing is trained here"):
+        done.again(sources=[small("hobby")], out=tmp_path / "out")
+    assert untrained == ["hobby"]
+    shutil.copytree(done.sources[0], adapter)
+    stated = json.loads((adapter / "xcrossrec.json").read_text())
+    stated["domain"] = {"name": "hobby", "fingerprint": small("hobby").fingerprint}
+    (adapter / "xcrossrec.json").write_text(json.dumps(stated))
+    found = done.again(sources=[small("hobby")], out=tmp_path / "out")
+    assert "hobby" not in untrained[1:]
+    assert {source.name for source in found.sources} == {"hobby"}
+    assert found.sources[0].shared_words == 1.0
+
+
+# ---- what sources are worth
+
+
+class Similar:
+    """Scores of items by one hidden likeness, with noise."""
+
+    name = "similar"
+
+    def __init__(self, likeness: np.ndarray, noise: float, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.scores = likeness + noise * rng.normal(size=likeness.shape)
+
+    def score(self, histories: Any, candidates: Any = None) -> np.ndarray:
+        return self.scores[: len(histories)].astype(np.float32)
+
+
+def test_a_source_that_is_noise_is_left_out() -> None:
+    market = sample_market(0, MarketSettings(train_users=150, validation_users=0, test_users=0))
+    asked = Judge(market["garden"], 0)
+    likeness = np.zeros((len(asked.users), market["garden"].items.height))
+    likeness[np.arange(len(asked.users)), asked.wanted] = 1.0
+    for number, (name, noise) in enumerate({"": 0.6, "kitchen": 0.5, "camping": 0.5, "noise": 50.0}.items()):
+        asked.ask(name, Similar(likeness, noise, number))
+    found = asked.verdicts()
+    assert {name: each.helps for name, each in found.items()} == {"kitchen": "yes", "camping": "yes", "noise": "no"}
+    assert found["noise"].without.high < 0
+    assert found["kitchen"].without.low > 0  # in the mean of the two that are left
+
+
+def test_an_only_source_that_is_worse_than_the_base_is_left_out() -> None:
+    rng = np.random.default_rng(0)
+    ranks = {"": rng.exponential(0.2, 200), "bad": rng.exponential(0.02, 200), "same": rng.exponential(0.2, 200)}
+    assert judge(["bad"], lambda names: ranks[names[0]])["bad"].helps == "no"
+    assert judge(["bad"], lambda names: ranks[names[0]])["bad"].without is None
+    assert judge(["same"], lambda names: ranks[names[0]])["same"].helps == "unclear"
+
+
+def test_customers_are_counted_on_every_rung_that_they_stood_on(tiny_domain: Domain) -> None:
+    found = {each.rung: (each.customers, each.share) for each in rungs_of(tiny_domain, "test")}
+    assert found == {"none": (2, 2 / 5), "other": (0, 0.0), "one": (2, 2 / 5), "several": (1, 1 / 5)}
+
+
+def test_decision_json_is_plain(done: Done) -> None:
+    assert json.loads((done.out / "decision.json").read_text())["metric"] == {"name": "mrr", "negatives": "full"}
