@@ -19,6 +19,7 @@ from xcrossrec.adapt.candidates import BASE, LEAST_TRAINED, Made, Maker, Plan, a
 from xcrossrec.adapt.choice import choose, gain, interval, verdict
 from xcrossrec.adapt.decision import FILE, Candidate, Decision, Source, Target, Users
 from xcrossrec.adapt.judge import Judge
+from xcrossrec.adapt.report import write_report
 from xcrossrec.adapt.shop import MODEL, Clock, Fitted, Form, Missing, Pace, Shop, log
 from xcrossrec.adapt.sources import AnySource, Given, read_sources, ready
 from xcrossrec.data import read_domain
@@ -98,6 +99,7 @@ def adapt(
         for more in parts_below(maker, made, decision, [each.domain for each in given if each.domain is not None], out):
             decision = decision.model_copy(update=more)
             decision.write(out)
+            write_report(out)
     return decision
 
 

@@ -108,7 +108,7 @@ def ready(each: Given, shop: Shop, base: str, plan: Plan, seconds: float) -> Mad
         users = len(each.domain.sequences("train"))
         lengths = each.domain.frame("train").height / max(users, 1)
         cost = shop.pace.reading(1) * shop.pace.training * config.epochs * (lengths + 1)
-        allowed = int(seconds / cost) if cost else users
+        allowed = int(seconds / cost) if cost else 0
         if allowed < min(users, 200):
             return None
         budget: int | None = min(users, plan.source_users, allowed)

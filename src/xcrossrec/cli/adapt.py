@@ -86,27 +86,27 @@ def as_text(decision: Decision, out: Path) -> str:
     from xcrossrec.evaluation.table import aligned
 
     header = ["candidate", "MRR", "less the shipped one's", "time", "MB"]
-    rows = [_row(each, each.name == decision.chosen) for each in decision.candidates]
-    lines = [*aligned(header, rows), ""]
+    fitted = [each for each in decision.candidates if each.status == "fitted"]
+    rows = [_row(each, each.name == decision.chosen) for each in fitted]
+    missing = [each for each in decision.candidates if each.status != "fitted"]
+    lines = [*aligned(header, rows), *(f"{each.label}: {each.status}, {each.why}" for each in missing), ""]
     if decision.sources:
         lines += [sources_table(decision.sources, min(decision.target.users.fit, 300)), ""]
     if decision.curve is not None:
         lines += [decision.curve.sentence, ""]
     catalog = quote(decision.target.folder or "TARGET")
     lines += [*decision.verdict, ""]
-    if (out / "report.html").exists():
-        lines.append(f"Report: {out / 'report.html'}")
+    lines.append(f"Report: {out / 'report.html'}")
     return "\n".join([*lines, f"Serve:  xcrossrec serve {quote(str(out / 'model'))} --catalog {catalog}"])
 
 
 def _row(each: Candidate, shipped: bool) -> list[str]:
     from xcrossrec.adapt.shop import in_words
 
-    name = f"{'* ' if shipped else '  '}{each.label}"
-    if each.status != "fitted" or each.report is None or each.minus_chosen is None:
-        return [name, f"{each.status}: {each.why}", "", "", ""]
-    less = "" if shipped else _interval(each.minus_chosen, "+")
-    return [name, _interval(each.report["mrr"]), less, in_words(each.seconds), f"{each.memory_mb:.0f}"]
+    assert each.report is not None
+    assert each.minus_chosen is not None
+    less = "shipped" if shipped else _interval(each.minus_chosen, "+")
+    return [each.label, _interval(each.report["mrr"]), less, in_words(each.seconds), f"{each.memory_mb:.0f}"]
 
 
 def _interval(found: Interval, sign: str = "") -> str:
