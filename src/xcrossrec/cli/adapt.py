@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xcrossrec.cli.checks import check_base
-from xcrossrec.cli.console import Base, Json, one_line, prepare, progress_to_stderr
+from xcrossrec.cli.console import Base, prepare, progress_to_stderr
 
 if TYPE_CHECKING:
     from xcrossrec.adapt.decision import Candidate, Decision, Interval
@@ -63,7 +63,7 @@ def adapt(
     typer.echo(as_text(decision, out))
 
 
-def sources(target: TargetDir, source: SourceDirs = None, base: Base = None, as_json: Json = False) -> None:
+def sources(target: TargetDir, source: SourceDirs = None, base: Base = None) -> None:
     """Say which adapters of established categories help, by at most 300 users and without training.
 
     \b
@@ -76,8 +76,7 @@ def sources(target: TargetDir, source: SourceDirs = None, base: Base = None, as_
 
     with progress_to_stderr():
         found, users = judge_sources(target, source or (), base=base)
-    told = {"users": users, "sources": [each.model_dump() for each in found]}
-    typer.echo(one_line(told) if as_json else sources_table(found, users))
+    typer.echo(sources_table(found, users))
 
 
 def as_text(decision: Decision, out: Path) -> str:

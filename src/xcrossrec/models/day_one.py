@@ -262,7 +262,7 @@ class Ladder:
             why = "no customers of both to learn from" if unbridged else "they tell no more than what is bought most"
             return f"only purchases in other categories are known, and {why}: {popular}"
         if self.knows_best_sellers_alone(rung):
-            return f"{_known(own)}, but all customers get the same: {popular}"
+            return f"{_known_here(own)}, but all customers get the same: {popular}"
         them = "it" if own == 1 else "them"
         together = f", and bought together with {them}" if self.term.weights.get(rung) else ""
         return f"{_known_here(own)}: items like {them}{together}{f'; and {alike}' if share else ''}"
