@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from xcrossrec.models.day_one import DayOne, day_one_of
 from xcrossrec.models.purchases import with_counts
 from xcrossrec.recommender import Question, Recommender
 from xcrossrec.training.day_one import Others, popularity_of, with_day_one
-from xcrossrec.training.target import train_target
 
 CUSTOMERS, DAY = 120, 86_400
 HERE = [{"item_id": f"i{n}", "title": f"{'wooden rake' if n < 20 else 'xylophone zz'} {n}"} for n in range(40)]
@@ -129,20 +127,3 @@ def test_only_the_purchases_of_the_given_users_count() -> None:
     domain = garden(related=True)
     table, _ = popularity_of(domain, domain.sequences("train").take(10, 0))
     assert table["bought"].sum() == 30
-
-
-def test_train_target_fits_the_bridge_where_users_are_shared(
-    target_domain: Domain, two_sources: list[Path], settings: Any, tmp_path: Path
-) -> None:
-    users = target_domain.sequences("train").user_ids[:44]
-    bought = [{"user_id": user, "item_id": THERE[n % 2]["item_id"], "position": 0} for n, user in enumerate(users)]
-    domain = with_shared_users(target_domain, [build_domain("another", THERE, {"train": bought})])
-    config = settings(epochs=1, learning_rate=1e-6)
-    train_target(domain, two_sources, tmp_path / "model", config=config, show_progress=False)
-    day_one = day_one_of(bundle.load(tmp_path / "model"))
-    assert day_one is not None
-    assert day_one.bridge is not None
-    assert len(day_one.bridge.customers) == 44
-    assert set(day_one.weights) == {"none", "other", "one", "several"}
-    with Recommender.from_pretrained(tmp_path / "model", domain) as recommender:
-        assert recommender.ask(Question([], other_history=["kitchen pan 5"])).rung == "other"

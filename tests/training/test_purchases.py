@@ -9,23 +9,35 @@ from typing import Any
 import pytest
 
 from xcrossrec.copurchase.weight import GRID
-from xcrossrec.data import Domain
+from xcrossrec.data import Domain, build_domain, with_shared_users
 from xcrossrec.exceptions import ModelError
 from xcrossrec.models import bundle
+from xcrossrec.models.day_one import day_one_of
 from xcrossrec.models.purchases import purchases_of, term_of
+from xcrossrec.recommender import Question, Recommender
 from xcrossrec.training.loop import TrainingReport
 from xcrossrec.training.purchases import with_purchases
 from xcrossrec.training.source import train_source
 from xcrossrec.training.target import train_target
 
+THERE = [{"item_id": "pan", "title": "kitchen pan 5"}, {"item_id": "tent", "title": "quilted tent, blue"}]
+
+
+@pytest.fixture(scope="module")
+def shared_domain(target_domain: Domain) -> Domain:
+    """All customers bought something elsewhere, too."""
+    users = target_domain.sequences("train").user_ids
+    bought = [{"user_id": user, "item_id": THERE[n % 2]["item_id"], "position": 0} for n, user in enumerate(users)]
+    return with_shared_users(target_domain, [build_domain("another", THERE, {"train": bought})])
+
 
 @pytest.fixture(scope="module")
 def made(
-    tmp_path_factory: pytest.TempPathFactory, two_sources: list[Path], target_domain: Domain, settings: Any
+    tmp_path_factory: pytest.TempPathFactory, two_sources: list[Path], shared_domain: Domain, settings: Any
 ) -> tuple[Path, TrainingReport]:
     out = tmp_path_factory.mktemp("purchases") / "model"
     config = settings(epochs=1, learning_rate=1e-6)
-    return out, train_target(target_domain, two_sources, out, config=config, budget=40, show_progress=False)
+    return out, train_target(shared_domain, two_sources, out, config=config, budget=40, show_progress=False)
 
 
 def test_all_users_of_the_budget_are_counted(made: tuple[Path, TrainingReport], target_domain: Domain) -> None:
@@ -47,14 +59,25 @@ def test_the_choice_is_told_and_recorded(made: tuple[Path, TrainingReport]) -> N
     assert term_of(bundle.load(out)).weights == report.copurchase.weights  # type: ignore[union-attr]
 
 
+def test_the_bridge_is_fitted_where_users_are_shared(made: tuple[Path, TrainingReport], shared_domain: Domain) -> None:
+    day_one = day_one_of(bundle.load(made[0]))
+    assert day_one is not None
+    assert day_one.bridge is not None
+    assert len(day_one.bridge.customers) == 40
+    assert set(day_one.weights) == {"none", "other", "one", "several"}
+    with Recommender.from_pretrained(made[0], shared_domain) as recommender:
+        assert recommender.ask(Question([], other_history=["kitchen pan 5"])).rung == "other"
+
+
 def test_a_rival_may_know_them_and_a_source_does_not(
-    target_domain: Domain, tiny_base: str, settings: Any, tmp_path: Path
+    target_domain: Domain, tiny_base: str, two_sources: list[Path], settings: Any, tmp_path: Path
 ) -> None:
-    for purchases in (True, False):
-        out = tmp_path / str(purchases)
-        options = {"config": settings(epochs=1), "base": tiny_base, "show_progress": False, "purchases": purchases}
-        report = train_source(target_domain, out, **options)
-        assert (report.copurchase is None) == (purchases_of(bundle.load(out)) is None) == (not purchases)
+    out, options = tmp_path / "rival", {"base": tiny_base, "show_progress": False, "purchases": True}
+    report = train_source(target_domain, out, config=settings(epochs=1, learning_rate=1e-6), **options)
+    assert report.copurchase is not None
+    assert purchases_of(bundle.load(out)) is not None
+    assert purchases_of(bundle.load(two_sources[0])) is None
+    assert bundle.read_bundle_manifest(two_sources[0])["metrics"]["copurchase"] is None
 
 
 def test_a_pair_model_has_none(tiny_models: Any, target_domain: Domain) -> None:
