@@ -41,12 +41,14 @@ def by_hand(sequences: dict[str, list[str]], history: list[str]) -> dict[str, fl
     return {item: score for item, score in scores.items() if score}
 
 
+@settings(max_examples=40)
 @given(SEQUENCES, HISTORY)
 def test_scores_are_those_of_the_definition(sequences: dict[str, list[str]], history: list[str]) -> None:
     found = CoPurchases.count(table(sequences)).scores(history)
     assert found == pytest.approx(by_hand(sequences, history))
 
 
+@settings(max_examples=40)
 @given(SEQUENCES, HISTORY, st.integers(1, 5))
 def test_the_highest_scores_are_given_alone(sequences: dict[str, list[str]], history: list[str], highest: int) -> None:
     counts = CoPurchases.count(table(sequences))
@@ -55,6 +57,7 @@ def test_the_highest_scores_are_given_alone(sequences: dict[str, list[str]], his
     assert some == {item: score for item, score in every.items() if item == "a" or [score] >= least}
 
 
+@settings(max_examples=40)
 @given(SEQUENCES, SEQUENCES, HISTORY)
 def test_adding_is_counting_anew(first: dict[str, list[str]], later: dict[str, list[str]], history: list[str]) -> None:
     both = {user: [*first.get(user, ()), *later.get(user, ())] for user in {**first, **later}}
@@ -71,6 +74,7 @@ def test_adding_is_counting_anew(first: dict[str, list[str]], later: dict[str, l
         assert [counts.together(*pair) for pair in pairs] == [whole.together(*pair) for pair in pairs]
 
 
+@settings(max_examples=40)
 @given(SEQUENCES, HISTORY)
 def test_to_buy_it_again_changes_nothing(sequences: dict[str, list[str]], history: list[str]) -> None:
     counts = CoPurchases.count(table({user: [*items, *items] for user, items in sequences.items()}))
