@@ -34,9 +34,7 @@ def lora_over(base: Path, **lora: Any) -> Any:
     return model.eval()
 
 
-@pytest.mark.parametrize(
-    ("name", "to"), [("deberta-v3", "peft"), ("qwen3", "onnx"), ("mpnet", "sentence-transformers")]
-)
+@pytest.mark.parametrize(("name", "to"), [("deberta-v3", "peft"), ("qwen3", "onnx")])
 def test_other_architectures(name: str, to: Any, tmp_path: Path) -> None:
     model = saved(lora_over(write_base(tmp_path / "base", FAMILIES[name])), tmp_path / "m")
     found = xcrossrec.export_model(model, to, tmp_path / to)
@@ -57,7 +55,7 @@ def test_prompts_dense_layers_and_two_centers(tmp_path: Path) -> None:
     SentenceTransformer(modules=[Transformer(str(base)), *layers], prompts=prompts).save(str(tmp_path / "st"))
     model = with_everything(lora_over(tmp_path / "st"))
     saved(model, tmp_path / "m")
-    for to in ("sentence-transformers", "peft", "onnx"):
+    for to in ("sentence-transformers", "onnx"):
         found = xcrossrec.export_model(tmp_path / "m", to, tmp_path / to)
         assert max(found.parity.vectors, found.parity.scores) < 1e-5
     assert (
@@ -107,7 +105,7 @@ def test_streams_are_distilled_into_one(
     model = with_everything(bundle.load(tiny_models.late))
     saved(model, tmp_path / "m")
     found = []
-    for steps in (1, 60):
+    for steps in (1, 30):
         monkeypatch.setattr(distilling, "STEPS", steps)
         export = xcrossrec.export_model
         found.append(export(tmp_path / "m", "peft", tmp_path / f"{steps}", catalogue=domain[1], distill=True))
@@ -121,7 +119,7 @@ def test_streams_are_distilled_into_one(
     low, high = found.ranks["ci"]
     assert low <= found.ranks["difference"] <= high
     assert found.ranks["difference"] == pytest.approx(found.ranks["export"] - found.ranks["model"])
-    assert "X-Cross, distilled into one LoRA" in (tmp_path / "60" / "README.md").read_text()
+    assert "X-Cross, distilled into one LoRA" in (tmp_path / "30" / "README.md").read_text()
 
 
 def test_the_unknown_take_their_place_in_a_history() -> None:
