@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from xcrossrec.exceptions import MissingExtraError
 
-_MODELS = ("torch", "transformers", "sentence_transformers", "peft", "safetensors", "pydantic")
+_MODELS = ("torch", "transformers", "sentence_transformers", "peft", "safetensors", "pydantic", "jinja2")
 _TRAIN = (*_MODELS, "accelerate", "datasets", "tensorboard")
 
 EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import shlex
 from base64 import b64encode
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-from xcrossrec.adapt.decision import Decision
-from xcrossrec.adapt.report import grounds, results
-from xcrossrec.adapt.report.markup import Markup, section, tag
-from xcrossrec.adapt.report.parts import Shown
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from xcrossrec.adapt.decision import Candidate, Decision, Interval
+from xcrossrec.adapt.report import words
+from xcrossrec.adapt.report.plots import Bar, bars, curve
 from xcrossrec.replacing import replacing_file
 
 FILE = "report.html"
 
-_STYLE = Path(__file__).with_name("report.css")
+_HERE = Path(__file__).parent
+_FILTERS: Mapping[str, Callable[..., str]] = {
+    **{name: getattr(words, name) for name in words.__all__},
+    "count": "{:,}".format,
+    "typed": shlex.join,
+}
 
 
 def write_report(directory: Path | str) -> Path:
@@ -32,27 +42,68 @@ def write_report(directory: Path | str) -> Path:
 
 
 def render(decision: Decision, directory: str) -> str:
-    """Write a decision as HTML.
+    """Write a decision as HTML; every text of it is escaped.
 
     Args:
         decision: what is shown.
         directory: where it lies, for the commands that the page names.
     """
-    shown = Shown(decision, directory)
-    style = _STYLE.read_text(encoding="utf-8")
+    style = (_HERE / "report.css").read_text(encoding="utf-8")
     digest = b64encode(sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", name="referrer", content="no-referrer"),
-        tag("title", f"What to recommend with in {decision.target.name}"),
-        tag("link", rel="icon", href="data:,"),
-        tag("style", Markup(style)),
+    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters.update(_FILTERS)
+    page = made.from_string((_HERE / "page.html.jinja").read_text(encoding="utf-8")).render(
+        **_shown(decision),
+        directory=directory,
+        folder=decision.target.folder or "TARGET",
+        style=Markup(style),
+        policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'",
+        bars=bars,
+        curve=curve,
     )
-    parts = [*results.parts(shown), *grounds.parts(shown)]
-    body = tag("body", results.header(shown), tag("main", [section(name, *content) for name, content in parts]))
-    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+    return page.lstrip()
+
+
+def _shown(decision: Decision) -> dict[str, Any]:
+    """What the page says of a decision beside what stands in it."""
+    chosen, rival = decision.candidate(decision.chosen), decision.candidate(decision.gain.over)
+    rates = [found.mean for each in (chosen, rival) if (found := _tens_of(each))]
+    digits = 0 if min(rates, default=0) >= 0.1 else 1
+    beyond = decision.beyond or {}
+    points, band = ({p.users: p for p in part} for part in _curve_of(decision))
+    return {
+        "decision": decision,
+        "chosen": chosen,
+        "rival": rival,
+        "measured": [each for each in decision.candidates if each.report and "mrr" in each.report],
+        "tens_of": _tens_of,
+        "hundred": [f"{100 * rate:.{digits}f}" for rate in rates],
+        "by_users": [(n, points.get(n), band.get(n)) for n in sorted({*points, *([max(band)] if band else [])})],
+        "lists": [beyond[name] for name in dict.fromkeys((chosen.name, rival.name)) if name in beyond],
+        "plots": _plots(decision),
+    }
+
+
+def _tens_of(candidate: Candidate) -> Interval | None:
+    return (candidate.report or {}).get("hit@10")
+
+
+def _curve_of(decision: Decision) -> tuple[Any, Any]:
+    return (decision.curve.points, decision.curve.band) if decision.curve else ((), ())
+
+
+def _plots(decision: Decision) -> dict[str, list[Bar]]:
+    """The lines of each plot of bars."""
+    rivals = [(each, each.report["mrr"]) for each in decision.candidates if each.report and "mrr" in each.report]
+    left_out = [(each, each.without) for each in decision.sources if each.without is not None]
+    return {
+        "rivals": [
+            Bar(words.large(of.label), words.score(m.mean), m.mean, m.low, m.high, of.name == decision.chosen)
+            for of, m in rivals
+        ],
+        "sources": [
+            Bar(of.name if of.used else f"{of.name} (left out)", words.signed(m.mean), m.mean, m.low, m.high)
+            for of, m in left_out
+        ],
+        "rungs": [Bar(words.large(of.label), words.percent(of.share), of.share) for of in decision.rungs or ()],
+    }

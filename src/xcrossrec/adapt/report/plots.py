@@ -6,12 +6,15 @@ import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
 
 from xcrossrec.adapt.decision import Curve, Point
-from xcrossrec.adapt.report.markup import Content, Markup, tag
+from xcrossrec.adapt.report.words import score
 
 _ROW, _TALL, _LEFT, _RIGHT, _END = 46, 240, 15.0, 97.0, 70.0
-_LINE, _LONGEST = 18, 35
+_LINE, _LONGEST, _STRONG = 18, 37, 31
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,12 @@ class Bar:
     strong: bool = False
 
 
-def bars(name: str, title: str, described: str, drawn: Sequence[Bar]) -> Markup:
+def bars(name: str, title: str, drawn: Sequence[Bar]) -> Markup:
     """Bars from 0, or dots on both sides of 0 where something is below, each with its interval.
 
     Args:
         name: unique on the page.
-        title, described: for those who do not see it.
+        title: for those who do not see it; the numbers are, too.
         drawn: one a line.
     """
     ends = [end for bar in drawn for end in (bar.mean, bar.low, bar.high) if end is not None]
@@ -47,13 +50,14 @@ def bars(name: str, title: str, described: str, drawn: Sequence[Bar]) -> Markup:
     place = _scale(low, high, 0.0 if low == 0 else 2.0, _END)
     top, lines = 0, []
     for bar in drawn:
-        label = textwrap.wrap(f"Chosen: {bar.label}" if bar.strong else bar.label, _LONGEST) or [""]
+        text, longest = (f"Chosen: {bar.label}", _STRONG) if bar.strong else (bar.label, _LONGEST)
+        label = textwrap.wrap(text, longest) or [""]
         lines.append(_line(bar, label, place, top, dots=low < 0))
         top += _ROW + _LINE * (len(label) - 1)
-    return _figure(name, title, described, top + 4, lines)
+    return _figure(name, title, "; ".join(f"{bar.label}: {bar.value}" for bar in drawn), top + 4, lines)
 
 
-def curve(name: str, title: str, described: str, drawn: Curve) -> Markup:
+def curve(name: str, title: str, drawn: Curve) -> Markup:
     """What was measured, the fit through it with its band, and where the customers at hand end."""
     points, band = drawn.points, drawn.band
     users = [each.users for each in (*points, *band)]
@@ -82,6 +86,7 @@ def curve(name: str, title: str, described: str, drawn: Curve) -> Markup:
     shown = dict.fromkeys([*(each.users for each in points), max(users)])
     ticks = [_word("tick", f"{number:,}", across[number], _TALL - 8, "middle") for number in shown]
     now = _stroke("now", hand, 12, hand, _TALL - 28)
+    described = "; ".join(f"{each.users:,}: {score(each.mean)}" for each in points)
     return _figure(name, title, described, _TALL, grid, _fit(band, across, down), now, dots, ticks)
 
 
@@ -102,11 +107,11 @@ def _fit(band: Sequence[Point], across: Mapping[int, float], down: Callable[[flo
     )
 
 
-def _line(bar: Bar, label: Sequence[str], place: Callable[[float], float], top: int, *, dots: bool) -> list[Content]:
+def _line(bar: Bar, label: Sequence[str], place: Callable[[float], float], top: int, *, dots: bool) -> list[Markup]:
     """A bar with its texts, the label in lines above it."""
     kind, middle = "strong" if bar.strong else "other", top + 30 + _LINE * (len(label) - 1)
-    drawn: list[Content] = [
-        [_word(kind, text, 0, top + 15 + _LINE * number) for number, text in enumerate(label)],
+    drawn: list[Markup] = [
+        *[_word(kind, text, 0, top + 15 + _LINE * number) for number, text in enumerate(label)],
         _word(kind, bar.value, 100, middle + 5, "end"),
         _stroke("zero", place(0), middle - 11, place(0), middle + 11),
     ]
@@ -122,6 +127,28 @@ def _line(bar: Bar, label: Sequence[str], place: Callable[[float], float], top: 
     return drawn
 
 
+def tag(name: str, *children: Any, **attributes: str | float | None) -> Markup:
+    """Write an element; texts are escaped.
+
+    Args:
+        name: of the element.
+        children: texts, markup, or several of them.
+        attributes: ``class_`` is ``class``, any other underscore a hyphen; None is left out, numbers are rounded to
+            hundredths.
+    """
+    given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
+    values = {
+        key: f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
+        for key, value in given.items()
+    }
+    written = Markup().join(Markup(' {}="{}"').format(*each) for each in values.items())
+    return Markup("<{0}{1}>{2}</{0}>").format(name, written, _join(children))
+
+
+def _join(children: Any) -> Markup:
+    return escape(children) if isinstance(children, str) else Markup().join(map(_join, children))
+
+
 def _stroke(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
     return tag("line", x1=_at(x1), y1=y1, x2=_at(x2), y2=y2, class_=kind)
 
@@ -130,7 +157,7 @@ def _word(kind: str, text: str, x: float, y: float, anchor: str | None = None) -
     return tag("text", text, x=_at(x), y=y, text_anchor=anchor, class_=kind)
 
 
-def _figure(name: str, title: str, described: str, height: int, *drawn: Content) -> Markup:
+def _figure(name: str, title: str, described: str, height: int, *drawn: Any) -> Markup:
     texts = tag("title", title, id=f"{name}-title"), tag("desc", described, id=f"{name}-desc")
     labels = f"{name}-title {name}-desc"
     return tag("svg", texts, *drawn, role="img", aria_labelledby=labels, width="100%", height=height, class_="plot")
