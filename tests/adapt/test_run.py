@@ -254,6 +254,7 @@ def test_a_source_that_is_noise_is_left_out() -> None:
         asked.ask(name, Similar(likeness, noise, number))
     found = asked.verdicts()
     assert {name: each.helps for name, each in found.items()} == {"kitchen": "yes", "camping": "yes", "noise": "no"}
+    assert [each.used for each in found.values()] == [True, True, False]
     assert found["noise"].without.high < 0
     assert found["kitchen"].without.low > 0  # in the mean of the two that are left
 
@@ -263,7 +264,20 @@ def test_an_only_source_that_is_worse_than_the_base_is_left_out() -> None:
     ranks = {"": rng.exponential(0.2, 200), "bad": rng.exponential(0.02, 200), "same": rng.exponential(0.2, 200)}
     assert judge(["bad"], lambda names: ranks[names[0]])["bad"].helps == "no"
     assert judge(["bad"], lambda names: ranks[names[0]])["bad"].without is None
-    assert judge(["same"], lambda names: ranks[names[0]])["same"].helps == "unclear"
+    found = judge(["same"], lambda names: ranks[names[0]])["same"]
+    assert (found.helps, found.used) == ("unclear", ranks["same"].mean() > ranks[""].mean())
+
+
+def test_an_unclear_source_is_used_only_if_the_mean_is_better_with_it() -> None:
+    rng = np.random.default_rng(0)
+    own = rng.exponential(0.2, 100)
+    luck = {"a": 0.0, "b": -0.01, "ab": -0.002, "ba": -0.002, "": -0.02}
+    ranks = {name: own + by + rng.normal(0, 0.05, 100) for name, by in luck.items()}
+    found = judge(["a", "b"], lambda names: ranks["".join(names)])
+    assert not found["b"].used
+    assert "left out" not in found["b"].why
+    assert "which may be chance" in found["b"].why or found["b"].helps == "no"
+    assert found["a"].used
 
 
 def test_customers_are_counted_on_every_rung_that_they_stood_on(tiny_domain: Domain) -> None:

@@ -73,7 +73,7 @@ class Judge:
                 shared_users=len(users & source_users(each.folder)),
                 shared_words=_share(words, domains.get(each.name)),
                 helps=found[each.name].helps,
-                used=found[each.name].helps != "no",
+                used=found[each.name].used,
                 why=found[each.name].why,
             )
             for each in made
@@ -87,6 +87,7 @@ class Verdict:
     alone: Interval
     without: Interval | None
     helps: Helps
+    used: bool
     why: str
 
 
@@ -103,8 +104,9 @@ def judge(names: Sequence[str], ranked: Ranked, seed: int = 0) -> dict[str, Verd
 
     A source is harmful ("no") if the mean of all is for sure better without it; or if it is alone for sure worse than
     the untrained base, and the mean is not for sure better with it. It helps ("yes") if the mean is for sure better
-    with it, or it is alone for sure better than the base. Else it is unclear, and is used. For sure: the 95% interval
-    of the paired differences leaves 0 out. After one was dropped, the others are judged in the mean of the rest.
+    with it, or it is alone for sure better than the base. Else it is unclear, and used only if the mean is better with
+    it at all (an only one: if it is better than the base). For sure: the 95% interval of the paired differences leaves
+    0 out. After one was dropped, the others are judged in the mean of the rest.
 
     Args:
         names: of the sources.
@@ -114,10 +116,10 @@ def judge(names: Sequence[str], ranked: Ranked, seed: int = 0) -> dict[str, Verd
     base, kept, found = ranked([""]), list(names), dict[str, Verdict]()
     while kept:
         judged = {name: _judged(name, kept, ranked, base, seed) for name in kept}
-        harmful = [name for name in kept if judged[name].helps == "no"]
-        if not harmful:
+        useless = [name for name in kept if not judged[name].used]
+        if not useless:
             return {name: {**judged, **found}[name] for name in names}
-        worst = min(harmful, key=lambda name: judged[name].alone.mean)
+        worst = min(useless, key=lambda name: (judged[name].helps != "no", judged[name].alone.mean))
         found[worst] = judged[worst]
         kept.remove(worst)
     return {name: found[name] for name in names}
@@ -139,7 +141,10 @@ def _judged(name: str, kept: Sequence[str], ranked: Ranked, base: Float64[np.nda
         helps, why = "yes", f"the mean is better with it ({without.mean:+.4f})"
     elif over.low > 0:
         helps, why = "yes", f"{better}, for sure better"
-    return Verdict(interval(own, seed), without, helps, why)
+    used = helps == "yes" or (helps == "unclear" and (over if without is None else without).mean > 0)
+    if helps == "unclear" and not used and without is not None:
+        why = f"{worse} ({-without.mean:+.4f}, which may be chance), {why}"
+    return Verdict(interval(own, seed), without, helps, used, why)
 
 
 def sources_table(found: Sequence[Source], users: int) -> str:
@@ -152,7 +157,7 @@ def sources_table(found: Sequence[Source], users: int) -> str:
     rows = [
         [
             each.name,
-            each.helps if each.used else "no, left out",
+            each.helps if each.used else f"{each.helps}, left out",
             _interval(each.alone),
             "" if each.without is None else _interval(each.without, "+"),
             "" if each.shared_users is None else f"{each.shared_users:,}",
