@@ -16,17 +16,19 @@ import pytest
 import xcrossrec
 from conftest import interactions_of
 from xcrossrec.adapt import candidates
-from xcrossrec.adapt.after import rungs_of
-from xcrossrec.adapt.candidates import Plan
+from xcrossrec.adapt.after import curve_of, rungs_of
+from xcrossrec.adapt.candidates import Maker, Plan
 from xcrossrec.adapt.decision import Decision
 from xcrossrec.adapt.judge import Judge, judge
 from xcrossrec.adapt.run import adapt
+from xcrossrec.adapt.shop import Clock, Fitted, Form, Shop
 from xcrossrec.adapt.sources import judge_sources
 from xcrossrec.baselines.named import scorer_for
 from xcrossrec.data import Domain, build_domain
 from xcrossrec.data.market import MarketSettings, sample_market
 from xcrossrec.evaluation import evaluate
 from xcrossrec.exceptions import BundleError, ConfigError, DataError
+from xcrossrec.progress import stage
 
 QUICK = {"epochs": 1, "batch_users": 24}
 PLAN = Plan(QUICK, QUICK, QUICK)
@@ -287,3 +289,29 @@ def test_customers_are_counted_on_every_rung_that_they_stood_on(tiny_domain: Dom
 
 def test_decision_json_is_plain(done: Done) -> None:
     assert json.loads((done.out / "decision.json").read_text())["metric"] == {"name": "mrr", "negatives": "full"}
+
+
+def test_the_curve_of_a_trained_form_is_of_nested_draws(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = replace(
+        done.target, interactions={**done.target.interactions, "train": small("garden", 64).frame("train")}
+    )
+    with stage("testing", "steps") as bar:
+        shop = Shop(domain, done.out / "work", seed=0, clock=Clock(1), bar=bar, facts={})
+        maker = Maker(shop, done.base, PLAN)
+        kept = done.out / "work" / "lora" / "model"
+        evaluation = evaluate(scorer_for(kept, domain).scorer, domain, "test", negatives=["full"])
+        shop.found["lora"] = Fitted(Form("lora", "a LoRA", level=2), kept, evaluation, evaluation, 1.0, 1.0)
+        trained: list[int] = []
+
+        def instead(source: object, out: Path, users: int) -> None:
+            trained.append(users)
+            shutil.copytree(kept, out)
+
+        monkeypatch.setattr(maker, "_train_lora", instead)
+        decision = done.decision.model_copy(update={"chosen": "lora"})
+        found = curve_of(maker, [], decision)
+    assert trained == [16, 32]
+    assert [point.users for point in found.points] == [16, 32, 64]
+    assert found.promise.mean == pytest.approx(0, abs=1e-9)  # the same model each time
+    assert "64 more users are not to be told from these" in found.sentence
+    assert not list((done.out / "work" / "training").iterdir())

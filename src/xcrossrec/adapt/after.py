@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,14 @@ from xcrossrec.adapt.curve import fit_curve, sizes
 from xcrossrec.adapt.customers import side_by_side
 from xcrossrec.adapt.decision import Curve, Decision, Step
 from xcrossrec.adapt.risks import beyond_of, risks_of
-from xcrossrec.adapt.shop import MODEL, in_words, log
+from xcrossrec.adapt.shop import MODEL, Form, in_words, log
 from xcrossrec.adapt.trial import plan_trial
 from xcrossrec.adapt.truth import check_explanations
 from xcrossrec.baselines.rivals import Popularity
 from xcrossrec.data.domain import Domain
 from xcrossrec.evaluation import evaluate
 from xcrossrec.exceptions import StorageError, XCrossRecError
+from xcrossrec.models.adapters import MANIFEST
 from xcrossrec.recommender import Recommender
 from xcrossrec.scoring import Rung, Scorer, rung_of
 from xcrossrec.types import USER, Split
@@ -139,10 +139,11 @@ def curve_of(maker: Maker, made: Sequence[Made], decision: Decision) -> Curve | 
         for count in sizes(most):
             measure(count, maker.with_bought(scorer, shop.users.take(count, shop.seed)))
     else:
-        with TemporaryDirectory(dir=shop.work) as place:
+        with shop.bench(Form("curve", "", made_of=(shop.key(chosen.form),))) as place:
             for count in sizes(most)[:-1]:
-                maker.train_again(chosen, made, count, Path(place) / str(count))
-                measure(count, maker.load(Path(place) / str(count)))
+                if not (place / str(count) / MANIFEST).exists():
+                    maker.train_again(chosen, made, count, place / str(count))
+                measure(count, maker.load(place / str(count)))
         users.append(most)
         values.append(chosen.report.of("full").sort(USER)["mrr"].to_numpy())
     return fit_curve(users, np.stack(values), more=most, seed=shop.seed)

@@ -103,12 +103,12 @@ class Pace:
     Attributes:
         text_s: to read a text of the catalogue.
         rank_s: to rank all users by vectors that are there.
-        training: what a text costs in training, in readings of it; 4 until something was trained.
+        training: what a text costs in training, in readings of it; 2.5, as measured, until something was trained here.
     """
 
     text_s: float | None = None
     rank_s: float = 0.0
-    training: float = 4.0
+    training: float = 2.5
 
     def reading(self, texts: int, streams: int = 1) -> float:
         """Seconds to read so many texts, by so many language models."""
