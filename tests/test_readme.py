@@ -25,21 +25,37 @@ from xcrossrec.data.market import MarketSettings, sample_market
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+STEPS = ROOT / "docs" / "steps.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 RUNNER = CliRunner()
 
 
-def blocks(language: str) -> list[str]:
-    """The README's blocks of a language."""
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+def blocks(language: str, document: Path = README) -> list[str]:
+    """A document's blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-def shell_commands() -> list[list[str]]:
-    """The README's commands, each as words without the program's name; loops are written out."""
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
+def shell_commands(document: Path) -> list[list[str]]:
+    """A document's commands, each as words without the program's name; loops are written out."""
+    lines = [line for block in blocks("sh", document) for line in block.splitlines()]
     commands = [shlex.split(line, comments=True) for line in itertools.chain.from_iterable(map(written_out, lines))]
     assert all(command[0] == "xcrossrec" for command in commands)
     return [command[1:] for command in commands]
+
+
+def outputs(document: Path, base: Path, training: list[str]) -> dict[str, str]:
+    """What each command of a document prints, in order, with a tiny base and so few customers that `adapt` trains nothing."""
+    market = sample_market(0, MarketSettings(train_users=22, validation_users=4, test_users=4))
+    for name in ("kitchen", "camping", "garden"):
+        write_tables(market[name], Path(name))
+    printed = {}
+    for command in shell_commands(document):
+        extra = training if command[0] == "train" else []
+        extra += ["--base", str(base)] if command[0] == "adapt" or command[1] in ("source", "lora") else []
+        done = RUNNER.invoke(app, ["-q", *command, *extra], catch_exceptions=False)
+        assert done.exit_code == 0, (command, done.stdout, done.stderr)
+        printed[" ".join(command[:3])] = done.stdout
+    return printed
 
 
 def written_out(line: str) -> list[str]:
@@ -66,23 +82,24 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_readmes_commands_run(elsewhere: Path, tiny_models: Any) -> None:
-    market = sample_market(0, MarketSettings(train_users=30, validation_users=5, test_users=5))
-    for name in ("kitchen", "camping", "garden"):
-        write_tables(market[name], elsewhere / name)
-    outputs = {}
-    for command in shell_commands():
-        extra = ["--epochs", "1"] if command[0] == "train" else []
-        extra += ["--base", str(tiny_models.base)] if command[1] in ("source", "lora") else []
-        done = RUNNER.invoke(app, ["-q", *command, *extra], catch_exceptions=False)
-        assert done.exit_code == 0, (command, done.stdout, done.stderr)
-        outputs[" ".join(command[:2])] = done.stdout
-    assert "0 errors" in outputs["data lint"]
-    assert re.match(
-        r"garden (ranks|cannot).* lora: MRR .* against popularity negatives\.", outputs["compare garden.parquet"]
-    )
-    assert "MRR of garden  MRR of lora" in outputs["compare garden.parquet"]
-    assert outputs["recommend models/garden"].count("Best match in the history: Wooden raised garden bed") == 5
+    first, second = [block.splitlines() for block in blocks("sh")]
+    assert len(first) == 2, "from two tables to the report are two commands"
+    printed = outputs(README, tiny_models.base, [])
+    assert (elsewhere / "models/garden/report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    decided = printed["adapt data/garden --add-source"]
+    assert "kitchen" in decided
+    assert "Serve:  xcrossrec serve models/garden/model --catalog data/garden" in decided
+    assert len(re.findall(r"^ *\d\. ", printed["recommend models/garden/model --catalog"], flags=re.MULTILINE)) == 5
     assert not (elsewhere / "runs").exists()
+
+
+def test_the_single_steps_run(elsewhere: Path, tiny_models: Any) -> None:
+    printed = outputs(STEPS, tiny_models.base, ["--epochs", "1"])
+    assert "0 errors" in printed["data lint data/kitchen"]
+    compared = printed["compare steps.parquet lora.parquet"]
+    assert re.match(r"steps (ranks|cannot).* lora: MRR .* against popularity negatives\.", compared)
+    assert "MRR of steps  MRR of lora" in compared
+    assert printed["recommend models/steps --catalog"].count("Best match in the history: Wooden raised garden bed") == 5
 
 
 def test_the_readmes_python_runs(
