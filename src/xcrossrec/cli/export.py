@@ -24,7 +24,7 @@ def export(
         ),
     ] = None,
     distill: Annotated[
-        bool, typer.Option("--distill", help="Make one LoRA of X-Cross's streams, on a domain's texts; takes minutes.")
+        bool, typer.Option("--distill", help="Make one LoRA of X-Cross's streams, on a domain's texts.")
     ] = False,
     int8: Annotated[bool, typer.Option("--int8", help="ONNX with weights of 8 bits.")] = False,
     base: Base = None,

@@ -39,6 +39,7 @@ DEFAULTS = {
 """The paper's for Beauty, but for histories of 20 items instead of 50."""
 
 _FEWEST_HELD_OUT = 8
+_FEWEST_RANKED = 1000
 _ROWS = 256
 
 
@@ -244,9 +245,14 @@ def bsarec(task: Task) -> Fitted:
 
 
 def _train(network: BSARec, learn: _Examples, stop: _Examples, settings: dict[str, float]) -> list[float]:
-    """Train until the held-out loss has not fallen for some passes; keep the best pass. Returns the losses."""
+    """Train until held-out users are not ranked better for some passes; keep the best pass.
+
+    Returns what is smallest at the best pass: minus the held-out mean reciprocal rank in the whole catalogue, or the loss
+    where too few users are held out to rank.
+    """
     optimizer = torch.optim.Adam(network.parameters(), lr=settings["learning_rate"])
     size, stops = int(settings["batch_histories"]), len(stop.targets) >= _FEWEST_HELD_OUT
+    judge = _minus_reciprocal_rank if len(stop.targets) >= _FEWEST_RANKED else _held_out_loss
     best, losses = copy.deepcopy(network.state_dict()), []
     for _ in range(int(settings["epochs"])):
         network.train()
@@ -255,7 +261,7 @@ def _train(network: BSARec, learn: _Examples, stop: _Examples, settings: dict[st
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
-        losses.append(_held_out_loss(network, stop if stops else learn, size))
+        losses.append(judge(network, stop if stops else learn, size))
         if losses[-1] == min(losses):
             best = copy.deepcopy(network.state_dict())
         elif len(losses) - 1 - losses.index(min(losses)) >= settings["patience"]:
@@ -276,4 +282,14 @@ def _held_out_loss(network: BSARec, examples: _Examples, size: int) -> float:
     total = 0.0
     for histories, targets in examples.batches(torch.arange(len(examples.targets)), size):
         total += float(_loss(network, histories, targets)) * len(targets)
+    return total / max(1, len(examples.targets))
+
+
+@torch.no_grad()
+def _minus_reciprocal_rank(network: BSARec, examples: _Examples, size: int) -> float:
+    network.eval()
+    total = 0.0
+    for histories, targets in examples.batches(torch.arange(len(examples.targets)), size):
+        scores = network.scores(histories)
+        total -= float((1 / (scores >= scores.gather(1, targets[:, None])).sum(1)).sum())
     return total / max(1, len(examples.targets))

@@ -42,11 +42,10 @@ RANKED_USERS = 5000
 """Users of the split whose last items are ranked, drawn once; all where there are fewer."""
 
 CO = "-co"
-"""Behind a text method's name: with the co-purchase term, its weight chosen as `train target` chooses it; of the first
-draw of users."""
+"""Behind a text method's name: with the co-purchase term, its weight chosen as `train target` chooses it."""
 
 FIXED = "-co5"
-"""With the expected weight, of every draw."""
+"""With the expected weight."""
 
 LATER = "-later"
 """As trained with the most users that it is trained with, and the purchases of more users, counted later and without
@@ -189,7 +188,7 @@ def with_copurchases(cell: Cell, budgets: Sequence[tuple[int, int]]) -> list[Cel
     cells = []
     for budget, seed in budgets:
         own = cell.budget in (NO_BUDGET, budget)
-        named = [FIXED, *([CO] if seed == 0 else [])] if own else [LATER]
+        named = [FIXED, CO] if own else [LATER]
         named += [LEARNED] if budget == ALL else []
         cells += [replace(cell, method=cell.method + suffix, budget=budget, seed=seed) for suffix in named]
     return cells
@@ -198,8 +197,8 @@ def with_copurchases(cell: Cell, budgets: Sequence[tuple[int, int]]) -> list[Cel
 def asked_cells(suite: Suite) -> Iterator[tuple[Cell, list[tuple[int, int]]]]:
     """Every cell of a suite with the budgets and seeds whose purchases are to be added to it.
 
-    Of a method that learns nothing all of the grid; else its own and, for the first draw of the most users that the
-    method is trained with, those of more users.
+    Of a method that learns nothing all of the grid; else its own and, for the most users that the method is trained
+    with, those of more users.
     """
     every = sorted({budget for part in suite.grid for budget in part.budgets}, key=_users)
     trained = {(c.target, c.method): c.budget for c in sorted(suite.cells(), key=lambda c: _users(c.budget))}
@@ -209,8 +208,8 @@ def asked_cells(suite: Suite) -> Iterator[tuple[Cell, list[tuple[int, int]]]]:
             grid = [(budget, seed) for budget in part.budgets for seed in (part.seeds if budget != ALL else (0,))]
             found = wanted.setdefault(cell, [])
             own = grid if cell.budget == NO_BUDGET else [(cell.budget, cell.seed)]
-            if cell.budget == trained[cell.target, cell.method] and cell.seed == 0:
-                own = own + [(budget, 0) for budget in every if _users(budget) > _users(cell.budget) != 0]
+            if cell.budget == trained[cell.target, cell.method]:
+                own = own + [(budget, cell.seed) for budget in every if _users(budget) > _users(cell.budget) != 0]
             found.extend(pair for pair in own if pair not in found)
     yield from wanted.items()
 
