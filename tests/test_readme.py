@@ -44,7 +44,7 @@ def shell_commands(document: Path) -> list[list[str]]:
 
 
 def outputs(document: Path, base: Path, training: list[str]) -> dict[str, str]:
-    """What each command of a document prints, in order, with a tiny base and so few customers that `adapt` trains nothing."""
+    """What each command prints, in order, with a tiny base and so few customers that `adapt` trains nothing on them."""
     market = sample_market(0, MarketSettings(train_users=22, validation_users=4, test_users=4))
     for name in ("kitchen", "camping", "garden"):
         write_tables(market[name], Path(name))
@@ -82,8 +82,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_readmes_commands_run(elsewhere: Path, tiny_models: Any) -> None:
-    first, second = [block.splitlines() for block in blocks("sh")]
-    assert len(first) == 2, "from two tables to the report are two commands"
+    assert len(blocks("sh")[0].splitlines()) == 2, "from two tables to the report are two commands"
     printed = outputs(README, tiny_models.base, [])
     assert (elsewhere / "models/garden/report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     decided = printed["adapt data/garden --add-source"]
