@@ -68,7 +68,7 @@ def within_noise(scores: Mapping[str, Float64[np.ndarray, " user"]], seed: int =
 
 
 def gain(scores: Mapping[str, Float64[np.ndarray, " user"]], chosen: str, over: str, seed: int = 0) -> Gain:
-    """What the chosen candidate is better by than another, on the users of the report.
+    """What the chosen candidate is better by than another, on the users of the report; one user proves nothing.
 
     Args:
         scores: by candidate the deciding metric of each user.
@@ -77,6 +77,8 @@ def gain(scores: Mapping[str, Float64[np.ndarray, " user"]], chosen: str, over: 
         seed: of the interval's draws.
     """
     found = interval(scores[chosen] - scores[over], seed)
+    if scores[chosen].size == 1:
+        found = Interval(mean=found.mean, low=-1.0, high=1.0)
     before = float(scores[over].mean())
     return Gain(
         over=over,
@@ -99,7 +101,7 @@ def verdict(label: str, others: Sequence[str], over: str, found: Gain, users: in
         users: of the report.
         score: the chosen one's metric on them.
     """
-    known = f"On {users:,} users kept for this report its MRR is {score:.4f}"
+    known = f"On {users:,} customers kept for this report its score (mean reciprocal rank) is {score:.4f}"
     if not others:
         return f"Ship {label}: nothing else was fitted.", f"{known}."
     first = f"Ship {label}: none of {len(others)} other candidates is better beyond noise, or simpler and as good."

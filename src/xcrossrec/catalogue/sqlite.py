@@ -69,14 +69,14 @@ def recorded_fingerprint(folder: Path) -> str | None:
         return None
 
 
-def recorded_purchases(folder: Path) -> pl.DataFrame:
+def recorded_purchases(folder: Path | str) -> pl.DataFrame:
     """What was bought of a catalogue, in order of arrival.
 
     Raises:
         BundleError: no catalogue, damaged, or open in another process.
     """
-    check_folder(folder)
-    with closing(Rows.open(folder / DATABASE)) as rows:
+    check_folder(Path(folder))
+    with closing(Rows.open(Path(folder) / DATABASE)) as rows:
         return _read_purchases(rows)
 
 

@@ -18,6 +18,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from xcrossrec.adapt.candidates import Plan
 from xcrossrec.cli import app, demo
 from xcrossrec.data import write_domain
 
@@ -102,9 +103,9 @@ def test_the_demos_last_line_serves_its_result_within_ten_seconds(
     monkeypatch.chdir(tmp_path)
     out, quick = "my demo", {"epochs": 1, "batch_users": 12}
     Path(out).mkdir()
-    demo.run(Path(out), demo.Plan(48, 40, 24, quick, quick, quick, base=str(tiny_models.base)))
-    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
-    assert command == ["xcrossrec", "serve", f"{out}/model", "--catalog", f"{out}/data/garden"]
+    demo.run(Path(out), Plan(quick, quick, quick), source_users=24, users=24, base=str(tiny_models.base))
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("Serve:"))
+    assert command == ["xcrossrec", "serve", f"{out}/garden/model", "--catalog", f"{out}/data/garden"]
     starts: list[float] = []
     for _ in range(3):  # a busy minute of the machine is not the service's
         starts.append(seconds_until_the_first_answer(command[1:], tmp_path))
