@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from xcrossrec import ConfigError
-from xcrossrec_lab.methods.bsarec import BSARec, FrequencyFilter, bsarec, padded
+from xcrossrec_lab.methods.bsarec import BSARec, FrequencyFilter, _Examples, _minus_reciprocal_rank, bsarec, padded
 from xcrossrec_lab.task import Task
 
 MakeTask = Callable[..., Task]
@@ -92,3 +92,13 @@ def test_items_of_no_training_user_rank_last(make_task: MakeTask) -> None:
 def test_a_share_outside_its_bounds_is_refused(make_task: MakeTask) -> None:
     with pytest.raises(ConfigError, match=r"alpha is 1\.5"):
         bsarec(make_task(settings={"alpha": 1.5}))
+
+
+@torch.no_grad()
+def test_held_out_users_are_judged_by_the_ranks_of_what_they_bought() -> None:
+    module, histories, bought = network(alpha=0.5), [[1, 2], [3], [4, 5, 6]], [3, 7, 0]
+    scores = module.scores(padded(histories, 5, 9)).numpy()
+    ranks = [1 + int((row > row[item]).sum()) for row, item in zip(scores, bought, strict=True)]
+    examples = _Examples.of(list(zip(histories, bought, strict=True)), 5, 9)
+    assert len(set(ranks)) > 1
+    assert _minus_reciprocal_rank(module, examples, 2) == pytest.approx(-np.mean([1 / rank for rank in ranks]))

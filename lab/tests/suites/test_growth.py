@@ -70,7 +70,7 @@ def test_every_text_is_ranked_alone_and_with_the_purchases_of_each_budget(suite:
     start = "beauty/none"
     assert names(suite) == [
         *(f"{start}/popularity/{budget}" for budget in ("16-s0", "16-s1", "all-s0")),
-        *(f"{start}/untrained-centered-co/{budget}" for budget in ("16-s0", "all-s0")),
+        *(f"{start}/untrained-centered-co/{budget}" for budget in ("16-s0", "16-s1", "all-s0")),
         *(f"{start}/untrained-centered-co5/{budget}" for budget in ("16-s0", "16-s1", "all-s0")),
         f"{start}/untrained-centered-learned/all-s0",
         f"{start}/untrained-centered/no-s0",

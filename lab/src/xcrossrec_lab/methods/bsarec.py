@@ -247,8 +247,8 @@ def bsarec(task: Task) -> Fitted:
 def _train(network: BSARec, learn: _Examples, stop: _Examples, settings: dict[str, float]) -> list[float]:
     """Train until held-out users are not ranked better for some passes; keep the best pass.
 
-    Returns what is smallest at the best pass: minus the held-out mean reciprocal rank in the whole catalogue, or the loss
-    where too few users are held out to rank.
+    Returns what is smallest at the best pass: minus the held-out mean reciprocal rank in the whole catalogue, or, where
+    too few users are held out to rank, the loss.
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=settings["learning_rate"])
     size, stops = int(settings["batch_histories"]), len(stop.targets) >= _FEWEST_HELD_OUT
