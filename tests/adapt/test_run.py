@@ -27,7 +27,7 @@ from xcrossrec.baselines.named import scorer_for
 from xcrossrec.data import Domain, build_domain
 from xcrossrec.data.market import MarketSettings, sample_market
 from xcrossrec.evaluation import evaluate
-from xcrossrec.exceptions import BundleError, ConfigError, DataError
+from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
 from xcrossrec.progress import stage
 
 QUICK = {"epochs": 1, "batch_users": 24}
@@ -214,6 +214,28 @@ def test_wrong_sources_and_folders_are_refused(done: Done, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="no source was given"):
         judge_sources(done.target, [])
     assert not out.exists()
+
+
+def test_where_nothing_can_be_fitted_the_reason_is_told(
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no memory is left")
+
+    monkeypatch.setattr(candidates, "_untrained", refuse)
+    with pytest.raises(ModelError, match=r"nothing could be fitted to 'garden'.*: no memory is left"):
+        done.again(sources=[], out=tmp_path / "out")
+
+
+def test_what_a_folder_was_made_with_is_read_again_or_asked_for(done: Done, tmp_path: Path) -> None:
+    given = tmp_path / "work" / "given.json"
+    given.parent.mkdir()
+    given.write_text('{"target": "garden", "sources": {"kitchen": ""}}')
+    with pytest.raises(ConfigError, match="source 'kitchen' was given in memory before: give all sources again"):
+        done.again(sources=None, out=tmp_path)
+    given.write_text('{"target": "garden", "sources": ')
+    with pytest.raises(BundleError, match=r"given\.json is damaged: delete it, and name the sources again"):
+        done.again(sources=None, out=tmp_path)
 
 
 def test_a_domains_adapter_is_trained_and_kept(done: Done, tmp_path: Path, untrained: list[str]) -> None:

@@ -65,6 +65,11 @@ def test_a_model_learns_and_goes_on_learning(model: Path, tmp_path: Path) -> Non
     assert (again.purchases, again.added) == (13, 0)
 
 
+def test_purchases_may_be_rows_of_python(model: Path) -> None:
+    rows = [{"user_id": "u9", "item_id": item, "timestamp": time} for time, item in enumerate(["i5", "i1"])]
+    assert xcrossrec.learn(model, rows, ITEMS).added == 2
+
+
 def test_what_else_lies_in_the_folder_stays(model: Path) -> None:
     before = bundle.read_bundle_manifest(model)
     users = pl.read_parquet(model / "training_users.parquet")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from xcrossrec._version import __version__
 from xcrossrec.adapt.after import parts_below
@@ -24,7 +24,7 @@ from xcrossrec.adapt.shop import MODEL, Clock, Fitted, Form, Missing, Pace, Shop
 from xcrossrec.adapt.sources import AnySource, Given, read_sources, ready
 from xcrossrec.data import read_domain
 from xcrossrec.data.domain import Domain
-from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
 from xcrossrec.metrics.ranking import METRICS
 from xcrossrec.models.adapters import base_of
 from xcrossrec.models.base import DEFAULT_BASE, load_base
@@ -74,7 +74,7 @@ def adapt(
         DataError: no users to fit, choose or report on, or a folder that holds something else.
         ConfigError: no minutes, a source that is the target, two of one name, or one to drop that is not there.
         BundleError: a source that is neither a domain nor an adapter.
-        ModelError: the base cannot be loaded.
+        ModelError: the base cannot be loaded, or nothing can be fitted.
         StorageError: the disk refuses.
     """
     if not minutes > 0:
@@ -119,33 +119,47 @@ def _check_place(out: Path, domain: Domain) -> None:
         raise DataError(f"{out} is a file: choose another --out")
     if out.is_dir() and any(out.iterdir()) and not (out / WORK / _GIVEN).exists() and not (out / FILE).exists():
         raise DataError(f"{out} exists and holds nothing that adapt left: choose another --out")
-    if (before := _before(out)) and before["target"] != domain.name:
-        raise ConfigError(f"{out} is of the target {before['target']!r}, not of {domain.name!r}: choose another --out")
+    if (before := _before(out)).target not in ("", domain.name):
+        raise ConfigError(f"{out} is of the target {before.target!r}, not of {domain.name!r}: choose another --out")
 
 
-def _before(out: Path) -> dict[str, object]:
-    with suppress(OSError, ValueError):
-        return dict(json.loads((out / WORK / _GIVEN).read_text(encoding="utf-8")))
-    return {}
+class _Before(BaseModel):
+    """What a folder was made with before: the target's name, and the sources' places by name, empty in memory."""
+
+    target: str = ""
+    sources: dict[str, str] = {}
+
+
+def _before(out: Path) -> _Before:
+    place = out / WORK / _GIVEN
+    if not place.exists():
+        return _Before()
+    try:
+        return _Before.model_validate_json(place.read_bytes())
+    except ValidationError as error:
+        raise BundleError(f"{place} is damaged: delete it, and name the sources again with --source") from error
 
 
 def _wanted(
     out: Path, sources: Sequence[AnySource] | None, added: Sequence[AnySource], dropped: Sequence[str]
 ) -> list[AnySource]:
     """The sources as they are given, or those of before with some more or less."""
-    before = _before(out).get("sources", {})
-    assert isinstance(before, dict)
+    before = _before(out).sources
     if sources is not None:
         return [*sources, *added]
     if lost := [name for name in dropped if name not in before and str(Path(name).resolve()) not in before.values()]:
         raise ConfigError(f"no source {lost[0]!r} to drop: {out} has {', '.join(before) or 'none'}")
     gone = {*dropped, *(str(Path(name).resolve()) for name in dropped)}
-    kept = [path for name, path in before.items() if name not in gone and path not in gone]
-    return [*kept, *(each for each in added if isinstance(each, Domain) or str(Path(each).resolve()) not in kept)]
+    kept = {name: path for name, path in before.items() if name not in gone and path not in gone}
+    if lost := [name for name, path in kept.items() if not path]:
+        raise ConfigError(f"source {lost[0]!r} was given in memory before: give all sources again")
+    new = [each for each in added if isinstance(each, Domain) or str(Path(each).resolve()) not in kept.values()]
+    return [*kept.values(), *new]
 
 
 def _remember(out: Path, domain: Domain, given: Sequence[Given]) -> None:
-    _write(out / WORK / _GIVEN, json.dumps({"target": domain.name, "sources": {s.name: s.path for s in given}}))
+    before = _Before(target=domain.name, sources={each.name: each.path for each in given})
+    _write(out / WORK / _GIVEN, before.model_dump_json())
 
 
 def _write(path: Path, text: str) -> None:
@@ -165,6 +179,9 @@ def _fit_all(maker: Maker, given: Sequence[Given]) -> tuple[list[Made], list[Sou
     shop = maker.shop
     maker.popularity()
     maker.text(BASE)
+    if not shop.fitted:
+        why = next((each.why for each in shop.found.values() if isinstance(each, Missing)), "")
+        raise ModelError(f"nothing could be fitted to {shop.domain.name!r}, not even what sells most: {why}")
     made = []
     for number, each in enumerate(given):
         share = shop.clock.left() * _FOR_SOURCES / (len(given) - number)

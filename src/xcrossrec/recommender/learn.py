@@ -142,7 +142,7 @@ def _read(interactions: Paths | Table, columns: Columns) -> pl.DataFrame:
     if isinstance(interactions, (str, Path)):
         interactions = [interactions]
     kept: list[Path | str] = []
-    if isinstance(interactions, Sequence):
+    if isinstance(interactions, Sequence) and all(isinstance(each, (str, Path)) for each in interactions):
         kept = [path for path in interactions if is_catalogue(path)]
         interactions = [path for path in interactions if path not in kept]
     tables = [recorded_purchases(Path(path)).select(USER, ITEM) for path in kept]
