@@ -12,6 +12,7 @@ from xcrossrec.adapt.decision import (
     Decision,
     Explained,
     Gain,
+    Helps,
     Interval,
     Listed,
     Point,
@@ -63,41 +64,26 @@ CANDIDATES = (
     candidate("lora", "a LoRA from the base", None, status="failed", seconds=3, why="the disk was full"),
 )
 
+
+def source(
+    name: str, alone: Interval, without: Interval, helps: Helps, why: str, common: tuple[int | None, float]
+) -> Source:
+    """A source, with its shared users and words."""
+    users, words = common
+    return Source(
+        name=name, folder=f"adapters/{name}", alone=alone, without=without, helps=helps, used=helps != "no", why=why,
+        shared_users=users, shared_words=words,
+    )  # fmt: skip
+
+
 SOURCES = (
-    Source(
-        name="kitchen",
-        folder="adapters/kitchen",
-        alone=around(0.097, 0.012),
-        without=around(0.0121, 0.004),
-        shared_users=212,
-        shared_words=0.41,
-        helps="yes",
-        used=True,
-        why="leaving it out costs .012",
+    source("kitchen", around(0.097, 0.012), around(0.0121, 0.004), "yes", "leaving it out costs .012", (212, 0.41)),
+    source(
+        "camping", around(0.09, 0.012), around(0.002, 0.005), "unclear", "it neither helps nor harms beyond noise",
+        (1, 0.28),
     ),
-    Source(
-        name="camping",
-        folder="adapters/camping",
-        alone=around(0.09, 0.012),
-        without=around(0.002, 0.005),
-        shared_users=1,
-        shared_words=0.28,
-        helps="unclear",
-        used=True,
-        why="it neither helps nor harms beyond noise",
-    ),
-    Source(
-        name="phones",
-        folder="adapters/phones",
-        alone=around(0.051, 0.01),
-        without=around(-0.0087, 0.0041),
-        shared_users=None,
-        shared_words=0.06,
-        helps="no",
-        used=False,
-        why="the mean is better without it",
-    ),
-)
+    source("phones", around(0.051, 0.01), around(-0.0087, 0.0041), "no", "the mean is better without it", (None, 0.06)),
+)  # fmt: skip
 
 POINTS = tuple(
     Point(users=users, mean=mean, low=mean - 0.013, high=mean + 0.013)

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from xcrossrec.adapt.shop import Fitted, Form, Shop, Timed
 from xcrossrec.baselines.rivals import Popularity
 from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
-from xcrossrec.copurchase import CoPurchases
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
@@ -31,10 +29,10 @@ from xcrossrec.models.scorer import ModelScorer
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.training.day_one import Weights, popularity_of, with_day_one
 from xcrossrec.training.places import RUN_FILE, work_folder
-from xcrossrec.training.purchases import with_purchases
+from xcrossrec.training.purchases import counted, with_purchases
 from xcrossrec.training.source import domain_record, reading, source_users, train_source, with_head, write
 from xcrossrec.training.target import build_target_model, train_target
-from xcrossrec.types import ITEM, USER
+from xcrossrec.types import ITEM
 
 _TIMED = 256
 """Texts whose reading is timed, once the model is warm."""
@@ -119,7 +117,7 @@ class Maker:
             order = np.unique(lately["lately"].to_numpy(), return_inverse=True)[1].astype(np.int64)
 
             def save(folder: Path) -> None:
-                model = with_counts(_untrained(self.domain, self.base), self._counts(self.shop.users), {})
+                model = with_counts(_untrained(self.domain, self.base), counted(self.domain, self.shop.users), {})
                 only = {"text": 0.0, "popularity": 1.0}
                 weights: Weights = {"none": {"popularity": 1.0}, "one": only, "several": only}
                 new = DayOne(vector_dim(model), lately, weights, half_life_days=half_life)
@@ -142,7 +140,7 @@ class Maker:
             timed = Timed()
             scorer = self.scorer(sources)
             made.append(scorer)
-            plain = with_counts(scorer.model, self._counts(self.shop.users), {})
+            plain = with_counts(scorer.model, counted(self.domain, self.shop.users), {})
             self._keep(form, scorer, with_day_one(plain, self.domain, self.shop.users, seed=self.seed), sources, timed)
             known = self.with_bought(scorer, self.shop.users)
             model = with_day_one(known.model, self.domain, self.shop.users, seed=self.seed)
@@ -242,10 +240,6 @@ class Maker:
         init = None if source is None else source.folder
         train = partial(train_source, self.domain, out, config=config, init=init, base=self.base)
         _from_where_it_was(out, partial(train, purchases=True, budget=users))
-
-    def _counts(self, users: Sequences) -> CoPurchases:
-        rows = [(user, self.ids[row]) for user, rows in zip(users.user_ids, users.rows, strict=True) for row in rows]
-        return CoPurchases.count(pl.DataFrame(rows, schema={USER: pl.String, ITEM: pl.String}, orient="row"))
 
     def _keep(self, form: Form, scorer: ModelScorer, model: Model, sources: Sequence[Made], timed: Timed) -> None:
         folders = [source.folder for source in sources]

@@ -34,6 +34,10 @@ class Interval(Part):
     low: float
     high: float
 
+    def shown(self, sign: str = "") -> str:
+        """As text; ``+`` writes the sign of what is above 0, too."""
+        return f"{self.mean:{sign}.4f} [{self.low:{sign}.4f}, {self.high:{sign}.4f}]"
+
 
 class Users(Part):
     """How many users the models were fitted on, one was chosen on, and the result is reported on."""

@@ -158,8 +158,8 @@ def sources_table(found: Sequence[Source], users: int) -> str:
         [
             each.name,
             each.helps if each.used else f"{each.helps}, left out",
-            _interval(each.alone),
-            "" if each.without is None else _interval(each.without, "+"),
+            each.alone.shown(),
+            "" if each.without is None else each.without.shown("+"),
             "" if each.shared_users is None else f"{each.shared_users:,}",
             "" if each.shared_words is None else f"{each.shared_words:.0%}",
             each.why,
@@ -172,10 +172,6 @@ def sources_table(found: Sequence[Source], users: int) -> str:
         "it. MRR with 95% interval; words: share of the target's words that the source has."
     )
     return "\n".join([*aligned(header, rows), "", caption])
-
-
-def _interval(found: Interval, sign: str = "") -> str:
-    return f"{found.mean:{sign}.4f} [{found.low:{sign}.4f}, {found.high:{sign}.4f}]"
 
 
 def _words(domain: Domain) -> frozenset[str]:

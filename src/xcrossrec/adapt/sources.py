@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import BundleError, ConfigError
 from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, base_of, read_manifest
 from xcrossrec.models.base import load_base
+from xcrossrec.models.files import file_digest
 from xcrossrec.training.places import RUN_FILE, work_folder
 
 AnySource: TypeAlias = Domain | Path | str
@@ -116,8 +116,7 @@ def ready(each: Given, shop: Shop, base: str, plan: Plan, seconds: float) -> Mad
             budget = json.loads(begun.read_text(encoding="utf-8"))["users"]
         shop.bar.at(len(shop.found), shop.planned, f"training {each.name} on {budget:,} of {users:,} users")
         train_missing(each.domain, each.folder, base, config, None if budget == users else budget)
-    digest = hashlib.sha256((each.folder / ADAPTER_WEIGHTS).read_bytes()).hexdigest()
-    return Made(each.name, each.folder, digest)
+    return Made(each.name, each.folder, file_digest(each.folder / ADAPTER_WEIGHTS))
 
 
 def _is_of(folder: Path, domain: Domain, base: str) -> bool:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xcrossrec.cli.checks import check_base
+from xcrossrec.cli.checks import check_base, check_category
 from xcrossrec.cli.console import Base, prepare, progress_to_stderr
 
 if TYPE_CHECKING:
-    from xcrossrec.adapt.decision import Candidate, Decision, Interval
+    from xcrossrec.adapt.decision import Candidate, Decision
 
 TargetDir = Annotated[Path, typer.Argument(metavar="TARGET", help="The new category: a domain's folder.")]
 SourceDirs = Annotated[
@@ -45,7 +46,7 @@ def adapt(
     \b
       xcrossrec adapt data/garden --source data/kitchen --source data/camping --out garden
     """
-    check_base(base)
+    _check(base, target, source, add_source)
     prepare("train")
     from xcrossrec.adapt.run import adapt as decide
 
@@ -69,7 +70,7 @@ def sources(target: TargetDir, source: SourceDirs = None, base: Base = None) -> 
     \b
       xcrossrec sources data/garden --source adapters/kitchen --source adapters/camping
     """
-    check_base(base)
+    _check(base, target, source)
     prepare("train")
     from xcrossrec.adapt.judge import sources_table
     from xcrossrec.adapt.sources import judge_sources
@@ -77,6 +78,13 @@ def sources(target: TargetDir, source: SourceDirs = None, base: Base = None) -> 
     with progress_to_stderr():
         found, users = judge_sources(target, source or (), base=base)
     typer.echo(sources_table(found, users))
+
+
+def _check(base: str | None, target: Path, *sources: list[Path] | None) -> None:
+    """Refuse what is not there before a library is loaded."""
+    check_base(base)
+    for folder in (target, *chain.from_iterable(each or () for each in sources)):
+        check_category(folder)
 
 
 def as_text(decision: Decision, out: Path) -> str:
@@ -104,9 +112,5 @@ def _row(each: Candidate, shipped: bool) -> list[str]:
 
     assert each.report is not None
     assert each.minus_chosen is not None
-    less = "shipped" if shipped else _interval(each.minus_chosen, "+")
-    return [each.label, _interval(each.report["mrr"]), less, in_words(each.seconds), f"{each.memory_mb:.0f}"]
-
-
-def _interval(found: Interval, sign: str = "") -> str:
-    return f"{found.mean:{sign}.4f} [{found.low:{sign}.4f}, {found.high:{sign}.4f}]"
+    less = "shipped" if shipped else each.minus_chosen.shown("+")
+    return [each.label, each.report["mrr"].shown(), less, in_words(each.seconds), f"{each.memory_mb:.0f}"]

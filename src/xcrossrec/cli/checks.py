@@ -62,6 +62,18 @@ def check_adapter(folder: Path) -> None:
         raise BundleError(f"{folder} is no adapter: it has no {ADAPTER}; train one with `xcrossrec train source`")
 
 
+def check_category(folder: Path) -> None:
+    """Refuse what is neither a domain's folder nor an adapter.
+
+    Raises:
+        DataError: no such folder, or something else.
+    """
+    from xcrossrec.data.store import read_manifest
+
+    if not (folder / ADAPTER).is_file():
+        read_manifest(folder)
+
+
 def check_sources(folders: Sequence[Path]) -> None:
     """Refuse fewer than two adapters, and what is none.
 

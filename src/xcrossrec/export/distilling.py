@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
 
 from xcrossrec.export.stream import Head, Reading, Stream, Vectors, affine, factors_of
 from xcrossrec.models.adapters import mean_update
@@ -70,9 +69,9 @@ def _with_mean(backbone: Any, encoder: XCrossEncoder) -> PeftModel:
         adapted = get_peft_model(backbone, LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(mean)))
     with torch.no_grad():
         for path, factors in mean.items():
-            layer, more = adapted.base_model.model.get_submodule(path), rank - len(factors.down)
-            layer.lora_A["default"].weight.copy_(nn.functional.pad(factors.down, (0, 0, 0, more)))
-            layer.lora_B["default"].weight.copy_(nn.functional.pad(factors.up, (0, more)))
+            layer, filled = adapted.base_model.model.get_submodule(path), factors.of_rank(rank)
+            layer.lora_A["default"].weight.copy_(filled.down)
+            layer.lora_B["default"].weight.copy_(filled.up)
     made: PeftModel = adapted.eval()  # no dropout: the goals have none
     return made
 

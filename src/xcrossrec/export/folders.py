@@ -13,7 +13,6 @@ from jaxtyping import Float32
 from peft import LoraConfig, PeftModel
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
-from torch import nn
 
 from xcrossrec.export.stream import Reading, Stream, Vectors
 from xcrossrec.models.adapters import ADAPTER_WEIGHTS
@@ -73,9 +72,9 @@ def write_peft(stream: Stream, folder: Path, base: str) -> None:
     config.save_pretrained(str(folder))
     tensors = {}
     for path, factors in stream.update.items():
-        more = rank - len(factors.down)
-        tensors[f"base_model.model.{path}.lora_A.weight"] = nn.functional.pad(factors.down, (0, 0, 0, more))
-        tensors[f"base_model.model.{path}.lora_B.weight"] = nn.functional.pad(factors.up, (0, more))
+        filled = factors.of_rank(rank)
+        tensors[f"base_model.model.{path}.lora_A.weight"] = filled.down
+        tensors[f"base_model.model.{path}.lora_B.weight"] = filled.up
     save_tensors(tensors, folder / ADAPTER_WEIGHTS)
 
 

@@ -119,6 +119,11 @@ class LoraFactors:
     down: Float[Tensor, "rank inside"]
     up: Float[Tensor, "outside rank"]
 
+    def of_rank(self, rank: int) -> LoraFactors:
+        """The same update with zeros up to a rank that is not less than its own."""
+        more = rank - len(self.down)
+        return LoraFactors(nn.functional.pad(self.down, (0, 0, 0, more)), nn.functional.pad(self.up, (0, more)))
+
 
 @dataclass(frozen=True)
 class Adapter:

@@ -46,13 +46,18 @@ def with_purchases(
     check_knows(model)
     ids = domain.items[ITEM].to_list()
     sequences = [[ids[row] for row in rows] for rows in users.rows]
-    rows = [(user, item) for user, items in zip(users.user_ids, sequences, strict=True) for item in items]
-    counts = CoPurchases.count(pl.DataFrame(rows, schema={USER: pl.String, ITEM: pl.String}, orient="row"))
-    most = min(MOST_TEXTS, 2 * len(rows))
+    counts, most = counted(domain, users), min(MOST_TEXTS, 2 * sum(map(len, sequences)))
     texts = dict(zip(ids, domain.texts, strict=True))
     known = None if vectors is None else dict(zip(ids, vectors, strict=True))
     choice = weighed(model, sequences, texts, most_texts=most, seed=seed, known=known)
     return with_counts(model, counts, choice.weights), choice
+
+
+def counted(domain: Domain, users: Sequences) -> CoPurchases:
+    """Count what some users of a domain bought."""
+    ids = domain.items[ITEM].to_list()
+    rows = [(user, ids[row]) for user, items in zip(users.user_ids, users.rows, strict=True) for row in items]
+    return CoPurchases.count(pl.DataFrame(rows, schema={USER: pl.String, ITEM: pl.String}, orient="row"))
 
 
 def weighed(
