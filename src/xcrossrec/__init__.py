@@ -32,7 +32,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "train_target": ("xcrossrec.training.target", "train"),
     "learn": ("xcrossrec.recommender.learn", "models"),
     "export_model": ("xcrossrec.export.exporting", "models"),
-    "adapt": ("xcrossrec.adapt", "train"),
+    "adapt": ("xcrossrec.adaptation.run", "train"),
     "scorer_for": ("xcrossrec.baselines.named", "train"),
     "compare_bases": ("xcrossrec.baselines.bases", "models"),
     "Explanation": ("xcrossrec.answers", None),
@@ -49,7 +49,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
 }
 
 if TYPE_CHECKING:
-    from xcrossrec.adapt.run import adapt
+    from xcrossrec.adaptation.run import adapt
     from xcrossrec.answers import Explanation, Recommendation
     from xcrossrec.baselines.bases import compare_bases
     from xcrossrec.baselines.named import scorer_for

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from xcrossrec.adapt.candidates import Plan
-from xcrossrec.adapt.decision import Decision
+from xcrossrec.adaptation.candidates import Plan
+from xcrossrec.adaptation.decision import Decision
 from xcrossrec.cli import app
 from xcrossrec.cli.demo import SIMULATED, claim, run
 from xcrossrec.data import read_domain

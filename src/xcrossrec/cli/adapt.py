@@ -13,7 +13,7 @@ from xcrossrec.cli.checks import check_base, check_category
 from xcrossrec.cli.console import Base, prepare, progress_to_stderr
 
 if TYPE_CHECKING:
-    from xcrossrec.adapt.decision import Candidate, Decision
+    from xcrossrec.adaptation.decision import Candidate, Decision
 
 TargetDir = Annotated[Path, typer.Argument(metavar="TARGET", help="The new category: a domain's folder.")]
 SourceDirs = Annotated[
@@ -48,7 +48,7 @@ def adapt(
     """
     _check(base, target, source, add_source)
     prepare("train")
-    from xcrossrec.adapt.run import adapt as decide
+    from xcrossrec.adaptation.run import adapt as decide
 
     with progress_to_stderr():
         decision = decide(
@@ -72,8 +72,8 @@ def sources(target: TargetDir, source: SourceDirs = None, base: Base = None) -> 
     """
     _check(base, target, source)
     prepare("train")
-    from xcrossrec.adapt.judge import sources_table
-    from xcrossrec.adapt.sources import judge_sources
+    from xcrossrec.adaptation.judge import sources_table
+    from xcrossrec.adaptation.sources import judge_sources
 
     with progress_to_stderr():
         found, users = judge_sources(target, source or (), base=base)
@@ -89,7 +89,7 @@ def _check(base: str | None, target: Path, *sources: list[Path] | None) -> None:
 
 def as_text(decision: Decision, out: Path) -> str:
     """The candidates, what sources and more users are worth, the verdict, and what to do next."""
-    from xcrossrec.adapt.judge import sources_table
+    from xcrossrec.adaptation.judge import sources_table
     from xcrossrec.evaluation.table import aligned
 
     header = ["candidate", "MRR", "less the shipped one's", "time", "MB"]
@@ -108,7 +108,7 @@ def as_text(decision: Decision, out: Path) -> str:
 
 
 def _row(each: Candidate, shipped: bool) -> list[str]:
-    from xcrossrec.adapt.shop import in_words
+    from xcrossrec.adaptation.shop import in_words
 
     assert each.report is not None
     assert each.minus_chosen is not None

@@ -17,7 +17,7 @@ from xcrossrec.exceptions import DataError
 from xcrossrec.extras import require
 
 if TYPE_CHECKING:
-    from xcrossrec.adapt.candidates import Plan
+    from xcrossrec.adaptation.candidates import Plan
     from xcrossrec.data import Domain
 
 MARKER = "xcrossrec-demo.json"
@@ -39,7 +39,7 @@ def demo(
     require("train")
     claim(out)
     prepare("train")
-    from xcrossrec.adapt.candidates import Plan
+    from xcrossrec.adaptation.candidates import Plan
 
     # A batch holds most of the small catalogue, so no further items are sampled; rates with the least loss on users
     # set aside.
@@ -83,7 +83,7 @@ def run(
         minutes: for adapt.
         base: None takes the embedded one.
     """
-    from xcrossrec.adapt.run import adapt
+    from xcrossrec.adaptation.run import adapt
     from xcrossrec.data import write_domain
     from xcrossrec.data.market import MARKET_DOMAINS, MarketSettings, sample_market
 

@@ -13,6 +13,6 @@ from xcrossrec.extras import require
 def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="What 'xcrossrec adapt' left.")]) -> None:
     """Write DIR/report.html anew from DIR/decision.json: one file, for screens of any width and paper."""
     require("models")
-    from xcrossrec.adapt.report import write_report
+    from xcrossrec.adaptation.report import write_report
 
     typer.echo(write_report(directory))

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from xcrossrec.adapt.candidates import Plan
+from xcrossrec.adaptation.candidates import Plan
 from xcrossrec.cli import app, demo
 from xcrossrec.data import write_domain
 

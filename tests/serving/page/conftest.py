@@ -13,9 +13,9 @@ from typing import Any
 
 import polars as pl
 import pytest
-from tests.adapt.decisions import garden
+from tests.adaptation.decisions import garden
 
-from xcrossrec.adapt.report import write_report
+from xcrossrec.adaptation.report import write_report
 from xcrossrec.config import Integration
 from xcrossrec.training.source import write
 from xcrossrec.training.target import build_target_model

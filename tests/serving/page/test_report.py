@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.adapt.decisions import garden
+from tests.adaptation.decisions import garden
 from tests.serving.page.conftest import KEY
 
-from xcrossrec.adapt.report import render
+from xcrossrec.adaptation.report import render
 
 Opened = Callable[..., Any]
 

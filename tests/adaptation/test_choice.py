@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xcrossrec.adapt.choice import choose, gain, verdict, within_noise
-from xcrossrec.adapt.curve import fit_curve, sizes
+from xcrossrec.adaptation.choice import choose, gain, verdict, within_noise
+from xcrossrec.adaptation.curve import fit_curve, sizes
 
 LEVEL = {"popularity": 0, "base": 1, "mean": 1, "merged": 2, "lora": 2, "xcross": 3}
 

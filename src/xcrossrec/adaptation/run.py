@@ -14,14 +14,14 @@ from pathlib import Path
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from xcrossrec._version import __version__
-from xcrossrec.adapt.after import parts_below
-from xcrossrec.adapt.candidates import BASE, LEAST_TRAINED, Made, Maker, Plan, alone, mean_of
-from xcrossrec.adapt.choice import choose, gain, interval, verdict
-from xcrossrec.adapt.decision import FILE, Candidate, Decision, Source, Target, Users
-from xcrossrec.adapt.judge import Judge
-from xcrossrec.adapt.report import write_report
-from xcrossrec.adapt.shop import MODEL, Clock, Fitted, Form, Missing, Pace, Shop, log
-from xcrossrec.adapt.sources import AnySource, Given, read_sources, ready
+from xcrossrec.adaptation.after import parts_below
+from xcrossrec.adaptation.candidates import BASE, LEAST_TRAINED, Made, Maker, Plan, alone, mean_of
+from xcrossrec.adaptation.choice import choose, gain, interval, verdict
+from xcrossrec.adaptation.decision import FILE, Candidate, Decision, Source, Target, Users
+from xcrossrec.adaptation.judge import Judge
+from xcrossrec.adaptation.report import write_report
+from xcrossrec.adaptation.shop import MODEL, Clock, Fitted, Form, Missing, Pace, Shop, log
+from xcrossrec.adaptation.sources import AnySource, Given, read_sources, ready
 from xcrossrec.data import read_domain
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
@@ -52,8 +52,8 @@ def adapt(
     """Decide what to ship for a new category, and leave it in a folder.
 
     Candidates are fitted on the train users, cheapest first, as the minutes allow; one is chosen on the validation
-    users (:func:`xcrossrec.adapt.choice.choose`), and what it is worth is measured on the test users. What was fitted
-    before in the same folder is not fitted again.
+    users (:func:`xcrossrec.adaptation.choice.choose`), and what it is worth is measured on the test users. What was
+    fitted before in the same folder is not fitted again.
 
     Args:
         target: the new category: a domain, or its folder.

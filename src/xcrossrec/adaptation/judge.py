@@ -13,9 +13,9 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float, Float64
 
-from xcrossrec.adapt.candidates import Made
-from xcrossrec.adapt.choice import interval
-from xcrossrec.adapt.decision import Helps, Interval, Source
+from xcrossrec.adaptation.candidates import Made
+from xcrossrec.adaptation.choice import interval
+from xcrossrec.adaptation.decision import Helps, Interval, Source
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.evaluation.table import aligned
 from xcrossrec.metrics.ranking import catalogue_ranks, reciprocal_rank
@@ -82,7 +82,7 @@ class Judge:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a source is worth; see :class:`xcrossrec.adapt.decision.Source`."""
+    """What a source is worth; see :class:`xcrossrec.adaptation.decision.Source`."""
 
     alone: Interval
     without: Interval | None

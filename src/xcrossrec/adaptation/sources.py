@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from xcrossrec.adapt.candidates import Made, Plan, read_text, train_missing
-from xcrossrec.adapt.decision import Source
-from xcrossrec.adapt.judge import Judge
-from xcrossrec.adapt.shop import Shop
+from xcrossrec.adaptation.candidates import Made, Plan, read_text, train_missing
+from xcrossrec.adaptation.decision import Source
+from xcrossrec.adaptation.judge import Judge
+from xcrossrec.adaptation.shop import Shop
 from xcrossrec.config import source_config
 from xcrossrec.data import read_domain
 from xcrossrec.data.domain import Domain

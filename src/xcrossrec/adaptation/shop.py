@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from xcrossrec._version import __version__
-from xcrossrec.adapt.decision import Status
+from xcrossrec.adaptation.decision import Status
 from xcrossrec.data.domain import Domain
 from xcrossrec.evaluation import Evaluation, evaluate
 from xcrossrec.exceptions import StorageError, XCrossRecError
@@ -28,7 +28,7 @@ from xcrossrec.replacing import replacing_folder
 from xcrossrec.scoring import Scorer
 from xcrossrec.types import USER, Split
 
-log = logging.getLogger("xcrossrec.adapt")
+log = logging.getLogger("xcrossrec.adaptation")
 
 MOST_CHOOSING, MOST_REPORTING = 2000, 5000
 """Users that are ranked to choose, and to report, at most; drawn by seed."""
@@ -39,7 +39,7 @@ _CHOOSE, _REPORT, _ABOUT = "choose.parquet", "report.parquet", "about.json"
 
 @dataclass(frozen=True)
 class Form:
-    """What a candidate is; see :class:`xcrossrec.adapt.decision.Candidate`.
+    """What a candidate is; see :class:`xcrossrec.adaptation.decision.Candidate`.
 
     Attributes:
         level: of cost: 0 has no language model, 1 is not trained on the target, 2 is, 3 reads a text several times.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xcrossrec.adapt.decision import Customer, Listed
+from xcrossrec.adaptation.decision import Customer, Listed
 from xcrossrec.answers import Explanation
 from xcrossrec.data.domain import Domain
 from xcrossrec.metrics.lists import NOBODY, best_items

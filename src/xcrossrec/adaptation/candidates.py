@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from xcrossrec.adapt.shop import Fitted, Form, Shop, Timed
+from xcrossrec.adaptation.shop import Fitted, Form, Shop, Timed
 from xcrossrec.baselines.rivals import Popularity
 from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.data.domain import Domain, Sequences

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xcrossrec.adapt.decision import Explained
+from xcrossrec.adaptation.decision import Explained
 from xcrossrec.answers import Explanation
 from xcrossrec.data.domain import Domain
 from xcrossrec.models.model import encoder_of

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Float
 
-from xcrossrec.adapt.decision import Trial
+from xcrossrec.adaptation.decision import Trial
 from xcrossrec.metrics.significance import bootstrap_interval
 
 ERROR = 0.05

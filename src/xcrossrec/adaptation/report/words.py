@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xcrossrec.adapt.decision import Source
+from xcrossrec.adaptation.decision import Source
 
 __all__ = [
     "common", "duration", "large", "memory", "percent", "rounded", "score", "sentence", "signed", "slug",

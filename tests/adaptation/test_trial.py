@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xcrossrec.adapt.trial import plan_trial, sample_size
+from xcrossrec.adaptation.trial import plan_trial, sample_size
 
 
 def hits(shown: int, users: int = 1000) -> np.ndarray:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.adapt.decisions import TITLES, WICKED, garden
+from tests.adaptation.decisions import TITLES, WICKED, garden
 from typer.testing import CliRunner
 
-from xcrossrec.adapt.decision import FILE
-from xcrossrec.adapt.report import render, write_report
-from xcrossrec.adapt.report.plots import Bar, bars, tag
-from xcrossrec.adapt.report.words import duration, memory, percent, signed
+from xcrossrec.adaptation.decision import FILE
+from xcrossrec.adaptation.report import render, write_report
+from xcrossrec.adaptation.report.plots import Bar, bars, tag
+from xcrossrec.adaptation.report.words import duration, memory, percent, signed
 from xcrossrec.cli import app
 
 HEADINGS = (

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from xcrossrec.adapt.choice import interval
-from xcrossrec.adapt.decision import Curve, Interval, Point
+from xcrossrec.adaptation.choice import interval
+from xcrossrec.adaptation.decision import Curve, Interval, Point
 
 LEAST_POINTS = 3
 """Numbers of users through which a line is laid, at least."""

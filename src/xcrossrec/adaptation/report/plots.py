@@ -10,8 +10,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from xcrossrec.adapt.decision import Curve, Point
-from xcrossrec.adapt.report.words import score
+from xcrossrec.adaptation.decision import Curve, Point
+from xcrossrec.adaptation.report.words import score
 
 _ROW, _TALL, _LEFT, _RIGHT, _END = 46, 240, 15.0, 97.0, 70.0
 _LINE, _LONGEST, _STRONG = 18, 37, 31

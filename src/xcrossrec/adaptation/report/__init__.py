@@ -12,9 +12,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from xcrossrec.adapt.decision import Candidate, Decision, Interval
-from xcrossrec.adapt.report import words
-from xcrossrec.adapt.report.plots import Bar, bars, curve
+from xcrossrec.adaptation.decision import Candidate, Decision, Interval
+from xcrossrec.adaptation.report import words
+from xcrossrec.adaptation.report.plots import Bar, bars, curve
 from xcrossrec.replacing import replacing_file
 
 FILE = "report.html"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from xcrossrec.adapt.truth import check_explanations, claims_of, wilson_interval
+from xcrossrec.adaptation.truth import check_explanations, claims_of, wilson_interval
 from xcrossrec.copurchase import CoPurchases
 from xcrossrec.data import Domain
 from xcrossrec.models import bundle

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xcrossrec.adapt.decision import FILE, Beyond, Candidate, Decision, Gain, Interval, Target, Users
+from xcrossrec.adaptation.decision import FILE, Beyond, Candidate, Decision, Gain, Interval, Target, Users
 from xcrossrec.exceptions import BundleError
 
 SCORE = Interval(mean=0.1, low=0.05, high=0.15)

@@ -15,14 +15,14 @@ import pytest
 
 import xcrossrec
 from conftest import interactions_of
-from xcrossrec.adapt import candidates
-from xcrossrec.adapt.after import curve_of, rungs_of
-from xcrossrec.adapt.candidates import Maker, Plan
-from xcrossrec.adapt.decision import Decision
-from xcrossrec.adapt.judge import Judge, judge
-from xcrossrec.adapt.run import adapt
-from xcrossrec.adapt.shop import Clock, Fitted, Form, Shop
-from xcrossrec.adapt.sources import judge_sources
+from xcrossrec.adaptation import candidates
+from xcrossrec.adaptation.after import curve_of, rungs_of
+from xcrossrec.adaptation.candidates import Maker, Plan
+from xcrossrec.adaptation.decision import Decision
+from xcrossrec.adaptation.judge import Judge, judge
+from xcrossrec.adaptation.run import adapt
+from xcrossrec.adaptation.shop import Clock, Fitted, Form, Shop
+from xcrossrec.adaptation.sources import judge_sources
 from xcrossrec.baselines.named import scorer_for
 from xcrossrec.data import Domain, build_domain
 from xcrossrec.data.market import MarketSettings, sample_market

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from xcrossrec.adapt.decision import Beyond, Risk
+from xcrossrec.adaptation.decision import Beyond, Risk
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.lint import lint
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Float64
 
-from xcrossrec.adapt.decision import Gain, Interval
+from xcrossrec.adaptation.decision import Gain, Interval
 from xcrossrec.metrics.significance import bootstrap_interval
 
 LUCK = 0.1

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from xcrossrec.adapt.candidates import BOUGHT, Made, Maker
-from xcrossrec.adapt.curve import fit_curve, sizes
-from xcrossrec.adapt.customers import side_by_side
-from xcrossrec.adapt.decision import Curve, Decision, Step
-from xcrossrec.adapt.risks import beyond_of, risks_of
-from xcrossrec.adapt.shop import MODEL, Form, in_words, log
-from xcrossrec.adapt.trial import plan_trial
-from xcrossrec.adapt.truth import check_explanations
+from xcrossrec.adaptation.candidates import BOUGHT, Made, Maker
+from xcrossrec.adaptation.curve import fit_curve, sizes
+from xcrossrec.adaptation.customers import side_by_side
+from xcrossrec.adaptation.decision import Curve, Decision, Step
+from xcrossrec.adaptation.risks import beyond_of, risks_of
+from xcrossrec.adaptation.shop import MODEL, Form, in_words, log
+from xcrossrec.adaptation.trial import plan_trial
+from xcrossrec.adaptation.truth import check_explanations
 from xcrossrec.baselines.rivals import Popularity
 from xcrossrec.data.domain import Domain
 from xcrossrec.evaluation import evaluate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xcrossrec.adapt.decision import (
+from xcrossrec.adaptation.decision import (
     Beyond,
     Candidate,
     Curve,
