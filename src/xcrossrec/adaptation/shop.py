@@ -103,7 +103,7 @@ class Pace:
     Attributes:
         text_s: to read a text of the catalogue.
         rank_s: to rank all users by vectors that are there.
-        training: what a text costs in training, in readings of it; 2.5, as measured, until something was trained here.
+        training: what a text costs in training, in readings of it; a guess of 2.5 until something was trained here.
     """
 
     text_s: float | None = None
