@@ -33,8 +33,8 @@ def choose(scores: Mapping[str, Float64[np.ndarray, " user"]], level: Mapping[st
     times, each time with the largest of the differences from what they are. A candidate that the best is not further
     ahead of than in nine draws of ten is within noise. Of these the simplest is chosen, by its level of cost: what
     costs as much as another is no simpler, and there the higher mean decides. So however many candidates there are, a
-    winner by luck displaces a simpler one that is as good in about one case of ten (White's reality check, Econometrica 2000,
-    with Hansen's studentized differences, JBES 2005).
+    winner by luck displaces a simpler one that is as good in about one case of ten (White's reality check, Econometrica
+    2000, with Hansen's studentized differences, JBES 2005).
 
     Args:
         scores: by candidate the deciding metric of each user; the same users in the same order.
