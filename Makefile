@@ -1,22 +1,31 @@
-# The environment is .venv in this folder, made by pip from constraints.txt.
+# The environment is .venv in this folder, made by pip from constraints.txt; bytecode is made by all cores afterwards.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNS := $(VENV)/.runs
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+COMPILE := -$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null
 
 .PHONY: install demo test coverage check clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(RUNS): pyproject.toml constraints.txt # what adapting and serving need
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" \
-	    pytest pytest-cov pytest-xdist hypothesis beartype pandas mypy ruff import-linter schemathesis playwright
+	$(PIP) "torch"
+	$(PIP) --editable ".[train,serve]"
+	$(COMPILE)
 	touch $@
 
-demo: $(STAMP) ## adapt to a new domain on the built-in sample market
+$(STAMP): $(RUNS) # rivals, exports and what tests it all
+	$(PIP) --editable ".[all]" \
+	    pytest pytest-cov pytest-xdist hypothesis beartype pandas mypy ruff import-linter schemathesis playwright
+	$(COMPILE)
+	touch $@
+
+demo: $(RUNS) ## adapt to a new domain on the built-in sample market
 	$(BIN)/xcrossrec demo --out demo
 
 test: $(STAMP) ## install and run every test
