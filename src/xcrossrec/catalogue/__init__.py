@@ -10,9 +10,9 @@ from xcrossrec.catalogue.items import ItemSource, read_items
 from xcrossrec.catalogue.opening import build_catalogue, embed_again, encode_items, open_catalogue
 from xcrossrec.catalogue.purchases import Forgotten, Purchase
 from xcrossrec.catalogue.scan import Pool, best_rows, history_pool
-from xcrossrec.catalogue.snapshot import Snapshot
 from xcrossrec.catalogue.sqlite import SqliteCatalogue, is_catalogue, recorded_purchases
 from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.catalogue.view import Snapshot
 from xcrossrec.filters import Filters
 
 __all__ = [

@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from threading import Lock, RLock, Thread
@@ -25,8 +26,9 @@ from torch import Tensor
 
 from xcrossrec.catalogue.purchases import Entry, Purchase, PurchaseLog, first_of_each
 from xcrossrec.catalogue.segment import Segment, checks_of_vectors, table_of
-from xcrossrec.catalogue.snapshot import Snapshot, merge_parts
+from xcrossrec.catalogue.snapshot import HeldSnapshot, merge_parts
 from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.catalogue.view import Snapshot
 from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import ConfigError, DataError, XCrossRecError
 from xcrossrec.types import ITEM, USER
@@ -36,7 +38,7 @@ log = logging.getLogger(__name__)
 _RECENT_LEAST, _RECENT_MOST, _RECENT_SHARE = 1024, 8192, 8
 """Recently written items are put into a large segment from an eighth of the others on, within these bounds."""
 
-_FEW = 64
+FEW = 64
 """Items that may be encoded while writers wait, when a catalogue changes its model."""
 
 Encode: TypeAlias = Callable[[Sequence[StoredItem]], Float32[np.ndarray, "item dim"]]
@@ -62,7 +64,7 @@ class Catalogue:
         self,
         folder: Path | None,
         fingerprint: str,
-        snapshot: Snapshot,
+        snapshot: HeldSnapshot,
         text: ItemText = TITLES,
         bought: PurchaseLog | None = None,
     ) -> None:
@@ -71,7 +73,6 @@ class Catalogue:
         self.text = text
         self._snapshot = snapshot
         self._bought = PurchaseLog() if bought is None else bought
-        self._pairs = set(self._bought.table().select(USER, ITEM).iter_rows()) if folder is None else set()
         self._writing = RLock()
         self._merging = Lock()
         self._since: set[str] | None = None  # ids written while segments are merged, or titles encoded
@@ -97,7 +98,12 @@ class Catalogue:
             DataError: an id twice, or vectors that do not fit.
         """
         segment = Segment.of(items, check_vectors(items, vectors, vectors.shape[1]))
-        return Catalogue(None, fingerprint, Snapshot.of(1, segment), text)
+        return Catalogue(None, fingerprint, HeldSnapshot.of(1, segment), text)
+
+    @cached_property
+    def _pairs(self) -> set[tuple[str, str]]:
+        """Customers and items of all purchases, where these are in memory alone."""
+        return set(self._bought.table().select(USER, ITEM).iter_rows())
 
     # ---- where it is kept: in memory there is nothing to do
 
@@ -128,7 +134,7 @@ class Catalogue:
     ) -> None:
         """Put a segment that was written in the place of others, and of recent items but for those written since."""
 
-    def _successor(self, fingerprint: str, snapshot: Snapshot, text: ItemText) -> Self:
+    def _successor(self, fingerprint: str, snapshot: HeldSnapshot, text: ItemText) -> Self:
         """The catalogue of another model's vectors that takes this one's place."""
         return type(self)(self.folder, fingerprint, snapshot, text, self._bought)
 
@@ -287,6 +293,10 @@ class Catalogue:
     def _write(self, written: Segment, deleted: Collection[str]) -> None:
         version = self.version + 1
         self._keep_write(written, deleted, version)
+        self._apply(version, written, deleted)
+
+    def _apply(self, version: int, written: Segment, deleted: Collection[str]) -> None:
+        """Show a write to searches."""
         if self._since is not None:
             self._since.update(written.row_of, deleted)
         self._snapshot = self._snapshot.changed(version, written, deleted)
@@ -318,7 +328,13 @@ class Catalogue:
 
     # ---- another model
 
-    def embed_again(self, *, fingerprint: str, dim: int, encode: Encode, text: ItemText = TITLES) -> Self:
+    def successor(self, fingerprint: str) -> Self | None:
+        """The catalogue that took this one's place elsewhere, if it has a model's vectors; None else."""
+        return None
+
+    def embed_again(
+        self, *, fingerprint: str, dim: int, encode: Encode, text: ItemText = TITLES, model: Path | None = None
+    ) -> Self:
         """Give all items another model's vectors, in the same place, while this catalogue is read and written.
 
         Only at the end do writers wait, until the few items that were written last are encoded too and everything
@@ -330,6 +346,7 @@ class Catalogue:
             dim: its vector size.
             encode: items to vectors, by the new model; one without a title or a text may be among them.
             text: what it reads of an item.
+            model: its folder, for other processes that have the catalogue open.
 
         Returns:
             the catalogue that takes this one's place.
@@ -343,7 +360,7 @@ class Catalogue:
             try:
                 known: dict[str, Float32[Tensor, " dim"]] = {}
                 pending = self._changed_since(everything=True)
-                while len(pending) > _FEW:
+                while len(pending) > FEW:
                     known.update(_encode(pending, encode, dim))
                     pending = self._changed_since()
                 with self._writing:
@@ -374,7 +391,7 @@ class Catalogue:
             f"the catalogue {self.name} holds another model's vectors by now (fingerprint {fingerprint[:12]}): write "
             "to the one that took its place"
         )
-        return self._successor(fingerprint, Snapshot.of(version, merged), text)
+        return self._successor(fingerprint, HeldSnapshot.of(version, merged), text)
 
     def _merge_later(self) -> None:
         """Merge on another thread if many recent items stand apart."""

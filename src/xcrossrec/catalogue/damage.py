@@ -20,11 +20,12 @@ from jaxtyping import Bool
 
 from xcrossrec.catalogue.base import Encode
 from xcrossrec.catalogue.files import check_file, read_version
+from xcrossrec.catalogue.fingerprint import check_fingerprint
 from xcrossrec.catalogue.purchases import as_table
 from xcrossrec.catalogue.rows import DATABASE, DamagedError, Rows, SegmentRecord
 from xcrossrec.catalogue.segment import COLUMNS, Segment
 from xcrossrec.catalogue.snapshot import Part, merge_parts
-from xcrossrec.catalogue.sqlite import SqliteCatalogue, are_sound, check_fingerprint, check_folder, read_recent
+from xcrossrec.catalogue.sqlite import SqliteCatalogue, are_sound, check_folder, read_recent
 from xcrossrec.data.store import is_panic
 from xcrossrec.data.text import ItemText
 from xcrossrec.exceptions import BundleError

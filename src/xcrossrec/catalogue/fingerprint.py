@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from xcrossrec.exceptions import BundleError
 from xcrossrec.models.adapters import ADAPTER_CONFIG, MANIFEST
 from xcrossrec.models.base import weight_digest
 from xcrossrec.models.day_one import DayOne
@@ -62,3 +63,16 @@ def _settled(value: Any, lists_are_sets: bool) -> Any:
         settled = [_settled(each, lists_are_sets) for each in value]
         return sorted(settled, key=str) if lists_are_sets else settled
     return value
+
+
+def check_fingerprint(catalogue: str, found: str, wanted: str) -> None:
+    """Refuse a catalogue of another model's vectors.
+
+    Raises:
+        BundleError: names the command that encodes the items again.
+    """
+    if found != wanted:
+        raise BundleError(
+            f"the catalogue {catalogue} holds another model's vectors (fingerprint {found[:12]}, this model's is "
+            f"{wanted[:12]}): encode its items again with  xcrossrec catalog embed MODEL {catalogue}"
+        )

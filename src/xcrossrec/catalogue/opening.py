@@ -11,11 +11,10 @@ import polars as pl
 from jaxtyping import Float32
 
 from xcrossrec.catalogue.base import Catalogue
-from xcrossrec.catalogue.fingerprint import fingerprint_of
+from xcrossrec.catalogue.fingerprint import check_fingerprint, fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, check_fields, read_items
 from xcrossrec.catalogue.sqlite import (
     SqliteCatalogue,
-    check_fingerprint,
     check_free,
     is_catalogue,
     recorded_fingerprint,

@@ -1,4 +1,4 @@
-"""A catalogue at one moment: every answer comes from one version, whatever is written meanwhile.
+"""A catalogue in memory at one moment: every answer comes from one version, whatever is written meanwhile.
 
 Legend: ``item`` = one item of the catalogue or of a segment, ``slot`` = one query vector (a history's item),
 ``dim`` = vector size.
@@ -7,29 +7,25 @@ Legend: ``item`` = one item of the catalogue or of a segment, ``slot`` = one que
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import merge
 from itertools import islice, repeat
 from operator import itemgetter
 from time import monotonic
-from typing import TypeAlias
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from xcrossrec.catalogue.scan import Pool, scores_with_bonus
 from xcrossrec.catalogue.segment import PLACE, Segment, fold
 from xcrossrec.catalogue.stored_item import StoredItem
-from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.catalogue.view import Everywhere, Snapshot
 from xcrossrec.filters import Filters
-
-Everywhere: TypeAlias = Callable[[Sequence[str], Float32[Tensor, "item dim"], object], Float64[np.ndarray, " item"]]
-
 
 _HIGHEST = 4
 """Items that are scored first for each item that is asked for, of those to whose score something is added."""
@@ -63,8 +59,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """What a catalogue holds at one version; safe to read from any thread, for as long as it is kept.
+class HeldSnapshot(Snapshot):
+    """All items in memory, searched exactly.
 
     Attributes:
         version: grows with every write.
@@ -76,7 +72,7 @@ class Snapshot:
     parts: tuple[Part, ...]
 
     @classmethod
-    def of(cls, version: int, segment: Segment) -> Snapshot:
+    def of(cls, version: int, segment: Segment) -> HeldSnapshot:
         """All items of one segment, and no recent ones."""
         recent = Segment.empty(segment.vectors.shape[1])
         return cls(version, tuple(Part.whole(each) for each in ([segment, recent] if len(segment) else [recent])))
@@ -112,18 +108,22 @@ class Snapshot:
         found = [self._where(item_id) for item_id in item_ids]
         return [None if where is None else where[0].segment.item(where[1]) for where in found]
 
+    def lacking(self, item_ids: Iterable[str]) -> list[str]:
+        """Give those ids that are unknown, each once."""
+        return [item_id for item_id in dict.fromkeys(item_ids) if self._where(item_id) is None]
+
     def place(self, item_id: str) -> int | None:
         """Where an item stands in the catalogue's order; None for an unknown id."""
         where = self._where(item_id)
         return None if where is None else int(where[0].segment.places[where[1]])
 
     def with_title(self, title: str) -> list[StoredItem]:
-        """Find the items of exactly this title (white space aside), in the catalogue's order."""
+        """Find the items of a title, in the catalogue's order."""
         rows = [[row for row in part.segment.rows_of_title(title) if part.alive[row]] for part in self.parts]
         return list(_in_order(zip(self.parts, rows, strict=True))) if any(rows) else []
 
     def sharing_title(self, items: Iterable[StoredItem]) -> set[str]:
-        """Give the ids of some items and of all that share a title with one of them; deleted ones may be among them."""
+        """Find the ids of items that share a title."""
         titles = {item.item_id: item.title for item in items}
         found = set(titles)
         for segment in [part.segment for part in self.parts if len(part.segment)]:
@@ -131,34 +131,19 @@ class Snapshot:
         return found
 
     def vectors(self, item_ids: Sequence[str]) -> Float32[Tensor, "item dim"]:
-        """Gather the vectors of items.
-
-        Raises:
-            DataError: an unknown id.
-        """
+        """Gather the vectors of items."""
         known = [self._known(item_id) for item_id in item_ids]
         return torch.stack([part.segment.vectors[row] for part, row in known]) if known else torch.empty(0, self.dim)
 
     def select(
         self, *, filters: Filters | None = None, exclude: Collection[str] = (), among: Collection[str] | None = None
     ) -> list[StoredItem]:
-        """Give the items that :meth:`search` may find, in the catalogue's order; the arguments are its own."""
+        """Give the items that a search may find."""
         rows = [np.flatnonzero(_allowed(part, filters, exclude, among)).tolist() for part in self.parts]
         return list(_in_order(zip(self.parts, rows, strict=True)))
 
     def search_titles(self, text: str, limit: int, *, within_s: float = math.inf) -> list[StoredItem]:
-        """Find items by a part of their title, whatever its case: titles that start with it first, then words that do.
-
-        After those come titles that hold the text anywhere, then those that hold all its words in any order.
-
-        Args:
-            text: an empty one finds the catalogue's first items.
-            limit: how many at most.
-            within_s: seconds that it may take.
-
-        Raises:
-            TimeoutError: it took longer.
-        """
+        """Find items by a part of their title."""
         if not (wanted := fold(text)):
             return [item for item in islice(self, limit) if item.title]
         until, found = monotonic() + within_s, []
@@ -184,28 +169,9 @@ class Snapshot:
         bonus: Mapping[str, float] | None = None,
         everywhere: Everywhere | None = None,
     ) -> list[tuple[StoredItem, float]]:
-        """Find the items with the highest scores; exact.
-
-        Args:
-            slots: the history's vectors, oldest first, or the one vector of a prompt.
-            k: how many at most.
-            pool: how the slots' products make a score (:func:`xcrossrec.catalogue.history_pool`).
-            filters: conditions on every item found.
-            exclude: ids to leave out; unknown ones are no error.
-            among: ids to choose among, those without a title too; None chooses among all that have one.
-            products: the slots' rows of what :meth:`products` gave for many searches, one a part.
-            bonus: what is added to the scores of some items, 0 or more; ids that are unknown are no error.
-            everywhere: what is added to every item's score besides, by a segment's ids and vectors, and the segment.
-
-        Returns:
-            best first, equal scores in the catalogue's order; ``k`` items if ``k`` may be found.
-
-        Raises:
-            ConfigError: ``k`` below 1, or a catalogue without vectors.
-            DataError: vectors of another size, or an unknown id among the candidates.
-        """
+        """Find the items with the highest scores; exact."""
         queries = torch.as_tensor(slots, dtype=torch.float32)
-        self._check_search(queries, k)
+        self.check_search(queries, k)
         for item_id in among or ():
             self._known(item_id)
         found: list[tuple[float, int, Segment, int]] = []
@@ -235,13 +201,13 @@ class Snapshot:
         """Multiply many searches' slots with the vectors of each part; see :meth:`Segment.products`."""
         return [part.segment.products(slots) for part in self.parts]
 
-    def changed(self, version: int, written: Segment, deleted: Collection[str]) -> Snapshot:
+    def changed(self, version: int, written: Segment, deleted: Collection[str]) -> HeldSnapshot:
         """The next version: some items written anew, some deleted."""
         gone = [*deleted, *written.row_of]
         *older, recent = [part.without(gone) for part in self.parts]
         if len(written):
             recent = Part.whole(merge_parts([recent, Part.whole(written)]))
-        return Snapshot(version, (*older, recent))
+        return HeldSnapshot(version, (*older, recent))
 
     def to_merge(self) -> tuple[Part, ...]:
         """Choose the parts that shall become one: the recent one, and from the smallest on those that it outgrew.
@@ -258,7 +224,7 @@ class Snapshot:
                 count += alive
         return tuple(chosen)
 
-    def rebased(self, merged: Segment, instead_of: Collection[Segment], since: Collection[str]) -> Snapshot:
+    def rebased(self, merged: Segment, instead_of: Collection[Segment], since: Collection[str]) -> HeldSnapshot:
         """The same items, many of them in a segment that others of an earlier version were merged to.
 
         Args:
@@ -269,7 +235,7 @@ class Snapshot:
         kept = [part for part in self.parts[:-1] if part.segment not in instead_of]
         fresh = self.recent.segment.table["item_id"].is_in(list(since)).to_numpy() & self.recent.alive
         recent = Part.whole(merge_parts([Part(self.recent.segment, fresh)]))
-        return Snapshot(self.version, (*kept, Part.whole(merged).without(since), recent))
+        return HeldSnapshot(self.version, (*kept, Part.whole(merged).without(since), recent))
 
     def _where(self, item_id: str) -> tuple[Part, int] | None:
         for part in self.parts:
@@ -280,20 +246,8 @@ class Snapshot:
     def _known(self, item_id: str) -> tuple[Part, int]:
         where = self._where(item_id)
         if where is None:
-            raise DataError(
-                f"unknown item id {item_id!r} in the catalogue of {len(self)} items: give an id that it holds"
-            )
+            raise self.unknown(item_id)
         return where
-
-    def _check_search(self, queries: Tensor, k: int) -> None:
-        if k < 1:
-            raise ConfigError(f"k is {k}: ask for at least 1 recommendation")
-        if not self.dim:
-            raise ConfigError("a pair model's catalogue has no vectors to search: name the candidates")
-        if queries.shape[1] != self.dim:
-            raise DataError(
-                f"the query has {queries.shape[1]} dimensions, the catalogue {self.dim}: encode both with one model"
-            )
 
 
 def merge_parts(parts: Sequence[Part]) -> Segment:

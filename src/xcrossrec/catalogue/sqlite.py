@@ -29,10 +29,11 @@ from xcrossrec.catalogue.files import (
     write_segment,
     write_version,
 )
+from xcrossrec.catalogue.fingerprint import check_fingerprint
 from xcrossrec.catalogue.purchases import Purchase, PurchaseLog, as_table
 from xcrossrec.catalogue.rows import DATABASE, DamagedError, InUseError, Rows
 from xcrossrec.catalogue.segment import Segment, check_of_item, checks_of_vectors, table_of_rows
-from xcrossrec.catalogue.snapshot import Part, Snapshot
+from xcrossrec.catalogue.snapshot import HeldSnapshot, Part
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import BundleError, XCrossRecError
@@ -86,7 +87,7 @@ class SqliteCatalogue(Catalogue):
     folder: Path
 
     def __init__(
-        self, folder: Path, rows: Rows, fingerprint: str, snapshot: Snapshot, text: ItemText, bought: PurchaseLog
+        self, folder: Path, rows: Rows, fingerprint: str, snapshot: HeldSnapshot, text: ItemText, bought: PurchaseLog
     ) -> None:
         super().__init__(folder, fingerprint, snapshot, text, bought)
         self._rows = rows
@@ -209,7 +210,7 @@ class SqliteCatalogue(Catalogue):
         finally:
             remove_segments(self.folder, keep=keep)
 
-    def _successor(self, fingerprint: str, snapshot: Snapshot, text: ItemText) -> Self:
+    def _successor(self, fingerprint: str, snapshot: HeldSnapshot, text: ItemText) -> Self:
         return type(self)(self.folder, self._rows, fingerprint, snapshot, text, self._bought)
 
     def _acknowledge(self, version: int) -> None:
@@ -225,11 +226,11 @@ class SqliteCatalogue(Catalogue):
             force_to_disk(self.folder / VERSION)
 
 
-def _numbers(snapshot: Snapshot) -> set[int]:
+def _numbers(snapshot: HeldSnapshot) -> set[int]:
     return {part.segment.record.number for part in snapshot.parts if part.segment.record}
 
 
-def _read(folder: Path, rows: Rows) -> Snapshot:
+def _read(folder: Path, rows: Rows) -> HeldSnapshot:
     """Check and read what a folder holds, and remove files that belong to no segment."""
     rows.check()
     parts = {record.number: Part.whole(read_segment(folder, record)) for record in rows.segments()}
@@ -240,7 +241,7 @@ def _read(folder: Path, rows: Rows) -> Snapshot:
         raise DamagedError(rows.path, f"the checksum of item {bad[0][1]!r} differs; {len(bad)} such items")
     if left := remove_segments(folder, keep=parts):
         log.warning("%s: %s were removed: an interrupted write had left them", folder, ", ".join(left))
-    return Snapshot(rows.facts["version"], (*parts.values(), Part.whole(recent)))
+    return HeldSnapshot(rows.facts["version"], (*parts.values(), Part.whole(recent)))
 
 
 def _read_purchases(rows: Rows) -> pl.DataFrame:
@@ -319,16 +320,3 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         raise
     except XCrossRecError as error:
         log.warning("%s is replaced: %s", folder, error)
-
-
-def check_fingerprint(catalogue: str, found: str, wanted: str) -> None:
-    """Refuse a catalogue of another model's vectors.
-
-    Raises:
-        BundleError: names the command that encodes the items again.
-    """
-    if found != wanted:
-        raise BundleError(
-            f"the catalogue {catalogue} holds another model's vectors (fingerprint {found[:12]}, this model's is "
-            f"{wanted[:12]}): encode its items again with  xcrossrec catalog embed MODEL {catalogue}"
-        )

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
+from heapq import nlargest
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import polars as pl
+import torch
 from jaxtyping import Float, Float32, Float64
 from pydantic import Field
 from sentence_transformers.base.modules import Module
@@ -32,6 +34,9 @@ from xcrossrec.types import ITEM
 
 POPULARITY = "popularity.parquet"
 _POPULARITY_SCHEMA = pl.Schema({ITEM: pl.String, "lately": pl.Float64, "bought": pl.Int64})
+
+MOST_POPULAR, HEAVIEST = 1000, 8
+"""Best sellers, and leads of the bridge, next to which a catalogue that is too large to score looks for items."""
 
 Pool: TypeAlias = Callable[[Float[Tensor, "slot part"]], Float[Tensor, " part"]]
 Weight: TypeAlias = Annotated[float, Field(ge=0, le=100)]
@@ -129,6 +134,41 @@ class DayOne(Module):
 
 
 @dataclass(frozen=True, eq=False)
+class Everywhere:
+    """What every item gets beside its text: the bridge's part, and how much it is bought, lately.
+
+    Attributes:
+        ladder: decides.
+        share: of the bridge in the score.
+        leads: the bridge's weights of what customers bought here; None without a bridge.
+        popularity: weight.
+    """
+
+    ladder: Ladder
+    share: float
+    leads: Float32[Tensor, " lead"] | None
+    popularity: float
+
+    def __call__(
+        self, ids: Sequence[str], vectors: Float[Tensor, "item dim"], whole: object
+    ) -> Float64[np.ndarray, " item"]:
+        """Give it, by the items' ids and vectors; see :meth:`Standing.added`."""
+        bridge, added = self.ladder.bridge, np.zeros(len(ids))
+        if self.popularity:
+            added += self.popularity * self.ladder.prior(ids, whole)
+        if self.leads is not None and bridge is not None:
+            added += self.share * self.ladder.near(bridge, vectors, whole).scores(self.leads).double().numpy()
+        return added
+
+    def likely(self, most: int) -> tuple[Sequence[str], Float[Tensor, "_ dim"] | None]:
+        """The ids of what is bought most, lately, and the vectors of the leads that weigh most."""
+        bridge, popular = self.ladder.bridge, self.ladder.most_popular()[:most] if self.popularity else ()
+        if self.leads is None or bridge is None:
+            return popular, None
+        return popular, bridge.leads[torch.topk(self.leads, min(HEAVIEST, len(self.leads))).indices]
+
+
+@dataclass(frozen=True, eq=False)
 class Standing:
     """How a question is scored: text score x (1 - share) + what :meth:`added` gives.
 
@@ -146,7 +186,7 @@ class Standing:
     reason: str
     bonus: Mapping[str, float]
     share: float = 0.0
-    everywhere: Callable[[Sequence[str], Float[Tensor, "item dim"], object], Float64[np.ndarray, " item"]] | None = None
+    everywhere: Everywhere | None = None
     alike: Sequence[tuple[str, float]] = ()
 
     @classmethod
@@ -189,6 +229,7 @@ class Ladder:
     def __init__(self, term: Term, day_one: DayOne | None) -> None:
         self.term, self.day_one = term, day_one
         self._popular: tuple[int, Mapping[str, float]] = (-1, {})
+        self._best: tuple[int, Sequence[str]] = (-1, ())
         self._near: WeakKeyDictionary[Any, Near] = WeakKeyDictionary()
         self._priors: WeakKeyDictionary[Any, tuple[int, Float64[np.ndarray, " item"]]] = WeakKeyDictionary()
 
@@ -200,7 +241,7 @@ class Ladder:
             elsewhere: vectors of what she bought in other categories, if that is known.
         """
         rung = rung_of(history, range(0 if elsewhere is None else len(elsewhere)))
-        bridge = None if self.day_one is None else self.day_one.bridge
+        bridge = self.bridge
         weights = {} if self.day_one is None else self.day_one.weights.get(rung, {})
         share = 0.0 if bridge is None or elsewhere is None else weights.get("bridge", 0.0)
         if self.knows_best_sellers_alone(rung):
@@ -208,7 +249,7 @@ class Ladder:
         popularity = weights.get("popularity", 0.0 if share or history else 1.0)
         bonus = self.term.bonus(history) if history else {}
         leads = bridge.weigh(elsewhere.float().mean(0)[None])[0] if share and bridge and elsewhere is not None else None
-        everywhere = partial(self._everywhere, share, leads, popularity) if share or popularity else None
+        everywhere = Everywhere(self, share, leads, popularity) if share or popularity else None
         alike = () if bridge is None or leads is None else bridge.heaviest(leads)
         return Standing(rung, self._reason(rung, len(history), share), bonus, share, everywhere, alike)
 
@@ -217,37 +258,41 @@ class Ladder:
         weights = {} if self.day_one is None else self.day_one.weights.get(rung, {})
         return rung in ("one", "several") and weights.get("text") == 0
 
-    def _everywhere(
-        self,
-        share: float,
-        leads: Float32[Tensor, " lead"] | None,
-        popularity: float,
-        ids: Sequence[str],
-        vectors: Float[Tensor, "item dim"],
-        whole: object,
-    ) -> Float64[np.ndarray, " item"]:
-        added = np.zeros(len(ids))
-        if popularity:
-            added += popularity * self._prior(ids, whole)
-        if leads is not None and self.day_one is not None and self.day_one.bridge is not None:
-            near = (None if whole is None else self._near.get(whole)) or self.day_one.bridge.near(vectors)
-            if whole is not None:
-                self._near[whole] = near
-            added += share * near.scores(leads).double().numpy()
-        return added
+    @property
+    def bridge(self) -> Bridge | None:
+        """From other categories, if there is one."""
+        return None if self.day_one is None else self.day_one.bridge
 
-    def _prior(self, ids: Sequence[str], whole: object) -> Float64[np.ndarray, " item"]:
+    def near(self, bridge: Bridge, vectors: Float[Tensor, "item dim"], whole: object) -> Near:
+        """The bridge's leads next to items; those of what does not change are kept."""
+        near = (None if whole is None else self._near.get(whole)) or bridge.near(vectors)
+        if whole is not None:
+            self._near[whole] = near
+        return near
+
+    def prior(self, ids: Sequence[str], whole: object) -> Float64[np.ndarray, " item"]:
         """How much each item is bought, lately."""
+        revision, popular = self._popularity()
+        known = None if whole is None else self._priors.get(whole)
+        if known is None or known[0] != revision:
+            known = (revision, np.array([popular.get(item, 0.0) for item in ids]))
+            if whole is not None:
+                self._priors[whole] = known
+        return known[1]
+
+    def most_popular(self) -> Sequence[str]:
+        """The ids of what is bought most, lately, up to :data:`MOST_POPULAR`."""
+        revision, popular = self._popularity()
+        if self._best[0] != revision:
+            self._best = (revision, nlargest(MOST_POPULAR, popular, key=popular.__getitem__))
+        return self._best[1]
+
+    def _popularity(self) -> tuple[int, Mapping[str, float]]:
         counts = self.term.counts
         if self._popular[0] != (revision := counts.revision):
             alone = {item: float(np.log1p(bought)) for item, bought in counts.popularities().items()}
             self._popular = (revision, alone if self.day_one is None else self.day_one.prior(counts))
-        known = None if whole is None else self._priors.get(whole)
-        if known is None or known[0] != revision:
-            known = (revision, np.array([self._popular[1].get(item, 0.0) for item in ids]))
-            if whole is not None:
-                self._priors[whole] = known
-        return known[1]
+        return self._popular
 
     def _reason(self, rung: Rung, own: int, share: float) -> str:
         lately = self.day_one is not None and self.day_one.half_life_days is not None

@@ -206,9 +206,9 @@ def understand(
         DataError: an empty history, or other categories, where the model knows no purchases; an entry of another kind,
             an empty title, or no candidates.
     """
-    known = [item for item in snapshot.get(bought) if item is not None]
+    known = [item for item in snapshot.get(bought) if item is not None] if bought else []
     given = _entries("history", asked.history, may_be_empty=bool(known) or knows_purchases)
-    found = [_found(snapshot, entry, reads) for entry in given]
+    found = _found(snapshot, given, reads)
     unknown = [item_id for item_id in found if isinstance(item_id, str)]
     history = [_known(snapshot, item) for item in found if not (asked.skip_unknown and isinstance(item, str))]
     named = {each.item_id for each in history}
@@ -220,14 +220,13 @@ def understand(
         )
     if isinstance(asked.candidates, str) or (asked.candidates is not None and len(asked.candidates) == 0):
         raise DataError(f"candidates are a list of item ids, got {asked.candidates!r}: give at least one, or None")
-    for item_id in asked.candidates or ():
-        if snapshot.place(item_id) is None:
-            raise _lacking(snapshot, item_id)
+    for item_id in snapshot.lacking(asked.candidates or ()):
+        raise _lacking(snapshot, item_id)
     elsewhere = _texts_elsewhere(asked.other_history, knows_purchases=knows_purchases)
     if asked.to_score is None:
         return Understood(asked, history, unknown, bought=bought, elsewhere=elsewhere)
     entries = _entries("items to score", asked.to_score)
-    to_score = [_known(snapshot, _found(snapshot, entry, reads)) for entry in entries]
+    to_score = [_known(snapshot, each) for each in _found(snapshot, entries, reads)]
     return Understood(asked, history, unknown, to_score, bought, elsewhere)
 
 
@@ -258,20 +257,31 @@ def _entries(what: str, items: Sequence[ItemLike], *, may_be_empty: bool = False
     return items
 
 
-def _found(snapshot: Snapshot, entry: ItemLike, reads: ItemText) -> Known | str:
-    """Look an entry up; an id that the catalogue lacks comes back. A title that it has is that item.
+def _found(snapshot: Snapshot, entries: Sequence[ItemLike], reads: ItemText) -> list[Known | str]:
+    """Look entries up; an id that the catalogue lacks comes back. A title that it has is that item.
 
     An id of the catalogue wins over every other reading of a string.
     """
-    if isinstance(entry, str) and (item := snapshot.get([entry])[0]) is not None:
-        return Known(item, reads=reads)
-    named = _read(entry)
-    if named.item_id is not None:
-        item = None if isinstance(entry, str) and entry == named.item_id else snapshot.get([named.item_id])[0]
-        return named.item_id if item is None else Known(item, reads=reads)
-    text = clean_title(named.title or "")
-    if not text:
-        raise DataError(f"{named.title!r} is an empty title: give its text, or leave it out")
+    texts = [entry for entry in entries if isinstance(entry, str)]
+    items = dict(zip(texts, snapshot.get(texts), strict=True)) if texts else {}
+    named = [None if isinstance(each, str) and items[each] is not None else _read(each) for each in entries]
+    ids = [each.item_id for each in named if each is not None and each.item_id is not None]
+    fresh = [item_id for item_id in ids if item_id not in items]
+    items |= dict(zip(fresh, snapshot.get(fresh), strict=True)) if fresh else {}
+    found: list[Known | str] = []
+    for entry, name in zip(entries, named, strict=True):
+        item_id = str(entry) if name is None else name.item_id
+        if item_id is None:
+            found.append(_with_title(snapshot, name, reads))
+        else:
+            found.append(item_id if (item := items[item_id]) is None else Known(item, reads=reads))
+    return found
+
+
+def _with_title(snapshot: Snapshot, named: Item | None, reads: ItemText) -> Known:
+    title = "" if named is None else named.title or ""
+    if not (text := clean_title(title)):
+        raise DataError(f"{title!r} is an empty title: give its text, or leave it out")
     same = snapshot.with_title(text)
     return Known(same[0], reads=reads) if same else Known(None, text)
 

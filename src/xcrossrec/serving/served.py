@@ -209,13 +209,13 @@ class Served:
     ) -> tuple[Sequence[Purchase], dict[str, Any]]:
         """The purchases of items that the catalogue has; and the other items' ids, where these may be left out."""
         snapshot = self.store.snapshot()
-        unknown = {each.item_id: None for each in purchases if snapshot.place(each.item_id) is None}
+        unknown = snapshot.lacking(each.item_id for each in purchases)
         if unknown and not skip_unknown:
             raise UnknownItemError(
-                f"unknown item id {next(iter(unknown))!r}: the catalogue of {len(snapshot)} items lacks it; nothing "
+                f"unknown item id {unknown[0]!r}: the catalogue of {len(snapshot)} items lacks it; nothing "
                 "was added: write the item first, or send skip_unknown to leave out purchases of such items"
             )
-        left_out = {"unknown": list(unknown)} if skip_unknown else {}
+        left_out = {"unknown": unknown} if skip_unknown else {}
         return [purchase for purchase in purchases if purchase.item_id not in unknown], left_out
 
 

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from xcrossrec.catalogue import Snapshot
+from xcrossrec.catalogue.snapshot import HeldSnapshot
 from xcrossrec.models import bundle
 
 from .conftest import sentence
@@ -105,7 +105,7 @@ def test_a_search_of_titles_has_a_time(open_shop: Any, tiny_models: Any, monkeyp
         snapshot = next(iter(shop.service.models.values())).store.snapshot()
         with pytest.raises(TimeoutError):
             snapshot.search_titles("train", 1, within_s=0)
-        monkeypatch.setattr(Snapshot, "search_titles", lambda *_, **__: time.sleep(0.6))
+        monkeypatch.setattr(HeldSnapshot, "search_titles", lambda *_, **__: time.sleep(0.6))
         answer = shop.ask("GET", "/v1/items?query=train")
         assert "not searched within 0.25 s: ask again" in sentence(answer, 503, "timeout")
         assert answer.headers["retry-after"] == "1"
