@@ -26,6 +26,8 @@ import_module("peft")
 sys.path.insert(0, str(Path(__file__).parent))
 install_import_hook("xcrossrec", "shape_checker.check_shapes")
 
+from postgres import databases, postgres, postgres_server  # noqa: E402, F401 - fixtures
+
 settings.register_profile("xcrossrec", deadline=None, derandomize=True)
 settings.load_profile("xcrossrec")
 

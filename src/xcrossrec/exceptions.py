@@ -8,6 +8,7 @@
     │   └── BundleError                     a folder on disk is incomplete, corrupt or foreign
     │       └── BaseMismatchError           it belongs to another base model
     ├── StorageError         (OSError)      the disk refuses a write: full, read-only or faulty; nothing was changed
+    ├── UnavailableError     (OSError)      a database does not answer; ask again
     └── MissingExtraError    (ImportError)  an optional dependency is absent; names its install line
 
 Every message says what failed, the value, what was expected and what to do.
@@ -47,6 +48,10 @@ class BaseMismatchError(BundleError):
 
 class StorageError(XCrossRecError, OSError):
     """The disk refuses a write; nothing was changed by it."""
+
+
+class UnavailableError(XCrossRecError, OSError):
+    """A database does not answer, or a connection to it was lost; it may be asked again."""
 
 
 class MissingExtraError(XCrossRecError, ImportError):

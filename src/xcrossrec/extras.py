@@ -18,6 +18,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "baselines": ("sklearn",),
         "serve": (*_MODELS, "fastapi", "uvicorn", "httptools", "prometheus_client", "pyarrow", "httpx"),
         "onnx": (*_MODELS, "onnx", "onnxruntime"),
+        "postgres": (*_MODELS, "psycopg"),
         "client": ("httpx", "pydantic"),
     }
 )

@@ -133,7 +133,7 @@ def command(*words: str) -> str:
     return printed.getvalue()
 
 
-def by_command(model: Path, catalog: Path, asked: Sequence[Sequence[str]], case: Case) -> Answers:
+def by_command(model: Path, catalog: Path | str, asked: Sequence[Sequence[str]], case: Case) -> Answers:
     """Ask the command once for each history; model and catalogue are loaded once, for time."""
     answers = []
     with Recommender.from_pretrained(model, catalog) as loaded, pytest.MonkeyPatch.context() as patch:
@@ -149,7 +149,7 @@ def by_command(model: Path, catalog: Path, asked: Sequence[Sequence[str]], case:
     return answers
 
 
-def by_job(model: Path, catalog: Path, asked: Sequence[Sequence[str]], case: Case, folder: Path) -> Answers:
+def by_job(model: Path, catalog: Path | str, asked: Sequence[Sequence[str]], case: Case, folder: Path) -> Answers:
     folder.mkdir()
     users, out = folder / "users.parquet", folder / "out.parquet"
     columns = {"user_id": list(range(len(asked))), "history": pa.array([list(each) for each in asked])}
@@ -220,8 +220,9 @@ def _meets(case: Case) -> pl.Expr:
 
 
 @pytest.mark.parametrize("kind", HISTORIES)
-def test_every_door_gives_the_same(kind: str, tiny_models: Any, tmp_path: Path) -> None:
-    """The commands take the items from a table, of which they make a catalogue in memory, and from SQLite."""
+def test_every_door_gives_the_same(kind: str, tiny_models: Any, tmp_path: Path, databases: list[str]) -> None:
+    """The commands take the items from a table, of which they make a catalogue in memory, from SQLite, and, where there
+    is one, from PostgreSQL."""
     model, csv, folder = getattr(tiny_models, kind), tmp_path / "items.csv", tmp_path / "catalogue"
     table(14 if kind == "shared" else 35).write_csv(csv)
     frame = pl.read_csv(csv)
@@ -232,22 +233,28 @@ def test_every_door_gives_the_same(kind: str, tiny_models: Any, tmp_path: Path) 
         vectors = built.snapshot().vectors(frame["item_id"].to_list())
         if kind != "shared":
             torch.testing.assert_close(vectors, encode_titles(bundle.load(model), read_by(kind, frame)))
-    for number, (name, case, catalog) in enumerate((n, c, w) for n, c in CASES.items() for w in (csv, folder)):
+    for url in databases:
+        build_catalogue(bundle.load(model), folder, url).close()
+    places = (csv, folder, *databases)
+    for number, (name, case, catalog) in enumerate((n, c, w) for n, c in CASES.items() for w in places):
         # one by one a tenth of them, another tenth each time
         assert by_command(model, catalog, asked[number::10], case) == wanted[name][number::10], (name, catalog)
-        if number in (0, 3):  # either case, either catalogue
+        if number in (0, 2, 4):  # each case, each catalogue
             assert by_job(model, catalog, asked, case, tmp_path / f"job-{number}") == wanted[name], (name, catalog)
-    service = Service.start([Spec("toys", model, folder)], Settings(queue=len(asked), timeout_s=60.0))
-    try:
-        for name, case in CASES.items():
-            assert by_service(service, asked, case) == wanted[name], name
-    finally:
-        service.close()
+    for place in places[1:]:
+        service = Service.start([Spec("toys", model, place)], Settings(queue=len(asked), timeout_s=60.0))
+        try:
+            for name, case in CASES.items():
+                assert by_service(service, asked, case) == wanted[name], (name, place)
+        finally:
+            service.close()
 
 
-def test_every_door_knows_a_customer(tiny_models: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", ["folder", "database"])
+def test_every_door_knows_a_customer(kept: str, tiny_models: Any, tmp_path: Path, request: Any) -> None:
     """By an id alone, and before a history: one whom the model knows, one whom the catalogue does, and nobody."""
-    model, folder, frame = tmp_path / "model", tmp_path / "catalogue", table(14)
+    model, frame = tmp_path / "model", table(14)
+    folder = tmp_path / "catalogue" if kept == "folder" else request.getfixturevalue("postgres")
     known = pl.DataFrame({"user_id": ["7", "7", "8"], "item_id": ["i3", "i5", "i3"]})
     weighed = with_counts(bundle.load(tiny_models.merged), CoPurchases.count(known), {"one": 0.5, "several": 0.5})
     bundle.save(weighed, model, {"kind": "target"})

@@ -1,4 +1,4 @@
-"""Catalogues: items with one model's vectors, searched exactly while they change; in memory, or on disk with SQLite.
+"""Catalogues: items with one model's vectors, searched while they change; in memory, on SQLite, or on PostgreSQL.
 
 :func:`open_catalogue` is the door. A :class:`Catalogue` gives a :class:`Snapshot`, which answers everything.
 """
@@ -7,10 +7,11 @@ from xcrossrec.catalogue.base import Catalogue, CatalogueReplacedError
 from xcrossrec.catalogue.damage import examine, repair
 from xcrossrec.catalogue.fingerprint import fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, read_items
+from xcrossrec.catalogue.kept import is_catalogue, is_url, open_kept, recorded_purchases
 from xcrossrec.catalogue.opening import build_catalogue, embed_again, encode_items, open_catalogue
 from xcrossrec.catalogue.purchases import Forgotten, Purchase
 from xcrossrec.catalogue.scan import Pool, best_rows, history_pool
-from xcrossrec.catalogue.sqlite import SqliteCatalogue, is_catalogue, recorded_purchases
+from xcrossrec.catalogue.sqlite import SqliteCatalogue
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.catalogue.view import Snapshot
 from xcrossrec.filters import Filters
@@ -34,7 +35,9 @@ __all__ = [
     "fingerprint_of",
     "history_pool",
     "is_catalogue",
+    "is_url",
     "open_catalogue",
+    "open_kept",
     "read_items",
     "recorded_purchases",
     "repair",

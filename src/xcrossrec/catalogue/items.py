@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import polars as pl
 
-from xcrossrec.catalogue.sqlite import SqliteCatalogue, is_catalogue
+from xcrossrec.catalogue.kept import is_catalogue, is_url, open_kept
 from xcrossrec.catalogue.stored_item import OWN, StoredItem
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.given import Table, as_frame
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 ItemSource: TypeAlias = Sequence[StoredItem] | Domain | Table | Path | str
 """Items, or what names them: a domain or its folder, a table (:data:`xcrossrec.data.given.Table`), a ``.csv`` or
-``.parquet`` file, a catalogue's folder."""
+``.parquet`` file, a catalogue's folder or its database's URL."""
 
 _TRUE, _FALSE = ("true", "t", "yes", "1"), ("false", "f", "no", "0")
 _LONGEST_CELL = 4_000
@@ -53,7 +53,7 @@ def read_items(source: ItemSource, text: ItemText | None = None) -> list[StoredI
     """
     name = "the catalogue"
     if isinstance(source, (Path, str)):
-        name, source = str(source), _read(Path(source))
+        name, source = str(source), _read(source if is_url(source) else Path(source))
     if isinstance(source, Domain):
         name = f"the domain {source.name!r}" if name == "the catalogue" else name
         unread = () if text is not None and DESCRIPTION in text.fields else (DESCRIPTION,)
@@ -111,11 +111,12 @@ def _items(table: pl.DataFrame, name: str, text: ItemText | None) -> list[Stored
     return [_item(row) for row in titled.iter_rows(named=True)]
 
 
-def _read(source: Path) -> Domain | pl.DataFrame | list[StoredItem]:
+def _read(source: Path | str) -> Domain | pl.DataFrame | list[StoredItem]:
     kinds = "a domain's folder, a table of items, or what 'xcrossrec catalog build' made"
     if is_catalogue(source):
-        with SqliteCatalogue.open(source, fingerprint=None) as catalogue:
+        with open_kept(source, fingerprint=None) as catalogue:
             return list(catalogue.snapshot())
+    source = Path(source)
     if source.is_dir():
         return read_domain(source)
     if not source.exists():

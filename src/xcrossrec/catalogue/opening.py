@@ -13,13 +13,8 @@ from jaxtyping import Float32
 from xcrossrec.catalogue.base import Catalogue
 from xcrossrec.catalogue.fingerprint import check_fingerprint, fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, check_fields, read_items
-from xcrossrec.catalogue.sqlite import (
-    SqliteCatalogue,
-    check_free,
-    is_catalogue,
-    recorded_fingerprint,
-    recorded_purchases,
-)
+from xcrossrec.catalogue.kept import create_kept, is_catalogue, is_url, open_kept, recorded_purchases
+from xcrossrec.catalogue.sqlite import check_free, recorded_fingerprint
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.models.kinds import kind_of
@@ -35,8 +30,8 @@ def open_catalogue(
 
     Args:
         model: `dual` or `pair`; it encodes every title once where a catalogue is made.
-        source: a catalogue, or the folder of one; or what one is made of: a domain, its folder, a table, or a
-            ``.csv`` or ``.parquet`` file (:func:`xcrossrec.catalogue.read_items`).
+        source: a catalogue, its folder or its database's URL; or what one is made of: a domain, its folder, a table, or
+            a ``.csv`` or ``.parquet`` file (:func:`xcrossrec.catalogue.read_items`).
         keep: a catalogue made of files is kept on disk beside them, and found there the next time.
         taken: catalogues beside the source that are not to be found, as other models of this process have them.
 
@@ -52,24 +47,22 @@ def open_catalogue(
         return source
     if isinstance(source, (Path, str)):
         if is_catalogue(source):
-            return _opened(Path(source), fingerprint, model)
+            return _opened(source, fingerprint, model)
         if keep:
             return _open_beside(model, Path(source), fingerprint, taken)
     items = read_items(source, encoder_of(model).text)
     return Catalogue.in_memory(items, encode_items(model, items), fingerprint, encoder_of(model).text)
 
 
-def build_catalogue(
-    model: Model, source: ItemSource, folder: Path | str, *, overwrite: bool = False
-) -> SqliteCatalogue:
-    """Make a catalogue on disk, as a whole or not at all.
+def build_catalogue(model: Model, source: ItemSource, folder: Path | str, *, overwrite: bool = False) -> Catalogue:
+    """Make a catalogue on disk or in a database, as a whole or not at all.
 
     It starts with the purchases of the catalogue that is its source, or else of the one that it replaces.
 
     Args:
         model: as for :func:`open_catalogue`, so for the source.
         source: of the items.
-        folder: to make.
+        folder: to make; or ``postgresql://...``, see :class:`xcrossrec.catalogue.postgres.PostgresCatalogue`.
         overwrite: replace a catalogue that is already there, and not open.
 
     Raises:
@@ -77,24 +70,32 @@ def build_catalogue(
         DataError: no source of items.
         StorageError: the disk refuses.
     """
-    check_free(Path(folder), overwrite=overwrite)
+    if not is_url(folder):
+        check_free(Path(folder), overwrite=overwrite)
     text = encoder_of(model).text
     items = read_items(source, text)
     vectors, fingerprint = encode_items(model, items), fingerprint_of(model)
     bought = _purchases_of(source) if isinstance(source, (Path, str)) else None
-    return SqliteCatalogue.create(
+    if bought is None and not is_url(folder):
+        bought = _purchases_of(folder)  # a database keeps those that are there
+    return create_kept(
         folder,
         items,
         vectors,
         fingerprint=fingerprint,
         text=text,
         overwrite=overwrite,
-        purchases=_purchases_of(folder) if bought is None else bought,
+        purchases=bought,
     )
 
 
-def embed_again(catalogue: Catalogue, model: Model) -> Catalogue:
+def embed_again(catalogue: Catalogue, model: Model, folder: Path | None = None) -> Catalogue:
     """Give a catalogue another model's vectors while it is served; see :meth:`Catalogue.embed_again`.
+
+    Args:
+        catalogue: open.
+        model: of the new vectors.
+        folder: where it lies, for other processes that have the catalogue open.
 
     Raises:
         DataError: no item has a field that the model reads; or as there.
@@ -105,6 +106,7 @@ def embed_again(catalogue: Catalogue, model: Model) -> Catalogue:
         dim=kind_of(model).dim(model),
         text=encoder_of(model).text,
         encode=lambda items: encode_items(model, items),
+        model=folder,
     )
 
 
@@ -119,14 +121,14 @@ def _purchases_of(place: Path | str) -> pl.DataFrame | None:
     if not is_catalogue(place):
         return None
     try:
-        return recorded_purchases(Path(place))
+        return recorded_purchases(place)
     except XCrossRecError as error:
         log.warning("the purchases of %s are left out: %s", place, error)
         return None
 
 
-def _opened(folder: Path, fingerprint: str, model: Model) -> SqliteCatalogue:
-    catalogue = SqliteCatalogue.open(folder, fingerprint=fingerprint)
+def _opened(place: Path | str, fingerprint: str, model: Model) -> Catalogue:
+    catalogue = open_kept(place, fingerprint=fingerprint)
     try:
         _with_fields(catalogue, model)
     except BaseException:
@@ -141,7 +143,7 @@ def _with_fields(catalogue: Catalogue, model: Model) -> None:
         check_fields(catalogue.snapshot(), encoder_of(model).text, f"the catalogue {catalogue.name}")
 
 
-def _open_beside(model: Model, source: Path, fingerprint: str, taken: Collection[Path | None]) -> SqliteCatalogue:
+def _open_beside(model: Model, source: Path, fingerprint: str, taken: Collection[Path | None]) -> Catalogue:
     """Open the catalogue that stands beside a source; make it, the first time."""
     folder, prefix = (source, "") if source.is_dir() else (source.parent, f".{source.name}")
     place = folder / f"{prefix}.catalogue-{fingerprint[:8]}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xcrossrec.cli.checks import check_catalogue, check_free, check_items, check_model
+from xcrossrec.cli.checks import DATABASES, check_catalogue, check_free, check_items, check_model
 from xcrossrec.cli.console import Base, Overwrite, Precision, prepare, progress_to_stderr, report_cut
 from xcrossrec.cli.recommend import ModelDir
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from xcrossrec.models.model import Model
     from xcrossrec.types import EncodingPrecision
 
-Catalogue = Annotated[Path, typer.Argument(metavar="DIR", help="A catalogue that 'catalog build' or 'serve' made.")]
+Catalogue = Annotated[str, typer.Argument(metavar="DIR", help="A catalogue that 'catalog build' or 'serve' made.")]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep items with their vectors on disk.")
 
@@ -25,10 +25,10 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep items 
 def build(
     model: ModelDir,
     items: Annotated[
-        Path,
+        str,
         typer.Argument(metavar="ITEMS", help="A domain's folder, a table of items, a catalogue."),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must be free.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder to write, or postgresql://...; must be free.")],
     base: Base = None,
     precision: Precision = "fp32",
     overwrite: Overwrite = False,
@@ -48,8 +48,8 @@ def build(
     with progress_to_stderr():
         loaded = _load(model, base, precision)
         with build_catalogue(loaded, items, out, overwrite=overwrite) as made:
-            count = len(made)
-    _report(out, count, time.perf_counter() - start, loaded)
+            count, name = len(made), made.name
+    _report(out, name, count, time.perf_counter() - start, loaded)
 
 
 @app.command("embed")
@@ -67,14 +67,14 @@ def embed(
     check_model(model, base)
     check_catalogue(catalog)
     prepare("models")
-    from xcrossrec.catalogue import SqliteCatalogue, embed_again
+    from xcrossrec.catalogue import embed_again, open_kept
 
     start = time.perf_counter()
-    with progress_to_stderr(), SqliteCatalogue.open(catalog, fingerprint=None) as store:
+    with progress_to_stderr(), open_kept(catalog, fingerprint=None) as store:
         loaded = _load(model, base, precision)
-        with embed_again(store, loaded) as embedded:
-            count = len(embedded)
-    _report(catalog, count, time.perf_counter() - start, loaded)
+        with embed_again(store, loaded, model) as embedded:
+            count, name = len(embedded), embedded.name
+    _report(catalog, name, count, time.perf_counter() - start, loaded)
 
 
 @app.command("check")
@@ -84,6 +84,9 @@ def check(catalog: Catalogue) -> None:
     prepare("models")
     from xcrossrec.catalogue import examine
 
+    if catalog.startswith(DATABASES):
+        _check_database(catalog)
+        return
     found = examine(catalog)
     for sentence in found.sentences():
         typer.echo(sentence)
@@ -103,6 +106,10 @@ def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
     check_catalogue(catalog)
     prepare("models")
     from xcrossrec.catalogue import encode_items, examine, fingerprint_of, repair
+    from xcrossrec.exceptions import ConfigError
+
+    if catalog.startswith(DATABASES):
+        raise ConfigError("a database is repaired with its own tools and copies: here only a folder is")
 
     if not examine(catalog).sentences():
         typer.echo(f"{catalog}: nothing is damaged, nothing was changed")
@@ -120,6 +127,17 @@ def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
         typer.echo(f"{catalog}: {len(made)} items, version {made.version}; {anew} encoded again{left_out}")
 
 
+def _check_database(url: str) -> None:
+    from xcrossrec.catalogue.postgres import PostgresCatalogue
+
+    with PostgresCatalogue.open(url, fingerprint=None) as store:
+        for sentence in (found := store.check()):
+            typer.echo(sentence)
+        if found:
+            raise typer.Exit(1)
+        typer.echo(f"{store.name}: {len(store)} items, version {store.version}, nothing is damaged")
+
+
 def _load(model: Path, base: str | None, precision: EncodingPrecision) -> Model:
     from xcrossrec.models import bundle
     from xcrossrec.models.model import encoder_of
@@ -129,7 +147,8 @@ def _load(model: Path, base: str | None, precision: EncodingPrecision) -> Model:
     return loaded
 
 
-def _report(catalog: Path, items: int, wall_s: float, model: Model) -> None:
+def _report(catalog: str, name: str, items: int, wall_s: float, model: Model) -> None:
     report_cut(model[0].cut, model[0].max_tokens)
-    size = sum(path.stat().st_size for path in catalog.iterdir())
-    typer.echo(f"{catalog}: {items} items, {size / 1e6:.1f} MB, in {wall_s:.1f} s")
+    files = [] if str(catalog).startswith(DATABASES) else [path.stat().st_size for path in Path(catalog).iterdir()]
+    size = f", {sum(files) / 1e6:.1f} MB" if files else ""
+    typer.echo(f"{name}: {items} items{size}, in {wall_s:.1f} s")

@@ -21,6 +21,7 @@ ADAPTER = "adapter_config.json"
 MODEL = ("xcrossrec.json", "modules.json", ADAPTER)
 ENCODER = "xcrossrec_encoder.json"
 CATALOGUE = "catalogue.sqlite"
+DATABASES = ("postgresql://", "postgres://")
 ITEMS = "a domain's folder, a table of items, or what 'xcrossrec catalog build' made"
 
 
@@ -103,7 +104,12 @@ def check_base(name: str | None) -> None:
         )
 
 
-def check_items(source: Path, *, include_bought: bool = False) -> None:
+def is_kept(source: Path | str) -> bool:
+    """Whether a catalogue is there, in a folder or in a database."""
+    return str(source).startswith(DATABASES) or (Path(source) / CATALOGUE).exists()
+
+
+def check_items(source: Path | str, *, include_bought: bool = False) -> None:
     """Refuse what names no items: neither a domain's folder, nor a table, nor a catalogue.
 
     Of a domain whose customers buy the same again it says that what was bought is left out, where it is.
@@ -114,9 +120,11 @@ def check_items(source: Path, *, include_bought: bool = False) -> None:
     from xcrossrec.data.readers.tables import read_item_file
     from xcrossrec.data.store import read_manifest
 
-    if not source.exists():
+    if is_kept(source):
+        return
+    if not (source := Path(source)).exists():
         raise DataError(f"{source} does not exist: give {ITEMS}")
-    if source.is_dir() and not (source / CATALOGUE).exists():
+    if source.is_dir():
         kept = (read_manifest(source).get("filters") or {}).get("repeats") == "keep"
         if kept and not include_bought:
             log.info(
@@ -127,26 +135,28 @@ def check_items(source: Path, *, include_bought: bool = False) -> None:
         read_item_file(source)
 
 
-def check_catalogue(folder: Path) -> None:
-    """Refuse what is no catalogue's folder.
+def check_catalogue(folder: Path | str) -> None:
+    """Refuse what is no catalogue's folder; a database is asked when it is opened.
 
     Raises:
         BundleError: no such folder, or none that 'catalog build' made.
     """
-    if not (folder / CATALOGUE).exists():
-        why = "holds no catalogue" if folder.exists() else "does not exist"
+    if not is_kept(folder):
+        why = "holds no catalogue" if Path(folder).exists() else "does not exist"
         raise BundleError(
             f"{folder} {why}: check the path, or make one with  xcrossrec catalog build MODEL ITEMS --out {folder}"
         )
 
 
-def check_free(out: Path, overwrite: bool) -> None:
+def check_free(out: Path | str, overwrite: bool) -> None:
     """Refuse an output that is there already.
 
     Raises:
         BundleError: it is there and may not be replaced.
     """
-    if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
+    if str(out).startswith(DATABASES):
+        return
+    if (out := Path(out)).exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
         raise BundleError(f"{out} exists: choose another place, or allow to overwrite it (--overwrite)")
 
 

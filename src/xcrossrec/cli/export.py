@@ -18,7 +18,7 @@ def export(
     to: Annotated[To, typer.Option(help="A plain SentenceTransformer, one LoRA, ONNX, or items' vectors as Parquet.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
     catalog: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="ITEMS", help="A domain's folder, a table of items, a catalogue: of the vectors, and to compare on."
         ),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from xcrossrec.cli.checks import CATALOGUE, check_items, check_model
+from xcrossrec.cli.checks import check_items, check_model, is_kept
 from xcrossrec.cli.console import Base, prepare, progress_to_stderr
 from xcrossrec.cli.recommend import ModelDir
 
@@ -21,7 +21,7 @@ def learn(
         ),
     ],
     catalog: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="ITEMS",
             help="A domain's folder, a table of items, a catalogue: the weight of purchases beside the text is chosen "
@@ -66,7 +66,7 @@ def learn(
 def forget(
     user: Annotated[str, typer.Argument(metavar="USER", help="Id of the customer.")],
     folders: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER...", help="Models, and catalogues that no service has open.")
+        list[str], typer.Argument(metavar="FOLDER...", help="Models, and catalogues that no service has open.")
     ],
 ) -> None:
     """Delete a customer's purchases from models and catalogues; nothing of them stays in their files.
@@ -76,17 +76,17 @@ def forget(
     \b
       xcrossrec forget c-17 models/garden catalogues/garden
     """
-    catalogues = [folder for folder in folders if (folder / CATALOGUE).exists()]
+    catalogues = [folder for folder in folders if is_kept(folder)]
     for folder in folders:
         if folder not in catalogues:
-            check_model(folder)
+            check_model(Path(folder))
     prepare("models")
-    from xcrossrec.catalogue import SqliteCatalogue
+    from xcrossrec.catalogue import open_kept
     from xcrossrec.recommender.learn import forget as forget_in_model
 
     for folder in folders:
         if folder in catalogues:
-            with SqliteCatalogue.open(folder, fingerprint=None) as store:
+            with open_kept(folder, fingerprint=None) as store:
                 count = store.forget(user)
         else:
             count = forget_in_model(folder, user)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xcrossrec.cli.checks import CATALOGUE, check_file, check_items, check_model
+from xcrossrec.cli.checks import check_file, check_items, check_model, is_kept
 from xcrossrec.cli.console import (
     Base,
     Json,
@@ -37,7 +37,7 @@ ModelDir = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bun
 class Asked:
     """What to recommend, whoever it is for."""
 
-    catalog: Annotated[Path, typer.Option(metavar="ITEMS", help="A domain's folder, a table of items, or a catalogue.")]
+    catalog: Annotated[str, typer.Option(metavar="ITEMS", help="A domain's folder, a table of items, or a catalogue.")]
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="How many at most.")] = 10
     category: Annotated[list[str] | None, typer.Option(help="Only items of this category; may be repeated.")] = None
     in_stock: Annotated[bool, typer.Option("--in-stock", help="Only items that can be bought now.")] = False
@@ -194,23 +194,23 @@ def recommend_batch(
         typer.echo(f"{report.errors} users have no recommendations: their column 'error' says why")
 
 
-def _check_known(source: Path, asked: Question, *, knows_purchases: bool) -> None:
+def _check_known(source: str, asked: Question, *, knows_purchases: bool) -> None:
     """Refuse ids that the items lack before all of these are encoded."""
     import numpy as np
 
     from xcrossrec.catalogue import Catalogue, read_items
     from xcrossrec.recommender.questions import understand
 
-    if not (source / CATALOGUE).exists():
+    if not is_kept(source):
         items = read_items(source)
         snapshot = Catalogue.in_memory(items, np.empty((len(items), 0), np.float32), "").snapshot()
         understand(snapshot, asked, knows_purchases=knows_purchases)
 
 
-def _tell_of_encoding(model: Path, source: Path) -> None:
+def _tell_of_encoding(model: Path, source: str) -> None:
     """Say that a catalogue on disk would be quicker, where there is none."""
-    if not (source / CATALOGUE).exists():
-        words = shlex.join(["xcrossrec", "catalog", "build", str(model), str(source), "--out", "DIR"])
+    if not is_kept(source):
+        words = shlex.join(["xcrossrec", "catalog", "build", str(model), source, "--out", "DIR"])
         log.info(f"the items of {source} were encoded for this answer alone; to keep their vectors:  {words}")
 
 

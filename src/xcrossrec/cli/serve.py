@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xcrossrec.cli.checks import check_items, check_model
+from xcrossrec.cli.checks import DATABASES, check_items, check_model
 from xcrossrec.cli.console import Precision, log, prepare, shows_progress, silent
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.progress import showing
@@ -31,7 +31,7 @@ def serve(
         list[str],
         typer.Option(
             metavar="[NAME=]DIR",
-            help="A catalogue; or a domain's folder or a table, of which a catalogue is made beside.",
+            help="A catalogue (folder, postgresql://...); or a domain or a table, of which one is made beside.",
         ),
     ],
     host: Annotated[str, _setting("Address to listen at; a public one needs keys.", "HOST")] = Settings.host,
@@ -59,6 +59,7 @@ def serve(
 
     \b
       xcrossrec serve models/toys --catalog data/toys
+      xcrossrec serve models/toys --catalog postgresql://user@host/shop
       xcrossrec serve x=models/toys lora=models/toys-lora --catalog data/toys
       xcrossrec serve toys=models/toys books=models/books --catalog toys=data/toys --catalog books=data/books
     """
@@ -108,16 +109,20 @@ def specs_of(models: Sequence[str], catalogs: Sequence[str], precision: Encoding
     return specs
 
 
-def _named(texts: Sequence[str], what: str) -> tuple[dict[str, Path], list[Path]]:
-    """Read NAME=PATH, or PATH; a path that exists is no name."""
-    named: dict[str, Path] = {}
-    unnamed = []
+def _named(texts: Sequence[str], what: str) -> tuple[dict[str, Any], list[Any]]:
+    """Read NAME=PLACE, or PLACE: a path, or a database's URL; a path that exists is no name."""
+    named: dict[str, Path | str] = {}
+    unnamed: list[Path | str] = []
     for text in texts:
         name, equals, path = text.partition("=")
-        if not equals or Path(text).exists():
-            unnamed.append(Path(text))
+        if not equals or text.startswith(DATABASES) or Path(text).exists():
+            unnamed.append(_place(text))
         elif not name or not path or name in named:
             raise ConfigError(f"{text!r} names no {what} as NAME=PATH, or one that has a name already: give another")
         else:
-            named[name] = Path(path)
+            named[name] = _place(path)
     return named, unnamed
+
+
+def _place(text: str) -> Path | str:
+    return text if text.startswith(DATABASES) else Path(text)

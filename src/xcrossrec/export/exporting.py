@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from xcrossrec.catalogue import open_catalogue, read_items
-from xcrossrec.catalogue.sqlite import is_catalogue
+from xcrossrec.catalogue import is_catalogue, open_catalogue, read_items
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.store import read_domain
 from xcrossrec.exceptions import ConfigError, ModelError

@@ -70,8 +70,8 @@ def learn(
 
     Args:
         path: the model's folder.
-        interactions: a table, files of any form that `data import` takes, or the folders of catalogues, whose
-            purchases came in while serving; no service may have one open. Purchases come after those of the same
+        interactions: a table, files of any form that `data import` takes, or catalogues, whose purchases came in while
+            serving: folders that no service has open, or databases' URLs. Purchases come after those of the same
             customers that the model knows, in the order of their times, or as they stand.
         catalogue: items with their texts (:func:`xcrossrec.catalogue.read_items`); None leaves the weights as they are.
         columns: what the interactions' columns are called; None finds them.
@@ -145,7 +145,7 @@ def _read(interactions: Paths | Table, columns: Columns) -> pl.DataFrame:
     if isinstance(interactions, Sequence) and all(isinstance(each, (str, Path)) for each in interactions):
         kept = [path for path in interactions if is_catalogue(path)]
         interactions = [path for path in interactions if path not in kept]
-    tables = [recorded_purchases(Path(path)).select(USER, ITEM) for path in kept]
+    tables = [recorded_purchases(path).select(USER, ITEM) for path in kept]
     if not kept or interactions:
         found = as_text(canonical(read_interactions(Inputs(interactions=interactions, columns=columns))))
         tables.insert(0, found.select(USER, ITEM))

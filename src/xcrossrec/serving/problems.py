@@ -6,7 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from xcrossrec.catalogue import CatalogueReplacedError
-from xcrossrec.exceptions import ConfigError, DataError, ModelError, StorageError, UnknownItemError, XCrossRecError
+from xcrossrec.exceptions import (
+    ConfigError,
+    DataError,
+    ModelError,
+    StorageError,
+    UnavailableError,
+    UnknownItemError,
+    XCrossRecError,
+)
 
 
 class Problem(XCrossRecError):  # noqa: N818 - what HTTP calls it
@@ -42,6 +50,8 @@ def problem_of(error: BaseException) -> Problem:
         return error
     if isinstance(error, CatalogueReplacedError):
         return busy(f"{_sentence(error)}; send the request again", status=503, code="replaced")
+    if isinstance(error, UnavailableError):
+        return busy(_sentence(error), status=503, code="database")
     for kind, status, code in (
         (UnknownItemError, 404, "unknown_item"),
         (StorageError, 507, "storage"),

@@ -1,0 +1,89 @@
+"""Catalogues that outlive the process: in a folder on SQLite, or in a database by its URL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32
+
+from xcrossrec.catalogue import sqlite
+from xcrossrec.catalogue.sqlite import SqliteCatalogue
+from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.data.text import ItemText
+
+if TYPE_CHECKING:
+    from xcrossrec.catalogue.postgres import PostgresCatalogue
+
+    Kept: TypeAlias = SqliteCatalogue | PostgresCatalogue
+
+SCHEMES = ("postgresql://", "postgres://")
+
+
+def is_url(place: object) -> bool:
+    """Whether a database is meant."""
+    return isinstance(place, str) and place.startswith(SCHEMES)
+
+
+def is_catalogue(place: Path | str) -> bool:
+    """Whether a catalogue is kept at a place, or what is left of one; a URL is taken to name one.
+
+    Raises:
+        StorageError: this user may not look into the folder.
+    """
+    return is_url(place) or sqlite.is_catalogue(place)
+
+
+def open_kept(place: Path | str, *, fingerprint: str | None) -> Kept:
+    """Open a catalogue.
+
+    Args:
+        place: a folder, or the URL of a database.
+        fingerprint: of the model that queries will come from; None takes whatever model's vectors are there.
+
+    Raises:
+        XCrossRecError: as :meth:`SqliteCatalogue.open` and :meth:`PostgresCatalogue.open`.
+    """
+    if not is_url(place):
+        return SqliteCatalogue.open(place, fingerprint=fingerprint)
+    from xcrossrec.catalogue.postgres import PostgresCatalogue
+
+    return PostgresCatalogue.open(str(place), fingerprint=fingerprint)
+
+
+def create_kept(
+    place: Path | str,
+    items: Sequence[StoredItem],
+    vectors: Float32[np.ndarray, "item dim"],
+    *,
+    fingerprint: str,
+    text: ItemText,
+    overwrite: bool,
+    purchases: pl.DataFrame | None,
+) -> Kept:
+    """Make a catalogue; as :meth:`SqliteCatalogue.create` and :meth:`PostgresCatalogue.create`."""
+    if not is_url(place):
+        return SqliteCatalogue.create(
+            place, items, vectors, fingerprint=fingerprint, text=text, overwrite=overwrite, purchases=purchases
+        )
+    from xcrossrec.catalogue.postgres import PostgresCatalogue
+
+    return PostgresCatalogue.create(
+        str(place), items, vectors, fingerprint=fingerprint, text=text, overwrite=overwrite, purchases=purchases
+    )
+
+
+def recorded_purchases(place: Path | str) -> pl.DataFrame:
+    """What was bought of a catalogue, in order of arrival.
+
+    Raises:
+        XCrossRecError: as for :func:`open_kept`.
+    """
+    if not is_url(place):
+        return sqlite.recorded_purchases(place)
+    from xcrossrec.catalogue.postgres import PostgresCatalogue
+
+    return PostgresCatalogue.recorded_purchases(str(place))

@@ -1,0 +1,418 @@
+"""A catalogue on PostgreSQL with pgvector: any number of processes have it open, and see each other's writes.
+
+Up to :data:`EXACT_UNTIL` items each process holds all of them, and reads with every question what was written since;
+from there on the database searches (:mod:`xcrossrec.catalogue.postgres.snapshot`).
+
+Legend: ``item`` = one item, ``dim`` = vector size.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from threading import Lock, Thread
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+import psycopg
+from jaxtyping import Float32
+from psycopg import Connection
+from torch import Tensor
+
+from xcrossrec.catalogue.base import Catalogue, CatalogueReplacedError, Encode, check_vectors
+from xcrossrec.catalogue.fingerprint import check_fingerprint
+from xcrossrec.catalogue.postgres.connections import Database
+from xcrossrec.catalogue.postgres.generations import Changed, NextGeneration
+from xcrossrec.catalogue.postgres.snapshot import SearchedSnapshot
+from xcrossrec.catalogue.postgres.tables import LARGEST_INDEXED, State, Tables, askable, check_texts
+from xcrossrec.catalogue.purchases import Purchase, PurchaseLog, as_table, first_of_each
+from xcrossrec.catalogue.segment import Segment
+from xcrossrec.catalogue.snapshot import HeldSnapshot
+from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.catalogue.view import Snapshot
+from xcrossrec.data.text import TITLES, ItemText
+from xcrossrec.exceptions import BundleError, UnavailableError, XCrossRecError
+
+log = logging.getLogger(__name__)
+
+EXACT_UNTIL = 50_000
+"""Items up to which every process holds all of them and searches exactly (lab/log, 2026-11-29)."""
+
+
+class PostgresCatalogue(Catalogue):
+    """A catalogue in a database. Make one with :meth:`create` or :meth:`open`.
+
+    Attributes:
+        url: where it is, without a password.
+    """
+
+    _next: NextGeneration
+    _snapshot: HeldSnapshot | SearchedSnapshot  # type: ignore[assignment]
+
+    def __init__(self, tables: Tables, state: State, arrivals: _Arrivals) -> None:
+        self._tables, self._state, self._arrivals = tables, state, arrivals
+        self._indexer: Thread | None = None
+        snapshot: Any = self._read_all(state)
+        super().__init__(None, state.fingerprint, snapshot, ItemText(state.text), arrivals.log)
+
+    @classmethod
+    def create(
+        cls,
+        url: str,
+        items: Sequence[StoredItem],
+        vectors: Float32[np.ndarray, "item dim"],
+        *,
+        fingerprint: str,
+        text: ItemText = TITLES,
+        overwrite: bool = False,
+        purchases: pl.DataFrame | None = None,
+    ) -> Self:
+        """Make a catalogue in one step, and open it.
+
+        Args:
+            url: ``postgresql://...``; after a ``#`` the schema that holds it, which must be free.
+            items, vectors, fingerprint, text: as for :meth:`in_memory`.
+            overwrite: put it in the place of one that is there; who has that open is told so at the next write.
+            purchases: to begin with, as :meth:`purchases` gives them; None for those that are there.
+
+        Raises:
+            BundleError: a catalogue is there, and may not be replaced.
+            DataError: an id twice, or vectors that do not fit.
+            StorageError: the database refuses.
+            UnavailableError: it does not answer.
+        """
+        tables = Tables(Database(url))
+        dim = vectors.shape[1]
+        checked = check_vectors(items, vectors, dim)
+        check_texts(value for item in items for value in item.values)
+
+        def make(connection: Connection[Any]) -> None:
+            there = tables.create(connection)
+            if there is not None and not overwrite:
+                raise BundleError(
+                    f"{tables.database.name} holds a catalogue: choose another schema (after #), or allow to overwrite "
+                    "it (--overwrite)"
+                )
+            former = there or State(0, 0, "", 0, "", 0, 0, 0, 0, False, 0, None, None)
+            generation, indexed = former.generation + 1, must_index(len(items), dim)
+            facts = {
+                "generation": generation,
+                "fingerprint": fingerprint,
+                "dim": dim,
+                "text": text.template,
+                "items": len(items),
+                "next_place": len(items),
+                "indexed": indexed,
+                "model": None,
+            }
+            if there is None:
+                tables.begin(connection)
+            tables.make_items(connection, generation, dim)
+            tables.write(connection, generation, former.version + 1, range(len(items)), items, checked)
+            tables.index_items(connection, generation)
+            if indexed:
+                tables.index_vectors(connection, generation)
+            tables.switch(connection, former, **facts)
+            if purchases is not None:
+                tables.copy_purchases(connection, former.arrived, purchases)
+                tables.set_state(connection, arrived=former.arrived + purchases.height)
+
+        with tables.database.alone():
+            tables.database.change(make)
+        return cls._opened(tables)
+
+    @classmethod
+    def open(cls, url: str, *, fingerprint: str | None) -> Self:
+        """Open a catalogue.
+
+        Args:
+            url: as :meth:`create` takes it.
+            fingerprint: of the model that queries will come from; None takes whatever model's vectors are there.
+
+        Raises:
+            BundleError: no catalogue there, or one of another model's vectors.
+            UnavailableError: the database does not answer.
+        """
+        tables = Tables(Database(url))
+        if fingerprint is not None:
+            check_fingerprint(tables.database.name, tables.state().fingerprint, fingerprint)
+        return cls._opened(tables)
+
+    @staticmethod
+    def recorded_purchases(url: str) -> pl.DataFrame:
+        """What was bought, in order of arrival, whatever the items."""
+        database = Database(url)
+        try:
+            return as_table(Tables(database).purchases()[1])
+        finally:
+            database.close()
+
+    @classmethod
+    def _opened(cls, tables: Tables) -> Self:
+        arrivals = _Arrivals(tables)
+        return cls(tables, tables.state(), arrivals)
+
+    # ---- read
+
+    def snapshot(self) -> Snapshot:
+        """The catalogue as it is now, whoever wrote; what comes later does not change it.
+
+        Raises:
+            UnavailableError: the database does not answer.
+        """
+        if self._closed is None or isinstance(self._closed, CatalogueReplacedError):
+            self._catch_up()
+        return self._snapshot
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return self._tables.database.name
+
+    @property
+    def replaced_by(self) -> str | None:
+        """The folder of the model whose vectors took this one's place, where it is known; None where none did."""
+        state = self._tables.state()
+        return None if state.generation == self._state.generation else state.model
+
+    def purchases(self) -> pl.DataFrame:
+        """All purchases, whoever added them; see :meth:`Catalogue.purchases`."""
+        if self._closed is None or isinstance(self._closed, CatalogueReplacedError):
+            self._arrivals.catch_up(self._tables.state().arrived)
+        return super().purchases()
+
+    def _read_all(self, state: State) -> HeldSnapshot | SearchedSnapshot:
+        if state.indexed:
+            return SearchedSnapshot(self._tables, state.generation, state.version, state.dim, state.items)
+        segment = self._tables.whole(state.generation, state.version)
+        return HeldSnapshot.of(state.version, segment if len(segment) else Segment.empty(state.dim))
+
+    def _catch_up(self) -> None:
+        """Take in what was written since."""
+        state = self._tables.state()
+        with self._writing:
+            if state.generation != self._state.generation and self._closed is None:
+                self._closed = _replaced(self.name, state.fingerprint)
+                state = replace(self._state, version=state.switched - 1, arrived=state.arrived)
+            elif self._closed is not None:
+                state = replace(self._state, version=self._snapshot.version, arrived=state.arrived)
+            self._arrivals.catch_up(state.arrived)
+            if state.version <= self._snapshot.version and state.indexed == self._state.indexed:
+                return
+            if state.indexed or state.purged > self._snapshot.version:
+                self._snapshot = self._read_all(state)
+            elif isinstance(self._snapshot, HeldSnapshot):
+                changed = self._tables.changed(state.generation, self._snapshot.version, state.version)
+                self._apply(state.version, *changed)
+                self._merge_later()
+            self._state = state
+
+    # ---- write
+
+    def upsert(
+        self,
+        items: Sequence[StoredItem],
+        vectors: Float32[np.ndarray, "item dim"] | Float32[Tensor, "item dim"],
+    ) -> int:
+        """Write items; see :meth:`Catalogue.upsert`.
+
+        Raises:
+            UnavailableError: the database does not answer.
+        """
+        checked = check_vectors(items, vectors, self._state.dim)
+        check_texts(value for item in items for value in item.values)
+        if not items:
+            return 0
+
+        def work(connection: Connection[Any], state: State, version: int) -> dict[str, Any]:
+            return self._put(connection, state, version, items, checked)
+
+        self._change(work)
+        self._index_later()
+        return len(items)
+
+    def _put(
+        self, connection: Connection[Any], state: State, version: int, items: Sequence[StoredItem], vectors: Any
+    ) -> dict[str, Any]:
+        """Write items into a generation; gives what the state becomes."""
+        known = self._tables.end(connection, state.generation, version, [item.item_id for item in items])
+        free = count(state.next_place)
+        places = [known[item.item_id] if item.item_id in known else next(free) for item in items]
+        self._tables.write(connection, state.generation, version, places, items, vectors)
+        return {"items": state.items + len(items) - len(known), "next_place": next(free)}
+
+    def delete(self, item_ids: Collection[str]) -> int:
+        """Delete items; see :meth:`Catalogue.delete`."""
+        gone = 0
+
+        def work(connection: Connection[Any], state: State, version: int) -> dict[str, Any]:
+            nonlocal gone
+            gone = len(self._tables.end(connection, state.generation, version, askable(item_ids)))
+            return {"items": state.items - gone} if gone else {}
+
+        self._change(work)
+        return gone
+
+    def add_purchases(self, purchases: Sequence[Purchase]) -> Sequence[Purchase]:
+        """Add purchases; see :meth:`Catalogue.add_purchases`."""
+        asked, fresh = first_of_each(purchases), set[tuple[str, str]]()
+        check_texts(value for each in asked for value in each.values)
+
+        def work(connection: Connection[Any], state: State, version: int) -> dict[str, Any]:
+            nonlocal fresh
+            rows = self._tables.add_purchases(connection, state.arrived, [each.values for each in asked])
+            fresh = {(user, item) for user, item, _ in rows}
+            return {"arrived": state.arrived + len(rows)} if rows else {}
+
+        if asked:
+            self._change(work)
+        return [each for each in asked if each.pair in fresh]
+
+    def forget(self, user_id: str) -> int:
+        """Delete a customer's purchases; see :meth:`Catalogue.forget`. Her id stays a day, for services to learn of it;
+        what the database's log and free space still hold is its own to overwrite."""
+        gone = 0
+
+        def work(connection: Connection[Any], state: State, version: int) -> dict[str, Any]:
+            nonlocal gone
+            gone = self._tables.forget(connection, state.arrived + 1, user_id)
+            return {"arrived": state.arrived + 1, **({} if gone else {"version": state.version})}
+
+        self._change(work)
+        return gone
+
+    def _change(self, work: Any) -> None:
+        """Do work in one transaction, under the next version where something changes, and take it in here."""
+
+        def run(connection: Connection[Any]) -> None:
+            state = self._tables.state(connection)
+            if state.generation != self._state.generation:
+                raise _replaced(self.name, state.fingerprint)
+            if facts := work(connection, state, state.version + 1):
+                self._tables.set_state(connection, **{"version": state.version + 1, **facts})
+                self._tables.tidy(connection, state)
+
+        self._check_open()
+        self._tables.database.change(run)
+        with suppress(UnavailableError):  # it is kept, and seen by the next question
+            self._catch_up()
+
+    def compact(self) -> None:
+        """Put what was written last into a large segment, where this process holds the items."""
+        if isinstance(self._snapshot, HeldSnapshot):
+            super().compact()
+
+    def _index_later(self) -> None:
+        """Index the vectors on another thread, once there are many; until then each process goes on holding them."""
+        state = self._state
+        if (
+            must_index(state.items, state.dim)
+            and not state.indexed
+            and not (self._indexer and self._indexer.is_alive())
+        ):
+            self._indexer = Thread(target=self._index, name="xcrossrec-index", daemon=True)
+            self._indexer.start()
+
+    def _index(self) -> None:
+        try:
+            with self._tables.database.alone(wait=False) as connection:
+                if connection is not None and not (state := self._tables.state()).indexed:
+                    self._tables.index_vectors(connection, state.generation, beside=True)
+                    self._tables.set_state(connection, indexed=True)
+        except (XCrossRecError, psycopg.Error) as error:
+            log.warning("%s: the vectors are not indexed before the next write: %s", self.name, error)
+
+    # ---- another model
+
+    def embed_again(
+        self, *, fingerprint: str, dim: int, encode: Encode, text: ItemText = TITLES, model: Path | None = None
+    ) -> Self:
+        """Give all items another model's vectors, beside the present ones, and let them count in one step; see
+        :meth:`Catalogue.embed_again`. One process at a time does that; another one that wanted the same vectors takes
+        them.
+
+        Raises:
+            UnavailableError: the database does not answer; the present vectors go on counting.
+        """
+        self._check_open()
+        with self._tables.database.alone():
+            if (ready := self.successor(fingerprint)) is not None:
+                return ready
+            indexed = must_index(self._tables.state().items, dim)
+            self._next = NextGeneration(self._tables, self._tables.state(), dim, encode, indexed=indexed)
+            facts = {"fingerprint": fingerprint, "dim": dim, "text": text.template}
+            facts["model"] = None if model is None else str(model.absolute())
+            try:
+                self._next.fill(lambda: self._changed_since())
+                self._tables.database.change(lambda connection: self._switch(connection, facts))
+            except BaseException:
+                with suppress(XCrossRecError, psycopg.Error):
+                    self._next.drop()
+                raise
+        self._catch_up()
+        return type(self)(self._tables, self._tables.state(), self._arrivals)
+
+    def _switch(self, connection: Connection[Any], facts: Mapping[str, Any]) -> None:
+        """While writers wait: take over what was written last, and let the new generation count."""
+        state = self._tables.state(connection)
+        if state.generation != self._state.generation:
+            raise _replaced(self.name, state.fingerprint)
+        self._next.complete(connection, state.version)
+        self._tables.switch(connection, state, generation=self._next.number, indexed=self._next.indexed, **facts)
+
+    def successor(self, fingerprint: str) -> Self | None:
+        """The catalogue that took this one's place, if it has a model's vectors; None else."""
+        state = self._tables.state()
+        if state.generation == self._state.generation or state.fingerprint != fingerprint:
+            return None
+        self._catch_up()
+        return type(self)(self._tables, state, self._arrivals)
+
+    def _changed_since(self) -> Changed:  # type: ignore[override]
+        """What was written, and deleted, since the last call, while another model's vectors are made."""
+        return self._next.changed_since()
+
+    def check(self) -> list[str]:
+        """What of the tables does not fit; a sentence each."""
+        return self._tables.check(self._tables.state())
+
+    def _let_go(self) -> None:
+        self._tables.database.close()
+
+
+class _Arrivals:
+    """What was bought, and who was forgotten, as far as this process has read; of all generations together."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables, self._lock = tables, Lock()
+        self._arrived, rows = tables.purchases()
+        self.log = PurchaseLog(as_table(rows))
+
+    def catch_up(self, arrived: int) -> None:
+        """Read what arrived up to a number."""
+        with self._lock:
+            if arrived <= self._arrived:
+                return
+            self._arrived, entries = self._tables.arrivals(self._arrived)
+            for each in entries:
+                if isinstance(each, Purchase):
+                    self.log.append([each])
+                else:
+                    self.log.forget(each.user_id)
+
+
+def must_index(items: int, dim: int) -> bool:
+    """Whether there are so many items that the database shall search."""
+    return items > EXACT_UNTIL and 0 < dim <= LARGEST_INDEXED
+
+
+def _replaced(name: str, fingerprint: str) -> CatalogueReplacedError:
+    return CatalogueReplacedError(
+        f"the catalogue {name} holds another model's vectors by now (fingerprint {fingerprint[:12]}): write to the one "
+        "that took its place"
+    )

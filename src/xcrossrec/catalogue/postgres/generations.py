@@ -1,0 +1,101 @@
+"""Another model's vectors, beside those that count: made while these are read and written, and switched in one step.
+
+Legend: ``item`` = one item, ``dim`` = vector size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float32
+from psycopg import Connection
+from torch import Tensor
+
+from xcrossrec.catalogue.base import FEW, Encode, check_vectors
+from xcrossrec.catalogue.postgres.tables import State, Tables
+from xcrossrec.catalogue.segment import Segment
+from xcrossrec.catalogue.stored_item import StoredItem
+
+_AT_ONCE = 5000
+"""Items that are encoded together."""
+
+Changed: TypeAlias = tuple[Segment, Sequence[str]]
+"""Items that were written, and ids that were deleted."""
+
+
+class NextGeneration:
+    """A generation that does not count yet.
+
+    Args:
+        tables: of the catalogue.
+        state: of the generation that counts.
+        dim: of the new vectors.
+        encode: items to vectors.
+        indexed: whether the database shall search them.
+    """
+
+    def __init__(self, tables: Tables, state: State, dim: int, encode: Encode, *, indexed: bool) -> None:
+        self.number, self.indexed = state.generation + 1, indexed
+        self._tables, self._former, self._dim, self._encode = tables, state, dim, encode
+        self._upto = state.version
+
+    def fill(self, changed_since: Callable[[], Changed]) -> None:
+        """Encode all items; those that are written meanwhile too, but for the few that come last."""
+        tables, change, last = self._tables, self._tables.database.change, -1
+        change(lambda connection: tables.make_items(connection, self.number, self._dim))
+        while page := tables.page(self._former.generation, self._upto, last, _AT_ONCE):
+            places, items = page
+            vectors, last = self._vectors(items), places[-1]
+            change(lambda connection, p=places, i=items, v=vectors: self._write(connection, p, i, v))  # type: ignore[misc]
+
+        def index(connection: Connection[Any]) -> None:
+            tables.index_items(connection, self.number)
+            if self.indexed:
+                tables.index_vectors(connection, self.number)
+
+        change(index)
+        while len((changed := changed_since())[0]) > FEW:
+            self._take_over(changed)
+        self._take_over(changed)
+
+    def changed_since(self) -> Changed:
+        """What was written, and deleted, since the last call."""
+        since, self._upto = self._upto, self._tables.state().version
+        return self._tables.changed(self._former.generation, since, self._upto)
+
+    def complete(self, connection: Connection[Any], version: int) -> None:
+        """Take over what was written last, while nobody can write; a step of the transaction that switches."""
+        changed = self._tables.changed(self._former.generation, self._upto, version, connection)
+        self._take_over(changed, connection)
+
+    def drop(self) -> None:
+        """Remove it."""
+        self._tables.database.change(lambda connection: self._tables.drop_items(connection, self.number))
+
+    def _take_over(self, changed: Changed, connection: Connection[Any] | None = None) -> None:
+        written, deleted = changed
+        items = [written.item(row) for row in range(len(written))]
+        vectors = self._vectors(items)
+
+        def work(connection: Connection[Any]) -> None:
+            self._tables.remove(connection, self.number, [*deleted, *written.ids])
+            self._write(connection, written.places.tolist(), items, vectors)
+
+        if (items or deleted) and connection is not None:
+            work(connection)
+        elif items or deleted:
+            self._tables.database.change(work)
+
+    def _vectors(self, items: Sequence[StoredItem]) -> Float32[Tensor, "item dim"]:
+        return check_vectors(items, self._encode(items), self._dim) if items else torch.empty(0, self._dim)
+
+    def _write(
+        self,
+        connection: Connection[Any],
+        places: Sequence[int],
+        items: Sequence[StoredItem],
+        vectors: Float32[Tensor, "item dim"],
+    ) -> None:
+        self._tables.write(connection, self.number, self._upto, places, items, vectors)

@@ -1,0 +1,239 @@
+"""A large catalogue at one moment, searched in the database.
+
+The database finds candidates: all items that meet narrow filters, and else, by its index of vectors (HNSW), the nearest
+of each item of the history, with those that are bought together with it and those that are bought most. Their vectors
+come here, where the same code scores and sorts them as in memory. Under narrow filters that is exact.
+
+Legend: ``slot`` = one query vector (a history's item), ``item`` = one item, ``dim`` = vector size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import nlargest
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from psycopg import Connection, sql
+from torch import Tensor
+
+from xcrossrec.catalogue.postgres.tables import VISIBLE, Tables, askable, received, segment_of
+from xcrossrec.catalogue.scan import Pool
+from xcrossrec.catalogue.segment import fold
+from xcrossrec.catalogue.snapshot import HeldSnapshot
+from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.catalogue.view import Everywhere, Snapshot
+from xcrossrec.filters import Filters
+from xcrossrec.prompts import clean_title
+
+FEW = 2000
+"""Items left by filters that are all scored."""
+
+SEARCHED = 20
+"""Items of a history, the newest, whose nearest are looked for; all of them count in the scores."""
+
+_LEAST, _EACH = 50, 4
+"""Nearest items of each, at least, and for each item that is asked for."""
+
+_BY_BONUS = 1000
+_PAGE = 5000
+
+_ITEM = sql.SQL("item_id, title, category, in_stock, price, metadata")
+
+
+@dataclass(frozen=True)
+class SearchedSnapshot(Snapshot):
+    """What the tables hold at one version.
+
+    Attributes:
+        tables: to ask.
+        generation: of vectors.
+        version: grows with every write.
+        size: vectors' size.
+        count: of the items.
+    """
+
+    tables: Tables
+    generation: int
+    version: int
+    size: int
+    count: int
+
+    @property
+    def dim(self) -> int:
+        """Vector size; 0 where the model has no vectors."""
+        return self.size
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[StoredItem]:
+        last, page = -1, 100
+        while True:
+            rows = self._read("place, {item}", "place > %(last)s ORDER BY place LIMIT %(page)s", last=last, page=page)
+            yield from (StoredItem.restore(*row[1:]) for row in rows)
+            if len(rows) < page:
+                return
+            last, page = rows[-1][0], _PAGE
+
+    def get(self, item_ids: Sequence[str]) -> list[StoredItem | None]:
+        """Look items up; None for an unknown id."""
+        found = {item.item_id: item for item in self._items("item_id = ANY(%(ids)s)", ids=askable(item_ids))}
+        return [found.get(item_id) for item_id in item_ids]
+
+    def lacking(self, item_ids: Iterable[str]) -> list[str]:
+        """Give those ids that are unknown, each once."""
+        if not (wanted := list(dict.fromkeys(item_ids))):
+            return []
+        found = {row[0] for row in self._read("item_id", "item_id = ANY(%(ids)s)", ids=askable(wanted))}
+        return [item_id for item_id in wanted if item_id not in found]
+
+    def with_title(self, title: str) -> list[StoredItem]:
+        """Find the items of a title, in the catalogue's order."""
+        wanted = askable([clean_title(title)])
+        return self._items("title = ANY(%(wanted)s) ORDER BY place", wanted=wanted) if any(wanted) else []
+
+    def sharing_title(self, items: Iterable[StoredItem]) -> set[str]:
+        """Find the ids of items that share a title."""
+        titles = {item.item_id: item.title for item in items}
+        if not (wanted := askable(title for title in titles.values() if title)):
+            return set(titles)
+        return set(titles).union(row[0] for row in self._read("item_id", "title = ANY(%(wanted)s)", wanted=wanted))
+
+    def vectors(self, item_ids: Sequence[str]) -> Float32[Tensor, "item dim"]:
+        """Gather the vectors of items."""
+        if not item_ids:
+            return torch.empty(0, self.dim)
+        rows = self._read("item_id, vector_send(vector)", "item_id = ANY(%(ids)s)", ids=askable(item_ids))
+        place = {item_id: number for number, (item_id, _) in enumerate(rows)}
+        for item_id in item_ids:
+            if item_id not in place:
+                raise self.unknown(item_id)
+        return received([rows[place[item_id]][1] for item_id in item_ids])
+
+    def select(
+        self, *, filters: Filters | None = None, exclude: Collection[str] = (), among: Collection[str] | None = None
+    ) -> list[StoredItem]:
+        """Give the items that a search may find."""
+        condition, given = _allowed(filters, exclude, among)
+        return self._items(condition + " ORDER BY place", **given)
+
+    def search_titles(self, text: str, limit: int, *, within_s: float = math.inf) -> list[StoredItem]:
+        """Find items by a part of their title."""
+        words = sorted(set((wanted := fold(text)).split()), key=len, reverse=True)
+        given = {"wanted": wanted, "limit": limit, **{f"word{n}": word for n, word in enumerate(words)}}
+        if "\0" in wanted:
+            return []
+        held = "".join(f" AND position(%(word{n})s in folded) > 0" for n in range(len(words)))
+        rank = (
+            "CASE WHEN starts_with(folded, %(wanted)s) THEN 0 WHEN position(' ' || %(wanted)s in folded) > 0 THEN 1 "
+            "WHEN position(%(wanted)s in folded) > 0 THEN 2 ELSE 3 END, "
+        )
+        condition = f"title <> ''{held} ORDER BY {rank if words else ''}place LIMIT %(limit)s"
+        if not words:
+            given.pop("wanted")
+        asked = self._asked("{item}", condition)
+
+        def run(connection: Connection[Any]) -> list[tuple[Any, ...]]:
+            most = 0 if math.isinf(within_s) else max(1, int(within_s * 1000))
+            connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(most))
+            return connection.execute(asked, {**given, "version": self.version}).fetchall()
+
+        return [StoredItem.restore(*row) for row in self.tables.database.change(run)]
+
+    def search(
+        self,
+        slots: Float32[Tensor, "slot dim"] | Float32[np.ndarray, "slot dim"],
+        k: int,
+        *,
+        pool: Pool,
+        filters: Filters | None = None,
+        exclude: Collection[str] = (),
+        among: Collection[str] | None = None,
+        products: Sequence[Float32[Tensor, "slot _"] | None] | None = None,
+        bonus: Mapping[str, float] | None = None,
+        everywhere: Everywhere | None = None,
+    ) -> list[tuple[StoredItem, float]]:
+        """Find candidates in the database, and score them; exact where so few are left by filters or named."""
+        queries = torch.as_tensor(slots, dtype=torch.float32)
+        self.check_search(queries, k)
+        for item_id in self.lacking(among or ()):
+            raise self.unknown(item_id)
+        allowed, given = _allowed(filters, exclude, among)
+        if among is None and not (filters is not None and self._are_few(allowed, given)):
+            near, likely = queries[-SEARCHED:], list(bonus or ())
+            if bonus and len(bonus) > _BY_BONUS:
+                likely = nlargest(_BY_BONUS, bonus, key=bonus.__getitem__)
+            if everywhere is not None:
+                popular, leads = everywhere.likely(_BY_BONUS)
+                likely += popular
+                near = near if leads is None else torch.cat([near, leads.float()])
+            condition, given = self._candidates(near, k, allowed, {**given, "likely": askable(likely)})
+        else:
+            condition = allowed
+        rows = self._read("{columns}", condition + " ORDER BY place", **given)
+        held = HeldSnapshot.of(self.version, segment_of(rows, self.dim))
+        named = None if among is None else [row[1] for row in rows]
+        return held.search(queries, k, pool=pool, among=named, bonus=bonus, everywhere=everywhere)
+
+    def _candidates(
+        self, near: Float32[Tensor, "_ dim"], k: int, allowed: str, given: Mapping[str, Any]
+    ) -> tuple[str, dict[str, Any]]:
+        """A condition on the places of the nearest of each vector, of what is likely, and of the catalogue's first."""
+        vectors = [_text(vector) for vector in near if vector.any()]
+        found = {**given, "k": k, "most": max(_LEAST, _EACH * k)}
+        found |= {f"near{number}": vector for number, vector in enumerate(vectors)}
+        visible = f"SELECT place FROM {{items}} WHERE {VISIBLE} AND {allowed}"
+        parts = [f"({visible} ORDER BY place LIMIT %(k)s)", f"({visible} AND item_id = ANY(%(likely)s))"]
+        parts += [
+            f"({visible} ORDER BY vector <#> %(near{number})s::vector LIMIT %(most)s)" for number in range(len(vectors))
+        ]
+        return f"place IN ({' UNION '.join(parts)})", found
+
+    def _are_few(self, allowed: str, given: Mapping[str, Any]) -> bool:
+        asked = f"SELECT count(*) FROM (SELECT 1 FROM {{items}} WHERE {VISIBLE} AND {allowed} LIMIT %(few)s) found"
+        query = self.tables.query(asked, items=self.tables.items(self.generation))
+        ((count,),) = self.tables.database.read(query, {**given, "version": self.version, "few": FEW + 1})
+        return bool(count <= FEW)
+
+    def _items(self, condition: str, **given: Any) -> list[StoredItem]:
+        return [StoredItem.restore(*row) for row in self._read("{item}", condition, **given)]
+
+    def _read(self, what: str, condition: str, **given: Any) -> list[tuple[Any, ...]]:
+        return self.tables.database.read(self._asked(what, condition), {**given, "version": self.version})
+
+    def _asked(self, what: str, condition: str) -> sql.Composed:
+        text = f"SELECT {what} FROM {{items}} WHERE {VISIBLE} AND {condition}"
+        return self.tables.query(text, items=self.tables.items(self.generation), item=_ITEM)
+
+
+def _allowed(
+    filters: Filters | None, exclude: Collection[str], among: Collection[str] | None
+) -> tuple[str, dict[str, Any]]:
+    """The condition on rows that a search may find, and its values; an unknown value meets none."""
+    conditions, given = ["title <> ''"], dict[str, Any]()
+    if among is not None:
+        conditions, given["among"] = ["item_id = ANY(%(among)s)"], askable(among)
+    if exclude:
+        conditions.append("item_id <> ALL(%(exclude)s)")
+        given["exclude"] = askable(exclude)
+    if filters is not None and filters.category is not None:
+        conditions.append("category = ANY(%(category)s)")
+        given["category"] = askable(filters.category)
+    if filters is not None and filters.in_stock is not None:
+        conditions.append("in_stock = %(in_stock)s")
+        given["in_stock"] = filters.in_stock
+    for name, sign in (("price_min", ">="), ("price_max", "<=")):
+        if filters is not None and (bound := getattr(filters, name)) is not None:
+            conditions.append(f"price {sign} %({name})s")
+            given[name] = float(bound)
+    return " AND ".join(conditions), given
+
+
+def _text(vector: Float32[Tensor, " dim"]) -> str:
+    """A vector as SQL reads it."""
+    return f"[{','.join(map(repr, vector.tolist()))}]"

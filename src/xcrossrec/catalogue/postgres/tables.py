@@ -1,0 +1,396 @@
+"""The tables of a catalogue on PostgreSQL, and what is asked of them and written to them.
+
+``state`` has one row, which every write locks and whose version it raises. ``items_N`` holds the items with the vectors
+of generation N; an item that is written anew, or deleted, leaves its former row until nobody can ask for that version
+any more. ``purchases`` and ``forgotten`` are numbered in one order of arrival.
+
+Legend: ``item`` = one item, ``dim`` = vector size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import polars as pl
+import psycopg
+import torch
+from jaxtyping import Float32
+from psycopg import Connection, sql
+from torch import Tensor
+
+from xcrossrec.catalogue.postgres.connections import Database
+from xcrossrec.catalogue.purchases import Forgotten, Purchase
+from xcrossrec.catalogue.segment import Segment, fold, table_of_rows
+from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.exceptions import BundleError, DataError, StorageError
+
+Rows: TypeAlias = Sequence[tuple[Any, ...]]
+
+FORMAT = 1
+KEPT_MIN = 10
+"""Minutes for which former rows of items are kept: a question that began before a write may take so long."""
+
+_FORMER_H, _FORGOTTEN_D = 1, 1
+"""Hours for which another model's generation is kept, and days in which all services learn who was forgotten."""
+
+LARGEST_INDEXED = 2000
+"""Dimensions that pgvector can index."""
+
+_STATE = """
+    format int NOT NULL, version bigint NOT NULL, generation int NOT NULL, fingerprint text NOT NULL, dim int NOT NULL,
+    text text NOT NULL, items bigint NOT NULL, next_place bigint NOT NULL, arrived bigint NOT NULL,
+    purged bigint NOT NULL, indexed boolean NOT NULL, switched bigint NOT NULL, former int,
+    former_until timestamptz, model text"""
+_ITEMS = """
+    place bigint, since bigint, item_id text NOT NULL, title text NOT NULL, category text,
+    in_stock boolean NOT NULL, price double precision, metadata text, folded text NOT NULL, until bigint,
+    ended timestamptz, vector {vector}, PRIMARY KEY (place, since)"""
+_READ = sql.SQL("place, item_id, title, category, in_stock, price, metadata, vector_send(vector)")
+VISIBLE = "since <= %(version)s AND (until IS NULL OR until > %(version)s)"
+"""Condition on rows of items of a version."""
+
+_WRITTEN = ("place", "since", "item_id", "title", "category", "in_stock", "price", "metadata", "folded", "vector")
+_TYPES = ("int8", "int8", "text", "text", "text", "bool", "float8", "text", "text", "bytea")
+
+
+@dataclass(frozen=True)
+class State:
+    """What the database says of a catalogue.
+
+    Attributes:
+        version: of the last write.
+        generation: of the vectors that count.
+        fingerprint: of the model that made them.
+        dim: their size.
+        text: what that model reads of an item.
+        items: how many there are.
+        next_place: after all places.
+        arrived: number of the last purchase, or of the last customer who was forgotten.
+        purged: version up to which former rows of items may be gone.
+        indexed: whether the items are found by an index, and not read as a whole.
+        switched: version with which the generation came.
+        former: generation before, while it can still be asked.
+        model: folder of the bundle that switched; None where it is not known.
+    """
+
+    version: int
+    generation: int
+    fingerprint: str
+    dim: int
+    text: str
+    items: int
+    next_place: int
+    arrived: int
+    purged: int
+    indexed: bool
+    switched: int
+    former: int | None
+    model: str | None
+
+
+_FIELDS = sql.SQL(", ").join(map(sql.Identifier, State.__dataclass_fields__))
+
+
+class Tables:
+    """A catalogue's tables; methods that take a connection are steps of a transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def items(self, generation: int) -> sql.Identifier:
+        """The table of a generation."""
+        return self.database.table(f"items_{generation}")
+
+    def query(self, text: str, **parts: sql.Composable) -> sql.Composed:
+        """Put names of tables, and parts, into a text of SQL."""
+        named = {name: self.database.table(name) for name in ("state", "purchases", "forgotten", "arrivals")}
+        return sql.SQL(text).format(**named, columns=_READ, **parts)
+
+    # ---- state
+
+    def state(self, connection: Connection[Any] | None = None) -> State:
+        """What there is now; locked until the end of its transaction where a connection is given.
+
+        Raises:
+            BundleError: no catalogue there, or one of another format.
+        """
+        if connection is None:
+            found = self.database.read(self.query("SELECT format, {fields} FROM {state}", fields=_FIELDS))
+        else:
+            asked = self.query("SELECT format, {fields} FROM {state} FOR UPDATE", fields=_FIELDS)
+            found = connection.execute(asked).fetchall()
+        if not found:
+            raise BundleError(f"{self.database.name} holds no whole catalogue: build it again (--overwrite)")
+        if found[0][0] != FORMAT:
+            raise BundleError(
+                f"{self.database.name} is a catalogue of format {found[0][0]}, this release reads {FORMAT}: use the "
+                "release that made it"
+            )
+        return State(*found[0][1:])
+
+    def set_state(self, connection: Connection[Any], **facts: Any) -> None:
+        """Write facts into the one row."""
+        pairs = sql.SQL(", ").join(sql.SQL("{} = {}").format(sql.Identifier(n), sql.Placeholder(n)) for n in facts)
+        connection.execute(self.query("UPDATE {state} SET {pairs}", pairs=pairs), facts)
+
+    def create(self, connection: Connection[Any]) -> State | None:
+        """Make what is missing of schema and tables but for items; gives the state of a catalogue that is there."""
+        try:
+            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        except (psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile, psycopg.errors.InsufficientPrivilege):
+            raise StorageError(
+                f"{self.database.name} has no extension 'vector': install pgvector 0.8 or later there, and run  CREATE "
+                "EXTENSION vector  as its administrator"
+            ) from None
+        connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self.database.schema)))
+        for statement in (
+            "CREATE TABLE IF NOT EXISTS {state} (one boolean PRIMARY KEY DEFAULT true CHECK (one)," + _STATE + ")",
+            "CREATE TABLE IF NOT EXISTS {purchases} (arrived bigint PRIMARY KEY, user_id text NOT NULL, "
+            "item_id text NOT NULL, timestamp bigint, UNIQUE (user_id, item_id))",
+            "CREATE TABLE IF NOT EXISTS {forgotten} (arrived bigint PRIMARY KEY, user_id text NOT NULL, "
+            "at timestamptz NOT NULL DEFAULT now())",
+        ):
+            connection.execute(self.query(statement))
+        there = connection.execute(self.query("SELECT 1 FROM {state}")).fetchone()
+        return self.state(connection) if there else None
+
+    def begin(self, connection: Connection[Any]) -> None:
+        """Write the state of a catalogue that is being made."""
+        text = "INSERT INTO {state} SELECT true, %s, 0, 0, '', 0, '', 0, 0, 0, 0, false, 0"
+        connection.execute(self.query(text), (FORMAT,))
+
+    # ---- items
+
+    def make_items(self, connection: Connection[Any], generation: int, dim: int) -> None:
+        """Make an empty generation."""
+        items = self.items(generation)
+        kind = sql.SQL("vector({})").format(sql.Literal(dim)) if dim else sql.SQL("vector")
+        self.drop_items(connection, generation)
+        connection.execute(self.query("CREATE TABLE {items} (" + _ITEMS + ")", items=items, vector=kind))
+        connection.execute(self.query("ALTER TABLE {items} ALTER vector SET STORAGE MAIN", items=items))
+
+    def drop_items(self, connection: Connection[Any], generation: int) -> None:
+        """Remove a generation."""
+        connection.execute(self.query("DROP TABLE IF EXISTS {items}", items=self.items(generation)))
+
+    def remove(self, connection: Connection[Any], generation: int, item_ids: Sequence[str]) -> None:
+        """Remove items of a generation that does not count yet."""
+        text = "DELETE FROM {items} WHERE item_id = ANY(%s)"
+        connection.execute(self.query(text, items=self.items(generation)), (list(item_ids),))
+
+    def index_items(self, connection: Connection[Any], generation: int) -> None:
+        """Make the indexes of all but vectors, once the first items are there."""
+        for columns in (
+            "UNIQUE INDEX ON {items} (item_id) WHERE until IS NULL",
+            "INDEX ON {items} (item_id)",
+            "INDEX ON {items} USING hash (title)",
+            "INDEX ON {items} (category, price)",
+            "INDEX ON {items} (price)",
+            "INDEX ON {items} (since)",
+            "INDEX ON {items} (until) WHERE until IS NOT NULL",
+            "INDEX ON {items} (ended) WHERE until IS NOT NULL",
+        ):
+            connection.execute(self.query("CREATE " + columns, items=self.items(generation)))
+        connection.execute(self.query("ANALYZE {items}", items=self.items(generation)))
+
+    def index_vectors(self, connection: Connection[Any], generation: int, *, beside: bool = False) -> None:
+        """Make the index of vectors, in the memory of one process; ``beside`` others that write in no transaction."""
+        connection.execute("SET maintenance_work_mem = '1GB'")
+        connection.execute("SET max_parallel_maintenance_workers = 0")
+        how = sql.SQL("CONCURRENTLY" if beside else "")
+        text = "CREATE INDEX {how} ON {items} USING hnsw (vector vector_ip_ops)"
+        connection.execute(self.query(text, how=how, items=self.items(generation)))
+        connection.execute("RESET maintenance_work_mem")
+        connection.execute("RESET max_parallel_maintenance_workers")
+
+    def write(
+        self,
+        connection: Connection[Any],
+        generation: int,
+        version: int,
+        places: Iterable[int],
+        items: Sequence[StoredItem],
+        vectors: Float32[np.ndarray, "item dim"] | Float32[Tensor, "item dim"],
+    ) -> None:
+        """Copy items in."""
+        names = sql.SQL(", ").join(map(sql.Identifier, _WRITTEN))
+        text = self.query(
+            "COPY {items} ({names}) FROM STDIN (FORMAT binary)", items=self.items(generation), names=names
+        )
+        with connection.cursor() as cursor, cursor.copy(text) as copy:
+            copy.set_types(_TYPES)
+            for place, item, vector in zip(places, items, sent(np.asarray(vectors)), strict=True):
+                copy.write_row((place, version, *item.values, fold(item.title), vector))
+
+    def end(
+        self, connection: Connection[Any], generation: int, version: int, item_ids: Sequence[str]
+    ) -> Mapping[str, int]:
+        """Let items be gone from a version on; gives the places of those that were there."""
+        text = (
+            "UPDATE {items} SET until = %s, ended = now() WHERE item_id = ANY(%s) AND until IS NULL "
+            "RETURNING item_id, place"
+        )
+        return dict(
+            connection.execute(self.query(text, items=self.items(generation)), (version, list(item_ids))).fetchall()
+        )
+
+    def whole(self, generation: int, version: int) -> Segment:
+        """All items of a version."""
+        asked = self.query(
+            "SELECT {columns} FROM {items} WHERE " + VISIBLE + " ORDER BY place", items=self.items(generation)
+        )
+        return segment_of(self.database.read(asked, {"version": version}))
+
+    def page(
+        self, generation: int, version: int, after: int, most: int
+    ) -> tuple[Sequence[int], Sequence[StoredItem]] | None:
+        """The next items of a version after a place, with their places; None where there are no more."""
+        asked = (
+            "SELECT place, item_id, title, category, in_stock, price, metadata FROM {items} WHERE "
+            + VISIBLE
+            + " AND place > %(after)s ORDER BY place LIMIT %(most)s"
+        )
+        given = {"version": version, "after": after, "most": most}
+        found = self.database.read(self.query(asked, items=self.items(generation)), given)
+        return ([row[0] for row in found], [StoredItem.restore(*row[1:]) for row in found]) if found else None
+
+    def check(self, state: State) -> list[str]:
+        """What does not fit, a sentence each."""
+        asked = "SELECT count(*), count(*) FILTER (WHERE vector IS NULL) FROM {items} WHERE until IS NULL"
+        ((items, without),) = self.database.read(self.query(asked, items=self.items(state.generation)))
+        found = [f"there are {items:,} items, and {state.items:,} were written"] if items != state.items else []
+        return found + ([f"{without:,} items have no vector"] if without and state.dim else [])
+
+    def changed(
+        self, generation: int, since: int, version: int, connection: Connection[Any] | None = None
+    ) -> tuple[Segment, list[str]]:
+        """The items that were written after a version, as of a later one, and the ids that were deleted."""
+        items, given = self.items(generation), {"since": since, "version": version}
+
+        def read(query: sql.Composed) -> Rows:
+            if connection is None:
+                return self.database.read(query, given)
+            return connection.execute(query, given, binary=True).fetchall()
+
+        asked = "SELECT {columns} FROM {items} WHERE since > %(since)s AND " + VISIBLE + " ORDER BY place"
+        written = segment_of(read(self.query(asked, items=items)))
+        asked = "SELECT item_id FROM {items} WHERE until > %(since)s AND until <= %(version)s AND since <= %(since)s"
+        gone = read(self.query(asked, items=items))
+        return written, [item_id for (item_id,) in gone if item_id not in written.row_of]
+
+    def tidy(self, connection: Connection[Any], state: State) -> None:
+        """Remove what nobody can ask for any more."""
+        text = (
+            "WITH gone AS (DELETE FROM {items} WHERE until IS NOT NULL AND ended < now() - make_interval(mins => %s) "
+            "RETURNING until) SELECT max(until) FROM gone"
+        )
+        (last,) = connection.execute(self.query(text, items=self.items(state.generation)), (KEPT_MIN,)).fetchone() or (
+            None,
+        )
+        if last is not None:
+            self.set_state(connection, purged=max(last, state.purged))
+        connection.execute(
+            self.query("DELETE FROM {forgotten} WHERE at < now() - make_interval(days => %s)"), (_FORGOTTEN_D,)
+        )
+        if state.former is not None:
+            over = connection.execute(self.query("SELECT 1 FROM {state} WHERE former_until < now()")).fetchone()
+            if over:
+                self.drop_items(connection, state.former)
+                self.set_state(connection, former=None)
+
+    def switch(self, connection: Connection[Any], state: State, **facts: Any) -> None:
+        """Let another generation count, from the next version on; the former one is kept for a while."""
+        if state.former is not None:
+            self.drop_items(connection, state.former)
+        version = state.version + 1
+        self.set_state(connection, version=version, switched=version, former=state.generation, purged=version, **facts)
+        text = "UPDATE {state} SET former_until = now() + make_interval(hours => %s)"
+        connection.execute(self.query(text), (_FORMER_H,))
+
+    # ---- purchases
+
+    def purchases(self) -> tuple[int, Rows]:
+        """The number of the last arrival, and all purchases."""
+        asked = (
+            "SELECT arrived, NULL, NULL, NULL FROM {state} UNION ALL "
+            "SELECT arrived, user_id, item_id, timestamp FROM {purchases}"
+        )
+        found = self.database.read(self.query(asked))
+        found.sort(key=lambda row: row[0])
+        return found[-1][0], [row[1:] for row in found if row[1] is not None]
+
+    def arrivals(self, after: int) -> tuple[int, list[Purchase | Forgotten]]:
+        """The same for what came after one; and who was forgotten."""
+        asked = (
+            "SELECT arrived, user_id, item_id, timestamp FROM {purchases} WHERE arrived > %(after)s UNION ALL "
+            "SELECT arrived, user_id, NULL, NULL FROM {forgotten} WHERE arrived > %(after)s ORDER BY 1"
+        )
+        found = self.database.read(self.query(asked), {"after": after})
+        entries = [Forgotten(row[1]) if row[2] is None else Purchase(*row[1:]) for row in found]
+        return (found[-1][0] if found else after), entries
+
+    def add_purchases(self, connection: Connection[Any], arrived: int, rows: Rows) -> Rows:
+        """Add those that are new, numbered from the next number on; gives them."""
+        users, items, times = (list(column) for column in zip(*rows, strict=True))
+        asked = (
+            "INSERT INTO {purchases} SELECT %s + row_number() OVER (ORDER BY n), u, i, t "
+            "FROM unnest(%s::text[], %s::text[], %s::bigint[]) WITH ORDINALITY given (u, i, t, n) WHERE NOT EXISTS "
+            "(SELECT 1 FROM {purchases} p WHERE p.user_id = u AND p.item_id = i) RETURNING user_id, item_id, timestamp"
+        )
+        return connection.execute(self.query(asked), (arrived, users, items, times)).fetchall()
+
+    def copy_purchases(self, connection: Connection[Any], arrived: int, table: pl.DataFrame) -> None:
+        """Put purchases, each once, numbered after a number, in the place of all that are there."""
+        connection.execute(self.query("TRUNCATE {purchases}"))
+        text = self.query("COPY {purchases} (arrived, user_id, item_id, timestamp) FROM STDIN (FORMAT binary)")
+        with connection.cursor() as cursor, cursor.copy(text) as copy:
+            copy.set_types(("int8", "text", "text", "int8"))
+            for number, row in enumerate(table.iter_rows(), start=arrived + 1):
+                copy.write_row((number, *row))
+
+    def forget(self, connection: Connection[Any], arrived: int, user_id: str) -> int:
+        """Delete a customer's purchases, and note it; gives how many there were."""
+        gone = connection.execute(self.query("DELETE FROM {purchases} WHERE user_id = %s"), (user_id,)).rowcount
+        connection.execute(self.query("INSERT INTO {forgotten} VALUES (%s, %s)"), (arrived, user_id))
+        return gone
+
+
+def sent(vectors: Float32[np.ndarray, "item dim"]) -> Iterable[bytes | None]:
+    """Vectors as the database reads them; None where there are none."""
+    count, dim = vectors.shape
+    if not dim:
+        return [None] * count
+    head = dim.to_bytes(2, "big") + b"\0\0"
+    return (head + row.tobytes() for row in vectors.astype(">f4"))
+
+
+def received(vectors: Sequence[bytes | None]) -> Float32[Tensor, "item dim"]:
+    """Vectors as :data:`_READ` gives them."""
+    content = b"".join(vector[4:] for vector in vectors if vector is not None)
+    values = np.frombuffer(content, dtype=">f4").astype(np.float32)
+    return torch.from_numpy(values.reshape(len(vectors), -1) if len(vectors) else values.reshape(0, 0))
+
+
+def segment_of(rows: Rows, dim: int = 0) -> Segment:
+    """Rows of :data:`_READ`, places rising, as a segment; it has no checksums, which are the database's own."""
+    vectors = received([row[-1] for row in rows]) if rows else torch.empty(0, dim)
+    return Segment.build(table_of_rows([(*row[:-1], 0, 0) for row in rows]), vectors)
+
+
+def check_texts(values: Iterable[Any]) -> None:
+    """Refuse what the database cannot keep.
+
+    Raises:
+        DataError: a text with a zero character.
+    """
+    for value in values:
+        if isinstance(value, str) and "\0" in value:
+            raise DataError(f"{value[:60]!r} has a zero character, which PostgreSQL cannot keep: leave it out")
+
+
+def askable(texts: Iterable[str]) -> list[str]:
+    """Those texts that the database may know, each once."""
+    return [text for text in dict.fromkeys(texts) if "\0" not in text and text.encode(errors="ignore").decode() == text]

