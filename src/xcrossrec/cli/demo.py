@@ -24,7 +24,7 @@ MARKER = "xcrossrec-demo.json"
 """Marks a folder as a demo's, which the next demo may replace."""
 
 SIMULATED = "Its customers are SIMULATED: the numbers show that the software works, and nothing about people."
-MINUTES = 3.0
+MINUTES = 2.5
 """Two idle cores take about half of them."""
 _FOLDERS = ("data", "garden")
 
