@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from xcrossrec.adaptation.candidates import BOUGHT, Made, Maker
 from xcrossrec.adaptation.curve import fit_curve, sizes
@@ -23,6 +24,7 @@ from xcrossrec.evaluation import evaluate
 from xcrossrec.exceptions import StorageError, XCrossRecError
 from xcrossrec.models.adapters import MANIFEST
 from xcrossrec.recommender import Recommender
+from xcrossrec.replacing import replacing_file
 from xcrossrec.scoring import Rung, Scorer, rung_of
 from xcrossrec.types import USER, Split
 
@@ -32,6 +34,7 @@ LABELS: dict[Rung, str] = {
     "one": "one purchase here",
     "several": "several purchases here",
 }
+CURVE = "curve.parquet"
 _EXPLAINED = 100
 """Customers whose reasons are put to the test."""
 
@@ -115,7 +118,8 @@ def rungs_of(domain: Domain, split: Split) -> tuple[Step, ...]:
 def curve_of(maker: Maker, made: Sequence[Made], decision: Decision) -> Curve | None:
     """Measure the chosen form on ever more of the users at hand, the fewer ones part of the more.
 
-    A form that learns nothing from users is measured with the co-purchase term; what sells most, with the base's.
+    A form that learns nothing from users is measured with the co-purchase term; what sells most, with the base's. What
+    each user has at each point is kept in ``work/curve.parquet``, a column a number of users.
 
     Args:
         maker: with everything that was fitted.
@@ -146,6 +150,8 @@ def curve_of(maker: Maker, made: Sequence[Made], decision: Decision) -> Curve | 
                 measure(count, maker.load(place / str(count)))
         users.append(most)
         values.append(chosen.report.of("full").sort(USER)["mrr"].to_numpy())
+    with replacing_file(shop.work / CURVE) as file:
+        pl.DataFrame({str(count): each for count, each in zip(users, values, strict=True)}).write_parquet(file)
     return fit_curve(users, np.stack(values), more=most, seed=shop.seed)
 
 

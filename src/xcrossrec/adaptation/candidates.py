@@ -28,11 +28,12 @@ from xcrossrec.models.purchases import Purchases, with_counts
 from xcrossrec.models.scorer import ModelScorer
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.training.day_one import Weights, popularity_of, with_day_one
+from xcrossrec.training.loop import uses_bfloat16
 from xcrossrec.training.places import RUN_FILE, work_folder
 from xcrossrec.training.purchases import counted, with_purchases
 from xcrossrec.training.source import domain_record, reading, source_users, train_source, with_head, write
 from xcrossrec.training.target import build_target_model, train_target
-from xcrossrec.types import ITEM
+from xcrossrec.types import ITEM, EncodingPrecision
 
 _TIMED = 256
 """Texts whose reading is timed, once the model is warm."""
@@ -200,7 +201,8 @@ class Maker:
 
     def load(self, folder: Path) -> ModelScorer:
         """Read the catalogue by a fitted candidate."""
-        return ModelScorer(bundle.load(folder, base=self.base), self.domain.texts, name="fitted", ids=self.ids)
+        model = bundle.load(folder, base=self.base)
+        return ModelScorer(model, self.domain.texts, name="fitted", precision=reads_in(), ids=self.ids)
 
     def training_s(self, users: int, epochs: int, purchases: int, streams: int = 1) -> float:
         """Seconds that a training will take: each text is read, and learned from, once an epoch."""
@@ -268,7 +270,12 @@ def read_text(domain: Domain, sources: Sequence[Made], base: str) -> ModelScorer
     model = with_head(reading(model, domain, folders), domain, source_config(projection_rank=0))
     model = assembled(kind_of(model), [each for each in model if not isinstance(each, (Purchases, DayOne))])
     model.eval()
-    return ModelScorer(model, domain.texts, name="text")
+    return ModelScorer(model, domain.texts, name="text", precision=reads_in())
+
+
+def reads_in() -> EncodingPrecision:
+    """The precision that the catalogue is read in: bf16 where the processor does it natively, as in training."""
+    return "bf16" if uses_bfloat16(source_config()) else "fp32"
 
 
 def _untrained(domain: Domain, base: str) -> Model:

@@ -1,6 +1,6 @@
 """What each established category is worth: alone, and in the mean of all, asked of users of the target.
 
-Legend: ``user`` = one user of the target, ``item`` = one item of its catalogue.
+Legend: ``user`` = one user of the target, ``moment`` = one purchase of theirs, ``item`` = one item of the catalogue.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ from xcrossrec.training.source import source_users, user_hashes
 ASKED = 300
 """Users of the target that sources are judged by, at most."""
 
+LATEST = 4
+"""Purchases of each that are ranked, at most; never the first."""
+
 
 class Judge:
-    """Asks users of the target what each source is worth: their last purchase of train is ranked in the catalogue.
+    """Asks users of the target what each source is worth: their latest purchases of train are ranked in the catalogue.
 
     Args:
         target: whose train users are asked; nothing is trained on them here.
@@ -38,18 +41,27 @@ class Judge:
         self.target, self.seed = target, seed
         every = target.sequences("train")
         self.users: Sequences = every.take(min(len(every), ASKED) or None, seed)
-        self.histories, self.wanted = self.users.histories_and_targets()
-        self.scores: dict[str, Float[np.ndarray, "user item"]] = {}
+        self.moments = [
+            (user, place)
+            for user, rows in enumerate(self.users.rows)
+            for place in range(max(1, len(rows) - LATEST), len(rows))
+        ]
+        self.scores: dict[str, Float[np.ndarray, "moment item"]] = {}
 
     def ask(self, name: str, scorer: Scorer) -> None:
         """Let a source's text score, or the base's, which has the empty name."""
-        self.scores[name] = scorer.score(self.histories).astype(np.float32)
+        histories = [self.users.rows[user][:place] for user, place in self.moments]
+        self.scores[name] = scorer.score(histories).astype(np.float32)
 
     def ranked(self, names: Sequence[str]) -> Float64[np.ndarray, " user"]:
-        """Reciprocal ranks by the mean of several texts' scores."""
+        """Reciprocal ranks by the mean of several texts' scores, of each user the mean of all that is ranked."""
         mean = np.mean([self.scores[name] for name in names], axis=0)
-        left_out = [()] * len(self.users) if self.target.keeps_repeats else self.users.rows
-        return reciprocal_rank(catalogue_ranks(mean, self.wanted, left_out)[0])
+        rows = self.users.rows
+        wanted = np.array([rows[user][place] for user, place in self.moments])
+        left_out = [() if self.target.keeps_repeats else rows[user] for user, _ in self.moments]
+        found = reciprocal_rank(catalogue_ranks(mean, wanted, left_out)[0])
+        of = np.array([user for user, _ in self.moments])
+        return np.bincount(of, found, len(rows)) / np.bincount(of, minlength=len(rows))
 
     def verdicts(self) -> dict[str, Verdict]:
         """Judge all sources that were asked; see :func:`judge`."""
@@ -104,9 +116,9 @@ def judge(names: Sequence[str], ranked: Ranked, seed: int = 0) -> dict[str, Verd
 
     A source is harmful ("no") if the mean of all is for sure better without it; or if it is alone for sure worse than
     the untrained base, and the mean is not for sure better with it. It helps ("yes") if the mean is for sure better
-    with it, or it is alone for sure better than the base. Else it is unclear, and used only if the mean is better with
-    it at all (an only one: if it is better than the base). For sure: the 95% interval of the paired differences leaves
-    0 out. After one was dropped, the others are judged in the mean of the rest.
+    with it, or it is alone for sure better than the base. Else it is unclear, and used: what is untrained hardly tells
+    what is trained on the target afterwards (lab/log, 2026-11-29). For sure: the 95% interval of the paired differences
+    leaves 0 out. After one was dropped, the others are judged in the mean of the rest.
 
     Args:
         names: of the sources.
@@ -116,10 +128,10 @@ def judge(names: Sequence[str], ranked: Ranked, seed: int = 0) -> dict[str, Verd
     base, kept, found = ranked([""]), list(names), dict[str, Verdict]()
     while kept:
         judged = {name: _judged(name, kept, ranked, base, seed) for name in kept}
-        useless = [name for name in kept if not judged[name].used]
-        if not useless:
+        harmful = [name for name in kept if not judged[name].used]
+        if not harmful:
             return {name: {**judged, **found}[name] for name in names}
-        worst = min(useless, key=lambda name: (judged[name].helps != "no", judged[name].alone.mean))
+        worst = min(harmful, key=lambda name: judged[name].alone.mean)
         found[worst] = judged[worst]
         kept.remove(worst)
     return {name: found[name] for name in names}
@@ -141,10 +153,7 @@ def _judged(name: str, kept: Sequence[str], ranked: Ranked, base: Float64[np.nda
         helps, why = "yes", f"the mean is better with it ({without.mean:+.4f})"
     elif over.low > 0:
         helps, why = "yes", f"{better}, for sure better"
-    used = helps == "yes" or (helps == "unclear" and (over if without is None else without).mean > 0)
-    if helps == "unclear" and not used and without is not None:
-        why = f"{worse} ({-without.mean:+.4f}, which may be chance), {why}"
-    return Verdict(interval(own, seed), without, helps, used, why)
+    return Verdict(interval(own, seed), without, helps, helps != "no", why)
 
 
 def sources_table(found: Sequence[Source], users: int) -> str:
@@ -168,8 +177,8 @@ def sources_table(found: Sequence[Source], users: int) -> str:
     ]
     header = ["source", "helps", "alone", "worth in the mean", "shared users", "words", "why"]
     caption = (
-        f"By {users} users of the target, whose last purchase is ranked in the whole catalogue; nothing was trained on "
-        "it. MRR with 95% interval; words: share of the target's words that the source has."
+        f"By {users} users of the target, whose latest purchases, {LATEST} at most, are ranked in the whole catalogue; "
+        "nothing was trained on them. MRR with 95% interval; words: share of the target's words that the source has."
     )
     return "\n".join([*aligned(header, rows), "", caption])
 
