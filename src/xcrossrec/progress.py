@@ -70,14 +70,14 @@ class Stage:
         if now - self._told < (_FRAME_S if self._bar else LINE_S) or (self._bar and elapsed < _PATIENCE_S):
             return
         self._told = now
-        left = f"about {_seconds(elapsed * (total - done) / made)} left" if made and done < total else ""
+        left = f"about {in_words(elapsed * (total - done) / made)} left" if made and done < total else ""
         told = [f"{done:,} of {total:,} {self.unit}", note, left]
         self._say(done / max(total, 1), ", ".join(part for part in told if part))
 
     def close(self) -> None:
         """Leave the last state standing, with the time it took, if any was shown."""
         if self._said and self._line is not None:
-            self._say(1.0, f"done in {_seconds(time.monotonic() - self._began)}")
+            self._say(1.0, f"done in {in_words(time.monotonic() - self._began)}")
             if self._bar:
                 sys.stderr.write("\n")
                 sys.stderr.flush()
@@ -110,7 +110,10 @@ def stage(what: str, unit: str) -> Iterator[Stage]:
         made.close()
 
 
-def _seconds(seconds: float) -> str:
+def in_words(seconds: float) -> str:
+    """A duration for people: below a second with a digit more, from 100 on in minutes, from 100 minutes on in hours."""
     if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+        return f"{seconds:.{int(0 < seconds < 1)}f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.{int(seconds < 600)}f}".removesuffix(".0") + " min"
+    return f"{seconds / 3600:.1f} h"

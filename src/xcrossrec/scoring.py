@@ -13,6 +13,14 @@ from xcrossrec.exceptions import DataError
 Rung: TypeAlias = Literal["none", "other", "one", "several"]
 """What is known of a customer: nothing; purchases in other categories alone; one purchase here; several."""
 
+KNOWN: dict[Rung, str] = {
+    "none": "nothing",
+    "other": "purchases in other categories alone",
+    "one": "one purchase here",
+    "several": "several purchases here",
+}
+"""The same in words."""
+
 
 def rung_of(history: Sequence[object], elsewhere: Sequence[object] = ()) -> Rung:
     """Where a customer stands on the ladder.

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from xcrossrec.adaptation.decision import FILE
 from xcrossrec.adaptation.report import render, write_report
 from xcrossrec.adaptation.report.plots import Bar, bars, tag
-from xcrossrec.adaptation.report.words import duration, memory, percent, signed
+from xcrossrec.adaptation.report.words import memory, percent, signed
 from xcrossrec.cli import app
+from xcrossrec.progress import in_words
 
 HEADINGS = (
     "How much better is it?",
@@ -174,9 +175,11 @@ def test_a_text_is_escaped_and_markup_is_not() -> None:
         (signed(-0.0123), "\u22120.0123"),
         (percent(0.0), "0%"),
         (percent(0.042), "4.2%"),
-        (duration(0.24), "0.2 s"),
-        (duration(59.7), "1 min"),
-        (duration(75), "1 min 15 s"),
+        (in_words(0.24), "0.2 s"),
+        (in_words(59.7), "60 s"),
+        (in_words(125), "2.1 min"),
+        (in_words(1250), "21 min"),
+        (in_words(9000), "2.5 h"),
         (memory(0), "\u2013"),
         (memory(1536), "1.5 GB"),
     ],

@@ -15,7 +15,7 @@ from xcrossrec.adaptation.curve import fit_curve, sizes
 from xcrossrec.adaptation.customers import side_by_side
 from xcrossrec.adaptation.decision import Curve, Decision, Step
 from xcrossrec.adaptation.risks import beyond_of, risks_of
-from xcrossrec.adaptation.shop import MODEL, Form, in_words, log
+from xcrossrec.adaptation.shop import MODEL, Form, log
 from xcrossrec.adaptation.trial import plan_trial
 from xcrossrec.adaptation.truth import check_explanations
 from xcrossrec.baselines.rivals import Popularity
@@ -23,17 +23,12 @@ from xcrossrec.data.domain import Domain
 from xcrossrec.evaluation import evaluate
 from xcrossrec.exceptions import StorageError, XCrossRecError
 from xcrossrec.models.adapters import MANIFEST
+from xcrossrec.progress import in_words
 from xcrossrec.recommender import Recommender
 from xcrossrec.replacing import replacing_file
-from xcrossrec.scoring import Rung, Scorer, rung_of
+from xcrossrec.scoring import KNOWN, Rung, Scorer, rung_of
 from xcrossrec.types import USER, Split
 
-LABELS: dict[Rung, str] = {
-    "none": "nothing is known: the first purchase",
-    "other": "purchases in other categories alone",
-    "one": "one purchase here",
-    "several": "several purchases here",
-}
 CURVE = "curve.parquet"
 _EXPLAINED = 100
 """Customers whose reasons are put to the test."""
@@ -110,8 +105,8 @@ def rungs_of(domain: Domain, split: Split) -> tuple[Step, ...]:
         customers.update(stood.keys())
     total = max(1, moments.total())
     return tuple(
-        Step(rung=rung, label=label, customers=customers[rung], share=moments[rung] / total)
-        for rung, label in LABELS.items()
+        Step(rung=rung, label=known, customers=customers[rung], share=moments[rung] / total)
+        for rung, known in KNOWN.items()
     )
 
 

@@ -23,7 +23,7 @@ from xcrossrec.adaptation.decision import Status
 from xcrossrec.data.domain import Domain
 from xcrossrec.evaluation import Evaluation, evaluate
 from xcrossrec.exceptions import StorageError, XCrossRecError
-from xcrossrec.progress import Stage
+from xcrossrec.progress import Stage, in_words
 from xcrossrec.replacing import replacing_folder
 from xcrossrec.scoring import Scorer
 from xcrossrec.types import USER, Split
@@ -253,8 +253,3 @@ def _peak_mb() -> float:
         if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii")):
             return int(found[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def in_words(seconds: float) -> str:
-    """A duration for people."""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"

@@ -11,6 +11,7 @@ import typer
 
 from xcrossrec.cli.checks import check_base, check_category
 from xcrossrec.cli.console import Base, prepare, progress_to_stderr
+from xcrossrec.progress import in_words
 
 if TYPE_CHECKING:
     from xcrossrec.adaptation.decision import Candidate, Decision
@@ -108,8 +109,6 @@ def as_text(decision: Decision, out: Path) -> str:
 
 
 def _row(each: Candidate, shipped: bool) -> list[str]:
-    from xcrossrec.adaptation.shop import in_words
-
     assert each.report is not None
     assert each.minus_chosen is not None
     less = "shipped" if shipped else each.minus_chosen.shown("+")

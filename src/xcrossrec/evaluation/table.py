@@ -7,6 +7,7 @@ from typing import Any
 
 from xcrossrec.metrics.lists import LENGTH
 from xcrossrec.metrics.ranking import METRICS
+from xcrossrec.scoring import KNOWN
 from xcrossrec.types import Negatives
 
 _LISTS = {
@@ -19,13 +20,6 @@ _LISTS = {
 """What people call a metric of lists, and how its values are written."""
 
 SIMULATED = "simulated users: these numbers show that the software works, nothing about people"
-
-_RUNGS = {
-    "none": "nothing",
-    "other": "purchases in other categories alone",
-    "one": "one purchase here",
-    "several": "several purchases here",
-}
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:
@@ -41,13 +35,13 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         [kind, summary["scorer"], *(_mean_with_interval(found, name) for name in METRICS)]
         for kind, found in summary["metrics"].items()
     ]
-    for rung, words in _RUNGS.items():
+    for rung, words in KNOWN.items():
         for kind, found in summary.get("by_rung", {}).get(rung, {}).items():
             rows.append([kind, f"known: {words}", *(_mean_with_interval(found, name) for name in METRICS)])
     caption = f"{summary['domain']} {summary['split']}: {summary['users']} users, seed {summary['seed']}"
     notes = list(summary["warnings"])
     if rungs := summary.get("rungs"):
-        counts = [f"{rungs[rung]:,} {words}" for rung, words in _RUNGS.items() if rung in rungs]
+        counts = [f"{rungs[rung]:,} {words}" for rung, words in KNOWN.items() if rung in rungs]
         notes.append(f"What is known of the users: {', '.join(counts)}.")
     if "without_seen" in summary:
         notes.append(_without_seen_note(summary["without_seen"]))

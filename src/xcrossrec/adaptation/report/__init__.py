@@ -15,6 +15,7 @@ from markupsafe import Markup
 from xcrossrec.adaptation.decision import Candidate, Decision, Interval
 from xcrossrec.adaptation.report import words
 from xcrossrec.adaptation.report.plots import Bar, bars, curve
+from xcrossrec.progress import in_words
 from xcrossrec.replacing import replacing_file
 
 FILE = "report.html"
@@ -22,6 +23,7 @@ FILE = "report.html"
 _HERE = Path(__file__).parent
 _FILTERS: Mapping[str, Callable[..., str]] = {
     **{name: getattr(words, name) for name in words.__all__},
+    "in_words": in_words,
     "count": "{:,}".format,
     "typed": shlex.join,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from xcrossrec.adaptation.decision import Source
 
 __all__ = [
-    "common", "duration", "large", "memory", "percent", "rounded", "score", "sentence", "signed", "slug",
+    "common", "large", "memory", "percent", "rounded", "score", "sentence", "signed", "slug",
 ]  # fmt: skip
 
 NONE, MINUS = "\u2013", "\u2212"
@@ -30,14 +30,6 @@ def percent(share: float) -> str:
 def rounded(value: float | None, digits: int = 1, unit: str = "") -> str:
     """A number of so many digits, where there is one."""
     return NONE if value is None else f"{value:.{digits}f}{unit}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds, or minutes and seconds."""
-    if seconds < 1:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return " ".join(f"{n} {unit}" for n, unit in ((minutes, "min"), (rest, "s")) if n)
 
 
 def memory(megabytes: float) -> str:
