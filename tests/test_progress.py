@@ -76,7 +76,7 @@ def test_a_stage_within_a_stage_is_silent(wait: Callable[[float], None]) -> None
         bar.at(0, 2)
         work(wait, 10, 10.0)
         bar.at(1, 2)
-    assert lines == ["ranking: 1 of 2 users, about 1.7 min left", "ranking: done in 2 min"]
+    assert lines == ["ranking: 1 of 2 users, about 1.7 min left", "ranking: done in 1.7 min"]
 
 
 def test_a_continued_stage_counts_its_own_speed(wait: Callable[[float], None]) -> None:
