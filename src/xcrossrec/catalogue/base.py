@@ -328,6 +328,12 @@ class Catalogue:
 
     # ---- another model
 
+    @property
+    def replaced_by(self) -> str | None:
+        """The folder of the model whose vectors took this one's place elsewhere, empty where it is not known; None
+        where none did."""
+        return None
+
     def successor(self, fingerprint: str) -> Self | None:
         """The catalogue that took this one's place elsewhere, if it has a model's vectors; None else."""
         return None

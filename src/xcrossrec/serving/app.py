@@ -27,8 +27,10 @@ def create_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        following = asyncio.create_task(service.follow())
         yield
         service.draining = True
+        following.cancel()
         await asyncio.to_thread(service.close)
 
     app = FastAPI(

@@ -119,9 +119,9 @@ async def find_items(
 ) -> Response:
     """Find items by a part of their title."""
     served, within_s = _service(request).find(model), _service(request).settings.search_timeout_s
-    snapshot = served.store.snapshot()
     try:
         async with asyncio.timeout(within_s):
+            snapshot = await asyncio.to_thread(served.store.snapshot)
             found = await asyncio.to_thread(snapshot.search_titles, query, limit, within_s=within_s)
     except TimeoutError:
         said = f"the titles were not searched within {within_s:g} s: ask again, or for less"
@@ -184,13 +184,14 @@ async def _write(
 @router.get("/v1/model", response_model=ModelInfo, responses=READ, tags=["models"])
 async def model_info(request: Request, name: Wanted = None) -> Response:
     """Describe a model: its sources, how it scores, its catalogue."""
-    return _json(_service(request).find(name).info.model_dump())
+    return _json((await _info(_service(request).find(name))).model_dump())
 
 
 @router.get("/v1/models", response_model=ModelsAnswer, responses=failures(401, 403, 422), tags=["models"])
 async def model_infos(request: Request) -> Response:
     """Describe all models."""
-    return _json({"models": [served.info.model_dump() for served in _service(request).models.values()]})
+    infos = [await _info(served) for served in list(_service(request).models.values())]
+    return _json({"models": [info.model_dump() for info in infos]})
 
 
 @router.post(
@@ -199,7 +200,7 @@ async def model_infos(request: Request) -> Response:
 async def reload_model(request: Request, name: str, asked: ReloadRequest) -> Response:
     """Put another bundle in a model's place while it serves; answered when the new one answers."""
     new = await _service(request).replace(name, None if asked.path is None else Path(asked.path))
-    return _json(new.info.model_dump())
+    return _json((await _info(new)).model_dump())
 
 
 # ---- the process
@@ -257,6 +258,11 @@ async def report(request: Request, model: Wanted = None) -> Response:
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
+
+
+async def _info(served: Served) -> ModelInfo:
+    """Describe a model; its catalogue may have to be asked."""
+    return await asyncio.to_thread(lambda: served.info)
 
 
 def _check(what: str, value: int, most: int) -> None:

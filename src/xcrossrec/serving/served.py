@@ -268,9 +268,13 @@ def replace(old: Served, path: Path | None, settings: Settings, metrics: Metrics
                 f"{spec.path} scores {kind_of(model).name!r} and {old.spec.name!r} is served with "
                 f"{kind_of(old.model).name!r}: serve it under another name, with a catalogue of its own"
             )
-        log.info("encoding %d items again for %s (fingerprint %s)", len(store), spec.path, fingerprint[:12])
-        store = embed_again(store, model)
+        store = old.store.successor(fingerprint) or _embedded(old.store, model, spec)
     new = Served(spec, model, manifest, store, settings, metrics)
     if store is old.store:
         new.recommender.memory = old.recommender.memory
     return new
+
+
+def _embedded(store: Catalogue, model: Model, spec: Spec) -> Catalogue:
+    log.info("encoding %d items again for %s", len(store), spec.path)
+    return embed_again(store, model, spec.path)

@@ -7,11 +7,12 @@ import gc
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 
 import torch
 
 from xcrossrec.catalogue import open_catalogue
-from xcrossrec.exceptions import ConfigError, XCrossRecError
+from xcrossrec.exceptions import ConfigError, UnavailableError, XCrossRecError
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.problems import Problem
 from xcrossrec.serving.room import Room
@@ -19,6 +20,9 @@ from xcrossrec.serving.served import Served, load, replace
 from xcrossrec.serving.settings import Settings, Spec
 
 log = logging.getLogger(__name__)
+
+FOLLOW_S, _AGAIN_S = 1.0, 30.0
+"""Seconds between two looks at whether a catalogue changed its model elsewhere, and after one that was of no use."""
 
 
 class Service:
@@ -33,6 +37,7 @@ class Service:
         self._replacing = {name: asyncio.Lock() for name in self.models}
         self._retired: list[Served] = []
         self._leaving: list[asyncio.Task[None]] = []
+        self._failed: dict[str, float] = {}  # models that could not follow, and when to try again
         for name in self.models:
             self._measure(name)
         metrics.ready.set_function(lambda: float(not self.draining))
@@ -134,9 +139,39 @@ class Service:
 
     async def successor(self, served: Served) -> Served | None:
         """Wait until a model that refuses, because it is being replaced, was: the one in its place, if there is."""
-        async with self._replacing[served.spec.name]:
-            new = self.models[served.spec.name]
+        name = served.spec.name
+        async with self._replacing[name]:
+            new = self.models[name]
+        if new is served:  # another service may have replaced it
+            await self._follow(name)
+            new = self.models[name]
         return None if new is served else new
+
+    async def follow(self) -> None:
+        """Look each second whether another service on the same catalogue changed a model, and change it here too."""
+        while not self.draining:
+            await asyncio.sleep(FOLLOW_S)
+            for name in list(self.models):
+                if self._failed.get(name, 0) <= monotonic():
+                    await self._follow(name)
+
+    async def _follow(self, name: str) -> None:
+        """Change to the model whose vectors count in the catalogue, where these are another's by now."""
+        store = self.models[name].store
+        try:
+            if (folder := await asyncio.to_thread(lambda: store.replaced_by)) is None:
+                return
+            if self._replacing[name].locked():
+                async with self._replacing[name]:
+                    return
+            if self.models[name].store is store:
+                log.info("%s was replaced elsewhere, by %s", name, folder or "its bundle")
+                await self.replace(name, Path(folder) if folder else None)
+        except UnavailableError:
+            log.warning("%s: the database does not answer", name)
+        except XCrossRecError as error:
+            self._failed[name] = monotonic() + _AGAIN_S
+            log.error("%s stays as it is, and takes no writes: %s", name, error)
 
     async def replace_all(self) -> None:
         """Read every model's bundle again; one that cannot be read stays as it is."""

@@ -11,6 +11,7 @@ from threading import Condition, Event, Thread
 from time import monotonic
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.serving.problems import Problem, busy
 
 Q = TypeVar("Q")
@@ -187,6 +188,8 @@ class Worker(Generic[Q, A]):
     def _answers(self, questions: Sequence[Q]) -> list[A | Exception]:
         try:
             return list(self._answer(questions))
+        except XCrossRecError as error:
+            return [error] * len(questions)
         except Exception as error:
             log.exception("worker %s failed", self.name)
             return [error] * len(questions)

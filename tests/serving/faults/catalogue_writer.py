@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 
-from xcrossrec.catalogue import SqliteCatalogue, StoredItem, base
-from xcrossrec.exceptions import StorageError
+from xcrossrec.catalogue import SqliteCatalogue, StoredItem, base, open_kept
+from xcrossrec.exceptions import StorageError, UnavailableError
 
 FINGERPRINT = "a" * 64
 DIM = 8
@@ -22,9 +22,9 @@ def vector(generation: int) -> list[float]:
 
 
 def write() -> None:
-    """Arguments: folder, generation to start with. A batch is five items of one generation, or none of them."""
+    """Arguments: folder or URL, generation to start with. A batch is five items of one generation, or none of them."""
     _, folder, start = sys.argv
-    with SqliteCatalogue.open(folder, fingerprint=FINGERPRINT) as store:
+    with open_kept(folder, fingerprint=FINGERPRINT) as store:
         generation = int(start)
         while True:
             batch = generation % BATCHES
@@ -34,7 +34,7 @@ def write() -> None:
                 store.delete([item.item_id for item in items])
             try:
                 store.upsert(items, vectors)
-            except StorageError as error:
+            except (StorageError, UnavailableError) as error:
                 print(f"refused {generation} {error}", flush=True)
                 return
             print(f"done {generation}", flush=True)
@@ -44,7 +44,7 @@ def write() -> None:
 def embed() -> None:
     """Arguments: folder, generation to start with. Gives all items one model's vectors after the other."""
     _, folder, start = sys.argv
-    store = SqliteCatalogue.open(folder, fingerprint=None)
+    store = open_kept(folder, fingerprint=None)
     generation = int(start)
     while True:
         store = store.embed_again(

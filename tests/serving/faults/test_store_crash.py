@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xcrossrec.catalogue import SqliteCatalogue, StoredItem
+from xcrossrec.catalogue import SqliteCatalogue, StoredItem, open_kept
 
 sys.path.insert(0, str(Path(__file__).parent))
 try:
@@ -20,7 +20,8 @@ try:
 finally:
     sys.path.pop(0)
 
-KILLS = 20
+KILLS = {"folder": 20, "database": 4}
+"""Of the other 16 of a database, and of its server: ``python -m xcrossrec_lab.faults.database``."""
 
 
 @pytest.fixture
@@ -28,6 +29,18 @@ def folder(tmp_path: Path) -> Path:
     none = np.empty((0, DIM), dtype=np.float32)
     SqliteCatalogue.create(tmp_path / "catalogue", [], none, fingerprint=FINGERPRINT).close()
     return tmp_path / "catalogue"
+
+
+@pytest.fixture(params=KILLS)
+def kept(request: pytest.FixtureRequest) -> tuple[Path | str, int]:
+    """Where a catalogue is kept, and how often who writes it is killed."""
+    if request.param == "folder":
+        return request.getfixturevalue("folder"), KILLS["folder"]
+    from xcrossrec.catalogue.postgres import PostgresCatalogue
+
+    url, none = request.getfixturevalue("postgres"), np.empty((0, DIM), dtype=np.float32)
+    PostgresCatalogue.create(url, [], none, fingerprint=FINGERPRINT).close()
+    return url, KILLS["database"]
 
 
 def numbers(lines: Sequence[str], word: str) -> list[int]:
@@ -41,9 +54,10 @@ def wait_until_done(writer: Any, count: int) -> None:
         time.sleep(0.001)
 
 
-def generations(folder: Path) -> dict[int, int]:
+def generations(folder: Path | str) -> dict[int, int]:
     """The generation of each batch, once everything about the catalogue was checked."""
-    with SqliteCatalogue.open(folder, fingerprint=FINGERPRINT) as store:
+    with open_kept(folder, fingerprint=FINGERPRINT) as store:
+        store.delete(["none"])  # waits for what a database still does for who was killed
         found: dict[int, set[int]] = {}
         for item in store.snapshot():
             found.setdefault(int(item.item_id[1:]) // BATCH, set()).add(int(item.title.split()[1]))
@@ -55,12 +69,13 @@ def generations(folder: Path) -> dict[int, int]:
 
 
 def test_whatever_was_acknowledged_before_a_kill_is_there_and_nothing_is_half_written(
-    nursery: Any, folder: Path, tmp_path: Path
+    nursery: Any, kept: tuple[Path | str, int], tmp_path: Path
 ) -> None:
     rng = random.Random(0)
+    folder, kills = kept
     last: dict[int, int] = {}
     start = 1
-    for number in range(KILLS):
+    for number in range(kills):
         writer = nursery.start("catalogue_writer:write", [folder, start], tmp_path / f"log{number}")
         wait_until_done(writer, rng.randrange(1, 40))
         time.sleep(rng.uniform(0, 0.004))

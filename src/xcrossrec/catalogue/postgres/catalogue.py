@@ -116,7 +116,7 @@ class PostgresCatalogue(Catalogue):
             tables.write(connection, generation, former.version + 1, range(len(items)), items, checked)
             tables.index_items(connection, generation)
             if indexed:
-                tables.index_vectors(connection, generation)
+                tables.index_vectors(connection, generation, len(items), dim)
             tables.switch(connection, former, **facts)
             if purchases is not None:
                 tables.copy_purchases(connection, former.arrived, purchases)
@@ -176,9 +176,9 @@ class PostgresCatalogue(Catalogue):
 
     @property
     def replaced_by(self) -> str | None:
-        """The folder of the model whose vectors took this one's place, where it is known; None where none did."""
+        """See :attr:`Catalogue.replaced_by`."""
         state = self._tables.state()
-        return None if state.generation == self._state.generation else state.model
+        return None if state.generation == self._state.generation else state.model or ""
 
     def purchases(self) -> pl.DataFrame:
         """All purchases, whoever added them; see :meth:`Catalogue.purchases`."""
@@ -322,7 +322,7 @@ class PostgresCatalogue(Catalogue):
         try:
             with self._tables.database.alone(wait=False) as connection:
                 if connection is not None and not (state := self._tables.state()).indexed:
-                    self._tables.index_vectors(connection, state.generation, beside=True)
+                    self._tables.index_vectors(connection, state.generation, state.items, state.dim, beside=True)
                     self._tables.set_state(connection, indexed=True)
         except (XCrossRecError, psycopg.Error) as error:
             log.warning("%s: the vectors are not indexed before the next write: %s", self.name, error)

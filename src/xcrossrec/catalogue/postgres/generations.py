@@ -53,7 +53,7 @@ class NextGeneration:
         def index(connection: Connection[Any]) -> None:
             tables.index_items(connection, self.number)
             if self.indexed:
-                tables.index_vectors(connection, self.number)
+                tables.index_vectors(connection, self.number, self._former.items, self._dim)
 
         change(index)
         while len((changed := changed_since())[0]) > FEW:

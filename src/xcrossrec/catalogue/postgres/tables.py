@@ -36,6 +36,9 @@ KEPT_MIN = 10
 _FORMER_H, _FORGOTTEN_D = 1, 1
 """Hours for which another model's generation is kept, and days in which all services learn who was forgotten."""
 
+_LINKS, _LEAST_MB, _MOST_MB = 600, 64, 8192
+"""Bytes of an item in an index beside its vector; megabytes in which one is made, far longer where it needs more."""
+
 LARGEST_INDEXED = 2000
 """Dimensions that pgvector can index."""
 
@@ -196,11 +199,14 @@ class Tables:
             connection.execute(self.query("CREATE " + columns, items=self.items(generation)))
         connection.execute(self.query("ANALYZE {items}", items=self.items(generation)))
 
-    def index_vectors(self, connection: Connection[Any], generation: int, *, beside: bool = False) -> None:
-        """Make the index of vectors, in the memory of one process; ``beside`` others that write in no transaction."""
-        connection.execute("SET maintenance_work_mem = '1GB'")
-        connection.execute("SET max_parallel_maintenance_workers = 0")
-        how = sql.SQL("CONCURRENTLY" if beside else "")
+    def index_vectors(
+        self, connection: Connection[Any], generation: int, items: int, dim: int, *, beside: bool = False
+    ) -> None:
+        """Make the index of so many vectors, in memory; ``beside`` others that write, and then in no transaction."""
+        memory = min(max(items * (4 * dim + _LINKS) // 2**20, _LEAST_MB), _MOST_MB)
+        connection.execute(sql.SQL("SET maintenance_work_mem = {}").format(f"{memory}MB"))
+        connection.execute("SET max_parallel_maintenance_workers = 0")  # they need shared memory, of which containers
+        how = sql.SQL("CONCURRENTLY" if beside else "")  # have little
         text = "CREATE INDEX {how} ON {items} USING hnsw (vector vector_ip_ops)"
         connection.execute(self.query(text, how=how, items=self.items(generation)))
         connection.execute("RESET maintenance_work_mem")

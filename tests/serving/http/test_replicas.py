@@ -1,0 +1,128 @@
+"""Several services on one database: one writes, all see it; one changes its model, all do; the database may go away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import httpx
+import pytest
+
+from xcrossrec.catalogue import build_catalogue
+from xcrossrec.models import bundle
+from xcrossrec.serving.service import Service
+from xcrossrec.serving.settings import Settings, Spec
+
+from .conftest import Shop, sentence
+
+TRAIN = {"item_id": "i0"}
+
+
+@pytest.fixture
+def replicas(postgres: str, tiny_domain: Any, tiny_models: Any) -> Iterator[tuple[Shop, Shop]]:
+    build_catalogue(bundle.load(tiny_models.late), tiny_domain, postgres).close()
+    with opened(postgres, tiny_models) as first, opened(postgres, tiny_models) as second:
+        yield first, second
+
+
+@contextmanager
+def opened(url: str, tiny_models: Any) -> Iterator[Shop]:
+    service = Service.start([Spec("toys", tiny_models.late, url)], Settings())
+    try:
+        yield Shop(service)
+    finally:
+        service.close()
+
+
+def test_what_one_writes_all_see_at_once(replicas: tuple[Shop, Shop]) -> None:
+    first, second = replicas
+    before = second.recommend([TRAIN], k=9)
+    put = first.ask("PUT", "/v1/items", json={"items": [{"item_id": "new", "title": "Red wooden trains"}]})
+    assert put.status_code == 200, put.text
+    after = second.recommend([TRAIN], k=9)
+    assert after["catalog_version"] == put.json()["catalog_version"] > before["catalog_version"]
+    assert {item["item_id"] for item in after["items"]} - {item["item_id"] for item in before["items"]} == {"new"}
+    assert after["items"] == first.recommend([TRAIN], k=9)["items"]
+    bought = second.post("/v1/purchases", {"purchases": [{"user_id": "anna", "item_id": "new"}]})
+    assert bought.json()["added"] == 1
+    anna = {"user_id": "anna", "k": 9, "history": [TRAIN]}
+    there = [shop.post("/v1/recommend", anna).json()["items"] for shop in replicas]
+    assert there[0] == there[1]
+    assert "new" not in [item["item_id"] for item in there[0]]  # she has it
+    assert first.ask("DELETE", "/v1/purchases", json={"user_id": "anna"}).json()["forgotten"] == 1
+    assert "new" in [item["item_id"] for item in second.post("/v1/recommend", anna).json()["items"]]
+    assert second.ask("DELETE", "/v1/items", json={"ids": ["new"]}).json()["deleted"] == 1
+    assert first.recommend([TRAIN], k=9)["items"] == before["items"]
+
+
+def test_when_one_changes_its_model_the_others_follow_and_no_write_is_refused(
+    replicas: tuple[Shop, Shop], tiny_models: Any
+) -> None:
+    first, second = replicas
+    other = str(tiny_models.sources[0])
+    done = first.post("/v1/models/toys/reload", {"path": other})
+    assert done.status_code == 200, done.text
+    put = second.ask("PUT", "/v1/items", json={"items": [{"item_id": "new", "title": "Red wooden trains"}]})
+    assert put.status_code == 200, put.text
+    infos = [shop.ask("GET", "/v1/model").json() for shop in replicas]
+    assert infos[0] == infos[1]
+    assert infos[0]["fingerprint"] == done.json()["fingerprint"]
+    assert first.recommend([TRAIN], k=9)["items"] == second.recommend([TRAIN], k=9)["items"]
+
+
+def test_a_service_that_nobody_writes_to_follows_within_seconds(
+    replicas: tuple[Shop, Shop], tiny_models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xcrossrec.serving.service.FOLLOW_S", 0.01)
+    first, second = replicas
+    first.post("/v1/models/toys/reload", {"path": str(tiny_models.sources[0])})
+
+    async def follow() -> None:
+        task = asyncio.create_task(second.service.follow())
+        until = time.monotonic() + 20
+        while second.service.models["toys"].spec.path != tiny_models.sources[0] and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(follow())
+    assert second.service.models["toys"].spec.path == tiny_models.sources[0]
+
+
+def test_lost_connections_are_opened_again_and_an_absent_database_is_a_sentence(
+    replicas: tuple[Shop, Shop], postgres_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    from xcrossrec.catalogue.postgres.connections import Database
+
+    first, _ = replicas
+    wanted = first.recommend([TRAIN])["items"]
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'xcrossrec'"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(cut)
+        assert first.recommend([TRAIN])["items"] == wanted
+        connection.execute(cut)
+        put = first.ask("PUT", "/v1/items", json={"items": [{"item_id": "i0", "title": "Red wooden train"}]})
+        assert put.status_code == 200, put.text
+        connection.execute(cut)
+    with monkeypatch.context() as patch:
+        store = first.service.models["toys"].store
+        patch.setitem(store._tables.database._given, "host", "/nowhere")  # type: ignore[attr-defined]
+        asked: list[Callable[[], httpx.Response]] = [
+            lambda: first.post("/v1/recommend", {"history": [TRAIN]}),
+            lambda: first.ask("PUT", "/v1/items", json={"items": [{"item_id": "x", "title": "X"}]}),
+            lambda: first.ask("GET", "/v1/model"),
+            lambda: first.ask("GET", "/v1/items"),
+        ]
+        for ask in asked:
+            said = sentence(ask(), 503, "database")
+            assert "cannot be reached" in said
+            assert "start it or check the URL, and ask again" in said
+        assert first.ask("GET", "/metrics").status_code == 200
+    assert first.recommend([TRAIN])["items"] == wanted
+    assert isinstance(store._tables.database, Database)  # type: ignore[attr-defined]
