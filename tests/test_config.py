@@ -42,7 +42,7 @@ def test_settings_survive_a_mapping() -> None:
 
 
 def test_an_unknown_setting_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"unknown training setting 'lr': known are batch_users, .*learning_rate"):
+    with pytest.raises(ConfigError, match=r"setting 'lr': known are accumulate, batch_users, .*learning_rate"):
         source_config(lr=0.1)
 
 

@@ -19,7 +19,8 @@ class TrainingConfig:
 
     Attributes:
         epochs: passes over the training users, at most (early stopping may end sooner).
-        batch_users: users per step; their items are each other's negatives.
+        batch_users: users per step, of all processes together; their items are each other's negatives.
+        accumulate: batches whose gradients are averaged to one step; negatives are those of one batch.
         learning_rate: AdamW's, for a source's LoRA or for X-Cross's integrators.
         head_learning_rate: AdamW's, for the head's scalars, the pair head, the stream weights and the scale.
         projection_learning_rate: AdamW's, for a `dual` head's projection.
@@ -37,6 +38,7 @@ class TrainingConfig:
 
     epochs: int = 4
     batch_users: int = 32
+    accumulate: int = 1
     learning_rate: float = 5e-4
     head_learning_rate: float = 1e-2
     projection_learning_rate: float = 1e-3
@@ -54,6 +56,7 @@ class TrainingConfig:
         positive = (
             "epochs",
             "batch_users",
+            "accumulate",
             "learning_rate",
             "head_learning_rate",
             "target_learning_rate",

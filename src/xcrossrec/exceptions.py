@@ -59,8 +59,9 @@ class MissingExtraError(XCrossRecError, ImportError):
 
     Args:
         module: the module that could not be imported.
-        extra: the extra of this distribution that brings it.
+        extra: the extra of this distribution that brings it; None where it is a package of its own.
     """
 
-    def __init__(self, module: str, extra: str) -> None:
-        super().__init__(f"this needs {module!r}, which is not installed: run  pip install 'xcrossrec[{extra}]'")
+    def __init__(self, module: str, extra: str | None) -> None:
+        install = module if extra is None else f"'xcrossrec[{extra}]'"
+        super().__init__(f"this needs {module!r}, which is not installed: run  pip install {install}")

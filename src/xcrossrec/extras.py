@@ -37,3 +37,16 @@ def require(extra: str) -> None:
     for module in EXTRAS[extra]:
         if find_spec(module) is None:
             raise MissingExtraError(module, extra)
+
+
+def require_package(module: str) -> None:
+    """Check, without importing it, that a package is installed which no extra brings.
+
+    Args:
+        module: its name, in code and where packages are installed from.
+
+    Raises:
+        MissingExtraError: it is absent; names its install line.
+    """
+    if find_spec(module) is None:
+        raise MissingExtraError(module, None)

@@ -258,7 +258,7 @@ def test_loss_and_gradients_equal_those_of_one_row_a_pair(name: str, encoder_of:
     results = []
     for features in (encoder.preprocess(pairs), in_rows(encoder, pairs)):
         model.zero_grad()
-        loss = PairLoss(model, 3)([features])
+        loss = PairLoss(model, 3)([features], torch.zeros(2, dtype=torch.long))
         loss.backward()
         results.append((loss.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
     (first, shared), (second, rows) = results

@@ -109,5 +109,5 @@ def test_pair_loss_equals_the_loop() -> None:
     scores = [[1.0, 0.0, 2.0], [3.0, 3.0, 3.0]]
     flat = torch.tensor(scores).flatten()
     expected = sum(-math.log(math.exp(row[0]) / sum(map(math.exp, row))) for row in scores) / 2
-    got = PairLoss(Scores(), 3)([{"input_ids": flat}], None)
+    got = PairLoss(Scores(), 3)([{"input_ids": flat}], torch.zeros(2, dtype=torch.long))
     assert got.item() == pytest.approx(expected, rel=1e-5)

@@ -32,7 +32,8 @@ from xcrossrec.cli import (
     serve,
     train,
 )
-from xcrossrec.exceptions import XCrossRecError
+from xcrossrec.exceptions import ConfigError, XCrossRecError
+from xcrossrec.training.processes import Processes
 
 INTERRUPTED = 130
 USER_MISTAKE = 2
@@ -46,7 +47,8 @@ class _Commands(TyperGroup):
         try:
             return super().main(*args, **kwargs)
         except (XCrossRecError, OSError) as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            if Processes.here().first:
+                typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             sys.exit(USER_MISTAKE)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
@@ -79,6 +81,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
@@ -88,7 +91,12 @@ def _root(
     logger = logging.getLogger("xcrossrec")
     if not any(isinstance(handler, _Progress) for handler in logger.handlers):
         logger.addHandler(_Progress())
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    here = Processes.here()
+    if here.count > 1 and context.invoked_subcommand != "train":
+        raise ConfigError(
+            f"{here.count} processes run `xcrossrec {context.invoked_subcommand}`: torchrun is for `train`"
+        )
+    logger.setLevel(logging.ERROR if not here.first else logging.WARNING if quiet else logging.INFO)
 
 
 for _name, _group in {"data": data, "train": train, "catalog": catalog}.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +26,10 @@ from xcrossrec.cli.console import (
 )
 from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError
+from xcrossrec.extras import require_package
 from xcrossrec.training.places import refuse_existing, refuse_unfinished
+from xcrossrec.training.processes import Processes
+from xcrossrec.training.trackers import Tracker
 from xcrossrec.types import USER, Form, PairAttention, PoolingMode, Scoring
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class Run:
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the users, at most.")] = None
     config: Annotated[Path | None, typer.Option(help="TOML file of training settings; options override it.")] = None
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of every draw.  [default: 0]")] = None
+    report_to: Annotated[Tracker, typer.Option(help="Who is told losses and learning rates.")] = "tensorboard"
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same settings.")] = False
     overwrite: Overwrite = False
     as_json: Json = False
@@ -73,6 +76,7 @@ class Run:
         refuse_existing(self.out, self.overwrite)
         refuse_unfinished(self.out, resume=self.resume)
         check_base(self.base)
+        require_package(self.report_to)
         domain = read_domain(directory)
         if self.budget is not None:
             domain.sequences("train").take(self.budget, self.seed or 0)
@@ -181,7 +185,8 @@ def _can_go_on() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         words = [word for word in sys.argv[1:] if word != "--resume"]
-        typer.echo(f"interrupted: go on with\n  {shlex.join(['xcrossrec', *words, '--resume'])}", err=True)
+        if (here := Processes.here()).first:
+            typer.echo(f"interrupted: go on with\n  {here.command([*words, '--resume'])}", err=True)
         raise
 
 
@@ -270,6 +275,8 @@ def _print(report: TrainingReport, options: Run, start: str) -> None:
         options: its own.
         start: what the model was then.
     """
+    if not Processes.here().first:
+        return
     if options.as_json:
         typer.echo(one_line({"path": str(options.out), **asdict(report), "improved": report.improved}))
         return

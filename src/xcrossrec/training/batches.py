@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 from xcrossrec.exceptions import DataError
 from xcrossrec.prompts import history_prompt
+from xcrossrec.training.processes import Processes
 
 LENGTH_GROUPS = 6
 """Items are encoded in groups of like length: with one group 2 of 3 tokens are padding, with six 1 of 6."""
@@ -43,6 +44,7 @@ class UserBatches:
         titles: the catalogue.
         preprocess: the encoder's tokenization.
         seed: of all draws.
+        processes: that share a batch; this one's part of it is tokenized.
     """
 
     sequences: Sequence[Sequence[int]]
@@ -50,6 +52,7 @@ class UserBatches:
     preprocess: Preprocess
     seed: int
     epoch: int = 0
+    processes: Processes = field(default_factory=Processes.here)
     valid_label_columns: list[str] = field(default_factory=list)
     """Read by sentence-transformers' batch sampler; no column of ours is a label."""
 
@@ -107,8 +110,9 @@ class DualBatches(UserBatches):
             "member": self._membership(users, items),
         }
         batch: dict[str, Any] = {}
+        own = self.processes.share(items)
         for name, preprocess in (("items", self.preprocess), ("slots", self.history)):
-            for number, chunk in enumerate(np.array_split(np.asarray(items), self.length_groups)):
+            for number, chunk in enumerate(np.array_split(np.asarray(own), self.length_groups)):
                 if chunk.size and preprocess is not None:
                     batch |= _prefixed(f"{name}{number}", preprocess([self.titles[row] for row in chunk]))
         batch["label"] = structure
@@ -150,8 +154,12 @@ class PairBatches(UserBatches):
             target = int(rng.integers(1, len(sequence)))
             prompt = history_prompt([self.titles[row] for row in sequence[:target]])
             candidates = [sequence[target], *self._draw(user, rng)]
-            pairs += [(prompt, self.titles[row]) for row in candidates]
-        return {"pairs": self.preprocess(pairs)}
+            pairs.append([(prompt, self.titles[row]) for row in candidates])
+        place = torch.zeros(len(users), dtype=torch.long)
+        return {
+            "pairs": self.preprocess([pair for user in self.processes.share(pairs) for pair in user]),
+            "label": place,
+        }
 
     def _draw(self, user: int, rng: np.random.Generator) -> list[int]:
         own = set(self.sequences[user])

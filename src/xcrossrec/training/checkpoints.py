@@ -6,7 +6,8 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import encoder_of
 from xcrossrec.replacing import replacing_file, replacing_folder
 from xcrossrec.training.places import CHECKPOINT_FILES, RUN_FILE
+from xcrossrec.training.processes import Processes
 
 _NAME = "checkpoint-{}"
 
@@ -35,11 +37,15 @@ class _Files(Settings):
 
 
 class WholeCheckpoints:
-    """Stands before a trainer of sentence-transformers: what it saves is written beside its place and renamed."""
+    """Stands before a trainer of sentence-transformers: what it saves is written beside its place and renamed.
+
+    Of several processes the first one does so; each adds the state of its random numbers.
+    """
 
     state: Any
     args: Any
     model: Any
+    processes: Processes
     _beside: Path | None = None
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
@@ -48,9 +54,13 @@ class WholeCheckpoints:
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._beside or self.args.output_dir)
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The model alone: making a card takes longer than all the rest, and a run knows its arguments."""
+        self.model.save_pretrained(output_dir, create_model_card=False)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         work, name = Path(self.args.output_dir), _NAME.format(self.state.global_step)
-        with replacing_folder(work / name) as beside:
+        with self._folder(work / name) as beside:
             self._beside = beside
             try:
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
@@ -58,19 +68,32 @@ class WholeCheckpoints:
                 self._beside = None
             best = self.state.best_global_step
             self.state.best_model_checkpoint = str(work / _NAME.format(best)) if best else None
-            self.state.save_to_json(str(beside / name / TRAINER_STATE_NAME))
-            for path in (beside / name).iterdir():
-                path.rename(beside / path.name)
-            (beside / name).rmdir()
-            (beside / CHECKPOINT_FILES).write_text(
-                json.dumps({"files": file_digests(beside, besides=CHECKPOINT_FILES)}), encoding="utf-8"
+            self.processes.wait()
+            if self.processes.first:
+                self.state.save_to_json(str(beside / name / TRAINER_STATE_NAME))
+                for path in (beside / name).iterdir():
+                    path.rename(beside / path.name)
+                (beside / name).rmdir()
+                (beside / CHECKPOINT_FILES).write_text(
+                    json.dumps({"files": file_digests(beside, besides=CHECKPOINT_FILES)}), encoding="utf-8"
+                )
+        if self.processes.first:
+            rotate_checkpoints(
+                output_dir=str(work),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
             )
-        rotate_checkpoints(
-            output_dir=str(work),
-            save_total_limit=self.args.save_total_limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-            use_mtime=True,
-        )
+        self.processes.wait()
+
+    @contextmanager
+    def _folder(self, place: Path) -> Iterator[Path]:
+        """The first process's folder beside a place, for all of them."""
+        if not self.processes.first:
+            yield self.processes.by_first(Path)
+            return
+        with replacing_folder(place) as beside:
+            yield self.processes.by_first(lambda: beside)
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:
         """Over the base as it is called now, which may have moved since the run began."""
@@ -79,13 +102,14 @@ class WholeCheckpoints:
         self.model.load_state_dict(loaded.state_dict())
 
 
-def prepare_work(work: Path, run: Mapping[str, Any], *, resume: bool) -> Path | None:
+def prepare_work(work: Path, run: Mapping[str, Any], *, resume: bool, writes: bool = True) -> Path | None:
     """Refuse to mix runs, and find where one goes on.
 
     Args:
         work: the run's folder; made if it is absent.
         run: what must be the same for a run to go on.
         resume: whether an interrupted run may go on.
+        writes: whether this process is the one that notes it.
 
     Returns:
         the newest whole checkpoint; None for a run from the start.
@@ -109,8 +133,9 @@ def prepare_work(work: Path, run: Mapping[str, Any], *, resume: bool) -> Path | 
         return last
     if last is not None:
         raise ConfigError(f"{work} holds an unfinished run: continue it with --resume, or remove the folder")
-    with replacing_file(path) as temporary:
-        temporary.write_text(json.dumps(run), encoding="utf-8")
+    if writes:
+        with replacing_file(path) as temporary:
+            temporary.write_text(json.dumps(run), encoding="utf-8")
     return None
 
 

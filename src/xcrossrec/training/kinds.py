@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
+from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import broadcast
 from sentence_transformers import (
     CrossEncoderTrainer,
     CrossEncoderTrainingArguments,
@@ -14,12 +16,47 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from torch import nn
+from torch.utils.data import DataLoader
 
 from xcrossrec.config import TrainingConfig
 from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.training.batches import LENGTH_GROUPS, DualBatches, PairBatches, UserBatches
 from xcrossrec.training.losses import NextItemLoss, PairLoss
+from xcrossrec.training.processes import Processes
 from xcrossrec.types import Scoring
+
+
+class SharedBatches:
+    """Stands before a trainer of sentence-transformers: every process gets every batch, and shares out its texts."""
+
+    processes: Processes
+    args: Any
+    accelerator: Any
+    model: Model
+    is_in_train: bool
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Take each held-out loss from the first process: all compute the same, and must decide alike."""
+        super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        if self.processes.count > 1:
+            self.accelerator.gather = broadcast
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate; a model that does not train yet is as before, since accelerate prepares none a second time."""
+        found: dict[str, float] = super().evaluate(*args, **kwargs)  # type: ignore[misc]
+        if self.processes.count > 1 and not self.is_in_train:
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+            vars(self.model).pop("_is_accelerate_prepared", None)
+        return found
+
+    def _build_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
+        """As for one process, and done with: accelerate would deal whole batches out."""
+        loader: Any = super()._build_dataloader(*args, **kwargs)  # type: ignore[misc]
+        if self.processes.count > 1:
+            settings = {"num_processes": 1, "process_index": 0, "put_on_device": True, "use_seedable_sampler": True}
+            loader = prepare_data_loader(loader, self.args.device, **settings)
+            loader._is_accelerate_prepared = True
+        return loader  # type: ignore[no-any-return]
 
 
 class DualTraining:

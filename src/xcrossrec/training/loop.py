@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
-from transformers.integrations import TensorBoardCallback
 
 from xcrossrec.config import TrainingConfig
 from xcrossrec.copurchase.weight import Choice
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.exceptions import DataError, ModelError
+from xcrossrec.extras import require_package
 from xcrossrec.models.base import weight_digest
 from xcrossrec.models.fast.memory import keep_freed_memory
 from xcrossrec.models.fast.native import processor_has_bfloat16
@@ -27,7 +27,9 @@ from xcrossrec.prompts import item_texts
 from xcrossrec.training.batches import EpochOfBatches, HeldOutApart, UserBatches
 from xcrossrec.training.checkpoints import WholeCheckpoints, prepare_work, state_of
 from xcrossrec.training.groups import parameter_groups
-from xcrossrec.training.kinds import TRAININGS, on_cpu
+from xcrossrec.training.kinds import TRAININGS, SharedBatches, on_cpu
+from xcrossrec.training.processes import joined
+from xcrossrec.training.trackers import Tracker, arguments_of, tracker_callbacks
 
 _log = logging.getLogger(__name__)
 
@@ -80,8 +82,10 @@ def fit(
     *,
     resume: bool = False,
     show_progress: bool = True,
+    report_to: Tracker = "tensorboard",
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingReport:
-    """Train whatever requires a gradient in a model, in place.
+    """Train whatever requires a gradient in a model, in place; under `torchrun` each process calls this.
 
     Args:
         model: from :func:`xcrossrec.models.build_model`.
@@ -92,17 +96,24 @@ def fit(
             (:func:`xcrossrec.training.checkpoints.forget_checkpoints`).
         resume: continue from the newest whole checkpoint in ``work``, or start again where there is none.
         show_progress: draw progress bars on stderr.
+        report_to: who is told losses and rates.
+        callbacks: of the trainer, beside its own.
 
     Raises:
-        ConfigError: nothing to resume, a run with other settings, or checkpoints in the way.
+        ConfigError: nothing to resume, a run with other settings, or checkpoints in the way; or several GPUs are
+            visible to one process.
+        MissingExtraError: the tracker is not installed.
         DataError: too few users.
         ModelError: a frozen weight changed, or a parameter trains that no module names.
     """
     started = time.perf_counter()
+    require_package(report_to)
+    processes = joined(on_cpu=on_cpu())
     keep_freed_memory()
     count = _holdout_count(len(users), config)
     training, holdout = users.split_off(count, config.seed) if count else (users, None)
-    checkpoint = prepare_work(work, _run_record(model, domain, users, config), resume=resume)
+    run = _run_record(model, domain, users, config)
+    checkpoint = prepare_work(work, run, resume=resume, writes=processes.first)
     batches = TRAININGS[kind_of(model).name].batches(model, training.rows, item_texts(domain.texts), config)
     held = replace(batches, sequences=holdout.rows) if holdout else None
     encoder = encoder_of(model)
@@ -111,9 +122,11 @@ def fit(
     encoder.cut.reset()
     frozen = _frozen_digest(model)
     start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    trainer = _trainer(model, batches, held, config, work)
+    trainer = _trainer(model, batches, held, config, work, report_to)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     initial = trainer.evaluate()["eval_loss"] if held else None
-    with showing(to_stderr if show_progress else None), stage("training", "steps") as bar:
+    with showing(to_stderr if show_progress and processes.first else None), stage("training", "steps") as bar:
         trainer.add_callback(_Told(bar))
         _train(trainer, checkpoint, config)
     if _frozen_digest(model) != frozen:
@@ -152,16 +165,19 @@ def _trainer(
     held: UserBatches | None,
     config: TrainingConfig,
     work: Path,
+    report_to: Tracker,
 ) -> Any:
-    training = TRAININGS[kind_of(model).name]
+    processes, training = batches.processes, TRAININGS[kind_of(model).name]
     arguments = training.arguments_class(
         **_arguments(config, work, len(batches.sequences)),
         **_stopping(held is not None),
+        **arguments_of(report_to, work),
         disable_tqdm=True,  # see _Told
     )
+    arguments.dataloader_drop_last = False  # sentence-transformers sets it where there are several processes
     optimizer_class, defaults = Trainer.get_optimizer_cls_and_kwargs(arguments)
     optimizer = optimizer_class(parameter_groups(model, config), **defaults)
-    trainer = type("Trainer", (WholeCheckpoints, training.trainer_class), {})(
+    trainer = type("Trainer", (WholeCheckpoints, SharedBatches, training.trainer_class), {"processes": processes})(
         model=model,
         args=arguments,
         train_dataset=batches.dataset(),
@@ -170,7 +186,7 @@ def _trainer(
         data_collator=HeldOutApart(batches, held),
         callbacks=[
             EpochOfBatches(batches),
-            TensorBoardCallback(SummaryWriter(str(work / "logs"))),
+            *tracker_callbacks(report_to, work),
             *([EarlyStoppingCallback(config.patience)] if held else []),
         ],
         optimizers=(optimizer, None),
@@ -210,12 +226,13 @@ def _train(trainer: Any, checkpoint: Path | None, config: TrainingConfig) -> Non
 
 
 def _arguments(config: TrainingConfig, work: Path, users: int) -> dict[str, Any]:
-    steps = -(-users // config.batch_users) * config.epochs
+    steps = -(-users // (config.batch_users * config.accumulate)) * config.epochs
     return {
         "output_dir": str(work),
         "num_train_epochs": config.epochs,
-        "per_device_train_batch_size": config.batch_users,
+        "per_device_train_batch_size": config.batch_users,  # of all processes, see SharedBatches
         "per_device_eval_batch_size": config.batch_users,
+        "gradient_accumulation_steps": config.accumulate,
         "learning_rate": config.learning_rate,
         "warmup_steps": round(steps * _WARMUP_SHARE),
         "seed": config.seed,
@@ -225,7 +242,8 @@ def _arguments(config: TrainingConfig, work: Path, users: int) -> dict[str, Any]
         "save_total_limit": 2,
         "restore_callback_states_from_checkpoint": True,  # early stopping counts on where it was
         "logging_steps": 10,
-        "report_to": [],
+        "ddp_find_unused_parameters": False,
+        "ddp_broadcast_buffers": False,
         "dataloader_pin_memory": False,
     }
 

@@ -1,7 +1,7 @@
 """Losses: -log softmax of the positive over the positive and the negatives.
 
 Legend: ``user`` = one sequence, ``step`` = position in it, ``item`` = an item encoded in this batch,
-``dim`` = vector size.
+``dim`` = vector size, ``row`` = what processes share, ``own`` = one process's part of it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,30 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
+from sentence_transformers.util.distributed import all_gather
 from torch import Tensor, nn
 
 from xcrossrec.models.heads import HistoryMatcher
+from xcrossrec.training.processes import Processes
+
+
+def whole(own: Float[Tensor, "own dim"], rows: int, processes: Processes) -> Float[Tensor, "row dim"]:
+    """What all processes computed of their shares, in the order of the rows.
+
+    A gradient reaches this process's share alone, times the number of processes: the mean over these, which is what is
+    applied, is then the gradient of one process that computed it all.
+
+    Args:
+        own: one row an element of :meth:`Processes.share`.
+        rows: so many there were before they were shared.
+        processes: that share them.
+    """
+    if processes.count == 1:
+        return own
+    if own.requires_grad:
+        own.register_hook(lambda gradient: gradient * processes.count)  # type: ignore[no-untyped-call]
+    every: Tensor = all_gather(own.contiguous())
+    return every.view(processes.count, -1, own.shape[1]).transpose(0, 1).flatten(0, 1)[:rows]
 
 
 class NextItemLoss(nn.Module):
@@ -25,24 +46,29 @@ class NextItemLoss(nn.Module):
     Args:
         model: a SentenceTransformer that ends with a :class:`HistoryMatcher`.
         matcher: that module.
+        processes: that share the encoding; each computes the whole loss. None takes those that `torchrun` started.
     """
 
-    def __init__(self, model: nn.Module, matcher: HistoryMatcher) -> None:
+    def __init__(self, model: nn.Module, matcher: HistoryMatcher, processes: Processes | None = None) -> None:
         super().__init__()
         self.model = model
         self.matcher = matcher
+        self.processes = processes or Processes.here()
 
     def forward(self, features: Sequence[dict[str, Any]], labels: Mapping[str, Tensor]) -> Tensor:
         """Compute the mean loss over all targets of the batch.
 
         Args:
-            features: tokenized items in length groups; then the same as histories have them, where that differs.
+            features: this process's share of the items, tokenized, in length groups; then the same as histories have
+                them, where that differs.
             labels: ``sequences`` (user, step; -1 pads) and ``member`` (user, item).
         """
         vectors = [self.model(dict(group))["sentence_embedding"].float() for group in features]
         with torch.autocast(vectors[0].device.type, enabled=False):  # similarities need all their digits
             count, encoded, sequences = labels["member"].shape[1], torch.cat(vectors), labels["sequences"]
-            items, slots = encoded[:count], encoded[-count:]
+            own = -(-count // self.processes.count)
+            items = whole(encoded[:own], count, self.processes)
+            slots = items if len(encoded) == own else whole(encoded[-own:], count, self.processes)
             position = torch.arange(1, sequences.shape[1], device=sequences.device).expand(len(sequences), -1)
             scores = self._late_scores(items, slots, sequences)
             return self._cross_entropy(scores * self.matcher.scale, position, sequences, labels["member"])
@@ -95,22 +121,24 @@ class PairLoss(nn.Module):
     Args:
         model: a CrossEncoder.
         candidates: texts per user, the positive first.
+        processes: that share the users; each computes the whole loss. None takes those that `torchrun` started.
     """
 
-    def __init__(self, model: nn.Module, candidates: int) -> None:
+    def __init__(self, model: nn.Module, candidates: int, processes: Processes | None = None) -> None:
         super().__init__()
         self.model = model
         self.candidates = candidates
+        self.processes = processes or Processes.here()
 
-    def forward(self, features: Sequence[dict[str, Tensor]], labels: None = None, **kwargs: Any) -> Tensor:
+    def forward(self, features: Sequence[dict[str, Tensor]], labels: Int[Tensor, " user"], **kwargs: Any) -> Tensor:
         """Compute the mean loss over the users.
 
         Args:
-            features: the tokenized (user x candidate) pairs: one text a pair, or all in one row where pairs share
-                their histories.
-            labels: unused; the positive is always the first.
+            features: the tokenized (user x candidate) pairs of this process's share of the users: one text a pair, or
+                all in one row where pairs share their histories.
+            labels: each user's positive among the candidates, which is the first: 0.
             **kwargs: the trainer's ``prompt`` and ``task``, unused.
         """
         (pairs,) = features
         by_user = self.model(dict(pairs))["scores"].view(-1, self.candidates)
-        return nn.functional.cross_entropy(by_user, by_user.new_zeros(len(by_user), dtype=torch.long))
+        return nn.functional.cross_entropy(whole(by_user, len(labels), self.processes), labels)

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import torch
 from peft import LoraConfig
+from transformers import TrainerCallback
 
 from xcrossrec.config import TrainingConfig, source_config
 from xcrossrec.copurchase import user_hash
@@ -28,7 +29,9 @@ from xcrossrec.models.source import SourceEncoder, default_lora
 from xcrossrec.training.checkpoints import forget_checkpoints
 from xcrossrec.training.loop import TrainingReport, fit, uses_bfloat16
 from xcrossrec.training.places import refuse_existing, work_folder
+from xcrossrec.training.processes import Processes
 from xcrossrec.training.purchases import with_purchases
+from xcrossrec.training.trackers import Tracker
 from xcrossrec.types import PairAttention, PairStart, PoolingMode, Scoring, Split
 
 TRAINING_USERS = "training_users.parquet"
@@ -56,6 +59,8 @@ def train_source(
     resume: bool = False,
     overwrite: bool = False,
     show_progress: bool = True,
+    report_to: Tracker = "tensorboard",
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingReport:
     """Fine-tune one LoRA adapter on a domain's training users.
 
@@ -80,6 +85,8 @@ def train_source(
         resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
         show_progress: draw progress bars.
+        report_to: who is told losses and rates; TensorBoard's logs lie in ``<out>.training``.
+        callbacks: of the trainer (transformers), beside its own.
 
     Raises:
         DataError: no train split, or a budget larger than it.
@@ -99,21 +106,27 @@ def train_source(
     else:
         model = _started_model(init, base)
     model = with_head(reading(model, domain, [Path(init)] if init else []), domain, config)
-    report = fit(model, domain, users, config, work_folder(out), resume=resume, show_progress=show_progress)
-    if purchases and kind_of(model).name == "dual":
-        model, choice = with_purchases(model, domain, users, seed=config.seed)
-        report = replace(report, copurchase=choice)
-    manifest = {
-        "kind": "adapter",
-        "domain": domain_record(domain),
-        "init": str(init) if init else None,
-        **training_record(config, budget, report),
-        "parameters": {"lora": sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)},
-    }
-    seen = user_hashes(users.user_ids) | (source_users(init) if init else frozenset())
-    write(model, out, manifest, seen, overwrite=overwrite)
-    forget_checkpoints(work_folder(out))
-    return report
+    told: Any = {"show_progress": show_progress, "report_to": report_to, "callbacks": callbacks}
+    report = fit(model, domain, users, config, work_folder(out), resume=resume, **told)
+
+    def finished() -> TrainingReport:
+        end, written = report, model
+        if purchases and kind_of(model).name == "dual":
+            written, choice = with_purchases(model, domain, users, seed=config.seed)
+            end = replace(report, copurchase=choice)
+        manifest = {
+            "kind": "adapter",
+            "domain": domain_record(domain),
+            "init": str(init) if init else None,
+            **training_record(config, budget, end),
+            "parameters": {"lora": sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)},
+        }
+        seen = user_hashes(users.user_ids) | (source_users(init) if init else frozenset())
+        write(written, out, manifest, seen, overwrite=overwrite)
+        forget_checkpoints(work_folder(out))
+        return end
+
+    return Processes.here().by_first(finished)
 
 
 def with_head(model: Model, domain: Domain, config: TrainingConfig) -> Model:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainerCallback
 
 from xcrossrec.config import Integration, TrainingConfig, target_config
 from xcrossrec.data.domain import Domain
@@ -28,6 +29,7 @@ from xcrossrec.training.day_one import with_day_one
 from xcrossrec.training.inheritance import inherit_head, pair_start_of
 from xcrossrec.training.loop import TrainingReport, fit
 from xcrossrec.training.places import refuse_existing, work_folder
+from xcrossrec.training.processes import Processes
 from xcrossrec.training.purchases import with_purchases
 from xcrossrec.training.source import (
     domain_record,
@@ -37,6 +39,7 @@ from xcrossrec.training.source import (
     with_head,
     write,
 )
+from xcrossrec.training.trackers import Tracker
 from xcrossrec.types import PairAttention, Scoring
 
 
@@ -56,6 +59,8 @@ def train_target(
     resume: bool = False,
     overwrite: bool = False,
     show_progress: bool = True,
+    report_to: Tracker = "tensorboard",
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingReport:
     """Integrate source adapters into a new domain.
 
@@ -79,6 +84,8 @@ def train_target(
         resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
         show_progress: draw progress bars.
+        report_to: who is told losses and rates; TensorBoard's logs lie in ``<out>.training``.
+        callbacks: of the trainer (transformers), beside its own.
 
     Raises:
         ModelError: fewer than two sources, or adapters that cannot be integrated.
@@ -103,22 +110,28 @@ def train_target(
             pair_attention=pair_attention,
         )
     model = with_head(reading(model, domain, list(map(Path, sources))), domain, config)
-    report = fit(model, domain, users, config, work_folder(out), resume=resume, show_progress=show_progress)
-    if purchases and scoring == "dual":
-        model, choice = with_purchases(model, domain, users, seed=config.seed)
-        model, report = with_day_one(model, domain, users, seed=config.seed), replace(report, copurchase=choice)
-    manifest = {
-        "kind": "target",
-        "domain": domain_record(domain),
-        "sources": [_source_record(adapter) for adapter in model[0].adapters],
-        "integration": asdict(integration),
-        **training_record(config, budget, report),
-        "parameters": count_parameters(model),
-    }
-    seen = frozenset().union(*(source_users(path) for path in sources))
-    write(model, out, manifest, seen, overwrite=overwrite)
-    forget_checkpoints(work_folder(out))
-    return report
+    told: Any = {"show_progress": show_progress, "report_to": report_to, "callbacks": callbacks}
+    report = fit(model, domain, users, config, work_folder(out), resume=resume, **told)
+
+    def finished() -> TrainingReport:
+        end, written = report, model
+        if purchases and scoring == "dual":
+            written, choice = with_purchases(model, domain, users, seed=config.seed)
+            written, end = with_day_one(written, domain, users, seed=config.seed), replace(report, copurchase=choice)
+        manifest = {
+            "kind": "target",
+            "domain": domain_record(domain),
+            "sources": [_source_record(adapter) for adapter in model[0].adapters],
+            "integration": asdict(integration),
+            **training_record(config, budget, end),
+            "parameters": count_parameters(written),
+        }
+        seen = frozenset().union(*(source_users(path) for path in sources))
+        write(written, out, manifest, seen, overwrite=overwrite)
+        forget_checkpoints(work_folder(out))
+        return end
+
+    return Processes.here().by_first(finished)
 
 
 def build_target_model(

@@ -35,7 +35,7 @@ def next_item_loss(model: Model, task: Task, users: Sequences) -> float:
         for start in range(0, len(users), _BATCH):
             rows = [{"user": user} for user in range(start, min(start + _BATCH, len(users)))]
             batch = on_device(batches(rows), model.device)
-            value = loss(list(batch.values())) if pair else _dual_loss(loss, batch)
+            value = loss([batch["pairs"]], batch["label"]) if pair else _dual_loss(loss, batch)
             total += float(value) * len(rows)
     return total / len(users)
 

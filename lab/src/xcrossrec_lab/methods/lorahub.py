@@ -196,7 +196,7 @@ class FixedUsersLoss:
 
     def _one(self, batch: dict[str, Any]) -> Tensor:
         if isinstance(self.model, CrossEncoder):
-            value: Tensor = self.loss(list(batch.values()))
+            value: Tensor = self.loss([batch["pairs"]], batch["label"])
             return value
         parts: dict[str, dict[str, Tensor]] = {}
         for key, tensor in batch.items():

@@ -1,0 +1,111 @@
+"""Training by several processes: `torchrun` starts them, each encodes a share of every batch, the first one writes.
+
+A run is what its settings say, however many processes take part: a batch has the same users and the same negatives.
+Every process draws it whole, encodes every n-th of its texts, and gets the vectors of the others; so each computes the
+same loss over the same items as one process alone would.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import cycle, islice
+from typing import TypeVar
+
+from xcrossrec.exceptions import ConfigError
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(days=1)
+"""How long the others wait for what the first process does alone; `torchrun` ends them when it dies."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which process this is, of how many.
+
+    Attributes:
+        rank: from 0; 0 writes.
+        count: 1 without `torchrun`.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @classmethod
+    def here(cls) -> Processes:
+        """As `torchrun` says, which needs no torch."""
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes, prints and shows progress."""
+        return self.rank == 0
+
+    def share(self, rows: Sequence[T]) -> list[T]:
+        """This process's part: every ``count``-th, so many for each; the first ones again where they run out."""
+        padded = [*rows, *islice(cycle(rows), -len(rows) % self.count)]
+        return padded[self.rank :: self.count]
+
+    def by_first(self, work: Callable[[], T]) -> T:
+        """Let the first process do something alone; the others wait for it, and get what it found."""
+        if self.count == 1:
+            return work()
+        from torch.distributed import broadcast_object_list
+
+        found = [work() if self.first else None]
+        broadcast_object_list(found)
+        return found[0]  # type: ignore[return-value]
+
+    def wait(self) -> None:
+        """Wait until all are here."""
+        self.by_first(lambda: None)
+
+    def command(self, words: Sequence[str]) -> str:
+        """The line to type for some words of the command line."""
+        start = (
+            ["xcrossrec"] if self.count == 1 else ["torchrun", "--nproc-per-node", str(self.count), "-m", "xcrossrec"]
+        )
+        return shlex.join([*start, *words])
+
+
+def joined(*, on_cpu: bool) -> Processes:
+    """Join the other processes of a training, if there are any.
+
+    Args:
+        on_cpu: no accelerator takes part.
+
+    Raises:
+        ConfigError: several GPUs are visible to a single process, which would leave all but one idle.
+    """
+    here = Processes.here()
+    if here.count == 1:
+        _refuse_idle_gpus()
+        return here
+    import torch.distributed
+    from accelerate import PartialState
+
+    if not torch.distributed.is_initialized():
+        PartialState(cpu=on_cpu, timeout=_PATIENCE)
+        atexit.register(torch.distributed.destroy_process_group)
+    if (found := torch.distributed.get_world_size()) != here.count:
+        raise ConfigError(f"WORLD_SIZE is {here.count}, but {found} processes train together: start them with torchrun")
+    return here
+
+
+def _refuse_idle_gpus() -> None:
+    import torch
+
+    if (count := torch.cuda.device_count()) < 2:
+        return
+    trains = sys.argv[1:2] == ["train"]
+    line = Processes(0, count).command(sys.argv[1:]) if trains else f"torchrun --nproc-per-node {count} YOUR_SCRIPT.py"
+    raise ConfigError(
+        f"{count} GPUs are visible, and one process trains on one: train on all of them with  {line}  "
+        "or show it one with CUDA_VISIBLE_DEVICES=0"
+    )

@@ -1,0 +1,28 @@
+"""Who is told how a training goes: losses, rates and settings, by the callbacks of transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+Tracker: TypeAlias = Literal["tensorboard", "mlflow", "wandb", "trackio"]
+
+PROJECT = "xcrossrec"
+"""Of runs, where a tracker has projects and its own variables name none."""
+
+
+def arguments_of(tracker: Tracker, work: Path) -> dict[str, Any]:
+    """A trainer's arguments that name its tracker and the run there, by the folder of the result."""
+    name = work.name.removesuffix(".training")
+    return {"report_to": [] if tracker == "tensorboard" else [tracker], "run_name": name, "project": PROJECT}
+
+
+def tracker_callbacks(tracker: Tracker, work: Path) -> list[Any]:
+    """TensorBoard's own, whose logs lie in the run's folder; a trainer finds those of the others by their names."""
+    if tracker != "tensorboard":
+        return []
+    from transformers.integrations import TensorBoardCallback
+
+    callback = TensorBoardCallback()
+    callback.logging_dir = callback.logging_dir or str(work / "logs")
+    return [callback]
