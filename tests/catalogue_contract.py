@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Event, Thread
@@ -137,6 +138,16 @@ class CatalogueContract:
         seen.append(store.version)
         assert seen == sorted(set(seen))
         assert self.reopened(store).version == seen[-1]
+
+    def test_another_process_opens_the_same(self, store: Catalogue) -> None:
+        store.upsert([item(9), item(8)], unit(9, 8))
+        store.delete(["i8"])
+        store.add_purchases([Purchase("u1", "i9", 5)])
+        with pickle.loads(pickle.dumps(store.elsewhere()))() as other:
+            assert (other.fingerprint, other.text, len(other)) == (store.fingerprint, store.text, len(store))
+            assert list(other.snapshot()) == list(store.snapshot())
+            assert other.purchases().equals(store.purchases())
+            assert best(other, 9) == best(store, 9)
 
     def test_a_snapshot_stays_as_it_was(self, store: Catalogue) -> None:
         store.upsert([item(n) for n in range(5)], unit(*range(5)))

@@ -19,6 +19,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "serve": (*_MODELS, "fastapi", "uvicorn", "httptools", "prometheus_client", "pyarrow", "httpx"),
         "onnx": (*_MODELS, "onnx", "onnxruntime"),
         "postgres": (*_MODELS, "psycopg"),
+        "ray": ("ray", "pyarrow"),
         "client": ("httpx", "pydantic"),
     }
 )

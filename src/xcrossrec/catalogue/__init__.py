@@ -5,6 +5,7 @@
 
 from xcrossrec.catalogue.base import Catalogue, CatalogueReplacedError
 from xcrossrec.catalogue.damage import examine, repair
+from xcrossrec.catalogue.encoding import BlockEncoder, in_blocks
 from xcrossrec.catalogue.fingerprint import fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, read_items
 from xcrossrec.catalogue.kept import is_catalogue, is_url, open_kept, recorded_purchases
@@ -17,6 +18,7 @@ from xcrossrec.catalogue.view import Snapshot
 from xcrossrec.filters import Filters
 
 __all__ = [
+    "BlockEncoder",
     "Catalogue",
     "CatalogueReplacedError",
     "Filters",
@@ -34,6 +36,7 @@ __all__ = [
     "examine",
     "fingerprint_of",
     "history_pool",
+    "in_blocks",
     "is_catalogue",
     "is_url",
     "open_catalogue",

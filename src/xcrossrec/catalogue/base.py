@@ -12,7 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
 from threading import Lock, RLock, Thread
@@ -21,12 +21,12 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from xcrossrec.catalogue.purchases import Entry, Purchase, PurchaseLog, first_of_each
 from xcrossrec.catalogue.segment import Segment, checks_of_vectors, table_of
-from xcrossrec.catalogue.snapshot import HeldSnapshot, merge_parts
+from xcrossrec.catalogue.snapshot import HeldSnapshot, Part, merge_parts
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.catalogue.view import Snapshot
 from xcrossrec.data.text import TITLES, ItemText
@@ -173,6 +173,11 @@ class Catalogue:
         """What was bought, and who was forgotten, since :attr:`purchases_read` was ``count`` and the catalogue was
         opened; None for a purchase that is deleted. Costs next to nothing."""
         return self._bought.after(count)
+
+    def elsewhere(self) -> Callable[[], Catalogue]:
+        """What opens this catalogue in another process, which gets it pickled: a copy in memory, as it is now."""
+        parts = [(part.segment.table, part.segment.vectors.numpy(), part.alive) for part in self._snapshot.parts]
+        return partial(_copied, self.fingerprint, self.version, parts, self.text, self.purchases())
 
     def close(self) -> None:
         """Finish what is being written and let go of what it is kept in; snapshots that were taken stay readable."""
@@ -416,6 +421,17 @@ class Catalogue:
     def _check_open(self) -> None:
         if self._closed is not None:
             raise type(self._closed)(*self._closed.args)
+
+
+def _copied(
+    fingerprint: str,
+    version: int,
+    parts: Sequence[tuple[pl.DataFrame, Float32[np.ndarray, "_ dim"], Bool[np.ndarray, " _"]]],
+    text: ItemText,
+    purchases: pl.DataFrame,
+) -> Catalogue:
+    made = [Part(Segment.build(table, torch.from_numpy(vectors)), alive) for table, vectors, alive in parts]
+    return Catalogue(None, fingerprint, HeldSnapshot(version, tuple(made)), text, PurchaseLog(purchases))
 
 
 def check_vectors(

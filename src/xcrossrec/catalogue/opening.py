@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
-from xcrossrec.catalogue.base import Catalogue
+from xcrossrec.catalogue.base import Catalogue, Encode
 from xcrossrec.catalogue.fingerprint import check_fingerprint, fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, check_fields, read_items
 from xcrossrec.catalogue.kept import create_kept, is_catalogue, is_url, open_kept, recorded_purchases
@@ -24,7 +25,12 @@ log = logging.getLogger(__name__)
 
 
 def open_catalogue(
-    model: Model, source: Catalogue | ItemSource, *, keep: bool = False, taken: Collection[Path | None] = ()
+    model: Model,
+    source: Catalogue | ItemSource,
+    *,
+    keep: bool = False,
+    taken: Collection[Path | None] = (),
+    encode: Encode | None = None,
 ) -> Catalogue:
     """Open a catalogue with a model's vectors, or make one, in memory or on disk.
 
@@ -34,6 +40,7 @@ def open_catalogue(
             a ``.csv`` or ``.parquet`` file (:func:`xcrossrec.catalogue.read_items`).
         keep: a catalogue made of files is kept on disk beside them, and found there the next time.
         taken: catalogues beside the source that are not to be found, as other models of this process have them.
+        encode: what encodes items for a catalogue in memory; None is the model, here and now.
 
     Raises:
         BundleError: of another model's vectors, damaged, or open in another process.
@@ -51,7 +58,8 @@ def open_catalogue(
         if keep:
             return _open_beside(model, Path(source), fingerprint, taken)
     items = read_items(source, encoder_of(model).text)
-    return Catalogue.in_memory(items, encode_items(model, items), fingerprint, encoder_of(model).text)
+    vectors = (encode or partial(encode_items, model))(items)
+    return Catalogue.in_memory(items, vectors, fingerprint, encoder_of(model).text)
 
 
 def build_catalogue(model: Model, source: ItemSource, folder: Path | str, *, overwrite: bool = False) -> Catalogue:
@@ -89,13 +97,16 @@ def build_catalogue(model: Model, source: ItemSource, folder: Path | str, *, ove
     )
 
 
-def embed_again(catalogue: Catalogue, model: Model, folder: Path | None = None) -> Catalogue:
+def embed_again(
+    catalogue: Catalogue, model: Model, folder: Path | None = None, encode: Encode | None = None
+) -> Catalogue:
     """Give a catalogue another model's vectors while it is served; see :meth:`Catalogue.embed_again`.
 
     Args:
         catalogue: open.
         model: of the new vectors.
         folder: where it lies, for other processes that have the catalogue open.
+        encode: what encodes items as that model does; None is the model, here and now.
 
     Raises:
         DataError: no item has a field that the model reads; or as there.
@@ -105,7 +116,7 @@ def embed_again(catalogue: Catalogue, model: Model, folder: Path | None = None) 
         fingerprint=fingerprint_of(model),
         dim=kind_of(model).dim(model),
         text=encoder_of(model).text,
-        encode=lambda items: encode_items(model, items),
+        encode=encode or partial(encode_items, model),
         model=folder,
     )
 

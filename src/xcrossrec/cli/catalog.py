@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xcrossrec.cli.checks import DATABASES, check_catalogue, check_free, check_items, check_model
-from xcrossrec.cli.console import Base, Overwrite, Precision, prepare, progress_to_stderr, report_cut
+from xcrossrec.cli.console import (
+    Address,
+    Base,
+    EngineChoice,
+    Overwrite,
+    Precision,
+    prepare,
+    progress_to_stderr,
+    report_cut,
+)
 from xcrossrec.cli.recommend import ModelDir
+from xcrossrec.engine import check_engine, engine_named
 
 if TYPE_CHECKING:
     from xcrossrec.models.model import Model
@@ -58,21 +69,31 @@ def embed(
     catalog: Catalogue,
     base: Base = None,
     precision: Precision = "fp32",
+    engine: EngineChoice = "local",
+    address: Address = None,
 ) -> None:
     """Encode a catalogue's items again, by another model, as it reads them; the items stay as they are.
 
     It is done as a whole or not at all, and not while a service has the catalogue open: that one changes its model
-    itself.
+    itself. A killed run goes on where it was when the same command is given again.
     """
     check_model(model, base)
     check_catalogue(catalog)
+    check_engine(engine, address)
     prepare("models")
-    from xcrossrec.catalogue import embed_again, open_kept
+    from xcrossrec.catalogue import embed_again, in_blocks, open_kept
+    from xcrossrec.models.loading import Loading
 
     start = time.perf_counter()
-    with progress_to_stderr(), open_kept(catalog, fingerprint=None) as store:
-        loaded = _load(model, base, precision)
-        with embed_again(store, loaded, model) as embedded:
+    with (
+        progress_to_stderr(),
+        engine_named(engine, address) as where,
+        open_kept(catalog, fingerprint=None) as store,
+    ):
+        loaded = (loading := Loading(model, base, precision))()
+        in_database = where.here and catalog.startswith(DATABASES)
+        lent = nullcontext() if in_database else in_blocks(loaded, loading, where, catalog)
+        with lent as encode, embed_again(store, loaded, model, encode) as embedded:
             count, name = len(embedded), embedded.name
     _report(catalog, name, count, time.perf_counter() - start, loaded)
 
@@ -139,12 +160,9 @@ def _check_database(url: str) -> None:
 
 
 def _load(model: Path, base: str | None, precision: EncodingPrecision) -> Model:
-    from xcrossrec.models import bundle
-    from xcrossrec.models.model import encoder_of
+    from xcrossrec.models.loading import Loading
 
-    loaded = bundle.load(model, base=base)
-    encoder_of(loaded).precision = precision
-    return loaded
+    return Loading(model, base, precision)()
 
 
 def _report(catalog: str, name: str, items: int, wall_s: float, model: Model) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from xcrossrec.engine.choice import EngineName
 from xcrossrec.extras import require
 from xcrossrec.progress import showing, to_stderr
 from xcrossrec.types import EncodingPrecision
@@ -32,6 +33,15 @@ Precision = Annotated[
 Base = Annotated[
     str | None,
     typer.Option(help="Folder or hub name of the model's base.  [default: found by its digest]"),
+]
+EngineChoice = Annotated[
+    EngineName, typer.Option("--engine", help="Where the work is done: in this process, or on a cluster by Ray.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray's cluster; 'auto' finds the one that this machine is in.  [default: Ray on this machine alone]"
+    ),
 ]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse an adapter if only its shapes say that it belongs to the base.")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from xcrossrec.cli.console import Json, Overwrite, one_line
+from xcrossrec.cli.console import Address, EngineChoice, Json, Overwrite, one_line, progress_to_stderr
+from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.types import EmptyTitles, Incomplete, Repeats, Split, SplitWay, UnknownItems
 
@@ -90,6 +91,8 @@ def import_(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split by user.")] = 0,
     overwrite: Overwrite = False,
+    engine: EngineChoice = "local",
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Read purchases and titles, split them for training and measuring, and write a domain's folder.
@@ -103,9 +106,10 @@ def import_(
           --k-core 5 --split by-user --out data/toys
     """
     from xcrossrec.data import read_domain, with_shared_users, write_domain
-    from xcrossrec.data.readers import Columns, Condition, Inputs, Recipe, import_domain
+    from xcrossrec.data.readers import Columns, Condition, Inputs, Recipe, by_file, import_domain
     from xcrossrec.data.store import refuse_taken
 
+    check_engine(engine, address)
     given = {"train": train, "validation": validation, "test": test}
     splits = {cast(Split, name): path for name, path in given.items() if path is not None}
     conditions = [Condition.parse(text) for text in where or []]
@@ -125,9 +129,10 @@ def import_(
         unknown_items=unknown_items,
         text=text,
     )
-    imported = import_domain(domain or out.resolve().name, form, inputs, recipe)
-    imported = with_shared_users(imported, others) if others else imported
-    write_domain(imported, out, overwrite=overwrite)
+    with progress_to_stderr(), engine_named(engine, address) as place, by_file(place, out, form, inputs) as blocks:
+        imported = import_domain(domain or out.resolve().name, form, inputs, recipe, blocks)
+        imported = with_shared_users(imported, others) if others else imported
+        write_domain(imported, out, overwrite=overwrite)
     _report(imported.manifest["filters"])
     typer.echo(one_line(_summary(out, imported)) if as_json else _shown(out, imported))
 

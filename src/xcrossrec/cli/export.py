@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from xcrossrec.cli.checks import check_items, check_model
-from xcrossrec.cli.console import Base, Overwrite, prepare, progress_to_stderr
+from xcrossrec.cli.console import Address, Base, EngineChoice, Overwrite, prepare, progress_to_stderr
 from xcrossrec.cli.recommend import ModelDir
+from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.export.request import To, check_request
 
 
@@ -29,6 +30,8 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="ONNX with weights of 8 bits.")] = False,
     base: Base = None,
     overwrite: Overwrite = False,
+    engine: EngineChoice = "local",
+    address: Address = None,
 ) -> None:
     """Write a model for other libraries and databases; what is written is compared with the model first.
 
@@ -37,14 +40,15 @@ def export(
       xcrossrec export models/garden --to vectors --catalog data/garden --out exported/garden-vectors
     """
     check_model(model, base)
+    check_engine(engine, address)
     check_request(to, out, catalogue=catalog, distill=distill, int8=int8, overwrite=overwrite)
     if catalog is not None:
         check_items(catalog, include_bought=True)
     prepare("onnx" if to == "onnx" else "models")
     from xcrossrec.export.exporting import export_model
 
-    with progress_to_stderr():
+    with progress_to_stderr(), engine_named(engine, address) as where:
         found = export_model(
-            model, to, out, catalogue=catalog, distill=distill, int8=int8, base=base, overwrite=overwrite
+            model, to, out, catalogue=catalog, distill=distill, int8=int8, base=base, overwrite=overwrite, engine=where
         )
     typer.echo(f"{out}: {to}\n{found}")

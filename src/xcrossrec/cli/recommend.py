@@ -13,7 +13,9 @@ import typer
 
 from xcrossrec.cli.checks import check_file, check_items, check_model, is_kept
 from xcrossrec.cli.console import (
+    Address,
     Base,
+    EngineChoice,
     Json,
     Precision,
     log,
@@ -23,6 +25,7 @@ from xcrossrec.cli.console import (
     report_cut,
     taking,
 )
+from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.exceptions import DataError
 from xcrossrec.filters import Filters
 
@@ -160,6 +163,8 @@ def recommend_batch(
     options: Asked,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what another job left.")] = False,
+    engine: EngineChoice = "local",
+    address: Address = None,
 ) -> None:
     """Recommend for every user of a Parquet file; give the same command again to go on after an interruption.
 
@@ -170,6 +175,7 @@ def recommend_batch(
     """
     options.check(model)
     check_file(out)
+    check_engine(engine, address)
     if not users.is_file():
         raise DataError(f"the users' file {users} does not exist: give a Parquet file with user_id and history")
     prepare("serve")
@@ -179,9 +185,9 @@ def recommend_batch(
     start = time.perf_counter()
     asked = options.question([])
     open_users(users).close()  # before anything expensive is done
-    with progress_to_stderr(), options.recommender(model) as recommender:
+    with progress_to_stderr(), options.recommender(model) as recommender, engine_named(engine, address) as where:
         job = {**job_of(recommender, model, users, asked), "precision": options.precision}
-        report = run(recommender, users, out, job=job, asked=asked, overwrite=overwrite)
+        report = run(recommender, users, out, job=job, asked=asked, overwrite=overwrite, engine=where)
     wall_s = time.perf_counter() - start
     _tell_of_encoding(model, options.catalog)
     if options.as_json:

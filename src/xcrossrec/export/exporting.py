@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from xcrossrec.catalogue import is_catalogue, open_catalogue, read_items
+from xcrossrec.catalogue import BlockEncoder, in_blocks, is_catalogue, open_catalogue, read_items
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.store import read_domain
+from xcrossrec.engine import Engine, Local
 from xcrossrec.exceptions import ConfigError, ModelError
 from xcrossrec.export.distilling import distilled
 from xcrossrec.export.folders import (
@@ -33,6 +34,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.base import Base, quiet_progress
 from xcrossrec.models.identity import find_base
 from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.loading import Loading
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.scorer import as_read
 from xcrossrec.models.source import SingleStreamEncoder
@@ -86,6 +88,7 @@ def export_model(
     int8: bool = False,
     base: Path | str | None = None,
     overwrite: bool = False,
+    engine: Engine | None = None,
 ) -> Exported:
     """Write a `dual` model as a folder that needs no xcrossrec, with the history's part and a README beside.
 
@@ -100,6 +103,7 @@ def export_model(
         int8: ONNX with weights of 8 bits.
         base: of the model, its folder or name; None looks for it (:func:`xcrossrec.load`).
         overwrite: replace an earlier export.
+        engine: where items are encoded for their ``vectors``; None is this process.
 
     Raises:
         BundleError: no model, or the folder exists and may not be replaced.
@@ -121,7 +125,8 @@ def export_model(
     with replacing_folder(out) as folder, quiet_progress():
         write_history(part, folder)
         if to == "vectors":
-            sample, encode = _vectors(model, Path(catalogue or ""), folder)
+            with in_blocks(model, Loading(path, base), engine or Local(), out) as by_engine:
+                sample, encode = _vectors(model, Path(catalogue or ""), folder, by_engine)
         else:
             sample, encode = _encoder(model, path, to, folder, catalogue, distill, int8, base)
         parity, exact = Parity.measured(sample, encode, folder), not (distill or int8)
@@ -159,11 +164,11 @@ def _check_model(model: Model, path: Path, to: To, *, distill: bool) -> None:
         raise ModelError(f"{path} is its base as it is, without a LoRA: use the base, or --to sentence-transformers")
 
 
-def _vectors(model: Model, source: Path, folder: Path) -> tuple[Sample, Encode]:
-    with open_catalogue(model, source) as catalogue:
+def _vectors(model: Model, source: Path, folder: Path, encode: BlockEncoder) -> tuple[Sample, Encode]:
+    with open_catalogue(model, source, encode=encode) as catalogue:
         snapshot = catalogue.snapshot()
         items = list(snapshot)
-        write_vectors(model, items, snapshot.vectors([item.item_id for item in items]).numpy(), folder)
+        write_vectors(encode, items, snapshot.vectors([item.item_id for item in items]).numpy(), folder)
     sample = Sample.of(model, items, longer=False)
     return sample, read_vectors(folder, sample.ids)
 

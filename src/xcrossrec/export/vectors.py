@@ -10,10 +10,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
-from xcrossrec.catalogue import StoredItem
+from xcrossrec.catalogue import BlockEncoder, StoredItem
 from xcrossrec.export.folders import Encode
-from xcrossrec.models.dual import encode_titles
-from xcrossrec.models.model import Model, encoder_of
+from xcrossrec.models.model import encoder_of
 from xcrossrec.prompts import item_texts
 from xcrossrec.types import ITEM, TITLE
 
@@ -22,22 +21,22 @@ VECTOR, OF_HISTORY = "vector", "history_vector"
 
 
 def write_vectors(
-    model: Model, items: Sequence[StoredItem], vectors: Float32[np.ndarray, "item dim"], folder: Path
+    encode: BlockEncoder, items: Sequence[StoredItem], vectors: Float32[np.ndarray, "item dim"], folder: Path
 ) -> None:
     """Write id, title and vector of each item; where the model's prompts differ also its vector in a history.
 
     Args:
-        model: `dual`.
+        encode: of a `dual` model.
         items: of a catalogue.
         vectors: theirs, unit ones.
         folder: to fill.
     """
-    kind, encoder = pl.Array(pl.Float32, vectors.shape[1]), encoder_of(model)
+    kind, encoder = pl.Array(pl.Float32, vectors.shape[1]), encoder_of(encode.model)
     columns: dict[str, Any] = {ITEM: [item.item_id for item in items], TITLE: [item.title for item in items]}
     columns[VECTOR] = pl.Series(vectors, dtype=kind)
     if encoder.recipe.apart:
         texts = item_texts([item.read(encoder.text) for item in items])
-        columns[OF_HISTORY] = pl.Series(encode_titles(model, texts, as_history=True).numpy(), dtype=kind)
+        columns[OF_HISTORY] = pl.Series(encode.texts(texts, as_history=True), dtype=kind)
     pl.DataFrame(columns).write_parquet(folder / ITEMS)
 
 

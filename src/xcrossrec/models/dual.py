@@ -6,7 +6,7 @@ vector size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import ClassVar
@@ -27,6 +27,9 @@ from xcrossrec.prompts import item_texts
 from xcrossrec.types import EncodingPrecision, PairStart, Scoring
 
 _ENCODE_BATCH = 256
+
+TEXTS_AT_ONCE = 16 * _ENCODE_BATCH
+"""Texts of a block: consecutive ones of :func:`reading_order` are read in the same batches as among all the others."""
 
 _SIMILARITIES = 2**22
 """Most cosines of one product of histories with the catalogue (16 MiB)."""
@@ -149,6 +152,11 @@ def _mean_vector(model: Model, titles: Sequence[str], prompt: str) -> Float[torc
     return (total / len(texts)).float()
 
 
+def reading_order(texts: Iterable[str]) -> list[str]:
+    """Each different text once, longest first: so are texts of like length read together."""
+    return sorted(set(texts), key=lambda text: (-len(text), text))
+
+
 @torch.inference_mode()
 def encode_titles(
     model: SentenceTransformer, texts: Sequence[str], *, as_history: bool = False
@@ -164,7 +172,7 @@ def encode_titles(
     """
     if model.training:
         model.eval()
-    place = {text: number for number, text in enumerate(sorted(set(texts), key=lambda text: (-len(text), text)))}
+    place = {text: number for number, text in enumerate(reading_order(texts))}
     different = list(place)
     encoder = encoder_of(model)
     encode = partial(encoder.preprocess, prompt=encoder.recipe.history_prompt) if as_history else encoder.preprocess

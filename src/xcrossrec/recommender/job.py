@@ -1,19 +1,16 @@
-"""Recommendations for a Parquet file of users: one row group at a time, and a killed run goes on where it was.
+"""Recommendations for a Parquet file of users, a row group a block of the job; a killed run goes on where it was.
 
-Each finished row group lies in a file of its own, in a folder beside the output. It is written under another name,
-brought to disk and renamed, so whatever has its final name is complete. When all are there they become one file, in the
-same way. What an output, or the folder of an unfinished one, was made of stands in it (users, model, catalogue,
-settings); another job's is refused.
+Finished row groups lie in a folder beside the output (:mod:`xcrossrec.engine.parts`). When all are there they become
+one file, in one step. What an output, or the folder of an unfinished one, was made of stands in it (users, model,
+catalogue, settings); another job's is refused.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,10 +22,11 @@ import pyarrow.parquet as pq
 from xcrossrec._version import __version__
 from xcrossrec.data.interactions import check_columns
 from xcrossrec.data.store import readable
+from xcrossrec.engine import Engine, Local, Parts, Work
 from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.bundle import read_bundle_manifest
 from xcrossrec.models.model import encoder_of
-from xcrossrec.progress import Stage, stage
+from xcrossrec.progress import stage
 from xcrossrec.recommender.questions import Answer, Question
 from xcrossrec.recommender.recommender import HISTORY, Recommender
 from xcrossrec.replacing import replacing_file
@@ -39,9 +37,6 @@ USERS_AT_ONCE = 512
 
 _KEY = b"xcrossrec"
 """Under which an output's Parquet metadata tell the job."""
-
-_JOB = "job.json"
-_LOCK = "lock"
 
 Job: TypeAlias = Mapping[str, Any]
 Progress: TypeAlias = Callable[[int, int], None]
@@ -108,6 +103,7 @@ def recommend_batch(
     asked: Question,
     overwrite: bool = False,
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> BatchReport:
     """Recommend for every user of a file; what an earlier, interrupted run of this job finished is kept.
 
@@ -116,7 +112,7 @@ def recommend_batch(
     else's recommendations. Its row groups are those of the users' file.
 
     Args:
-        recommender: with its catalogue.
+        recommender: with its catalogue; of :meth:`Recommender.from_pretrained`, if the engine is another process's.
         users: Parquet file with ``user_id``, and ``history`` or nothing: what is known of a user by her id, a number
             as its digits, stands before her history.
         out: Parquet file to make.
@@ -124,34 +120,38 @@ def recommend_batch(
         asked: what is asked for each user; its history is not read.
         overwrite: replace an output, or an unfinished one, of another job.
         progress: called with the finished and all row groups.
+        engine: where row groups are worked on; None is this process, one after another. A cluster's machines read
+            users and model at the same paths.
 
     Raises:
         DataError: no such file, a column missing or of another type, an output of another job, or another process
             at work on this one.
     """
-    users, out = Path(users), Path(out)
+    users, out, engine = Path(users).absolute(), Path(out), engine or Local()
     source = open_users(users)
     recommender.check(asked)
     groups = source.metadata.num_row_groups
     done = _made_of(out) == job
     if out.exists() and not done and not overwrite:
         raise DataError(f"{out} exists and is not this job's: choose another --out, or give --overwrite")
-    with _Parts.claimed(out, job, overwrite=overwrite) as parts:
+    with Parts.claimed(out, job, overwrite=overwrite) as parts:
         if done:
             return _report(out, groups, groups)
-        resumed = {number for number in range(groups) if parts.path(number).exists()}
         with stage("recommending", "users") as bar:
-            for number in range(groups):
-                before = sum(source.metadata.row_group(earlier).num_rows for earlier in range(number))
-                if number not in resumed:
-                    with _readable(users, "write it again"):
-                        table = source.read_row_group(number, columns=[USER, HISTORY])  # those that are there
-                    told = partial(_told, bar, before, source.metadata.num_rows)
-                    parts.write(number, _recommend_group(recommender, table, asked, told))
+            total = source.metadata.num_rows
+
+            def told(finished: int, groups: int) -> None:
+                bar.at(total * finished // groups, total)
                 if progress is not None:
-                    progress(number + 1, groups)
-        parts.join(groups, source.schema_arrow.field(USER).type)
-        return _report(out, groups, len(resumed))
+                    progress(finished, groups)
+
+            if engine.here:
+                make = partial(_answering, lambda: recommender, users, asked, lambda users: bar.at(users, total))
+            else:
+                make = partial(_answering, recommender.elsewhere(), users, asked)
+            resumed = parts.complete(engine, make, {_name(group): group for group in range(groups)}, told)
+        _join(parts, out, job, groups, source.schema_arrow.field(USER).type)
+        return _report(out, groups, resumed)
 
 
 def open_users(path: Path | str) -> pq.ParquetFile:
@@ -176,14 +176,32 @@ def open_users(path: Path | str) -> pq.ParquetFile:
 # ---- one row group
 
 
-def _told(bar: Stage, before: int, total: int, done: int) -> None:
-    bar.at(before + done, total)
+def _answering(
+    open_again: Callable[[], Recommender],
+    users: Path,
+    asked: Question,
+    told: Callable[[int], None] = lambda users: None,
+) -> Work:
+    """Load what is needed to recommend for any row group of a file."""
+    recommender, source = open_again(), open_users(users)
+
+    def work(group: int) -> bytes:
+        before = sum(source.metadata.row_group(earlier).num_rows for earlier in range(group))
+        with _readable(users, "write it again"):
+            table = source.read_row_group(group, columns=[USER, HISTORY])  # those that are there
+        found = pa.BufferOutputStream()
+        recommended = _recommend_group(recommender, table, asked, lambda done: told(before + done))
+        pq.write_table(recommended, found, compression="zstd")
+        return bytes(found.getvalue())
+
+    return work
 
 
 def _recommend_group(
     recommender: Recommender, table: pa.Table, asked: Question, told: Callable[[int], None]
 ) -> pa.Table:
     """Recommend for the users of one row group, and tell how many of them are done."""
+    recommender.memory.clear()  # so that nothing depends, in the last bit, on whom this process answered before
     given = table[HISTORY].to_pylist() if HISTORY in table.column_names else [None] * len(table)
     questions = [
         replace(asked, history=[each for each in history or () if each is not None], user_id=user)
@@ -220,66 +238,20 @@ def _schema(user_id: pa.DataType) -> pa.Schema:
 # ---- files
 
 
-class _Parts:
-    """The finished row groups of an unfinished output, in a folder beside it."""
+def _name(group: int) -> str:
+    return f"{group:06d}"
 
-    def __init__(self, out: Path, job: Job) -> None:
-        self.out, self.job = out, job
-        self.folder = out.with_name(f".{out.name}.parts")
 
-    @classmethod
-    @contextmanager
-    def claimed(cls, out: Path, job: Job, *, overwrite: bool) -> Iterator[_Parts]:
-        """Make or take the folder, for this process alone; it goes when the output is complete."""
-        if not out.parent.is_dir():
-            raise DataError(f"the folder {out.parent} does not exist: make it, or choose another --out")
-        parts = cls(out, job)
-        parts.folder.mkdir(exist_ok=True)
-        with (parts.folder / _LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DataError(f"another process is writing {out}: wait for it, or choose another --out") from None
-            parts._take_job(overwrite=overwrite)
-            yield parts
-            shutil.rmtree(parts.folder)
-
-    def _take_job(self, *, overwrite: bool) -> None:
-        """Keep the folder's parts if they are this job's."""
-        path = self.folder / _JOB
-        if path.exists() and path.read_text(encoding="utf-8", errors="replace") != json.dumps(self.job):
-            if not overwrite:
-                raise DataError(
-                    f"{self.folder} holds an unfinished output of other users, another model, catalogue or settings: "
-                    "give --overwrite to drop it, or choose another --out"
-                )
-            for part in self.folder.glob("*.parquet"):
-                part.unlink()
-            path.unlink()
-        if not path.exists():
-            with replacing_file(path) as temporary:
-                temporary.write_text(json.dumps(self.job), encoding="utf-8")
-
-    def write(self, number: int, table: pa.Table) -> None:
-        """Keep one row group's result."""
-        with replacing_file(self.path(number)) as temporary:
-            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-
-    def join(self, groups: int, user_id: pa.DataType) -> None:
-        """Make the output of all parts, a row group each."""
-        schema = _schema(user_id).with_metadata({_KEY: json.dumps(self.job)})
-        with (
-            replacing_file(self.out) as temporary,
-            pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
-        ):
-            for number in range(groups):
-                with _readable(self.path(number), "remove it and run again: its users are answered anew"):
-                    part = pq.read_table(self.path(number), page_checksum_verification=True)
-                writer.write_table(part.cast(_schema(user_id)), row_group_size=max(part.num_rows, 1))
-
-    def path(self, number: int) -> Path:
-        """Where a finished row group lies."""
-        return self.folder / f"{number:06d}.parquet"
+def _join(parts: Parts, out: Path, job: Job, groups: int, user_id: pa.DataType) -> None:
+    """Make the output of all parts, a row group each."""
+    schema = _schema(user_id).with_metadata({_KEY: json.dumps(job)})
+    with (
+        replacing_file(out) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for group in range(groups):
+            part = pq.read_table(pa.BufferReader(parts.read(_name(group))))
+            writer.write_table(part.cast(_schema(user_id)), row_group_size=max(part.num_rows, 1))
 
 
 def _made_of(out: Path) -> Job | None:

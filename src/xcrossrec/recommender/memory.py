@@ -25,6 +25,11 @@ class Memory:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def clear(self) -> None:
+        """Remember nothing."""
+        with self._lock:
+            self._kept.clear()
+
     def recall(self, texts: Iterable[Text]) -> dict[Text, Any]:
         """Those of the texts that are remembered."""
         with self._lock:

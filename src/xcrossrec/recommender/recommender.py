@@ -12,10 +12,11 @@ from xcrossrec.answers import Explanation, ItemScore, Recommendation
 from xcrossrec.catalogue import Catalogue, Filters, ItemSource, Snapshot, open_catalogue
 from xcrossrec.data.given import Table, as_frame, is_table
 from xcrossrec.data.interactions import check_columns
+from xcrossrec.exceptions import ConfigError
 from xcrossrec.explanation import explain_scores
-from xcrossrec.models import bundle
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.loading import Loading
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.recommender.bought import Bought
 from xcrossrec.recommender.memory import Memory
@@ -85,6 +86,7 @@ class Recommender:
             self.ranking = PairRanking(model, pair_limit)
         self.memory = Memory(remembered if self.ranking.together else 0)
         self._on_encoded, self._on_recalled = on_encoded, on_recalled
+        self._loading: Loading | None = None
 
     @classmethod
     def from_pretrained(
@@ -108,9 +110,23 @@ class Recommender:
             BaseMismatchError: no base is there that has the digest of the training, or the given one has another.
             DataError: no catalogue there, or one that cannot be ranked.
         """
-        model = bundle.load(path, base=base)
-        encoder_of(model).precision = precision
-        return cls(model, catalogue)
+        loading = Loading(path, base, precision)
+        made = cls(loading(), catalogue)
+        made._loading = loading
+        return made
+
+    def elsewhere(self) -> Callable[[], Recommender]:
+        """What opens this recommender in another process, which gets it pickled.
+
+        Raises:
+            ConfigError: it was not loaded from a folder (:meth:`from_pretrained`).
+        """
+        if self._loading is None:
+            raise ConfigError(
+                "this recommender was made of a model in memory, which other processes cannot load: make it with "
+                "Recommender.from_pretrained, or let the engine be this process (local)"
+            )
+        return partial(_opened, self._loading.anywhere(), self.catalogue.elsewhere())
 
     def close(self) -> None:
         """Close the catalogue, so that another process may open it."""
@@ -327,6 +343,10 @@ class Recommender:
             sentences = (f"{answer.reason[0].upper()}{answer.reason[1:]}.", buyers, *alike)
             found.append(Explanation(known.item_id, known.title, score, (), reasons=sentences))
         return found
+
+
+def _opened(loading: Loading, catalogue: Callable[[], Catalogue]) -> Recommender:
+    return Recommender(loading(), catalogue())
 
 
 def _sound(answer: Answer | Exception) -> Answer:

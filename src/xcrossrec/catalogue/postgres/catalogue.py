@@ -9,9 +9,10 @@ Legend: ``item`` = one item, ``dim`` = vector size.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Lock, Thread
@@ -185,6 +186,10 @@ class PostgresCatalogue(Catalogue):
         if self._closed is None or isinstance(self._closed, CatalogueReplacedError):
             self._arrivals.catch_up(self._tables.state().arrived)
         return super().purchases()
+
+    def elsewhere(self) -> Callable[[], Catalogue]:
+        """What opens this catalogue in another process: its URL; see :meth:`Catalogue.elsewhere`."""
+        return partial(type(self).open, self._tables.database.url, fingerprint=self.fingerprint)
 
     def _read_all(self, state: State) -> HeldSnapshot | SearchedSnapshot:
         if state.indexed:

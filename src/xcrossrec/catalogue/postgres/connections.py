@@ -51,6 +51,7 @@ class Database:
         url: ``postgresql://...``, as libpq reads it; after a ``#`` the schema, ``xcrossrec`` where none is named.
 
     Attributes:
+        url: as it was given.
         schema: its name.
         name: the URL without a password.
 
@@ -68,7 +69,7 @@ class Database:
             self._given = conninfo_to_dict(place)
         except psycopg.ProgrammingError as error:
             raise ConfigError(f"the database's URL cannot be read ({_said(error)}): see docs/catalogue.md") from None
-        self.schema = schema
+        self.url, self.schema = url, schema
         self.name = _shown(self._given, schema)
         self._idle: list[Connection[Any]] = []
         self._lock = Lock()

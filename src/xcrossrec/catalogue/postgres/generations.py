@@ -19,7 +19,7 @@ from xcrossrec.catalogue.segment import Segment
 from xcrossrec.catalogue.stored_item import StoredItem
 
 _AT_ONCE = 5000
-"""Items that are encoded together."""
+"""Items that are encoded together, unless what encodes them says better."""
 
 Changed: TypeAlias = tuple[Segment, Sequence[str]]
 """Items that were written, and ids that were deleted."""
@@ -45,7 +45,8 @@ class NextGeneration:
         """Encode all items; those that are written meanwhile too, but for the few that come last."""
         tables, change, last = self._tables, self._tables.database.change, -1
         change(lambda connection: tables.make_items(connection, self.number, self._dim))
-        while page := tables.page(self._former.generation, self._upto, last, _AT_ONCE):
+        at_once = getattr(self._encode, "at_once", _AT_ONCE)
+        while page := tables.page(self._former.generation, self._upto, last, at_once):
             places, items = page
             vectors, last = self._vectors(items), places[-1]
             change(lambda connection, p=places, i=items, v=vectors: self._write(connection, p, i, v))  # type: ignore[misc]

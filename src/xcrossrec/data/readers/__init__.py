@@ -17,6 +17,7 @@ import polars as pl
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.given import Table, as_frame, is_table
 from xcrossrec.data.readers.amazon import read_amazon
+from xcrossrec.data.readers.blocks import Blocks, by_file
 from xcrossrec.data.readers.columns import Columns
 from xcrossrec.data.readers.conditions import Condition
 from xcrossrec.data.readers.frames import Inputs, RawDomain
@@ -25,9 +26,9 @@ from xcrossrec.data.readers.sources import Paths
 from xcrossrec.data.readers.tables import read_alone, read_tables
 from xcrossrec.exceptions import ConfigError
 
-__all__ = ["FORMATS", "Columns", "Condition", "Inputs", "Recipe", "import_domain", "read_interactions"]
+__all__ = ["FORMATS", "Columns", "Condition", "Inputs", "Recipe", "by_file", "import_domain", "read_interactions"]
 
-FORMATS: Mapping[str, Callable[[Inputs], RawDomain]] = {
+FORMATS: Mapping[str, Callable[[Inputs, Blocks | None], RawDomain]] = {
     "amazon2014": partial(read_amazon, "amazon2014"),
     "amazon2018": partial(read_amazon, "amazon2018"),
     "amazon2023": partial(read_amazon, "amazon2023"),
@@ -38,7 +39,9 @@ FORMATS: Mapping[str, Callable[[Inputs], RawDomain]] = {
 }
 
 
-def import_domain(name: str, form: str | None, inputs: Inputs, recipe: Recipe | None = None) -> Domain:
+def import_domain(
+    name: str, form: str | None, inputs: Inputs, recipe: Recipe | None = None, blocks: Blocks | None = None
+) -> Domain:
     """Read one source and make a domain of it (write it with `xcrossrec.data.write_domain`).
 
     Args:
@@ -46,6 +49,7 @@ def import_domain(name: str, form: str | None, inputs: Inputs, recipe: Recipe | 
         form: a key of ``FORMATS``; None tells by each file's contents, which may differ.
         inputs: the source's files, or tables in their place.
         recipe: filters and split; by default all interactions, split leave-last-out or as they come.
+        blocks: from :func:`by_file`, reads each file by an engine; None reads them here.
 
     Raises:
         ConfigError: an unknown format, or files that do not belong to it.
@@ -55,7 +59,7 @@ def import_domain(name: str, form: str | None, inputs: Inputs, recipe: Recipe | 
         raise ConfigError(f"unknown format {form!r}: choose one of {', '.join(FORMATS)}")
     with TemporaryDirectory(prefix="xcrossrec-") as folder:
         files = _in_files(inputs, Path(folder))
-        raw = read_tables(None, files) if form is None else FORMATS[form](files)
+        raw = read_tables(None, files, blocks) if form is None else FORMATS[form](files, blocks)
         given = tuple(path for path in raw.sources if not path.is_relative_to(folder))
         return make_domain(name, replace(raw, sources=given), recipe or Recipe())
 

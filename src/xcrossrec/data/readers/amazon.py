@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias
 
 import polars as pl
 
+from xcrossrec.data.readers.blocks import Blocks
 from xcrossrec.data.readers.columns import Columns
 from xcrossrec.data.readers.frames import Inputs, RawDomain
 from xcrossrec.data.readers.sources import Source
@@ -58,12 +60,13 @@ _LAYOUTS: Mapping[Release, _Layout] = {
 }
 
 
-def read_amazon(release: Release, inputs: Inputs) -> RawDomain:
+def read_amazon(release: Release, inputs: Inputs, blocks: Blocks | None = None) -> RawDomain:
     """Read the reviews (JSON Lines or ratings CSV, also ready splits) and the metadata of one release.
 
     Args:
         release: which one; nothing is guessed from the file.
         inputs: reviews and metadata; only items that have reviews are taken.
+        blocks: reads each file by an engine; None reads them here.
 
     Raises:
         ConfigError: one of the two is missing, or reviews are given both ways.
@@ -88,11 +91,15 @@ def read_amazon(release: Release, inputs: Inputs) -> RawDomain:
         others=False,
         remedy=layout.unit_remedy,
         only_bought=True,
-        mend=lambda title: pl.when(title.str.contains(JUNK_TITLE)).then(pl.lit("")).otherwise(title),
-        check_file=lambda source: _refuse_header(layout, source),
+        mend=_without_junk,
+        check_file=partial(_refuse_header, layout),
         check=_check_order,
     )
-    return read_planned(plan, inputs)
+    return read_planned(plan, inputs, blocks)
+
+
+def _without_junk(title: pl.Expr) -> pl.Expr:
+    return pl.when(title.str.contains(JUNK_TITLE)).then(pl.lit("")).otherwise(title)
 
 
 def _refuse_header(layout: _Layout, source: Source) -> None:

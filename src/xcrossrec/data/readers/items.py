@@ -57,7 +57,46 @@ class _Job:
         return one_row_an_item(self.parts)
 
 
-def items_of(
+@dataclass
+class ItemRows:
+    """The items of some files, a table a file, and what is wrong with them.
+
+    Attributes:
+        parts: tables.
+        lacking: rows without an id.
+        read: rows.
+        place: the first file with rows without an id.
+    """
+
+    parts: list[pl.DataFrame] = field(default_factory=list)
+    lacking: int = 0
+    read: int = 0
+    place: str = ""
+
+    def add(self, other: ItemRows) -> None:
+        """Add the items of other files."""
+        self.parts += other.parts
+        self.lacking, self.read = self.lacking + other.lacking, self.read + other.read
+        self.place = self.place or other.place
+
+    def joined(self, inputs: Inputs) -> tuple[pl.DataFrame, dict[str, object]]:
+        """All items, one row each, and what the manifest states of conflicting titles.
+
+        Raises:
+            DataError: items without an id.
+        """
+        lacking = self.lacking if inputs.items else 0
+        if lacking and inputs.incomplete == "error":
+            raise DataError(
+                f"{lacking:,} of {self.read:,} rows of items have no id, the first in {self.place}: complete them, or "
+                "leave them out (--incomplete drop)"
+            )
+        items = one_row_an_item(self.parts)
+        told: dict[str, object] = {"items_without_id": lacking} if lacking else {}
+        return items.drop(_BOUNDS).with_columns(without_fractions(items[ITEM])), told | _conflicts(items)
+
+
+def item_rows(
     sources: Sequence[Source],
     columns: Columns,
     inputs: Inputs,
@@ -66,41 +105,29 @@ def items_of(
     others: bool,
     keep: pl.Series | None = None,
     mend: Expression | None = None,
-) -> tuple[pl.DataFrame, dict[str, object]]:
+) -> ItemRows:
     """Read the items of some files.
 
     Args:
         sources: the files.
         columns: what their columns are called.
-        inputs: what to do with items without an id.
+        inputs: where the items stand.
         needed: columns that must be there.
         others: whether further columns are kept, as text.
         keep: take these item ids only (Categorical), so that a large catalogue is never held; None takes all.
         mend: applied to titles.
 
-    Returns:
-        the items, and what the manifest states of conflicting titles.
-
     Raises:
-        DataError: missing columns, items without an id.
+        DataError: missing columns.
     """
-    job, parts = _Job(keep, not inputs.items), []
-    lacking, read, place = 0, 0, ""
+    job, rows = _Job(keep, not inputs.items), ItemRows()
     for source in sources:
         name, job.own, job.selected = _selected(source, columns, needed, others, mend)
         identity = ids(name, source.types[name]).alias(_ID)
         wanted = list(dict.fromkeys([*job.own, *source.every]))
-        parts.append(source.read(wanted, job.table, [pl.all(), identity]))
-        lacking, read = lacking + job.lacking, read + job.read
-        place = place or (source.shown if job.lacking else "")
-    if lacking and inputs.items and inputs.incomplete == "error":
-        raise DataError(
-            f"{lacking:,} of {read:,} rows of items have no id, the first in {place}: complete them, or leave them out "
-            "(--incomplete drop)"
-        )
-    items = one_row_an_item(parts)
-    told: dict[str, object] = {"items_without_id": lacking} if lacking and inputs.items else {}
-    return items.drop(_BOUNDS).with_columns(without_fractions(items[ITEM])), told | _conflicts(items)
+        table = source.read(wanted, job.table, [pl.all(), identity])
+        rows.add(ItemRows([table], job.lacking, job.read, source.shown if job.lacking else ""))
+    return rows
 
 
 def _selected(

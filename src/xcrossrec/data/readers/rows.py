@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
@@ -58,6 +59,13 @@ class Tally:
         self.lacking.update(other.lacking)
         for column, counts in other.events.items():
             self.events.setdefault(column, Counter()).update(counts)
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Tally:
+        """One that JSON brought."""
+        events = {column: Counter(counts) for column, counts in told["events"].items()}
+        counted = {name: Counter(told[name]) for name in ("lacking", "asked")}
+        return cls(**{**told, **counted, "events": events})
 
     def rows(self, inputs: Inputs) -> dict[str, int]:
         """State the counts that are not 0.

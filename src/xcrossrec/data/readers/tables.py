@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import polars as pl
 
 from xcrossrec.data.interactions import SUBSECOND
+from xcrossrec.data.readers.blocks import Blocks
 from xcrossrec.data.readers.columns import Columns, Role
 from xcrossrec.data.readers.frames import Inputs, RawDomain, item_field
 from xcrossrec.data.readers.histories import HISTORY, with_histories
-from xcrossrec.data.readers.items import Expression, items_of
+from xcrossrec.data.readers.items import Expression, ItemRows, item_rows
 from xcrossrec.data.readers.rows import Check, Tally, interactions_of
 from xcrossrec.data.readers.sources import Form, Paths, Reading, Source, open_sources, original_files
 from xcrossrec.exceptions import ConfigError, DataError
@@ -54,12 +57,13 @@ class Plan:
     check: Check | None = None
 
 
-def read_tables(form: Form | None, inputs: Inputs) -> RawDomain:
+def read_tables(form: Form | None, inputs: Inputs, blocks: Blocks | None = None) -> RawDomain:
     """Read own tables: interactions in one or one set a split, and titles from tables of items or the same tables.
 
     Args:
         form: what the interactions are; None tells by each file's contents.
         inputs: the files.
+        blocks: reads each file by an engine; None reads them here.
 
     Raises:
         ConfigError: inputs that leave out what is needed, or give both ways.
@@ -72,7 +76,7 @@ def read_tables(form: Form | None, inputs: Inputs) -> RawDomain:
         )
     if inputs.splits and ("train" not in inputs.splits or not inputs.items):
         raise ConfigError("files that come split need the items with titles (--items) and at least --train: give both")
-    return read_planned(Plan(form), inputs)
+    return read_planned(Plan(form), inputs, blocks)
 
 
 def read_item_file(path: Path) -> pl.DataFrame:
@@ -93,7 +97,8 @@ def read_item_file(path: Path) -> pl.DataFrame:
     with TemporaryDirectory(prefix="xcrossrec-") as folder:
         inputs = Inputs(items=path)
         try:
-            return items_of(open_sources(path, None, Reading(Path(folder))), inputs.columns, inputs, others=True)[0]
+            rows = item_rows(open_sources(path, None, Reading(Path(folder))), inputs.columns, inputs, others=True)
+            return rows.joined(inputs)[0]
         except DataError as error:
             said, _, remedy = str(error).rpartition(": ")
             raise DataError(f"{said}: call its columns {ITEM} and {TITLE}" if "--" in remedy else str(error)) from error
@@ -106,29 +111,28 @@ def _text_table(path: Path) -> pl.DataFrame:
     return table.with_columns(parsed)
 
 
-def read_planned(plan: Plan, inputs: Inputs) -> RawDomain:
+def read_planned(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> RawDomain:
     """Read the two tables as a format has them.
 
     Raises:
         DataError: as for `read_tables`.
     """
     with TemporaryDirectory(prefix="xcrossrec-") as folder:
-        numbered = inputs.columns.numbered
-        stated = Reading(Path(folder), inputs.separator, inputs.encoding, numbered, loose=plan.loose)
         opened: list[Source] = []
-        table, tally, told = _interactions(plan, inputs, stated, opened)
-        sources = open_sources(inputs.items, None, stated) if inputs.items else opened
-        items, conflicts = items_of(
-            sources,
-            plan.columns[1] if plan.columns else inputs.columns,
-            inputs,
-            needed=plan.needed,
-            others=plan.others and bool(inputs.items),
-            keep=table[ITEM].unique() if plan.only_bought else None,
-            mend=plan.mend,
-        )
-    given = [*(inputs.splits.values() if inputs.splits else [inputs.interactions]), inputs.items]
-    files = [file for paths in given if paths for file in original_files(paths)]
+        table, tally, told = _interactions(plan, inputs, Path(folder), opened, blocks)
+        bought = [inputs.splits[split] for split in SPLITS if split in inputs.splits] or [inputs.interactions]
+        files = [file for paths in bought for file in original_files(paths)]
+        keep = table[ITEM].unique() if plan.only_bought else None
+        if blocks is None:
+            sources = open_sources(inputs.items, None, _stated(plan, inputs, Path(folder))) if inputs.items else opened
+            rows = _items(plan, inputs, keep, sources)
+        else:
+            rows, states = ItemRows(), [blocks.state(file) for file in files] if plan.only_bought else []
+            of_items = original_files(inputs.items) if inputs.items else files
+            for parts, facts in blocks.read(of_items, partial(_items_of_file, plan, inputs, keep), "items", states):
+                rows.add(ItemRows(list(parts), **facts))
+        items, conflicts = rows.joined(inputs)
+    files += original_files(inputs.items) if inputs.items else []
     return RawDomain(items, table, tuple(dict.fromkeys(files)), tally.rows(inputs), {**told, **conflicts})
 
 
@@ -139,26 +143,29 @@ def read_alone(inputs: Inputs) -> pl.DataFrame:
         DataError: as for `read_tables`.
     """
     with TemporaryDirectory(prefix="xcrossrec-") as folder:
-        stated = Reading(Path(folder), inputs.separator, inputs.encoding, inputs.columns.numbered)
-        return _interactions(Plan(), inputs, stated, [])[0]
+        return _interactions(Plan(), inputs, Path(folder), [], None)[0]
+
+
+def _stated(plan: Plan, inputs: Inputs, folder: Path, names: Sequence[str] | None = None) -> Reading:
+    return Reading(folder, inputs.separator, inputs.encoding, inputs.columns.numbered, names, plan.loose)
 
 
 def _interactions(
-    plan: Plan, inputs: Inputs, stated: Reading, opened: list[Source]
+    plan: Plan, inputs: Inputs, folder: Path, opened: list[Source], blocks: Blocks | None
 ) -> tuple[pl.DataFrame, Tally, Mapping[str, object]]:
     tally = Tally()
-    reading = replace(stated, names=plan.names)
-    columns = plan.columns[0] if plan.columns else inputs.columns
 
     def table(paths: Paths) -> pl.DataFrame:
-        sources = open_sources(paths, plan.form, reading)
-        opened.extend(sources)
-        parts = []
-        for source in sources:
-            if plan.check_file is not None:
-                plan.check_file(source)
-            parts.append(interactions_of(source, columns, inputs, tally, remedy=plan.remedy, check=plan.check))
-        return _joined([part for part in parts if part.width], ", ".join(source.shown for source in sources))
+        if blocks is None:
+            sources = open_sources(paths, plan.form, _stated(plan, inputs, folder, plan.names))
+            opened.extend(sources)
+            parts = _bought(plan, inputs, sources, tally)
+        else:
+            parts = []
+            for tables, told in blocks.read(original_files(paths), partial(_bought_of_file, plan, inputs), "bought"):
+                tally.add(Tally.of(told))
+                parts += tables
+        return _joined([part for part in parts if part.width], ", ".join(map(str, original_files(paths))))
 
     if not inputs.splits:
         whole = table(inputs.interactions)
@@ -173,6 +180,40 @@ def _interactions(
         _refuse_mixture(list(tables.values()), ", ".join(str(paths) for paths in inputs.splits.values()))
     filled, told = with_histories(tables)
     return _plain(pl.concat(filled)), tally, told
+
+
+# ---- what is done with a file, whoever does it
+
+
+def _bought(plan: Plan, inputs: Inputs, sources: Sequence[Source], tally: Tally) -> list[pl.DataFrame]:
+    """Read interactions, a table a file, and count their rows."""
+    parts = []
+    for source in sources:
+        if plan.check_file is not None:
+            plan.check_file(source)
+        columns = plan.columns[0] if plan.columns else inputs.columns
+        parts.append(interactions_of(source, columns, inputs, tally, remedy=plan.remedy, check=plan.check))
+    return parts
+
+
+def _items(plan: Plan, inputs: Inputs, keep: pl.Series | None, sources: Sequence[Source]) -> ItemRows:
+    columns, others = plan.columns[1] if plan.columns else inputs.columns, plan.others and bool(inputs.items)
+    return item_rows(sources, columns, inputs, needed=plan.needed, others=others, keep=keep, mend=plan.mend)
+
+
+def _bought_of_file(plan: Plan, inputs: Inputs, file: Path) -> tuple[list[pl.DataFrame], Mapping[str, Any]]:
+    with TemporaryDirectory(prefix="xcrossrec-") as folder:
+        tally, sources = Tally(), open_sources(file, plan.form, _stated(plan, inputs, Path(folder), plan.names))
+        return [part for part in _bought(plan, inputs, sources, tally) if part.width], vars(tally)
+
+
+def _items_of_file(
+    plan: Plan, inputs: Inputs, keep: pl.Series | None, file: Path
+) -> tuple[list[pl.DataFrame], Mapping[str, Any]]:
+    with TemporaryDirectory(prefix="xcrossrec-") as folder:
+        form, names = (None, None) if inputs.items else (plan.form, plan.names)
+        rows = _items(plan, inputs, keep, open_sources(file, form, _stated(plan, inputs, Path(folder), names)))
+        return rows.parts, {name: value for name, value in vars(rows).items() if name != "parts"}
 
 
 def _joined(tables: Sequence[pl.DataFrame], paths: str) -> pl.DataFrame:
