@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from catalogue_contract import MODEL, CatalogueContract
-from xcrossrec.catalogue import Catalogue, StoredItem
-from xcrossrec.catalogue.postgres import PostgresCatalogue
+from catalogue_contract import DIM, MODEL, OTHER, CatalogueContract, best, encode, encode_items, item, unit
+from xcrossrec.catalogue import Catalogue, CatalogueReplacedError, Filters, Forgotten, Purchase, StoredItem
+from xcrossrec.catalogue.scan import history_pool
+from xcrossrec.catalogue.snapshot import HeldSnapshot
+from xcrossrec.exceptions import BundleError, ConfigError, DataError, UnavailableError
+from xcrossrec.models.heads import HistoryMatcher
+
+pytest.importorskip("psycopg", reason="POSTGRES ABSENT: pip install 'xcrossrec[postgres]'; nothing was checked")
+
+from xcrossrec.catalogue.postgres import PostgresCatalogue, tables
 from xcrossrec.catalogue.postgres import catalogue as module
+from xcrossrec.catalogue.postgres.snapshot import SearchedSnapshot
 
 
 class TestHeld(CatalogueContract):
@@ -43,3 +54,193 @@ class TestSearched(TestHeld):
         self, store: Catalogue, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Nothing is merged."""
+
+
+# ---- one database, many processes
+
+
+@pytest.fixture
+def two(postgres: str) -> Iterator[tuple[PostgresCatalogue, PostgresCatalogue]]:
+    """The same catalogue, opened twice."""
+    with (
+        PostgresCatalogue.create(postgres, [item(0), item(1)], unit(0, 1), fingerprint=MODEL) as one,
+        PostgresCatalogue.open(postgres, fingerprint=MODEL) as other,
+    ):
+        yield one, other
+
+
+def test_what_one_writes_the_other_sees(two: tuple[PostgresCatalogue, PostgresCatalogue]) -> None:
+    one, other = two
+    one.upsert([item(0, title="Anew"), item(2)], unit(0, 2))
+    one.delete(["i1"])
+    assert list(other.snapshot()) == [item(0, title="Anew"), item(2)]
+    other.upsert([item(3)], unit(3))
+    assert [found.item_id for found in one.snapshot()] == ["i0", "i2", "i3"]
+    one.add_purchases([Purchase("anna", "i0"), Purchase("bo", "i2", 7)])
+    assert (len(other.snapshot()), list(other.purchases_after(0))) == (
+        3,
+        [Purchase("anna", "i0"), Purchase("bo", "i2", 7)],
+    )
+    assert other.add_purchases([Purchase("bo", "i2", 9)]) == []
+    assert other.forget("anna") == 1
+    one.snapshot()
+    assert list(one.purchases_after(0)) == [None, Purchase("bo", "i2", 7), Forgotten("anna")]
+    assert one.version == other.version
+
+
+def test_who_was_away_for_long_reads_all_items_again(
+    two: tuple[PostgresCatalogue, PostgresCatalogue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Former rows of items are gone by then."""
+    monkeypatch.setattr(tables, "KEPT_MIN", 0)
+    one, other = two
+    one.delete(["i0"])
+    one.upsert([item(1, title="Anew")], unit(1))
+    one.upsert([item(2)], unit(2))
+    assert one._tables.state().purged > 1
+    assert list(other.snapshot()) == [item(1, title="Anew"), item(2)]
+
+
+def test_the_other_goes_on_with_the_former_vectors_until_it_takes_the_new_ones(
+    two: tuple[PostgresCatalogue, PostgresCatalogue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    new = one.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items, model=Path("model"))
+    assert (best(other, 1), other.replaced_by, new.replaced_by) == (["i1", "i0"], str(Path("model").absolute()), None)
+    with pytest.raises(CatalogueReplacedError, match="write to the one that took its place"):
+        other.upsert([item(5)], unit(5))
+    assert other.successor("c" * 64) is None
+    taken = other.successor(OTHER)
+    assert taken is not None
+    np.testing.assert_array_equal(taken.snapshot().vectors(["i0"]), encode(["Item 0"]))
+    monkeypatch.setattr(tables, "_FORMER_H", 0)
+    last = new.embed_again(fingerprint=MODEL, dim=DIM, encode=lambda items: unit(*range(len(items))))
+    assert list(taken.snapshot()) == [item(0), item(1)]
+    last.upsert([item(7)], unit(7))
+    with pytest.raises(BundleError, match="holds no catalogue"):
+        last._tables.whole(2, 99)  # the generation before is gone
+
+
+def test_two_that_change_to_the_same_model_encode_once(postgres: str) -> None:
+    with (
+        PostgresCatalogue.create(postgres, [item(0)], unit(0), fingerprint=MODEL) as one,
+        PostgresCatalogue.open(postgres, fingerprint=MODEL) as other,
+    ):
+        one.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items)
+        same = other.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=lambda _: pytest.fail("encoded"))
+        assert (same.fingerprint, same.version) == (OTHER, one._tables.state().version)
+
+
+# ---- what is refused
+
+
+def test_what_is_not_there_or_of_another_model_is_a_sentence(postgres: str) -> None:
+    with pytest.raises(
+        BundleError, match=r"holds no catalogue: check the URL, or make one with  xcrossrec catalog build"
+    ):
+        PostgresCatalogue.open(postgres, fingerprint=MODEL)
+    PostgresCatalogue.create(postgres, [item(0)], unit(0), fingerprint=MODEL).close()
+    with pytest.raises(BundleError, match=r"another model's vectors.*xcrossrec catalog embed MODEL postgresql://"):
+        PostgresCatalogue.open(postgres, fingerprint=OTHER)
+    with pytest.raises(BundleError, match=r"holds a catalogue: choose another schema \(after #\)"):
+        PostgresCatalogue.create(postgres, [], unit(), fingerprint=OTHER)
+    with PostgresCatalogue.open(postgres, fingerprint=MODEL) as store:
+        store.add_purchases([Purchase("anna", "i0")])
+        with PostgresCatalogue.create(postgres, [item(5)], unit(5), fingerprint=OTHER, overwrite=True) as new:
+            assert (list(new.snapshot()), new.purchases().height, new.check()) == ([item(5)], 1, [])
+        with pytest.raises(CatalogueReplacedError):
+            store.delete(["i0"])
+        with pytest.raises(DataError, match=r"'a\\x00b' has a zero character, which PostgreSQL cannot keep"):
+            new.upsert([StoredItem("a\0b", "A")], unit(0))
+    assert PostgresCatalogue.open(postgres, fingerprint=None).snapshot().get(["a\0b"]) == [None]
+
+
+def test_a_database_that_is_away_is_a_sentence_without_the_password() -> None:
+    with pytest.raises(
+        UnavailableError, match=r"postgresql://anna@localhost:1/shop cannot be reached .*start it"
+    ) as raised:
+        PostgresCatalogue.open("postgresql://anna:secret@localhost:1/shop", fingerprint=None)
+    assert "secret" not in str(raised.value)
+    with pytest.raises(ConfigError, match=r"schema 'Not one' of a database is not made of a-z, 0-9 and _"):
+        PostgresCatalogue.open("postgresql://localhost/shop#Not one", fingerprint=None)
+
+
+# ---- the index
+
+
+class Popular:
+    """What is added to all items: much to some far ones."""
+
+    def __call__(self, ids: Sequence[str], vectors: torch.Tensor, whole: object) -> np.ndarray:
+        return np.array([5.0 if item_id in ("i2900", "i2901") else 0.0 for item_id in ids])
+
+    def likely(self, most: int) -> tuple[Sequence[str], torch.Tensor | None]:
+        return ["i2900", "i2901", "unknown"], None
+
+
+@pytest.fixture(scope="module")
+def many(postgres_server: str) -> Iterator[tuple[PostgresCatalogue, Catalogue, np.ndarray]]:
+    """3,000 items in a database that searches them, and in memory; and vectors to ask with."""
+    draw = np.random.default_rng(0)
+    vectors = draw.standard_normal((3020, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    items = [item(n, category="rare" if n % 200 == 7 else "usual", price=n % 50) for n in range(3000)]
+    url = f"{postgres_server}#test_many_{os.getpid()}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "EXACT_UNTIL", 100)
+        with PostgresCatalogue.create(url, items, vectors[:3000], fingerprint=MODEL, overwrite=True) as store:
+            yield store, Catalogue.in_memory(items, vectors[:3000], MODEL), vectors[3000:]
+            store._tables.database.change(lambda c: c.execute(f"DROP SCHEMA test_many_{os.getpid()} CASCADE") and None)
+
+
+def found(store: Catalogue, slots: np.ndarray, k: int = 10, **options: Any) -> list[tuple[str, float]]:
+    pool = history_pool(HistoryMatcher(), len(slots))
+    return [(each.item_id, score) for each, score in store.snapshot().search(slots, k, pool=pool, **options)]
+
+
+def test_the_index_finds_nearly_all_of_the_best(many: tuple[PostgresCatalogue, Catalogue, np.ndarray]) -> None:
+    store, memory, asked = many
+    assert isinstance(store.snapshot(), SearchedSnapshot)
+    hits = [len({*found(store, asked[n : n + 4])} & {*found(memory, asked[n : n + 4])}) for n in range(16)]
+    assert sum(hits) >= 0.95 * 160
+
+
+def test_as_many_as_are_asked_for_come_back_under_narrow_filters(
+    many: tuple[PostgresCatalogue, Catalogue, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """15 of 3,000 items meet the filter: all of them are scored; and the index gives as many where they are not few."""
+    store, memory, asked = many
+    rare = Filters(category=["rare"])
+    for n in range(8):
+        assert found(store, asked[n : n + 2], 15, filters=rare) == found(memory, asked[n : n + 2], 15, filters=rare)
+    monkeypatch.setattr("xcrossrec.catalogue.postgres.snapshot.FEW", -1)
+    monkeypatch.setattr("xcrossrec.catalogue.postgres.snapshot._LEAST", 15)
+    for n in range(8):
+        assert found(store, asked[n : n + 2], 15, filters=rare) == found(memory, asked[n : n + 2], 15, filters=rare)
+
+
+@pytest.mark.parametrize("options", [{"bonus": {"i2000": 2.0, "i2001": 1.5, "gone": 9.0}}, {"everywhere": Popular()}])
+def test_what_is_bought_together_or_most_is_found_however_far(
+    many: tuple[PostgresCatalogue, Catalogue, np.ndarray], options: Any
+) -> None:
+    store, memory, asked = many
+    here, there = found(store, asked[:1], 5, **options), found(memory, asked[:1], 5, **options)
+    assert here == there
+    assert {each for each, _ in here[:2]} in ({"i2000", "i2001"}, {"i2900", "i2901"})
+    nothing = np.zeros((1, 16), np.float32)
+    assert found(store, nothing, 5, **options)[:2] == found(memory, nothing, 5, **options)[:2]
+    assert len(found(store, nothing, 5, **options)) == 5
+
+
+def test_a_catalogue_that_grows_is_indexed_while_it_answers(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EXACT_UNTIL", 50)
+    with PostgresCatalogue.create(postgres, [item(0)], unit(0), fingerprint=MODEL) as store:
+        assert isinstance(store.snapshot(), HeldSnapshot)
+        store.upsert([item(n) for n in range(80)], unit(*range(80)))
+        assert store._indexer is not None
+        store._indexer.join()
+        before = best(store, 40, 9)
+        assert isinstance(store.snapshot(), SearchedSnapshot)
+        assert best(store, 40, 9) == before
+        store.upsert([item(80)], unit(80))
+        assert best(store, 80, 1) == ["i80"]
