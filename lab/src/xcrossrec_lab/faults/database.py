@@ -86,6 +86,8 @@ def kill_once(server: Any, url: str, start: int, folder: Path, draw: random.Rand
         for process in (postmaster, *map(int, children)):
             os.kill(process, signal.SIGKILL)
         writer.join()
+        for left in ("postmaster.pid", ".s.PGSQL.5432.lock"):  # of a process that may not be buried yet
+            (server.pgdata / left).unlink(missing_ok=True)
         server.ensure_postgres_running()
     else:
         writer.kill()

@@ -30,7 +30,7 @@ import httpx
 
 from xcrossrec_lab.faults.kills import prepare
 
-ITEMS, CLIENTS = 300, 4
+ITEMS, CLIENTS, _PAUSE_S = 300, 4, 0.02
 _MAIN = "from xcrossrec.cli import main; main()"
 
 
@@ -102,6 +102,7 @@ def run(place: Path, url: str, upserts: int) -> dict[str, Any]:
                 if stop.is_set():
                     return
                 client.ask("POST", "/v1/recommend", {"history": [{"item_id": f"i{step * 7 % ITEMS}"}]})
+                stop.wait(_PAUSE_S)
 
         loaders = [Thread(target=load, args=(number,)) for number in range(CLIENTS)]
         for loader in loaders:
