@@ -9,7 +9,6 @@ Legend: ``item`` = one item, ``dim`` = vector size.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -25,12 +24,12 @@ from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from xcrossrec.catalogue.purchases import Entry, Purchase, PurchaseLog, first_of_each
-from xcrossrec.catalogue.segment import Segment, checks_of_vectors, table_of
+from xcrossrec.catalogue.segment import Segment, check_vectors, checks_of_vectors, table_of
 from xcrossrec.catalogue.snapshot import HeldSnapshot, Part, merge_parts
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.catalogue.view import Snapshot
 from xcrossrec.data.text import TITLES, ItemText
-from xcrossrec.exceptions import ConfigError, DataError, XCrossRecError
+from xcrossrec.exceptions import ConfigError, XCrossRecError
 from xcrossrec.types import ITEM, USER
 
 log = logging.getLogger(__name__)
@@ -432,31 +431,6 @@ def _copied(
 ) -> Catalogue:
     made = [Part(Segment.build(table, torch.from_numpy(vectors)), alive) for table, vectors, alive in parts]
     return Catalogue(None, fingerprint, HeldSnapshot(version, tuple(made)), text, PurchaseLog(purchases))
-
-
-def check_vectors(
-    items: Sequence[StoredItem],
-    vectors: Float32[np.ndarray, "given dim"] | Float32[Tensor, "given dim"],
-    dim: int,
-) -> Float32[Tensor, "item dim"]:
-    """Refuse ids that come twice, and vectors of another number or size, or not finite.
-
-    Raises:
-        DataError: names the first offender.
-    """
-    ids = Counter(item.item_id for item in items)
-    if len(ids) < len(items):
-        raise DataError(f"item id {ids.most_common(1)[0][0]!r} comes twice in one write: send it once")
-    if tuple(vectors.shape) != (len(items), dim):
-        raise DataError(
-            f"{len(items)} items came with vectors of shape {tuple(vectors.shape)}, expected {(len(items), dim)}: "
-            "encode them with the catalogue's model"
-        )
-    given = torch.as_tensor(vectors).detach().cpu().contiguous()
-    bad = (~given.isfinite().all(1)).nonzero()
-    if len(bad):
-        raise DataError(f"the vector of item {items[int(bad[0])].item_id!r} is not finite: encode it again")
-    return given
 
 
 def _encode(items: Sequence[StoredItem], encode: Encode, dim: int) -> dict[str, Float32[Tensor, " dim"]]:

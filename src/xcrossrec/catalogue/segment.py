@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -32,6 +33,7 @@ from xcrossrec.catalogue.scan import (
     worth_quantising,
 )
 from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.exceptions import DataError
 from xcrossrec.filters import Filters
 from xcrossrec.prompts import clean_title
 
@@ -270,3 +272,28 @@ def table_of_rows(rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
 def fold(text: str) -> str:
     """Make texts alike that differ in case, in white space or in how Unicode writes them."""
     return clean_title(unicodedata.normalize("NFKC", text).casefold())
+
+
+def check_vectors(
+    items: Sequence[StoredItem],
+    vectors: Float32[np.ndarray, "given dim"] | Float32[Tensor, "given dim"],
+    dim: int,
+) -> Float32[Tensor, "item dim"]:
+    """Refuse ids that come twice, and vectors of another number or size, or not finite.
+
+    Raises:
+        DataError: names the first offender.
+    """
+    ids = Counter(item.item_id for item in items)
+    if len(ids) < len(items):
+        raise DataError(f"item id {ids.most_common(1)[0][0]!r} comes twice in one write: send it once")
+    if tuple(vectors.shape) != (len(items), dim):
+        raise DataError(
+            f"{len(items)} items came with vectors of shape {tuple(vectors.shape)}, expected {(len(items), dim)}: "
+            "encode them with the catalogue's model"
+        )
+    given = torch.as_tensor(vectors).detach().cpu().contiguous()
+    bad = (~given.isfinite().all(1)).nonzero()
+    if len(bad):
+        raise DataError(f"the vector of item {items[int(bad[0])].item_id!r} is not finite: encode it again")
+    return given

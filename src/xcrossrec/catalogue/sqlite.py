@@ -19,7 +19,7 @@ import polars as pl
 import torch
 from jaxtyping import Float32
 
-from xcrossrec.catalogue.base import Catalogue, check_vectors
+from xcrossrec.catalogue.base import Catalogue
 from xcrossrec.catalogue.files import (
     VERSION,
     check_access,
@@ -32,7 +32,7 @@ from xcrossrec.catalogue.files import (
 from xcrossrec.catalogue.fingerprint import check_fingerprint
 from xcrossrec.catalogue.purchases import Purchase, PurchaseLog, as_table
 from xcrossrec.catalogue.rows import DATABASE, DamagedError, InUseError, Rows
-from xcrossrec.catalogue.segment import Segment, check_of_item, checks_of_vectors, table_of_rows
+from xcrossrec.catalogue.segment import Segment, check_of_item, check_vectors, checks_of_vectors, table_of_rows
 from xcrossrec.catalogue.snapshot import HeldSnapshot, Part
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.data.text import TITLES, ItemText

@@ -25,14 +25,14 @@ from jaxtyping import Float32
 from psycopg import Connection
 from torch import Tensor
 
-from xcrossrec.catalogue.base import Catalogue, CatalogueReplacedError, Encode, check_vectors
+from xcrossrec.catalogue.base import Catalogue, CatalogueReplacedError, Encode
 from xcrossrec.catalogue.fingerprint import check_fingerprint
 from xcrossrec.catalogue.postgres.connections import Database
 from xcrossrec.catalogue.postgres.generations import Changed, NextGeneration
 from xcrossrec.catalogue.postgres.snapshot import SearchedSnapshot
 from xcrossrec.catalogue.postgres.tables import LARGEST_INDEXED, State, Tables, askable, check_texts
 from xcrossrec.catalogue.purchases import Purchase, PurchaseLog, as_table, first_of_each
-from xcrossrec.catalogue.segment import Segment
+from xcrossrec.catalogue.segment import Segment, check_vectors
 from xcrossrec.catalogue.snapshot import HeldSnapshot
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.catalogue.view import Snapshot

@@ -13,9 +13,9 @@ from jaxtyping import Float32
 from psycopg import Connection
 from torch import Tensor
 
-from xcrossrec.catalogue.base import FEW, Encode, check_vectors
+from xcrossrec.catalogue.base import FEW, Encode
 from xcrossrec.catalogue.postgres.tables import State, Tables
-from xcrossrec.catalogue.segment import Segment
+from xcrossrec.catalogue.segment import Segment, check_vectors
 from xcrossrec.catalogue.stored_item import StoredItem
 
 _AT_ONCE = 5000
