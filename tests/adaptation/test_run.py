@@ -15,6 +15,7 @@ import pytest
 
 import xcrossrec
 from conftest import interactions_of
+from elsewhere import Elsewhere
 from xcrossrec.adaptation import candidates
 from xcrossrec.adaptation.after import curve_of, rungs_of
 from xcrossrec.adaptation.candidates import Maker, Plan
@@ -98,6 +99,23 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(candidates, "_from_where_it_was", instead)
     return named
+
+
+def test_what_is_trained_elsewhere_is_decided_on_alike(done: Done, tmp_path: Path) -> None:
+    """Nothing but times and memory tells where the candidates were trained."""
+    engine = Elsewhere()
+    decision = done.again(out=tmp_path / "out", engine=engine)
+    assert sorted(engine.worked) == ["lora", "lora-from-source", "merged", "xcross"]
+
+    def told(decision: Decision) -> dict[str, Any]:
+        whole = decision.model_dump(mode="json", exclude={"created"})
+        for each in whole["candidates"]:
+            assert each.pop("seconds") > 0
+            assert each.pop("memory_mb") > 0
+        return whole
+
+    assert told(decision) == told(done.decision)
+    assert not list((tmp_path / "out" / "work" / "training").glob("*"))
 
 
 @pytest.mark.parametrize(("native", "read"), [(True, "bf16"), (False, "fp32")])

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from elsewhere import Elsewhere
 from xcrossrec.catalogue import SqliteCatalogue, build_catalogue, embed_again, encoding, in_blocks
 from xcrossrec.cli import app
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.data.readers import Columns, Inputs, by_file, import_domain
-from xcrossrec.engine import Engine, Local, Make, Parts, check_engine, engine_named
+from xcrossrec.engine import Engine, Local, Parts, check_engine, engine_named
 from xcrossrec.exceptions import ConfigError, DataError, MissingExtraError
 from xcrossrec.export.exporting import export_model
 from xcrossrec.models.loading import Loading
@@ -28,24 +26,6 @@ from xcrossrec.recommender import Question, Recommender
 from xcrossrec.recommender.job import job_of, recommend_batch
 
 RUNNER = CliRunner()
-
-
-@dataclass
-class Elsewhere:
-    """As an engine in another process: everything goes there and back pickled, and comes out of order."""
-
-    here = False
-    until: int | None = None
-    worked: list[str] = field(default_factory=list)
-
-    def results(self, make: Make, blocks: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
-        sent = pickle.loads(pickle.dumps((make, dict(blocks))))
-        work = sent[0]()
-        for name, block in reversed(sent[1].items()):
-            if self.until is not None and len(self.worked) == self.until:
-                raise KeyboardInterrupt
-            self.worked.append(name)
-            yield name, work(block)
 
 
 # ---- the jobs

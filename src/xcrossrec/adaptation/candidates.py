@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,8 @@ from xcrossrec.adaptation.shop import Fitted, Form, Shop, Timed
 from xcrossrec.baselines.rivals import Popularity
 from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.data.domain import Domain, Sequences
-from xcrossrec.exceptions import ConfigError
+from xcrossrec.engine import Engine, Local, Work
+from xcrossrec.exceptions import ConfigError, XCrossRecError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import MANIFEST
 from xcrossrec.models.base import load_base
@@ -95,6 +98,54 @@ def _of(name: str, label: str, sources: Sequence[Made], level: int = 1) -> Form:
     return Form(name, label, tuple(s.name for s in sources), level, tuple(s.digest for s in sources))
 
 
+@dataclass(frozen=True)
+class Trainer:
+    """Trains on the target, from where an interrupted training was; in whatever process.
+
+    Attributes:
+        domain: the target.
+        base: folder or name of the base.
+        plan: of trainings.
+        seed: of every draw.
+    """
+
+    domain: Domain
+    base: str
+    plan: Plan
+    seed: int
+
+    def target(self, sources: Sequence[Made], integration: Integration, out: Path, users: int | None = None) -> None:
+        """Integrate sources, on all users or so many."""
+        settings = {"seed": self.seed, **self.plan.target}
+        config = target_config(users=users or len(self.domain.sequences("train")), **settings)
+        folders = [source.folder.absolute() for source in sources]
+        train = partial(train_target, self.domain, folders, out, config=config, integration=integration)
+        _from_where_it_was(out, partial(train, base=self.base, budget=users))
+
+    def lora(self, source: Made | None, out: Path, users: int | None = None) -> None:
+        """Train a LoRA, from the base or from a source."""
+        settings = {"seed": self.seed, **self.plan.rival}
+        config = rival_config(users=users or len(self.domain.sequences("train")), **settings)
+        init = None if source is None else source.folder.absolute()
+        train = partial(train_source, self.domain, out, config=config, init=init, base=self.base)
+        _from_where_it_was(out, partial(train, purchases=True, budget=users))
+
+
+@dataclass(frozen=True)
+class Training:
+    """A candidate that is trained on the target.
+
+    Attributes:
+        form: what it is.
+        streams: language models that read each text.
+        train: writes it into a folder; on so many users, or all.
+    """
+
+    form: Form
+    streams: int
+    train: Callable[..., None]
+
+
 class Maker:
     """Makes the models of candidates.
 
@@ -102,11 +153,14 @@ class Maker:
         shop: where they are kept.
         base: folder or name of the base.
         plan: of trainings.
+        engine: where trainings are done that do not depend on each other.
     """
 
-    def __init__(self, shop: Shop, base: str, plan: Plan) -> None:
-        self.shop, self.base, self.plan = shop, base, plan
+    def __init__(self, shop: Shop, base: str, plan: Plan, engine: Engine | None = None) -> None:
+        self.shop, self.base, self.plan, self.engine = shop, base, plan, engine or Local()
         self.domain, self.seed = shop.domain, shop.seed
+        self.trainer = Trainer(shop.domain, base, plan, shop.seed)
+        self._ahead: dict[str, tuple[float, float]] = {}  # by candidate: seconds, and megabytes of its process
         self.ids = self.domain.items[ITEM].to_list()
 
     def popularity(self) -> None:
@@ -166,22 +220,46 @@ class Maker:
         model, _ = with_purchases(scorer.model, self.domain, users, seed=self.seed, vectors=vectors)
         return scorer.knowing(model, self.ids)
 
-    def merged(self, sources: Sequence[Made]) -> None:
-        """Fit the sources' updates merged, with a small LoRA trained on the target."""
-        form = _of("merged", "the sources merged and trained on the target", sources, 2)
-        self._trained(form, 1, partial(self._train_target, sources, Integration()))
+    def trainings(self, sources: Sequence[Made], best: Made | None) -> list[Training]:
+        """What is trained on the target, in the order in which the minutes are spent.
 
-    def xcross(self, sources: Sequence[Made]) -> None:
-        """Fit X-Cross, after the last two layers."""
-        form = _of("xcross", "X-Cross", sources, 3)
-        self._trained(form, len(sources), partial(self._train_target, sources, Integration("xcross")))
+        Args:
+            sources: that help; what is made of several needs two.
+            best: of them.
+        """
+        alone = Training(Form("lora", "a LoRA on the target alone", level=2), 1, partial(self.trainer.lora, None))
+        several = len(sources) > 1
+        of = partial(_of, sources=sources)
+        merged = of("merged", "the sources merged and trained on the target", level=2)
+        found = [Training(merged, 1, partial(self.trainer.target, sources, Integration()))] if several else []
+        found.append(alone)
+        if best is not None:
+            form = _of("lora-from-source", f"a LoRA on the target that starts from {best.name}", [best], 2)
+            found.append(Training(form, 1, partial(self.trainer.lora, best)))
+        if several:
+            train = partial(self.trainer.target, sources, Integration("xcross"))
+            found.append(Training(of("xcross", "X-Cross", level=3), len(sources), train))
+        return found
 
-    def lora(self, source: Made | None = None) -> None:
-        """Fit a LoRA on the target, from the base or from a source."""
-        form = Form("lora", "a LoRA on the target alone", level=2)
-        if source is not None:
-            form = _of("lora-from-source", f"a LoRA on the target that starts from {source.name}", [source], 2)
-        self._trained(form, 1, partial(self._train_lora, source))
+    def train_ahead(self, trainings: Sequence[Training]) -> None:
+        """Let another process's workers do those trainings that the minutes allow, at the same time.
+
+        One that fails there is tried again here, which says why.
+        """
+        if self.engine.here:
+            return
+        left, places = self.shop.clock.left(), {}
+        for each in trainings:
+            if self.shop.kept(each.form) is None and self._expected(each) <= left:
+                places[each.form.name] = partial(each.train, self.shop.place(each.form).absolute(), None)
+        guess = self.shop.pace.training
+        expected = {each.form.name: self._expected(each) for each in trainings}
+        for name, told in self.engine.results(_trainings, places):
+            self.shop.bar.at(len(self.shop.found) + len(self._ahead), self.shop.planned, f"{name} is trained")
+            if told:
+                seconds, memory = json.loads(told)
+                self._ahead[name] = seconds, memory
+                self.shop.pace.training = guess * seconds / expected[name] if expected[name] else guess
 
     def train_again(self, chosen: Fitted, sources: Sequence[Made], users: int, out: Path) -> None:
         """Train a candidate on fewer users.
@@ -194,10 +272,10 @@ class Maker:
         """
         own = [source for source in sources if source.name in chosen.form.sources]
         if chosen.form.name.startswith("lora"):
-            self._train_lora(own[0] if own else None, out, users)
+            self.trainer.lora(own[0] if own else None, out, users)
         else:
             integration = Integration("xcross" if chosen.form.name == "xcross" else "merged")
-            self._train_target(own, integration, out, users)
+            self.trainer.target(own, integration, out, users)
 
     def load(self, folder: Path) -> ModelScorer:
         """Read the catalogue by a fitted candidate."""
@@ -209,39 +287,29 @@ class Maker:
         texts = (purchases + 32 * -(-users // 32)) * epochs
         return self.shop.pace.reading(texts, streams) * self.shop.pace.training
 
-    def _trained(self, form: Form, streams: int, train: Callable[[Path, int | None], None]) -> None:
-        users, pace, texts = len(self.shop.users), self.shop.pace, self.domain.items.height
-        epochs = target_config(**self.plan.target).epochs
-        expected = self.training_s(users, epochs, self.domain.frame("train").height, streams)
-        after = pace.reading(2 * texts, streams) + pace.rank_s
+    def _expected(self, training: Training) -> float:
+        """Seconds that a training will take."""
+        users, epochs = len(self.shop.users), target_config(**self.plan.target).epochs
+        return self.training_s(users, epochs, self.domain.frame("train").height, training.streams)
+
+    def fit(self, training: Training) -> None:
+        """Fit a candidate that is trained on the target."""
+        form, pace, texts = training.form, self.shop.pace, self.domain.items.height
+        there = form.name in self._ahead
+        expected = 0.0 if there else self._expected(training)
+        after = pace.reading(2 * texts, training.streams) + pace.rank_s
 
         def fit() -> None:
-            timed, started = Timed(), Timed()
+            timed, started = Timed(*self._ahead.get(form.name, ())), Timed()
             with self.shop.bench(form) as place:
                 if not (place / MANIFEST).exists():
-                    train(place, None)
+                    training.train(place, None)
                     if expected:
                         pace.training *= started.lap()[0] / expected
                 scorer = self.load(place)
                 self.shop.keep(form, scorer, partial(_copy, place), timed)
 
         self.shop.attempt([form], expected + after, fit)
-
-    def _train_target(
-        self, sources: Sequence[Made], integration: Integration, out: Path, users: int | None = None
-    ) -> None:
-        settings = {"seed": self.seed, **self.plan.target}
-        config = target_config(users=users or len(self.shop.users), **settings)
-        folders = [source.folder for source in sources]
-        train = partial(train_target, self.domain, folders, out, config=config, integration=integration)
-        _from_where_it_was(out, partial(train, base=self.base, budget=users))
-
-    def _train_lora(self, source: Made | None, out: Path, users: int | None = None) -> None:
-        settings = {"seed": self.seed, **self.plan.rival}
-        config = rival_config(users=users or len(self.shop.users), **settings)
-        init = None if source is None else source.folder
-        train = partial(train_source, self.domain, out, config=config, init=init, base=self.base)
-        _from_where_it_was(out, partial(train, purchases=True, budget=users))
 
     def _keep(self, form: Form, scorer: ModelScorer, model: Model, sources: Sequence[Made], timed: Timed) -> None:
         folders = [source.folder for source in sources]
@@ -301,6 +369,19 @@ def _from_where_it_was(out: Path, train: Callable[..., object]) -> None:
         shutil.rmtree(place)
         train()
     shutil.rmtree(place, ignore_errors=True)
+
+
+def _trainings() -> Work:
+    """Does a training in a worker; gives its seconds and megabytes, nothing where it failed."""
+
+    def work(train: Callable[[], None]) -> bytes:
+        timed = Timed()
+        with suppress(XCrossRecError, RuntimeError, MemoryError):
+            train()
+            return json.dumps(timed.lap()).encode()
+        return b""
+
+    return work
 
 
 def _copy(place: Path, out: Path) -> None:

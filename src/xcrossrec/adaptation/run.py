@@ -24,6 +24,7 @@ from xcrossrec.adaptation.shop import MODEL, Clock, Fitted, Form, Missing, Pace,
 from xcrossrec.adaptation.sources import AnySource, Given, read_sources, ready
 from xcrossrec.data import read_domain
 from xcrossrec.data.domain import Domain
+from xcrossrec.engine import Engine
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
 from xcrossrec.metrics.ranking import METRICS
 from xcrossrec.models.adapters import base_of
@@ -48,6 +49,7 @@ def adapt(
     add_sources: Sequence[AnySource] = (),
     drop_sources: Sequence[str] = (),
     plan: Plan | None = None,
+    engine: Engine | None = None,
 ) -> Decision:
     """Decide what to ship for a new category, and leave it in a folder.
 
@@ -66,6 +68,8 @@ def adapt(
         add_sources: beside those of before.
         drop_sources: names, or folders, of those of before that are left out now.
         plan: how trainings differ from the usual ones.
+        engine: where the candidates that are trained on the target are trained, which do not depend on each other; None
+            is this process, one after the other. A cluster's machines find sources, base and ``out`` at the same paths.
 
     Returns:
         what ``out/decision.json`` holds; ``out/model`` is what was chosen.
@@ -91,7 +95,7 @@ def adapt(
     with stage(f"adapting to {domain.name}", "candidates") as bar:
         shop = Shop(domain, out / WORK, seed=seed, clock=clock, bar=bar, facts=facts)
         shop.pace, shop.planned = _pace(out), 9 + 2 * len(given)
-        maker = Maker(shop, base, plan)
+        maker = Maker(shop, base, plan, engine)
         made, judged = _fit_all(maker, given)
         _write(out / WORK / _PACE, json.dumps(asdict(shop.pace)))
         decision = _decide(shop, judged, "" if isinstance(target, Domain) else str(target))
@@ -200,13 +204,11 @@ def _fit_all(maker: Maker, given: Sequence[Given]) -> tuple[list[Made], list[Sou
         form, why = Form("lora", "a LoRA on the target alone"), f"{len(shop.users)} users, it needs {LEAST_TRAINED}"
         shop.found[form.name] = Missing(form, "skipped", why)
         return used, judged
-    if len(used) > 1:
-        maker.merged(used)
-    maker.lora()
-    if used:
-        maker.lora(max(used, key=lambda one: shop.fitted[alone(one).name].choose.of("full")["mrr"].to_numpy().mean()))
-    if len(used) > 1:
-        maker.xcross(used)
+    mrr = {one.name: shop.fitted[alone(one).name].choose.of("full")["mrr"].to_numpy().mean() for one in used}
+    trainings = maker.trainings(used, max(used, key=lambda one: mrr[one.name]) if used else None)
+    maker.train_ahead(trainings)
+    for training in trainings:
+        maker.fit(training)
     return used, judged
 
 

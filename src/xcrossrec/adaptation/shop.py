@@ -161,7 +161,7 @@ class Shop:
             whether all are whole.
         """
         self.bar.at(len(self.found), self.planned, forms[0].label)
-        kept = [self._kept(form) for form in forms]
+        kept = [self.kept(form) for form in forms]
         if any(each is None for each in kept) and not self._fit(forms, seconds, fit):
             return False
         self.found |= {form.name: each for form, each in zip(forms, kept, strict=True) if each is not None}
@@ -214,7 +214,8 @@ class Shop:
         stated = json.dumps([form.name, form.made_of, self._facts], sort_keys=True, default=str)
         return hashlib.sha256(stated.encode()).hexdigest()
 
-    def _kept(self, form: Form) -> Fitted | None:
+    def kept(self, form: Form) -> Fitted | None:
+        """A candidate that was fitted before; None where there is none."""
         folder = self.work / form.name
         with suppress(OSError, ValueError, KeyError, XCrossRecError):
             about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
@@ -223,25 +224,36 @@ class Shop:
                 return Fitted(form, folder / MODEL, choose, report, about["seconds"], about["memory_mb"])
         return None
 
+    def place(self, form: Form) -> Path:
+        """Where a candidate is trained."""
+        return self.work / "training" / f"{form.name}-{self.key(form)[:8]}"
+
     @contextmanager
     def bench(self, form: Form) -> Iterator[Path]:
         """Lend the place of a training, which an interrupted one goes on at; it is cleared when the block succeeds."""
-        place = self.work / "training" / f"{form.name}-{self.key(form)[:8]}"
+        place = self.place(form)
         yield place
         for each in place.parent.glob(f"{place.name}*"):
             shutil.rmtree(each, ignore_errors=True)
 
 
 class Timed:
-    """Seconds and the most memory since it was made, or since the last lap."""
+    """Seconds and the most memory since it was made, or since the last lap.
 
-    def __init__(self) -> None:
+    Args:
+        seconds: that the first lap has already taken, elsewhere.
+        memory: megabytes that it took there.
+    """
+
+    def __init__(self, seconds: float = 0.0, memory: float = 0.0) -> None:
+        self._began, self._memory = time.monotonic(), 0.0
         self.lap()
+        self._began, self._memory = self._began - seconds, memory
 
     def lap(self) -> tuple[float, float]:
         """Seconds, and megabytes of the process; the next lap begins."""
-        now, memory = time.monotonic(), _peak_mb()
-        seconds, self._began = now - getattr(self, "_began", now), now
+        now, memory = time.monotonic(), max(_peak_mb(), self._memory)
+        seconds, self._began, self._memory = now - self._began, now, 0.0
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         return seconds, memory

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xcrossrec.cli.checks import check_base, check_category
-from xcrossrec.cli.console import Base, prepare, progress_to_stderr
+from xcrossrec.cli.console import Address, Base, EngineChoice, prepare, progress_to_stderr
+from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.progress import in_words
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def adapt(
     drop_source: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="One less than in a former run; may be repeated.")
     ] = None,
+    engine: EngineChoice = "local",
+    address: Address = None,
 ) -> None:
     """Decide what to ship for a new category: fit, choose, report, within the minutes.
 
@@ -48,10 +51,11 @@ def adapt(
       xcrossrec adapt data/garden --source data/kitchen --source data/camping --out garden
     """
     _check(base, target, source, add_source)
+    check_engine(engine, address)
     prepare("train")
     from xcrossrec.adaptation.run import adapt as decide
 
-    with progress_to_stderr():
+    with progress_to_stderr(), engine_named(engine, address) as where:
         decision = decide(
             target,
             source,
@@ -61,6 +65,7 @@ def adapt(
             seed=seed,
             add_sources=add_source or (),
             drop_sources=drop_source or (),
+            engine=where,
         )
     typer.echo(as_text(decision, out))
 
