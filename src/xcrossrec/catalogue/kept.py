@@ -76,6 +76,16 @@ def create_kept(
     )
 
 
+def recorded_model(place: Path | str) -> tuple[str, str | None] | None:
+    """The fingerprint of the model whose vectors count in a database, and its folder where that is known; None of a
+    folder, which one process has."""
+    if not is_url(place):
+        return None
+    from xcrossrec.catalogue.postgres import PostgresCatalogue
+
+    return PostgresCatalogue.recorded_model(str(place))
+
+
 def recorded_purchases(place: Path | str) -> pl.DataFrame:
     """What was bought of a catalogue, in order of arrival.
 

@@ -214,10 +214,15 @@ async def healthz() -> Response:
 
 @router.get("/readyz", response_model=StateAnswer, responses=failures(422, 503), tags=["process"])
 async def readyz(request: Request) -> Response:
-    """Say whether requests are welcome: not while the service is about to stop."""
+    """Say whether requests are welcome: not while the service stops, or is behind the others on its catalogue."""
     service = _service(request)
     if service.draining:
         raise Problem(503, "draining", "the service is about to stop: ask another one", {"Retry-After": "1"})
+    if service.behind:
+        said = (
+            f"{service.behind[0]!r} was replaced on its catalogue by a model that cannot be read here: ask another one"
+        )
+        raise Problem(503, "behind", said, {"Retry-After": "30"})
     return _json({"status": "ready", "models": list(service.models)})
 
 

@@ -14,6 +14,7 @@ import torch
 
 from xcrossrec.answers import Explanation
 from xcrossrec.catalogue import Catalogue, Forgotten, Purchase, embed_again, encode_items, fingerprint_of
+from xcrossrec.catalogue.kept import recorded_model
 from xcrossrec.exceptions import BundleError, ConfigError, UnknownItemError, XCrossRecError
 from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
@@ -236,6 +237,21 @@ def load(spec: Spec, base: str | None = None) -> tuple[Model, dict[str, Any]]:
         raise BundleError(f"{str(spec.path)[:200]!a} cannot be read ({why}): give the folder of a bundle") from error
     encoder_of(model).precision = spec.precision
     return model, manifest
+
+
+def load_current(spec: Spec, base: str | None = None) -> tuple[Spec, Model, dict[str, Any]]:
+    """Load the bundle that is asked for; or, where services share a catalogue and changed to another, that one.
+
+    Raises:
+        BundleError, BaseMismatchError: as :func:`load`.
+    """
+    model, manifest = load(spec, base)
+    fingerprint, folder = recorded_model(spec.catalog) or ("", None)
+    if folder and fingerprint != fingerprint_of(model) and Path(folder).is_dir():
+        log.warning("%s: the catalogue has the vectors of %s, so that is served, not %s", spec.name, folder, spec.path)
+        spec = Spec(spec.name, Path(folder), spec.catalog, spec.precision)
+        model, manifest = load(spec, base)
+    return spec, model, manifest
 
 
 def second_of(model: Model) -> Model:

@@ -16,7 +16,7 @@ from xcrossrec.exceptions import ConfigError, UnavailableError, XCrossRecError
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.problems import Problem
 from xcrossrec.serving.room import Room
-from xcrossrec.serving.served import Served, load, replace
+from xcrossrec.serving.served import Served, load_current, replace
 from xcrossrec.serving.settings import Settings, Spec
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,12 @@ class Service:
         self._failed: dict[str, float] = {}  # models that could not follow, and when to try again
         for name in self.models:
             self._measure(name)
-        metrics.ready.set_function(lambda: float(not self.draining))
+        metrics.ready.set_function(lambda: float(not self.draining and not self.behind))
+
+    @property
+    def behind(self) -> list[str]:
+        """Models that could not follow a change elsewhere: their vectors are not those that count."""
+        return sorted(self._failed)
 
     @classmethod
     def start(cls, specs: Sequence[Spec], settings: Settings) -> Service:
@@ -58,8 +63,8 @@ class Service:
         metrics = Metrics()
         models: list[Served] = []
         try:
-            for spec in specs:
-                model, manifest = load(spec, settings.base)
+            for asked in specs:
+                spec, model, manifest = load_current(asked, settings.base)
                 store = open_catalogue(model, spec.catalog, keep=True, taken=[each.store.folder for each in models])
                 models.append(Served(spec, model, manifest, store, settings, metrics))
                 log.info("serving %s: %s over %d items", spec.name, spec.path, len(store))
@@ -119,6 +124,7 @@ class Service:
                     log.exception("replacing %s failed", name)
                 raise
             self.models[name] = new
+            self._failed.pop(name, None)
             old.close()  # what it was asked before is still answered
             self._retired.append(old)
             self._leaving = [task for task in self._leaving if not task.done()]

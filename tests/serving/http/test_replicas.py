@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -91,6 +93,35 @@ def test_a_service_that_nobody_writes_to_follows_within_seconds(
 
     asyncio.run(follow())
     assert second.service.models["toys"].spec.path == tiny_models.sources[0]
+
+
+def test_a_service_that_starts_late_serves_the_model_whose_vectors_count(
+    replicas: tuple[Shop, Shop], postgres: str, tiny_models: Any
+) -> None:
+    first, _ = replicas
+    first.post("/v1/models/toys/reload", {"path": str(tiny_models.sources[0])})
+    with opened(postgres, tiny_models) as third:
+        assert third.ask("GET", "/v1/model").json() == first.ask("GET", "/v1/model").json()
+        assert third.recommend([TRAIN], k=9)["items"] == first.recommend([TRAIN], k=9)["items"]
+
+
+def test_a_service_that_cannot_follow_is_not_ready_until_it_can(
+    replicas: tuple[Shop, Shop], tiny_models: Any, tmp_path: Path
+) -> None:
+    first, second = replicas
+    folder, hidden = tmp_path / "next", tmp_path / "hidden"
+    shutil.copytree(tiny_models.sources[0], folder)
+    assert first.post("/v1/models/toys/reload", {"path": str(folder)}).status_code == 200
+    folder.rename(hidden)
+    asyncio.run(second.service._follow("toys"))
+    said = sentence(second.ask("GET", "/readyz"), 503, "behind")
+    assert said == "'toys' was replaced on its catalogue by a model that cannot be read here: ask another one"
+    assert "xcrossrec_ready 0.0" in second.ask("GET", "/metrics").text
+    assert first.ask("GET", "/readyz").status_code == 200
+    hidden.rename(folder)
+    asyncio.run(second.service._follow("toys"))
+    assert second.ask("GET", "/readyz").status_code == 200
+    assert second.recommend([TRAIN], k=9)["items"] == first.recommend([TRAIN], k=9)["items"]
 
 
 def test_lost_connections_are_opened_again_and_an_absent_database_is_a_sentence(

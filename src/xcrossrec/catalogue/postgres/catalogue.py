@@ -153,6 +153,16 @@ class PostgresCatalogue(Catalogue):
         finally:
             database.close()
 
+    @staticmethod
+    def recorded_model(url: str) -> tuple[str, str | None]:
+        """The fingerprint of the model whose vectors count, and its folder where that is known."""
+        database = Database(url)
+        try:
+            state = Tables(database).state()
+            return state.fingerprint, state.model
+        finally:
+            database.close()
+
     @classmethod
     def _opened(cls, tables: Tables) -> Self:
         arrivals = _Arrivals(tables)

@@ -1,0 +1,153 @@
+"""What is run elsewhere is held to the code: commands, settings, probes, ports and metrics that it names are there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from xcrossrec.cli import app
+from xcrossrec.serving.metrics import Metrics
+from xcrossrec.serving.routes import router
+from xcrossrec.serving.settings import ADMIN_KEYS, API_KEYS, Settings
+
+PACKAGING = Path(__file__).resolve().parents[1] / "packaging"
+COMPOSE = yaml.safe_load((PACKAGING / "compose.yaml").read_text("utf-8"))
+KUBERNETES = [
+    part for path in sorted((PACKAGING / "kubernetes").glob("*.yaml")) for part in yaml.safe_load_all(path.read_text())
+]
+
+
+def parts_of(tree: Any) -> Iterator[Any]:
+    """A tree and everything in it."""
+    yield tree
+    if isinstance(tree, dict | list):
+        for part in tree.values() if isinstance(tree, dict) else tree:
+            yield from parts_of(part)
+
+
+def commands() -> Iterator[list[str]]:
+    """Every command of xcrossrec that a file starts, as words."""
+    for service in COMPOSE["services"].values():
+        if service.get("image") == "xcrossrec":
+            yield service["command"]
+    for part in parts_of(KUBERNETES):
+        if isinstance(part, dict) and part.get("image") == "xcrossrec" and "args" in part and "command" not in part:
+            yield part["args"]
+        text = part if isinstance(part, str) else ""
+        if found := re.search(r"xcrossrec (?=recommend)(.*)", text, flags=re.DOTALL):
+            yield shlex.split(found[1].replace("$(date +%F)", "today"))
+
+
+def test_every_command_is_one() -> None:
+    found = [command for command in commands() if command]
+    assert {command[0] for command in found} == {"serve", "catalog", "recommend-batch"}
+    for command in found:
+        parsed: Any = typer.main.get_command(app)
+        while hasattr(parsed, "commands"):
+            name, *command = command
+            parsed = parsed.commands[name]
+        parsed.make_context(name, command)
+
+
+def test_every_setting_is_one() -> None:
+    known = {f"XCROSSREC_{each.name.upper()}" for each in fields(Settings)} | {API_KEYS, ADMIN_KEYS}
+    text = "".join(path.read_text("utf-8") for path in PACKAGING.rglob("*.yaml"))
+    assert set(re.findall(r"XCROSSREC_\w+", text)) <= known
+
+
+def deployment() -> Any:
+    (found,) = [part for part in KUBERNETES if part["kind"] == "Deployment"]
+    return found["spec"]["template"]["spec"]
+
+
+def test_probes_ask_what_is_served_and_nobody_is_cut_off() -> None:
+    routes, (container,) = {route.path for route in router.routes}, deployment()["containers"]
+    probes = [container[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")]
+    assert {probe["path"] for probe in probes} == {"/healthz", "/readyz"} <= routes
+    (port,) = container["ports"]
+    assert {probe["port"] for probe in probes} == {port["name"]}
+    assert port["containerPort"] == Settings.port
+    drain = float(next(each["value"] for each in container["env"] if each["name"] == "XCROSSREC_DRAIN_S"))
+    assert deployment()["terminationGracePeriodSeconds"] > drain + Settings.stop_s
+    service = COMPOSE["services"]["service"]
+    assert float(service["stop_grace_period"].rstrip("s")) > float(service["environment"]["XCROSSREC_DRAIN_S"]) + 30
+    assert f":{Settings.port}/readyz" in service["healthcheck"]["test"][-1]
+
+
+def test_selectors_volumes_and_mounts_belong_together() -> None:
+    labels = {
+        part["metadata"]["name"]: part["spec"]["template"]["metadata"]["labels"]
+        for part in KUBERNETES
+        if part["kind"] in ("Deployment", "StatefulSet")
+    }
+    for part in KUBERNETES:
+        if part["kind"] in ("Service", "PodDisruptionBudget", "Deployment", "StatefulSet"):
+            selector = part["spec"]["selector"]
+            assert selector.get("matchLabels", selector) == labels[part["metadata"]["name"]]
+    claims = {part["metadata"]["name"] for part in KUBERNETES if part["kind"] == "PersistentVolumeClaim"}
+    for part in parts_of(KUBERNETES):
+        if isinstance(part, dict) and "containers" in part:
+            there = {volume["name"] for volume in part.get("volumes", [])} | {"data"}
+            assert {mount["name"] for each in part["containers"] for mount in each["volumeMounts"]} <= there
+        if isinstance(part, dict) and "claimName" in part:
+            assert part["claimName"] in claims
+
+
+def test_kubernetes_takes_the_manifests() -> None:
+    validate = pytest.importorskip(
+        "kubernetes_validate",
+        reason="SCHEMAS ABSENT: the manifests were not validated; pip install kubernetes-validate",
+    ).validate
+    templates = [
+        part["template"]
+        for each in KUBERNETES
+        for part in parts_of(each)
+        if "Ray" in each["kind"] and isinstance(part, dict) and "template" in part
+    ]
+    assert len(templates) == 2
+    known = [part for part in KUBERNETES if part["apiVersion"] != "ray.io/v1"]
+    pods = [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ray"}, **each} for each in templates]
+    for part in (*known, *pods):
+        validate(part, "1.33", strict=True)
+
+
+# ---- the dashboard
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    exported = {family.name: family for family in Metrics().registry.collect()}
+    dashboard = json.loads((PACKAGING / "grafana.json").read_text("utf-8"))
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    asked = set()
+    for query in queries:
+        for name in re.findall(r"\bxcrossrec_\w+", query):
+            family = exported.get(name) or exported[re.sub(r"_(total|bucket|sum|count)$", "", name)]
+            suffix = name.removeprefix(family.name)
+            assert suffix in {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(
+                family.type, ("",)
+            )
+            asked.add(family.name)
+    assert asked == set(exported), "every metric is shown, and no other asked for"
+
+
+def test_the_dashboard_groups_by_labels_that_there_are() -> None:
+    collectors = {each._name: each for each in vars(Metrics()).values() if hasattr(each, "_labelnames")}
+    dashboard = json.loads((PACKAGING / "grafana.json").read_text("utf-8"))
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            query = target["expr"]
+            names = [re.sub(r"_(total|bucket|sum|count)$", "", name) for name in re.findall(r"xcrossrec_\w+", query)]
+            used = {label.strip() for group in re.findall(r"by \((.*?)\)", query) for label in group.split(",")}
+            used |= set(re.findall(r"(\w+)=~?\"", query)) | set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+            for name in names:
+                if name != "xcrossrec_build_info":
+                    assert used <= {*collectors[name]._labelnames, "le", "job"}, query
