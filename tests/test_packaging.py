@@ -102,6 +102,13 @@ def test_selectors_volumes_and_mounts_belong_together() -> None:
             assert part["claimName"] in claims
 
 
+def test_the_clusters_ray_is_that_of_the_image() -> None:
+    pinned = re.search(r"^ray==(.+)$", (PACKAGING.parent / "constraints.txt").read_text("utf-8"), flags=re.MULTILINE)
+    assert pinned is not None
+    (job,) = [part for part in KUBERNETES if part["kind"] == "RayJob"]
+    assert job["spec"]["rayClusterSpec"]["rayVersion"] == pinned[1]
+
+
 def test_kubernetes_takes_the_manifests() -> None:
     validate = pytest.importorskip(
         "kubernetes_validate",
