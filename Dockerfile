@@ -8,7 +8,7 @@ RUN python -m venv /opt/xcrossrec \
     && /opt/xcrossrec/bin/pip install --no-cache-dir --constraint constraints.txt \
         ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 COPY src ./src
-RUN /opt/xcrossrec/bin/pip install --no-cache-dir --constraint constraints.txt ".[serve]"
+RUN /opt/xcrossrec/bin/pip install --no-cache-dir --constraint constraints.txt ".[serve,postgres]"
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/xcrossrec xcrossrec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,8 @@ def test_what_one_writes_the_other_sees(two: tuple[PostgresCatalogue, PostgresCa
     one.snapshot()
     assert list(one.purchases_after(0)) == [None, Purchase("bo", "i2", 7), Forgotten("anna")]
     assert one.version == other.version
+    with pickle.loads(pickle.dumps(one.elsewhere()))() as third:
+        assert list(third.snapshot()) == list(one.snapshot())
 
 
 def test_who_was_away_for_long_reads_all_items_again(
