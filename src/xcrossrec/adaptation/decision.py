@@ -68,9 +68,15 @@ class Target(Part):
 
 
 class Metric(Part):
-    """What decides: the mean reciprocal rank of the product bought next, in the whole catalogue."""
+    """What is measured: the rank of the product bought next in the whole catalogue.
+
+    Attributes:
+        name: of what is reported, the mean reciprocal rank.
+        chosen_by: NDCG of the whole list, by which one is chosen: it tells more of few users.
+    """
 
     name: Literal["mrr"] = "mrr"
+    chosen_by: Literal["ndcg"] = "ndcg"
     negatives: Literal["full"] = "full"
 
 
@@ -85,7 +91,7 @@ class Candidate(Part):
         status: whether it was fitted, and ``why`` not, or how.
         seconds: that it took, or would have taken where it was skipped.
         memory_mb: most memory that the process had while it was fitted.
-        choose: the deciding metric on the users set aside to choose; None where it was not fitted.
+        choose: NDCG of the whole list on the users set aside to choose; None where it was not fitted.
         report: every metric on the users set aside to report, by name.
         minus_chosen: the deciding metric less that of the chosen one, on the users of ``report``, paired.
     """

@@ -20,7 +20,7 @@ from xcrossrec.adaptation.choice import choose, gain, interval, verdict
 from xcrossrec.adaptation.decision import FILE, Candidate, Decision, Source, Target, Users
 from xcrossrec.adaptation.judge import Judge
 from xcrossrec.adaptation.report import write_report
-from xcrossrec.adaptation.shop import MODEL, Clock, Fitted, Form, Missing, Pace, Shop, log
+from xcrossrec.adaptation.shop import MODEL, Clock, Fitted, Form, Missing, Pace, Shop, log, whole_ndcg
 from xcrossrec.adaptation.sources import AnySource, Given, read_sources, ready
 from xcrossrec.data import read_domain
 from xcrossrec.data.domain import Domain
@@ -204,8 +204,8 @@ def _fit_all(maker: Maker, given: Sequence[Given]) -> tuple[list[Made], list[Sou
         form, why = Form("lora", "a LoRA on the target alone"), f"{len(shop.users)} users, it needs {LEAST_TRAINED}"
         shop.found[form.name] = Missing(form, "skipped", why)
         return used, judged
-    mrr = {one.name: shop.fitted[alone(one).name].choose.of("full")["mrr"].to_numpy().mean() for one in used}
-    trainings = maker.trainings(used, max(used, key=lambda one: mrr[one.name]) if used else None)
+    ndcg = {one.name: whole_ndcg(shop.fitted[alone(one).name].choose).mean() for one in used}
+    trainings = maker.trainings(used, max(used, key=lambda one: ndcg[one.name]) if used else None)
     maker.train_ahead(trainings)
     for training in trainings:
         maker.fit(training)
@@ -239,7 +239,7 @@ def _judged(maker: Maker, made: Sequence[Made], given: Sequence[Given]) -> list[
 
 def _decide(shop: Shop, judged: Sequence[Source], folder: str) -> Decision:
     """Choose on the users set aside to choose, and report on the others."""
-    choosing, reporting = shop.scores("validation"), shop.scores("test")
+    choosing, reporting = shop.choosing(), shop.reporting()
     chosen = choose(choosing, {name: each.form.level for name, each in shop.fitted.items()}, shop.seed)
     simple = [name for name, each in shop.fitted.items() if each.form.simple]
     best = max(simple, key=lambda name: choosing[name].mean())
@@ -279,12 +279,12 @@ def _candidate(shop: Shop, each: Fitted | Missing, chosen: str) -> Candidate:
     told = partial(Candidate, name=form.name, label=form.label, sources=form.sources, simple=form.simple)
     if isinstance(each, Missing):
         return told(status=each.status, why=each.why, seconds=each.seconds)
-    frame, reporting = each.report.of("full"), shop.scores("test")
+    frame, reporting = each.report.of("full"), shop.reporting()
     return told(
         status="fitted",
         seconds=round(each.seconds, 2),
         memory_mb=round(each.memory_mb, 1),
-        choose=interval(shop.scores("validation")[form.name], shop.seed),
+        choose=interval(whole_ndcg(each.choose), shop.seed),
         report={name: interval(frame[name].to_numpy(), shop.seed) for name in METRICS},
         minus_chosen=interval(reporting[form.name] - reporting[chosen], shop.seed),
     )

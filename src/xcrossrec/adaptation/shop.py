@@ -23,6 +23,7 @@ from xcrossrec.adaptation.decision import Status
 from xcrossrec.data.domain import Domain
 from xcrossrec.evaluation import Evaluation, evaluate
 from xcrossrec.exceptions import StorageError, XCrossRecError
+from xcrossrec.metrics.ranking import ndcg_at_k
 from xcrossrec.progress import Stage, in_words
 from xcrossrec.replacing import replacing_folder
 from xcrossrec.scoring import Scorer
@@ -144,10 +145,13 @@ class Shop:
         """All candidates that are whole, simplest first."""
         return {name: each for name, each in self.found.items() if isinstance(each, Fitted)}
 
-    def scores(self, split: Split) -> dict[str, Float64[np.ndarray, " user"]]:
-        """The deciding metric by fitted candidate, of the users to choose (validation) or to report (test)."""
-        of = {name: each.choose if split == "validation" else each.report for name, each in self.fitted.items()}
-        return {name: each.of("full").sort(USER)["mrr"].to_numpy() for name, each in of.items()}
+    def choosing(self) -> dict[str, Float64[np.ndarray, " user"]]:
+        """NDCG of the whole list by fitted candidate, of the users to choose (validation)."""
+        return {name: whole_ndcg(each.choose) for name, each in self.fitted.items()}
+
+    def reporting(self) -> dict[str, Float64[np.ndarray, " user"]]:
+        """Reciprocal ranks by fitted candidate, of the users to report (test)."""
+        return {name: each.report.of("full").sort(USER)["mrr"].to_numpy() for name, each in self.fitted.items()}
 
     def attempt(self, forms: Sequence[Form], seconds: float, fit: Callable[[], None]) -> bool:
         """Fit candidates that belong together, unless they are kept, or the minutes are too few.
@@ -235,6 +239,12 @@ class Shop:
         yield place
         for each in place.parent.glob(f"{place.name}*"):
             shutil.rmtree(each, ignore_errors=True)
+
+
+def whole_ndcg(found: Evaluation) -> Float64[np.ndarray, " user"]:
+    """NDCG without a cut, 1 / log2(1 + rank), of each user: a place counts wherever it is, and less so far down."""
+    rank = found.of("full").sort(USER)["rank"].to_numpy()
+    return ndcg_at_k(rank, int(rank.max(initial=1)))
 
 
 class Timed:

@@ -28,6 +28,7 @@ from xcrossrec import Domain, Evaluation, adapt, build_domain, read_domain
 from xcrossrec.adaptation.choice import choose, gain, interval
 from xcrossrec.adaptation.curve import fit_curve
 from xcrossrec.adaptation.decision import Decision
+from xcrossrec.adaptation.shop import whole_ndcg
 from xcrossrec.types import POSITION, USER, Split
 
 AMAZON = ("electronics", "sports", "tools", "toys")
@@ -102,12 +103,12 @@ def judged(decision: Decision, out: Path, outsiders: frozenset[str]) -> dict[str
         outsiders: users of the truth.
 
     Returns:
-        by candidate the choosing users' mean and the truth; what was chosen; its gain over the best simple candidate as
+        by candidate NDCG of the users who choose, and MRR on the shop's customers and in truth; what was chosen; its gain over the best simple candidate as
         it is stated on the shop's customers, and in truth; the curve's promise for the last doubling, and what came.
     """
     fitted = [each for each in decision.candidates if each.status == "fitted"]
     work = out / "work"
-    choosing = {each.name: _scores(work / each.name / "choose.parquet")[0] for each in fitted}
+    choosing = {each.name: whole_ndcg(Evaluation.load(work / each.name / "choose.parquet")) for each in fitted}
     tested = {each.name: _scores(work / each.name / "report.parquet") for each in fitted}
     own = {name: values[~np.isin(users, list(outsiders))] for name, (values, users) in tested.items()}
     truth = {name: values[np.isin(users, list(outsiders))] for name, (values, users) in tested.items()}
