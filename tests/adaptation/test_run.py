@@ -19,15 +19,16 @@ from elsewhere import Elsewhere
 from xcrossrec.adaptation import candidates
 from xcrossrec.adaptation.after import curve_of, rungs_of
 from xcrossrec.adaptation.candidates import Maker, Plan
+from xcrossrec.adaptation.choice import choose
 from xcrossrec.adaptation.decision import Decision
 from xcrossrec.adaptation.judge import Judge, judge
 from xcrossrec.adaptation.run import adapt
-from xcrossrec.adaptation.shop import Clock, Fitted, Form, Shop
+from xcrossrec.adaptation.shop import Clock, Fitted, Form, Shop, whole_ndcg
 from xcrossrec.adaptation.sources import judge_sources
 from xcrossrec.baselines.named import scorer_for
 from xcrossrec.data import Domain, build_domain
 from xcrossrec.data.market import MarketSettings, sample_market
-from xcrossrec.evaluation import evaluate
+from xcrossrec.evaluation import Evaluation, evaluate
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
 from xcrossrec.models.model import encoder_of
 from xcrossrec.progress import stage
@@ -365,7 +366,23 @@ def test_customers_are_counted_on_every_rung_that_they_stood_on(tiny_domain: Dom
 
 
 def test_decision_json_is_plain(done: Done) -> None:
-    assert json.loads((done.out / "decision.json").read_text())["metric"] == {"name": "mrr", "negatives": "full"}
+    stated = json.loads((done.out / "decision.json").read_text())
+    assert stated["metric"] == {"name": "mrr", "chosen_by": "ndcg", "negatives": "full"}
+
+
+def test_the_whole_list_decides_where_a_few_first_places_do_not(done: Done) -> None:
+    work = done.out / "work"
+    found = Evaluation.load(work / "base" / "choose.parquet")
+    ranks = found.of("full").sort("user_id")["rank"].to_numpy()
+    np.testing.assert_allclose(whole_ndcg(found), 1 / np.log2(1 + ranks))
+    assert done.decision.candidate("base").choose.mean == pytest.approx(whole_ndcg(found).mean())
+    users = 128
+    rng = np.random.default_rng(0)
+    sells = rng.integers(1500, 6000, users)
+    text = np.where(rng.random(users) < 0.02, 1, rng.integers(100, 2000, users))
+    level = {"popularity": 0, "base": 1}
+    by_ndcg = {"popularity": 1 / np.log2(1 + sells), "base": 1 / np.log2(1 + text)}
+    assert choose(by_ndcg, level) == "base"
 
 
 def test_the_curve_of_a_trained_form_is_of_nested_draws(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:

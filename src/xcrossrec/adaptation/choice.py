@@ -14,8 +14,7 @@ from xcrossrec.adaptation.decision import Gain, Interval
 from xcrossrec.metrics.significance import bootstrap_interval
 
 LUCK = 0.3
-"""How often the simplest of equally good candidates may be passed over for a lucky one: in truth in a third of the cases,
-of thirty users in half of them (lab/log, 2026-11-29)."""
+"""How often the simplest of equally good candidates may be passed over for a lucky one, about (lab/log, 2026-11-29)."""
 
 _RESAMPLES = 2000
 

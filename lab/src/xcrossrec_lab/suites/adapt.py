@@ -103,8 +103,9 @@ def judged(decision: Decision, out: Path, outsiders: frozenset[str]) -> dict[str
         outsiders: users of the truth.
 
     Returns:
-        by candidate NDCG of the users who choose, and MRR on the shop's customers and in truth; what was chosen; its gain over the best simple candidate as
-        it is stated on the shop's customers, and in truth; the curve's promise for the last doubling, and what came.
+        by candidate NDCG of the users who choose, and MRR on the shop's customers and in truth; what was chosen; its
+        gain over the best simple candidate as it is stated on the shop's customers, and in truth; the curve's promise
+        for the last doubling, and what came.
     """
     fitted = [each for each in decision.candidates if each.status == "fitted"]
     work = out / "work"
