@@ -43,13 +43,14 @@ def connected(address: str | None) -> Iterator[Ray]:
         yield Ray()
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    alone: dict[str, Any] = {} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    place = address or os.environ.get("RAY_ADDRESS") or "local"  # a job of a cluster is told where it is
+    alone: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if place == "local" else {}
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level="error", **alone)
+        ray.init(address=place, log_to_driver=False, logging_level="error", **alone)
     except (ConnectionError, ValueError, RuntimeError) as error:
         said = str(error).partition("\n")[0]
         raise ConfigError(
-            f"no Ray cluster answers at {address!r} ({said}): start one with  ray start --head, or leave --address out "
+            f"no Ray cluster answers at {place!r} ({said}): start one with  ray start --head, or leave --address out "
             "for this machine alone"
         ) from error
     try:
@@ -67,7 +68,7 @@ class Ray:
         """See :class:`xcrossrec.engine.Engine`."""
         if not blocks:
             return
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         workers = min(len(blocks), max(1, int(ray.cluster_resources().get("CPU", 1))))
         rows = [pa.table({"name": [name], "block": [pickle.dumps(block)]}) for name, block in blocks.items()]
         given = ray.data.from_arrow(rows)
