@@ -17,11 +17,7 @@ from xcrossrec.cli import app
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.engine import Parts
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.xdist_group("ray"),
-]
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 RUNNER = CliRunner()
 SMALL = {"num_cpus": 1, "object_store_memory": 100_000_000}
 SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}

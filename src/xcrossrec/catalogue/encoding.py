@@ -59,8 +59,8 @@ class BlockEncoder:
         load: Callable[[], Model] = (lambda: self.model) if self.engine.here else self.loading.anywhere()
         with stage("encoding", "texts") as bar:
             total = len(different)
-            told = lambda done, of: bar.at(total * done // of, total)  # noqa: E731
-            self.parts.complete(self.engine, partial(_encoding, load), blocks, told)
+            make = partial(_encoding, load)
+            self.parts.complete(self.engine, make, blocks, lambda done, of: bar.at(total * done // of, total))
         found = np.frombuffer(b"".join(map(self.parts.read, blocks)), np.float32)
         rows = found.reshape(len(different), kind_of(self.model).dim(self.model))
         place = {text: number for number, text in enumerate(different)}

@@ -25,7 +25,6 @@ from xcrossrec.engine import check_engine, engine_named
 
 if TYPE_CHECKING:
     from xcrossrec.models.model import Model
-    from xcrossrec.types import EncodingPrecision
 
 Catalogue = Annotated[str, typer.Argument(metavar="DIR", help="A catalogue that 'catalog build' or 'serve' made.")]
 
@@ -54,10 +53,11 @@ def build(
     check_free(out, overwrite)
     prepare("models")
     from xcrossrec.catalogue import build_catalogue
+    from xcrossrec.models.loading import Loading
 
     start = time.perf_counter()
     with progress_to_stderr():
-        loaded = _load(model, base, precision)
+        loaded = Loading(model, base, precision)()
         with build_catalogue(loaded, items, out, overwrite=overwrite) as made:
             count, name = len(made), made.name
     _report(out, name, count, time.perf_counter() - start, loaded)
@@ -128,6 +128,7 @@ def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
     prepare("models")
     from xcrossrec.catalogue import encode_items, examine, fingerprint_of, repair
     from xcrossrec.exceptions import ConfigError
+    from xcrossrec.models.loading import Loading
 
     if catalog.startswith(DATABASES):
         raise ConfigError("a database is repaired with its own tools and copies: here only a folder is")
@@ -135,7 +136,7 @@ def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
     if not examine(catalog).sentences():
         typer.echo(f"{catalog}: nothing is damaged, nothing was changed")
         return
-    loaded = _load(model, base, "fp32")
+    loaded = Loading(model, base)()
     with progress_to_stderr():
         found, made = repair(
             catalog, fingerprint=fingerprint_of(loaded), encode=lambda items: encode_items(loaded, items)
@@ -157,12 +158,6 @@ def _check_database(url: str) -> None:
         if found:
             raise typer.Exit(1)
         typer.echo(f"{store.name}: {len(store)} items, version {store.version}, nothing is damaged")
-
-
-def _load(model: Path, base: str | None, precision: EncodingPrecision) -> Model:
-    from xcrossrec.models.loading import Loading
-
-    return Loading(model, base, precision)()
 
 
 def _report(catalog: str, name: str, items: int, wall_s: float, model: Model) -> None:

@@ -38,7 +38,6 @@ class Local:
 
     def results(self, make: Make, blocks: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
         """See :class:`Engine`; what the work needs is loaded if there is any."""
-        work = make() if blocks else None
-        for name, block in blocks.items():
-            if work is not None:
-                yield name, work(block)
+        if blocks:
+            work = make()
+            yield from ((name, work(block)) for name, block in blocks.items())
