@@ -37,7 +37,7 @@ from xcrossrec.catalogue.snapshot import HeldSnapshot
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.catalogue.view import Snapshot
 from xcrossrec.data.text import TITLES, ItemText
-from xcrossrec.exceptions import BundleError, UnavailableError, XCrossRecError
+from xcrossrec.exceptions import BundleError, ConfigError, UnavailableError, XCrossRecError
 
 log = logging.getLogger(__name__)
 
@@ -147,11 +147,7 @@ class PostgresCatalogue(Catalogue):
     @staticmethod
     def recorded_purchases(url: str) -> pl.DataFrame:
         """What was bought, in order of arrival, whatever the items."""
-        database = Database(url)
-        try:
-            return as_table(Tables(database).purchases()[1])
-        finally:
-            database.close()
+        return as_table(Tables(Database(url)).purchases()[1])
 
     @staticmethod
     def recorded_model(url: str) -> tuple[str, str | None]:
@@ -165,8 +161,7 @@ class PostgresCatalogue(Catalogue):
 
     @classmethod
     def _opened(cls, tables: Tables) -> Self:
-        arrivals = _Arrivals(tables)
-        return cls(tables, tables.state(), arrivals)
+        return cls(tables, tables.state(), _Arrivals(tables))
 
     # ---- read
 
@@ -176,7 +171,7 @@ class PostgresCatalogue(Catalogue):
         Raises:
             UnavailableError: the database does not answer.
         """
-        if self._closed is None or isinstance(self._closed, CatalogueReplacedError):
+        if type(self._closed) is not ConfigError:
             self._catch_up()
         return self._snapshot
 
@@ -193,7 +188,7 @@ class PostgresCatalogue(Catalogue):
 
     def purchases(self) -> pl.DataFrame:
         """All purchases, whoever added them; see :meth:`Catalogue.purchases`."""
-        if self._closed is None or isinstance(self._closed, CatalogueReplacedError):
+        if type(self._closed) is not ConfigError:
             self._arrivals.catch_up(self._tables.state().arrived)
         return super().purchases()
 

@@ -125,17 +125,16 @@ class SearchedSnapshot(Snapshot):
     def search_titles(self, text: str, limit: int, *, within_s: float = math.inf) -> list[StoredItem]:
         """Find items by a part of their title."""
         words = sorted(set((wanted := fold(text)).split()), key=len, reverse=True)
-        given = {"wanted": wanted, "limit": limit, **{f"word{n}": word for n, word in enumerate(words)}}
+        given = {"limit": limit, **{f"word{n}": word for n, word in enumerate(words)}}
         if "\0" in wanted:
             return []
+        given |= {"wanted": wanted} if words else {}
         held = "".join(f" AND position(%(word{n})s in folded) > 0" for n in range(len(words)))
         rank = (
             "CASE WHEN starts_with(folded, %(wanted)s) THEN 0 WHEN position(' ' || %(wanted)s in folded) > 0 THEN 1 "
             "WHEN position(%(wanted)s in folded) > 0 THEN 2 ELSE 3 END, "
         )
         condition = f"title <> ''{held} ORDER BY {rank if words else ''}place LIMIT %(limit)s"
-        if not words:
-            given.pop("wanted")
         asked = self._asked("{item}", condition)
 
         def run(connection: Connection[Any]) -> list[tuple[Any, ...]]:
