@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -401,7 +402,7 @@ def test_the_curve_of_a_trained_form_is_of_nested_draws(done: Done, monkeypatch:
             trained.append(users)
             shutil.copytree(kept, out)
 
-        monkeypatch.setattr(maker, "_train_lora", instead)
+        monkeypatch.setattr(maker, "trainer", SimpleNamespace(lora=instead))
         decision = done.decision.model_copy(update={"chosen": "lora"})
         found = curve_of(maker, [], decision)
     assert trained == [16, 32]

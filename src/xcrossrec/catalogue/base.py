@@ -343,7 +343,7 @@ class Catalogue:
         return None
 
     def embed_again(
-        self, *, fingerprint: str, dim: int, encode: Encode, text: ItemText = TITLES, model: Path | None = None
+        self, *, fingerprint: str, dim: int, encode: Encode, text: ItemText = TITLES, model: Path | str | None = None
     ) -> Self:
         """Give all items another model's vectors, in the same place, while this catalogue is read and written.
 

@@ -98,7 +98,7 @@ def build_catalogue(model: Model, source: ItemSource, folder: Path | str, *, ove
 
 
 def embed_again(
-    catalogue: Catalogue, model: Model, folder: Path | None = None, encode: Encode | None = None
+    catalogue: Catalogue, model: Model, folder: Path | str | None = None, encode: Encode | None = None
 ) -> Catalogue:
     """Give a catalogue another model's vectors while it is served; see :meth:`Catalogue.embed_again`.
 

@@ -340,7 +340,7 @@ class PostgresCatalogue(Catalogue):
     # ---- another model
 
     def embed_again(
-        self, *, fingerprint: str, dim: int, encode: Encode, text: ItemText = TITLES, model: Path | None = None
+        self, *, fingerprint: str, dim: int, encode: Encode, text: ItemText = TITLES, model: Path | str | None = None
     ) -> Self:
         """Give all items another model's vectors, beside the present ones, and let them count in one step; see
         :meth:`Catalogue.embed_again`. One process at a time does that; another one that wanted the same vectors takes
@@ -356,7 +356,7 @@ class PostgresCatalogue(Catalogue):
             indexed = must_index(self._tables.state().items, dim)
             self._next = NextGeneration(self._tables, self._tables.state(), dim, encode, indexed=indexed)
             facts = {"fingerprint": fingerprint, "dim": dim, "text": text.template}
-            facts["model"] = None if model is None else str(model.absolute())
+            facts["model"] = None if model is None else str(Path(model).absolute())
             try:
                 self._next.fill(lambda: self._changed_since())
                 self._tables.database.change(lambda connection: self._switch(connection, facts))
