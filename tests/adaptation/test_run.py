@@ -371,6 +371,16 @@ def test_decision_json_is_plain(done: Done) -> None:
     assert stated["metric"] == {"name": "mrr", "chosen_by": "ndcg", "negatives": "full"}
 
 
+def test_what_is_shipped_is_compared_with_another_text_than_its_own(
+    done: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simple = {each.name: each.choose.mean for each in done.decision.candidates if each.simple}
+    for chosen in ("base", "base-bought"):
+        monkeypatch.setattr("xcrossrec.adaptation.run.choose", lambda *_, chosen=chosen: chosen)
+        others = {name: mean for name, mean in simple.items() if not name.startswith("base")}
+        assert done.again().gain.over == max(others, key=lambda name: others[name])
+
+
 def test_the_whole_list_decides_where_a_few_first_places_do_not(done: Done) -> None:
     work = done.out / "work"
     found = Evaluation.load(work / "base" / "choose.parquet")

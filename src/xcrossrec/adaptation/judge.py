@@ -28,6 +28,9 @@ ASKED = 300
 LATEST = 4
 """Purchases of each that are ranked, at most; never the first."""
 
+_MOST_SCORES = 2**26
+"""Scores that are held of a source, a quarter of a gigabyte; of a large catalogue fewer purchases are ranked."""
+
 
 class Judge:
     """Asks users of the target what each source is worth: their latest purchases of train are ranked in the catalogue.
@@ -41,10 +44,11 @@ class Judge:
         self.target, self.seed = target, seed
         every = target.sequences("train")
         self.users: Sequences = every.take(min(len(every), ASKED) or None, seed)
+        each = min(LATEST, max(1, _MOST_SCORES // (len(self.users) * target.items.height)))
         self.moments = [
             (user, place)
             for user, rows in enumerate(self.users.rows)
-            for place in range(max(1, len(rows) - LATEST), len(rows))
+            for place in range(max(1, len(rows) - each), len(rows))
         ]
         self.scores: dict[str, Float[np.ndarray, "moment item"]] = {}
 
@@ -127,7 +131,8 @@ def judge(names: Sequence[str], ranked: Ranked, seed: int = 0) -> dict[str, Verd
     """
     base, kept, found = ranked([""]), list(names), dict[str, Verdict]()
     while kept:
-        judged = {name: _judged(name, kept, ranked, base, seed) for name in kept}
+        whole = ranked(kept)
+        judged = {name: _judged(name, kept, ranked, base, whole, seed) for name in kept}
         harmful = [name for name in kept if not judged[name].used]
         if not harmful:
             return {name: {**judged, **found}[name] for name in names}
@@ -137,11 +142,18 @@ def judge(names: Sequence[str], ranked: Ranked, seed: int = 0) -> dict[str, Verd
     return {name: found[name] for name in names}
 
 
-def _judged(name: str, kept: Sequence[str], ranked: Ranked, base: Float64[np.ndarray, " user"], seed: int) -> Verdict:
+def _judged(
+    name: str,
+    kept: Sequence[str],
+    ranked: Ranked,
+    base: Float64[np.ndarray, " user"],
+    whole: Float64[np.ndarray, " user"],
+    seed: int,
+) -> Verdict:
     own = ranked([name])
     over = interval(own - base, seed)
     rest = [other for other in kept if other != name]
-    without = interval(ranked(kept) - ranked(rest), seed) if rest else None
+    without = interval(whole - ranked(rest), seed) if rest else None
     better, worse = f"alone {over.mean:+.4f} against the untrained base", "the mean is better without it"
     helps: Helps = "unclear"
     why = f"{better}, which may be chance"

@@ -21,7 +21,8 @@ Seven targets, 128 and 512 customers each, as a shop has them: candidates are fi
 of each customer, one is chosen on the last but one, the report's interval is of the last. The truth is measured on up
 to 2,000 other customers of the target. MRR over the whole catalogue; intervals are 95%, of users. Sources are the other
 categories of the same release (data/amazon: titles of eight words; `-fields`: data/amazon-text, title, brand and
-category). One draw of customers a run.
+category). One draw of customers a run. Tools and Toys with 128 customers were among the four runs by which the rule of
+choice was set (lab/log, 2026-11-29).
 
     python -m xcrossrec_lab.suites.adapt runs/evidence --out runs/adapt
     python -m xcrossrec_lab.report.adapt runs/adapt --to lab/results/evidence/adapt
@@ -95,7 +96,7 @@ def summary(runs: Sequence[Run]) -> str:
     kept = [each["promise"] for each in runs if each["promise"] and each["promise"]["promise"]]
     held = sum(inside(each["came"], *each["promise"][1:]) == "yes" for each in kept)
     true = sum(inside(each["truth"], *each["promise"][1:]) == "yes" for each in kept)
-    return f"""Over {len(runs)} shops:
+    return f"""Over {len(runs)} of the 14 shops, those that are run:
 
 - The shipped model is worse than the best simple candidate in truth, for sure, in {len(worse)}{named}; the lowest
   difference is {signed(below["minus_best_simple"])} ({below["shop"]}).

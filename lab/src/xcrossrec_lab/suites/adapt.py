@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -25,10 +24,11 @@ import polars as pl
 from jaxtyping import Float64, Shaped
 
 from xcrossrec import Domain, Evaluation, adapt, build_domain, read_domain
-from xcrossrec.adaptation.choice import choose, gain, interval
+from xcrossrec.adaptation.choice import gain, interval
 from xcrossrec.adaptation.curve import fit_curve
 from xcrossrec.adaptation.decision import Decision
 from xcrossrec.adaptation.shop import whole_ndcg
+from xcrossrec.replacing import replacing_file
 from xcrossrec.types import POSITION, USER, Split
 
 AMAZON = ("electronics", "sports", "tools", "toys")
@@ -95,7 +95,7 @@ def run(shop: Shop, evidence: Path, out: Path) -> dict[str, Any]:
 
 
 def judged(decision: Decision, out: Path, outsiders: frozenset[str]) -> dict[str, Any]:
-    """Choose, report and look up the truth, from the scores that `adapt` left.
+    """Report, and look up the truth, from the scores that `adapt` left.
 
     Args:
         decision: of a run.
@@ -113,9 +113,7 @@ def judged(decision: Decision, out: Path, outsiders: frozenset[str]) -> dict[str
     tested = {each.name: _scores(work / each.name / "report.parquet") for each in fitted}
     own = {name: values[~np.isin(users, list(outsiders))] for name, (values, users) in tested.items()}
     truth = {name: values[np.isin(users, list(outsiders))] for name, (values, users) in tested.items()}
-    chosen = choose(choosing, {each.name: LEVELS[_kind(each.name)] for each in fitted}, decision.seed)
-    assert chosen == decision.chosen
-    over = decision.gain.over
+    chosen, over = decision.chosen, decision.gain.over
     best = max(truth, key=lambda name: truth[name].mean())
     simple = max((each.name for each in fitted if each.simple), key=lambda name: truth[name].mean())
     stated, real = gain(own, chosen, over, decision.seed), interval(truth[chosen] - truth[over])
@@ -137,15 +135,6 @@ def judged(decision: Decision, out: Path, outsiders: frozenset[str]) -> dict[str
         "promise": _promise(work / "curve.parquet", np.array(tested[chosen][1]), outsiders),
         "sources": {each.name: [each.helps, each.used] for each in decision.sources},
     }
-
-
-LEVELS: Mapping[str, int] = {"popularity": 0, "text": 1, "trained": 2, "xcross": 3}
-
-
-def _kind(name: str) -> str:
-    if name in ("popularity", "xcross"):
-        return name
-    return "trained" if name.startswith(("merged", "lora")) else "text"
 
 
 def _spread(values: Float64[np.ndarray, " user"]) -> list[float]:
@@ -184,7 +173,8 @@ def main() -> None:
         if (place / "run.json").exists() or not any(fnmatch(shop.name, pattern) for pattern in asked.only):
             continue
         found = run(shop, asked.evidence, place)
-        (place / "run.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+        with replacing_file(place / "run.json") as file:
+            file.write_text(json.dumps(found, indent=1), encoding="utf-8")
         print(shop.name, found["chosen"], found["regret"], flush=True)
 
 
