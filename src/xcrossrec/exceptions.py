@@ -34,6 +34,10 @@ class ConfigError(XCrossRecError, ValueError):
     """A setting is unknown or outside its range."""
 
 
+class OtherRunError(ConfigError):
+    """Where a training would go on there is none, or one of other settings."""
+
+
 class ModelError(XCrossRecError, ValueError):
     """A model or an adapter cannot be used as asked."""
 

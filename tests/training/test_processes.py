@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 import trained_by_torchrun as trained
 from model_families import FAMILIES, write_base
 from training_runs import weights
+from xcrossrec.adaptation import candidates
+from xcrossrec.adaptation.run import adapt
 from xcrossrec.cli import app
 from xcrossrec.config import TrainingConfig
 from xcrossrec.data import Domain, write_domain
@@ -26,6 +28,7 @@ from xcrossrec.exceptions import ConfigError, MissingExtraError
 from xcrossrec.models.heads import HistoryMatcher
 from xcrossrec.training import losses
 from xcrossrec.training.losses import NextItemLoss, PairLoss
+from xcrossrec.training.places import RUN_FILE
 from xcrossrec.training.processes import Processes, joined
 from xcrossrec.training.source import train_source
 
@@ -177,7 +180,8 @@ def test_a_killed_run_goes_on_and_one_process_reports(place: Path, killed: str, 
     ("words", "line"),
     [
         (["xcrossrec", "train", "source", "a b"], "torchrun --nproc-per-node 2 -m xcrossrec train source 'a b'  or"),
-        (["xcrossrec", "adapt", "data"], "torchrun --nproc-per-node 2 YOUR_SCRIPT.py  or"),
+        (["xcrossrec", "-q", "train", "source", "a"], "torchrun --nproc-per-node 2 -m xcrossrec -q train source a  or"),
+        (["script.py", "data"], "torchrun --nproc-per-node 2 YOUR_SCRIPT.py  or"),
     ],
 )
 def test_an_idle_gpu_is_refused(words: list[str], line: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,14 +193,59 @@ def test_an_idle_gpu_is_refused(words: list[str], line: str, monkeypatch: pytest
     assert str(raised.value).endswith("or show it one with CUDA_VISIBLE_DEVICES=0")
 
 
-def test_torchrun_is_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapt_touches_nothing_where_a_gpu_would_be_idle(
+    tmp_path: Path, target_domain: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(
+        ConfigError, match="2 GPUs are visible, and one process trains on one: show it one with CUDA_VI"
+    ):
+        adapt(target_domain, [], out=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_an_interrupted_training_left_goes_only_for_another_run(tmp_path: Path) -> None:
+    def refusing(error: Exception) -> Callable[..., None]:
+        def train(*, resume: bool, **settings: object) -> None:
+            if resume:
+                raise error
+
+        return train
+
+    kept = tmp_path / "model.training" / RUN_FILE
+    kept.parent.mkdir()
+    kept.write_text("{}")
+    with pytest.raises(ConfigError, match="two GPUs"):
+        candidates._from_where_it_was(tmp_path / "model", refusing(ConfigError("two GPUs")))
+    assert kept.exists()
+
+
+@pytest.mark.parametrize(("rank", "start"), [("0", "error: 2 processes"), ("1", "error (process 1): 2 processes")])
+def test_torchrun_is_for_training(rank: str, start: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("RANK", rank)
     ended = CliRunner().invoke(app, ["compare", "a", "b"])
-    assert (ended.exit_code, ended.stderr) == (
-        2,
-        "error: 2 processes run `xcrossrec compare`: torchrun is for `train`\n",
-    )
+    assert (ended.exit_code, ended.stderr) == (2, f"{start} run `xcrossrec compare`: torchrun is for `train`\n")
+
+
+@pytest.mark.parametrize(("rank", "count"), [("0", "abc"), ("2", "2"), ("-1", "2"), ("0", "0")])
+def test_processes_that_cannot_be_are_a_sentence(rank: str, count: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", count)
+    monkeypatch.setenv("RANK", rank)
+    ended = CliRunner().invoke(app, ["compare", "a", "b"])
+    assert ended.exit_code == 2
+    assert f"RANK is '{rank}' and WORLD_SIZE '{count}': start processes with torchrun" in ended.stderr
+
+
+def test_processes_that_torchrun_did_not_start_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="WORLD_SIZE is 2, but LOCAL_RANK is not set: start processes with torchrun"):
+        joined(on_cpu=True)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "1")
+    assert Processes.here().first, "one process alone writes, whatever its shell was left with"
 
 
 # ---- what Python and trackers are told

@@ -19,7 +19,7 @@ from xcrossrec.baselines.rivals import Popularity
 from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.engine import Engine, Local, Work
-from xcrossrec.exceptions import ConfigError, XCrossRecError
+from xcrossrec.exceptions import OtherRunError, XCrossRecError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import MANIFEST
 from xcrossrec.models.base import load_base
@@ -363,9 +363,7 @@ def _from_where_it_was(out: Path, train: Callable[..., object]) -> None:
     train = partial(train, overwrite=True, show_progress=False)
     try:
         train(resume=(place / RUN_FILE).exists())
-    except ConfigError:
-        if not place.exists():
-            raise
+    except OtherRunError:
         shutil.rmtree(place)
         train()
     shutil.rmtree(place, ignore_errors=True)

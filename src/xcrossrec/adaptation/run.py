@@ -31,6 +31,7 @@ from xcrossrec.models.adapters import base_of
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.progress import stage
 from xcrossrec.replacing import replacing_file, replacing_folder
+from xcrossrec.training.processes import refuse_idle_gpus
 
 WORK, SOURCES = "work", "sources"
 _GIVEN, _JUDGED, _PACE = "given.json", "judged.json", "pace.json"
@@ -76,13 +77,15 @@ def adapt(
 
     Raises:
         DataError: no users to fit, choose or report on, or a folder that holds something else.
-        ConfigError: no minutes, a source that is the target, two of one name, or one to drop that is not there.
+        ConfigError: no minutes, several GPUs visible, a source that is the target, two of one name, or one to drop that
+            is not there.
         BundleError: a source that is neither a domain nor an adapter.
         ModelError: the base cannot be loaded, or nothing can be fitted.
         StorageError: the disk refuses.
     """
     if not minutes > 0:
         raise ConfigError(f"minutes are {minutes}: give more than 0")
+    refuse_idle_gpus(shared=False)
     clock, out, plan = Clock(minutes), Path(out), plan or Plan()
     domain = target if isinstance(target, Domain) else read_domain(target)
     _check_users(domain)

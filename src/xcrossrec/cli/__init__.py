@@ -10,6 +10,7 @@ is quick and needs no torch.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Annotated, Any
 
@@ -47,8 +48,8 @@ class _Commands(TyperGroup):
         try:
             return super().main(*args, **kwargs)
         except (XCrossRecError, OSError) as error:
-            if Processes.here().first:
-                typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            process = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""
+            typer.echo(f"error{process}: {' '.join(str(error).split())}", err=True)
             sys.exit(USER_MISTAKE)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)

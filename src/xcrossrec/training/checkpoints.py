@@ -16,7 +16,7 @@ from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
-from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.exceptions import BundleError, OtherRunError
 from xcrossrec.models.bundle import load_modules
 from xcrossrec.models.files import Digest, RelativePath, Settings, file_digests, read_settings, verify_files
 from xcrossrec.models.kinds import kind_of
@@ -115,15 +115,15 @@ def prepare_work(work: Path, run: Mapping[str, Any], *, resume: bool, writes: bo
         the newest whole checkpoint; None for a run from the start.
 
     Raises:
-        ConfigError: nothing to resume, or a run with other settings; or an unfinished run is in the way.
+        OtherRunError: nothing to resume, or a run with other settings; or an unfinished run is in the way.
     """
     last = _newest_whole(work)
     path = work / RUN_FILE
     if resume:
         if not path.exists():
-            raise ConfigError(f"nothing to resume in {work}: run without --resume")
+            raise OtherRunError(f"nothing to resume in {work}: run without --resume")
         if read_settings(path, Settings) != json.loads(json.dumps(run)):
-            raise ConfigError(
+            raise OtherRunError(
                 f"{work} holds a run with other settings, data or sources: resume with the same, or remove it"
             )
         if last is None:
@@ -132,7 +132,7 @@ def prepare_work(work: Path, run: Mapping[str, Any], *, resume: bool, writes: bo
             _log.info("the run goes on from %s", last)
         return last
     if last is not None:
-        raise ConfigError(f"{work} holds an unfinished run: continue it with --resume, or remove the folder")
+        raise OtherRunError(f"{work} holds an unfinished run: continue it with --resume, or remove the folder")
     if writes:
         with replacing_file(path) as temporary:
             temporary.write_text(json.dumps(run), encoding="utf-8")

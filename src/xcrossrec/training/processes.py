@@ -39,8 +39,20 @@ class Processes:
 
     @classmethod
     def here(cls) -> Processes:
-        """As `torchrun` says, which needs no torch."""
-        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        """As `torchrun` says, which needs no torch.
+
+        Raises:
+            ConfigError: RANK and WORLD_SIZE are set, and say nothing that can be.
+        """
+        said = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
+        if said["WORLD_SIZE"] == "1":
+            return cls()
+        if not all(map(str.isdecimal, said.values())) or not int(said["RANK"]) < int(said["WORLD_SIZE"]):
+            raise ConfigError(
+                f"RANK is {said['RANK']!r} and WORLD_SIZE {said['WORLD_SIZE']!r}: start processes with torchrun, which "
+                "sets both, or unset them"
+            )
+        return cls(int(said["RANK"]), int(said["WORLD_SIZE"]))
 
     @property
     def first(self) -> bool:
@@ -81,31 +93,44 @@ def joined(*, on_cpu: bool) -> Processes:
         on_cpu: no accelerator takes part.
 
     Raises:
-        ConfigError: several GPUs are visible to a single process, which would leave all but one idle.
+        ConfigError: several GPUs are visible to a single process, which would leave all but one idle; or there are
+            several processes that torchrun did not start.
     """
     here = Processes.here()
     if here.count == 1:
-        _refuse_idle_gpus()
+        refuse_idle_gpus()
         return here
+    if missing := [name for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise ConfigError(
+            f"WORLD_SIZE is {here.count}, but {missing[0]} is not set: start processes with torchrun, which sets all, "
+            "or unset it"
+        )
     import torch.distributed
     from accelerate import PartialState
 
     if not torch.distributed.is_initialized():
         PartialState(cpu=on_cpu, timeout=_PATIENCE)
         atexit.register(torch.distributed.destroy_process_group)
-    if (found := torch.distributed.get_world_size()) != here.count:
-        raise ConfigError(f"WORLD_SIZE is {here.count}, but {found} processes train together: start them with torchrun")
     return here
 
 
-def _refuse_idle_gpus() -> None:
+def refuse_idle_gpus(*, shared: bool = True) -> None:
+    """Refuse to train by one process where several GPUs are visible.
+
+    Args:
+        shared: whether `torchrun` can start what is running now, so that all of them train.
+
+    Raises:
+        ConfigError: says what to type.
+    """
     import torch
 
-    if (count := torch.cuda.device_count()) < 2:
+    if Processes.here().count > 1 or (count := torch.cuda.device_count()) < 2:
         return
-    trains = sys.argv[1:2] == ["train"]
+    trains = "train" in sys.argv[1:3]
     line = Processes(0, count).command(sys.argv[1:]) if trains else f"torchrun --nproc-per-node {count} YOUR_SCRIPT.py"
     raise ConfigError(
-        f"{count} GPUs are visible, and one process trains on one: train on all of them with  {line}  "
-        "or show it one with CUDA_VISIBLE_DEVICES=0"
+        f"{count} GPUs are visible, and one process trains on one: "
+        + (f"train on all of them with  {line}  or " if shared else "")
+        + "show it one with CUDA_VISIBLE_DEVICES=0"
     )
