@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -23,6 +24,7 @@ pytest.importorskip("psycopg", reason="POSTGRES ABSENT: pip install 'xcrossrec[p
 
 from xcrossrec.catalogue.postgres import PostgresCatalogue, tables
 from xcrossrec.catalogue.postgres import catalogue as module
+from xcrossrec.catalogue.postgres.connections import Database
 from xcrossrec.catalogue.postgres.snapshot import SearchedSnapshot
 
 
@@ -124,6 +126,76 @@ def test_the_other_goes_on_with_the_former_vectors_until_it_takes_the_new_ones(
         last._tables.whole(2, 99)  # the generation before is gone
 
 
+def test_what_is_deleted_while_another_model_embeds_stays_deleted(
+    two: tuple[PostgresCatalogue, PostgresCatalogue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long that takes: the row that says when it was deleted is removed meanwhile."""
+    monkeypatch.setattr(tables, "KEPT_MIN", 0)
+    one, other = two
+
+    def slowly(items: Sequence[StoredItem]) -> np.ndarray:
+        if other.delete(["i1"]):
+            other.upsert([item(5)], unit(5))
+            other.upsert([item(6)], unit(6))
+        return encode_items(items)
+
+    new = one.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=slowly)
+    assert (list(new.snapshot()), new.check()) == ([item(0), item(5), item(6)], [])
+
+
+def test_a_connection_lost_after_the_switch_takes_no_items_along(
+    two: tuple[PostgresCatalogue, PostgresCatalogue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = two
+    change, name = Database.change, one.name
+
+    def lost(self: Database, work: Any) -> Any:
+        done = change(self, work)
+        if one._tables.state().fingerprint == OTHER and self is one._tables.database:
+            monkeypatch.setattr(Database, "change", change)
+            raise UnavailableError(f"the database {name} was lost at the end of a write")
+        return done
+
+    monkeypatch.setattr(Database, "change", lost)
+    with pytest.raises(UnavailableError, match="lost at the end of a write"):
+        one.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items)
+    taken = one.successor(OTHER)
+    assert taken is not None
+    assert list(taken.snapshot()) == [item(0), item(1)]
+
+
+def test_who_lost_the_lock_writes_no_vectors(
+    two: tuple[PostgresCatalogue, PostgresCatalogue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    opened, connect = [], Database.connect
+
+    def seen(self: Database) -> Any:
+        opened.append(connect(self))
+        return opened[-1]
+
+    def broken(items: Sequence[StoredItem]) -> np.ndarray:
+        opened[0].close()
+        return encode_items(items)
+
+    monkeypatch.setattr(Database, "connect", seen)
+    with pytest.raises(UnavailableError, match="keeps others from embedding was lost: the present vectors go on"):
+        one.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=broken)
+    assert (list(other.snapshot()), other.replaced_by) == ([item(0), item(1)], None)
+
+
+def test_an_overwritten_catalogues_purchases_are_counted_once(
+    two: tuple[PostgresCatalogue, PostgresCatalogue], postgres: str
+) -> None:
+    one, _ = two
+    one.add_purchases([Purchase("anna", "i0"), Purchase("bo", "i1")])
+    kept = one.purchases().filter(pl.col("user_id") == "anna")
+    PostgresCatalogue.create(postgres, [item(0)], unit(0), fingerprint=MODEL, overwrite=True, purchases=kept).close()
+    taken = one.successor(MODEL)
+    assert taken is not None
+    assert taken.purchases().rows() == [("anna", "i0", None)]
+
+
 def test_two_that_change_to_the_same_model_encode_once(postgres: str) -> None:
     with (
         PostgresCatalogue.create(postgres, [item(0)], unit(0), fingerprint=MODEL) as one,
@@ -164,8 +236,12 @@ def test_a_database_that_is_away_is_a_sentence_without_the_password() -> None:
     ) as raised:
         PostgresCatalogue.open("postgresql://anna:secret@localhost:1/shop", fingerprint=None)
     assert "secret" not in str(raised.value)
-    with pytest.raises(ConfigError, match=r"schema 'Not one' of a database is not made of a-z, 0-9 and _"):
+    with pytest.raises(ConfigError, match="schema of a database, what stands after #, is not made of a-z, 0-9 and _"):
         PostgresCatalogue.open("postgresql://localhost/shop#Not one", fingerprint=None)
+    for url in ("u:p%zzsecret@h/shop", "u:sec ret@h/shop", "u:secret@[::1/shop", "u:secret#x@h/shop", "..."):
+        with pytest.raises((ConfigError, UnavailableError)) as refused:
+            PostgresCatalogue.open(f"postgresql://{url}", fingerprint=None)
+        assert "sec" not in str(refused.value), url
 
 
 # ---- the index

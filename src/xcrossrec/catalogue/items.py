@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import polars as pl
 
-from xcrossrec.catalogue.kept import is_catalogue, is_url, open_kept
+from xcrossrec.catalogue.kept import is_catalogue, is_url, open_kept, shown
 from xcrossrec.catalogue.stored_item import OWN, StoredItem
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.given import Table, as_frame
@@ -53,7 +53,7 @@ def read_items(source: ItemSource, text: ItemText | None = None) -> list[StoredI
     """
     name = "the catalogue"
     if isinstance(source, (Path, str)):
-        name, source = str(source), _read(source if is_url(source) else Path(source))
+        name, source = shown(source), _read(source if is_url(source) else Path(source))
     if isinstance(source, Domain):
         name = f"the domain {source.name!r}" if name == "the catalogue" else name
         unread = () if text is not None and DESCRIPTION in text.fields else (DESCRIPTION,)

@@ -28,6 +28,15 @@ def is_url(place: object) -> bool:
     return isinstance(place, str) and place.startswith(SCHEMES)
 
 
+def shown(place: Path | str) -> str:
+    """A place as people may read it: a URL without its password."""
+    if not is_url(place):
+        return str(place)
+    from xcrossrec.catalogue.postgres.connections import Database
+
+    return Database(str(place)).name
+
+
 def is_catalogue(place: Path | str) -> bool:
     """Whether a catalogue is kept at a place, or what is left of one; a URL is taken to name one.
 

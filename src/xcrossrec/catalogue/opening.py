@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from xcrossrec.catalogue.base import Catalogue, Encode
 from xcrossrec.catalogue.fingerprint import check_fingerprint, fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, check_fields, read_items
-from xcrossrec.catalogue.kept import create_kept, is_catalogue, is_url, open_kept, recorded_purchases
+from xcrossrec.catalogue.kept import create_kept, is_catalogue, is_url, open_kept, recorded_purchases, shown
 from xcrossrec.catalogue.sqlite import check_free, recorded_fingerprint
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import XCrossRecError
@@ -134,7 +134,7 @@ def _purchases_of(place: Path | str) -> pl.DataFrame | None:
     try:
         return recorded_purchases(place)
     except XCrossRecError as error:
-        log.warning("the purchases of %s are left out: %s", place, error)
+        log.warning("the purchases of %s are left out: %s", shown(place), error)
         return None
 
 

@@ -82,6 +82,7 @@ def forget(
             check_model(Path(folder))
     prepare("models")
     from xcrossrec.catalogue import open_kept
+    from xcrossrec.catalogue.kept import shown
     from xcrossrec.recommender.learn import forget as forget_in_model
 
     for folder in folders:
@@ -90,4 +91,4 @@ def forget(
                 count = store.forget(user)
         else:
             count = forget_in_model(folder, user)
-        typer.echo(f"{folder}: {count:,} purchases deleted")
+        typer.echo(f"{shown(folder)}: {count:,} purchases deleted")

@@ -277,16 +277,20 @@ def replace(old: Served, path: Path | None, settings: Settings, metrics: Metrics
     """
     spec = Spec(old.spec.name, path or old.spec.path, old.spec.catalog, old.spec.precision)
     model, manifest = load(spec, settings.base)
-    store = old.store
-    if (fingerprint := fingerprint_of(model)) != store.fingerprint:
-        if kind_of(model).name != kind_of(old.model).name:
-            raise ConfigError(
-                f"{spec.path} scores {kind_of(model).name!r} and {old.spec.name!r} is served with "
-                f"{kind_of(old.model).name!r}: serve it under another name, with a catalogue of its own"
-            )
-        store = old.store.successor(fingerprint) or _embedded(old.store, model, spec)
+    same = (fingerprint := fingerprint_of(model)) == old.store.fingerprint
+    if not same and kind_of(model).name != kind_of(old.model).name:
+        raise ConfigError(
+            f"{spec.path} scores {kind_of(model).name!r} and {old.spec.name!r} is served with "
+            f"{kind_of(old.model).name!r}: serve it under another name, with a catalogue of its own"
+        )
+    store = old.store.successor(fingerprint) or (old.store if same else _embedded(old.store, model, spec))
+    if store.replaced_by is not None:
+        raise BundleError(
+            f"the catalogue of {old.spec.name!r} holds another model's vectors than {spec.path} makes: reload that "
+            "model, or embed the catalogue again by this one"
+        )
     new = Served(spec, model, manifest, store, settings, metrics)
-    if store is old.store:
+    if same:
         new.recommender.memory = old.recommender.memory
     return new
 

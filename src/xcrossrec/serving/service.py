@@ -178,6 +178,9 @@ class Service:
         except XCrossRecError as error:
             self._failed[name] = monotonic() + _AGAIN_S
             log.error("%s stays as it is, and takes no writes: %s", name, error)
+        except Exception:
+            self._failed[name] = monotonic() + _AGAIN_S
+            log.exception("%s could not be looked after", name)
 
     async def replace_all(self) -> None:
         """Read every model's bundle again; one that cannot be read stays as it is."""

@@ -75,6 +75,17 @@ def test_when_one_changes_its_model_the_others_follow_and_no_write_is_refused(
     assert first.recommend([TRAIN], k=9)["items"] == second.recommend([TRAIN], k=9)["items"]
 
 
+def test_a_catalogue_that_was_built_again_for_the_same_model_is_taken_up(
+    replicas: tuple[Shop, Shop], postgres: str, tiny_domain: Any, tiny_models: Any
+) -> None:
+    first, second = replicas
+    build_catalogue(bundle.load(tiny_models.late), tiny_domain, postgres, overwrite=True).close()
+    put = second.ask("PUT", "/v1/items", json={"items": [{"item_id": "new", "title": "Red wooden trains"}]})
+    assert put.status_code == 200, put.text
+    asyncio.run(first.service._follow("toys"))
+    assert first.recommend([TRAIN], k=9)["items"] == second.recommend([TRAIN], k=9)["items"]
+
+
 def test_a_service_that_nobody_writes_to_follows_within_seconds(
     replicas: tuple[Shop, Shop], tiny_models: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +122,8 @@ def test_a_service_that_cannot_follow_is_not_ready_until_it_can(
     first, second = replicas
     folder, hidden = tmp_path / "next", tmp_path / "hidden"
     shutil.copytree(tiny_models.sources[0], folder)
-    assert first.post("/v1/models/toys/reload", {"path": str(folder)}).status_code == 200
+    answer = first.post("/v1/models/toys/reload", {"path": str(folder)})
+    assert answer.status_code == 200, answer.text
     folder.rename(hidden)
     asyncio.run(second.service._follow("toys"))
     said = sentence(second.ask("GET", "/readyz"), 503, "behind")
@@ -120,7 +132,8 @@ def test_a_service_that_cannot_follow_is_not_ready_until_it_can(
     assert first.ask("GET", "/readyz").status_code == 200
     hidden.rename(folder)
     asyncio.run(second.service._follow("toys"))
-    assert second.ask("GET", "/readyz").status_code == 200
+    ready = second.ask("GET", "/readyz")
+    assert ready.status_code == 200, ready.text
     assert second.recommend([TRAIN], k=9)["items"] == first.recommend([TRAIN], k=9)["items"]
 
 

@@ -218,8 +218,11 @@ class PostgresCatalogue(Catalogue):
                 self._snapshot = self._read_all(state)
             elif isinstance(self._snapshot, HeldSnapshot):
                 changed = self._tables.changed(state.generation, self._snapshot.version, state.version)
-                self._apply(state.version, *changed)
-                self._merge_later()
+                if self._tables.state().purged > self._snapshot.version:  # what was deleted may be removed by now
+                    self._snapshot = self._read_all(state)
+                else:
+                    self._apply(state.version, *changed)
+                    self._merge_later()
             self._state = state
 
     # ---- write
@@ -350,11 +353,22 @@ class PostgresCatalogue(Catalogue):
             UnavailableError: the database does not answer; the present vectors go on counting.
         """
         self._check_open()
-        with self._tables.database.alone():
+        with self._tables.database.alone() as lock:
+
+            def alone() -> None:
+                try:
+                    assert lock is not None
+                    lock.execute("SELECT 1")
+                except psycopg.Error as error:
+                    raise UnavailableError(
+                        f"{self.name}: the connection that keeps others from embedding was lost: the present vectors "
+                        "go on counting; embed again"
+                    ) from error
+
             if (ready := self.successor(fingerprint)) is not None:
                 return ready
             indexed = must_index(self._tables.state().items, dim)
-            self._next = NextGeneration(self._tables, self._tables.state(), dim, encode, indexed=indexed)
+            self._next = NextGeneration(self._tables, self._tables.state(), dim, encode, alone, indexed=indexed)
             facts = {"fingerprint": fingerprint, "dim": dim, "text": text.template}
             facts["model"] = None if model is None else str(Path(model).absolute())
             try:
@@ -381,7 +395,7 @@ class PostgresCatalogue(Catalogue):
         if state.generation == self._state.generation or state.fingerprint != fingerprint:
             return None
         self._catch_up()
-        return type(self)(self._tables, state, self._arrivals)
+        return type(self)(self._tables, state, _Arrivals(self._tables))  # which an overwritten one has others of
 
     def _changed_since(self) -> Changed:  # type: ignore[override]
         """What was written, and deleted, since the last call, while another model's vectors are made."""
@@ -408,7 +422,8 @@ class _Arrivals:
         with self._lock:
             if arrived <= self._arrived:
                 return
-            self._arrived, entries = self._tables.arrivals(self._arrived)
+            last, entries = self._tables.arrivals(self._arrived)
+            self._arrived = max(arrived, last)
             for each in entries:
                 if isinstance(each, Purchase):
                     self.log.append([each])

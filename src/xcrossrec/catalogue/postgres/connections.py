@@ -63,12 +63,16 @@ class Database:
         place, _, schema = url.rpartition("#") if "#" in url else (url, "", _DEFAULT)
         if not _SCHEMA.fullmatch(schema):
             raise ConfigError(
-                f"the schema {schema!r} of a database is not made of a-z, 0-9 and _: give another after #"
+                "the schema of a database, what stands after #, is not made of a-z, 0-9 and _: give another, and write "
+                "a # of the password as %23"
             )
         try:
             self._given = conninfo_to_dict(place)
-        except psycopg.ProgrammingError as error:
-            raise ConfigError(f"the database's URL cannot be read ({_said(error)}): see docs/catalogue.md") from None
+        except (psycopg.Error, UnicodeError):  # whose text may hold the password
+            raise ConfigError(
+                "the database's URL cannot be read: write postgresql://USER:PASSWORD@HOST:PORT/NAME, and blanks, %, #, "
+                "/ and @ of the password as %20, %25, %23, %2F and %40"
+            ) from None
         self.url, self.schema = url, schema
         self.name = _shown(self._given, schema)
         self._idle: list[Connection[Any]] = []
@@ -115,12 +119,12 @@ class Database:
         try:
             settings: dict[str, Any] = {**_LOST, **self._given, "application_name": "xcrossrec"}
             connection = psycopg.connect("", autocommit=True, prepare_threshold=None, **settings)
-        except psycopg.OperationalError as error:
+            pairs = sql.SQL(", ").join(sql.SQL("set_config({}, {}, false)").format(*pair) for pair in _SETTINGS.items())
+            connection.execute(sql.SQL("SELECT ") + pairs)
+        except (psycopg.Error, UnicodeError) as error:
             raise UnavailableError(
                 f"the database {self.name} cannot be reached ({_said(error)}): start it or check the URL, and ask again"
             ) from None
-        pairs = sql.SQL(", ").join(sql.SQL("set_config({}, {}, false)").format(*pair) for pair in _SETTINGS.items())
-        connection.execute(sql.SQL("SELECT ") + pairs)
         return connection
 
     @contextmanager
@@ -184,11 +188,7 @@ class Database:
                 f"{self.name} holds no catalogue: check the URL, or make one with  xcrossrec catalog build MODEL ITEMS "
                 f"--out {self.name}"
             )
-        if isinstance(error, psycopg.errors.QueryCanceled):
-            return TimeoutError()
-        if isinstance(error, psycopg.OperationalError | psycopg.errors.InsufficientPrivilege | psycopg.InternalError):
-            return StorageError(f"{self.name} could not be written ({_said(error)}): nothing was changed; see its log")
-        return error
+        return StorageError(f"{self.name} refused ({_said(error)}): nothing was changed; see its log")
 
 
 def _close(connections: list[Connection[Any]]) -> None:

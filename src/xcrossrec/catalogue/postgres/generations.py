@@ -33,12 +33,15 @@ class NextGeneration:
         state: of the generation that counts.
         dim: of the new vectors.
         encode: items to vectors.
+        alone: raises an error where another process may embed by now; asked before each write.
         indexed: whether the database shall search them.
     """
 
-    def __init__(self, tables: Tables, state: State, dim: int, encode: Encode, *, indexed: bool) -> None:
+    def __init__(
+        self, tables: Tables, state: State, dim: int, encode: Encode, alone: Callable[[], None], *, indexed: bool
+    ) -> None:
         self.number, self.indexed = state.generation + 1, indexed
-        self._tables, self._former, self._dim, self._encode = tables, state, dim, encode
+        self._tables, self._former, self._dim, self._encode, self._alone = tables, state, dim, encode, alone
         self._upto = state.version
 
     def fill(self, changed_since: Callable[[], Changed]) -> None:
@@ -68,12 +71,19 @@ class NextGeneration:
 
     def complete(self, connection: Connection[Any], version: int) -> None:
         """Take over what was written last, while nobody can write; a step of the transaction that switches."""
+        self._alone()
         changed = self._tables.changed(self._former.generation, self._upto, version, connection)
         self._take_over(changed, connection)
+        self._tables.leave_out_deleted(connection, self.number, self._former.generation)
 
     def drop(self) -> None:
-        """Remove it."""
-        self._tables.database.change(lambda connection: self._tables.drop_items(connection, self.number))
+        """Remove it, unless it counts by now."""
+
+        def work(connection: Connection[Any]) -> None:
+            if self._tables.state(connection).generation < self.number:
+                self._tables.drop_items(connection, self.number)
+
+        self._tables.database.change(work)
 
     def _take_over(self, changed: Changed, connection: Connection[Any] | None = None) -> None:
         written, deleted = changed
@@ -99,4 +109,5 @@ class NextGeneration:
         items: Sequence[StoredItem],
         vectors: Float32[Tensor, "item dim"],
     ) -> None:
+        self._alone()
         self._tables.write(connection, self.number, self._upto, places, items, vectors)

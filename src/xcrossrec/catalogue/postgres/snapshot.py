@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 from psycopg import Connection, sql
+from psycopg.errors import QueryCanceled
 from torch import Tensor
 
 from xcrossrec.catalogue.postgres.tables import VISIBLE, Tables, askable, received, segment_of
@@ -27,6 +28,7 @@ from xcrossrec.catalogue.segment import fold
 from xcrossrec.catalogue.snapshot import HeldSnapshot
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.catalogue.view import Everywhere, Snapshot
+from xcrossrec.exceptions import StorageError
 from xcrossrec.filters import Filters
 from xcrossrec.prompts import clean_title
 
@@ -142,7 +144,12 @@ class SearchedSnapshot(Snapshot):
             connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(most))
             return connection.execute(asked, {**given, "version": self.version}).fetchall()
 
-        return [StoredItem.restore(*row) for row in self.tables.database.change(run)]
+        try:
+            return [StoredItem.restore(*row) for row in self.tables.database.change(run)]
+        except StorageError as error:
+            if isinstance(error.__cause__, QueryCanceled):
+                raise TimeoutError from error
+            raise
 
     def search(
         self,

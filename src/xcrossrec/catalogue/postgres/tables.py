@@ -10,6 +10,7 @@ Legend: ``item`` = one item, ``dim`` = vector size.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -109,7 +110,7 @@ class Tables:
 
     def query(self, text: str, **parts: sql.Composable) -> sql.Composed:
         """Put names of tables, and parts, into a text of SQL."""
-        named = {name: self.database.table(name) for name in ("state", "purchases", "forgotten", "arrivals")}
+        named = {name: self.database.table(name) for name in ("state", "purchases", "forgotten")}
         return sql.SQL(text).format(**named, columns=_READ, **parts)
 
     # ---- state
@@ -141,13 +142,7 @@ class Tables:
 
     def create(self, connection: Connection[Any]) -> State | None:
         """Make what is missing of schema and tables but for items; gives the state of a catalogue that is there."""
-        try:
-            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
-        except (psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile, psycopg.errors.InsufficientPrivilege):
-            raise StorageError(
-                f"{self.database.name} has no extension 'vector': install pgvector 0.8 or later there, and run  CREATE "
-                "EXTENSION vector  as its administrator"
-            ) from None
+        self._extend(connection)
         connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self.database.schema)))
         for statement in (
             "CREATE TABLE IF NOT EXISTS {state} (one boolean PRIMARY KEY DEFAULT true CHECK (one)," + _STATE + ")",
@@ -159,6 +154,20 @@ class Tables:
             connection.execute(self.query(statement))
         there = connection.execute(self.query("SELECT 1 FROM {state}")).fetchone()
         return self.state(connection) if there else None
+
+    def _extend(self, connection: Connection[Any]) -> None:
+        """Make pgvector's extension, unless another catalogue in this database does at the same time."""
+        try:
+            with suppress(psycopg.errors.UniqueViolation, psycopg.errors.DuplicateObject), connection.transaction():
+                connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        except (psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile, psycopg.errors.InsufficientPrivilege):
+            raise StorageError(
+                f"{self.database.name} has no extension 'vector': install pgvector 0.8 or later there, and run  CREATE "
+                "EXTENSION vector  as its administrator"
+            ) from None
+        ((found,),) = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchall()
+        if tuple(map(int, found.split(".")[:2])) < (0, 8):
+            raise StorageError(f"{self.database.name} has pgvector {found}: filters need 0.8 or later")
 
     def begin(self, connection: Connection[Any]) -> None:
         """Write the state of a catalogue that is being made."""
@@ -184,6 +193,14 @@ class Tables:
         text = "DELETE FROM {items} WHERE item_id = ANY(%s)"
         connection.execute(self.query(text, items=self.items(generation)), (list(item_ids),))
 
+    def leave_out_deleted(self, connection: Connection[Any], generation: int, former: int) -> None:
+        """Remove items of a generation that does not count yet which the one that counts has no more."""
+        text = (
+            "DELETE FROM {items} n WHERE NOT EXISTS "
+            "(SELECT 1 FROM {former} f WHERE f.item_id = n.item_id AND f.until IS NULL)"
+        )
+        connection.execute(self.query(text, items=self.items(generation), former=self.items(former)))
+
     def index_items(self, connection: Connection[Any], generation: int) -> None:
         """Make the indexes of all but vectors, once the first items are there."""
         for columns in (
@@ -207,8 +224,13 @@ class Tables:
         connection.execute(sql.SQL("SET maintenance_work_mem = {}").format(f"{memory}MB"))
         connection.execute("SET max_parallel_maintenance_workers = 0")  # they need shared memory, of which containers
         how = sql.SQL("CONCURRENTLY" if beside else "")  # have little
-        text = "CREATE INDEX {how} ON {items} USING hnsw (vector vector_ip_ops)"
-        connection.execute(self.query(text, how=how, items=self.items(generation)))
+        index = sql.Identifier(f"items_{generation}_hnsw")
+        place = self.database.table(f"items_{generation}_hnsw")
+        connection.execute(
+            self.query("DROP INDEX {how} IF EXISTS {place}", how=how, place=place)
+        )  # one that was broken off
+        text = "CREATE INDEX {how} {index} ON {items} USING hnsw (vector vector_ip_ops)"
+        connection.execute(self.query(text, how=how, index=index, items=self.items(generation)))
         connection.execute("RESET maintenance_work_mem")
         connection.execute("RESET max_parallel_maintenance_workers")
 
