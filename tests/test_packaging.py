@@ -22,8 +22,12 @@ from xcrossrec.serving.settings import ADMIN_KEYS, API_KEYS, Settings
 PACKAGING = Path(__file__).resolve().parents[1] / "packaging"
 COMPOSE = yaml.safe_load((PACKAGING / "compose.yaml").read_text("utf-8"))
 KUBERNETES = [
-    part for path in sorted((PACKAGING / "kubernetes").glob("*.yaml")) for part in yaml.safe_load_all(path.read_text())
+    part
+    for path in (*sorted((PACKAGING / "kubernetes").glob("*.yaml")), PACKAGING / "ray.yaml")
+    for part in yaml.safe_load_all(path.read_text())
 ]
+
+IMAGE = "xcrossrec-scale"
 
 
 def parts_of(tree: Any) -> Iterator[Any]:
@@ -37,10 +41,15 @@ def parts_of(tree: Any) -> Iterator[Any]:
 def commands() -> Iterator[list[str]]:
     """Every command of xcrossrec that a file starts, as words."""
     for service in COMPOSE["services"].values():
-        if service.get("image") == "xcrossrec":
+        if service.get("image") == IMAGE:
             yield service["command"]
     for part in parts_of(KUBERNETES):
-        if isinstance(part, dict) and part.get("image") == "xcrossrec" and "args" in part and "command" not in part:
+        if (
+            isinstance(part, dict)
+            and part.get("image") == "xcrossrec-scale"
+            and "args" in part
+            and "command" not in part
+        ):
             yield part["args"]
         text = part if isinstance(part, str) else ""
         if found := re.search(r"xcrossrec (?=recommend)(.*)", text, flags=re.DOTALL):
@@ -94,12 +103,14 @@ def test_selectors_volumes_and_mounts_belong_together() -> None:
             selector = part["spec"]["selector"]
             assert selector.get("matchLabels", selector) == labels[part["metadata"]["name"]]
     claims = {part["metadata"]["name"] for part in KUBERNETES if part["kind"] == "PersistentVolumeClaim"}
-    for part in parts_of(KUBERNETES):
-        if isinstance(part, dict) and "containers" in part:
-            there = {volume["name"] for volume in part.get("volumes", [])} | {"data"}
-            assert {mount["name"] for each in part["containers"] for mount in each["volumeMounts"]} <= there
-        if isinstance(part, dict) and "claimName" in part:
-            assert part["claimName"] in claims
+    for whole in KUBERNETES:
+        own = {claim["metadata"]["name"] for claim in whole.get("spec", {}).get("volumeClaimTemplates", [])}
+        for part in parts_of(whole):
+            if isinstance(part, dict) and "containers" in part:
+                there = {volume["name"] for volume in part.get("volumes", [])} | own
+                assert {mount["name"] for each in part["containers"] for mount in each["volumeMounts"]} <= there
+            if isinstance(part, dict) and "claimName" in part:
+                assert part["claimName"] in claims
 
 
 def test_the_clusters_ray_is_that_of_the_image() -> None:

@@ -15,6 +15,7 @@ import torch
 
 from catalogue_contract import DIM, MODEL, OTHER, CatalogueContract, best, encode, encode_items, item, unit
 from xcrossrec.catalogue import Catalogue, CatalogueReplacedError, Filters, Forgotten, Purchase, StoredItem
+from xcrossrec.catalogue.kept import check_place
 from xcrossrec.catalogue.scan import history_pool
 from xcrossrec.catalogue.snapshot import HeldSnapshot
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, UnavailableError
@@ -219,6 +220,10 @@ def test_what_is_not_there_or_of_another_model_is_a_sentence(postgres: str) -> N
         PostgresCatalogue.open(postgres, fingerprint=OTHER)
     with pytest.raises(BundleError, match=r"holds a catalogue: choose another schema \(after #\)"):
         PostgresCatalogue.create(postgres, [], unit(), fingerprint=OTHER)
+    with pytest.raises(BundleError, match=r"holds a catalogue: choose another schema \(after #\)"):
+        check_place(postgres, overwrite=False)
+    check_place(postgres, overwrite=True)
+    check_place(f"{postgres}x", overwrite=False)
     with PostgresCatalogue.open(postgres, fingerprint=MODEL) as store:
         store.add_purchases([Purchase("anna", "i0")])
         with PostgresCatalogue.create(postgres, [item(5)], unit(5), fingerprint=OTHER, overwrite=True) as new:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from xcrossrec.cli import app
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.data.readers import Columns, Inputs, by_file, import_domain
 from xcrossrec.engine import Engine, Local, Parts, check_engine, engine_named
-from xcrossrec.exceptions import ConfigError, DataError, MissingExtraError
+from xcrossrec.exceptions import ConfigError, DataError, MissingExtraError, XCrossRecError
 from xcrossrec.export.exporting import export_model
 from xcrossrec.models.loading import Loading
 from xcrossrec.recommender import Question, Recommender
@@ -166,8 +167,31 @@ def test_an_engine_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         raise AssertionError
 
 
-def test_commands_refuse_at_once(tmp_path: Path, tiny_domain: Domain) -> None:
-    write_domain(tiny_domain, tmp_path / "tiny")
+def test_nobody_at_an_address_is_refused_soon() -> None:
+    pytest.importorskip("ray", reason="RAY ABSENT: pip install 'xcrossrec[ray]'; nothing was checked")
+    with (
+        pytest.raises(ConfigError, match=r"no Ray cluster answers at '127\.0\.0\.1:1' .*: start one with  ray start"),
+        engine_named("ray", "127.0.0.1:1"),
+    ):
+        raise AssertionError
+
+
+def test_a_workers_full_disk_is_a_sentence_here() -> None:
+    pytest.importorskip("ray", reason="RAY ABSENT: pip install 'xcrossrec[ray]'; nothing was checked")
+    from xcrossrec._version import __version__
+    from xcrossrec.engine.ray import _fault, _Worker
+
+    def full(block: object) -> bytes:
+        raise OSError(28, "No space left on device", "/tmp/x")
+
+    worker = _Worker([], __version__)
+    worker._work = full
+    row = worker._row("one", pickle.dumps("block"))
+    with pytest.raises(XCrossRecError, match=r"No space left on device: '/tmp/x'"):
+        raise _fault(row["fault"], row["result"].decode())
+
+
+def test_commands_refuse_at_once(tmp_path: Path) -> None:
     given = ["data", "import", "--interactions", "nowhere.csv", "--out", str(tmp_path / "out"), "--address", "auto"]
     done = RUNNER.invoke(app, given)
     assert (done.exit_code, done.stdout) == (2, "")

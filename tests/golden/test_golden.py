@@ -1,7 +1,6 @@
 """Scores and losses are those of commit b449ccf, before the models were taken apart (see generate.py).
 
-Of trainings the first steps of some models are compared; all steps of all of them, which takes minutes, with
-``XCROSSREC_GOLDEN=all``.
+The first steps are compared; all of them, which takes minutes, with ``XCROSSREC_GOLDEN=all``.
 """
 
 from __future__ import annotations
@@ -80,19 +79,6 @@ class Case:
 CASES = [
     *(Case(form, form) for form in FORMS),
     *(Case(f"pair-{attention}-{form}", form, "pair", attention) for attention, form in PAIRS),
-]
-QUICK = ("merged", "xcross-2", "pair-shared-xcross-all", "pair-joint-merged")
-"""Of these the losses are always compared, in fp32; of the default in bf16, too."""
-
-IN_BF16 = ("merged", "xcross-2", "pair-shared-xcross-all")
-LOSSES = [
-    pytest.param(case, precision, id=f"{case.name}-{precision}")
-    for precision, names, always in (
-        ("fp32", [case.name for case in CASES], QUICK),
-        ("bf16", IN_BF16, ("merged",)),
-    )
-    for case in CASES
-    if case.name in names and (ALL or case.name in always)
 ]
 of_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -206,7 +192,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> np.n
 SMALL: dict[str, Any] = {"epochs": 1, "holdout_share": 0.0, "sampled_negatives": 8, "pair_negatives": 3}
 
 
-@pytest.mark.parametrize(("case", "precision"), LOSSES)
+@of_case
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_losses_of_the_first_steps(
     case: Case,
     precision: EncodingPrecision,
@@ -215,6 +202,9 @@ def test_losses_of_the_first_steps(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    name = f"losses {case.name} {precision}"
+    if name not in golden:
+        pytest.skip(f"the golden file has no {name}: bf16 was recorded for three models")
     config = case.config(batch_users=case.batch, precision=precision, **SMALL)
     losses = recorded(
         monkeypatch,
@@ -224,7 +214,7 @@ def test_losses_of_the_first_steps(
         ),
     )  # fmt: skip
     assert len(losses) == COMPARED_STEPS
-    assert_like(losses, golden[f"losses {case.name} {precision}"][:COMPARED_STEPS], precision)
+    assert_like(losses, golden[name][:COMPARED_STEPS], precision)
 
 
 def test_the_mean_of_the_sources(golden: dict[str, np.ndarray], questions: Any, tmp_path: Path) -> None:
@@ -247,7 +237,7 @@ def test_the_mean_of_the_sources(golden: dict[str, np.ndarray], questions: Any, 
         assert_like(scores, golden[f"scores mean {precision}"], precision)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"] if ALL else ["fp32"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_losses_of_a_source(
     precision: EncodingPrecision,
     golden: dict[str, np.ndarray],

@@ -219,7 +219,7 @@ def test_two_processes_do_not_write_one_output(late: Recommender, users: Path, t
     parts.mkdir()
     with (parts / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match="another process is writing"):
+        with pytest.raises(DataError, match="another process is working on"):
             run(late, users, tmp_path / "out.parquet")
 
 

@@ -270,9 +270,15 @@ def test_a_tracker_is_told_the_losses(
 ) -> None:
     told: list[Any] = []
 
+    ended: list[bool] = []
+
     class Recorder(trained.TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            assert not ended, "its run has ended"
             told.append((args.run_name, args.project, logs))
+
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            ended.append(True)
 
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "mlflow", Recorder)
     monkeypatch.setattr("xcrossrec.extras.find_spec", lambda name: object())

@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float32
 
+from xcrossrec._version import __version__
 from xcrossrec.catalogue.fingerprint import fingerprint_of
 from xcrossrec.catalogue.kept import is_url
 from xcrossrec.catalogue.stored_item import StoredItem
@@ -59,8 +60,12 @@ class BlockEncoder:
         load: Callable[[], Model] = (lambda: self.model) if self.engine.here else self.loading.anywhere()
         with stage("encoding", "texts") as bar:
             total = len(different)
-            make = partial(_encoding, load)
-            self.parts.complete(self.engine, make, blocks, lambda done, of: bar.at(total * done // of, total))
+            if self.engine.here:
+                before = sum(len(block) for name, (block, _) in blocks.items() if self.parts.path(name).exists())
+                self.parts.complete(self.engine, partial(_encoding, load, lambda n: bar.at(before + n, total)), blocks)
+            else:
+                make, told = partial(_encoding, load), (lambda done, of: bar.at(total * done // of, total))
+                self.parts.complete(self.engine, make, blocks, told)
         found = np.frombuffer(b"".join(map(self.parts.read, blocks)), np.float32)
         rows = found.reshape(len(different), kind_of(self.model).dim(self.model))
         place = {text: number for number, text in enumerate(different)}
@@ -86,17 +91,20 @@ def in_blocks(model: Model, loading: Loading, engine: Engine, out: Path | str) -
     if is_url(out):
         folder = Path(loading.path).absolute()
         place = folder.with_name(f"{folder.name}-{hashlib.sha256(str(out).encode()).hexdigest()[:8]}")
-    job = {"model": fingerprint_of(model), "precision": loading.precision}
+    job = {"model": fingerprint_of(model), "precision": loading.precision, "xcrossrec": __version__}
     with Parts.claimed(place, job, overwrite=True) as parts:
         yield BlockEncoder(model, loading, engine, parts)
 
 
-def _encoding(load: Callable[[], Model]) -> Work:
-    model = load()
+def _encoding(load: Callable[[], Model], told: Callable[[int], None] = lambda done: None) -> Work:
+    model, done = load(), 0
 
     def work(block: tuple[list[str], bool]) -> bytes:
-        texts, as_history = block
-        return bytes(encode_titles(model, texts, as_history=as_history).numpy().tobytes())
+        nonlocal done
+        (texts, as_history), before = block, done
+        found = encode_titles(model, texts, as_history=as_history, told=lambda count: told(before + count))
+        done += len(texts)
+        return bytes(found.numpy().tobytes())
 
     return work
 

@@ -14,6 +14,7 @@ from xcrossrec.catalogue import sqlite
 from xcrossrec.catalogue.sqlite import SqliteCatalogue
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.data.text import ItemText
+from xcrossrec.exceptions import BundleError
 
 if TYPE_CHECKING:
     from xcrossrec.catalogue.postgres import PostgresCatalogue
@@ -35,6 +36,30 @@ def shown(place: Path | str) -> str:
     from xcrossrec.catalogue.postgres.connections import Database
 
     return Database(str(place)).name
+
+
+def check_place(place: Path | str, *, overwrite: bool) -> None:
+    """Refuse a place where a catalogue stands that may not be overwritten.
+
+    Raises:
+        BundleError: one stands there.
+        UnavailableError: the database does not answer.
+    """
+    if not is_url(place):
+        sqlite.check_free(Path(place), overwrite=overwrite)
+        return
+    from xcrossrec.catalogue.postgres.connections import Database
+    from xcrossrec.catalogue.postgres.tables import Tables, taken
+
+    database = Database(str(place))
+    try:
+        Tables(database).state()
+    except BundleError:
+        return
+    finally:
+        database.close()
+    if not overwrite:
+        raise taken(database.name)
 
 
 def is_catalogue(place: Path | str) -> bool:

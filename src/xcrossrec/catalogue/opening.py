@@ -14,8 +14,16 @@ from jaxtyping import Float32
 from xcrossrec.catalogue.base import Catalogue, Encode
 from xcrossrec.catalogue.fingerprint import check_fingerprint, fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, check_fields, read_items
-from xcrossrec.catalogue.kept import create_kept, is_catalogue, is_url, open_kept, recorded_purchases, shown
-from xcrossrec.catalogue.sqlite import check_free, recorded_fingerprint
+from xcrossrec.catalogue.kept import (
+    check_place,
+    create_kept,
+    is_catalogue,
+    is_url,
+    open_kept,
+    recorded_purchases,
+    shown,
+)
+from xcrossrec.catalogue.sqlite import recorded_fingerprint
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.models.kinds import kind_of
@@ -78,8 +86,7 @@ def build_catalogue(model: Model, source: ItemSource, folder: Path | str, *, ove
         DataError: no source of items.
         StorageError: the disk refuses.
     """
-    if not is_url(folder):
-        check_free(Path(folder), overwrite=overwrite)
+    check_place(folder, overwrite=overwrite)
     text = encoder_of(model).text
     items = read_items(source, text)
     vectors, fingerprint = encode_items(model, items), fingerprint_of(model)

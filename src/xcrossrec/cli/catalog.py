@@ -75,7 +75,7 @@ def embed(
     """Encode a catalogue's items again, by another model, as it reads them; the items stay as they are.
 
     It is done as a whole or not at all, and not while a service has the catalogue open: that one changes its model
-    itself. A killed run goes on where it was when the same command is given again.
+    itself. A killed run goes on where it was when the same command is given again; one on a database with --engine ray.
     """
     check_model(model, base)
     check_catalogue(catalog)

@@ -185,7 +185,7 @@ def recommend_batch(
     start = time.perf_counter()
     asked = options.question([])
     open_users(users).close()  # before anything expensive is done
-    with progress_to_stderr(), options.recommender(model) as recommender, engine_named(engine, address) as where:
+    with progress_to_stderr(), engine_named(engine, address) as where, options.recommender(model) as recommender:
         job = {**job_of(recommender, model, users, asked), "precision": options.precision}
         report = run(recommender, users, out, job=job, asked=asked, overwrite=overwrite, engine=where)
     wall_s = time.perf_counter() - start

@@ -36,8 +36,8 @@ def engine_named(name: EngineName, address: str | None = None) -> Iterator[Engin
 
     Args:
         name: ``local`` or ``ray``.
-        address: of a Ray cluster: ``auto`` finds the one that this machine belongs to; None starts Ray on this machine
-            alone, with a worker a core, and ends it afterwards.
+        address: of a Ray cluster: ``auto`` finds the one that this machine belongs to; None takes
+            ``RAY_ADDRESS``, or starts Ray on this machine alone, with a worker a core, and ends it afterwards.
 
     Raises:
         ConfigError: see :func:`check_engine`; or no cluster answers there.

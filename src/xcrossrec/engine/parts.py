@@ -52,7 +52,7 @@ class Parts:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise DataError(f"another process is writing {out}: wait for it, or choose another --out") from None
+                raise DataError(f"another process is working on {out}: wait for it") from None
             parts._take_job(overwrite=overwrite)
             yield parts
             shutil.rmtree(parts.folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,12 +18,14 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+import ray.exceptions
 
 from xcrossrec import exceptions
 from xcrossrec._version import __version__
 from xcrossrec.engine.local import Make, Work
 from xcrossrec.exceptions import ConfigError, XCrossRecError
 
+_PATIENCE_S = 10.0
 _WAITING = 2
 """Blocks that are sent to a worker at once: it works on one while the next one comes."""
 
@@ -46,17 +49,27 @@ def connected(address: str | None) -> Iterator[Ray]:
     place = address or os.environ.get("RAY_ADDRESS") or "local"  # a job of a cluster is told where it is
     alone: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if place == "local" else {}
     try:
+        _answers(place)
         ray.init(address=place, log_to_driver=False, logging_level="error", **alone)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         said = str(error).partition("\n")[0]
+        if place == "local":
+            raise ConfigError(f"Ray did not start on this machine ({said}): give --engine local") from error
         raise ConfigError(
-            f"no Ray cluster answers at {place!r} ({said}): start one with  ray start --head, or leave --address out "
-            "for this machine alone"
+            f"no Ray cluster answers at {place!r} that this machine can use ({said}): start one with  ray start --head"
+            ", or leave --address and RAY_ADDRESS out for this machine alone"
         ) from error
     try:
         yield Ray()
     finally:
         ray.shutdown()
+
+
+def _answers(place: str) -> None:
+    """Raise an error where nobody answers at HOST:PORT, which Ray tries for a quarter of an hour."""
+    host, _, port = place.rpartition(":")
+    if host and "://" not in place and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_S).close()
 
 
 class Ray:
@@ -84,10 +97,16 @@ class Ray:
                 min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=_WAITING
             ),
         )
-        for row in done.iter_rows():
-            if row["fault"] is not None:
-                raise _fault(row["fault"], row["result"].decode())
-            yield row["name"], row["result"]
+        try:
+            for row in done.iter_rows():
+                if row["fault"] is not None:
+                    raise _fault(row["fault"], row["result"].decode())
+                yield row["name"], row["result"]
+        except ray.exceptions.RayError as error:
+            said = str(error).strip().rpartition("\n")[2]
+            raise XCrossRecError(
+                f"the cluster failed ({said}): finished blocks are kept, give the same command again"
+            ) from error
 
 
 class _Worker:
@@ -113,7 +132,7 @@ class _Worker:
             if self._work is None:
                 self._work = ray.get(self._make[0])()
             return {"name": name, "result": self._work(pickle.loads(block)), "fault": None}
-        except XCrossRecError as error:
+        except (XCrossRecError, OSError) as error:
             return {"name": name, "result": str(error).encode(), "fault": type(error).__name__}
 
 

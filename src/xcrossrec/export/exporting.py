@@ -126,7 +126,7 @@ def export_model(
         write_history(part, folder)
         if to == "vectors":
             with in_blocks(model, Loading(path, base), engine or Local(), out) as by_engine:
-                sample, encode = _vectors(model, Path(catalogue or ""), folder, by_engine)
+                sample, encode = _vectors(model, catalogue or "", folder, by_engine)
         else:
             sample, encode = _encoder(model, path, to, folder, catalogue, distill, int8, base)
         parity, exact = Parity.measured(sample, encode, folder), not (distill or int8)
@@ -164,7 +164,7 @@ def _check_model(model: Model, path: Path, to: To, *, distill: bool) -> None:
         raise ModelError(f"{path} is its base as it is, without a LoRA: use the base, or --to sentence-transformers")
 
 
-def _vectors(model: Model, source: Path, folder: Path, encode: BlockEncoder) -> tuple[Sample, Encode]:
+def _vectors(model: Model, source: Path | str, folder: Path, encode: BlockEncoder) -> tuple[Sample, Encode]:
     with open_catalogue(model, source, encode=encode) as catalogue:
         snapshot = catalogue.snapshot()
         items = list(snapshot)

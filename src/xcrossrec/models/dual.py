@@ -6,7 +6,7 @@ vector size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import ClassVar
@@ -159,7 +159,11 @@ def reading_order(texts: Iterable[str]) -> list[str]:
 
 @torch.inference_mode()
 def encode_titles(
-    model: SentenceTransformer, texts: Sequence[str], *, as_history: bool = False
+    model: SentenceTransformer,
+    texts: Sequence[str],
+    *,
+    as_history: bool = False,
+    told: Callable[[int], None] = lambda done: None,
 ) -> Float[torch.Tensor, "text dim"]:
     """Encode texts into unit vectors, each different text once, longest first; leaves the model in evaluation mode.
 
@@ -169,6 +173,7 @@ def encode_titles(
         model: a `dual` model.
         texts: titles.
         as_history: read them as a history's items; which differs where the model's prompts do.
+        told: how many of the different texts are encoded.
     """
     if model.training:
         model.eval()
@@ -181,7 +186,8 @@ def encode_titles(
         for start in range(0, len(different), _ENCODE_BATCH):
             features = encode(different[start : start + _ENCODE_BATCH])
             parts.append(model({key: value.to(model.device) for key, value in features.items()})["sentence_embedding"])
-            bar.at(min(start + _ENCODE_BATCH, len(different)), len(different))
+            bar.at(done := min(start + _ENCODE_BATCH, len(different)), len(different))
+            told(done)
     if not parts:
         return torch.empty(0, vector_dim(model))
     return torch.cat(parts).float().cpu()[[place[text] for text in texts]]

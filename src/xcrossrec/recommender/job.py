@@ -141,7 +141,8 @@ def recommend_batch(
             total = source.metadata.num_rows
 
             def told(finished: int, groups: int) -> None:
-                bar.at(total * finished // groups, total)
+                if not engine.here:
+                    bar.at(total * finished // groups, total)
                 if progress is not None:
                     progress(finished, groups)
 

@@ -16,7 +16,6 @@ from xcrossrec.config import TrainingConfig
 from xcrossrec.copurchase.weight import Choice
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.exceptions import DataError, ModelError
-from xcrossrec.extras import require_package
 from xcrossrec.models.base import weight_digest
 from xcrossrec.models.fast.memory import keep_freed_memory
 from xcrossrec.models.fast.native import processor_has_bfloat16
@@ -29,7 +28,7 @@ from xcrossrec.training.checkpoints import WholeCheckpoints, prepare_work, state
 from xcrossrec.training.groups import parameter_groups
 from xcrossrec.training.kinds import TRAININGS, SharedBatches, on_cpu
 from xcrossrec.training.processes import joined
-from xcrossrec.training.trackers import Tracker, arguments_of, tracker_callbacks
+from xcrossrec.training.trackers import Tracker, arguments_of, check_tracker, tracker_callbacks
 
 _log = logging.getLogger(__name__)
 
@@ -102,12 +101,13 @@ def fit(
     Raises:
         ConfigError: nothing to resume, a run with other settings, or checkpoints in the way; or several GPUs are
             visible to one process.
-        MissingExtraError: the tracker is not installed.
+        ConfigError: no such tracker.
+        MissingExtraError: it is not installed.
         DataError: too few users.
         ModelError: a frozen weight changed, or a parameter trains that no module names.
     """
     started = time.perf_counter()
-    require_package(report_to)
+    check_tracker(report_to)
     processes = joined(on_cpu=on_cpu())
     keep_freed_memory()
     count = _holdout_count(len(users), config)
@@ -276,6 +276,7 @@ def _frozen_digest(model: Model) -> str:
 
 def _verify_best(trainer: Any, best: float | None) -> None:
     """Check that the weights in memory are the best ones (sentence-transformers only logs a failed reload)."""
+    trainer.callback_handler.callbacks.clear()  # trackers have ended their runs
     with torch.no_grad():
         now = trainer.evaluate()["eval_loss"]
     if best is None or abs(now - best) > 1e-3 * max(1.0, abs(best)):

@@ -80,9 +80,8 @@ class Processes:
 
     def command(self, words: Sequence[str]) -> str:
         """The line to type for some words of the command line."""
-        start = (
-            ["xcrossrec"] if self.count == 1 else ["torchrun", "--nproc-per-node", str(self.count), "-m", "xcrossrec"]
-        )
+        here = os.environ.get("LOCAL_WORLD_SIZE", str(self.count))  # of several machines, this one's
+        start = ["xcrossrec"] if self.count == 1 else ["torchrun", "--nproc-per-node", here, "-m", "xcrossrec"]
         return shlex.join([*start, *words])
 
 

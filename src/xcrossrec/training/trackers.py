@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
+
+from xcrossrec.exceptions import ConfigError
+from xcrossrec.extras import require_package
 
 Tracker: TypeAlias = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 PROJECT = "xcrossrec"
 """Of runs, where a tracker has projects and its own variables name none."""
+
+
+def check_tracker(tracker: Tracker) -> None:
+    """Refuse an unknown tracker, and one that is not installed.
+
+    Raises:
+        ConfigError: names those that there are.
+        MissingExtraError: names the install line.
+    """
+    if tracker not in get_args(Tracker):
+        raise ConfigError(f"unknown tracker {tracker!r}: report_to is one of {', '.join(get_args(Tracker))}")
+    require_package(tracker)
 
 
 def arguments_of(tracker: Tracker, work: Path) -> dict[str, Any]:

@@ -30,14 +30,14 @@ from xcrossrec.catalogue.fingerprint import check_fingerprint
 from xcrossrec.catalogue.postgres.connections import Database
 from xcrossrec.catalogue.postgres.generations import Changed, NextGeneration
 from xcrossrec.catalogue.postgres.snapshot import SearchedSnapshot
-from xcrossrec.catalogue.postgres.tables import LARGEST_INDEXED, State, Tables, askable, check_texts
+from xcrossrec.catalogue.postgres.tables import LARGEST_INDEXED, State, Tables, askable, check_texts, taken
 from xcrossrec.catalogue.purchases import Purchase, PurchaseLog, as_table, first_of_each
 from xcrossrec.catalogue.segment import Segment, check_vectors
 from xcrossrec.catalogue.snapshot import HeldSnapshot
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.catalogue.view import Snapshot
 from xcrossrec.data.text import TITLES, ItemText
-from xcrossrec.exceptions import BundleError, ConfigError, UnavailableError, XCrossRecError
+from xcrossrec.exceptions import ConfigError, UnavailableError, XCrossRecError
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +95,7 @@ class PostgresCatalogue(Catalogue):
         def make(connection: Connection[Any]) -> None:
             there = tables.create(connection)
             if there is not None and not overwrite:
-                raise BundleError(
-                    f"{tables.database.name} holds a catalogue: choose another schema (after #), or allow to overwrite "
-                    "it (--overwrite)"
-                )
+                raise taken(tables.database.name)
             former = there or State(0, 0, "", 0, "", 0, 0, 0, 0, False, 0, None, None)
             generation, indexed = former.generation + 1, must_index(len(items), dim)
             facts = {

@@ -98,6 +98,13 @@ class State:
 _FIELDS = sql.SQL(", ").join(map(sql.Identifier, State.__dataclass_fields__))
 
 
+def taken(name: str) -> BundleError:
+    """What is said where a catalogue stands, and may not be overwritten."""
+    return BundleError(
+        f"{name} holds a catalogue: choose another schema (after #), or allow to overwrite it (--overwrite)"
+    )
+
+
 class Tables:
     """A catalogue's tables; methods that take a connection are steps of a transaction."""
 

@@ -46,11 +46,12 @@ class Blocks:
             besides: what the result depends on beside the file and the import's settings.
         """
         whole = [file.absolute() for file in files]
-        named = {_name(file, besides): file for file in whole}
+        names = [_name(file, besides) for file in whole]
+        named = dict(zip(names, whole, strict=True))
         with stage("reading", "files") as bar:
             self.parts.complete(self.engine, partial(_reading, read), named, bar.at)
-        for file in whole:
-            yield _unpacked(self.parts.read(_name(file, besides)))
+        for name in names:
+            yield _unpacked(self.parts.read(name))
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def read_planned(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> Ra
     with TemporaryDirectory(prefix="xcrossrec-") as folder:
         opened: list[Source] = []
         table, tally, told = _interactions(plan, inputs, Path(folder), opened, blocks)
-        bought = [inputs.splits[split] for split in SPLITS if split in inputs.splits] or [inputs.interactions]
+        bought = list(inputs.splits.values()) or [inputs.interactions]
         files = [file for paths in bought for file in original_files(paths)]
         keep = table[ITEM].unique() if plan.only_bought else None
         if blocks is None:
@@ -159,13 +159,14 @@ def _interactions(
         if blocks is None:
             sources = open_sources(paths, plan.form, _stated(plan, inputs, folder, plan.names))
             opened.extend(sources)
-            parts = _bought(plan, inputs, sources, tally)
+            parts, shown = _bought(plan, inputs, sources, tally), [source.shown for source in sources]
         else:
-            parts = []
-            for tables, told in blocks.read(original_files(paths), partial(_bought_of_file, plan, inputs), "bought"):
+            files = original_files(paths)
+            parts, shown = [], list(map(str, files))
+            for tables, told in blocks.read(files, partial(_bought_of_file, plan, inputs), "bought"):
                 tally.add(Tally.of(told))
                 parts += tables
-        return _joined([part for part in parts if part.width], ", ".join(map(str, original_files(paths))))
+        return _joined([part for part in parts if part.width], ", ".join(shown))
 
     if not inputs.splits:
         whole = table(inputs.interactions)
