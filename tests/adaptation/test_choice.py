@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xcrossrec.adaptation.choice import choose, gain, verdict, within_noise
+from xcrossrec.adaptation.choice import choose, difference, gain, verdict, within_noise
 from xcrossrec.adaptation.curve import fit_curve, sizes
 
 LEVEL = {"popularity": 0, "base": 1, "mean": 1, "merged": 2, "lora": 2, "xcross": 3}
@@ -56,7 +56,7 @@ def test_the_verdict_says_by_how_much_and_how_sure(by: float, words: str) -> Non
     found = gain(scores, "ours", "theirs")
     assert found.sure == (by > 0)
     assert found.relative == pytest.approx(found.mean / scores["theirs"].mean())
-    first, second = verdict("OURS", ["THEIRS"], "THEIRS", found, 300, float(scores["ours"].mean()))
+    first, second = verdict("OURS", {"THEIRS": difference(-own * 0)}, "THEIRS", found, 300, float(own.mean()))
     assert first.startswith("Ship OURS: none of 1 other candidates")
     assert words in second
     assert "of THEIRS" in second

@@ -40,7 +40,7 @@ pytestmark = [
 KEPT = Path(__file__).resolve().parents[2] / "lab" / "results" / "evidence"
 USERS, CANDIDATES, STEPS = 50, 8, 20
 ALL = os.environ.get("XCROSSREC_GOLDEN") == "all"
-COMPARED_STEPS = STEPS if ALL else 6
+COMPARED_STEPS = STEPS if ALL else 3
 FORMS = {
     "merged": Integration("merged"),
     "xcross-2": Integration("xcross", top_layers=2),

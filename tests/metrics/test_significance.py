@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis.extra import numpy as hnp
 
 from xcrossrec.metrics import significance
 from xcrossrec.metrics.significance import (
-    bootstrap_interval,
+    difference_interval,
+    mean_interval,
     paired_comparison,
     sign_flip_p_value,
 )
@@ -24,47 +26,49 @@ def _rng(seed: int = 0) -> np.random.Generator:
 
 
 @quick
-@given(values_of)
-def test_bootstrap_interval_lies_within_the_values(values: np.ndarray) -> None:
-    low, high = bootstrap_interval(values, resamples=100, rng=_rng())
-    assert values.min() - 1e-9 <= low <= high <= values.max() + 1e-9
+@given(hnp.arrays(np.float64, st.integers(2, 20), elements=st.floats(-1, 1, width=32)))
+def test_an_interval_holds_its_mean_and_is_as_if_two_users_more_had_been_asked(values: np.ndarray) -> None:
+    low, high = difference_interval(values)
+    mean, far = values.mean(), max(np.abs(values).max(), 0.1)
+    asked = [*values, mean + far, mean - far]
+    half = 1.96 * math.sqrt(sum((value - mean) ** 2 for value in asked)) / len(values)
+    assert (low, high) == pytest.approx((max(mean - half, -1), min(mean + half, 1)))
+    assert low - 1e-9 <= mean <= high + 1e-9
+    low, high = mean_interval(np.abs(values))
+    assert 0 <= low <= np.abs(values).mean() <= high <= 1
 
 
-def test_bootstrap_interval_equals_the_loop_reference() -> None:
-    values, rng = _rng(1).normal(size=40), _rng(5)
-    means = [np.mean([values[rng.integers(0, 40)] for _ in range(40)]) for _ in range(3000)]
-    expected = np.quantile(means, [0.025, 0.975])
-    found = bootstrap_interval(values, resamples=3000, rng=_rng(6))
-    np.testing.assert_allclose(found, expected, atol=0.03)
+def test_an_interval_of_many_users_is_the_normal_one() -> None:
+    values = _rng(2).normal(0, 0.1, size=20_000).clip(-1, 1)
+    half = 1.96 * values.std() / math.sqrt(20_000)
+    assert difference_interval(values) == pytest.approx((values.mean() - half, values.mean() + half), abs=2e-5)
 
 
-def test_bootstrap_interval_is_close_to_the_normal_one() -> None:
-    values = _rng(2).normal(size=2000)
-    low, high = bootstrap_interval(values, rng=_rng())
-    half = 1.96 * values.std() / np.sqrt(2000)
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.005)
-
-
-def test_bootstrap_interval_covers_the_mean_as_often_as_it_says() -> None:
+@pytest.mark.parametrize("users", [32, 128, 512])
+def test_an_interval_covers_the_mean_where_few_users_decide_it(users: int) -> None:
     rng = _rng(3)
-    hits = 0
-    for _ in range(200):
-        low, high = bootstrap_interval(rng.normal(size=60), resamples=300, rng=rng)
-        hits += low <= 0.0 <= high
-    assert 0.89 <= hits / 200 <= 0.99
+    moves = rng.normal(0, 0.002, 20_000)  # reciprocal ranks of two models: nearly all are far down with both
+    moves[:300] = rng.uniform(-0.3, 0.5, 300)
+    held = percentile = 0
+    for _ in range(400):
+        asked = rng.choice(moves, users)
+        low, high = difference_interval(asked)
+        held += low <= moves.mean() <= high
+        again = rng.choice(asked, (200, users)).mean(1)
+        percentile += np.quantile(again, 0.025) <= moves.mean() <= np.quantile(again, 0.975)
+    assert held / 400 >= 0.93
+    assert percentile < held
 
 
-def test_bootstrap_interval_repeats_with_its_generator() -> None:
-    values = np.arange(10.0)
-    assert bootstrap_interval(values, rng=_rng(7)) == bootstrap_interval(values, rng=_rng(7))
+def test_one_user_proves_nothing() -> None:
+    assert difference_interval(np.array([0.5])) == (-1.0, 1.0)
+    assert mean_interval(np.array([0.5])) == (0.0, 1.0)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     values = _rng(4).normal(size=50)
-    whole = bootstrap_interval(values, rng=_rng())
     p_whole = sign_flip_p_value(values, permutations=500, rng=_rng())
     monkeypatch.setattr(significance, "_CHUNK_DRAWS", 400)
-    assert bootstrap_interval(values, rng=_rng()) == whole
     assert sign_flip_p_value(values, permutations=500, rng=_rng()) == pytest.approx(p_whole, abs=0.05)
 
 
@@ -107,7 +111,7 @@ def test_paired_comparison_gives_the_mean_difference_and_its_interval() -> None:
     b = rng.uniform(size=400)
     found = paired_comparison(b + 0.1, b, permutations=200, rng=_rng())
     assert found.difference == pytest.approx(0.1)
-    assert found.interval == pytest.approx((0.1, 0.1))
+    assert found.interval == pytest.approx((0.1, 0.1), abs=1e-3)
     assert found.p_value < 0.01
     assert found.users == 400
 
@@ -115,4 +119,15 @@ def test_paired_comparison_gives_the_mean_difference_and_its_interval() -> None:
 def test_paired_comparison_with_itself_finds_nothing() -> None:
     a = _rng(12).uniform(size=30)
     found = paired_comparison(a, a, permutations=50, rng=_rng())
-    assert (found.difference, found.interval, found.p_value) == (0.0, (0.0, 0.0), 1.0)
+    assert (found.difference, found.interval, found.p_value) == (0.0, pytest.approx((-0.009, 0.009), abs=1e-3), 1.0)
+
+
+@pytest.mark.parametrize("users", [32, 128, 512])
+def test_an_interval_covers_a_metric_that_few_users_make(users: int) -> None:
+    rng = _rng(5)
+    ranks = np.exp(rng.uniform(0, np.log(20_000), 20_000))
+    metric = np.where(rng.random(20_000) < 0.7, 1 / 5_000, 1 / ranks.round())
+    held = sum(
+        low <= metric.mean() <= high for low, high in (mean_interval(rng.choice(metric, users)) for _ in range(400))
+    )
+    assert held / 400 >= 0.93

@@ -52,7 +52,7 @@ def parts_below(
     lists = {each.form.name: beyond_of(each.report.info.lists) for each in (chosen, over)}
     yield {"rungs": rungs_of(shop.domain, "test"), "beyond": {n: each for n, each in lists.items() if each} or None}
     hits = [each.report.of("full").sort(USER)["hit@10"].to_numpy() for each in (chosen, over)]
-    trial = plan_trial(hits[0], hits[1], rng=np.random.default_rng(shop.seed)) if chosen is not over else None
+    trial = plan_trial(hits[0], hits[1]) if chosen is not over else None
     yield {"risks": risks_of([shop.domain, *sources]), "trial": trial}
     read = shop.pace.reading(shop.domain.items.height, max(1, len(chosen.form.sources)))
 

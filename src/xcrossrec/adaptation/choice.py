@@ -5,13 +5,13 @@ Legend: ``user`` = one user, the same for every candidate; ``candidate`` = one t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, Float64
 
 from xcrossrec.adaptation.decision import Gain, Interval
-from xcrossrec.metrics.significance import bootstrap_interval
+from xcrossrec.metrics.significance import difference_interval, mean_interval
 
 LUCK = 0.3
 """How often the simplest of equally good candidates may be passed over for a lucky one, about (lab/log, 2026-11-29)."""
@@ -19,9 +19,15 @@ LUCK = 0.3
 _RESAMPLES = 2000
 
 
-def interval(values: Float[np.ndarray, " user"], seed: int = 0) -> Interval:
-    """A mean with its 95% interval, users resampled (:func:`~xcrossrec.metrics.significance.bootstrap_interval`)."""
-    low, high = bootstrap_interval(np.asarray(values, dtype=np.float64), rng=np.random.default_rng(seed))
+def score(values: Float[np.ndarray, " user"]) -> Interval:
+    """The mean of a metric with its 95% interval; see :func:`~xcrossrec.metrics.significance.mean_interval`."""
+    low, high = mean_interval(values)
+    return Interval(mean=float(values.mean()), low=low, high=high)
+
+
+def difference(values: Float[np.ndarray, " user"]) -> Interval:
+    """The mean of paired differences, as :func:`~xcrossrec.metrics.significance.difference_interval` says."""
+    low, high = difference_interval(values)
     return Interval(mean=float(values.mean()), low=low, high=high)
 
 
@@ -68,18 +74,15 @@ def within_noise(scores: Mapping[str, Float64[np.ndarray, " user"]], seed: int =
     return [name for name, by, noise in zip(names, mean, error, strict=True) if by <= bar * noise]
 
 
-def gain(scores: Mapping[str, Float64[np.ndarray, " user"]], chosen: str, over: str, seed: int = 0) -> Gain:
+def gain(scores: Mapping[str, Float64[np.ndarray, " user"]], chosen: str, over: str) -> Gain:
     """What the chosen candidate is better by than another, on the users of the report; one user proves nothing.
 
     Args:
         scores: by candidate the deciding metric of each user.
         chosen: is shipped.
         over: another one, or itself where there is no other.
-        seed: of the interval's draws.
     """
-    found = interval(scores[chosen] - scores[over], seed)
-    if scores[chosen].size == 1:
-        found = Interval(mean=found.mean, low=-1.0, high=1.0)
+    found = difference(scores[chosen] - scores[over])
     before = float(scores[over].mean())
     return Gain(
         over=over,
@@ -91,21 +94,31 @@ def gain(scores: Mapping[str, Float64[np.ndarray, " user"]], chosen: str, over: 
     )
 
 
-def verdict(label: str, others: Sequence[str], over: str, found: Gain, users: int, score: float) -> tuple[str, str]:
-    """Say in two sentences what to ship, and what it is worth.
+def verdict(
+    label: str, others: Mapping[str, Interval], over: str, found: Gain, users: int, mean: float
+) -> tuple[str, str]:
+    """Say in two sentences what to ship, and what it is worth; in a third, what those of the report say against it.
 
     Args:
         label: of the chosen one, in words.
-        others: labels of all other candidates that were fitted.
+        others: what each other candidate that was fitted, by its label, is ahead of the chosen one by on the report's.
         over: label of the one that it is compared with.
         found: the gain over that one.
         users: of the report.
-        score: the chosen one's metric on them.
+        mean: the chosen one's metric on them.
     """
-    known = f"On {users:,} customers kept for this report its score (mean reciprocal rank) is {score:.4f}"
+    known = f"On {users:,} customers kept for this report its score (mean reciprocal rank) is {mean:.4f}"
     if not others:
         return f"Ship {label}: nothing else was fitted.", f"{known}."
     first = f"Ship {label}: none of {len(others)} other candidates is better beyond noise, or simpler and as good."
     measured = f"{found.mean:+.4f} ({found.relative:+.1%}), 95% interval {found.low:+.4f} to {found.high:+.4f}"
     words = "better than" if found.sure else "worse than" if found.high < 0 else "not to be told apart from"
-    return first, f"{known}, {words} that of {over}: {measured}."
+    told = f"{known}, {words} that of {over}: {measured}."
+    surely = {name: by for name, by in others.items() if by.low > 0}
+    if surely:
+        name = max(surely, key=lambda name: surely[name].mean)
+        told += (
+            f" On them {name} did better ({surely[name].mean:+.4f}), which those who chose do not confirm: "
+            "adapt again when there are more customers."
+        )
+    return first, told

@@ -6,17 +6,19 @@ Legend: ``user`` = one user of the report, ``point`` = one measurement, ``draw``
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
-from xcrossrec.adaptation.choice import interval
+from xcrossrec.adaptation.choice import score
 from xcrossrec.adaptation.decision import Curve, Interval, Point
 
 LEAST_POINTS = 3
 """Numbers of users through which a line is laid, at least."""
 
 _DRAWS = 2000
+_LEAST_RISE = 0.1
 
 
 def sizes(users: int) -> list[int]:
@@ -31,8 +33,10 @@ def fit_curve(
 ) -> Curve | None:
     """Lay a line through the metric over the logarithm of the number of users, and say what more users are worth.
 
-    The band is of 2,000 draws, of users of the report and of points anew. What ``more`` users add is the line's rise,
-    with what single points scatter about it: it is to hold for a new measurement.
+    The band is of 2,000 draws, of users of the report and of points anew, as if two users more had been asked, who
+    gain and lose with more users as much as anybody, or a tenth: few users move at all, see
+    :func:`~xcrossrec.metrics.significance.difference_interval`. What ``more`` users add is the line's rise, with what
+    single points scatter about it: it is to hold for a new measurement.
 
     Args:
         users: fitted on, of each point; may come twice, for another draw of as many.
@@ -51,9 +55,12 @@ def fit_curve(
     level, slope = _line(x, values.mean(1))
     scatter = (values.mean(1) - level - slope * x) * np.sqrt(len(x) / max(len(x) - 2, 1))
     lines, rises, rise = [], [], np.log2((most + more) / most)
+    _, slopes = _line(x, values)
+    furthest = max(float(np.abs(slopes).max()), _LEAST_RISE / rise) * (x - x.mean())
+    asked = np.column_stack([values, values.mean(1) + furthest, values.mean(1) - furthest])
     rng = np.random.default_rng(seed)
     for _ in range(_DRAWS):
-        means = values[:, rng.integers(0, values.shape[1], values.shape[1])].mean(1)
+        means = asked[:, rng.integers(0, asked.shape[1], values.shape[1])].mean(1)
         again = rng.integers(0, len(x), len(x))
         if len(set(x[again])) < 2:
             continue
@@ -67,7 +74,7 @@ def fit_curve(
     ]
     down, up = (float(each) for each in np.quantile(rises, [0.025, 0.975]))
     promise = Interval(mean=float(slope * rise), low=down, high=up)
-    points = tuple(_point(n, values[[each == n for each in users]].mean(0), seed) for n in sorted(set(users)))
+    points = tuple(_point(n, values[[each == n for each in users]].mean(0)) for n in sorted(set(users)))
     return Curve(points=points, band=tuple(band), more_users=more, promise=promise, sentence=said(more, promise))
 
 
@@ -81,13 +88,13 @@ def said(more: int, promise: Interval) -> str:
     return f"{more:,} more users are worth about {promise.mean:+.4f} (from {promise.low:+.4f} to {promise.high:+.4f})."
 
 
-def _line(x: Float64[np.ndarray, " point"], y: Float64[np.ndarray, " point"]) -> tuple[float, float]:
+def _line(x: Float64[np.ndarray, " point"], y: Float64[np.ndarray, "point ..."]) -> tuple[Any, Any]:
     """Level and slope of the least squares."""
     off = x - x.mean()
-    slope = float((off * y).sum() / (off**2).sum())
-    return float(y.mean() - slope * x.mean()), slope
+    slope = off @ y / (off**2).sum()
+    return y.mean(0) - slope * x.mean(), slope
 
 
-def _point(users: int, values: Float64[np.ndarray, " user"], seed: int) -> Point:
-    found = interval(values, seed)
+def _point(users: int, values: Float64[np.ndarray, " user"]) -> Point:
+    found = score(values)
     return Point(users=users, mean=found.mean, low=found.low, high=found.high)

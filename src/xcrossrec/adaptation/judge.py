@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from xcrossrec.adaptation.candidates import Made
-from xcrossrec.adaptation.choice import interval
+from xcrossrec.adaptation.choice import difference, score
 from xcrossrec.adaptation.decision import Helps, Interval, Source
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.evaluation.table import aligned
@@ -41,7 +41,7 @@ class Judge:
     """
 
     def __init__(self, target: Domain, seed: int) -> None:
-        self.target, self.seed = target, seed
+        self.target = target
         every = target.sequences("train")
         self.users: Sequences = every.take(min(len(every), ASKED) or None, seed)
         each = min(LATEST, max(1, _MOST_SCORES // (len(self.users) * target.items.height)))
@@ -69,7 +69,7 @@ class Judge:
 
     def verdicts(self) -> dict[str, Verdict]:
         """Judge all sources that were asked; see :func:`judge`."""
-        return judge([name for name in self.scores if name], self.ranked, self.seed)
+        return judge([name for name in self.scores if name], self.ranked)
 
     def described(self, made: Sequence[Made], domains: Mapping[str, Domain]) -> list[Source]:
         """Everything that is known of the sources.
@@ -115,7 +115,7 @@ class Ranked(Protocol):
         ...
 
 
-def judge(names: Sequence[str], ranked: Ranked, seed: int = 0) -> dict[str, Verdict]:
+def judge(names: Sequence[str], ranked: Ranked) -> dict[str, Verdict]:
     """Judge sources, and drop harmful ones one after another, the worst first.
 
     A source is harmful ("no") if the mean of all is for sure better without it; or if it is alone for sure worse than
@@ -127,12 +127,11 @@ def judge(names: Sequence[str], ranked: Ranked, seed: int = 0) -> dict[str, Verd
     Args:
         names: of the sources.
         ranked: reciprocal ranks of the same users by any of them together, and by the base.
-        seed: of the intervals.
     """
     base, kept, found = ranked([""]), list(names), dict[str, Verdict]()
     while kept:
         whole = ranked(kept)
-        judged = {name: _judged(name, kept, ranked, base, whole, seed) for name in kept}
+        judged = {name: _judged(name, kept, ranked, base, whole) for name in kept}
         harmful = [name for name in kept if not judged[name].used]
         if not harmful:
             return {name: {**judged, **found}[name] for name in names}
@@ -148,12 +147,11 @@ def _judged(
     ranked: Ranked,
     base: Float64[np.ndarray, " user"],
     whole: Float64[np.ndarray, " user"],
-    seed: int,
 ) -> Verdict:
     own = ranked([name])
-    over = interval(own - base, seed)
+    over = difference(own - base)
     rest = [other for other in kept if other != name]
-    without = interval(whole - ranked(rest), seed) if rest else None
+    without = difference(whole - ranked(rest)) if rest else None
     better, worse = f"alone {over.mean:+.4f} against the untrained base", "the mean is better without it"
     helps: Helps = "unclear"
     why = f"{better}, which may be chance"
@@ -165,7 +163,7 @@ def _judged(
         helps, why = "yes", f"the mean is better with it ({without.mean:+.4f})"
     elif over.low > 0:
         helps, why = "yes", f"{better}, for sure better"
-    return Verdict(interval(own, seed), without, helps, helps != "no", why)
+    return Verdict(score(own), without, helps, helps != "no", why)
 
 
 def sources_table(found: Sequence[Source], users: int) -> str:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from xcrossrec._version import __version__
 from xcrossrec.adaptation.after import parts_below
 from xcrossrec.adaptation.candidates import BASE, BOUGHT, LEAST_TRAINED, Made, Maker, Plan, alone, mean_of
-from xcrossrec.adaptation.choice import choose, gain, interval, verdict
+from xcrossrec.adaptation.choice import choose, difference, gain, score, verdict
 from xcrossrec.adaptation.decision import FILE, Candidate, Decision, Source, Target, Users
 from xcrossrec.adaptation.judge import Judge
 from xcrossrec.adaptation.report import write_report
@@ -248,8 +248,9 @@ def _decide(shop: Shop, judged: Sequence[Source], folder: str) -> Decision:
     best = max(simple, key=lambda name: choosing[name].mean())
     same = {chosen.removesuffix(BOUGHT), chosen.removesuffix(BOUGHT) + BOUGHT}  # its text, with and without purchases
     over = max((name for name in simple if name not in same), key=lambda name: choosing[name].mean(), default=chosen)
-    found = gain(reporting, chosen, over, shop.seed)
-    others = [each.form.label for name, each in shop.fitted.items() if name != chosen]
+    found = gain(reporting, chosen, over)
+    told = tuple(_candidate(shop, each, chosen) for each in shop.found.values())
+    others = {each.label: each.minus_chosen for each in told if each.minus_chosen and each.name != chosen}
     of, domain = shop.fitted[chosen], shop.domain
     said = verdict(
         of.form.label, others, shop.fitted[over].form.label, found, reporting[chosen].size, reporting[chosen].mean()
@@ -268,7 +269,7 @@ def _decide(shop: Shop, judged: Sequence[Source], folder: str) -> Decision:
             fingerprint=domain.fingerprint,
             folder=folder,
         ),
-        candidates=tuple(_candidate(shop, each, chosen) for each in shop.found.values()),
+        candidates=told,
         chosen=chosen,
         simplest=best,
         gain=found,
@@ -288,9 +289,9 @@ def _candidate(shop: Shop, each: Fitted | Missing, chosen: str) -> Candidate:
         status="fitted",
         seconds=round(each.seconds, 2),
         memory_mb=round(each.memory_mb, 1),
-        choose=interval(whole_ndcg(each.choose), shop.seed),
-        report={name: interval(frame[name].to_numpy(), shop.seed) for name in METRICS},
-        minus_chosen=interval(reporting[form.name] - reporting[chosen], shop.seed),
+        choose=score(whole_ndcg(each.choose)),
+        report={name: score(frame[name].to_numpy()) for name in METRICS},
+        minus_chosen=difference(reporting[form.name] - reporting[chosen]),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from xcrossrec.adaptation.decision import Trial
-from xcrossrec.metrics.significance import bootstrap_interval
+from xcrossrec.metrics.significance import difference_interval
 
 ERROR = 0.05
 """How often a test may see a difference that is none; two-sided."""
@@ -18,18 +18,15 @@ POWER = 0.8
 """How often it shall see one that is there."""
 
 
-def plan_trial(
-    chosen: Float[np.ndarray, " user"], simplest: Float[np.ndarray, " user"], *, rng: np.random.Generator
-) -> Trial:
+def plan_trial(chosen: Float[np.ndarray, " user"], simplest: Float[np.ndarray, " user"]) -> Trial:
     """Size a test with two arms, one with each model, by the measured share of customers who are shown what they buy.
 
     Args:
         chosen: hit@10 of the model to ship, 0 or 1 a user.
         simplest: of what runs in the other arm, same users in the same order.
-        rng: of the interval.
     """
     baseline, effect = float(simplest.mean()), float((chosen - simplest).mean())
-    low, _ = bootstrap_interval(chosen - simplest, rng=rng)
+    low, _ = difference_interval(chosen - simplest)
     if effect <= 0:
         said = (
             "No gain among the first ten was measured, so no number of customers can be named that would show one. "

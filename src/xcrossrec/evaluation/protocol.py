@@ -60,7 +60,7 @@ def evaluate(
         domain: gives the sequences, the catalogue and, for ``popularity``, the train counts.
         split: whose users are ranked.
         negatives: which kinds, each once.
-        seed: of the drawn candidates, and later of the intervals.
+        seed: of the drawn candidates.
         directory: the domain's folder; candidates are read from and written to its ``candidates``.
             None draws them in memory.
         seen_users: ids of the users of the sources' training sets, where sources are known.
@@ -116,7 +116,7 @@ def evaluate(
         if len(found) < len(sequences):
             frame = frame.filter((pl.col("negatives") != kind) | pl.col(USER).is_in(found.user_ids))
     if info.rungs and len(info.rungs) > 1:
-        info = replace(info, by_rung=means_by(dict(zip(sequences.user_ids, asked.rungs(), strict=True)), frame, seed))
+        info = replace(info, by_rung=means_by(dict(zip(sequences.user_ids, asked.rungs(), strict=True)), frame))
     return Evaluation(frame, info)
 
 

@@ -12,13 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from xcrossrec.data.store import read_parquet, readable
 from xcrossrec.exceptions import DataError
 from xcrossrec.metrics.ranking import METRICS
-from xcrossrec.metrics.significance import bootstrap_interval
+from xcrossrec.metrics.significance import mean_interval
 from xcrossrec.replacing import replacing_file
 from xcrossrec.types import NEGATIVES, USER, Negatives
 
@@ -128,7 +127,7 @@ class Evaluation:
         return cls(frame, info)
 
     def summary(self) -> dict[str, Any]:
-        """Means and 95% bootstrap intervals, in the form that ``evaluate --json`` prints.
+        """Means and 95% intervals, in the form that ``evaluate --json`` prints.
 
         Beside ``users``, ``seed`` and ``metrics`` it names what was measured, lists ``warnings``, and where
         users of the sources' training sets are known, repeats the metrics ``without_seen`` users. ``lists`` is there
@@ -142,7 +141,7 @@ class Evaluation:
             "simulated": info.simulated,
             "users": self.frame[USER].n_unique(),
             "seed": info.seed,
-            "metrics": _means(self.frame, self.negatives, info.seed),
+            "metrics": _means(self.frame, self.negatives),
             "warnings": self.warnings(),
             "fingerprint": info.fingerprint,
             "version": info.version,
@@ -158,7 +157,7 @@ class Evaluation:
             summary["train_after"] = info.train_after
         if self.frame[SEEN].null_count() == 0:
             unseen = self.frame.filter(~pl.col(SEEN))
-            metrics = _means(unseen, self.negatives, info.seed) if unseen.height else {}
+            metrics = _means(unseen, self.negatives) if unseen.height else {}
             summary["without_seen"] = {"users": unseen[USER].n_unique(), "metrics": metrics}
         return summary
 
@@ -191,30 +190,29 @@ class Evaluation:
         return ranked.height > 1 and bool((ranked["rank"] == ranked["candidates"]).all())
 
 
-def means_by(group: Mapping[str, str], frame: pl.DataFrame, seed: int) -> dict[str, dict[str, Any]]:
-    """Summarise the users of each group apart: means and 95% bootstrap intervals by kind of negatives.
+def means_by(group: Mapping[str, str], frame: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Summarise the users of each group apart: means and 95% intervals by kind of negatives.
 
     Args:
         group: of each user.
         frame: of :class:`Evaluation`.
-        seed: of the intervals.
     """
     of = frame[USER].replace_strict(group)
     parts = {name: frame.filter(of == name) for name in of.unique(maintain_order=True)}
-    return {name: _means(part, tuple(part[KIND].unique(maintain_order=True)), seed) for name, part in parts.items()}
+    return {name: _means(part, tuple(part[KIND].unique(maintain_order=True))) for name, part in parts.items()}
 
 
-def _means(frame: pl.DataFrame, kinds: tuple[Negatives, ...], seed: int) -> dict[str, Any]:
-    return {kind: _means_of(frame.filter(pl.col(KIND) == kind), seed) for kind in kinds}
+def _means(frame: pl.DataFrame, kinds: tuple[Negatives, ...]) -> dict[str, Any]:
+    return {kind: _means_of(frame.filter(pl.col(KIND) == kind)) for kind in kinds}
 
 
-def _means_of(frame: pl.DataFrame, seed: int) -> dict[str, Any]:
+def _means_of(frame: pl.DataFrame) -> dict[str, Any]:
     means: dict[str, Any] = {}
     intervals = {}
     for metric in METRICS:
         values = frame[metric].to_numpy()
         means[metric] = float(values.mean())
-        intervals[metric] = list(bootstrap_interval(values, rng=np.random.default_rng(seed)))
+        intervals[metric] = list(mean_interval(values))
     return {**means, "ci": intervals}
 
 

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 
 from xcrossrec import Evaluation, evaluate
-from xcrossrec.metrics.significance import bootstrap_interval
+from xcrossrec.metrics.significance import difference_interval
 from xcrossrec.models.heads import Center
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.merged import MergedEncoder
@@ -99,8 +98,7 @@ def _mixing_adds(mixed: Evaluation, off: Evaluation) -> dict[str, Any]:
     for kind in mixed.negatives:
         pair = mixed.of(kind).join(off.of(kind), on=USER, suffix=" off", validate="1:1", maintain_order="left")
         difference = (pair[_METRIC] - pair[f"{_METRIC} off"]).to_numpy()
-        interval = bootstrap_interval(difference, rng=np.random.default_rng(mixed.info.seed))
-        added[kind] = {_METRIC: {"difference": float(difference.mean()), "ci": list(interval)}}
+        added[kind] = {_METRIC: {"difference": float(difference.mean()), "ci": list(difference_interval(difference))}}
     return added
 
 
