@@ -31,6 +31,7 @@ from xcrossrec.training.losses import NextItemLoss, PairLoss
 from xcrossrec.training.places import RUN_FILE
 from xcrossrec.training.processes import Processes, joined
 from xcrossrec.training.source import train_source
+from xcrossrec.training.target import train_target
 
 ROOT = Path(__file__).resolve().parents[2]
 BOTH = (Processes(0, 2), Processes(1, 2))
@@ -191,6 +192,19 @@ def test_an_idle_gpu_is_refused(words: list[str], line: str, monkeypatch: pytest
         joined(on_cpu=False)
     assert line in str(raised.value)
     assert str(raised.value).endswith("or show it one with CUDA_VISIBLE_DEVICES=0")
+
+
+def test_a_training_that_cannot_be_is_refused_before_anything_is_read(
+    tmp_path: Path, target_domain: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unread = {"base": tmp_path / "no base"}
+    with pytest.raises(ConfigError, match="unknown tracker 'none': report_to is one of tensorboard, mlflow, wandb"):
+        train_source(target_domain, tmp_path / "out", report_to="none", **unread)  # type: ignore[arg-type]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="2 GPUs are visible"):
+        train_source(target_domain, tmp_path / "out", **unread)
+    with pytest.raises(ConfigError, match="2 GPUs are visible"):
+        train_target(target_domain, [tmp_path / "no source"], tmp_path / "out", **unread)
 
 
 def test_adapt_touches_nothing_where_a_gpu_would_be_idle(

@@ -27,6 +27,7 @@ from xcrossrec.training.batches import EpochOfBatches, HeldOutApart, UserBatches
 from xcrossrec.training.checkpoints import WholeCheckpoints, prepare_work, state_of
 from xcrossrec.training.groups import parameter_groups
 from xcrossrec.training.kinds import TRAININGS, SharedBatches, on_cpu
+from xcrossrec.training.places import refuse_existing
 from xcrossrec.training.processes import joined
 from xcrossrec.training.trackers import Tracker, arguments_of, check_tracker, tracker_callbacks
 
@@ -70,6 +71,13 @@ class TrainingReport:
         if self.initial_loss is None or self.best_loss is None:
             return None
         return self.best_loss < self.initial_loss
+
+
+def refuse_at_once(out: Path, overwrite: bool, report_to: Tracker) -> None:
+    """Stop before anything is read: ``out`` is taken, there is no such tracker, or a GPU would be idle."""
+    refuse_existing(out, overwrite)
+    check_tracker(report_to)
+    joined(on_cpu=on_cpu())
 
 
 def fit(

@@ -27,8 +27,8 @@ from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.pair_attention import choose_pair_attention
 from xcrossrec.models.source import SourceEncoder, default_lora
 from xcrossrec.training.checkpoints import forget_checkpoints
-from xcrossrec.training.loop import TrainingReport, fit, uses_bfloat16
-from xcrossrec.training.places import refuse_existing, work_folder
+from xcrossrec.training.loop import TrainingReport, fit, refuse_at_once, uses_bfloat16
+from xcrossrec.training.places import work_folder
 from xcrossrec.training.processes import Processes
 from xcrossrec.training.purchases import with_purchases
 from xcrossrec.training.trackers import Tracker
@@ -91,11 +91,13 @@ def train_source(
     Raises:
         DataError: no train split, or a budget larger than it.
         BundleError: ``out`` exists and may not be replaced.
-        ConfigError: pooling, prompts or layers beside ``init``, or a pooling for `pair`.
+        ConfigError: pooling, prompts or layers beside ``init``, or a pooling for `pair`; several GPUs are visible to
+            one process; or no such tracker.
+        MissingExtraError: the tracker is not installed.
         ModelError: layers that the base does not have.
     """
     out, config = Path(out), config or source_config()
-    refuse_existing(out, overwrite)
+    refuse_at_once(out, overwrite, report_to)
     users = domain.sequences("train").take(budget, config.seed)
     chosen = {"pooling": pooling, "history_prompt": history_prompt, "item_prompt": item_prompt}
     _refuse_choices({**chosen, "target_modules": target_modules}, init, scoring)

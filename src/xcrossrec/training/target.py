@@ -27,8 +27,8 @@ from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.training.checkpoints import forget_checkpoints
 from xcrossrec.training.day_one import with_day_one
 from xcrossrec.training.inheritance import inherit_head, pair_start_of
-from xcrossrec.training.loop import TrainingReport, fit
-from xcrossrec.training.places import refuse_existing, work_folder
+from xcrossrec.training.loop import TrainingReport, fit, refuse_at_once
+from xcrossrec.training.places import work_folder
 from xcrossrec.training.processes import Processes
 from xcrossrec.training.purchases import with_purchases
 from xcrossrec.training.source import (
@@ -92,10 +92,12 @@ def train_target(
         BaseMismatchError: adapters of different bases.
         DataError: no train split, or a budget larger than it.
         BundleError: ``out`` exists and may not be replaced.
+        ConfigError: several GPUs are visible to one process, or no such tracker.
+        MissingExtraError: the tracker is not installed.
     """
     out = Path(out)
     integration = integration or Integration()
-    refuse_existing(out, overwrite)
+    refuse_at_once(out, overwrite, report_to)
     every = domain.sequences("train")
     config = config or target_config(users=budget or len(every), scoring=scoring)
     users = every.take(budget, config.seed)
