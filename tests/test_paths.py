@@ -81,17 +81,14 @@ MAKERS = [list, pl.DataFrame, pl.LazyFrame, pd.DataFrame, pa.Table.from_pylist]
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_the_catalogue_and_the_histories_are_tables_of_any_library(
+def test_a_catalogue_is_a_table_of_any_library(
     make: Callable[[Any], Any], tiny_domain: Domain, tiny_models: Any
 ) -> None:
     table = make(tiny_domain.items.to_dicts())
     assert read_items(table) == read_items(tiny_domain)
     recommender = xcrossrec.Recommender.from_pretrained(tiny_models.late, table)
-    histories = [["i0", "i1"], ["Red wooden train"]]
-    expected = recommender.recommend_many(histories)
-    assert recommender.recommend_many(make([{"user_id": n, "history": h} for n, h in enumerate(histories)])) == expected
-    with pytest.raises(xcrossrec.DataError, match="the table of histories lacks the column 'history'; it has bought"):
-        recommender.recommend_many(make([{"bought": ["i0"]}]))
+    history = ["i0", "i1"]
+    expected = recommender.recommend(history)
     for as_column in (pl.Series, pd.Series, lambda values: pd.Series(values).to_numpy()):
-        assert recommender.recommend(as_column(histories[0])) == expected[0]
+        assert recommender.recommend(as_column(history)) == expected
         assert recommender.recommend(["i0"], candidates=as_column(["i3"]))[0].item_id == "i3"

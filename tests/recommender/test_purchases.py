@@ -19,7 +19,7 @@ from xcrossrec.models.files import file_digests
 from xcrossrec.models.model import Model
 from xcrossrec.models.purchases import purchases_of, term_of, with_counts
 from xcrossrec.models.scorer import ModelScorer
-from xcrossrec.recommender import Recommender
+from xcrossrec.recommender import Question, Recommender
 
 N = 60
 IDS = [f"i{n}" for n in range(N)]
@@ -87,7 +87,7 @@ def test_every_question_is_answered_exactly(model: Model, expected: np.ndarray, 
     catalogue = build_catalogue(model, read_items(ITEMS), tmp_path / "c") if kept == "sqlite" else ITEMS
     with Recommender(model, catalogue) as recommender:
         histories = [[f"i{row}" for row in history] for history in HISTORIES]
-        together = recommender.recommend_many(histories, K)
+        together = [answer.recommendations for answer in recommender.answer([Question(h, K) for h in histories])]
         for history, scores, many in zip(HISTORIES, expected, together, strict=True):
             asked = [f"i{row}" for row in history]
             wanted = best(scores, {*history, N - 1})  # what has no title is not recommended

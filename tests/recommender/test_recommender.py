@@ -279,12 +279,13 @@ def test_many_histories_are_ranked_as_one_by_one(recommender: Recommender, monke
     alone = [recommender.recommend(history, 3) for history in histories]
     for most in (2**24, 6 * 3):  # all products together, and one or two searches at a time
         monkeypatch.setattr(ranking, "_PRODUCTS_AT_ONCE", most)
-        many = recommender.recommend_many(histories, 3)
+        many = [answer.recommendations for answer in recommender.answer([Question(h, 3) for h in histories])]
         assert [[r.item_id for r in found] for found in many] == [[r.item_id for r in found] for found in alone]
         for found, wanted in zip(many, alone, strict=True):
             assert [r.score for r in found] == pytest.approx([r.score for r in wanted], abs=2e-6)
-    with pytest.raises(DataError, match="the history is empty"):
-        recommender.recommend_many([["i0"], []])
+    _, empty = recommender.answer([Question(["i0"]), Question([])])
+    assert isinstance(empty, DataError)
+    assert "the history is empty" in str(empty)
 
 
 def test_texts_of_all_questions_are_encoded_together(

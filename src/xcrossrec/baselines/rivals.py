@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int, Int64
+from jaxtyping import Float32, Int
+from scipy.sparse import csr_array
 
 from xcrossrec.exceptions import DataError, MissingExtraError
 from xcrossrec.scoring import check_rows
@@ -64,7 +65,7 @@ class ItemKNN(Rival):
 
     Scores an item by its summed co-occurrence cosine with the history's items:
     cosine(i, j) = users with both / sqrt(users with i * users with j), over the users of train; an item is
-    no neighbour of itself.  Kept as compressed rows.  An empty history, or one never seen together with
+    no neighbour of itself.  An empty history, or one never seen together with
     anything, scores every item 0.
 
     Args:
@@ -76,13 +77,18 @@ class ItemKNN(Rival):
 
     def __init__(self, baskets: Sequence[Sequence[int]], n_items: int) -> None:
         super().__init__(n_items)
-        self._starts, self._neighbours, self._cosines = _cosine_rows(baskets, n_items)
+        users, rows = np.repeat(np.arange(len(baskets)), [*map(len, baskets)]), [row for own in baskets for row in own]
+        bought = csr_array((np.ones(len(rows), np.float32), (users, rows)), shape=(len(baskets), n_items))
+        bought.data[:] = 1  # what was bought twice counts once
+        together = (bought.T @ bought).tocoo()
+        times = together.diagonal()
+        apart = together.row != together.col
+        first, second = together.row[apart], together.col[apart]
+        cosines = together.data[apart] / np.sqrt(times[first].astype(np.float64) * times[second])
+        self._cosines = csr_array((cosines.astype(np.float32), (first, second)), shape=(n_items, n_items))
 
     def _of_history(self, history: Sequence[int]) -> Float32[np.ndarray, " item"]:
-        scores = np.zeros(self._n_items, dtype=np.float32)
-        for row in history:
-            chosen = slice(self._starts[row], self._starts[row + 1])
-            scores[self._neighbours[chosen]] += self._cosines[chosen]
+        scores: Float32[np.ndarray, " item"] = self._cosines[list(history)].sum(0, dtype=np.float32)
         return scores
 
 
@@ -113,28 +119,6 @@ class TfidfMean(Rival):
         norm = float(np.linalg.norm(mean))
         cosines: Float32[np.ndarray, " item"] = (self._vectors @ mean).astype(np.float32)
         return cosines / np.float32(norm) if norm > 0 else cosines
-
-
-def _cosine_rows(
-    baskets: Sequence[Sequence[int]], n_items: int
-) -> tuple[Int64[np.ndarray, " starts"], Int64[np.ndarray, " pair"], Float32[np.ndarray, " pair"]]:
-    """Compute the cosines as compressed rows: where each item's row starts, neighbours, cosines."""
-    distinct = [np.unique(np.asarray(basket, dtype=np.int64)) for basket in baskets if len(basket)]
-    empty = np.zeros(0, dtype=np.int64)
-    users_of = np.bincount(np.concatenate([empty, *distinct]), minlength=n_items)
-    pairs = np.concatenate([empty, *(_pairs(basket, n_items) for basket in distinct)])
-    keys, together = np.unique(pairs, return_counts=True)
-    first, second = np.divmod(keys, n_items)
-    cosines: Float64[np.ndarray, " pair"] = together / np.sqrt(users_of[first] * users_of[second])
-    starts = np.searchsorted(first, np.arange(n_items + 1)).astype(np.int64)
-    return starts, second, cosines.astype(np.float32)
-
-
-def _pairs(basket: Int64[np.ndarray, " item"], n_items: int) -> Int64[np.ndarray, " pair"]:
-    """Every ordered pair of different items of a basket, as one number ``first * n_items + second``."""
-    keys = basket[:, None] * n_items + basket[None, :]
-    pairs: Int64[np.ndarray, " pair"] = keys[~np.eye(basket.size, dtype=bool)]
-    return pairs
 
 
 def _vectorise(texts: Sequence[str]) -> Any:

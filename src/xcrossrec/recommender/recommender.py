@@ -10,8 +10,6 @@ from typing import Any, Self
 
 from xcrossrec.answers import Explanation, ItemScore, Recommendation
 from xcrossrec.catalogue import Catalogue, Filters, ItemSource, Snapshot, open_catalogue
-from xcrossrec.data.given import Table, as_frame, is_table
-from xcrossrec.data.interactions import check_columns
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.explanation import explain_scores
 from xcrossrec.models.identity import AnyBase
@@ -260,28 +258,6 @@ class Recommender:
             other_history=other_history,
         )
         return self.ask(asked).recommendations
-
-    def recommend_many(
-        self,
-        histories: Sequence[Sequence[ItemLike]] | Table,
-        k: int = 10,
-        *,
-        filters: Filters | None = None,
-        include_bought: bool = False,
-        skip_unknown: bool = False,
-        diversity: int | None = None,
-    ) -> list[list[Recommendation]]:
-        """Rank for each of several histories as :meth:`recommend` does; a `dual` model encodes them together.
-
-        They may stand in a table's column ``history``, a list of text a row; the answers are in the rows' order.
-        """
-        if is_table(histories):
-            table = as_frame("histories", histories)
-            check_columns("the table of histories", table.columns, (HISTORY,))
-            histories = table[HISTORY].to_list()
-        asked = Question([], k, filters, None, include_bought, skip_unknown, diversity=diversity)
-        answers = self.answer([replace(asked, history=history) for history in histories])
-        return [_sound(answer).recommendations for answer in answers]
 
     def score(self, history: Sequence[ItemLike], items: Sequence[ItemLike]) -> list[ItemScore]:
         """Score items of the catalogue, or titles, for a history; at least one, in their order.
