@@ -13,7 +13,6 @@ TIMESTAMP = "timestamp"
 Split: TypeAlias = Literal["train", "validation", "test"]
 SplitWay: TypeAlias = Literal["leave-last-out", "by-user", "temporal", "none"]
 Repeats: TypeAlias = Literal["drop", "keep", "first"]
-EmptyTitles: TypeAlias = Literal["error", "drop", "keep"]
 UnknownItems: TypeAlias = Literal["error", "drop"]
 Incomplete: TypeAlias = Literal["error", "drop"]
 Negatives: TypeAlias = Literal["uniform", "popularity", "full"]

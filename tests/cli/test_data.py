@@ -37,27 +37,13 @@ def test_import_of_given_files(tmp_path: Path, given_files: dict[str, Path]) -> 
     result = run("import", "--domain", "tools", *options(given_files), "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     assert "tools: 4 items" in result.stdout
-    assert "1 items whose title is NaN or empty were kept with an empty title (i3)" in result.stderr
+    assert "1 items have no title: models read 'untitled item' (i3)" in result.stderr
     assert "HTML entities in 1 titles were made characters" in result.stderr
     domain = read_domain(tmp_path / "out")
     assert domain.titles == ["Saw", "Drill & bits", "", "Hammer"]
     assert domain.sequences("train").rows == ((0, 1), (3, 2, 0))
     assert domain.sequences("validation").rows == ((1, 3),)
     assert domain.manifest["filters"]["split"] == "given"
-
-
-def test_import_drops_or_refuses_empty_titles_on_request(tmp_path: Path, given_files: dict[str, Path]) -> None:
-    base = ["import", "--domain", "tools", *options(given_files), "--out", tmp_path / "out", "--empty-titles"]
-    refused = run(*base, "error")
-    assert refused.exit_code == 2
-    assert "1 items whose title is NaN or empty ('i3')" in refused.stderr
-    assert not (tmp_path / "out").exists()
-    result = run(*base, "drop", "--json")
-    assert "1 items whose title is NaN or empty were dropped (i3)" in result.stderr
-    summary = json.loads(result.stdout)
-    assert summary["items"] == 3
-    assert summary["interactions"] == {"train": 4, "validation": 2}
-    assert len(summary["sources"]) == 3
 
 
 def test_import_of_reviews_with_filters(tmp_path: Path) -> None:

@@ -231,11 +231,6 @@ def train_of(**columns: list[Any]) -> dict[Any, pl.DataFrame]:
             train_of(),
             r"give 1 ids more than one title \('a'\)",
         ),
-        (
-            ITEMS.with_columns(title=pl.Series(["Ant", "NaN", None])),
-            train_of(),
-            r"2 items whose title is NaN or empty \('b', 'c'\)",
-        ),
     ],
 )
 def test_build_domain_refuses_bad_tables(items: pl.DataFrame, splits: Any, message: str) -> None:
@@ -252,32 +247,10 @@ def untitled() -> pl.DataFrame:
     return ITEMS.with_columns(title=pl.Series(["Ant", "nan", "Cat"]))
 
 
-def test_build_domain_drops_untitled_items_and_says_so() -> None:
-    domain = build_domain("d", untitled(), train_of(), empty_titles="drop")
-    assert domain.items["item_id"].to_list() == ["a", "c"]
-    assert domain.interactions["train"]["item_id"].to_list() == ["a"]
-    expected = {"policy": "drop", "items": 1, "examples": ["b"], "interactions": 1}
-    assert domain.manifest["filters"]["empty_titles"] == expected
-
-
 def test_build_domain_keeps_untitled_items_as_empty_text() -> None:
-    domain = build_domain("d", untitled(), train_of(), empty_titles="keep")
+    domain = build_domain("d", untitled(), train_of())
     assert domain.titles == ["Ant", "", "Cat"]
-    assert domain.manifest["filters"]["empty_titles"] == {"policy": "keep", "items": 1, "examples": ["b"]}
-
-
-def test_build_domain_drops_unknown_items_and_says_so() -> None:
-    domain = build_domain("d", ITEMS, train_of(item_id=["a", "zz"]), unknown_items="drop")
-    assert domain.interactions["train"]["item_id"].to_list() == ["a"]
-    assert domain.manifest["filters"]["unknown_items"] == {"items": 1, "interactions": 1}
-
-
-def test_build_domain_refuses_a_split_emptied_by_dropping() -> None:
-    with pytest.raises(DataError, match="empty train split, no known item is in it"):
-        build_domain("d", ITEMS, train_of(item_id=["y", "zz"]), unknown_items="drop")
-    lost = ITEMS.with_columns(title=pl.Series(["", "", "Cat"]))
-    with pytest.raises(DataError, match="empty train split, no item with a title is in it"):
-        build_domain("d", lost, train_of(), empty_titles="drop")
+    assert domain.manifest["filters"]["empty_titles"] == {"items": 1, "examples": ["b"]}
 
 
 @given(st.lists(st.tuples(st.sampled_from("uvw"), st.sampled_from("abc"), st.integers(0, 3)), min_size=1, max_size=12))
@@ -300,9 +273,8 @@ def test_build_domain_takes_the_real_sports_data(amazon_dir: Any) -> None:
         for stem in ("items", "train", "validation")
     }
     items = read.pop("items")
-    with pytest.raises(DataError, match="3 items whose title is NaN or empty"):
-        build_domain("sports", items, read)  # type: ignore[arg-type]
-    domain = build_domain("sports", items, read, empty_titles="keep")  # type: ignore[arg-type]
+    domain = build_domain("sports", items, read)  # type: ignore[arg-type]
+    assert domain.manifest["filters"]["empty_titles"]["items"] == 3
     assert domain.manifest["counts"]["users"] == {"train": 15_395, "validation": 1_924}
 
 
@@ -314,6 +286,6 @@ def test_fractions_of_a_second_count_for_the_order_before_they_are_cut() -> None
     assert domain.interactions["train"].select("item_id", "timestamp").rows() == [("c", 1), ("b", 1), ("a", 1)]
 
 
-def test_an_unknown_item_names_the_argument() -> None:
-    with pytest.raises(DataError, match=r"1 interactions with 1 items .* drop them \(unknown_items='drop'\)"):
+def test_an_unknown_item_names_the_option() -> None:
+    with pytest.raises(DataError, match=r"1 interactions with 1 items .* drop them \(--unknown-items drop\)"):
         build_domain("d", ITEMS, {"train": bought(("u", "z", 1))})

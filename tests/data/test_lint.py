@@ -190,12 +190,12 @@ def test_lint_counts_what_train_knows_too_early() -> None:
 def test_lint_reports_what_the_import_repaired() -> None:
     items = pl.DataFrame({"item_id": ["a", "b", "c"], "title": ["A &amp; B", "", "C"]})
     train = pl.DataFrame({"user_id": ["u", "u", "u"], "item_id": ["a", "b", "c"]})
-    report = lint([build_domain("d", items, {"train": train}, empty_titles="drop")])
+    report = lint([build_domain("d", items, {"train": train})])
     assert {code: finding.count for code, finding in found(report).items()} == {
         "empty_title": 1,
         "html_entity": 1,
     }
-    assert "dropped at the import" in found(report)["empty_title"].message
+    assert "which the import turned into characters" in found(report)["html_entity"].message
     assert report.exit_code == 0
 
 

@@ -30,7 +30,7 @@ INTERACTIONS = pl.DataFrame({"user_id": ["u"] * 4, "item_id": SHOP["item_id"]})
 
 
 def shop(**changes: object) -> Domain:
-    return build_domain("shop", SHOP, {"train": INTERACTIONS}, empty_titles="keep", **changes)  # type: ignore[arg-type]
+    return build_domain("shop", SHOP, {"train": INTERACTIONS}, **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_domain_keeps_its_columns_and_reads_what_is_there(tmp_path: Path) -> N
 
 def test_the_default_text_is_what_the_items_have() -> None:
     def default(table: pl.DataFrame) -> str:
-        return build_domain("d", table, {"train": INTERACTIONS}, empty_titles="keep").text.template
+        return build_domain("d", table, {"train": INTERACTIONS}).text.template
 
     assert default(SHOP.drop("brand", "category")) == "{title}"
     assert default(SHOP.with_columns(brand=pl.lit(" "))) == "{title}; {category}"
@@ -193,7 +193,7 @@ def test_further_columns_are_kept_as_text_and_canonical_ones_in_their_types() ->
     table = SHOP.with_columns(
         pl.Series("size", [1, 2, None, 3]), price=pl.Series(["12", " 9.5 ", "nan", None]), in_stock=pl.lit("Yes")
     ).select("size", "price", "in_stock", "title", "item_id")
-    items = build_domain("d", table, {"train": INTERACTIONS}, empty_titles="keep").items
+    items = build_domain("d", table, {"train": INTERACTIONS}).items
     assert items.schema == {
         "item_id": pl.String, "title": pl.String, "price": pl.Float64, "in_stock": pl.Boolean, "size": pl.String
     }  # fmt: skip
@@ -210,11 +210,11 @@ def test_further_columns_are_kept_as_text_and_canonical_ones_in_their_types() ->
 )
 def test_a_price_or_stock_that_is_none_is_refused(column: str, value: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        build_domain("d", SHOP.with_columns(pl.lit(value).alias(column)), {"train": INTERACTIONS}, empty_titles="keep")
+        build_domain("d", SHOP.with_columns(pl.lit(value).alias(column)), {"train": INTERACTIONS})
 
 
 def test_the_fingerprint_covers_text_and_columns() -> None:
-    plain = build_domain("d", SHOP.select("item_id", "title"), {"train": INTERACTIONS}, empty_titles="keep")
+    plain = build_domain("d", SHOP.select("item_id", "title"), {"train": INTERACTIONS})
     prints = {
         domain.fingerprint
         for domain in (
@@ -222,10 +222,8 @@ def test_the_fingerprint_covers_text_and_columns() -> None:
             shop(text="{title}"),
             shop(),
             shop().with_text("{title}; {brand}"),
-            build_domain("d", SHOP.with_columns(price=pl.lit(1.0)), {"train": INTERACTIONS}, empty_titles="keep"),
-            build_domain(
-                "d", SHOP.with_columns(in_stock=pl.lit(value=False)), {"train": INTERACTIONS}, empty_titles="keep"
-            ),
+            build_domain("d", SHOP.with_columns(price=pl.lit(1.0)), {"train": INTERACTIONS}),
+            build_domain("d", SHOP.with_columns(in_stock=pl.lit(value=False)), {"train": INTERACTIONS}),
         )
     }
     assert len(prints) == 6

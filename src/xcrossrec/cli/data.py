@@ -10,7 +10,7 @@ import typer
 from xcrossrec.cli.console import Address, EngineChoice, Json, Overwrite, one_line, progress_to_stderr
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.types import EmptyTitles, Incomplete, Repeats, Split, SplitWay, UnknownItems
+from xcrossrec.types import Incomplete, Repeats, Split, SplitWay, UnknownItems
 
 if TYPE_CHECKING:
     from xcrossrec.data import Domain
@@ -73,7 +73,6 @@ def import_(
             metavar="V,T", help="Share of the users (by-user) or purchases (temporal) for validation, and for test."
         ),
     ] = "0.1,0.1",
-    empty_titles: Annotated[EmptyTitles, typer.Option(help="Items whose title is empty or NaN.")] = "keep",
     unknown_items: Annotated[
         UnknownItems, typer.Option(help="Interactions whose item is not among the items.")
     ] = "error",
@@ -125,7 +124,6 @@ def import_(
         validation=validation_share,
         test=test_share,
         seed=seed,
-        empty_titles=empty_titles,
         unknown_items=unknown_items,
         text=text,
     )
@@ -180,7 +178,6 @@ _REASONS = {
     "incomplete": "left out: without user, item or time (--incomplete drop)",
     "histories": "added: what users of later parts bought before",
     "unknown_items": "left out: their items are not in the catalogue (--unknown-items drop)",
-    "empty_titles": "left out: their items have no title (--empty-titles drop)",
     "repeats": "left out: repeats (--repeats {repeats})",
     "core": "left out: of users or items with fewer than {core} interactions (--k-core)",
     "kept": "interactions kept",
@@ -197,9 +194,8 @@ def _report(filters: dict[str, Any]) -> None:
         shown = "; ".join(two["examples"][:1])
         typer.echo(f"{two['items']:,} items have several titles, the first was taken ({shown})", err=True)
     if empty := filters.get("empty_titles"):
-        done = "kept with an empty title" if empty["policy"] == "keep" else "dropped"
         examples = ", ".join(empty["examples"])
-        typer.echo(f"{empty['items']:,} items whose title is NaN or empty were {done} ({examples})", err=True)
+        typer.echo(f"{empty['items']:,} items have no title: models read 'untitled item' ({examples})", err=True)
     if escaped := filters.get("html_entities"):
         typer.echo(f"HTML entities in {escaped['items']:,} titles were made characters", err=True)
     for field, cut in filters.get("text_cut", {}).items():

@@ -14,7 +14,7 @@ from xcrossrec.data.given import Table, as_frame
 from xcrossrec.data.store import manifest_of
 from xcrossrec.data.text import BRAND, CANONICAL, CATEGORY, IN_STOCK, PRICE, ItemText, clean_text, has_entity, plain
 from xcrossrec.exceptions import DataError
-from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, EmptyTitles, Split, UnknownItems
+from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
 EXAMPLES = 5  # how many values a message or a manifest names
 _BOOLEANS = {"true": True, "t": True, "yes": True, "1": True, "false": False, "f": False, "no": False, "0": False}
@@ -112,8 +112,6 @@ def build_domain(
     items: Table,
     interactions: Mapping[Split, Table],
     *,
-    empty_titles: EmptyTitles = "error",
-    unknown_items: UnknownItems = "error",
     text: str | None = None,
     manifest: Mapping[str, Any] | None = None,
 ) -> Domain:
@@ -127,9 +125,6 @@ def build_domain(
         items: ``item_id`` and ``title``, and perhaps ``brand``, ``category``, ``description``, ``price``, ``in_stock``
             and further columns, which are kept as text; exact repeats of a row are dropped.
         interactions: per split ``user_id``, ``item_id`` and perhaps ``position`` and ``timestamp`` (seconds).
-        empty_titles: what to do with an item without a title: stop, drop it with its interactions, or keep
-            it with the empty text. What was done is in the manifest's ``filters``.
-        unknown_items: what to do with interactions whose item the catalogue lacks: stop, or drop them.
         text: what models read of an item (:class:`xcrossrec.data.text.ItemText`); None takes title, brand and
             category, as far as the items have them.
         manifest: what the manifest should state beside counts and fingerprint: ``simulated``, ``sources``,
@@ -137,8 +132,8 @@ def build_domain(
 
     Raises:
         DataError: a missing column, no items, no train split, an empty split, a missing id, a position that
-            is no whole number, an item with two titles, a price that is no number, a column that the text names and
-            the items lack, and the cases above.
+            is no whole number, an item with two titles, a price that is no number, an interaction whose item the
+            catalogue lacks, or a column that the text names and the items lack.
         ConfigError: a text that is no template.
     """
     if not isinstance(interactions, Mapping):
@@ -151,41 +146,45 @@ def build_domain(
     catalogue = _catalogue(name, as_frame("the items", items))
     tables = {split: as_frame(split, interactions[split]) for split in SPLITS if split in interactions}
     splits = {split: _interactions(name, split, frame) for split, frame in tables.items()}
-    return checked_domain(name, catalogue, splits, empty_titles, unknown_items, manifest or {}, text)
+    bought = pl.concat([frame.select(ITEM) for frame in splits.values()])
+    unknown = bought.join(catalogue, on=ITEM, how="anti", maintain_order="left")
+    if catalogue.height and unknown.height:
+        refuse_unknown(name, unknown[ITEM])
+    return checked_domain(name, catalogue, splits, manifest or {}, text)
 
 
 def checked_domain(
     name: str,
     items: pl.DataFrame,
     splits: Mapping[Split, pl.DataFrame],
-    empty_titles: EmptyTitles,
-    unknown_items: UnknownItems | None,
     manifest: Mapping[str, Any],
     text: str | None = None,
 ) -> Domain:
     """Make a domain of checked tables, one row an item, interactions as `canonical` gives them.
 
-    The rest is as for `build_domain`; ``unknown_items`` is None where there are none.
+    An item without a title stays, with the empty text; the manifest's ``filters`` count them.
 
     Raises:
-        DataError: no name, no items, an empty split, and what ``text``, ``empty_titles`` and ``unknown_items`` refuse.
+        DataError: no name, no items, an empty split, or a text that names a column which the items lack.
     """
     if not name.strip():
         raise DataError("a domain needs a name, got an empty one: give --domain NAME")
     if items.is_empty():
         raise DataError(f"domain {name!r} is empty: its catalogue has no items; give a file with at least one")
-    _refuse_emptied(name, splits, "no interaction")
+    for split, frame in splits.items():
+        if frame.is_empty():
+            raise DataError(f"domain {name!r} has an empty {split} split, no interaction is in it: check the ids")
     read = ItemText.default(items) if text is None else ItemText(text)
     read.check(f"the item table of domain {name!r}", items.columns)
     filters = {**manifest.get("filters", {}), **_escaped(items)}
     catalogue = clean_titles(items)
-    if unknown_items is not None:
-        splits, unknown = _without_unknown(name, catalogue, splits, unknown_items)
-        filters |= unknown
-    catalogue, splits, empty = _without_empty_titles(name, catalogue, splits, empty_titles)
+    if (empty := catalogue.filter(is_empty_title())).height:
+        filters["empty_titles"] = {"items": empty.height, "examples": empty[ITEM].head(EXAMPLES).to_list()}
+        blank = pl.when(is_empty_title()).then(pl.lit("")).otherwise(TITLE).alias(TITLE)
+        catalogue = catalogue.with_columns(blank)
     if cut := read.cut(catalogue):
         filters["text_cut"] = {field: each._asdict() for field, each in cut.items()}
-    domain = Domain(name, catalogue, splits, {**manifest, "filters": {**filters, **empty}}, read)
+    domain = Domain(name, catalogue, splits, {**manifest, "filters": filters}, read)
     return domain.with_manifest(manifest_of(domain))
 
 
@@ -369,24 +368,8 @@ def _whole_numbers(what: str, frame: pl.DataFrame, column: str) -> pl.DataFrame:
     return frame.with_columns(whole.alias(column))
 
 
-def _without_unknown(
-    name: str, catalogue: pl.DataFrame, splits: Mapping[Split, pl.DataFrame], policy: UnknownItems
-) -> tuple[Mapping[Split, pl.DataFrame], dict[str, Any]]:
-    """Refuse or drop the interactions whose item the catalogue lacks."""
-    lost = [f.select(ITEM).join(catalogue, on=ITEM, how="anti", maintain_order="left") for f in splits.values()]
-    strange = pl.concat(lost)
-    if strange.is_empty():
-        return splits, {}
-    if policy == "error":
-        refuse_unknown(name, strange[ITEM], "unknown_items='drop'")
-    ids = strange[ITEM].unique()
-    known = {s: f.join(catalogue, on=ITEM, how="semi", maintain_order="left") for s, f in splits.items()}
-    _refuse_emptied(name, known, "no known item")
-    return known, {"unknown_items": {"items": ids.len(), "interactions": strange.height}}
-
-
-def refuse_unknown(name: str, items: pl.Series, option: str) -> None:
-    """Refuse interactions whose items the catalogue lacks; ``option`` is how to drop them.
+def refuse_unknown(name: str, items: pl.Series) -> None:
+    """Refuse interactions whose items the catalogue lacks.
 
     Raises:
         DataError: always.
@@ -394,38 +377,8 @@ def refuse_unknown(name: str, items: pl.Series, option: str) -> None:
     ids = items.unique(maintain_order=True)
     raise DataError(
         f"domain {name!r} has {items.len():,} interactions with {ids.len():,} items that its "
-        f"catalogue lacks ({_examples(ids)}): complete the catalogue, or drop them ({option})"
+        f"catalogue lacks ({_examples(ids)}): complete the catalogue, or drop them (--unknown-items drop)"
     )
-
-
-def _without_empty_titles(
-    name: str, catalogue: pl.DataFrame, splits: Mapping[Split, pl.DataFrame], policy: EmptyTitles
-) -> tuple[pl.DataFrame, Mapping[Split, pl.DataFrame], dict[str, Any]]:
-    """Refuse, drop or keep the items without a title."""
-    empty = catalogue.filter(is_empty_title())
-    if empty.is_empty():
-        return catalogue, splits, {}
-    if policy == "error":
-        raise DataError(
-            f"domain {name!r} has {empty.height} items whose title is NaN or empty "
-            f"({_examples(empty[ITEM])}): give them a title, drop them (--empty-titles drop) "
-            "or keep them (--empty-titles keep)"
-        )
-    record = {"policy": policy, "items": empty.height, "examples": empty[ITEM].head(EXAMPLES).to_list()}
-    if policy == "keep":
-        blank = pl.when(is_empty_title()).then(pl.lit("")).otherwise(TITLE).alias(TITLE)
-        return catalogue.with_columns(blank), splits, {"empty_titles": record}
-    titled = catalogue.filter(~is_empty_title())
-    kept = {s: f.join(titled, on=ITEM, how="semi", maintain_order="left") for s, f in splits.items()}
-    _refuse_emptied(name, kept, "no item with a title")
-    record["interactions"] = sum(f.height - kept[s].height for s, f in splits.items())
-    return titled, kept, {"empty_titles": record}
-
-
-def _refuse_emptied(name: str, splits: Mapping[Split, pl.DataFrame], why: str) -> None:
-    for split, frame in splits.items():
-        if frame.is_empty():
-            raise DataError(f"domain {name!r} has an empty {split} split, {why} is in it: check the ids")
 
 
 def _examples(values: pl.Series) -> str:

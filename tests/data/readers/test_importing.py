@@ -76,7 +76,7 @@ def test_items_that_the_core_drops_leave_the_catalogue_and_unsold_ones_stay(sour
     assert domain.items["item_id"].to_list() == ["a", "b", "e"]
 
 
-@pytest.mark.parametrize("recipe", [{}, {"core": 2}, {"repeats": "keep"}, {"empty_titles": "drop"}])
+@pytest.mark.parametrize("recipe", [{}, {"core": 2}, {"repeats": "keep"}])
 @pytest.mark.parametrize("way", ["leave-last-out", "by-user", "none"])
 def test_prepared_rows_need_no_second_check(source: RawDomain, way: SplitWay, recipe: dict[str, Any]) -> None:
     items = source.items.filter(pl.col("item_id") != "c")
@@ -94,20 +94,15 @@ def test_temporal_split(source: RawDomain) -> None:
     assert domain.manifest["filters"]["test"] == 0.3
 
 
-def test_untitled_and_unknown_items_are_dropped_before_the_core(source: RawDomain) -> None:
-    items = source.items.filter(pl.col("item_id") != "c").with_columns(
-        pl.when(pl.col("item_id") == "b").then(pl.lit("NaN")).otherwise("title").alias("title")
-    )
-    raw = RawDomain(items, source.interactions, ())
-    recipe = Recipe(split="none", core=2, empty_titles="drop", unknown_items="drop")
+def test_unknown_items_are_dropped_before_the_core(source: RawDomain) -> None:
+    raw = RawDomain(source.items.filter(~pl.col("item_id").is_in(["b", "c"])), source.interactions, ())
+    recipe = Recipe(split="none", core=2, unknown_items="drop")
     assert make_domain("m", raw, recipe).interactions["train"].select("user_id", "item_id").rows() == [
         ("u1", "a"),
         ("u1", "a"),
     ]
-    with pytest.raises(DataError, match=r"1 items that its catalogue lacks \('c'\)"):
+    with pytest.raises(DataError, match=r"2 items that its catalogue lacks \('[bc]', '[bc]'\)"):
         make_domain("m", raw, Recipe())
-    with pytest.raises(DataError, match=r"1 items whose title is NaN or empty \('b'\)"):
-        make_domain("m", raw, Recipe(unknown_items="drop", empty_titles="error"))
 
 
 def test_split_sources_are_taken_as_they_are(source: RawDomain) -> None:
@@ -129,11 +124,10 @@ def test_impossible_recipes_are_refused(source: RawDomain) -> None:
 
 
 def test_where_the_rows_went_is_stated_once_whatever_the_split(source: RawDomain) -> None:
-    items = source.items.filter(pl.col("item_id") != "c").with_columns(title=pl.col("title").replace("D", ""))
+    items = source.items.filter(pl.col("item_id") != "c")
     raw = RawDomain(items, source.interactions, (), {"read": 9, "where": 1})
-    recipe = Recipe(unknown_items="drop", empty_titles="drop")
-    filters = make_domain("m", raw, recipe).manifest["filters"]
-    assert filters["rows"] == {"read": 9, "where": 1, "unknown_items": 1, "empty_titles": 1, "repeats": 1, "kept": 5}
+    filters = make_domain("m", raw, Recipe(unknown_items="drop")).manifest["filters"]
+    assert filters["rows"] == {"read": 9, "where": 1, "unknown_items": 1, "repeats": 1, "kept": 6}
     assert filters["unknown_items"] == {"items": 1, "interactions": 1}
     with pytest.raises(DataError, match=r"has 1 interactions with 1 items .*--unknown-items drop"):
         make_domain("m", raw, Recipe())

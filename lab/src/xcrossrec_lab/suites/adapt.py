@@ -77,7 +77,7 @@ class Shop:
             "validation": own.filter(from_end >= 1),
             "test": test,
         }
-        return build_domain(self.target, whole.items, splits, empty_titles="keep", text=whole.text.template), strangers
+        return build_domain(self.target, whole.items, splits, text=whole.text.template), strangers
 
 
 def run(shop: Shop, evidence: Path, out: Path) -> dict[str, Any]:

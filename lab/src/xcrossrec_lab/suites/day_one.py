@@ -67,7 +67,7 @@ class Category:
             pl.read_csv(data / name / f"{kind}.csv.gz", infer_schema=False) for kind in ("items", "interactions")
         )
         train = purchases.with_columns(pl.col(POSITION).cast(pl.Int64))
-        domain = build_domain(name, items, {"train": train}, empty_titles="keep", text=TEXT)
+        domain = build_domain(name, items, {"train": train}, text=TEXT)
         if not (file := out / f"{name}.safetensors").exists():
             save_file({"raw": _encoded(domain.texts)}, file)
         sequences = domain.sequences("train", minimum=1)

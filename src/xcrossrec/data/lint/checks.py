@@ -98,11 +98,7 @@ def check_duplicate_titles(tables: Tables) -> Iterator[Finding]:
 def check_repairs(tables: Tables) -> Iterator[Finding]:
     """Report the defects that the import repaired, as the manifest states them."""
     filters = tables.manifest.get("filters") or {}
-    empty, escaped = filters.get("empty_titles"), filters.get("html_entities")
-    if isinstance(empty, dict) and empty.get("policy") == "drop":
-        message = "items without a title were dropped at the import, with their interactions: nothing to do"
-        yield from finding("empty_title", tables.name, None, empty.get("examples", []), message, count=empty["items"])
-    if isinstance(escaped, dict):
+    if isinstance(escaped := filters.get("html_entities"), dict):
         message = "titles held HTML entities, which the import turned into characters: nothing to do"
         yield from finding(
             "html_entity", tables.name, None, escaped.get("examples", []), message, count=escaped["items"]

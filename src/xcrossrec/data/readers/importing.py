@@ -19,7 +19,6 @@ from xcrossrec.data.interactions import (
     canonical,
     checked_domain,
     deduplicate,
-    is_empty_title,
     k_core,
     numbers_of,
     refuse_unknown,
@@ -27,7 +26,7 @@ from xcrossrec.data.interactions import (
 from xcrossrec.data.readers.frames import SPLIT, RawDomain
 from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_time, by_user, leave_last_out
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.types import ITEM, SPLITS, EmptyTitles, Repeats, Split, SplitWay, UnknownItems
+from xcrossrec.types import ITEM, SPLITS, Repeats, Split, SplitWay, UnknownItems
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,6 @@ class Recipe:
         validation: share of the users (by-user), or of the purchases (temporal).
         test: likewise.
         seed: of the draw (by-user).
-        empty_titles: what to do with items without a title.
         unknown_items: what to do with interactions whose item has no row among the items.
         text: what models read of an item; None takes title, brand and category, as far as the items have them.
     """
@@ -53,7 +51,6 @@ class Recipe:
     validation: float = 0.1
     test: float = 0.1
     seed: int = 0
-    empty_titles: EmptyTitles = "keep"
     unknown_items: UnknownItems = "error"
     text: str | None = None
 
@@ -91,30 +88,23 @@ def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
     way = raw.filters.get("split", "given") if given else (recipe.split or LEAVE_LAST_OUT)
     filters = {**raw.filters, "split": str(way).replace("-", "_"), **_stated(recipe, given=given)}
     manifest = {"sources": sources.result(), "filters": {**filters, **told}, "seed": recipe.seed}
-    return checked_domain(name, items, splits, recipe.empty_titles, None, manifest, recipe.text)
+    return checked_domain(name, items, splits, manifest, recipe.text)
 
 
 def _usable(name: str, raw: RawDomain, recipe: Recipe) -> tuple[RawDomain, dict[str, Any]]:
-    """Refuse or leave out interactions with items that are unknown or have no title, and count what goes."""
-    rows, items = as_categories(raw.interactions), raw.items
+    """Refuse or leave out interactions with items that are unknown, and count what goes."""
+    rows = as_categories(raw.interactions)
     told: dict[str, Any] = {"rows": {"read": rows.height, **raw.rows}}
     if added := rows.height - told["rows"]["read"] + sum(told["rows"].get(name, 0) for name in ("where", "incomplete")):
         told["rows"]["histories"] = added
-    catalogue, numbers = numbers_of(items[ITEM]), numbers_of(rows[ITEM])
-    known = np.isin(numbers, catalogue, kind="table")
+    known = np.isin(numbers_of(rows[ITEM]), numbers_of(raw.items[ITEM]), kind="table")
     if not known.all():
         lost = rows.filter(pl.Series(~known))
         strange = (lost.drop(SPLIT).unique() if SPLIT in lost.columns else lost)[ITEM].cast(pl.String)
         if recipe.unknown_items == "error":
-            refuse_unknown(name, strange, "--unknown-items drop")
+            refuse_unknown(name, strange)
         told["unknown_items"] = {"items": strange.n_unique(), "interactions": strange.len()}
         told["rows"]["unknown_items"] = lost.height
-    if recipe.empty_titles == "drop":
-        empty = catalogue[items.select(is_empty_title()).to_series().to_numpy()]
-        untitled = known & np.isin(numbers, empty, kind="table")
-        if untitled.any():
-            told["rows"]["empty_titles"] = int(untitled.sum())
-            known &= ~untitled
     return replace(raw, interactions=rows if known.all() else rows.filter(pl.Series(known))), told
 
 
