@@ -36,6 +36,13 @@ def test_of_as_simple_ones_the_higher_mean_is_chosen() -> None:
     assert choose(scores, LEVEL) == max(("base", "mean"), key=lambda name: scores[name].mean())
 
 
+def test_of_as_simple_ones_within_noise_an_average_goes_before_a_lucky_one() -> None:
+    markets = [made_up(seed, base=0.05, mean=0.05, merged=0.05) for seed in range(20)]
+    scores = next(each for each in markets if choose(each, LEVEL) == "base" and "mean" in within_noise(each))
+    assert choose(scores, LEVEL, ["mean"]) == "mean"
+    assert choose(made_up(2, base=0.1, mean=0.05), LEVEL, ["mean"]) == "base"
+
+
 def test_equal_scores_and_single_users_leave_the_simplest() -> None:
     same = dict.fromkeys(LEVEL, np.full(5, 0.5))
     assert choose(same, LEVEL) == "popularity"

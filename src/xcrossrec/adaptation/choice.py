@@ -5,7 +5,7 @@ Legend: ``user`` = one user, the same for every candidate; ``candidate`` = one t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -31,27 +31,34 @@ def difference(values: Float[np.ndarray, " user"]) -> Interval:
     return Interval(mean=float(values.mean()), low=low, high=high)
 
 
-def choose(scores: Mapping[str, Float64[np.ndarray, " user"]], level: Mapping[str, int], seed: int = 0) -> str:
-    """Choose the simplest candidate within noise of the best; of several that are as simple, the one with the most.
+def choose(
+    scores: Mapping[str, Float64[np.ndarray, " user"]],
+    level: Mapping[str, int],
+    averages: Collection[str] = (),
+    seed: int = 0,
+) -> str:
+    """Choose the simplest candidate within noise of the best; of several as simple an average, else the highest mean.
 
     The best is the one with the highest mean; it is ahead of each other one by so many standard errors of the paired
     difference. How far the best of equally good candidates would be ahead is found by drawing the users anew, 2,000
     times, each time with the largest of the differences from what they are. A candidate that the best is not further
-    ahead of than in seven draws of ten is within noise. Of these the simplest is chosen, by its level of cost: what
-    costs as much as another is no simpler, and there the higher mean decides. So however many candidates there are, the
-    bar is as high as their number makes it (White's reality check, Econometrica 2000, with Hansen's studentized
-    differences, JBES 2005).
+    ahead of than in seven draws of ten is within noise. Of these the simplest is chosen, by its level of cost. Where
+    several are as simple, the highest is so by luck more often than not: one that averages others goes before them, for
+    it lost less against the best in hindsight (lab/log, 2026-11-29). However many candidates there are, the bar is
+    as high as their number makes it (White's reality check, Econometrica 2000, with Hansen's studentized differences,
+    JBES 2005).
 
     Args:
         scores: by candidate what decides, of each user (:func:`xcrossrec.adaptation.shop.whole_ndcg`); the same users
             in the same order.
         level: by candidate what it costs, 0 the least.
+        averages: candidates that are the mean of others.
         seed: of the draws.
 
     Returns:
         a candidate's name.
     """
-    return min(within_noise(scores, seed), key=lambda name: (level[name], -scores[name].mean()))
+    return min(within_noise(scores, seed), key=lambda name: (level[name], name not in averages, -scores[name].mean()))
 
 
 def within_noise(scores: Mapping[str, Float64[np.ndarray, " user"]], seed: int = 0) -> list[str]:

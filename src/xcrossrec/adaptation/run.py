@@ -243,7 +243,9 @@ def _judged(maker: Maker, made: Sequence[Made], given: Sequence[Given]) -> list[
 def _decide(shop: Shop, judged: Sequence[Source], folder: str) -> Decision:
     """Choose on the users set aside to choose, and report on the others."""
     choosing, reporting = shop.choosing(), shop.reporting()
-    chosen = choose(choosing, {name: each.form.level for name, each in shop.fitted.items()}, shop.seed)
+    forms = {name: each.form for name, each in shop.fitted.items()}
+    averages = [name for name, form in forms.items() if form.simple and len(form.sources) > 1]
+    chosen = choose(choosing, {name: form.level for name, form in forms.items()}, averages, shop.seed)
     simple = [name for name, each in shop.fitted.items() if each.form.simple]
     best = max(simple, key=lambda name: choosing[name].mean())
     same = {chosen.removesuffix(BOUGHT), chosen.removesuffix(BOUGHT) + BOUGHT}  # its text, with and without purchases
