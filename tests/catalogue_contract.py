@@ -24,6 +24,7 @@ from xcrossrec.catalogue import (
     StoredItem,
 )
 from xcrossrec.catalogue import base as base_module
+from xcrossrec.copurchase import user_hash
 from xcrossrec.exceptions import ConfigError, DataError
 
 MODEL, OTHER = "a" * 64, "b" * 64
@@ -323,11 +324,20 @@ class CatalogueContract:
         assert store.purchases().rows() == [("bo", "i1", None)]
         assert len(store.add_purchases([Purchase("bo", "i1"), Purchase("anna", "i2")])) == 1
         since = [each for each in store.purchases_after(read) if each is not None]
-        assert since == [Forgotten("anna"), Forgotten("nobody"), Purchase("anna", "i2")]
+        anna, nobody, bo = (Forgotten(user_hash(user)) for user in ("anna", "nobody", "bo"))
+        assert since == [anna, nobody, Purchase("anna", "i2")]
+        elsewhere = pickle.loads(pickle.dumps(store.elsewhere()))()
         again = self.reopened(store)
+        for each in (elsewhere, again):  # whose models may know her yet
+            assert [entry for entry in each.purchases_after(0) if isinstance(entry, Forgotten)] == [anna, nobody]
+        elsewhere.close()
         assert (again.purchases().rows(), again.version) == ([("bo", "i1", None), ("anna", "i2", None)], version + 2)
         assert again.forget("bo") == 1
         assert again.purchases().rows() == [("anna", "i2", None)]
+        assert again.forget("anna") == 1
+        again = self.reopened(again)
+        assert [entry for entry in again.purchases_after(0) if isinstance(entry, Forgotten)][-1:] == [anna]
+        assert {entry for entry in again.purchases_after(0) if isinstance(entry, Forgotten)} == {anna, nobody, bo}
         again.close()
 
     # ---- another model

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from catalogue_contract import MODEL, OTHER, item, unit
-from xcrossrec.catalogue import Purchase, SqliteCatalogue, StoredItem, examine, repair
+from xcrossrec.catalogue import Forgotten, Purchase, SqliteCatalogue, StoredItem, examine, repair
 from xcrossrec.catalogue import scan as scan_module
 from xcrossrec.catalogue.rows import DATABASE
+from xcrossrec.copurchase import user_hash
 from xcrossrec.exceptions import BundleError
 
 LOG = f"{DATABASE}-wal"
@@ -182,9 +183,10 @@ BOUGHT = [("anna", "i1", 5), ("anna", "gone", None), ("bo", "i1", None)]
 
 @pytest.fixture
 def bought(closed: Path) -> Path:
-    """The catalogue with three purchases, at version 4."""
+    """The catalogue with three purchases, at version 4, and a customer who was forgotten."""
     with opened(closed) as store:
         store.add_purchases([Purchase(*each) for each in BOUGHT])
+        store.forget("dan")
     return closed
 
 
@@ -207,7 +209,7 @@ def test_damaged_purchases_are_named_and_left_out(bought: Path, change: str, sai
     with made:
         assert is_whole(made)
         assert made.purchases().rows() == [BOUGHT[number] for number in kept]
-        assert made.version == 5
+        assert (made.version, list(made.purchases_after(0))) == (5, [Forgotten(user_hash("dan"))])
     assert any(said in line for line in sentences)
     assert examine(bought).sentences() == []
 

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from catalogue_contract import only_slot
-from xcrossrec.catalogue import Purchase, StoredItem, build_catalogue, embed_again, encode_items, open_catalogue
+from xcrossrec.catalogue import (
+    Forgotten,
+    Purchase,
+    StoredItem,
+    build_catalogue,
+    embed_again,
+    encode_items,
+    open_catalogue,
+)
+from xcrossrec.copurchase import user_hash
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import BundleError
 from xcrossrec.models import bundle
@@ -97,10 +106,11 @@ def test_a_catalogue_that_is_built_keeps_the_purchases_of_its_source_or_of_the_o
     model, kept = bundle.load(tiny_models.late), [("anna", "i1", 5), ("bo", "i1", None)]
     with build_catalogue(model, tiny_domain, tmp_path / "c") as first:
         first.add_purchases([Purchase(*each) for each in kept])
-    with build_catalogue(model, tmp_path / "c", tmp_path / "of a catalogue") as other:
-        assert other.purchases().rows() == kept
-    with build_catalogue(model, tiny_domain, tmp_path / "c", overwrite=True) as anew:
-        assert anew.purchases().rows() == kept
+        first.forget("cy")
+    for source, place in ((tmp_path / "c", tmp_path / "of a catalogue"), (tiny_domain, tmp_path / "c")):
+        with build_catalogue(model, source, place, overwrite=True) as made:
+            assert made.purchases().rows() == kept
+            assert list(made.purchases_after(0)) == [Forgotten(user_hash("cy"))]
     (tmp_path / "c" / "catalogue.sqlite").write_bytes(b"nothing of it is left" * 1000)
     with build_catalogue(model, tiny_domain, tmp_path / "c", overwrite=True) as anew:
         assert anew.purchases().is_empty()

@@ -16,8 +16,10 @@ import torch
 from catalogue_contract import DIM, MODEL, OTHER, CatalogueContract, best, encode, encode_items, item, unit
 from xcrossrec.catalogue import Catalogue, CatalogueReplacedError, Filters, Forgotten, Purchase, StoredItem
 from xcrossrec.catalogue.kept import check_place
+from xcrossrec.catalogue.purchases import PurchaseLog
 from xcrossrec.catalogue.scan import history_pool
 from xcrossrec.catalogue.snapshot import HeldSnapshot
+from xcrossrec.copurchase import user_hash
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, UnavailableError
 from xcrossrec.models.heads import HistoryMatcher
 
@@ -88,7 +90,7 @@ def test_what_one_writes_the_other_sees(two: tuple[PostgresCatalogue, PostgresCa
     assert other.add_purchases([Purchase("bo", "i2", 9)]) == []
     assert other.forget("anna") == 1
     one.snapshot()
-    assert list(one.purchases_after(0)) == [None, Purchase("bo", "i2", 7), Forgotten("anna")]
+    assert list(one.purchases_after(0)) == [None, Purchase("bo", "i2", 7), Forgotten(user_hash("anna"))]
     assert one.version == other.version
     with pickle.loads(pickle.dumps(one.elsewhere()))() as third:
         assert list(third.snapshot()) == list(one.snapshot())
@@ -190,11 +192,13 @@ def test_an_overwritten_catalogues_purchases_are_counted_once(
 ) -> None:
     one, _ = two
     one.add_purchases([Purchase("anna", "i0"), Purchase("bo", "i1")])
-    kept = one.purchases().filter(pl.col("user_id") == "anna")
-    PostgresCatalogue.create(postgres, [item(0)], unit(0), fingerprint=MODEL, overwrite=True, purchases=kept).close()
+    one.forget("cy")
+    kept = PurchaseLog(one.purchases().filter(pl.col("user_id") == "anna"), [user_hash("cy"), user_hash("dan")])
+    PostgresCatalogue.create(postgres, [item(0)], unit(0), fingerprint=MODEL, overwrite=True, bought=kept).close()
     taken = one.successor(MODEL)
     assert taken is not None
     assert taken.purchases().rows() == [("anna", "i0", None)]
+    assert list(taken.purchases_after(0)) == [Forgotten(user_hash("cy")), Forgotten(user_hash("dan"))]
 
 
 def test_two_that_change_to_the_same_model_encode_once(postgres: str) -> None:

@@ -180,7 +180,7 @@ def test_the_command_forgets_in_models_and_catalogues(known: Path, tmp_path: Pat
     said = CliRunner().invoke(app, ["forget", "u0", str(known), str(tmp_path / "c")])
     bought = len(TINY_SEQUENCES["train"]["u0"].split())
     assert said.stdout == f"{known}: {bought} purchases deleted\n{tmp_path / 'c'}: 1 purchases deleted\n"
-    assert recorded_purchases(tmp_path / "c").rows() == [("bo", "i5", None)]
+    assert recorded_purchases(tmp_path / "c").table().rows() == [("bo", "i5", None)]
     nowhere = CliRunner().invoke(app, ["forget", "u0", str(tmp_path / "no")])
     assert nowhere.exit_code == 2
     assert "does not exist: give what `xcrossrec train` wrote" in nowhere.stderr

@@ -148,6 +148,10 @@ def test_who_is_forgotten_was_never_there(model: Model, tmp_path: Path) -> None:
         with Recommender(with_counts(deepcopy(model), late, {"one": 0.3}), catalogue) as second:
             assert second.ask(Question(user_id="u3")).rung == "none"
             assert second.ask(Question(user_id="anna")).rung == "one"
+    late = CoPurchases.count(table(TRAINED))
+    with Recommender(with_counts(deepcopy(model), late, {"one": 0.3}), tmp_path / "c") as restarted:
+        assert answers(restarted, history=["i36"]) == reference(model, [*left, ("anna", "i5")], history=["i36"])
+        assert [restarted.ask(Question(user_id=user)).rung for user in ("anna", "u3")] == ["one", "none"]
 
 
 def test_two_recommenders_of_one_copy_count_once(model: Model) -> None:

@@ -28,6 +28,7 @@ from xcrossrec.catalogue.segment import Segment, check_vectors, checks_of_vector
 from xcrossrec.catalogue.snapshot import HeldSnapshot, Part, merge_parts
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.catalogue.view import Snapshot
+from xcrossrec.copurchase import user_hash
 from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import ConfigError, XCrossRecError
 from xcrossrec.types import ITEM, USER
@@ -116,7 +117,7 @@ class Catalogue:
         return fresh
 
     def _keep_forgotten(self, user_id: str, version: int) -> int:
-        """Delete a customer's purchases, likewise; gives how many there were."""
+        """Delete a customer's purchases, likewise, and note the hash of her id; gives how many there were."""
         gone = {pair for pair in self._pairs if pair[0] == user_id}
         self._pairs -= gone
         return len(gone)
@@ -169,14 +170,15 @@ class Catalogue:
         return len(self._bought)
 
     def purchases_after(self, count: int) -> Sequence[Entry]:
-        """What was bought, and who was forgotten, since :attr:`purchases_read` was ``count`` and the catalogue was
-        opened; None for a purchase that is deleted. Costs next to nothing."""
+        """What was bought since :attr:`purchases_read` was ``count`` and the catalogue was opened, and who was
+        forgotten since that count, ever for 0; None for a purchase that is deleted. Costs next to nothing."""
         return self._bought.after(count)
 
     def elsewhere(self) -> Callable[[], Catalogue]:
         """What opens this catalogue in another process, which gets it pickled: a copy in memory, as it is now."""
         parts = [(part.segment.table, part.segment.vectors.numpy(), part.alive) for part in self._snapshot.parts]
-        return partial(_copied, self.fingerprint, self.version, parts, self.text, self.purchases())
+        bought = self.purchases(), self._bought.forgotten
+        return partial(_copied, self.fingerprint, self.version, parts, self.text, bought)
 
     def close(self) -> None:
         """Finish what is being written and let go of what it is kept in; snapshots that were taken stay readable."""
@@ -274,6 +276,9 @@ class Catalogue:
     def forget(self, user_id: str) -> int:
         """Delete a customer's purchases: gone from disk, its free space too, when this returns.
 
+        A hash of her id stays, for as long as there is the catalogue, so that no model that counted her purchases
+        brings them back.
+
         Args:
             user_id: one of whom nothing is known is no error.
 
@@ -288,7 +293,7 @@ class Catalogue:
             self._check_open()
             version = self.version + 1
             gone = self._keep_forgotten(user_id, version)
-            self._bought.forget(user_id)
+            self._bought.forget(user_hash(user_id))
             if gone:
                 self._snapshot = replace(self._snapshot, version=version)
             self._wipe()
@@ -427,10 +432,10 @@ def _copied(
     version: int,
     parts: Sequence[tuple[pl.DataFrame, Float32[np.ndarray, "_ dim"], Bool[np.ndarray, " _"]]],
     text: ItemText,
-    purchases: pl.DataFrame,
+    bought: tuple[pl.DataFrame, Sequence[str]],
 ) -> Catalogue:
     made = [Part(Segment.build(table, torch.from_numpy(vectors)), alive) for table, vectors, alive in parts]
-    return Catalogue(None, fingerprint, HeldSnapshot(version, tuple(made)), text, PurchaseLog(purchases))
+    return Catalogue(None, fingerprint, HeldSnapshot(version, tuple(made)), text, PurchaseLog(*bought))
 
 
 def _encode(items: Sequence[StoredItem], encode: Encode, dim: int) -> dict[str, Float32[Tensor, " dim"]]:

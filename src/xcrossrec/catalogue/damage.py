@@ -21,7 +21,7 @@ from jaxtyping import Bool
 from xcrossrec.catalogue.base import Encode
 from xcrossrec.catalogue.files import check_file, read_version
 from xcrossrec.catalogue.fingerprint import check_fingerprint
-from xcrossrec.catalogue.purchases import as_table
+from xcrossrec.catalogue.purchases import PurchaseLog, as_table
 from xcrossrec.catalogue.rows import DATABASE, DamagedError, Rows, SegmentRecord
 from xcrossrec.catalogue.segment import COLUMNS, Segment
 from xcrossrec.catalogue.snapshot import Part, merge_parts
@@ -47,7 +47,7 @@ class Examination:
         items: that count, in the catalogue's order.
         unreadable: which of them have values that are not what was written.
         unfit: which of them have a vector that is not.
-        purchases: those that are what was written.
+        bought: purchases that are what was written, and who was forgotten.
     """
 
     fingerprint: str
@@ -57,7 +57,7 @@ class Examination:
     items: Segment
     unreadable: Bool[np.ndarray, " item"]
     unfit: Bool[np.ndarray, " item"]
-    purchases: pl.DataFrame
+    bought: PurchaseLog
 
     def sentences(self) -> list[str]:
         """All that is damaged, one line each."""
@@ -86,7 +86,7 @@ def examine(folder: Path | str) -> Examination:
             items = _items(folder, rows, findings)
             with _noted(findings):
                 rows.check()
-            purchases = _purchases(rows, findings)
+            bought = PurchaseLog(_purchases(rows, findings), rows.forgotten)
             version = acknowledged = rows.facts["version"]
     except DamagedError as error:
         raise BundleError(
@@ -99,7 +99,7 @@ def examine(folder: Path | str) -> Examination:
         findings.append(f"taken back to version {version}, {acknowledged - version} writes lost")
     sound = np.array(are_sound(items), dtype=np.bool_).reshape(len(items), 2)
     facts = rows.facts["fingerprint"], ItemText(rows.facts["text"]), max(version, acknowledged)
-    return Examination(*facts, tuple(findings), items, ~sound[:, 0], ~sound[:, 1], purchases)
+    return Examination(*facts, tuple(findings), items, ~sound[:, 0], ~sound[:, 1], bought)
 
 
 def repair(folder: Path | str, *, fingerprint: str, encode: Encode) -> tuple[Examination, SqliteCatalogue]:
@@ -132,7 +132,7 @@ def repair(folder: Path | str, *, fingerprint: str, encode: Encode) -> tuple[Exa
         text=found.text,
         overwrite=True,
         version=found.version + 1,
-        purchases=found.purchases,
+        bought=found.bought,
     )
     return found, made
 

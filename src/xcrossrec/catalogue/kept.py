@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import polars as pl
 from jaxtyping import Float32
 
 from xcrossrec.catalogue import sqlite
+from xcrossrec.catalogue.purchases import PurchaseLog
 from xcrossrec.catalogue.sqlite import SqliteCatalogue
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.data.text import ItemText
@@ -96,17 +96,17 @@ def create_kept(
     fingerprint: str,
     text: ItemText,
     overwrite: bool,
-    purchases: pl.DataFrame | None,
+    bought: PurchaseLog | None,
 ) -> Kept:
     """Make a catalogue; as :meth:`SqliteCatalogue.create` and :meth:`PostgresCatalogue.create`."""
     if not is_url(place):
         return SqliteCatalogue.create(
-            place, items, vectors, fingerprint=fingerprint, text=text, overwrite=overwrite, purchases=purchases
+            place, items, vectors, fingerprint=fingerprint, text=text, overwrite=overwrite, bought=bought
         )
     from xcrossrec.catalogue.postgres import PostgresCatalogue
 
     return PostgresCatalogue.create(
-        str(place), items, vectors, fingerprint=fingerprint, text=text, overwrite=overwrite, purchases=purchases
+        str(place), items, vectors, fingerprint=fingerprint, text=text, overwrite=overwrite, bought=bought
     )
 
 
@@ -120,8 +120,8 @@ def recorded_model(place: Path | str) -> tuple[str, str | None] | None:
     return PostgresCatalogue.recorded_model(str(place))
 
 
-def recorded_purchases(place: Path | str) -> pl.DataFrame:
-    """What was bought of a catalogue, in order of arrival.
+def recorded_purchases(place: Path | str) -> PurchaseLog:
+    """What was bought of a catalogue, in order of arrival, and who was forgotten.
 
     Raises:
         XCrossRecError: as for :func:`open_kept`.

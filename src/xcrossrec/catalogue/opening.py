@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 from jaxtyping import Float32
 
 from xcrossrec.catalogue.base import Catalogue, Encode
@@ -23,6 +22,7 @@ from xcrossrec.catalogue.kept import (
     recorded_purchases,
     shown,
 )
+from xcrossrec.catalogue.purchases import PurchaseLog
 from xcrossrec.catalogue.sqlite import recorded_fingerprint
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import XCrossRecError
@@ -73,7 +73,8 @@ def open_catalogue(
 def build_catalogue(model: Model, source: ItemSource, folder: Path | str, *, overwrite: bool = False) -> Catalogue:
     """Make a catalogue on disk or in a database, as a whole or not at all.
 
-    It starts with the purchases of the catalogue that is its source, or else of the one that it replaces.
+    It starts with the purchases of the catalogue that is its source, or else of the one that it replaces, and with who
+    was forgotten there.
 
     Args:
         model: as for :func:`open_catalogue`, so for the source.
@@ -100,7 +101,7 @@ def build_catalogue(model: Model, source: ItemSource, folder: Path | str, *, ove
         fingerprint=fingerprint,
         text=text,
         overwrite=overwrite,
-        purchases=bought,
+        bought=bought,
     )
 
 
@@ -134,7 +135,7 @@ def encode_items(model: Model, items: Sequence[StoredItem]) -> Float32[np.ndarra
     return kind_of(model).encode_items(model, [item.read(text) for item in items])
 
 
-def _purchases_of(place: Path | str) -> pl.DataFrame | None:
+def _purchases_of(place: Path | str) -> PurchaseLog | None:
     """The purchases of the catalogue that stands at a place, as far as they can be read; None where there is none."""
     if not is_catalogue(place):
         return None

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import polars as pl
 
 from xcrossrec.catalogue.stored_item import LONGEST_ID, check_text
+from xcrossrec.copurchase import user_hash
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, TIMESTAMP, USER
 
@@ -57,9 +58,13 @@ class Purchase:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """A customer's purchases were deleted: what came of them before this counts no longer."""
+    """A customer's purchases were deleted: what came of them before this counts no longer, whoever knows it.
 
-    user_id: str
+    Attributes:
+        customer: her id's hash (:func:`xcrossrec.copurchase.user_hash`), by which models know her.
+    """
+
+    customer: str
 
 
 Entry: TypeAlias = Purchase | Forgotten | None
@@ -72,12 +77,13 @@ class PurchaseLog:
 
     Args:
         before: what there is already, with the columns :data:`PURCHASES`.
+        forgotten: hashes of customers who were forgotten before.
     """
 
-    def __init__(self, before: pl.DataFrame | None = None) -> None:
+    def __init__(self, before: pl.DataFrame | None = None, forgotten: Iterable[str] = ()) -> None:
         self._before = PURCHASES.to_frame() if before is None else before
         self._start = self._before.height
-        self._since: list[Entry] = []
+        self._since: list[Entry] = [Forgotten(customer) for customer in forgotten]
 
     def __len__(self) -> int:
         """How far it goes; what was deleted keeps its place."""
@@ -88,21 +94,27 @@ class PurchaseLog:
         since = [each.values for each in self._since[:] if isinstance(each, Purchase)]
         return pl.concat([self._before, as_table(since)])
 
+    @property
+    def forgotten(self) -> list[str]:
+        """Hashes of the customers who were forgotten, each once."""
+        return [each.customer for each in self._since[:] if isinstance(each, Forgotten)]
+
     def after(self, count: int) -> Sequence[Entry]:
-        """What came after the first ``count`` of its length, and after it was made."""
+        """What came after the first ``count`` of its length, and after it was made, or was forgotten before."""
         return self._since[max(0, count - self._start) :]
 
     def append(self, purchases: Iterable[Purchase]) -> None:
         """Add those that are new."""
         self._since.extend(purchases)
 
-    def forget(self, user_id: str) -> None:
-        """Delete a customer's purchases, and say so at the end."""
-        self._before = self._before.filter(pl.col(USER) != user_id)
+    def forget(self, customer: str) -> None:
+        """Delete the purchases of a customer, by the hash of her id, and say so at the end."""
+        hers = [user for user in self._before[USER].unique() if user_hash(user) == customer]
+        self._before = self._before.filter(~pl.col(USER).is_in(hers))
         for place, each in enumerate(self._since):
-            if isinstance(each, (Purchase, Forgotten)) and each.user_id == user_id:
+            if each == Forgotten(customer) or (isinstance(each, Purchase) and user_hash(each.user_id) == customer):
                 self._since[place] = None
-        self._since.append(Forgotten(user_id))
+        self._since.append(Forgotten(customer))
 
 
 def as_table(rows: Iterable[Sequence[object]]) -> pl.DataFrame:

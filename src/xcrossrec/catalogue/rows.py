@@ -191,7 +191,7 @@ class Rows:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What is recorded of the catalogue as a whole: ``fingerprint``, ``dim``, ``version``, ``text``."""
+        """What is recorded of the catalogue as a whole: ``fingerprint``, ``dim``, ``version``, ``text``, ..."""
         return self._facts
 
     def segments(self) -> list[SegmentRecord]:
@@ -273,18 +273,29 @@ class Rows:
             self._connection.executemany("INSERT INTO purchases VALUES (?, ?, ?, ?, ?)", marked)
             self._set({**facts, "purchases": self._facts["purchases"] + sum(checks)})
 
-    def forget(self, user_id: str, *, facts: Mapping[str, Any]) -> int:
-        """Delete a customer's purchases, likewise; gives how many there were.
+    @property
+    def forgotten(self) -> list[str]:
+        """Hashes of the customers who were forgotten, in that order."""
+        return list(self._facts.get("forgotten", ()))
+
+    def forget(self, user_id: str, customer: str, *, facts: Mapping[str, Any]) -> int:
+        """Delete a customer's purchases, likewise, and note the hash of her id; gives how many there were.
+
+        Args:
+            user_id: hers.
+            customer: its hash.
+            facts: to record where there were some.
 
         Raises:
             StorageError: the disk refuses.
         """
         with _sentences(self.path):
             checks = self._connection.execute("SELECT crc FROM purchases WHERE user_id = ?", (user_id,)).fetchall()
-        if checks:
+        if checks or customer not in self.forgotten:
+            noted = {**(facts if checks else {}), "forgotten": list(dict.fromkeys([*self.forgotten, customer]))}
             with self._transaction():
                 self._connection.execute("DELETE FROM purchases WHERE user_id = ?", (user_id,))
-                self._set({**facts, "purchases": self._facts["purchases"] - sum(check for (check,) in checks)})
+                self._set({**noted, "purchases": self._facts["purchases"] - sum(check for (check,) in checks)})
         return len(checks)
 
     def wipe(self) -> None:

@@ -35,6 +35,7 @@ from xcrossrec.catalogue.rows import DATABASE, DamagedError, InUseError, Rows
 from xcrossrec.catalogue.segment import Segment, check_of_item, check_vectors, checks_of_vectors, table_of_rows
 from xcrossrec.catalogue.snapshot import HeldSnapshot, Part
 from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.copurchase import user_hash
 from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import BundleError, XCrossRecError
 from xcrossrec.replacing import force_to_disk, replacing_folder
@@ -70,8 +71,8 @@ def recorded_fingerprint(folder: Path) -> str | None:
         return None
 
 
-def recorded_purchases(folder: Path | str) -> pl.DataFrame:
-    """What was bought of a catalogue, in order of arrival.
+def recorded_purchases(folder: Path | str) -> PurchaseLog:
+    """What was bought of a catalogue, in order of arrival, and who was forgotten.
 
     Raises:
         BundleError: no catalogue, damaged, or open in another process.
@@ -104,7 +105,7 @@ class SqliteCatalogue(Catalogue):
         text: ItemText = TITLES,
         overwrite: bool = False,
         version: int = 1,
-        purchases: pl.DataFrame | None = None,
+        bought: PurchaseLog | None = None,
     ) -> Self:
         """Make a catalogue beside its place, put it there in one step, and open it.
 
@@ -112,7 +113,7 @@ class SqliteCatalogue(Catalogue):
             folder: to make; the others are those of :meth:`in_memory`.
             overwrite: replace a catalogue that is already there, and not open.
             version: to begin with.
-            purchases: to begin with, as :meth:`purchases` gives them; None for none.
+            bought: purchases, and who was forgotten, to begin with; None for none.
 
         Raises:
             BundleError: the folder exists and may not be replaced.
@@ -123,10 +124,11 @@ class SqliteCatalogue(Catalogue):
         segment = Segment.of(items, check_vectors(items, vectors, dim))
         check_free(folder, overwrite=overwrite)
         with replacing_folder(folder) as temporary:
+            bought = bought or PurchaseLog()
             facts = {"fingerprint": fingerprint, "dim": dim, "version": version, "text": text.template}
             written = [write_segment(temporary, 1, segment)] if items else []
-            bought = () if purchases is None else purchases.iter_rows()
-            Rows.create(temporary / DATABASE, facts, written, bought).close()
+            facts["forgotten"] = bought.forgotten
+            Rows.create(temporary / DATABASE, facts, written, bought.table().iter_rows()).close()
             write_version(temporary, version)
         return cls.open(folder, fingerprint=fingerprint)
 
@@ -152,7 +154,7 @@ class SqliteCatalogue(Catalogue):
                 check_fingerprint(str(folder), facts["fingerprint"], fingerprint)
             _check_version(folder, facts["version"])
             snapshot = _read(folder, rows)
-            bought = PurchaseLog(_read_purchases(rows))
+            bought = _read_purchases(rows)
         except BaseException:
             rows.close()
             raise
@@ -179,7 +181,7 @@ class SqliteCatalogue(Catalogue):
         return fresh
 
     def _keep_forgotten(self, user_id: str, version: int) -> int:
-        if gone := self._rows.forget(user_id, facts={"version": version}):
+        if gone := self._rows.forget(user_id, user_hash(user_id), facts={"version": version}):
             self._acknowledge(version)
         return gone
 
@@ -244,13 +246,13 @@ def _read(folder: Path, rows: Rows) -> HeldSnapshot:
     return HeldSnapshot(rows.facts["version"], (*parts.values(), Part.whole(recent)))
 
 
-def _read_purchases(rows: Rows) -> pl.DataFrame:
+def _read_purchases(rows: Rows) -> PurchaseLog:
     tables = []
     for sound, damaged in rows.purchases():
         if damaged:
             raise DamagedError(rows.path, damaged[0])
         tables.append(as_table(sound))
-    return pl.concat([as_table(()), *tables])
+    return PurchaseLog(pl.concat([as_table(()), *tables]), rows.forgotten)
 
 
 def read_recent(rows: Rows) -> Segment:

@@ -181,14 +181,17 @@ class CoPurchases:
                 self._count[item] += 1
                 known.append(item)
 
-    def forget(self, user_id: str) -> tuple[str, ...]:
-        """Take a customer's purchases out, as if there had been none; the rest is counted anew, beside what is read.
+    def forget(self, customers: Collection[str]) -> list[str]:
+        """Take customers' purchases out, as if there had been none; the rest is counted anew, beside what is read.
+
+        Args:
+            customers: their hashes; unknown ones are no error.
 
         Returns:
-            the items that were known of her.
+            the items that were known of each.
         """
-        if items := self.of_user(user_id):
-            kept = self.table().filter(pl.col(USER) != user_hash(user_id))
+        if items := [item for customer in customers for item in self._of(customer)]:
+            kept = self.table().filter(~pl.col(USER).is_in(list(customers)))
             new = vars(type(self).count(kept, hashed=True))
             with self._lock:
                 vars(self).update({name: new[name] for name in new.keys() - {"_lock", "revision", "forgotten"}})
@@ -233,8 +236,11 @@ class CoPurchases:
 
     def of_user(self, user_id: str) -> tuple[str, ...]:
         """What a customer bought, each item once, oldest first; nothing for an unknown one."""
+        return self._of(user_hash(user_id))
+
+    def _of(self, hashed: str) -> tuple[str, ...]:
         with self._lock:
-            customer = self._customer.get(user_hash(user_id))
+            customer = self._customer.get(hashed)
             return () if customer is None else tuple(self._ids[item] for item in self._numbers_of(customer))
 
     def popularity(self, item_id: str) -> int:

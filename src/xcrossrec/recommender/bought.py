@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from threading import Lock
 
@@ -27,9 +28,8 @@ class Bought:
     def __init__(self, model: Model, catalogue: Catalogue) -> None:
         read, own = catalogue.purchases_read, term_of(model)
         self._own = None if own is None else own.counts
-        for each in catalogue.purchases_after(0):  # a bundle that was read before it forgot her
-            if isinstance(each, Forgotten):
-                self._forget_own(each.user_id)
+        forgotten = [each.customer for each in catalogue.purchases_after(0) if isinstance(each, Forgotten)]
+        self._forget_own(forgotten)  # a bundle may have been made, or copied, before
         table = catalogue.purchases()
         if own is None:
             self._counts = CoPurchases.count(table)
@@ -47,13 +47,13 @@ class Bought:
                 if isinstance(each, Purchase):
                     self._counts.add(each.user_id, [each.item_id])
                 elif each is not None:
-                    self._forget_own(each.user_id)
-                    self._counts.forget(each.user_id)
+                    self._forget_own([each.customer])
+                    self._counts.forget([each.customer])
             self._read += len(new)
 
-    def _forget_own(self, user_id: str) -> None:
+    def _forget_own(self, customers: Sequence[str]) -> None:
         if self._own is not None:
-            self._own.forgotten.update(self._own.forget(user_id))
+            self._own.forgotten.update(self._own.forget(customers))
 
     def of(self, user_id: str | None) -> tuple[str, ...]:
         """What a customer bought, oldest first; nothing for an unknown one."""

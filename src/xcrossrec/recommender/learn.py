@@ -145,7 +145,7 @@ def _read(interactions: Paths | Table, columns: Columns) -> pl.DataFrame:
     if isinstance(interactions, Sequence) and all(isinstance(each, (str, Path)) for each in interactions):
         kept = [path for path in interactions if is_catalogue(path)]
         interactions = [path for path in interactions if path not in kept]
-    tables = [recorded_purchases(path).select(USER, ITEM) for path in kept]
+    tables = [recorded_purchases(path).table().select(USER, ITEM) for path in kept]
     if not kept or interactions:
         found = as_text(canonical(read_interactions(Inputs(interactions=interactions, columns=columns))))
         tables.insert(0, found.select(USER, ITEM))

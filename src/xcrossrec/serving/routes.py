@@ -13,7 +13,6 @@ from pydantic_core import to_json
 from starlette.responses import FileResponse
 
 from xcrossrec.answers import AddedPurchases, Recommendations, Scores
-from xcrossrec.catalogue import Forgotten
 from xcrossrec.catalogue.stored_item import LONGEST_ID
 from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.serving.metrics import CONTENT_TYPE
@@ -155,7 +154,7 @@ async def add_purchases(request: Request, asked: PurchasesRequest) -> Response:
 async def forget_customer(request: Request, asked: ForgetRequest) -> Response:
     """Delete all purchases of a customer, those that the model knows from its training too: gone from disk, and from
     every answer, when this is answered."""
-    return await _write(request, asked.model, "customers", [Forgotten(asked.user_id)], "forgotten")
+    return await _write(request, asked.model, "customers", [asked], "forgotten")
 
 
 async def _write(

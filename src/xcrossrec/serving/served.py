@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from xcrossrec.answers import Explanation
-from xcrossrec.catalogue import Catalogue, Forgotten, Purchase, embed_again, encode_items, fingerprint_of
+from xcrossrec.catalogue import Catalogue, Purchase, embed_again, encode_items, fingerprint_of
 from xcrossrec.catalogue.kept import recorded_model
 from xcrossrec.exceptions import BundleError, ConfigError, UnknownItemError, XCrossRecError
 from xcrossrec.models import bundle
@@ -24,7 +24,7 @@ from xcrossrec.recommender.learn import forget
 from xcrossrec.recommender.ranking import or_error
 from xcrossrec.serving.answering import Answering
 from xcrossrec.serving.metrics import Metrics
-from xcrossrec.serving.schemas import ItemToStore, ModelInfo
+from xcrossrec.serving.schemas import ForgetRequest, ItemToStore, ModelInfo
 from xcrossrec.serving.settings import Settings, Spec
 from xcrossrec.serving.worker import Worker
 
@@ -84,7 +84,7 @@ class Served:
             on_start=on_start,
         )
         queue = min(WRITES_QUEUE, settings.queue)
-        self.writes: Worker[Sequence[ItemToStore] | Sequence[str] | Forgotten, dict[str, Any]] = Worker(
+        self.writes: Worker[Sequence[ItemToStore] | Sequence[str] | ForgetRequest, dict[str, Any]] = Worker(
             f"{spec.name}-writes", self._one(self._write), queue=queue, on_start=on_start
         )
         self.purchases: Worker[tuple[Sequence[Purchase], bool], dict[str, Any]] = Worker(
@@ -127,7 +127,7 @@ class Served:
 
     async def write(
         self,
-        asked: Sequence[ItemToStore] | Sequence[str] | Sequence[Purchase] | Sequence[Forgotten],
+        asked: Sequence[ItemToStore] | Sequence[str] | Sequence[Purchase] | Sequence[ForgetRequest],
         *,
         timeout_s: float,
         skip_unknown: bool = False,
@@ -142,7 +142,7 @@ class Served:
         bought = [each for each in asked if isinstance(each, Purchase)]
         if bought:
             return await self.purchases.ask((bought, skip_unknown), timeout_s=timeout_s)
-        one = asked[0] if len(asked) == 1 and isinstance(asked[0], Forgotten) else asked
+        one = asked[0] if len(asked) == 1 and isinstance(asked[0], ForgetRequest) else asked
         return await self.writes.ask(one, timeout_s=timeout_s)  # type: ignore[arg-type]
 
     def close(self) -> None:
@@ -177,9 +177,9 @@ class Served:
         forget(self.spec.path, user_id)
         return {"catalog_version": self.store.version, "forgotten": known}
 
-    def _write(self, asked: Sequence[ItemToStore] | Sequence[str] | Forgotten) -> dict[str, Any]:
+    def _write(self, asked: Sequence[ItemToStore] | Sequence[str] | ForgetRequest) -> dict[str, Any]:
         """Forget a customer; or store or delete items; gives the version that shows it, and how many items changed."""
-        if isinstance(asked, Forgotten):
+        if isinstance(asked, ForgetRequest):
             return self._forget(asked.user_id)
         if isinstance(asked[0], str):
             done, count = "deleted", self.store.delete([str(item_id) for item_id in asked])

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import polars as pl
 import pytest
 
 from xcrossrec.catalogue import build_catalogue
+from xcrossrec.copurchase import CoPurchases
 from xcrossrec.models import bundle
+from xcrossrec.models.purchases import with_counts
+from xcrossrec.recommender import Question, Recommender
 from xcrossrec.serving.service import Service
 from xcrossrec.serving.settings import Settings, Spec
 
@@ -26,13 +30,13 @@ TRAIN = {"item_id": "i0"}
 @pytest.fixture
 def replicas(postgres: str, tiny_domain: Any, tiny_models: Any) -> Iterator[tuple[Shop, Shop]]:
     build_catalogue(bundle.load(tiny_models.late), tiny_domain, postgres).close()
-    with opened(postgres, tiny_models) as first, opened(postgres, tiny_models) as second:
+    with opened(postgres, tiny_models.late) as first, opened(postgres, tiny_models.late) as second:
         yield first, second
 
 
 @contextmanager
-def opened(url: str, tiny_models: Any) -> Iterator[Shop]:
-    service = Service.start([Spec("toys", tiny_models.late, url)], Settings())
+def opened(url: str, model: Path) -> Iterator[Shop]:
+    service = Service.start([Spec("toys", model, url)], Settings())
     try:
         yield Shop(service)
     finally:
@@ -58,6 +62,26 @@ def test_what_one_writes_all_see_at_once(replicas: tuple[Shop, Shop]) -> None:
     assert "new" in [item["item_id"] for item in second.post("/v1/recommend", anna).json()["items"]]
     assert second.ask("DELETE", "/v1/items", json={"ids": ["new"]}).json()["deleted"] == 1
     assert first.recommend([TRAIN], k=9)["items"] == before["items"]
+
+
+def test_who_was_forgotten_before_a_service_starts_is_so_whatever_its_bundle_knows(
+    postgres: str, tiny_domain: Any, tiny_models: Any, tmp_path: Path
+) -> None:
+    """Each replica has a copy of the bundle; a batch job reads one, too."""
+    bought = pl.DataFrame({"user_id": ["anna", "anna", "bo"], "item_id": ["i0", "i1", "i1"]})
+    known = with_counts(bundle.load(tiny_models.late), CoPurchases.count(bought), {"one": 0.5, "several": 1.0})
+    bundle.save(known, tmp_path / "model", {"kind": "target"})
+    shutil.copytree(tmp_path / "model", tmp_path / "copy")
+    build_catalogue(known, tiny_domain, postgres).close()
+    with opened(postgres, tmp_path / "model") as first:
+        assert first.ask("DELETE", "/v1/purchases", json={"user_id": "anna"}).json()["forgotten"] == 2
+        wanted = first.recommend([TRAIN], k=6)["items"]
+        with opened(postgres, tmp_path / "copy") as late:
+            assert [late.recommend([], user_id=user)["rung"] for user in ("anna", "bo")] == ["none", "one"]
+            assert late.recommend([TRAIN], k=6)["items"] == wanted
+            late.post("/v1/purchases", {"purchases": [{"user_id": "anna", "item_id": "i4"}]})
+    with Recommender.from_pretrained(tmp_path / "copy", postgres) as batch:
+        assert [batch.ask(Question(user_id=user)).rung for user in ("anna", "bo")] == ["one", "one"]  # she came again
 
 
 def test_when_one_changes_its_model_the_others_follow_and_no_write_is_refused(
@@ -111,7 +135,7 @@ def test_a_service_that_starts_late_serves_the_model_whose_vectors_count(
 ) -> None:
     first, _ = replicas
     first.post("/v1/models/toys/reload", {"path": str(tiny_models.sources[0])})
-    with opened(postgres, tiny_models) as third:
+    with opened(postgres, tiny_models.late) as third:
         assert third.ask("GET", "/v1/model").json() == first.ask("GET", "/v1/model").json()
         assert third.recommend([TRAIN], k=9)["items"] == first.recommend([TRAIN], k=9)["items"]
 

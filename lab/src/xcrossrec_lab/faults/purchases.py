@@ -182,7 +182,7 @@ def _stored(place: Path) -> dict[str, list[str]]:
     from xcrossrec.catalogue.sqlite import recorded_purchases
 
     found: dict[str, list[str]] = {}
-    for user, item, _ in recorded_purchases(place / "catalogue").rows():
+    for user, item, _ in recorded_purchases(place / "catalogue").table().rows():
         found.setdefault(user, []).append(item)
     return found
 
@@ -198,7 +198,7 @@ def _scores_of_all(place: Path) -> dict[str, list[float]]:
     from xcrossrec.models.purchases import with_counts
 
     own = pl.DataFrame(FIRST, schema=["user_id", "item_id"], orient="row")
-    every = pl.concat([own, recorded_purchases(place / "catalogue").select("user_id", "item_id")])
+    every = pl.concat([own, recorded_purchases(place / "catalogue").table().select("user_id", "item_id")])
     model = with_counts(bundle.load(place / "model"), CoPurchases.count(every), WEIGHTS)
     with Recommender(model, _items()) as recommender:
         ids = [f"i{number}" for number in range(ITEMS)]

@@ -56,9 +56,7 @@ def build(place: str, items: int, url: str) -> dict[str, float]:
 
     vectors, rows = drawn(items), [item(number) for number in range(items)]
     start = time.perf_counter()
-    create_kept(
-        url or place, rows, vectors, fingerprint=FINGERPRINT, text=TITLES, overwrite=True, purchases=None
-    ).close()
+    create_kept(url or place, rows, vectors, fingerprint=FINGERPRINT, text=TITLES, overwrite=True, bought=None).close()
     return {"bulk_load_s": time.perf_counter() - start}
 
 

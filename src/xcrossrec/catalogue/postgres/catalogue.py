@@ -31,11 +31,12 @@ from xcrossrec.catalogue.postgres.connections import Database
 from xcrossrec.catalogue.postgres.generations import Changed, NextGeneration
 from xcrossrec.catalogue.postgres.snapshot import SearchedSnapshot
 from xcrossrec.catalogue.postgres.tables import LARGEST_INDEXED, State, Tables, askable, check_texts, taken
-from xcrossrec.catalogue.purchases import Purchase, PurchaseLog, as_table, first_of_each
+from xcrossrec.catalogue.purchases import Purchase, PurchaseLog, first_of_each
 from xcrossrec.catalogue.segment import Segment, check_vectors
 from xcrossrec.catalogue.snapshot import HeldSnapshot
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.catalogue.view import Snapshot
+from xcrossrec.copurchase import user_hash
 from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import ConfigError, UnavailableError, XCrossRecError
 
@@ -71,7 +72,7 @@ class PostgresCatalogue(Catalogue):
         fingerprint: str,
         text: ItemText = TITLES,
         overwrite: bool = False,
-        purchases: pl.DataFrame | None = None,
+        bought: PurchaseLog | None = None,
     ) -> Self:
         """Make a catalogue in one step, and open it.
 
@@ -79,7 +80,7 @@ class PostgresCatalogue(Catalogue):
             url: ``postgresql://...``; after a ``#`` the schema that holds it, which must be free.
             items, vectors, fingerprint, text: as for :meth:`in_memory`.
             overwrite: put it in the place of one that is there; who has that open is told so at the next write.
-            purchases: to begin with, as :meth:`purchases` gives them; None for those that are there.
+            bought: purchases, and who was forgotten besides, to begin with; None for the purchases that are there.
 
         Raises:
             BundleError: a catalogue is there, and may not be replaced.
@@ -116,9 +117,10 @@ class PostgresCatalogue(Catalogue):
             if indexed:
                 tables.index_vectors(connection, generation, len(items), dim)
             tables.switch(connection, former, **facts)
-            if purchases is not None:
-                tables.copy_purchases(connection, former.arrived, purchases)
-                tables.set_state(connection, arrived=former.arrived + purchases.height)
+            if bought is not None:
+                arrived = tables.note_forgotten(connection, former.arrived, bought.forgotten)
+                arrived = tables.copy_purchases(connection, arrived, bought.table())
+                tables.set_state(connection, arrived=arrived)
 
         with tables.database.alone():
             tables.database.change(make)
@@ -142,9 +144,9 @@ class PostgresCatalogue(Catalogue):
         return cls._opened(tables)
 
     @staticmethod
-    def recorded_purchases(url: str) -> pl.DataFrame:
-        """What was bought, in order of arrival, whatever the items."""
-        return as_table(Tables(Database(url)).purchases()[1])
+    def recorded_purchases(url: str) -> PurchaseLog:
+        """What was bought, in order of arrival, whatever the items, and who was forgotten."""
+        return Tables(Database(url)).purchases()[1]
 
     @staticmethod
     def recorded_model(url: str) -> tuple[str, str | None]:
@@ -284,14 +286,15 @@ class PostgresCatalogue(Catalogue):
         return [each for each in asked if each.pair in fresh]
 
     def forget(self, user_id: str) -> int:
-        """Delete a customer's purchases; see :meth:`Catalogue.forget`. Her id stays a day, for services to learn of it;
-        what the database's log and free space still hold is its own to overwrite."""
+        """Delete a customer's purchases; see :meth:`Catalogue.forget`. What the database's log and free space still
+        hold is its own to overwrite."""
         gone = 0
 
         def work(connection: Connection[Any], state: State, version: int) -> dict[str, Any]:
             nonlocal gone
-            gone = self._tables.forget(connection, state.arrived + 1, user_id)
-            return {"arrived": state.arrived + 1, **({} if gone else {"version": state.version})}
+            gone = self._tables.forget(connection, user_id)
+            arrived = self._tables.note_forgotten(connection, state.arrived, [user_hash(user_id)])
+            return {"arrived": arrived, **({} if gone else {"version": state.version})}
 
         self._change(work)
         return gone
@@ -411,8 +414,7 @@ class _Arrivals:
 
     def __init__(self, tables: Tables) -> None:
         self._tables, self._lock = tables, Lock()
-        self._arrived, rows = tables.purchases()
-        self.log = PurchaseLog(as_table(rows))
+        self._arrived, self.log = tables.purchases()
 
     def catch_up(self, arrived: int) -> None:
         """Read what arrived up to a number."""
@@ -425,7 +427,7 @@ class _Arrivals:
                 if isinstance(each, Purchase):
                     self.log.append([each])
                 else:
-                    self.log.forget(each.user_id)
+                    self.log.forget(each.customer)
 
 
 def must_index(items: int, dim: int) -> bool:

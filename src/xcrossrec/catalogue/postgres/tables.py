@@ -23,19 +23,19 @@ from psycopg import Connection, sql
 from torch import Tensor
 
 from xcrossrec.catalogue.postgres.connections import Database
-from xcrossrec.catalogue.purchases import Forgotten, Purchase
+from xcrossrec.catalogue.purchases import Forgotten, Purchase, PurchaseLog, as_table
 from xcrossrec.catalogue.segment import Segment, fold, table_of_rows
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import BundleError, DataError, StorageError
 
 Rows: TypeAlias = Sequence[tuple[Any, ...]]
 
-FORMAT = 1
+FORMAT = 2
 KEPT_MIN = 10
 """Minutes for which former rows of items are kept: a question that began before a write may take so long."""
 
-_FORMER_H, _FORGOTTEN_D = 1, 1
-"""Hours for which another model's generation is kept, and days in which all services learn who was forgotten."""
+_FORMER_H = 1
+"""Hours for which another model's generation is kept."""
 
 _LINKS, _LEAST_MB, _MOST_MB = 600, 64, 8192
 """Bytes of an item in an index beside its vector; megabytes in which one is made, far longer where it needs more."""
@@ -155,8 +155,7 @@ class Tables:
             "CREATE TABLE IF NOT EXISTS {state} (one boolean PRIMARY KEY DEFAULT true CHECK (one)," + _STATE + ")",
             "CREATE TABLE IF NOT EXISTS {purchases} (arrived bigint PRIMARY KEY, user_id text NOT NULL, "
             "item_id text NOT NULL, timestamp bigint, UNIQUE (user_id, item_id))",
-            "CREATE TABLE IF NOT EXISTS {forgotten} (arrived bigint PRIMARY KEY, user_id text NOT NULL, "
-            "at timestamptz NOT NULL DEFAULT now())",
+            "CREATE TABLE IF NOT EXISTS {forgotten} (arrived bigint PRIMARY KEY, customer text NOT NULL UNIQUE)",
         ):
             connection.execute(self.query(statement))
         there = connection.execute(self.query("SELECT 1 FROM {state}")).fetchone()
@@ -327,9 +326,6 @@ class Tables:
         )
         if last is not None:
             self.set_state(connection, purged=max(last, state.purged))
-        connection.execute(
-            self.query("DELETE FROM {forgotten} WHERE at < now() - make_interval(days => %s)"), (_FORGOTTEN_D,)
-        )
         if state.former is not None:
             over = connection.execute(self.query("SELECT 1 FROM {state} WHERE former_until < now()")).fetchone()
             if over:
@@ -347,21 +343,23 @@ class Tables:
 
     # ---- purchases
 
-    def purchases(self) -> tuple[int, Rows]:
-        """The number of the last arrival, and all purchases."""
+    def purchases(self) -> tuple[int, PurchaseLog]:
+        """The number of the last arrival, all purchases, and who was forgotten."""
         asked = (
-            "SELECT arrived, NULL, NULL, NULL FROM {state} UNION ALL "
-            "SELECT arrived, user_id, item_id, timestamp FROM {purchases}"
+            "SELECT arrived, user_id, item_id, timestamp FROM {purchases} UNION ALL "
+            "SELECT arrived, customer, NULL, NULL FROM {forgotten} UNION ALL "
+            "SELECT arrived, NULL, NULL, NULL FROM {state}"
         )
         found = self.database.read(self.query(asked))
         found.sort(key=lambda row: row[0])
-        return found[-1][0], [row[1:] for row in found if row[1] is not None]
+        bought = as_table(row[1:] for row in found if row[2] is not None)
+        return found[-1][0], PurchaseLog(bought, [row[1] for row in found if row[1] is not None and row[2] is None])
 
     def arrivals(self, after: int) -> tuple[int, list[Purchase | Forgotten]]:
         """The same for what came after one; and who was forgotten."""
         asked = (
             "SELECT arrived, user_id, item_id, timestamp FROM {purchases} WHERE arrived > %(after)s UNION ALL "
-            "SELECT arrived, user_id, NULL, NULL FROM {forgotten} WHERE arrived > %(after)s ORDER BY 1"
+            "SELECT arrived, customer, NULL, NULL FROM {forgotten} WHERE arrived > %(after)s ORDER BY 1"
         )
         found = self.database.read(self.query(asked), {"after": after})
         entries = [Forgotten(row[1]) if row[2] is None else Purchase(*row[1:]) for row in found]
@@ -377,20 +375,27 @@ class Tables:
         )
         return connection.execute(self.query(asked), (arrived, users, items, times)).fetchall()
 
-    def copy_purchases(self, connection: Connection[Any], arrived: int, table: pl.DataFrame) -> None:
-        """Put purchases, each once, numbered after a number, in the place of all that are there."""
+    def copy_purchases(self, connection: Connection[Any], arrived: int, table: pl.DataFrame) -> int:
+        """Put purchases, each once, in the place of all that are there, numbered after a number; gives the last."""
         connection.execute(self.query("TRUNCATE {purchases}"))
         text = self.query("COPY {purchases} (arrived, user_id, item_id, timestamp) FROM STDIN (FORMAT binary)")
         with connection.cursor() as cursor, cursor.copy(text) as copy:
             copy.set_types(("int8", "text", "text", "int8"))
             for number, row in enumerate(table.iter_rows(), start=arrived + 1):
                 copy.write_row((number, *row))
+        return arrived + table.height
 
-    def forget(self, connection: Connection[Any], arrived: int, user_id: str) -> int:
-        """Delete a customer's purchases, and note it; gives how many there were."""
-        gone = connection.execute(self.query("DELETE FROM {purchases} WHERE user_id = %s"), (user_id,)).rowcount
-        connection.execute(self.query("INSERT INTO {forgotten} VALUES (%s, %s)"), (arrived, user_id))
-        return gone
+    def forget(self, connection: Connection[Any], user_id: str) -> int:
+        """Delete a customer's purchases; gives how many there were."""
+        return connection.execute(self.query("DELETE FROM {purchases} WHERE user_id = %s"), (user_id,)).rowcount
+
+    def note_forgotten(self, connection: Connection[Any], arrived: int, customers: Sequence[str]) -> int:
+        """Note who was forgotten, by hashes, numbered after a number; gives the last number."""
+        connection.execute(self.query("DELETE FROM {forgotten} WHERE customer = ANY(%s)"), (list(customers),))
+        rows = enumerate(customers, start=arrived + 1)
+        with connection.cursor() as cursor:
+            cursor.executemany(self.query("INSERT INTO {forgotten} VALUES (%s, %s)"), list(rows))
+        return arrived + len(customers)
 
 
 def sent(vectors: Float32[np.ndarray, "item dim"]) -> Iterable[bytes | None]:
