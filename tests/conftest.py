@@ -26,7 +26,7 @@ import_module("peft")
 sys.path.insert(0, str(Path(__file__).parent))
 install_import_hook("xcrossrec", "shape_checker.check_shapes")
 
-from postgres import databases, postgres, postgres_server  # noqa: E402, F401 - fixtures
+from postgres import postgres, postgres_server  # noqa: E402, F401 - fixtures
 
 settings.register_profile("xcrossrec", deadline=None, derandomize=True)
 settings.load_profile("xcrossrec")

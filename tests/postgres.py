@@ -44,12 +44,3 @@ def postgres(postgres_server: str) -> Iterator[str]:
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute("SET client_min_messages = error")
         connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
-
-
-@pytest.fixture
-def databases(request: pytest.FixtureRequest) -> list[str]:
-    """The URL of a catalogue that is not there yet, in a list that is empty where there is no server."""
-    try:
-        return [request.getfixturevalue("postgres")]
-    except pytest.skip.Exception:
-        return []

@@ -1,4 +1,4 @@
-"""Names shared by every layer: columns, splits and ways to draw negatives."""
+"""Names shared by every layer: columns, splits and ways to draw negatives; and what tells a database from a path."""
 
 from __future__ import annotations
 
@@ -33,3 +33,8 @@ PAIR_READINGS: tuple[PairReading, ...] = get_args(PairReading)
 PAIR_STARTS: tuple[PairStart, ...] = get_args(PairStart)
 POOLING_MODES: tuple[PoolingMode, ...] = get_args(PoolingMode)
 ENCODING_PRECISIONS: tuple[EncodingPrecision, ...] = get_args(EncodingPrecision)
+
+
+def is_url(place: object) -> bool:
+    """Whether a database is meant, and no path."""
+    return isinstance(place, str) and place.startswith(("postgresql://", "postgres://"))

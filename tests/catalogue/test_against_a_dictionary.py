@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from jaxtyping import Float
 from torch import Tensor
 
-from catalogue_contract import meets, only_slot
+from catalogue_contract import meets, only_slot, search
 from xcrossrec.catalogue import Filters, Pool, SqliteCatalogue, StoredItem
 
 DIM = 3
@@ -123,9 +123,8 @@ class StoreAgainstModel(RuleBasedStateMachine):
     ) -> None:
         named = None if among is None else [item_id for item_id in among if item_id in self.rows]
         pool: Pool = only_slot if len(slots) == 1 else largest
-        found = self.store.snapshot().search(
-            np.array(slots, dtype=np.float32), k, pool=pool, filters=condition, exclude=exclude, among=named
-        )
+        wanted = search(np.array(slots, dtype=np.float32), pool, filters=condition, exclude=exclude, among=named)
+        found = self.store.snapshot().search(wanted, k)
         allowed: Callable[[StoredItem], bool] = lambda item: (  # noqa: E731
             (condition is None or meets(item, condition))
             and item.item_id not in exclude
@@ -137,8 +136,8 @@ class StoreAgainstModel(RuleBasedStateMachine):
             if allowed(item)
         ]
         assert found == sorted(scores, key=lambda entry: -entry[1])[:k]
-        selected = self.store.snapshot().select(filters=condition, exclude=exclude, among=named)
-        assert selected == [item for item, _ in scores]
+        selected = self.store.snapshot().select(condition, named)
+        assert [item for item in selected if item.item_id not in exclude] == [item for item, _ in scores]
 
     @rule(words=st.lists(st.sampled_from([*WORDS, "r", "tra"]), max_size=2), limit=st.integers(1, 5))
     def search_titles(self, words: list[str], limit: int) -> None:

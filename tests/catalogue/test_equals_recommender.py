@@ -12,6 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from xcrossrec.catalogue import (
+    Search,
     SqliteCatalogue,
     StoredItem,
     build_catalogue,
@@ -43,7 +44,7 @@ def recommended(
     bought = [item for item in snapshot.get(history) if item is not None]
     slots = snapshot.vectors(history)
     same = {same.item_id for item in bought for same in snapshot.with_title(item.title)}
-    found = snapshot.search(slots, k, pool=history_pool(matcher, len(slots)), exclude=same)
+    found = snapshot.search(Search(slots, history_pool(matcher, len(slots)), exclude=same), k)
     return [(item.item_id, score) for item, score in found]
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from catalogue_contract import MODEL, CatalogueContract
+from catalogue_contract import MODEL, MergingContract
 from xcrossrec.catalogue import Catalogue, StoredItem
 
 
-class TestMemory(CatalogueContract):
+class TestMemory(MergingContract):
     def make(self, folder: Path, dim: int, items: Sequence[StoredItem], vectors: np.ndarray) -> Catalogue:
         return Catalogue.in_memory(items, vectors, MODEL)

@@ -11,6 +11,7 @@ from catalogue_contract import only_slot
 from xcrossrec.catalogue import (
     Forgotten,
     Purchase,
+    Search,
     StoredItem,
     build_catalogue,
     embed_again,
@@ -91,7 +92,7 @@ def test_every_source_gives_the_same_catalogue_and_only_a_kept_one_stays(
             folders.append(catalogue.folder)
             snapshot = catalogue.snapshot()
             assert [(item.item_id, item.title) for item in snapshot] == items
-            found.append(snapshot.search(snapshot.vectors(["i1"]), 3, pool=only_slot))
+            found.append(snapshot.search(Search(snapshot.vectors(["i1"]), only_slot), 3))
             assert open_catalogue(model, catalogue) is catalogue
             with pytest.raises(BundleError, match="another model's vectors"):
                 open_catalogue(bundle.load(tiny_models.sources[0]), catalogue)

@@ -13,7 +13,19 @@ import polars as pl
 import pytest
 import torch
 
-from catalogue_contract import DIM, MODEL, OTHER, CatalogueContract, best, encode, encode_items, item, unit
+from catalogue_contract import (
+    DIM,
+    MODEL,
+    OTHER,
+    CatalogueContract,
+    MergingContract,
+    best,
+    encode,
+    encode_items,
+    item,
+    search,
+    unit,
+)
 from xcrossrec.catalogue import Catalogue, CatalogueReplacedError, Filters, Forgotten, Purchase, StoredItem
 from xcrossrec.catalogue.kept import check_place
 from xcrossrec.catalogue.purchases import PurchaseLog
@@ -21,18 +33,21 @@ from xcrossrec.catalogue.scan import history_pool
 from xcrossrec.catalogue.snapshot import HeldSnapshot
 from xcrossrec.copurchase import user_hash
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, UnavailableError
+from xcrossrec.models.day_one import Everywhere
 from xcrossrec.models.heads import HistoryMatcher
 
 pytest.importorskip("psycopg", reason="POSTGRES ABSENT: pip install 'xcrossrec[postgres]'; nothing was checked")
 
-from xcrossrec.catalogue.postgres import PostgresCatalogue, tables
+from psycopg import sql
+
+from xcrossrec.catalogue.postgres import PostgresCatalogue, connections, tables
 from xcrossrec.catalogue.postgres import catalogue as module
 from xcrossrec.catalogue.postgres.connections import Database
 from xcrossrec.catalogue.postgres.snapshot import SearchedSnapshot
 
 
-class TestHeld(CatalogueContract):
-    """Few items: every process holds them."""
+class OnPostgres:
+    """How such a catalogue is made."""
 
     @pytest.fixture(autouse=True)
     def _url(self, postgres: str) -> None:
@@ -46,20 +61,16 @@ class TestHeld(CatalogueContract):
         return PostgresCatalogue.open(self.url, fingerprint=store.fingerprint)
 
 
-class TestSearched(TestHeld):
+class TestHeld(OnPostgres, MergingContract):
+    """Few items: every process holds them."""
+
+
+class TestSearched(OnPostgres, CatalogueContract):
     """Many items, so to say: the database searches."""
 
     @pytest.fixture(autouse=True)
     def _searched(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "must_index", lambda items, dim: dim > 0)
-
-    def test_many_small_writes_are_merged(self, store: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Nothing stands apart."""
-
-    def test_what_is_written_while_the_base_is_made_is_not_lost(
-        self, store: Catalogue, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Nothing is merged."""
 
 
 # ---- one database, many processes
@@ -256,8 +267,11 @@ def test_a_database_that_is_away_is_a_sentence_without_the_password() -> None:
 # ---- the index
 
 
-class Popular:
+class Popular(Everywhere):
     """What is added to all items: much to some far ones."""
+
+    def __init__(self) -> None:
+        pass
 
     def __call__(self, ids: Sequence[str], vectors: torch.Tensor, whole: object) -> np.ndarray:
         return np.array([5.0 if item_id in ("i2900", "i2901") else 0.0 for item_id in ids])
@@ -283,7 +297,7 @@ def many(postgres_server: str) -> Iterator[tuple[PostgresCatalogue, Catalogue, n
 
 def found(store: Catalogue, slots: np.ndarray, k: int = 10, **options: Any) -> list[tuple[str, float]]:
     pool = history_pool(HistoryMatcher(), len(slots))
-    return [(each.item_id, score) for each, score in store.snapshot().search(slots, k, pool=pool, **options)]
+    return [(each.item_id, score) for each, score in store.snapshot().search(search(slots, pool, **options), k)]
 
 
 def test_the_index_finds_nearly_all_of_the_best(many: tuple[PostgresCatalogue, Catalogue, np.ndarray]) -> None:
@@ -303,8 +317,16 @@ def test_as_many_as_are_asked_for_come_back_under_narrow_filters(
         assert found(store, asked[n : n + 2], 15, filters=rare) == found(memory, asked[n : n + 2], 15, filters=rare)
     monkeypatch.setattr("xcrossrec.catalogue.postgres.snapshot.FEW", -1)
     monkeypatch.setattr("xcrossrec.catalogue.postgres.snapshot._LEAST", 15)
+    monkeypatch.setitem(connections._SETTINGS, "enable_sort", "off")  # of so few items the server would rather sort all
+    store._tables.database.close()
+    questions, read = [], Database.read
+    monkeypatch.setattr(Database, "read", lambda *each: questions.append(each) or read(*each))
     for n in range(8):
         assert found(store, asked[n : n + 2], 15, filters=rare) == found(memory, asked[n : n + 2], 15, filters=rare)
+    database, query, given = questions[-1]
+    plan = read(database, sql.SQL("EXPLAIN ") + query, given)
+    assert sum("Index Scan using items_1_hnsw" in line for (line,) in plan) == 2, plan
+    store._tables.database.close()
 
 
 @pytest.mark.parametrize("options", [{"bonus": {"i2000": 2.0, "i2001": 1.5, "gone": 9.0}}, {"everywhere": Popular()}])

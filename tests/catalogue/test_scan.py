@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogue_contract import only_slot
-from xcrossrec.catalogue import Catalogue, Pool, StoredItem, history_pool
+from xcrossrec.catalogue import Catalogue, Pool, Search, StoredItem, history_pool
 from xcrossrec.catalogue.scan import Codes, processor_multiplies_integers, quantise, shortlist
 from xcrossrec.catalogue.segment import Segment, table_of_rows
 from xcrossrec.models.heads import HistoryMatcher
@@ -194,9 +194,8 @@ def test_a_search_with_bonuses_finds_what_a_loop_over_all_items_finds(seed: int,
     query = rng.standard_normal((1, 8)).astype(np.float32)
     with Catalogue.in_memory(items[:250], vectors[:250], "a" * 64) as catalogue:
         catalogue.upsert(items[250:], vectors[250:])  # in a part of their own
-        found = catalogue.snapshot().search(
-            query, k, pool=lambda products: products[0], exclude=left_out, bonus={**bonus, "nobody": 9.0}
-        )
+        wanted = Search(torch.from_numpy(query), only_slot, exclude=left_out, bonus={**bonus, "nobody": 9.0})
+        found = catalogue.snapshot().search(wanted, k)
     texts = np.array([float((row.astype(np.float64) * query[0]).sum()) for row in vectors]).astype(np.float32)
     totals = {
         item.item_id: np.float32(text + bonus.get(item.item_id, 0.0)) for item, text in zip(items, texts, strict=True)

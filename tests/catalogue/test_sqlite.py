@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from catalogue_contract import MODEL, OTHER, CatalogueContract, best, item, only_slot, unit
+from catalogue_contract import MODEL, OTHER, MergingContract, best, item, search, unit
 from xcrossrec.catalogue import Catalogue, Purchase, SqliteCatalogue, StoredItem, is_catalogue
 from xcrossrec.catalogue import scan as scan_module
 from xcrossrec.catalogue.scan import processor_multiplies_integers
@@ -20,7 +20,7 @@ from xcrossrec.exceptions import BundleError, ConfigError, DataError, StorageErr
 from xcrossrec.replacing import refused
 
 
-class TestSqlite(CatalogueContract):
+class TestSqlite(MergingContract):
     def make(self, folder: Path, dim: int, items: Sequence[StoredItem], vectors: np.ndarray) -> Catalogue:
         return SqliteCatalogue.create(folder, items, vectors, fingerprint=MODEL)
 
@@ -172,9 +172,9 @@ def test_vectors_are_mapped_and_integers_kept(folder: Path, monkeypatch: pytest.
         assert files(store) == ["codes-1.npy", "items-1.arrow", "scales-1.npy", "vectors-1.npy"]
         assert (store.snapshot().parts[0].segment.codes is not None) == processor_multiplies_integers()
         assert str(folder / "vectors-1.npy") in Path("/proc/self/maps").read_text(encoding="utf-8")
-        found = store.snapshot().search(vectors[:1], 3, pool=only_slot)
+        found = store.snapshot().search(search(vectors[:1]), 3)
     plain = Catalogue.in_memory([item(n) for n in range(9)], vectors, MODEL)
-    assert found == plain.snapshot().search(vectors[:1], 3, pool=only_slot)
+    assert found == plain.snapshot().search(search(vectors[:1]), 3)
 
 
 def test_files_that_belong_to_no_segment_are_removed(store: SqliteCatalogue, caplog: pytest.LogCaptureFixture) -> None:

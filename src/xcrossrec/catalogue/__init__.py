@@ -8,13 +8,13 @@ from xcrossrec.catalogue.damage import examine, repair
 from xcrossrec.catalogue.encoding import BlockEncoder, in_blocks
 from xcrossrec.catalogue.fingerprint import fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, read_items
-from xcrossrec.catalogue.kept import is_catalogue, is_url, open_kept, recorded_purchases
+from xcrossrec.catalogue.kept import is_catalogue, open_kept, recorded_purchases
 from xcrossrec.catalogue.opening import build_catalogue, embed_again, encode_items, open_catalogue
 from xcrossrec.catalogue.purchases import Forgotten, Purchase
 from xcrossrec.catalogue.scan import Pool, best_rows, history_pool
 from xcrossrec.catalogue.sqlite import SqliteCatalogue
 from xcrossrec.catalogue.stored_item import StoredItem
-from xcrossrec.catalogue.view import Snapshot
+from xcrossrec.catalogue.view import Search, Snapshot
 from xcrossrec.filters import Filters
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "ItemSource",
     "Pool",
     "Purchase",
+    "Search",
     "Snapshot",
     "SqliteCatalogue",
     "StoredItem",
@@ -38,7 +39,6 @@ __all__ = [
     "history_pool",
     "in_blocks",
     "is_catalogue",
-    "is_url",
     "open_catalogue",
     "open_kept",
     "read_items",

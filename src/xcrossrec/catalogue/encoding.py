@@ -15,7 +15,6 @@ from jaxtyping import Float32
 
 from xcrossrec._version import __version__
 from xcrossrec.catalogue.fingerprint import fingerprint_of
-from xcrossrec.catalogue.kept import is_url
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.engine import Engine, Parts, Work
 from xcrossrec.models.dual import TEXTS_AT_ONCE, encode_titles, reading_order
@@ -24,6 +23,7 @@ from xcrossrec.models.loading import Loading
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.progress import stage
 from xcrossrec.prompts import item_texts
+from xcrossrec.types import is_url
 
 
 @dataclass(frozen=True)

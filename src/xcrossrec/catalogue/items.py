@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import polars as pl
 
-from xcrossrec.catalogue.kept import is_catalogue, is_url, open_kept, shown
+from xcrossrec.catalogue.kept import is_catalogue, open_kept, shown
 from xcrossrec.catalogue.stored_item import OWN, StoredItem
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.given import Table, as_frame
@@ -20,7 +20,7 @@ from xcrossrec.data.readers.tables import read_item_file
 from xcrossrec.data.store import read_domain
 from xcrossrec.data.text import DESCRIPTION, ItemText, clean_text
 from xcrossrec.exceptions import DataError
-from xcrossrec.types import ITEM, TITLE
+from xcrossrec.types import ITEM, TITLE, is_url
 
 log = logging.getLogger(__name__)
 

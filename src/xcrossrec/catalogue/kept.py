@@ -15,18 +15,12 @@ from xcrossrec.catalogue.sqlite import SqliteCatalogue
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.data.text import ItemText
 from xcrossrec.exceptions import BundleError
+from xcrossrec.types import is_url
 
 if TYPE_CHECKING:
     from xcrossrec.catalogue.postgres import PostgresCatalogue
 
     Kept: TypeAlias = SqliteCatalogue | PostgresCatalogue
-
-SCHEMES = ("postgresql://", "postgres://")
-
-
-def is_url(place: object) -> bool:
-    """Whether a database is meant."""
-    return isinstance(place, str) and place.startswith(SCHEMES)
 
 
 def shown(place: Path | str) -> str:

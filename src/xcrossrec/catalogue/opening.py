@@ -17,7 +17,6 @@ from xcrossrec.catalogue.kept import (
     check_place,
     create_kept,
     is_catalogue,
-    is_url,
     open_kept,
     recorded_purchases,
     shown,
@@ -28,6 +27,7 @@ from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
+from xcrossrec.types import is_url
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from xcrossrec.catalogue.scan import Pool, scores_with_bonus
 from xcrossrec.catalogue.segment import PLACE, Segment, fold
 from xcrossrec.catalogue.stored_item import StoredItem
-from xcrossrec.catalogue.view import Everywhere, Snapshot
+from xcrossrec.catalogue.view import Search, Snapshot
 from xcrossrec.filters import Filters
 
 _HIGHEST = 4
@@ -135,11 +135,9 @@ class HeldSnapshot(Snapshot):
         known = [self._known(item_id) for item_id in item_ids]
         return torch.stack([part.segment.vectors[row] for part, row in known]) if known else torch.empty(0, self.dim)
 
-    def select(
-        self, *, filters: Filters | None = None, exclude: Collection[str] = (), among: Collection[str] | None = None
-    ) -> list[StoredItem]:
+    def select(self, filters: Filters | None = None, among: Collection[str] | None = None) -> list[StoredItem]:
         """Give the items that a search may find."""
-        rows = [np.flatnonzero(_allowed(part, filters, exclude, among)).tolist() for part in self.parts]
+        rows = [np.flatnonzero(_allowed(part, filters, (), among)).tolist() for part in self.parts]
         return list(_in_order(zip(self.parts, rows, strict=True)))
 
     def search_titles(self, text: str, limit: int, *, within_s: float = math.inf) -> list[StoredItem]:
@@ -156,41 +154,28 @@ class HeldSnapshot(Snapshot):
                 found.append((int(ranks[place]), int(part.segment.places[row]), row, part.segment))
         return [segment.item(row) for _, _, row, segment in sorted(found, key=lambda each: each[:2])[:limit]]
 
-    def search(
-        self,
-        slots: Float32[Tensor, "slot dim"] | Float32[np.ndarray, "slot dim"],
-        k: int,
-        *,
-        pool: Pool,
-        filters: Filters | None = None,
-        exclude: Collection[str] = (),
-        among: Collection[str] | None = None,
-        products: Sequence[Float32[Tensor, "slot _"] | None] | None = None,
-        bonus: Mapping[str, float] | None = None,
-        everywhere: Everywhere | None = None,
-    ) -> list[tuple[StoredItem, float]]:
+    def search(self, wanted: Search, k: int) -> list[tuple[StoredItem, float]]:
         """Find the items with the highest scores; exact."""
-        queries = torch.as_tensor(slots, dtype=torch.float32)
-        self.check_search(queries, k)
-        for item_id in among or ():
+        queries, pool, bonus = self.check_search(wanted, k), wanted.pool, wanted.bonus
+        for item_id in wanted.among or ():
             self._known(item_id)
         found: list[tuple[float, int, Segment, int]] = []
-        for part, known in zip(self.parts, products or [None] * len(self.parts), strict=True):
+        for part, known in zip(self.parts, wanted.products or [None] * len(self.parts), strict=True):
             segment = part.segment
             if not len(segment):
                 continue
-            allowed = _allowed(part, filters, exclude, among)
-            if everywhere is not None:
-                added = everywhere(segment.ids, segment.vectors, segment)
-                for item, more in (bonus or {}).items():
+            allowed = _allowed(part, wanted.filters, wanted.exclude, wanted.among)
+            if wanted.everywhere is not None:
+                added = wanted.everywhere(segment.ids, segment.vectors, segment)
+                for item, more in bonus.items():
                     if (row := segment.row_of.get(item)) is not None:
                         added[row] += more
                 every = np.flatnonzero(allowed)
                 rows, scores = scores_with_bonus(segment.vectors, queries, every, added[every], k, pool)
             else:
                 rows, scores = segment.search(queries, k, pool=pool, allowed=allowed, products=known)
-            if bonus and everywhere is None:
-                rows, scores = _with_bonus(segment, queries, pool, allowed, bonus, (rows, scores), k)
+                if bonus:
+                    rows, scores = _with_bonus(segment, queries, pool, allowed, bonus, (rows, scores), k)
             found += zip(
                 (-scores).tolist(), segment.places[rows].tolist(), repeat(segment), rows.tolist(), strict=False
             )

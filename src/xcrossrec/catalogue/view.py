@@ -8,30 +8,41 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass, field
 
-import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from xcrossrec.catalogue.scan import Pool
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.filters import Filters
+from xcrossrec.models.day_one import Everywhere
 
 
-class Everywhere(Protocol):
-    """What is added to every item's score."""
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What is searched for, and among which items.
 
-    def __call__(
-        self, ids: Sequence[str], vectors: Float32[Tensor, "item dim"], whole: object, /
-    ) -> Float64[np.ndarray, " item"]:
-        """Give it by the items' ids and vectors, and what holds just these items and does not change."""
-        ...
+    Attributes:
+        slots: the history's vectors, oldest first, or the one vector of a prompt.
+        pool: how the slots' products make a score (:func:`xcrossrec.catalogue.history_pool`).
+        filters: conditions on every item found.
+        exclude: ids to leave out; unknown ones are no error.
+        among: ids to choose among, those without a title too; None chooses among all that have one.
+        products: the slots' rows of what :meth:`Snapshot.products` gave for many searches, one a part.
+        bonus: what is added to the scores of some items, 0 or more; ids that are unknown are no error.
+        everywhere: what is added to every item's score besides.
+    """
 
-    def likely(self, most: int) -> tuple[Sequence[str], Float32[Tensor, "_ dim"] | None]:
-        """Give the ids of items to which most is added, and vectors next to which others stand."""
-        ...
+    slots: Float[Tensor, "slot dim"]
+    pool: Pool
+    filters: Filters | None = None
+    exclude: Collection[str] = ()
+    among: Collection[str] | None = None
+    products: Sequence[Float32[Tensor, "slot _"] | None] | None = None
+    bonus: Mapping[str, float] = field(default_factory=dict)
+    everywhere: Everywhere | None = None
 
 
 class Snapshot(ABC):
@@ -80,10 +91,8 @@ class Snapshot(ABC):
         """
 
     @abstractmethod
-    def select(
-        self, *, filters: Filters | None = None, exclude: Collection[str] = (), among: Collection[str] | None = None
-    ) -> list[StoredItem]:
-        """Give the items that :meth:`search` may find, in the catalogue's order; the arguments are its own."""
+    def select(self, filters: Filters | None = None, among: Collection[str] | None = None) -> list[StoredItem]:
+        """Give the items that such a :class:`Search` may find, in the catalogue's order."""
 
     @abstractmethod
     def search_titles(self, text: str, limit: int, *, within_s: float = math.inf) -> list[StoredItem]:
@@ -101,31 +110,12 @@ class Snapshot(ABC):
         """
 
     @abstractmethod
-    def search(
-        self,
-        slots: Float32[Tensor, "slot dim"] | Float32[np.ndarray, "slot dim"],
-        k: int,
-        *,
-        pool: Pool,
-        filters: Filters | None = None,
-        exclude: Collection[str] = (),
-        among: Collection[str] | None = None,
-        products: Sequence[Float32[Tensor, "slot _"] | None] | None = None,
-        bonus: Mapping[str, float] | None = None,
-        everywhere: Everywhere | None = None,
-    ) -> list[tuple[StoredItem, float]]:
+    def search(self, wanted: Search, k: int) -> list[tuple[StoredItem, float]]:
         """Find the items with the highest scores.
 
         Args:
-            slots: the history's vectors, oldest first, or the one vector of a prompt.
+            wanted: what is searched for.
             k: how many at most.
-            pool: how the slots' products make a score (:func:`xcrossrec.catalogue.history_pool`).
-            filters: conditions on every item found.
-            exclude: ids to leave out; unknown ones are no error.
-            among: ids to choose among, those without a title too; None chooses among all that have one.
-            products: the slots' rows of what :meth:`products` gave for many searches, one a part.
-            bonus: what is added to the scores of some items, 0 or more; ids that are unknown are no error.
-            everywhere: what is added to every item's score besides.
 
         Returns:
             best first, equal scores in the catalogue's order; ``k`` items if ``k`` may be found.
@@ -143,8 +133,9 @@ class Snapshot(ABC):
         """Say that an id is unknown."""
         return DataError(f"unknown item id {item_id!r} in the catalogue of {len(self)} items: give an id that it holds")
 
-    def check_search(self, queries: Float32[Tensor, "slot _"], k: int) -> None:
-        """Refuse a search that cannot be answered; see :meth:`search`."""
+    def check_search(self, wanted: Search, k: int) -> Float32[Tensor, "slot dim"]:
+        """Refuse a search that cannot be answered, see :meth:`search`; gives its slots."""
+        queries = wanted.slots.float()
         if k < 1:
             raise ConfigError(f"k is {k}: ask for at least 1 recommendation")
         if not self.dim:
@@ -153,3 +144,4 @@ class Snapshot(ABC):
             raise DataError(
                 f"the query has {queries.shape[1]} dimensions, the catalogue {self.dim}: encode both with one model"
             )
+        return queries

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xcrossrec.cli.checks import DATABASES, check_catalogue, check_free, check_items, check_model
+from xcrossrec.cli.checks import check_catalogue, check_free, check_items, check_model
 from xcrossrec.cli.console import (
     Address,
     Base,
@@ -22,6 +22,7 @@ from xcrossrec.cli.console import (
 )
 from xcrossrec.cli.recommend import ModelDir
 from xcrossrec.engine import check_engine, engine_named
+from xcrossrec.types import is_url
 
 if TYPE_CHECKING:
     from xcrossrec.models.model import Model
@@ -91,7 +92,7 @@ def embed(
         open_kept(catalog, fingerprint=None) as store,
     ):
         loaded = (loading := Loading(model, base, precision))()
-        in_database = where.here and catalog.startswith(DATABASES)
+        in_database = where.here and is_url(catalog)
         lent = nullcontext() if in_database else in_blocks(loaded, loading, where, catalog)
         with lent as encode, embed_again(store, loaded, model, encode) as embedded:
             count, name = len(embedded), embedded.name
@@ -105,7 +106,7 @@ def check(catalog: Catalogue) -> None:
     prepare("models")
     from xcrossrec.catalogue import examine
 
-    if catalog.startswith(DATABASES):
+    if is_url(catalog):
         _check_database(catalog)
         return
     found = examine(catalog)
@@ -130,7 +131,7 @@ def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
     from xcrossrec.exceptions import ConfigError
     from xcrossrec.models.loading import Loading
 
-    if catalog.startswith(DATABASES):
+    if is_url(catalog):
         raise ConfigError("a database is repaired with its own tools and copies: here only a folder is")
 
     if not examine(catalog).sentences():
@@ -162,6 +163,6 @@ def _check_database(url: str) -> None:
 
 def _report(catalog: str, name: str, items: int, wall_s: float, model: Model) -> None:
     report_cut(model[0].cut, model[0].max_tokens)
-    files = [] if str(catalog).startswith(DATABASES) else [path.stat().st_size for path in Path(catalog).iterdir()]
+    files = [] if is_url(catalog) else [path.stat().st_size for path in Path(catalog).iterdir()]
     size = f", {sum(files) / 1e6:.1f} MB" if files else ""
     typer.echo(f"{name}: {items} items{size}, in {wall_s:.1f} s")

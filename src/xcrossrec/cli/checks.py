@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from xcrossrec.cli.console import log
 from xcrossrec.exceptions import BundleError, DataError, ModelError
+from xcrossrec.types import is_url
 
 if TYPE_CHECKING:
     from xcrossrec.data.text import ItemText
@@ -21,7 +22,6 @@ ADAPTER = "adapter_config.json"
 MODEL = ("xcrossrec.json", "modules.json", ADAPTER)
 ENCODER = "xcrossrec_encoder.json"
 CATALOGUE = "catalogue.sqlite"
-DATABASES = ("postgresql://", "postgres://")
 ITEMS = "a domain's folder, a table of items, or what 'xcrossrec catalog build' made"
 
 
@@ -106,7 +106,7 @@ def check_base(name: str | None) -> None:
 
 def is_kept(source: Path | str) -> bool:
     """Whether a catalogue is there, in a folder or in a database."""
-    return str(source).startswith(DATABASES) or (Path(source) / CATALOGUE).exists()
+    return is_url(source) or (Path(source) / CATALOGUE).exists()
 
 
 def check_items(source: Path | str, *, include_bought: bool = False) -> None:
@@ -154,7 +154,7 @@ def check_free(out: Path | str, overwrite: bool) -> None:
     Raises:
         BundleError: it is there and may not be replaced.
     """
-    if str(out).startswith(DATABASES):
+    if is_url(out):
         return
     if (out := Path(out)).exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
         raise BundleError(f"{out} exists: choose another place, or allow to overwrite it (--overwrite)")

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xcrossrec.cli.checks import DATABASES, check_items, check_model
+from xcrossrec.cli.checks import check_items, check_model
 from xcrossrec.cli.console import Precision, log, prepare, shows_progress, silent
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.progress import showing
 from xcrossrec.serving.settings import Settings, Spec
+from xcrossrec.types import is_url
 
 if TYPE_CHECKING:
     from xcrossrec.types import EncodingPrecision
@@ -115,7 +116,7 @@ def _named(texts: Sequence[str], what: str) -> tuple[dict[str, Any], list[Any]]:
     unnamed: list[Path | str] = []
     for text in texts:
         name, equals, path = text.partition("=")
-        if not equals or text.startswith(DATABASES) or Path(text).exists():
+        if not equals or is_url(text) or Path(text).exists():
             unnamed.append(_place(text))
         elif not name or not path or name in named:
             raise ConfigError(f"{text!r} names no {what} as NAME=PATH, or one that has a name already: give another")
@@ -125,4 +126,4 @@ def _named(texts: Sequence[str], what: str) -> tuple[dict[str, Any], list[Any]]:
 
 
 def _place(text: str) -> Path | str:
-    return text if text.startswith(DATABASES) else Path(text)
+    return text if is_url(text) else Path(text)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from xcrossrec.catalogue import Snapshot, StoredItem, best_rows, history_pool
+from xcrossrec.catalogue import Search, Snapshot, StoredItem, best_rows, history_pool
 from xcrossrec.copurchase import Term
 from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.day_one import Ladder, Standing, day_one_of
@@ -122,8 +122,7 @@ class DualRanking:
         products: Sequence[Float32[Tensor, "slot _"] | None] | None,
     ) -> Answer:
         asked, reads, standing = known.asked, encoder_of(self.model).text, self._standing(known, fresh)
-        search = partial(
-            snapshot.search,
+        wanted = Search(
             slots,
             pool=standing.pool(self._pool(len(slots))),
             filters=asked.filters,
@@ -133,7 +132,11 @@ class DualRanking:
             bonus=standing.bonus,
             everywhere=standing.everywhere,
         )
-        found = diverse(lambda n: [(Known(item, reads=reads), s) for item, s in search(n)], asked.k, asked.diversity)
+
+        def best(count: int) -> Ranked:
+            return [(Known(item, reads=reads), score) for item, score in snapshot.search(wanted, count)]
+
+        found = diverse(best, asked.k, asked.diversity)
         return _answer(snapshot, known, found, standing)
 
     def _score(
@@ -229,7 +232,7 @@ class PairRanking:
         return [Known(item, reads=reads) for item in allowed if item.item_id not in left_out]
 
     def _allowed(self, snapshot: Snapshot, asked: Question) -> list[StoredItem]:
-        return snapshot.select(filters=asked.filters, among=asked.candidates)
+        return snapshot.select(asked.filters, asked.candidates)
 
     def _check(self, count: int) -> None:
         if count > self.limit:

@@ -62,7 +62,7 @@ def build(place: str, items: int, url: str) -> dict[str, float]:
 
 def ask(place: str, items: int, url: str, questions: int) -> dict[str, float]:
     """Open, ask once, and then with and without filters; histories of one to ten items."""
-    from xcrossrec.catalogue import Filters, open_kept
+    from xcrossrec.catalogue import Filters, Search, open_kept
     from xcrossrec.catalogue.scan import history_pool
     from xcrossrec.models.heads import HistoryMatcher
 
@@ -76,7 +76,8 @@ def ask(place: str, items: int, url: str, questions: int) -> dict[str, float]:
             ids = [f"i{number:08}" for number in rng.integers(items, size=rng.integers(1, 11))]
             begun, snapshot = time.perf_counter(), store.snapshot()
             slots = snapshot.vectors(ids)
-            answer = snapshot.search(slots, K, pool=history_pool(matcher, len(slots)), filters=filters, exclude=ids)
+            wanted = Search(slots, history_pool(matcher, len(slots)), filters=filters, exclude=ids)
+            answer = snapshot.search(wanted, K)
             return time.perf_counter() - begun, [each.item_id for each, _ in answer], slots.numpy()
 
         found["first_answer_s"] = once(None)[0]

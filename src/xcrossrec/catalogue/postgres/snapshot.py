@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import nlargest
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float32
 from psycopg import Connection, sql
@@ -23,11 +22,10 @@ from psycopg.errors import QueryCanceled
 from torch import Tensor
 
 from xcrossrec.catalogue.postgres.tables import VISIBLE, Tables, askable, received, segment_of
-from xcrossrec.catalogue.scan import Pool
 from xcrossrec.catalogue.segment import fold
 from xcrossrec.catalogue.snapshot import HeldSnapshot
 from xcrossrec.catalogue.stored_item import StoredItem
-from xcrossrec.catalogue.view import Everywhere, Snapshot
+from xcrossrec.catalogue.view import Search, Snapshot
 from xcrossrec.exceptions import StorageError
 from xcrossrec.filters import Filters
 from xcrossrec.prompts import clean_title
@@ -117,11 +115,9 @@ class SearchedSnapshot(Snapshot):
                 raise self.unknown(item_id)
         return received([rows[place[item_id]][1] for item_id in item_ids])
 
-    def select(
-        self, *, filters: Filters | None = None, exclude: Collection[str] = (), among: Collection[str] | None = None
-    ) -> list[StoredItem]:
+    def select(self, filters: Filters | None = None, among: Collection[str] | None = None) -> list[StoredItem]:
         """Give the items that a search may find."""
-        condition, given = _allowed(filters, exclude, among)
+        condition, given = _allowed(filters, (), among)
         return self._items(condition + " ORDER BY place", **given)
 
     def search_titles(self, text: str, limit: int, *, within_s: float = math.inf) -> list[StoredItem]:
@@ -151,40 +147,23 @@ class SearchedSnapshot(Snapshot):
                 raise TimeoutError from error
             raise
 
-    def search(
-        self,
-        slots: Float32[Tensor, "slot dim"] | Float32[np.ndarray, "slot dim"],
-        k: int,
-        *,
-        pool: Pool,
-        filters: Filters | None = None,
-        exclude: Collection[str] = (),
-        among: Collection[str] | None = None,
-        products: Sequence[Float32[Tensor, "slot _"] | None] | None = None,
-        bonus: Mapping[str, float] | None = None,
-        everywhere: Everywhere | None = None,
-    ) -> list[tuple[StoredItem, float]]:
+    def search(self, wanted: Search, k: int) -> list[tuple[StoredItem, float]]:
         """Find candidates in the database, and score them; exact where so few are left by filters or named."""
-        queries = torch.as_tensor(slots, dtype=torch.float32)
-        self.check_search(queries, k)
-        for item_id in self.lacking(among or ()):
+        queries, bonus = self.check_search(wanted, k), wanted.bonus
+        for item_id in self.lacking(wanted.among or ()):
             raise self.unknown(item_id)
-        allowed, given = _allowed(filters, exclude, among)
-        if among is None and not (filters is not None and self._are_few(allowed, given)):
-            near, likely = queries[-SEARCHED:], list(bonus or ())
-            if bonus and len(bonus) > _BY_BONUS:
-                likely = nlargest(_BY_BONUS, bonus, key=bonus.__getitem__)
-            if everywhere is not None:
-                popular, leads = everywhere.likely(_BY_BONUS)
+        condition, given = _allowed(wanted.filters, wanted.exclude, wanted.among)
+        if wanted.among is None and not (wanted.filters is not None and self._are_few(condition, given)):
+            near, likely = queries[-SEARCHED:], nlargest(_BY_BONUS, bonus, key=bonus.__getitem__)
+            if wanted.everywhere is not None:
+                popular, leads = wanted.everywhere.likely(_BY_BONUS)
                 likely += popular
                 near = near if leads is None else torch.cat([near, leads.float()])
-            condition, given = self._candidates(near, k, allowed, {**given, "likely": askable(likely)})
-        else:
-            condition = allowed
+            condition, given = self._candidates(near, k, condition, {**given, "likely": askable(likely)})
         rows = self._read("{columns}", condition + " ORDER BY place", **given)
         held = HeldSnapshot.of(self.version, segment_of(rows, self.dim))
-        named = None if among is None else [row[1] for row in rows]
-        return held.search(queries, k, pool=pool, among=named, bonus=bonus, everywhere=everywhere)
+        among = None if wanted.among is None else [row[1] for row in rows]
+        return held.search(replace(wanted, filters=None, exclude=(), among=among, products=None), k)
 
     def _candidates(
         self, near: Float32[Tensor, "_ dim"], k: int, allowed: str, given: Mapping[str, Any]
