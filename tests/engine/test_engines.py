@@ -176,19 +176,20 @@ def test_nobody_at_an_address_is_refused_soon() -> None:
         raise AssertionError
 
 
-def test_a_workers_full_disk_is_a_sentence_here() -> None:
+def test_a_workers_fault_is_a_sentence_here(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="RAY ABSENT: pip install 'xcrossrec[ray]'; nothing was checked")
     from xcrossrec._version import __version__
-    from xcrossrec.engine.ray import _fault, _Worker
+    from xcrossrec.engine import ray
 
     def full(block: object) -> bytes:
         raise OSError(28, "No space left on device", "/tmp/x")
 
-    worker = _Worker([], __version__)
-    worker._work = full
-    row = worker._row("one", pickle.dumps("block"))
-    with pytest.raises(XCrossRecError, match=r"No space left on device: '/tmp/x'"):
-        raise _fault(row["fault"], row["result"].decode())
+    monkeypatch.setattr(ray, "_work", lambda make: full)
+    sent = pa.table({"name": ["one"], "block": [pickle.dumps("block")]})
+    for version, message in ((__version__, "No space left on device: '/tmp/x'"), ("0", "this machine has 0: install")):
+        (row,) = ray._worked(sent, [None], version).to_pylist()
+        with pytest.raises(XCrossRecError, match=message):
+            raise ray._fault(row["fault"], row["result"].decode())
 
 
 def test_commands_refuse_at_once(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Blocks on the machines of a cluster, by Ray Data: `map_batches` over actors, one a core, that load the model once.
+"""Blocks on the machines of a cluster, by Ray Data: `map_batches` over tasks, one a core at a time.
 
-Blocks go out and results come back through Ray's object store; the driver alone writes. Ray gives a block of a machine
-that died to another one. Paths in a job must mean the same on every machine.
+Ray lends a worker's process to one task after another, so the model is loaded once a process. Blocks go out and results
+come back through Ray's object store; the driver alone writes. Ray gives a block of a machine that died to another one.
+Paths in a job must mean the same on every machine.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from xcrossrec.engine.local import Make, Work
 from xcrossrec.exceptions import ConfigError, XCrossRecError
 
 _PATIENCE_S = 10.0
-_WAITING = 2
-"""Blocks that are sent to a worker at once: it works on one while the next one comes."""
-
 _RESULT = pa.schema([("name", pa.string()), ("result", pa.large_binary()), ("fault", pa.string())])
+
+_loaded: dict[str, Work] = {}
+"""What this process loaded for the job that it works for, if it is a worker; by the job's reference."""
 
 
 @contextmanager
@@ -82,21 +83,11 @@ class Ray:
         if not blocks:
             return
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        workers = min(len(blocks), max(1, int(ray.cluster_resources().get("CPU", 1))))
         rows = [pa.table({"name": [name], "block": [pickle.dumps(block)]}) for name, block in blocks.items()]
-        given = ray.data.from_arrow(rows)
+        given = ray.data.from_blocks(rows)  # from_arrow starts a worker a core to look at them
         given.context.enable_progress_bars = False
-        done = given.map_batches(
-            _Worker,
-            fn_constructor_args=([ray.put(make)], __version__),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=1,
-            # fewer than all are enough: where a machine died, its workers may never come again
-            compute=ray.data.ActorPoolStrategy(
-                min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=_WAITING
-            ),
-        )
+        job = {"make": [ray.put(make)], "version": __version__}
+        done = given.map_batches(_worked, fn_kwargs=job, batch_size=None, batch_format="pyarrow", num_cpus=1)
         try:
             for row in done.iter_rows():
                 if row["fault"] is not None:
@@ -109,31 +100,31 @@ class Ray:
             ) from error
 
 
-class _Worker:
-    """An actor; it loads what it needs with its first block, so that a fault comes back like any other."""
+def _worked(blocks: pa.Table, make: list[Any], version: str) -> pa.Table:
+    """Work on the blocks of a table, in a worker."""
+    warnings.filterwarnings("ignore")
+    columns = zip(blocks["name"].to_pylist(), blocks["block"].to_pylist(), strict=True)
+    return pa.Table.from_pylist([_row(name, block, make[0], version) for name, block in columns], schema=_RESULT)
 
-    def __init__(self, make: list[Any], version: str) -> None:
-        self._make, self._version = make, version
-        self._work: Work | None = None
 
-    def __call__(self, blocks: pa.Table) -> pa.Table:
-        """Work on the blocks of a table."""
-        warnings.filterwarnings("ignore")
-        columns = zip(*(blocks[name].to_pylist() for name in ("name", "block")), strict=True)
-        return pa.Table.from_pylist([self._row(*each) for each in columns], schema=_RESULT)
+def _row(name: str, block: bytes, make: Any, version: str) -> dict[str, Any]:
+    try:
+        if version != __version__:
+            raise ConfigError(
+                f"a worker on {os.uname().nodename} has xcrossrec {__version__}, and this machine has {version}: "
+                "install the same on all"
+            )
+        return {"name": name, "result": _work(make)(pickle.loads(block)), "fault": None}
+    except (XCrossRecError, OSError) as error:
+        return {"name": name, "result": str(error).encode(), "fault": type(error).__name__}
 
-    def _row(self, name: str, block: bytes) -> dict[str, Any]:
-        try:
-            if self._version != __version__:
-                raise ConfigError(
-                    f"a worker on {os.uname().nodename} has xcrossrec {__version__}, and this machine has "
-                    f"{self._version}: install the same on all"
-                )
-            if self._work is None:
-                self._work = ray.get(self._make[0])()
-            return {"name": name, "result": self._work(pickle.loads(block)), "fault": None}
-        except (XCrossRecError, OSError) as error:
-            return {"name": name, "result": str(error).encode(), "fault": type(error).__name__}
+
+def _work(make: Any) -> Work:
+    """Load what a job needs, unless it is there."""
+    if make.hex() not in _loaded:
+        _loaded.clear()
+        _loaded[make.hex()] = ray.get(make)()
+    return _loaded[make.hex()]
 
 
 def _fault(name: str, message: str) -> XCrossRecError:

@@ -202,7 +202,7 @@ def _recommend_group(
     recommender: Recommender, table: pa.Table, asked: Question, told: Callable[[int], None]
 ) -> pa.Table:
     """Recommend for the users of one row group, and tell how many of them are done."""
-    recommender.memory.clear()  # so that nothing depends, in the last bit, on whom this process answered before
+    recommender.memory.clear()  # a vector's last bits hang on what it is read with: be that its own group
     given = table[HISTORY].to_pylist() if HISTORY in table.column_names else [None] * len(table)
     questions = [
         replace(asked, history=[each for each in history or () if each is not None], user_id=user)
