@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from model_families import Source, fresh_base, randomise
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.encoder import TitleEncoder
+from xcrossrec.models.fast import SWITCH
 from xcrossrec.models.fast.passes import PackedPass
-from xcrossrec.models.fast.switch import SWITCH
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 

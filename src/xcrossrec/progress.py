@@ -96,12 +96,7 @@ class Stage:
 
 @contextmanager
 def stage(what: str, unit: str) -> Iterator[Stage]:
-    """Open a stage of work; stages within it say nothing.
-
-    Args:
-        what: is done, for example ``encoding``.
-        unit: what is counted, in the plural.
-    """
+    """Open a stage of work; stages within it say nothing."""
     made = Stage(what, unit, _line.get())
     try:
         with showing(None):

@@ -33,10 +33,7 @@ def clean_title(title: str) -> str:
 
 
 def history_prompt(titles: Sequence[str]) -> str:
-    """Write a history as one text.
-
-    Args:
-        titles: item titles, oldest first.
+    """Write a history, its titles oldest first, as one text.
 
     Raises:
         DataError: no title, or an empty one.

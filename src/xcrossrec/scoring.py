@@ -23,12 +23,7 @@ KNOWN: dict[Rung, str] = {
 
 
 def rung_of(history: Sequence[object], elsewhere: Sequence[object] = ()) -> Rung:
-    """Where a customer stands on the ladder.
-
-    Args:
-        history: what she bought here.
-        elsewhere: what she bought in other categories.
-    """
+    """Where a customer stands on the ladder."""
     if len(history):
         return "one" if len(history) < 2 else "several"
     return "other" if len(elsewhere) else "none"

@@ -84,7 +84,6 @@ MISTAKES: list[tuple[str, str]] = [
     ("inspect NONE", "model folder 'NONE' does not exist"),
     ("serve NONE --catalog DOMAIN", "model folder 'NONE' does not exist"),
     ("serve MODEL --catalog NONE", "NONE does not exist: give a domain's folder"),
-    ("serve MODEL --catalog DOMAIN --queue 0", "queue"),
     ("serve MODEL --catalog DOMAIN --base /no/base", "base model '/no/base' cannot be loaded"),
     ("inspect MODEL --base /no/base", "base model '/no/base' cannot be loaded"),
     ("demo --out DOMAIN", "DOMAIN exists and is not an earlier demo"),

@@ -9,7 +9,7 @@ import typer
 
 from xcrossrec.cli import app
 
-MOST = 172
+MOST = 168
 MOST_OF_TRAIN_TARGET = 15
 
 

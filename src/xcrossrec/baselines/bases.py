@@ -125,11 +125,7 @@ def compare_bases(
 
 
 def bases_table(found: dict[str, Any]) -> str:
-    """Set a comparison of bases out: the verdict, then a row a base.
-
-    Args:
-        found: what :func:`compare_bases` returned.
-    """
+    """Set a comparison of bases out: the verdict, then a row a base."""
     kinds = list(found["bases"][0]["mrr"])
     first = found["bases"][0]["name"]
     rows = [

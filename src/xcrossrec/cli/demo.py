@@ -73,16 +73,7 @@ def run(
     minutes: float = MINUTES,
     base: str | None = None,
 ) -> None:
-    """Write a market of two established categories and a new one, adapt to it, and print what came of it.
-
-    Args:
-        out: a folder that was claimed.
-        plan: of trainings.
-        source_users: customers of each established category.
-        users: customers of the new one.
-        minutes: for adapt.
-        base: None takes the embedded one.
-    """
+    """Write a market of two established categories and a new one, adapt to it, and print what came of it."""
     from xcrossrec.adaptation.run import adapt
     from xcrossrec.data import write_domain
     from xcrossrec.data.market import MARKET_DOMAINS, MarketSettings, sample_market

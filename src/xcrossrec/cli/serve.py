@@ -37,14 +37,6 @@ def serve(
     ],
     host: Annotated[str, _setting("Address to listen at; a public one needs keys.", "HOST")] = Settings.host,
     port: Annotated[int, _setting("TCP port; 0 takes a free one.", "PORT", min=0, max=65535)] = Settings.port,
-    queue: Annotated[int, _setting("Requests that may wait for each model; more get 429.", "QUEUE")] = Settings.queue,
-    batch: Annotated[int, _setting("Requests answered together; 1: one by one.", "BATCH")] = Settings.batch,
-    timeout_s: Annotated[
-        float, _setting("Seconds until a request without an answer gets 503.", "TIMEOUT_S")
-    ] = Settings.timeout_s,
-    threads: Annotated[
-        int, _setting("Processor threads of the models; 0 leaves one core free.", "THREADS")
-    ] = Settings.threads,
     base: Annotated[
         str | None, _setting("Folder or hub name of the models' base.  [default: found by its digest]", "BASE")
     ] = None,
@@ -55,8 +47,9 @@ def serve(
     """Serve models over HTTP: an API (described at /openapi.json) and a page at /.
 
     Several models need names; a catalogue without a name is every model's source of items. Keys come from the
-    environment: XCROSSREC_API_KEYS may read, XCROSSREC_ADMIN_KEYS may write too. So do limits without an option:
-    docs/operate.md has them all. SIGHUP reads the models again, SIGTERM stops when all is answered.
+    environment: XCROSSREC_API_KEYS may read, XCROSSREC_ADMIN_KEYS may write too. So do limits, as XCROSSREC_QUEUE and
+    XCROSSREC_TIMEOUT_S: docs/operate.md has them all. SIGHUP reads the models again, SIGTERM stops when all is
+    answered.
 
     \b
       xcrossrec serve models/toys --catalog data/toys

@@ -268,13 +268,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _print(report: TrainingReport, options: Run, start: str) -> None:
-    """Say what a run did, and whether the model is better than it was at the start.
-
-    Args:
-        report: of the run.
-        options: its own.
-        start: what the model was then.
-    """
+    """Say what a run did, and whether the model is better than it was at the start."""
     if not Processes.here().first:
         return
     if options.as_json:

@@ -173,10 +173,6 @@ class ItemText:
     def check(self, what: str, columns: Sequence[str]) -> None:
         """Refuse a table that lacks a field.
 
-        Args:
-            what: the table, for messages.
-            columns: its columns.
-
         Raises:
             DataError: names the first field that it lacks, what is there, and the remedy.
         """

@@ -57,11 +57,6 @@ def write_peft(stream: Stream, folder: Path, base: str) -> None:
     """Write the update as one LoRA over the base, as sentence-transformers too reads it: the head stands beside.
 
     Factors are filled up with zeros to one rank, so that nothing depends on the pattern of names.
-
-    Args:
-        stream: with an update.
-        folder: to fill.
-        base: its name.
     """
     write_sentence_transformer(stream, folder)
     for weights in (*folder.glob("model*.safetensors*"), folder / "config.json"):

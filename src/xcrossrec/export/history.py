@@ -20,11 +20,7 @@ _DIGITS = 9
 
 
 def history_part(model: Model) -> dict[str, Any]:
-    """What makes scores of vectors: soft maximum, co-purchases by item, and what is bought most; no customer is in it.
-
-    Args:
-        model: `dual`.
-    """
+    """What makes scores of vectors: soft maximum, co-purchases by item, what is bought most; no customer is in it."""
     matcher, encoder, term = matcher_of(model), encoder_of(model), term_of(model)
     part: dict[str, Any] = {
         "format": FORMAT,

@@ -96,13 +96,7 @@ class Parity:
 
     @classmethod
     def measured(cls, sample: Sample, encode: Encode, folder: Path) -> Self:
-        """Compare what a written folder says with the model.
-
-        Args:
-            sample: of the model.
-            encode: the export, read back from the folder.
-            folder: holds ``history.json``.
-        """
+        """Compare what a written folder says with the model."""
         items, slots = sample.vectors
         own, own_slots = _both(sample.scorer, encode, sample.texts)
         known = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
@@ -121,11 +115,6 @@ class Parity:
 
 def cost_in_ranks(model: Model, domain: Domain, encode: Encode) -> dict[str, Any]:
     """What an export's vectors cost in MRR, by the same ladder and on the same users.
-
-    Args:
-        model: `dual`.
-        domain: as the model reads it.
-        encode: the export.
 
     Returns:
         ``users``, ``split``, ``model`` and ``export`` (MRR among the whole catalogue), ``difference`` and its ``ci``.

@@ -15,14 +15,7 @@ _PARTS = Path(__file__).with_name("readme_parts")
 
 
 def readme(to: To, part: Mapping[str, Any], parity: str, *, distilled: bool) -> str:
-    """Write it.
-
-    Args:
-        to: kind of the export.
-        part: the history's (:func:`xcrossrec.export.history.history_part`).
-        parity: how near it is to the model.
-        distilled: whether several streams became one.
-    """
+    """The text of it."""
     words = {
         "to": to,
         "made": "X-Cross, distilled into one LoRA" if distilled else "A recommender's language model",

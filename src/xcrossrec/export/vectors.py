@@ -23,14 +23,7 @@ VECTOR, OF_HISTORY = "vector", "history_vector"
 def write_vectors(
     encode: BlockEncoder, items: Sequence[StoredItem], vectors: Float32[np.ndarray, "item dim"], folder: Path
 ) -> None:
-    """Write id, title and vector of each item; where the model's prompts differ also its vector in a history.
-
-    Args:
-        encode: of a `dual` model.
-        items: of a catalogue.
-        vectors: theirs, unit ones.
-        folder: to fill.
-    """
+    """Write id, title and unit vector of each item; where the model's prompts differ also its vector in a history."""
     kind, encoder = pl.Array(pl.Float32, vectors.shape[1]), encoder_of(encode.model)
     columns: dict[str, Any] = {ITEM: [item.item_id for item in items], TITLE: [item.title for item in items]}
     columns[VECTOR] = pl.Series(vectors, dtype=kind)

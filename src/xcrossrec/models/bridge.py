@@ -58,11 +58,7 @@ class Near:
     kernel: Float32[Tensor, "item near"]
 
     def scores(self, weights: Float32[Tensor, " lead"]) -> Float32[Tensor, " item"]:
-        """The items' scores: log(sum over leads of weight x kernel) / 20 + 1, on the scale of a cosine.
-
-        Args:
-            weights: of the leads, from :meth:`Bridge.weigh`.
-        """
+        """The items' scores: log(sum over leads of weight x kernel) / 20 + 1, on the scale of a cosine."""
         total = (weights[self.leads] * self.kernel).sum(1)
         return total.clamp_min_(torch.finfo(torch.float32).tiny).log_().div_(SHARPNESS).add_(1.0)
 

@@ -114,10 +114,6 @@ def save(
 def save_tables(path: Path | str, tables: Mapping[str, pl.DataFrame]) -> None:
     """Put a model in its own place with some Parquet files anew, the rest as it is.
 
-    Args:
-        path: of the model.
-        tables: by file, as the manifest lists it.
-
     Raises:
         BundleError: no model there, or a damaged one.
         StorageError: the disk refuses.

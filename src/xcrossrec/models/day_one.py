@@ -314,12 +314,7 @@ class Ladder:
 
 
 def without(popularity: pl.DataFrame, forgotten: Mapping[str, int]) -> pl.DataFrame:
-    """How much each item was bought but for some purchases, which are taken to be as old as the others.
-
-    Args:
-        popularity: as :class:`DayOne` keeps it.
-        forgotten: purchases by item id.
-    """
+    """How much each item was bought but for some purchases, which are taken to be as old as the others."""
     fewer = pl.col(ITEM).replace_strict(dict(forgotten), default=0, return_dtype=pl.Int64)
     left = (pl.col("bought") - fewer).clip(0)
     share = pl.when(pl.col("bought") > 0).then(left / pl.col("bought")).otherwise(1.0)

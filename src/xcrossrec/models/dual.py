@@ -66,13 +66,7 @@ class DualKind:
         return vectors
 
     def with_projection(self, model: Model, rank: int, seed: int) -> Model:
-        """Give a model without a :class:`Projection` one that changes nothing yet; rank 0 gives it back.
-
-        Args:
-            model: taken over.
-            rank: the projection's.
-            seed: of its start.
-        """
+        """Give a model without a :class:`Projection` one that changes nothing yet; rank 0 gives it back."""
         if not rank or any(isinstance(module, Projection) for module in model):
             return model
         with torch.random.fork_rng():

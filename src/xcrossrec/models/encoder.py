@@ -178,12 +178,7 @@ class TitleEncoder(InputModule):
         return self.preprocess_each(inputs, [self.recipe.item_prompt if prompt is None else prompt] * len(inputs))
 
     def preprocess_each(self, texts: Sequence[Any], prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Tokenize texts, each with its own prompt; where histories have one of their own, those who do are told.
-
-        Args:
-            texts: titles, or several in one text.
-            prompts: one a text.
-        """
+        """Tokenize texts, each with its own prompt; where histories have one of their own, those who do are told."""
         features = self.prompts.encode([split_prompt(_text(text)) for text in texts], prompts)
         if self.recipe.apart:
             features[OF_HISTORY] = torch.tensor([prompt == self.recipe.history_prompt for prompt in prompts])

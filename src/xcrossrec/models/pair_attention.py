@@ -25,8 +25,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from xcrossrec.exceptions import ConfigError, ModelError
+from xcrossrec.models.fast import switched_on
 from xcrossrec.models.fast.shared import SharedLayout, shared_attention
-from xcrossrec.models.fast.switch import switched_on
 from xcrossrec.types import PAIR_ATTENTIONS, PairAttention, Scoring
 
 DEFAULT_PAIR_ATTENTION: PairAttention = "joint"

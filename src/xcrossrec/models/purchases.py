@@ -101,12 +101,7 @@ def purchases_of(model: Model) -> Purchases | None:
 
 
 def with_counts(model: Model, counts: CoPurchases, weights: Mapping[Rung, float]) -> Model:
-    """Let a model know purchases, in the place of those it knew.
-
-    Args:
-        model: `dual`; taken over.
-        counts: of the purchases.
-        weights: by rung.
+    """Let a model, which is taken over, know purchases, in the place of those it knew.
 
     Raises:
         ModelError: a `pair` model, whose scores are of another scale.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
-from xcrossrec.exceptions import ConfigError, ModelError
+from xcrossrec.exceptions import ModelError
 from xcrossrec.models.files import Dim, RelativePath, Settings, read_settings, take_over
 from xcrossrec.types import POOLING_MODES, PoolingMode
 
@@ -59,20 +59,6 @@ class Recipe:
     def apart(self) -> bool:
         """Whether an item is read otherwise in a history than where it is scored."""
         return self.history_prompt != self.item_prompt
-
-    def with_choices(
-        self, pooling: PoolingMode | None = None, history_prompt: str | None = None, item_prompt: str | None = None
-    ) -> Recipe:
-        """The same, but for what a user chose.
-
-        Raises:
-            ConfigError: an unknown pooling.
-        """
-        if pooling is not None and pooling not in POOLING_MODES:
-            raise ConfigError(f"unknown pooling {pooling!r}: choose one of {', '.join(POOLING_MODES)}")
-        given = {"pooling": pooling, "history_prompt": history_prompt, "item_prompt": item_prompt}
-        chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return replace(self, **chosen)
 
     def __str__(self) -> str:
         prompts = "".join(

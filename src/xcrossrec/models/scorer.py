@@ -78,12 +78,7 @@ class ModelScorer:
         return encoder_of(self.model).cut
 
     def knowing(self, model: Model, ids: Sequence[str]) -> Self:
-        """The same vectors, scored by a model that differs from this one's in what it knows of purchases alone.
-
-        Args:
-            model: such a one.
-            ids: the items', in row order.
-        """
+        """The same vectors, scored by a model that differs from this one's in what it knows of purchases alone."""
         other = copy(self)
         other.model, other._ladder, other._ids = model, ladder_of(model), ids
         other._row_of, other._elsewhere = {item: row for row, item in enumerate(ids)}, {}

@@ -118,13 +118,7 @@ class PromptTokenizer:
         """Encode the same texts with each history once: all tokens in one row, histories first.
 
         Two pairs share a history where what is left of it after cutting is the same, so a pair's tokens and
-        positions are those of :meth:`encode_pairs`, whatever stands beside it.
-
-        Args:
-            histories: per pair the history's titles, oldest first.
-            candidates: per pair the candidate's title.
-            lead: prompt of every history.
-            candidate_lead: prompt of every candidate.
+        positions are those of :meth:`encode_pairs`, which takes the same arguments, whatever stands beside it.
 
         Returns:
             ``input_ids``, ``segments``, ``position_ids`` (within the pair's text), ``history`` (number of the
@@ -255,12 +249,7 @@ class _Title(NamedTuple):
 
 
 def _around(tokenizer: Any, between: list[int]) -> tuple[list[int], list[int]]:
-    """The tokens that a tokenizer puts before and behind a text by itself.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-        between: the tokens of :data:`xcrossrec.prompts.TITLE_SEPARATOR` alone.
-    """
+    """The tokens that a tokenizer puts before and behind a text by itself."""
     framed = tokenizer([TITLE_SEPARATOR], verbose=False)["input_ids"][0]
     places = [start for start in range(len(framed)) if framed[start : start + len(between)] == between]
     if not between or not places:

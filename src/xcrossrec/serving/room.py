@@ -75,12 +75,7 @@ class Room:
         return problem
 
     def refused(self, method: str, seconds: float) -> None:
-        """Count a refusal; written to the log once a second, with how many there were.
-
-        Args:
-            method: of the request.
-            seconds: for which the request was here.
-        """
+        """Count a refusal; written to the log once a second, with how many there were."""
         self._metrics.observe(method, "refused", 429, seconds)
         self._refused += 1
         if (now := monotonic()) >= self._tell_at:

@@ -190,9 +190,6 @@ class ItemToStore(_Request):
     def stored(self, text: ItemText) -> StoredItem:
         """As the catalogue keeps it.
 
-        Args:
-            text: what the model reads of an item.
-
         Raises:
             DataError: a field that the model reads was not sent, or a value that no item may have.
         """

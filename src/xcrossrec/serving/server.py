@@ -92,12 +92,7 @@ class Server(uvicorn.Server):
 
 
 def serve(service: Service, listener: socket.socket) -> None:
-    """Listen until SIGTERM or SIGINT, then answer what is in flight.
-
-    Args:
-        service: closed at the end.
-        listener: from :func:`bind`.
-    """
+    """Listen at what :func:`bind` gave until SIGTERM or SIGINT, then answer what is in flight and close the service."""
     sys.setswitchinterval(_SWITCH_S)
     gc.collect()
     gc.freeze()  # else the collector goes through models and catalogues again and again while all requests wait

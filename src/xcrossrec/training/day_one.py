@@ -120,12 +120,7 @@ class Others:
 
     @classmethod
     def draw(cls, lately: Float64[np.ndarray, " item"], seed: int) -> Others:
-        """Draw a thousand of each kind.
-
-        Args:
-            lately: how much each item is bought.
-            seed: of the draw.
-        """
+        """Draw a thousand of each kind."""
         rng = np.random.default_rng(seed)
         alike = rng.permutation(len(lately))[:_OTHERS]
         return cls(np.concatenate([alike, rng.choice(len(lately), _OTHERS, p=lately / lately.sum())]), len(alike))
@@ -184,10 +179,6 @@ class Fitting:
         Of all forms whose expected reciprocal rank is as good as the best's, within one standard error of the
         difference, the simplest is taken: nothing but what is bought most, or the text alone; then as little
         popularity, or bridge, as does.
-
-        Args:
-            matcher: of the text score.
-            seed: of the parts.
         """
         order = np.random.default_rng(seed).permutation(len(self.rows))
         found: dict[Rung, list[Float64[np.ndarray, "form customer"]]] = {"other": [], "one": [], "several": []}

@@ -17,10 +17,6 @@ def parameter_groups(model: Model, config: TrainingConfig) -> list[dict[str, Any
     A module with parameters has a method ``parameter_groups``, which gives its trained ones by the name of the setting
     that is their learning rate.
 
-    Args:
-        model: whose modules are asked.
-        config: gives the rates.
-
     Returns:
         one mapping a group, with ``params``, ``lr`` and no weight decay.
 

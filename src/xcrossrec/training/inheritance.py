@@ -22,10 +22,6 @@ def inherit_head(model: Model, folders: Sequence[Path]) -> None:
     The matcher takes the mean over the sources' matchers. A pair head takes the mean where all that
     the sources have are of its form and were trained from one seed: heads that began apart have no meaningful mean. A
     source without a head has no say.
-
-    Args:
-        model: `dual` or `pair`.
-        folders: the sources' adapters.
     """
     own = matcher_of(model)
     matchers = [HistoryMatcher.load(str(path.parent), subfolder=path.name) for path in _heads(folders, HistoryMatcher)]

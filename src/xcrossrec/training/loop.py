@@ -17,8 +17,7 @@ from xcrossrec.copurchase.weight import Choice
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.exceptions import DataError, ModelError
 from xcrossrec.models.base import weight_digest
-from xcrossrec.models.fast.memory import keep_freed_memory
-from xcrossrec.models.fast.native import processor_has_bfloat16
+from xcrossrec.models.fast.native import keep_freed_memory, processor_has_bfloat16
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.progress import Stage, showing, stage, to_stderr

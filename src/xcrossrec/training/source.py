@@ -132,13 +132,7 @@ def train_source(
 
 
 def with_head(model: Model, domain: Domain, config: TrainingConfig) -> Model:
-    """Give a `dual` model the parts of its head that the settings ask for; until it is trained, only the center counts.
-
-    Args:
-        model: taken over.
-        domain: whose catalogue it is centered on.
-        config: says which.
-    """
+    """Give a `dual` model the parts of its head that are asked for; until it is trained, only the center counts."""
     kind = kind_of(model)
     model = kind.with_projection(model, config.projection_rank, config.seed)
     if not config.center:

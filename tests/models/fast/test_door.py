@@ -16,10 +16,9 @@ from fast_reference import LENGTHS, Folders, SourcesOf, adapted, integrated, sta
 from model_families import FAMILIES, Family, fresh_base, random_batch
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.encoder import TitleEncoder
-from xcrossrec.models.fast import linear, shared
+from xcrossrec.models.fast import SWITCH, linear, shared, switched_on
 from xcrossrec.models.fast.door import FastPass
 from xcrossrec.models.fast.passes import PackedPass
-from xcrossrec.models.fast.switch import SWITCH, switched_on
 from xcrossrec.models.source import SourceEncoder
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from xcrossrec.models.fast.dropout import dropped
+from xcrossrec.models.fast.texts import dropped
 
 
 def test_a_share_of_nothing_or_all() -> None:

@@ -6,7 +6,7 @@ import platform
 
 import pytest
 
-from xcrossrec.models.fast.memory import keep_freed_memory
+from xcrossrec.models.fast.native import keep_freed_memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")

@@ -300,7 +300,7 @@ class Load:
 def test_models_are_replaced_under_load_without_a_failed_request_or_a_lost_write(
     start_server: Any, tiny_models: Any, catalogue: Path, tmp_path: Path
 ) -> None:
-    server = start_server(f"toys={tiny_models.late}", "--catalog", catalogue, "--timeout-s", 60)
+    server = start_server(f"toys={tiny_models.late}", "--catalog", catalogue, environment={"XCROSSREC_TIMEOUT_S": "60"})
     other = tiny_models.sources[0]
     with server.client() as client, Load(server, clients=4) as load:
         for path in (other, tiny_models.late, tiny_models.late, other):
@@ -337,7 +337,7 @@ def test_a_hangup_signal_reads_the_bundle_again_without_a_failed_request(
     start_server: Any, tiny_models: Any, catalogue: Path, tmp_path: Path
 ) -> None:
     place = Path(shutil.copytree(tiny_models.late, tmp_path / "served"))
-    server = start_server(f"toys={place}", "--catalog", catalogue, "--timeout-s", 60)
+    server = start_server(f"toys={place}", "--catalog", catalogue, environment={"XCROSSREC_TIMEOUT_S": "60"})
     with server.client() as client, Load(server, clients=2) as load:
         before = client.get("/v1/model").json()["fingerprint"]
         place.rename(tmp_path / "old")

@@ -64,8 +64,9 @@ def shop(tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         (folder / name / "items.csv").write_bytes((folder / "items.csv").read_bytes())
         words += ["--catalog", f"{name}={folder / name / 'items.csv'}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "XCROSSREC_API_KEYS": KEY, "XCROSSREC_DRAIN_S": "0"}
+    environment["XCROSSREC_TIMEOUT_S"] = "60"
     program = ["-W", "ignore", "-c", "from xcrossrec.cli import main; main()"]
-    arguments = ["serve", *words, "--port", "0", "--timeout-s", "60"]
+    arguments = ["serve", *words, "--port", "0"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([sys.executable, *program, *arguments], env=environment, stderr=log)
     try:

@@ -3,8 +3,8 @@
     python -m xcrossrec_lab.service.load MODEL DOMAIN --out lab/results/service/load.json
 
 Server and load share this machine's cores. Two servers over the same model and items run at once and are measured in
-turn: one answers in batches, one has `--batch 1`. Saturation is measured by wrk (closed loop), latency by requests sent
-at fixed times whatever came back before, each counted from the time at which it was due.
+turn: one answers in batches, one has `XCROSSREC_BATCH=1`. Saturation is measured by wrk (closed loop), latency by
+requests sent at fixed times whatever came back before, each counted from the time at which it was due.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MODEL: MiniLM with 2 integrated streams, `dual`, `late` pooling. DOMAIN: {info[i
 {info[cores]} cores ({info[processor]}; torch {info[torch]});
 load average of the machine before: {info[load_1m]}. A free title is one that the catalogue lacks, so that the model has
 to encode it; none comes twice in one measurement, so that none is remembered. "One by one" is the same server with
-`--batch 1`. Both were measured in turn; throughput is wrk's with 64 connections, the median of the rounds.
+`XCROSSREC_BATCH=1`. Both were measured in turn; throughput is wrk's with 64 connections, the median of the rounds.
 
 | history | batched, requests/s | one by one | ratio | processor ms a request | at half: p50 / p95 / p99 ms | not 200 |
 |---|---|---|---|---|---|---|
@@ -99,14 +99,20 @@ def free_title(titles: Sequence[str], draw: random.Random) -> str:
 
 
 @contextmanager
-def server(model: Path, catalog: Path, log: Path, *options: str, program: str | None = None) -> Iterator[str]:
+def server(model: Path, catalog: Path, log: Path, *, program: str | None = None, batch: int = 32) -> Iterator[str]:
     words = [sys.executable, "-W", "ignore", "-c", program or "from xcrossrec.cli import main; main()"]
-    words += ["serve", f"toys={model}", "--catalog", str(catalog), "--port", "0", *options]
-    begun = time.perf_counter()
-    with log.open("w") as file, subprocess.Popen(words, stderr=file, stdout=subprocess.DEVNULL) as process:
+    words += ["serve", f"toys={model}", "--catalog", str(catalog), "--port", "0"]
+    begun, settings = time.perf_counter(), {**os.environ, "XCROSSREC_BATCH": str(batch)}
+    with (
+        log.open("w") as file,
+        subprocess.Popen(words, stderr=file, stdout=subprocess.DEVNULL, env=settings) as process,
+    ):
         try:
             yield address(process, log)
-            print(f"  server {options} listened; up for {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+            print(
+                f"  server (batch {batch}) listened; up for {time.perf_counter() - begun:.0f} s",
+                file=sys.stderr,
+            )
         finally:
             process.terminate()
             process.wait(60)
@@ -358,7 +364,7 @@ def run_servers(given: argparse.Namespace) -> None:
             shutil.copytree(given.catalog or given.domain, source)
         with (
             server(given.model, sources[0], folder / "1.log") as batched,
-            server(given.model, sources[1], folder / "2.log", "--batch", "1") as single,
+            server(given.model, sources[1], folder / "2.log", batch=1) as single,
         ):
             again = [*given.when_ready.split(), sys.executable, *sys.argv, "--urls", batched, single]
             subprocess.run(again, check=True)

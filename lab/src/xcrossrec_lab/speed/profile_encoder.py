@@ -106,7 +106,7 @@ def profile_train(settings: Settings, sources: int, users: int) -> list[dict[str
     """Profile forward, backward and the collator of target training (paper's integrator, fp32), 32 users a step."""
     import torch
 
-    from xcrossrec.models.fast.memory import keep_freed_memory
+    from xcrossrec.models.fast.native import keep_freed_memory
     from xcrossrec.models.model import encoder_of, matcher_of
     from xcrossrec.prompts import item_texts
     from xcrossrec.training.batches import DualBatches

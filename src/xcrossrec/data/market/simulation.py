@@ -158,10 +158,6 @@ def sample_market(seed: int = 0, settings: MarketSettings | None = None) -> dict
 
     The data are simulated, and every manifest says so. Titles are the same for every seed.
 
-    Args:
-        seed: of the customers, not negative.
-        settings: how many customers; None = the defaults.
-
     Returns:
         domain name to domain, in the order of ``MARKET_DOMAINS``.
 

@@ -60,12 +60,6 @@ def by_file(engine: Engine, out: Path | str, form: str | None, inputs: Inputs) -
 
     In this process there is none: it reads the files where they are, without a copy of what they hold.
 
-    Args:
-        engine: where.
-        out: the domain's folder.
-        form: of the files.
-        inputs: how they are read.
-
     Raises:
         DataError: another process imports into the same folder.
     """

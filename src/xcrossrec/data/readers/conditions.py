@@ -88,11 +88,6 @@ def event_column(names: Sequence[str], conditions: Sequence[Condition]) -> str |
 def refuse_views(path: str, column: str, counts: Mapping[str, int]) -> str | None:
     """Refuse a log whose views, carts or returns would be imported as purchases.
 
-    Args:
-        path: the file, for the message.
-        column: what `event_column` found.
-        counts: how often each of its values occurs.
-
     Returns:
         what to say of other values, None if there is nothing to say.
 

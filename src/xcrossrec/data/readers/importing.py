@@ -71,11 +71,6 @@ def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
     k-core, then the rest is split; items that lost all their interactions leave the catalogue, items that
     never had any stay.
 
-    Args:
-        name: of the domain.
-        raw: from a reader.
-        recipe: what to do.
-
     Raises:
         ConfigError: a recipe that would alter a source that comes split.
         DataError: what `checked_domain`, `k_core` and the splits refuse.

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from xcrossrec.models.fast import switched_on
 from xcrossrec.models.fast.architectures import is_known, unwrapped
 from xcrossrec.models.fast.passes import Combine, NumberTypes, PackedPass
 from xcrossrec.models.fast.streams import Mixer
-from xcrossrec.models.fast.switch import switched_on
 from xcrossrec.models.fast.texts import PackedTexts
 from xcrossrec.types import EncodingPrecision, PairAttention
 

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from xcrossrec.models.fast.architectures import Names
-from xcrossrec.models.fast.dropout import dropped
 from xcrossrec.models.fast.linear import adapted_product, frozen_product
 from xcrossrec.models.fast.native import Gelu
-from xcrossrec.models.fast.texts import Attention
+from xcrossrec.models.fast.texts import Attention, dropped
 from xcrossrec.models.fast.weights import Weights
 
 _GELUS: dict[str, Gelu] = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_python": "none"}

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from xcrossrec.models.fast import switched_on
 from xcrossrec.models.fast.native import Gelu, onednn_linear, onednn_linear_added, onednn_multiplies
-from xcrossrec.models.fast.switch import switched_on
 
 
 def _takes_onednn(x: Tensor, weight: Tensor) -> bool:

@@ -8,7 +8,9 @@ Legend: ``inside`` and ``outside`` = a product's sizes, ``dim`` = size of a head
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import platform
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import product
@@ -140,15 +142,7 @@ def attention_with_total(
     added: Float[Tensor, "#batch #head #query key"] | None,
     scale: float,
 ) -> AttendedWithTotal:
-    """Attention without gradients on the CPU, all of one type; ask :func:`attention_gives_totals` first.
-
-    Args:
-        query: of all queries.
-        key: see query.
-        value: see query.
-        added: to the scores.
-        scale: factor of the dot products.
-    """
+    """Attention without gradients on the CPU, all of one type; ask :func:`attention_gives_totals` first."""
     attended: AttendedWithTotal = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, 0.0, False, attn_mask=added, scale=scale
     )
@@ -173,7 +167,7 @@ def _attended(dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
         yield total, scores.logsumexp(-1)
 
 
-# ---- the processor
+# ---- the processor and its memory
 
 
 def processor_has_bfloat16() -> bool:
@@ -191,3 +185,25 @@ def processor_has_bfloat16() -> bool:
 def _narrow_products() -> Iterator[tuple[Tensor, Tensor]]:
     x, weight = _waves(5, 24), _waves(40, 24) / 4
     yield nn.functional.linear(x.bfloat16(), weight.bfloat16()), x @ weight.t()
+
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
+_LARGEST_MMAP_THRESHOLD = 32 * 1024 * 1024  # glibc refuses more
+_KEPT_BYTES = 2**31 - 1
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Tell glibc's allocator to keep and reuse freed blocks (idempotent; nothing happens elsewhere).
+
+    On the CPU every layer frees and asks again for a few megabytes; by default each time goes through the
+    kernel, which on a virtual machine can cost as much as the arithmetic (measured in lab/log).
+
+    Returns:
+        whether the allocator accepted.
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    settings = {_MMAP_THRESHOLD: _LARGEST_MMAP_THRESHOLD, _TRIM_THRESHOLD: _KEPT_BYTES, _TOP_PAD: 64 * 1024 * 1024}
+    return all(libc.mallopt(option, value) == 1 for option, value in settings.items())

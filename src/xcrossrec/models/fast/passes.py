@@ -24,13 +24,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xcrossrec.models.fast.architectures import distance_bias, plain_layer, unwrapped
-from xcrossrec.models.fast.dropout import dropped
 from xcrossrec.models.fast.folded import FoldedLayers, versions
 from xcrossrec.models.fast.kept import KeptStates, TextStates
 from xcrossrec.models.fast.layers import dropout_share, without_dropout
 from xcrossrec.models.fast.shared import SharedLayout, shared_attention
 from xcrossrec.models.fast.streams import Mixer, States, StreamRunner
-from xcrossrec.models.fast.texts import PackedTexts
+from xcrossrec.models.fast.texts import PackedTexts, dropped
 
 _TOKENS_AT_ONCE = 4096
 """Tokens of all streams that go through the layers together where no gradient is kept: their states stay in the

@@ -18,9 +18,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from xcrossrec.models.fast.dropout import dropped
+from xcrossrec.models.fast import switched_on
 from xcrossrec.models.fast.native import attention_gives_totals, attention_with_total
-from xcrossrec.models.fast.switch import switched_on
+from xcrossrec.models.fast.texts import dropped
 
 _FAR = -1e9
 """Added to the score of what must not be seen; finite, so that a query that sees nothing is no NaN."""
@@ -180,9 +180,7 @@ def shared_attention(
     """Attention of histories to themselves, and of candidates to their history and themselves.
 
     Args:
-        query: of all tokens, as key and value.
-        key: see query.
-        value: see query.
+        query, key, value: of all tokens.
         layout: who belongs to whom.
         scale: factor of the dot products.
         dropout: share of the attention weights dropped.
