@@ -10,43 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 from xcrossrec._version import __version__
 
-# name -> (module, extra that the module needs; None = the base install is enough)
-_PUBLIC: dict[str, tuple[str, str | None]] = {
-    "Domain": ("xcrossrec.data", None),
-    "build_domain": ("xcrossrec.data", None),
-    "read_domain": ("xcrossrec.data", None),
-    "with_shared_users": ("xcrossrec.data", None),
-    "write_domain": ("xcrossrec.data", None),
-    "sample_market": ("xcrossrec.data.market", None),
-    "Scorer": ("xcrossrec.scoring", None),
-    "Evaluation": ("xcrossrec.evaluation", None),
-    "compare": ("xcrossrec.evaluation", None),
-    "evaluate": ("xcrossrec.evaluation", None),
-    "Integration": ("xcrossrec.config", None),
-    "TrainingConfig": ("xcrossrec.config", None),
-    "rival_config": ("xcrossrec.config", None),
-    "source_config": ("xcrossrec.config", None),
-    "target_config": ("xcrossrec.config", None),
-    "load": ("xcrossrec.models.bundle", "models"),
-    "train_source": ("xcrossrec.training.source", "train"),
-    "train_target": ("xcrossrec.training.target", "train"),
-    "learn": ("xcrossrec.recommender.learn", "models"),
-    "export_model": ("xcrossrec.export.exporting", "models"),
-    "adapt": ("xcrossrec.adaptation.run", "train"),
-    "scorer_for": ("xcrossrec.baselines.named", "train"),
-    "compare_bases": ("xcrossrec.baselines.bases", "models"),
-    "Explanation": ("xcrossrec.answers", None),
-    "Item": ("xcrossrec.recommender", "models"),
-    "Recommendation": ("xcrossrec.answers", None),
-    "Recommender": ("xcrossrec.recommender", "models"),
-    "BaseMismatchError": ("xcrossrec.exceptions", None),
-    "BundleError": ("xcrossrec.exceptions", None),
-    "ConfigError": ("xcrossrec.exceptions", None),
-    "DataError": ("xcrossrec.exceptions", None),
-    "MissingExtraError": ("xcrossrec.exceptions", None),
-    "ModelError": ("xcrossrec.exceptions", None),
-    "XCrossRecError": ("xcrossrec.exceptions", None),
-}
+_BY_MODULE = (  # module, the extra that it needs (None: the base install is enough), its public names
+    ("xcrossrec.data", None, "Domain build_domain read_domain with_shared_users write_domain"),
+    ("xcrossrec.data.market", None, "sample_market"),
+    ("xcrossrec.scoring", None, "Scorer"),
+    ("xcrossrec.evaluation", None, "Evaluation compare evaluate"),
+    ("xcrossrec.config", None, "Integration TrainingConfig rival_config source_config target_config"),
+    ("xcrossrec.models.bundle", "models", "load"),
+    ("xcrossrec.training.source", "train", "train_source"),
+    ("xcrossrec.training.target", "train", "train_target"),
+    ("xcrossrec.recommender.learn", "models", "learn"),
+    ("xcrossrec.export.exporting", "models", "export_model"),
+    ("xcrossrec.adaptation.run", "train", "adapt"),
+    ("xcrossrec.baselines.named", "train", "scorer_for"),
+    ("xcrossrec.baselines.bases", "models", "compare_bases"),
+    ("xcrossrec.answers", None, "Explanation Recommendation"),
+    ("xcrossrec.recommender", "models", "Item Recommender"),
+    ("xcrossrec.exceptions", None, "BaseMismatchError BundleError ConfigError DataError MissingExtraError ModelError"),
+    ("xcrossrec.exceptions", None, "XCrossRecError"),
+)
+_PUBLIC = {name: (module, extra) for module, extra, names in _BY_MODULE for name in names.split()}
 
 if TYPE_CHECKING:
     from xcrossrec.adaptation.run import adapt

@@ -53,16 +53,8 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = (
-            "epochs",
-            "batch_users",
-            "accumulate",
-            "learning_rate",
-            "head_learning_rate",
-            "target_learning_rate",
-            "patience",
-        )
-        for name in (*positive, "pair_negatives"):
+        rates = ("learning_rate", "head_learning_rate", "target_learning_rate")
+        for name in ("epochs", "batch_users", "accumulate", *rates, "patience", "pair_negatives"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: give a value above 0")
         for name in ("sampled_negatives", "projection_rank", "seed"):

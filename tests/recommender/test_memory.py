@@ -8,7 +8,7 @@ import torch
 
 from xcrossrec.models import bundle
 from xcrossrec.recommender import Recommender
-from xcrossrec.recommender.memory import Memory
+from xcrossrec.recommender.recommender import Memory
 
 
 def test_the_least_recently_used_goes_first() -> None:

@@ -20,7 +20,6 @@ from typer.core import TyperGroup
 from xcrossrec._version import __version__
 from xcrossrec.cli import (
     adapt,
-    bases,
     catalog,
     data,
     demo,
@@ -105,9 +104,9 @@ for _name, _group in {"data": data, "train": train, "catalog": catalog}.items():
 for _command in (
     adapt.adapt,
     adapt.sources,
-    bases.bases,
     evaluate.evaluate,
     evaluate.compare,
+    evaluate.bases,
     recommend.recommend,
     recommend.recommend_batch,
     inspect.inspect,

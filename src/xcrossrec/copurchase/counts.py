@@ -1,4 +1,4 @@
-"""Which items the same customers bought, soon after one another.
+"""Which items the same customers bought, soon after one another, and what that adds to a score.
 
 Legend: ``item`` = one item that somebody bought, ``purchase`` = a customer's first purchase of an item, ``found`` = one
 item of a result.
@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, Self
 
@@ -20,6 +21,7 @@ from scipy.sparse import coo_array
 
 from xcrossrec.data.interactions import check_columns
 from xcrossrec.exceptions import DataError
+from xcrossrec.scoring import Rung, rung_of
 from xcrossrec.types import ITEM, USER
 
 REACH = 6
@@ -37,6 +39,10 @@ DECAY = 0.7
 
 LONGEST = 20
 """Items of a history that are read, the newest; what is older would count less than .001."""
+
+
+RUNGS: tuple[Rung, ...] = ("one", "several")
+"""Those on which co-purchases can count."""
 
 
 def user_hash(user_id: str) -> str:
@@ -286,6 +292,28 @@ class CoPurchases:
         numbers = np.concatenate([self._pairs.indices[start:end], np.array(list(more), dtype=np.int64)])
         counts = np.concatenate([self._pairs.data[start:end], np.array(list(more.values()))])
         return numbers, counts * share / np.sqrt((self._count[item] + SHRINK) * (self._count[numbers] + SHRINK))
+
+
+@dataclass(frozen=True)
+class Term:
+    """Counts and their weights.
+
+    Attributes:
+        counts: of purchases.
+        weights: of the counts' scores beside the text's, by rung; one that is missing is 0.
+    """
+
+    counts: CoPurchases
+    weights: Mapping[Rung, float] = field(default_factory=dict)
+
+    def bonus(self, history: Sequence[str]) -> dict[str, float]:
+        """What is added to the text score, by item id; items that are not named get nothing.
+
+        Args:
+            history: item ids, oldest first; anything else in an item's place that the catalogue lacks.
+        """
+        weight = self.weights.get(rung_of(history), 0.0)
+        return self.counts.scores(history, weight) if weight else {}
 
 
 def _pairs(of: Any, bought: Any, items: int) -> Any:

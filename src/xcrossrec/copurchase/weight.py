@@ -14,8 +14,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Float32, Float64, Int64
 
-from xcrossrec.copurchase.counts import CoPurchases
-from xcrossrec.copurchase.term import RUNGS
+from xcrossrec.copurchase.counts import RUNGS, CoPurchases
 from xcrossrec.scoring import Rung
 
 GRID = (0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0)

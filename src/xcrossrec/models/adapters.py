@@ -135,7 +135,6 @@ class Adapter:
         config: PEFT's own settings.
         factors: per module of the backbone its low-rank update.
         manifest: this project's sidecar; empty for an adapter made elsewhere.
-        head_keys: tensors of the folder that belong to a head and are left out.
     """
 
     name: str
@@ -143,7 +142,6 @@ class Adapter:
     config: LoraConfig
     factors: Mapping[str, LoraFactors]
     manifest: Mapping[str, Any] = field(default_factory=dict)
-    head_keys: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -221,7 +219,7 @@ def read_adapter(
     _check_all_used(folder, base, factors, left_out, config)
     if not (trained_on or of_model):
         _check_name(folder, config.base_model_name_or_path, base, strict)
-    return Adapter(name or folder.resolve().name, folder, config, factors, manifest, tuple(left_out))
+    return Adapter(name or folder.resolve().name, folder, config, factors, manifest)
 
 
 def base_of(folders: Sequence[Path], given: AnyBase | None = None) -> Base:

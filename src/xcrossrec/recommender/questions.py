@@ -56,20 +56,12 @@ _NEWEST_ELSEWHERE = 20
 class Question:
     """What to rank for a history; or, with ``to_score``, what to score.
 
+    The rest is as for :meth:`xcrossrec.recommender.Recommender.recommend`.
+
     Attributes:
-        history: what was bought, oldest first; it stands after what is known of the customer, where one is named. A
-            title that the catalogue has is that item; one that it lacks works by its text. It may be empty where the
-            model knows purchases.
-        k: how many items to find at most.
-        filters: conditions that every found item meets.
-        candidates: item ids to choose among; None takes the whole catalogue.
-        include_bought: also find what is in the history.
-        skip_unknown: leave out ids of the history that the catalogue lacks, and name them; else they are an error.
+        history: a title that the catalogue has is that item; one that it lacks works by its text.
         to_score: score these items or titles, in their order, instead of finding the best of the catalogue.
-        diversity: find at most so many items of near-equal titles (:mod:`xcrossrec.recommender.diversity`).
-        user_id: a customer whose purchases model and catalogue may know: these stand before the history.
-        other_history: titles, or longer texts, of what was bought in other categories, oldest first; the newest 20 are
-            read, by models that know purchases.
+        other_history: titles, or longer texts, oldest first; the newest 20 are read.
 
     Raises:
         ConfigError: ``k`` or ``diversity`` below 1.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 from xcrossrec.answers import Explanation, ItemScore, Recommendation
@@ -17,7 +19,6 @@ from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.loading import Loading
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.recommender.bought import Bought
-from xcrossrec.recommender.memory import Memory
 from xcrossrec.recommender.questions import Answer, ItemLike, Question, Understood, understand
 from xcrossrec.recommender.ranking import PAIR_LIMIT, DualRanking, PairRanking, Read, Text, or_error
 from xcrossrec.types import EncodingPrecision
@@ -40,6 +41,44 @@ class Unread:
 class _Prepared:
     known: Understood
     texts: list[Text]
+
+
+class Memory:
+    """Remembers of one model what it made of texts; any thread may use it.
+
+    Args:
+        most: texts that are kept; the least recently used goes first. 0 keeps none.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._kept: OrderedDict[Text, Any] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def clear(self) -> None:
+        """Remember nothing."""
+        with self._lock:
+            self._kept.clear()
+
+    def recall(self, texts: Iterable[Text]) -> dict[Text, Any]:
+        """Those of the texts that are remembered."""
+        with self._lock:
+            known = {text: self._kept[text] for text in texts if text in self._kept}
+            for text in known:
+                self._kept.move_to_end(text)
+        return known
+
+    def keep(self, read: Read) -> None:
+        """Remember texts; a vector is copied, which may be a part of many."""
+        with self._lock:
+            for text, value in read.items() if self.most else ():
+                self._kept[text] = value.clone()
+                self._kept.move_to_end(text)
+            while len(self._kept) > self.most:
+                self._kept.popitem(last=False)
 
 
 class Recommender:

@@ -92,6 +92,10 @@ class _Asked(_Request):
         [], description="Titles of what was bought in other categories, oldest first, for models that know purchases."
     )
 
+    def _question(self, **rest: Any) -> Question:
+        history = [entry.named() for entry in self.history]
+        return Question(history, user_id=self.user_id, other_history=self.other_history, **rest)
+
 
 class RecommendRequest(
     _Asked,
@@ -127,19 +131,8 @@ class RecommendRequest(
             DataError: prices that leave no room, or an item that is not named as one.
         """
         filters = None if self.filters is None else Filters(**self.filters.model_dump())
-        history = [entry.named() for entry in self.history]
-        bought, skip, diversity = self.include_bought, self.skip_unknown, self.diversity
-        return Question(
-            history,
-            self.k,
-            filters,
-            self.candidates,
-            bought,
-            skip,
-            diversity=diversity,
-            user_id=self.user_id,
-            other_history=self.other_history,
-        )
+        names = ("k", "candidates", "include_bought", "skip_unknown", "diversity")
+        return self._question(filters=filters, **{name: getattr(self, name) for name in names})
 
 
 class ScoreRequest(
@@ -156,9 +149,7 @@ class ScoreRequest(
 
     def question(self) -> Question:
         """As a recommender takes it."""
-        to_score = [entry.named() for entry in self.candidates]
-        history, there = [entry.named() for entry in self.history], self.other_history
-        return Question(history, to_score=to_score, user_id=self.user_id, other_history=there)
+        return self._question(to_score=[entry.named() for entry in self.candidates])
 
 
 class ExplainRequest(
@@ -170,9 +161,7 @@ class ExplainRequest(
 
     def question(self) -> Question:
         """As a recommender takes it: the item's score, which is explained then."""
-        history = [entry.named() for entry in self.history]
-        to_score, there = [self.item.named()], self.other_history
-        return Question(history, to_score=to_score, user_id=self.user_id, other_history=there)
+        return self._question(to_score=[self.item.named()])
 
 
 class ItemToStore(_Request):

@@ -41,42 +41,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Settings:
-    """Every setting of a service, with its default.
-
-    Attributes:
-        host: address to listen at; a public one needs keys.
-        port: TCP port.
-        queue: requests that may wait for each model; one more is refused with 429.
-        batch: requests answered together at most; 1 answers one by one.
-        batch_wait_ms: how long a batch waits for company, in milliseconds.
-        timeout_s: seconds until a request that has no answer gets 503.
-        body_timeout_s: seconds in which a request's body must arrive.
-        header_timeout_s: seconds in which a request's head must arrive, from its first byte or from the connection on.
-        idle_timeout_s: seconds that a connection may wait for its next request, or for its client to read.
-        header_bytes: size of a request's head, at most.
-        header_count: headers of a request, at most.
-        connections: open at once, at most; fewer where the process may open few files.
-        search_timeout_s: seconds until a search of titles gets 503.
-        request_bytes: size of a request's body, at most.
-        depth: levels of nested lists and objects in a request, at most.
-        history: items of a history, at most.
-        k: recommendations of one request, at most.
-        candidates: candidates of one request, at most; of a `pair` model see the next.
-        pair_candidates: items that a `pair` model reads for one request, at most: each is an encoder pass.
-        texts: titles that a `dual` model encodes for one request, at most: those that the catalogue lacks.
-        waiting_texts: texts that may wait for each model to read them; more are refused with 429.
-        remembered: titles whose vectors each model remembers; 0 for none.
-        explained: recommendations that one request may have explained.
-        upsert: items written or deleted, or purchases added, by one request, at most.
-        drain_s: seconds between the signal to stop and the last new connection.
-        stop_s: seconds that requests in flight have to finish after that.
-        threads: processor threads of the models; 0 leaves one core to the rest.
-        base: folder or hub name of all models' base; None looks for each one's (:func:`xcrossrec.load`).
-        log_titles: write the titles of histories to the log.
-        insecure: listen at a public address without keys.
-        api_keys: may read.
-        admin_keys: may read and write.
-    """
+    """Every setting of a service, with its default; docs/operate.md has what each means."""
 
     host: str = "127.0.0.1"
     port: int = 8000

@@ -81,11 +81,7 @@ def train_target(
         purchases: let a `dual` model know what these users bought (`xcrossrec.training.purchases.with_purchases`),
             lately, and what that has to do with purchases in other categories
             (`xcrossrec.training.day_one.with_day_one`).
-        resume: continue an interrupted run.
-        overwrite: replace an existing model at ``out``.
-        show_progress: draw progress bars.
-        report_to: who is told losses and rates; TensorBoard's logs lie in ``<out>.training``.
-        callbacks: of the trainer (transformers), beside its own.
+        resume, overwrite, show_progress, report_to, callbacks: as for :func:`xcrossrec.train_source`.
 
     Raises:
         ModelError: fewer than two sources, or adapters that cannot be integrated.

@@ -42,14 +42,9 @@ class Columns:
     A column inside another one has a dotted name (``customer.id``); one of a file without a header its number, from 1.
 
     Args:
-        user: the user's id.
-        item: the item's id, in interactions and items alike.
-        title: the item's title.
-        time: when it happened.
+        item: in interactions and items alike.
         position: order within the user's sequence.
-        brand: the item's brand, as the next four of its table.
         category: one text, or a path of categories as a list.
-        description: text.
         price: a number, perhaps with a currency.
         in_stock: yes or no, or how many.
         history: of ready splits, what the user bought before: ids with blanks between them.
