@@ -153,7 +153,8 @@ class Questions:
             model: its name or its domain's; may be left out where the service has one model.
             skip_unknown: leave out purchases of items that the catalogue lacks; the answer names these.
         """
-        sent = [_given(**{**vars(each), "item_id": _listed(each.item_id)}) for each in purchases]
+        items = [each.item_id if isinstance(each.item_id, str) else list(each.item_id) for each in purchases]
+        sent = [_given(**{**vars(each), "item_id": own}) for each, own in zip(purchases, items, strict=True)]
         body = _given(model=model, purchases=sent, skip_unknown=skip_unknown)
         return Call("POST", "v1/purchases", AddedPurchases, body=body)
 
@@ -205,10 +206,6 @@ def _entry(entry: HistoryEntry) -> dict[str, str]:
     raise ConfigError(
         f"expected an id, a title or a mapping with 'item_id' or 'title', got {entry!r}: give one of these"
     )
-
-
-def _listed(item_id: str | Sequence[str]) -> str | list[str]:
-    return item_id if isinstance(item_id, str) else list(item_id)
 
 
 def _conditions(filters: Filters) -> dict[str, Any]:

@@ -16,6 +16,7 @@ _PARTS = Path(__file__).with_name("readme_parts")
 
 def readme(to: To, part: Mapping[str, Any], parity: str, *, distilled: bool) -> str:
     """The text of it."""
+    apart = len({*part["prompts"].values()}) > 1
     words = {
         "to": to,
         "made": "X-Cross, distilled into one LoRA" if distilled else "A recommender's language model",
@@ -25,14 +26,10 @@ def readme(to: To, part: Mapping[str, Any], parity: str, *, distilled: bool) -> 
         "parity": parity,
         "text": part["text"],
         "prompts": _prompts(to, **part["prompts"]),
-        "slots": "items['history_vector'].to_numpy()" if to == "vectors" and _apart(**part["prompts"]) else "vectors",
+        "slots": "items['history_vector'].to_numpy()" if to == "vectors" and apart else "vectors",
     }
     load = Template((_PARTS / f"{to}.md").read_text(encoding="utf-8")).substitute(words)
     return Template((_PARTS / "all.md").read_text(encoding="utf-8")).substitute(words, load=load)
-
-
-def _apart(history: str, item: str) -> bool:
-    return history != item
 
 
 def _prompts(to: To, history: str, item: str) -> str:

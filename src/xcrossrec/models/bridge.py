@@ -139,8 +139,10 @@ class Bridge:
         Args:
             elsewhere: mean vectors of the histories' items.
         """
-        each = self._like(elsewhere).double().numpy() / np.bincount(self.customer)
-        found = [np.bincount(self.lead, like[self.customer], len(self.leads)) for like in each]
+        foretold = _unit((elsewhere.float() - self.center) @ self.ridge)
+        like = torch.softmax(LIKENESS * (foretold @ self.customers.t()), dim=-1)
+        each = like.double().numpy() / np.bincount(self.customer)
+        found = [np.bincount(self.lead, own[self.customer], len(self.leads)) for own in each]
         return torch.from_numpy(np.stack(found)).float()
 
     def near(self, vectors: Float[Tensor, "item dim"]) -> Near:
@@ -163,10 +165,6 @@ class Bridge:
             (self.item_ids[row], weight)
             for row, weight in zip(found.indices.tolist(), found.values.tolist(), strict=True)
         ]
-
-    def _like(self, elsewhere: Float[Tensor, "user dim"]) -> Float32[Tensor, "user customer"]:
-        foretold = _unit((elsewhere.float() - self.center) @ self.ridge)
-        return torch.softmax(LIKENESS * (foretold @ self.customers.t()), dim=-1)
 
     def save(self, folder: Path) -> None:
         """Write vectors and purchases."""

@@ -92,7 +92,8 @@ class MergedEncoder(SingleStreamEncoder):
         The weights are exchanged, not changed, so that copies of the model that share them are not disturbed.
         """
         share = self.adapters[source].factors
-        linears = {path: _base_linear(self.backbone, path) for path in share}
+        under = self.backbone.base_model.model.get_submodule
+        linears = {path: under(path).get_base_layer() for path in share}
         before = {path: linear.weight for path, linear in linears.items()}
         with torch.no_grad():
             for path, linear in linears.items():
@@ -150,9 +151,3 @@ def _with_fresh_lora(backbone: Any, paths: Sequence[str], rank: int) -> PeftMode
         for path, start in zip(paths, starts, strict=True):
             adapted.base_model.model.get_submodule(path).lora_A["default"].weight.copy_(start)
     return adapted
-
-
-def _base_linear(backbone: Any, path: str) -> nn.Linear:
-    """The layer that a source adapts, under the target's LoRA."""
-    linear: nn.Linear = backbone.base_model.model.get_submodule(path).get_base_layer()
-    return linear

@@ -114,7 +114,8 @@ class DualBatches(UserBatches):
         for name, preprocess in (("items", self.preprocess), ("slots", self.history)):
             for number, chunk in enumerate(np.array_split(np.asarray(own), self.length_groups)):
                 if chunk.size and preprocess is not None:
-                    batch |= _prefixed(f"{name}{number}", preprocess([self.titles[row] for row in chunk]))
+                    features = preprocess([self.titles[row] for row in chunk])
+                    batch |= {f"{name}{number}_{key}": value for key, value in features.items()}
         batch["label"] = structure
         return batch
 
@@ -218,7 +219,3 @@ def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in rows])
-
-
-def _prefixed(prefix: str, features: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}_{key}": value for key, value in features.items()}

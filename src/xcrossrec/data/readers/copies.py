@@ -59,11 +59,6 @@ def packing(path: Path) -> str:
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "plain")
 
 
-def needs_copy(path: Path) -> bool:
-    """Whether Polars cannot unpack a file by itself."""
-    return packing(path) in ("bz2", "xz")
-
-
 def sample(path: Path, shown: str) -> bytes:
     """Give the first bytes, unpacked.
 

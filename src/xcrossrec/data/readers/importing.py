@@ -58,11 +58,6 @@ class Recipe:
         if self.core < 1:
             raise ConfigError(f"core is {self.core}, expected 1 or more: 1 keeps everything")
 
-    @property
-    def filters_rows(self) -> bool:
-        """Whether it would leave out interactions that are no exact repeats."""
-        return self.core > 1 or self.repeats == "first"
-
 
 def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
     """Make a domain of what a reader gave.
@@ -104,7 +99,7 @@ def _usable(name: str, raw: RawDomain, recipe: Recipe) -> tuple[RawDomain, dict[
 
 
 def _as_given(raw: RawDomain, recipe: Recipe, told: dict[str, Any]) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame]]:
-    if recipe.split is not None or recipe.filters_rows:
+    if recipe.split is not None or recipe.core > 1 or recipe.repeats == "first":
         raise ConfigError(
             "these files come split, so they are taken as they are: leave out --split, --k-core and "
             "--repeats first, or give all interactions in one (--interactions)"

@@ -263,7 +263,7 @@ def _source(path: Path, shown: str, form: Form | None, reading: Reading) -> Sour
         found: Form = "parquet"
     else:
         encoding = reading.encoding or copies.encoding_of(head, shown)
-        if encoding.lower() not in ("utf-8", "utf8") or copies.needs_copy(path):
+        if encoding.lower() not in ("utf-8", "utf8") or copies.packing(path) in ("bz2", "xz"):
             path = copies.plain_copy(copies.Text(path, shown, encoding), reading.folder)
             head = copies.sample(path, shown)
         text = head.removeprefix(codecs.BOM_UTF8).lstrip()

@@ -149,12 +149,9 @@ class IntegratedLayer(nn.Module):
         """Run the layer, then mix; whatever else the layer returns is passed on."""
         output = self.layer(*args, **kwargs)
         hidden = output[0] if isinstance(output, tuple) else output
-        mixed = self._mix(hidden)
-        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
-
-    def _mix(self, hidden: Float[Tensor, "rows token dim"]) -> Float[Tensor, "rows token dim"]:
         streams = hidden.view(self.integrator.sources, -1, *hidden.shape[1:]).unbind(0)
-        return torch.cat(list(self.mix(streams)))
+        mixed = torch.cat(list(self.mix(streams)))
+        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
 
     def mix(self, hidden: Sequence[Float[Tensor, "*batch dim"]]) -> Sequence[Float[Tensor, "*batch dim"]]:
         """Mix streams that stand apart, as far as ablations allow."""
