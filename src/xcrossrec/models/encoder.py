@@ -197,6 +197,13 @@ class TitleEncoder(InputModule):
             **sources,
         }
 
+    def train(self, mode: bool = True) -> Self:
+        """Switch modes; the backbone of several sources stays in evaluation mode, so its dropout never runs."""
+        super().train(mode)
+        if self.integration is not None:
+            self.backbone.eval()
+        return self
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """What trains, by the setting of :class:`xcrossrec.config.TrainingConfig` that is its learning rate."""
         raise NotImplementedError

@@ -72,12 +72,6 @@ class MergedEncoder(SingleStreamEncoder):
         self.backbone = _with_fresh_lora(base.backbone, sorted(mean), rank)
         self.scale = nn.Parameter(torch.ones(()))
 
-    def train(self, mode: bool = True) -> Self:
-        """Switch modes; the backbone stays in evaluation mode, so its dropout never runs."""
-        super().train(mode)
-        self.backbone.eval()
-        return self
-
     def _combine(self, streams: Sequence[Float[Tensor, "*batch dim"]]) -> Float[Tensor, "*batch dim"]:
         return streams[0] * self.scale
 

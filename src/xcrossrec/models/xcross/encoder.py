@@ -105,12 +105,6 @@ class XCrossEncoder(TitleEncoder):
         integrators = [p for integrator in self.integrators for p in integrator.parameters()]
         return {"learning_rate": integrators, "head_learning_rate": [self.stream_weight]}
 
-    def train(self, mode: bool = True) -> Self:
-        """Switch modes; the frozen backbone stays in evaluation mode, so its dropout never runs."""
-        super().train(mode)
-        self.backbone.eval()
-        return self
-
     def encode_streams(
         self, input_ids: Int[Tensor, "batch token"], attention_mask: Any, **attention: Any
     ) -> Float[Tensor, "source batch token dim"]:
