@@ -12,9 +12,7 @@ class Recommendation:
 
     Attributes:
         item_id: id in the catalogue.
-        title: its title.
         score: the model's score; comparable within one answer.
-        rank: 1 is best.
         category: as the catalogue has it.
         in_stock: as the catalogue has it.
         price: as the catalogue has it; None where it is unknown.
@@ -104,7 +102,6 @@ class HistoryMatch:
 
     Attributes:
         item_id: id in the catalogue; None for a free title.
-        title: the history item's title.
         cosine: of both items' vectors, each encoded alone; None for a `pair` model, which encodes no item alone.
         share: of the soft maximum, between 0 and 1; the shares of a history sum to 1. None unless `late` and `dual`.
         effect: score minus the score of the history without this item; None for the only item.
@@ -125,7 +122,6 @@ class LayerShare:
 
     Attributes:
         layer: of the base's layers; 1 is the lowest.
-        source: the giver's name.
         effect: score minus the score when this source gives nothing to the other streams at this layer.
         coefficient: mean absolute mixing coefficient with which the other streams take it, over the texts' tokens.
     """
@@ -141,7 +137,6 @@ class SourceShare:
     """What one source contributes over all layers.
 
     Attributes:
-        source: its name.
         effect: score minus the score when it gives nothing to the other streams at any layer; 0 if they are one.
         stream_weight: its weight in the final sum, or in the one stream's update; signed.
         stream_share: absolute weight over the sum of absolute weights.
@@ -161,7 +156,6 @@ class Explanation:
 
     Attributes:
         item_id: of the explained item; None for a free title.
-        title: its title.
         score: what :meth:`Recommender.recommend` would show.
         matches: the history's items, oldest first.
         sources: one entry a source; empty for a model without integration.

@@ -45,7 +45,6 @@ def explain_scores(
     Args:
         model: `dual` or `pair`, integrated or not; put back as it was.
         history: texts as the model reads them, oldest first; at least one.
-        items: texts to explain.
         history_ids: ids of the history's items, None for free titles.
         item_ids: ids of the items, None for free titles.
         history_titles: what people see of the history's items; None shows the texts.
@@ -96,9 +95,7 @@ class _Probe(ABC):
     """Scores a few items for one history, encoding everything afresh each time.
 
     Args:
-        model: of the probe's kind.
         history: texts, oldest first.
-        items: texts to score.
     """
 
     def __init__(self, model: Model, history: Sequence[str], items: Sequence[str]) -> None:

@@ -20,8 +20,6 @@ class Filters:
     Attributes:
         category: one of these, exactly.
         in_stock: true for items that can be bought now, false for the others.
-        price_min: this price or more.
-        price_max: this price or less.
 
     Raises:
         DataError: no category, another type, or prices that are not finite or leave no room.

@@ -92,7 +92,6 @@ def check_rows(
     Args:
         histories: per user the item rows bought.
         candidates: item rows to score per user, or None.
-        n_items: rows of the catalogue.
 
     Raises:
         DataError: names the first bad row and the rows allowed.

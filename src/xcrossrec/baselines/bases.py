@@ -39,7 +39,6 @@ class Measured:
     """One base on a domain.
 
     Attributes:
-        base: its name or folder.
         digest: of weights, tokenizer and configuration.
         ms: milliseconds to encode a thousand items here, with as many threads as torch takes.
         mb: megabytes of a thousand items' vectors.

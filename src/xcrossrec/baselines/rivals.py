@@ -70,7 +70,6 @@ class ItemKNN(Rival):
 
     Args:
         baskets: per train user the item rows.
-        n_items: rows of the catalogue.
     """
 
     name = "itemknn"

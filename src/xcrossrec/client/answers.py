@@ -18,8 +18,6 @@ class StoredItem:
     """An item of a catalogue.
 
     Attributes:
-        item_id: its id.
-        title: its text.
         category: for filters.
         in_stock: for filters.
         price: for filters, in the shop's currency.
@@ -39,7 +37,6 @@ class Purchase:
     """What a customer bought.
 
     Attributes:
-        user_id: of the customer.
         item_id: of one item, or of several, the oldest first.
         timestamp: seconds since 1970; None where it is unknown.
     """

@@ -27,12 +27,8 @@ class Call(Generic[T]):
     """One question, and as what its answer is read.
 
     Attributes:
-        method: of HTTP.
-        path: below the service's address.
         answer: type of what comes back, or of one key of it.
         key: this one.
-        body: JSON to send.
-        query: parameters of the address.
     """
 
     method: str

@@ -77,7 +77,6 @@ class CoPurchases:
 
         Args:
             customers: their hashes.
-            items: ids.
             of: per purchase the customer's number, rising.
             bought: per purchase the item's number.
         """
@@ -299,7 +298,6 @@ class Term:
     """Counts and their weights.
 
     Attributes:
-        counts: of purchases.
         weights: of the counts' scores beside the text's, by rung; one that is missing is 0.
     """
 

@@ -82,7 +82,6 @@ class _Case:
     Attributes:
         customer: whose.
         history: what she bought before.
-        target: what she bought.
         near: the items with the highest bonus that may be recommended instead.
         bonus: of all that is ranked, and perhaps of more.
     """
@@ -123,7 +122,6 @@ def choose_weights(
         catalogue: all item ids.
         read: gives the text's scores of items; called once.
         most_texts: items whose text may be read; so many customers are set aside as these allow, at most 2,000.
-        seed: of the draws.
 
     Returns:
         0 for a rung on which nobody could be asked.
@@ -203,9 +201,7 @@ def _gains(
     """What each weight gives a customer: the mean of ``1 / log2(1 + rank)`` over her purchases.
 
     Args:
-        cases: to be ranked.
         row_of: the row of each item that was read; first come the others.
-        others: how many these are.
         catalogue: how many items there are.
         text: scores of what was read.
     """

@@ -47,7 +47,6 @@ def draw_candidates(domain: Domain, split: Split, negatives: Negatives, *, seed:
     user's list depends neither on the other users nor on their order.
 
     Args:
-        domain: catalogue and sequences.
         split: whose users; those with fewer than two items have no target and get no list, nor do those for whom
             fewer than 29 items are left.
         negatives: ``uniform`` over the catalogue, or ``popularity``: in proportion to the counts in train,
@@ -119,10 +118,7 @@ def candidates_for(
     """Read the candidate lists from their file, or draw them and write it.
 
     Args:
-        domain: catalogue and sequences.
-        split: whose users.
         negatives: ``uniform`` or ``popularity``.
-        seed: of the draw.
         directory: the domain's folder, the file lies in its ``candidates``; None draws and writes nothing.
 
     Raises:

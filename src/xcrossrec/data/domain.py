@@ -42,7 +42,6 @@ class Sequences:
 
         Args:
             budget: number of users; None keeps all of them, in their own order.
-            seed: of the permutation.
 
         Raises:
             DataError: more users are asked for than there are, or fewer than one.
@@ -61,7 +60,6 @@ class Sequences:
 
         Args:
             count: number of users set aside; at least one other must remain.
-            seed: of the draw.
 
         Returns:
             the rest and the users set aside, both in their own order; disjoint.
@@ -105,7 +103,6 @@ class Domain:
             everywhere else.
         interactions: per split present ``user_id``, ``item_id``, ``position`` (int64, oldest lowest) and
             perhaps ``timestamp`` (int64 seconds), sorted by the user's first appearance, then position.
-        manifest: what ``manifest.json`` holds.
         text: what models read of an item; people see its title.
         other: what its users bought in other domains (:func:`xcrossrec.data.shared.with_shared_users`), or None:
             ``user_id``, ``domain``, ``item_id``, ``text`` (as that domain reads the item), ``position`` and, where all

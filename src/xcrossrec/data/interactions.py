@@ -121,7 +121,6 @@ def build_domain(
     kept; without one, the order is by ``timestamp``, or else as the rows stand.
 
     Args:
-        name: of the domain.
         items: ``item_id`` and ``title``, and perhaps ``brand``, ``category``, ``description``, ``price``, ``in_stock``
             and further columns, which are kept as text; exact repeats of a row are dropped.
         interactions: per split ``user_id``, ``item_id`` and perhaps ``position`` and ``timestamp`` (seconds).

@@ -24,10 +24,8 @@ def by_user(interactions: pl.DataFrame, *, validation: float, test: float, seed:
     """Give each split a share of the users, drawn by seed, whatever the order of the rows.
 
     Args:
-        interactions: with ``user_id``.
         validation: share of the users, 0 for no such split.
         test: share of the users, 0 for no such split.
-        seed: of the draw.
 
     Raises:
         ConfigError: shares that are negative or leave nothing for train.

@@ -64,7 +64,6 @@ def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -
     """Write a domain into a folder of its own; an interrupted write leaves either the old domain or none.
 
     Args:
-        domain: what to write.
         path: the folder; must not exist, or be empty.
         overwrite: replace an existing domain, with its candidate files. A folder that holds anything
             else is never replaced.
@@ -168,7 +167,6 @@ def read_parquet(file: Path, *, remedy: str) -> pl.DataFrame:
     """Read one Parquet file.
 
     Args:
-        file: what to read.
         remedy: what the error's message tells the user to do.
 
     Raises:

@@ -63,7 +63,6 @@ class Field(NamedTuple):
     """One field of a template.
 
     Attributes:
-        name: of the column.
         words: most that are read of it; None for all.
         separator: stands before it if any field before it is not empty.
         label: introduces it.

@@ -32,8 +32,6 @@ def distilled(model: Model, base: Base, texts: Sequence[str], *, seed: int = 0) 
     Args:
         model: `dual`, of the form ``xcross``.
         base: its base anew; taken over.
-        texts: of the target's catalogue.
-        seed: of the draws.
     """
     encoder = encoder_of(model)
     assert isinstance(encoder, XCrossEncoder)

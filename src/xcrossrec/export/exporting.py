@@ -47,8 +47,6 @@ class Exported:
     """What was written, and how near it is to the model.
 
     Attributes:
-        path: the folder.
-        to: its kind.
         parity: of the model and what was read back from the folder.
         exact: whether nothing was given up: neither distilled nor in 8 bits.
         ranks: what giving up costs in MRR (:func:`xcrossrec.export.parity.cost_in_ranks`); None where nothing was, or
@@ -96,13 +94,11 @@ def export_model(
         path: the model's folder.
         to: ``sentence-transformers`` (a plain SentenceTransformer), ``peft`` (one LoRA over the base), ``onnx`` (token
             ids and mask to unit vectors) or ``vectors`` (items' vectors as Parquet).
-        out: folder to write.
         catalogue: a domain's folder, a table of items or a catalogue: items of the vectors, and of the texts that are
             compared. On a domain's users is measured what ``distill`` and ``int8`` cost.
         distill: make one LoRA of a model of the form ``xcross``, trained on the domain's texts.
         int8: ONNX with weights of 8 bits.
         base: of the model, its folder or name; None looks for it (:func:`xcrossrec.load`).
-        overwrite: replace an earlier export.
         engine: where items are encoded for their ``vectors``; None is this process.
 
     Raises:

@@ -29,7 +29,6 @@ def write_onnx(stream: Stream, folder: Path, *, int8: bool) -> None:
 
     Args:
         stream: its backbone is set to plain attention.
-        folder: to fill.
         int8: weights in 8 bits, activations quantised as they come (onnxruntime's dynamic quantisation).
 
     Raises:

@@ -83,7 +83,6 @@ class Parity:
     """How far apart a model and its export are.
 
     Attributes:
-        texts: compared.
         vectors: largest difference of two numbers of vectors.
         scores: largest difference of two scores of the same item and history, by ``score.py``.
         cosine: smallest of a text's two vectors.

@@ -12,7 +12,6 @@ def scores(history: Sequence[str], slots: Any, ids: Sequence[str], vectors: Any,
     Args:
         history: ids of what she bought, oldest first; anything else for what is no item.
         slots: their unit vectors, one a row, as the model reads a history's items.
-        ids: of the items.
         vectors: their unit vectors, one a row.
         known: what history.json holds.
     """

@@ -118,9 +118,7 @@ class Stream:
 
     Attributes:
         backbone: a plain transformer with the updates added to its weights.
-        head: behind it.
         update: what was added, by the path of its layer; empty for a base alone.
-        reading: before it.
     """
 
     backbone: Any
@@ -149,12 +147,7 @@ class Stream:
 
 
 class Vectors(nn.Module):
-    """From token ids to unit vectors.
-
-    Args:
-        backbone: a transformer.
-        head: behind it.
-    """
+    """From token ids to unit vectors."""
 
     def __init__(self, backbone: Any, head: Head) -> None:
         super().__init__()

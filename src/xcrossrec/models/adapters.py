@@ -132,7 +132,6 @@ class Adapter:
     Attributes:
         name: the folder's name, or what the caller calls it; unique within one encoder.
         path: where it was read from.
-        config: PEFT's own settings.
         factors: per module of the backbone its low-rank update.
         manifest: this project's sidecar; empty for an adapter made elsewhere.
     """

@@ -59,7 +59,6 @@ class Base:
     Attributes:
         name: what the user called it; stored in bundles and resolved again on load.
         backbone: the model without pooler or head, in evaluation mode, float32.
-        tokenizer: its tokenizer.
         digest: sha256 over the weights, the tokenizer and the configuration, joined by dots; independent of file
             formats and paths.
         recipe: how it makes one vector of a text: its folder's own, or with what a user chose.

@@ -112,8 +112,6 @@ class Bridge:
         Args:
             elsewhere: mean vectors of what each customer bought elsewhere.
             bought: per customer the rows of the items that she bought here, one or more.
-            vectors: of the items.
-            item_ids: of the items.
             seed: of the draw where there are more customers than are kept.
         """
         drawn = np.random.default_rng(seed).permutation(len(elsewhere))[:MOST_CUSTOMERS]

@@ -79,7 +79,6 @@ def save(
 
     Args:
         model: from :func:`xcrossrec.models.kinds.build_model` or :func:`load`.
-        path: the folder to make.
         manifest: what to record (data fingerprint, training, metrics, ...); format, versions, base and the
             digests of all files are added.
         overwrite: replace an existing xcrossrec model.
@@ -216,8 +215,6 @@ def load_modules(
     """Load what sentence-transformers saved of a model, as a checkpoint of a training is; see :func:`load`.
 
     Args:
-        folder: where it is.
-        scoring: its kind.
         base: as for :func:`load`.
         trainable: as for :func:`load`.
         also: classes that it may be made of beside those of xcrossrec.

@@ -63,7 +63,6 @@ class DayOne(Module):
     """How much each item was bought, lately, and the bridge from other categories; a text's vector passes through.
 
     Args:
-        dim: vector size.
         popularity: ``item_id``, ``lately`` (purchases, older ones counting less) and ``bought`` (all of them).
         weights: by rung, of ``bridge`` (its share of the score, from 0 to 1) and ``popularity`` (the logarithm of 1 and
             what was bought lately); ``text`` 0 leaves the text out, which counts in full where nothing is said.
@@ -138,10 +137,8 @@ class Everywhere:
     """What every item gets beside its text: the bridge's part, and how much it is bought, lately.
 
     Attributes:
-        ladder: decides.
         share: of the bridge in the score.
         leads: the bridge's weights of what customers bought here; None without a bridge.
-        popularity: weight.
     """
 
     ladder: Ladder
@@ -204,7 +201,6 @@ class Standing:
         """What is added to the items' text scores.
 
         Args:
-            ids: of the items.
             vectors: of the items, unit ones.
             whole: what holds just these items and does not change; what no customer changes is kept for as long.
         """
@@ -222,7 +218,6 @@ class Ladder:
     """Decides by what is known of a customer how she is answered.
 
     Args:
-        term: co-purchases and their weights.
         day_one: of the model; None where it has none, so that popularity is counted from ``term``.
     """
 

@@ -82,7 +82,6 @@ class DualKind:
         Args:
             model: taken over.
             titles: the catalogue's; at most 1,024 of them, evenly spread, are encoded.
-            precision: of their encoding.
 
         Source:
             removing the common mean from text vectors: "All-but-the-Top" (Mu and Viswanath, ICLR 2018, arXiv
@@ -164,8 +163,6 @@ def encode_titles(
     Equal texts have equal vectors, so that their items tie.
 
     Args:
-        model: a `dual` model.
-        texts: titles.
         as_history: read them as a history's items; which differs where the model's prompts do.
         told: how many of the different texts are encoded.
     """
@@ -204,7 +201,6 @@ class DualScorer:
     histories hold and once as what is scored where the prompts of these differ.
 
     Args:
-        model: a `dual` model.
         titles: the catalogue, in row order.
         vectors: the catalogue's vectors (item, dim), if they are known already.
     """

@@ -69,7 +69,6 @@ class TitleEncoder(InputModule):
             ``shared`` on a base that cannot.
         recipe: the prompts before texts, and what makes one vector of a text's states behind the encoder.
         sources: names of the domains that it is made of; empty for a single language model.
-        adapters: theirs.
         integration: how they became one model; None for a single language model.
     """
 
@@ -228,8 +227,6 @@ class TitleEncoder(InputModule):
         """Load from a saved folder; the base is verified by digest, adapters by shape.
 
         Args:
-            model_name_or_path: the folder.
-            subfolder: inside it.
             base: use this one (taken over), or that of this folder or name; None looks for it
                 (:func:`xcrossrec.models.identity.find_base`).
             trainable: let LoRA factors train on, which costs the fast pass its folded weights.
@@ -255,8 +252,6 @@ class TitleEncoder(InputModule):
         """Make the encoder that a folder holds.
 
         Args:
-            folder: what :meth:`save` wrote.
-            settings: as :meth:`read_settings` gives them.
             base: the one that it was trained on; taken over.
             trainable: let LoRA factors train on.
         """

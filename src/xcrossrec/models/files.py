@@ -132,7 +132,6 @@ def file_digests(folder: Path, *, besides: str, apart: str = "") -> dict[str, st
     """Hash every file of a folder, by its relative name.
 
     Args:
-        folder: what to look through.
         besides: the name of a file in it that is left out.
         apart: the name of a folder in it, or a link to one, that is not looked into.
 

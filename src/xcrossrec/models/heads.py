@@ -183,9 +183,6 @@ class Center(Head):
     part of every cosine between them; without it the language model's similarity ranks better before any training, and
     what one domain teaches carries over to the next (measured in lab/log). The mean is computed once, from titles alone
     (:meth:`xcrossrec.models.dual.DualKind.centered`), and never trained.
-
-    Args:
-        dim: vector size d.
     """
 
     config_keys = ["dim"]  # noqa: RUF012
@@ -206,9 +203,6 @@ class Center(Head):
 class PromptedCenter(Center):
     """A center for a model that reads a history's items with another prompt than those that are scored: each has its
     own mean, since a prompt moves all vectors alike.
-
-    Args:
-        dim: vector size d.
     """
 
     config_file_name = "prompted_center.json"

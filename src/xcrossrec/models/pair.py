@@ -70,7 +70,6 @@ class PairScorer:
     """Scores (history, candidate) pairs; a model that shares histories reads each once a batch.
 
     Args:
-        model: a `pair` model.
         titles: the catalogue, in row order.
     """
 

@@ -57,7 +57,6 @@ def choose_pair_attention(wanted: PairAttention | None, scoring: Scoring, backbo
     Args:
         wanted: the user's choice; None takes the default of a base that can, or cannot, share histories.
         scoring: only ``pair`` has a choice.
-        backbone: the base's.
 
     Raises:
         ConfigError: a choice for ``dual``.
@@ -75,7 +74,6 @@ def set_up_pair_attention(backbone: Any, attention: PairAttention) -> bool:
     Args:
         backbone: the base's; for ``shared``, its attention is replaced by one that can do the shared pass and is
             otherwise PyTorch's own.
-        attention: ``joint`` or ``shared``.
 
     Returns:
         whether pairs share their history's encoding; not where the fast pass is switched off.
@@ -128,7 +126,6 @@ def attention_arguments(backbone: nn.Module, features: Mapping[str, Any], attent
         backbone: the base's, its adapters in place.
         features: tokenized texts, pairs in rows (``attention_mask``, ``segments``), or pairs that share their
             histories (see :meth:`xcrossrec.models.tokens.PromptTokenizer.encode_shared`).
-        attention: the model's kind.
     """
     config: Any = backbone.config
     if "candidate" in features:

@@ -30,7 +30,6 @@ class PairHead(Head):
     similarity, so that the language model has to learn the task from nothing.
 
     Args:
-        dim: hidden size.
         reads: which h: ``first`` token, or ``candidate``.
         starts: from the ``similarity``, or ``fresh``.
 

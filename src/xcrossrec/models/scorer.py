@@ -36,7 +36,6 @@ class ModelScorer:
     Args:
         model: from :mod:`xcrossrec.models.bundle`.
         texts: the catalogue's, in row order, as the model reads them (:func:`as_read`).
-        name: what tables call it.
         precision: of the encoding, ``fp32`` or ``bf16``.
         ids: the items', in row order; needed where the model knows purchases (:mod:`xcrossrec.models.purchases`).
 
@@ -155,7 +154,6 @@ def as_read(path: Path | str, domain: Domain) -> Domain:
 
     Args:
         path: of the model or adapter; one made elsewhere reads what the domain says.
-        domain: whose items.
 
     Raises:
         DataError: the items lack a field that the model reads.
@@ -179,8 +177,6 @@ def untrained(
         base: see :func:`xcrossrec.models.base.load_base`.
         texts: the catalogue's, in row order.
         center: take the catalogue's mean vector off every item's.
-        precision: of the encoding.
-        name: what tables call it.
     """
     model = build_model(SourceEncoder(load_base(base)))
     model = kind_of(model).centered(model, texts) if center else model
@@ -209,7 +205,6 @@ def trained(
         base: see :func:`xcrossrec.models.bundle.load`.
         strict: refuse a foreign adapter of which nothing but its shapes says that it belongs to the base.
         center: center the model on this catalogue, whatever it was trained on.
-        precision: of the encoding.
         ids: see :class:`ModelScorer`.
 
     Raises:

@@ -152,7 +152,6 @@ def default_lora(
     """LoRA on query and value, as PEFT's defaults choose them for the base's architecture.
 
     Args:
-        rank: r.
         alpha: LoRA's alpha; None takes twice the rank.
         dropout: on the adapter's input.
         target_modules: names of other linear layers to adapt.

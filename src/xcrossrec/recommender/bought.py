@@ -17,10 +17,6 @@ class Bought:
 
     The model's own counts stay as they are, but for customers who are forgotten. What both know counts once.
 
-    Args:
-        model: with purchases or without.
-        catalogue: whose purchases are added.
-
     Attributes:
         term: what the model adds to a text score, by all purchases; None for a model that knows no purchases.
     """

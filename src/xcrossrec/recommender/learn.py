@@ -43,7 +43,6 @@ class Learned:
 
     Attributes:
         purchases: of each customer and item one.
-        customers: who bought them.
         added: purchases that it did not know before.
         copurchase: how their weights were chosen; None where they stayed.
     """
@@ -110,7 +109,6 @@ def forget(path: Path | str, user_id: str) -> int:
     purchases did to the weights of the training, and to the bridge, stays, and names nobody.
 
     Args:
-        path: the model's folder.
         user_id: one of whom it knows nothing is no error.
 
     Returns:

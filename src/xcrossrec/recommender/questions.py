@@ -122,8 +122,6 @@ class Understood:
     """A question whose items were looked up.
 
     Attributes:
-        asked: the question.
-        history: its items.
         unknown: ids that were left out of it.
         to_score: what is to be scored; None where the catalogue is ranked.
         bought: ids of all that is known of the customer.
@@ -187,8 +185,6 @@ def understand(
     """Look a question's items up in one version of the catalogue, for a model that reads a certain text of each.
 
     Args:
-        snapshot: of the catalogue.
-        asked: the question.
         reads: what the model reads of an item.
         bought: ids of what is known of the customer, oldest first; those that the catalogue lacks are passed over.
         knows_purchases: whether the model can be asked about a customer of whom nothing is known here.

@@ -155,7 +155,6 @@ class Answering:
     """Answers the questions put to one model.
 
     Args:
-        name: of the model.
         recommender: which looks up and reads; no other thread may let its model read.
         settings, metrics: of the service.
         on_start: called first on each thread.

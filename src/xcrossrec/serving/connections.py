@@ -79,7 +79,6 @@ class Connection(HttpToolsProtocol):
 
     Args:
         shared: what all of the server share.
-        options: uvicorn's own.
     """
 
     def __init__(self, shared: Connections, **options: Any) -> None:

@@ -32,7 +32,6 @@ class Gate:
     """ASGI middleware; the only one.
 
     Args:
-        app: the application behind it.
         service: has limits, keys and room, and counts every answer.
     """
 

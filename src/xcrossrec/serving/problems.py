@@ -21,10 +21,8 @@ class Problem(XCrossRecError):  # noqa: N818 - what HTTP calls it
     """A request that gets no answer but a reason.
 
     Args:
-        status: of HTTP.
         code: a short name for programs.
         message: a sentence for people.
-        headers: to send with it.
     """
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:

@@ -47,7 +47,6 @@ class Served:
     """A model that answers: recommendations in batches, explanations and writes beside them, on threads of their own.
 
     Args:
-        spec: what it is.
         model, manifest: from :func:`load`; taken over.
         store: its catalogue; not closed by :meth:`close`.
         settings, metrics: of the service.

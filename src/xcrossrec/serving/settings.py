@@ -28,9 +28,7 @@ class Spec:
 
     Attributes:
         name: by which requests choose it.
-        path: of the bundle.
         catalog: a catalogue, or what one is made of: a domain's folder or a table; a database's URL is text.
-        precision: of encoding.
     """
 
     name: str

@@ -50,7 +50,6 @@ class Worker(Generic[Q, A]):
     Args:
         name: of the thread; what refusals call it.
         answer: takes questions, gives one answer or exception each; called from the worker's thread alone.
-        queue: questions that may wait.
         batch: questions answered together, at most.
         wait_s: how long a batch waits for company after its first question came, in seconds.
         on_start: called first on the worker's thread; ``started`` is set after it.
@@ -92,8 +91,6 @@ class Worker(Generic[Q, A]):
         """Wait for an answer, at most so many seconds, and while the asker does.
 
         Args:
-            question: to be answered.
-            timeout_s: of it.
             gone: tells whether the asker hung up.
             admitted: it was let in before, so that it is not refused now.
 

@@ -41,9 +41,6 @@ class UserBatches:
 
     Args:
         sequences: per user item rows, oldest first; at least two.
-        titles: the catalogue.
-        preprocess: the encoder's tokenization.
-        seed: of all draws.
         processes: that share a batch; this one's part of it is tokenized.
     """
 

@@ -55,7 +55,6 @@ def with_day_one(model: Model, domain: Domain, users: Sequences, *, seed: int = 
         model: `dual`, with purchases (:mod:`xcrossrec.training.purchases`), trained or not; taken over.
         domain: gives items, texts, times and, where it has them, histories from other categories.
         users: of its train split, whose purchases the model knows.
-        seed: of the draws.
     """
     popularity, half_life = popularity_of(domain, users)
     bridge: Bridge | None = None
@@ -154,11 +153,9 @@ class Fitting:
 
     Attributes:
         vectors: unit vectors of the catalogue; of those items that nothing is asked about anything.
-        item_ids: of the catalogue.
         elsewhere: mean vectors of what the customers bought elsewhere.
         rows: what they bought here, oldest first.
         lately: how much each item is bought.
-        others: drawn from the catalogue.
     """
 
     vectors: Float32[Tensor, "item dim"]

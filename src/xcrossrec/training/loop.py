@@ -43,13 +43,11 @@ class TrainingReport:
     Attributes:
         users: training users, without those set aside.
         holdout_users: users set aside for early stopping.
-        epochs: epochs run.
         best_loss: lowest loss on the users set aside, which the weights kept have; where no epoch beat the
             start, that is ``initial_loss`` and the weights are those of the start; None without any.
         initial_loss: the same loss before the first step; None without any.
         losses: per epoch, loss on the users set aside.
         wall_s: seconds.
-        trained_parameters: number of trained scalars.
         copurchase: how the weights of what is bought together were chosen, after the training; None where the model
             knows no purchases.
     """
@@ -97,7 +95,6 @@ def fit(
         model: from :func:`xcrossrec.models.build_model`.
         domain: gives the texts.
         users: the budget's users; some are set aside for early stopping.
-        config: settings.
         work: folder for checkpoints and TensorBoard logs; once the result is saved, checkpoints can go
             (:func:`xcrossrec.training.checkpoints.forget_checkpoints`).
         resume: continue from the newest whole checkpoint in ``work``, or start again where there is none.

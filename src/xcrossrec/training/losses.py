@@ -45,7 +45,6 @@ class NextItemLoss(nn.Module):
 
     Args:
         model: a SentenceTransformer that ends with a :class:`HistoryMatcher`.
-        matcher: that module.
         processes: that share the encoding; each computes the whole loss. None takes those that `torchrun` started.
     """
 
@@ -119,7 +118,6 @@ class PairLoss(nn.Module):
     """Listwise loss of a `pair` model: each user's positive against that user's negatives.
 
     Args:
-        model: a CrossEncoder.
         candidates: texts per user, the positive first.
         processes: that share the users; each computes the whole loss. None takes those that `torchrun` started.
     """

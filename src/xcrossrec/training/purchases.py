@@ -37,7 +37,6 @@ def with_purchases(
         model: `dual`, trained or not; taken over.
         domain: gives items and their texts.
         users: whose purchases are counted, all of them; they are set aside in turn for the choice.
-        seed: of the draws.
         vectors: the catalogue's, if they are known already (of a model that reads all texts alike).
 
     Raises:
@@ -72,11 +71,9 @@ def weighed(
     """Choose the weights of co-purchases beside a model's text score; see :func:`choose_weights`.
 
     Args:
-        model: `dual`.
         sequences: each customer's item ids, oldest first; those without a text are left out.
         texts: of the catalogue's items, by id, as the model reads them.
         most_texts: that may be read.
-        seed: of the draws.
         known: the items' vectors by id; none of them, or all.
     """
 

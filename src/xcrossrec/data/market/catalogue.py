@@ -42,9 +42,6 @@ class Catalogue:
     Attributes:
         titles: by item row; unique.
         product_type: row of `types_of`.
-        theme: row of ``THEMES``.
-        house: row of ``BRAND_HOUSES``.
-        tier: row of ``TIER_WORDS``.
         palette: row of ``PALETTE_WORDS``, or ``NO_PALETTE`` where the type is sold by size.
         complement: by product type, the type of the same theme that is bought to go with it.
     """

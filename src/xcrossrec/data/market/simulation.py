@@ -143,7 +143,6 @@ def history_weights(
     Args:
         bought: the items that each customer has.
         last: the row of the last one; -1 = nothing yet.
-        catalogue: the domain's.
     """
     members = catalogue.product_type[:, None] == np.arange(len(catalogue.complement))
     has_type = (bought.astype(np.float32) @ members.astype(np.float32)) > 0

@@ -45,7 +45,6 @@ def import_domain(
     """Read one source and make a domain of it (write it with `xcrossrec.data.write_domain`).
 
     Args:
-        name: of the domain.
         form: a key of ``FORMATS``; None tells by each file's contents, which may differ.
         inputs: the source's files, or tables in their place.
         recipe: filters and split; by default all interactions, split leave-last-out or as they come.

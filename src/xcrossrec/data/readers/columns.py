@@ -100,9 +100,6 @@ class Columns:
         """Give the columns as one file has them.
 
         Args:
-            path: the file, for messages.
-            present: the file's columns.
-            needed: what must be there.
             optional: what is looked for, too.
             hint: what else may be wrong with the file, for messages.
             elsewhere: the item's column may be meant for another file, and is then found by its usual names.

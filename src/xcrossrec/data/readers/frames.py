@@ -48,7 +48,6 @@ class Inputs:
     """The files of one source, each a path, a folder, a pattern, or several of these; or a table of any library.
 
     Args:
-        interactions: all interactions.
         items: the catalogue with titles; none where the titles stand among the interactions.
         splits: interactions that come split; instead of ``interactions``.
         columns: what the columns of own tables and RecBole files are called.
@@ -79,7 +78,6 @@ class RawDomain:
         interactions: columns user_id, item_id, and timestamp (seconds) or position or both; also ``subsecond``
             (nanoseconds) where times have fractions, and ``split`` (train, validation, test) where the source comes
             split.
-        sources: the files read.
         rows: how many interactions were read and, a reason each, left out.
         filters: what else the manifest states: conflicting titles.
     """

@@ -62,9 +62,7 @@ class ItemRows:
     """The items of some files, a table a file, and what is wrong with them.
 
     Attributes:
-        parts: tables.
         lacking: rows without an id.
-        read: rows.
         place: the first file with rows without an id.
     """
 
@@ -109,7 +107,6 @@ def item_rows(
     """Read the items of some files.
 
     Args:
-        sources: the files.
         columns: what their columns are called.
         inputs: where the items stand.
         needed: columns that must be there.

@@ -173,12 +173,10 @@ def interactions_of(
     """Read the interactions of one file.
 
     Args:
-        source: the file.
         columns: what its columns are called.
         inputs: which rows count.
         tally: gets the counts.
         remedy: what to do when a time is in another unit than ``columns.time_unit`` or the first one.
-        check: looks at every batch.
 
     Raises:
         DataError: missing columns, values that are no ids, times or positions, views among the purchases.

@@ -212,7 +212,6 @@ def open_sources(paths: Paths, form: Form | None, reading: Reading) -> list[Sour
     Args:
         paths: one or several; a folder or a zip file stands for all files in it.
         form: what they are; None tells by their contents, and RecBole's by their names.
-        reading: how text is read.
 
     Raises:
         DataError: no such file, an empty folder, a file of another form or encoding.

@@ -62,7 +62,6 @@ def read_tables(form: Form | None, inputs: Inputs, blocks: Blocks | None = None)
 
     Args:
         form: what the interactions are; None tells by each file's contents.
-        inputs: the files.
         blocks: reads each file by an engine; None reads them here.
 
     Raises:

@@ -65,9 +65,6 @@ class KeptStates:
         """The states of all tokens: those kept, the others computed.
 
         Args:
-            input_ids: token ids.
-            texts: their layout.
-            dtype: of the products.
             narrow: whether states are of that type too.
             compute: gives, a text at a time, the states of other ids and their texts' lengths, shortest first.
         """

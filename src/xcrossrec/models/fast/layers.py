@@ -53,7 +53,6 @@ class Layer:
         """Take a layer apart.
 
         Args:
-            layer: of the backbone.
             names: where its architecture keeps the parts.
             activation: its name in transformers.
             weights: makes a linear layer's, one a stream or one for all.

@@ -61,7 +61,6 @@ class PackedPass:
 
     Args:
         backbone: as an encoder of this project holds it: plain, with PEFT's LoRA, or stacked and integrated.
-        streams: their number.
         mixers: after each of the last layers, what mixes the streams; none for a single stream.
     """
 
@@ -88,9 +87,6 @@ class PackedPass:
         """Encode a padded batch; zero where there is padding.
 
         Args:
-            input_ids: token ids.
-            texts: their layout.
-            types: types of numbers.
             combine: makes one state a token of the streams' last states.
             keep: in training, keep what lies below all that trains for the next time that a text comes.
         """
@@ -116,7 +112,6 @@ class PackedPass:
 
         Args:
             features: as :meth:`xcrossrec.models.tokens.PromptTokenizer.encode_shared` gives them.
-            types: types of numbers.
             combine: makes one state a token of the streams' last states.
         """
         layout = SharedLayout.of(features["history"][0], features["candidate"][0], features["position_ids"][0])

@@ -41,7 +41,6 @@ class Block:
 
     Attributes:
         index: the token in each slot; 0 where the slot is empty.
-        present: which slots are filled.
     """
 
     index: Int[Tensor, "group slot"]
@@ -59,7 +58,6 @@ class Blocks:
     """Consecutive tokens of the row, laid out by group in padded matrices.
 
     Attributes:
-        parts: the matrices.
         place: per token, in the row's order, its slot in the flattened matrices, one after another.
     """
 
@@ -148,7 +146,6 @@ class SharedLayout:
         Args:
             queries: block of the part's queries.
             keys: block of its keys, of the same groups.
-            rows: number of streams.
             window: farthest position that is seen; None for all.
         """
         name = (id(queries), id(keys), rows, window)

@@ -40,10 +40,7 @@ class StreamRunner:
     """Runs streams through layers; the output of the last one is not mixed yet.
 
     Attributes:
-        layers: all layers.
-        heads: of attention.
         mixers: after each of the last layers, what mixes the streams; none for a single stream.
-        dtype: of the products.
         bias: gives, for a text's length, what is added to the scores (one, head, length, length).
     """
 

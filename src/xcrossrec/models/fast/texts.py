@@ -144,7 +144,6 @@ def dropped(states: Tensor, share: float) -> Tensor:
     other devices as PyTorch does it.
 
     Args:
-        states: any shape.
         share: of the entries that become 0; the others grow to keep the mean.
     """
     if states.device.type != "cpu":

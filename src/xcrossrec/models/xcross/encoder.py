@@ -111,7 +111,6 @@ class XCrossEncoder(TitleEncoder):
         """Run all streams and give each one's refined last states (before stage 4).
 
         Args:
-            input_ids: token ids.
             attention_mask: 1 for tokens, 0 for padding; or any form that the backbone takes.
             **attention: what else :func:`xcrossrec.models.pair_attention.attention_arguments` gives.
         """

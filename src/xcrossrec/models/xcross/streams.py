@@ -89,7 +89,6 @@ def stack_adapters(backbone: nn.Module, streams: Sequence[Mapping[str, LoraFacto
     """Replace, in place, every linear layer that some adapter updates by a stacked one.
 
     Args:
-        backbone: the base's.
         streams: per stream its update of each module that it changes.
 
     Raises:
@@ -110,10 +109,6 @@ class _StreamwisePositionBias:
 
     Its relative positions go through the adapted query and key projections without a batch axis, so the
     stream they belong to cannot be read off their shape (PEFT's mixed batches crash here).
-
-    Args:
-        attention: DeBERTa-v2's disentangled attention.
-        streams: number of streams.
     """
 
     def __init__(self, attention: Any, streams: int) -> None:
