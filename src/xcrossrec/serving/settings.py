@@ -39,7 +39,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Settings:
-    """Every setting of a service, with its default; docs/operate.md has what each means."""
+    """Every setting of a service, with its default; docs/operate.md says what each means."""
 
     host: str = "127.0.0.1"
     port: int = 8000
