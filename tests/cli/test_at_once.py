@@ -50,6 +50,8 @@ MISTAKES: list[tuple[str, str]] = [
     ("train target DOMAIN --source ADAPTER --source ADAPTER --out OUT --config TOML", "unknown training setting"),
     ("train target DOMAIN --source ADAPTER --source ADAPTER --out OUT --top-layers 1", "belongs to --form xcross"),
     ("adapt NONE --out OUT", "no domain folder at NONE"),
+    ("adapt ADAPTER --source DOMAIN --out OUT", "ADAPTER is an adapter: the new category is a domain's folder"),
+    ("sources ADAPTER --source ADAPTER", "ADAPTER is an adapter: the new category is a domain's folder"),
     ("adapt DOMAIN --source NONE --out OUT", "no domain folder at NONE"),
     ("adapt DOMAIN --add-source MODEL --out OUT", "MODEL is not a domain folder"),
     ("sources DOMAIN --source MODEL", "MODEL is not a domain folder"),

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from xcrossrec import ConfigError, XCrossRecError
+from xcrossrec.engine import EngineName, engine_named
 
 if TYPE_CHECKING:
     from xcrossrec_lab.suites.runner import Progress
@@ -48,6 +49,9 @@ SuiteFile = Annotated[Path, typer.Argument(metavar="SUITE", help="A suite's TOML
 Workers = Annotated[int, typer.Option(min=1, help="Cells at a time.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of each cell.  [default: cores over workers]")]
 Out = Annotated[Path | None, typer.Option(help="The run's folder.  [default: the suite's]")]
+
+EngineChoice = Annotated[EngineName, typer.Option(help="Where cells run: here, or on a cluster by Ray.")]
+Address = Annotated[str | None, typer.Option(help="Ray's cluster.  [default: Ray on this machine alone]")]
 
 
 @app.callback()
@@ -86,6 +90,8 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option(help="Patterns of cell names, such as 'toys/*/lora/512-s*'.")
     ] = None,
+    engine: EngineChoice = "local",
+    address: Address = None,
 ) -> None:
     """Run the cells that are missing; finished ones are kept, so it can be killed and started again.
 
@@ -100,7 +106,8 @@ def run(
         log.info(state.line())
 
     folder = out or Suite.read(suite).out
-    state = run_suite(suite, folder, workers=workers, threads=threads, only=only or (), progress=show)
+    with engine_named(engine, address) as place:
+        state = run_suite(suite, folder, workers=workers, threads=threads, only=only or (), progress=show, engine=place)
     typer.echo(f"{folder}: {state.done} of {state.total} cells are complete")
     _refuse_failed(state, folder)
 

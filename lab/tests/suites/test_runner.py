@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from elsewhere import Elsewhere
 from xcrossrec import ConfigError, DataError, read_domain
 from xcrossrec_lab.cli import app
 from xcrossrec_lab.suites.cell_process import commit, cut_to_budget, run_cell, shuffle_titles
@@ -131,6 +132,16 @@ def test_a_cell_that_fails_says_why_and_the_others_go_on(suite_file, tmp_path: P
     result = CliRunner().invoke(app, ["status", str(path)])
     assert "failed   garden/kitchen+camping/source-1/no-s0" in result.stdout
     assert "1 of 2 cells are complete, 1 failed" in result.stdout
+
+
+def test_a_cell_is_an_engines_task(suite_file, tmp_path: Path) -> None:
+    path, out, engine = suite_file(("popularity",)), tmp_path / "run", Elsewhere()
+    state = run(path, out, engine=engine, threads=3)
+    assert (state.done, state.failed) == (1, [])
+    assert CellFiles(out).read(Suite.read(path).cells()[0])["threads"] == "3"
+    assert not list(out.rglob("*.log"))
+    assert run(path, out, engine=engine).finished_now == 0
+    assert len(engine.worked) == 1, "what is finished is not run again"
 
 
 def servers() -> list[int]:

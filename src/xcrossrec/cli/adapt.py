@@ -89,7 +89,8 @@ def sources(target: TargetDir, source: SourceDirs = None, base: Base = None) -> 
 def _check(base: str | None, target: Path, *sources: list[Path] | None) -> None:
     """Refuse what is not there before a library is loaded."""
     check_base(base)
-    for folder in (target, *chain.from_iterable(each or () for each in sources)):
+    check_category(target, new=True)
+    for folder in chain.from_iterable(each or () for each in sources):
         check_category(folder)
 
 

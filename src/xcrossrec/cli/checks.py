@@ -63,8 +63,8 @@ def check_adapter(folder: Path) -> None:
         raise BundleError(f"{folder} is no adapter: it has no {ADAPTER}; train one with `xcrossrec train source`")
 
 
-def check_category(folder: Path) -> None:
-    """Refuse what is neither a domain's folder nor an adapter.
+def check_category(folder: Path, *, new: bool = False) -> None:
+    """Refuse what is neither a domain's folder nor an adapter; a new category has no adapter yet.
 
     Raises:
         DataError: no such folder, or something else.
@@ -73,6 +73,10 @@ def check_category(folder: Path) -> None:
 
     if not (folder / ADAPTER).is_file():
         read_manifest(folder)
+    elif new:
+        raise DataError(
+            f"{folder} is an adapter: the new category is a domain's folder, adapters are given by --source"
+        )
 
 
 def check_sources(folders: Sequence[Path]) -> None:

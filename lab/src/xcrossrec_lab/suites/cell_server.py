@@ -30,7 +30,7 @@ _FOR_FORKS = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # else asking for a GPU starts CUDA here, and no fork can use it
 }
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 
 
 class CellServer:
@@ -50,7 +50,7 @@ class CellServer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, **dict.fromkeys(_THREADS, str(threads)), **_FOR_FORKS},
+                env={**os.environ, **dict.fromkeys(THREADS, str(threads)), **_FOR_FORKS},
             )
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)

@@ -1,19 +1,28 @@
-"""Run a suite's cells, several at a time, each in a process of its own; what is finished is never run again."""
+"""Run a suite's cells, several at a time, each in a process of its own; what is finished is never run again.
+
+Here processes are forked from a server. An engine that works elsewhere (Ray) gets a cell a block, and its workers start
+a process each; they find suite, data, adapters and the run's folder at the same paths.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 from xcrossrec import ConfigError
+from xcrossrec.engine import Engine, Work
+from xcrossrec_lab.suites import cell_process
 from xcrossrec_lab.suites.cell_process import CELL, TRIAL
-from xcrossrec_lab.suites.cell_server import CellServer
+from xcrossrec_lab.suites.cell_server import THREADS, CellServer
 from xcrossrec_lab.suites.cells import Cell, CellFiles
 from xcrossrec_lab.suites.suite import Suite
 from xcrossrec_lab.suites.tuning import prepared
@@ -83,6 +92,7 @@ def run(
     only: Sequence[str] = (),
     tune: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    engine: Engine | None = None,
 ) -> Progress:
     """Run what is missing of a suite; can be killed at any moment and started again.
 
@@ -94,6 +104,8 @@ def run(
         only: patterns of cell names.
         tune: run the trials of the suite's search instead.
         progress: called whenever a cell starts or ends.
+        engine: where cells run; None is this machine. One elsewhere has workers of its own, each with so many
+            threads, or one.
 
     Raises:
         ConfigError: a faulty suite, no worker, or another run in the same folder.
@@ -107,6 +119,14 @@ def run(
     state = Progress(total=len(cells), done=len(cells) - len(waiting))
     report = progress or (lambda _: None)
     running: list[_Running] = []
+    if engine is not None and not engine.here:
+        with _sole_run(out):
+            command = [str(suite_path.absolute()), str(out.absolute()), TRIAL if tune else CELL]
+            blocks = {str(n): (cell.name, _log(files, cell).absolute()) for n, cell in enumerate(waiting)}
+            for n, code in engine.results(partial(_starting, command, threads or 1, Path.cwd()), blocks):
+                _note(files, waiting[int(n)], int(code), state)
+                report(state)
+        return state
     with _sole_run(out), _Servers(out / _SERVER_LOG, threads or _share(workers)) as servers:
         while waiting or running:
             while waiting and len(running) < workers:
@@ -180,17 +200,37 @@ def _collect(files: CellFiles, running: list[_Running], servers: _Servers, state
     ended = [item for item in running if item.job in codes]
     for item in ended:
         running.remove(item)
-        log = _log(files, item.cell)
-        if codes[item.job] == 0 and files.done(item.cell):
-            log.unlink(missing_ok=True)
-            state.done += 1
-            state.finished_now += 1
-            state.last = item.cell.name
-        else:
-            said = f"\nended with code {codes[item.job]}\n".encode()
-            of_server = servers.log.read_bytes() if codes[item.job] == _LOST else b""
-            log.write_bytes(log.read_bytes() + of_server + said)
-            log.replace(files.failure(item.cell))
-            state.failed.append(item.cell.name)
+        of_server = servers.log.read_bytes() if codes[item.job] == _LOST else b""
+        _note(files, item.cell, codes[item.job], state, of_server)
     state.running = [item.cell.name for item in running]
     return bool(ended)
+
+
+def _note(files: CellFiles, cell: Cell, code: int, state: Progress, more: bytes = b"") -> None:
+    """Take note of a cell's process that has ended; what a failed one printed is kept, and what more is to be said."""
+    log = _log(files, cell)
+    if code == 0 and files.done(cell):
+        log.unlink(missing_ok=True)
+        state.done += 1
+        state.finished_now += 1
+        state.last = cell.name
+    else:
+        log.write_bytes(log.read_bytes() + more + f"\nended with code {code}\n".encode())
+        log.replace(files.failure(cell))
+        state.failed.append(cell.name)
+
+
+def _starting(arguments: Sequence[str], threads: int, folder: Path) -> Work:
+    """Start a cell's process in an engine's worker, in the folder of the run's own, and give its exit code."""
+    python = [sys.executable, "-W", "ignore", "-m", cell_process.__name__, *arguments]
+    environment = {**os.environ, **dict.fromkeys(THREADS, str(threads))}
+
+    def work(block: tuple[str, Path]) -> bytes:
+        name, log = block
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as said:
+            command = [*python, name, str(os.getpid())]
+            done = subprocess.run(command, stdout=said, stderr=said, env=environment, cwd=folder, check=False)
+        return str(done.returncode).encode()
+
+    return work
