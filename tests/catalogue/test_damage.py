@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -224,23 +223,6 @@ def test_purchases_that_the_log_lost_are_noticed(bought: Path, tmp_path: Path) -
     said, made = mended(tmp_path / "crashed")
     with made:
         assert (made.purchases().rows(), said) == (BOUGHT, ["taken back to version 4, 1 writes lost"])
-
-
-def test_a_catalogue_of_an_earlier_release_gets_room_for_purchases(closed: Path) -> None:
-    run("DROP TABLE purchases")(closed / DATABASE)
-    run("PRAGMA user_version = 4")(closed / DATABASE)
-    with sqlite3.connect(closed / DATABASE) as connection:
-        facts = json.loads(connection.execute("SELECT value FROM facts").fetchone()[0])
-        del facts["purchases"]
-        value = json.dumps(facts)
-        connection.execute("UPDATE facts SET value = ?, crc = ?", (value, crc32(value.encode())))
-    connection.close()
-    for rows in ([], BOUGHT):
-        with opened(closed) as store:
-            assert is_whole(store)
-            assert store.purchases().rows() == rows
-            store.add_purchases([Purchase(*each) for each in BOUGHT])
-    assert examine(closed).sentences() == []
 
 
 @pytest.mark.parametrize(

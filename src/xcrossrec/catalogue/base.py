@@ -48,6 +48,14 @@ Encode: TypeAlias = Callable[[Sequence[StoredItem]], Float32[np.ndarray, "item d
 class CatalogueReplacedError(ConfigError):
     """The catalogue holds another model's vectors by now; write to the one that took its place."""
 
+    @classmethod
+    def of(cls, name: str, fingerprint: str) -> Self:
+        """Say it of a catalogue by its name, and of the model by its fingerprint."""
+        return cls(
+            f"the catalogue {name} holds another model's vectors by now (fingerprint {fingerprint[:12]}): write to the "
+            "one that took its place"
+        )
+
 
 class Catalogue:
     """Items with one model's vectors. Any thread may read and write; :meth:`close` it, or use it in a ``with``.
@@ -276,8 +284,7 @@ class Catalogue:
     def forget(self, user_id: str) -> int:
         """Delete a customer's purchases: gone from disk, its free space too, when this returns.
 
-        A hash of her id stays, for as long as there is the catalogue, so that no model that counted her purchases
-        brings them back.
+        A hash of her id stays, by which no model that counted her purchases brings them back.
 
         Args:
             user_id: one of whom nothing is known is no error.
@@ -402,10 +409,7 @@ class Catalogue:
         merged.folded = former.folded
         facts = {"fingerprint": fingerprint, "dim": dim, "version": version, "text": text.template}
         self._keep_instead(merged, [part.segment for part in self._snapshot.parts], (), facts)
-        self._closed = CatalogueReplacedError(
-            f"the catalogue {self.name} holds another model's vectors by now (fingerprint {fingerprint[:12]}): write "
-            "to the one that took its place"
-        )
+        self._closed = CatalogueReplacedError.of(self.name, fingerprint)
         return self._successor(fingerprint, HeldSnapshot.of(version, merged), text)
 
     def _merge_later(self) -> None:

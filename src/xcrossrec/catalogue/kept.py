@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
-
-import numpy as np
-from jaxtyping import Float32
 
 from xcrossrec.catalogue import sqlite
 from xcrossrec.catalogue.purchases import PurchaseLog
 from xcrossrec.catalogue.sqlite import SqliteCatalogue
-from xcrossrec.catalogue.stored_item import StoredItem
-from xcrossrec.data.text import ItemText
 from xcrossrec.exceptions import BundleError
 from xcrossrec.types import is_url
 
@@ -56,6 +50,15 @@ def check_place(place: Path | str, *, overwrite: bool) -> None:
         raise taken(database.name)
 
 
+def kind_kept(place: Path | str) -> type[Kept]:
+    """The kind of catalogue that is kept at a place."""
+    if not is_url(place):
+        return SqliteCatalogue
+    from xcrossrec.catalogue.postgres import PostgresCatalogue
+
+    return PostgresCatalogue
+
+
 def is_catalogue(place: Path | str) -> bool:
     """Whether a catalogue is kept at a place, or what is left of one; a URL is taken to name one.
 
@@ -75,33 +78,7 @@ def open_kept(place: Path | str, *, fingerprint: str | None) -> Kept:
     Raises:
         XCrossRecError: as :meth:`SqliteCatalogue.open` and :meth:`PostgresCatalogue.open`.
     """
-    if not is_url(place):
-        return SqliteCatalogue.open(place, fingerprint=fingerprint)
-    from xcrossrec.catalogue.postgres import PostgresCatalogue
-
-    return PostgresCatalogue.open(str(place), fingerprint=fingerprint)
-
-
-def create_kept(
-    place: Path | str,
-    items: Sequence[StoredItem],
-    vectors: Float32[np.ndarray, "item dim"],
-    *,
-    fingerprint: str,
-    text: ItemText,
-    overwrite: bool,
-    bought: PurchaseLog | None,
-) -> Kept:
-    """Make a catalogue; as :meth:`SqliteCatalogue.create` and :meth:`PostgresCatalogue.create`."""
-    if not is_url(place):
-        return SqliteCatalogue.create(
-            place, items, vectors, fingerprint=fingerprint, text=text, overwrite=overwrite, bought=bought
-        )
-    from xcrossrec.catalogue.postgres import PostgresCatalogue
-
-    return PostgresCatalogue.create(
-        str(place), items, vectors, fingerprint=fingerprint, text=text, overwrite=overwrite, bought=bought
-    )
+    return kind_kept(place).open(str(place), fingerprint=fingerprint)
 
 
 def recorded_model(place: Path | str) -> tuple[str, str | None] | None:
@@ -120,8 +97,4 @@ def recorded_purchases(place: Path | str) -> PurchaseLog:
     Raises:
         XCrossRecError: as for :func:`open_kept`.
     """
-    if not is_url(place):
-        return sqlite.recorded_purchases(place)
-    from xcrossrec.catalogue.postgres import PostgresCatalogue
-
-    return PostgresCatalogue.recorded_purchases(str(place))
+    return kind_kept(place).recorded_purchases(str(place))

@@ -15,8 +15,8 @@ from xcrossrec.catalogue.fingerprint import check_fingerprint, fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, check_fields, read_items
 from xcrossrec.catalogue.kept import (
     check_place,
-    create_kept,
     is_catalogue,
+    kind_kept,
     open_kept,
     recorded_purchases,
     shown,
@@ -94,14 +94,8 @@ def build_catalogue(model: Model, source: ItemSource, folder: Path | str, *, ove
     bought = _purchases_of(source) if isinstance(source, (Path, str)) else None
     if bought is None and not is_url(folder):
         bought = _purchases_of(folder)  # a database keeps those that are there
-    return create_kept(
-        folder,
-        items,
-        vectors,
-        fingerprint=fingerprint,
-        text=text,
-        overwrite=overwrite,
-        bought=bought,
+    return kind_kept(folder).create(
+        str(folder), items, vectors, fingerprint=fingerprint, text=text, overwrite=overwrite, bought=bought
     )
 
 

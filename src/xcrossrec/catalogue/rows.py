@@ -27,8 +27,6 @@ from xcrossrec.replacing import refused
 
 DATABASE = "catalogue.sqlite"
 FORMAT_VERSION = 5
-_WITHOUT_PURCHASES = 4
-"""The format of earlier releases: the same, but for the table of purchases, which is added when one is opened."""
 
 _SETTINGS = (
     "locking_mode = EXCLUSIVE",
@@ -147,13 +145,11 @@ class Rows:
             raise DamagedError(path, "it is missing")
         rows = cls(path)
         try:
-            before_purchases = rows._check_format()
+            rows._check_format()
             found = rows._all("SELECT value, crc FROM facts")
             if len(found) != 1 or crc32(str(found[0][0]).encode()) != found[0][1]:
                 raise DamagedError(path, "the checksum of its facts differs")
             rows._facts = json.loads(found[0][0])
-            if before_purchases:
-                rows._make_room_for_purchases()
         except BaseException:
             rows.close()
             raise
@@ -367,18 +363,10 @@ class Rows:
         self._connection.execute("INSERT INTO facts VALUES (?, ?)", (value, crc32(value.encode())))
         self._pending = {**self._facts, **changed}
 
-    def _make_room_for_purchases(self) -> None:
-        with self._transaction():
-            self._connection.execute(_SCHEMA[-1])
-            self._connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-            self._set({"purchases": 0})
-
-    def _check_format(self) -> bool:
-        """Refuse another format; tells whether it is the one without purchases."""
+    def _check_format(self) -> None:
+        """Refuse another format."""
         ((found,),) = self._all("PRAGMA user_version")
         schema = {sql for (sql,) in self._all("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
-        if found == _WITHOUT_PURCHASES and schema == set(_SCHEMA[:-1]):
-            return True
         if found != FORMAT_VERSION and schema:
             kind, remedy = (
                 ("a newer", "nothing is wrong with it; install that release here, too")
@@ -390,7 +378,6 @@ class Rows:
             )
         if schema != set(_SCHEMA):
             raise DamagedError(self.path, "its tables are not those that were written")
-        return False
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -71,17 +71,6 @@ def recorded_fingerprint(folder: Path) -> str | None:
         return None
 
 
-def recorded_purchases(folder: Path | str) -> PurchaseLog:
-    """What was bought of a catalogue, in order of arrival, and who was forgotten.
-
-    Raises:
-        BundleError: no catalogue, damaged, or open in another process.
-    """
-    check_folder(Path(folder))
-    with closing(Rows.open(Path(folder) / DATABASE)) as rows:
-        return _read_purchases(rows)
-
-
 class SqliteCatalogue(Catalogue):
     """A catalogue in a folder; one process at a time has it open. Make one with :meth:`create` or :meth:`open`."""
 
@@ -159,6 +148,17 @@ class SqliteCatalogue(Catalogue):
             rows.close()
             raise
         return cls(folder, rows, facts["fingerprint"], snapshot, ItemText(facts["text"]), bought)
+
+    @staticmethod
+    def recorded_purchases(folder: Path | str) -> PurchaseLog:
+        """What was bought, in order of arrival, whatever the items, and who was forgotten.
+
+        Raises:
+            BundleError: no catalogue, damaged, or open in another process.
+        """
+        check_folder(Path(folder))
+        with closing(Rows.open(Path(folder) / DATABASE)) as rows:
+            return _read_purchases(rows)
 
     def _keep_write(self, written: Segment, deleted: Collection[str], version: int) -> None:
         gone = {*written.row_of, *deleted}

@@ -179,7 +179,7 @@ def _in_child(place: Path, work: Callable[[Path], Any]) -> Any:
 
 def _stored(place: Path) -> dict[str, list[str]]:
     """What the catalogue holds of each customer, once its service is gone."""
-    from xcrossrec.catalogue.sqlite import recorded_purchases
+    from xcrossrec.catalogue import recorded_purchases
 
     found: dict[str, list[str]] = {}
     for user, item, _ in recorded_purchases(place / "catalogue").table().rows():
@@ -192,7 +192,7 @@ def _scores_of_all(place: Path) -> dict[str, list[float]]:
     import polars as pl
 
     from xcrossrec import Recommender
-    from xcrossrec.catalogue.sqlite import recorded_purchases
+    from xcrossrec.catalogue import recorded_purchases
     from xcrossrec.copurchase import CoPurchases
     from xcrossrec.models import bundle
     from xcrossrec.models.purchases import with_counts

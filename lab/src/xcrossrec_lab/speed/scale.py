@@ -51,12 +51,11 @@ def item(number: int) -> Any:
 
 def build(place: str, items: int, url: str) -> dict[str, float]:
     """Load all items, with vectors that are there already."""
-    from xcrossrec.catalogue.kept import create_kept
-    from xcrossrec.data.text import TITLES
+    from xcrossrec.catalogue.kept import kind_kept
 
     vectors, rows = drawn(items), [item(number) for number in range(items)]
     start = time.perf_counter()
-    create_kept(url or place, rows, vectors, fingerprint=FINGERPRINT, text=TITLES, overwrite=True, bought=None).close()
+    kind_kept(url or place).create(url or place, rows, vectors, fingerprint=FINGERPRINT, overwrite=True).close()
     return {"bulk_load_s": time.perf_counter() - start}
 
 

@@ -206,7 +206,7 @@ class PostgresCatalogue(Catalogue):
         state = self._tables.state()
         with self._writing:
             if state.generation != self._state.generation and self._closed is None:
-                self._closed = _replaced(self.name, state.fingerprint)
+                self._closed = CatalogueReplacedError.of(self.name, state.fingerprint)
                 state = replace(self._state, version=state.switched - 1, arrived=state.arrived)
             elif self._closed is not None:
                 state = replace(self._state, version=self._snapshot.version, arrived=state.arrived)
@@ -305,7 +305,7 @@ class PostgresCatalogue(Catalogue):
         def run(connection: Connection[Any]) -> None:
             state = self._tables.state(connection)
             if state.generation != self._state.generation:
-                raise _replaced(self.name, state.fingerprint)
+                raise CatalogueReplacedError.of(self.name, state.fingerprint)
             if facts := work(connection, state, state.version + 1):
                 self._tables.set_state(connection, **{"version": state.version + 1, **facts})
                 self._tables.tidy(connection, state)
@@ -385,7 +385,7 @@ class PostgresCatalogue(Catalogue):
         """While writers wait: take over what was written last, and let the new generation count."""
         state = self._tables.state(connection)
         if state.generation != self._state.generation:
-            raise _replaced(self.name, state.fingerprint)
+            raise CatalogueReplacedError.of(self.name, state.fingerprint)
         self._next.complete(connection, state.version)
         self._tables.switch(connection, state, generation=self._next.number, indexed=self._next.indexed, **facts)
 
@@ -433,10 +433,3 @@ class _Arrivals:
 def must_index(items: int, dim: int) -> bool:
     """Whether there are so many items that the database shall search."""
     return items > EXACT_UNTIL and 0 < dim <= LARGEST_INDEXED
-
-
-def _replaced(name: str, fingerprint: str) -> CatalogueReplacedError:
-    return CatalogueReplacedError(
-        f"the catalogue {name} holds another model's vectors by now (fingerprint {fingerprint[:12]}): write to the one "
-        "that took its place"
-    )
