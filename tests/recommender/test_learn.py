@@ -148,21 +148,35 @@ def known(model: Path, tiny_models: Any) -> Path:
     return model
 
 
-def test_who_is_forgotten_is_in_no_file_of_the_model(known: Path) -> None:
-    def held() -> list[str]:
-        """Parquet files that hold her."""
-        tables = {path.name: pl.read_parquet(path) for path in known.rglob("*.parquet")}
-        return sorted(name for name, table in tables.items() if user_hash("u0") in str(table.to_dicts()))
+def held(model: Path) -> list[str]:
+    """Parquet files that hold a customer of the model."""
+    tables = {path.name: pl.read_parquet(path) for path in model.rglob("*.parquet")}
+    return sorted(name for name, table in tables.items() if user_hash("u0") in str(table.to_dicts()))
 
+
+def test_who_is_forgotten_in_a_catalogue_is_so_in_the_model_that_learns_from_it(known: Path, tmp_path: Path) -> None:
+    with build_catalogue(bundle.load(known), ITEMS, tmp_path / "c") as made:
+        made.add_purchases([Purchase("u0", "i5"), Purchase("bo", "i5")])
+        made.forget("u0")
+    before = term_of(bundle.load(known)).counts  # type: ignore[union-attr]
+    learned = xcrossrec.learn(known, [tmp_path / "c"])
+    assert (learned.purchases, learned.added) == (before.purchases - len(before.of_user("u0")) + 1, 1)
+    assert held(known) == []
+    found = day_one_of(bundle.load(known))
+    assert found is not None
+    assert found.popularity.rows()[0] == ("i0", 1.0, 2)
+
+
+def test_who_is_forgotten_is_in_no_file_of_the_model(known: Path) -> None:
     others = {path: path.read_bytes() for path in known.rglob("*") if path.is_file() and "arquet" not in path.name}
     hers = term_of(bundle.load(known)).counts.of_user("u0")  # type: ignore[union-attr]
     assert "i0" in hers
-    assert held() == ["purchases.parquet", "training_users.parquet"]
+    assert held(known) == ["purchases.parquet", "training_users.parquet"]
     with Recommender.from_pretrained(known, ITEMS) as serving:
         serving.catalogue.forget("u0")
         wanted = serving.recommend([])
     assert (learn.forget(known, "u0"), learn.forget(known, "u0"), learn.forget(known, "nobody")) == (len(hers), 0, 0)
-    assert held() == []
+    assert held(known) == []
     found = bundle.load(known)
     term, day_one = term_of(found), day_one_of(found)
     assert term is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
@@ -71,7 +71,8 @@ def learn(
         path: the model's folder.
         interactions: a table, files of any form that `data import` takes, or catalogues, whose purchases came in while
             serving: folders that no service has open, or databases' URLs. Purchases come after those of the same
-            customers that the model knows, in the order of their times, or as they stand.
+            customers that the model knows, in the order of their times, or as they stand. Who was forgotten in a
+            catalogue is so in the model, as by :func:`forget`.
         catalogue: items with their texts (:func:`xcrossrec.catalogue.read_items`); None leaves the weights as they are.
         columns: what the interactions' columns are called; None finds them.
         base: of the model; None looks for it (:func:`xcrossrec.load`).
@@ -84,16 +85,18 @@ def learn(
         ConfigError: no catalogue, and no weights that could stay.
     """
     path = Path(path)
-    model, manifest = bundle.load(path, base=base), bundle.read_bundle_manifest(path)
+    model = bundle.load(path, base=base)
     check_knows(model)
-    known = purchases_of(model)
-    if catalogue is None and known is None:
+    if catalogue is None and purchases_of(model) is None:
         raise ConfigError(
             f"{path} knows no purchases yet, so their weight beside the text must be chosen: give the catalogue with "
             "the items' texts (--catalog)"
         )
     texts = None if catalogue is None else _texts(model, catalogue)
-    fresh = _read(interactions, columns or Columns())
+    fresh, forgotten = _read(interactions, columns or Columns())
+    if _leave_out(path, forgotten):
+        model = bundle.load(path, base=base)
+    known, manifest = purchases_of(model), bundle.read_bundle_manifest(path)
     before = known.term.counts if known is not None else CoPurchases.count(fresh.clear())
     counts = before.joined(fresh)
     choice = None if texts is None else _choose(model, counts, texts, seed)
@@ -118,15 +121,19 @@ def forget(path: Path | str, user_id: str) -> int:
         BundleError: no model there, or a damaged one.
         StorageError: the disk refuses; nothing was changed.
     """
-    path, hashed = Path(path), user_hash(user_id)
+    return _leave_out(Path(path), [user_hash(user_id)])
+
+
+def _leave_out(path: Path, customers: Collection[str]) -> int:
+    """Take customers, by their hashes, out of a model; gives how many of their purchases it knew."""
     with _FORGETTING:
         names = [name for name in bundle.read_bundle_manifest(path)["files"] if name.endswith(".parquet")]
         tables = {name: read_parquet(path / name, remedy="copy the model again") for name in names}
         items, changed = list[str](), dict[str, pl.DataFrame]()
         for name, table in tables.items():
             for column in {USER, _TRAINED} & set(table.columns):
-                if (hers := table.filter(pl.col(column) == hashed)).height:
-                    changed[name] = table.filter(pl.col(column) != hashed)
+                if (hers := table.filter(pl.col(column).is_in(customers))).height:
+                    changed[name] = table.filter(~pl.col(column).is_in(customers))
                     items += hers[ITEM].to_list() if ITEM in hers.columns else []
         popular = {name: table for name, table in tables.items() if items and Path(name).name == POPULARITY}
         changed |= {name: without(table, Counter(items)) for name, table in popular.items()}
@@ -135,19 +142,21 @@ def forget(path: Path | str, user_id: str) -> int:
     return len(items)
 
 
-def _read(interactions: Paths | Table, columns: Columns) -> pl.DataFrame:
-    """Users and items, each user's oldest first; the purchases of a catalogue in order of arrival, after the rest."""
+def _read(interactions: Paths | Table, columns: Columns) -> tuple[pl.DataFrame, list[str]]:
+    """Users and items, each user's oldest first, the purchases of a catalogue in order of arrival, after the rest; and
+    the hashes of who was forgotten in catalogues."""
     if isinstance(interactions, (str, Path)):
         interactions = [interactions]
     kept: list[Path | str] = []
     if isinstance(interactions, Sequence) and all(isinstance(each, (str, Path)) for each in interactions):
         kept = [path for path in interactions if is_catalogue(path)]
         interactions = [path for path in interactions if path not in kept]
-    tables = [recorded_purchases(path).table().select(USER, ITEM) for path in kept]
+    logs = [recorded_purchases(path) for path in kept]
+    tables = [log.table().select(USER, ITEM) for log in logs]
     if not kept or interactions:
         found = as_text(canonical(read_interactions(Inputs(interactions=interactions, columns=columns))))
         tables.insert(0, found.select(USER, ITEM))
-    return pl.concat(tables)
+    return pl.concat(tables), [customer for log in logs for customer in log.forgotten]
 
 
 def _texts(model: Model, catalogue: ItemSource) -> dict[str, str]:
