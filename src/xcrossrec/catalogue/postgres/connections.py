@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from threading import Lock
 from time import sleep
 from typing import Any, TypeVar
@@ -33,7 +33,6 @@ _KEPT = 8
 
 _SETTINGS = {
     "hnsw.iterative_scan": "strict_order",  # without it a filter leaves fewer than were asked for
-    "hnsw.ef_search": "200",
     "hnsw.max_scan_tuples": "2147483647",
     "hnsw.scan_mem_multiplier": "64",
     "plan_cache_mode": "force_custom_plan",
@@ -83,14 +82,24 @@ class Database:
         """A table's full name."""
         return sql.Identifier(self.schema, name)
 
-    def read(self, query: sql.Composed, given: Mapping[str, Any] | Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Ask one question; on a new connection if the old one was lost.
+    def read(
+        self, query: sql.Composed, given: Mapping[str, Any] | Sequence[Any] = (), first: sql.Composed | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Ask one question, in a transaction with what is to be set ``first``; on a new connection if the old one was
+        lost.
 
         Raises:
             UnavailableError: nobody answers.
             BundleError: the tables are not there.
         """
-        return self._work(lambda connection: connection.execute(query, given, binary=True).fetchall(), lambda: True)
+
+        def ask(connection: Connection[Any]) -> list[tuple[Any, ...]]:
+            with nullcontext() if first is None else connection.transaction():
+                if first is not None:
+                    connection.execute(first)
+                return connection.execute(query, given, binary=True).fetchall()
+
+        return self._work(ask, lambda: True)
 
     def change(self, work: Callable[[Connection[Any]], T]) -> T:
         """Do work in one transaction: all of it or nothing; on a new connection if the old one was lost before its end.
