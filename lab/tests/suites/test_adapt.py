@@ -85,7 +85,7 @@ def test_the_page_counts_what_held() -> None:
     assert [covers(each) for each in runs] == [True, False]
     text = page(runs)
     assert "for sure, in 1 (missed); the lowest\n  difference is -0.0300 [-0.0400, -0.0200] (missed)" in text
-    assert "customers who report, in\n  1 (missed)." in text
+    assert "customers who report:\n  in 1 (missed)." in text
     assert "holds the true gain in 1 of 2" in text
     assert "held in 1 of 2 on the shop's own customers, and in\n  0 on the others" in text
     assert "| held | 0.1500 | 0.1000 | 0.2000 |" in text

@@ -21,8 +21,8 @@ Seven targets, 128 and 512 customers each, as a shop has them: candidates are fi
 of each customer, one is chosen on the last but one, the report's interval is of the last. The truth is measured on up
 to 2,000 other customers of the target. MRR over the whole catalogue; intervals are 95%, as the report has them. Sources
 are the other categories of the same release (data/amazon: titles of eight words; `-fields`: data/amazon-text, title,
-brand and category). One draw of customers a run. Tools and Toys with 128 customers were among the four runs by which
-the rule of choice was set (lab/log, 2026-11-29).
+brand and category). One draw of customers a run. The shops of data/amazon are those by which the rule of choice was set
+(lab/log, 2026-11-29), so only those of data/amazon-text test it.
 
     python -m xcrossrec_lab.suites.adapt runs/evidence --out runs/adapt
     python -m xcrossrec_lab.report.adapt runs/adapt --to lab/results/evidence/adapt
@@ -101,9 +101,9 @@ def summary(runs: Sequence[Run]) -> str:
     return f"""Over {len(runs)} of the 14 shops, those that are run:
 
 - The shipped model is worse than the best simple candidate in truth, for sure, in {len(worse)}{named}; the lowest
-  difference is {signed(below["minus_best_simple"])} ({below["shop"]}). On the shop's own customers who report, in
-  {len(own)}{f" ({', '.join(own)})" if own else ""}. The best simple candidate is named in hindsight, of up to a dozen,
-  which favours it.
+  difference is {signed(below["minus_best_simple"])} ({below["shop"]}). On the shop's own customers who report:
+  in {len(own)}{f" ({', '.join(own)})" if own else ""}. The best simple candidate is named in hindsight, of up to a
+  dozen, which favours it.
 - Regret against the best candidate in hindsight: {regret.mean():.4f} on average, {regret.max():.4f} at worst.
 - The interval that the report states holds the true gain in {sum(map(covers, runs))} of {len(runs)}.
 - The data curve's promise for twice the customers held in {held} of {len(kept)} on the shop's own customers, and in
