@@ -37,7 +37,7 @@ KEPT_MIN = 10
 _FORMER_H = 1
 """Hours for which another model's generation is kept."""
 
-_LINKS, _LEAST_MB, _MOST_MB = 600, 64, 8192
+_LINKS, _LEAST_MB, _MOST_MB = 750, 64, 8192
 """Bytes of an item in an index beside its vector; megabytes in which one is made, far longer where it needs more."""
 
 LARGEST_INDEXED = 2000
