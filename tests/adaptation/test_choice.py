@@ -69,6 +69,20 @@ def test_the_verdict_says_by_how_much_and_how_sure(by: float, words: str) -> Non
     assert "of THEIRS" in second
 
 
+def test_the_verdict_names_the_best_of_those_that_the_reports_users_prefer_for_sure() -> None:
+    rng = np.random.default_rng(0)
+    scores = {"ours": rng.exponential(0.05, 300), "simple": rng.exponential(0.05, 300)}
+    more = {"A": 0.1, "B": 0.2, "C": 0.0}
+    others = {name: difference(np.full(300, by) + rng.normal(0, 0.01, 300)) for name, by in more.items()}
+    _, second = verdict("OURS", others, "SIMPLE", gain(scores, "ours", "simple"), 300, 0.05)
+    assert second.endswith(
+        f" On them B did better ({others['B'].mean:+.4f}), which those who chose do not confirm: adapt again when "
+        "there are more customers."
+    )
+    _, without = verdict("OURS", {"C": others["C"]}, "SIMPLE", gain(scores, "ours", "simple"), 300, 0.05)
+    assert "did better" not in without
+
+
 def test_a_line_through_the_points_foretells_a_doubling() -> None:
     rng = np.random.default_rng(0)
     users = [64, 128, 256, 512]

@@ -43,7 +43,7 @@ from psycopg import sql
 from xcrossrec.catalogue.postgres import PostgresCatalogue, connections, tables
 from xcrossrec.catalogue.postgres import catalogue as module
 from xcrossrec.catalogue.postgres.connections import Database
-from xcrossrec.catalogue.postgres.snapshot import SearchedSnapshot, looked_at
+from xcrossrec.catalogue.postgres.snapshot import SearchedSnapshot, ef_search
 
 
 class OnPostgres:
@@ -323,9 +323,9 @@ def test_as_many_as_are_asked_for_come_back_under_narrow_filters(
     monkeypatch.setattr(Database, "read", lambda *each: questions.append(each) or read(*each))
     for n in range(8):
         assert found(store, asked[n : n + 2], 15, filters=rare) == found(memory, asked[n : n + 2], 15, filters=rare)
-    database, query, given, first = questions[-1]
-    assert first.as_string() == "SET LOCAL hnsw.ef_search = 200"
-    assert [looked_at(n) for n in (3000, 200_000, 600_000, 5_000_000)] == [200, 200, 600, 1000]
+    database, query, given, setting = questions[-1]
+    assert setting.as_string() == "SET LOCAL hnsw.ef_search = 200"
+    assert [ef_search(n) for n in (3000, 200_000, 600_000, 5_000_000)] == [200, 200, 600, 1000]
     plan = read(database, sql.SQL("EXPLAIN ") + query, given)
     assert sum("Index Scan using items_1_hnsw" in line for (line,) in plan) == 2, plan
     store._tables.database.close()

@@ -287,5 +287,7 @@ def test_fractions_of_a_second_count_for_the_order_before_they_are_cut() -> None
 
 
 def test_an_unknown_item_names_the_option() -> None:
-    with pytest.raises(DataError, match=r"1 interactions with 1 items .* drop them \(--unknown-items drop\)"):
+    with pytest.raises(
+        DataError, match=r"1 interactions with 1 items .* leave them out \(data import --unknown-items drop\)"
+    ):
         build_domain("d", ITEMS, {"train": bought(("u", "z", 1))})

@@ -20,7 +20,8 @@ def test_comparison_gives_means_difference_interval_and_p() -> None:
     mean_a, mean_b = np.mean([1, 1, 1 / 2, 1 / 3, 1]), np.mean([1 / 2, 1 / 4, 1 / 2, 1 / 9, 1 / 3])
     assert (mrr["mean_a"], mrr["mean_b"]) == pytest.approx((mean_a, mean_b))
     assert mrr["difference"] == pytest.approx(mean_a - mean_b)
-    assert -1 < mrr["ci"][0] < mrr["difference"] < mrr["ci"][1]
+    half = 1.96 * np.sqrt(sum((d - 77 / 180) ** 2 for d in (1 / 2, 3 / 4, 0, 2 / 9, 2 / 3)) + 2 * (3 / 4) ** 2) / 5
+    assert mrr["ci"] == pytest.approx([77 / 180 - half, 77 / 180 + half])
     assert mrr["p"] == pytest.approx(2 / 2**4, abs=0.02)  # four users differ, all one way
     assert mrr["users"] == 5
 

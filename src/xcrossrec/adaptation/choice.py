@@ -104,11 +104,11 @@ def gain(scores: Mapping[str, Float64[np.ndarray, " user"]], chosen: str, over: 
 def verdict(
     label: str, others: Mapping[str, Interval], over: str, found: Gain, users: int, mean: float
 ) -> tuple[str, str]:
-    """Say in two sentences what to ship, and what it is worth; in a third, what those of the report say against it.
+    """Say in two sentences what to ship, and what it is worth; in a third, what the users of the report say against it.
 
     Args:
         label: of the chosen one, in words.
-        others: what each other candidate that was fitted, by its label, is ahead of the chosen one by on the report's.
+        others: by label how far every other fitted candidate is ahead of the chosen one, on the users of the report.
         over: label of the one that it is compared with.
         found: the gain over that one.
         users: of the report.

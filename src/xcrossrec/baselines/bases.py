@@ -83,7 +83,7 @@ def compare_bases(
         bases: names or folders, each once, at least two; the others are compared with the first.
         users: how many at most, drawn by seed; None takes :data:`MOST_USERS`, of more than
             :data:`SMALL_CATALOGUE` items :data:`MOST_OF_LARGE`.
-        seed: of users, candidates and intervals.
+        seed: of users and candidates.
 
     Returns:
         ``domain``, ``split``, ``users``, ``items`` (encoded), ``seed``, ``simulated``, ``verdict`` (a sentence) and

@@ -52,7 +52,7 @@ def evaluate(
         str | None,
         typer.Option(help="One or more of uniform,popularity,full.  [default: all three]"),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the candidates and intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the candidates.")] = 0,
     base: Annotated[
         str | None,
         typer.Option(help="Base of the model, or of a baseline.  [default: found by its digest, or the embedded one]"),

@@ -376,7 +376,8 @@ def refuse_unknown(name: str, items: pl.Series) -> None:
     ids = items.unique(maintain_order=True)
     raise DataError(
         f"domain {name!r} has {items.len():,} interactions with {ids.len():,} items that its "
-        f"catalogue lacks ({_examples(ids)}): complete the catalogue, or drop them (--unknown-items drop)"
+        f"catalogue lacks ({_examples(ids)}): complete the catalogue, or leave them out "
+        "(data import --unknown-items drop)"
     )
 
 

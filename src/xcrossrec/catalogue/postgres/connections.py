@@ -83,10 +83,9 @@ class Database:
         return sql.Identifier(self.schema, name)
 
     def read(
-        self, query: sql.Composed, given: Mapping[str, Any] | Sequence[Any] = (), first: sql.Composed | None = None
+        self, query: sql.Composed, given: Mapping[str, Any] | Sequence[Any] = (), setting: sql.Composed | None = None
     ) -> list[tuple[Any, ...]]:
-        """Ask one question, in a transaction with what is to be set ``first``; on a new connection if the old one was
-        lost.
+        """Ask one question, with a ``SET LOCAL`` for it alone; on a new connection if the old one was lost.
 
         Raises:
             UnavailableError: nobody answers.
@@ -94,9 +93,9 @@ class Database:
         """
 
         def ask(connection: Connection[Any]) -> list[tuple[Any, ...]]:
-            with nullcontext() if first is None else connection.transaction():
-                if first is not None:
-                    connection.execute(first)
+            with nullcontext() if setting is None else connection.transaction():
+                if setting is not None:
+                    connection.execute(setting)
                 return connection.execute(query, given, binary=True).fetchall()
 
         return self._work(ask, lambda: True)

@@ -153,7 +153,7 @@ class SearchedSnapshot(Snapshot):
         for item_id in self.lacking(wanted.among or ()):
             raise self.unknown(item_id)
         condition, given = _allowed(wanted.filters, wanted.exclude, wanted.among)
-        looked = None
+        setting = None
         if wanted.among is None and not (wanted.filters is not None and self._are_few(condition, given)):
             near, likely = queries[-SEARCHED:], nlargest(_BY_BONUS, bonus, key=bonus.__getitem__)
             if wanted.everywhere is not None:
@@ -161,9 +161,9 @@ class SearchedSnapshot(Snapshot):
                 likely += popular
                 near = near if leads is None else torch.cat([near, leads.float()])
             condition, given = self._candidates(near, k, condition, {**given, "likely": askable(likely)})
-            looked = sql.SQL("SET LOCAL hnsw.ef_search = {}").format(looked_at(self.count))
+            setting = sql.SQL("SET LOCAL hnsw.ef_search = {}").format(ef_search(self.count))
         asked = self._asked("{columns}", condition + " ORDER BY place")
-        rows = self.tables.database.read(asked, {**given, "version": self.version}, looked)
+        rows = self.tables.database.read(asked, {**given, "version": self.version}, setting)
         held = HeldSnapshot.of(self.version, segment_of(rows, self.dim))
         among = None if wanted.among is None else [row[1] for row in rows]
         return held.search(replace(wanted, filters=None, exclude=(), among=among, products=None), k)
@@ -199,8 +199,8 @@ class SearchedSnapshot(Snapshot):
         return self.tables.query(text, items=self.tables.items(self.generation), item=_ITEM)
 
 
-def looked_at(items: int) -> int:
-    """How many vectors the index keeps in view (`hnsw.ef_search`) of so many items; 1,000 is pgvector's most.
+def ef_search(items: int) -> int:
+    """How many vectors the index keeps in view while it searches so many items; 1,000 is pgvector's most.
 
     With 200 it finds 99 of 100 of the ten best of 200,000, and 76 of a million (lab/log, 2026-11-29).
     """

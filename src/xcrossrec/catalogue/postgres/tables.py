@@ -228,13 +228,13 @@ class Tables:
         """Make the index of so many vectors, in memory; ``beside`` others that write, and then in no transaction."""
         memory = min(max(items * (4 * dim + _LINKS) // 2**20, _LEAST_MB), _MOST_MB)
         connection.execute(sql.SQL("SET maintenance_work_mem = {}").format(f"{memory}MB"))
-        connection.execute("SET max_parallel_maintenance_workers = 0")  # they need shared memory, of which containers
-        how = sql.SQL("CONCURRENTLY" if beside else "")  # have little
+        # workers need shared memory, of which containers have little
+        connection.execute("SET max_parallel_maintenance_workers = 0")
+        how = sql.SQL("CONCURRENTLY" if beside else "")
         index = sql.Identifier(f"items_{generation}_hnsw")
         place = self.database.table(f"items_{generation}_hnsw")
-        connection.execute(
-            self.query("DROP INDEX {how} IF EXISTS {place}", how=how, place=place)
-        )  # one that was broken off
+        broken_off = self.query("DROP INDEX {how} IF EXISTS {place}", how=how, place=place)
+        connection.execute(broken_off)
         text = "CREATE INDEX {how} {index} ON {items} USING hnsw (vector vector_ip_ops)"
         connection.execute(self.query(text, how=how, index=index, items=self.items(generation)))
         connection.execute("RESET maintenance_work_mem")
