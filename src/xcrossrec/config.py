@@ -79,7 +79,7 @@ class TrainingConfig:
 
 
 def source_config(**changes: Any) -> TrainingConfig:
-    """Defaults for LoRA on a domain (``train source`` and ``train lora``)."""
+    """Defaults for LoRA on a domain (``train source``)."""
     return TrainingConfig.from_mapping(changes, epochs=3, learning_rate=5e-4)
 
 
@@ -143,7 +143,7 @@ _RIVAL_RATES = {0: 1e-3, 2048: 3e-3}
 
 
 def rival_config(*, users: int = 0, **changes: Any) -> TrainingConfig:
-    """Defaults for LoRA on the target (``train lora``): as many epochs and the same head as the integration has.
+    """Defaults for LoRA on the target (``--form lora``): as many epochs and the same head as the integration has.
 
     Args:
         users: to train on; with many its learning rate is higher.

@@ -43,7 +43,7 @@ def invoke(places: dict[str, str], words: str, *more: object) -> Any:
         "inspect MODEL",
         "catalog build MODEL ITEMS --out OUT",
         "train target DATA --source SOURCE --source SECOND --out OUT",
-        "train lora DATA --init SOURCE --out OUT",
+        "train target DATA --form lora --source SOURCE --out OUT",
         "serve MODEL --catalog ITEMS --port 0",
     ],
 )

@@ -9,7 +9,7 @@ import typer
 
 from xcrossrec.cli import app
 
-MOST = 168
+MOST = 145
 MOST_OF_TRAIN_TARGET = 15
 
 

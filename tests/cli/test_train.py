@@ -93,6 +93,9 @@ def test_by_default_the_sources_are_merged(
     ("options", "message"),
     [
         (("--top-layers", 1), "--top-layers belongs to --form xcross: leave it out, or add --form xcross"),
+        (("--form", "lora", "--top-layers", 1), "--top-layers belongs to --form xcross"),
+        (("--form", "lora", "--strict"), "--strict is of sources that are integrated"),
+        (("--form", "lora"), "--form lora starts from the base, or from one --source, got 2: leave some out"),
         (("--integrator", "paper"), "--integrator is called --form now: write --form xcross"),
         (("--integrator", "merged"), "--integrator is called --form now: write --form merged"),
     ],
@@ -107,29 +110,30 @@ def test_options_that_mean_nothing_are_refused(
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize("command", ["target", "lora"])
+@pytest.mark.parametrize("form", ["merged", "lora"])
 @pytest.mark.parametrize("budget", [(), ("--budget", 2)])
 def test_rates_follow_the_number_of_users(
     domain_dir: Path,
     tiny_models: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    command: str,
+    form: str,
     budget: tuple[Any, ...],
 ) -> None:
     monkeypatch.setattr("xcrossrec.config._RATES_OF_TARGET_LORA", {"dual": {0: 0.004, 3: 0.5}})
     monkeypatch.setattr("xcrossrec.config._RIVAL_RATES", {0: 0.001, 3: 0.5})
     sources = [argument for path in tiny_models.sources for argument in ("--source", path)]
-    given = sources if command == "target" else ("--base", tiny_models.base)
-    done = invoke(command, domain_dir, *given, "--out", tmp_path / "model", *budget, *QUICK)
+    given = sources if form == "merged" else ("--base", tiny_models.base)
+    done = invoke("target", domain_dir, "--form", form, *given, "--out", tmp_path / "model", *budget, *QUICK)
     assert done.exit_code == 0, done.stderr
     trained = bundle.read_bundle_manifest(tmp_path / "model")["training"]
-    name, few = ("target_learning_rate", 0.004) if command == "target" else ("learning_rate", 0.001)
+    name, few = ("target_learning_rate", 0.004) if form == "merged" else ("learning_rate", 0.001)
     assert trained[name] == (few if budget else 0.5)
 
 
 def test_the_rival_starts_from_the_base_or_an_adapter(domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:
-    warm = invoke("lora", domain_dir, "--init", tiny_models.sources[0], "--out", tmp_path / "warm", *QUICK)
+    given = ("--form", "lora", "--source", tiny_models.sources[0])
+    warm = invoke("target", domain_dir, *given, "--out", tmp_path / "warm", *QUICK)
     assert warm.exit_code == 0, warm.stderr
     assert bundle.read_bundle_manifest(tmp_path / "warm")["init"] == str(tiny_models.sources[0])
     assert rival_config().epochs == target_config().epochs
@@ -148,8 +152,8 @@ def test_the_rival_starts_from_the_base_or_an_adapter(domain_dir: Path, tiny_mod
         (["source", "/nowhere"], "no domain folder at /nowhere"),
         (["source", "DIR", "--budget", "99"], "a budget of 99 users cannot be taken from 3"),
         (["source", "DIR", "--base", "/nowhere/base"], "base model '/nowhere/base' cannot be loaded"),
-        (["lora", "DIR", "--init", "/nowhere"], "'/nowhere' does not exist"),
-        (["lora", "DIR", "--resume"], "nothing to resume"),
+        (["target", "DIR", "--form", "lora", "--source", "/nowhere"], "'/nowhere' does not exist"),
+        (["target", "DIR", "--form", "lora", "--resume"], "nothing to resume"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -157,7 +161,7 @@ def test_mistakes_are_one_sentence(
 ) -> None:
     places = {"DIR": domain_dir, "KITCHEN": tiny_models.sources[0], "CAMPING": tiny_models.sources[1]}
     given = [places.get(argument, argument) for argument in arguments]
-    if arguments[0] != "target" and "--base" not in arguments:
+    if ("lora" in arguments or arguments[0] == "source") and "--base" not in arguments:
         given += ["--base", tiny_models.base]
     done = invoke(*given, "--out", tmp_path / "out")
     assert (done.exit_code, done.stdout) == (2, "")

@@ -111,10 +111,10 @@ def test_other_layers_can_be_adapted(
     assert {n.rpartition(".lora")[0] for n in encoder.lora_state()} == {
         n.replace(".default", "").rpartition(".lora")[0] for n, _ in plain.named_parameters() if "lora_" in n
     }
-    for again, refused in (({"pooling": "cls"}, "--pooling"), ({"target_modules": ["key"]}, "--target-modules")):
-        with pytest.raises(ConfigError, match=f"{refused} belongs to a fresh adapter, .* or leave out --init"):
+    for again, refused in (({"pooling": "cls"}, "pooling"), ({"target_modules": ["key"]}, "target_modules")):
+        with pytest.raises(ConfigError, match=f"{refused} belongs to a fresh adapter, .* or leave out init"):
             train_source(domain_named("b", 16), tmp_path / "b", init=out, **again, **settings)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="--pooling belongs to dual scoring"):
+    with pytest.raises(ConfigError, match="pooling belongs to dual scoring"):
         train_source(domain_named("b", 16), tmp_path / "b", scoring="pair", pooling="cls", **settings)
     with pytest.raises(ModelError, match=r"has the linear layers dense, key, query, value, not 'q_proj': .*--target"):
         train_source(domain_named("b", 16), tmp_path / "b", target_modules=["q_proj"], **settings)

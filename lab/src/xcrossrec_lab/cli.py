@@ -91,7 +91,6 @@ def run(
         list[str] | None, typer.Option(help="Patterns of cell names, such as 'toys/*/lora/512-s*'.")
     ] = None,
     engine: EngineChoice = "local",
-    address: Address = None,
 ) -> None:
     """Run the cells that are missing; finished ones are kept, so it can be killed and started again.
 
@@ -106,7 +105,7 @@ def run(
         log.info(state.line())
 
     folder = out or Suite.read(suite).out
-    with engine_named(engine, address) as place:
+    with engine_named(engine) as place:
         state = run_suite(suite, folder, workers=workers, threads=threads, only=only or (), progress=show, engine=place)
     typer.echo(f"{folder}: {state.done} of {state.total} cells are complete")
     _refuse_failed(state, folder)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xcrossrec.cli.checks import check_base, check_category
-from xcrossrec.cli.console import Address, Base, EngineChoice, prepare, progress_to_stderr
+from xcrossrec.cli.console import Base, EngineChoice, prepare, progress_to_stderr
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.progress import in_words
 
@@ -40,7 +40,6 @@ def adapt(
         list[str] | None, typer.Option(metavar="NAME", help="One less than in a former run; may be repeated.")
     ] = None,
     engine: EngineChoice = "local",
-    address: Address = None,
 ) -> None:
     """Decide what to ship for a new category: fit, choose, report, within the minutes.
 
@@ -51,11 +50,11 @@ def adapt(
       xcrossrec adapt data/garden --source data/kitchen --source data/camping --out garden
     """
     _check(base, target, source, add_source)
-    check_engine(engine, address)
+    check_engine(engine)
     prepare("train")
     from xcrossrec.adaptation.run import adapt as decide
 
-    with progress_to_stderr(), engine_named(engine, address) as where:
+    with progress_to_stderr(), engine_named(engine) as where:
         decision = decide(
             target,
             source,

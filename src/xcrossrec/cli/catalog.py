@@ -11,7 +11,6 @@ import typer
 
 from xcrossrec.cli.checks import check_catalogue, check_free, check_items, check_model
 from xcrossrec.cli.console import (
-    Address,
     Base,
     EngineChoice,
     Overwrite,
@@ -71,7 +70,6 @@ def embed(
     base: Base = None,
     precision: Precision = "fp32",
     engine: EngineChoice = "local",
-    address: Address = None,
 ) -> None:
     """Encode a catalogue's items again, by another model, as it reads them; the items stay as they are.
 
@@ -80,7 +78,7 @@ def embed(
     """
     check_model(model, base)
     check_catalogue(catalog)
-    check_engine(engine, address)
+    check_engine(engine)
     prepare("models")
     from xcrossrec.catalogue import embed_again, in_blocks, open_kept
     from xcrossrec.models.loading import Loading
@@ -88,7 +86,7 @@ def embed(
     start = time.perf_counter()
     with (
         progress_to_stderr(),
-        engine_named(engine, address) as where,
+        engine_named(engine) as where,
         open_kept(catalog, fingerprint=None) as store,
     ):
         loaded = (loading := Loading(model, base, precision))()

@@ -79,14 +79,16 @@ def check_category(folder: Path, *, new: bool = False) -> None:
         )
 
 
-def check_sources(folders: Sequence[Path]) -> None:
-    """Refuse fewer than two adapters, and what is none.
+def check_sources(folders: Sequence[Path], *, alone: bool = False) -> None:
+    """Refuse what is no adapter, and fewer than two; or more than one, where it is to stand alone.
 
     Raises:
-        ModelError: fewer than two.
+        ModelError: too few, or too many.
         BundleError: see :func:`check_adapter`.
     """
-    if len(folders) < 2:
+    if alone and len(folders) > 1:
+        raise ModelError(f"--form lora starts from the base, or from one --source, got {len(folders)}: leave some out")
+    if not alone and len(folders) < 2:
         raise ModelError(f"integration needs at least 2 sources, got {len(folders)}: pass --source once more")
     for folder in folders:
         check_adapter(folder)

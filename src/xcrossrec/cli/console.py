@@ -35,13 +35,7 @@ Base = Annotated[
     typer.Option(help="Folder or hub name of the model's base.  [default: found by its digest]"),
 ]
 EngineChoice = Annotated[
-    EngineName, typer.Option("--engine", help="Where the work is done: in this process, or on a cluster by Ray.")
-]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        help="Ray's cluster; 'auto' finds the one that this machine is in.  [default: Ray on this machine alone]"
-    ),
+    EngineName, typer.Option("--engine", help="In this process, or by Ray: on this machine, or RAY_ADDRESS's cluster.")
 ]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse an adapter if only its shapes say that it belongs to the base.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from xcrossrec.cli.console import Address, EngineChoice, Json, Overwrite, one_line, progress_to_stderr
+from xcrossrec.cli.console import EngineChoice, Json, Overwrite, one_line, progress_to_stderr
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.types import Incomplete, Repeats, Split, SplitWay, UnknownItems
@@ -91,7 +91,6 @@ def import_(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split by user.")] = 0,
     overwrite: Overwrite = False,
     engine: EngineChoice = "local",
-    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Read purchases and titles, split them for training and measuring, and write a domain's folder.
@@ -108,7 +107,7 @@ def import_(
     from xcrossrec.data.readers import Columns, Condition, Inputs, Recipe, by_file, import_domain
     from xcrossrec.data.store import refuse_taken
 
-    check_engine(engine, address)
+    check_engine(engine)
     given = {"train": train, "validation": validation, "test": test}
     splits = {cast(Split, name): path for name, path in given.items() if path is not None}
     conditions = [Condition.parse(text) for text in where or []]
@@ -127,7 +126,7 @@ def import_(
         unknown_items=unknown_items,
         text=text,
     )
-    with progress_to_stderr(), engine_named(engine, address) as place, by_file(place, out, form, inputs) as blocks:
+    with progress_to_stderr(), engine_named(engine) as place, by_file(place, out, form, inputs) as blocks:
         imported = import_domain(domain or out.resolve().name, form, inputs, recipe, blocks)
         imported = with_shared_users(imported, others) if others else imported
         write_domain(imported, out, overwrite=overwrite)

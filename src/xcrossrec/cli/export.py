@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from xcrossrec.cli.checks import check_items, check_model
-from xcrossrec.cli.console import Address, Base, EngineChoice, Overwrite, prepare, progress_to_stderr
+from xcrossrec.cli.console import Base, EngineChoice, Overwrite, prepare, progress_to_stderr
 from xcrossrec.cli.recommend import ModelDir
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.export.request import To, check_request
@@ -31,7 +31,6 @@ def export(
     base: Base = None,
     overwrite: Overwrite = False,
     engine: EngineChoice = "local",
-    address: Address = None,
 ) -> None:
     """Write a model for other libraries and databases; what is written is compared with the model first.
 
@@ -40,14 +39,14 @@ def export(
       xcrossrec export models/garden --to vectors --catalog data/garden --out exported/garden-vectors
     """
     check_model(model, base)
-    check_engine(engine, address)
+    check_engine(engine)
     check_request(to, out, catalogue=catalog, distill=distill, int8=int8, overwrite=overwrite)
     if catalog is not None:
         check_items(catalog, include_bought=True)
     prepare("onnx" if to == "onnx" else "models")
     from xcrossrec.export.exporting import export_model
 
-    with progress_to_stderr(), engine_named(engine, address) as where:
+    with progress_to_stderr(), engine_named(engine) as where:
         found = export_model(
             model, to, out, catalogue=catalog, distill=distill, int8=int8, base=base, overwrite=overwrite, engine=where
         )

@@ -13,7 +13,6 @@ import typer
 
 from xcrossrec.cli.checks import check_file, check_items, check_model, is_kept
 from xcrossrec.cli.console import (
-    Address,
     Base,
     EngineChoice,
     Json,
@@ -164,7 +163,6 @@ def recommend_batch(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what another job left.")] = False,
     engine: EngineChoice = "local",
-    address: Address = None,
 ) -> None:
     """Recommend for every user of a Parquet file; give the same command again to go on after an interruption.
 
@@ -175,7 +173,7 @@ def recommend_batch(
     """
     options.check(model)
     check_file(out)
-    check_engine(engine, address)
+    check_engine(engine)
     if not users.is_file():
         raise DataError(f"the users' file {users} does not exist: give a Parquet file with user_id and history")
     prepare("serve")
@@ -185,7 +183,7 @@ def recommend_batch(
     start = time.perf_counter()
     asked = options.question([])
     open_users(users).close()  # before anything expensive is done
-    with progress_to_stderr(), engine_named(engine, address) as where, options.recommender(model) as recommender:
+    with progress_to_stderr(), engine_named(engine) as where, options.recommender(model) as recommender:
         job = {**job_of(recommender, model, users, asked), "precision": options.precision}
         report = run(recommender, users, out, job=job, asked=asked, overwrite=overwrite, engine=where)
     wall_s = time.perf_counter() - start

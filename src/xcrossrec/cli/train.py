@@ -1,18 +1,18 @@
-"""Commands that train: a source, the integration into a target, and the rival LoRA on the target."""
+"""Commands that train: a source, and a target by one of its forms."""
 
 from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from xcrossrec.cli.checks import check_adapter, check_base, check_sources
+from xcrossrec.cli.checks import check_base, check_sources
 from xcrossrec.cli.console import (
     DomainDir,
     Json,
@@ -113,7 +113,7 @@ class Lora(Run):
     ] = None
 
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train sources, the integration, and rivals.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train sources, and a target of them.")
 
 
 @app.command()
@@ -124,58 +124,15 @@ def source(directory: DomainDir, options: Lora) -> None:
     \b
       xcrossrec train source data/electronics --out adapters/electronics --budget 4000
     """
-    settings = source_config(**options.changes())
-    _train_lora(directory, options, lambda _: settings)
-
-
-@app.command()
-@taking(Lora)
-def lora(
-    directory: DomainDir,
-    options: Lora,
-    init: Annotated[
-        Path | None,
-        typer.Option(help="Start from this adapter (its base, rank, scoring and pair attention hold)."),
-    ] = None,
-) -> None:
-    """Fine-tune LoRA on the target itself: the rival at the same budget, with as many epochs as `train target`.
-
-    \b
-      xcrossrec train lora data/toys --out models/toys-lora --budget 1000
-      xcrossrec train lora data/toys --init adapters/sports --out models/toys-warm --budget 1000
-    """
-    changes = options.changes()
-    rival_config(**changes)  # refuses a wrong setting
-    _train_lora(
-        directory,
-        options,
-        lambda domain: rival_config(users=options.users(domain), **changes),
-        init,
-        purchases=True,
-    )
-
-
-def _train_lora(
-    directory: Path,
-    options: Lora,
-    settings: Callable[[Domain], TrainingConfig],
-    init: Path | None = None,
-    *,
-    purchases: bool = False,
-) -> None:
-    """What `train source` and `train lora` share: they differ in their settings alone."""
-    if init is not None:
-        check_adapter(init)
+    config = source_config(**options.changes())
     domain = options.check(directory)
-    config = settings(domain)
     prepare("train")
     from xcrossrec.training.source import train_source
 
     targets = [name.strip() for name in options.target_modules.split(",")] if options.target_modules else None
-    arguments = {**options.arguments(), "target_modules": targets, "purchases": purchases}
     with progress_to_stderr(), _can_go_on():
-        report = train_source(domain, options.out, config=config, init=init, **arguments)
-    _print(report, options, "the base" if init is None else f"{init}")
+        report = train_source(domain, options.out, config=config, **{**options.arguments(), "target_modules": targets})
+    _print(report, options, "the base")
 
 
 @contextmanager
@@ -200,10 +157,14 @@ def _refuse_old_name(value: str | None) -> None:
 @taking(Run)
 def target(
     directory: DomainDir,
-    sources: Annotated[list[Path], typer.Option("--source", help="A source's adapter folder; give it at least twice.")],
     options: Run,
+    sources: Annotated[
+        list[Path] | None,
+        typer.Option("--source", help="A source's adapter folder; at least two, but for --form lora."),
+    ] = None,
     form: Annotated[
-        Form, typer.Option(help="The sources' updates averaged in one stream (merged), or the paper's (xcross).")
+        Literal["merged", "xcross", "lora"],
+        typer.Option(help="Sources averaged in one stream, the paper's integration, or the rival: LoRA alone."),
     ] = "merged",
     top_layers: Annotated[
         int | None,
@@ -215,38 +176,57 @@ def target(
     """Integrate source adapters into a new domain: only a small LoRA, or integrators, and a small head train.
 
     By default the sources' updates are averaged into one stream, and the learning rate of its LoRA follows the number
-    of users. `--form xcross` is X-Cross, after the last two layers; docs/evidence.md compares them.
+    of users. `--form xcross` is X-Cross, after the last two layers; docs/evidence.md compares them. `--form lora` is
+    their rival, with as many epochs: LoRA on the target, from the base or from one source.
 
     \b
       xcrossrec train target data/toys --source adapters/electronics --source adapters/sports \\
           --out models/toys --budget 1000
+      xcrossrec train target data/toys --form lora --out models/toys-lora --budget 1000
     """
-    integration = _integration(form, top_layers)
-    changes = options.changes()
-    target_config(**changes)  # refuses a wrong setting
-    check_sources(sources)
+    _refuse_what_the_form_ignores(form, top_layers, strict=strict)
+    folders = sources or []
+    target_config(**options.changes())  # refuses a wrong setting
+    check_sources(folders, alone=form == "lora")
     domain = options.check(directory)
-    settings = target_config(users=options.users(domain), scoring=options.scoring, **changes)
     prepare("train")
-    from xcrossrec.training.target import train_target
-
     with progress_to_stderr(), _can_go_on():
-        given = {"config": settings, "integration": integration, "strict": strict, **options.arguments()}
-        report = train_target(domain, sources, options.out, **given)
-    _print(report, options, "the mean of the sources")
+        if form == "lora":
+            report = _train_lora(domain, folders[0] if folders else None, options)
+        else:
+            report = _integrate(domain, folders, options, form, top_layers, strict=strict)
+    start = "the mean of the sources" if form != "lora" else str(folders[0]) if folders else "the base"
+    _print(report, options, start)
 
 
-def _integration(form: Form, top_layers: int | None) -> Integration:
-    """Settings of an integration.
+def _refuse_what_the_form_ignores(form: str, top_layers: int | None, *, strict: bool) -> None:
+    """Rather than train something else than was asked for.
 
     Raises:
-        ConfigError: layers for a form that mixes nothing, rather than train something else than was asked for.
+        ConfigError: names the option.
     """
-    if top_layers is None:
-        return Integration(form)
-    if form == "merged":
+    if top_layers is not None and form != "xcross":
         raise ConfigError("--top-layers belongs to --form xcross: leave it out, or add --form xcross")
-    return Integration(form, top_layers=top_layers or None)
+    if strict and form == "lora":
+        raise ConfigError("--strict is of sources that are integrated: leave it out, or leave out --form lora")
+
+
+def _train_lora(domain: Domain, init: Path | None, options: Run) -> TrainingReport:
+    from xcrossrec.training.source import train_source
+
+    config = rival_config(users=options.users(domain), **options.changes())
+    return train_source(domain, options.out, config=config, init=init, purchases=True, **options.arguments())
+
+
+def _integrate(
+    domain: Domain, folders: list[Path], options: Run, form: Form, top_layers: int | None, *, strict: bool
+) -> TrainingReport:
+    from xcrossrec.training.target import train_target
+
+    given = options.arguments()
+    config = target_config(users=options.users(domain), scoring=options.scoring, **options.changes())
+    integration = Integration(form) if top_layers is None else Integration(form, top_layers=top_layers or None)
+    return train_target(domain, folders, options.out, config=config, integration=integration, strict=strict, **given)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -14,40 +14,36 @@ EngineName: TypeAlias = Literal["local", "ray"]
 _ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 
-def check_engine(name: EngineName, address: str | None) -> None:
-    """Refuse an unknown engine, an address for one that has none, and Ray where it is not installed.
+def check_engine(name: EngineName) -> None:
+    """Refuse an unknown engine, and Ray where it is not installed.
 
     Raises:
-        ConfigError: says which.
+        ConfigError: unknown.
         MissingExtraError: names the install line.
     """
     if name not in _ENGINES:
         raise ConfigError(f"unknown engine {name!r}: choose {' or '.join(_ENGINES)}")
-    if name == "local" and address is not None:
-        raise ConfigError(f"--address {address} is a Ray cluster's, and --engine local works in this process: leave "
-                          "one of the two out, or give --engine ray")  # fmt: skip
     if name == "ray":
         require("ray")
 
 
 @contextmanager
-def engine_named(name: EngineName, address: str | None = None) -> Iterator[Engine]:
+def engine_named(name: EngineName) -> Iterator[Engine]:
     """Open an engine for as long as the block lasts.
 
     Args:
-        name: ``local`` or ``ray``.
-        address: of a Ray cluster: ``auto`` finds the one that this machine belongs to; None takes
-            ``RAY_ADDRESS``, or starts Ray on this machine alone, with a worker a core, and ends it afterwards.
+        name: ``local``, or ``ray``: on the cluster that ``RAY_ADDRESS`` names (``auto``: the one that this machine
+            belongs to), or else on this machine alone, with a worker a core, for as long as the block lasts.
 
     Raises:
         ConfigError: see :func:`check_engine`; or no cluster answers there.
         MissingExtraError: Ray is not installed.
     """
-    check_engine(name, address)
+    check_engine(name)
     if name == "local":
         yield Local()
         return
     from xcrossrec.engine.ray import connected
 
-    with connected(address) as engine:
+    with connected() as engine:
         yield engine

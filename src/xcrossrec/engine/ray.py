@@ -34,11 +34,8 @@ _loaded: dict[str, Work] = {}
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[Ray]:
-    """Connect to a cluster, or start Ray on this machine; a connection that is there already is used, and left.
-
-    Args:
-        address: see :func:`xcrossrec.engine.engine_named`.
+def connected() -> Iterator[Ray]:
+    """Connect to ``RAY_ADDRESS``, or start Ray on this machine; a connection that is there is used, and left.
 
     Raises:
         ConfigError: no cluster answers there.
@@ -47,7 +44,7 @@ def connected(address: str | None) -> Iterator[Ray]:
         yield Ray()
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    place = address or os.environ.get("RAY_ADDRESS") or "local"  # a job of a cluster is told where it is
+    place = os.environ.get("RAY_ADDRESS") or "local"  # a job of a cluster is told where it is
     alone: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if place == "local" else {}
     try:
         _answers(place)
@@ -58,7 +55,7 @@ def connected(address: str | None) -> Iterator[Ray]:
             raise ConfigError(f"Ray did not start on this machine ({said}): give --engine local") from error
         raise ConfigError(
             f"no Ray cluster answers at {place!r} that this machine can use ({said}): start one with  ray start --head"
-            ", or leave --address and RAY_ADDRESS out for this machine alone"
+            ", or unset RAY_ADDRESS for this machine alone"
         ) from error
     try:
         yield Ray()

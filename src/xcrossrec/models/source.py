@@ -176,7 +176,7 @@ def _with_targets(lora: LoraConfig, backbone: Any) -> LoraConfig:
         wanted = f"not {sorted(lost)[0]!r}" if lost else "of which none is known to be query or value"
         raise ModelError(
             f"this {kind} base has the linear layers {', '.join(sorted(linear))}, {wanted}: choose some of them with "
-            "--target-modules (target_modules in Python)"
+            "`train source --target-modules` (target_modules in Python)"
         )
     filled = copy(lora)
     filled.target_modules = named if isinstance(named, str) else set(named)

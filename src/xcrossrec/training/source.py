@@ -161,13 +161,11 @@ def reading(model: Model, domain: Domain, made_of: Sequence[Path]) -> Model:
 
 def _refuse_choices(chosen: Mapping[str, Any], init: Path | str | None, scoring: Scoring) -> None:
     """Refuse what would be ignored."""
-    named = [f"--{name.replace('_', '-')}" for name, value in chosen.items() if value is not None]
+    named = [name for name, value in chosen.items() if value is not None]
     if init and named:
-        raise ConfigError(
-            f"{named[0]} belongs to a fresh adapter, {init} has its own: leave it out, or leave out --init"
-        )
-    if scoring == "pair" and "--pooling" in named:
-        raise ConfigError("--pooling belongs to dual scoring: a pair model reads the states of tokens; leave it out")
+        raise ConfigError(f"{named[0]} belongs to a fresh adapter, {init} has its own: leave it out, or leave out init")
+    if scoring == "pair" and "pooling" in named:
+        raise ConfigError("pooling belongs to dual scoring: a pair model reads the states of tokens; leave it out")
 
 
 def _fresh_model(
