@@ -26,7 +26,11 @@ for _ in range(100_000):
         (("", "i"), "the user id has 0 characters: give 1 to 512"),
         (("u", 7), "the item id is 7, expected text"),
         (("u\ud800", "i"), "the user id is not valid Unicode"),
-        (("u", "i", 1.5), "timestamp of the purchase of 'i' by 'u' is 1.5: give whole seconds since 1970, or none"),
+        (
+            ("u", "i", 1.5),
+            "timestamp of the purchase of 'i' by 'u' is 1.5: give whole seconds since 1970, not milliseconds",
+        ),
+        (("u", "i", 1_780_000_000_000), "by 'u' is 1780000000000: give whole seconds"),
         (("u", "i", -1), "by 'u' is -1: give whole seconds"),
         (("u", "i", True), "by 'u' is True: give whole seconds"),
         (("u", "i", 2**63), "by 'u' is 9223372036854775808: give"),

@@ -16,7 +16,8 @@ from xcrossrec.types import ITEM, TIMESTAMP, USER
 PURCHASES = pl.Schema({USER: pl.String, ITEM: pl.String, TIMESTAMP: pl.Int64})
 """Columns of a table of purchases."""
 
-_LATEST = 2**62
+LATEST = 253_402_300_800
+"""Seconds from 1970 to the year 10000: a time beyond is in another unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,10 @@ class Purchase:
     def __post_init__(self) -> None:
         check_text("user id", self.user_id, LONGEST_ID, least=1)
         check_text("item id", self.item_id, LONGEST_ID, least=1)
-        if self.timestamp is not None and (type(self.timestamp) is not int or not 0 <= self.timestamp < _LATEST):
+        if self.timestamp is not None and (type(self.timestamp) is not int or not 0 <= self.timestamp < LATEST):
             raise DataError(
                 f"the timestamp of the purchase of {self.item_id!r} by {self.user_id!r} is {self.timestamp!r}: give "
-                "whole seconds since 1970, or none"
+                "whole seconds since 1970, not milliseconds, or none"
             )
 
     @property

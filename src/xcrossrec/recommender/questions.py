@@ -301,5 +301,5 @@ def _known(snapshot: Snapshot, found: Known | str) -> Known:
 def _lacking(snapshot: Snapshot, item_id: str) -> UnknownItemError:
     return UnknownItemError(
         f"unknown item id {item_id!r}: the catalogue of {len(snapshot)} items lacks it; give an id that it holds, "
-        f"or write it as 'title:{item_id}' if it is a title"
+        f"or write it as 'title:{item_id}', over HTTP as \"title\", if it is a title"
     )

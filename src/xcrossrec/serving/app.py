@@ -39,6 +39,7 @@ def create_app(service: Service) -> FastAPI:
         description="Recommendations by integrated, domain-specific language models.",
         docs_url=None,  # their pages load scripts from other hosts
         redoc_url=None,
+        redirect_slashes=False,  # to an address that a proxy in front may not know
         lifespan=lifespan,
     )
     app.state.service = service

@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from xcrossrec.exceptions import ConfigError
@@ -24,9 +25,9 @@ from xcrossrec.serving.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Reason: TypeAlias = Literal["idle", "slow", "large", "room", "full"]
-"""Why the server ended a connection: nothing was asked, a request's head came too slowly or was too large, another
-needed its place while it was idle, or all places were taken by requests."""
+Reason: TypeAlias = Literal["idle", "slow", "large", "wrong", "room", "full"]
+"""Why the server ended a connection: nothing was asked, a request's head came too slowly, was too large or no HTTP,
+another needed its place while it was idle, or all places were taken by requests."""
 
 _SPARE_FILES = 24
 """Descriptors left for the catalogues' files, for reading a model again, and for connections that are refused."""
@@ -159,10 +160,28 @@ class Connection(HttpToolsProtocol):
         if self._refusal is not None:
             return
         self._unread += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        while data and self._refusal is None:
+            try:
+                self.parser.feed_data(data)
+                break
+            except httptools.HttpParserError:
+                self.send_400_response("")
+            except httptools.HttpParserUpgrade as asked:
+                data = self._plain() + data[asked.args[0] :]
         if self._unread > self._limits.header_bytes and self._refusal is None:
             self._refuse(self._too_large(), "large")
         self._begin()
+
+    def _plain(self) -> bytes:
+        """The head of a request that asks for another protocol, without that wish: its body would be left out."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            self.send_400_response("")
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        headers = [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([method + b" " + self.url + b" HTTP/" + version, *headers, b"", b""])
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -191,6 +210,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole: the body has limits of its own."""
+        if self.parser.should_upgrade():
+            return
         self._unread, self._in_head = 0, False
         super().on_headers_complete()
         self._rest()
@@ -203,7 +224,8 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is whole."""
         self._unread = 0
-        super().on_message_complete()
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     # ---- room
 
@@ -237,7 +259,8 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, or what :meth:`on_header` did not take."""
         if self._refusal is None:
-            self._refuse(Problem(400, "http", "this is no HTTP/1.1 request"), None)
+            said = "this is no HTTP/1.1 request: look at its method, address, headers and the sizes of its chunks"
+            self._refuse(Problem(400, "http", said), "wrong")
         else:
             self._refuse(self._refusal, "large")
 
@@ -251,8 +274,11 @@ class Connection(HttpToolsProtocol):
         if reason is not None:
             self._shared.ended(reason, self.loop.time())
         if self._answering:
-            self.end(None)
-            return
+            if self.pipeline or self.cycle.response_started or not self.cycle.more_body:
+                self.end(None)
+                return
+            self._begins, self.cycle.disconnected = None, True  # the application hears that the body ends
+            self.cycle.message_event.set()
         self.transport.write(_written(problem, keep=False))
         self.transport.write_eof()
         self._wait_for(_LINGER_S)

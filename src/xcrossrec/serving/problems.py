@@ -42,6 +42,16 @@ def busy(message: str, *, status: int = 429, code: str = "busy", retry_s: int = 
     return Problem(status, code, message, {"Retry-After": str(retry_s)})
 
 
+def check_limit(what: str, value: int, most: int) -> None:
+    """Refuse more than a service takes.
+
+    Raises:
+        Problem: 422.
+    """
+    if value > most:
+        raise Problem(422, "limit", f"{value} {what}, at most {most} are allowed here: ask for fewer")
+
+
 def problem_of(error: BaseException) -> Problem:
     """Turn an expected failure into a refusal; anything else into a 500 that tells nothing."""
     if isinstance(error, Problem):
@@ -71,7 +81,7 @@ def invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
 
 def _place(parts: Iterable[str | int]) -> str:
     names = [str(part) for part in parts]
-    return ".".join(names[1:]) or f"the {names[0]}"
+    return ".".join(names[1:])[:80] or f"the {names[0]}"
 
 
 def _shown(value: Any) -> str:

@@ -1,7 +1,9 @@
-"""How requests are read: known query parameters; JSON in UTF-8, announced as such, without NaN, not nested deeply."""
+"""How requests are read: known query parameters; JSON in UTF-8, announced as such, without NaN, not nested deeply,
+whose names come once."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -15,6 +17,9 @@ from starlette.exceptions import HTTPException
 from xcrossrec.serving.problems import Problem, invalid
 
 Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
+
+_WIDEST = 10_000
+"""Names in an object, at most: metadata that are kept have fewer, and each unknown one would cost time."""
 
 
 class JsonRoute(APIRoute):
@@ -48,7 +53,7 @@ def _of_body(endpoint: Callable[..., Any], model: type[BaseModel]) -> Handler:
             raise RequestValidationError([{"loc": ("body",), "msg": "Field required"}])
         value = await request.json()
         try:
-            asked = model.model_validate(value)
+            asked = model.model_validate(value, context=request.app.state.service.settings)
         except ValidationError as error:
             raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
         answer: Response = await endpoint(request, asked)
@@ -64,12 +69,26 @@ class _JsonRequest(Request):
         body = await self.body()
         limit = self.app.state.service.settings.depth
         try:
-            value = from_json(body, allow_inf_nan=False)
+            from_json(body, allow_inf_nan=False)  # which is stricter than Python's own, but keeps the last of two names
         except ValueError as error:
             raise HTTPException(400, f"the body is no JSON in UTF-8 ({error}): send what /openapi.json says") from None
+        value = json.loads(body, object_pairs_hook=_members)
         if body.count(b"[") + body.count(b"{") > limit and _deeper(value, limit):
             raise HTTPException(400, f"the body nests lists and objects in more than {limit} levels: send it flatter")
         return value
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(pairs) > _WIDEST:
+        raise HTTPException(
+            400, f"an object of the body has {len(pairs)} names, at most {_WIDEST} are read: send fewer"
+        )
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise HTTPException(400, f"an object of the body has {twice[:80]!a} {names.count(twice)} times: send it once")
+    return members
 
 
 def _check_query(request: Request, known: Sequence[str]) -> None:
@@ -90,8 +109,9 @@ def _check_content_type(request: Request) -> None:
             raise Problem(415, "encoded", said, {"Accept-Encoding": "identity"})
     given = request.headers.get("content-type", "")
     kind, _, parameters = given.partition(";")
-    charset = parameters.lower().replace('"', "").partition("charset=")[2].strip()
-    if kind.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):
+    named = [each.replace('"', "").partition("=") for each in parameters.lower().split(";")]
+    charsets = {value.strip() for name, _, value in named if name.strip() == "charset"}
+    if kind.strip().lower() != "application/json" or charsets - {"utf-8", "utf8"}:
         raise Problem(415, "content_type", f"the body is announced as {given[:80]!a}: send application/json in UTF-8")
 
 

@@ -17,7 +17,7 @@ from xcrossrec.catalogue.stored_item import LONGEST_ID
 from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.serving.metrics import CONTENT_TYPE
 from xcrossrec.serving.openapi import ASK, READ, WRITE, failures
-from xcrossrec.serving.problems import Problem, busy, problem_of
+from xcrossrec.serving.problems import Problem, busy, check_limit, problem_of
 from xcrossrec.serving.reading import JsonRoute
 from xcrossrec.serving.schemas import (
     DeleteAnswer,
@@ -62,10 +62,9 @@ async def recommend(request: Request, asked: RecommendRequest) -> Response:
     """Rank the catalogue, or some of it, for a history; equal scores in the catalogue's order."""
     started, service = perf_counter(), _service(request)
     limits = service.settings
-    _check("k", asked.k, limits.k)
-    _check("candidates", len(asked.candidates or ()), limits.candidates)
+    check_limit("k", asked.k, limits.k)
     if asked.explain:
-        _check("recommendations to explain (k)", asked.k, limits.explained)
+        check_limit("recommendations to explain (k)", asked.k, limits.explained)
     served = _served(request, asked, k=asked.k)
     found = await served.answers.ask(asked.question(), timeout_s=limits.timeout_s, gone=request.is_disconnected)
     items = [item.to_dict() for item in found.recommendations]
@@ -88,7 +87,6 @@ async def recommend(request: Request, asked: RecommendRequest) -> Response:
 async def score(request: Request, asked: ScoreRequest) -> Response:
     """Score candidates, items of the catalogue or titles, for a history."""
     started, limits = perf_counter(), _service(request).settings
-    _check("candidates", len(asked.candidates), limits.candidates)
     served = _served(request, asked, candidates=len(asked.candidates))
     scored = await served.answers.ask(asked.question(), timeout_s=limits.timeout_s, gone=request.is_disconnected)
     known = {"rung": scored.rung, "reason": scored.reason}
@@ -162,7 +160,7 @@ async def _write(
 ) -> Response:
     """Write to a model's catalogue, or to its successor's where it is replaced meanwhile, as often as that happens."""
     service = _service(request)
-    _check(what, len(asked), service.settings.upsert)
+    check_limit(what, len(asked), service.settings.upsert)
     served = service.find(model)
     while True:
         request.state.facts.update(model=served.spec.name, **{"items" if what == "ids" else what: len(asked)})
@@ -269,16 +267,9 @@ async def _info(served: Served) -> ModelInfo:
     return await asyncio.to_thread(lambda: served.info)
 
 
-def _check(what: str, value: int, most: int) -> None:
-    if value > most:
-        raise Problem(422, "limit", f"{value} {what}, at most {most} are allowed here: ask for fewer")
-
-
 def _served(request: Request, asked: RecommendRequest | ScoreRequest | ExplainRequest, **counts: int) -> Served:
     """Find the model that is asked; put into the log what was, titles only where the operator wants them."""
     service, facts = _service(request), request.state.facts
-    _check("items of the history", len(asked.history), service.settings.history)
-    _check("items of other categories", len(asked.other_history), service.settings.history)
     served = service.find(asked.model)
     facts.update(model=served.spec.name, history=len(asked.history), **counts)
     if service.settings.log_titles:

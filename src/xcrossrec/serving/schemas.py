@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints, ValidationInfo
 
 from xcrossrec.answers import Explanation
 from xcrossrec.catalogue import Filters, Purchase, StoredItem
+from xcrossrec.catalogue.purchases import LATEST
 from xcrossrec.catalogue.stored_item import LONGEST_ID, LONGEST_TITLE, OWN
 from xcrossrec.data.text import ItemText
 from xcrossrec.exceptions import DataError
 from xcrossrec.recommender import Item, Question
+from xcrossrec.serving.problems import check_limit
 from xcrossrec.types import Scoring
 
 LONGEST_HISTORY_TITLE = 1_000
@@ -31,6 +33,17 @@ ModelName: TypeAlias = Annotated[
     Id | None,
     Field(description="A model's name, or its domain's where unique; needed where several are served."),
 ]
+
+
+def _few(what: str, setting: str) -> BeforeValidator:
+    """Let a list be counted before its entries are looked at, which may take seconds."""
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, list) and info.context is not None:
+            check_limit(what, len(value), getattr(info.context, setting))
+        return value
+
+    return BeforeValidator(check)
 
 
 class _Request(BaseModel):
@@ -71,14 +84,18 @@ class Entry(_Request, json_schema_extra={"oneOf": [_only("item_id", "title"), _o
 class FilterConditions(_Request):
     """Conditions that every recommended item meets."""
 
-    category: Annotated[list[Id], Field(min_length=1)] | None = Field(None, description="One of these, exactly.")
+    category: Annotated[list[Id], Field(min_length=1, fail_fast=True), _few("categories", "candidates")] | None = Field(
+        None, description="One of these, exactly."
+    )
     in_stock: bool | None = Field(None, description="true: can be bought now.")
     price_min: float | None = Field(None, description="This price or more.")
     price_max: float | None = Field(None, description="This price or less.")
 
 
 History: TypeAlias = Annotated[
-    list[Entry], Field(description="What was bought, oldest first: ids of the catalogue, or titles.")
+    list[Entry],
+    Field(fail_fast=True, description="What was bought, oldest first: ids of the catalogue, or titles."),
+    _few("items of the history", "history"),
 ]
 
 
@@ -88,7 +105,7 @@ class _Asked(_Request):
     user_id: Id | None = Field(
         None, description="A customer: the purchases that the service knows of stand before the history."
     )
-    other_history: list[Title] = Field(
+    other_history: Annotated[list[Title], Field(fail_fast=True), _few("items of other categories", "history")] = Field(
         [], description="Titles of what was bought in other categories, oldest first, for models that know purchases."
     )
 
@@ -112,8 +129,8 @@ class RecommendRequest(
 
     k: Whole = Field(10, ge=1, le=1_000_000, description="How many at most.")
     filters: FilterConditions | None = None
-    candidates: Annotated[list[Id], Field(min_length=1)] | None = Field(
-        None, description="Ids to choose among; null takes the whole catalogue."
+    candidates: Annotated[list[Id], Field(min_length=1, fail_fast=True), _few("candidates", "candidates")] | None = (
+        Field(None, description="Ids to choose among; null takes the whole catalogue.")
     )
     include_bought: bool = Field(False, description="Also recommend what is in the history.")
     diversity: Whole | None = Field(
@@ -145,7 +162,7 @@ class ScoreRequest(
 ):
     """Score candidates for a history."""
 
-    candidates: Annotated[list[Entry], Field(min_length=1)]
+    candidates: Annotated[list[Entry], Field(min_length=1, fail_fast=True), _few("candidates", "candidates")]
 
     def question(self) -> Question:
         """As a recommender takes it."""
@@ -200,22 +217,28 @@ class UpsertRequest(
     """Write items, new ones and others anew: all of them or none."""
 
     model: ModelName = None
-    items: Annotated[list[ItemToStore], Field(min_length=1)]
+    items: Annotated[list[ItemToStore], Field(min_length=1, fail_fast=True), _few("items", "upsert")]
 
 
 class DeleteRequest(_Request, json_schema_extra={"examples": [{"ids": ["B0014"]}]}):
     """Delete items; unknown ids are no error."""
 
     model: ModelName = None
-    ids: Annotated[list[Id], Field(min_length=1)]
+    ids: Annotated[list[Id], Field(min_length=1, fail_fast=True), _few("ids", "upsert")]
 
 
 class CustomerBought(_Request):
     """A customer, and what was bought."""
 
     user_id: Id
-    item_id: Id | Annotated[list[Id], Field(min_length=1)] = Field(description="One item, or several, oldest first.")
-    timestamp: Whole | None = Field(None, ge=0, lt=2**62, description="Seconds since 1970; null where unknown.")
+    item_id: Id | Annotated[list[Id], Field(min_length=1, fail_fast=True), _few("purchases", "upsert")] = Field(
+        description="One item, or several, oldest first."
+    )
+    timestamp: Whole | None = Field(
+        None,
+        description="Seconds since 1970; null where unknown.",
+        json_schema_extra={"minimum": 0, "exclusiveMaximum": LATEST},  # `Purchase` refuses others, and says why
+    )
 
     def purchases(self) -> list[Purchase]:
         """As the catalogue keeps them.
@@ -239,7 +262,7 @@ class PurchasesRequest(
     """Add purchases, all of them or none; those that are known already change nothing."""
 
     model: ModelName = None
-    purchases: Annotated[list[CustomerBought], Field(min_length=1)]
+    purchases: Annotated[list[CustomerBought], Field(min_length=1, fail_fast=True), _few("purchases", "upsert")]
     skip_unknown: bool = Field(
         False, description="Leave out purchases of items that the catalogue lacks, and name these in `unknown`."
     )

@@ -153,12 +153,60 @@ def test_a_large_head_is_refused(on_wire: Any) -> None:
             assert status == 431, sent[:100]
             assert "more than 8000 bytes or 100 headers" in said["error"]["message"]
             assert ended(wire, "large") == number
-        await wire.ask(TRAILER)  # what it is told depends on how far its request is
+        assert (await wire.ask(TRAILER))[0] == 431
         assert ended(wire, "large") == len(LARGE_HEADS) + 1
         assert (await wire.ask(HEAD + b"X-Fits: " + b"x" * 7000 + b"\r\n\r\n"))[0] == 200
         assert (await wire.ask(HEAD + b"X-Few: 1\r\n" * 90 + b"\r\n"))[0] == 200
 
     on_wire(scene, header_bytes=8000)
+
+
+ASKED = b'{"history": [{"item_id": "i0"}], "k": 1}'
+POST = b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+def test_a_wish_for_another_protocol_is_passed_over(on_wire: Any) -> None:
+    """As Java's client and ``curl --http2`` send it with every first request."""
+    wish = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+    length = b"Content-Length: %d\r\n\r\n" % len(ASKED)
+    whole = POST + wish + length + ASKED
+
+    async def scene(wire: Wire) -> None:
+        for parts in ([whole], [POST + wish + length, ASKED], [POST + wish, length + ASKED[:5], ASKED[5:]]):
+            streams = await wire.connect()
+            for part in parts:
+                streams[1].write(part)
+                await asyncio.sleep(0.02)
+            status, said = await answer(streams)
+            assert (status, len(said["items"])) == (200, 1)
+            streams[1].write(WHOLE)
+            assert (await answer(streams))[0] == 200
+        streams = await wire.connect()
+        streams[1].write(whole * 200 + WHOLE)
+        assert [(await answer(streams))[0] for _ in range(201)] == [200] * 201
+        assert (await wire.ask(b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n"))[0] == 400
+
+    on_wire(scene)
+
+
+def test_a_body_that_breaks_off_is_told_why(on_wire: Any) -> None:
+    chunked = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+    chunk = b"%x\r\n%s\r\n" % (len(ASKED), ASKED)
+
+    async def scene(wire: Wire) -> None:
+        for rest in (b"zz\r\n", b"-5\r\n", b"F" * 17 + b"\r\n", chunk + b"zz\r\n"):
+            streams = await wire.connect()
+            streams[1].write(chunked)
+            await asyncio.sleep(0.02)
+            streams[1].write(rest)
+            status, said = await answer(streams)
+            assert status == 400
+            assert "look at its method, address, headers and the sizes of its chunks" in said["error"]["message"]
+            assert await streams[0].read() == b""
+        assert ended(wire, "wrong") == 4
+        assert (await wire.ask(chunked + chunk + b"0\r\n\r\n"))[0] == 200
+
+    on_wire(scene)
 
 
 def memory() -> int:
