@@ -3,13 +3,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from xcrossrec import replacing
 from xcrossrec.exceptions import StorageError
-from xcrossrec.replacing import leftovers, replacing_file, replacing_folder
+from xcrossrec.replacing import changing, leftovers, replacing_file, replacing_folder
 
 
 @pytest.fixture
@@ -47,6 +48,25 @@ def test_the_old_folder_is_never_gone(place: Path, monkeypatch: pytest.MonkeyPat
     with replacing_folder(place) as folder:
         (folder / "new").touch()
     assert names(place) == ["new"]
+
+
+@pytest.mark.parametrize("one_step", [True, False])
+def test_of_many_that_change_a_folder_each_sees_what_the_others_wrote(
+    place: Path, monkeypatch: pytest.MonkeyPatch, one_step: bool
+) -> None:
+    if not one_step:
+        without_exchange(monkeypatch)
+
+    def add(line: str) -> None:
+        with changing(place):
+            before = (place / "old").read_text()
+            with replacing_folder(place) as folder:
+                (folder / "old").write_text(f"{before} {line}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, "abcdefgh"))
+    assert sorted((place / "old").read_text().split()) == [*"abcdefgh", "old"]
+    assert names(place.parent) == ["place"]
 
 
 def test_modes_are_the_umasks_whatever_wrote_the_file(tmp_path: Path) -> None:

@@ -66,6 +66,24 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
             force_to_disk(place.parent)
 
 
+@contextmanager
+def changing(path: Path | str) -> Iterator[None]:
+    """Wait until nobody else is changing a folder, and let nobody until the block is left.
+
+    For what is read, changed and replaced: of two at once, in whatever process, one would lose what the other wrote.
+    The folder around it is locked, since the folder itself changes. Where the disk has no locks nobody is held back.
+    """
+    place = Path(path).resolve()
+    with _sentence(place):
+        handle = os.open(place.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def leftovers(path: Path | str) -> list[Path]:
     """Find what interrupted replacements of ``path`` left beside it.
 

@@ -188,6 +188,37 @@ def test_who_is_forgotten_is_in_no_file_of_the_model(known: Path) -> None:
     assert {path.name for path in others.keys() - same} == {"xcrossrec.json"}
 
 
+def test_what_others_learn_and_forget_meanwhile_stays(known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = learn._read
+
+    def slowly(*given: Any) -> Any:
+        monkeypatch.setattr(learn, "_read", read)
+        xcrossrec.learn(known, [{"user": "di", "item": "i5", "time": 5}])
+        learn.forget(known, "u0")
+        return read(*given)
+
+    monkeypatch.setattr(learn, "_read", slowly)
+    learned = xcrossrec.learn(known, [{"user": "bo", "item": "i1", "time": 5}])
+    counts = term_of(bundle.load(known)).counts  # type: ignore[union-attr]
+    assert [counts.of_user(user) for user in ("di", "bo", "u0")] == [("i5",), ("i1",), ()]
+    assert (learned.added, learned.purchases) == (1, counts.purchases)
+
+
+def test_a_model_that_is_trained_anew_meanwhile_stays(
+    known: Path, tiny_models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = learn._read
+
+    def slowly(*given: Any) -> Any:
+        bundle.save(bundle.load(tiny_models.sources[0]), known, {"kind": "adapter"}, overwrite=True)
+        return read(*given)
+
+    monkeypatch.setattr(learn, "_read", slowly)
+    with pytest.raises(BundleError, match="replaced by another training meanwhile: nothing was changed; learn again"):
+        xcrossrec.learn(known, FIRST)
+    assert bundle.read_bundle_manifest(known)["kind"] == "adapter"
+
+
 def test_the_command_forgets_in_models_and_catalogues(known: Path, tmp_path: Path) -> None:
     with build_catalogue(bundle.load(known), ITEMS, tmp_path / "c") as made:
         made.add_purchases([Purchase("u0", "i5"), Purchase("bo", "i5")])

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import polars as pl
@@ -19,17 +18,15 @@ from xcrossrec.data.interactions import as_text, canonical
 from xcrossrec.data.readers import Columns, Inputs, read_interactions
 from xcrossrec.data.readers.sources import Paths
 from xcrossrec.data.store import read_parquet
-from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.exceptions import BundleError, ConfigError, DataError
 from xcrossrec.models import bundle
 from xcrossrec.models.day_one import POPULARITY, without
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.purchases import check_knows, purchases_of, with_counts
+from xcrossrec.replacing import changing
 from xcrossrec.training.purchases import MOST_TEXTS, weighed
 from xcrossrec.types import ITEM, USER
-
-_FORGETTING = Lock()
-"""Two that forget at a time would each bring back the other's."""
 
 _TRAINED = "user"
 """Column of the table of users that a training saw."""
@@ -85,7 +82,7 @@ def learn(
         ConfigError: no catalogue, and no weights that could stay.
     """
     path = Path(path)
-    model = bundle.load(path, base=base)
+    manifest, model = _read_model(path, base)
     check_knows(model)
     if catalogue is None and purchases_of(model) is None:
         raise ConfigError(
@@ -95,14 +92,38 @@ def learn(
     texts = None if catalogue is None else _texts(model, catalogue)
     fresh, forgotten = _read(interactions, columns or Columns())
     if _leave_out(path, forgotten):
-        model = bundle.load(path, base=base)
-    known, manifest = purchases_of(model), bundle.read_bundle_manifest(path)
+        manifest, model = _read_model(path, base)
+    known = purchases_of(model)
     before = known.term.counts if known is not None else CoPurchases.count(fresh.clear())
     counts = before.joined(fresh)
     choice = None if texts is None else _choose(model, counts, texts, seed)
-    weights = choice.weights if choice is not None else (known.weights if known is not None else {})
-    _write(with_counts(model, counts, weights), path, manifest, choice)
+    with changing(path):
+        if bundle.read_bundle_manifest(path) != manifest:
+            manifest, model = _changed_meanwhile(path, base, manifest)
+            known = purchases_of(model)
+            before = known.term.counts if known is not None else before
+            counts = before.joined(fresh)
+        weights = choice.weights if choice is not None else (known.weights if known is not None else {})
+        _write(with_counts(model, counts, weights), path, manifest, choice)
     return Learned(counts.purchases, counts.customers, counts.purchases - before.purchases, choice)
+
+
+def _read_model(path: Path, base: AnyBase | None) -> tuple[Mapping[str, Any], Model]:
+    """The manifest first: what is changed after it is seen when the model is written."""
+    return bundle.read_bundle_manifest(path), bundle.load(path, base=base)
+
+
+def _changed_meanwhile(path: Path, base: AnyBase | None, then: Mapping[str, Any]) -> tuple[Mapping[str, Any], Model]:
+    """Read a model again that learned or forgot something meanwhile.
+
+    Raises:
+        BundleError: it was trained anew.
+    """
+    now, model = _read_model(path, base)
+    trained, again = ({n: d for n, d in each["files"].items() if n.endswith(".safetensors")} for each in (then, now))
+    if trained != again:
+        raise BundleError(f"{path} was replaced by another training meanwhile: nothing was changed; learn again")
+    return now, model
 
 
 def forget(path: Path | str, user_id: str) -> int:
@@ -126,7 +147,7 @@ def forget(path: Path | str, user_id: str) -> int:
 
 def _leave_out(path: Path, customers: Collection[str]) -> int:
     """Take customers, by their hashes, out of a model; gives how many of their purchases it knew."""
-    with _FORGETTING:
+    with changing(path):
         names = [name for name in bundle.read_bundle_manifest(path)["files"] if name.endswith(".parquet")]
         tables = {name: read_parquet(path / name, remedy="copy the model again") for name in names}
         items, changed = list[str](), dict[str, pl.DataFrame]()
