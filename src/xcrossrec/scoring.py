@@ -43,9 +43,7 @@ class Scorer(Protocol):
         ...
 
     def score(
-        self,
-        histories: Sequence[Sequence[int]],
-        candidates: Int[np.ndarray, "user candidate"] | None = None,
+        self, histories: Sequence[Sequence[int]], candidates: Int[np.ndarray, "user candidate"] | None = None
     ) -> Float[np.ndarray, "user candidate"]:
         """Score candidates for each history; a higher score ranks first.
 
@@ -83,9 +81,7 @@ class LadderScorer(Scorer, Protocol):
 
 
 def check_rows(
-    histories: Sequence[Sequence[int]],
-    candidates: Int[np.ndarray, "user candidate"] | None,
-    n_items: int,
+    histories: Sequence[Sequence[int]], candidates: Int[np.ndarray, "user candidate"] | None, n_items: int
 ) -> None:
     """Refuse item rows outside a catalogue, and candidates for another number of users.
 

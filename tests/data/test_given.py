@@ -76,3 +76,8 @@ def test_a_column_twice_is_refused() -> None:
         DataError, match=r"the items are a DataFrame and no table .*unique column names.* 'item_id' 2 times"
     ):
         as_frame("the items", pd.DataFrame([["a", "b"]], columns=["item_id", "item_id"]))
+
+
+def test_pandas_may_hold_values_of_several_kinds() -> None:
+    mixed = pd.DataFrame({"item_id": ["a", 2, None], "title": ["A", float("nan"), "C"]})
+    assert as_frame("the items", mixed).rows() == [("a", "A"), ("2", None), (None, "C")]

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xcrossrec.data import Domain, build_domain
+from xcrossrec.data import Domain, build_domain, write_domain
 from xcrossrec.data.interactions import (
     as_categories,
     as_text,
@@ -291,3 +293,42 @@ def test_an_unknown_item_names_the_option() -> None:
         DataError, match=r"1 interactions with 1 items .* leave them out \(data import --unknown-items drop\)"
     ):
         build_domain("d", ITEMS, {"train": bought(("u", "z", 1))})
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [1_500_000_000_900, 1_500_000_000_100],
+        [Decimal("1500000000.9"), Decimal("1500000000.1")],
+        ["2017-07-14T02:40:00.9", "2017-07-14 02:40:00.100"],
+        pa.array([1_500_000_000_900, 1_500_000_000_100], pa.timestamp("ms", tz="+05:30")),
+    ],
+)
+def test_times_of_a_table_are_read_as_those_of_a_file(times: Any) -> None:
+    table = pa.table({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": times})
+    train = build_domain("d", {"item_id": ["a", "b"], "title": ["A", "B"]}, {"train": table}).interactions["train"]
+    assert train.rows() == [("u", "b", 0, 1_500_000_000), ("u", "a", 1, 1_500_000_000)]
+
+
+@pytest.mark.parametrize(
+    ("items", "splits", "message"),
+    [
+        ({}, {"timestamp": [-5]}, "timestamp -5 in row 0 .* which is a time before 1970"),
+        ({}, {"timestamp": [True]}, "timestamp of type Boolean, expected seconds, ISO 8601 or datetimes"),
+        ({"title": [b"\xff"]}, {}, "title of type Binary: make it text"),
+        ({"price": [float("inf")]}, {}, "have price 'inf' in row 0"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(items: dict[str, Any], splits: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        build_domain(
+            "d", {"item_id": ["a"], "title": ["A"], **items}, {"train": {"user_id": ["u"], "item_id": ["a"], **splits}}
+        )
+
+
+def test_a_split_of_another_name_is_refused() -> None:
+    table = {"user_id": ["u"], "item_id": ["a"]}
+    with pytest.raises(DataError, match="has splits valid: call them train, validation, test"):
+        build_domain("d", {"item_id": ["a"], "title": ["A"]}, {"train": table, "valid": table})  # type: ignore[dict-item]
+    with pytest.raises(DataError, match="a list is no domain: make one with"):
+        write_domain([], "x")  # type: ignore[arg-type]

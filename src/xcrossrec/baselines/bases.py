@@ -70,11 +70,7 @@ class _OfSome:
 
 
 def compare_bases(
-    domain: Domain,
-    bases: Sequence[Path | str],
-    *,
-    users: int | None = None,
-    seed: int = 0,
+    domain: Domain, bases: Sequence[Path | str], *, users: int | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """Rank the validation users' last items by each base's own similarity, untrained and centered on the catalogue.
 

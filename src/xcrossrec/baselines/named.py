@@ -50,9 +50,7 @@ class MeanScorer:
         self.name = f"mean({'+'.join(scorer.name for scorer in scorers)})"
 
     def score(
-        self,
-        histories: Sequence[Sequence[int]],
-        candidates: Int[np.ndarray, "user candidate"] | None = None,
+        self, histories: Sequence[Sequence[int]], candidates: Int[np.ndarray, "user candidate"] | None = None
     ) -> Float[np.ndarray, "user candidate"]:
         """Average the scores; see :class:`xcrossrec.scoring.Scorer`.
 

@@ -23,9 +23,7 @@ class Rival(ABC):
         self._n_items = n_items
 
     def score(
-        self,
-        histories: Sequence[Sequence[int]],
-        candidates: Int[np.ndarray, "user candidate"] | None = None,
+        self, histories: Sequence[Sequence[int]], candidates: Int[np.ndarray, "user candidate"] | None = None
     ) -> Float32[np.ndarray, "user candidate"]:
         """Score candidates; see :class:`xcrossrec.scoring.Scorer`.
 

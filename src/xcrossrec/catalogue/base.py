@@ -89,10 +89,7 @@ class Catalogue:
 
     @staticmethod
     def in_memory(
-        items: Sequence[StoredItem],
-        vectors: Float32[np.ndarray, "item dim"],
-        fingerprint: str,
-        text: ItemText = TITLES,
+        items: Sequence[StoredItem], vectors: Float32[np.ndarray, "item dim"], fingerprint: str, text: ItemText = TITLES
     ) -> Catalogue:
         """Make a catalogue that nothing outlives.
 
@@ -206,9 +203,7 @@ class Catalogue:
     # ---- write
 
     def upsert(
-        self,
-        items: Sequence[StoredItem],
-        vectors: Float32[np.ndarray, "item dim"] | Float32[Tensor, "item dim"],
+        self, items: Sequence[StoredItem], vectors: Float32[np.ndarray, "item dim"] | Float32[Tensor, "item dim"]
     ) -> int:
         """Write items, new ones and others anew: all of them or none; kept, and found, when this returns.
 

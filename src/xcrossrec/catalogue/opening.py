@@ -13,14 +13,7 @@ from jaxtyping import Float32
 from xcrossrec.catalogue.base import Catalogue, Encode
 from xcrossrec.catalogue.fingerprint import check_fingerprint, fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, check_fields, read_items
-from xcrossrec.catalogue.kept import (
-    check_place,
-    is_catalogue,
-    kind_kept,
-    open_kept,
-    recorded_purchases,
-    shown,
-)
+from xcrossrec.catalogue.kept import check_place, is_catalogue, kind_kept, open_kept, recorded_purchases, shown
 from xcrossrec.catalogue.purchases import PurchaseLog
 from xcrossrec.catalogue.sqlite import recorded_fingerprint
 from xcrossrec.catalogue.stored_item import StoredItem

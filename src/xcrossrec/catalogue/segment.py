@@ -275,9 +275,7 @@ def fold(text: str) -> str:
 
 
 def check_vectors(
-    items: Sequence[StoredItem],
-    vectors: Float32[np.ndarray, "given dim"] | Float32[Tensor, "given dim"],
-    dim: int,
+    items: Sequence[StoredItem], vectors: Float32[np.ndarray, "given dim"] | Float32[Tensor, "given dim"], dim: int
 ) -> Float32[Tensor, "item dim"]:
     """Refuse ids that come twice, and vectors of another number or size, or not finite.
 

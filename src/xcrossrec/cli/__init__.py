@@ -18,20 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from xcrossrec._version import __version__
-from xcrossrec.cli import (
-    adapt,
-    catalog,
-    data,
-    demo,
-    evaluate,
-    export,
-    inspect,
-    learn,
-    recommend,
-    report,
-    serve,
-    train,
-)
+from xcrossrec.cli import adapt, catalog, data, demo, evaluate, export, inspect, learn, recommend, report, serve, train
 from xcrossrec.exceptions import ConfigError, XCrossRecError
 from xcrossrec.training.processes import Processes
 

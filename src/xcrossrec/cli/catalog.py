@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xcrossrec.cli.checks import check_catalogue, check_free, check_items, check_model
-from xcrossrec.cli.console import (
-    Base,
-    EngineChoice,
-    Overwrite,
-    Precision,
-    prepare,
-    progress_to_stderr,
-    report_cut,
-)
+from xcrossrec.cli.console import Base, EngineChoice, Overwrite, Precision, prepare, progress_to_stderr, report_cut
 from xcrossrec.cli.recommend import ModelDir
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.types import is_url
@@ -34,10 +26,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep items 
 @app.command("build")
 def build(
     model: ModelDir,
-    items: Annotated[
-        str,
-        typer.Argument(metavar="ITEMS", help="A domain's folder, a table of items, a catalogue."),
-    ],
+    items: Annotated[str, typer.Argument(metavar="ITEMS", help="A domain's folder, a table of items, a catalogue.")],
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder to write, or postgresql://...; must be free.")],
     base: Base = None,
     precision: Precision = "fp32",
@@ -84,11 +73,7 @@ def embed(
     from xcrossrec.models.loading import Loading
 
     start = time.perf_counter()
-    with (
-        progress_to_stderr(),
-        engine_named(engine) as where,
-        open_kept(catalog, fingerprint=None) as store,
-    ):
+    with progress_to_stderr(), engine_named(engine) as where, open_kept(catalog, fingerprint=None) as store:
         loaded = (loading := Loading(model, base, precision))()
         in_database = where.here and is_url(catalog)
         lent = nullcontext() if in_database else in_blocks(loaded, loading, where, catalog)

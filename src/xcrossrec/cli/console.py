@@ -31,8 +31,7 @@ Precision = Annotated[
     typer.Option(help="Of encoding: exact (fp32), or faster where the processor multiplies bfloat16 (bf16)."),
 ]
 Base = Annotated[
-    str | None,
-    typer.Option(help="Folder or hub name of the model's base.  [default: found by its digest]"),
+    str | None, typer.Option(help="Folder or hub name of the model's base.  [default: found by its digest]")
 ]
 EngineChoice = Annotated[
     EngineName, typer.Option("--engine", help="In this process, or by Ray: on this machine, or RAY_ADDRESS's cluster.")

@@ -28,8 +28,7 @@ def import_(
         typer.Option(metavar="FILE", help="Interactions to be split here: file, folder or pattern; may be repeated."),
     ] = None,
     items: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE", help="Items and titles, if they stand apart; may be repeated."),
+        list[str] | None, typer.Option(metavar="FILE", help="Items and titles, if they stand apart; may be repeated.")
     ] = None,
     train: Annotated[str | None, typer.Option(metavar="FILE", help="Interactions that come split: train.")] = None,
     validation: Annotated[str | None, typer.Option(metavar="FILE", help="The same: validation.")] = None,

@@ -49,8 +49,7 @@ def evaluate(
     directory: DomainDir,
     split: Annotated[Split, typer.Option(help="Whose users are ranked.")] = "validation",
     negatives: Annotated[
-        str | None,
-        typer.Option(help="One or more of uniform,popularity,full.  [default: all three]"),
+        str | None, typer.Option(help="One or more of uniform,popularity,full.  [default: all three]")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the candidates.")] = 0,
     base: Annotated[

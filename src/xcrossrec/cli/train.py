@@ -46,8 +46,7 @@ class Run:
         "dual"
     )
     base: Annotated[
-        str | None,
-        typer.Option(help="Folder or hub name.  [default: of the adapters given, or the embedded one]"),
+        str | None, typer.Option(help="Folder or hub name.  [default: of the adapters given, or the embedded one]")
     ] = None
     budget: Annotated[
         int | None, typer.Option(min=1, help="Train on so many users, drawn by seed.  [default: all]")

@@ -1,5 +1,10 @@
 """Readers, checks, splits, candidates and the store; works without torch."""
 
+import os
+
+# Arrow and pandas name zones by their offset, "+05:30"; Polars takes such a name only if it is told not to look it up.
+os.environ.setdefault("POLARS_IGNORE_TIMEZONE_PARSE_ERROR", "1")
+
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.data.interactions import build_domain
 from xcrossrec.data.shared import with_shared_users

@@ -108,12 +108,7 @@ def _with_enough(
 
 
 def candidates_for(
-    domain: Domain,
-    split: Split,
-    negatives: Negatives,
-    *,
-    seed: int,
-    directory: Path | str | None,
+    domain: Domain, split: Split, negatives: Negatives, *, seed: int, directory: Path | str | None
 ) -> Candidates:
     """Read the candidate lists from their file, or draw them and write it.
 

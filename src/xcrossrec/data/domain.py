@@ -85,8 +85,7 @@ class Sequences:
     def _select(self, order: Iterable[int]) -> Sequences:
         chosen = list(order)
         return Sequences(
-            user_ids=tuple(self.user_ids[index] for index in chosen),
-            rows=tuple(self.rows[index] for index in chosen),
+            user_ids=tuple(self.user_ids[index] for index in chosen), rows=tuple(self.rows[index] for index in chosen)
         )
 
 

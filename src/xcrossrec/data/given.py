@@ -53,7 +53,7 @@ def is_table(value: object) -> bool:
 def _polars(table: nw.DataFrame[Any]) -> pl.DataFrame:
     try:
         return table.to_polars()
-    except ImportError:  # of pandas with text, where there is no pyarrow
+    except (ImportError, TypeError, ValueError):  # of pandas: text where there is no pyarrow, values of several kinds
         columns = {name: table[name].to_list() for name in table.columns}
         clean = {name: [None if v != v else v for v in values] for name, values in columns.items()}
         return pl.DataFrame(clean, strict=False, infer_schema_length=None)

@@ -12,13 +12,25 @@ from jaxtyping import Int64
 from xcrossrec.data.domain import Domain, user_runs
 from xcrossrec.data.given import Table, as_frame
 from xcrossrec.data.store import manifest_of
-from xcrossrec.data.text import BRAND, CANONICAL, CATEGORY, IN_STOCK, PRICE, ItemText, clean_text, has_entity, plain
+from xcrossrec.data.text import (
+    ABSENT,
+    BRAND,
+    CANONICAL,
+    CATEGORY,
+    IN_STOCK,
+    NOTHING,
+    PRICE,
+    ItemText,
+    clean_text,
+    has_entity,
+    plain,
+)
+from xcrossrec.data.times import SUBSECOND, faults, times, unit_of
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
 EXAMPLES = 5  # how many values a message or a manifest names
 _BOOLEANS = {"true": True, "t": True, "yes": True, "1": True, "false": False, "f": False, "no": False, "0": False}
-SUBSECOND = "subsecond"  # nanoseconds beside the timestamp, until rows are in order
 _ROW = "__row"
 _LARGEST = 2**62
 
@@ -104,7 +116,7 @@ def clean_titles(items: pl.DataFrame) -> pl.DataFrame:
 
 def is_empty_title() -> pl.Expr:
     """Tell, as an expression, whether ``title`` is missing, blank or what pandas writes for missing."""
-    return pl.col(TITLE).fill_null("").str.contains(r"(?i)^\s*(nan|none|null|n/a)?\s*$")
+    return pl.col(TITLE).fill_null("").str.strip_chars().str.contains(rf"^$|{NOTHING}")
 
 
 def build_domain(
@@ -123,7 +135,8 @@ def build_domain(
     Args:
         items: ``item_id`` and ``title``, and perhaps ``brand``, ``category``, ``description``, ``price``, ``in_stock``
             and further columns, which are kept as text; exact repeats of a row are dropped.
-        interactions: per split ``user_id``, ``item_id`` and perhaps ``position`` and ``timestamp`` (seconds).
+        interactions: per split ``user_id``, ``item_id`` and perhaps ``position`` and ``timestamp`` (as files have it:
+            seconds or finer since 1970, ISO 8601, datetimes).
         text: what models read of an item (:class:`xcrossrec.data.text.ItemText`); None takes title, brand and
             category, as far as the items have them.
         manifest: what the manifest should state beside counts and fingerprint: ``simulated``, ``sources``,
@@ -140,6 +153,8 @@ def build_domain(
             f"interactions of domain {name!r} are a {type(interactions).__name__}, expected one table a split: give "
             "{'train': table, ...}"
         )
+    if other := [str(split) for split in interactions if split not in SPLITS]:
+        raise DataError(f"domain {name!r} has splits {', '.join(other)}: call them {', '.join(SPLITS)}")
     if "train" not in interactions:
         raise DataError(f"domain {name!r} has no train split, got {', '.join(interactions) or 'none'}: give one")
     catalogue = _catalogue(name, as_frame("the items", items))
@@ -166,8 +181,8 @@ def checked_domain(
     Raises:
         DataError: no name, no items, an empty split, or a text that names a column which the items lack.
     """
-    if not name.strip():
-        raise DataError("a domain needs a name, got an empty one: give --domain NAME")
+    if not isinstance(name, str) or not name.strip():
+        raise DataError(f"a domain needs a name, got {name!r}: give --domain NAME")
     if items.is_empty():
         raise DataError(f"domain {name!r} is empty: its catalogue has no items; give a file with at least one")
     for split, frame in splits.items():
@@ -295,12 +310,16 @@ def _catalogue(name: str, items: pl.DataFrame) -> pl.DataFrame:
 def _typed(what: str, items: pl.DataFrame) -> pl.DataFrame:
     """Give id and title first, then the columns that mean the same everywhere in their types, then others as text."""
     known = [name for name in CANONICAL if name in items.columns]
+    for name, dtype in items.schema.items():
+        if dtype in (pl.Binary, pl.Duration, pl.Object):
+            raise DataError(f"{what} have {name} of type {dtype}: make it text, or leave it out")
     columns = {name: plain(items[name]) for name in items.columns if name != ITEM}
     for name in [name for name in (PRICE, IN_STOCK) if name in known]:
         given = columns[name].str.strip_chars().str.to_lowercase()
-        given = given.set(given.is_in(["", "nan", "none", "null", "n/a"]), None)
+        given = given.set(given.is_in(["", *ABSENT]), None)
+        prices = given.cast(pl.Float64, strict=False)
         values = (
-            given.cast(pl.Float64, strict=False) if name == PRICE else given.replace_strict(_BOOLEANS, default=None)
+            prices.set(prices.is_infinite(), None) if name == PRICE else given.replace_strict(_BOOLEANS, default=None)
         )
         if (bad := values.is_null() & given.is_not_null()).any():
             expected = "a number" if name == PRICE else "true or false"
@@ -326,18 +345,32 @@ def _interactions(name: str, split: Split, frame: pl.DataFrame) -> pl.DataFrame:
     check_columns(what, frame.columns, (USER, ITEM))
     time = _time_columns(frame)
     frame = _text_ids(what, frame.select(USER, ITEM, *time), USER, ITEM)
-    if TIMESTAMP in time and frame.schema[TIMESTAMP].is_float() and POSITION not in time:
-        frame = order(frame)  # by their fractions, too
-    for column in _time_columns(frame):
-        frame = _whole_numbers(what, frame, column)
+    frame = _timed(what, frame) if TIMESTAMP in time else frame
+    frame = _whole_numbers(what, frame) if POSITION in time else order(frame)  # by fractions of a second, too
     return canonical(frame)
+
+
+def _timed(what: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """Make whole seconds of times, and nanoseconds beside them."""
+    given = frame[TIMESTAMP]
+    if given.dtype.is_nested() or given.dtype in (pl.Boolean, pl.Duration, pl.Time, pl.Binary, pl.Object):
+        raise DataError(f"{what} have {TIMESTAMP} of type {given.dtype}, expected seconds, ISO 8601 or datetimes")
+    unit = unit_of(given)
+    moments = times(given, unit)
+    for bad, message in faults(given, moments, unit):
+        if bad.any():
+            row = bad.arg_true()[0]
+            raise DataError(
+                f"{what} have {TIMESTAMP} {given[row]!r} in row {row} (from 0; {bad.sum()} in all), which {message}"
+            )
+    return frame.with_columns(moments)
 
 
 def _text_ids(what: str, frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
     """Make ids text; refuse missing ones, and fractions, whose text form is ambiguous."""
     for column in columns:
         dtype = frame.schema[column]
-        if not (dtype.is_integer() or dtype in (pl.String, pl.Null, pl.Categorical)):
+        if not (dtype.is_integer() or dtype in (pl.String, pl.Null, pl.Categorical, pl.Enum)):
             raise DataError(f"{what} have {column} of type {dtype}, expected text or integers: read ids as text")
         frame = frame.with_columns(pl.col(column).cast(pl.String))
         missing = frame[column].fill_null("").str.strip_chars() == ""
@@ -349,13 +382,13 @@ def _text_ids(what: str, frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
     return frame
 
 
-def _whole_numbers(what: str, frame: pl.DataFrame, column: str) -> pl.DataFrame:
-    """Make a column int64; fractions of a second are cut, anything else that is no whole number refused."""
+def _whole_numbers(what: str, frame: pl.DataFrame, column: str = POSITION) -> pl.DataFrame:
+    """Make a column int64; what is no whole number is refused."""
     given = frame[column]
     numbers = given.cast(pl.Float64, strict=False) if given.dtype == pl.String else given
     if numbers.dtype.is_float():
         numbers = numbers.fill_nan(None)
-        numbers = numbers.floor() if column == TIMESTAMP else numbers.set(numbers != numbers.floor(), None)
+        numbers = numbers.set(numbers != numbers.floor(), None)
     whole = numbers.cast(pl.Int64, strict=False) if numbers.dtype.is_numeric() else pl.Series([None] * len(given))
     bad = whole.is_null()
     if bad.any():

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from xcrossrec.data.interactions import SUBSECOND, as_text, check_columns, order
+from xcrossrec.data.interactions import as_text, check_columns, order
+from xcrossrec.data.times import SUBSECOND
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.types import POSITION, SPLITS, TIMESTAMP, USER, Split
 

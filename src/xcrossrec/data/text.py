@@ -50,9 +50,11 @@ _BLOCK = (
     r"video|wbr)(?:\s[^<>]*)?/?>"
 )
 _UNFOLDED = r"[\s\x1c-\x1f&&[^ ]]|  |^ | $"
-_NOTHING = r"(?i)^(?:nan|none|null|n/a)$"
+ABSENT = ("nan", "none", "null", "n/a", "nat", "<na>", "#n/a", "(null)", "undefined")
+"""What databases, pandas and spreadsheets write for nothing, whatever the case."""
+NOTHING = rf"^(?i:{'|'.join(map(re.escape, ABSENT))})$|^NA$"
 
-_TAGS_OUT, _NAUGHT = [re.compile(each) for each in (_UNSEEN, _INLINE, _BLOCK)], re.compile(_NOTHING)
+_TAGS_OUT, _NAUGHT = [re.compile(each) for each in (_UNSEEN, _INLINE, _BLOCK)], re.compile(NOTHING)
 
 _SEPARATOR = re.compile(r"\s*(?:[;,|/•·—\u2013]|(?<=\s)-+(?=\s)|[.!?](?=\s))\s*")
 """What separates two fields; before it stands what closes the one, behind it what introduces the other."""
@@ -257,7 +259,7 @@ def clean_text(column: pl.Series, *, title: bool = False) -> pl.Series:
     texts = _where(texts, usual, lambda some: some.str.replace_many(_USUAL_ENTITIES))
     texts = _where(texts, texts.str.contains(_ENTITY.pattern), lambda some: _each(some, unescape))
     texts = _folded(_where(texts, texts.str.contains("<", literal=True), _without_tags))
-    return texts if title else texts.set(texts.str.contains(_NOTHING), "")
+    return texts if title else texts.set(texts.str.contains(NOTHING), "")
 
 
 def clean(value: object, *, title: bool = False) -> str:

@@ -30,9 +30,7 @@ def ranks(scores: Float[np.ndarray, "user candidate"]) -> Int[np.ndarray, " user
 
 
 def catalogue_ranks(
-    scores: Float[np.ndarray, "user item"],
-    targets: Int[np.ndarray, " user"],
-    left_out: Sequence[Sequence[int]],
+    scores: Float[np.ndarray, "user item"], targets: Int[np.ndarray, " user"], left_out: Sequence[Sequence[int]]
 ) -> tuple[Int[np.ndarray, " user"], Int[np.ndarray, " user"]]:
     """Rank each user's target in the whole catalogue without the user's other items.
 

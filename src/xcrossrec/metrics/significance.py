@@ -69,10 +69,7 @@ def _interval(values: Float[np.ndarray, " user"], least: float, far: float) -> t
 
 
 def sign_flip_p_value(
-    differences: Float[np.ndarray, " user"],
-    *,
-    permutations: int = 10_000,
-    rng: np.random.Generator,
+    differences: Float[np.ndarray, " user"], *, permutations: int = 10_000, rng: np.random.Generator
 ) -> float:
     """Two-sided p-value of "each difference could as well have had the other sign".
 

@@ -221,9 +221,7 @@ class DualScorer:
 
     @torch.inference_mode()
     def score(
-        self,
-        histories: Sequence[Sequence[int]],
-        candidates: Int[np.ndarray, "user candidate"] | None = None,
+        self, histories: Sequence[Sequence[int]], candidates: Int[np.ndarray, "user candidate"] | None = None
     ) -> Float[np.ndarray, "user candidate"]:
         """Score candidates, as :class:`xcrossrec.scoring.Scorer` says; no history may be empty."""
         lengths = [len(history) for history in histories]

@@ -25,9 +25,7 @@ RECENCY_SLOTS = 8
 
 
 def soft_maximum(
-    similarity: Float[Tensor, "*batch slot"],
-    weight: Float[Tensor, "*batch slot"],
-    sharpness: Float[Tensor, ""],
+    similarity: Float[Tensor, "*batch slot"], weight: Float[Tensor, "*batch slot"], sharpness: Float[Tensor, ""]
 ) -> Float[Tensor, "*batch"]:
     """Weighted soft maximum: ``log(sum_k w_k exp(a s_k) / sum_k w_k) / a``.
 

@@ -78,9 +78,7 @@ class PairScorer:
         self.titles = item_texts(titles)
 
     def score(
-        self,
-        histories: Sequence[Sequence[int]],
-        candidates: Int[np.ndarray, "user candidate"] | None = None,
+        self, histories: Sequence[Sequence[int]], candidates: Int[np.ndarray, "user candidate"] | None = None
     ) -> Float[np.ndarray, "user candidate"]:
         """Score candidates, as :class:`xcrossrec.scoring.Scorer` says; no history may be empty."""
         if candidates is None:

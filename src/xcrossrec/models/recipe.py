@@ -30,10 +30,7 @@ _ITEM_PROMPTS = ("document", "passage", "corpus")
 _ACTIVATIONS: Mapping[str, type[nn.Module]] = {
     f"{kind.__module__}.{kind.__name__}": kind for kind in (nn.GELU, nn.Identity, nn.ReLU, nn.Sigmoid, nn.SiLU, nn.Tanh)
 }
-_PLAIN = {
-    "transformer_task": "feature-extraction",
-    "module_output_name": "token_embeddings",
-}
+_PLAIN = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
 """Settings of sentence-transformers' Transformer that change nothing where they have these values."""
 _WITHOUT_EFFECT = {"max_seq_length", "unpad_inputs", "modality_config"}
 """The last one says how texts and other things go in; ``module_output_name`` what comes out."""

@@ -84,9 +84,7 @@ class ModelScorer:
         return other
 
     def score(
-        self,
-        histories: Sequence[Sequence[int]],
-        candidates: Int[np.ndarray, "user candidate"] | None = None,
+        self, histories: Sequence[Sequence[int]], candidates: Int[np.ndarray, "user candidate"] | None = None
     ) -> Float[np.ndarray, "user candidate"]:
         """Score candidates by the model; see :class:`xcrossrec.scoring.Scorer`.
 

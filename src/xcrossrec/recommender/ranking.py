@@ -139,13 +139,7 @@ class DualRanking:
         found = diverse(best, asked.k, asked.diversity)
         return _answer(snapshot, known, found, standing)
 
-    def _score(
-        self,
-        snapshot: Snapshot,
-        known: Understood,
-        slots: Float[Tensor, "slot dim"],
-        fresh: Read,
-    ) -> Answer:
+    def _score(self, snapshot: Snapshot, known: Understood, slots: Float[Tensor, "slot dim"], fresh: Read) -> Answer:
         items, standing = known.to_score or (), self._standing(known, fresh)
         vectors = _vectors(snapshot, items, fresh)
         scores = standing.pool(self._pool(len(slots)))(slots @ vectors.t()).double().numpy()

@@ -30,8 +30,7 @@ Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
 Id: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)]
 Title: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_HISTORY_TITLE, pattern=r"\S")]
 ModelName: TypeAlias = Annotated[
-    Id | None,
-    Field(description="A model's name, or its domain's where unique; needed where several are served."),
+    Id | None, Field(description="A model's name, or its domain's where unique; needed where several are served.")
 ]
 
 

@@ -164,12 +164,7 @@ def _run_record(model: Model, domain: Domain, users: Sequences, config: Training
 
 
 def _trainer(
-    model: Model,
-    batches: UserBatches,
-    held: UserBatches | None,
-    config: TrainingConfig,
-    work: Path,
-    report_to: Tracker,
+    model: Model, batches: UserBatches, held: UserBatches | None, config: TrainingConfig, work: Path, report_to: Tracker
 ) -> Any:
     processes, training = batches.processes, TRAININGS[kind_of(model).name]
     arguments = training.arguments_class(

@@ -22,12 +22,7 @@ MOST_TEXTS = 20_000
 
 
 def with_purchases(
-    model: Model,
-    domain: Domain,
-    users: Sequences,
-    *,
-    seed: int = 0,
-    vectors: Float32[Tensor, "item dim"] | None = None,
+    model: Model, domain: Domain, users: Sequences, *, seed: int = 0, vectors: Float32[Tensor, "item dim"] | None = None
 ) -> tuple[Model, Choice]:
     """Let a model know what a domain's users bought, with the weight that this deserves beside the text.
 

@@ -31,14 +31,7 @@ from xcrossrec.training.loop import TrainingReport, fit, refuse_at_once
 from xcrossrec.training.places import work_folder
 from xcrossrec.training.processes import Processes
 from xcrossrec.training.purchases import with_purchases
-from xcrossrec.training.source import (
-    domain_record,
-    reading,
-    source_users,
-    training_record,
-    with_head,
-    write,
-)
+from xcrossrec.training.source import domain_record, reading, source_users, training_record, with_head, write
 from xcrossrec.training.trackers import Tracker
 from xcrossrec.types import PairAttention, Scoring
 
@@ -100,12 +93,7 @@ def train_target(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)  # of the pair head's projection and the target's LoRA
         model = build_target_model(
-            sources,
-            integration,
-            base=base,
-            strict=strict,
-            scoring=scoring,
-            pair_attention=pair_attention,
+            sources, integration, base=base, strict=strict, scoring=scoring, pair_attention=pair_attention
         )
     model = with_head(reading(model, domain, list(map(Path, sources))), domain, config)
     told: Any = {"show_progress": show_progress, "report_to": report_to, "callbacks": callbacks}

@@ -116,7 +116,7 @@ def test_scraped_markup_counts_as_no_title(tmp_path: Path, junk: str) -> None:
         ("amazon2018", '{"reviewerID": "u", "asin": "i"}', "has no column 'unixReviewTime'"),
         ("amazon2018", "{'reviewerID': 'u'}", "line 1: .* is not a JSON object, nor an array of them: mend"),
         ("amazon2014", "{'reviewerID': 'u'", "line 1: .* is not a JSON object or a Python dict"),
-        ("amazon2018", "", "holds no interactions"),
+        ("amazon2018", "", "is empty: give a file with rows"),
     ],
 )
 def test_files_of_another_release_are_refused(tmp_path: Path, release: Release, text: str, message: str) -> None:

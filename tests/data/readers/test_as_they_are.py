@@ -266,3 +266,93 @@ def test_a_long_description_behind_odd_quotes_is_read(tmp_path: Path) -> None:
     domain = taken(put(tmp_path / "x.csv", head + text))
     assert domain.titles == ['5" pipe', "B"]
     assert domain.items["description"].str.len_chars().to_list() == [200_000, 1]
+
+
+def test_what_a_spreadsheet_says_of_its_separator_is_heard(tmp_path: Path) -> None:
+    assert rows(taken(put(tmp_path / "x.csv", "sep=;\r\n" + TABLE.replace(",", ";")))) == EXPECTED
+    with pytest.raises(DataError, match=r"its first row has no separator: name it \(--separator\), or remove lines"):
+        taken(put(tmp_path / "y.csv", "Orders of May\n" + TABLE))
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), ", it looks like an Excel workbook"),
+        (b"SQLite format 3\0" + bytes(900), ", it looks like an SQLite database"),
+        (gzip.compress(gzip.compress(TABLE.encode())), ", it looks like a file that is packed twice"),
+        (b"o.csv" + bytes(200) + bytes(range(1, 32)) * 30, ""),
+    ],
+)
+def test_what_is_no_table_is_called_by_its_name(tmp_path: Path, data: bytes, kind: str) -> None:
+    with pytest.raises(DataError, match=f"x is neither text nor Parquet{kind}: write it as CSV, JSON or Parquet"):
+        taken(put(tmp_path / "x", data))
+
+
+def test_a_workbook_is_no_table(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.xlsx", "w") as packed:
+        packed.writestr("[Content_Types].xml", "<x/>")
+    with pytest.raises(DataError, match=r"x\.xlsx is a workbook and no table: save its sheet as CSV"):
+        taken(tmp_path / "x.xlsx")
+
+
+def test_folders_are_columns_of_text_and_empty_files_are_left_out(tmp_path: Path) -> None:
+    for day, sku in {"2026-01-02": "a", "2026-01-01": "b"}.items():
+        put(tmp_path / "lake" / f"date={day}" / "0.csv", f"user,sku\nu,{sku}\n")
+        put(tmp_path / "lake" / f"date={day}" / "1.csv", "")
+    items = put(tmp_path / "i.csv", "sku,name\na,A\nb,B\n")
+    assert rows(taken(tmp_path / "lake", items)) == [("u", "b", 0), ("u", "a", 1)]
+    with pytest.raises(DataError, match=r"e\.csv is empty: give a file with rows"):
+        taken(put(tmp_path / "e.csv", ""), items)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "csv"])
+@pytest.mark.parametrize("times", [[1_500_000_001, 1_500_000_000], None])
+def test_a_list_of_items_is_a_row_an_item(tmp_path: Path, form: str, times: list[int] | None) -> None:
+    bought = {"user": "u", "items": ["a", "b c"]} | ({"ts": times} if times else {})
+    path, items = tmp_path / "x", put(tmp_path / "i.csv", "sku,name\na,A\nb c,B\n")
+    if form == "parquet":
+        pl.DataFrame([bought]).write_parquet(path)
+    else:
+        cells = pl.DataFrame({name: [str(value) if name != "user" else value] for name, value in bought.items()})
+        put(path, json.dumps(bought) if form == "jsonl" else cells.write_csv())
+    expected = [("u", "b c", 0), ("u", "a", 1)] if times else [("u", "a", 0), ("u", "b c", 1)]
+    assert rows(taken(path, items, columns=Columns(item="items"))) == expected
+
+
+def test_lists_of_different_lengths_and_values_of_another_type_are_refused(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"user": ["u"], "items": [["a", "b"]], "ts": [[1_500_000_000]], "took": [60_000]})
+    frame.with_columns(pl.col("took").cast(pl.Duration)).write_parquet(tmp_path / "x")
+    with pytest.raises(DataError, match="item_id and timestamp are lists of different lengths"):
+        taken(tmp_path / "x", columns=Columns(item="items", title="user"))
+    with pytest.raises(DataError, match=r"'took' is of type Duration.* and no time: name another .*--column time="):
+        taken(tmp_path / "x", columns=Columns(item="items", title="user", time="took"))
+
+
+FLAT = [{"user": order["customer"]["id"], "lines": order["lines"], "date": order["at"]} for order in ORDERS]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [json.dumps({"data": {"orders": FLAT}}, indent=1), json.dumps({"orders": FLAT}),
+     "\n".join(json.dumps(order, indent=1) for order in FLAT)],
+)  # fmt: skip
+def test_objects_on_several_lines_are_read(tmp_path: Path, text: str) -> None:
+    domain = taken(put(tmp_path / "x.json", text))
+    assert rows(domain) == [("0", "a", 0), ("0", "b", 1), ("1", "a", 0), ("1", "b", 1)]
+
+
+def test_a_zone_may_be_an_offset_and_a_column_of_bytes_is_left_out(tmp_path: Path) -> None:
+    stamps = pa.array([1_500_000_001 * 10**9, 1_500_000_000 * 10**9], pa.timestamp("ns", tz="+05:30"))
+    bought = pa.table({"user": ["u", "u"], "sku": ["a", "b"], "time": stamps})
+    items = pl.DataFrame({"sku": ["a", "b"], "name": ["A", "B"], "picture": [b"\xff", None]})
+    domain = taken(bought, items)
+    assert domain.interactions["train"]["timestamp"].to_list() == [1_500_000_000, 1_500_000_001]
+    assert domain.items.columns == ["item_id", "title"]
+
+
+def test_tables_without_rows_are_named(tmp_path: Path) -> None:
+    bought = put(tmp_path / "x.csv", "user,sku,date\nu,a,2026-01-01\n")
+    with pytest.raises(DataError, match=r"i\.csv holds no items: give the table of products"):
+        taken(bought, put(tmp_path / "i.csv", "sku,name\n"))
+    with pytest.raises(DataError, match="the table of interactions holds no interactions"):
+        taken(pl.DataFrame({"user": [], "sku": [], "date": []}), bought)

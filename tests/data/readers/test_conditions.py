@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from xcrossrec.data.readers import Condition, Inputs, Recipe, import_domain
-from xcrossrec.data.readers.conditions import all_hold, event_column, refuse_views
+from xcrossrec.data.readers.conditions import all_hold, event_columns, refuse_views
 from xcrossrec.exceptions import ConfigError, DataError
 
 LOG = pl.DataFrame(
@@ -55,23 +55,45 @@ def test_what_is_no_condition_is_refused() -> None:
         ("event.type", {"view": 3, "buy": 1}, '--where "event.type=buy"'),
         ("e.kind", {"cartridge": 1, "add_to_cart": 3}, '--where "e.kind!=add_to_cart"'),
         ("action", {"page_view": 3}, '--where "action!=page_view"'),
+        ("behavior_type", {"1": 3, "4": 1}, '--where "behavior_type=VALUE"'),
+        ("evento", {"ver": 3, "compra": 1}, '--where "evento=compra"'),
+        ("事件", {"浏览": 3, "购买": 1}, '--where "事件=购买"'),
+        ("Financial Status", {"paid": 3, "voided": 1}, '--where "Financial Status=paid"'),
+        ("is_purchase", {"0": 3, "1": 1}, '--where "is_purchase=1"'),
+        ("Returned", {"False": 3, "True": 1}, '--where "Returned!=True"'),
+        (
+            "quantity",
+            {"true": 3, "false": 1},
+            'with 0 or less (1): not all of these are purchases; say what counts with --where "quantity>0"',
+        ),
     ],
 )
 def test_views_are_no_purchases(column: str, counts: dict[str, int], line: str) -> None:
-    assert event_column(["user", column], []) == column
-    assert event_column(["user", column], [Condition.parse(f"{column}=x")]) is None
+    assert list(event_columns(["user", column], [])) == [column]
+    assert not event_columns(["user", column], [Condition.parse(f"{column}=x")])
     with pytest.raises(DataError, match="not all of these are purchases; say what counts with") as refused:
         refuse_views("f", column, counts)
     assert line in str(refused.value)
 
 
-def test_other_events_are_told_and_one_kind_is_not() -> None:
-    assert "rows of every action are taken ('1' (3), '2' (1)); choose with" in str(
-        refuse_views("f", "action", {"1": 3, "2": 1})
+def test_other_states_are_told_and_one_kind_is_not() -> None:
+    assert "rows of every kind are taken ('1' (3), '2' (1)); choose with" in str(
+        refuse_views("f", "kind", {"1": 3, "2": 1})
     )
-    assert refuse_views("f", "action", {"purchase": 3}) is None
+    assert refuse_views("f", "action", {"purchase": 3, "reorder": 1}) is None
+    assert refuse_views("f", "action", {"1": 3}) is None
     assert refuse_views("f", "action", Counter(map(str, range(99)))) is None
-    assert event_column(["user", "event_time", "price"], []) is None
+    assert refuse_views("f", "returned", {"": 3, "2026-01-01": 1}) is None
+    assert not event_columns(["user", "event_time", "price"], [])
+
+
+def test_returns_by_negative_quantity_are_no_purchases(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("user,sku,name,ts,qty\nu,a,A,1,2\nu,b,B,2,-2\nu,a,A,3,\n")
+    with pytest.raises(DataError, match=r"column 'qty' with 0 or less \(1\): .* --where \"qty>0\""):
+        import_domain("d", None, Inputs(path), Recipe(split="none"))
+    domain = import_domain("d", None, Inputs(path, where=[Condition.parse("qty>0")]), Recipe(split="none"))
+    assert domain.interactions["train"]["item_id"].to_list() == ["a"]
 
 
 def test_a_log_of_events_is_not_taken_for_purchases(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_columns_can_be_named_and_the_unit_is_found(tmp_path: Path) -> None:
         (
             INTER.replace("1.4e9", "1400000000000"),
             ITEM,
-            "row 2: .* is not in ms since 1970: the file's first time is",
+            "row 2: .* is not in ms since 1970: the first time is",
         ),
         (INTER.replace("\t5\t", "\t"), ITEM, r"1 of 2 rows of interactions lack a time .* first .*x\.inter, row 1"),
         (INTER.replace("1.4e9", "noon"), ITEM, "row 1: timestamp 'noon' is not an ISO 8601 time"),

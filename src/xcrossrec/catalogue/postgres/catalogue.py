@@ -227,9 +227,7 @@ class PostgresCatalogue(Catalogue):
     # ---- write
 
     def upsert(
-        self,
-        items: Sequence[StoredItem],
-        vectors: Float32[np.ndarray, "item dim"] | Float32[Tensor, "item dim"],
+        self, items: Sequence[StoredItem], vectors: Float32[np.ndarray, "item dim"] | Float32[Tensor, "item dim"]
     ) -> int:
         """Write items; see :meth:`Catalogue.upsert`.
 

@@ -167,6 +167,5 @@ def _usable_rows(frame: pl.DataFrame) -> pl.DataFrame:
     frame = frame.with_columns(positions).filter(~is_blank(USER), ~is_blank(ITEM))
     numbers = [column for column in (POSITION, TIMESTAMP) if column in frame.columns]
     return frame.select(
-        pl.col(USER, ITEM).cast(pl.String),
-        pl.col(numbers).cast(pl.Float64, strict=False).fill_nan(None),
+        pl.col(USER, ITEM).cast(pl.String), pl.col(numbers).cast(pl.Float64, strict=False).fill_nan(None)
     ).filter(pl.col(POSITION).is_not_null())

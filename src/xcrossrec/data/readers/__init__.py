@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,7 @@ from xcrossrec.data.readers.frames import Inputs, RawDomain
 from xcrossrec.data.readers.importing import Recipe, make_domain
 from xcrossrec.data.readers.sources import Paths
 from xcrossrec.data.readers.tables import read_alone, read_tables
-from xcrossrec.exceptions import ConfigError
+from xcrossrec.exceptions import ConfigError, DataError
 
 __all__ = ["FORMATS", "Columns", "Condition", "Inputs", "Recipe", "by_file", "import_domain", "read_interactions"]
 
@@ -58,7 +59,10 @@ def import_domain(
         raise ConfigError(f"unknown format {form!r}: choose one of {', '.join(FORMATS)}")
     with TemporaryDirectory(prefix="xcrossrec-") as folder:
         files = _in_files(inputs, Path(folder))
-        raw = read_tables(None, files, blocks) if form is None else FORMATS[form](files, blocks)
+        try:
+            raw = read_tables(None, files, blocks) if form is None else FORMATS[form](files, blocks)
+        except DataError as error:
+            raise DataError(re.sub(rf"{re.escape(folder)}/(\w+)\.parquet", r"the table of \1", str(error))) from error
         given = tuple(path for path in raw.sources if not path.is_relative_to(folder))
         return make_domain(name, replace(raw, sources=given), recipe or Recipe())
 
@@ -83,7 +87,7 @@ def _in_files(inputs: Inputs, folder: Path) -> Inputs:
     """Write what are tables into files, which are read like any other."""
 
     def file(what: str, given: Paths | Table) -> Paths:
-        if not is_table(given):
+        if not is_table(given) and not isinstance(given, Mapping):
             return given
         as_frame(what, given).write_parquet(folder / f"{what}.parquet")
         return folder / f"{what}.parquet"

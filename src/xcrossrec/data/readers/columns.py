@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeAlias, cast, get_args
 
+from xcrossrec.data.times import TimeUnit
 from xcrossrec.exceptions import ConfigError, DataError
 
-TimeUnit: TypeAlias = Literal["s", "ms", "us", "ns", "iso"]
 Role: TypeAlias = Literal[
     "user", "item", "title", "time", "position", "brand", "category", "description", "price", "in_stock", "history"
 ]
@@ -18,11 +18,12 @@ FIELDS: tuple[Role, ...] = ("brand", "category", "description", "price", "in_sto
 
 NAMES: Mapping[Role, str] = {
     "user": "user_id user customer_id customer client_id buyer_id account_id member_id shopper_id visitor_id "
-    "user_pseudo_id reviewerID",
-    "item": "item_id item product_id product sku lineitem_sku article_id article asin parent_asin movie_id isbn",
+    "user_pseudo_id reviewerID uid client buyer shopper customer_no",
+    "item": "item_id item product_id product sku lineitem_sku article_id article asin parent_asin movie_id isbn "
+    "product_sku item_sku stock_code",
     "title": "title name item_name item_title product_name product_title movie_title",
     "time": "timestamp time datetime date ts order_date ordered_at purchase_date purchased_at created_at event_time "
-    "event_timestamp paid_at",
+    "event_timestamp paid_at order_time purchase_time transaction_date invoice_date event_date t_dat",
     "position": "position",
     "brand": "brand brand_name manufacturer vendor maker",
     "category": "category category_name product_category product_type category_path category_code categories "

@@ -12,13 +12,26 @@ import polars as pl
 
 from xcrossrec.exceptions import ConfigError, DataError
 
-_EVENT_NAMES = re.compile(r"(event|action|activity|behaviou?r|interaction)(type|name)?|(order)?status|type|kind")
+_EVENTS = re.compile(
+    r"(event|action|activity|behaviou?r|interaction|operation|evento|acci[oó]n|azione|ereignis|aktion|événement|"
+    r"событие|действие|事件|行[为為]|操作|イベント)(type?|name|code|category|kind)?"
+)
+_STATES = re.compile(r"\w*(status|state|statut|estado)|type|kind")
+_YES = re.compile(r"(is|was)?(purchased?|bought|buy|ordered|converted|conversion|paid|sold)")
+_NO = re.compile(r"(is|was)?(refund(ed)?|return(ed)?|cancel(l?ed)?|void(ed)?|deleted|click(ed)?|view(ed)?)")
+_QUANTITIES = re.compile(r"(order|item|line|product)?(quantity|qty)|units")
 MANY_EVENTS = 50  # a column with more values is no kind of event
 _NOT_BOUGHT = re.compile(
-    r"view|click|visit|impression|browse|search|cart(?!r)|basket|wish|fav|^pv$|detail|return(ed|s)?$|refund|cancel|remov|abandon",
+    r"view|click|visit|impression|browse|search|cart(?!r)|basket|wish|fav|^pv$|detail|return(ed|s)?$|refund|cancel|remov|abandon"
+    r"|void|fail|declin|reject|unpaid|chargeback|ansicht|warenkorb|storn|retour|^vue|panier|annul|rembours|carrito|carrinho|"
+    r"visualiz|devol|reembols|просмотр|корзин|возврат|отмен|浏览|收藏|加购|点击|退|取消|カート",
     re.IGNORECASE,
 )
-_BOUGHT = re.compile(r"purchas|buy|bought|order|transact|sale|sold|paid|complete|checkout|deliver|ship", re.IGNORECASE)
+_BOUGHT = re.compile(
+    r"purchas|buy|bought|order|transact|sale|sold|paid|complete|checkout|deliver|ship|kauf|achat|compra|acquist|bestell|"
+    r"покупк|заказ|购买|購入|下单",
+    re.IGNORECASE,
+)
 _PARTS = re.compile(r"(.+?)\s*(!=|>=|<=|=|>|<)\s*(.*)", re.DOTALL)
 
 
@@ -77,16 +90,25 @@ def all_hold(conditions: Sequence[Condition], types: Mapping[str, pl.DataType], 
     return pl.all_horizontal(each) if each else pl.lit(True)
 
 
-def event_column(names: Sequence[str], conditions: Sequence[Condition]) -> str | None:
-    """Find a column that says what kind of event a row is, unless a condition is about it."""
-    asked = {condition.column for condition in conditions}
-    parts = {name: (name, name.rpartition(".")[2]) for name in names if name not in asked}
-    plain = {name: [re.sub(r"[^a-z]", "", part.lower()) for part in both] for name, both in parts.items()}
-    return next((name for name, both in plain.items() if any(map(_EVENT_NAMES.fullmatch, both))), None)
+def event_columns(names: Sequence[str], conditions: Sequence[Condition]) -> dict[str, pl.Expr]:
+    """Find the columns that say whether a row is a purchase, and what to count of each; not those of conditions.
+
+    These are kinds of events, states of orders, flags (``purchased``, ``returned``) and quantities.
+    """
+    free = [name for name in names if name not in {condition.column for condition in conditions}]
+    found = {name: pl.col(name).cast(pl.String) for name in free if _is(name, _EVENTS, _STATES, _YES, _NO)}
+    sizes = [name for name in free if _is(name, _QUANTITIES)]
+    return found | {name: (pl.col(name).cast(pl.Float64, strict=False) > 0).cast(pl.String) for name in sizes}
+
+
+def _is(name: str, *kinds: re.Pattern[str]) -> bool:
+    """Whether a column, or the last part of its dotted name, is called so."""
+    plain = ["".join(filter(str.isalpha, part.casefold())) for part in (name, name.rpartition(".")[2])]
+    return any(kind.fullmatch(part) for kind in kinds for part in plain)
 
 
 def refuse_views(path: str, column: str, counts: Mapping[str, int]) -> str | None:
-    """Refuse a log whose views, carts or returns would be imported as purchases.
+    """Refuse a log whose views, carts or returns would be imported as purchases, or whose events are in unknown words.
 
     Returns:
         what to say of other values, None if there is nothing to say.
@@ -99,16 +121,29 @@ def refuse_views(path: str, column: str, counts: Mapping[str, int]) -> str | Non
     shown = ", ".join(
         f"{value!r} ({count:,})" for value, count in sorted(counts.items(), key=lambda pair: -pair[1])[:8]
     )
+    yes = [value for value in counts if value.strip().lower() in ("1", "1.0", "true", "t", "yes", "y")]
     others = [value for value in counts if _NOT_BOUGHT.search(value)]
     bought = [value for value in counts if _BOUGHT.search(value) and value not in others]
+    lines = [f"{column}={value}" for value in bought] or [f"{column}!={value}" for value in others]
+    if _is(column, _QUANTITIES):
+        others, lines, shown = (
+            [value for value in counts if value == "false"],
+            [f"{column}>0"],
+            f"0 or less ({counts.get('false', 0):,})",
+        )
+    elif _is(column, _YES) and yes:
+        others, lines = [value for value in counts if value not in yes], [f"{column}={value}" for value in yes]
+    elif _is(column, _NO):
+        others, lines = yes, [f"{column}!={value}" for value in yes]
+    elif _is(column, _EVENTS) and not others and len(counts) > 1 and len(bought) < len(counts):
+        others, lines = [value for value in counts if value not in bought], lines or [f"{column}=VALUE"]
     if others:
-        lines = [f"{column}={value}" for value in bought] or [f"{column}!={value}" for value in others]
         raise DataError(
             f"{path} has a column {column!r} with {shown}: not all of these are purchases; say what counts with "
             + " ".join(f'--where "{line}"' for line in lines)
             + " (several values of one column: any of them)"
         )
-    if len(counts) > 1:
+    if len(counts) > 1 and _is(column, _STATES):
         return (
             f'{path}: rows of every {column} are taken ({shown}); choose with --where "{column}={next(iter(counts))}"'
         )

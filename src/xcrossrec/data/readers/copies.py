@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, cast
 
@@ -39,6 +40,11 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_OTHERS = {
+    b"\xd0\xcf\x11\xe0": "an Excel workbook", b"PK": "a zip file in another", b"SQLite": "an SQLite database",
+    b"ARROW1": "an Arrow (Feather) file", b"Obj\x01": "Avro", b"ORC": "ORC", b"\x04\x22M\x18": "lz4",
+    b"\x1f\x8b": "a file that is packed twice",
+}  # fmt: skip
 _WESTERN = "cp1252"  # Windows-1252; Latin-1 is the same but for control characters
 _FEW = 0.3  # of the letters in Western text are beyond ASCII
 _LOG = logging.getLogger(__name__)
@@ -103,8 +109,13 @@ def encoding_of(head: bytes, shown: str) -> str:
     for mark, name in _MARKS.items():
         if head.startswith(mark):
             return name
-    if head.count(0) > len(head) // 5:
-        return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
+    odd, even = head[1::2].count(0), head[::2].count(0)
+    controls = len(re.findall(rb"[\x01-\x08\x0e-\x1a]", head[:4096]))
+    if controls > min(len(head), 4096) // 50 or min(odd, even) > len(head) // 20:
+        found = next((f", it looks like {name}" for magic, name in _OTHERS.items() if head.startswith(magic)), "")
+        raise DataError(f"{shown} is neither text nor Parquet{found}: write it as CSV, JSON or Parquet")
+    if odd + even > len(head) // 5:
+        return "utf-16-le" if odd > even else "utf-16-be"
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError as error:
@@ -142,15 +153,15 @@ def encoding_of_all(path: Path, shown: str) -> str:
     return "utf-8"
 
 
-def plain_copy(text: Text, folder: Path) -> Path:
-    """Write a file of text as plain UTF-8.
+def plain_copy(text: Text, folder: Path, skip: int = 0) -> Path:
+    """Write a file of text as plain UTF-8, without its first ``skip`` lines.
 
     Raises:
         ConfigError: no such encoding.
         DataError: it is damaged, or of another encoding.
     """
     with _new(folder) as (path, out), _lines(text) as lines:
-        out.writelines(lines)
+        out.writelines(islice(lines, skip, None))
     return path
 
 
@@ -209,9 +220,10 @@ def _records(text: Text, loose: bool) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            array = line.lstrip().startswith("[")
-            records = _record(line + "".join(lines), False) if array else [_record(line, loose)]
-            if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            records: Any = _record(line, loose)
+            records = _objects(line + "".join(lines)) if records is None else records
+            records = records if isinstance(records, list) else [records]
+            if not all(isinstance(record, dict) for record in records):
                 expected = "a JSON object or a Python dict" if loose else "a JSON object, nor an array of them"
                 raise DataError(
                     f"{text.shown}, line {number}: {line.strip()[:60]!r} is not {expected}: mend or remove the line"
@@ -228,6 +240,19 @@ def _record(line: str, loose: bool) -> object:
         return ast.literal_eval(line.strip()) if loose else None
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return None
+
+
+def _objects(text: str) -> object:
+    """Read an array, or objects that follow each other, however they are broken into lines; None if they are none."""
+    found, start, decoder = [], 0, json.JSONDecoder(parse_constant=lambda _: None)
+    try:
+        while start < len(text):
+            record, end = decoder.raw_decode(text, start)
+            found.append(record)
+            start = end + len(re.compile(r"\s*").match(text, end)[0])  # type: ignore[index]
+    except (ValueError, RecursionError):
+        return None
+    return found[0] if len(found) == 1 else found
 
 
 def looks_like_data(name: str) -> bool:

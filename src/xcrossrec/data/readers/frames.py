@@ -1,46 +1,26 @@
-"""Values as files have them to the types of the two tables that every format ends in: ids, times, prices, ..."""
+"""Values as files have them to the types of the two tables that every format ends in: ids, prices, ..."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 
 from xcrossrec.data.given import Table
-from xcrossrec.data.interactions import SUBSECOND
-from xcrossrec.data.readers.columns import Columns, TimeUnit
+from xcrossrec.data.readers.columns import Columns
 from xcrossrec.data.readers.conditions import Condition
 from xcrossrec.data.readers.sources import Paths
-from xcrossrec.types import TIMESTAMP, Incomplete, Split
+from xcrossrec.data.text import ABSENT
+from xcrossrec.types import Incomplete, Split
 
-PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 SPLIT = "split"
 PATH_NAMES = 2  # of a path of categories so many last names are taken
-_NANO = 10**9
-_ISO = r"^\d{4}[-/]\d\d[-/]\d\d"
-_OFFSET = r"(Z|[+-]\d\d:?\d\d)$"
-_NOTHING = (
-    "",
-    "null",
-    "Null",
-    "NULL",
-    "nan",
-    "NaN",
-    "None",
-    "none",
-    "n/a",
-    "N/A",
-    "\\N",
-)  # as databases and pandas write it
+_NOTHING = ("", "NaN", "NaT", "NA", "\\N", *(form for word in ABSENT for form in (word, word.upper(), word.title())))
+_YES = "true t yes y on instock available lowstock limited limitedavailability instoreonly onlineonly ja oui si sí"
+_NO = "false f no n off outofstock soldout unavailable notavailable nostock backorder preorder discontinued nein non"
 _LIST_ENDS, _LIST_COMMA = r"""^\[+\s*["']?|["']?\s*\]+$""", r"""["'][\s\]]*,[\s\[]*["']"""
-
-# Seconds of the years 2000 to 5138. In a finer unit the same number is a day of 1970 (up to 1973): the unit
-# is then wrong.
-EARLIEST_S, LATEST_S = 946_684_800, 99_999_999_999
 
 
 @dataclass(frozen=True)
@@ -92,95 +72,25 @@ class RawDomain:
 def ids(name: str, dtype: pl.DataType) -> pl.Expr:
     """Give ids as text without blanks around them, whole numbers without ``.0``; null where there is none."""
     column = pl.col(name)
-    if dtype.is_float():  # pandas makes whole numbers of it where one is missing
-        whole = column.cast(pl.Int64, strict=False)
-        column = pl.when(whole == column).then(whole.cast(pl.String)).otherwise(column.fill_nan(None).cast(pl.String))
+    if dtype.is_float() or dtype.is_decimal():  # pandas makes whole numbers of it where one is missing
+        whole, number = column.cast(pl.Int64, strict=False), column.cast(pl.Float64)
+        column = pl.when(whole == column).then(whole.cast(pl.String)).otherwise(number.fill_nan(None).cast(pl.String))
+    elif dtype == pl.Binary:
+        column = column.map_batches(_readable, return_dtype=pl.String)
     return filled(column.cast(pl.String).str.strip_chars())
+
+
+def _readable(values: pl.Series) -> pl.Series:
+    """Make text of bytes that are UTF-8, and hexadecimal digits of others, such as UUIDs."""
+    try:
+        return values.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        return values.bin.encode("hex")
 
 
 def filled(text: pl.Expr) -> pl.Expr:
     """Make null of text that says that there is nothing."""
     return pl.when(~text.is_in(_NOTHING)).then(text)
-
-
-def unit_of(values: pl.Series) -> TimeUnit:
-    """Tell the unit of times by the first that is there: text that is no number is ISO 8601.
-
-    Of numbers, those below 10^11 are seconds (until the year 5138), others milliseconds below 10^14, and so on.
-    """
-    first = values.drop_nulls().head(1).cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
-    if first.null_count():
-        return "iso"
-    size = abs(float(first.max() or 0))  # type: ignore[arg-type]
-    return next((unit for unit, scale in PER_SECOND.items() if size <= LATEST_S * scale), "ns")
-
-
-def times(values: pl.Series, unit: TimeUnit) -> pl.DataFrame:
-    """Give times as integer seconds since 1970 and the nanoseconds beside them; null where a value is no time."""
-    if isinstance(values.dtype, pl.Datetime):
-        return _parts(values.to_physical(), PER_SECOND[values.dtype.time_unit])
-    if values.dtype == pl.Date:
-        return _parts(values.to_physical().cast(pl.Int64) * 86_400, 1)
-    return _iso(values.cast(pl.String).str.strip_chars()) if unit == "iso" else _numbers(values, PER_SECOND[unit])
-
-
-def _parts(numbers: pl.Series, per: int) -> pl.DataFrame:
-    return numbers.to_frame("n").select(
-        (pl.col("n") // per).cast(pl.Int64).alias(TIMESTAMP),
-        (pl.col("n") % per * (_NANO // per)).cast(pl.Int32).alias(SUBSECOND),
-    )
-
-
-def _numbers(values: pl.Series, per: int) -> pl.DataFrame:
-    """Take numbers apart; exactly where they are whole or decimal text, else as floats, to the microsecond."""
-    whole = values.cast(pl.Int64, strict=False)
-    if values.dtype.is_float():
-        values = values.fill_nan(None)
-        whole = whole.set(whole.cast(values.dtype) != values, None)
-    parts = _parts(whole, per)
-    rest = (whole.is_null() & values.is_not_null()).arg_true()
-    if rest.is_empty():
-        return parts
-    text = values.gather(rest).cast(pl.String).str.strip_chars()
-    rough = text.cast(pl.Float64, strict=False)
-    units = (
-        text.str.extract(r"^([+-]?\d+)(?:\.\d*)?$").cast(pl.Int64).fill_null(rough.floor().cast(pl.Int64, strict=False))
-    )
-    digits = text.str.extract(r"^[+-]?\d+\.(\d*)$").str.pad_end(9, "0").str.head(9).cast(pl.Int64)
-    below = digits.fill_null(((rough - rough.floor()) * 1e6).round().cast(pl.Int64) * 1000)
-    exact = _parts(units, per).with_columns((pl.col(SUBSECOND) + below // per).cast(pl.Int32))
-    return parts.with_columns(parts[name].scatter(rest, exact[name]) for name in parts.columns)
-
-
-def _iso(text: pl.Series) -> pl.DataFrame:
-    """Read ISO 8601: at once where the first value tells the form of all, the others one by one."""
-    first = text.drop_nulls().head(1)
-    moments = pl.Series([None] * len(text), dtype=pl.Datetime("ns"))
-    if first.str.contains(_ISO).any():
-        zone = "UTC" if first.str.contains(_OFFSET).any() else None
-        with suppress(pl.exceptions.PolarsError):
-            moments = text.str.to_datetime(time_unit="ns", time_zone=zone, strict=False)
-    parts = _parts(moments.to_physical(), _NANO)
-    rest = (moments.is_null() & text.is_not_null()).arg_true()
-    if rest.is_empty():
-        return parts
-    odd = text.gather(rest)
-    known = {value: _moment(value) for value in odd.unique()}
-    single = pl.DataFrame([known[value] for value in odd], schema=parts.schema, orient="row")
-    return parts.with_columns(parts[name].scatter(rest, single[name]) for name in parts.columns)
-
-
-def _moment(text: str) -> tuple[int | None, int | None]:
-    """Read one time: ISO 8601, also ``... UTC`` and ``... +0100`` as databases and shops write it."""
-    head, _, zone = text.replace("/", "-").rpartition(" ")
-    if zone in ("UTC", "GMT", "Z") or zone[:1] in ("+", "-"):
-        text = head + ("Z" if zone[0] in "UGZ" else zone)
-    try:
-        moment = datetime.fromisoformat(text.replace("/", "-"))
-    except ValueError:
-        return None, None
-    stamp = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return int(stamp.timestamp() // 1), stamp.microsecond * 1000
 
 
 def item_field(role: str, name: str, dtype: pl.DataType) -> pl.Expr:
@@ -189,7 +99,8 @@ def item_field(role: str, name: str, dtype: pl.DataType) -> pl.Expr:
     if role == "in_stock":
         column = column if dtype == pl.Boolean else _in_stock(column)
     elif role == "price":
-        column = (column.cast(pl.Float64) if dtype.is_numeric() else _price(column)).fill_nan(None)
+        column = column.cast(pl.Float64) if dtype.is_numeric() else _price(column)
+        column = pl.when(column.is_finite()).then(column)
     else:
         column = _text(column, dtype, PATH_NAMES if role == "category" else None)
     return column.alias(role)
@@ -212,23 +123,22 @@ def _text(column: pl.Expr, dtype: pl.DataType, last: int | None) -> pl.Expr:
 
 
 def _price(column: pl.Expr) -> pl.Expr:
-    """Read the first number of a text: ``$1,234.50``, ``1.234,50 €``, ``from 12,99``."""
-    number = (
-        column.cast(pl.String)
-        .str.replace_all("\u00a0", "", literal=True)
-        .str.extract(r"([0-9][0-9.,' ]*)")
-        .str.replace_all(r"[' ]|[.,]$", "")
-    )
-    comma = number.str.replace_all(r"\.", "").str.replace(",", ".")
-    plain = pl.when(number.str.contains(r",[0-9]{1,2}$")).then(comma).otherwise(number.str.replace_all(",", ""))
-    return plain.cast(pl.Float64, strict=False)
+    """Read the first number of a text: ``$1,234.50``, ``1.234,50 €``, ``from 12,99``; of ``1.234`` the others tell."""
+    text = column.cast(pl.String).str.replace_all("([0-9])[\\s'\u2019`]+([0-9])", "$1$2")
+    number = text.str.extract(r"([0-9][0-9.,]*)").str.replace(r"[.,]+$", "")
+    comma = number.str.contains(r",[0-9]{1,2}$")
+    points = number.str.contains(r"^[0-9]{1,3}(\.[0-9]{3})+$") & (number.str.contains(r"\..*\.") | comma.any())
+    european = number.str.replace_all(r"\.", "").str.replace(",", ".")
+    plain = pl.when(comma | points).then(european).otherwise(number.str.replace_all(",", ""))
+    whole = pl.when(~points).then(column.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False))
+    return pl.coalesce(whole, plain.cast(pl.Float64, strict=False))
 
 
 def _in_stock(column: pl.Expr) -> pl.Expr:
     text = column.cast(pl.String).str.strip_chars().str.to_lowercase()
-    number = text.cast(pl.Float64, strict=False)
-    yes = text.is_in(["true", "t", "yes", "y", "in stock", "in_stock", "instock", "available"])
-    no = text.is_in(["false", "f", "no", "n", "out of stock", "out_of_stock", "outofstock", "sold out", "unavailable"])
+    number = text.str.strip_suffix("+").cast(pl.Float64, strict=False)
+    word = text.str.replace(r"^https?:.*/", "").str.replace_all(r"[\s_-]", "")
+    yes, no = word.is_in(_YES.split()), word.is_in(_NO.split())
     return pl.when(number.is_not_null()).then(number > 0).when(yes).then(True).when(no).then(False)
 
 

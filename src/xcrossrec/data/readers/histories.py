@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from xcrossrec.data.interactions import SUBSECOND, order
+from xcrossrec.data.interactions import order
 from xcrossrec.data.readers.frames import SPLIT
+from xcrossrec.data.times import SUBSECOND
 from xcrossrec.types import ITEM, POSITION, TIMESTAMP, USER, Split
 
 HISTORY = "history"

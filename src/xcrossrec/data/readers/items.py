@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import polars as pl
 
@@ -16,6 +17,7 @@ from xcrossrec.types import ITEM, TITLE
 _BOUNDS = ("__least_title", "__most_title")
 _ID, _HASH = "__id", "__hash"
 _EXAMPLES = 5
+_NO_TEXT = (pl.Binary, pl.Duration, pl.Object)
 Expression = Callable[[pl.Expr], pl.Expr]
 
 
@@ -90,6 +92,9 @@ class ItemRows:
                 "leave them out (--incomplete drop)"
             )
         items = one_row_an_item(self.parts)
+        if items.is_empty() and inputs.items:
+            shown = [inputs.items] if isinstance(inputs.items, str | Path) else inputs.items
+            raise DataError(f"{', '.join(map(str, shown))} holds no items: give the table of products")
         told: dict[str, object] = {"items_without_id": lacking} if lacking else {}
         return items.drop(_BOUNDS).with_columns(without_fractions(items[ITEM])), told | _conflicts(items)
 
@@ -144,7 +149,8 @@ def _selected(
     wanted = [name for name in (named.item, named.title, *fields.values()) if name is not None]
     if others:
         taken = {*wanted, ITEM, TITLE, *FIELDS}
-        further = [name for name, dtype in present.items() if name not in taken and not dtype.is_nested()]
+        left = {name: dtype for name, dtype in present.items() if name not in taken}
+        further = [name for name, dtype in left.items() if not dtype.is_nested() and dtype not in _NO_TEXT]
         selected += [pl.col(name).cast(pl.String) for name in further]
         wanted += further
     return str(named.item), list(dict.fromkeys(wanted)), selected
@@ -152,7 +158,7 @@ def _selected(
 
 def one_row_an_item(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Join the rows of an item: of every column the first value that is not empty; the least and the greatest title."""
-    items = pl.concat(parts, how="diagonal")
+    items = pl.concat([pl.DataFrame(schema={ITEM: pl.String, TITLE: pl.String}), *parts], how="diagonal")
     least, most = _BOUNDS
     if least not in items.columns:
         title = pl.when(pl.col(TITLE) != "").then(pl.col(TITLE))
@@ -175,7 +181,7 @@ def one_row_an_item(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
 def _conflicts(items: pl.DataFrame) -> dict[str, object]:
     least, most = _BOUNDS
     two = items.filter(pl.col(least) != pl.col(most))
-    examples = [
-        f"{item}: {one!r}, {other!r}" for item, one, other in two.select(ITEM, *_BOUNDS).head(_EXAMPLES).iter_rows()
-    ]
+    other = pl.when(pl.col(TITLE) != pl.col(least)).then(least).otherwise(most)
+    told = two.select(ITEM, TITLE, other.alias("other")).head(_EXAMPLES).iter_rows()
+    examples = [f"{item}: {taken!r}, {another!r}" for item, taken, another in told]
     return {"conflicting_titles": {"items": two.height, "examples": examples}} if examples else {}

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
-from xcrossrec.data.readers.columns import Columns, Role, TimeUnit
-from xcrossrec.data.readers.conditions import MANY_EVENTS, all_hold, event_column, refuse_views
-from xcrossrec.data.readers.frames import (
-    EARLIEST_S,
-    LATEST_S,
-    PER_SECOND,
-    Inputs,
-    filled,
-    ids,
-    times,
-    unit_of,
-    whole_numbers,
-    without_fractions,
-)
+from xcrossrec.data.readers.columns import Columns, Role
+from xcrossrec.data.readers.conditions import MANY_EVENTS, all_hold, event_columns, refuse_views
+from xcrossrec.data.readers.frames import Inputs, filled, ids, whole_numbers, without_fractions
 from xcrossrec.data.readers.histories import HISTORY
 from xcrossrec.data.readers.sources import Source
+from xcrossrec.data.times import TimeUnit, faults, times, unit_of
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, TIMESTAMP, USER
 
 _KEPT, _EVENT, _ANY, _ASKED = "__kept", "__event", "__any", "__asked"
+_CELL = r"""\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s,\[\]\"'][^,\[\]\"']*"""
+_NO_TIMES = (pl.Duration, pl.Time, pl.Boolean, pl.Binary)
 _LACKING = {USER: "a user", ITEM: "an item", TIMESTAMP: "a time", POSITION: "a position"}
 _LOG = logging.getLogger(__name__)
 
@@ -97,24 +89,28 @@ class _Job:
 
     source: Source
     unit: TimeUnit | None
-    event: str | None
+    events: Sequence[str]
     remedy: str
     check: Check | None
 
     def table(self, batches: Iterator[pl.DataFrame]) -> tuple[pl.DataFrame, Tally]:
         """Take the rows that count, and count the others."""
         tally, unit, parts = Tally(first=self.source.shown), self.unit, []
-        events = tally.events.setdefault(self.event, Counter()) if self.event else None
+        counted = [
+            (f"{_EVENT}{place}", tally.events.setdefault(name, Counter())) for place, name in enumerate(self.events)
+        ]
         for whole in batches:
             batch = whole.filter(_ANY) if self.source.form != "parquet" and not whole[_ANY].all() else whole
+            batch = _a_row_an_item(batch, self.source, tally.read)
             first, tally.read = tally.read, tally.read + batch.height
             batch = batch.with_row_index("__row", offset=first + 1)
             if not batch[_KEPT].all():
                 tally.asked.update(dict(batch[_ASKED].fill_null("").value_counts(sort=True).head(8).iter_rows()))
                 kept = batch.filter(_KEPT)
                 tally.where, batch = tally.where + batch.height - kept.height, kept
-            if events is not None and len(events) <= MANY_EVENTS:
-                events.update(dict(batch[_EVENT].cast(pl.String).fill_null("").value_counts().iter_rows()))
+            for name, events in counted:
+                if len(events) <= MANY_EVENTS:
+                    events.update(dict(batch[name].fill_null("").value_counts().iter_rows()))
             batch = self._complete(batch, tally)
             if batch.height and TIMESTAMP in batch.columns:
                 unit = unit or unit_of(batch[TIMESTAMP])
@@ -148,17 +144,9 @@ class _Job:
         return pl.DataFrame([*columns, *([batch[HISTORY]] if HISTORY in batch.columns else [])])
 
     def _times(self, batch: pl.DataFrame, unit: TimeUnit) -> pl.DataFrame:
-        values = batch[TIMESTAMP]
-        moments = times(values, unit)
-        stamps = moments[TIMESTAMP]
-        expected = "an ISO 8601 time" if unit == "iso" else f"a number of {unit} since 1970"
-        message = f"is not {expected}: mend it, all times of a file are in one unit"
-        self._refuse(batch, stamps.is_null(), TIMESTAMP, message)
-        self._refuse(batch, stamps < 0, TIMESTAMP, "is a time before 1970: mend it, or leave such rows out (--where)")
-        if unit != "iso" and not values.dtype.is_temporal():
-            per = PER_SECOND[unit]
-            fine, coarse = stamps > LATEST_S, stamps.is_between(EARLIEST_S // per, LATEST_S // per) & (per > 1)
-            self._refuse(batch, fine | coarse, TIMESTAMP, f"is not in {unit} since 1970: {self.remedy}")
+        moments = times(batch[TIMESTAMP], unit)
+        for bad, message in faults(batch[TIMESTAMP], moments, unit, self.remedy):
+            self._refuse(batch, bad, TIMESTAMP, message)
         return moments
 
     def _refuse(self, batch: pl.DataFrame, bad: pl.Series, name: str, message: str) -> None:
@@ -187,32 +175,71 @@ def interactions_of(
     named = columns.found_in(path, source.listed, ("user", "item"), optional, hint, elsewhere=elsewhere)
     roles = {TIMESTAMP: named.time, POSITION: named.position, HISTORY: named.history}
     order = {role: name for role, name in roles.items() if name is not None}
-    if not order:
-        raise DataError(
-            f"{source.shown} has no column for time or position, it has {', '.join(map(repr, present))}, so the order "
-            "is unknown: name the column with --column time=NAME or --column position=NAME"
-        )
-    event = event_column(list(present), inputs.where)
-    selected = _selected(present, str(named.user), str(named.item), order, inputs, path, event)
+    for role, name in {USER: str(named.user), **order}.items():
+        if (present[name].is_nested() and role == USER) or (present[name] in _NO_TIMES and role == TIMESTAMP):
+            raise DataError(
+                f"{path}: {name!r} is of type {present[name]} and no {_LACKING[role][2:]}: name another column "
+                f"(--column {role.partition('_')[0].replace(TIMESTAMP, 'time')}=NAME)"
+            )
+    events = event_columns(list(present), inputs.where)
+    selected = _selected(present, str(named.user), str(named.item), order, inputs, path)
+    selected += [counted.alias(f"{_EVENT}{place}") for place, counted in enumerate(events.values())]
     asked = [condition.column for condition in inputs.where]
-    wanted = [str(named.user), str(named.item), *order.values(), *asked, *([event] if event else []), *source.every]
-    job = _Job(source, columns.time_unit, event, remedy, check)
+    wanted = [str(named.user), str(named.item), *order.values(), *asked, *events, *source.every]
+    job = _Job(source, columns.time_unit, list(events), remedy, check)
     table, told = source.read(list(dict.fromkeys(wanted)), job.table, selected)
     tally.add(told)
     return table.with_columns(without_fractions(table[name]) for name in (USER, ITEM)) if table.height else table
 
 
 def _selected(
-    types: Mapping[str, pl.DataType], user: str, item: str, order: Mapping[str, str], inputs: Inputs, path: str,
-    event: str | None,
-) -> list[pl.Expr]:  # fmt: skip
+    types: Mapping[str, pl.DataType], user: str, item: str, order: Mapping[str, str], inputs: Inputs, path: str
+) -> list[pl.Expr]:
+    listed = types[item].is_nested()
     return [
         ids(user, types[user]).cast(pl.Categorical).alias(USER),
-        ids(item, types[item]).cast(pl.Categorical).alias(ITEM),
-        *((filled(pl.col(name)) if types[name] == pl.String and role != HISTORY else pl.col(name)).alias(role)
-          for role, name in order.items()),
+        (pl.col(item) if listed else ids(item, types[item]).cast(pl.Categorical)).alias(ITEM),
+        *(_order(name, types[name], role).alias(role) for role, name in order.items()),
         all_hold(inputs.where, types, path).alias(_KEPT),
         pl.any_horizontal(pl.all().is_not_null()).alias(_ANY),
-        *([pl.col(event).cast(pl.String).alias(_EVENT)] if event else []),
         *([pl.col(inputs.where[0].column).cast(pl.String).alias(_ASKED)] if inputs.where else []),
-    ]  # fmt: skip
+    ]
+
+
+def _order(name: str, dtype: pl.DataType, role: str) -> pl.Expr:
+    if dtype == pl.String and role != HISTORY:
+        return filled(pl.col(name))
+    return pl.col(name).fill_nan(None) if dtype.is_float() else pl.col(name)
+
+
+def _a_row_an_item(batch: pl.DataFrame, source: Source, first: int) -> pl.DataFrame:
+    """Make a row of every item that a cell lists, with its time or position, where these are listed, too.
+
+    Raises:
+        DataError: lists of different lengths, or neither a list nor a column that tells the order.
+    """
+    order = [name for name in (TIMESTAMP, POSITION) if name in batch.columns]
+    listed = [name for name in (ITEM, *order) if batch.schema[name].is_nested() or _begins_list(batch[name])]
+    if ITEM not in listed:
+        if not order and HISTORY not in batch.columns:
+            raise DataError(
+                f"{source.shown} has no column for time or position, it has {', '.join(map(repr, source.types))}, so "
+                "the order is unknown: name the column with --column time=NAME or --column position=NAME"
+            )
+        return batch
+    texts = [name for name in listed if not batch.schema[name].is_nested()]
+    try:
+        rows = batch.with_columns(pl.col(texts).cast(pl.String).str.extract_all(_CELL)).explode(listed)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"{source.shown}: {' and '.join(listed)} are lists of different lengths: give both a value an item"
+        ) from error
+    plain = filled(pl.col(listed).cast(pl.String).str.strip_chars("\"' "))
+    number = [] if order else [pl.int_range(first, first + rows.height).alias(POSITION)]
+    return rows.with_columns(plain, *number).with_columns(pl.col(ITEM).cast(pl.Categorical))
+
+
+def _begins_list(values: pl.Series) -> bool:
+    return values.dtype in (pl.String, pl.Categorical) and bool(
+        values.head(1).cast(pl.String).str.starts_with("[").any()
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import glob
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -120,12 +121,20 @@ class Source:
         Raises:
             DataError: a file that cannot be read.
         """
-        return _flattened(pl.LazyFrame(schema=self._schema), None).collect_schema()
+        return _flattened(pl.LazyFrame(schema=self._schema), None).collect_schema() | dict.fromkeys(
+            self.folders, pl.String()
+        )
+
+    @cached_property
+    def folders(self) -> Mapping[str, str]:
+        """Columns that the folders above a table of text tell, ``column=value``; Polars reads those of Parquet."""
+        parts = [part.partition("=") for part in Path(self.shown).parts[:-1] if self.form != "parquet"]
+        return {name: value for name, equals, value in parts if name and equals and name not in self._schema}
 
     @property
     def listed(self) -> list[str]:
         """The names of all columns that hold values, also those that come twice."""
-        return self.names if self.form in ("csv", "recbole") else list(self.types)
+        return [*self.names, *self.folders] if self.form in ("csv", "recbole") else list(self.types)
 
     @property
     def every(self) -> list[str]:
@@ -152,6 +161,8 @@ class Source:
         if likely and likely != self.separator:
             called = "tab" if likely == "\t" else repr(likely)
             return f"; its separator seems to be {likely!r} (--separator {called})"
+        if likely and len(self.names) == 1:
+            return "; its first row has no separator: name it (--separator), or remove lines above the header"
         if likely and not self.numbered and any(map(copies.looks_like_data, self.first_row)):
             return (
                 "; if its first row is no header, number its columns: --column user=1 --column item=2 --column time=3"
@@ -170,7 +181,8 @@ class Source:
             DataError: a damaged file, a row of another width, a line that is no JSON, with its number.
         """
         try:
-            frame = _flattened(self._scan(wanted), wanted).select(wanted).select(selected)
+            told = [pl.lit(value).alias(name) for name, value in self.folders.items()]
+            frame = _flattened(self._scan(wanted), wanted).with_columns(told).select(wanted).select(selected)
             return use(iter(frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)))
         except BaseException as error:
             if not (isinstance(error, (pl.exceptions.PolarsError, OSError)) or is_panic(error)):
@@ -218,7 +230,10 @@ def open_sources(paths: Paths, form: Form | None, reading: Reading) -> list[Sour
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     files = {file: shown for path in given for file, shown in _files(Path(path), str(path), reading.folder)}
-    return [_source(file, shown, form, reading) for file, shown in files.items()]
+    full = {file: shown for file, shown in files.items() if file.stat().st_size}
+    if not full:
+        raise DataError(f"{', '.join(files.values())} is empty: give a file with rows")
+    return [_source(file, shown, form, reading) for file, shown in full.items()]
 
 
 def original_files(paths: Paths) -> list[Path]:
@@ -231,6 +246,8 @@ def _files(path: Path, shown: str, folder: Path) -> Iterator[tuple[Path, str]]:
     for file in _matching(path):
         if copies.packing(file) == "zip":
             inner = copies.unzip(file, folder)
+            if (inner / "[Content_Types].xml").exists() or (inner / "content.xml").exists():
+                raise DataError(f"{file} is a workbook and no table: save its sheet as CSV")
             yield from ((part, f"{file}/{part.relative_to(inner)}") for part in _visible(inner))
         else:
             yield file, str(file)
@@ -264,6 +281,10 @@ def _source(path: Path, shown: str, form: Form | None, reading: Reading) -> Sour
         encoding = reading.encoding or copies.encoding_of(head, shown)
         if encoding.lower() not in ("utf-8", "utf8") or copies.packing(path) in ("bz2", "xz"):
             path = copies.plain_copy(copies.Text(path, shown, encoding), reading.folder)
+            head = copies.sample(path, shown)
+        if marked := re.match(rb"(?i)sep=(.)\r?\n", head.removeprefix(codecs.BOM_UTF8)):  # as Excel does
+            path = copies.plain_copy(copies.Text(path, shown, "utf-8"), reading.folder, skip=1)
+            reading = replace(reading, separator=reading.separator or marked[1].decode())
             head = copies.sample(path, shown)
         text = head.removeprefix(codecs.BOM_UTF8).lstrip()
         atomic = any(suffix in _ATOMIC_SUFFIXES for suffix in Path(shown.lower()).suffixes)

@@ -12,7 +12,6 @@ from typing import Any
 
 import polars as pl
 
-from xcrossrec.data.interactions import SUBSECOND
 from xcrossrec.data.readers.blocks import Blocks
 from xcrossrec.data.readers.columns import Columns, Role
 from xcrossrec.data.readers.frames import Inputs, RawDomain, item_field
@@ -20,10 +19,9 @@ from xcrossrec.data.readers.histories import HISTORY, with_histories
 from xcrossrec.data.readers.items import Expression, ItemRows, item_rows
 from xcrossrec.data.readers.rows import Check, Tally, interactions_of
 from xcrossrec.data.readers.sources import Form, Paths, Reading, Source, open_sources, original_files
+from xcrossrec.data.times import ONE_UNIT, SUBSECOND
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.types import ITEM, SPLITS, TITLE
-
-ONE_UNIT = "the file's first time is; give all of them in one unit"
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def read_planned(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> Ra
     """
     with TemporaryDirectory(prefix="xcrossrec-") as folder:
         opened: list[Source] = []
-        table, tally, told = _interactions(plan, inputs, Path(folder), opened, blocks)
+        table, counted, told = _interactions(plan, inputs, Path(folder), opened, blocks)
         bought = list(inputs.splits.values()) or [inputs.interactions]
         files = [file for paths in bought for file in original_files(paths)]
         keep = table[ITEM].unique() if plan.only_bought else None
@@ -132,7 +130,7 @@ def read_planned(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> Ra
                 rows.add(ItemRows(list(parts), **facts))
         items, conflicts = rows.joined(inputs)
     files += original_files(inputs.items) if inputs.items else []
-    return RawDomain(items, table, tuple(dict.fromkeys(files)), tally.rows(inputs), {**told, **conflicts})
+    return RawDomain(items, table, tuple(dict.fromkeys(files)), counted, {**told, **conflicts})
 
 
 def read_alone(inputs: Inputs) -> pl.DataFrame:
@@ -151,7 +149,7 @@ def _stated(plan: Plan, inputs: Inputs, folder: Path, names: Sequence[str] | Non
 
 def _interactions(
     plan: Plan, inputs: Inputs, folder: Path, opened: list[Source], blocks: Blocks | None
-) -> tuple[pl.DataFrame, Tally, Mapping[str, object]]:
+) -> tuple[pl.DataFrame, Mapping[str, int], Mapping[str, object]]:
     tally = Tally()
 
     def table(paths: Paths) -> pl.DataFrame:
@@ -169,17 +167,17 @@ def _interactions(
 
     if not inputs.splits:
         whole = table(inputs.interactions)
-        tally.rows(inputs)
+        counted = tally.rows(inputs)
         _refuse_empty(whole, inputs.interactions)
-        return _plain(whole), tally, {}
+        return _plain(whole), counted, {}
     tables = {split: table(inputs.splits[split]) for split in SPLITS if split in inputs.splits}
-    tally.rows(inputs)
+    counted = tally.rows(inputs)
     for split, part in tables.items():
         _refuse_empty(part, inputs.splits[split])
     if not any(HISTORY in part.columns for part in tables.values()):
         _refuse_mixture(list(tables.values()), ", ".join(str(paths) for paths in inputs.splits.values()))
     filled, told = with_histories(tables)
-    return _plain(pl.concat(filled)), tally, told
+    return _plain(pl.concat(filled)), counted, told
 
 
 # ---- what is done with a file, whoever does it
@@ -230,7 +228,8 @@ def _refuse_mixture(tables: Sequence[pl.DataFrame], paths: str) -> None:
 
 def _refuse_empty(table: pl.DataFrame, paths: Paths) -> None:
     if table.is_empty():
-        raise DataError(f"{paths} holds no interactions: the domain would be empty; give the right file")
+        shown = paths if isinstance(paths, str | Path) else ", ".join(map(str, paths))
+        raise DataError(f"{shown} holds no interactions: the domain would be empty; give the right file")
 
 
 def _plain(table: pl.DataFrame) -> pl.DataFrame:

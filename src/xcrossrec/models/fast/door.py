@@ -103,11 +103,7 @@ class FastPass:
 
 
 def _states(
-    packed: PackedPass,
-    features: Mapping[str, Any],
-    types: NumberTypes,
-    combine: Combine,
-    pair_attention: PairAttention,
+    packed: PackedPass, features: Mapping[str, Any], types: NumberTypes, combine: Combine, pair_attention: PairAttention
 ) -> Float[Tensor, "batch token dim"] | None:
     if "candidate" in features:
         shares = unwrapped(packed.backbone).config.model_type == "bert"  # others restart positions another way

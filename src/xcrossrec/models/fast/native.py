@@ -60,10 +60,7 @@ def _waves(*shape: int) -> Float[Tensor, ...]:
 
 
 def onednn_linear(
-    x: Float[Tensor, "*batch inside"],
-    weight: Tensor,
-    bias: Float[Tensor, " outside"] | None,
-    gelu: Gelu | None = None,
+    x: Float[Tensor, "*batch inside"], weight: Tensor, bias: Float[Tensor, " outside"] | None, gelu: Gelu | None = None
 ) -> Float[Tensor, "*batch outside"]:
     """Compute ``gelu(x W^T + b)``; ask :func:`onednn_multiplies` first."""
     kind, form = ("none", "") if gelu is None else ("gelu", gelu)

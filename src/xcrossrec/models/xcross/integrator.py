@@ -17,8 +17,7 @@ from xcrossrec.exceptions import ModelError
 
 
 def mix_sources(
-    hidden: Sequence[Float[Tensor, "*batch dim"]],
-    coefficient: Float[Tensor, "source source *batch"],
+    hidden: Sequence[Float[Tensor, "*batch dim"]], coefficient: Float[Tensor, "source source *batch"]
 ) -> list[Float[Tensor, "*batch dim"]]:
     """Give each stream a weighted sum of all streams: ``out[m] = sum_j coefficient[m, j] * hidden[j]``.
 

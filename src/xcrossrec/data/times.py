@@ -1,0 +1,151 @@
+"""Times as tables have them: numbers in some unit, ISO 8601 and what is near to it, dates and datetimes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Literal, TypeAlias
+
+import polars as pl
+
+from xcrossrec.types import TIMESTAMP
+
+TimeUnit: TypeAlias = Literal["s", "ms", "us", "ns", "iso"]
+SUBSECOND = "subsecond"  # nanoseconds beside the timestamp, until rows are in order
+ONE_UNIT = "the first time is; give all of them in one unit"
+PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_NANO = 10**9
+_ISO = r"^\d{4}[-/]\d\d[-/]\d\d"
+_COMPACT = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])[0-5]\d[0-5]\d)?(\.0)?$"
+_WRITTEN = re.compile(
+    r"(?:(\d\d?)\.(\d\d?)\.(\d{4})|(\d{4})-(\d\d?)-(\d\d?))"
+    r"(?:[T ,]+(\d\d?):(\d\d)(?::(\d\d))?([.,]\d+)?(?: ?([AP])M)?)?(Z|[+-]\d\d:?\d\d)?",
+    re.IGNORECASE,
+)
+_OFFSET = r"(Z|[+-]\d\d:?\d\d)$"
+# Seconds of the years 2000 to 5138. In a finer unit the same number is a day of 1970 (up to 1973): the unit
+# is then wrong.
+EARLIEST_S, LATEST_S = 946_684_800, 99_999_999_999
+
+
+def unit_of(values: pl.Series) -> TimeUnit:
+    """Tell the unit of times by the first that is there: what is no number, or reads 20260131, is ISO 8601.
+
+    Of other numbers, those below 10^11 are seconds (until the year 5138), others milliseconds below 10^14, and so on.
+    """
+    if values.dtype.is_temporal():
+        return "iso"
+    text = values.drop_nulls().head(1).cast(pl.String).str.strip_chars()
+    first = text.cast(pl.Float64, strict=False)
+    if first.null_count() or text.str.contains(_COMPACT).any():
+        return "iso"
+    size = abs(float(first.max() or 0))  # type: ignore[arg-type]
+    return next((unit for unit, scale in PER_SECOND.items() if size <= LATEST_S * scale), "ns")
+
+
+def times(values: pl.Series, unit: TimeUnit) -> pl.DataFrame:
+    """Give times as integer seconds since 1970 and the nanoseconds beside them; null where a value is no time."""
+    if isinstance(values.dtype, pl.Datetime):
+        return _parts(values.to_physical(), PER_SECOND[values.dtype.time_unit])
+    if values.dtype == pl.Date:
+        return _parts(values.to_physical().cast(pl.Int64) * 86_400, 1)
+    return (
+        _iso(values.cast(pl.String).str.strip_chars().str.strip_suffix(".0"))
+        if unit == "iso"
+        else _numbers(values, PER_SECOND[unit])
+    )
+
+
+def _parts(numbers: pl.Series, per: int) -> pl.DataFrame:
+    return numbers.to_frame("n").select(
+        (pl.col("n") // per).cast(pl.Int64).alias(TIMESTAMP),
+        (pl.col("n") % per * (_NANO // per)).cast(pl.Int32).alias(SUBSECOND),
+    )
+
+
+def _numbers(values: pl.Series, per: int) -> pl.DataFrame:
+    """Take numbers apart; exactly where they are whole or decimal text, else as floats, to the microsecond."""
+    values = values.cast(pl.String) if values.dtype.is_decimal() else values
+    whole = values.cast(pl.Int64, strict=False)
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+        whole = whole.set(whole.cast(values.dtype) != values, None)
+    parts = _parts(whole, per)
+    rest = (whole.is_null() & values.is_not_null()).arg_true()
+    if rest.is_empty():
+        return parts
+    text = values.gather(rest).cast(pl.String).str.strip_chars()
+    rough = text.cast(pl.Float64, strict=False)
+    units = (
+        text.str.extract(r"^([+-]?\d+)(?:\.\d*)?$").cast(pl.Int64).fill_null(rough.floor().cast(pl.Int64, strict=False))
+    )
+    digits = text.str.extract(r"^[+-]?\d+\.(\d*)$").str.pad_end(9, "0").str.head(9).cast(pl.Int64)
+    below = digits.fill_null(((rough - rough.floor()) * 1e6).round().cast(pl.Int64, strict=False) * 1000)
+    exact = _parts(units, per).with_columns((pl.col(SUBSECOND) + below // per).cast(pl.Int32))
+    return parts.with_columns(parts[name].scatter(rest, exact[name]) for name in parts.columns)
+
+
+def _iso(text: pl.Series) -> pl.DataFrame:
+    """Read ISO 8601: at once where the first value tells the form of all, the others one by one."""
+    first = text.drop_nulls().head(1)
+    moments = pl.Series([None] * len(text), dtype=pl.Datetime("ns"))
+    if first.str.contains(_ISO).any():
+        zone = "UTC" if first.str.contains(_OFFSET).any() else None
+        with suppress(pl.exceptions.PolarsError):
+            moments = text.str.to_datetime(time_unit="ns", time_zone=zone, strict=False)
+            moments = moments.set((text.str.head(4) > "2261").fill_null(False), None)  # more does not fit
+    parts = _parts(moments.to_physical(), _NANO)
+    rest = (moments.is_null() & text.is_not_null()).arg_true()
+    if rest.is_empty():
+        return parts
+    odd = text.gather(rest)
+    known = {value: _moment(value) for value in odd.unique()}
+    single = pl.DataFrame([known[value] for value in odd], schema=parts.schema, orient="row")
+    return parts.with_columns(parts[name].scatter(rest, single[name]) for name in parts.columns)
+
+
+def _moment(text: str) -> tuple[int | None, int | None]:
+    """Read one time: ISO 8601, also ``... UTC``, ``... +0100``, ``31.1.2026 9:05 PM`` as shops write it."""
+    head, _, zone = text.replace("/", "-").rpartition(" ")
+    if zone in ("UTC", "GMT", "Z") or zone[:1] in ("+", "-"):
+        text = head + ("Z" if zone[0] in "UGZ" else zone)
+    text = re.sub(r"^(\d{8})(\d{6})$", r"\1T\2", text.replace("/", "-"))
+    if found := _WRITTEN.fullmatch(text):
+        last, mid, first, year, month, day, hour, minute, second, fraction, half, offset = found.groups()
+        hours = int(hour or 0) % 12 + 12 * (half in "Pp") if half else int(hour or 0)
+        text = (
+            f"{year or first}-{month or mid:0>2}-{day or last:0>2}T{hours:02}:{minute or '00'}:{second or '00'}"
+            f"{fraction or ''}{offset or ''}"
+        )
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None, None
+    stamp = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return int(stamp.timestamp() // 1), stamp.microsecond * 1000
+
+
+def faults(
+    values: pl.Series, moments: pl.DataFrame, unit: TimeUnit, remedy: str = ONE_UNIT
+) -> Iterator[tuple[pl.Series, str]]:
+    """Tell which values are no times: not understood, of another age, or in another unit.
+
+    Args:
+        moments: what `times` made of the values.
+        remedy: what to do about a time in another unit.
+
+    Returns:
+        the values, and what is wrong with them.
+    """
+    stamps = moments[TIMESTAMP]
+    counted = unit != "iso" and not values.dtype.is_temporal()
+    expected = f"a number of {unit} since 1970" if counted else "an ISO 8601 time (as 2026-01-31 14:05:00)"
+    yield stamps.is_null(), f"is not {expected}: mend it, all times of a table are in one unit"
+    odd = (stamps < 0) | ((stamps > LATEST_S) & (not counted))
+    yield odd, "is a time before 1970 or after 5138: mend it, or leave such rows out (--where)"
+    if counted:
+        per = PER_SECOND[unit]
+        coarse = stamps.is_between(EARLIEST_S // per, LATEST_S // per) & (per > 1)
+        yield (stamps > LATEST_S) | coarse, f"is not in {unit} since 1970: {remedy}"
