@@ -179,12 +179,7 @@ def bases(
 
 
 def _lacking(domain: Domain, subject: str, field: str) -> Domain:
-    """The domain whose items have an empty field.
-
-    Raises:
-        ConfigError: it is not read, or nothing else.
-        DataError: no such column.
-    """
+    """The domain whose items have an empty field."""
     from xcrossrec.evaluation import without_field
 
     if subject in COUNTING:
@@ -207,11 +202,7 @@ def _called(result: Evaluation, field: str) -> Evaluation:
 
 
 def _kinds(negatives: str | None) -> list[Negatives] | None:
-    """Read names joined by commas.
-
-    Raises:
-        ConfigError: one that is none, twice, or no name at all.
-    """
+    """Read names joined by commas."""
     if negatives is None:
         return None
     names = [name.strip() for name in negatives.split(",")]

@@ -199,11 +199,7 @@ def target(
 
 
 def _refuse_what_the_form_ignores(form: str, top_layers: int | None, *, strict: bool) -> None:
-    """Rather than train something else than was asked for.
-
-    Raises:
-        ConfigError: names the option.
-    """
+    """Rather than train something else than was asked for."""
     if top_layers is not None and form != "xcross":
         raise ConfigError("--top-layers belongs to --form xcross: leave it out, or add --form xcross")
     if strict and form == "lora":
@@ -229,11 +225,7 @@ def _integrate(
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """Read training settings from a TOML file; unknown keys are refused later, by name.
-
-    Raises:
-        ConfigError: no such file, not TOML, or a value of another type than the setting's.
-    """
+    """Read training settings from a TOML file; unknown keys are refused later, by name."""
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -25,7 +25,7 @@ from xcrossrec.data.text import (
     has_entity,
     plain,
 )
-from xcrossrec.data.times import SUBSECOND, faults, times, unit_of
+from xcrossrec.data.times import SUBSECOND, faults, times, unit_of, whole_numbers
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
@@ -346,7 +346,7 @@ def _interactions(name: str, split: Split, frame: pl.DataFrame) -> pl.DataFrame:
     time = _time_columns(frame)
     frame = _text_ids(what, frame.select(USER, ITEM, *time), USER, ITEM)
     frame = _timed(what, frame) if TIMESTAMP in time else frame
-    frame = _whole_numbers(what, frame) if POSITION in time else order(frame)  # by fractions of a second, too
+    frame = _placed(what, frame) if POSITION in time else order(frame)  # by fractions of a second, too
     return canonical(frame)
 
 
@@ -382,22 +382,17 @@ def _text_ids(what: str, frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
     return frame
 
 
-def _whole_numbers(what: str, frame: pl.DataFrame, column: str = POSITION) -> pl.DataFrame:
-    """Make a column int64; what is no whole number is refused."""
-    given = frame[column]
-    numbers = given.cast(pl.Float64, strict=False) if given.dtype == pl.String else given
-    if numbers.dtype.is_float():
-        numbers = numbers.fill_nan(None)
-        numbers = numbers.set(numbers != numbers.floor(), None)
-    whole = numbers.cast(pl.Int64, strict=False) if numbers.dtype.is_numeric() else pl.Series([None] * len(given))
-    bad = whole.is_null()
-    if bad.any():
-        row = bad.to_list().index(True)
+def _placed(what: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """Make positions int64; what is no whole number is refused."""
+    given = frame[POSITION]
+    whole = whole_numbers(given) if given.dtype.is_numeric() or given.dtype == pl.String else given.clear(len(given))
+    if (bad := whole.is_null()).any():
+        row = bad.arg_true()[0]
         raise DataError(
-            f"{what} have {column} {given[row]!r} in row {row} (from 0; {bad.sum()} rows in all), "
+            f"{what} have {POSITION} {given[row]!r} in row {row} (from 0; {bad.sum()} rows in all), "
             "expected a whole number: correct or remove these rows"
         )
-    return frame.with_columns(whole.alias(column))
+    return frame.with_columns(whole.alias(POSITION))
 
 
 def refuse_unknown(name: str, items: pl.Series) -> None:

@@ -127,18 +127,17 @@ def _moment(text: str) -> tuple[int | None, int | None]:
     return int(stamp.timestamp() // 1), stamp.microsecond * 1000
 
 
+def whole_numbers(values: pl.Series) -> pl.Series:
+    """Give whole numbers, null where a value is none."""
+    numbers = values.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
+    exact = values.cast(pl.String).str.strip_chars().cast(pl.Int64, strict=False)
+    return exact.fill_null(numbers.set(numbers != numbers.floor(), None).cast(pl.Int64, strict=False))
+
+
 def faults(
     values: pl.Series, moments: pl.DataFrame, unit: TimeUnit, remedy: str = ONE_UNIT
 ) -> Iterator[tuple[pl.Series, str]]:
-    """Tell which values are no times: not understood, of another age, or in another unit.
-
-    Args:
-        moments: what `times` made of the values.
-        remedy: what to do about a time in another unit.
-
-    Returns:
-        the values, and what is wrong with them.
-    """
+    """Tell which values are no times, and why: not understood, of another age, or in another unit (``remedy``)."""
     stamps = moments[TIMESTAMP]
     counted = unit != "iso" and not values.dtype.is_temporal()
     expected = f"a number of {unit} since 1970" if counted else "an ISO 8601 time (as 2026-01-31 14:05:00)"

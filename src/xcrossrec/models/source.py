@@ -161,11 +161,7 @@ def default_lora(
 
 
 def _with_targets(lora: LoraConfig, backbone: Any) -> LoraConfig:
-    """Fill in the layers to adapt where the caller names none: PEFT's choice, or what is called query and value.
-
-    Raises:
-        ModelError: a name that is none of a linear layer, or nobody knows the query and value.
-    """
+    """Fill in the layers to adapt where the caller names none: PEFT's choice, or what is called query and value."""
     kind = backbone.config.model_type
     linear = {name.rpartition(".")[2] for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
     named = lora.target_modules or TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind)

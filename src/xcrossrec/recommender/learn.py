@@ -114,11 +114,7 @@ def _read_model(path: Path, base: AnyBase | None) -> tuple[Mapping[str, Any], Mo
 
 
 def _changed_meanwhile(path: Path, base: AnyBase | None, then: Mapping[str, Any]) -> tuple[Mapping[str, Any], Model]:
-    """Read a model again that learned or forgot something meanwhile.
-
-    Raises:
-        BundleError: it was trained anew.
-    """
+    """Read a model again that learned or forgot something meanwhile."""
     now, model = _read_model(path, base)
     trained, again = ({n: d for n, d in each["files"].items() if n.endswith(".safetensors")} for each in (then, now))
     if trained != again:

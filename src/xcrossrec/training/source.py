@@ -184,11 +184,7 @@ def _fresh_model(
 
 
 def _started_model(init: Path | str, base: AnyBase | None) -> Model:
-    """An adapter to go on from.
-
-    Raises:
-        ModelError: it is no single adapter.
-    """
+    """An adapter to go on from."""
     model = bundle.load(init, base=base, trainable=True)
     encoder = encoder_of(model)
     if not isinstance(encoder, SourceEncoder) or not encoder.has_adapter:

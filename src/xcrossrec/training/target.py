@@ -157,11 +157,7 @@ def build_target_model(
 
 
 def _as_sources_read(base: Base, folders: Sequence[Path]) -> Base:
-    """The base with the recipe that all sources were trained with; those made elsewhere have none, and agree.
-
-    Raises:
-        ModelError: sources of different recipes, or of Dense layers that the base does not have.
-    """
+    """The base with the recipe that all sources were trained with; those made elsewhere have none, and agree."""
     found = {folder: recipe for folder in folders if (recipe := read_recipe(folder)) is not None}
     if not found:
         return base

@@ -3,7 +3,8 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from xcrossrec.data.readers.frames import ids, item_field, whole_numbers, without_fractions
+from xcrossrec.data.readers.frames import ids, item_field, without_fractions
+from xcrossrec.data.times import whole_numbers
 
 
 def test_ids_are_text_and_nothing_is_null() -> None:

@@ -101,8 +101,6 @@ class Columns:
         """Give the columns as one file has them.
 
         Args:
-            optional: what is looked for, too.
-            hint: what else may be wrong with the file, for messages.
             elsewhere: the item's column may be meant for another file, and is then found by its usual names.
 
         Raises:

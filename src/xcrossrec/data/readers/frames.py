@@ -31,8 +31,6 @@ class Inputs:
         items: the catalogue with titles; none where the titles stand among the interactions.
         splits: interactions that come split; instead of ``interactions``.
         columns: what the columns of own tables and RecBole files are called.
-        separator: between the values of a table of text; None finds it.
-        encoding: of text; None finds it.
         where: which interactions count; of several conditions with ``=`` on one column any, otherwise all.
         incomplete: what to do with interactions without user, item or time, and with items without an id.
     """
@@ -140,13 +138,6 @@ def _in_stock(column: pl.Expr) -> pl.Expr:
     word = text.str.replace(r"^https?:.*/", "").str.replace_all(r"[\s_-]", "")
     yes, no = word.is_in(_YES.split()), word.is_in(_NO.split())
     return pl.when(number.is_not_null()).then(number > 0).when(yes).then(True).when(no).then(False)
-
-
-def whole_numbers(values: pl.Series) -> pl.Series:
-    """Give whole numbers, null where a value is none."""
-    numbers = values.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
-    exact = values.cast(pl.String).str.strip_chars().cast(pl.Int64, strict=False)
-    return exact.fill_null(numbers.set(numbers != numbers.floor(), None).cast(pl.Int64, strict=False))
 
 
 def without_fractions(values: pl.Series) -> pl.Series:

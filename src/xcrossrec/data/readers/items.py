@@ -61,12 +61,7 @@ class _Job:
 
 @dataclass
 class ItemRows:
-    """The items of some files, a table a file, and what is wrong with them.
-
-    Attributes:
-        lacking: rows without an id.
-        place: the first file with rows without an id.
-    """
+    """The items of some files, a table a file; how many rows lack an id, and the first file with such rows."""
 
     parts: list[pl.DataFrame] = field(default_factory=list)
     lacking: int = 0

@@ -12,10 +12,10 @@ import polars as pl
 
 from xcrossrec.data.readers.columns import Columns, Role
 from xcrossrec.data.readers.conditions import MANY_EVENTS, all_hold, event_columns, refuse_views
-from xcrossrec.data.readers.frames import Inputs, filled, ids, whole_numbers, without_fractions
+from xcrossrec.data.readers.frames import Inputs, filled, ids, without_fractions
 from xcrossrec.data.readers.histories import HISTORY
 from xcrossrec.data.readers.sources import Source
-from xcrossrec.data.times import TimeUnit, faults, times, unit_of
+from xcrossrec.data.times import TimeUnit, faults, times, unit_of, whole_numbers
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, TIMESTAMP, USER
 
@@ -162,8 +162,6 @@ def interactions_of(
 
     Args:
         columns: what its columns are called.
-        inputs: which rows count.
-        tally: gets the counts.
         remedy: what to do when a time is in another unit than ``columns.time_unit`` or the first one.
 
     Raises:
@@ -213,11 +211,7 @@ def _order(name: str, dtype: pl.DataType, role: str) -> pl.Expr:
 
 
 def _a_row_an_item(batch: pl.DataFrame, source: Source, first: int) -> pl.DataFrame:
-    """Make a row of every item that a cell lists, with its time or position, where these are listed, too.
-
-    Raises:
-        DataError: lists of different lengths, or neither a list nor a column that tells the order.
-    """
+    """Make a row of every item that a cell lists, with its time or position, where these are listed, too."""
     order = [name for name in (TIMESTAMP, POSITION) if name in batch.columns]
     listed = [name for name in (ITEM, *order) if batch.schema[name].is_nested() or _begins_list(batch[name])]
     if ITEM not in listed:

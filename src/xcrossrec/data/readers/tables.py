@@ -33,9 +33,7 @@ class Plan:
         columns: of the interactions and of the items; None takes the user's.
         names: of the columns of interactions without a header.
         loose: items may be Python literals.
-        needed: columns that items must have.
         others: whether further columns of items are kept.
-        remedy: what to do when times are in two units.
         only_bought: leave out items without interactions.
         mend: applied to titles.
         check_file: looks at every file of interactions.
@@ -57,10 +55,6 @@ class Plan:
 
 def read_tables(form: Form | None, inputs: Inputs, blocks: Blocks | None = None) -> RawDomain:
     """Read own tables: interactions in one or one set a split, and titles from tables of items or the same tables.
-
-    Args:
-        form: what the interactions are; None tells by each file's contents.
-        blocks: reads each file by an engine; None reads them here.
 
     Raises:
         ConfigError: inputs that leave out what is needed, or give both ways.
