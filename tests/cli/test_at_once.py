@@ -72,7 +72,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("recommend NONE --catalog DOMAIN --history i0", "model folder 'NONE' does not exist"),
     ("recommend MODEL --catalog NONE --history i0", "NONE does not exist: give a domain's folder"),
     ("recommend MODEL --catalog MODEL --history i0", "MODEL is not a domain folder"),
-    ("recommend MODEL --catalog TOML --history i0", "its first row has no separator: call its columns item_id and title"),
+    ("recommend MODEL --catalog TOML --history i0", "its first row has no separator: call its columns item_id"),
     ("recommend MODEL --catalog DOMAIN --history i0 -k 0", "greater than or equal to 1"),
     ("recommend MODEL --catalog DOMAIN --history i0 --price-min 5 --price-max 2", "no price can meet both"),
     ("recommend-batch MODEL NONE --catalog DOMAIN --out OUT", "the users' file NONE does not exist"),
