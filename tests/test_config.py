@@ -48,7 +48,15 @@ def test_an_unknown_setting_is_named() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["epochs", "batch_users", "learning_rate", "head_learning_rate", "patience", "pair_negatives"],
+    [
+        "epochs",
+        "batch_users",
+        "learning_rate",
+        "head_learning_rate",
+        "projection_learning_rate",
+        "patience",
+        "pair_negatives",
+    ],
 )
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_what_must_be_positive(name: str, value: float) -> None:

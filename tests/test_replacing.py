@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from xcrossrec import replacing
-from xcrossrec.exceptions import StorageError
-from xcrossrec.replacing import changing, leftovers, replacing_file, replacing_folder
+from xcrossrec.exceptions import DataError, StorageError
+from xcrossrec.replacing import changing, claimed, leftovers, replacing_file, replacing_folder
 
 
 @pytest.fixture
@@ -67,6 +67,18 @@ def test_of_many_that_change_a_folder_each_sees_what_the_others_wrote(
         list(pool.map(add, "abcdefgh"))
     assert sorted((place / "old").read_text().split()) == [*"abcdefgh", "old"]
     assert names(place.parent) == ["place"]
+
+
+def test_a_folder_is_worked_in_by_one_at_a_time(tmp_path: Path) -> None:
+    work = tmp_path / "runs" / "work"
+    with claimed(work):
+        with pytest.raises(DataError, match=f"another process is at work in {work}: wait for it"), claimed(work):
+            raise AssertionError
+        assert work.is_dir()
+    assert not work.exists(), "nothing was written"
+    with claimed(work):
+        (work / "kept").touch()
+    assert names(work) == ["kept"]
 
 
 def test_modes_are_the_umasks_whatever_wrote_the_file(tmp_path: Path) -> None:

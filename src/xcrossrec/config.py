@@ -53,7 +53,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        rates = ("learning_rate", "head_learning_rate", "target_learning_rate")
+        rates = ("learning_rate", "head_learning_rate", "projection_learning_rate", "target_learning_rate")
         for name in ("epochs", "batch_users", "accumulate", *rates, "patience", "pair_negatives"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: give a value above 0")
@@ -149,13 +149,5 @@ def rival_config(*, users: int = 0, **changes: Any) -> TrainingConfig:
         users: to train on; with many its learning rate is higher.
         **changes: settings that differ from the defaults.
     """
-    same = target_config()
-    return source_config(
-        **{
-            "epochs": same.epochs,
-            "patience": same.patience,
-            "projection_rank": same.projection_rank,
-            "learning_rate": _by_users(_RIVAL_RATES, users),
-            **changes,
-        }
-    )
+    same = {name: getattr(target_config(), name) for name in ("epochs", "patience", "projection_rank")}
+    return source_config(**{**same, "learning_rate": _by_users(_RIVAL_RATES, users), **changes})

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from xcrossrec.exceptions import StorageError
+from xcrossrec.exceptions import DataError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,31 @@ def changing(path: Path | str) -> Iterator[None]:
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Have a folder to work in for this process alone until the block is left; it is made if it is absent.
+
+    Raises:
+        DataError: another process has it.
+        StorageError: the disk refuses.
+    """
+    with _sentence(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"another process is at work in {folder}: wait for it, or choose another --out") from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()  # where nothing was written
     finally:
         os.close(handle)
 

@@ -33,6 +33,7 @@ from xcrossrec.evaluation import Evaluation, evaluate
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
 from xcrossrec.models.model import encoder_of
 from xcrossrec.progress import stage
+from xcrossrec.replacing import claimed
 
 QUICK = {"epochs": 1, "batch_users": 24}
 PLAN = Plan(QUICK, QUICK, QUICK)
@@ -364,6 +365,11 @@ def test_an_unclear_source_is_used() -> None:
 def test_customers_are_counted_on_every_rung_that_they_stood_on(tiny_domain: Domain) -> None:
     found = {each.rung: (each.customers, each.share) for each in rungs_of(tiny_domain, "test")}
     assert found == {"none": (2, 2 / 5), "other": (0, 0.0), "one": (2, 2 / 5), "several": (1, 1 / 5)}
+
+
+def test_two_do_not_adapt_into_one_folder(done: Done) -> None:
+    with claimed(done.out / "work"), pytest.raises(DataError, match=r"another process is at work in .*work: wait"):
+        done.again()
 
 
 def test_decision_json_is_plain(done: Done) -> None:

@@ -19,6 +19,7 @@ from xcrossrec.exceptions import ConfigError
 from xcrossrec.models import bundle
 from xcrossrec.models.heads import Center
 from xcrossrec.models.scorer import untrained
+from xcrossrec.replacing import claimed
 from xcrossrec.training import loop
 
 RUNNER = CliRunner()
@@ -167,6 +168,15 @@ def test_mistakes_are_one_sentence(
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [["source"], ["target", "--form", "lora"]])
+def test_two_do_not_train_into_one_place(words: list[str], domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:
+    with claimed(tmp_path / "out.training"):
+        done = invoke(*words, domain_dir, "--base", tiny_models.base, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "another process is at work in" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from xcrossrec.engine import Parts
 from xcrossrec.exceptions import DataError
 from xcrossrec.recommender import Question, Recommender, job, ranking
 from xcrossrec.recommender.job import BatchReport, job_of, recommend_batch
+from xcrossrec.replacing import claimed
 
 RUNNER = CliRunner()
 HISTORIES = [
@@ -217,10 +217,8 @@ def test_a_half_written_part_is_written_again(late: Recommender, users: Path, tm
 def test_two_processes_do_not_write_one_output(late: Recommender, users: Path, tmp_path: Path) -> None:
     parts = tmp_path / ".out.parquet.parts"
     parts.mkdir()
-    with (parts / "lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match="another process is working on"):
-            run(late, users, tmp_path / "out.parquet")
+    with claimed(parts), pytest.raises(DataError, match=r"another process is at work in .*\.parts: wait for it"):
+        run(late, users, tmp_path / "out.parquet")
 
 
 def test_a_job_is_its_users_model_catalogue_and_settings(

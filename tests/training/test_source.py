@@ -23,13 +23,13 @@ from xcrossrec.models.base import load_base
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import encoder_of
 from xcrossrec.models.source import SourceEncoder
+from xcrossrec.training.places import work_folder
 from xcrossrec.training.source import (
     TRAINING_USERS,
     seen_users,
     source_users,
     train_source,
     user_hashes,
-    work_folder,
 )
 
 Settings = Callable[..., TrainingConfig]

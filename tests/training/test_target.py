@@ -27,7 +27,8 @@ from xcrossrec.models.model import encoder_of, matcher_of
 from xcrossrec.models.source import SourceEncoder, default_lora
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.training import loop
-from xcrossrec.training.source import source_users, train_source, work_folder
+from xcrossrec.training.places import work_folder
+from xcrossrec.training.source import source_users, train_source
 from xcrossrec.training.target import build_target_model, count_parameters, source_names, train_target
 from xcrossrec.types import Scoring
 

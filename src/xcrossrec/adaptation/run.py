@@ -30,7 +30,7 @@ from xcrossrec.metrics.ranking import METRICS
 from xcrossrec.models.adapters import base_of
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.progress import stage
-from xcrossrec.replacing import replacing_file, replacing_folder
+from xcrossrec.replacing import claimed, replacing_file, replacing_folder
 from xcrossrec.training.processes import refuse_idle_gpus
 
 WORK, SOURCES = "work", "sources"
@@ -94,8 +94,8 @@ def adapt(
     adapters = [each.folder for each in given if each.domain is None]
     base = base or (base_of(adapters).name if adapters else DEFAULT_BASE)
     facts = {"base": load_base(base).digest, "plan": asdict(plan)}
-    _remember(out, domain, given)
-    with stage(f"adapting to {domain.name}", "candidates") as bar:
+    with claimed(out / WORK), stage(f"adapting to {domain.name}", "candidates") as bar:
+        _remember(out, domain, given)
         shop = Shop(domain, out / WORK, seed=seed, clock=clock, bar=bar, facts=facts)
         shop.pace, shop.planned = _pace(out), 9 + 2 * len(given)
         maker = Maker(shop, base, plan, engine)
@@ -124,7 +124,8 @@ def _check_place(out: Path, domain: Domain) -> None:
     """Refuse a folder that holds something else than this command's work for the target."""
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file: choose another --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / WORK / _GIVEN).exists() and not (out / FILE).exists():
+    strange = out.is_dir() and {each.name for each in out.iterdir()} - {WORK}
+    if strange and not (out / WORK / _GIVEN).exists() and not (out / FILE).exists():
         raise DataError(f"{out} exists and holds nothing that adapt left: choose another --out")
     if (before := _before(out)).target not in ("", domain.name):
         raise ConfigError(f"{out} is of the target {before.target!r}, not of {domain.name!r}: choose another --out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from shlex import quote
@@ -52,20 +53,11 @@ def adapt(
     _check(base, target, source, add_source)
     check_engine(engine)
     prepare("train")
-    from xcrossrec.adaptation.run import adapt as decide
+    from xcrossrec.adaptation.run import adapt as run
 
     with progress_to_stderr(), engine_named(engine) as where:
-        decision = decide(
-            target,
-            source,
-            out=out,
-            minutes=minutes,
-            base=base,
-            seed=seed,
-            add_sources=add_source or (),
-            drop_sources=drop_source or (),
-            engine=where,
-        )
+        decide = partial(run, add_sources=add_source or (), drop_sources=drop_source or (), engine=where)
+        decision = decide(target, source, out=out, minutes=minutes, base=base, seed=seed)
     typer.echo(as_text(decision, out))
 
 

@@ -80,17 +80,8 @@ class Asked:
         """As a recommender takes it; without filters where none is given."""
         from xcrossrec.recommender import Question
 
-        return Question(
-            history,
-            self.k,
-            self._filters(),
-            candidates,
-            self.include_bought,
-            self.skip_unknown,
-            diversity=self.diversity,
-            user_id=user,
-            other_history=other,
-        )
+        first = history, self.k, self._filters(), candidates, self.include_bought, self.skip_unknown
+        return Question(*first, diversity=self.diversity, user_id=user, other_history=other)
 
     def _filters(self) -> Filters | None:
         filters = Filters(self.category or None, self.in_stock or None, self.price_min, self.price_max)

@@ -7,7 +7,6 @@ job's parts are not taken.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -18,9 +17,9 @@ from zlib import crc32
 
 from xcrossrec.engine.local import Engine, Make
 from xcrossrec.exceptions import DataError
-from xcrossrec.replacing import replacing_file
+from xcrossrec.replacing import claimed, replacing_file
 
-_JOB, _LOCK, _PART = "job.json", "lock", ".part"
+_JOB, _PART = "job.json", ".part"
 _CHECK = 4  # bytes of a checksum, behind a result
 
 
@@ -47,12 +46,7 @@ class Parts:
         if not out.parent.is_dir():
             raise DataError(f"the folder {out.parent} does not exist: make it, or choose another --out")
         parts = cls(out, job)
-        parts.folder.mkdir(exist_ok=True)
-        with (parts.folder / _LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DataError(f"another process is working on {out}: wait for it") from None
+        with claimed(parts.folder):
             parts._take_job(overwrite=overwrite)
             yield parts
             shutil.rmtree(parts.folder)

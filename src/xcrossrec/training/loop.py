@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.progress import Stage, showing, stage, to_stderr
 from xcrossrec.prompts import item_texts
+from xcrossrec.replacing import claimed
 from xcrossrec.training.batches import EpochOfBatches, HeldOutApart, UserBatches
 from xcrossrec.training.checkpoints import WholeCheckpoints, prepare_work, state_of
 from xcrossrec.training.groups import parameter_groups
 from xcrossrec.training.kinds import TRAININGS, SharedBatches, on_cpu
-from xcrossrec.training.places import refuse_existing
+from xcrossrec.training.places import refuse_existing, work_folder
 from xcrossrec.training.processes import joined
 from xcrossrec.training.trackers import Tracker, arguments_of, check_tracker, tracker_callbacks
 
@@ -70,11 +72,20 @@ class TrainingReport:
         return self.best_loss < self.initial_loss
 
 
-def refuse_at_once(out: Path, overwrite: bool, report_to: Tracker) -> None:
-    """Stop before anything is read: ``out`` is taken, there is no such tracker, or a GPU would be idle."""
+@contextmanager
+def working(out: Path, overwrite: bool, report_to: Tracker) -> Iterator[Path]:
+    """Lend a run's folder for checkpoints and logs; refuse what can be before anything is read.
+
+    Raises:
+        BundleError: ``out`` exists and may not be replaced.
+        ConfigError, MissingExtraError: no such tracker; or a GPU would be idle.
+        DataError: another process is at work in the folder.
+    """
     refuse_existing(out, overwrite)
     check_tracker(report_to)
-    joined(on_cpu=on_cpu())
+    work = work_folder(out)
+    with claimed(work) if joined(on_cpu=on_cpu()).first else nullcontext():
+        yield work
 
 
 def fit(
@@ -103,15 +114,12 @@ def fit(
         callbacks: of the trainer, beside its own.
 
     Raises:
-        ConfigError: nothing to resume, a run with other settings, or checkpoints in the way; or several GPUs are
-            visible to one process.
-        ConfigError: no such tracker.
-        MissingExtraError: it is not installed.
+        ConfigError: nothing to resume, a run with other settings, or checkpoints in the way; or what
+            :func:`working` refuses.
         DataError: too few users.
         ModelError: a frozen weight changed, or a parameter trains that no module names.
     """
     started = time.perf_counter()
-    check_tracker(report_to)
     processes = joined(on_cpu=on_cpu())
     keep_freed_memory()
     count = _holdout_count(len(users), config)

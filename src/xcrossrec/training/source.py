@@ -27,8 +27,7 @@ from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.pair_attention import choose_pair_attention
 from xcrossrec.models.source import SourceEncoder, default_lora
 from xcrossrec.training.checkpoints import forget_checkpoints
-from xcrossrec.training.loop import TrainingReport, fit, refuse_at_once, uses_bfloat16
-from xcrossrec.training.places import work_folder
+from xcrossrec.training.loop import TrainingReport, fit, uses_bfloat16, working
 from xcrossrec.training.processes import Processes
 from xcrossrec.training.purchases import with_purchases
 from xcrossrec.training.trackers import Tracker
@@ -97,38 +96,38 @@ def train_source(
         ModelError: layers that the base does not have.
     """
     out, config = Path(out), config or source_config()
-    refuse_at_once(out, overwrite, report_to)
-    users = domain.sequences("train").take(budget, config.seed)
-    chosen = {"pooling": pooling, "history_prompt": history_prompt, "item_prompt": item_prompt}
-    _refuse_choices({**chosen, "target_modules": target_modules}, init, scoring)
-    if init is None:
-        found = with_choices(base if isinstance(base, Base) else load_base(str(base or DEFAULT_BASE)), **chosen)
-        lora = default_lora(rank, target_modules=target_modules)
-        model = _fresh_model(found, lora, scoring, pair_attention, pair_start, config.seed)
-    else:
-        model = _started_model(init, base)
-    model = with_head(reading(model, domain, [Path(init)] if init else []), domain, config)
-    told: Any = {"show_progress": show_progress, "report_to": report_to, "callbacks": callbacks}
-    report = fit(model, domain, users, config, work_folder(out), resume=resume, **told)
+    with working(out, overwrite, report_to) as work:
+        users = domain.sequences("train").take(budget, config.seed)
+        chosen = {"pooling": pooling, "history_prompt": history_prompt, "item_prompt": item_prompt}
+        _refuse_choices({**chosen, "target_modules": target_modules}, init, scoring)
+        if init is None:
+            found = with_choices(base if isinstance(base, Base) else load_base(str(base or DEFAULT_BASE)), **chosen)
+            lora = default_lora(rank, target_modules=target_modules)
+            model = _fresh_model(found, lora, scoring, pair_attention, pair_start, config.seed)
+        else:
+            model = _started_model(init, base)
+        model = with_head(reading(model, domain, [Path(init)] if init else []), domain, config)
+        told: Any = {"show_progress": show_progress, "report_to": report_to, "callbacks": callbacks}
+        report = fit(model, domain, users, config, work, resume=resume, **told)
 
-    def finished() -> TrainingReport:
-        end, written = report, model
-        if purchases and kind_of(model).name == "dual":
-            written, choice = with_purchases(model, domain, users, seed=config.seed)
-            end = replace(report, copurchase=choice)
-        manifest = {
-            "kind": "adapter",
-            "domain": domain_record(domain),
-            "init": str(init) if init else None,
-            **training_record(config, budget, end),
-            "parameters": {"lora": sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)},
-        }
-        seen = user_hashes(users.user_ids) | (source_users(init) if init else frozenset())
-        write(written, out, manifest, seen, overwrite=overwrite)
-        forget_checkpoints(work_folder(out))
-        return end
+        def finished() -> TrainingReport:
+            end, written = report, model
+            if purchases and kind_of(model).name == "dual":
+                written, choice = with_purchases(model, domain, users, seed=config.seed)
+                end = replace(report, copurchase=choice)
+            manifest = {
+                "kind": "adapter",
+                "domain": domain_record(domain),
+                "init": str(init) if init else None,
+                **training_record(config, budget, end),
+                "parameters": {"lora": sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)},
+            }
+            seen = user_hashes(users.user_ids) | (source_users(init) if init else frozenset())
+            write(written, out, manifest, seen, overwrite=overwrite)
+            forget_checkpoints(work)
+            return end
 
-    return Processes.here().by_first(finished)
+        return Processes.here().by_first(finished)
 
 
 def with_head(model: Model, domain: Domain, config: TrainingConfig) -> Model:

@@ -27,8 +27,7 @@ from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.training.checkpoints import forget_checkpoints
 from xcrossrec.training.day_one import with_day_one
 from xcrossrec.training.inheritance import inherit_head, pair_start_of
-from xcrossrec.training.loop import TrainingReport, fit, refuse_at_once
-from xcrossrec.training.places import work_folder
+from xcrossrec.training.loop import TrainingReport, fit, working
 from xcrossrec.training.processes import Processes
 from xcrossrec.training.purchases import with_purchases
 from xcrossrec.training.source import domain_record, reading, source_users, training_record, with_head, write
@@ -86,38 +85,41 @@ def train_target(
     """
     out = Path(out)
     integration = integration or Integration()
-    refuse_at_once(out, overwrite, report_to)
-    every = domain.sequences("train")
-    config = config or target_config(users=budget or len(every), scoring=scoring)
-    users = every.take(budget, config.seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)  # of the pair head's projection and the target's LoRA
-        model = build_target_model(
-            sources, integration, base=base, strict=strict, scoring=scoring, pair_attention=pair_attention
-        )
-    model = with_head(reading(model, domain, list(map(Path, sources))), domain, config)
-    told: Any = {"show_progress": show_progress, "report_to": report_to, "callbacks": callbacks}
-    report = fit(model, domain, users, config, work_folder(out), resume=resume, **told)
+    with working(out, overwrite, report_to) as work:
+        every = domain.sequences("train")
+        config = config or target_config(users=budget or len(every), scoring=scoring)
+        users = every.take(budget, config.seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)  # of the pair head's projection and the target's LoRA
+            model = build_target_model(
+                sources, integration, base=base, strict=strict, scoring=scoring, pair_attention=pair_attention
+            )
+        model = with_head(reading(model, domain, list(map(Path, sources))), domain, config)
+        told: Any = {"show_progress": show_progress, "report_to": report_to, "callbacks": callbacks}
+        report = fit(model, domain, users, config, work, resume=resume, **told)
 
-    def finished() -> TrainingReport:
-        end, written = report, model
-        if purchases and scoring == "dual":
-            written, choice = with_purchases(model, domain, users, seed=config.seed)
-            written, end = with_day_one(written, domain, users, seed=config.seed), replace(report, copurchase=choice)
-        manifest = {
-            "kind": "target",
-            "domain": domain_record(domain),
-            "sources": [_source_record(adapter) for adapter in model[0].adapters],
-            "integration": asdict(integration),
-            **training_record(config, budget, end),
-            "parameters": count_parameters(written),
-        }
-        seen = frozenset().union(*(source_users(path) for path in sources))
-        write(written, out, manifest, seen, overwrite=overwrite)
-        forget_checkpoints(work_folder(out))
-        return end
+        def finished() -> TrainingReport:
+            end, written = report, model
+            if purchases and scoring == "dual":
+                written, choice = with_purchases(model, domain, users, seed=config.seed)
+                written, end = (
+                    with_day_one(written, domain, users, seed=config.seed),
+                    replace(report, copurchase=choice),
+                )
+            manifest = {
+                "kind": "target",
+                "domain": domain_record(domain),
+                "sources": [_source_record(adapter) for adapter in model[0].adapters],
+                "integration": asdict(integration),
+                **training_record(config, budget, end),
+                "parameters": count_parameters(written),
+            }
+            seen = frozenset().union(*(source_users(path) for path in sources))
+            write(written, out, manifest, seen, overwrite=overwrite)
+            forget_checkpoints(work)
+            return end
 
-    return Processes.here().by_first(finished)
+        return Processes.here().by_first(finished)
 
 
 def build_target_model(
