@@ -64,10 +64,10 @@ def written_out(line: str) -> list[str]:
 
 
 def write_tables(domain: Domain, folder: Path) -> None:
-    """What people have: one table of items, one of purchases with times."""
+    """What people have: one table of items, here of those that were bought, and one of purchases with times."""
     folder.mkdir()
-    domain.items.write_csv(folder / "items.csv")
     bought = pl.concat(domain.frame(split) for split in domain.splits)
+    domain.items.join(bought, on="item_id", how="semi").write_csv(folder / "items.csv")
     day = pl.date(2026, 1, 1) + pl.duration(days=pl.col("position"))
     bought.select("user_id", "item_id", day.alias("date")).write_csv(folder / "purchases.csv")
 
@@ -105,8 +105,10 @@ def test_the_readmes_python_runs(
     elsewhere: Path, tiny_models: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (code,) = blocks("python")
-    quick = partial(xcrossrec.train_source, base=str(tiny_models.base), config=source_config(epochs=1))
-    monkeypatch.setattr(xcrossrec, "train_source", quick)
+    source, target = source_config(epochs=1), target_config(epochs=1)
+    trained = partial(xcrossrec.train_source, base=str(tiny_models.base), config=source)
+    monkeypatch.setattr(xcrossrec, "train_source", trained)
+    monkeypatch.setattr(xcrossrec, "train_target", partial(xcrossrec.train_target, config=target))
     exec(compile(code, str(README), "exec"), {"__name__": "readme"})
     assert capsys.readouterr().out.count("Best match in the history") == 3
     assert len(code.splitlines()) <= 11

@@ -1,14 +1,11 @@
-"""A service as a process: signals, hang-ups, and what the demo prints."""
+"""A service as a process: signals and hang-ups."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import shlex
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from threading import Thread
@@ -18,8 +15,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from xcrossrec.adaptation.candidates import Plan
-from xcrossrec.cli import app, demo
+from xcrossrec.cli import app
 from xcrossrec.data import write_domain
 
 from .processes import Process, recommend, started
@@ -95,52 +91,3 @@ def test_a_port_that_is_taken_is_a_sentence_before_models_are_loaded(words: list
     assert done.exit_code == 2
     assert f"127.0.0.1 port {port} cannot be listened at" in done.stderr
     assert not list((tmp_path / "items").glob(".catalogue*"))
-
-
-def test_the_demos_last_line_serves_its_result_within_ten_seconds(
-    tiny_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    out, quick = "my demo", {"epochs": 1, "batch_users": 12}
-    Path(out).mkdir()
-    demo.run(Path(out), Plan(quick, quick, quick), source_users=24, users=24, base=str(tiny_models.base))
-    command = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("Serve:"))
-    assert command == ["xcrossrec", "serve", f"{out}/garden/model", "--catalog", f"{out}/data/garden"]
-    starts: list[float] = []
-    for _ in range(3):  # a busy minute of the machine is not the service's
-        starts.append(seconds_until_the_first_answer(command[1:], tmp_path))
-        if starts[-1] < 10:
-            return
-    # on a slow machine: most of a start is importing torch, transformers and their like
-    libraries = min(seconds_to_import_libraries() for _ in range(2))
-    assert min(starts) < 1.5 * libraries, f"{starts} s until the first answer, {libraries:.1f} s to import libraries"
-
-
-def seconds_until_the_first_answer(words: list[str], folder: Path) -> float:
-    """From a service's start; a processor's time given to others is not counted."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url, begun = f"http://127.0.0.1:{port}", time.monotonic()
-    with started(words, folder, {"XCROSSREC_PORT": str(port)}) as process:
-        answer = first_answer(url)
-        seconds = time.monotonic() - begun - process.waited_s()
-        assert answer.status_code == 200
-        assert len(answer.json()["items"]) == 10
-        assert process.stop() == 0
-    return seconds
-
-
-def seconds_to_import_libraries() -> float:
-    begun = time.monotonic()
-    subprocess.run([sys.executable, "-W", "ignore", "-c", "import sentence_transformers, peft"], check=True)
-    return time.monotonic() - begun
-
-
-def first_answer(url: str) -> httpx.Response:
-    for _ in range(600):
-        try:
-            return recommend(url, TITLE)
-        except httpx.ConnectError:
-            time.sleep(0.1)
-    raise AssertionError("no answer within a minute")
