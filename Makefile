@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true # some packages carry templates that are no Python
 
+export PYTHONDONTWRITEBYTECODE := # a test run has many processes: what one has compiled need not be compiled again
+
 .PHONY: install demo test coverage check clean
 .DEFAULT_GOAL := test
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,25 @@ from jaxtyping import install_import_hook
 if TYPE_CHECKING:
     from xcrossrec.data import Domain
 
+
+class LibrariesFirst(MetaPathFinder):
+    """Imports what the package stands on right before it: below the hook for shapes it would be compiled anew.
+
+    The process that only hands tests out to workers never imports the package, and saves five seconds.
+    """
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "xcrossrec":
+            sys.meta_path.remove(self)
+            import_module("sentence_transformers")
+            import_module("peft")
+
+
 # Shapes are checked at run time in the whole test run. The hook must be in place before the package is
-# imported for the first time, so nothing of the package is imported above or at this level. What the package stands
-# on is imported before: below the hook it would be compiled anew in every run, which takes ten seconds.
-import_module("sentence_transformers")
-import_module("peft")
+# imported for the first time, so nothing of the package is imported above or at this level.
 sys.path.insert(0, str(Path(__file__).parent))
 install_import_hook("xcrossrec", "shape_checker.check_shapes")
+sys.meta_path.insert(0, LibrariesFirst())
 
 from postgres import postgres, postgres_server  # noqa: E402, F401 - fixtures
 
@@ -65,13 +78,17 @@ def _logs_as_they_were() -> Iterator[None]:
     logger.setLevel(level)
 
 
-@pytest.fixture
-def tiny_domain() -> Domain:
-    """A domain of six items and seven users, small enough to check by hand; the linter finds nothing."""
+def make_tiny_domain() -> Domain:
     from xcrossrec.data import build_domain
 
     items = pl.DataFrame({"item_id": list(TINY_ITEMS), "title": list(TINY_ITEMS.values())})
     return build_domain("tiny", items, {s: interactions_of(q) for s, q in TINY_SEQUENCES.items()})
+
+
+@pytest.fixture
+def tiny_domain() -> Domain:
+    """A domain of six items and seven users, small enough to check by hand; the linter finds nothing."""
+    return make_tiny_domain()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import httpx
 import pytest
 
+from conftest import make_tiny_domain
+
 Asked: TypeAlias = Callable[..., httpx.Response]
 
 
@@ -43,20 +45,19 @@ class Shop:
         return dict(answer.json())
 
 
-@pytest.fixture
-def open_shop(tmp_path: Path, tiny_domain: Any) -> Callable[..., AbstractContextManager[Shop]]:
+def opener(folder: Path) -> Callable[..., AbstractContextManager[Shop]]:
     """Serve models by name over the six items of the tiny domain, or of another folder; settings as keywords."""
     from xcrossrec.data import write_domain
 
-    source = tmp_path / "items"
-    write_domain(tiny_domain, source)
+    write_domain(make_tiny_domain(), folder / "items")
 
     @contextmanager
     def opened(models: Mapping[str, Path], items: Path | None = None, **settings: Any) -> Iterator[Shop]:
         from xcrossrec.serving.service import Service
         from xcrossrec.serving.settings import Settings, Spec
 
-        specs = [Spec(name, path, _own(items or source, tmp_path / f"of-{name}")) for name, path in models.items()]
+        source = items or folder / "items"
+        specs = [Spec(name, path, _own(source, folder / f"of-{name}")) for name, path in models.items()]
         service = Service.start(specs, Settings(**settings))
         try:
             yield Shop(service)
@@ -64,6 +65,12 @@ def open_shop(tmp_path: Path, tiny_domain: Any) -> Callable[..., AbstractContext
             service.close()
 
     return opened
+
+
+@pytest.fixture
+def open_shop(tmp_path: Path) -> Callable[..., AbstractContextManager[Shop]]:
+    """See :func:`opener`."""
+    return opener(tmp_path)
 
 
 def _own(source: Path, place: Path) -> Path:
@@ -79,6 +86,13 @@ def _own(source: Path, place: Path) -> Path:
 def shop(open_shop: Callable[..., AbstractContextManager[Shop]], tiny_models: Any) -> Iterator[Shop]:
     """One `dual` model with `late` pooling, called toys."""
     with open_shop({"toys": tiny_models.late}) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def lasting_shop(tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """As `shop`, one for all tests of a file, which leave it as it is."""
+    with opener(tmp_path_factory.mktemp("shop"))({"toys": tiny_models.late}) as opened:
         yield opened
 
 

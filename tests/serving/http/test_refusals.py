@@ -15,6 +15,12 @@ JSON = {"Content-Type": "application/json"}
 TITLE = [{"title": "Wooden train"}]
 
 
+@pytest.fixture(scope="module")
+def shop(lasting_shop: Any) -> Any:
+    """One for all: what is refused changes nothing."""
+    return lasting_shop
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
