@@ -35,6 +35,11 @@ def test_rates_rise_with_the_number_of_users() -> None:
     assert rival_config(users=2048, learning_rate=1e-2).learning_rate == 1e-2
 
 
+def test_integrators_after_all_layers_have_a_lower_rate() -> None:
+    forms = (None, Integration("xcross"), Integration("xcross", top_layers=1), Integration("xcross", top_layers=None))
+    assert [target_config(integration=form).learning_rate for form in forms] == [3e-4, 3e-4, 3e-4, 1e-4]
+
+
 def test_settings_survive_a_mapping() -> None:
     config = source_config(epochs=2, seed=9)
     assert TrainingConfig.from_mapping(asdict(config)) == config

@@ -110,24 +110,27 @@ class Integration:
             raise ConfigError(f"rank is {self.rank!r}: expected a whole number from 1 to 1,024")
 
 
-_INTEGRATOR_RATE = 3e-4
-"""Measured on Toys, integrating after the last two layers (after all, 1e-4 is better)."""
+_INTEGRATOR_RATE, _RATE_AFTER_ALL = 3e-4, 1e-4
+"""Measured on Toys, integrating after the last two layers, and after all."""
 
 _RATES_OF_TARGET_LORA: dict[Scoring, dict[int, float]] = {"dual": {0: 2e-3, 512: 4e-3, 8192: 8e-3}, "pair": {0: 2e-3}}
 """Of the target's own LoRA (rank 2), by the least number of users. The first is the best by the loss on users set aside
 (lab/evidence/amazon-search-128.toml), the others are those of docs/evidence.md."""
 
 
-def target_config(*, users: int = 0, scoring: Scoring = "dual", **changes: Any) -> TrainingConfig:
-    """Defaults for a new domain (``train target``), whatever the form of integration.
+def target_config(
+    *, users: int = 0, scoring: Scoring = "dual", integration: Integration | None = None, **changes: Any
+) -> TrainingConfig:
+    """Defaults for a new domain (``train target``).
 
     Args:
         users: to train on; the more there are, the higher the rate of the target's own LoRA.
         scoring: in ``pair`` scoring that rate is one for all.
+        integration: after all layers, integrators have a lower rate; None is any other.
         **changes: settings that differ from the defaults.
     """
     rates = {
-        "learning_rate": _INTEGRATOR_RATE,
+        "learning_rate": _INTEGRATOR_RATE if (integration or Integration()).top_layers else _RATE_AFTER_ALL,
         "target_learning_rate": _by_users(_RATES_OF_TARGET_LORA[scoring], users),
     }
     return TrainingConfig.from_mapping(changes, epochs=8, patience=3, projection_rank=16, **rates)

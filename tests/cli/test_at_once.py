@@ -48,7 +48,6 @@ MISTAKES: list[tuple[str, str]] = [
     ("train target DOMAIN --source ADAPTER --source NONE --out OUT", "adapter folder 'NONE' does not exist"),
     ("train target DOMAIN --source ADAPTER --source MODEL --out OUT", "MODEL is no adapter"),
     ("train target DOMAIN --source ADAPTER --source ADAPTER --out OUT --config TOML", "unknown training setting"),
-    ("train target DOMAIN --source ADAPTER --source ADAPTER --out OUT --top-layers 1", "belongs to --form xcross"),
     ("adapt NONE --out OUT", "no domain folder at NONE"),
     ("adapt ADAPTER --source DOMAIN --out OUT", "ADAPTER is an adapter: the new category is a domain's folder"),
     ("sources ADAPTER --source ADAPTER", "ADAPTER is an adapter: the new category is a domain's folder"),

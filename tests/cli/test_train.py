@@ -62,13 +62,13 @@ def test_a_source_is_trained_and_can_be_loaded(
 def test_a_target_integrates_its_sources(domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:
     sources = [argument for path in tiny_models.sources for argument in ("--source", path)]
     out = tmp_path / "model"
-    options = ("--form", "xcross", "--top-layers", 1, "--budget", 2)
+    options = ("--form", "xcross-all", "--budget", 2)
     done = invoke("target", domain_dir, *sources, "--out", out, *options, *QUICK)
     assert done.exit_code == 0, done.stderr
     assert f"{out}: " in done.stdout
     assert "trained on 2 users, 1 epochs" in done.stdout
     manifest = bundle.read_bundle_manifest(out)
-    assert Integration(**manifest["integration"]) == Integration("xcross", top_layers=1)
+    assert Integration(**manifest["integration"]) == Integration("xcross", top_layers=None)
     assert manifest["training"]["budget"] == 2
     assert [record["name"] for record in manifest["sources"]] == ["kitchen", "camping"]
 
@@ -78,7 +78,7 @@ def test_a_target_integrates_its_sources(domain_dir: Path, tiny_models: Any, tmp
     [
         ((), Integration("merged")),
         (("--form", "xcross"), Integration("xcross", top_layers=2)),
-        (("--form", "xcross", "--top-layers", 0), Integration("xcross", top_layers=None)),
+        (("--form", "xcross-all"), Integration("xcross", top_layers=None)),
     ],
 )
 def test_by_default_the_sources_are_merged(
@@ -93,8 +93,6 @@ def test_by_default_the_sources_are_merged(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--top-layers", 1), "--top-layers belongs to --form xcross: leave it out, or add --form xcross"),
-        (("--form", "lora", "--top-layers", 1), "--top-layers belongs to --form xcross"),
         (("--form", "lora", "--strict"), "--strict is of sources that are integrated"),
         (("--form", "lora"), "--form lora starts from the base, or from one --source, got 2: leave some out"),
         (("--integrator", "paper"), "--integrator is called --form now: write --form xcross"),
@@ -146,10 +144,6 @@ def test_the_rival_starts_from_the_base_or_an_adapter(domain_dir: Path, tiny_mod
     [
         (["target", "DIR", "--source", "KITCHEN"], "integration needs at least 2 sources, got 1"),
         (["target", "DIR", "--source", "KITCHEN", "--source", "/nowhere"], "'/nowhere' does not exist"),
-        (
-            ["target", "DIR", "--source", "KITCHEN", "--source", "CAMPING", "--form=xcross", "--top-layers=3"],
-            "top_layers is 3",
-        ),
         (["source", "/nowhere"], "no domain folder at /nowhere"),
         (["source", "DIR", "--budget", "99"], "a budget of 99 users cannot be taken from 3"),
         (["source", "DIR", "--base", "/nowhere/base"], "base model '/nowhere/base' cannot be loaded"),

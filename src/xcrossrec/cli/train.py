@@ -30,7 +30,7 @@ from xcrossrec.extras import require_package
 from xcrossrec.training.places import refuse_existing, refuse_unfinished
 from xcrossrec.training.processes import Processes
 from xcrossrec.training.trackers import Tracker
-from xcrossrec.types import USER, Form, PairAttention, PoolingMode, Scoring
+from xcrossrec.types import USER, PairAttention, PoolingMode, Scoring
 
 if TYPE_CHECKING:
     from xcrossrec.data import Domain
@@ -162,28 +162,28 @@ def target(
         typer.Option("--source", help="A source's adapter folder; at least two, but for --form lora."),
     ] = None,
     form: Annotated[
-        Literal["merged", "xcross", "lora"],
-        typer.Option(help="Sources averaged in one stream, the paper's integration, or the rival: LoRA alone."),
+        Literal["merged", "xcross", "xcross-all", "lora"],
+        typer.Option(
+            help="Sources averaged in one stream (merged), the paper's integration, after the last two layers (xcross) "
+            "or after every one (xcross-all), or their rival without it (lora)."
+        ),
     ] = "merged",
-    top_layers: Annotated[
-        int | None,
-        typer.Option(min=0, help="xcross: integrate after so many last layers; 0: after all, as in the paper.  [2]"),
-    ] = None,
     strict: Strict = False,
     integrator: Annotated[str | None, typer.Option(hidden=True, callback=_refuse_old_name)] = None,
 ) -> None:
     """Integrate source adapters into a new domain: only a small LoRA, or integrators, and a small head train.
 
     By default the sources' updates are averaged into one stream, and the learning rate of its LoRA follows the number
-    of users. `--form xcross` is X-Cross, after the last two layers; docs/evidence.md compares them. `--form lora` is
-    their rival, with as many epochs: LoRA on the target, from the base or from one source.
+    of users. `--form xcross-all` is X-Cross as published; docs/evidence.md compares them. `--form lora` is their rival,
+    with as many epochs: LoRA on the target, from the base or from one source.
 
     \b
       xcrossrec train target data/toys --source adapters/electronics --source adapters/sports \\
           --out models/toys --budget 1000
       xcrossrec train target data/toys --form lora --out models/toys-lora --budget 1000
     """
-    _refuse_what_the_form_ignores(form, top_layers, strict=strict)
+    if strict and form == "lora":
+        raise ConfigError("--strict is of sources that are integrated: leave it out, or leave out --form lora")
     folders = sources or []
     target_config(**options.changes())  # refuses a wrong setting
     check_sources(folders, alone=form == "lora")
@@ -193,17 +193,10 @@ def target(
         if form == "lora":
             report = _train_lora(domain, folders[0] if folders else None, options)
         else:
-            report = _integrate(domain, folders, options, form, top_layers, strict=strict)
+            integration = Integration("xcross", top_layers=None) if form == "xcross-all" else Integration(form)
+            report = _integrate(domain, folders, options, integration, strict=strict)
     start = "the mean of the sources" if form != "lora" else str(folders[0]) if folders else "the base"
     _print(report, options, start)
-
-
-def _refuse_what_the_form_ignores(form: str, top_layers: int | None, *, strict: bool) -> None:
-    """Rather than train something else than was asked for."""
-    if top_layers is not None and form != "xcross":
-        raise ConfigError("--top-layers belongs to --form xcross: leave it out, or add --form xcross")
-    if strict and form == "lora":
-        raise ConfigError("--strict is of sources that are integrated: leave it out, or leave out --form lora")
 
 
 def _train_lora(domain: Domain, init: Path | None, options: Run) -> TrainingReport:
@@ -214,13 +207,14 @@ def _train_lora(domain: Domain, init: Path | None, options: Run) -> TrainingRepo
 
 
 def _integrate(
-    domain: Domain, folders: list[Path], options: Run, form: Form, top_layers: int | None, *, strict: bool
+    domain: Domain, folders: list[Path], options: Run, integration: Integration, *, strict: bool
 ) -> TrainingReport:
     from xcrossrec.training.target import train_target
 
     given = options.arguments()
-    config = target_config(users=options.users(domain), scoring=options.scoring, **options.changes())
-    integration = Integration(form) if top_layers is None else Integration(form, top_layers=top_layers or None)
+    config = target_config(
+        users=options.users(domain), scoring=options.scoring, integration=integration, **options.changes()
+    )
     return train_target(domain, folders, options.out, config=config, integration=integration, strict=strict, **given)
 
 

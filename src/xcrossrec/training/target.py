@@ -87,7 +87,7 @@ def train_target(
     integration = integration or Integration()
     with working(out, overwrite, report_to) as work:
         every = domain.sequences("train")
-        config = config or target_config(users=budget or len(every), scoring=scoring)
+        config = config or target_config(users=budget or len(every), scoring=scoring, integration=integration)
         users = every.take(budget, config.seed)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)  # of the pair head's projection and the target's LoRA
