@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from catalogue_contract import MODEL, OTHER, item, unit
 from xcrossrec.catalogue import Forgotten, Purchase, SqliteCatalogue, StoredItem, examine, repair
 from xcrossrec.catalogue import scan as scan_module
 from xcrossrec.catalogue.rows import DATABASE
+from xcrossrec.cli.checks import check_catalogue
 from xcrossrec.copurchase import user_hash
 from xcrossrec.exceptions import BundleError
 
@@ -251,6 +253,27 @@ def test_an_unreadable_file_of_items_is_a_sentence(closed: Path) -> None:
     (closed / "items-1.arrow").write_bytes(b"ARROW1 but no more")
     with pytest.raises(BundleError, match=r"items-1\.arrow is damaged .*restore a copy, or build the catalogue again"):
         examine(closed)
+
+
+@pytest.mark.parametrize("name", [DATABASE, "catalogue.version", "items-1.arrow", "vectors-1.npy", "codes-1.npy"])
+def test_what_is_no_file_is_damage_and_not_waited_for(closed: Path, name: str) -> None:
+    path = closed / name
+    for why, put in (
+        ("it is no file", os.mkfifo),
+        ("it is no file", os.mkdir),
+        ("it is missing", lambda path: path.symlink_to("nowhere")),
+        ("it is missing", lambda path: None),
+    ):
+        path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+        put(path)
+        check_catalogue(closed)  # the command line takes it for one still
+        with pytest.raises(BundleError, match=rf"{re.escape(name)} is damaged \({why}\)"):
+            opened(closed)
+        if name in (DATABASE, "items-1.arrow"):
+            with pytest.raises(BundleError, match=r"so that the items cannot be told: restore a copy"):
+                examine(closed)
+        else:
+            assert f"{path} is damaged ({why})" in examine(closed).findings
 
 
 # ---- what a crash took back

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool
 
 from xcrossrec.catalogue.base import Encode
-from xcrossrec.catalogue.files import check_file, read_version
+from xcrossrec.catalogue.files import check_file, check_is_file, read_version
 from xcrossrec.catalogue.fingerprint import check_fingerprint
 from xcrossrec.catalogue.purchases import PurchaseLog, as_table
 from xcrossrec.catalogue.rows import DATABASE, DamagedError, Rows, SegmentRecord
@@ -172,7 +172,7 @@ def _items(folder: Path, rows: Rows, findings: list[str]) -> Segment:
 
 def _read(folder: Path, record: SegmentRecord, dim: int) -> Segment:
     """Read a segment as it is; vectors that are not there are zeros."""
-    path = folder / f"items-{record.number}.arrow"
+    check_is_file(path := folder / f"items-{record.number}.arrow")
     try:
         table = pl.read_ipc(path.read_bytes())
         if table.schema != COLUMNS or table.height != record.rows:

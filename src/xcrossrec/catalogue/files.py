@@ -117,6 +117,7 @@ def read_version(folder: Path) -> int:
     Raises:
         BundleError: the file is missing or damaged.
     """
+    check_is_file(folder / VERSION)
     try:
         text, _, check = (folder / VERSION).read_text(encoding="ascii").removesuffix("\n").partition(" ")
         if check != f"{crc32(text.encode()):08x}":
@@ -135,7 +136,7 @@ def check_access(folder: Path) -> None:
     try:
         for path in (folder, *folder.iterdir()):
             wanted = os.R_OK | (os.W_OK if path == folder or path.name.startswith((DATABASE, VERSION)) else 0)
-            if not os.access(path, wanted):
+            if not os.access(path, wanted) and path.exists():  # a link to nowhere is damage
                 raise PermissionError(path)
     except PermissionError as error:
         place = Path(str(error.filename or error))
@@ -146,12 +147,23 @@ def check_access(folder: Path) -> None:
         ) from None
 
 
+def check_is_file(path: Path) -> None:
+    """Refuse what stands in a file's place: a reader might wait for it for ever, as for a pipe.
+
+    Raises:
+        DamagedError: it is missing, or something else.
+    """
+    if not path.is_file():
+        raise DamagedError(path, "it is no file" if path.exists() else "it is missing")
+
+
 def check_file(path: Path, expected: int) -> None:
     """Compare a file with its checksum.
 
     Raises:
         DamagedError: it is missing, or not what was written.
     """
+    check_is_file(path)
     try:
         found = _checksum(path)
     except OSError as error:

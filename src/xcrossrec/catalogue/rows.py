@@ -142,7 +142,7 @@ class Rows:
             BundleError: damaged, of another format, or open in another process.
         """
         if not path.is_file():
-            raise DamagedError(path, "it is missing")
+            raise DamagedError(path, "it is no file" if path.exists() else "it is missing")
         rows = cls(path)
         try:
             rows._check_format()

@@ -50,7 +50,7 @@ def is_catalogue(folder: Path | str) -> bool:
         StorageError: this user may not look into the folder.
     """
     try:
-        return any((Path(folder) / name).is_file() for name in (DATABASE, VERSION))
+        return any((Path(folder) / name).exists() for name in (DATABASE, VERSION))
     except PermissionError:
         check_access(Path(folder))
         raise

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ADAPTER = "adapter_config.json"
 MODEL = ("xcrossrec.json", "modules.json", ADAPTER)
 ENCODER = "xcrossrec_encoder.json"
-CATALOGUE = "catalogue.sqlite"
+CATALOGUE = ("catalogue.sqlite", "catalogue.version")
 ITEMS = "a domain's folder, a table of items, or what 'xcrossrec catalog build' made"
 
 
@@ -112,7 +112,7 @@ def check_base(name: str | None) -> None:
 
 def is_kept(source: Path | str) -> bool:
     """Whether a catalogue is there, in a folder or in a database."""
-    return is_url(source) or (Path(source) / CATALOGUE).exists()
+    return is_url(source) or any((Path(source) / name).exists() for name in CATALOGUE)
 
 
 def check_items(source: Path | str, *, include_bought: bool = False) -> None:
