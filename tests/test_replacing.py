@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from xcrossrec import replacing
 from xcrossrec.exceptions import DataError, StorageError
-from xcrossrec.replacing import changing, claimed, leftovers, replacing_file, replacing_folder
+from xcrossrec.replacing import changing, claimed, leftovers, replacing_file, replacing_folder, scratch_folder
 
 
 @pytest.fixture
@@ -171,3 +172,22 @@ def test_a_folder_left_between_two_names_is_put_back(place: Path, caplog: pytest
         raise ValueError("stop")
     assert names(place) == ["old"]
     assert "place was put back: an interrupted replacement had left it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error: No space left (os error 28)")],
+)
+def test_where_temporary_files_cannot_be_written_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    said = rf"{tmp_path} could not be written .*let TMPDIR name another folder"
+    with pytest.raises(StorageError, match=said), scratch_folder():
+        raise error
+    with pytest.raises(ValueError, match="no fault of the disk"), scratch_folder():
+        raise ValueError("no fault of the disk")
+    assert names(tmp_path) == []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(StorageError, match=r"nowhere.*let TMPDIR name another folder"), scratch_folder():
+        pass

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -109,6 +110,21 @@ def claimed(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Lend an empty folder among the system's temporary files (else StorageError); it goes when the block is left."""
+    place = None
+    try:
+        with tempfile.TemporaryDirectory(prefix="xcrossrec-") as place:
+            yield Path(place)
+    except Exception as error:
+        if isinstance(error, StorageError) or not (place is None or _is_full(error)):
+            raise
+        where = Path(place).parent if place else "the folder for temporary files"
+        said = "free space on its disk, or let TMPDIR name another folder for temporary files"
+        raise StorageError(f"{where} could not be written ({error}): {said}") from error
+
+
 def leftovers(path: Path | str) -> list[Path]:
     """Find what interrupted replacements of ``path`` left beside it.
 
@@ -146,13 +162,17 @@ def _beside(place: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     except StorageError as error:
         raise StorageError(str(error).replace(str(temporary), str(place))) from error
     except Exception as error:
-        if getattr(error, "errno", None) in _FULL or any(f"(os error {number})" in str(error) for number in _FULL):
+        if _is_full(error):
             raise refused(place, error) from error
         raise
     finally:
         if lock is not None:
             os.close(lock)
         _remove(temporary)
+
+
+def _is_full(error: Exception) -> bool:
+    return getattr(error, "errno", None) in _FULL or any(f"(os error {number})" in str(error) for number in _FULL)
 
 
 def _made(place: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:

@@ -54,6 +54,12 @@ def test_text_shows_base_adapters_and_shares(tiny_models: Any) -> None:
     assert "100.0%" in text
 
 
+def test_what_learned_without_training_is_shown(tiny_models: Any, tmp_path: Path) -> None:
+    manifest = bundle.read_bundle_manifest(tiny_models.late)
+    bundle.save(bundle.load(tiny_models.late), tmp_path / "m", {**manifest, "metrics": {"copurchase": {"users": 7}}})
+    assert "training" not in invoke(tmp_path / "m").stdout
+
+
 def test_a_changed_or_missing_model_is_refused(tiny_models: Any, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny_models.late, copy)

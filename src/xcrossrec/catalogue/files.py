@@ -148,21 +148,13 @@ def check_access(folder: Path) -> None:
 
 
 def check_is_file(path: Path) -> None:
-    """Refuse what stands in a file's place: a reader might wait for it for ever, as for a pipe.
-
-    Raises:
-        DamagedError: it is missing, or something else.
-    """
+    """Refuse what stands in a file's place (DamagedError): a reader might wait for it for ever, as for a pipe."""
     if not path.is_file():
         raise DamagedError(path, "it is no file" if path.exists() else "it is missing")
 
 
 def check_file(path: Path, expected: int) -> None:
-    """Compare a file with its checksum.
-
-    Raises:
-        DamagedError: it is missing, or not what was written.
-    """
+    """Compare a file with its checksum (DamagedError: it is missing, or not what was written)."""
     check_is_file(path)
     try:
         found = _checksum(path)

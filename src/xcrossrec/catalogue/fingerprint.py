@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from xcrossrec.models.heads import HistoryMatcher
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model
 from xcrossrec.models.purchases import Purchases
+from xcrossrec.replacing import scratch_folder
 
 _ELSEWHERE = ("base_model_name_or_path", "name", "peft_version", "inference_mode", "auto_mapping", "pair_attention")
 """Settings that no title's vector depends on; the base counts by its weights' digest, not by its name."""
@@ -32,11 +32,11 @@ def fingerprint_of(model: Model) -> str:
     if not kind_of(model).dim(model):
         return "pair"
     digest = hashlib.sha256()
-    with tempfile.TemporaryDirectory(prefix="xcrossrec-") as place:
+    with scratch_folder() as place:
         for number, module in enumerate(model):
             if isinstance(module, (HistoryMatcher, Purchases, DayOne)):
                 continue
-            folder = Path(place) / str(number)
+            folder = place / str(number)
             folder.mkdir()
             module.save(str(folder))
             digest.update(f"{number}|{type(module).__name__}|{_content(folder)}|".encode())

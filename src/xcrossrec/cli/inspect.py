@@ -132,7 +132,7 @@ def as_text(found: dict[str, Any]) -> str:
     lines += ["", *aligned(["adapter", "rank", "on", "parameters", "digest"], rows, text_columns=5)]
     parts = [[name, _number(value)] for name, value in parameters.items()]
     lines += ["", *aligned(["parameters", ""], parts, text_columns=2)]
-    if metrics := found["metrics"]:
+    if "epochs" in (metrics := found["metrics"] or {}):  # what was never trained may have learned purchases
         lines += ["", f"training     {metrics['users']} users, {metrics['epochs']:g} epochs, {metrics['wall_s']:.0f} s"]
     return "\n".join(lines)
 

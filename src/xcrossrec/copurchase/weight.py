@@ -198,13 +198,8 @@ def _counted(once: Sequence[Sequence[str]], customers: Sequence[int]) -> CoPurch
 def _gains(
     cases: Sequence[_Case], row_of: Mapping[str, int], others: int, catalogue: int, text: TextScores
 ) -> Float64[np.ndarray, "customer weight"]:
-    """What each weight gives a customer: the mean of ``1 / log2(1 + rank)`` over her purchases.
-
-    Args:
-        row_of: the row of each item that was read; first come the others.
-        catalogue: how many items there are.
-        text: scores of what was read.
-    """
+    """What each weight gives a customer: the mean of ``1 / log2(1 + rank)`` over her purchases; first in ``row_of``
+    come the others."""
     sums: dict[int, list[Float64[np.ndarray, " weight"]]] = {}
     names = list(row_of)
     for start in range(0, len(cases), _AT_ONCE):

@@ -164,9 +164,7 @@ def _draw_distinct(
     rng: np.random.Generator, cumulative: Int64[np.ndarray, " item"], excluded: Iterable[int], count: int
 ) -> list[int]:
     """Draw distinct rows in proportion to their weights, by redrawing what is excluded or was drawn before.
-
-    Exactly successive sampling without replacement; `cumulative` holds the cumulated integer weights.
-    """
+    Exactly successive sampling without replacement; `cumulative` holds the cumulated integer weights."""
     taken = set(excluded)
     chosen: list[int] = []
     size = 2 * count

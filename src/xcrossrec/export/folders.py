@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -19,6 +18,7 @@ from xcrossrec.models.adapters import ADAPTER_WEIGHTS
 from xcrossrec.models.base import DEFAULT_BASE, Base
 from xcrossrec.models.files import save_tensors
 from xcrossrec.models.identity import EMBEDDED
+from xcrossrec.replacing import scratch_folder
 
 Encode: TypeAlias = Callable[[Sequence[str], bool], Float32[np.ndarray, "text dim"]]
 """Texts to unit vectors; whether they are a history's items."""
@@ -30,10 +30,10 @@ BATCH = 64
 def write_sentence_transformer(stream: Stream, folder: Path) -> None:
     """Write a model of sentence-transformers' own classes."""
     reading = stream.reading
-    with tempfile.TemporaryDirectory(prefix="xcrossrec-") as place:
-        stream.backbone.save_pretrained(place)
-        reading.tokenizer.save_pretrained(place)
-        first = Transformer(place, max_seq_length=reading.max_tokens)
+    with scratch_folder() as place:
+        stream.backbone.save_pretrained(str(place))
+        reading.tokenizer.save_pretrained(str(place))
+        first = Transformer(str(place), max_seq_length=reading.max_tokens)
     usual = "document" if any(reading.prompts.values()) else None
     model = SentenceTransformer(
         modules=[first, *stream.head.modules()], prompts=reading.prompts, default_prompt_name=usual, device="cpu"

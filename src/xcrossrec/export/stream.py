@@ -205,9 +205,7 @@ def _side_by_side(updates: list[dict[str, LoraFactors]]) -> dict[str, LoraFactor
 
 def _plain(backbone: Any) -> Any:
     """The same weights in transformers' own model: without PEFT's layers and those of the fast pass.
-
-    A pooler, which bases are loaded without, is filled with zeros: nothing reads it, and loading says nothing of it.
-    """
+    A pooler, which bases are loaded without, is filled with zeros: nothing reads it, and loading says nothing of it."""
     merged = deepcopy(backbone).merge_and_unload() if isinstance(backbone, PeftModel) else backbone
     plain = AutoModel.from_config(merged.config, dtype=torch.float32).requires_grad_(False).eval()
     state = {name: tensor.float() for name, tensor in merged.state_dict().items()}

@@ -249,12 +249,7 @@ class TitleEncoder(InputModule):
 
     @classmethod
     def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:
-        """Make the encoder that a folder holds.
-
-        Args:
-            base: the one that it was trained on; taken over.
-            trainable: let LoRA factors train on.
-        """
+        """Make the encoder that a folder holds, over the base that it was trained on, which is taken over."""
         raise NotImplementedError
 
     @classmethod

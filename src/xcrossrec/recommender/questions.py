@@ -246,10 +246,8 @@ def _entries(what: str, items: Sequence[ItemLike], *, may_be_empty: bool = False
 
 
 def _found(snapshot: Snapshot, entries: Sequence[ItemLike], reads: ItemText) -> list[Known | str]:
-    """Look entries up; an id that the catalogue lacks comes back. A title that it has is that item.
-
-    An id of the catalogue wins over every other reading of a string.
-    """
+    """Look entries up; an id that the catalogue lacks comes back. A title that it has is that item; an id of it wins
+    over every other reading of a string."""
     texts = [entry for entry in entries if isinstance(entry, str)]
     items = dict(zip(texts, snapshot.get(texts), strict=True)) if texts else {}
     named = [None if isinstance(each, str) and items[each] is not None else _read(each) for each in entries]

@@ -43,11 +43,7 @@ def busy(message: str, *, status: int = 429, code: str = "busy", retry_s: int = 
 
 
 def check_limit(what: str, value: int, most: int) -> None:
-    """Refuse more than a service takes.
-
-    Raises:
-        Problem: 422.
-    """
+    """Refuse more than a service takes (Problem, 422)."""
     if value > most:
         raise Problem(422, "limit", f"{value} {what}, at most {most} are allowed here: ask for fewer")
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import polars as pl
 
@@ -26,6 +25,7 @@ from xcrossrec.data.readers.importing import Recipe, make_domain
 from xcrossrec.data.readers.sources import Paths
 from xcrossrec.data.readers.tables import read_alone, read_tables
 from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.replacing import scratch_folder
 
 __all__ = ["FORMATS", "Columns", "Condition", "Inputs", "Recipe", "by_file", "import_domain", "read_interactions"]
 
@@ -57,12 +57,14 @@ def import_domain(
     """
     if form is not None and form not in FORMATS:
         raise ConfigError(f"unknown format {form!r}: choose one of {', '.join(FORMATS)}")
-    with TemporaryDirectory(prefix="xcrossrec-") as folder:
-        files = _in_files(inputs, Path(folder))
+    with scratch_folder() as folder:
+        files = _in_files(inputs, folder)
         try:
             raw = read_tables(None, files, blocks) if form is None else FORMATS[form](files, blocks)
         except DataError as error:
-            raise DataError(re.sub(rf"{re.escape(folder)}/(\w+)\.parquet", r"the table of \1", str(error))) from error
+            raise DataError(
+                re.sub(rf"{re.escape(str(folder))}/(\w+)\.parquet", r"the table of \1", str(error))
+            ) from error
         given = tuple(path for path in raw.sources if not path.is_relative_to(folder))
         return make_domain(name, replace(raw, sources=given), recipe or Recipe())
 
@@ -79,8 +81,8 @@ def read_interactions(inputs: Inputs) -> pl.DataFrame:
     Raises:
         DataError: files that cannot be read, a missing column, rows that lack something.
     """
-    with TemporaryDirectory(prefix="xcrossrec-") as folder:
-        return read_alone(_in_files(inputs, Path(folder)))
+    with scratch_folder() as folder:
+        return read_alone(_in_files(inputs, folder))
 
 
 def _in_files(inputs: Inputs, folder: Path) -> Inputs:

@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
@@ -21,6 +20,7 @@ from xcrossrec.data.readers.rows import Check, Tally, interactions_of
 from xcrossrec.data.readers.sources import Form, Paths, Reading, Source, open_sources, original_files
 from xcrossrec.data.times import ONE_UNIT, SUBSECOND
 from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.replacing import scratch_folder
 from xcrossrec.types import ITEM, SPLITS, TITLE
 
 
@@ -85,10 +85,10 @@ def read_item_file(path: Path) -> pl.DataFrame:
         exact = pl.read_parquet(path, glob=False) if path.suffix == ".parquet" else _text_table(path)
         if {ITEM, TITLE} <= set(exact.columns):
             return exact
-    with TemporaryDirectory(prefix="xcrossrec-") as folder:
+    with scratch_folder() as folder:
         inputs = Inputs(items=path)
         try:
-            rows = item_rows(open_sources(path, None, Reading(Path(folder))), inputs.columns, inputs, others=True)
+            rows = item_rows(open_sources(path, None, Reading(folder)), inputs.columns, inputs, others=True)
             return rows.joined(inputs)[0]
         except DataError as error:
             said, _, remedy = str(error).rpartition(": ")
@@ -108,14 +108,14 @@ def read_planned(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> Ra
     Raises:
         DataError: as for `read_tables`.
     """
-    with TemporaryDirectory(prefix="xcrossrec-") as folder:
+    with scratch_folder() as folder:
         opened: list[Source] = []
-        table, counted, told = _interactions(plan, inputs, Path(folder), opened, blocks)
+        table, counted, told = _interactions(plan, inputs, folder, opened, blocks)
         bought = list(inputs.splits.values()) or [inputs.interactions]
         files = [file for paths in bought for file in original_files(paths)]
         keep = table[ITEM].unique() if plan.only_bought else None
         if blocks is None:
-            sources = open_sources(inputs.items, None, _stated(plan, inputs, Path(folder))) if inputs.items else opened
+            sources = open_sources(inputs.items, None, _stated(plan, inputs, folder)) if inputs.items else opened
             rows = _items(plan, inputs, keep, sources)
         else:
             rows, states = ItemRows(), [blocks.state(file) for file in files] if plan.only_bought else []
@@ -133,8 +133,8 @@ def read_alone(inputs: Inputs) -> pl.DataFrame:
     Raises:
         DataError: as for `read_tables`.
     """
-    with TemporaryDirectory(prefix="xcrossrec-") as folder:
-        return _interactions(Plan(), inputs, Path(folder), [], None)[0]
+    with scratch_folder() as folder:
+        return _interactions(Plan(), inputs, folder, [], None)[0]
 
 
 def _stated(plan: Plan, inputs: Inputs, folder: Path, names: Sequence[str] | None = None) -> Reading:
@@ -194,17 +194,17 @@ def _items(plan: Plan, inputs: Inputs, keep: pl.Series | None, sources: Sequence
 
 
 def _bought_of_file(plan: Plan, inputs: Inputs, file: Path) -> tuple[list[pl.DataFrame], Mapping[str, Any]]:
-    with TemporaryDirectory(prefix="xcrossrec-") as folder:
-        tally, sources = Tally(), open_sources(file, plan.form, _stated(plan, inputs, Path(folder), plan.names))
+    with scratch_folder() as folder:
+        tally, sources = Tally(), open_sources(file, plan.form, _stated(plan, inputs, folder, plan.names))
         return [part for part in _bought(plan, inputs, sources, tally) if part.width], vars(tally)
 
 
 def _items_of_file(
     plan: Plan, inputs: Inputs, keep: pl.Series | None, file: Path
 ) -> tuple[list[pl.DataFrame], Mapping[str, Any]]:
-    with TemporaryDirectory(prefix="xcrossrec-") as folder:
+    with scratch_folder() as folder:
         form, names = (None, None) if inputs.items else (plan.form, plan.names)
-        rows = _items(plan, inputs, keep, open_sources(file, form, _stated(plan, inputs, Path(folder), names)))
+        rows = _items(plan, inputs, keep, open_sources(file, form, _stated(plan, inputs, folder, names)))
         return rows.parts, {name: value for name, value in vars(rows).items() if name != "parts"}
 
 
