@@ -54,6 +54,10 @@ def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], dic
     save_file(change(load_file(path)), path)
 
 
+def of_rank(key: str, tensor: torch.Tensor, rank: int) -> torch.Tensor:
+    return tensor[:rank] if key.endswith("lora_A.weight") else tensor[:, :rank].contiguous()
+
+
 def without(ending: str) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
     return lambda tensors: {key: value for key, value in tensors.items() if not key.endswith(ending)}
 
@@ -160,6 +164,7 @@ def test_config_that_is_no_object(adapter: Path, bert: Base) -> None:
         ({"lora_bias": True}, r"uses lora_bias"),
         ({"fan_in_fan_out": True}, r"uses fan_in_fan_out"),
         ({"init_lora_weights": "pissa_niter_4"}, r"init_lora_weights='pissa_niter_4'"),
+        ({"init_lora_weights": "lora_ga"}, r"init_lora_weights='lora_ga'"),
     ],
 )
 def test_adapters_that_cannot_be_stacked(adapter: Path, bert: Base, change: dict[str, Any], message: str) -> None:
@@ -218,6 +223,22 @@ def test_a_classifiers_head_is_left_out_and_said(
     caplog.set_level("INFO", logger="xcrossrec")
     read_adapter(sources_of("bert", 2, head=True)[0].folder, bert)
     assert "its head (base_model.model.classifier." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: {k: v.to(torch.int8) for k, v in t.items()}, r"factors of type torch\.int8 .*: save floats"),
+        (lambda t: t | {k.replace("model.enc", "model.bert.enc"): v * 2 for k, v in t.items()}, "query twice, as "),
+        (lambda t: {k: of_rank(k, v, 1) for k, v in t.items()}, "has rank 1 .* settings say"),
+        (lambda t: {k: of_rank(k, v, 0) for k, v in t.items()}, "has rank 0 .* settings say"),
+        (lambda t: {k.replace(".weight", ".default.weight"): v for k, v in t.items()}, r"a tensor: .*lora_A\.default"),
+    ],
+)
+def test_tensors_that_peft_would_not_take(change: Any, message: str, adapter: Path, bert: Base) -> None:
+    change_tensors(adapter, change)
+    with pytest.raises((BundleError, BaseMismatchError), match=message):
+        read_adapter(adapter, bert)
 
 
 @pytest.mark.parametrize("name", ["alpha_pattern", "rank_pattern"])

@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 import xcrossrec
 from model_families import fresh_base, randomise
-from xcrossrec.exceptions import ConfigError, ModelError
+from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.dual import DualScorer
@@ -78,6 +78,7 @@ def test_the_longest_text_can_be_set(make: Callable[..., Any], tmp_path: Path) -
     for wrong, said in (
         (65, "max_tokens is 65, but the model takes at most 64"),
         (4, "max_tokens is 4: give at least 8"),
+        ("9", "max_tokens is '9': give at least 8"),
     ):
         with pytest.raises(ModelError, match=said):
             model.max_seq_length = wrong
@@ -104,6 +105,21 @@ def test_saved_by_sentence_transformers_and_back(
     np.testing.assert_array_equal(xcrossrec.load(tmp_path / "second").encode(TEXTS), model.encode(TEXTS))
     scores = trained(tmp_path / "second", TEXTS).score([[0, 1]])
     np.testing.assert_array_equal(scores, DualScorer(model, TEXTS).score([[0, 1]]))
+
+
+def test_a_finished_model_is_not_saved_over(tiny_models: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(tiny_models.merged, folder)
+    model: Any = xcrossrec.load(folder)
+    with pytest.raises(BundleError, match="m is a model of xcrossrec, which this would damage: save into another"):
+        model.save_pretrained(str(folder))
+    np.testing.assert_array_equal(xcrossrec.load(folder).encode("saw"), model.encode("saw"))
+
+
+@pytest.mark.parametrize("odd", [[[]], [("a",)], [("a", "b", "c")], [("a", "b"), "c"]])
+def test_what_is_neither_text_nor_pair_is_refused(odd: Any, make: Callable[..., Any]) -> None:
+    with pytest.raises(DataError, match=r"expected pairs \(history, title\), got .*: give those, or texts"):
+        make("merged").encode(odd)
 
 
 def test_a_pair_model_saved_by_sentence_transformers(make_model: Callable[..., Any], tmp_path: Path) -> None:

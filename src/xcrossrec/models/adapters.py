@@ -29,8 +29,8 @@ MANIFEST = "xcrossrec.json"
 
 _PEFT_PREFIX = "base_model.model."
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
-# These start LoRA from a changed base; the saved factors mean nothing over the original weights.
-_BASE_CHANGING_STARTS = ("pissa", "olora", "loftq", "corda")
+# Others (PiSSA, OLoRA, LoftQ, CorDA, LoRA-GA) change the base; their factors mean nothing over its original weights.
+_STARTS_OVER_THE_BASE = ("gaussian", "eva", "orthogonal")
 _HEADS = frozenset({"classifier", "head", "pooler", "pre_classifier", "score"})
 """Modules of Hugging Face's classifiers behind the encoder: xcrossrec has a head of its own."""
 _LONGEST_PREFIX = 3
@@ -131,7 +131,6 @@ class Adapter:
 
     Attributes:
         name: the folder's name, or what the caller calls it; unique within one encoder.
-        path: where it was read from.
         factors: per module of the backbone its low-rank update.
         manifest: this project's sidecar; empty for an adapter made elsewhere.
     """
@@ -188,7 +187,6 @@ def read_adapter(
 
     Args:
         folder: with ``adapter_config.json`` and ``adapter_model.safetensors``; a head in it is left out.
-        base: the base it must have been trained on.
         name: what to call it; the folder's name if None.
         strict: refuse it where only its shapes say that it fits.
         of_model: it is a part of a saved model, whose base is known by the model's digest: names do not count.
@@ -207,14 +205,16 @@ def read_adapter(
     tensors = load_tensors(folder / ADAPTER_WEIGHTS)
     modules = {key: module for key, module in base.backbone.named_modules() if isinstance(module, nn.Linear)}
     factors: dict[str, LoraFactors] = {}
-    left_out = []
+    left_out, paths = [], dict[str, str]()
     for key in sorted(tensors):
         path = key.removesuffix(_DOWN).removesuffix(_UP)
         module = _module_path(path, modules) if key.endswith((_DOWN, _UP)) else None
-        if module is not None and module not in factors:
-            factors[module] = _factors(folder, path, module, modules[module], tensors, config)
-        elif module is None:
+        if module is None:
             left_out.append(key)
+        elif paths.setdefault(module, path) != path:
+            raise BundleError(f"adapter {folder} has {module} twice, as {paths[module]} and {path}: remove one")
+        elif module not in factors:
+            factors[module] = _factors(folder, path, module, modules[module], tensors, config)
     _check_all_used(folder, base, factors, left_out, config)
     if not (trained_on or of_model):
         _check_name(folder, config.base_model_name_or_path, base, strict)
@@ -270,7 +270,7 @@ def _read_config(folder: Path) -> LoraConfig:
     ]
     if known.get("bias", "none") != "none":
         refused.append("bias")
-    if isinstance(start, str) and start.lower().startswith(_BASE_CHANGING_STARTS):
+    if isinstance(start, str) and start.lower() not in _STARTS_OVER_THE_BASE:
         refused.append(f"init_lora_weights={start!r}")
     if refused:
         raise ModelError(f"adapter {folder} uses {', '.join(refused)}, which cannot be stacked: train plain LoRA")
@@ -316,7 +316,10 @@ def _factors(
 ) -> LoraFactors:
     if lost := [key for key in (path + _DOWN, path + _UP) if key not in tensors]:
         raise BundleError(f"adapter {folder} has no {lost[0]}: copy or train it again")
-    down, up = tensors[path + _DOWN].float(), tensors[path + _UP].float()
+    down, up = tensors[path + _DOWN], tensors[path + _UP]
+    if not (down.is_floating_point() and up.is_floating_point()):
+        raise BundleError(f"adapter {folder} has factors of type {down.dtype} and {up.dtype} for {module}: save floats")
+    down, up = down.float(), up.float()
     expected = (linear.in_features, linear.out_features)
     if (down.ndim, up.ndim) != (2, 2) or (down.shape[1], up.shape[0]) != expected or down.shape[0] != up.shape[1]:
         raise BaseMismatchError(
@@ -324,9 +327,11 @@ def _factors(
             f"layer maps {expected[0]} to {expected[1]}: it was trained on another base"
         )
     # PEFT matches the path in the model it trained, which a head makes longer than ours
-    alpha_key = get_pattern_key(config.alpha_pattern.keys(), path.removeprefix(_PEFT_PREFIX))
-    alpha = config.alpha_pattern.get(alpha_key, config.lora_alpha)
-    rank = down.shape[0]
+    seen, rank = path.removeprefix(_PEFT_PREFIX), down.shape[0]
+    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), seen), config.lora_alpha)
+    stated = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), seen), config.r)
+    if rank != stated:
+        raise BundleError(f"adapter {folder} has rank {rank} for {module}, its settings say {stated}: copy it again")
     scaling = alpha / (rank**0.5 if config.use_rslora else rank)
     return LoraFactors(down, up * scaling)
 
@@ -338,9 +343,10 @@ def _check_all_used(
     if not factors:
         named = config.target_modules
         targets = reprlib.repr(named if isinstance(named, str) else sorted(named or ()))
+        other = f", a tensor: {left_out[0]}" if left_out else ""
         raise BaseMismatchError(
-            f"adapter {folder} has no LoRA factor for any layer of base {base.name!r} "
-            f"(its target modules: {targets}): it was trained on another architecture"
+            f"adapter {folder} has no LoRA factor for any layer of base {base.name!r} (its target modules: {targets}"
+            f"{other}): it was trained on another architecture, or not saved by PEFT"
         )
     unused = [key for key in left_out if not _HEADS & {*key.removeprefix(_PEFT_PREFIX).split(".")[:2]}]
     if lost := [key for key in unused if key.endswith((_DOWN, _UP))]:

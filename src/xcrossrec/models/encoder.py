@@ -170,6 +170,10 @@ class TitleEncoder(InputModule):
         if unknown := sorted(set(kwargs) - {"task"}):
             raise ConfigError(f"xcrossrec's encoders do not know the argument {unknown[0]!r}: leave it out")
         if inputs and isinstance(inputs[0], (tuple, list)):
+            if odd := [pair for pair in inputs if not isinstance(pair, (tuple, list)) or len(pair) != 2]:
+                raise DataError(
+                    f"expected pairs (history, title), got {str(odd[0])[:60]}: give these, or texts"
+                )
             leads = self.recipe.history_prompt if prompt is None else prompt, self.recipe.item_prompt
             histories = [split_prompt(_text(pair[0], empty=False)) for pair in inputs]
             encode = self.prompts.encode_shared if self.shares_history else self.prompts.encode_pairs
@@ -208,8 +212,10 @@ class TitleEncoder(InputModule):
         raise NotImplementedError
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write settings, tokenizer and the sources' PEFT folders."""
+        """Write settings, tokenizer and the sources' PEFT folders; never over a model that has a manifest."""
         folder = Path(output_path)
+        if (folder / MANIFEST).exists():
+            raise BundleError(f"{folder} is a model of xcrossrec, which this would damage: save into another folder")
         save_adapters(self.adapters, folder)
         (folder / self.config_file_name).write_text(json.dumps(self.settings(), indent=2), encoding="utf-8")
         self.tokenizer.save_pretrained(str(folder))

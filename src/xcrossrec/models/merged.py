@@ -101,10 +101,9 @@ class MergedEncoder(SingleStreamEncoder):
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write what every encoder does, the target's PEFT folder and the scale."""
-        folder = Path(output_path)
-        save_peft(self.backbone, folder / TARGET_FOLDER)
-        save_tensors({"scale": self.scale}, folder / SCALE_WEIGHTS)
         super().save(output_path)
+        save_peft(self.backbone, Path(output_path) / TARGET_FOLDER)
+        save_tensors({"scale": self.scale}, Path(output_path) / SCALE_WEIGHTS)
 
     @classmethod
     def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:

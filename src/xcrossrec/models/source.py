@@ -118,9 +118,9 @@ class SourceEncoder(SingleStreamEncoder):
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write a PEFT folder (if there is an adapter) and the settings."""
+        super().save(output_path)
         if self.has_adapter:
             save_peft(self.backbone, Path(output_path))
-        super().save(output_path)
 
     @classmethod
     def _restored(cls, folder: Path, settings: Mapping[str, Any], base: Base, *, trainable: bool) -> Self:

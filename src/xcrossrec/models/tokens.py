@@ -287,8 +287,7 @@ def token_limit(tokenizer: Any, config: Any, wanted: int | None, *, usual: int |
 
     Args:
         tokenizer: its ``model_max_length`` bounds the result.
-        config: its ``max_position_embeddings`` bounds it too; MPNet and RoBERTa shapes lose the positions
-            up to the padding id.
+        config: so do its ``max_position_embeddings``; MPNet and RoBERTa lose the positions up to the padding id.
         wanted: the user's wish; None takes the bound, at most 256 and at most ``usual``.
         usual: what the base's folder says.
 
@@ -301,8 +300,8 @@ def token_limit(tokenizer: Any, config: Any, wanted: int | None, *, usual: int |
     bound = min(positions, tokenizer.model_max_length)
     if wanted is None:
         return int(min(bound, 256, usual or 256))
-    if wanted < _SHORTEST:
-        raise ModelError(f"max_tokens is {wanted}: give at least {_SHORTEST}")
+    if not isinstance(wanted, int) or wanted < _SHORTEST:
+        raise ModelError(f"max_tokens is {wanted!r}: give at least {_SHORTEST}")
     if wanted > bound:
         raise ModelError(f"max_tokens is {wanted}, but the model takes at most {bound}: lower it")
     return wanted

@@ -181,9 +181,8 @@ class XCrossEncoder(TitleEncoder):
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write what every encoder does, and the integrators."""
-        folder = Path(output_path)
-        save_tensors(self.integration_state(), folder / INTEGRATOR_WEIGHTS)
         super().save(output_path)
+        save_tensors(self.integration_state(), Path(output_path) / INTEGRATOR_WEIGHTS)
 
     def integration_state(self) -> dict[str, Tensor]:
         """The trained tensors: per integrated layer, counted from 0, the integrator's, and the stream weights."""
