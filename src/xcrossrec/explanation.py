@@ -92,11 +92,7 @@ class _Bought:
 
 
 class _Probe(ABC):
-    """Scores a few items for one history, encoding everything afresh each time.
-
-    Args:
-        history: texts, oldest first.
-    """
+    """Scores a few items for one history (texts, oldest first), encoding everything afresh each time."""
 
     def __init__(self, model: Model, history: Sequence[str], items: Sequence[str]) -> None:
         self.model = model

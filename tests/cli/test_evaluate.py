@@ -210,3 +210,24 @@ def test_a_field_that_is_not_read_is_refused(field: str, message: str, branded_d
 def test_the_last_field_is_not_taken_away(domain_dir: Path) -> None:
     done = invoke("evaluate", "baseline:tfidf", domain_dir, "--without", "title")
     assert "without 'title' nothing of the item text '{title}' is left to read" in done.stderr
+
+
+def test_a_small_catalogue_is_ranked_as_a_whole(tmp_path: Path) -> None:
+    items = {"item_id": list("abcde"), "title": list("ABCDE")}
+    bought = {"user_id": ["u"] * 2 + ["v"] * 2, "item_id": ["a", "b", "b", "c"]}
+    write_domain(build_domain("small", items, {"train": bought, "validation": bought}), tmp_path / "d")
+    done = invoke("evaluate", "baseline:popularity", tmp_path / "d", "--json")
+    assert "uniform and popularity negatives are left out: no user has enough items left to draw from" in done.stderr
+    assert [*json.loads(done.stdout)["metrics"]] == ["full"]
+    asked = invoke("evaluate", "baseline:popularity", tmp_path / "d", "--negatives", "uniform")
+    assert (asked.exit_code, "rank the whole one (--negatives full)" in asked.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["orders.csv", "orders.parquet"])
+def test_results_are_not_written_over_anything_else(name: str, domain_dir: Path, tmp_path: Path) -> None:
+    orders = pl.DataFrame({"user": ["u"]})
+    getattr(orders, f"write_{Path(name).suffix[1:]}")(tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+    done = invoke("evaluate", "baseline:popularity", domain_dir, "--out", tmp_path / name)
+    assert (done.exit_code, (tmp_path / name).read_bytes()) == (2, before)
+    assert "exists and holds no results of xcrossrec evaluate: it is left alone, choose another name" in done.stderr

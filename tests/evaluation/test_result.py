@@ -27,7 +27,7 @@ def test_saved_results_load_as_they_were(tmp_path: Path) -> None:
 
 def test_saving_leaves_one_file_and_replaces_the_old(tmp_path: Path) -> None:
     file = tmp_path / "r.parquet"
-    file.write_text("old")
+    result_of({"full": [1]}).save(file)
     result_of(RANKS).save(file)
     assert [path.name for path in tmp_path.iterdir()] == ["r.parquet"]
     assert Evaluation.load(file).frame.height == 12

@@ -125,7 +125,7 @@ def _ranked(
         found.scorer,
         domain,
         split,
-        negatives=negatives or _default_negatives(found, domain),
+        negatives=negatives or _default_negatives(found, domain, split),
         seed=seed,
         directory=candidates,
         seen_users=found.seen_users(domain, split),
@@ -213,6 +213,8 @@ def _kinds(negatives: str | None) -> list[Negatives] | None:
 
 def _check(subject: str, base: str | None, out: Path | None) -> None:
     """Refuse at once what cannot be measured, or written."""
+    from xcrossrec.evaluation.result import refuse_foreign
+
     for part in parts_of(subject):
         if not part.startswith(PREFIX):
             check_model(Path(part))
@@ -220,14 +222,20 @@ def _check(subject: str, base: str | None, out: Path | None) -> None:
     if out is not None:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         check_file(out)
+        refuse_foreign(out)
 
 
-def _default_negatives(subject: Subject, domain: Domain) -> tuple[Negatives, ...]:
-    """All three; a `pair` model does not rank a large catalogue unasked."""
+def _default_negatives(subject: Subject, domain: Domain, split: Split) -> list[Negatives]:
+    """All that can be drawn; a `pair` model does not rank a large catalogue unasked."""
+    from xcrossrec.data.candidates import can_draw
+
+    drawn: list[Negatives] = [kind for kind in NEGATIVES if kind == "full" or can_draw(domain, split, kind)]
+    if lacking := [kind for kind in NEGATIVES if kind not in drawn]:
+        log.info(f"{' and '.join(lacking)} negatives are left out: no user has enough items left to draw from")
     if subject.pair and domain.items.height > LARGE_FOR_PAIR:
         log.info(
             f"a pair model encodes every candidate with the history, so the full catalogue of {domain.items.height} "
             "items is left out: ask for it with --negatives uniform,popularity,full"
         )
-        return ("uniform", "popularity")
-    return ("uniform", "popularity", "full")
+        drawn.remove("full")
+    return drawn

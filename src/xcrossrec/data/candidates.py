@@ -90,8 +90,7 @@ def _with_enough(
     excluded: Sequence[tuple[int, ...]],
 ) -> list[int]:
     """Choose the users for whom enough items are left to draw from, and say how many are not."""
-    drawable = int(np.count_nonzero(weights))
-    left = [drawable - sum(1 for row in set(rows) if weights[row]) for rows in excluded]
+    left = _left(weights, excluded)
     chosen = [index for index, count in enumerate(left) if count >= NEGATIVES_EACH]
     if left and not chosen:
         raise DataError(
@@ -105,6 +104,17 @@ def _with_enough(
             domain.name, split, len(left) - len(chosen), len(left), negatives, NEGATIVES_EACH,
         )  # fmt: skip
     return chosen
+
+
+def can_draw(domain: Domain, split: Split, negatives: Negatives) -> bool:
+    """Whether any user of a split has enough items left to draw negatives from."""
+    excluded = _excluded(domain, domain.sequences(split))
+    return not excluded or max(_left(_weights(domain, negatives), excluded)) >= NEGATIVES_EACH
+
+
+def _left(weights: Int64[np.ndarray, " item"], excluded: Sequence[tuple[int, ...]]) -> list[int]:
+    drawable = int(np.count_nonzero(weights))
+    return [drawable - sum(1 for row in set(rows) if weights[row]) for rows in excluded]
 
 
 def candidates_for(
@@ -163,8 +173,7 @@ def _stream(seed: int, negatives: Negatives, split: Split, user: str) -> np.rand
 def _draw_distinct(
     rng: np.random.Generator, cumulative: Int64[np.ndarray, " item"], excluded: Iterable[int], count: int
 ) -> list[int]:
-    """Draw distinct rows in proportion to their weights, by redrawing what is excluded or was drawn before.
-    Exactly successive sampling without replacement; `cumulative` holds the cumulated integer weights."""
+    """Successive sampling without replacement by cumulated weights: what is excluded or was drawn is drawn again."""
     taken = set(excluded)
     chosen: list[int] = []
     size = 2 * count

@@ -41,7 +41,6 @@ def deduplicate(interactions: pl.DataFrame, *, first_purchase_only: bool = False
     Args:
         interactions: ``user_id``, ``item_id`` and ``timestamp`` or ``position`` (the timestamp counts where
             both are there; without either, a user's repeat of an item is exact).
-        first_purchase_only: keep only the earliest of a user's purchases of one item.
     """
     time = _time_columns(interactions)
     if not first_purchase_only:
@@ -59,7 +58,6 @@ def k_core(interactions: pl.DataFrame, least: int) -> pl.DataFrame:
     """Keep users and items with enough interactions among those kept: repeated until nothing changes.
 
     Args:
-        interactions: ``user_id`` and ``item_id``; other columns stay.
         least: fewest interactions of a user and of an item kept.
 
     Raises:
@@ -107,8 +105,7 @@ def order(interactions: pl.DataFrame) -> pl.DataFrame:
 def clean_titles(items: pl.DataFrame) -> pl.DataFrame:
     """Make titles fit for a prompt: HTML to text, one space for any whitespace, trimmed; brands and categories too.
 
-    Args:
-        items: with a text column ``title``; a missing title becomes the empty text, an empty brand or category none.
+    A missing title becomes the empty text, an empty brand or category none.
     """
     others = [clean_text(items[name]) for name in (BRAND, CATEGORY) if name in items.columns]
     return items.with_columns(clean_text(items[TITLE], title=True), *(each.set(each == "", None) for each in others))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,11 +97,13 @@ class Evaluation:
         return self.frame.filter(pl.col(KIND) == negatives)
 
     def save(self, path: Path | str) -> None:
-        """Write one Parquet file; an existing file is replaced in one step or not at all.
+        """Write one Parquet file; results that are there are replaced in one step or not at all.
 
         Raises:
+            DataError: another file is there.
             StorageError: the disk refuses.
         """
+        refuse_foreign(path)
         with replacing_file(path) as temporary:
             stated = {_KEY: json.dumps({"format": _FORMAT, **asdict(self.info)})}
             self.frame.write_parquet(temporary, metadata=stated)
@@ -228,3 +231,15 @@ def _parse_info(path: Path, metadata: Mapping[str, str]) -> EvaluationInfo:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise DataError(f"{path} has damaged {_KEY!r} metadata ({error}): {remedy}") from error
     raise DataError(f"{path} is of results format {version}, this version reads {_FORMAT}: {remedy}")
+
+
+def refuse_foreign(path: Path | str) -> None:
+    """Refuse to write results over anything else.
+
+    Raises:
+        DataError: the file holds no results.
+    """
+    with suppress(pl.exceptions.PolarsError, OSError):
+        if not Path(path).exists() or _KEY in pl.read_parquet_metadata(path):
+            return
+    raise DataError(f"{path} exists and holds no results of xcrossrec evaluate: it is left alone, choose another name")

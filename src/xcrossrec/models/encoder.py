@@ -171,9 +171,7 @@ class TitleEncoder(InputModule):
             raise ConfigError(f"xcrossrec's encoders do not know the argument {unknown[0]!r}: leave it out")
         if inputs and isinstance(inputs[0], (tuple, list)):
             if odd := [pair for pair in inputs if not isinstance(pair, (tuple, list)) or len(pair) != 2]:
-                raise DataError(
-                    f"expected pairs (history, title), got {str(odd[0])[:60]}: give these, or texts"
-                )
+                raise DataError(f"expected pairs (history, title), got {str(odd[0])[:60]}: give those, or texts")
             leads = self.recipe.history_prompt if prompt is None else prompt, self.recipe.item_prompt
             histories = [split_prompt(_text(pair[0], empty=False)) for pair in inputs]
             encode = self.prompts.encode_shared if self.shares_history else self.prompts.encode_pairs

@@ -47,7 +47,6 @@ def import_domain(
 
     Args:
         form: a key of ``FORMATS``; None tells by each file's contents, which may differ.
-        inputs: the source's files, or tables in their place.
         recipe: filters and split; by default all interactions, split leave-last-out or as they come.
         blocks: from :func:`by_file`, reads each file by an engine; None reads them here.
 
@@ -71,9 +70,6 @@ def import_domain(
 
 def read_interactions(inputs: Inputs) -> pl.DataFrame:
     """Read interactions alone, of own tables.
-
-    Args:
-        inputs: the files, or a table in their place; only interactions are read.
 
     Returns:
         ``user_id``, ``item_id``, and a time or position where there is one; see :class:`RawDomain`.

@@ -56,8 +56,7 @@ class RawDomain:
         interactions: columns user_id, item_id, and timestamp (seconds) or position or both; also ``subsecond``
             (nanoseconds) where times have fractions, and ``split`` (train, validation, test) where the source comes
             split.
-        rows: how many interactions were read and, a reason each, left out.
-        filters: what else the manifest states: conflicting titles.
+        rows: how many interactions were read and, a reason each, left out; ``filters`` what else the manifest states.
     """
 
     items: pl.DataFrame

@@ -24,9 +24,6 @@ def with_histories(tables: Mapping[Split, pl.DataFrame]) -> tuple[list[pl.DataFr
     rows of that split it takes their place. Otherwise, where most users of a part were in the parts before it, and
     their rows do not begin with what they bought there, those rows come first.
 
-    Args:
-        tables: per split user_id, item_id, and timestamp, position or history.
-
     Returns:
         the tables with ``split``, and what the manifest states: that users are in every part by design.
     """

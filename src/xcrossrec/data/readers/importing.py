@@ -38,9 +38,7 @@ class Recipe:
         repeats: ``drop`` exact repeats (same user, item and time), ``keep`` them, or keep only a user's ``first``
             purchase of an item.
         split: how to divide the interactions; None is leave-last-out, or as the source comes.
-        validation: share of the users (by-user), or of the purchases (temporal).
-        test: likewise.
-        seed: of the draw (by-user).
+        validation: share of the users (by-user), or of the purchases (temporal), like ``test``.
         unknown_items: what to do with interactions whose item has no row among the items.
         text: what models read of an item; None takes title, brand and category, as far as the items have them.
     """

@@ -107,12 +107,8 @@ def item_rows(
     """Read the items of some files.
 
     Args:
-        columns: what their columns are called.
-        inputs: where the items stand.
-        needed: columns that must be there.
         others: whether further columns are kept, as text.
         keep: take these item ids only (Categorical), so that a large catalogue is never held; None takes all.
-        mend: applied to titles.
 
     Raises:
         DataError: missing columns.

@@ -161,7 +161,6 @@ def interactions_of(
     """Read the interactions of one file.
 
     Args:
-        columns: what its columns are called.
         remedy: what to do when a time is in another unit than ``columns.time_unit`` or the first one.
 
     Raises:
@@ -197,17 +196,14 @@ def _selected(
     return [
         ids(user, types[user]).cast(pl.Categorical).alias(USER),
         (pl.col(item) if listed else ids(item, types[item]).cast(pl.Categorical)).alias(ITEM),
-        *(_order(name, types[name], role).alias(role) for role, name in order.items()),
+        *(
+            (filled(pl.col(name)) if types[name] == pl.String and role != HISTORY else pl.col(name)).alias(role)
+            for role, name in order.items()
+        ),
         all_hold(inputs.where, types, path).alias(_KEPT),
         pl.any_horizontal(pl.all().is_not_null()).alias(_ANY),
         *([pl.col(inputs.where[0].column).cast(pl.String).alias(_ASKED)] if inputs.where else []),
     ]
-
-
-def _order(name: str, dtype: pl.DataType, role: str) -> pl.Expr:
-    if dtype == pl.String and role != HISTORY:
-        return filled(pl.col(name))
-    return pl.col(name).fill_nan(None) if dtype.is_float() else pl.col(name)
 
 
 def _a_row_an_item(batch: pl.DataFrame, source: Source, first: int) -> pl.DataFrame:
@@ -234,6 +230,4 @@ def _a_row_an_item(batch: pl.DataFrame, source: Source, first: int) -> pl.DataFr
 
 
 def _begins_list(values: pl.Series) -> bool:
-    return values.dtype in (pl.String, pl.Categorical) and bool(
-        values.head(1).cast(pl.String).str.starts_with("[").any()
-    )
+    return values.dtype in (pl.String, pl.Categorical) and "[" in values.head(1).cast(pl.String).str.head(1)

@@ -172,17 +172,14 @@ class Source:
     def read(self, wanted: Sequence[str], use: Callable[[Iterator[pl.DataFrame]], T], selected: Sequence[pl.Expr]) -> T:
         """Let ``use`` take some columns in batches; text that Polars refuses is copied plainly, and read again.
 
-        Args:
-            wanted: dotted names of columns.
-            use: what to do with the batches, from the first one.
-            selected: expressions on these columns, what the batches hold.
-
         Raises:
             DataError: a damaged file, a row of another width, a line that is no JSON, with its number.
         """
         try:
             told = [pl.lit(value).alias(name) for name, value in self.folders.items()]
-            frame = _flattened(self._scan(wanted), wanted).with_columns(told).select(wanted).select(selected)
+            frame = (
+                _flattened(self._scan(wanted), wanted).with_columns(told).select(wanted).fill_nan(None).select(selected)
+            )
             return use(iter(frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)))
         except BaseException as error:
             if not (isinstance(error, (pl.exceptions.PolarsError, OSError)) or is_panic(error)):

@@ -33,11 +33,8 @@ class Plan:
         columns: of the interactions and of the items; None takes the user's.
         names: of the columns of interactions without a header.
         loose: items may be Python literals.
-        others: whether further columns of items are kept.
         only_bought: leave out items without interactions.
-        mend: applied to titles.
-        check_file: looks at every file of interactions.
-        check: looks at every batch of them.
+        check_file: looks at every file of interactions, ``check`` at every batch.
     """
 
     form: Form | None = None
