@@ -167,6 +167,9 @@ def test_a_log_line_may_have_an_exception() -> None:
     ("settings", "said"),
     [
         ({"queue": 0}, "queue is 0: give at least 1"),
+        ({"idle_timeout_s": float("inf")}, "idle_timeout_s is inf: give at least 0.001, at most 1e"),
+        ({"stop_s": float("nan")}, "stop_s is nan: give at least 0.001"),
+        ({"request_bytes": 10**20}, "request_bytes is 100000000000000000000: give at least 1, at most 1e"),
         ({"timeout_s": 0.0}, "timeout_s is 0.0"),
         ({"host": "0.0.0.0"}, "no keys are set: set XCROSSREC_API_KEYS and XCROSSREC_ADMIN_KEYS"),
         ({"host": "shop.example", "api_keys": ("k" * 16,)}, "no keys are set"),
