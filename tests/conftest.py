@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Iterator
@@ -66,6 +67,12 @@ def interactions_of(sequences: dict[str, str]) -> pl.DataFrame:
     rows = [(u, item, n) for u, items in sequences.items() for n, item in enumerate(items.split())]
     schema = {"user_id": pl.String, "item_id": pl.String, "position": pl.Int64}
     return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays to the end: collections of garbage, one in each training, need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

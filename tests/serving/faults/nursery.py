@@ -9,6 +9,7 @@ so do all processes.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -54,6 +55,8 @@ def run(order: dict[str, Any]) -> int:
 def main() -> None:
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # the processes need not look for garbage in what was imported
     print("ready", flush=True)
     running: set[int] = set()
     for line in sys.stdin:
