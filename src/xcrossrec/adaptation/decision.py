@@ -10,11 +10,11 @@ from typing import Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from xcrossrec.exceptions import BundleError
+from xcrossrec.exceptions import BundleError, ConfigError, DataError
 from xcrossrec.replacing import replacing_file
 from xcrossrec.scoring import Rung
 
-FILE = "decision.json"
+FILE, WORK, GIVEN = "decision.json", "work", "given.json"
 FORMAT = 1
 
 Status: TypeAlias = Literal["fitted", "skipped", "failed"]
@@ -312,3 +312,14 @@ class Decision(Part):
                 f"{path} cannot be used, {place}: {first['msg']}; this release reads format {FORMAT}: run "
                 "xcrossrec adapt again"
             ) from error
+
+
+def check_run(out: Path, minutes: float) -> None:
+    """Refuse no minutes (:class:`ConfigError`), and a folder that adapt did not make (:class:`DataError`)."""
+    if not minutes > 0:
+        raise ConfigError(f"minutes are {minutes}: give more than 0")
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file: choose another --out")
+    strange = out.is_dir() and {each.name for each in out.iterdir()} - {WORK}
+    if strange and not (out / WORK / GIVEN).exists() and not (out / FILE).exists():
+        raise DataError(f"{out} exists and holds nothing that adapt left: choose another --out")

@@ -17,7 +17,7 @@ from xcrossrec._version import __version__
 from xcrossrec.adaptation.after import parts_below
 from xcrossrec.adaptation.candidates import BASE, BOUGHT, LEAST_TRAINED, Made, Maker, Plan, alone, mean_of
 from xcrossrec.adaptation.choice import choose, difference, gain, score, verdict
-from xcrossrec.adaptation.decision import FILE, Candidate, Decision, Source, Target, Users
+from xcrossrec.adaptation.decision import GIVEN, WORK, Candidate, Decision, Source, Target, Users, check_run
 from xcrossrec.adaptation.judge import Judge
 from xcrossrec.adaptation.report import write_report
 from xcrossrec.adaptation.shop import MODEL, Clock, Fitted, Form, Missing, Pace, Shop, log, whole_ndcg
@@ -33,8 +33,8 @@ from xcrossrec.progress import stage
 from xcrossrec.replacing import claimed, replacing_file, replacing_folder
 from xcrossrec.training.processes import refuse_idle_gpus
 
-WORK, SOURCES = "work", "sources"
-_GIVEN, _JUDGED, _PACE = "given.json", "judged.json", "pace.json"
+SOURCES = "sources"
+_JUDGED, _PACE = "judged.json", "pace.json"
 _FOR_SOURCES = 0.5
 """Share of the minutes left that the trainings of missing sources may take, all together."""
 
@@ -62,10 +62,8 @@ def adapt(
         target: the new category: a domain, or its folder.
         sources: established categories: domains, whose adapters are trained and kept, or adapters; may be none. None
             takes those that the folder was made with before.
-        out: the folder.
         minutes: that all may take. What would take longer than is left is skipped, and named.
         base: folder or name of the base; None takes that of the adapters given, or the embedded one.
-        seed: of every draw.
         add_sources: beside those of before.
         drop_sources: names, or folders, of those of before that are left out now.
         plan: how trainings differ from the usual ones.
@@ -83,13 +81,13 @@ def adapt(
         ModelError: the base cannot be loaded, or nothing can be fitted.
         StorageError: the disk refuses.
     """
-    if not minutes > 0:
-        raise ConfigError(f"minutes are {minutes}: give more than 0")
+    check_run(Path(out), minutes)
     refuse_idle_gpus(shared=False)
     clock, out, plan = Clock(minutes), Path(out), plan or Plan()
     domain = target if isinstance(target, Domain) else read_domain(target)
     _check_users(domain)
-    _check_place(out, domain)
+    if (before := _before(out)).target not in ("", domain.name):
+        raise ConfigError(f"{out} is of the target {before.target!r}, not of {domain.name!r}: choose another --out")
     given = read_sources(_wanted(out, sources, add_sources, drop_sources), domain, out / SOURCES)
     adapters = [each.folder for each in given if each.domain is None]
     base = base or (base_of(adapters).name if adapters else DEFAULT_BASE)
@@ -120,17 +118,6 @@ def _check_users(domain: Domain) -> None:
             )
 
 
-def _check_place(out: Path, domain: Domain) -> None:
-    """Refuse a folder that holds something else than this command's work for the target."""
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file: choose another --out")
-    strange = out.is_dir() and {each.name for each in out.iterdir()} - {WORK}
-    if strange and not (out / WORK / _GIVEN).exists() and not (out / FILE).exists():
-        raise DataError(f"{out} exists and holds nothing that adapt left: choose another --out")
-    if (before := _before(out)).target not in ("", domain.name):
-        raise ConfigError(f"{out} is of the target {before.target!r}, not of {domain.name!r}: choose another --out")
-
-
 class _Before(BaseModel):
     """What a folder was made with before: the target's name, and the sources' places by name, empty in memory."""
 
@@ -139,7 +126,7 @@ class _Before(BaseModel):
 
 
 def _before(out: Path) -> _Before:
-    place = out / WORK / _GIVEN
+    place = out / WORK / GIVEN
     if not place.exists():
         return _Before()
     try:
@@ -167,7 +154,7 @@ def _wanted(
 
 def _remember(out: Path, domain: Domain, given: Sequence[Given]) -> None:
     before = _Before(target=domain.name, sources={each.name: each.path for each in given})
-    _write(out / WORK / _GIVEN, before.model_dump_json())
+    _write(out / WORK / GIVEN, before.model_dump_json())
 
 
 def _write(path: Path, text: str) -> None:

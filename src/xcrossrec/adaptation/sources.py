@@ -47,7 +47,6 @@ def read_sources(given: Sequence[AnySource], target: Domain, out: Path) -> list[
     """Find out what sources are.
 
     Args:
-        given: domains, or adapters.
         target: that none of them may be.
         out: where adapters that are missing will be kept.
 
@@ -94,10 +93,7 @@ def ready(each: Given, shop: Shop, base: str, plan: Plan, seconds: float) -> Mad
     """Take a source's adapter, or train it on as many of its users as the time allows.
 
     Args:
-        each: the source.
         shop: says what texts cost, and how much time there is.
-        base: that it is trained on.
-        plan: settings.
         seconds: that it may take.
 
     Returns:
@@ -138,7 +134,6 @@ def judge_sources(
         target: the new category; its train users are asked.
         given: adapters.
         base: of the adapters; None looks for it.
-        seed: of the draw of users.
 
     Returns:
         what each is worth, and how many users were asked.

@@ -13,6 +13,7 @@ import typer
 from xcrossrec.cli.checks import check_base, check_category
 from xcrossrec.cli.console import Base, EngineChoice, prepare, progress_to_stderr
 from xcrossrec.engine import check_engine, engine_named
+from xcrossrec.exceptions import ConfigError
 from xcrossrec.progress import in_words
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def adapt(
     \b
       xcrossrec adapt data/garden --source data/kitchen --source data/camping --out garden
     """
+    from xcrossrec.adaptation.decision import check_run
+
+    check_run(out, minutes)
     _check(base, target, source, add_source)
     check_engine(engine)
     prepare("train")
@@ -67,13 +71,15 @@ def sources(target: TargetDir, source: SourceDirs = None, base: Base = None) -> 
     \b
       xcrossrec sources data/garden --source adapters/kitchen --source adapters/camping
     """
+    if not source:
+        raise ConfigError("no source was given: name adapters with --source")
     _check(base, target, source)
     prepare("train")
     from xcrossrec.adaptation.judge import sources_table
     from xcrossrec.adaptation.sources import judge_sources
 
     with progress_to_stderr():
-        found, users = judge_sources(target, source or (), base=base)
+        found, users = judge_sources(target, source, base=base)
     typer.echo(sources_table(found, users))
 
 

@@ -219,7 +219,6 @@ def open_sources(paths: Paths, form: Form | None, reading: Reading) -> list[Sour
     """Find the files that paths, folders and patterns name, and tell what each of them is.
 
     Args:
-        paths: one or several; a folder or a zip file stands for all files in it.
         form: what they are; None tells by their contents, and RecBole's by their names.
 
     Raises:
