@@ -106,7 +106,7 @@ def test_one_users_error_is_nobody_elses(late: Recommender, tmp_path: Path) -> N
     assert "' ' is an empty title: give its text" in errors[4]
     assert found["item_ids"].list.len().to_list() == [3, 0, 0, 0, 0, 3, 0]
     report = run(late, users, tmp_path / "skipped.parquet", Question([], 3, skip_unknown=True))
-    assert report.errors == 4
+    assert (report.errors, report.nothing) == (4, 0)
     skipped = pl.read_parquet(tmp_path / "skipped.parquet")
     assert skipped["unknown"].to_list() == [[], [], [], ["B00X"], [], [], []]
     assert skipped["item_ids"][3].to_list() == [each.item_id for each in late.recommend(["i1"], 3)]
@@ -258,6 +258,9 @@ def test_the_command(tiny_domain: Domain, tiny_models: Any, tmp_path: Path) -> N
     assert "6 users in 2 row groups" in text.stdout
     assert "2 of the row groups were there from an earlier run" in text.stdout
     assert "1 users have no recommendations" in text.stdout
+    dear = [*given[:-1], "--overwrite", "--price-min", "1e6"]
+    assert "5 users get nothing: no item meets the filters" in RUNNER.invoke(app, dear, catch_exceptions=False).stdout
+    RUNNER.invoke(app, [*given, "--overwrite"], catch_exceptions=False)
     other = RUNNER.invoke(app, [*given, "--skip-unknown"], catch_exceptions=False)
     assert (other.exit_code, other.stdout) == (2, "")
     assert "not this job's" in other.stderr

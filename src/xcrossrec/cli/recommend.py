@@ -185,6 +185,8 @@ def recommend_batch(
     typer.echo(f"{out}: {report.users} users in {report.row_groups} row groups, in {wall_s:.1f} s")
     if report.resumed:
         typer.echo(f"{report.resumed} of the row groups were there from an earlier run")
+    if report.nothing:
+        typer.echo(f"{report.nothing} users get nothing: no item meets the filters, or all that do were bought")
     if report.errors:
         typer.echo(f"{report.errors} users have no recommendations: their column 'error' says why")
 

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -51,12 +52,14 @@ class BatchReport:
         resumed: of these, finished by an earlier run.
         users: in the output.
         errors: users of the output who have an error instead of recommendations.
+        nothing: users for whom nothing was left to recommend.
     """
 
     row_groups: int
     resumed: int
     users: int
     errors: int
+    nothing: int = 0
 
 
 def job_of(recommender: Recommender, model: Path | str, users: Path | str, asked: Question) -> dict[str, Any]:
@@ -74,9 +77,7 @@ def job_of(recommender: Recommender, model: Path | str, users: Path | str, asked
     manifest = read_bundle_manifest(model)
     with Path(users).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    filters = (
-        None if asked.filters is None else vars(asked.filters) | {"category": sorted(asked.filters.category or ())}
-    )
+    filters = asked.filters and vars(asked.filters) | {"category": sorted(asked.filters.category or ())}
     text = encoder_of(recommender.model).text
     items = [(*item.values[:-1], item.read(text)) for item in recommender.catalogue.snapshot()]
     return {
@@ -85,12 +86,9 @@ def job_of(recommender: Recommender, model: Path | str, users: Path | str, asked
         "model": _digest({name: manifest.get(name) for name in ("files", "base")}),
         "catalogue": _digest(items),
         "purchases": _digest(recommender.catalogue.purchases().rows()),
-        "k": asked.k,
         "filters": filters,
         "candidates": None if asked.candidates is None else list(asked.candidates),
-        "include_bought": asked.include_bought,
-        "skip_unknown": asked.skip_unknown,
-        "diversity": asked.diversity,
+        **{name: getattr(asked, name) for name in ("k", "include_bought", "skip_unknown", "diversity")},
     }
 
 
@@ -265,9 +263,9 @@ def _made_of(out: Path) -> Job | None:
 
 def _report(out: Path, groups: int, resumed: int) -> BatchReport:
     with _readable(out, "remove it and run again"):
-        file = pq.ParquetFile(out)
-        errors = sum(batch.num_rows - batch.column(0).null_count for batch in file.iter_batches(columns=["error"]))
-        return BatchReport(groups, resumed, file.metadata.num_rows, errors)
+        failed, empty = pl.col("error").is_not_null(), pl.col("item_ids").list.len() == 0
+        counts = pl.scan_parquet(out).select(users=pl.len(), errors=failed.sum(), nothing=(empty & ~failed).sum())
+        return BatchReport(groups, resumed, *counts.collect(engine="streaming").row(0))
 
 
 def _readable(path: Path, remedy: str) -> AbstractContextManager[None]:
