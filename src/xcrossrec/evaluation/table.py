@@ -96,7 +96,8 @@ def headline(comparison: Mapping[str, Any]) -> str:
     for sign in (signs[lead], *(sign for sign in (0, 1, -1) if sign != signs[lead])):
         if kinds := [_against(kind) for kind, found in signs.items() if found == sign and kind != lead]:
             words = (said if sign == signs[lead] else other)[sign]
-            sentences.append(f"{_capital(' and '.join(kinds))} {words}.")
+            subject = " and ".join(kinds)
+            sentences.append(f"{subject[:1].upper()}{subject[1:]} {words}.")
     return " ".join(sentences)
 
 
@@ -153,10 +154,6 @@ def _difference(metrics: Mapping[str, Any], negatives: Negatives) -> str:
 
 def _against(negatives: Negatives) -> str:
     return "against the whole catalogue" if negatives == "full" else f"against {negatives} negatives"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _mean_with_interval(metrics: Mapping[str, Any], name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import get_cosine_schedule_with_warmup
 
 from xcrossrec.export.stream import Head, Reading, Stream, Vectors, affine, factors_of
 from xcrossrec.models.adapters import mean_update
@@ -44,7 +44,7 @@ def distilled(model: Model, base: Base, texts: Sequence[str], *, seed: int = 0) 
     goals = [encode_titles(model, texts, as_history=mode).clone() for mode in modes]
     maps = [p for each in (head.item, head.history) if each is not None for p in each.requires_grad_(True).parameters()]
     optimizer = torch.optim.AdamW([*maps, *(p for p in backbone.parameters() if p.requires_grad)], RATE, weight_decay=0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step / STEPS))
+    schedule = get_cosine_schedule_with_warmup(optimizer, round(_WARMUP * STEPS), STEPS)
     with stage("distilling", "steps") as bar, torch.enable_grad():
         for step, rows in enumerate(_batches(len(texts), np.random.default_rng(seed))):
             as_history = step % len(modes) == 1
@@ -82,8 +82,3 @@ def _batches(count: int, rng: np.random.Generator) -> Iterator[list[int]]:
             order += rng.permutation(count).tolist()
         yield order[:BATCH]
         order = order[BATCH:]
-
-
-def _share_of_rate(done: float) -> float:
-    """A short rise, then a cosine down to 0."""
-    return done / _WARMUP if done < _WARMUP else (1 + math.cos(math.pi * done)) / 2

@@ -260,6 +260,20 @@ def test_times_before_1970_are_refused(tmp_path: Path, time: str) -> None:
         taken(put(tmp_path / "x.csv", f"user,sku,name,date\nu,a,A,{time}\n"))
 
 
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_a_quote_that_is_never_closed_takes_no_rows_with_it(tmp_path: Path, packed: str) -> None:
+    rows = ["user,sku,name,date", *(f"u{n % 3},s{n},Thing {n},2026-01-{n + 10}" for n in range(9))]
+    rows[4] = 'u0,s3,"Thing 3,2026-01-13'
+    content = "\n".join(rows).encode()
+    path = tmp_path / f"x.csv{packed}"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(DataError, match=r"x\.csv(\.gz)?, line 5: a quote is never closed, so that all that follows"):
+        taken(path)
+    rows[4] = 'u0,s3,"Thing\n3, red",2026-01-13'
+    path.write_bytes(gzip.compress("\n".join(rows).encode()) if packed else "\n".join(rows).encode())
+    assert taken(path).interactions["train"].height == 9
+
+
 def test_a_long_description_behind_odd_quotes_is_read(tmp_path: Path) -> None:
     head = "sku,name,description,user,date\n"
     text = f'a,5" pipe,{"x" * 200_000},u,2026-01-01\nb,"B",y,u,2026-01-02\n'

@@ -72,7 +72,8 @@ def _shown(decision: Decision) -> dict[str, Any]:
     rates = [found.mean for each in (chosen, rival) if (found := _tens_of(each))]
     digits = 0 if min(rates, default=0) >= 0.1 else 1
     beyond = decision.beyond or {}
-    points, band = ({p.users: p for p in part} for part in _curve_of(decision))
+    curve: Any = (decision.curve.points, decision.curve.band) if decision.curve else ((), ())
+    points, band = ({p.users: p for p in part} for part in curve)
     return {
         "decision": decision,
         "chosen": chosen,
@@ -88,10 +89,6 @@ def _shown(decision: Decision) -> dict[str, Any]:
 
 def _tens_of(candidate: Candidate) -> Interval | None:
     return (candidate.report or {}).get("hit@10")
-
-
-def _curve_of(decision: Decision) -> tuple[Any, Any]:
-    return (decision.curve.points, decision.curve.band) if decision.curve else ((), ())
 
 
 def _plots(decision: Decision) -> dict[str, list[Bar]]:

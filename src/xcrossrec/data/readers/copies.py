@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, cast
 
@@ -45,6 +45,7 @@ _OTHERS = {
     b"ARROW1": "an Arrow (Feather) file", b"Obj\x01": "Avro", b"ORC": "ORC", b"\x04\x22M\x18": "lz4",
     b"\x1f\x8b": "a file that is packed twice",
 }  # fmt: skip
+_END = "\x1eend"  # a row after the last one, which is seen unless a quote is open
 _WESTERN = "cp1252"  # Windows-1252; Latin-1 is the same but for control characters
 _FEW = 0.3  # of the letters in Western text are beyond ASCII
 _LOG = logging.getLogger(__name__)
@@ -180,12 +181,21 @@ def rewrite_table(text: Text, names: Sequence[str], separator: str, folder: Path
     """Write a table of text anew, without its header, every value quoted.
 
     Raises:
-        DataError: a row with more fields than there are columns, with its line.
+        DataError: a row with more fields than there are columns, or a quote that is not closed, with its line.
     """
     with _new(folder) as (path, out), _lines(text) as lines:
-        rows = csv.reader(lines, delimiter=separator, quoting=QUOTING[quoted])
+        rows = csv.reader(chain(lines, [_END]), delimiter=separator, quoting=QUOTING[quoted])
         plain = csv.writer(out, delimiter=separator, quoting=csv.QUOTE_ALL, lineterminator="\n")
+        begun = 1
         for number, row in enumerate(_rows_of(rows, text)):
+            if row == [_END]:
+                break
+            if row and row[-1].endswith(_END):
+                raise DataError(
+                    f"{text.shown}, line {begun}: a quote is never closed, so that all that follows is one text: close "
+                    "it, or write quotes inside a text twice"
+                )
+            begun = rows.line_num + 1
             if number == 0 and [name.strip().split(":")[0] for name in row] == list(names):
                 continue
             if len(row) > len(names):

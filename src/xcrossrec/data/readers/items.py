@@ -133,8 +133,7 @@ def _selected(
     named = columns.found_in(source.shown, source.listed, needed, optional, source.hint(), elsewhere=bool(others))
     title = pl.lit(None, pl.String) if named.title is None else pl.col(named.title).cast(pl.String).str.strip_chars()
     title = title.fill_null("")
-    selected = [pl.col(_ID).alias(ITEM)]
-    selected.append((title if mend is None else mend(title)).alias(TITLE))
+    selected = [pl.col(_ID).alias(ITEM), (title if mend is None else mend(title)).alias(TITLE)]
     fields = {role: name for role in FIELDS if (name := getattr(named, role)) is not None}
     selected += [item_field(role, name, present[name]) for role, name in fields.items()]
     wanted = [name for name in (named.item, named.title, *fields.values()) if name is not None]
