@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import httpx
@@ -65,6 +66,12 @@ def opener(folder: Path) -> Callable[..., AbstractContextManager[Shop]]:
             service.close()
 
     return opened
+
+
+@pytest.fixture(autouse=True)
+def _replacing_a_model_collects_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a test run, which passes over what was imported, it would take a second in which nobody is answered."""
+    monkeypatch.setattr("xcrossrec.serving.service.gc", SimpleNamespace(get_freeze_count=lambda: 0))
 
 
 @pytest.fixture

@@ -183,7 +183,10 @@ def test_a_write_outlives_two_replacements_in_a_row(
         assert written.title == "Written"
 
 
-def test_a_replaced_model_is_freed_and_the_rest_is_passed_over_as_before(shop: Any, tiny_models: Any) -> None:
+def test_a_replaced_model_is_freed_and_the_rest_is_passed_over_as_before(
+    shop: Any, tiny_models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xcrossrec.serving.service.gc", gc)
     old = weakref.ref(shop.service.models["toys"].model)
 
     async def replaced() -> None:
