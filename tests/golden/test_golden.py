@@ -49,8 +49,11 @@ FORMS = {
     "xcross-all": Integration("xcross", top_layers=None),
 }
 PAIRS = [(attention, form) for attention in ("shared", "joint") for form in ("merged", "xcross-all")]
-TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}
-"""Absolute, and in bf16 also relative: the default's weights are rounded to bf16 after one sum more than before."""
+SAME_PROCESSOR = torch.cpu._is_amx_tile_supported()
+TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2} if SAME_PROCESSOR else {"fp32": 1e-4, "bf16": 3e-2}
+"""Absolute, and in bf16 also relative: the default's weights are rounded to bf16 after one sum more than before. The
+file was recorded on a processor with AMX. Others round bf16 otherwise, and the catalogue's center is computed in it: an
+EPYC with AVX-512 BF16 gave 3e-5 and .02."""
 
 
 @dataclass(frozen=True)
@@ -103,18 +106,23 @@ def toys(amazon_dir: Path) -> Domain:
     return build_domain("toys", items, splits)
 
 
-@pytest.fixture(scope="module")
-def questions(toys: Domain) -> tuple[list[str], list[list[int]], np.ndarray]:
-    """The titles that the compared users' histories and candidates need, and both in rows of those."""
+def asked(toys: Domain, users: int) -> tuple[list[str], list[list[int]], np.ndarray]:
+    """The titles that the first users' histories and candidates need, and both in rows of those."""
     rows = toys.sequences("validation").rows[:USERS]
     histories = [list(map(int, row))[:-1] for row in rows]
     drawn = np.random.default_rng(0).integers(len(toys.titles), size=(USERS, CANDIDATES - 1))
     candidates = np.concatenate([np.array([[int(row[-1])] for row in rows]), drawn], axis=1)
-    histories, candidates = histories[:COMPARED_USERS], candidates[:COMPARED_USERS]
+    histories, candidates = histories[:users], candidates[:users]
     needed = sorted({*candidates.ravel().tolist(), *(row for history in histories for row in history)})
     place = {row: number for number, row in enumerate(needed)}
     titles = [toys.titles[row] for row in needed]
     return titles, [[place[r] for r in h] for h in histories], np.vectorize(place.__getitem__)(candidates)
+
+
+@pytest.fixture(scope="module")
+def questions(toys: Domain) -> tuple[list[str], list[list[int]], np.ndarray]:
+    """Those of the compared users."""
+    return asked(toys, COMPARED_USERS)
 
 
 def noise(role: str, tensor: torch.Tensor, scale: float) -> torch.Tensor:
@@ -220,11 +228,11 @@ def test_losses_of_the_first_steps(
     assert_like(losses, golden[name][:COMPARED_STEPS], precision)
 
 
-def test_the_mean_of_the_sources(golden: dict[str, np.ndarray], questions: Any, tmp_path: Path) -> None:
+def test_the_mean_of_the_sources(golden: dict[str, np.ndarray], toys: Domain, tmp_path: Path) -> None:
     from xcrossrec.baselines.named import MeanScorer
     from xcrossrec.models.scorer import trained
 
-    titles, histories, candidates = questions
+    titles, histories, candidates = asked(toys, USERS)  # all titles: the center is theirs
     folders = []
     for folder in CASES[0].sources:
         place = tmp_path / folder.name
@@ -237,7 +245,7 @@ def test_the_mean_of_the_sources(golden: dict[str, np.ndarray], questions: Any, 
     for precision in precisions:
         mean = MeanScorer([trained(folder, titles, center=True, precision=precision) for folder in folders])
         scores = mean.score(histories, candidates)
-        assert_like(scores, golden[f"scores mean {precision}"][:COMPARED_USERS], precision)
+        assert_like(scores, golden[f"scores mean {precision}"], precision)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
