@@ -212,6 +212,8 @@ class CatalogueContract:
             store.upsert([StoredItem("later", " \n")], unit(80))
             assert best(store, 1) == ["i0"]
             assert best(store, 1, among=["later", "i0"]) == ["later", "i0"]
+            store.upsert([item(5)], unit(5))
+            assert store.snapshot().search_titles("", 2) == [item(0), item(5)]
 
     def test_readers_see_whole_writes_only(self, store: Catalogue) -> None:
         """Each write gives all items one and the same price; no search may ever see two prices."""

@@ -46,6 +46,10 @@ class BundleError(ModelError):
     """A model folder is incomplete, corrupt, foreign or unsafe."""
 
 
+class NoCatalogueError(BundleError):
+    """No catalogue is there."""
+
+
 class BaseMismatchError(BundleError):
     """Adapters, or a bundle, were trained on another base model."""
 

@@ -117,3 +117,18 @@ def test_a_catalogue_that_is_built_keeps_the_purchases_of_its_source_or_of_the_o
         assert anew.purchases().is_empty()
     assert "the purchases of" in caplog.text
     assert "are left out" in caplog.text
+
+
+def test_who_was_forgotten_in_a_catalogue_comes_back_by_no_other_that_takes_its_place(
+    tiny_domain: Domain, tiny_models: Any, tmp_path: Path
+) -> None:
+    """Not by a copy of before; and what she bought after both had forgotten her counts."""
+    model = bundle.load(tiny_models.late)
+    with build_catalogue(model, tiny_domain, tmp_path / "copy") as copy:
+        copy.forget("cy")
+        copy.add_purchases([Purchase("anna", "i0"), Purchase("bo", "i1"), Purchase("cy", "i2")])
+    with build_catalogue(model, tmp_path / "copy", tmp_path / "shop") as shop:
+        shop.forget("anna")
+    with build_catalogue(model, tmp_path / "copy", tmp_path / "shop", overwrite=True) as anew:
+        assert anew.purchases().rows() == [("bo", "i1", None), ("cy", "i2", None)]
+        assert list(anew.purchases_after(0))[:2] == [Forgotten(user_hash("cy")), Forgotten(user_hash("anna"))]

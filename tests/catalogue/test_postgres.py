@@ -26,7 +26,7 @@ from catalogue_contract import (
     search,
     unit,
 )
-from xcrossrec.catalogue import Catalogue, CatalogueReplacedError, Filters, Forgotten, Purchase, StoredItem
+from xcrossrec.catalogue import Catalogue, CatalogueReplacedError, Filters, Forgotten, Purchase, StoredItem, base
 from xcrossrec.catalogue.kept import check_place
 from xcrossrec.catalogue.purchases import PurchaseLog
 from xcrossrec.catalogue.scan import history_pool
@@ -140,6 +140,49 @@ def test_the_other_goes_on_with_the_former_vectors_until_it_takes_the_new_ones(
         last._tables.whole(2, 99)  # the generation before is gone
 
 
+def test_who_missed_two_models_still_answers_with_the_vectors_it_has(
+    two: tuple[PostgresCatalogue, PostgresCatalogue],
+) -> None:
+    """Its generation is gone: that is no catalogue that is missing."""
+    one, other = two
+    one.upsert([item(2)], unit(2))
+    new = one.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items)
+    new.embed_again(fingerprint=MODEL, dim=DIM, encode=lambda items: unit(*range(len(items))))
+    assert list(other.snapshot()) == [item(0), item(1)]
+    taken = other.successor(MODEL)
+    assert taken is not None
+    assert list(taken.snapshot()) == [item(0), item(1), item(2)]
+
+
+def test_items_that_are_read_again_while_others_are_merged_count_once(
+    two: tuple[PostgresCatalogue, PostgresCatalogue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    one.upsert([item(2)], unit(2))
+    assert len(other.snapshot()) == 3
+    merge = base.merge_parts
+
+    def slowly(parts: Any) -> Any:
+        monkeypatch.setattr(base, "merge_parts", merge)
+        monkeypatch.setattr(tables, "KEPT_MIN", 0)
+        one.delete(["i0"])
+        one.upsert([item(3)], unit(3))
+        assert list(other.snapshot()) == [item(1), item(2), item(3)]
+        return merge(parts)
+
+    monkeypatch.setattr(base, "merge_parts", slowly)
+    other.compact()
+    assert list(other.snapshot()) == [item(1), item(2), item(3)]
+
+
+def test_a_customer_whose_id_the_database_cannot_hold_is_forgotten(
+    two: tuple[PostgresCatalogue, PostgresCatalogue],
+) -> None:
+    one, _ = two
+    assert one.forget("an\0na") == 0
+    assert list(one.purchases_after(0)) == [Forgotten(user_hash("an\0na"))]
+
+
 def test_what_is_deleted_while_another_model_embeds_stays_deleted(
     two: tuple[PostgresCatalogue, PostgresCatalogue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,7 +268,7 @@ def test_two_that_change_to_the_same_model_encode_once(postgres: str) -> None:
 # ---- what is refused
 
 
-def test_what_is_not_there_or_of_another_model_is_a_sentence(postgres: str) -> None:
+def test_what_is_not_there_or_of_another_model_is_a_sentence(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         BundleError, match=r"holds no catalogue: check the URL, or make one with  xcrossrec catalog build"
     ):
@@ -239,6 +282,11 @@ def test_what_is_not_there_or_of_another_model_is_a_sentence(postgres: str) -> N
         check_place(postgres, overwrite=False)
     check_place(postgres, overwrite=True)
     check_place(f"{postgres}x", overwrite=False)
+    monkeypatch.setattr(tables, "FORMAT", 3)
+    for overwrite in (False, True):
+        with pytest.raises(BundleError, match="is a catalogue of format 2, this release reads 3: use the release that"):
+            check_place(postgres, overwrite=overwrite)
+    monkeypatch.undo()
     with PostgresCatalogue.open(postgres, fingerprint=MODEL) as store:
         store.add_purchases([Purchase("anna", "i0")])
         with PostgresCatalogue.create(postgres, [item(5)], unit(5), fingerprint=OTHER, overwrite=True) as new:

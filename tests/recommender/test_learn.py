@@ -15,6 +15,7 @@ import xcrossrec
 from conftest import TINY_ITEMS, TINY_SEQUENCES, interactions_of
 from xcrossrec.baselines.named import scorer_for
 from xcrossrec.catalogue import Purchase, build_catalogue, fingerprint_of, recorded_purchases
+from xcrossrec.catalogue.purchases import PurchaseLog, as_table
 from xcrossrec.cli import app
 from xcrossrec.copurchase import CoPurchases, user_hash
 from xcrossrec.copurchase.weight import GRID
@@ -165,6 +166,39 @@ def test_who_is_forgotten_in_a_catalogue_is_so_in_the_model_that_learns_from_it(
     found = day_one_of(bundle.load(known))
     assert found is not None
     assert found.popularity.rows()[0] == ("i0", 1.0, 2)
+
+
+def test_who_is_forgotten_in_a_catalogue_comes_back_by_no_file_that_is_learned_with_it(
+    known: Path, tmp_path: Path
+) -> None:
+    with build_catalogue(bundle.load(known), ITEMS, tmp_path / "c") as made:
+        made.add_purchases([Purchase("bo", "i5")])
+        made.forget("u0")
+    LATER.write_csv(tmp_path / "later.csv")
+    xcrossrec.learn(known, [tmp_path / "c", tmp_path / "later.csv"])
+    counts = term_of(bundle.load(known)).counts  # type: ignore[union-attr]
+    assert [counts.of_user(user) for user in ("bo", "u0", "u9")] == [("i5",), (), ("i1", "i5")]
+    assert held(known) == []
+
+
+def test_who_is_forgotten_by_a_service_meanwhile_stays_so(known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service forgets her in the catalogue and in the model, between what is read of both and what is written."""
+    place = "postgresql://localhost/shop"
+    rows = [("u0", "i5", None), ("bo", "i5", None)]
+    logs = [PurchaseLog(as_table(rows)), PurchaseLog(as_table(rows[1:]), [user_hash("u0")])]
+    monkeypatch.setattr(learn, "recorded_purchases", lambda asked: logs.pop(0) if asked == place else None)
+    joined = CoPurchases.joined
+
+    def slowly(self: CoPurchases, purchases: pl.DataFrame) -> CoPurchases:
+        monkeypatch.setattr(CoPurchases, "joined", joined)
+        learn.forget(known, "u0")
+        return joined(self, purchases)
+
+    monkeypatch.setattr(CoPurchases, "joined", slowly)
+    xcrossrec.learn(known, place)
+    counts = term_of(bundle.load(known)).counts  # type: ignore[union-attr]
+    assert [counts.of_user(user) for user in ("bo", "u0")] == [("i5",), ()]
+    assert held(known) == []
 
 
 def test_who_is_forgotten_is_in_no_file_of_the_model(known: Path) -> None:

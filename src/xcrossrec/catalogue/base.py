@@ -331,7 +331,7 @@ class Catalogue:
                 merged.folded = new.folded
                 replaced = [part.segment for part in parts]
                 with self._writing:
-                    if self._closed is None:
+                    if self._closed is None and self._since is not None:  # else all was read again meanwhile
                         self._keep_instead(merged, replaced, self._since, {})
                         self._snapshot = self._snapshot.rebased(merged, replaced, self._since)
             finally:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from xcrossrec.catalogue import sqlite
 from xcrossrec.catalogue.purchases import PurchaseLog
 from xcrossrec.catalogue.sqlite import SqliteCatalogue
-from xcrossrec.exceptions import BundleError
+from xcrossrec.exceptions import NoCatalogueError
 from xcrossrec.types import is_url
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def check_place(place: Path | str, *, overwrite: bool) -> None:
     """Refuse a place where a catalogue stands that may not be overwritten.
 
     Raises:
-        BundleError: one stands there.
+        BundleError: one stands there, or one of another format.
         UnavailableError: the database does not answer.
     """
     if not is_url(place):
@@ -42,10 +42,8 @@ def check_place(place: Path | str, *, overwrite: bool) -> None:
     database = Database(str(place))
     try:
         Tables(database).state()
-    except BundleError:
+    except NoCatalogueError:
         return
-    finally:
-        database.close()
     if not overwrite:
         raise taken(database.name)
 

@@ -14,10 +14,10 @@ from xcrossrec.catalogue.base import Catalogue, Encode
 from xcrossrec.catalogue.fingerprint import check_fingerprint, fingerprint_of
 from xcrossrec.catalogue.items import ItemSource, check_fields, read_items
 from xcrossrec.catalogue.kept import check_place, is_catalogue, kind_kept, open_kept, recorded_purchases, shown
-from xcrossrec.catalogue.purchases import PurchaseLog
+from xcrossrec.catalogue.purchases import PurchaseLog, leave_out
 from xcrossrec.catalogue.sqlite import recorded_fingerprint
 from xcrossrec.catalogue.stored_item import StoredItem
-from xcrossrec.exceptions import XCrossRecError
+from xcrossrec.exceptions import NoCatalogueError, XCrossRecError
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.types import is_url
@@ -67,7 +67,7 @@ def build_catalogue(model: Model, source: ItemSource, folder: Path | str, *, ove
     """Make a catalogue on disk or in a database, as a whole or not at all.
 
     It starts with the purchases of the catalogue that is its source, or else of the one that it replaces, and with who
-    was forgotten there.
+    was forgotten in either.
 
     Args:
         model: as for :func:`open_catalogue`, so for the source.
@@ -85,8 +85,12 @@ def build_catalogue(model: Model, source: ItemSource, folder: Path | str, *, ove
     items = read_items(source, text)
     vectors, fingerprint = encode_items(model, items), fingerprint_of(model)
     bought = _purchases_of(source) if isinstance(source, (Path, str)) else None
-    if bought is None and not is_url(folder):
-        bought = _purchases_of(folder)  # a database keeps those that are there
+    there = None if bought is None and is_url(folder) else _purchases_of(folder)  # a database keeps its own
+    if bought is None:
+        bought = there
+    elif there is not None:
+        others = set(there.forgotten) - set(bought.forgotten)  # who was forgotten in both bought again after it
+        bought = PurchaseLog(leave_out(bought.table(), others), [*bought.forgotten, *sorted(others)])
     return kind_kept(folder).create(
         str(folder), items, vectors, fingerprint=fingerprint, text=text, overwrite=overwrite, bought=bought
     )
@@ -124,10 +128,10 @@ def encode_items(model: Model, items: Sequence[StoredItem]) -> Float32[np.ndarra
 
 def _purchases_of(place: Path | str) -> PurchaseLog | None:
     """The purchases of the catalogue that stands at a place, as far as they can be read; None where there is none."""
-    if not is_catalogue(place):
-        return None
     try:
         return recorded_purchases(place)
+    except NoCatalogueError:
+        return None
     except XCrossRecError as error:
         log.warning("the purchases of %s are left out: %s", shown(place), error)
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -110,12 +110,17 @@ class PurchaseLog:
 
     def forget(self, customer: str) -> None:
         """Delete the purchases of a customer, by the hash of her id, and say so at the end."""
-        hers = [user for user in self._before[USER].unique() if user_hash(user) == customer]
-        self._before = self._before.filter(~pl.col(USER).is_in(hers))
+        self._before = leave_out(self._before, [customer])
         for place, each in enumerate(self._since):
             if each == Forgotten(customer) or (isinstance(each, Purchase) and user_hash(each.user_id) == customer):
                 self._since[place] = None
         self._since.append(Forgotten(customer))
+
+
+def leave_out(purchases: pl.DataFrame, customers: Collection[str]) -> pl.DataFrame:
+    """All purchases but those of some customers, by the hashes of their ids."""
+    hers = [user for user in purchases[USER].unique() if user_hash(user) in customers]
+    return purchases.filter(~pl.col(USER).is_in(hers))
 
 
 def as_table(rows: Iterable[Sequence[object]]) -> pl.DataFrame:

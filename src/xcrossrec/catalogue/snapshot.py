@@ -143,7 +143,7 @@ class HeldSnapshot(Snapshot):
     def search_titles(self, text: str, limit: int, *, within_s: float = math.inf) -> list[StoredItem]:
         """Find items by a part of their title."""
         if not (wanted := fold(text)):
-            return [item for item in islice(self, limit) if item.title]
+            return list(islice((item for item in self if item.title), limit))
         until, found = monotonic() + within_s, []
         for part in self.parts:
             rows, ranks = part.segment.find_titles(wanted, until)

@@ -37,7 +37,7 @@ from xcrossrec.catalogue.snapshot import HeldSnapshot, Part
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.copurchase import user_hash
 from xcrossrec.data.text import TITLES, ItemText
-from xcrossrec.exceptions import BundleError, XCrossRecError
+from xcrossrec.exceptions import BundleError, NoCatalogueError, XCrossRecError
 from xcrossrec.replacing import force_to_disk, replacing_folder
 
 log = logging.getLogger(__name__)
@@ -297,7 +297,7 @@ def check_folder(folder: Path) -> None:
         StorageError: no right to it.
     """
     if not is_catalogue(folder):
-        raise BundleError(
+        raise NoCatalogueError(
             f"{folder} holds no catalogue: check the path, or make one with  xcrossrec catalog build MODEL ITEMS "
             f"--out {folder}"
         )

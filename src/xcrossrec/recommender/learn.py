@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from xcrossrec.catalogue import ItemSource, is_catalogue, read_items, recorded_purchases
+from xcrossrec.catalogue.purchases import leave_out
 from xcrossrec.copurchase import CoPurchases, user_hash
 from xcrossrec.copurchase.weight import Choice
 from xcrossrec.data.given import Table
@@ -26,7 +27,7 @@ from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.purchases import check_knows, purchases_of, with_counts
 from xcrossrec.replacing import changing
 from xcrossrec.training.purchases import MOST_TEXTS, weighed
-from xcrossrec.types import ITEM, USER
+from xcrossrec.types import ITEM, USER, is_url
 
 _TRAINED = "user"
 """Column of the table of users that a training saw."""
@@ -105,6 +106,9 @@ def learn(
             counts = before.joined(fresh)
         weights = choice.weights if choice is not None else (known.weights if known is not None else {})
         _write(with_counts(model, counts, weights), path, manifest, choice)
+    services = [place for place in _paths(interactions) if is_url(place)]
+    now = {customer for place in services for customer in recorded_purchases(place).forgotten}
+    _leave_out(path, now - set(forgotten))  # while this went on
     return Learned(counts.purchases, counts.customers, counts.purchases - before.purchases, choice)
 
 
@@ -162,18 +166,22 @@ def _leave_out(path: Path, customers: Collection[str]) -> int:
 def _read(interactions: Paths | Table, columns: Columns) -> tuple[pl.DataFrame, list[str]]:
     """Users and items, each user's oldest first, the purchases of a catalogue in order of arrival, after the rest; and
     the hashes of who was forgotten in catalogues."""
-    if isinstance(interactions, (str, Path)):
-        interactions = [interactions]
-    kept: list[Path | str] = []
-    if isinstance(interactions, Sequence) and all(isinstance(each, (str, Path)) for each in interactions):
-        kept = [path for path in interactions if is_catalogue(path)]
-        interactions = [path for path in interactions if path not in kept]
+    if kept := [path for path in _paths(interactions) if is_catalogue(path)]:
+        interactions = [path for path in _paths(interactions) if path not in kept]
     logs = [recorded_purchases(path) for path in kept]
     tables = [log.table().select(USER, ITEM) for log in logs]
+    forgotten = [customer for log in logs for customer in log.forgotten]
     if not kept or interactions:
         found = as_text(canonical(read_interactions(Inputs(interactions=interactions, columns=columns))))
-        tables.insert(0, found.select(USER, ITEM))
-    return pl.concat(tables), [customer for log in logs for customer in log.forgotten]
+        tables.insert(0, leave_out(found.select(USER, ITEM), forgotten))
+    return pl.concat(tables), forgotten
+
+
+def _paths(interactions: Paths | Table) -> list[Path | str]:
+    """The paths that are given; none of a table."""
+    given = [interactions] if isinstance(interactions, (str, Path)) else interactions
+    paths = isinstance(given, Sequence) and all(isinstance(each, (str, Path)) for each in given)
+    return list(given) if paths else []
 
 
 def _texts(model: Model, catalogue: ItemSource) -> dict[str, str]:

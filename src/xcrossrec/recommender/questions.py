@@ -195,7 +195,9 @@ def understand(
             an empty title, or no candidates.
     """
     known = [item for item in snapshot.get(bought) if item is not None] if bought else []
-    given = _entries("history", asked.history, may_be_empty=bool(known) or knows_purchases)
+    beside = f" beside the purchases of {asked.user_id!r}, of which none are known here,"
+    what = "history" if asked.user_id is None else f"history{beside}"
+    given = _entries(what, asked.history, may_be_empty=bool(known) or knows_purchases)
     found = _found(snapshot, given, reads)
     unknown = [item_id for item_id in found if isinstance(item_id, str)]
     history = [_known(snapshot, item) for item in found if not (asked.skip_unknown and isinstance(item, str))]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeAlias, cast
+from urllib.parse import unquote_to_bytes
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -92,6 +93,10 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_query(request: Request, known: Sequence[str]) -> None:
+    try:
+        unquote_to_bytes(request.scope["query_string"]).decode()
+    except UnicodeDecodeError as error:
+        raise Problem(422, "invalid", f"the query is not in UTF-8 ({error}): write its characters in that") from None
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
         if name not in known:

@@ -36,6 +36,7 @@ from xcrossrec.serving.schemas import (
     StateAnswer,
     UpsertAnswer,
     UpsertRequest,
+    Whole,
 )
 from xcrossrec.serving.served import Served
 from xcrossrec.serving.service import Service
@@ -112,7 +113,7 @@ async def find_items(
     request: Request,
     model: Wanted = None,
     query: Annotated[str, Query(max_length=1000, description="A part of a title; empty: the first items.")] = "",
-    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+    limit: Annotated[Whole, Query(ge=1, le=100)] = 10,
 ) -> Response:
     """Find items by a part of their title."""
     served, within_s = _service(request).find(model), _service(request).settings.search_timeout_s

@@ -22,7 +22,9 @@ LONGEST_HISTORY_TITLE = 1_000
 
 
 def _whole(value: Any) -> Any:
-    """JSON knows one kind of number: 5.0 is an integer."""
+    """JSON knows one kind of number: 5.0 is an integer; 5_0 is one in Python alone."""
+    if isinstance(value, str) and "_" in value:
+        raise ValueError("write the number without '_'")
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

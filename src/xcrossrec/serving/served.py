@@ -15,7 +15,7 @@ import torch
 from xcrossrec.answers import Explanation
 from xcrossrec.catalogue import Catalogue, Purchase, embed_again, encode_items, fingerprint_of
 from xcrossrec.catalogue.kept import recorded_model
-from xcrossrec.exceptions import BundleError, ConfigError, UnknownItemError, XCrossRecError
+from xcrossrec.exceptions import BundleError, ConfigError, DataError, UnknownItemError, XCrossRecError
 from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
@@ -138,8 +138,7 @@ class Served:
             timeout_s: of the answer, in seconds.
             skip_unknown: leave out purchases of items that the catalogue lacks.
         """
-        bought = [each for each in asked if isinstance(each, Purchase)]
-        if bought:
+        if bought := [each for each in asked if isinstance(each, Purchase)]:
             return await self.purchases.ask((bought, skip_unknown), timeout_s=timeout_s)
         one = asked[0] if len(asked) == 1 and isinstance(asked[0], ForgetRequest) else asked
         return await self.writes.ask(one, timeout_s=timeout_s)  # type: ignore[arg-type]
@@ -170,6 +169,8 @@ class Served:
 
     def _forget(self, user_id: str) -> dict[str, Any]:
         """Delete a customer's purchases: of the catalogue, of the bundle's folder, and of what is counted."""
+        self.store.snapshot()  # what other services wrote is read, too
+        self.recommender.bought.learn()
         known = len(self.recommender.bought.of(user_id))
         self.store.forget(user_id)
         self.recommender.bought.learn()
@@ -193,6 +194,8 @@ class Served:
         known = [or_error(partial(self._of_known_items, *each)) for each in asked]
         stored = [purchase for each in known if not isinstance(each, Exception) for purchase in each[0]]
         fresh = or_error(partial(self.store.add_purchases, stored))
+        if isinstance(fresh, DataError) and len(asked) > 1:  # one request's fault is not the others'
+            return [answer for each in asked for answer in self._add_purchases([each])]
         if isinstance(fresh, Exception):
             return [each if isinstance(each, Exception) else fresh for each in known]
         self.recommender.bought.learn()

@@ -71,6 +71,8 @@ def test_an_unknown_query_parameter_is_refused_by_its_name(shop: Any) -> None:
         ("POST", "/v1/recommend?k=3", "unknown query parameter 'k': none is known here"),
         ("GET", "/healthz?verbose", "unknown query parameter 'verbose'"),
         ("GET", "/v1/items?limit=1&limit=2", "the query parameter 'limit' is given 2 times: give one"),
+        ("GET", "/v1/items?limit=5_0", "limit: Value error, write the number without '_', got '5_0'"),
+        ("GET", "/v1/items?query=caf%E9", "the query is not in UTF-8 ('utf-8' codec can't decode byte 0xe9"),
     ):
         more = {"json": {"history": HISTORY}} if method == "POST" else {}
         assert said in sentence(shop.ask(method, address, **more), 422, "invalid")

@@ -14,7 +14,7 @@ import httpx
 import polars as pl
 import pytest
 
-from xcrossrec.catalogue import build_catalogue
+from xcrossrec.catalogue import Purchase, build_catalogue
 from xcrossrec.copurchase import CoPurchases
 from xcrossrec.models import bundle
 from xcrossrec.models.purchases import with_counts
@@ -60,8 +60,19 @@ def test_what_one_writes_all_see_at_once(replicas: tuple[Shop, Shop]) -> None:
     assert "new" not in [item["item_id"] for item in there[0]]  # she has it
     assert first.ask("DELETE", "/v1/purchases", json={"user_id": "anna"}).json()["forgotten"] == 1
     assert "new" in [item["item_id"] for item in second.post("/v1/recommend", anna).json()["items"]]
+    second.post("/v1/purchases", {"purchases": [{"user_id": "cy", "item_id": "new"}]})
+    assert first.ask("DELETE", "/v1/purchases", json={"user_id": "cy"}).json()["forgotten"] == 1  # unasked since
     assert second.ask("DELETE", "/v1/items", json={"ids": ["new"]}).json()["deleted"] == 1
     assert first.recommend([TRAIN], k=9)["items"] == before["items"]
+
+
+def test_a_purchase_that_cannot_be_kept_refuses_no_others_that_came_with_it(replicas: tuple[Shop, Shop]) -> None:
+    served = replicas[0].service.models["toys"]
+    wrong, right = Purchase("an\0na", "i0"), Purchase("bo", "i0")
+    refused, added = served._add_purchases([([wrong], False), ([right], False)])
+    assert "zero character, which PostgreSQL cannot keep" in str(refused)
+    assert added == {"catalog_version": served.store.version, "added": 1}
+    assert served.recommender.bought.of("bo") == ("i0",)
 
 
 def test_who_was_forgotten_before_a_service_starts_is_so_whatever_its_bundle_knows(

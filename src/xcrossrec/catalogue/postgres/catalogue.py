@@ -99,16 +99,8 @@ class PostgresCatalogue(Catalogue):
                 raise taken(tables.database.name)
             former = there or State(0, 0, "", 0, "", 0, 0, 0, 0, False, 0, None, None)
             generation, indexed = former.generation + 1, must_index(len(items), dim)
-            facts = {
-                "generation": generation,
-                "fingerprint": fingerprint,
-                "dim": dim,
-                "text": text.template,
-                "items": len(items),
-                "next_place": len(items),
-                "indexed": indexed,
-                "model": None,
-            }
+            facts = {"generation": generation, "fingerprint": fingerprint, "dim": dim, "text": text.template}
+            facts |= {"items": len(items), "next_place": len(items), "indexed": indexed, "model": None}
             if there is None:
                 tables.begin(connection)
             tables.make_items(connection, generation, dim)
@@ -151,12 +143,8 @@ class PostgresCatalogue(Catalogue):
     @staticmethod
     def recorded_model(url: str) -> tuple[str, str | None]:
         """The fingerprint of the model whose vectors count, and its folder where that is known."""
-        database = Database(url)
-        try:
-            state = Tables(database).state()
-            return state.fingerprint, state.model
-        finally:
-            database.close()
+        state = Tables(Database(url)).state()
+        return state.fingerprint, state.model
 
     @classmethod
     def _opened(cls, tables: Tables) -> Self:
@@ -207,18 +195,19 @@ class PostgresCatalogue(Catalogue):
         with self._writing:
             if state.generation != self._state.generation and self._closed is None:
                 self._closed = CatalogueReplacedError.of(self.name, state.fingerprint)
-                state = replace(self._state, version=state.switched - 1, arrived=state.arrived)
+                last = state.switched - 1 if state.former == self._state.generation else self._snapshot.version
+                state = replace(self._state, version=last, arrived=state.arrived)
             elif self._closed is not None:
                 state = replace(self._state, version=self._snapshot.version, arrived=state.arrived)
             self._arrivals.catch_up(state.arrived)
             if state.version <= self._snapshot.version and state.indexed == self._state.indexed:
                 return
             if state.indexed or state.purged > self._snapshot.version:
-                self._snapshot = self._read_all(state)
+                self._snapshot, self._since = self._read_all(state), None
             elif isinstance(self._snapshot, HeldSnapshot):
                 changed = self._tables.changed(state.generation, self._snapshot.version, state.version)
                 if self._tables.state().purged > self._snapshot.version:  # what was deleted may be removed by now
-                    self._snapshot = self._read_all(state)
+                    self._snapshot, self._since = self._read_all(state), None
                 else:
                     self._apply(state.version, *changed)
                     self._merge_later()
@@ -240,21 +229,15 @@ class PostgresCatalogue(Catalogue):
             return 0
 
         def work(connection: Connection[Any], state: State, version: int) -> dict[str, Any]:
-            return self._put(connection, state, version, items, checked)
+            known = self._tables.end(connection, state.generation, version, [item.item_id for item in items])
+            free = count(state.next_place)
+            places = [known[item.item_id] if item.item_id in known else next(free) for item in items]
+            self._tables.write(connection, state.generation, version, places, items, checked)
+            return {"items": state.items + len(items) - len(known), "next_place": next(free)}
 
         self._change(work)
         self._index_later()
         return len(items)
-
-    def _put(
-        self, connection: Connection[Any], state: State, version: int, items: Sequence[StoredItem], vectors: Any
-    ) -> dict[str, Any]:
-        """Write items into a generation; gives what the state becomes."""
-        known = self._tables.end(connection, state.generation, version, [item.item_id for item in items])
-        free = count(state.next_place)
-        places = [known[item.item_id] if item.item_id in known else next(free) for item in items]
-        self._tables.write(connection, state.generation, version, places, items, vectors)
-        return {"items": state.items + len(items) - len(known), "next_place": next(free)}
 
     def delete(self, item_ids: Collection[str]) -> int:
         """Delete items; see :meth:`Catalogue.delete`."""
@@ -320,12 +303,8 @@ class PostgresCatalogue(Catalogue):
 
     def _index_later(self) -> None:
         """Index the vectors on another thread, once there are many; until then each process goes on holding them."""
-        state = self._state
-        if (
-            must_index(state.items, state.dim)
-            and not state.indexed
-            and not (self._indexer and self._indexer.is_alive())
-        ):
+        state, running = self._state, self._indexer is not None and self._indexer.is_alive()
+        if must_index(state.items, state.dim) and not state.indexed and not running:
             self._indexer = Thread(target=self._index, name="xcrossrec-index", daemon=True)
             self._indexer.start()
 

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.conninfo import conninfo_to_dict
 
-from xcrossrec.exceptions import BundleError, ConfigError, StorageError, UnavailableError
+from xcrossrec.exceptions import ConfigError, NoCatalogueError, StorageError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ class Database:
                 f"the database {self.name} was lost ({_said(error)}): nothing was changed; ask again"
             )
         if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
-            return BundleError(
+            return NoCatalogueError(
                 f"{self.name} holds no catalogue: check the URL, or make one with  xcrossrec catalog build MODEL ITEMS "
                 f"--out {self.name}"
             )

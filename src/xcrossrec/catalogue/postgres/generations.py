@@ -94,10 +94,8 @@ class NextGeneration:
             self._tables.remove(connection, self.number, [*deleted, *written.ids])
             self._write(connection, written.places.tolist(), items, vectors)
 
-        if (items or deleted) and connection is not None:
-            work(connection)
-        elif items or deleted:
-            self._tables.database.change(work)
+        if items or deleted:
+            self._tables.database.change(work) if connection is None else work(connection)
 
     def _vectors(self, items: Sequence[StoredItem]) -> Float32[Tensor, "item dim"]:
         return check_vectors(items, self._encode(items), self._dim) if items else torch.empty(0, self._dim)

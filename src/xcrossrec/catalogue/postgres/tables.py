@@ -26,7 +26,7 @@ from xcrossrec.catalogue.postgres.connections import Database
 from xcrossrec.catalogue.purchases import Forgotten, Purchase, PurchaseLog, as_table
 from xcrossrec.catalogue.segment import Segment, fold, table_of_rows
 from xcrossrec.catalogue.stored_item import StoredItem
-from xcrossrec.exceptions import BundleError, DataError, StorageError
+from xcrossrec.exceptions import BundleError, DataError, NoCatalogueError, StorageError
 
 Rows: TypeAlias = Sequence[tuple[Any, ...]]
 
@@ -128,13 +128,11 @@ class Tables:
         Raises:
             BundleError: no catalogue there, or one of another format.
         """
-        if connection is None:
-            found = self.database.read(self.query("SELECT format, {fields} FROM {state}", fields=_FIELDS))
-        else:
-            asked = self.query("SELECT format, {fields} FROM {state} FOR UPDATE", fields=_FIELDS)
-            found = connection.execute(asked).fetchall()
+        locked = "" if connection is None else " FOR UPDATE"
+        asked = self.query("SELECT format, {fields} FROM {state}" + locked, fields=_FIELDS)
+        found = self.database.read(asked) if connection is None else connection.execute(asked).fetchall()
         if not found:
-            raise BundleError(f"{self.database.name} holds no whole catalogue: build it again (--overwrite)")
+            raise NoCatalogueError(f"{self.database.name} holds no whole catalogue: build it again (--overwrite)")
         if found[0][0] != FORMAT:
             raise BundleError(
                 f"{self.database.name} is a catalogue of format {found[0][0]}, this release reads {FORMAT}: use the "
@@ -267,16 +265,13 @@ class Tables:
             "UPDATE {items} SET until = %s, ended = now() WHERE item_id = ANY(%s) AND until IS NULL "
             "RETURNING item_id, place"
         )
-        return dict(
-            connection.execute(self.query(text, items=self.items(generation)), (version, list(item_ids))).fetchall()
-        )
+        asked = self.query(text, items=self.items(generation))
+        return dict(connection.execute(asked, (version, list(item_ids))).fetchall())
 
     def whole(self, generation: int, version: int) -> Segment:
         """All items of a version."""
-        asked = self.query(
-            "SELECT {columns} FROM {items} WHERE " + VISIBLE + " ORDER BY place", items=self.items(generation)
-        )
-        return segment_of(self.database.read(asked, {"version": version}))
+        asked = "SELECT {columns} FROM {items} WHERE " + VISIBLE + " ORDER BY place"
+        return segment_of(self.database.read(self.query(asked, items=self.items(generation)), {"version": version}))
 
     def page(
         self, generation: int, version: int, after: int, most: int
@@ -321,16 +316,14 @@ class Tables:
             "WITH gone AS (DELETE FROM {items} WHERE until IS NOT NULL AND ended < now() - make_interval(mins => %s) "
             "RETURNING until) SELECT max(until) FROM gone"
         )
-        (last,) = connection.execute(self.query(text, items=self.items(state.generation)), (KEPT_MIN,)).fetchone() or (
-            None,
-        )
+        asked = self.query(text, items=self.items(state.generation))
+        ((last,),) = connection.execute(asked, (KEPT_MIN,)).fetchall()
         if last is not None:
             self.set_state(connection, purged=max(last, state.purged))
-        if state.former is not None:
-            over = connection.execute(self.query("SELECT 1 FROM {state} WHERE former_until < now()")).fetchone()
-            if over:
-                self.drop_items(connection, state.former)
-                self.set_state(connection, former=None)
+        over = self.query("SELECT 1 FROM {state} WHERE former_until < now()")
+        if state.former is not None and connection.execute(over).fetchone():
+            self.drop_items(connection, state.former)
+            self.set_state(connection, former=None)
 
     def switch(self, connection: Connection[Any], state: State, **facts: Any) -> None:
         """Let another generation count, from the next version on; the former one is kept for a while."""
@@ -387,7 +380,8 @@ class Tables:
 
     def forget(self, connection: Connection[Any], user_id: str) -> int:
         """Delete a customer's purchases; gives how many there were."""
-        return connection.execute(self.query("DELETE FROM {purchases} WHERE user_id = %s"), (user_id,)).rowcount
+        asked = self.query("DELETE FROM {purchases} WHERE user_id = ANY(%s)")
+        return connection.execute(asked, (askable([user_id]),)).rowcount
 
     def note_forgotten(self, connection: Connection[Any], arrived: int, customers: Sequence[str]) -> int:
         """Note who was forgotten, by hashes, numbered after a number; gives the last number."""
