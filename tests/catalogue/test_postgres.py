@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,26 @@ def test_an_overwritten_catalogues_purchases_are_counted_once(
     assert taken is not None
     assert taken.purchases().rows() == [("anna", "i0", None)]
     assert list(taken.purchases_after(0)) == [Forgotten(user_hash("cy")), Forgotten(user_hash("dan"))]
+
+
+def test_who_embeds_gets_its_own_models_catalogue_though_another_follows_at_once(
+    two: tuple[PostgresCatalogue, PostgresCatalogue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    alone = Database.alone
+
+    @contextmanager
+    def followed(self: Database, **options: Any) -> Iterator[Any]:
+        with alone(self, **options) as connection:
+            yield connection
+        monkeypatch.setattr(Database, "alone", alone)
+        own = other.successor(OTHER)
+        assert own is not None
+        own.embed_again(fingerprint=MODEL, dim=DIM, encode=lambda items: unit(*range(len(items))))
+
+    monkeypatch.setattr(Database, "alone", followed)
+    new = one.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items)
+    assert (new.fingerprint, new.snapshot().dim, new.replaced_by) == (OTHER, DIM + 1, "")
 
 
 def test_two_that_change_to_the_same_model_encode_once(postgres: str) -> None:

@@ -355,8 +355,8 @@ class PostgresCatalogue(Catalogue):
                 with suppress(XCrossRecError, psycopg.Error):
                     self._next.drop()
                 raise
-        self._catch_up()
-        return type(self)(self._tables, self._tables.state(), self._arrivals)
+            self._catch_up()
+            return type(self)(self._tables, self._tables.state(), self._arrivals)
 
     def _switch(self, connection: Connection[Any], facts: Mapping[str, Any]) -> None:
         """While writers wait: take over what was written last, and let the new generation count."""
