@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from xcrossrec.catalogue.files import VERSION
 from xcrossrec.catalogue.rows import DATABASE
 from xcrossrec.cli import checks
 from xcrossrec.data import build_domain, write_domain
@@ -142,7 +143,7 @@ def test_a_mistake_is_answered_before_anything_heavy_is_loaded(answers: list[Any
 
 
 def test_what_is_checked_has_the_names_that_are_written() -> None:
-    assert (checks.CATALOGUE, checks.ADAPTER, checks.MODEL[0]) == (DATABASE, ADAPTER_CONFIG, MANIFEST)
+    assert (*checks.CATALOGUE, checks.ADAPTER, checks.MODEL[0]) == (DATABASE, VERSION, ADAPTER_CONFIG, MANIFEST)
     assert TitleEncoder.config_file_name == checks.ENCODER
 
 

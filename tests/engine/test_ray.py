@@ -42,6 +42,9 @@ def cluster() -> Iterator[Any]:
         from ray.cluster_utils import Cluster
 
         place = tempfile.mkdtemp(prefix="ray-")
+        (Path(tempfile.gettempdir()) / "ray").mkdir(
+            exist_ok=True
+        )  # where Ray notes the newest cluster, whatever its place
         head = {**SMALL, "include_dashboard": False, "no_monitor": True, "temp_dir": place, "_system_config": SYSTEM}
         made = Cluster(initialize_head=True, head_node_args=head)
         made.second = made.add_node(**SMALL)
