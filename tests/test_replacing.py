@@ -51,6 +51,15 @@ def test_the_old_folder_is_never_gone(place: Path, monkeypatch: pytest.MonkeyPat
     assert names(place) == ["new"]
 
 
+def test_a_disk_without_locks_holds_nobody_back(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("xcrossrec.replacing.fcntl.flock", no_locks)
+    with changing(place), claimed(place), claimed(place):
+        assert names(place) == ["old"]
+
+
 @pytest.mark.parametrize("one_step", [True, False])
 def test_of_many_that_change_a_folder_each_sees_what_the_others_wrote(
     place: Path, monkeypatch: pytest.MonkeyPatch, one_step: bool
@@ -73,7 +82,7 @@ def test_of_many_that_change_a_folder_each_sees_what_the_others_wrote(
 def test_a_folder_is_worked_in_by_one_at_a_time(tmp_path: Path) -> None:
     work = tmp_path / "runs" / "work"
     with claimed(work):
-        with pytest.raises(DataError, match=f"another process is at work in {work}: wait for it"), claimed(work):
+        with pytest.raises(DataError, match=f"another process is at work in {work}: wait, or"), claimed(work):
             raise AssertionError
         assert work.is_dir()
     assert not work.exists(), "nothing was written"

@@ -99,8 +99,9 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another process is at work in {folder}: wait for it, or choose another --out") from None
+        except OSError as error:  # where the disk has no locks nobody is held back
+            if isinstance(error, BlockingIOError):
+                raise DataError(f"another process is at work in {folder}: wait, or choose another --out") from None
         try:
             yield
         finally:

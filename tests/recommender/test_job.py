@@ -218,7 +218,7 @@ def test_a_half_written_part_is_written_again(late: Recommender, users: Path, tm
 def test_two_processes_do_not_write_one_output(late: Recommender, users: Path, tmp_path: Path) -> None:
     parts = tmp_path / ".out.parquet.parts"
     parts.mkdir()
-    with claimed(parts), pytest.raises(DataError, match=r"another process is at work in .*\.parts: wait for it"):
+    with claimed(parts), pytest.raises(DataError, match=r"another process is at work in .*\.parts: wait"):
         run(late, users, tmp_path / "out.parquet")
 
 

@@ -62,8 +62,10 @@ def adapt(
         target: the new category: a domain, or its folder.
         sources: established categories: domains, whose adapters are trained and kept, or adapters; may be none. None
             takes those that the folder was made with before.
+        out: the folder.
         minutes: that all may take. What would take longer than is left is skipped, and named.
         base: folder or name of the base; None takes that of the adapters given, or the embedded one.
+        seed: of every draw.
         add_sources: beside those of before.
         drop_sources: names, or folders, of those of before that are left out now.
         plan: how trainings differ from the usual ones.

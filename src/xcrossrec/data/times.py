@@ -51,11 +51,9 @@ def times(values: pl.Series, unit: TimeUnit) -> pl.DataFrame:
         return _parts(values.to_physical(), PER_SECOND[values.dtype.time_unit])
     if values.dtype == pl.Date:
         return _parts(values.to_physical().cast(pl.Int64) * 86_400, 1)
-    return (
-        _iso(values.cast(pl.String).str.strip_chars().str.strip_suffix(".0"))
-        if unit == "iso"
-        else _numbers(values, PER_SECOND[unit])
-    )
+    if unit != "iso":
+        return _numbers(values, PER_SECOND[unit])
+    return _iso(values.cast(pl.String).str.strip_chars().str.strip_suffix(".0"))
 
 
 def _parts(numbers: pl.Series, per: int) -> pl.DataFrame:

@@ -56,6 +56,7 @@ def evaluate(
     ``full`` is asked, the other kinds read their candidates from the scores of the whole catalogue.
 
     Args:
+        scorer: bound to the catalogue of ``domain``, of whose ``split`` the users are ranked.
         negatives: which kinds, each once.
         seed: of the drawn candidates.
         directory: the domain's folder; candidates are read from and written to its ``candidates``.

@@ -49,7 +49,7 @@ def difference_interval(differences: Float[np.ndarray, " user"]) -> tuple[float,
     or a tenth, and one as far below (of a metric a half, not a tenth). What a handful of users decide is not known from
     users of whom none happened to be among them. It is what adding successes and failures is to a share (Agresti and
     Caffo, The American Statistician 54, 2000). Of differences in MRR among 128 customers it holds the truth 99 times of
-    100, among 512 in 97; a percentile bootstrap does in 73 and 84 (xcrossrec_lab.report.coverage).
+    100, among 512 in 98; a percentile bootstrap does in 73 and 85 (xcrossrec_lab.report.coverage).
 
     Args:
         differences: one finite difference a user between -1 and 1, at least one.

@@ -82,7 +82,9 @@ def train_source(
         target_modules: names of the linear layers to adapt; None takes query and value.
         purchases: let a `dual` model know what these users bought, as the rival of a target's does.
         resume: continue an interrupted run.
+        resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
+        show_progress: draw progress bars.
         show_progress: draw progress bars.
         report_to: who is told losses and rates; TensorBoard's logs lie in ``<out>.training``.
         callbacks: of the trainer (transformers), beside its own.

@@ -126,11 +126,8 @@ def refuse_views(path: str, column: str, counts: Mapping[str, int]) -> str | Non
     bought = [value for value in counts if _BOUGHT.search(value) and value not in others]
     lines = [f"{column}={value}" for value in bought] or [f"{column}!={value}" for value in others]
     if _is(column, _QUANTITIES):
-        others, lines, shown = (
-            [value for value in counts if value == "false"],
-            [f"{column}>0"],
-            f"0 or less ({counts.get('false', 0):,})",
-        )
+        others, lines = [value for value in counts if value == "false"], [f"{column}>0"]
+        shown = f"0 or less ({counts.get('false', 0):,})"
     elif _is(column, _YES) and yes:
         others, lines = [value for value in counts if value not in yes], [f"{column}={value}" for value in yes]
     elif _is(column, _NO):
