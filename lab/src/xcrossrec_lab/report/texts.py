@@ -25,6 +25,18 @@ TEXTS = ("words", "title", "fields")
 PAIRS = (("fields", "title"), ("fields", "words"), ("title", "words"))
 """Which texts are compared, the second with the first."""
 
+HEADINGS: dict[Negatives, str] = {
+    "uniform": "Among 29 others, drawn evenly",
+    "popularity": "Among 29 others, drawn by how often they are bought",
+    "full": "In the whole catalogue",
+}
+
+HOW_TO_READ = """The score is the mean reciprocal rank (MRR) of the product bought next: 1 if it is ranked first, 1/2 if
+second. Customers and products are the same in every column; only what models read of a product differs: `words` is its
+title cut to eight words, `title` the whole title, `fields` title, brand and category. Trained methods and their sources
+have learned with that text, too. A gain is in percent, with its 95% interval over the customers, paired; `draws` is how
+many draws of customers to learn from were averaged first."""
+
 
 def text_table(points: Points, negatives: Negatives) -> str:
     """MRR of every category and method by text, and how much more a text gives than another.
@@ -80,8 +92,9 @@ def page(points: Points) -> str:
     Raises:
         DataError: see :func:`text_table`.
     """
-    parts = [f"## {negatives}\n\n{text_table(points, negatives)}" for negatives in points.suite.negatives or NEGATIVES]
-    return "\n\n".join(["# What the item's text is worth after training (MRR)", *parts]) + "\n"
+    parts = [f"## {HEADINGS[each]}\n\n{text_table(points, each)}" for each in points.suite.negatives or NEGATIVES]
+    head = f"Made by `python -m xcrossrec_lab.report.texts` from the suite `{points.suite.name}`."
+    return "\n\n".join(["# What the item's text is worth after training", f"{head} {HOW_TO_READ}", *parts]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
