@@ -98,7 +98,8 @@ def summary(runs: Sequence[Run]) -> str:
     kept = [each["promise"] for each in runs if each["promise"] and each["promise"]["promise"]]
     held = sum(inside(each["came"], *each["promise"][1:]) == "yes" for each in kept)
     true = sum(inside(each["truth"], *each["promise"][1:]) == "yes" for each in kept)
-    return f"""Over {len(runs)} of the 14 shops, those that are run:
+    which = "all 14 shops" if len(runs) == 14 else f"{len(runs)} of the 14 shops, those that are run"
+    return f"""Over {which}:
 
 - The shipped model is worse than the best simple candidate in truth, for sure, in {len(worse)}{named}; the lowest
   difference is {signed(below["minus_best_simple"])} ({below["shop"]}). On the shop's own customers who report:
