@@ -74,6 +74,7 @@ class Questions:
 
         Raises:
             ServiceError: refused, busy for too long, failed, or no answer.
+            ConfigError: what no request can carry.
         """
         body = _given(
             model=model,
@@ -177,7 +178,8 @@ class Questions:
             name: of the model.
             path: the new bundle's folder on the server; None reads the present one again.
         """
-        return Call("POST", f"v1/models/{quote(name, safe='')}/reload", Details, body=_given(path=path))
+        place = quote(name, safe="", errors="surrogatepass")
+        return Call("POST", f"v1/models/{place}/reload", Details, body=_given(path=path))
 
 
 def _entries(history: Sequence[HistoryEntry]) -> list[dict[str, str]]:

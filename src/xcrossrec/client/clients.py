@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from xcrossrec.client.answers import RequestRefusedError, ServiceBusyError, ServiceError, read
 from xcrossrec.client.calls import Call, Questions
+from xcrossrec.exceptions import ConfigError
 from xcrossrec.extras import require
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class _Client:
 
     Raises:
         MissingExtraError: httpx is not installed.
+        ConfigError: no address, or a key that no request can carry.
     """
 
     _of_httpx = ""
@@ -68,7 +70,8 @@ class _Client:
         self._patience_s = patience_s
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         connect = getattr(httpx, self._of_httpx)
-        self._http = connect(base_url=self.url, timeout=timeout_s, headers=headers, transport=transport)
+        with _own_errors(self.url):
+            self._http = connect(base_url=self.url, timeout=timeout_s, headers=headers, transport=transport)
 
 
 class _Patience:
@@ -96,42 +99,44 @@ def _named_wait_s(retry_after: str) -> float | None:
         return float(retry_after)
     try:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
 def _result(call: Call[T], response: httpx.Response) -> T:
-    if not response.is_success:
-        raise _failure(response)
-    answer: T = read(call.answer, response.content, call.key)
-    return answer
+    if response.is_success:
+        answer: T = read(call.answer, response.content, call.key)
+        return answer
+    message, code = _told(response)
+    status = response.status_code
+    kind = ServiceBusyError if status in _BUSY else RequestRefusedError if 400 <= status < 500 else ServiceError
+    raise kind(message, status=status, code=code, request_id=response.headers.get("x-request-id", ""))
 
 
 def _told(response: httpx.Response) -> tuple[str, str]:
     """The server's own sentence and its code."""
-    with suppress(ValueError, KeyError, TypeError, AttributeError):
+    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
         told = response.json()["error"]
         return str(told["message"]), str(told.get("code", ""))
     return f"the server answered {response.status_code} without a reason: check the address, and its log", ""
 
 
-def _failure(response: httpx.Response) -> ServiceError:
-    message, code = _told(response)
-    status = response.status_code
-    kind = ServiceBusyError if status in _BUSY else RequestRefusedError if 400 <= status < 500 else ServiceError
-    return kind(message, status=status, code=code, request_id=response.headers.get("x-request-id", ""))
-
-
 @contextmanager
-def _named_silence(url: str) -> Iterator[None]:
-    """Turn a failed connection into an error that names the address."""
+def _own_errors(url: str) -> Iterator[None]:
+    """Turn a failed connection, and what cannot be sent, into an error that names the address."""
     import httpx
 
     try:
         yield
-    except httpx.TransportError as error:
+    except (httpx.HTTPError, httpx.StreamError) as error:
+        what = "no answer" if isinstance(error, httpx.TransportError) else "no answer that can be read"
         why = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise ServiceError(f"no answer from {url} ({why}): check the address, and that the server runs") from None
+        raise ServiceError(f"{what} from {url} ({why}): check the address, and that the server runs") from None
+    except (httpx.InvalidURL, httpx.CookieConflict, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ConfigError(
+            f"{url} cannot be asked this ({error}): check the address and the key, and give text, finite numbers, "
+            "lists and mappings"
+        ) from error
 
 
 def _waits(ask: Callable[Concatenate[Any, P], Call[T]]) -> Callable[Concatenate[Client, P], T]:
@@ -174,7 +179,7 @@ class Client(_Client):
     def _ask(self, call: Call[T]) -> T:
         patience = _Patience(self._retries, self._patience_s)
         while True:
-            with _named_silence(self.url):
+            with _own_errors(self.url):
                 response = self._http.request(call.method, call.path, json=call.body, params=call.query)
             if (wait_s := patience.wait_s(response)) is None:
                 return _result(call, response)
@@ -211,7 +216,7 @@ class AsyncClient(_Client):
     async def _ask(self, call: Call[T]) -> T:
         patience = _Patience(self._retries, self._patience_s)
         while True:
-            with _named_silence(self.url):
+            with _own_errors(self.url):
                 response = await self._http.request(call.method, call.path, json=call.body, params=call.query)
             if (wait_s := patience.wait_s(response)) is None:
                 return _result(call, response)

@@ -255,6 +255,60 @@ def test_no_answer_names_the_address(client: Any) -> None:
     assert caught.value.status == 0
 
 
+HTTPX = [kind for kind in vars(httpx).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+
+
+@both
+@pytest.mark.parametrize("kind", HTTPX, ids=lambda kind: kind.__name__)
+def test_whatever_httpx_raises_is_an_error_of_the_clients_own(client: Any, kind: type[Exception]) -> None:
+    error = kind.__new__(kind, "broken")
+    Exception.__init__(error, "broken")
+    with pytest.raises((ServiceError, ConfigError), match=r"http://shop/api/ .*broken\).*: check the address"):
+        client(Service(error))("models")
+
+
+@both
+def test_an_answer_that_cannot_be_unpacked_is_no_answer_that_can_be_read(client: Any) -> None:
+    zipped = httpx.Response(200, stream=httpx.ByteStream(b"no gzip"), headers={"Content-Encoding": "gzip"})
+    with pytest.raises(ServiceError, match=r"no answer that can be read from http://shop/api/ \(DecodingError"):
+        client(Service(zipped))("models")
+    deep = httpx.Response(500, content=b"[" * 100_000)
+    with pytest.raises(ServiceError, match="answered 500 without a reason"):
+        client(Service(deep))("models")
+    year = refusal(429, "full", retry_after="Mon, 01 Jan " + "9" * 40 + " 00:00:00 GMT")
+    with pytest.raises(ServiceBusyError, match="full"):
+        client(Service(year), retries=1, patience_s=0.01)("models")
+
+
+@both
+@pytest.mark.parametrize(
+    ("method", "values", "message"),
+    [
+        ("put_items", [[StoredItem("i1", "Train", price=float("nan"))]], "not JSON compliant"),
+        ("put_items", [[StoredItem("i1", "Train", metadata={"when": datetime.now(UTC)})]], "not JSON serializable"),
+        ("recommend", [["\ud800"]], "surrogates not allowed"),
+        ("find_items", ["x" * 70_000], "too long"),
+    ],
+)
+def test_what_cannot_be_sent_is_said(client: Any, method: str, values: Any, message: str) -> None:
+    service = Service(answer(RANKED))
+    with pytest.raises(ConfigError, match=f"http://shop/api/ cannot be asked this .*{message}"):
+        client(service)(method, *values)
+    assert not service.asked
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(("url", "key"), [("http://[::1", None), ("http://shop:port", None), ("http://shop", "ключ")])
+def test_an_address_or_a_key_that_is_none_is_said(kind: Any, url: str, key: str | None) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be asked this .*: check the address and the key"):
+        kind(url, api_key=key)
+
+
+def test_a_name_that_no_host_has_is_said() -> None:
+    with Client(f"http://{'a' * 70}.example") as client, pytest.raises(ConfigError, match="cannot be asked this"):
+        client.models()
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
