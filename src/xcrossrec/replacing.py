@@ -156,7 +156,7 @@ def refused(path: Path, error: object) -> StorageError:
 def _beside(place: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     with _sentence(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        _clear(place)
+        clear_leftovers(place)
         temporary, lock = _made(place, make)
     try:
         yield temporary
@@ -185,8 +185,9 @@ def _made(place: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
     return temporary, lock
 
 
-def _clear(place: Path) -> None:
-    """Remove what crashes left, and put a folder back that stood between two names."""
+def clear_leftovers(path: Path | str) -> None:
+    """Remove what crashes left beside ``path``, and put a folder back that stood between two names."""
+    place = Path(path).resolve()
     for leftover, _ in _unlocked(place):
         if leftover.name.endswith(_RETIRED) and not place.exists():
             leftover.replace(place)

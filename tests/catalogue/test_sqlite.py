@@ -15,6 +15,7 @@ import pytest
 from catalogue_contract import MODEL, OTHER, MergingContract, best, item, search, unit
 from xcrossrec.catalogue import Catalogue, Purchase, SqliteCatalogue, StoredItem, is_catalogue
 from xcrossrec.catalogue import scan as scan_module
+from xcrossrec.catalogue.rows import Rows
 from xcrossrec.catalogue.scan import processor_multiplies_integers
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, StorageError
 from xcrossrec.replacing import refused
@@ -102,7 +103,34 @@ def test_what_cannot_be_wiped_is_said(store: SqliteCatalogue, monkeypatch: pytes
     assert not [path.name for path in store.folder.iterdir() if b"anna" in path.read_bytes()]
 
 
-def throw(error: Exception) -> None:
+def test_who_was_being_forgotten_when_the_process_died_is_wiped_when_the_catalogue_opens_again(
+    store: SqliteCatalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store._rows._connection.execute("PRAGMA secure_delete = OFF")
+    store.add_purchases([Purchase("anna-of-the-test", f"i{n}") for n in range(90)])
+    monkeypatch.setattr(store._rows, "wipe", lambda: throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        store.forget("anna-of-the-test")
+
+    def rest(folder: Path) -> list[str]:
+        return [path.name for path in folder.iterdir() if b"anna-of-the-test" in path.read_bytes()]
+
+    crashed = shutil.copytree(store.folder, tmp_path / "crashed")
+    assert rest(crashed)
+    with monkeypatch.context() as patch:
+        patch.setattr(Rows, "wipe", lambda _: throw(refused(crashed, "disk full")))
+        SqliteCatalogue.open(crashed, fingerprint=None).close()
+    assert "crashed could not be written (disk full)" in caplog.text
+    with SqliteCatalogue.open(crashed, fingerprint=None) as again:
+        assert not rest(crashed)
+        assert again.purchases().is_empty()
+        again.upsert([item(0)], unit(0))
+    caplog.clear()
+    monkeypatch.setattr(Rows, "wipe", lambda _: throw(AssertionError("not twice")))
+    SqliteCatalogue.open(crashed, fingerprint=None).close()
+
+
+def throw(error: BaseException) -> None:
     raise error
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from typer.testing import CliRunner
 from xcrossrec.catalogue import Filters
 from xcrossrec.cli import app
 from xcrossrec.data import Domain, write_domain
-from xcrossrec.engine import Parts
+from xcrossrec.engine import Local, Make, Parts
 from xcrossrec.exceptions import DataError
 from xcrossrec.recommender import Question, Recommender, job, ranking
 from xcrossrec.recommender.job import BatchReport, job_of, recommend_batch
@@ -183,32 +185,38 @@ def test_a_finished_job_is_not_done_again(late: Recommender, users: Path, tmp_pa
     with pytest.raises(DataError, match="exists and is not this job's"):
         run(late, users, tmp_path / "mine.parquet")
     assert (tmp_path / "mine.parquet").read_text() == "precious"
+    pq.write_table(pa.table({"x": [1]}).replace_schema_metadata({"xcrossrec": "5"}), tmp_path / "five.parquet")
+    with pytest.raises(DataError, match="exists and is not this job's"):
+        run(late, users, tmp_path / "five.parquet")
 
 
-def stop_after(parts: int) -> Any:
-    def progress(done: int, _: int) -> None:
-        if done == parts:
-            raise KeyboardInterrupt
+class StoppedAfter(Local):
+    """An engine that is interrupted after so many row groups."""
 
-    return progress
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+
+    def results(self, make: Make, blocks: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+        yield from islice(super().results(make, blocks), self.parts)
+        raise KeyboardInterrupt
 
 
 def test_an_unfinished_job_of_other_settings_is_refused(late: Recommender, users: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     with pytest.raises(KeyboardInterrupt):
-        run(late, users, out, progress=stop_after(1))
+        run(late, users, out, engine=StoppedAfter(1))
     assert not out.exists()
     with pytest.raises(DataError, match="unfinished output of other users, another model, catalogue or settings"):
         run(late, users, out, Question([], 1))
     assert run(late, users, out).resumed == 1
     with pytest.raises(KeyboardInterrupt):
-        run(late, users, tmp_path / "two.parquet", progress=stop_after(2))
+        run(late, users, tmp_path / "two.parquet", engine=StoppedAfter(2))
     assert run(late, users, tmp_path / "two.parquet", Question([], 1), overwrite=True).resumed == 0
 
 
 def test_a_half_written_part_is_written_again(late: Recommender, users: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(late, users, tmp_path / "out.parquet", progress=stop_after(1))
+        run(late, users, tmp_path / "out.parquet", engine=StoppedAfter(1))
     half = tmp_path / ".out.parquet.parts" / ".000001.part.0123abcd.writing"
     half.write_bytes(b"PAR1 half")
     assert run(late, users, tmp_path / "out.parquet") == BatchReport(3, 1, 5, 0)
@@ -237,6 +245,23 @@ def test_a_job_is_its_users_model_catalogue_and_settings(
     loud = Recommender(late.model, tiny_domain.items.with_columns(title=pl.col("title").str.to_uppercase()))
     others.append(job_of(loud, tiny_models.late, users, Question([])))
     assert len({json.dumps(each) for each in [own, *others]}) == 6
+
+
+def test_who_is_forgotten_meanwhile_is_in_no_part_of_a_job_that_goes_on(
+    late: Recommender, tiny_models: Any, users: Path, tmp_path: Path
+) -> None:
+    """The model alone may have known her."""
+
+    def go(**options: Any) -> BatchReport:
+        told = job_of(late, tiny_models.late, users, Question([], 3))
+        return recommend_batch(late, users, tmp_path / "out.parquet", job=told, asked=Question([], 3), **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(engine=StoppedAfter(1))
+    late.catalogue.forget("anna")
+    with pytest.raises(DataError, match=r"unfinished output of .* or one begun before a customer was forgotten: give"):
+        go()
+    assert go(overwrite=True).resumed == 0
 
 
 # ---- the command, and a real kill

@@ -49,11 +49,10 @@ class CatalogueReplacedError(ConfigError):
     """The catalogue holds another model's vectors by now; write to the one that took its place."""
 
     @classmethod
-    def of(cls, name: str, fingerprint: str) -> Self:
+    def of(cls, name: str, fingerprint: str, remedy: str = "write to the one that took its place") -> Self:
         """Say it of a catalogue by its name, and of the model by its fingerprint."""
         return cls(
-            f"the catalogue {name} holds another model's vectors by now (fingerprint {fingerprint[:12]}): write to the "
-            "one that took its place"
+            f"the catalogue {name} holds another model's vectors by now (fingerprint {fingerprint[:12]}): {remedy}"
         )
 
 
@@ -168,6 +167,11 @@ class Catalogue:
     def purchases(self) -> pl.DataFrame:
         """All purchases: ``user_id``, ``item_id``, ``timestamp`` (seconds since 1970, or null), in order of arrival."""
         return self._bought.table()
+
+    @property
+    def forgotten(self) -> Sequence[str]:
+        """Hashes of the customers who were forgotten (:func:`xcrossrec.copurchase.user_hash`)."""
+        return self._bought.forgotten
 
     @property
     def purchases_read(self) -> int:

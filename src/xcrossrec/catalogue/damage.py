@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Bool
 
 from xcrossrec.catalogue.base import Encode
-from xcrossrec.catalogue.files import check_file, check_is_file, read_version
+from xcrossrec.catalogue.files import check_file, read_version
 from xcrossrec.catalogue.fingerprint import check_fingerprint
 from xcrossrec.catalogue.purchases import PurchaseLog, as_table
-from xcrossrec.catalogue.rows import DATABASE, DamagedError, Rows, SegmentRecord
+from xcrossrec.catalogue.rows import DATABASE, DamagedError, Rows, SegmentRecord, check_is_file
 from xcrossrec.catalogue.segment import COLUMNS, Segment
 from xcrossrec.catalogue.snapshot import Part, merge_parts
 from xcrossrec.catalogue.sqlite import SqliteCatalogue, are_sound, check_folder, read_recent

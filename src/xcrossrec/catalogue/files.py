@@ -26,7 +26,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xcrossrec.catalogue.rows import DATABASE, DamagedError, SegmentRecord
+from xcrossrec.catalogue.rows import DATABASE, DamagedError, SegmentRecord, check_is_file
 from xcrossrec.catalogue.scan import Codes, processor_multiplies_integers, quantise, worth_quantising
 from xcrossrec.catalogue.segment import Segment
 from xcrossrec.exceptions import StorageError
@@ -145,12 +145,6 @@ def check_access(folder: Path) -> None:
             f"{place} may not be {right} by this user (uid {os.geteuid()}): give it the rights to the catalogue's "
             "folder and all files in it (chown, chmod), or copy it to where it may be written; nothing is damaged"
         ) from None
-
-
-def check_is_file(path: Path) -> None:
-    """Refuse what stands in a file's place (DamagedError): a reader might wait for it for ever, as for a pipe."""
-    if not path.is_file():
-        raise DamagedError(path, "it is no file" if path.exists() else "it is missing")
 
 
 def check_file(path: Path, expected: int) -> None:

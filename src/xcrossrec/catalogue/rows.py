@@ -69,6 +69,12 @@ class DamagedError(BundleError):
         )
 
 
+def check_is_file(path: Path) -> None:
+    """Refuse what stands in a file's place (DamagedError): a reader might wait for it for ever, as for a pipe."""
+    if not path.is_file():
+        raise DamagedError(path, "it is no file" if path.exists() else "it is missing")
+
+
 class SegmentRecord(NamedTuple):
     """What the database knows of a segment's files (:mod:`xcrossrec.catalogue.files`).
 
@@ -141,8 +147,7 @@ class Rows:
         Raises:
             BundleError: damaged, of another format, or open in another process.
         """
-        if not path.is_file():
-            raise DamagedError(path, "it is no file" if path.exists() else "it is missing")
+        check_is_file(path)
         rows = cls(path)
         try:
             rows._check_format()
@@ -289,6 +294,7 @@ class Rows:
             checks = self._connection.execute("SELECT crc FROM purchases WHERE user_id = ?", (user_id,)).fetchall()
         if checks or customer not in self.forgotten:
             noted = {**(facts if checks else {}), "forgotten": list(dict.fromkeys([*self.forgotten, customer]))}
+            noted["unwiped"] = True
             with self._transaction():
                 self._connection.execute("DELETE FROM purchases WHERE user_id = ?", (user_id,))
                 self._set({**noted, "purchases": self._facts["purchases"] - sum(check for (check,) in checks)})
@@ -303,6 +309,8 @@ class Rows:
         try:
             self._all("VACUUM")
             self._all("PRAGMA wal_checkpoint(TRUNCATE)")
+            with self._transaction():
+                self._set({"unwiped": False})
         except StorageError as error:
             raise StorageError(
                 f"the rows of {self.path} are deleted, but what is left of them in its free space could not be "

@@ -37,7 +37,7 @@ from xcrossrec.catalogue.snapshot import HeldSnapshot, Part
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.copurchase import user_hash
 from xcrossrec.data.text import TITLES, ItemText
-from xcrossrec.exceptions import BundleError, NoCatalogueError, XCrossRecError
+from xcrossrec.exceptions import BundleError, NoCatalogueError, StorageError, XCrossRecError
 from xcrossrec.replacing import force_to_disk, replacing_folder
 
 log = logging.getLogger(__name__)
@@ -115,8 +115,8 @@ class SqliteCatalogue(Catalogue):
         with replacing_folder(folder) as temporary:
             bought = bought or PurchaseLog()
             facts = {"fingerprint": fingerprint, "dim": dim, "version": version, "text": text.template}
-            written = [write_segment(temporary, 1, segment)] if items else []
             facts["forgotten"] = bought.forgotten
+            written = [write_segment(temporary, 1, segment)] if items else []
             Rows.create(temporary / DATABASE, facts, written, bought.table().iter_rows()).close()
             write_version(temporary, version)
         return cls.open(folder, fingerprint=fingerprint)
@@ -144,6 +144,11 @@ class SqliteCatalogue(Catalogue):
             _check_version(folder, facts["version"])
             snapshot = _read(folder, rows)
             bought = _read_purchases(rows)
+            if facts.get("unwiped"):  # a process died between the two steps of forgetting
+                try:
+                    rows.wipe()
+                except StorageError as error:
+                    log.warning("%s", error)
         except BaseException:
             rows.close()
             raise

@@ -57,8 +57,8 @@ class Parts:
         if path.exists() and path.read_text(encoding="utf-8", errors="replace") != self._job:
             if not overwrite:
                 raise DataError(
-                    f"{self.folder} holds an unfinished output of other users, another model, catalogue or settings: "
-                    "give --overwrite to drop it, or choose another --out"
+                    f"{self.folder} holds an unfinished output of other users, another model, catalogue or settings, "
+                    "or one begun before a customer was forgotten: give --overwrite to drop it, or choose another --out"
                 )
             for part in self.folder.glob(f"*{_PART}"):
                 part.unlink()

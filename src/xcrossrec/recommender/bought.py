@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from threading import Lock
 
-from xcrossrec.catalogue import Catalogue, Forgotten, Purchase
+from xcrossrec.catalogue import Catalogue, Purchase
 from xcrossrec.copurchase import CoPurchases
 from xcrossrec.models.model import Model
 from xcrossrec.models.purchases import term_of
@@ -24,8 +24,7 @@ class Bought:
     def __init__(self, model: Model, catalogue: Catalogue) -> None:
         read, own = catalogue.purchases_read, term_of(model)
         self._own = None if own is None else own.counts
-        forgotten = [each.customer for each in catalogue.purchases_after(0) if isinstance(each, Forgotten)]
-        self._forget_own(forgotten)  # a bundle may have been made, or copied, before
+        self._forget_own(catalogue.forgotten)  # a bundle may have been made, or copied, before
         table = catalogue.purchases()
         if own is None:
             self._counts = CoPurchases.count(table)

@@ -40,7 +40,6 @@ _KEY = b"xcrossrec"
 """Under which an output's Parquet metadata tell the job."""
 
 Job: TypeAlias = Mapping[str, Any]
-Progress: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def job_of(recommender: Recommender, model: Path | str, users: Path | str, asked
         "users": digest,
         "model": _digest({name: manifest.get(name) for name in ("files", "base")}),
         "catalogue": _digest(items),
-        "purchases": _digest(recommender.catalogue.purchases().rows()),
+        "purchases": _digest([recommender.catalogue.purchases().rows(), recommender.catalogue.forgotten]),
         "filters": filters,
         "candidates": None if asked.candidates is None else list(asked.candidates),
         **{name: getattr(asked, name) for name in ("k", "include_bought", "skip_unknown", "diversity")},
@@ -100,7 +99,6 @@ def recommend_batch(
     job: Job,
     asked: Question,
     overwrite: bool = False,
-    progress: Progress | None = None,
     engine: Engine | None = None,
 ) -> BatchReport:
     """Recommend for every user of a file; what an earlier, interrupted run of this job finished is kept.
@@ -117,7 +115,6 @@ def recommend_batch(
         job: from :func:`job_of`.
         asked: what is asked for each user; its history is not read.
         overwrite: replace an output, or an unfinished one, of another job.
-        progress: called with the finished and all row groups.
         engine: where row groups are worked on; None is this process, one after another. A cluster's machines read
             users and model at the same paths.
 
@@ -136,19 +133,13 @@ def recommend_batch(
         if done:
             return _report(out, groups, groups)
         with stage("recommending", "users") as bar:
-            total = source.metadata.num_rows
-
-            def told(finished: int, groups: int) -> None:
-                if not engine.here:
-                    bar.at(total * finished // groups, total)
-                if progress is not None:
-                    progress(finished, groups)
-
+            total, blocks = source.metadata.num_rows, {_name(group): group for group in range(groups)}
             if engine.here:
-                make = partial(_answering, lambda: recommender, users, asked, lambda users: bar.at(users, total))
+                here = partial(_answering, lambda: recommender, users, asked, lambda users: bar.at(users, total))
+                resumed = parts.complete(engine, here, blocks)
             else:
-                make = partial(_answering, recommender.elsewhere(), users, asked)
-            resumed = parts.complete(engine, make, {_name(group): group for group in range(groups)}, told)
+                there = partial(_answering, recommender.elsewhere(), users, asked)
+                resumed = parts.complete(engine, there, blocks, lambda done, of: bar.at(total * done // of, total))
         _join(parts, out, job, groups, source.schema_arrow.field(USER).type)
         return _report(out, groups, resumed)
 
@@ -253,10 +244,10 @@ def _join(parts: Parts, out: Path, job: Job, groups: int, user_id: pa.DataType) 
             writer.write_table(part.cast(_schema(user_id)), row_group_size=max(part.num_rows, 1))
 
 
-def _made_of(out: Path) -> Job | None:
+def _made_of(out: Path) -> Any:
     """The job that an output tells; None where there is no output, or another program's."""
     try:
-        return dict(json.loads((pq.read_schema(out).metadata or {})[_KEY]))
+        return json.loads((pq.read_schema(out).metadata or {})[_KEY])
     except (pa.ArrowException, OSError, ValueError, KeyError):
         return None
 

@@ -25,7 +25,7 @@ from xcrossrec.models.day_one import POPULARITY, without
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.purchases import check_knows, purchases_of, with_counts
-from xcrossrec.replacing import changing
+from xcrossrec.replacing import changing, clear_leftovers
 from xcrossrec.training.purchases import MOST_TEXTS, weighed
 from xcrossrec.types import ITEM, USER, is_url
 
@@ -90,9 +90,10 @@ def learn(
             f"{path} knows no purchases yet, so their weight beside the text must be chosen: give the catalogue with "
             "the items' texts (--catalog)"
         )
-    texts = None if catalogue is None else _texts(model, catalogue)
+    reads = encoder_of(model).text
+    texts = None if catalogue is None else {item.item_id: item.read(reads) for item in read_items(catalogue, reads)}
     fresh, forgotten = _read(interactions, columns or Columns())
-    if _leave_out(path, forgotten):
+    if forget_all(path, forgotten):
         manifest, model = _read_model(path, base)
     known = purchases_of(model)
     before = known.term.counts if known is not None else CoPurchases.count(fresh.clear())
@@ -108,7 +109,7 @@ def learn(
         _write(with_counts(model, counts, weights), path, manifest, choice)
     services = [place for place in _paths(interactions) if is_url(place)]
     now = {customer for place in services for customer in recorded_purchases(place).forgotten}
-    _leave_out(path, now - set(forgotten))  # while this went on
+    forget_all(path, now - set(forgotten))  # while this went on
     return Learned(counts.purchases, counts.customers, counts.purchases - before.purchases, choice)
 
 
@@ -142,12 +143,13 @@ def forget(path: Path | str, user_id: str) -> int:
         BundleError: no model there, or a damaged one.
         StorageError: the disk refuses; nothing was changed.
     """
-    return _leave_out(Path(path), [user_hash(user_id)])
+    return forget_all(Path(path), [user_hash(user_id)])
 
 
-def _leave_out(path: Path, customers: Collection[str]) -> int:
-    """Take customers, by their hashes, out of a model; gives how many of their purchases it knew."""
+def forget_all(path: Path, customers: Collection[str]) -> int:
+    """The same of customers by the hashes of their ids; what a crash left beside the folder knows them, and goes."""
     with changing(path):
+        clear_leftovers(path)
         names = [name for name in bundle.read_bundle_manifest(path)["files"] if name.endswith(".parquet")]
         tables = {name: read_parquet(path / name, remedy="copy the model again") for name in names}
         items, changed = list[str](), dict[str, pl.DataFrame]()
@@ -182,12 +184,6 @@ def _paths(interactions: Paths | Table) -> list[Path | str]:
     given = [interactions] if isinstance(interactions, (str, Path)) else interactions
     paths = isinstance(given, Sequence) and all(isinstance(each, (str, Path)) for each in given)
     return list(given) if paths else []
-
-
-def _texts(model: Model, catalogue: ItemSource) -> dict[str, str]:
-    """What the model reads of each item."""
-    reads = encoder_of(model).text
-    return {item.item_id: item.read(reads) for item in read_items(catalogue, reads)}
 
 
 def _choose(model: Model, counts: CoPurchases, texts: Mapping[str, str], seed: int) -> Choice:

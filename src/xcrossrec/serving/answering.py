@@ -192,11 +192,6 @@ class Answering:
     def __len__(self) -> int:
         return len(self._known)
 
-    @property
-    def running(self) -> bool:
-        """Whether a thread has not ended yet."""
-        return self._known.running or self.reading.running
-
     async def ask(self, question: Question, *, timeout_s: float, gone: Gone | None = None) -> Answer:
         """Wait for an answer, at most so many seconds, and while the asker does.
 

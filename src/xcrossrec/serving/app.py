@@ -11,7 +11,6 @@ from fastapi.routing import APIRoute
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xcrossrec._version import __version__
 from xcrossrec.exceptions import XCrossRecError
@@ -48,28 +47,8 @@ def create_app(service: Service) -> FastAPI:
     for kind in (HTTPException, Problem, XCrossRecError):
         app.add_exception_handler(kind, _refuse)
     app.openapi = lambda: openapi_of(app, service.settings)  # type: ignore[method-assign]
-    app.add_middleware(_HeadAsGet)
     app.add_middleware(Gate, service=service)
     return app
-
-
-class _HeadAsGet:
-    """Answers HEAD as GET, without the body; ASGI middleware."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD":
-            await self.app(scope, receive, send)
-            return
-        scope["method"] = "GET"
-
-        async def bare(message: Message) -> None:
-            scope["method"] = "HEAD"  # the server and the log shall know it again
-            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
-
-        await self.app(scope, receive, bare)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

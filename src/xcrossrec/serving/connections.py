@@ -32,6 +32,9 @@ another needed its place while it was idle, or all places were taken by requests
 _SPARE_FILES = 24
 """Descriptors left for the catalogues' files, for reading a model again, and for connections that are refused."""
 
+_AHEAD = 256
+"""Requests that a client may send on one connection before the first of them is answered."""
+
 _FEWEST = 4
 _LINGER_S = 1.0
 """How long a refused client may go on sending, unread, so that it sees why."""
@@ -204,7 +207,8 @@ class Connection(HttpToolsProtocol):
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
-        if self._head_bytes > self._limits.header_bytes or self._head_count > self._limits.header_count:
+        large = self._head_bytes > self._limits.header_bytes or self._head_count > self._limits.header_count
+        if large or len(self.pipeline) > _AHEAD:
             self._refusal = self._too_large()
             raise self._refusal  # the parser stops, and asks for send_400_response
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from xcrossrec.serving.problems import Problem, problem_of
+from xcrossrec.serving.problems import Problem, busy, problem_of
 from xcrossrec.serving.room import HOLD_S, FullError, new_request_id
 from xcrossrec.serving.settings import ADMIN_KEYS, is_loopback
 
@@ -24,12 +24,17 @@ if TYPE_CHECKING:
 access = logging.getLogger("xcrossrec.access")
 log = logging.getLogger(__name__)
 
+_BODIES, _SMALL = 64, 64 * 1024
+"""So many of the largest bodies may be held while they come in; what is small, in bytes, always may."""
+
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _OPEN = ("/healthz", "/readyz", "/", "/openapi.json")
+_READING = ("/v1/recommend", "/v1/score", "/v1/explain")
+"""What may be posted by who may read only."""
 
 
 class Gate:
-    """ASGI middleware; the only one.
+    """ASGI middleware; the only one. HEAD is answered as GET, without the body.
 
     Args:
         service: has limits, keys and room, and counts every answer.
@@ -39,6 +44,7 @@ class Gate:
         self.app, self.service = app, service
         self.settings, self.metrics = service.settings, service.metrics
         self.room = service.room
+        self._coming = 0  # bytes of bodies that are not complete
         self._readers = [key.encode() for key in (*self.settings.api_keys, *self.settings.admin_keys)]
         self._admins = [key.encode() for key in self.settings.admin_keys]
 
@@ -47,15 +53,12 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if self.room.is_full_for_all(scope["path"]):
-            await self._refuse_at_once(scope, send)
-            return
         visit = _Visit(scope, send, lambda: self.service.draining)
         self.metrics.in_flight.inc()
         try:
             await self._pass(visit, receive)
         except FullError:
-            await self._refuse_at_once(scope, send)
+            await self._refuse_at_once(scope, visit.send)
             return
         except Problem as problem:
             await visit.refuse(problem)
@@ -73,6 +76,8 @@ class Gate:
         elif path not in _OPEN and not path.startswith("/static/"):
             self._check_key(headers, visit.scope["method"], path)
         body = await self._body(headers, receive)
+        # all that is given is small, and a range that makes no sense shall be no error
+        visit.scope["headers"] = [each for each in visit.scope["headers"] if each[0] != b"range"]
         with self.room.taken(path, body):
             await self.app(visit.scope, _replay(body, receive), visit.send)
 
@@ -106,8 +111,8 @@ class Gate:
                 f"the API key is {reason}: send a valid one as 'Authorization: Bearer KEY'",
                 {"WWW-Authenticate": "Bearer"},
             )
-        writes = method in ("PUT", "DELETE", "PATCH") or path.endswith(("/reload", "/purchases"))
-        if writes and not _any_equal(given, self._admins):
+        reads = method in ("GET", "HEAD") or path in _READING
+        if not reads and not _any_equal(given, self._admins):
             raise Problem(403, "key", f"this key may read only: use one of {ADMIN_KEYS} to write")
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
@@ -124,8 +129,11 @@ class Gate:
                         raise Problem(400, "hung_up", "the client hung up before its request was complete")
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
+                    self._coming += len(parts[-1])
                     if size > limit:
                         raise _too_large("more", limit)
+                    if size > _SMALL and self._coming > _BODIES * limit:
+                        raise busy("too much is being sent at once: ask again in a second")
                     if not message.get("more_body", False):
                         return b"".join(parts)
         except TimeoutError:
@@ -135,6 +143,8 @@ class Gate:
                 f"the request's body was not complete after {self.settings.body_timeout_s:g} s: send it faster",
                 {"Connection": "close"},
             ) from None
+        finally:
+            self._coming -= size
 
     def _tell(self, visit: _Visit) -> None:
         seconds, method = perf_counter() - visit.started, method_of(visit.scope)
@@ -161,9 +171,15 @@ class _Visit:
         self.request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
         self.facts: dict[str, Any] = {}
         scope.setdefault("state", {})["facts"] = self.facts
+        self._bare = scope["method"] == "HEAD"
+        if self._bare:
+            scope["method"] = "GET"
 
     async def send(self, message: Message) -> None:
         """Pass an answer on."""
+        if self._bare:
+            self.scope["method"] = "HEAD"  # the server and the log shall know it again
+            message = {**message, "body": b""} if message["type"] == "http.response.body" else message
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)

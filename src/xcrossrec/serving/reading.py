@@ -4,6 +4,7 @@ whose names come once."""
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
@@ -86,9 +87,8 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             400, f"an object of the body has {len(pairs)} names, at most {_WIDEST} are read: send fewer"
         )
     if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise HTTPException(400, f"an object of the body has {twice[:80]!a} {names.count(twice)} times: send it once")
+        ((twice, times),) = Counter(name for name, _ in pairs).most_common(1)
+        raise HTTPException(400, f"an object of the body has {twice[:80]!a} {times} times: send it once")
     return members
 
 

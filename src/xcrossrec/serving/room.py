@@ -44,10 +44,6 @@ class Room:
         """Whether a request to this path with this body must be refused."""
         return _needs_room(path) and self._inside[_TITLE in body] >= self.most
 
-    def is_full_for_all(self, path: str) -> bool:
-        """Whether a request to this path must be refused, whatever its body is."""
-        return _needs_room(path) and min(self._inside.values()) >= self.most
-
     @contextmanager
     def taken(self, path: str, body: bytes) -> Iterator[None]:
         """Take a place for a request.
@@ -55,17 +51,14 @@ class Room:
         Raises:
             FullError: there is none.
         """
-        if not _needs_room(path):
-            yield
-            return
-        titles = _TITLE in body
-        if self._inside[titles] >= self.most:
+        if self.is_full(path, body):
             raise FullError
-        self._inside[titles] += 1
+        titles, places = _TITLE in body, int(_needs_room(path))
+        self._inside[titles] += places
         try:
             yield
         finally:
-            self._inside[titles] -= 1
+            self._inside[titles] -= places
 
     def refusal(self) -> Problem:
         """What a request is told for which there is no room."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
@@ -130,13 +130,13 @@ async def find_items(
 @router.put("/v1/items", response_model=UpsertAnswer, responses=WRITE, tags=["items"])
 async def write_items(request: Request, asked: UpsertRequest) -> Response:
     """Write items, all or none: on disk, and recommended, when this is answered."""
-    return await _write(request, asked.model, "items", asked.items, "written")
+    return await _write(request, asked.model, {"items": len(asked.items)}, "writes", asked.items, "written")
 
 
 @router.delete("/v1/items", response_model=DeleteAnswer, responses=WRITE, tags=["items"])
 async def delete_items(request: Request, asked: DeleteRequest) -> Response:
     """Delete items, all or none: gone from disk when this is answered; an unknown id is no error."""
-    return await _write(request, asked.model, "ids", asked.ids, "deleted")
+    return await _write(request, asked.model, {"items": len(asked.ids)}, "writes", asked.ids, "deleted")
 
 
 # ---- purchases
@@ -145,28 +145,34 @@ async def delete_items(request: Request, asked: DeleteRequest) -> Response:
 @router.post("/v1/purchases", response_model=AddedPurchases, responses=WRITE, tags=["purchases"])
 async def add_purchases(request: Request, asked: PurchasesRequest) -> Response:
     """Add purchases, all or none: on disk, and seen by every answer, when this is answered."""
-    bought = [purchase for each in asked.purchases for purchase in each.purchases()]
-    return await _write(request, asked.model, "purchases", bought, "added", skip_unknown=asked.skip_unknown)
+    count = sum(len(each.items) for each in asked.purchases)
+    check_limit("purchases", count, _service(request).settings.upsert)
+    wanted = [purchase for each in asked.purchases for purchase in each.purchases()], asked.skip_unknown
+    return await _write(request, asked.model, {"purchases": count}, "purchases", wanted, "added")
 
 
 @router.delete("/v1/purchases", response_model=ForgetAnswer, responses=WRITE, tags=["purchases"])
 async def forget_customer(request: Request, asked: ForgetRequest) -> Response:
     """Delete all purchases of a customer, those that the model knows from its training too: gone from disk, and from
     every answer, when this is answered."""
-    return await _write(request, asked.model, "customers", [asked], "forgotten")
+    return await _write(request, asked.model, {"customers": 1}, "writes", asked, "forgotten")
 
 
 async def _write(
-    request: Request, model: str | None, what: str, asked: Sequence[Any], done: str, **options: Any
+    request: Request,
+    model: str | None,
+    counts: Mapping[str, int],
+    worker: Literal["writes", "purchases"],
+    asked: Any,
+    done: str,
 ) -> Response:
     """Write to a model's catalogue, or to its successor's where it is replaced meanwhile, as often as that happens."""
     service = _service(request)
-    check_limit(what, len(asked), service.settings.upsert)
     served = service.find(model)
     while True:
-        request.state.facts.update(model=served.spec.name, **{"items" if what == "ids" else what: len(asked)})
+        request.state.facts.update(model=served.spec.name, **counts)
         try:
-            answer = await served.write(asked, timeout_s=service.settings.timeout_s, **options)
+            answer = await getattr(served, worker).ask(asked, timeout_s=service.settings.timeout_s)
             getattr(service.metrics, done).labels(served.spec.name).inc(answer[done])
             return _json({"model": served.spec.name, **answer})
         except XCrossRecError as error:

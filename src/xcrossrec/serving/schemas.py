@@ -241,14 +241,18 @@ class CustomerBought(_Request):
         json_schema_extra={"minimum": 0, "exclusiveMaximum": LATEST},  # `Purchase` refuses others, and says why
     )
 
+    @property
+    def items(self) -> list[str]:
+        """What was bought, as a list."""
+        return [self.item_id] if isinstance(self.item_id, str) else self.item_id
+
     def purchases(self) -> list[Purchase]:
         """As the catalogue keeps them.
 
         Raises:
             DataError: a value that no purchase may have.
         """
-        items = [self.item_id] if isinstance(self.item_id, str) else self.item_id
-        return [Purchase(self.user_id, item_id, self.timestamp) for item_id in items]
+        return [Purchase(self.user_id, item_id, self.timestamp) for item_id in self.items]
 
 
 class PurchasesRequest(

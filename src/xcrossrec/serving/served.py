@@ -20,7 +20,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.recommender import Answer, Question, Recommender
-from xcrossrec.recommender.learn import forget
+from xcrossrec.recommender.learn import forget, forget_all
 from xcrossrec.recommender.ranking import or_error
 from xcrossrec.serving.answering import Answering
 from xcrossrec.serving.metrics import Metrics
@@ -71,6 +71,7 @@ class Served:
             on_recalled=metrics.recalled.labels(spec.name).inc,
             remembered=settings.remembered,
         )
+        self._finish_forgetting()
         # another copy for explanations and writes, which would hold up the answers
         self._second = Recommender(second_of(model), store, pair_limit=limit, bought=self.recommender.bought)
         self._of_second = Lock()
@@ -124,25 +125,6 @@ class Served:
             }
         )
 
-    async def write(
-        self,
-        asked: Sequence[ItemToStore] | Sequence[str] | Sequence[Purchase] | Sequence[ForgetRequest],
-        *,
-        timeout_s: float,
-        skip_unknown: bool = False,
-    ) -> dict[str, Any]:
-        """Write items, delete some by their ids, add purchases or forget a customer; gives what the service answers.
-
-        Args:
-            asked: all of one kind; no purchases at all is a write, too.
-            timeout_s: of the answer, in seconds.
-            skip_unknown: leave out purchases of items that the catalogue lacks.
-        """
-        if bought := [each for each in asked if isinstance(each, Purchase)]:
-            return await self.purchases.ask((bought, skip_unknown), timeout_s=timeout_s)
-        one = asked[0] if len(asked) == 1 and isinstance(asked[0], ForgetRequest) else asked
-        return await self.writes.ask(one, timeout_s=timeout_s)  # type: ignore[arg-type]
-
     def close(self) -> None:
         """Take no more questions; those that wait are answered."""
         for worker in (self.answers, self.reasons, self.writes, self.purchases):
@@ -166,6 +148,14 @@ class Served:
         """Say why the items of an answer have their scores, and of which version of the catalogue they are."""
         answer = self._second.ask(asked) if isinstance(asked, Question) else asked
         return answer.version, self._second.explain_answer(answer)
+
+    def _finish_forgetting(self) -> None:
+        """Take out of the bundle's folder who was forgotten in the catalogue, by a process that died before it did."""
+        if forgotten := self.store.forgotten:
+            try:
+                forget_all(self.spec.path, forgotten)
+            except XCrossRecError as error:
+                log.warning("%s may still know who was forgotten in its catalogue: %s", self.spec.path, error)
 
     def _forget(self, user_id: str) -> dict[str, Any]:
         """Delete a customer's purchases: of the catalogue, of the bundle's folder, and of what is counted."""

@@ -100,7 +100,7 @@ class Service:
             names = ", ".join(repr(served.spec.name) for served in of_domain)
             raise Problem(422, "model_needed", f"the domain {wanted!r} has several models: name one of {names}")
         raise Problem(
-            404, "unknown_model", f"no model and no domain is called {_short(wanted)}: there is {self._choices()}"
+            404, "unknown_model", f"no model and no domain is called {wanted[:80]!a}: there is {self._choices()}"
         )
 
     async def replace(self, name: str, path: Path | None) -> Served:
@@ -111,7 +111,7 @@ class Service:
             BundleError: the new bundle cannot be used; the old one goes on.
         """
         if name not in self.models:
-            raise Problem(404, "unknown_model", f"no model is called {_short(name)}: there is {self._choices()}")
+            raise Problem(404, "unknown_model", f"no model is called {name[:80]!a}: there is {self._choices()}")
         if self._replacing[name].locked():
             raise Problem(409, "replacing", f"the model {name!r} is being replaced already: wait until that is done")
         async with self._replacing[name]:
@@ -206,7 +206,3 @@ def _close(models: Sequence[Served]) -> None:
         served.join()
     for served in models:  # a store may be several models'
         served.store.close()
-
-
-def _short(text: str) -> str:
-    return ascii(text) if len(text) <= 60 else f"{text[:60]!a}..."

@@ -82,11 +82,6 @@ class Worker(Generic[Q, A]):
     def __len__(self) -> int:
         return len(self._jobs)
 
-    @property
-    def running(self) -> bool:
-        """Whether the thread has not ended yet."""
-        return self._thread.is_alive()
-
     async def ask(self, question: Q, *, timeout_s: float, gone: Gone | None = None, admitted: bool = False) -> A:
         """Wait for an answer, at most so many seconds, and while the asker does.
 

@@ -338,3 +338,38 @@ def test_a_request_without_room_is_refused_and_its_connection_goes_on(on_wire: A
         assert 'xcrossrec_requests_total{method="POST",route="refused",status="429"} ' in refused
 
     on_wire(scene)
+
+
+def test_requests_ahead_of_their_answers_are_few(on_wire: Any) -> None:
+    async def scene(wire: Wire) -> None:
+        streams = await wire.connect()
+        streams[1].write(WHOLE * 50)
+        assert [await answer(streams) for _ in range(50)] == [(200, {"status": "ok"})] * 50
+        flood = await wire.connect()
+        flood[1].write(WHOLE * 2000)
+        with suppress(ConnectionError):
+            await flood[0].read()
+        assert ended(wire, "large") == 1
+        assert (await wire.ask())[0] == 200
+
+    on_wire(scene)
+
+
+def test_bodies_that_come_in_take_no_endless_room(on_wire: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "_BODIES", 3)
+
+    async def scene(wire: Wire) -> None:
+        head = b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        streams = []
+        for _ in range(5):
+            streams.append(await wire.connect())
+            streams[-1][1].write(head + b"Content-Length: 200000\r\n\r\n" + b" " * 190_000)
+        done, rest = await asyncio.wait([asyncio.ensure_future(answer(each)) for each in streams], timeout=1)
+        assert len(rest) == 3
+        for status, said in (each.result() for each in done):
+            assert (status, said["error"]["message"]) == (429, "too much is being sent at once: ask again in a second")
+        assert (await wire.ask(asked([{"item_id": "i0"}])))[0] == 200  # a small one is always taken
+        for each in rest:
+            each.cancel()
+
+    on_wire(scene, request_bytes=200_000)

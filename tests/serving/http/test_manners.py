@@ -78,6 +78,14 @@ def test_an_unknown_query_parameter_is_refused_by_its_name(shop: Any) -> None:
         assert said in sentence(shop.ask(method, address, **more), 422, "invalid")
 
 
+def test_a_range_is_passed_over_since_all_is_small(shop: Any) -> None:
+    for path in ("/", "/static/app.js"):
+        whole = shop.ask("GET", path).content
+        for wanted in ("bytes=0-3", "bytes=5-1", "lines=1", "bytes=999999-"):
+            answer = shop.ask("GET", path, headers={"Range": wanted})
+            assert (answer.status_code, answer.content) == (200, whole)
+
+
 def test_an_integral_number_is_an_integer(shop: Any) -> None:
     for whole in ("3.0", "3", "3e0", "30e-1"):
         body = f'{{"history": [{{"item_id": "i0"}}], "k": {whole}}}'

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
+from time import thread_time
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import polars as pl
@@ -13,6 +16,7 @@ import pytest
 from xcrossrec.copurchase import CoPurchases, user_hash
 from xcrossrec.models import bundle
 from xcrossrec.models.purchases import with_counts
+from xcrossrec.replacing import refused
 
 from .conftest import sentence
 
@@ -130,12 +134,24 @@ def test_the_next_answer_knows_what_was_bought(open_shop: Any, tiny_models: Any,
         assert [match["item_id"] for match in left["matches"]] == ["i5"]
 
 
-def test_a_customer_is_forgotten_on_disk_and_in_every_answer(open_shop: Any, tiny_models: Any, tmp_path: Path) -> None:
-    """What the model knew of her as well; and a service that is started again knows nothing either."""
+@pytest.fixture
+def known(tiny_models: Any, tmp_path: Path) -> Path:
+    """A model that knows what Anna and Bo bought."""
     counts = CoPurchases.count(pl.DataFrame({"user_id": ["anna", "anna", "bo"], "item_id": ["i0", "i1", "i1"]}))
     weighed = with_counts(bundle.load(tiny_models.late), counts, {"one": 0.5, "several": 1.0})
     bundle.save(weighed, tmp_path / "model", {"kind": "target"})
-    with open_shop({"toys": tmp_path / "model"}) as shop:
+    return tmp_path / "model"
+
+
+def knows(folder: Path, user: str) -> bool:
+    """Whether any file in or beside a model's folder has the hash of a customer."""
+    tables = [pl.read_parquet(path).to_dicts() for path in folder.parent.glob("*model*/**/*.parquet")]
+    return user_hash(user) in str(tables)
+
+
+def test_a_customer_is_forgotten_on_disk_and_in_every_answer(open_shop: Any, known: Path, tmp_path: Path) -> None:
+    """What the model knew of her as well; and a service that is started again knows nothing either."""
+    with open_shop({"toys": known}) as shop:
         untouched = shop.recommend([{"item_id": "i2"}])["items"]
         shop.post("/v1/purchases", {"purchases": [{"user_id": "anna", "item_id": ["i2", "i3"]}]})
         shop.post("/v1/purchases", {"purchases": [{"user_id": "bo", "item_id": "i4"}]})
@@ -152,10 +168,9 @@ def test_a_customer_is_forgotten_on_disk_and_in_every_answer(open_shop: Any, tin
         assert 'xcrossrec_purchases_deleted_total{model="toys"} 4.0' in shop.ask("GET", "/metrics").text.splitlines()
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
         assert not [path for path in files if b"anna" in path.read_bytes()]
-        tables = [pl.read_parquet(path).to_dicts() for path in (tmp_path / "model").rglob("*.parquet")]
-        assert user_hash("anna") not in str(tables)
-        assert user_hash("bo") in str(tables)
-    with open_shop({"toys": tmp_path / "model"}) as shop:
+        assert not knows(known, "anna")
+        assert knows(known, "bo")
+    with open_shop({"toys": known}) as shop:
         assert shop.recommend([], user_id="anna")["rung"] == "none"
         assert shop.recommend([], user_id="bo")["rung"] == "several"
 
@@ -167,3 +182,40 @@ def test_to_forget_needs_an_admin_key_and_one_customer(open_shop: Any, tiny_mode
         asked = {"json": {"user_id": ["anna"]}, "headers": {"Authorization": f"Bearer {ADMIN}"}}
         said = sentence(shop.ask("DELETE", "/v1/purchases", **asked), 422, "invalid")
         assert "user_id: Input should be a valid string" in said
+
+
+def test_what_a_crash_left_of_a_customer_is_forgotten_at_the_next_start(
+    open_shop: Any, known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The catalogue forgets first; and a replacement of the bundle may have died before the old one was gone."""
+    with open_shop({"toys": known}) as shop:
+        with monkeypatch.context() as patch:
+            patch.setattr("xcrossrec.serving.served.forget", Mock(side_effect=ZeroDivisionError("died")))
+            assert shop.ask("DELETE", "/v1/purchases", json={"user_id": "anna"}).status_code == 500
+        assert knows(known, "anna")
+    shutil.copytree(known, known.with_name(".model.0123abcd.writing"))
+    with open_shop({"toys": known}) as shop:
+        assert not knows(known, "anna")
+        assert knows(known, "bo")
+        assert shop.recommend([], user_id="bo")["rung"] == "one"
+    bundle.load(known)
+
+
+def test_a_bundle_that_may_not_be_changed_at_the_start_is_said_to_know_who_was_forgotten(
+    open_shop: Any, known: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_shop({"toys": known}) as shop:
+        shop.service.models["toys"].store.forget("anna")
+    monkeypatch.setattr(bundle, "save_tables", Mock(side_effect=refused(known, "read-only")))
+    with open_shop({"toys": known}) as shop:
+        assert shop.recommend([], user_id="anna")["rung"] == "none"
+    (said,) = [each.getMessage() for each in caplog.records if "forgotten" in each.getMessage()]
+    assert said.startswith(f"{known} may still know who was forgotten in its catalogue: {known} could not be written")
+
+
+def test_many_items_of_many_customers_are_counted_before_they_are_looked_at(open_shop: Any, tiny_models: Any) -> None:
+    with open_shop({"toys": tiny_models.late}, upsert=1000) as shop:
+        sent = {"purchases": [{"user_id": "anna", "item_id": ["i0"] * 1000}] * 400}
+        began = thread_time()
+        assert "400000 purchases, at most 1000" in sentence(shop.post("/v1/purchases", sent), 422, "limit")
+        assert thread_time() - began < 2

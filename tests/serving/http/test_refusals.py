@@ -227,3 +227,28 @@ def test_without_a_key_only_the_page_and_the_state_are_shown(locked: Any) -> Non
     assert locked.ask("GET", "/v1/model").headers["www-authenticate"] == "Bearer"
     schema = locked.ask("GET", "/openapi.json").json()
     assert schema["paths"]["/v1/recommend"]["post"]["security"] == [{"key": []}]
+
+
+def test_a_name_that_comes_twice_among_thousands_is_found_at_once(lasting_shop: Any) -> None:
+    """Counting each of them anew took seconds in which nobody was answered."""
+    names = ", ".join(f'"n{number}": 0' for number in range(9_998))
+    body = f'{{"history": [], "x": {{{names}, "last": 1, "last": 2}}}}'
+    began = thread_time()
+    answer = lasting_shop.ask("POST", "/v1/recommend", content=body, headers={"Content-Type": "application/json"})
+    assert "has 'last' 2 times: send it once" in sentence(answer, 400, "json")
+    assert thread_time() - began < 1
+
+
+def test_who_may_read_only_writes_by_no_spelling_of_an_address(open_shop: Any, tiny_models: Any) -> None:
+    """A route's pattern takes a line's end behind the address, too."""
+    keys = {"api_keys": ("a-reader-key-for-tests",), "admin_keys": ("an-admin-key-for-tests",)}
+    with open_shop({"toys": tiny_models.late}, **keys) as shop:
+        headers = {"Authorization": f"Bearer {keys['api_keys'][0]}"}
+        before, bought = shop.ask("GET", "/v1/model", headers=headers).json(), {"user_id": "anna", "item_id": "i0"}
+        for path, body in (("/v1/purchases", {"purchases": [bought]}), ("/v1/models/toys/reload", {})):
+            for spelled in (path, f"{path}%0A", f"{path}/", f"{path}%0D%0A", path.replace("/v1/", "//v1/")):
+                answer = shop.ask("POST", spelled, json=body, headers=headers)
+                assert "this key may read only" in sentence(answer, 403, "key")
+        assert shop.ask("GET", "/v1/model", headers=headers).json() == before
+        asked = {"json": {"history": [{"item_id": "i0"}]}, "headers": headers}
+        assert shop.ask("POST", "/v1/recommend", **asked).status_code == 200

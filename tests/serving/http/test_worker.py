@@ -59,7 +59,7 @@ def test_questions_that_wait_are_answered_together_and_a_bad_one_fails_alone() -
     assert answers[:2] == [2, 4]
     assert isinstance(answers[2], ValueError)
     assert answers[3:] == [6, 8, 10]
-    assert not worker.running
+    assert not worker._thread.is_alive()
 
 
 def test_a_batch_waits_a_little_for_company() -> None:
@@ -151,7 +151,7 @@ def test_closing_answers_what_waits_and_refuses_the_rest() -> None:
     assert (one, two) == (2, 4)
     assert (refused.status, refused.code) == (503, "replaced")
     worker.join()
-    assert not worker.running
+    assert not worker._thread.is_alive()
 
 
 def test_a_failure_of_the_whole_batch_reaches_every_question_and_the_thread_lives(
