@@ -208,7 +208,7 @@ class CatalogueContract:
             assert (list(store.snapshot()), best(store, 1)) == (items, ["i0"])
             assert best(store, 1, among=["untitled", "i0"]) == ["untitled", "i0"]
             assert store.snapshot().search_titles("", 9) == [item(0)]
-            assert store.snapshot().with_title("") == []
+            assert store.snapshot().first_titled([""]) == [None]
             store.upsert([StoredItem("later", " \n")], unit(80))
             assert best(store, 1) == ["i0"]
             assert best(store, 1, among=["later", "i0"]) == ["later", "i0"]
@@ -448,7 +448,14 @@ class CatalogueContract:
         store.upsert([item(0, title="Same"), item(1), item(2, title="Same")], unit(0, 1, 2))
         store.compact()
         store.upsert([item(3, title="Same"), item(2, title="Other")], unit(0, 1))
-        assert [i.item_id for i in store.snapshot().with_title(" Same ")] == ["i0", "i3"]
+        assert store.snapshot().first_titled([" Same ", "Gone", "Other"]) == [
+            item(0, title="Same"),
+            None,
+            item(2, title="Other"),
+        ]
+        store.delete(["i0"])
+        assert store.snapshot().first_titled(["Same", "Same"]) == [item(3, title="Same")] * 2
+        assert store.snapshot().sharing_title([item(0, title="Same")]) >= {"i0", "i3"}
 
 
 class MergingContract(CatalogueContract):

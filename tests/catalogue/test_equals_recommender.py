@@ -43,7 +43,7 @@ def recommended(
     snapshot, matcher = store.snapshot(), matcher_of(model)
     bought = [item for item in snapshot.get(history) if item is not None]
     slots = snapshot.vectors(history)
-    same = {same.item_id for item in bought for same in snapshot.with_title(item.title)}
+    same = {each.item_id for each in snapshot if each.title in {item.title for item in bought}}
     found = snapshot.search(Search(slots, history_pool(matcher, len(slots)), exclude=same), k)
     return [(item.item_id, score) for item, score in found]
 

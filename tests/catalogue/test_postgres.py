@@ -425,3 +425,28 @@ def test_a_catalogue_that_grows_is_indexed_while_it_answers(postgres: str, monke
         assert best(store, 40, 9) == before
         store.upsert([item(80)], unit(80))
         assert best(store, 80, 1) == ["i80"]
+
+
+def test_who_searches_vectors_that_are_gone_is_told_to_load_the_model_that_counts(
+    postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that cannot follow has an hour; then no catalogue is missing, but a model."""
+    monkeypatch.setattr(module, "must_index", lambda items, dim: dim > 0)
+    monkeypatch.setattr(tables, "_FORMER_H", 0)
+    with (
+        PostgresCatalogue.create(postgres, [item(0), item(1)], unit(0, 1), fingerprint=MODEL) as one,
+        PostgresCatalogue.open(postgres, fingerprint=MODEL) as other,
+    ):
+        new = one.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items)
+        assert best(other, 1)
+        new.upsert([item(7)], np.ones((1, DIM + 1), dtype=np.float32))
+        said = rf"holds another model's vectors by now \(fingerprint {OTHER[:12]}\): .* load the model that made these"
+        for ask in (
+            lambda: best(other, 1),
+            lambda: list(other.snapshot()),
+            lambda: other.snapshot().get(["i0"]),
+            lambda: other.snapshot().search_titles("item", 1),
+            lambda: other.snapshot().select(Filters(in_stock=True)),
+        ):
+            with pytest.raises(CatalogueReplacedError, match=said):
+                ask()

@@ -82,6 +82,19 @@ def test_what_lies_far_behind_is_found() -> None:
     assert found_of(titles, 3, 1) == ["plate 0", "brush", "lash"]
 
 
+def test_a_catalogue_of_one_title_is_not_ranked_to_its_end() -> None:
+    titles, asked = [f"Nail plate M{n}" for n in range(30_000)], list[int]()
+
+    def ranked(count: int) -> Ranked:
+        asked.append(count)
+        return ranking_of(titles[:count])
+
+    assert len(diverse(ranked, 10, 1)) == 1
+    assert max(asked) == 10_000
+    assert len(diverse(ranked, 4000, 1)) == 1
+    assert max(asked) == 16_000  # as many as must be ranked for so many
+
+
 def test_a_limit_below_one_is_refused() -> None:
     with pytest.raises(ConfigError, match="diversity is 0: allow at least 1 item of near-equal titles"):
         Question(["i0"], diversity=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from xcrossrec.catalogue import Filters
+from xcrossrec.catalogue import Catalogue, Filters, StoredItem
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, UnknownItemError
 from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.recommender import Answer, Item, Question, Recommender, ranking
+from xcrossrec.recommender.questions import understand
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
 
@@ -314,3 +316,25 @@ def test_a_pair_model_reads_a_limited_number_of_items(pair: Recommender) -> None
     many = pl.DataFrame({"item_id": [f"i{n}" for n in range(2001)], "title": ["Red train"] * 2001})
     with pytest.raises(DataError, match="each of 2001 items, at most 2000"):
         Recommender(pair.model, many).recommend(["i0"])
+
+
+def test_a_guests_account_and_a_title_of_thousands_cost_what_is_read_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking all of them up held up everybody else's questions."""
+    items = [StoredItem(f"i{n}", "Gift card" if n % 2 else f"Item {n}") for n in range(4000)]
+    snapshot = Catalogue.in_memory(items, np.empty((4000, 0), np.float32), "").snapshot()
+    bought = [f"i{n}" if n % 5 else f"gone{n}" for n in range(3000)]
+    get, looked_up = snapshot.get, 0
+
+    def counted(item_ids: Sequence[str]) -> list[StoredItem | None]:
+        nonlocal looked_up
+        looked_up += len(item_ids)
+        return get(item_ids)
+
+    monkeypatch.setattr(type(snapshot), "get", lambda _, item_ids: counted(item_ids))
+    history = [*[{"title": "Gift  card"}] * 90, {"item_id": "i2999"}, {"item_id": "i2998"}]
+    known = understand(snapshot, Question(history, user_id="guest"), bought=bought)
+    newest = [item_id for item_id in bought if item_id[0] == "i" and item_id not in ("i1", "i2999", "i2998")][-50:]
+    assert [each.item_id for each in known.history] == [*newest, *["i1"] * 90, "i2999", "i2998"]
+    assert looked_up < 600
+    (part, _) = snapshot.parts  # type: ignore[attr-defined]
+    assert part.segment.item.cache_info().misses < 600

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -36,16 +37,12 @@ def check_place(place: Path | str, *, overwrite: bool) -> None:
     if not is_url(place):
         sqlite.check_free(Path(place), overwrite=overwrite)
         return
-    from xcrossrec.catalogue.postgres.connections import Database
-    from xcrossrec.catalogue.postgres.tables import Tables, taken
+    from xcrossrec.catalogue.postgres.tables import taken
 
-    database = Database(str(place))
-    try:
-        Tables(database).state()
-    except NoCatalogueError:
-        return
-    if not overwrite:
-        raise taken(database.name)
+    with suppress(NoCatalogueError):
+        recorded_model(place)
+        if not overwrite:
+            raise taken(shown(place))
 
 
 def kind_kept(place: Path | str) -> type[Kept]:

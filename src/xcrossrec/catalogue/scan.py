@@ -169,8 +169,6 @@ def _approximate(
     vectors: Float32[Tensor, "item dim"], codes: Codes | None, slots: Float32[Tensor, "slot dim"], pool: Pool
 ) -> tuple[Float32[Tensor, " item"], float]:
     """Score every item, and say how far off a score can be, rounding aside."""
-    if codes is None and len(vectors) <= _BLOCK:
-        return pool(slots @ vectors.t()), 0.0
     scores = torch.empty(len(vectors))
     queries = quantise(slots) if codes else None
     for start in range(0, len(vectors), _BLOCK):

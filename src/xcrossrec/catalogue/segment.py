@@ -135,12 +135,9 @@ class Segment:
 
     # ---- look-up
 
-    def item(self, row: int) -> StoredItem:
-        """The item of a row; those asked for last are kept."""
-        return self._item(row)
-
     @cached_property
-    def _item(self) -> Callable[[int], StoredItem]:
+    def item(self) -> Callable[[int], StoredItem]:
+        """The item of a row; those asked for last are kept."""
         table = self.table
         return lru_cache(_ITEMS_KEPT)(lambda row: StoredItem.restore(*table.row(row)[1:-2]))
 

@@ -57,6 +57,10 @@ class Part:
         row = self.segment.row_of.get(item_id)
         return row if row is not None and self.alive[row] else None
 
+    def rows_of_title(self, title: str) -> Iterator[int]:
+        """The rows of a title that count, rising."""
+        return (row for row in self.segment.rows_of_title(title) if self.alive[row])
+
 
 @dataclass(frozen=True)
 class HeldSnapshot(Snapshot):
@@ -117,10 +121,10 @@ class HeldSnapshot(Snapshot):
         where = self._where(item_id)
         return None if where is None else int(where[0].segment.places[where[1]])
 
-    def with_title(self, title: str) -> list[StoredItem]:
-        """Find the items of a title, in the catalogue's order."""
-        rows = [[row for row in part.segment.rows_of_title(title) if part.alive[row]] for part in self.parts]
-        return list(_in_order(zip(self.parts, rows, strict=True))) if any(rows) else []
+    def first_titled(self, titles: Sequence[str]) -> list[StoredItem | None]:
+        """Find the first item of each title; thousands may share one."""
+        every = ([(part, part.rows_of_title(title)) for part in self.parts] for title in titles)
+        return [next(_in_order(rows), None) for rows in every]
 
     def sharing_title(self, items: Iterable[StoredItem]) -> set[str]:
         """Find the ids of items that share a title."""

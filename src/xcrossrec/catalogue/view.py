@@ -75,8 +75,8 @@ class Snapshot(ABC):
         """Give those ids that are unknown, each once."""
 
     @abstractmethod
-    def with_title(self, title: str) -> list[StoredItem]:
-        """Find the items of exactly this title (white space aside), in the catalogue's order."""
+    def first_titled(self, titles: Sequence[str]) -> list[StoredItem | None]:
+        """Find the first item of exactly each title (white space aside), in the catalogue's order."""
 
     @abstractmethod
     def sharing_title(self, items: Iterable[StoredItem]) -> set[str]:

@@ -270,15 +270,11 @@ class CoPurchases:
         return int(self._count.sum())
 
     def _numbers_of(self, customer: int) -> list[int]:
-        base = self._starts[customer : customer + 2].tolist()
-        start, end = base if len(base) == 2 else (0, 0)
-        return [*self._bought[start:end].tolist(), *self._more.get(customer, ())]
+        return [*self._bought[_span(self._starts, customer)].tolist(), *self._more.get(customer, ())]
 
     def _buyers_of(self, item: int) -> Int64[np.ndarray, " buyer"]:
-        base = self._first_buyer[item : item + 2].tolist()
-        start, end = base if len(base) == 2 else (0, 0)
         later = np.array(self._more_buyers.get(item, ()), dtype=np.int64)
-        return np.concatenate([self._buyers[start:end].astype(np.int64), later])
+        return np.concatenate([self._buyers[_span(self._first_buyer, item)].astype(np.int64), later])
 
     def _add_pair(self, item: int, other: int, count: float) -> None:
         row = self._more_pairs.setdefault(item, {})
@@ -286,10 +282,9 @@ class CoPurchases:
 
     def _row(self, item: int, share: float) -> tuple[Int64[np.ndarray, " found"], Float64[np.ndarray, " found"]]:
         """The items bought with one, and its part of their scores; an item may come twice."""
-        starts, more = self._pairs.indptr, self._more_pairs.get(item, {})
-        start, end = (int(starts[item]), int(starts[item + 1])) if item + 1 < len(starts) else (0, 0)
-        numbers = np.concatenate([self._pairs.indices[start:end], np.array(list(more), dtype=np.int64)])
-        counts = np.concatenate([self._pairs.data[start:end], np.array(list(more.values()))])
+        own, more = _span(self._pairs.indptr, item), self._more_pairs.get(item, {})
+        numbers = np.concatenate([self._pairs.indices[own], np.array(list(more), dtype=np.int64)])
+        counts = np.concatenate([self._pairs.data[own], np.array(list(more.values()))])
         return numbers, counts * share / np.sqrt((self._count[item] + SHRINK) * (self._count[numbers] + SHRINK))
 
 
@@ -312,6 +307,11 @@ class Term:
         """
         weight = self.weights.get(rung_of(history), 0.0)
         return self.counts.scores(history, weight) if weight else {}
+
+
+def _span(starts: Any, number: int) -> slice:
+    """Where the entries of a number stand; nowhere those of one that came later."""
+    return slice(*starts[number : number + 2].tolist()) if number + 1 < len(starts) else slice(0)
 
 
 def _pairs(of: Any, bought: Any, items: int) -> Any:

@@ -22,6 +22,9 @@ _WORD = re.compile(r"[^\W\d_]+")
 _FIRST = 4
 """How many times ``k`` are ranked first: in most catalogues enough, so that one search does."""
 
+_DEEPEST = 10_000
+"""Items that are ranked at most: where all titles are near-equal, one question would go through the whole catalogue."""
+
 Ranked: TypeAlias = Sequence[tuple[Known, float]]
 """Items with their scores, best first."""
 
@@ -35,7 +38,7 @@ def diverse(ranked: Callable[[int], Ranked], k: int, most: int | None) -> Ranked
         most: of near-equal titles; None takes the best as they are.
 
     Returns:
-        best first; ``k`` where there are so many that differ enough.
+        best first; ``k`` where so many of the best 10,000 differ enough.
     """
     if most is None:
         return ranked(k)
@@ -43,9 +46,9 @@ def diverse(ranked: Callable[[int], Ranked], k: int, most: int | None) -> Ranked
     while True:
         found = ranked(count)
         taken = _take(found, k, most)
-        if len(taken) == k or len(found) < count:
+        if len(taken) == k or len(found) < count or count >= _DEEPEST:
             return taken
-        count *= _FIRST
+        count = min(count * _FIRST, _DEEPEST)
 
 
 def _take(found: Iterable[tuple[Known, float]], k: int, most: int) -> Ranked:

@@ -39,8 +39,9 @@ class Item:
             )
 
 
-LONGEST_KNOWN = 50
-"""Purchases that stand before a question's history, at most: the newest that are known of its customer."""
+LONGEST_KNOWN, _AT_ONCE = 50, 256
+"""Purchases that stand before a question's history, at most: the newest that are known of its customer. Of those of a
+guests' account, which are many, so many are looked up at a time."""
 
 ItemLike: TypeAlias = str | Item | Mapping[str, str]
 """How an item is named: an :class:`Item`, its mapping form, or a string.
@@ -194,7 +195,7 @@ def understand(
         DataError: an empty history, or other categories, where the model knows no purchases; an entry of another kind,
             an empty title, or no candidates.
     """
-    known = [item for item in snapshot.get(bought) if item is not None] if bought else []
+    known = _newest(snapshot, bought, LONGEST_KNOWN + len(asked.history))
     beside = f" beside the purchases of {asked.user_id!r}, of which none are known here,"
     what = "history" if asked.user_id is None else f"history{beside}"
     given = _entries(what, asked.history, may_be_empty=bool(known) or knows_purchases)
@@ -220,6 +221,16 @@ def understand(
     return Understood(asked, history, unknown, to_score, bought, elsewhere)
 
 
+def _newest(snapshot: Snapshot, bought: Sequence[str], count: int) -> list[StoredItem]:
+    """So many of the newest items that the catalogue has, or some more, oldest first."""
+    found: list[StoredItem] = []
+    for end in range(len(bought), 0, -_AT_ONCE):
+        found = [item for item in snapshot.get(bought[max(0, end - _AT_ONCE) : end]) if item is not None] + found
+        if len(found) >= count:
+            break
+    return found
+
+
 def ids_bought(snapshot: Snapshot, known: Understood) -> set[str]:
     """Ids of the history's items, of those that share a title with one of them, and of what else was bought."""
     return snapshot.sharing_title(each.item for each in known.history if each.item is not None).union(known.bought)
@@ -234,9 +245,7 @@ def _texts_elsewhere(texts: Sequence[str], *, knows_purchases: bool) -> list[str
             "the model knows no purchases, so a history of other categories tells it nothing: leave that out, or train "
             "a dual model with `train target`"
         )
-    if (clean := [clean_title(text) for text in texts]) and not all(clean):
-        raise DataError(f"{texts[clean.index('')]!r} is an empty title: give its text, or leave it out")
-    return clean[-_NEWEST_ELSEWHERE:]
+    return [_clean(text) for text in texts][-_NEWEST_ELSEWHERE:]
 
 
 def _entries(what: str, items: Sequence[ItemLike], *, may_be_empty: bool = False) -> Sequence[ItemLike]:
@@ -256,22 +265,23 @@ def _found(snapshot: Snapshot, entries: Sequence[ItemLike], reads: ItemText) -> 
     ids = [each.item_id for each in named if each is not None and each.item_id is not None]
     fresh = [item_id for item_id in ids if item_id not in items]
     items |= dict(zip(fresh, snapshot.get(fresh), strict=True)) if fresh else {}
+    titles = [_clean(each.title) for each in named if each is not None and each.title is not None]
+    titled = iter(zip(titles, snapshot.first_titled(titles) if titles else [], strict=True))
     found: list[Known | str] = []
     for entry, name in zip(entries, named, strict=True):
         item_id = str(entry) if name is None else name.item_id
         if item_id is None:
-            found.append(_with_title(snapshot, name, reads))
+            title, item = next(titled)
+            found.append(Known(None, title) if item is None else Known(item, reads=reads))
         else:
             found.append(item_id if (item := items[item_id]) is None else Known(item, reads=reads))
     return found
 
 
-def _with_title(snapshot: Snapshot, named: Item | None, reads: ItemText) -> Known:
-    title = "" if named is None else named.title or ""
+def _clean(title: str) -> str:
     if not (text := clean_title(title)):
         raise DataError(f"{title!r} is an empty title: give its text, or leave it out")
-    same = snapshot.with_title(text)
-    return Known(same[0], reads=reads) if same else Known(None, text)
+    return text
 
 
 def _read(entry: ItemLike) -> Item:

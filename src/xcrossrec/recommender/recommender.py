@@ -239,7 +239,10 @@ class Recommender:
         Raises:
             DataError: it cannot be answered.
         """
-        return _sound(self.answer([question])[0])
+        (answer,) = self.answer([question])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def check(self, asked: Question) -> None:
         """Refuse a question that would cost too much, whatever its history is.
@@ -362,9 +365,3 @@ class Recommender:
 
 def _opened(loading: Loading, catalogue: Callable[[], Catalogue]) -> Recommender:
     return Recommender(loading(), catalogue())
-
-
-def _sound(answer: Answer | Exception) -> Answer:
-    if isinstance(answer, Exception):
-        raise answer
-    return answer

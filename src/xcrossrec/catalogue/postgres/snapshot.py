@@ -17,16 +17,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Float32
-from psycopg import Connection, sql
+from psycopg import sql
 from psycopg.errors import QueryCanceled
 from torch import Tensor
 
+from xcrossrec.catalogue.base import CatalogueReplacedError
 from xcrossrec.catalogue.postgres.tables import VISIBLE, Tables, askable, received, segment_of
 from xcrossrec.catalogue.segment import fold
 from xcrossrec.catalogue.snapshot import HeldSnapshot
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.catalogue.view import Search, Snapshot
-from xcrossrec.exceptions import StorageError
+from xcrossrec.exceptions import NoCatalogueError, StorageError
 from xcrossrec.filters import Filters
 from xcrossrec.prompts import clean_title
 
@@ -92,10 +93,13 @@ class SearchedSnapshot(Snapshot):
         found = {row[0] for row in self._read("item_id", "item_id = ANY(%(ids)s)", ids=askable(wanted))}
         return [item_id for item_id in wanted if item_id not in found]
 
-    def with_title(self, title: str) -> list[StoredItem]:
-        """Find the items of a title, in the catalogue's order."""
-        wanted = askable([clean_title(title)])
-        return self._items("title = ANY(%(wanted)s) ORDER BY place", wanted=wanted) if any(wanted) else []
+    def first_titled(self, titles: Sequence[str]) -> list[StoredItem | None]:
+        """Find the first item of each title."""
+        asked = [clean_title(title) for title in titles]
+        given = {"wanted": askable(filter(None, asked))}
+        rows = self._read("DISTINCT ON (title) {item}", "title = ANY(%(wanted)s) ORDER BY title, place", **given)
+        found = {item.title: item for item in (StoredItem.restore(*row) for row in rows)}
+        return [found.get(title) for title in asked]
 
     def sharing_title(self, items: Iterable[StoredItem]) -> set[str]:
         """Find the ids of items that share a title."""
@@ -108,12 +112,11 @@ class SearchedSnapshot(Snapshot):
         """Gather the vectors of items."""
         if not item_ids:
             return torch.empty(0, self.dim)
-        rows = self._read("item_id, vector_send(vector)", "item_id = ANY(%(ids)s)", ids=askable(item_ids))
-        place = {item_id: number for number, (item_id, _) in enumerate(rows)}
+        found = dict(self._read("item_id, vector_send(vector)", "item_id = ANY(%(ids)s)", ids=askable(item_ids)))
         for item_id in item_ids:
-            if item_id not in place:
+            if item_id not in found:
                 raise self.unknown(item_id)
-        return received([rows[place[item_id]][1] for item_id in item_ids])
+        return received([found[item_id] for item_id in item_ids])
 
     def select(self, filters: Filters | None = None, among: Collection[str] | None = None) -> list[StoredItem]:
         """Give the items that a search may find."""
@@ -133,15 +136,10 @@ class SearchedSnapshot(Snapshot):
             "WHEN position(%(wanted)s in folded) > 0 THEN 2 ELSE 3 END, "
         )
         condition = f"title <> ''{held} ORDER BY {rank if words else ''}place LIMIT %(limit)s"
-        asked = self._asked("{item}", condition)
-
-        def run(connection: Connection[Any]) -> list[tuple[Any, ...]]:
-            most = 0 if math.isinf(within_s) else max(1, int(within_s * 1000))
-            connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(most))
-            return connection.execute(asked, {**given, "version": self.version}).fetchall()
-
+        most = 0 if math.isinf(within_s) else max(1, int(within_s * 1000))
+        setting = sql.SQL("SET LOCAL statement_timeout = {}").format(most)
         try:
-            return [StoredItem.restore(*row) for row in self.tables.database.change(run)]
+            return [StoredItem.restore(*row) for row in self._ask(self._asked("{item}", condition), given, setting)]
         except StorageError as error:
             if isinstance(error.__cause__, QueryCanceled):
                 raise TimeoutError from error
@@ -162,8 +160,7 @@ class SearchedSnapshot(Snapshot):
                 near = near if leads is None else torch.cat([near, leads.float()])
             condition, given = self._candidates(near, k, condition, {**given, "likely": askable(likely)})
             setting = sql.SQL("SET LOCAL hnsw.ef_search = {}").format(ef_search(self.count))
-        asked = self._asked("{columns}", condition + " ORDER BY place")
-        rows = self.tables.database.read(asked, {**given, "version": self.version}, setting)
+        rows = self._ask(self._asked("{columns}", condition + " ORDER BY place"), given, setting)
         held = HeldSnapshot.of(self.version, segment_of(rows, self.dim))
         among = None if wanted.among is None else [row[1] for row in rows]
         return held.search(replace(wanted, filters=None, exclude=(), among=among, products=None), k)
@@ -185,14 +182,27 @@ class SearchedSnapshot(Snapshot):
     def _are_few(self, allowed: str, given: Mapping[str, Any]) -> bool:
         asked = f"SELECT count(*) FROM (SELECT 1 FROM {{items}} WHERE {VISIBLE} AND {allowed} LIMIT %(few)s) found"
         query = self.tables.query(asked, items=self.tables.items(self.generation))
-        ((count,),) = self.tables.database.read(query, {**given, "version": self.version, "few": FEW + 1})
+        ((count,),) = self._ask(query, {**given, "few": FEW + 1})
         return bool(count <= FEW)
 
     def _items(self, condition: str, **given: Any) -> list[StoredItem]:
         return [StoredItem.restore(*row) for row in self._read("{item}", condition, **given)]
 
     def _read(self, what: str, condition: str, **given: Any) -> list[tuple[Any, ...]]:
-        return self.tables.database.read(self._asked(what, condition), {**given, "version": self.version})
+        return self._ask(self._asked(what, condition), given)
+
+    def _ask(
+        self, query: sql.Composed, given: Mapping[str, Any], setting: sql.Composed | None = None
+    ) -> list[tuple[Any, ...]]:
+        try:
+            return self.tables.database.read(query, {**given, "version": self.version}, setting)
+        except NoCatalogueError:  # these vectors were dropped, or all of the catalogue
+            raise CatalogueReplacedError.of(
+                self.tables.database.name,
+                self.tables.state().fingerprint,
+                "the former ones are kept for an hour; load the model that made these, and open the catalogue with it, "
+                "a service by its reload",
+            ) from None
 
     def _asked(self, what: str, condition: str) -> sql.Composed:
         text = f"SELECT {what} FROM {{items}} WHERE {VISIBLE} AND {condition}"
