@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from xcrossrec._version import __version__
+from xcrossrec._version import __version__ as __version__
 
 _BY_MODULE = (  # module, the extra that it needs (None: the base install is enough), its public names
     ("xcrossrec.data", None, "Domain build_domain read_domain with_shared_users write_domain"),
@@ -31,69 +31,43 @@ _BY_MODULE = (  # module, the extra that it needs (None: the base install is eno
 )
 _PUBLIC = {name: (module, extra) for module, extra, names in _BY_MODULE for name in names.split()}
 
-if TYPE_CHECKING:
-    from xcrossrec.adaptation.run import adapt
-    from xcrossrec.answers import Explanation, Recommendation
-    from xcrossrec.baselines.bases import compare_bases
-    from xcrossrec.baselines.named import scorer_for
-    from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
-    from xcrossrec.data import Domain, build_domain, read_domain, with_shared_users, write_domain
-    from xcrossrec.data.market import sample_market
-    from xcrossrec.evaluation import Evaluation, compare, evaluate
-    from xcrossrec.exceptions import (
-        BaseMismatchError,
-        BundleError,
-        ConfigError,
-        DataError,
-        MissingExtraError,
-        ModelError,
-        XCrossRecError,
-    )
-    from xcrossrec.export.exporting import export_model
-    from xcrossrec.models.bundle import load
-    from xcrossrec.recommender import Item, Recommender
-    from xcrossrec.recommender.learn import learn
-    from xcrossrec.scoring import Scorer
-    from xcrossrec.training.source import train_source
-    from xcrossrec.training.target import train_target
+if TYPE_CHECKING:  # each under its own name, which is how type checkers know what is public
+    from xcrossrec.adaptation.run import adapt as adapt
+    from xcrossrec.answers import Explanation as Explanation
+    from xcrossrec.answers import Recommendation as Recommendation
+    from xcrossrec.baselines.bases import compare_bases as compare_bases
+    from xcrossrec.baselines.named import scorer_for as scorer_for
+    from xcrossrec.config import Integration as Integration
+    from xcrossrec.config import TrainingConfig as TrainingConfig
+    from xcrossrec.config import rival_config as rival_config
+    from xcrossrec.config import source_config as source_config
+    from xcrossrec.config import target_config as target_config
+    from xcrossrec.data import Domain as Domain
+    from xcrossrec.data import build_domain as build_domain
+    from xcrossrec.data import read_domain as read_domain
+    from xcrossrec.data import with_shared_users as with_shared_users
+    from xcrossrec.data import write_domain as write_domain
+    from xcrossrec.data.market import sample_market as sample_market
+    from xcrossrec.evaluation import Evaluation as Evaluation
+    from xcrossrec.evaluation import compare as compare
+    from xcrossrec.evaluation import evaluate as evaluate
+    from xcrossrec.exceptions import BaseMismatchError as BaseMismatchError
+    from xcrossrec.exceptions import BundleError as BundleError
+    from xcrossrec.exceptions import ConfigError as ConfigError
+    from xcrossrec.exceptions import DataError as DataError
+    from xcrossrec.exceptions import MissingExtraError as MissingExtraError
+    from xcrossrec.exceptions import ModelError as ModelError
+    from xcrossrec.exceptions import XCrossRecError as XCrossRecError
+    from xcrossrec.export.exporting import export_model as export_model
+    from xcrossrec.models.bundle import load as load
+    from xcrossrec.recommender import Item as Item
+    from xcrossrec.recommender import Recommender as Recommender
+    from xcrossrec.recommender.learn import learn as learn
+    from xcrossrec.scoring import Scorer as Scorer
+    from xcrossrec.training.source import train_source as train_source
+    from xcrossrec.training.target import train_target as train_target
 
-__all__ = [
-    "BaseMismatchError",
-    "BundleError",
-    "ConfigError",
-    "DataError",
-    "Domain",
-    "Evaluation",
-    "Explanation",
-    "Integration",
-    "Item",
-    "MissingExtraError",
-    "ModelError",
-    "Recommendation",
-    "Recommender",
-    "Scorer",
-    "TrainingConfig",
-    "XCrossRecError",
-    "__version__",
-    "adapt",
-    "build_domain",
-    "compare",
-    "compare_bases",
-    "evaluate",
-    "export_model",
-    "learn",
-    "load",
-    "read_domain",
-    "rival_config",
-    "sample_market",
-    "scorer_for",
-    "source_config",
-    "target_config",
-    "train_source",
-    "train_target",
-    "with_shared_users",
-    "write_domain",
-]
+__all__ = sorted([*_PUBLIC, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
