@@ -13,6 +13,7 @@ from xcrossrec.data.domain import Domain
 from xcrossrec.evaluation import Evaluation, evaluate
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
 from xcrossrec.metrics.lists import list_metrics
+from xcrossrec.progress import Stage
 
 N_ITEMS = 45
 
@@ -141,9 +142,10 @@ def test_each_batch_is_scored_once() -> None:
     assert scorer.calls == [(8, False), (4, False)]
 
 
-def test_progress_is_told_after_each_batch() -> None:
+def test_progress_is_told_after_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
-    evaluate(Hashed(), _domain(), "validation", batch_users=5, progress=lambda done, of: told.append((done, of)))
+    monkeypatch.setattr(Stage, "at", lambda stage, done, total: told.append((done, total)))
+    evaluate(Hashed(), _domain(), "validation", batch_users=5)
     assert told == [(5, 12), (10, 12), (12, 12)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,12 +27,9 @@ from xcrossrec.evaluation.result import RESULT_SCHEMA, SEEN, Evaluation, Evaluat
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
 from xcrossrec.metrics.lists import best_items, list_metrics
 from xcrossrec.metrics.ranking import catalogue_ranks, per_user_metrics, ranks
-from xcrossrec.progress import stage
+from xcrossrec.progress import Stage, stage
 from xcrossrec.scoring import LadderScorer, Rung, Scorer, rung_of
 from xcrossrec.types import NEGATIVES, USER, Negatives, Split
-
-Progress = Callable[[int, int], None]
-"""Called with (users done, users in all) after every batch."""
 
 _Ranked = tuple[Int[np.ndarray, " user"], Int[np.ndarray, " user"]]  # ranks, numbers of items ranked
 
@@ -47,7 +44,6 @@ def evaluate(
     directory: Path | str | None = None,
     seen_users: Collection[str] | None = None,
     batch_users: int = 256,
-    progress: Progress | None = None,
     first: bool = False,
 ) -> Evaluation:
     """Rank every user's last item and keep the metrics of each user.
@@ -63,7 +59,6 @@ def evaluate(
             None draws them in memory.
         seen_users: ids of the users of the sources' training sets, where sources are known.
         batch_users: users scored at a time.
-        progress: called after each batch, instead of :mod:`xcrossrec.progress`.
         first: the first day: rank every user's first item instead, and let no purchase here be known; users of the
             train split are left out, and candidates drawn in memory.
 
@@ -95,7 +90,7 @@ def evaluate(
     start = time.perf_counter()
     asked = _Asked.of(scorer, sequences, others, first=first)
     with stage(f"ranking by {scorer.name}", "users") as bar:
-        ranked, lists = _rank_all(asked, domain, sequences, negatives, drawn, batch_users, progress or bar.at)
+        ranked, lists = _rank_all(asked, domain, sequences, negatives, drawn, batch_users, bar)
     info = EvaluationInfo(
         scorer=scorer.name,
         domain=domain.name,
@@ -174,7 +169,7 @@ def _rank_all(
     negatives: Sequence[Negatives],
     drawn: Mapping[Negatives, Int[np.ndarray, "user candidate"]],
     batch_users: int,
-    progress: Progress,
+    bar: Stage,
 ) -> tuple[dict[Negatives, _Ranked], list[Int[np.ndarray, "_ place"]]]:
     """Rank the targets, and list the best of the catalogue where all of it is scored."""
     _, targets = sequences.histories_and_targets()
@@ -194,7 +189,7 @@ def _rank_all(
             of_lists = np.split(asked.score(chosen, rows, rows.shape[1]), len(lists), axis=1)
         for kind, of_list in zip(lists, of_lists, strict=True):
             parts[kind].append((ranks(of_list), np.full(len(of_list), of_list.shape[1])))
-        progress(min(start + batch_users, len(sequences)), len(sequences))
+        bar.at(min(start + batch_users, len(sequences)), len(sequences))
     ranked = {
         kind: (np.concatenate([r for r, _ in of]), np.concatenate([n for _, n in of])) for kind, of in parts.items()
     }
