@@ -275,7 +275,8 @@ def _explain_xcross(probe: _Probe, encoder: XCrossEncoder) -> list[dict[str, Any
     with encoder.integration_off():
         integration = probe.effect()
     named, places = list(enumerate(encoder.sources)), range(len(encoder.integrated_layers))
-    in_all, in_sum = (_effects(probe, without, len(named)) for without in (encoder.silenced, encoder.left_out))
+    in_all = _effects(probe, encoder.silenced, len(named))
+    in_sum = _effects(probe, encoder.left_out, len(named))
     at_layer = [_effects(probe, partial(encoder.silenced, layer=place), len(named)) for place in places]
     coefficients = _mean_coefficients(probe, encoder)
     weights = encoder.stream_weight.detach().double().cpu().numpy()

@@ -91,14 +91,7 @@ def gain(scores: Mapping[str, Float64[np.ndarray, " user"]], chosen: str, over: 
     """
     found = difference(scores[chosen] - scores[over])
     before = float(scores[over].mean())
-    return Gain(
-        over=over,
-        mean=found.mean,
-        low=found.low,
-        high=found.high,
-        relative=found.mean / before if before else 0.0,
-        sure=found.low > 0,
-    )
+    return Gain(over=over, relative=found.mean / before if before else 0.0, sure=found.low > 0, **found.model_dump())
 
 
 def verdict(

@@ -55,7 +55,8 @@ def fit_curve(
     at = np.log2(np.array(grid, dtype=np.float64))
     level, slope = _line(x, values.mean(1))
     scatter = (values.mean(1) - level - slope * x) * np.sqrt(len(x) / max(len(x) - 2, 1))
-    lines, rises, rise = [], [], np.log2((most + more) / most)
+    lines, rises = [], []
+    rise = np.log2((most + more) / most)
     _, slopes = _line(x, values)
     furthest = max(float(np.abs(slopes).max()), _LEAST_RISE / rise) * (x - x.mean())
     asked = np.column_stack([values, values.mean(1) + furthest, values.mean(1) - furthest])
@@ -75,7 +76,8 @@ def fit_curve(
     ]
     down, up = (float(each) for each in np.quantile(rises, [0.025, 0.975]))
     promise = Interval(mean=float(slope * rise), low=down, high=up)
-    points = tuple(_point(n, values[[each == n for each in users]].mean(0)) for n in sorted(set(users)))
+    measured = {n: score(values[[each == n for each in users]].mean(0)) for n in sorted(set(users))}
+    points = tuple(Point(users=n, **found.model_dump()) for n, found in measured.items())
     return Curve(points=points, band=tuple(band), more_users=more, promise=promise, sentence=said(more, promise))
 
 
@@ -94,8 +96,3 @@ def _line(x: Float64[np.ndarray, " point"], y: Float64[np.ndarray, "point ..."])
     off = x - x.mean()
     slope = off @ y / (off**2).sum()
     return y.mean(0) - slope * x.mean(), slope
-
-
-def _point(users: int, values: Float64[np.ndarray, " user"]) -> Point:
-    found = score(values)
-    return Point(users=users, mean=found.mean, low=found.low, high=found.high)

@@ -12,7 +12,7 @@ from xcrossrec.data.domain import Domain
 from xcrossrec.metrics.lists import NOBODY, best_items
 from xcrossrec.recommender import Recommender
 from xcrossrec.scoring import Scorer
-from xcrossrec.types import ITEM, Split
+from xcrossrec.types import ITEM
 
 SHOWN = 3
 """Products that each side recommends to a customer."""
@@ -22,19 +22,18 @@ NEWEST = 5
 
 
 def side_by_side(
-    recommender: Recommender, now: Scorer, domain: Domain, *, customers: int = 10, split: Split = "test", seed: int = 0
+    recommender: Recommender, now: Scorer, domain: Domain, *, customers: int = 10, seed: int = 0
 ) -> tuple[Customer, ...]:
-    """Recommend to some customers by both; their last purchase is kept from either.
+    """Recommend to some customers of the test split by both; their last purchase is kept from either.
 
     Args:
         recommender: of the chosen model, over the domain's items.
         now: what it is compared with, bound to the domain.
         domain: whose customers.
         customers: how many at most, drawn by the seed.
-        split: of the customers.
         seed: of the draw.
     """
-    ids, found = domain.items[ITEM].to_list(), domain.sequences(split).rows
+    ids, found = domain.items[ITEM].to_list(), domain.sequences("test").rows
     sample = [found[row] for row in np.random.default_rng(seed).permutation(len(found))[:customers]]
     histories = [rows[:-1] for rows in sample]
     listed = best_items(

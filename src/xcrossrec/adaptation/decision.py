@@ -109,20 +109,16 @@ class Candidate(Part):
     minus_chosen: Interval | None = None
 
 
-class Gain(Part):
-    """What the chosen one is better by, on the users of the report, paired.
+class Gain(Interval):
+    """What the chosen one is better by in the deciding metric, on the users of the report, paired.
 
     Attributes:
         over: name of the best simple candidate.
-        mean: difference of the deciding metric, with its 95% interval from ``low`` to ``high``.
         relative: the mean as a share of the other's metric; 0 where that is 0.
         sure: whether the interval is above 0.
     """
 
     over: str
-    mean: float
-    low: float
-    high: float
     relative: float
     sure: bool
 
@@ -153,13 +149,10 @@ class Source(Part):
     why: str
 
 
-class Point(Part):
+class Point(Interval):
     """The deciding metric with so many users to fit on."""
 
     users: int
-    mean: float
-    low: float
-    high: float
 
 
 class Curve(Part):

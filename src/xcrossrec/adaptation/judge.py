@@ -6,9 +6,9 @@ Legend: ``user`` = one user of the target, ``moment`` = one purchase of theirs, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -84,13 +84,9 @@ class Judge:
             Source(
                 name=each.name,
                 folder=str(each.folder),
-                alone=found[each.name].alone,
-                without=found[each.name].without,
                 shared_users=len(users & source_users(each.folder)),
                 shared_words=_share(words, domains.get(each.name)),
-                helps=found[each.name].helps,
-                used=found[each.name].used,
-                why=found[each.name].why,
+                **vars(found[each.name]),
             )
             for each in made
         ]
@@ -107,12 +103,8 @@ class Verdict:
     why: str
 
 
-class Ranked(Protocol):
-    """Reciprocal ranks of users by the mean of several texts' scores; the empty name is the untrained base."""
-
-    def __call__(self, names: Sequence[str]) -> Float64[np.ndarray, " user"]:
-        """Rank by the mean of these."""
-        ...
+Ranked: TypeAlias = Callable[[Sequence[str]], Float64[np.ndarray, " user"]]
+"""Gives reciprocal ranks of users by the mean of several texts' scores; the empty name is the untrained base."""
 
 
 def judge(names: Sequence[str], ranked: Ranked) -> dict[str, Verdict]:
@@ -128,7 +120,8 @@ def judge(names: Sequence[str], ranked: Ranked) -> dict[str, Verdict]:
         names: of the sources.
         ranked: reciprocal ranks of the same users by any of them together, and by the base.
     """
-    base, kept, found = ranked([""]), list(names), dict[str, Verdict]()
+    base, kept = ranked([""]), list(names)
+    found: dict[str, Verdict] = {}
     while kept:
         whole = ranked(kept)
         judged = {name: _judged(name, kept, ranked, base, whole) for name in kept}

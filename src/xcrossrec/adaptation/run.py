@@ -95,7 +95,8 @@ def adapt(
     base = base or (base_of(adapters).name if adapters else DEFAULT_BASE)
     facts = {"base": load_base(base).digest, "plan": asdict(plan)}
     with claimed(out / WORK), stage(f"adapting to {domain.name}", "candidates") as bar:
-        _remember(out, domain, given)
+        now = _Before(target=domain.name, sources={each.name: each.path for each in given})
+        _write(out / WORK / GIVEN, now.model_dump_json())
         shop = Shop(domain, out / WORK, seed=seed, clock=clock, bar=bar, facts=facts)
         shop.pace, shop.planned = _pace(out), 9 + 2 * len(given)
         maker = Maker(shop, base, plan, engine)
@@ -152,11 +153,6 @@ def _wanted(
         raise ConfigError(f"source {lost[0]!r} was given in memory before: give all sources again")
     new = [each for each in added if isinstance(each, Domain) or str(Path(each).resolve()) not in kept.values()]
     return [*kept.values(), *new]
-
-
-def _remember(out: Path, domain: Domain, given: Sequence[Given]) -> None:
-    before = _Before(target=domain.name, sources={each.name: each.path for each in given})
-    _write(out / WORK / GIVEN, before.model_dump_json())
 
 
 def _write(path: Path, text: str) -> None:

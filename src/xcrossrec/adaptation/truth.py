@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from xcrossrec.adaptation.decision import Explained
 from xcrossrec.answers import Explanation
@@ -70,8 +70,8 @@ def check_explanations(
     if not checked:
         return None
     fell = sum(all(claim.holds for claim in claims) for claims in checked)
-    low, high = wilson_interval(fell, len(checked))
-    return Explained(checked=len(checked), fell=fell, share=fell / len(checked), low=low, high=high)
+    interval = binomtest(fell, len(checked)).proportion_ci(method="wilson")
+    return Explained(checked=len(checked), fell=fell, share=fell / len(checked), low=interval.low, high=interval.high)
 
 
 def claims_of(recommender: Recommender, history: Sequence[str], *, repeats: bool = False) -> list[Claim]:
@@ -93,29 +93,14 @@ def claims_of(recommender: Recommender, history: Sequence[str], *, repeats: bool
     ]
 
 
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95% interval of a share (Wilson, "Probable inference", JASA 1927).
-
-    Args:
-        successes: of the trials.
-        trials: at least one.
-    """
-    z, share = NormalDist().inv_cdf(0.975), successes / trials
-    middle = share + z**2 / (2 * trials)
-    wide = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    scale = 1 + z**2 / trials
-    return max(0.0, (middle - wide) / scale), min(1.0, (middle + wide) / scale)
-
-
 def _without_item(recommender: Recommender, asked: Sequence[str], item: str, reason: Explanation) -> Iterator[Claim]:
     """Ask the recommender itself, again without the history's item that is said to match best."""
     if reason.best_match.effect is None:
         return
     slot = reason.matches.index(reason.best_match)
-    whole, rest = (
-        recommender.score(history, [f"id:{item}"])[0].score for history in (asked, [*asked[:slot], *asked[slot + 1 :]])
-    )
-    yield Claim("history", reason.best_match.effect, whole - rest)
+    (whole,) = recommender.score(asked, [f"id:{item}"])
+    (rest,) = recommender.score([*asked[:slot], *asked[slot + 1 :]], [f"id:{item}"])
+    yield Claim("history", reason.best_match.effect, whole.score - rest.score)
 
 
 def _without_part(recommender: Recommender, history: Sequence[str], item: str, reason: Explanation) -> Iterator[Claim]:

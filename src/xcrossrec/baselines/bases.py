@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +31,6 @@ _log = logging.getLogger(__name__)
 
 _TIMED = 256
 """Items whose encoding is timed, once the base is warm."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One base on a domain.
-
-    Attributes:
-        digest: of weights, tokenizer and configuration.
-        ms: milliseconds to encode a thousand items here, with as many threads as torch takes.
-        mb: megabytes of a thousand items' vectors.
-        model_mb: megabytes of its weights.
-        evaluation: its ranks of each user's last item.
-    """
-
-    base: str
-    digest: str
-    ms: float
-    mb: float
-    model_mb: float
-    evaluation: Evaluation
 
 
 class _OfSome:
@@ -83,8 +62,9 @@ def compare_bases(
 
     Returns:
         ``domain``, ``split``, ``users``, ``items`` (encoded), ``seed``, ``simulated``, ``verdict`` (a sentence) and
-        ``bases``: for each ``name`` (short), ``base``, ``digest``, ``ms_per_1000_items``, ``mb_per_1000_items``,
-        ``model_mb``, ``mrr`` by kind of negatives and, but for the first, ``comparison`` with it
+        ``bases``: for each ``name`` (short), ``base``, ``digest`` (of weights, tokenizer and configuration),
+        ``ms_per_1000_items`` (to encode them here), ``mb_per_1000_items`` (of their vectors), ``model_mb`` (of its
+        weights), ``mrr`` by kind of negatives and, but for the first, ``comparison`` with it
         (:func:`xcrossrec.evaluation.compare`).
 
     Raises:
@@ -101,12 +81,16 @@ def compare_bases(
     rows = _needed(sampled, seed)
     if small and rows.size > domain.items.height / 2:
         rows = np.arange(domain.items.height)
-    found = []
+    entries: list[dict[str, Any]] = []
+    results: list[Evaluation] = []
     for base, name in zip(names, _short(names), strict=True):
         _log.info("%s: encoding %d of %d items", base, rows.size, domain.items.height)
-        found.append(_measure(base, name, digests[base], sampled, rows, seed))
-    info = found[0].evaluation.info
-    entries = [_entry(each, found[0]) for each in found]
+        entry, evaluation = _measure(base, name, digests[base], sampled, rows, seed)
+        if results:
+            entry["comparison"] = compare(evaluation, results[0], permutations=1_000)
+        entries.append(entry)
+        results.append(evaluation)
+    info = results[0].info
     return {
         "domain": info.domain,
         "split": info.split,
@@ -156,7 +140,8 @@ def _short(names: Sequence[str]) -> Sequence[str]:
 
 def _measure(
     base: str, name: str, digest: str, domain: Domain, rows: Int64[np.ndarray, " item"], seed: int
-) -> Measured:
+) -> tuple[dict[str, Any], Evaluation]:
+    """What is told of one base on a domain, and its ranks of each user's last item."""
     texts = [domain.texts[row] for row in rows]
     scorer = untrained(base, texts, center=True, name=name)
     whole = rows.size == domain.items.height
@@ -166,24 +151,17 @@ def _measure(
     timed = texts[:: -(-len(texts) // _TIMED)]
     start = time.perf_counter()
     vectors = kind_of(scorer.model).encode_items(scorer.model, timed)
-    ms = (time.perf_counter() - start) * 1e6 / len(timed)
-    model_mb = sum(p.numel() * p.element_size() for p in scorer.model.parameters()) / 1e6
-    return Measured(base, digest, ms, vectors.shape[1] * vectors.itemsize / 1e3, model_mb, evaluation)
-
-
-def _entry(each: Measured, first: Measured) -> dict[str, Any]:
+    seconds = time.perf_counter() - start  # with as many threads as torch takes
     told = {
-        "name": each.evaluation.info.scorer,
-        "base": each.base,
-        "digest": each.digest,
-        "ms_per_1000_items": round(each.ms, 1),
-        "mb_per_1000_items": each.mb,
-        "model_mb": round(each.model_mb, 1),
-        "mrr": {kind: float(each.evaluation.of(kind)["mrr"].to_numpy().mean()) for kind in each.evaluation.negatives},
+        "name": name,
+        "base": base,
+        "digest": digest,
+        "ms_per_1000_items": round(seconds * 1e6 / len(timed), 1),
+        "mb_per_1000_items": vectors.shape[1] * vectors.itemsize / 1e3,
+        "model_mb": round(sum(p.numel() * p.element_size() for p in scorer.model.parameters()) / 1e6, 1),
+        "mrr": {kind: float(evaluation.of(kind)["mrr"].to_numpy().mean()) for kind in evaluation.negatives},
     }
-    if each is not first:
-        told["comparison"] = compare(each.evaluation, first.evaluation, permutations=1_000)
-    return told
+    return told, evaluation
 
 
 def _verdict(entries: Sequence[dict[str, Any]]) -> str:

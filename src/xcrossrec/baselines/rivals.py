@@ -74,7 +74,8 @@ class ItemKNN(Rival):
 
     def __init__(self, baskets: Sequence[Sequence[int]], n_items: int) -> None:
         super().__init__(n_items)
-        users, rows = np.repeat(np.arange(len(baskets)), [*map(len, baskets)]), [row for own in baskets for row in own]
+        users = np.repeat(np.arange(len(baskets)), [len(own) for own in baskets])
+        rows = [row for own in baskets for row in own]
         bought = csr_array((np.ones(len(rows), np.float32), (users, rows)), shape=(len(baskets), n_items))
         bought.data[:] = 1  # what was bought twice counts once
         together = (bought.T @ bought).tocoo()

@@ -117,7 +117,8 @@ def export_model(
         raise ConfigError(f"{catalogue} is no domain's folder: distilling is measured on a domain's users, give one")
     model = bundle.load(path, base=base)
     _check_model(model, path, to, distill=distill)
-    part, domain = history_part(model), None if domain is None else as_read(path, domain)
+    part = history_part(model)
+    domain = None if domain is None else as_read(path, domain)
     with replacing_folder(out) as folder, quiet_progress():
         write_history(part, folder)
         if to == "vectors":
@@ -125,7 +126,8 @@ def export_model(
                 sample, encode = _vectors(model, catalogue or "", folder, by_engine)
         else:
             sample, encode = _encoder(model, path, to, folder, catalogue, distill, int8, base)
-        parity, exact = Parity.measured(sample, encode, folder), not (distill or int8)
+        parity = Parity.measured(sample, encode, folder)
+        exact = not (distill or int8)
         if exact:
             _refuse_apart(to, path, parity.vectors, parity.scores)
         ranks = None if exact or domain is None else cost_in_ranks(model, domain, encode)

@@ -35,12 +35,11 @@ def write_onnx(stream: Stream, folder: Path, *, int8: bool) -> None:
         ModelError: torch cannot trace this architecture.
     """
     stream.backbone.set_attn_implementation("eager")
-    named, inputs = ["input_ids", "attention_mask", "of_history"], stream.reading.tokens(_TRACED, False)
+    inputs = stream.reading.tokens(_TRACED, False)
+    axes = {"input_ids": {0: "text", 1: "token"}, "attention_mask": {0: "text", 1: "token"}, "of_history": {0: "text"}}
     if stream.head.history is None:
-        named, inputs = named[:2], inputs[:2]
-    axes = {name: {0: "text", 1: "token"} for name in named[:2]} | {
-        name: {0: "text"} for name in ("vectors", *named[2:])
-    }
+        inputs = inputs[:2]
+        del axes["of_history"]
     place = folder / GRAPH
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -51,9 +50,9 @@ def write_onnx(stream: Stream, folder: Path, *, int8: bool) -> None:
                 str(place),
                 dynamo=False,
                 opset_version=OPSET,
-                input_names=named,
+                input_names=list(axes),
                 output_names=["vectors"],
-                dynamic_axes=axes,
+                dynamic_axes={**axes, "vectors": {0: "text"}},
             )
     except Exception as error:  # whatever the cause inside torch, the user needs one sentence
         kind = type(stream.backbone).__name__

@@ -42,9 +42,11 @@ def history_part(model: Model) -> dict[str, Any]:
     counts = term.counts
     ids = list(counts.popularities())
     number = {item: place for place, item in enumerate(ids)}
-    for item in ids if any(part["copurchase"].values()) else ():
-        if found := counts.scores([item]):
-            part["together"][item] = [[number[other] for other in found], [round(v, _DIGITS) for v in found.values()]]
+    if any(part["copurchase"].values()):
+        for item in ids:
+            if found := counts.scores([item]):
+                values = [round(value, _DIGITS) for value in found.values()]
+                part["together"][item] = [[number[other] for other in found], values]
     return {**part, "items": ids, "popularity": _popularity(day_one_of(model), counts)}
 
 

@@ -72,8 +72,9 @@ def _shown(decision: Decision) -> dict[str, Any]:
     rates = [found.mean for each in (chosen, rival) if (found := _tens_of(each))]
     digits = 0 if min(rates, default=0) >= 0.1 else 1
     beyond = decision.beyond or {}
-    curve: Any = (decision.curve.points, decision.curve.band) if decision.curve else ((), ())
-    points, band = ({p.users: p for p in part} for part in curve)
+    points = {point.users: point for point in decision.curve.points} if decision.curve else {}
+    band = {point.users: point for point in decision.curve.band} if decision.curve else {}
+    furthest = [max(band)] if band else []
     return {
         "decision": decision,
         "chosen": chosen,
@@ -81,7 +82,7 @@ def _shown(decision: Decision) -> dict[str, Any]:
         "measured": [each for each in decision.candidates if each.report and "mrr" in each.report],
         "tens_of": _tens_of,
         "hundred": [f"{100 * rate:.{digits}f}" for rate in rates],
-        "by_users": [(n, points.get(n), band.get(n)) for n in sorted({*points, *([max(band)] if band else [])})],
+        "by_users": [(users, points.get(users), band.get(users)) for users in sorted({*points, *furthest})],
         "lists": [beyond[name] for name in dict.fromkeys((chosen.name, rival.name)) if name in beyond],
         "plots": _plots(decision),
     }
