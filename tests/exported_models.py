@@ -12,7 +12,7 @@ from xcrossrec.copurchase import CoPurchases
 from xcrossrec.models import bundle
 from xcrossrec.models.day_one import DayOne
 from xcrossrec.models.dual import vector_dim
-from xcrossrec.models.kinds import assembled, kind_of
+from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.models.purchases import with_counts
 
@@ -39,7 +39,7 @@ def with_everything(model: Model) -> Model:
     model = with_counts(model, CoPurchases.count(table(SEQUENCES)), {"one": 2.0, "several": 3.0})
     popularity = pl.DataFrame({"item_id": IDS[:5], "lately": [0.5, 3.0, 1.0, 0.1, 2.0], "bought": [1, 3, 1, 1, 2]})
     day_one = DayOne(vector_dim(model), popularity, {"none": {"popularity": 0.7}})
-    return assembled(kind_of(model), [*model, day_one]).eval()
+    return kind_of(model).assemble([*model, day_one]).eval()
 
 
 def saved(model: Model, path: Path) -> Path:

@@ -14,7 +14,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.heads import HistoryMatcher
-from xcrossrec.models.kinds import KINDS, assembled, build_model, kind_named, kind_of
+from xcrossrec.models.kinds import KINDS, build_model, kind_named, kind_of
 from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.models.pair_head import PairHead
@@ -79,12 +79,9 @@ def test_nothing_asks_a_hub(encoder: SourceEncoder) -> None:
         assert build_model(encoder, scoring=scoring).model_card_data.local_files_only
 
 
-def test_modules_keep_the_names_they_are_given(encoder: SourceEncoder) -> None:
-    kind = kind_named("dual")
-    head = kind.head(encoder, "similarity")
-    assert list(assembled(kind, [encoder, *head])._modules) == ["0", "1", "2", "3"]
-    named = {"first": encoder, **{f"part {number}": module for number, module in enumerate(head)}}
-    assert list(assembled(kind, named)._modules) == list(named)
+def test_modules_stand_in_their_order(encoder: SourceEncoder) -> None:
+    modules = [encoder, *kind_named("dual").head(encoder, "similarity")]
+    assert list(kind_named("dual").assemble(modules)) == modules
 
 
 def test_an_unknown_scoring(encoder: SourceEncoder) -> None:

@@ -286,7 +286,6 @@ def test_a_base_that_cannot_share_says_so_once(
     assert [r.getMessage().split(" bases")[0] for r in caplog.records] == [FAMILIES[name].config.model_type]
     assert "cannot share a history's encoding" in caplog.text
     assert set(encoder.preprocess(PAIRS)) == {"input_ids", "attention_mask", "segments"}
-    assert choose_pair_attention(None, "pair", encoder.backbone.base_model.model) == "joint"
 
 
 def test_a_convolution_is_refused(base_of: Folders) -> None:
@@ -305,13 +304,11 @@ def test_a_joint_model_is_left_alone(base_of: Folders) -> None:
 
 
 def test_the_choice_of_attention(base_of: Folders) -> None:
-    backbone = nn.Module()
-    backbone.config = FAMILIES["bert"].config  # type: ignore[assignment]
-    assert choose_pair_attention(None, "dual", backbone) == "joint"
-    assert choose_pair_attention(None, "pair", backbone) == pair_attention.DEFAULT_PAIR_ATTENTION
-    assert choose_pair_attention("shared", "pair", backbone) == "shared"
+    assert choose_pair_attention(None, "dual") == "joint"
+    assert choose_pair_attention(None, "pair") == "joint"
+    assert choose_pair_attention("shared", "pair") == "shared"
     with pytest.raises(ConfigError, match="pair attention 'shared' belongs to pair scoring, got dual"):
-        choose_pair_attention("shared", "dual", backbone)
+        choose_pair_attention("shared", "dual")
     with pytest.raises(ConfigError, match="unknown pair attention 'causal': choose one of joint, shared"):
         SourceEncoder(fresh_base(base_of("bert")), pair_attention="causal")  # type: ignore[arg-type]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModel
@@ -71,10 +70,9 @@ def test_named_layers_are_taken_whatever_the_architecture(base_of: Folders) -> N
     assert len(adapted) == FAMILIES["bert"].config.num_hidden_layers
 
 
-@pytest.mark.parametrize("alpha", [None, 5.0])
-def test_the_default_lora_scales_by_two_unless_said(alpha: float | None) -> None:
-    lora = default_lora(4, alpha)
-    assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (4, alpha or 8, 0.0)
+def test_the_default_lora_scales_by_two() -> None:
+    lora = default_lora(4)
+    assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (4, 8, 0.0)
 
 
 def test_a_trainable_one_keeps_its_gradients(base_of: Folders, tmp_path: Path) -> None:

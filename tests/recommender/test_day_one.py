@@ -17,7 +17,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.bridge import Bridge
 from xcrossrec.models.day_one import DayOne, day_one_of
 from xcrossrec.models.dual import encode_titles
-from xcrossrec.models.kinds import assembled, kind_of
+from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model
 from xcrossrec.models.purchases import with_counts
 from xcrossrec.models.scorer import ModelScorer
@@ -56,7 +56,7 @@ def model(tiny_models: Any) -> Model:
     popularity = pl.DataFrame({"item_id": IDS, "lately": lately, "bought": counts})
     model = with_counts(text, known, {"one": 0.3, "several": 0.8})
     day_one = DayOne(vectors.shape[1], popularity, WEIGHTS, half_life_days=90.0, bridge=bridge)
-    return assembled(kind_of(model), [*model, day_one])
+    return kind_of(model).assemble([*model, day_one])
 
 
 @pytest.fixture(scope="module")

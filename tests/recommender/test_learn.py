@@ -23,7 +23,7 @@ from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
 from xcrossrec.models import bundle
 from xcrossrec.models.day_one import DayOne, day_one_of
-from xcrossrec.models.kinds import assembled, kind_of
+from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.purchases import purchases_of, term_of, with_counts
 from xcrossrec.recommender import Recommender, learn
 
@@ -143,7 +143,7 @@ def known(model: Path, tiny_models: Any) -> Path:
     popularity = pl.DataFrame({"item_id": ["i0", "i5"], "lately": [1.5, 0.5], "bought": [3, 1]})
     modules = [*with_counts(bundle.load(model), CoPurchases.count(FIRST), {"one": 1.0, "several": 1.0})]
     dim = bundle.load(model)[0].dim
-    whole = assembled(kind_of(bundle.load(model)), [*modules, DayOne(dim, popularity, {})])
+    whole = kind_of(bundle.load(model)).assemble([*modules, DayOne(dim, popularity, {})])
     users = pl.DataFrame({"user": [user_hash("u0"), user_hash("u1")]})
     bundle.save(whole, model, {"kind": "target"}, overwrite=True, tables={"training_users.parquet": users})
     return model

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xcrossrec.exceptions import DataError
 from xcrossrec.prompts import split_prompt
-from xcrossrec.training.batches import HISTORY_LIMIT, DualBatches, EpochOfBatches, HeldOutApart, PairBatches, on_device
+from xcrossrec.training.batches import HISTORY_LIMIT, DualBatches, EpochOfBatches, HeldOutApart, PairBatches
 
 TITLES = [f"title {'x' * (row % 4)} {row}" for row in range(30)]
 SEQUENCES = st.lists(st.lists(st.integers(0, 29), min_size=2, max_size=9), min_size=1, max_size=6)
@@ -172,12 +172,3 @@ def test_the_callback_hands_on_the_epoch() -> None:
 
 def test_the_dataset_has_one_row_a_user() -> None:
     assert dual([[0, 1], [2, 3]]).dataset()["user"][:] == [0, 1]
-
-
-def test_a_batch_moves_with_all_that_is_in_it() -> None:
-    batch = {"items0_input_ids": torch.zeros(2, 3), "label": {"sequences": torch.zeros(2, 2), "member": torch.ones(1)}}
-    moved = on_device(batch, torch.device("meta"))
-    assert moved["items0_input_ids"].device.type == "meta"
-    assert {tensor.device.type for tensor in moved["label"].values()} == {"meta"}
-    assert moved["label"]["sequences"].shape == (2, 2)
-    assert batch["label"]["member"].device.type == "cpu", "the batch itself stays"

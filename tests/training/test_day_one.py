@@ -15,6 +15,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.day_one import DayOne, day_one_of
 from xcrossrec.models.purchases import with_counts
 from xcrossrec.recommender import Question, Recommender
+from xcrossrec.training import day_one as module
 from xcrossrec.training.day_one import Others, popularity_of, with_day_one
 
 CUSTOMERS, DAY = 120, 86_400
@@ -75,6 +76,13 @@ def test_too_few_customers_of_both_make_no_bridge(tiny_models: Any, caplog: pyte
     assert day_one.bridge is None
     reason = recommender.ask(Question([], other_history=["kitchen pan 5"])).reason
     assert reason.endswith("and no customers of both to learn from: most bought first")
+
+
+def test_the_most_customers_are_kept(tiny_models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_CUSTOMERS", 50)
+    _, day_one = fitted(garden(related=True), tiny_models)
+    assert day_one.bridge is not None
+    assert len(day_one.bridge.customers) == 50
 
 
 def test_expected_ranks_are_those_of_many_draws() -> None:

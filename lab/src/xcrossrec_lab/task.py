@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
-
 from xcrossrec import ConfigError, Domain, Scorer, TrainingConfig, read_domain
 from xcrossrec.data.domain import Sequences
 from xcrossrec.models.base import DEFAULT_BASE
@@ -77,13 +75,10 @@ class Task:
         """Center a model on the target's catalogue, as training does it, unless the suite's settings say no."""
         return kind_of(model).centered(model, self.target.texts) if self.training.center else model
 
-    def attention(self, backbone: nn.Module) -> PairAttention:
-        """Who sees whom in a pair, settled: whatever builds an encoder asks here, so that all methods encode alike.
-
-        Args:
-            backbone: the base's, which decides where the suite does not.
-        """
-        return choose_pair_attention(self.pair_attention, self.scoring, backbone)
+    @property
+    def attention(self) -> PairAttention:
+        """Who sees whom in a pair, settled: whatever builds an encoder asks here, so that all methods encode alike."""
+        return choose_pair_attention(self.pair_attention, self.scoring)
 
     def setting(self, name: str, default: Any) -> Any:
         """One of the method's own settings."""

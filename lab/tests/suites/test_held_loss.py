@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from xcrossrec import TrainingConfig, read_domain, train_source
 from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
 from xcrossrec.models.kinds import build_model
 from xcrossrec.models.source import SourceEncoder
-from xcrossrec_lab.methods.held_loss import next_item_loss
+from xcrossrec_lab.methods.held_loss import next_item_loss, on_device
 from xcrossrec_lab.methods.lora import best_source
 from xcrossrec_lab.suites.cell_process import cut_to_budget, make_task
 from xcrossrec_lab.suites.cells import ALL, Cell
@@ -53,3 +54,12 @@ def test_the_source_with_the_lower_loss_is_chosen(suite_file, tmp_path: Path) ->
     assert set(losses) == {"kitchen", "camping"}
     assert losses[best.name] == min(losses.values())
     assert cut_to_budget(task.target, 16, 0).sequences("train").user_ids != task.users.user_ids
+
+
+def test_a_batch_moves_with_all_that_is_in_it() -> None:
+    batch = {"items0_input_ids": torch.zeros(2, 3), "label": {"sequences": torch.zeros(2, 2), "member": torch.ones(1)}}
+    moved = on_device(batch, torch.device("meta"))
+    assert moved["items0_input_ids"].device.type == "meta"
+    assert {tensor.device.type for tensor in moved["label"].values()} == {"meta"}
+    assert moved["label"]["sequences"].shape == (2, 2)
+    assert batch["label"]["member"].device.type == "cpu", "the batch itself stays"

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from xcrossrec import ConfigError, read_domain
-from xcrossrec.models.base import load_base
 from xcrossrec.models.model import encoder_of
 from xcrossrec_lab.methods import KINDS
 from xcrossrec_lab.suites.cell_process import make_task, run_cell
@@ -98,7 +97,7 @@ def test_pairs_are_read_as_the_suite_says_unless_the_method_says_otherwise(
     suite = Suite.read(path).with_settings({"lora": own})
     (cell,) = suite.cells()
     task = make_task(suite, cell, read_domain(suite.data / "garden"), tmp_path)
-    assert task.attention(load_base(suite.base).backbone) == expected
+    assert task.attention == expected
     assert "pair_attention" not in task.settings
     record = run_cell(suite, CellFiles(tmp_path / "out"), cell)
     assert record["pair"] == {"attention": expected, "start": "similarity"}

@@ -25,7 +25,7 @@ from xcrossrec.models.adapters import MANIFEST
 from xcrossrec.models.base import load_base
 from xcrossrec.models.day_one import DayOne
 from xcrossrec.models.dual import DualScorer, vector_dim
-from xcrossrec.models.kinds import assembled, build_model, kind_of
+from xcrossrec.models.kinds import build_model, kind_of
 from xcrossrec.models.model import Model
 from xcrossrec.models.purchases import Purchases, with_counts
 from xcrossrec.models.scorer import ModelScorer
@@ -176,7 +176,7 @@ class Maker:
                 only = {"text": 0.0, "popularity": 1.0}
                 weights: Weights = {"none": {"popularity": 1.0}, "one": only, "several": only}
                 new = DayOne(vector_dim(model), lately, weights, half_life_days=half_life)
-                self._save(assembled(kind_of(model), [*model, new]), POPULARITY, (), folder)
+                self._save(kind_of(model).assemble([*model, new]), POPULARITY, (), folder)
 
             self.shop.keep(POPULARITY, Popularity(order), save, timed)
 
@@ -248,12 +248,14 @@ class Maker:
         """
         if self.engine.here:
             return
-        left, places = self.shop.clock.left(), {}
-        for each in trainings:
-            if self.shop.kept(each.form) is None and self._expected(each) <= left:
-                places[each.form.name] = partial(each.train, self.shop.place(each.form).absolute(), None)
+        left = self.shop.clock.left()
         guess = self.shop.pace.training
         expected = {each.form.name: self._expected(each) for each in trainings}
+        places = {
+            each.form.name: partial(each.train, self.shop.place(each.form).absolute(), None)
+            for each in trainings
+            if self.shop.kept(each.form) is None and expected[each.form.name] <= left
+        }
         for name, told in self.engine.results(_trainings, places):
             self.shop.bar.at(len(self.shop.found) + len(self._ahead), self.shop.planned, f"{name} is trained")
             if told:
@@ -282,15 +284,11 @@ class Maker:
         model = bundle.load(folder, base=self.base)
         return ModelScorer(model, self.domain.texts, name="fitted", precision=reads_in(), ids=self.ids)
 
-    def training_s(self, users: int, epochs: int, purchases: int, streams: int = 1) -> float:
-        """Seconds that a training will take: each text is read, and learned from, once an epoch."""
-        texts = (purchases + 32 * -(-users // 32)) * epochs
-        return self.shop.pace.reading(texts, streams) * self.shop.pace.training
-
     def _expected(self, training: Training) -> float:
-        """Seconds that a training will take."""
-        users, epochs = len(self.shop.users), target_config(**self.plan.target).epochs
-        return self.training_s(users, epochs, self.domain.frame("train").height, training.streams)
+        """Seconds that a training will take: each text is read, and learned from, once an epoch."""
+        drawn = 32 * -(-len(self.shop.users) // 32)
+        texts = (self.domain.frame("train").height + drawn) * target_config(**self.plan.target).epochs
+        return self.shop.pace.reading(texts, training.streams) * self.shop.pace.training
 
     def fit(self, training: Training) -> None:
         """Fit a candidate that is trained on the target."""
@@ -307,7 +305,7 @@ class Maker:
                     if expected:
                         pace.training *= started.lap()[0] / expected
                 scorer = self.load(place)
-                self.shop.keep(form, scorer, partial(_copy, place), timed)
+                self.shop.keep(form, scorer, partial(shutil.copytree, place), timed)
 
         self.shop.attempt([form], expected + after, fit)
 
@@ -336,7 +334,7 @@ def read_text(domain: Domain, sources: Sequence[Made], base: str) -> ModelScorer
     else:
         model = build_target_model(folders, Integration(), base=base)
     model = with_head(reading(model, domain, folders), domain, source_config(projection_rank=0))
-    model = assembled(kind_of(model), [each for each in model if not isinstance(each, (Purchases, DayOne))])
+    model = kind_of(model).assemble([each for each in model if not isinstance(each, (Purchases, DayOne))])
     model.eval()
     return ModelScorer(model, domain.texts, name="text", precision=reads_in())
 
@@ -380,7 +378,3 @@ def _trainings() -> Work:
         return b""
 
     return work
-
-
-def _copy(place: Path, out: Path) -> None:
-    shutil.copytree(place, out)

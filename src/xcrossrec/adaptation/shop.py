@@ -153,25 +153,21 @@ class Shop:
         """Reciprocal ranks by fitted candidate, of the users to report (test)."""
         return {name: each.report.of("full").sort(USER)["mrr"].to_numpy() for name, each in self.fitted.items()}
 
-    def attempt(self, forms: Sequence[Form], seconds: float, fit: Callable[[], None]) -> bool:
+    def attempt(self, forms: Sequence[Form], seconds: float, fit: Callable[[], None]) -> None:
         """Fit candidates that belong together, unless they are kept, or the minutes are too few.
 
         Args:
             forms: in the order of simplicity.
             seconds: that it will take.
             fit: calls :meth:`keep` for each of them.
-
-        Returns:
-            whether all are whole.
         """
         self.bar.at(len(self.found), self.planned, forms[0].label)
         kept = [self.kept(form) for form in forms]
-        if any(each is None for each in kept) and not self._fit(forms, seconds, fit):
-            return False
-        self.found |= {form.name: each for form, each in zip(forms, kept, strict=True) if each is not None}
-        return all(isinstance(self.found.get(form.name), Fitted) for form in forms)
+        if None not in kept or self._fit(forms, seconds, fit):
+            self.found |= {form.name: each for form, each in zip(forms, kept, strict=True) if each is not None}
 
     def _fit(self, forms: Sequence[Form], seconds: float, fit: Callable[[], None]) -> bool:
+        """Whether the minutes were enough, and nothing failed."""
         left = self.clock.left()
         if seconds > left:
             why = f"it would take about {in_words(seconds)}, and {in_words(left)} were left: give more --minutes"
@@ -189,7 +185,7 @@ class Shop:
             return False
         return True
 
-    def keep(self, form: Form, scorer: Scorer, save: Callable[[Path], None], timed: Timed) -> None:
+    def keep(self, form: Form, scorer: Scorer, save: Callable[[Path], object], timed: Timed) -> None:
         """Rank the users by a candidate, and keep it as a whole.
 
         Args:

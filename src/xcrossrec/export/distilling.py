@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import get_cosine_schedule_with_warmup
 
-from xcrossrec.export.stream import Head, Reading, Stream, Vectors, affine, factors_of
+from xcrossrec.export.stream import Head, Reading, Stream, Vectors, affine, factors_of, plain
 from xcrossrec.models.adapters import mean_update
 from xcrossrec.models.base import Base
 from xcrossrec.models.dual import encode_titles, vector_dim
@@ -42,8 +42,9 @@ def distilled(model: Model, base: Base, texts: Sequence[str], *, seed: int = 0) 
     student = Vectors(backbone, head)
     modes = (False, True) if head.history else (False,)
     goals = [encode_titles(model, texts, as_history=mode).clone() for mode in modes]
-    maps = [p for each in (head.item, head.history) if each is not None for p in each.requires_grad_(True).parameters()]
-    optimizer = torch.optim.AdamW([*maps, *(p for p in backbone.parameters() if p.requires_grad)], RATE, weight_decay=0)
+    maps = [each.requires_grad_(True) for each in (head.item, head.history) if each is not None]
+    trained = [p for module in (*maps, backbone) for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, RATE, weight_decay=0)
     schedule = get_cosine_schedule_with_warmup(optimizer, round(_WARMUP * STEPS), STEPS)
     with stage("distilling", "steps") as bar, torch.enable_grad():
         for step, rows in enumerate(_batches(len(texts), np.random.default_rng(seed))):
@@ -56,7 +57,7 @@ def distilled(model: Model, base: Base, texts: Sequence[str], *, seed: int = 0) 
             schedule.step()
             bar.at(step + 1, STEPS, f"loss {loss.item():.5f}")
     student.requires_grad_(False).eval()
-    return Stream.made(backbone, head, factors_of(backbone), reading)
+    return Stream(plain(backbone), head, factors_of(backbone), reading)
 
 
 def _with_mean(backbone: Any, encoder: XCrossEncoder) -> PeftModel:

@@ -123,7 +123,7 @@ def cost_in_ranks(model: Model, domain: Domain, encode: Encode) -> dict[str, Any
     of_model = ModelScorer(model, texts, ids=ids, name="the model")
     exported, inner = copy(of_model), copy(of_model.inner)
     assert isinstance(inner, DualScorer)
-    exported.inner, exported._name = inner, "the export"
+    exported.inner, exported.name = inner, "the export"
     inner.vectors, inner.slots = map(torch.from_numpy, _both(of_model, encode, texts))
     results = [evaluate(scorer, domain, split, negatives=["full"]) for scorer in (exported, of_model)]
     found = compare(*results)["metrics"]["full"]["mrr"]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from xcrossrec.exceptions import ModelError
-from xcrossrec.models.adapters import LoraFactors, mean_update
+from xcrossrec.models.adapters import LoraFactors, mean_update, side_by_side
 from xcrossrec.models.dual import vector_dim
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.heads import Center, Projection, PromptedCenter
@@ -134,12 +134,7 @@ class Stream:
         scale = float(encoder.scale.detach()) if isinstance(encoder, MergedEncoder) else 1.0
         own = [factors_of(encoder.backbone)] if isinstance(encoder.backbone, PeftModel) else []
         updates = [mean_update(encoder.adapters), *own] if encoder.adapters else own
-        return cls.made(encoder.backbone, Head.of(model, scale), _side_by_side(updates), Reading.of(encoder))
-
-    @classmethod
-    def made(cls, backbone: Any, head: Head, update: dict[str, LoraFactors], reading: Reading) -> Self:
-        """Put the parts together; a backbone under PEFT's adapter is copied and merged."""
-        return cls(_plain(backbone), head, update, reading)
+        return cls(plain(encoder.backbone), Head.of(model, scale), side_by_side(updates), Reading.of(encoder))
 
     def vectors(self) -> Vectors:
         """As one module of torch."""
@@ -194,18 +189,12 @@ def factors_of(backbone: PeftModel) -> dict[str, LoraFactors]:
     }
 
 
-def _side_by_side(updates: list[dict[str, LoraFactors]]) -> dict[str, LoraFactors]:
-    """The sum of updates, exactly: of each layer the factors side by side, of the sum of the ranks."""
-    parts = {path: [update[path] for update in updates if path in update] for update in updates for path in update}
-    return {
-        path: LoraFactors(torch.cat([each.down for each in found]), torch.cat([each.up for each in found], dim=1))
-        for path, found in parts.items()
-    }
-
-
-def _plain(backbone: Any) -> Any:
+def plain(backbone: Any) -> Any:
     """The same weights in transformers' own model: without PEFT's layers and those of the fast pass.
-    A pooler, which bases are loaded without, is filled with zeros: nothing reads it, and loading says nothing of it."""
+
+    A backbone under PEFT's adapter is copied and merged. A pooler, which bases are loaded without, is filled with
+    zeros: nothing reads it, and loading says nothing of it.
+    """
     merged = deepcopy(backbone).merge_and_unload() if isinstance(backbone, PeftModel) else backbone
     plain = AutoModel.from_config(merged.config, dtype=torch.float32).requires_grad_(False).eval()
     state = {name: tensor.float() for name, tensor in merged.state_dict().items()}

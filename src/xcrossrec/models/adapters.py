@@ -156,13 +156,16 @@ def mean_update(adapters: Sequence[Adapter]) -> dict[str, LoraFactors]:
     Returns:
         factors of the sum of the ranks. An adapter's part of a module's rank follows those before it.
     """
-    modules = sorted({module for adapter in adapters for module in adapter.factors})
-    parts = {module: [a.factors[module] for a in adapters if module in a.factors] for module in modules}
+    total = side_by_side([adapter.factors for adapter in adapters])
+    return {module: LoraFactors(factors.down, factors.up / len(adapters)) for module, factors in total.items()}
+
+
+def side_by_side(updates: Sequence[Mapping[str, LoraFactors]]) -> dict[str, LoraFactors]:
+    """Per module the sum of updates, exactly: their factors side by side, of the sum of the ranks."""
+    modules = sorted({module for update in updates for module in update})
+    parts = {module: [update[module] for update in updates if module in update] for module in modules}
     return {
-        module: LoraFactors(
-            torch.cat([factors.down for factors in found]),
-            torch.cat([factors.up for factors in found], dim=1) / len(adapters),
-        )
+        module: LoraFactors(torch.cat([each.down for each in found]), torch.cat([each.up for each in found], dim=1))
         for module, found in parts.items()
     }
 

@@ -38,9 +38,6 @@ NEAREST = 16
 MOST_LEADS = 8192
 """Leads that are kept, those bought most: 12 MB of MiniLM's vectors."""
 
-MOST_CUSTOMERS = 4096
-"""Customers that are kept, drawn by seed: 6 MB of MiniLM's vectors."""
-
 _ITEMS_AT_ONCE = 1024
 _TENSORS, _BOUGHT = "bridge.safetensors", "bridge.parquet"
 
@@ -104,30 +101,27 @@ class Bridge:
         bought: Sequence[Sequence[int]],
         vectors: Float[Tensor, "item dim"],
         item_ids: Sequence[str],
-        *,
-        seed: int = 0,
     ) -> Self:
         """Learn from customers of both categories; takes seconds.
 
         Args:
             elsewhere: mean vectors of what each customer bought elsewhere.
             bought: per customer the rows of the items that she bought here, one or more.
-            seed: of the draw where there are more customers than are kept.
         """
-        drawn = np.random.default_rng(seed).permutation(len(elsewhere))[:MOST_CUSTOMERS]
-        every = np.concatenate([np.asarray(bought[each], dtype=np.int64) for each in drawn])
-        rows, times = np.unique(every, return_counts=True)
+        rows, times = np.unique(np.concatenate(bought).astype(np.int64), return_counts=True)
         rows = rows[np.argsort(-times, kind="stable")[:MOST_LEADS]]
         place = {row: number for number, row in enumerate(rows.tolist())}
-        of = [(each, own) for each in sorted(drawn.tolist()) if (own := [place[r] for r in bought[each] if r in place])]
-        users, here = [each for each, _ in of], _unit(vectors.float())
+        of_each = [[place[row] for row in own if row in place] for own in bought]
+        users = [number for number, own in enumerate(of_each) if own]
+        leads = [of_each[user] for user in users]
+        here = _unit(vectors.float())
         x = elsewhere[users].float()
         center = x.mean(0)
         x -= center
-        y = torch.stack([here[rows[own]].mean(0) for _, own in of])
+        y = torch.stack([here[rows[own]].mean(0) for own in leads])
         ridge = torch.linalg.solve(x.t() @ x + RIDGE * torch.eye(x.shape[1]), x.t() @ (y - y.mean(0)))
-        customer = np.repeat(np.arange(len(of)), [len(own) for _, own in of])
-        lead = np.concatenate([own for _, own in of])
+        customer = np.repeat(np.arange(len(leads)), [len(own) for own in leads])
+        lead = np.concatenate(leads)
         ids = tuple(item_ids[row] for row in rows.tolist())
         return cls(ridge, center, _unit(x @ ridge), here[torch.from_numpy(rows)], ids, customer, lead)
 

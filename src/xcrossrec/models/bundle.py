@@ -26,7 +26,7 @@ from xcrossrec.models.encoder import TitleEncoder, saved_without_manifest
 from xcrossrec.models.files import Dim, Settings, file_digest, file_digests, read_settings, verify_files
 from xcrossrec.models.heads import Center, HistoryMatcher, Projection, PromptedCenter
 from xcrossrec.models.identity import BASE_FOLDER, AnyBase
-from xcrossrec.models.kinds import assembled, kind_named, kind_of
+from xcrossrec.models.kinds import kind_named, kind_of
 from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.pair_head import PairHead
@@ -230,7 +230,7 @@ def load_modules(
         raise
     except (ConfigError, ModelError) as error:
         raise BundleError(f"{folder} cannot be used: {error}") from error
-    model = assembled(kind_named(scoring), [encoder, *heads])
+    model = kind_named(scoring).assemble([encoder, *heads])
     model.eval()
     return model
 

@@ -6,7 +6,7 @@ vector size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import ClassVar
@@ -48,9 +48,18 @@ class DualKind:
         pooling = Pooling(encoder.dim, encoder.recipe.pooling)
         return [pooling, *deepcopy(encoder.base_dense), Normalize(), HistoryMatcher()]
 
-    def assemble(self, modules: Mapping[str, nn.Module]) -> SentenceTransformer:
-        """Make a ``SentenceTransformer``, which gives a unit vector a text."""
-        return _sentence_transformer(list(modules.values()), modules)
+    def assemble(self, modules: Sequence[nn.Module]) -> SentenceTransformer:
+        """Make a ``SentenceTransformer``, which gives a unit vector a text and asks no hub for anything.
+
+        It reads, by ``encode_query`` and ``encode_document`` too, with the prompts of its encoder's recipe.
+        """
+        encoder = modules[0]
+        assert isinstance(encoder, TitleEncoder)
+        prompts = {"query": encoder.recipe.history_prompt, "document": encoder.recipe.item_prompt}
+        usual = "document" if any(prompts.values()) else None
+        model = SentenceTransformer(modules=list(modules), prompts=prompts, default_prompt_name=usual)
+        model.model_card_data.local_files_only = True
+        return model
 
     def scorer(self, model: Model, titles: Sequence[str]) -> DualScorer:
         """Encode a catalogue."""
@@ -72,7 +81,7 @@ class DualKind:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             projection = Projection(vector_dim(model), rank)
-        return _in_order(model, projection, (TitleEncoder, Pooling, Dense, Center))
+        return self._with_module(model, projection, (TitleEncoder, Pooling, Dense, Center))
 
     def centered(self, model: Model, titles: Sequence[str], *, precision: EncodingPrecision = "fp32") -> Model:
         """Let a model subtract the mean vector of a catalogue, as it encodes the catalogue now.
@@ -91,7 +100,7 @@ class DualKind:
         encoder = encoder_of(model)
         if not any(isinstance(module, Center) for module in model):
             center = (PromptedCenter if encoder.recipe.apart else Center)(vector_dim(model))
-            model = _in_order(model, center, (TitleEncoder, Pooling, Dense))
+            model = self._with_module(model, center, (TitleEncoder, Pooling, Dense))
         (center,) = (module for module in model if isinstance(module, Center))
         former, encoder.precision = encoder.precision, precision
         center.mean.copy_(_mean_vector(model, titles, encoder.recipe.item_prompt))
@@ -100,30 +109,16 @@ class DualKind:
         encoder.precision = former
         return model
 
+    def _with_module(self, model: Model, new: nn.Module, after: tuple[type[nn.Module], ...]) -> Model:
+        """The model with a new module behind its first ones of certain classes."""
+        before = [module for module in model if isinstance(module, after)]
+        return self.assemble([*before, new, *list(model)[len(before) :]])
+
 
 def vector_dim(model: Model) -> int:
     """Size of a text's vector: the last Dense layer's, or a token state's."""
     sizes = [module.out_features for module in model if isinstance(module, Dense)]
     return int(sizes[-1]) if sizes else encoder_of(model).dim
-
-
-def _sentence_transformer(
-    modules: Sequence[nn.Module], named: Mapping[str, nn.Module] | None = None
-) -> SentenceTransformer:
-    """A model that reads, by ``encode_query`` and ``encode_document`` too, with the prompts of its encoder's recipe."""
-    encoder = modules[0]
-    assert isinstance(encoder, TitleEncoder)
-    prompts = {"query": encoder.recipe.history_prompt, "document": encoder.recipe.item_prompt}
-    usual = "document" if any(prompts.values()) else None
-    return SentenceTransformer(modules=named or list(modules), prompts=prompts, default_prompt_name=usual)
-
-
-def _in_order(model: Model, new: nn.Module, after: tuple[type[nn.Module], ...]) -> SentenceTransformer:
-    """The model with a new module behind its first ones of certain classes."""
-    before = [module for module in model if isinstance(module, after)]
-    made = _sentence_transformer([*before, new, *list(model)[len(before) :]])
-    made.model_card_data.local_files_only = True
-    return made
 
 
 @torch.no_grad()

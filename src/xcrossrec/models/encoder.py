@@ -26,7 +26,7 @@ from xcrossrec.models.fast.door import FastPass
 from xcrossrec.models.files import PlainName, Settings, read_settings
 from xcrossrec.models.identity import AnyBase, find_base
 from xcrossrec.models.pair_attention import attention_arguments, set_up_pair_attention
-from xcrossrec.models.recipe import OF_HISTORY, Recipe, RecipeRecord
+from xcrossrec.models.recipe import OF_HISTORY, Recipe
 from xcrossrec.models.tokens import CutReport, PromptTokenizer, token_limit
 from xcrossrec.prompts import PROMPT_VERSION, clean_title, split_prompt
 from xcrossrec.types import ENCODING_PRECISIONS, EncodingPrecision, PairAttention
@@ -45,7 +45,7 @@ class EncoderSettings(Settings):
     max_tokens: Annotated[int, Field(ge=8, le=100_000)]
     pair_attention: PairAttention
     text: str = TITLES.template
-    recipe: RecipeRecord | None = None
+    recipe: Recipe | None = None
     manifest: bool = False
     """whether a manifest was written beside; not by sentence-transformers' own ``save_pretrained``"""
 

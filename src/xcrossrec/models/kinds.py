@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypeAlias
 
 from sentence_transformers import CrossEncoder
-from torch import nn
 
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.dual import DualKind
@@ -51,17 +49,4 @@ def build_model(encoder: TitleEncoder, *, scoring: Scoring = "dual", pair_start:
         ConfigError: unknown scoring.
     """
     kind = kind_named(scoring)
-    return assembled(kind, [encoder, *kind.head(encoder, pair_start)])
-
-
-def assembled(kind: ModelKind, modules: Sequence[nn.Module] | Mapping[str, nn.Module]) -> Model:
-    """Make a model that asks no hub for anything.
-
-    Args:
-        kind: `dual` or `pair`.
-        modules: in order; a mapping names them.
-    """
-    named = modules if isinstance(modules, Mapping) else {str(n): module for n, module in enumerate(modules)}
-    model = kind.assemble(OrderedDict(named))
-    model.model_card_data.local_files_only = True
-    return model
+    return kind.assemble([encoder, *kind.head(encoder, pair_start)])

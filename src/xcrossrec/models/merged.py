@@ -68,7 +68,7 @@ class MergedEncoder(SingleStreamEncoder):
         self.integration = Integration("merged", rank=rank)
         self.adapters = tuple(adapters)
         mean = mean_update(adapters)
-        _add_to_weights(base.backbone, mean)
+        add_to_weights(base.backbone, mean)
         self.backbone = _with_fresh_lora(base.backbone, sorted(mean), rank)
         self.scale = nn.Parameter(torch.ones(()))
 
@@ -123,7 +123,7 @@ class MergedEncoder(SingleStreamEncoder):
 
 
 @torch.no_grad()
-def _add_to_weights(backbone: nn.Module, updates: Mapping[str, LoraFactors]) -> None:
+def add_to_weights(backbone: nn.Module, updates: Mapping[str, LoraFactors]) -> None:
     """Add each update to the weight of its layer, in place."""
     for path, update in updates.items():
         linear = backbone.get_submodule(path)

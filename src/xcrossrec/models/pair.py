@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -41,9 +41,11 @@ class PairKind:
         reads: PairReading = "candidate" if blind else "first"
         return [PairHead(encoder.dim, reads=reads, starts=pair_start)]
 
-    def assemble(self, modules: Mapping[str, nn.Module]) -> CrossEncoder:
-        """Make a ``CrossEncoder``, which gives a score for each history and candidate."""
-        return CrossEncoder(modules=modules, activation_fn=nn.Identity())
+    def assemble(self, modules: Sequence[nn.Module]) -> CrossEncoder:
+        """Make a ``CrossEncoder``, which gives a score for each history and candidate and asks no hub for anything."""
+        model = CrossEncoder(modules=list(modules), activation_fn=nn.Identity())
+        model.model_card_data.local_files_only = True
+        return model
 
     def scorer(self, model: Model, titles: Sequence[str]) -> PairScorer:
         """Bind to a catalogue, of which nothing is encoded beforehand."""

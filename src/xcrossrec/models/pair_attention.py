@@ -29,9 +29,6 @@ from xcrossrec.models.fast import switched_on
 from xcrossrec.models.fast.shared import SharedLayout, shared_attention
 from xcrossrec.types import PAIR_ATTENTIONS, PairAttention, Scoring
 
-DEFAULT_PAIR_ATTENTION: PairAttention = "joint"
-"""Of `pair` models on bases that can share histories; on others it is ``joint``."""
-
 _LOG = logging.getLogger(__name__)
 _NAME = "xcrossrec_shared_history"
 _SHARING = frozenset({"bert", "modernbert"})
@@ -46,26 +43,19 @@ _FAR = -1e9
 _WARNED: set[str] = set()
 
 
-def can_share_history(backbone: nn.Module) -> bool:
-    """Whether pairs of one history can share its encoding on this base."""
-    return getattr(backbone.config, "model_type", None) in _SHARING
-
-
-def choose_pair_attention(wanted: PairAttention | None, scoring: Scoring, backbone: nn.Module) -> PairAttention:
+def choose_pair_attention(wanted: PairAttention | None, scoring: Scoring) -> PairAttention:
     """Settle the kind of attention of a new model.
 
     Args:
-        wanted: the user's choice; None takes the default of a base that can, or cannot, share histories.
+        wanted: the user's choice; None takes ``joint``.
         scoring: only ``pair`` has a choice.
 
     Raises:
         ConfigError: a choice for ``dual``.
     """
-    if scoring == "dual":
-        if wanted not in (None, "joint"):
-            raise ConfigError(f"pair attention {wanted!r} belongs to pair scoring, got dual: add --scoring pair")
-        return "joint"
-    return wanted or (DEFAULT_PAIR_ATTENTION if can_share_history(backbone) else "joint")
+    if scoring == "dual" and wanted not in (None, "joint"):
+        raise ConfigError(f"pair attention {wanted!r} belongs to pair scoring, got dual: add --scoring pair")
+    return wanted or "joint"
 
 
 def set_up_pair_attention(backbone: Any, attention: PairAttention) -> bool:
@@ -97,7 +87,7 @@ def set_up_pair_attention(backbone: Any, attention: PairAttention) -> bool:
             f"this {kind} base mixes neighbouring tokens by a convolution, so its history sees the candidate "
             "whatever the mask: use --pair-attention joint"
         )
-    if can_share_history(backbone):
+    if kind in _SHARING:
         backbone.set_attn_implementation(_NAME)
         return switched_on()
     if kind == "deberta-v2":
@@ -139,15 +129,11 @@ def attention_arguments(backbone: nn.Module, features: Mapping[str, Any], attent
     return {"attention_mask": _backbone_mask(config, pair_mask(features["segments"], mask), dtype)}
 
 
-def repeat_rows(arguments: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """Repeat every tensor along its first axis, once a stream."""
-    return {key: _repeated(value, count) for key, value in arguments.items()}
-
-
-def _repeated(value: Any, count: int) -> Any:
-    if isinstance(value, Tensor):
-        return value.repeat(count, *[1] * (value.ndim - 1))
-    return repeat_rows(value, count) if isinstance(value, dict) else value
+def repeat_rows(value: Any, count: int) -> Any:
+    """Repeat a tensor, or every tensor of nested dictionaries, along its first axis, once a stream."""
+    if isinstance(value, dict):
+        return {key: repeat_rows(each, count) for key, each in value.items()}
+    return value.repeat(count, *[1] * (value.ndim - 1)) if isinstance(value, Tensor) else value
 
 
 def pair_mask(

@@ -15,7 +15,7 @@ from xcrossrec.copurchase import CoPurchases, Term
 from xcrossrec.data.store import read_parquet
 from xcrossrec.exceptions import BundleError, ModelError
 from xcrossrec.models.files import Settings, read_settings
-from xcrossrec.models.kinds import assembled, kind_of
+from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model
 from xcrossrec.scoring import Rung
 from xcrossrec.types import ITEM, USER
@@ -109,7 +109,7 @@ def with_counts(model: Model, counts: CoPurchases, weights: Mapping[Rung, float]
     check_knows(model)
     new, former = Purchases(counts, weights), purchases_of(model)
     modules = [new if module is former else module for module in model]
-    return assembled(kind_of(model), modules if former is not None else [*modules, new])
+    return kind_of(model).assemble(modules if former is not None else [*modules, new])
 
 
 def check_knows(model: Model) -> None:

@@ -5,7 +5,6 @@ What cannot be taken over is refused by name. No code of the folder is run, and 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +46,12 @@ class Recipe:
         dense: digest of the base's Dense layers behind the pooling; empty without one.
     """
 
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", str_max_length=4096)  # of one in a saved folder
+
     pooling: PoolingMode = "mean"
     history_prompt: str = ""
     item_prompt: str = ""
-    dense: str = ""
+    dense: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
     @property
     def apart(self) -> bool:
@@ -64,17 +65,6 @@ class Recipe:
             if text
         )
         return f"pooling {self.pooling}{prompts}{', Dense layers ' + self.dense[:12] if self.dense else ''}"
-
-
-class RecipeRecord(Settings):
-    """A recipe in a saved folder."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", str_max_length=4096)
-
-    pooling: PoolingMode = "mean"
-    history_prompt: str = ""
-    item_prompt: str = ""
-    dense: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
 
 @dataclass(frozen=True)
@@ -184,15 +174,8 @@ def _refused(folder: Path, what: str) -> ModelError:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({error}): copy the base again") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} holds a {type(found).__name__}, expected settings by name: copy the base again")
-    return found
+    """Settings by name; empty where there is no such file."""
+    return read_settings(path, Settings) if path.is_file() else {}
 
 
 def _usual_pooling(folder: Path) -> PoolingMode:

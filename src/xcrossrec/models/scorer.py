@@ -21,6 +21,7 @@ from xcrossrec.models.dual import DualScorer, encode_titles
 from xcrossrec.models.encoder import text_of
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import build_model, kind_of
+from xcrossrec.models.merged import add_to_weights
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.tokens import CutReport
@@ -36,6 +37,7 @@ class ModelScorer:
     Args:
         model: from :mod:`xcrossrec.models.bundle`.
         texts: the catalogue's, in row order, as the model reads them (:func:`as_read`).
+        name: what tables and result files call it.
         precision: of the encoding, ``fp32`` or ``bf16``.
         ids: the items', in row order; needed where the model knows purchases (:mod:`xcrossrec.models.purchases`).
 
@@ -55,7 +57,7 @@ class ModelScorer:
         self.model = model
         encoder_of(model).precision = precision
         self.inner = kind_of(model).scorer(model, texts)
-        self._name = name
+        self.name = name
         self._n_items = len(texts)
         self._ladder, self._ids = ladder_of(model), ids or ()
         if self._ladder is not None and len(self._ids) != len(texts):
@@ -65,11 +67,6 @@ class ModelScorer:
             )
         self._row_of = {item: row for row, item in enumerate(self._ids)}
         self._elsewhere: dict[str, Float32[torch.Tensor, " dim"]] = {}
-
-    @property
-    def name(self) -> str:
-        """What tables and result files call it."""
-        return self._name
 
     @property
     def cut(self) -> CutReport:
@@ -221,10 +218,7 @@ def trained(
 def _merged(folder: Path, given: AnyBase | None, strict: bool) -> Model:
     """Add a foreign adapter's updates to its base."""
     base = base_of([folder], given)
-    adapter = read_adapter(folder, base, strict=strict)
-    with torch.no_grad():
-        for module, update in adapter.factors.items():
-            base.backbone.get_submodule(module).weight += update.up @ update.down
+    add_to_weights(base.backbone, read_adapter(folder, base, strict=strict).factors)
     model = build_model(SourceEncoder(base))
     model.eval()
     return model

@@ -146,18 +146,14 @@ def save_peft(backbone: PeftModel, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def default_lora(
-    rank: int = 8, alpha: float | None = None, dropout: float = 0.0, target_modules: Sequence[str] | None = None
-) -> LoraConfig:
-    """LoRA on query and value, as PEFT's defaults choose them for the base's architecture.
+def default_lora(rank: int = 8, target_modules: Sequence[str] | None = None) -> LoraConfig:
+    """LoRA on query and value, as PEFT's defaults choose them for the base's architecture; alpha is twice the rank.
 
     Args:
-        alpha: LoRA's alpha; None takes twice the rank.
-        dropout: on the adapter's input.
         target_modules: names of other linear layers to adapt.
     """
     targets = list(target_modules) if target_modules else None
-    return LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout, bias="none", target_modules=targets)
+    return LoraConfig(r=rank, lora_alpha=2 * rank, bias="none", target_modules=targets)
 
 
 def _with_targets(lora: LoraConfig, backbone: Any) -> LoraConfig:

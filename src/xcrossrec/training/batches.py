@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 from jaxtyping import Int64
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 
 from xcrossrec.exceptions import DataError
@@ -102,8 +103,9 @@ class DualBatches(UserBatches):
         drawn = rng.integers(len(self.titles), size=self.sampled_negatives)
         items = self._by_length(np.unique(np.concatenate([*map(np.asarray, sequences), drawn])).tolist())
         place = {row: number for number, row in enumerate(items)}
+        places = [torch.tensor([place[row] for row in sequence]) for sequence in sequences]
         structure = {
-            "sequences": _padded([[place[row] for row in sequence] for sequence in sequences]),
+            "sequences": pad_sequence(places, batch_first=True, padding_value=-1),
             "member": self._membership(users, items),
         }
         batch: dict[str, Any] = {}
@@ -139,8 +141,7 @@ class PairBatches(UserBatches):
     negatives: int = 7
 
     def __post_init__(self) -> None:
-        flat = np.concatenate([np.asarray(sequence) for sequence in self.sequences])
-        self._bought = flat
+        self._bought = np.concatenate([np.asarray(sequence) for sequence in self.sequences])
 
     def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
         """Make the trainer's inputs from dataset rows."""
@@ -203,16 +204,3 @@ class EpochOfBatches(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take over the trainer's epoch."""
         self.batches.epoch = round(state.epoch)
-
-
-def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """A batch with its tensors, those of mappings in it too, on a device; the trainers do it by themselves."""
-    return {
-        name: on_device(value, device) if isinstance(value, Mapping) else value.to(device)
-        for name, value in batch.items()
-    }
-
-
-def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in rows])

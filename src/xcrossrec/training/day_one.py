@@ -17,11 +17,11 @@ from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from xcrossrec.data.domain import Domain, Sequences
-from xcrossrec.models.bridge import MOST_CUSTOMERS, Bridge
+from xcrossrec.models.bridge import Bridge
 from xcrossrec.models.day_one import DayOne
 from xcrossrec.models.dual import encode_titles, vector_dim
 from xcrossrec.models.heads import HistoryMatcher
-from xcrossrec.models.kinds import assembled, kind_of
+from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, matcher_of
 from xcrossrec.prompts import item_texts
 from xcrossrec.scoring import Rung
@@ -29,6 +29,9 @@ from xcrossrec.types import ITEM, TIMESTAMP, USER
 
 LEAST_SHARED = 40
 """Customers of both without whom there is no bridge."""
+
+MOST_CUSTOMERS = 4096
+"""Customers that a bridge keeps, drawn by seed: 6 MB of MiniLM's vectors."""
 
 POPULARITY_WEIGHTS = (0.0, 0.0125, 0.025, 0.05, 0.1)
 """Of the logarithm of 1 and what was bought lately, beside the bridge."""
@@ -63,12 +66,14 @@ def with_day_one(model: Model, domain: Domain, users: Sequences, *, seed: int = 
     shared = [number for number, user in enumerate(users.user_ids) if user in elsewhere]
     if len(shared) >= LEAST_SHARED:
         kept = [shared[place] for place in np.random.default_rng(seed).permutation(len(shared))[:MOST_CUSTOMERS]]
-        rows, texts = [users.rows[n] for n in kept], [elsewhere[users.user_ids[n]][-_NEWEST:] for n in kept]
+        rows = [users.rows[number] for number in kept]
+        texts = [elsewhere[users.user_ids[number]][-_NEWEST:] for number in kept]
         lately = popularity["lately"].to_numpy()
         others = Others.draw(lately, seed)
         vectors = _encoded(model, domain.texts, {*others.rows.tolist(), *(row for own in rows for row in own)})
         fitting = Fitting(vectors, domain.items[ITEM].to_list(), _means(model, texts), rows, lately, others)
-        bridge, weights = fitting.bridge(range(len(rows))), {**weights, **fitting.weights(matcher_of(model), seed)}
+        bridge = fitting.bridge(range(len(rows)))
+        weights = {**weights, **fitting.weights(matcher_of(model), seed)}
     elif domain.other is not None:
         _log.warning(
             "%d customers of %s bought in another category before, a bridge needs %d: who has bought nothing here is "
@@ -76,7 +81,7 @@ def with_day_one(model: Model, domain: Domain, users: Sequences, *, seed: int = 
             *(len(shared), domain.name, LEAST_SHARED),
         )
     new = DayOne(vector_dim(model), popularity, weights, half_life_days=half_life, bridge=bridge)
-    return assembled(kind_of(model), [*(module for module in model if not isinstance(module, DayOne)), new])
+    return kind_of(model).assemble([*(module for module in model if not isinstance(module, DayOne)), new])
 
 
 def popularity_of(domain: Domain, users: Sequences) -> tuple[pl.DataFrame, float | None]:
@@ -211,22 +216,23 @@ class Fitting:
         sequences = [self.rows[c][: known + 1] if known else self.rows[c] for c in asked]
         targets = [rows[-1] for rows in sequences]
         own, others = self._by_bridge(bridge, asked, targets)
-        there = self.vectors[self.others.rows]
-        with torch.no_grad():
-            text = [
-                matcher.match(
-                    self.vectors[list(rows[:-1])][None],
-                    torch.ones(1, len(rows) - 1, dtype=torch.bool),
-                    torch.cat([self.vectors[rows[-1]][None], there]),
-                )[0]
-                .double()
-                .numpy()
-                for rows in sequences
-            ]
-        both, share = np.stack(text), np.array(BRIDGE_SHARES)
+        both = np.stack([self._by_text(matcher, rows[:-1], rows[-1]) for rows in sequences])
+        share = np.array(BRIDGE_SHARES)
         target = (1 - share) * both[:, :1] + share * own[:, None]
         scores = (1 - share)[:, None] * both[:, None, 1:] + share[:, None] * others[:, None]
         return self.others.ranked(target, scores, [self.rows[customer] for customer in asked])
+
+    @torch.no_grad()
+    def _by_text(
+        self, matcher: HistoryMatcher, history: Sequence[int], target: int
+    ) -> Float64[np.ndarray, " target_and_others"]:
+        """The text's scores of what was bought next, and of the others."""
+        items = torch.cat([self.vectors[target][None], self.vectors[self.others.rows]])
+        present = torch.ones(1, len(history), dtype=torch.bool)
+        scores: Float64[np.ndarray, " target_and_others"] = (
+            matcher.match(self.vectors[list(history)][None], present, items)[0].double().numpy()
+        )
+        return scores
 
     def _by_bridge(
         self, bridge: Bridge, asked: Sequence[int], targets: Sequence[int]

@@ -28,7 +28,9 @@ def parameter_groups(model: Model, config: TrainingConfig) -> list[dict[str, Any
     missing = dict(names)
     groups = []
     for module in model:
-        for rate, parameters in _groups_of(module).items():
+        # sentence-transformers' own modules name nothing
+        named: dict[str, list[nn.Parameter]] = getattr(module, "parameter_groups", dict)()
+        for rate, parameters in named.items():
             owner = f"the group {rate!r} of {type(module).__name__}"
             if not hasattr(config, rate):
                 raise ModelError(f"{owner} is no learning rate of the settings: name one of TrainingConfig's")
@@ -44,13 +46,6 @@ def parameter_groups(model: Model, config: TrainingConfig) -> list[dict[str, Any
             "parameter_groups of the module that owns it"
         )
     return groups
-
-
-def _groups_of(module: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """What a module names; one of sentence-transformers' own names nothing."""
-    named = getattr(module, "parameter_groups", None)
-    found: dict[str, list[nn.Parameter]] = {} if named is None else named()
-    return found
 
 
 def _described(parameter: nn.Parameter, names: dict[int, str]) -> str:

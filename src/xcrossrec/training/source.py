@@ -74,7 +74,7 @@ def train_source(
         budget: number of users, drawn by seed; None takes all.
         rank: LoRA's r.
         scoring: ``dual`` or ``pair``.
-        pair_attention: who sees whom in a pair, ``joint`` or ``shared``; None takes the base's default.
+        pair_attention: who sees whom in a pair, ``joint`` or ``shared``; None takes ``joint``.
         pair_start: whether a `pair` head starts from the ``similarity``, or ``fresh`` as in the paper.
         pooling: how token states become a text's vector (`dual`); None takes that of the base's folder.
         history_prompt: put before a history's items; None takes that of the base's folder.
@@ -82,9 +82,7 @@ def train_source(
         target_modules: names of the linear layers to adapt; None takes query and value.
         purchases: let a `dual` model know what these users bought, as the rival of a target's does.
         resume: continue an interrupted run.
-        resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
-        show_progress: draw progress bars.
         show_progress: draw progress bars.
         report_to: who is told losses and rates; TensorBoard's logs lie in ``<out>.training``.
         callbacks: of the trainer (transformers), beside its own.
@@ -179,7 +177,7 @@ def _fresh_model(
 ) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        attention = choose_pair_attention(pair_attention, scoring, base.backbone)
+        attention = choose_pair_attention(pair_attention, scoring)
         encoder = SourceEncoder(base, lora, pair_attention=attention)
         return build_model(encoder, scoring=scoring, pair_start=pair_start)
 

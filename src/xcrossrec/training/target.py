@@ -69,7 +69,7 @@ def train_target(
         budget: number of target users, drawn by seed; None takes all.
         scoring: ``dual`` or ``pair``.
         pair_attention: who sees whom in a pair, ``joint`` or ``shared``; None takes what the sources agree
-            on, else the base's default.
+            on, else ``joint``.
         purchases: let a `dual` model know what these users bought (`xcrossrec.training.purchases.with_purchases`),
             lately, and what that has to do with purchases in other categories
             (`xcrossrec.training.day_one.with_day_one`).
@@ -102,10 +102,8 @@ def train_target(
             end, written = report, model
             if purchases and scoring == "dual":
                 written, choice = with_purchases(model, domain, users, seed=config.seed)
-                written, end = (
-                    with_day_one(written, domain, users, seed=config.seed),
-                    replace(report, copurchase=choice),
-                )
+                written = with_day_one(written, domain, users, seed=config.seed)
+                end = replace(report, copurchase=choice)
             manifest = {
                 "kind": "target",
                 "domain": domain_record(domain),
@@ -146,7 +144,7 @@ def build_target_model(
     names = source_names(folders)
     adapters = [read_adapter(folder, found, name=n, strict=strict) for folder, n in zip(folders, names, strict=True)]
     wanted = pair_attention or (_common_attention(adapters) if scoring == "pair" else None)
-    attention = choose_pair_attention(wanted, scoring, found.backbone)
+    attention = choose_pair_attention(wanted, scoring)
     encoder: MergedEncoder | XCrossEncoder
     if integration.form == "merged":
         encoder = MergedEncoder(found, adapters, rank=integration.rank, pair_attention=attention)

@@ -69,7 +69,7 @@ def arrow(task: Task) -> Fitted:
         folders,
         seed=task.seed,
         temperature=task.setting("temperature", 1.0),
-        pair_attention=task.attention(base.backbone),
+        pair_attention=task.attention,
     )
     model = build_model(encoder, scoring=task.scoring, pair_start=task.pair_start)
     inherit_head(model, folders)

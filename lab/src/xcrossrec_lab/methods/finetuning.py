@@ -60,7 +60,7 @@ def full_fine_tuning(task: Task) -> Fitted:
     """Train every weight of the base on the budget's users, by the same loop and with the same head as LoRA."""
     check_settings(task, set())
     base = load_base(task.base)
-    encoder = FullyTunedEncoder(base, pair_attention=task.attention(base.backbone))
+    encoder = FullyTunedEncoder(base, pair_attention=task.attention)
     return fit_encoder(task, encoder, task.setting("learning_rate", FULL_RATE))
 
 

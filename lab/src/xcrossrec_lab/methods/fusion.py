@@ -144,7 +144,7 @@ def adapter_fusion(task: Task) -> Fitted:
             base,
             [read_adapter(folder, base, name=name) for folder, name in zip(folders, names, strict=True)],
             rank=task.setting("rank", 8),
-            pair_attention=task.attention(base.backbone),
+            pair_attention=task.attention,
         )
     fitted = fit_encoder(task, encoder, task.setting("learning_rate", FUSION_RATE), sources=folders)
     return replace(fitted, report={**fitted.report, "rank": encoder.rank})

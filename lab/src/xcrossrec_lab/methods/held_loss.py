@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from sentence_transformers import CrossEncoder
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from xcrossrec.data.domain import Sequences
 from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.prompts import item_texts
-from xcrossrec.training.batches import DualBatches, PairBatches, UserBatches, on_device
+from xcrossrec.training.batches import DualBatches, PairBatches, UserBatches
 from xcrossrec.training.losses import NextItemLoss, PairLoss
 from xcrossrec_lab.task import Task
 
@@ -38,6 +39,14 @@ def next_item_loss(model: Model, task: Task, users: Sequences) -> float:
             value = loss([batch["pairs"]], batch["label"]) if pair else _dual_loss(loss, batch)
             total += float(value) * len(rows)
     return total / len(users)
+
+
+def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch with its tensors, those of mappings in it too, on a device; the trainers do it by themselves."""
+    return {
+        name: on_device(value, device) if isinstance(value, Mapping) else value.to(device)
+        for name, value in batch.items()
+    }
 
 
 def _batches(model: Model, task: Task, users: Sequences) -> UserBatches:

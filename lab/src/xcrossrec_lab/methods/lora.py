@@ -77,7 +77,7 @@ def head_on_the_base(task: Task) -> Fitted:
     config = task.training
     rank = task.setting("projection_rank", config.projection_rank)
     base = load_base(task.base)
-    encoder = SourceEncoder(base, pair_attention=task.attention(base.backbone))
+    encoder = SourceEncoder(base, pair_attention=task.attention)
     encoder.requires_grad_(False)
     model = build_model(encoder, scoring=task.scoring, pair_start=task.pair_start)
     model = with_head(model, task.target, replace(config, projection_rank=rank))

@@ -22,8 +22,9 @@ from xcrossrec.models.fast.native import processor_has_bfloat16
 from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.models.scorer import ModelScorer
 from xcrossrec.prompts import item_texts
-from xcrossrec.training.batches import DualBatches, PairBatches, on_device
+from xcrossrec.training.batches import DualBatches, PairBatches
 from xcrossrec.training.losses import NextItemLoss, PairLoss
+from xcrossrec_lab.methods.held_loss import on_device
 from xcrossrec_lab.methods.merging import merged_adapter
 from xcrossrec_lab.task import Fitted, Task, check_settings
 

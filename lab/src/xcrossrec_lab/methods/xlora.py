@@ -161,7 +161,7 @@ def xlora(task: Task) -> Fitted:
             base,
             rewritten,
             layerwise=task.setting("layerwise", False),
-            pair_attention=task.attention(base.backbone),
+            pair_attention=task.attention,
         )
     fitted = fit_encoder(task, encoder, task.setting("learning_rate", XLORA_RATE), sources=folders)
     return replace(fitted, report={**fitted.report, "layerwise": encoder.layerwise})

@@ -17,8 +17,8 @@ from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.scorer import ModelScorer
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.prompts import item_texts
-from xcrossrec.training.batches import on_device
 from xcrossrec.types import USER
+from xcrossrec_lab.methods.held_loss import on_device
 from xcrossrec_lab.suites.ranked import Ranked
 from xcrossrec_lab.suites.suite import Suite
 from xcrossrec_lab.task import Fitted, Task

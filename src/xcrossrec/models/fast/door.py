@@ -16,8 +16,8 @@ from torch import Tensor
 from xcrossrec.models.fast import switched_on
 from xcrossrec.models.fast.architectures import is_known, unwrapped
 from xcrossrec.models.fast.passes import Combine, NumberTypes, PackedPass
-from xcrossrec.models.fast.streams import Mixer
 from xcrossrec.models.fast.texts import PackedTexts
+from xcrossrec.models.xcross.integrator import IntegratedLayer
 from xcrossrec.types import EncodingPrecision, PairAttention
 
 _PRODUCTS: dict[EncodingPrecision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -45,7 +45,7 @@ class FastPass:
         mixers: after each of the last layers, what mixes the streams; none for a single stream.
     """
 
-    def __init__(self, owner: Owner | None = None, streams: int = 1, mixers: Sequence[Mixer] = ()) -> None:
+    def __init__(self, owner: Owner | None = None, streams: int = 1, mixers: Sequence[IntegratedLayer] = ()) -> None:
         self._owner = owner
         self._streams = streams
         self._mixers = mixers

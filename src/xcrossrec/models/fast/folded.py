@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from xcrossrec.models.fast.architectures import linear_layers, names_of, plain_layer, unwrapped
 from xcrossrec.models.fast.layers import Layer
 from xcrossrec.models.fast.native import reordered
-from xcrossrec.models.fast.streams import Mixer
 from xcrossrec.models.fast.weights import (
     Weights,
     comes_from,
@@ -23,6 +22,7 @@ from xcrossrec.models.fast.weights import (
     trained_factors,
     trained_weights,
 )
+from xcrossrec.models.xcross.integrator import IntegratedLayer
 
 Versions: TypeAlias = tuple[tuple[int, int], ...]
 
@@ -42,7 +42,7 @@ class FoldedLayers:
     """
 
     backbone: Any
-    mixers: Sequence[Mixer] = ()
+    mixers: Sequence[IntegratedLayer] = ()
     _layers: dict[tuple[torch.dtype, bool], list[Layer]] = field(default_factory=dict)
     _made_from: tuple[Hashable, ...] = ()
     _found: list[nn.Module] = field(default_factory=list)
@@ -59,7 +59,7 @@ class FoldedLayers:
             return False
         if not torch.is_grad_enabled():
             return True
-        mixing = {id(parameter) for mixer in self.mixers for parameter in mixer.mixing_parameters()}
+        mixing = {id(parameter) for mixer in self.mixers for parameter in mixer.integrator.parameters()}
         known = mixing | {id(factor) for module in linears for factor in trained_factors(module)}
         return all(id(p) in known for p in unwrapped(self.backbone).encoder.parameters() if p.requires_grad)
 

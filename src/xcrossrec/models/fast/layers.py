@@ -25,17 +25,11 @@ _GELUS: dict[str, Gelu] = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tan
 
 
 @dataclass(frozen=True)
-class Dropouts:
-    """The layer's own dropout modules, which know whether they train."""
-
-    attention: nn.Dropout
-    out: nn.Dropout
-    down: nn.Dropout
-
-
-@dataclass(frozen=True)
 class Layer:
-    """One layer's parts: those that adapters change, one a stream; the others once."""
+    """One layer's parts: those that adapters change, one a stream; the others once.
+
+    The dropouts are the layer's own modules, which know whether they train.
+    """
 
     query: list[Weights]
     key: list[Weights]
@@ -46,7 +40,9 @@ class Layer:
     attention_norm: nn.LayerNorm
     output_norm: nn.LayerNorm
     activation: str
-    dropouts: Dropouts
+    attention_dropout: nn.Dropout
+    out_dropout: nn.Dropout
+    down_dropout: nn.Dropout
 
     @classmethod
     def of(cls, layer: Any, names: Names, activation: str, weights: Callable[[nn.Module], list[Weights]]) -> Layer:
@@ -68,7 +64,9 @@ class Layer:
             attention_norm=part(names.attention_norm),
             output_norm=part("output.LayerNorm"),
             activation=activation,
-            dropouts=Dropouts(part(names.attention_dropout), part(names.out_dropout), part("output.dropout")),
+            attention_dropout=part(names.attention_dropout),
+            out_dropout=part(names.out_dropout),
+            down_dropout=part("output.dropout"),
         )
 
     def run(
@@ -87,12 +85,12 @@ class Layer:
 
         narrow = x.to(dtype)
         query, key, value = (product(narrow, part) for part in (self.query, self.key, self.value))
-        attended = attend(query, key, value, heads, dropout_share(self.dropouts.attention))
-        h = self.attention_norm(added(attended, self.out, self.dropouts.out, x))
+        attended = attend(query, key, value, heads, dropout_share(self.attention_dropout))
+        h = self.attention_norm(added(attended, self.out, self.out_dropout, x))
         gelu = _GELUS.get(self.activation)
         inner = product(h, self.up, gelu=gelu)
         inner = inner if gelu else ACT2FN[self.activation](inner)
-        states: Tensor = self.output_norm(added(inner, self.down, self.dropouts.down, h))
+        states: Tensor = self.output_norm(added(inner, self.down, self.down_dropout, h))
         return states
 
 

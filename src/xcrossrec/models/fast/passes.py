@@ -28,8 +28,9 @@ from xcrossrec.models.fast.folded import FoldedLayers, versions
 from xcrossrec.models.fast.kept import KeptStates, TextStates
 from xcrossrec.models.fast.layers import dropout_share, without_dropout
 from xcrossrec.models.fast.shared import SharedLayout, shared_attention
-from xcrossrec.models.fast.streams import Mixer, States, StreamRunner
+from xcrossrec.models.fast.streams import States, StreamRunner
 from xcrossrec.models.fast.texts import PackedTexts, dropped
+from xcrossrec.models.xcross.integrator import IntegratedLayer
 
 _TOKENS_AT_ONCE = 4096
 """Tokens of all streams that go through the layers together where no gradient is kept: their states stay in the
@@ -64,7 +65,7 @@ class PackedPass:
         mixers: after each of the last layers, what mixes the streams; none for a single stream.
     """
 
-    def __init__(self, backbone: Any, streams: int = 1, mixers: Sequence[Mixer] = ()) -> None:
+    def __init__(self, backbone: Any, streams: int = 1, mixers: Sequence[IntegratedLayer] = ()) -> None:
         self.backbone = backbone
         self.streams = streams
         self.mixers = mixers

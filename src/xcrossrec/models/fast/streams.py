@@ -5,34 +5,20 @@ Legend: ``token`` = a token of any text, ``rows`` = tokens of all streams, ``dim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from xcrossrec.models.fast.layers import Layer
 from xcrossrec.models.fast.texts import Attention, PackedTexts
+from xcrossrec.models.xcross.integrator import IntegratedLayer
 
 States: TypeAlias = Sequence[Float[Tensor, "token dim"]]
 """One tensor a stream."""
-
-
-class Mixer(Protocol):
-    """What mixes the streams after a layer, such as an integrator."""
-
-    observed: list[Tensor] | None
-    """Where its coefficients are collected; they have their shape only where the layers themselves run."""
-
-    def mix(self, hidden: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Refine the streams."""
-        ...
-
-    def mixing_parameters(self) -> Iterator[nn.Parameter]:
-        """Its own parameters."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +32,7 @@ class StreamRunner:
 
     layers: Sequence[Layer]
     heads: int
-    mixers: Sequence[Mixer]
+    mixers: Sequence[IntegratedLayer]
     dtype: torch.dtype
     bias: Callable[[int], Tensor] | None = None
 
@@ -79,7 +65,8 @@ class StreamRunner:
         """Run layers with the streams' tokens one after another: fewer, larger products."""
         count = len(streams)
         for number in numbers:
-            rows = _joined(self.mixed(streams, number - 1))
+            mixed = self.mixed(streams, number - 1)
+            rows = mixed[0] if count == 1 else torch.cat(list(mixed))
             streams = self.layers[number].run(rows, None, attend, self.heads, self.dtype).chunk(count)
         return streams
 
@@ -87,7 +74,3 @@ class StreamRunner:
         """Mix the output of a layer, where it has something that does."""
         mixes = self.mixers and number >= self.first_mixed
         return self.mixers[number - self.first_mixed].mix(streams) if mixes else streams
-
-
-def _joined(streams: States) -> Float[Tensor, "rows dim"]:
-    return streams[0] if len(streams) == 1 else torch.cat(list(streams))

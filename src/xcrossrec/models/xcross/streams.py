@@ -48,16 +48,6 @@ class StackedLoraLinear(nn.Module):
         self.register_buffer("up", up)
         self.only_stream: int | None = None
 
-    @property
-    def in_features(self) -> int:
-        """Input size, as of the layer it stands for."""
-        return self.linear.in_features
-
-    @property
-    def out_features(self) -> int:
-        """Output size, as of the layer it stands for."""
-        return self.linear.out_features
-
     def forward(self, x: Float[Tensor, "rows token inside"]) -> Float[Tensor, "rows token outside"]:
         """Map all streams.
 
