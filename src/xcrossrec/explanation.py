@@ -36,8 +36,8 @@ def explain_scores(
     *,
     history_ids: Sequence[str | None],
     item_ids: Sequence[str | None],
-    history_titles: Sequence[str] | None = None,
-    item_titles: Sequence[str] | None = None,
+    history_titles: Sequence[str],
+    item_titles: Sequence[str],
     term: Term | None = None,
 ) -> list[Explanation]:
     """Explain the scores of some items for one history.
@@ -47,13 +47,13 @@ def explain_scores(
         history: texts as the model reads them, oldest first; at least one.
         history_ids: ids of the history's items, None for free titles.
         item_ids: ids of the items, None for free titles.
-        history_titles: what people see of the history's items; None shows the texts.
-        item_titles: what they see of the items; likewise.
+        history_titles: what people see of the history's items.
+        item_titles: what they see of the items.
         term: what co-purchases add to the text's scores; None adds nothing.
     """
     probe = _PROBES[kind_of(model).name](model, history, items)
     bought = _Bought(term, [each or "" for each in history_ids], [each or "" for each in item_ids])
-    matches = _explain_history(probe, bought, history_ids, history if history_titles is None else history_titles)
+    matches = _explain_history(probe, bought, history_ids, history_titles)
     parts = _explain_sources(probe)
     return [
         Explanation(
@@ -64,7 +64,7 @@ def explain_scores(
             copurchase_effect=None if term is None else float(bought.full[number]),
             **parts[number],
         )
-        for number, title in enumerate(items if item_titles is None else item_titles)
+        for number, title in enumerate(item_titles)
     ]
 
 

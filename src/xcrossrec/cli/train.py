@@ -108,7 +108,7 @@ class Lora(Run):
     ] = None
     pair_attention: Annotated[
         PairAttention | None,
-        typer.Option(help="In a pair, the history sees the candidate (joint) or not (shared).  [default: by base]"),
+        typer.Option(help="In a pair, the history sees the candidate (joint) or not (shared).  [default: joint]"),
     ] = None
 
 
