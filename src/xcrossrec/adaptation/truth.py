@@ -62,11 +62,9 @@ def check_explanations(
     """
     ids, found = domain.items[ITEM].to_list(), domain.sequences(split).rows
     sample = np.random.default_rng(seed).permutation(len(found))[:users]
-    checked = [
-        claims
-        for row in sample
-        if (claims := claims_of(recommender, [ids[item] for item in found[row][:-1]], repeats=domain.keeps_repeats))
-    ]
+    histories = [[ids[item] for item in found[row][:-1]] for row in sample]
+    every = [claims_of(recommender, history, repeats=domain.keeps_repeats) for history in histories]
+    checked = [claims for claims in every if claims]
     if not checked:
         return None
     fell = sum(all(claim.holds for claim in claims) for claims in checked)

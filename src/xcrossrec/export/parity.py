@@ -64,7 +64,8 @@ class Sample:
             special = {*encoder.tokenizer.all_special_tokens}
             words = sorted({word.strip("#Ġ▁") for word in encoder.tokenizer.get_vocab() if word not in special} - {""})
             texts = [" ".join(rng.choice(words, rng.integers(1, 30))) for _ in range(TEXTS)]
-            bought = [] if (term := term_of(model)) is None else list(term.counts.popularities())[:TEXTS]
+            term = term_of(model)
+            bought = [] if term is None else list(term.counts.popularities())[:TEXTS]
             ids = [*bought, *(f"text {number}" for number in range(len(bought), TEXTS))]
         if longer:
             texts[-1] = " ".join([texts[-1]] * encoder.max_tokens)

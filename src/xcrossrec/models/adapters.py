@@ -208,7 +208,8 @@ def read_adapter(
     tensors = load_tensors(folder / ADAPTER_WEIGHTS)
     modules = {key: module for key, module in base.backbone.named_modules() if isinstance(module, nn.Linear)}
     factors: dict[str, LoraFactors] = {}
-    left_out, paths = [], dict[str, str]()
+    paths: dict[str, str] = {}
+    left_out: list[str] = []
     for key in sorted(tensors):
         path = key.removesuffix(_DOWN).removesuffix(_UP)
         module = _module_path(path, modules) if key.endswith((_DOWN, _UP)) else None

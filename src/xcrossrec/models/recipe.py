@@ -22,7 +22,7 @@ from xcrossrec.types import POOLING_MODES, PoolingMode
 OF_HISTORY = "of_history"
 """Of tokenized texts, where the prompts differ: which are read as a history's items."""
 
-_HISTORY_PROMPTS = ("query",)
+_HISTORY_PROMPT = "query"
 _ITEM_PROMPTS = ("document", "passage", "corpus")
 """What sentence-transformers calls the prompts of what asks, and of what is found."""
 
@@ -208,9 +208,8 @@ def _prompts(folder: Path) -> tuple[str, str]:
     prompts = settings.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise ModelError(f"{folder / 'config_sentence_transformers.json'}: prompts are texts by name, got {prompts!r}")
-    history, item = (
-        next((prompts[name] for name in names if prompts.get(name)), "") for names in (_HISTORY_PROMPTS, _ITEM_PROMPTS)
-    )
+    history = prompts.get(_HISTORY_PROMPT) or ""
+    item = next((prompts[name] for name in _ITEM_PROMPTS if prompts.get(name)), "")
     usual = prompts.get(settings.get("default_prompt_name") or "") or ""
     return (history, item) if history or item else (usual, usual)
 

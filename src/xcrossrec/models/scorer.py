@@ -127,11 +127,10 @@ class ModelScorer:
         for user, (history, texts) in enumerate(zip(histories, elsewhere, strict=True)):
             vectors = torch.stack([self._elsewhere[text] for text in texts]) if texts else None
             standing = ladder.standing([self._ids[row] for row in history], vectors)
-            known = [
-                (row, more) for item, more in standing.bonus.items() if (row := self._row_of.get(item)) is not None
-            ]
             added = np.zeros(self._n_items)
-            added[[row for row, _ in known]] = [more for _, more in known]
+            for item, more in standing.bonus.items():
+                if item in self._row_of:
+                    added[self._row_of[item]] = more
             if standing.everywhere is not None and isinstance(self.inner, DualScorer):
                 added += standing.everywhere(self._ids, self.inner.vectors, self)
             scores[user] *= 1 - standing.share

@@ -183,9 +183,12 @@ class PromptTokenizer:
         self.cut.prompts += left_out > 0 or self.cut.shortened > shortened or lone
         ids, segments = [*self._start], [0] * len(self._start)
         for number, title in enumerate(kept, start=1):
-            own, before = (title.led, title.lead) if number == 1 else (title.alone, len(self._separator))
-            ids += own if number == 1 else [*self._separator, *own]
-            segments += [0] * before + [number] * (len(own) - (before if number == 1 else 0))
+            if number == 1:
+                ids += title.led
+                segments += [0] * title.lead + [number] * (len(title.led) - title.lead)
+            else:
+                ids += [*self._separator, *title.alone]
+                segments += [0] * len(self._separator) + [number] * len(title.alone)
         ids += after
         segments += [0] * len(after)
         if candidate is not None:
