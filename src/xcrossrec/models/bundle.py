@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import polars as pl
-from pydantic import Field, RootModel
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
@@ -31,7 +30,7 @@ from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.pair_head import PairHead
 from xcrossrec.models.purchases import Purchases
-from xcrossrec.models.recipe import ModuleEntry, read_dense
+from xcrossrec.models.recipe import ModuleList, read_dense
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.replacing import leftovers, replacing_folder
@@ -219,7 +218,7 @@ def load_modules(
         trainable: as for :func:`load`.
         also: classes that it may be made of beside those of xcrossrec.
     """
-    entries = read_settings(folder / "modules.json", _ModuleList)
+    entries = read_settings(folder / "modules.json", ModuleList)
     classes = [_class_named(entry["type"], folder, also) for entry in entries]
     _check_order(classes, scoring, folder)
     places = [entry["path"] for entry in entries]
@@ -233,10 +232,6 @@ def load_modules(
     model = kind_named(scoring).assemble([encoder, *heads])
     model.eval()
     return model
-
-
-class _ModuleList(RootModel[Annotated[list[ModuleEntry], Field(min_length=2, max_length=16)]]):
-    """All of them."""
 
 
 class _Pooling(Settings):

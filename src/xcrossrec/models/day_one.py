@@ -112,7 +112,8 @@ class DayOne(Module):
         folder = Path(model_name_or_path) / subfolder
         found = read_settings(folder / cls.config_file_name, DayOneSettings)
         table = read_parquet(folder / POPULARITY, remedy="copy or train the model again")
-        if table.schema != _POPULARITY_SCHEMA or any(table.null_count().row(0)) or not _usable(table["lately"]):
+        whole = table.schema == _POPULARITY_SCHEMA and not any(table.null_count().row(0))
+        if not whole or not (table["lately"].is_finite() & (table["lately"] >= 0)).all():
             raise BundleError(f"{folder / POPULARITY} is no table of what was bought: copy or train the model again")
         bridge = Bridge.load(folder, found["dim"]) if found["bridged"] else None
         return cls(found["dim"], table, found["weights"], half_life_days=found["half_life_days"], bridge=bridge)
@@ -335,7 +336,3 @@ def ladder_of(model: Model) -> Ladder | None:
     """A model's ladder; None for one that knows no purchases."""
     purchases = purchases_of(model)
     return None if purchases is None else Ladder(purchases.term, day_one_of(model))
-
-
-def _usable(lately: pl.Series) -> bool:
-    return bool(lately.is_finite().all() and (lately >= 0).all())

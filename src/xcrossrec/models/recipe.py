@@ -98,7 +98,7 @@ def read_base_folder(folder: Path) -> BaseFolder:
     """
     if not (folder / "modules.json").is_file():
         return BaseFolder(folder, Recipe(pooling=_usual_pooling(folder)), plain=True)
-    entries = read_settings(folder / "modules.json", _Modules)
+    entries = read_settings(folder / "modules.json", ModuleList)
     kinds = [_kind(entry["type"]) for entry in entries]
     places = [folder / entry["path"] for entry in entries]
     if kinds[-1:] == ["Normalize"]:  # vectors are brought to unit length behind the center, whatever the base does
@@ -120,8 +120,8 @@ class ModuleEntry(Settings):
     type: str
 
 
-class _Modules(RootModel[Annotated[list[ModuleEntry], Field(min_length=1, max_length=12)]]):
-    """The modules of a sentence-transformers folder."""
+class ModuleList(RootModel[Annotated[list[ModuleEntry], Field(min_length=1, max_length=16)]]):
+    """The modules of a sentence-transformers folder, or of a model."""
 
 
 class _DenseSettings(Settings):
