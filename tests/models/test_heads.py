@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.exceptions import BundleError
 from xcrossrec.models.heads import RECENCY_SLOTS, Center, HistoryMatcher, Projection, soft_maximum
 
 COSINES = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=6)
@@ -161,11 +161,6 @@ def test_projection_round_trip(tmp_path: Path) -> None:
     again = Projection.load(str(tmp_path))
     assert torch.equal(again.up, projection.up)
     assert torch.equal(again.down, projection.down)
-
-
-def test_projection_of_rank_0_is_refused() -> None:
-    with pytest.raises(ConfigError, match="rank is 0"):
-        Projection(6, 0)
 
 
 # ---- center

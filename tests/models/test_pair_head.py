@@ -120,11 +120,6 @@ def test_pairs_in_one_row_score_as_in_rows_of_their_own() -> None:
             torch.testing.assert_close(together[pair], alone[0])
 
 
-def test_an_unknown_reading() -> None:
-    with pytest.raises(ConfigError, match="unknown reading 'last' of a pair: choose one of first, candidate"):
-        PairHead(4, reads="last")  # type: ignore[arg-type]
-
-
 # ---- on disk
 
 

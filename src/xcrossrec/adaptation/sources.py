@@ -132,21 +132,19 @@ def judge_sources(
 
     Args:
         target: the new category; its train users are asked.
-        given: adapters.
+        given: adapters, at least one.
         base: of the adapters; None looks for it.
 
     Returns:
         what each is worth, and how many users were asked.
 
     Raises:
-        ConfigError: no sources, or the target among them.
+        ConfigError: the target among the sources, or two of one name.
         DataError: no users of the target.
         BundleError: a source without an adapter.
     """
     domain = target if isinstance(target, Domain) else read_domain(target)
     found = read_sources(given, domain, Path())
-    if not found:
-        raise ConfigError("no source was given: name adapters with --source")
     if untrained := [each.path for each in found if each.domain is not None]:
         raise BundleError(
             f"{untrained[0]} is a domain without an adapter: train one with `xcrossrec train source`, or let "

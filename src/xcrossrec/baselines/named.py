@@ -38,14 +38,9 @@ class MeanScorer:
 
     Args:
         scorers: at least two, bound to one catalogue and on one scale (models of one scoring).
-
-    Raises:
-        ConfigError: fewer than two scorers.
     """
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
-        if len(scorers) < 2:
-            raise ConfigError(f"a mean needs at least 2 scorers, got {len(scorers)}: name another one")
         self.scorers = tuple(scorers)
         self.name = f"mean({'+'.join(scorer.name for scorer in scorers)})"
 

@@ -27,7 +27,7 @@ from xcrossrec.cli.console import (
 from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.extras import require_package
-from xcrossrec.training.places import refuse_existing, refuse_unfinished
+from xcrossrec.training.places import refuse_existing, refuse_unfinished, work_folder
 from xcrossrec.training.processes import Processes
 from xcrossrec.training.trackers import Tracker
 from xcrossrec.types import USER, PairAttention, PoolingMode, Scoring
@@ -73,7 +73,7 @@ class Run:
         from xcrossrec.data import read_domain
 
         refuse_existing(self.out, self.overwrite)
-        refuse_unfinished(self.out, resume=self.resume)
+        refuse_unfinished(work_folder(self.out), resume=self.resume)
         check_base(self.base)
         require_package(self.report_to)
         domain = read_domain(directory)

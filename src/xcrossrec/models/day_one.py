@@ -28,7 +28,7 @@ from xcrossrec.exceptions import BundleError
 from xcrossrec.models.bridge import Bridge, Near
 from xcrossrec.models.files import Dim, Settings, read_settings
 from xcrossrec.models.model import Model
-from xcrossrec.models.purchases import purchases_of
+from xcrossrec.models.purchases import Weight, purchases_of
 from xcrossrec.scoring import Rung, rung_of
 from xcrossrec.types import ITEM
 
@@ -39,7 +39,6 @@ MOST_POPULAR, HEAVIEST = 1000, 8
 """Best sellers, and leads of the bridge, next to which a catalogue that is too large to score looks for items."""
 
 Pool: TypeAlias = Callable[[Float[Tensor, "slot part"]], Float[Tensor, " part"]]
-Weight: TypeAlias = Annotated[float, Field(ge=0, le=100)]
 
 
 class RungWeights(Settings):

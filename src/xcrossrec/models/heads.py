@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
-from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.exceptions import BundleError
 from xcrossrec.models.files import Dim, Rank, Settings, read_settings, save_tensors, take_over
 from xcrossrec.models.recipe import OF_HISTORY
 from xcrossrec.types import PairReading, PairStart
@@ -148,7 +148,7 @@ class Projection(Head):
 
     Args:
         dim: vector size d.
-        rank: r.
+        rank: r, at least 1.
     """
 
     config_keys = ["dim", "rank"]  # noqa: RUF012
@@ -156,8 +156,6 @@ class Projection(Head):
 
     def __init__(self, dim: int, rank: int) -> None:
         super().__init__()
-        if rank < 1:
-            raise ConfigError(f"the projection's rank is {rank}: give at least 1, or leave the projection out")
         self.dim = dim
         self.rank = rank
         self.down = nn.Parameter(torch.randn(rank, dim) * dim**-0.5)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.heads import Head, HistoryMatcher
 from xcrossrec.models.tokens import CANDIDATE_SEGMENT
-from xcrossrec.types import PAIR_READINGS, PAIR_STARTS, PairReading, PairStart
+from xcrossrec.types import PAIR_STARTS, PairReading, PairStart
 
 
 class PairHead(Head):
@@ -34,7 +34,7 @@ class PairHead(Head):
         starts: from the ``similarity``, or ``fresh``.
 
     Raises:
-        ConfigError: unknown reading or start.
+        ConfigError: unknown start.
     """
 
     config_keys = ["dim", "reads", "starts"]  # noqa: RUF012
@@ -42,8 +42,6 @@ class PairHead(Head):
 
     def __init__(self, dim: int, *, reads: PairReading = "first", starts: PairStart = "similarity") -> None:
         super().__init__()
-        if reads not in PAIR_READINGS:
-            raise ConfigError(f"unknown reading {reads!r} of a pair: choose one of {', '.join(PAIR_READINGS)}")
         if starts not in PAIR_STARTS:
             raise ConfigError(f"unknown start {starts!r} of a pair head: choose one of {', '.join(PAIR_STARTS)}")
         self.dim = dim

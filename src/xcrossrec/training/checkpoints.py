@@ -22,7 +22,7 @@ from xcrossrec.models.files import Digest, RelativePath, Settings, file_digests,
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import encoder_of
 from xcrossrec.replacing import replacing_file, replacing_folder
-from xcrossrec.training.places import CHECKPOINT_FILES, RUN_FILE
+from xcrossrec.training.places import CHECKPOINT_FILES, RUN_FILE, refuse_unfinished
 from xcrossrec.training.processes import Processes
 
 _NAME = "checkpoint-{}"
@@ -117,22 +117,19 @@ def prepare_work(work: Path, run: Mapping[str, Any], *, resume: bool, writes: bo
     Raises:
         OtherRunError: nothing to resume, or a run with other settings; or an unfinished run is in the way.
     """
-    last = _newest_whole(work)
+    refuse_unfinished(work, resume=resume)
     path = work / RUN_FILE
     if resume:
-        if not path.exists():
-            raise OtherRunError(f"nothing to resume in {work}: run without --resume")
         if read_settings(path, Settings) != json.loads(json.dumps(run)):
             raise OtherRunError(
                 f"{work} holds a run with other settings, data or sources: resume with the same, or remove it"
             )
+        last = _newest_whole(work)
         if last is None:
             _log.warning("%s has no whole checkpoint: the run starts again", work)
         else:
             _log.info("the run goes on from %s", last)
         return last
-    if last is not None:
-        raise OtherRunError(f"{work} holds an unfinished run: continue it with --resume, or remove the folder")
     if writes:
         with replacing_file(path) as temporary:
             temporary.write_text(json.dumps(run), encoding="utf-8")

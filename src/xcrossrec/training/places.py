@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.exceptions import BundleError, OtherRunError
 
 RUN_FILE = "training.json"
 """Of an unfinished training: what must be the same for it to go on."""
@@ -28,14 +28,13 @@ def work_folder(out: Path) -> Path:
     return out.with_name(out.name + ".training")
 
 
-def refuse_unfinished(out: Path, *, resume: bool) -> None:
-    """Refuse a run that cannot begin or go on where it should.
+def refuse_unfinished(work: Path, *, resume: bool) -> None:
+    """Refuse a run that cannot begin or go on in its folder.
 
     Raises:
-        ConfigError: nothing to resume; or an unfinished run is in the way.
+        OtherRunError: nothing to resume; or an unfinished run is in the way.
     """
-    work = work_folder(out)
     if resume and not (work / RUN_FILE).exists():
-        raise ConfigError(f"nothing to resume in {work}: run without --resume")
+        raise OtherRunError(f"nothing to resume in {work}: run without --resume")
     if not resume and any(work.glob(f"checkpoint-*/{CHECKPOINT_FILES}")):
-        raise ConfigError(f"{work} holds an unfinished run: continue it with --resume, or remove the folder")
+        raise OtherRunError(f"{work} holds an unfinished run: continue it with --resume, or remove the folder")

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from xcrossrec.exceptions import ModelError
 from xcrossrec.models.xcross.integrator import IntegratedLayer, Integrator, mix_sources
 
 DIM = 6
@@ -98,11 +97,6 @@ def test_tokens_are_mixed_independently_of_each_other(n: int, seed: int) -> None
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_parameter_counts_are_the_documented_ones(n: int) -> None:
     assert sum(p.numel() for p in Integrator(n, DIM).parameters()) == 2 * n * (n - 1) * n * DIM
-
-
-def test_one_source_is_refused() -> None:
-    with pytest.raises(ModelError, match="at least 2 sources, got 1"):
-        Integrator(1, DIM)
 
 
 def test_gradients_reach_every_parameter_from_the_zero_start() -> None:

@@ -26,14 +26,8 @@ _KEPT_BYTES = 2**30
 
 TextStates: TypeAlias = Float[Tensor, "source token dim"]
 
-
-@dataclass(frozen=True)
-class TextKey:
-    """What a text's kept states depend on, besides the weights."""
-
-    ids: bytes
-    dtype: torch.dtype
-    narrow: bool
+TextKey: TypeAlias = tuple[bytes, torch.dtype, bool]
+"""What a text's kept states depend on, besides the weights: its ids, the products' type, and whether states have it."""
 
 
 @dataclass
@@ -71,7 +65,7 @@ class KeptStates:
         lengths = [length for count, length in texts.groups for _ in range(count)]
         starts = list(accumulate(lengths, initial=0))
         written = input_ids.flatten()[texts.place].long().numpy()
-        keys = [TextKey(written[start:end].tobytes(), dtype, narrow) for start, end in pairwise(starts)]
+        keys = [(written[start:end].tobytes(), dtype, narrow) for start, end in pairwise(starts)]
         missing = {key: number for number, key in enumerate(keys) if key not in self.states}
         found = {key: self.states[key] for key in keys if key not in missing}
         if missing:

@@ -13,8 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from xcrossrec.exceptions import ModelError
-
 
 def mix_sources(
     hidden: Sequence[Float[Tensor, "*batch dim"]], coefficient: Float[Tensor, "source source *batch"]
@@ -43,11 +41,8 @@ class Integrator(nn.Module):
     ``2 n (n - 1) * n d`` parameters; they start at zero, where no stream takes anything.
 
     Args:
-        sources: number of streams n.
+        sources: number of streams n, at least two.
         dim: hidden size d.
-
-    Raises:
-        ModelError: fewer than two sources.
 
     Source:
         X-Cross (SIGIR 2025, arXiv 2504.20859), stages 2 and 3.
@@ -55,8 +50,6 @@ class Integrator(nn.Module):
 
     def __init__(self, sources: int, dim: int) -> None:
         super().__init__()
-        if sources < 2:
-            raise ModelError(f"mixing needs at least 2 sources, got {sources}: load another adapter")
         self.sources = sources
         self.dim = dim
         # pairs[p] = (receiver m, giver j)
