@@ -145,9 +145,11 @@ def _wanted(
     before = _before(out).sources
     if sources is not None:
         return [*sources, *added]
-    if lost := [name for name in dropped if name not in before and str(Path(name).resolve()) not in before.values()]:
-        raise ConfigError(f"no source {lost[0]!r} to drop: {out} has {', '.join(before) or 'none'}")
-    gone = {*dropped, *(str(Path(name).resolve()) for name in dropped)}
+    places = {name: str(Path(name).resolve()) for name in dropped}
+    for name, place in places.items():
+        if name not in before and place not in before.values():
+            raise ConfigError(f"no source {name!r} to drop: {out} has {', '.join(before) or 'none'}")
+    gone = {*places, *places.values()}
     kept = {name: path for name, path in before.items() if name not in gone and path not in gone}
     if lost := [name for name, path in kept.items() if not path]:
         raise ConfigError(f"source {lost[0]!r} was given in memory before: give all sources again")

@@ -17,7 +17,7 @@ from xcrossrec.models.adapters import read_manifest
 from xcrossrec.models.base import DEFAULT_BASE
 from xcrossrec.models.heads import Center
 from xcrossrec.models.kinds import kind_of
-from xcrossrec.models.purchases import purchases_of
+from xcrossrec.models.purchases import term_of
 from xcrossrec.models.scorer import ModelScorer, as_read, trained, untrained
 from xcrossrec.models.tokens import CutReport
 from xcrossrec.scoring import Scorer
@@ -77,7 +77,7 @@ class Subject:
 
     def known_targets(self, domain: Domain, split: Split) -> int:
         """How many of the split's users bought what is asked for in purchases that a model itself counts."""
-        counts = [known.term.counts for each in self._models if (known := purchases_of(each.model)) is not None]
+        counts = [term.counts for each in self._models if (term := term_of(each.model)) is not None]
         sequences, ids = domain.sequences(split), domain.items[ITEM].to_list()
         last = [(user, ids[rows[-1]]) for user, rows in zip(sequences.user_ids, sequences.rows, strict=True)]
         return sum(any(item in each.of_user(user) for each in counts) for user, item in last)

@@ -75,7 +75,8 @@ def evaluate(
     if unknown or not negatives or len(set(negatives)) != len(negatives):
         raise ConfigError(f"negatives must be one or more of {', '.join(NEGATIVES)}, each once, got {list(negatives)}")
     others = domain.other_histories(split, first=first) if isinstance(scorer, LadderScorer) else {}
-    domain, directory = (first_day(domain, split), None) if first else (domain, directory)
+    if first:
+        domain, directory = first_day(domain, split), None
     sequences = domain.sequences(split)
     if len(sequences) == 0:
         raise DataError(
