@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from xcrossrec.adaptation.after import beyond_of, risks_of
 from xcrossrec.adaptation.customers import reason_in_words, side_by_side
-from xcrossrec.adaptation.risks import beyond_of, risks_of
 from xcrossrec.answers import Explanation, HistoryMatch
 from xcrossrec.baselines.rivals import Popularity
 from xcrossrec.data import Domain

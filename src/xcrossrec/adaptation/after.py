@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ import polars as pl
 from xcrossrec.adaptation.candidates import BOUGHT, Made, Maker
 from xcrossrec.adaptation.curve import fit_curve, sizes
 from xcrossrec.adaptation.customers import side_by_side
-from xcrossrec.adaptation.decision import Curve, Decision, Step
-from xcrossrec.adaptation.risks import beyond_of, risks_of
+from xcrossrec.adaptation.decision import Beyond, Curve, Decision, Risk, Step
 from xcrossrec.adaptation.shop import MODEL, Form, log
 from xcrossrec.adaptation.trial import plan_trial
 from xcrossrec.adaptation.truth import check_explanations
 from xcrossrec.baselines.rivals import Popularity
 from xcrossrec.data.domain import Domain
+from xcrossrec.data.lint import lint
 from xcrossrec.evaluation import evaluate
 from xcrossrec.exceptions import StorageError, XCrossRecError
 from xcrossrec.models.adapters import MANIFEST
@@ -107,6 +107,37 @@ def rungs_of(domain: Domain, split: Split) -> tuple[Step, ...]:
     return tuple(
         Step(rung=rung, label=known, customers=customers[rung], share=moments[rung] / total)
         for rung, known in KNOWN.items()
+    )
+
+
+def risks_of(domains: Sequence[Domain]) -> tuple[Risk, ...]:
+    """What the linter finds in target and sources, what makes results wrong first."""
+    report = lint(domains)
+    return tuple(
+        Risk(code=found.code, sentence=f"{found.domain}{f' ({found.split})' if found.split else ''}: {found.message}.")
+        for found in (*report.of("error"), *report.of("warning"))
+    )
+
+
+def beyond_of(lists: Mapping[str, float] | None) -> Beyond | None:
+    """What the lists of a candidate are like beside being right.
+
+    Args:
+        lists: of :class:`xcrossrec.evaluation.EvaluationInfo`.
+
+    Returns:
+        ``coverage``, ``gini`` and ``novelty`` (bits) as :func:`xcrossrec.metrics.lists.list_metrics` has them;
+        ``popularity`` is how often a listed product was bought over how often one that customers bought next was, so
+        that more than 1 is a bias towards what sells most; None where there are no lists.
+    """
+    if not lists:
+        return None
+    bought = lists.get("popularity_bought")
+    return Beyond(
+        coverage=lists["coverage@10"],
+        gini=lists["gini@10"],
+        novelty=lists.get("novelty@10"),
+        popularity=lists["popularity@10"] / bought if bought else None,
     )
 
 

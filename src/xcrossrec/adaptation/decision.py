@@ -183,7 +183,7 @@ class Step(Part):
 
 
 class Beyond(Part):
-    """What the lists of ten are like beside being right (:func:`xcrossrec.adaptation.risks.beyond_of`)."""
+    """What the lists of ten are like beside being right (:func:`xcrossrec.adaptation.after.beyond_of`)."""
 
     coverage: float
     gini: float
