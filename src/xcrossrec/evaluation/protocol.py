@@ -71,8 +71,7 @@ def evaluate(
         DataError: the split is absent or has no user with a history, or candidates do not fit it.
         ModelError: the scorer returned another shape than asked for, or scores that are not finite.
     """
-    unknown = [kind for kind in negatives if kind not in NEGATIVES]
-    if unknown or not negatives or len(set(negatives)) != len(negatives):
+    if not negatives or not set(negatives) <= set(NEGATIVES) or len(set(negatives)) < len(negatives):
         raise ConfigError(f"negatives must be one or more of {', '.join(NEGATIVES)}, each once, got {list(negatives)}")
     others = domain.other_histories(split, first=first) if isinstance(scorer, LadderScorer) else {}
     if first:
