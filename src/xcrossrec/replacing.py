@@ -144,6 +144,13 @@ def force_to_disk(path: Path) -> None:
         os.close(handle)
 
 
+def check_folder(path: Path) -> None:
+    """Refuse what cannot become a folder, since it is a file or stands below one (DataError)."""
+    above = next(each for each in (path, *path.parents) if each.exists())
+    if not above.is_dir():
+        raise DataError(f"{above} is a file and no folder: choose another place")
+
+
 def refused(path: Path, error: object) -> StorageError:
     """Say that the disk refused a write."""
     return StorageError(

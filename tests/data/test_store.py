@@ -52,7 +52,7 @@ def test_write_never_replaces_a_foreign_folder(tiny_domain: Domain, tmp_path: Pa
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(DataError, match="is not a domain folder: it is left alone"):
         write_domain(tiny_domain, tmp_path, overwrite=overwrite)
-    with pytest.raises(DataError, match="is not a domain folder"):
+    with pytest.raises(DataError, match="is a file and no folder: choose another place"):
         write_domain(tiny_domain, tmp_path / "precious.txt", overwrite=overwrite)
     assert (tmp_path / "precious.txt").read_text() == "mine"
 

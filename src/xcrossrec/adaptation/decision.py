@@ -11,7 +11,7 @@ from typing import Literal, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from xcrossrec.exceptions import BundleError, ConfigError, DataError
-from xcrossrec.replacing import replacing_file
+from xcrossrec.replacing import check_folder, replacing_file
 from xcrossrec.scoring import Rung
 
 FILE, WORK, GIVEN = "decision.json", "work", "given.json"
@@ -311,8 +311,7 @@ def check_run(out: Path, minutes: float) -> None:
     """Refuse no minutes (:class:`ConfigError`), and a folder that adapt did not make (:class:`DataError`)."""
     if not minutes > 0:
         raise ConfigError(f"minutes are {minutes}: give more than 0")
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file: choose another --out")
+    check_folder(out)
     strange = out.is_dir() and {each.name for each in out.iterdir()} - {WORK}
     if strange and not (out / WORK / GIVEN).exists() and not (out / FILE).exists():
         raise DataError(f"{out} exists and holds nothing that adapt left: choose another --out")

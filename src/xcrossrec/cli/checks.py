@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from xcrossrec.cli.console import log
 from xcrossrec.exceptions import BundleError, DataError, ModelError
+from xcrossrec.replacing import check_folder
 from xcrossrec.types import is_url
 
 if TYPE_CHECKING:
@@ -155,13 +156,15 @@ def check_catalogue(folder: Path | str) -> None:
 
 
 def check_free(out: Path | str, overwrite: bool) -> None:
-    """Refuse an output that is there already.
+    """Refuse an output that is there already, or cannot be a folder.
 
     Raises:
         BundleError: it is there and may not be replaced.
+        DataError: see :func:`check_folder`.
     """
     if is_url(out):
         return
+    check_folder(Path(out))
     if (out := Path(out)).exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
         raise BundleError(f"{out} exists: choose another place, or allow to overwrite it (--overwrite)")
 
@@ -172,6 +175,7 @@ def check_file(out: Path) -> None:
     Raises:
         DataError: says which.
     """
+    check_folder(out.parent)
     if out.is_dir():
         raise DataError(f"{out} is a folder: give the name of a file")
     if not out.absolute().parent.is_dir():

@@ -15,6 +15,7 @@ from xcrossrec.cli.console import log, prepare, progress_to_stderr
 from xcrossrec.cli.recommend import as_text as listed
 from xcrossrec.exceptions import DataError
 from xcrossrec.extras import require
+from xcrossrec.replacing import check_folder
 
 if TYPE_CHECKING:
     from xcrossrec.adaptation.candidates import Plan
@@ -54,8 +55,7 @@ def claim(out: Path) -> None:
     Raises:
         DataError: the folder holds something else.
     """
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file: choose another --out")
+    check_folder(out)
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists():
         raise DataError(f"{out} exists and is not an earlier demo (it has no {MARKER}): choose another --out")
     out.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from xcrossrec.cli.console import (
     report_cut,
 )
 from xcrossrec.exceptions import ConfigError
+from xcrossrec.replacing import check_folder
 from xcrossrec.types import NEGATIVES, Negatives, Split
 
 if TYPE_CHECKING:
@@ -220,6 +221,7 @@ def _check(subject: str, base: str | None, out: Path | None) -> None:
             check_model(Path(part))
     check_base(base)
     if out is not None:
+        check_folder(out.parent)
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         check_file(out)
         refuse_foreign(out)

@@ -17,7 +17,7 @@ from xcrossrec._version import __version__
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import ConfigError, DataError
-from xcrossrec.replacing import replacing_folder
+from xcrossrec.replacing import check_folder, replacing_folder
 from xcrossrec.types import SPLITS
 
 FORMAT_VERSION = 2
@@ -204,11 +204,12 @@ def is_panic(error: BaseException) -> bool:
 
 
 def refuse_taken(path: Path, *, overwrite: bool) -> None:
-    """Refuse to write over anything but an empty folder or, if asked to, a domain.
+    """Refuse to write below a file, or over anything but an empty folder or, if asked to, a domain.
 
     Raises:
-        DataError: the folder is taken.
+        DataError: says which.
     """
+    check_folder(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not path.is_dir() or not (path / MANIFEST).is_file():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.replacing import check_folder
 
 To: TypeAlias = Literal["sentence-transformers", "peft", "onnx", "vectors"]
 
@@ -35,6 +36,7 @@ def check_request(to: To, out: Path, *, catalogue: object, distill: bool, int8: 
         raise ConfigError("distilling reads the target's items and is measured on its users: give --catalog DOMAIN")
     if int8 and to != "onnx":
         raise ConfigError(f"--int8 belongs to --to onnx, got --to {to}: leave it out")
+    check_folder(out)
     if out.is_dir() and not any(out.iterdir()):
         return
     if out.exists() and not overwrite:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from xcrossrec.exceptions import BundleError, OtherRunError
+from xcrossrec.replacing import check_folder
 
 RUN_FILE = "training.json"
 """Of an unfinished training: what must be the same for it to go on."""
@@ -18,7 +19,9 @@ def refuse_existing(out: Path, overwrite: bool) -> None:
 
     Raises:
         BundleError: ``out`` exists and may not be replaced.
+        DataError: it cannot be a folder.
     """
+    check_folder(out)
     if out.exists() and not overwrite:
         raise BundleError(f"{out} exists: choose another place, or pass --overwrite")
 
