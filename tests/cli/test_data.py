@@ -194,3 +194,21 @@ def test_import_joins_users_with_other_categories(tmp_path: Path, given_files: d
     missing = run(*toys, "--overwrite", "--shared-users", tmp_path / "nowhere")
     assert missing.exit_code == 2
     assert "no domain folder at" in missing.stderr
+
+
+def test_a_market_beside_a_taken_folder_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "market" / "hobby").mkdir(parents=True)
+    (tmp_path / "market" / "hobby" / "mine.txt").write_text("mine")
+    result = run("market", "--out", tmp_path / "market")
+    assert result.exit_code == 2
+    assert "hobby exists and is not a domain folder: it is left alone" in result.stderr
+    assert [each.name for each in (tmp_path / "market").iterdir()] == ["hobby"]
+
+
+def test_what_was_not_understood_is_printed(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("user,sku,name,price,date\nu,a,A,call us,2026-01-01\nu,b,B,12,2026-01-02\n")
+    options = ("import", "--interactions", tmp_path / "x.csv", "--split", "none", "--out")
+    result, as_json = run(*options, tmp_path / "d"), run(*options, tmp_path / "e", "--json")
+    assert "price: 1 of 2 not understood, for example 'call us'; left empty" in result.stderr
+    said = "1 of 2 not understood, for example 'call us'; left empty"
+    assert json.loads(as_json.stdout)["filters"]["not_understood"] == {"price": said}

@@ -112,19 +112,9 @@ def import_(
     conditions = [Condition.parse(text) for text in where or []]
     columns = Columns.parse(column or [])
     inputs = Inputs(interactions or (), items or (), splits, columns, separator, encoding, conditions, incomplete)
-    validation_share, test_share = _shares(shares)
+    recipe = Recipe(k_core, repeats, split, *_shares(shares), seed, unknown_items, text)
     refuse_taken(out, overwrite=overwrite)
     others = [read_domain(path) for path in shared_users or ()]
-    recipe = Recipe(
-        core=k_core,
-        repeats=repeats,
-        split=split,
-        validation=validation_share,
-        test=test_share,
-        seed=seed,
-        unknown_items=unknown_items,
-        text=text,
-    )
     with progress_to_stderr(), engine_named(engine) as place, by_file(place, out, form, inputs) as blocks:
         imported = import_domain(domain or out.resolve().name, form, inputs, recipe, blocks)
         imported = with_shared_users(imported, others) if others else imported
@@ -155,8 +145,11 @@ def market(
 ) -> None:
     """Write the built-in sample market: four small domains with simulated users."""
     from xcrossrec.data import write_domain
-    from xcrossrec.data.market import sample_market
+    from xcrossrec.data.market import MARKET_DOMAINS, sample_market
+    from xcrossrec.data.store import refuse_taken
 
+    for name in MARKET_DOMAINS:
+        refuse_taken(out / name, overwrite=False)
     for name, domain in sample_market(seed).items():
         write_domain(domain, out / name)
         typer.echo(_shown(out / name, domain))
@@ -194,6 +187,8 @@ def _report(filters: dict[str, Any]) -> None:
     if empty := filters.get("empty_titles"):
         examples = ", ".join(empty["examples"])
         typer.echo(f"{empty['items']:,} items have no title: models read 'untitled item' ({examples})", err=True)
+    for role, said in filters.get("not_understood", {}).items():
+        typer.echo(f"{role}: {said}", err=True)
     if escaped := filters.get("html_entities"):
         typer.echo(f"HTML entities in {escaped['items']:,} titles were made characters", err=True)
     for field, cut in filters.get("text_cut", {}).items():

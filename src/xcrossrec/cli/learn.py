@@ -17,7 +17,7 @@ def learn(
     interactions: Annotated[
         list[str],
         typer.Option(
-            metavar="FILE", help="Purchases: file, folder, pattern, or a catalogue that was served; may be repeated."
+            metavar="FILE", help="Purchases: file, folder, pattern, domain, or a catalogue's own; may be repeated."
         ),
     ],
     catalog: Annotated[

@@ -209,6 +209,17 @@ class Domain:
             )
         return self.interactions[split]
 
+    @property
+    def purchases(self) -> pl.DataFrame:
+        """What was bought in all splits, each purchase once, a user's oldest first.
+
+        ``user_id``, ``item_id``, ``position`` and, where all splits have it, ``timestamp``.
+        """
+        timed = all(TIMESTAMP in frame.columns for frame in self.interactions.values())
+        columns = [USER, ITEM, POSITION, *([TIMESTAMP] if timed else [])]
+        every = pl.concat([frame.select(columns) for frame in self.interactions.values()])
+        return every.unique(maintain_order=True).sort(USER, POSITION, maintain_order=True)
+
     def sequences(self, split: Split, *, minimum: int = SHORTEST_SEQUENCE) -> Sequences:
         """Collect each user's item rows of one split, oldest first.
 

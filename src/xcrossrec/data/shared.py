@@ -9,7 +9,7 @@ import polars as pl
 from xcrossrec.data.domain import DOMAIN, OTHER_SCHEMA, TEXT, Domain
 from xcrossrec.data.store import manifest_of
 from xcrossrec.exceptions import DataError
-from xcrossrec.types import ITEM, POSITION, TIMESTAMP, USER
+from xcrossrec.types import ITEM, TIMESTAMP, USER
 
 
 def with_shared_users(domain: Domain, others: Sequence[Domain]) -> Domain:
@@ -56,10 +56,7 @@ def with_shared_users(domain: Domain, others: Sequence[Domain]) -> Domain:
 
 def _bought(other: Domain, users: pl.DataFrame) -> pl.DataFrame:
     """What these users bought in another domain, each purchase once, oldest first within it."""
-    timed = all(TIMESTAMP in frame.columns for frame in other.interactions.values())
-    columns = [USER, ITEM, POSITION, *([TIMESTAMP] if timed else [])]
-    every = pl.concat([frame.select(columns) for frame in other.interactions.values()])
-    mine = every.join(users, on=USER, how="semi").unique(maintain_order=True).sort(USER, POSITION, maintain_order=True)
+    mine = other.purchases.join(users, on=USER, how="semi", maintain_order="left")
     texts = other.items.select(ITEM).with_columns(pl.Series(TEXT, other.texts, dtype=pl.String))
     read = mine.join(texts, on=ITEM, how="left", maintain_order="left").with_columns(pl.lit(other.name).alias(DOMAIN))
-    return read.filter(pl.col(TEXT) != "").select(*OTHER_SCHEMA, *([TIMESTAMP] if timed else []))
+    return read.filter(pl.col(TEXT) != "").select(*OTHER_SCHEMA, *({TIMESTAMP} & set(read.columns)))

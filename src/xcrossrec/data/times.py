@@ -138,8 +138,9 @@ def faults(
     """Tell which values are no times, and why: not understood, of another age, or in another unit (``remedy``)."""
     stamps = moments[TIMESTAMP]
     counted = unit != "iso" and not values.dtype.is_temporal()
-    expected = f"a number of {unit} since 1970" if counted else "an ISO 8601 time (as 2026-01-31 14:05:00)"
-    yield stamps.is_null(), f"is not {expected}: mend it, all times of a table are in one unit"
+    written = "is not an ISO 8601 time: write 2026-01-31 14:05:00, all in one column (01/02/2026 may be two days)"
+    number = f"is not a number of {unit} since 1970: mend it, all times of a table are in one unit"
+    yield stamps.is_null(), number if counted else written
     odd = (stamps < 0) | ((stamps > LATEST_S) & (not counted))
     yield odd, "is a time before 1970 or after 5138: mend it, or leave such rows out (--where)"
     if counted:

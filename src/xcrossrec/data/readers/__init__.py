@@ -23,9 +23,11 @@ from xcrossrec.data.readers.conditions import Condition
 from xcrossrec.data.readers.frames import Inputs, RawDomain
 from xcrossrec.data.readers.importing import Recipe, make_domain
 from xcrossrec.data.readers.sources import Paths
-from xcrossrec.data.readers.tables import read_alone, read_tables
+from xcrossrec.data.readers.tables import Plan, read_bought, read_tables
+from xcrossrec.data.store import MANIFEST, read_domain
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.replacing import scratch_folder
+from xcrossrec.types import POSITION, TIMESTAMP
 
 __all__ = ["FORMATS", "Columns", "Condition", "Inputs", "Recipe", "by_file", "import_domain", "read_interactions"]
 
@@ -69,7 +71,7 @@ def import_domain(
 
 
 def read_interactions(inputs: Inputs) -> pl.DataFrame:
-    """Read interactions alone, of own tables.
+    """Read interactions alone, of own tables and of domains' folders.
 
     Returns:
         ``user_id``, ``item_id``, and a time or position where there is one; see :class:`RawDomain`.
@@ -78,7 +80,29 @@ def read_interactions(inputs: Inputs) -> pl.DataFrame:
         DataError: files that cannot be read, a missing column, rows that lack something.
     """
     with scratch_folder() as folder:
-        return read_alone(_in_files(inputs, folder))
+        files = _in_files(inputs, folder)
+        files = replace(files, interactions=_without_domains(files.interactions, folder))
+        try:
+            return read_bought(Plan(), files, folder, [], None)[0]
+        except DataError as error:
+            if not (lacking := dict.fromkeys(re.findall(r"--(?!column)[a-z]+", str(error)))):
+                raise
+            raise DataError(
+                f"{error}; but {', '.join(lacking)} is for 'xcrossrec data import': mend the file, or import it "
+                "(with its items, --split none) and give that folder"
+            ) from error
+
+
+def _without_domains(given: Paths, folder: Path) -> Paths:
+    """Write the purchases of domains' folders into files, too."""
+    files: list[str | Path] = []
+    for path in [given] if isinstance(given, str | Path) else given:
+        file = path
+        if (Path(path) / MANIFEST).is_file():
+            bought, file = read_domain(path).purchases, folder / f"{len(files)}.parquet"
+            bought.drop(POSITION if TIMESTAMP in bought.columns else ()).write_parquet(file)
+        files.append(file)
+    return files
 
 
 def _in_files(inputs: Inputs, folder: Path) -> Inputs:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, TypeAlias, cast, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self, TypeAlias, cast, get_args, get_origin, get_type_hints
 
 from xcrossrec.data.times import TimeUnit
 from xcrossrec.exceptions import ConfigError, DataError
@@ -18,22 +18,37 @@ FIELDS: tuple[Role, ...] = ("brand", "category", "description", "price", "in_sto
 
 NAMES: Mapping[Role, str] = {
     "user": "user_id user customer_id customer client_id buyer_id account_id member_id shopper_id visitor_id "
-    "user_pseudo_id reviewerID uid client buyer shopper customer_no",
+    "user_pseudo_id reviewerID uid client buyer shopper customer_no customer_user_id kundennummer kunde",
     "item": "item_id item product_id product sku lineitem_sku article_id article asin parent_asin movie_id isbn "
-    "product_sku item_sku stock_code",
-    "title": "title name item_name item_title product_name product_title movie_title",
+    "product_sku item_sku variant_sku stock_code artikelnummer artikel",
+    "title": "title name item_name item_title product_name product_title movie_title bezeichnung nom",
     "time": "timestamp time datetime date ts order_date ordered_at purchase_date purchased_at created_at event_time "
-    "event_timestamp paid_at order_time purchase_time transaction_date invoice_date event_date t_dat",
+    "event_timestamp paid_at order_time purchase_time transaction_date invoice_date event_date t_dat datum kaufdatum",
     "position": "position",
     "brand": "brand brand_name manufacturer vendor maker",
-    "category": "category category_name product_category product_type category_path category_code categories "
-    "main_category department",
+    "category": "category category_name product_category category_path category_code categories main_category "
+    "product_type department kategorie",
     "description": "description product_description item_description body_html long_description",
-    "price": "price unit_price sale_price list_price variant_price",
-    "in_stock": "in_stock available is_available availability stock stock_quantity inventory",
+    "price": "price unit_price regular_price sale_price list_price variant_price preis prix",
+    "in_stock": "in_stock is_in_stock available is_available availability stock stock_quantity inventory",
     "history": "history item_id_list item_seq history_items",
 }
 """Per role the names by which a column is found, whatever their case and punctuation; the first is preferred."""
+
+
+def check_choices(settings: Any) -> None:
+    """Refuse a dataclass of which a field with a few possible values has another one.
+
+    Raises:
+        ConfigError: names the field, the value and the choices.
+    """
+    hints = get_type_hints(type(settings))
+    for each in fields(settings):
+        hint, value = hints[each.name], getattr(settings, each.name)
+        kind = get_args(hint)[0] if type(None) in get_args(hint) else hint
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        if choices and value not in (*choices, each.default):
+            raise ConfigError(f"{each.name} is {value!r}: choose one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,9 @@ class Columns:
     in_stock: str | None = None
     history: str | None = None
     time_unit: TimeUnit | None = None
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     @classmethod
     def parse(cls, pairs: Sequence[str]) -> Self:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Literal, Self, cast
 
 import polars as pl
 
+from xcrossrec.data.readers.columns import check_choices
 from xcrossrec.exceptions import ConfigError, DataError
 
 _EVENTS = re.compile(
@@ -19,7 +20,7 @@ _EVENTS = re.compile(
 _STATES = re.compile(r"\w*(status|state|statut|estado)|type|kind")
 _YES = re.compile(r"(is|was)?(purchased?|bought|buy|ordered|converted|conversion|paid|sold)")
 _NO = re.compile(r"(is|was)?(refund(ed)?|return(ed)?|cancel(l?ed)?|void(ed)?|deleted|click(ed)?|view(ed)?)")
-_QUANTITIES = re.compile(r"(order|item|line|product)?(quantity|qty)|units")
+_QUANTITIES = re.compile(r"(order|item|line|product)*(quantity|qty)(ordered)?|units|menge|anzahl|quantité|cantidad")
 MANY_EVENTS = 50  # a column with more values is no kind of event
 _NOT_BOUGHT = re.compile(
     r"view|click|visit|impression|browse|search|cart(?!r)|basket|wish|fav|^pv$|detail|return(ed|s)?$|refund|cancel|remov|abandon"
@@ -40,8 +41,11 @@ class Condition:
     """What one column of an interaction must be."""
 
     column: str
-    relation: str
+    relation: Literal["=", "!=", "<", "<=", ">", ">="]
     value: str
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -53,7 +57,7 @@ class Condition:
         found = _PARTS.fullmatch(text.strip())
         if found is None:
             raise ConfigError(f"--where {text!r} is no condition: give COLUMN=VALUE, COLUMN!=VALUE or COLUMN>NUMBER")
-        return cls(*found.groups())
+        return cls(*cast("tuple[str, Any, str]", found.groups()))
 
     def holds(self, dtype: pl.DataType) -> pl.Expr:
         """Give the condition as an expression that is never null; numbers compare as numbers."""

@@ -13,6 +13,7 @@ import gzip
 import json
 import logging
 import lzma
+import mmap
 import re
 import tempfile
 import zipfile
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 import polars as pl
 
@@ -30,7 +31,6 @@ from xcrossrec.exceptions import ConfigError, DataError
 
 SAMPLE_BYTES = 1 << 20
 csv.field_size_limit(1 << 27)  # descriptions are longer than the 131,072 letters that Python allows
-QUOTING: Mapping[bool, Literal[0, 3]] = {True: csv.QUOTE_MINIMAL, False: csv.QUOTE_NONE}
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zst", b"\xfd7zXZ": "xz"}
 _OPEN: Mapping[str, Callable[[Path, str], Any]] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 _FAULTS = (EOFError, OSError, zlib.error, lzma.LZMAError)
@@ -177,41 +177,78 @@ def unzip(path: Path, folder: Path) -> Path:
     return inner
 
 
-def rewrite_table(text: Text, names: Sequence[str], separator: str, folder: Path, *, quoted: bool) -> Path:
+def rewrite_table(text: Text, names: Sequence[str], how: Mapping[str, Any], folder: Path) -> Path:
     """Write a table of text anew, without its header, every value quoted.
 
+    Args:
+        how: what `csv.reader` is told of separator, quotes and escapes.
+
     Raises:
-        DataError: a row with more fields than there are columns, or a quote that is not closed, with its line.
+        DataError: a row with more fields than there are columns, or quotes that come in no pairs, with the line.
     """
     with _new(folder) as (path, out), _lines(text) as lines:
-        rows = csv.reader(chain(lines, [_END]), delimiter=separator, quoting=QUOTING[quoted])
-        plain = csv.writer(out, delimiter=separator, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        begun = 1
-        for number, row in enumerate(_rows_of(rows, text)):
-            if row == [_END]:
-                break
-            if row and row[-1].endswith(_END):
-                raise DataError(
-                    f"{text.shown}, line {begun}: a quote is never closed, so that all that follows is one text: close "
-                    "it, or write quotes inside a text twice"
-                )
-            begun = rows.line_num + 1
+        plain = csv.writer(out, delimiter=how["delimiter"], quoting=csv.QUOTE_ALL, lineterminator="\n")
+        for number, (line, row) in enumerate(_rows_of(lines, text, len(names), how)):
             if number == 0 and [name.strip().split(":")[0] for name in row] == list(names):
                 continue
-            if len(row) > len(names):
+            if any(row[len(names) :]):
                 raise DataError(
-                    f"{text.shown}, line {rows.line_num}: {len(row)} fields where {len(names)} are expected "
+                    f"{text.shown}, line {line}: {len(row)} fields where {len(names)} are expected "
                     f"({', '.join(names)}): mend the row, or name the separator (--separator)"
                 )
-            plain.writerow(row + [""] * (len(names) - len(row)))
+            plain.writerow([*row, *[""] * len(names)][: len(names)])
     return path
 
 
-def _rows_of(rows: Any, text: Text) -> Iterator[list[str]]:
+def _rows_of(lines: Iterator[str], text: Text, width: int, how: Mapping[str, Any]) -> Iterator[tuple[int, list[str]]]:
+    """Read rows, each with the number of its last line."""
+    last, taken = 0, list[str]()
+    edge = '"' + re.escape(how["delimiter"])
+    null = re.compile(rf"(?<![^{edge}])\\N(?![^{edge}\r\n])")
+
+    def noted() -> Iterator[str]:
+        for line in chain(lines, [_END]):
+            taken.append(null.sub(r"\\\\N", line) if how["escapechar"] else line)
+            yield taken[-1]
+
+    rows = csv.reader(noted(), **how)
     try:
-        yield from rows
+        for row in rows:
+            if row == [_END]:
+                return
+            if row and row[-1].endswith(_END):
+                raise DataError(
+                    f"{text.shown}, line {last + 1}: a quote is never closed, so that all that follows is one text: "
+                    "close it, or write quotes inside a text twice"
+                )
+            if (len(taken) > 1 or len(row) < width) and _run_on(taken, width, how):
+                raise DataError(
+                    f"{text.shown}, lines {last + 1} to {rows.line_num}: quotes do not come in pairs, so that rows run "
+                    "into one another: close each, or write quotes inside a text twice"
+                )
+            last = rows.line_num
+            taken.clear()
+            yield last, row
     except csv.Error as error:
         raise DataError(f"{text.shown}, line {rows.line_num}: {error}: mend the row") from error
+
+
+def _run_on(lines: Sequence[str], width: int, how: Mapping[str, Any]) -> bool:
+    """Whether the lines of one row look like several rows, or quotes stand where none may."""
+    if width > 1 and len(lines) > 2 and {line.count(how["delimiter"]) for line in lines} == {width - 1}:
+        return True
+    try:
+        return not list(csv.reader(lines, strict=True, **how))
+    except csv.Error:
+        return True
+
+
+def has_quotes(path: Path) -> bool:
+    """Whether a quote is in a file, or may be."""
+    if packing(path) != "plain":
+        return True
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b'"') >= 0
 
 
 def json_lines(text: Text, folder: Path, loose: bool) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from xcrossrec.data.given import Table
-from xcrossrec.data.readers.columns import Columns
+from xcrossrec.data.readers.columns import Columns, check_choices
 from xcrossrec.data.readers.conditions import Condition
 from xcrossrec.data.readers.sources import Paths
 from xcrossrec.data.text import ABSENT
@@ -17,9 +17,13 @@ from xcrossrec.types import Incomplete, Split
 
 SPLIT = "split"
 PATH_NAMES = 2  # of a path of categories so many last names are taken
-_NOTHING = ("", "NaN", "NaT", "NA", "\\N", *(form for word in ABSENT for form in (word, word.upper(), word.title())))
-_YES = "true t yes y on instock available lowstock limited limitedavailability instoreonly onlineonly ja oui si sí"
-_NO = "false f no n off outofstock soldout unavailable notavailable nostock backorder preorder discontinued nein non"
+_NO_DATE = ("0000-00-00", "0000-00-00 00:00:00")  # MySQL's
+_FORMS = (form for word in ABSENT for form in (word, word.upper(), word.title()))
+_NOTHING = ("", "NaN", "NaT", "NA", *_NO_DATE, *_FORMS)
+_YES = """true t yes y on instock available lowstock limited limitedavailability instoreonly onlineonly ja oui si sí
+auflager lieferbar verfügbar vorrätig enstock disponible disponibile"""
+_NO = """false f no n off outofstock soldout unavailable notavailable nostock backorder preorder discontinued nein non
+nichtauflager nichtlieferbar nichtverfügbar ausverkauft épuisé rupture rupturedestock agotado esaurito"""
 _LIST_ENDS, _LIST_COMMA = r"""^\[+\s*["']?|["']?\s*\]+$""", r"""["'][\s\]]*,[\s\[]*["']"""
 
 
@@ -43,6 +47,9 @@ class Inputs:
     encoding: str | None = None
     where: Sequence[Condition] = ()
     incomplete: Incomplete = "error"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,12 @@ def item_field(role: str, name: str, dtype: pl.DataType) -> pl.Expr:
     else:
         column = _text(column, dtype, PATH_NAMES if role == "category" else None)
     return column.alias(role)
+
+
+def not_understood(role: str, name: str, dtype: pl.DataType) -> pl.Expr:
+    """Give what a column of items says where `item_field` makes nothing of it."""
+    said = filled(pl.col(name).cast(pl.String).str.strip_chars())
+    return pl.when(item_field(role, name, dtype).is_null()).then(said)
 
 
 def _text(column: pl.Expr, dtype: pl.DataType, last: int | None) -> pl.Expr:

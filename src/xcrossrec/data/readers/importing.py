@@ -23,6 +23,7 @@ from xcrossrec.data.interactions import (
     numbers_of,
     refuse_unknown,
 )
+from xcrossrec.data.readers.columns import check_choices
 from xcrossrec.data.readers.frames import SPLIT, RawDomain
 from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_time, by_user, leave_last_out
 from xcrossrec.exceptions import ConfigError
@@ -53,6 +54,7 @@ class Recipe:
     text: str | None = None
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.core < 1:
             raise ConfigError(f"core is {self.core}, expected 1 or more: 1 keeps everything")
 

@@ -2,61 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from xcrossrec.data.readers.columns import FIELDS, Columns, Role
-from xcrossrec.data.readers.frames import Inputs, ids, item_field, without_fractions
+from xcrossrec.data.readers.frames import Inputs, filled, ids, item_field, not_understood, without_fractions
 from xcrossrec.data.readers.sources import BATCH_ROWS, Source
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, TITLE
 
 _BOUNDS = ("__least_title", "__most_title")
 _ID, _HASH = "__id", "__hash"
+_ODD: Mapping[Role, str] = {"price": "__odd_price", "in_stock": "__odd_in_stock"}
 _EXAMPLES = 5
 _NO_TEXT = (pl.Binary, pl.Duration, pl.Object)
 Expression = Callable[[pl.Expr], pl.Expr]
-
-
-@dataclass
-class _Job:
-    """What is taken from the batches of one file; rows of one item are joined when many have come."""
-
-    keep: pl.Series | None
-    among_interactions: bool
-    own: Sequence[str] = ()
-    selected: Sequence[pl.Expr] = ()
-    lacking: int = 0
-    read: int = 0
-    parts: list[pl.DataFrame] = field(default_factory=list)
-    joined: int = 0
-
-    def table(self, batches: Iterator[pl.DataFrame]) -> pl.DataFrame:
-        """Take the rows with an id, and count the others."""
-        self.lacking, self.read, self.joined, self.parts = 0, 0, 0, []
-        seen = pl.DataFrame(schema={_HASH: pl.UInt64})
-        for batch in batches:
-            kept = batch.filter(pl.col(_ID).is_not_null())
-            if kept.height < batch.height:
-                blank = batch.select(pl.all_horizontal(pl.all().is_null()).sum()).item()
-                self.lacking += batch.height - kept.height - blank
-                self.read -= blank
-            self.read += batch.height
-            if self.keep is not None:
-                kept = kept.filter(pl.col(_ID).cast(pl.Categorical).is_in(self.keep.implode()))
-            if self.among_interactions:  # mostly the same rows again
-                kept = kept.with_columns(pl.struct(_ID, *self.own).hash().alias(_HASH))
-                kept = kept.unique(_HASH, keep="first", maintain_order=True)
-                kept = kept.join(seen, on=_HASH, how="anti", maintain_order="left")
-                seen = pl.concat([seen, kept.select(_HASH)])
-            self.parts.append(kept.select(self.selected))
-            if sum(part.height for part in self.parts) > 2 * self.joined + 4 * BATCH_ROWS:
-                self.parts = [one_row_an_item(self.parts)]
-                self.joined = self.parts[0].height
-        return one_row_an_item(self.parts)
 
 
 @dataclass
@@ -74,8 +39,8 @@ class ItemRows:
         self.lacking, self.read = self.lacking + other.lacking, self.read + other.read
         self.place = self.place or other.place
 
-    def joined(self, inputs: Inputs) -> tuple[pl.DataFrame, dict[str, object]]:
-        """All items, one row each, and what the manifest states of conflicting titles.
+    def joined(self, inputs: Inputs) -> tuple[pl.DataFrame, dict[str, Any]]:
+        """All items, one row each, and what the manifest states of conflicting titles and of values not understood.
 
         Raises:
             DataError: items without an id.
@@ -90,8 +55,9 @@ class ItemRows:
         if items.is_empty() and inputs.items:
             shown = [inputs.items] if isinstance(inputs.items, str | Path) else inputs.items
             raise DataError(f"{', '.join(map(str, shown))} holds no items: give the table of products")
-        told: dict[str, object] = {"items_without_id": lacking} if lacking else {}
-        return items.drop(_BOUNDS).with_columns(without_fractions(items[ITEM])), told | _conflicts(items)
+        told: dict[str, Any] = {"items_without_id": lacking} if lacking else {}
+        told |= _conflicts(items) | _odd(items)
+        return items.drop(*_BOUNDS, *_ODD.values(), strict=False).with_columns(without_fractions(items[ITEM])), told
 
 
 def item_rows(
@@ -113,13 +79,46 @@ def item_rows(
     Raises:
         DataError: missing columns.
     """
-    job, rows = _Job(keep, not inputs.items), ItemRows()
+    rows = ItemRows()
     for source in sources:
-        name, job.own, job.selected = _selected(source, columns, needed, others, mend)
+        name, own, selected = _selected(source, columns, needed, others, mend)
         identity = ids(name, source.types[name]).alias(_ID)
-        wanted = list(dict.fromkeys([*job.own, *source.every]))
-        table = source.read(wanted, job.table, [pl.all(), identity])
-        rows.add(ItemRows([table], job.lacking, job.read, source.shown if job.lacking else ""))
+        taken = partial(_taken, keep=keep, again=() if inputs.items else own, selected=selected)
+        found = source.read(list(dict.fromkeys([*own, *source.every])), taken, [pl.all(), identity])
+        found.place = source.shown if found.lacking else ""
+        rows.add(found)
+    return rows
+
+
+def _taken(
+    batches: Iterator[pl.DataFrame], keep: pl.Series | None, again: Sequence[str], selected: Sequence[pl.Expr]
+) -> ItemRows:
+    """Take one file's rows with an id, and count the others; rows of one item are joined when many have come.
+
+    Args:
+        again: columns of which mostly the same values come again and again, as among interactions.
+    """
+    rows, joined = ItemRows(), 0
+    seen = pl.DataFrame(schema={_HASH: pl.UInt64})
+    for batch in batches:
+        kept = batch.filter(pl.col(_ID).is_not_null())
+        if kept.height < batch.height:
+            blank = batch.select(pl.all_horizontal(pl.all().is_null()).sum()).item()
+            rows.lacking += batch.height - kept.height - blank
+            rows.read -= blank
+        rows.read += batch.height
+        if keep is not None:
+            kept = kept.filter(pl.col(_ID).cast(pl.Categorical).is_in(keep.implode()))
+        if again:
+            kept = kept.with_columns(pl.struct(_ID, *again).hash().alias(_HASH))
+            kept = kept.unique(_HASH, keep="first", maintain_order=True)
+            kept = kept.join(seen, on=_HASH, how="anti", maintain_order="left")
+            seen = pl.concat([seen, kept.select(_HASH)])
+        rows.parts.append(kept.select(selected))
+        if sum(part.height for part in rows.parts) > 2 * joined + 4 * BATCH_ROWS:
+            rows.parts = [one_row_an_item(rows.parts)]
+            joined = rows.parts[0].height
+    rows.parts = [one_row_an_item(rows.parts)]
     return rows
 
 
@@ -132,10 +131,12 @@ def _selected(
     optional: list[Role] = [role for role in ("title", *FIELDS) if role not in needed]
     named = columns.found_in(source.shown, source.listed, needed, optional, source.hint(), elsewhere=bool(others))
     title = pl.lit(None, pl.String) if named.title is None else pl.col(named.title).cast(pl.String).str.strip_chars()
-    title = title.fill_null("")
+    title = filled(title).fill_null("")
     selected = [pl.col(_ID).alias(ITEM), (title if mend is None else mend(title)).alias(TITLE)]
     fields = {role: name for role in FIELDS if (name := getattr(named, role)) is not None}
     selected += [item_field(role, name, present[name]) for role, name in fields.items()]
+    typed = [(role, fields[role]) for role in _ODD if role in fields and present[fields[role]] == pl.String]
+    selected += [not_understood(role, name, present[name]).alias(_ODD[role]) for role, name in typed]
     wanted = [name for name in (named.item, named.title, *fields.values()) if name is not None]
     if others:
         taken = {*wanted, ITEM, TITLE, *FIELDS}
@@ -175,3 +176,13 @@ def _conflicts(items: pl.DataFrame) -> dict[str, object]:
     told = two.select(ITEM, TITLE, other.alias("other")).head(_EXAMPLES).iter_rows()
     examples = [f"{item}: {taken!r}, {another!r}" for item, taken, another in told]
     return {"conflicting_titles": {"items": two.height, "examples": examples}} if examples else {}
+
+
+def _odd(items: pl.DataFrame) -> dict[str, object]:
+    found = {}
+    for role, name in _ODD.items():
+        if name in items.columns and (odd := items.filter(pl.col(role).is_null())[name].drop_nulls()).len():
+            shown = ", ".join(map(repr, odd.unique(maintain_order=True).head(2)))
+            every = odd.len() + items[role].count()
+            found[role] = f"{odd.len():,} of {every:,} not understood, for example {shown}; left empty"
+    return {"not_understood": found} if found else {}

@@ -21,6 +21,7 @@ from xcrossrec.types import ITEM, POSITION, TIMESTAMP, USER
 
 _KEPT, _EVENT, _ANY, _ASKED = "__kept", "__event", "__any", "__asked"
 _CELL = r"""\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s,\[\]\"'][^,\[\]\"']*"""
+_SHORTENED = r"^\d[.,]\d+E\+\d+$"
 _NO_TIMES = (pl.Duration, pl.Time, pl.Boolean, pl.Binary)
 _LACKING = {USER: "a user", ITEM: "an item", TIMESTAMP: "a time", POSITION: "a position"}
 _LOG = logging.getLogger(__name__)
@@ -135,6 +136,11 @@ class _Job:
         for name in (USER, ITEM):
             nested = batch[name].head(1).cast(pl.String).str.contains(r"^[\[{]")
             self._refuse(batch, nested, name, "is a list or an object: name a value in it (--column user=customer.id)")
+            if batch[name].unique().cast(pl.String).str.contains(_SHORTENED).any():
+                spoiled = batch[name].cast(pl.String).str.contains(_SHORTENED)
+                self._refuse(
+                    batch, spoiled, name, "was shortened by a spreadsheet: make its column text there, export again"
+                )
         if TIMESTAMP in batch.columns:
             columns += self._times(batch, unit or "s").get_columns()
         if POSITION in batch.columns:

@@ -9,11 +9,12 @@ import codecs
 import csv
 import glob
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import polars as pl
 
@@ -29,6 +30,7 @@ T = TypeVar("T")
 BATCH_ROWS = 1 << 18
 _FOUND_SEPARATORS = ",;\t|"
 _INFERRED_ROWS = 1000  # of JSON, for its keys
+_BREAKS = "__breaks"
 _ATOMIC_SUFFIXES = (".inter", ".item", ".user")
 
 
@@ -79,18 +81,29 @@ class Source:
     @cached_property
     def first_row(self) -> list[str]:
         """The first row of a table of text."""
-        rows = csv.reader(
-            self._head.splitlines(keepends=True), delimiter=self.separator, quoting=copies.QUOTING[self._quoted]
-        )
+        rows = csv.reader(self._head.splitlines(keepends=True), **self._how(escaped=False))
         return [name.strip() for name in next((row for row in rows if row), [])]
+
+    def _how(self, *, escaped: bool) -> Mapping[str, Any]:
+        """What Python's own reader is to know."""
+        quoting = csv.QUOTE_NONE if self.form == "recbole" else csv.QUOTE_MINIMAL
+        return {"delimiter": self.separator, "quoting": quoting, "escapechar": "\\" if escaped else None}
+
+    @cached_property
+    def escaped(self) -> bool:
+        """Whether a backslash stands before quotes inside a text (MySQL, Hive, Spark): more rows are whole, read so."""
+        if self.form != "csv" or not re.search(rf'\\["{re.escape(self.separator)}]', self._head):
+            return False
+        whole = {True: 0, False: 0}
+        for escaped in whole:
+            with suppress(csv.Error):
+                for row in csv.reader(self._head.splitlines(keepends=True), strict=True, **self._how(escaped=escaped)):
+                    whole[escaped] += len(row) == len(self.names)
+        return whole[True] > whole[False]
 
     @cached_property
     def _head(self) -> str:
         return copies.sample(self.path, self.shown).decode("utf-8", "replace").removeprefix("\ufeff")
-
-    @property
-    def _quoted(self) -> bool:
-        return self.form != "recbole"
 
     @cached_property
     def separator(self) -> str:
@@ -177,10 +190,11 @@ class Source:
         """
         try:
             told = [pl.lit(value).alias(name) for name, value in self.folders.items()]
-            frame = (
-                _flattened(self._scan(wanted), wanted).with_columns(told).select(wanted).fill_nan(None).select(selected)
-            )
-            return use(iter(frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)))
+            frame = _flattened(self._scan(wanted), wanted).with_columns(told).select(wanted).fill_nan(None)
+            texts = self.every if self.form == "csv" and not self.rewritten and copies.has_quotes(self.path) else []
+            several = [pl.col(name).str.contains("\n", literal=True) for name in texts]
+            frame = frame.select(*selected, pl.any_horizontal(pl.lit(value=False), *several).alias(_BREAKS))
+            return use(_on_one_line(frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)))
         except BaseException as error:
             if not (isinstance(error, (pl.exceptions.PolarsError, OSError)) or is_panic(error)):
                 raise
@@ -198,7 +212,7 @@ class Source:
         )
         if self.form == "jsonl":
             return replace(self, path=copies.json_lines(text, self.reading.folder, self.reading.loose), rewritten=True)
-        path = copies.rewrite_table(text, self.names, self.separator, self.reading.folder, quoted=self._quoted)
+        path = copies.rewrite_table(text, self.names, self._how(escaped=self.escaped), self.reading.folder)
         reading = replace(self.reading, names=self.names, separator=self.separator)
         return Source(path, self.shown, "csv", reading, rewritten=True)
 
@@ -210,7 +224,7 @@ class Source:
         if self.form == "jsonl":
             return pl.scan_ndjson(self.path, schema={name: self._schema[name] for name in tops})
         return pl.scan_csv(
-            self.path, separator=self.separator, quote_char='"' if self._quoted else None, glob=False,
+            self.path, separator=self.separator, quote_char=None if self.form == "recbole" else '"', glob=False,
             has_header=self.reading.names is None and not self.numbered, schema=self._schema, raise_if_empty=False,
         )  # fmt: skip
 
@@ -296,8 +310,16 @@ def _source(path: Path, shown: str, form: Form | None, reading: Reading) -> Sour
     try:
         _ = source.types
     except (pl.exceptions.PolarsError, OSError):  # an array, a mark, NaN, Python literals
-        source = source.rewrite()
-    return source
+        return source.rewrite()
+    return source.rewrite() if source.escaped else source
+
+
+def _on_one_line(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Refuse texts of several lines: whether rows ran into one another there is seen when they are copied."""
+    for batch in batches:
+        if batch[_BREAKS].any():
+            raise pl.exceptions.ComputeError("a text has several lines")
+        yield batch.drop(_BREAKS)
 
 
 _TITLES: Mapping[Form, str] = {"csv": "CSV", "parquet": "Parquet", "jsonl": "JSON Lines", "recbole": "RecBole"}

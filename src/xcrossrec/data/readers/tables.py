@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from xcrossrec.data.times import ONE_UNIT, SUBSECOND
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.replacing import scratch_folder
 from xcrossrec.types import ITEM, SPLITS, TITLE
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,14 @@ def read_item_file(path: Path) -> pl.DataFrame:
         inputs = Inputs(items=path)
         try:
             rows = item_rows(open_sources(path, None, Reading(folder)), inputs.columns, inputs, others=True)
-            return rows.joined(inputs)[0]
+            items, told = rows.joined(inputs)
         except DataError as error:
             said, _, remedy = str(error).rpartition(": ")
-            raise DataError(f"{said}: call its columns {ITEM} and {TITLE}" if "--" in remedy else str(error)) from error
+            own = f"{said}: call its columns {ITEM} and {TITLE}, and write it as CSV in UTF-8, every row of equal width"
+            raise DataError(own if "--" in remedy else str(error)) from error
+    for role, said in told.get("not_understood", {}).items():
+        _LOG.warning("%s: %s: %s", path, role, said)
+    return items
 
 
 def _text_table(path: Path) -> pl.DataFrame:
@@ -107,7 +114,7 @@ def read_planned(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> Ra
     """
     with scratch_folder() as folder:
         opened: list[Source] = []
-        table, counted, told = _interactions(plan, inputs, folder, opened, blocks)
+        table, counted, told = read_bought(plan, inputs, folder, opened, blocks)
         bought = list(inputs.splits.values()) or [inputs.interactions]
         files = [file for paths in bought for file in original_files(paths)]
         keep = table[ITEM].unique() if plan.only_bought else None
@@ -124,23 +131,14 @@ def read_planned(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> Ra
     return RawDomain(items, table, tuple(dict.fromkeys(files)), counted, {**told, **conflicts})
 
 
-def read_alone(inputs: Inputs) -> pl.DataFrame:
-    """Read interactions without any items, whatever the form of their files.
-
-    Raises:
-        DataError: as for `read_tables`.
-    """
-    with scratch_folder() as folder:
-        return _interactions(Plan(), inputs, folder, [], None)[0]
-
-
 def _stated(plan: Plan, inputs: Inputs, folder: Path, names: Sequence[str] | None = None) -> Reading:
     return Reading(folder, inputs.separator, inputs.encoding, inputs.columns.numbered, names, plan.loose)
 
 
-def _interactions(
+def read_bought(
     plan: Plan, inputs: Inputs, folder: Path, opened: list[Source], blocks: Blocks | None
 ) -> tuple[pl.DataFrame, Mapping[str, int], Mapping[str, object]]:
+    """Read the interactions, and what to state of their rows; ``opened`` takes the files, ``folder`` plain copies."""
     tally = Tally()
 
     def table(paths: Paths) -> pl.DataFrame:

@@ -1,0 +1,242 @@
+"""What exports get wrong, and what is said of it: quotes, escapes, values that nobody understands, other doors."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xcrossrec.data import write_domain
+from xcrossrec.data.readers import Columns, Condition, Inputs, Recipe, import_domain, read_interactions
+from xcrossrec.data.readers.tables import read_item_file
+from xcrossrec.exceptions import ConfigError, DataError
+
+
+def put(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode())
+    return path
+
+
+# ---- doors without the options of the import
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("user,sku,date\nu,a,2026-01-01\nu,,2026-01-02\n", r"\(--incomplete drop\); but --incomplete is for"),
+        ("user,sku,date,event\nu,a,2026-01-01,view\nu,a,2026-01-02,purchase\n", "but --where is for"),
+        ("user,sku,date\nu,a,2026-01-01\nu,a,1912-01-02\n", "but --where is for"),
+        ("user,sku,date\nu,a,2026-01-01\nu,b,c,2026-01-02\n", "but --separator is for"),
+        ("user,sku,date\nu,Сыр и масло,2026-01-01\n", "but --encoding is for"),
+    ],
+)
+def test_who_cannot_take_an_option_is_told_what_to_do_instead(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(text.encode("cp1251"))
+    with pytest.raises(DataError, match=f"{said} 'xcrossrec data import': mend the file, or import it .* give that fo"):
+        read_interactions(Inputs(path))
+
+
+def test_an_option_that_is_there_is_named_alone(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"--column time=NAME or --column position=NAME$"):
+        read_interactions(Inputs(put(tmp_path / "x.csv", "user,sku\nu,a\n")))
+
+
+def test_a_domain_is_read_for_its_purchases(tmp_path: Path) -> None:
+    rows = [f"u{user},a{item},2026-01-0{1 + item}" for user in range(2) for item in range(4)]
+    bought = put(tmp_path / "x.csv", "\n".join(["user,sku,date", *rows]))
+    items = put(tmp_path / "i.csv", "sku,name\n" + "".join(f"a{item},A\n" for item in range(4)))
+    write_domain(import_domain("d", None, Inputs(bought, items), Recipe()), tmp_path / "d")
+    alone, both = read_interactions(Inputs(str(tmp_path / "d"))), read_interactions(Inputs([tmp_path / "d", bought]))
+    assert alone.equals(read_interactions(Inputs(bought)))
+    assert both.height == 2 * alone.height
+
+
+def test_a_table_of_items_has_no_options_either(tmp_path: Path) -> None:
+    path = tmp_path / "i.csv"
+    path.write_bytes("sku,name\na,Сыр и масло\n".encode("cp1251"))
+    with pytest.raises(
+        DataError, match=r"does not look Western: call its columns item_id and title, and write .* UTF-8"
+    ):
+        read_item_file(path)
+
+
+# ---- values that nobody understands
+
+ITEMS = """item_id,name,price,stock
+a,A,call us,in stock
+b,B,"1.234,50 €",auf Lager
+c,C,$12,épuisé
+d,D,tba,
+e,E,NaN,perhaps
+e,E,3,
+"""
+
+
+def test_prices_and_stocks_that_are_not_understood_are_counted(tmp_path: Path) -> None:
+    bought = put(tmp_path / "x.csv", "user,sku,date\nu,a,2026-01-01\n")
+    domain = import_domain("d", None, Inputs(bought, put(tmp_path / "i.csv", ITEMS)), Recipe(split="none"))
+    assert domain.manifest["filters"]["not_understood"] == {
+        "price": "2 of 5 not understood, for example 'call us', 'tba'; left empty",
+        "in_stock": "1 of 4 not understood, for example 'perhaps'; left empty",
+    }
+    assert domain.items["price"].to_list() == [None, 1234.5, 12, None, 3]
+    assert domain.items["in_stock"].to_list() == [True, True, False, None, None]
+    assert not [name for name in domain.items.columns if name.startswith("__")]
+
+
+def test_who_reads_a_table_of_items_is_told_of_such_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = put(tmp_path / "i.csv", ITEMS)
+    assert read_item_file(path).height == 5
+    assert f"{path}: price: 2 of 5 not understood, for example 'call us', 'tba'; left empty" in caplog.messages
+
+
+# ---- quotes
+
+HEAD = "user,sku,name,price,date\n"
+
+
+def bought(*lines: str) -> str:
+    return HEAD + "".join(f"{line}\n" for line in lines)
+
+
+def titles(path: Path) -> list[str]:
+    return import_domain("d", None, Inputs(path), Recipe(split="none")).titles
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['u,a,"Red shoe,10,2026-01-01', "u,b,Blue,11,2026-01-02", 'u,c,Hat 5",12,2026-01-03'],  # Polars sees nothing
+        ['u,a,"Red shoe,10,2026-01-01', "u,b,Blue,11,2026-01-02", 'u,c,"Hat",12,2026-01-03'],
+        ['u,a,"Red shoe,10,2026-01-01', 'u,c,"Hat",12,2026-01-03'],
+        ['u,a,"Monitor 24"",10,2026-01-01', "u,b,Blue,11,2026-01-02", 'u,c,"Hat",12,2026-01-03'],
+        ['u,a,"Monitor 24" wide', 'and high",10,2026-01-01', "u,b,Blue,11,2026-01-02"],
+    ],
+)
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_rows_that_run_into_one_another_are_refused(tmp_path: Path, lines: list[str], separator: str) -> None:
+    path = put(tmp_path / "x.csv", bought("u,z,Sock,1,2026-01-01", *lines).replace(",", separator))
+    with pytest.raises(
+        DataError, match=r"x\.csv, lines 3 to [345]: quotes do not come in pairs, so that rows run into"
+    ):
+        titles(path)
+
+
+def test_texts_of_several_lines_are_read(tmp_path: Path) -> None:
+    texts = ["Warm, soft\nand red", 'Soft\n\na ""long"" line, and, commas\n- one\n- two', "One\nTwo, too\nThree"]
+    rows = [f'u,{sku},"{text}",10,2026-01-01' for sku, text in zip("abc", texts, strict=True)]
+    assert titles(put(tmp_path / "x.csv", bought(*rows))) == [
+        " ".join(text.replace('""', '"').split()) for text in texts
+    ]
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress])
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ('"Monitor 24\\" wide"', 'Monitor 24" wide'),
+        ('"Monitor 24\\""', 'Monitor 24"'),
+        ('"The \\"best\\", really"', 'The "best", really'),
+        ("Red\\, blue", "Red, blue"),
+        ('"C:\\\\files\\\\"', "C:\\files\\"),
+        ("\\N", ""),
+    ],
+)
+def test_quotes_behind_backslashes_are_read(
+    tmp_path: Path, written: str, read: str, packed: Callable[[bytes], bytes]
+) -> None:
+    text = bought(f"u,a,{written},10,2026-01-01", 'u,b,"5\\" pipe, \\"new\\"",\\N,2026-01-02', "u,c,\\N,12,2026-01-03")
+    path = tmp_path / "x.csv"
+    path.write_bytes(packed(text.encode()))
+    domain = import_domain("d", None, Inputs(path), Recipe(split="none"))
+    assert domain.titles == [read, '5" pipe, "new"', ""]
+    assert domain.items["price"].to_list() == [10, None, 12]
+
+
+def test_backslashes_of_plain_csv_stay(tmp_path: Path) -> None:
+    rows = ['u,a,"{""size"": ""5\\""""}",10,2026-01-01', 'u,b,"C:\\dir\\",11,2026-01-02', "u,c,Hat\\,12,2026-01-03"]
+    assert titles(put(tmp_path / "x.csv", bought(*rows))) == ['{"size": "5\\""}', "C:\\dir\\", "Hat\\"]
+
+
+def test_what_databases_write_for_nothing_is_nothing(tmp_path: Path) -> None:
+    path = put(tmp_path / "x.csv", bought("u,a,\\N,\\N,2026-01-01", "u,b,Hat,12,2026-01-02"))
+    domain = import_domain("d", None, Inputs(path), Recipe(split="none"))
+    assert domain.titles == ["", "Hat"]
+    assert domain.manifest["filters"]["empty_titles"] == {"items": 1, "examples": ["a"]}
+
+
+# ---- settings and times
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Recipe(split="random"), "split is 'random': choose one of leave-last-out, by-user, temporal, none"),
+        (lambda: Recipe(repeats="all"), "repeats is 'all': choose one of drop, keep, first"),
+        (lambda: Recipe(repeats=None), "repeats is None: choose one of drop, keep, first"),
+        (lambda: Recipe(unknown_items="keep"), "unknown_items is 'keep': choose one of error, drop"),
+        (lambda: Inputs("x.csv", incomplete="keep"), "incomplete is 'keep': choose one of error, drop"),
+        (lambda: Columns(time_unit="min"), "time_unit is 'min': choose one of s, ms, us, ns, iso"),
+        (lambda: Condition("qty", "==", "1"), "relation is '==': choose one of =, !=, <, <=, >, >="),
+    ],
+)
+def test_a_setting_that_does_not_exist_is_refused(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        make()
+
+
+def test_dates_that_may_be_two_days_are_told_how_to_be_written(tmp_path: Path) -> None:
+    for time in ("01/31/2026", "14:05"):
+        path = put(tmp_path / "x.csv", f"user,sku,name,date\nu,a,A,{time}\n")
+        with pytest.raises(DataError, match=f"'{time}' is not an ISO 8601 time: write 2026-01-31 14:05:00, all in one"):
+            titles(path)
+    apart = put(tmp_path / "y.csv", "user,sku,name,date,time\nu,a,A,2026-01-02,14:05\nu,b,B,2026-01-01,09:00\n")
+    with pytest.raises(DataError, match="that may be the time, 'date', 'time': say which with --column time=date"):
+        titles(apart)
+    domain = import_domain("d", None, Inputs(apart, columns=Columns(time="date")), Recipe(split="none"))
+    assert domain.interactions["train"]["item_id"].to_list() == ["b", "a"]
+
+
+# ---- what shops and spreadsheets export
+
+
+def test_titles_that_say_nothing_are_none_beside_others(tmp_path: Path) -> None:
+    path = put(tmp_path / "x.csv", bought("u,a,\\N,1,2026-01-01", "u,a,Hat,1,2026-01-02", "v,a,NULL,1,2026-01-03"))
+    domain = import_domain("d", None, Inputs(path), Recipe(split="none"))
+    assert domain.titles == ["Hat"]
+    assert "conflicting_titles" not in domain.manifest["filters"]
+
+
+def test_ids_that_a_spreadsheet_shortened_are_refused(tmp_path: Path) -> None:
+    rows = ["u,a,A,1,2026-01-01", "u,1.23457E+12,B,1,2026-01-02", "u,1.23457E+12,C,1,2026-01-03"]
+    with pytest.raises(DataError, match=r"x\.csv, row 2: item_id '1\.23457E\+12' was shortened by a spreadsheet: make"):
+        titles(put(tmp_path / "x.csv", bought(*rows)))
+
+
+def test_a_date_of_zeros_is_none(tmp_path: Path) -> None:
+    path = put(tmp_path / "x.csv", bought("u,a,A,1,2026-01-01", "u,b,B,1,0000-00-00 00:00:00"))
+    with pytest.raises(DataError, match=r"1 of 2 rows of interactions lack a time \(1\)"):
+        titles(path)
+
+
+@pytest.mark.parametrize("name", ["Lineitem quantity", "qty_ordered", "Menge"])
+def test_quantities_below_one_are_no_purchases(tmp_path: Path, name: str) -> None:
+    path = put(tmp_path / "x.csv", f"kunde;artikel;bezeichnung;datum;{name}\nu;a;A;03.01.2026;1\nu;b;B;04.01.2026;-1\n")
+    with pytest.raises(DataError, match=f'column {name!r} with 0 or less .*: .* --where "{name}>0"'):
+        titles(path)
+
+
+def test_a_shop_s_products_are_found_by_their_variants(tmp_path: Path) -> None:
+    orders = put(tmp_path / "o.csv", "user,lineitem_sku,date\nu,R-42,2026-01-01\n")
+    head = "Handle,Title,Body (HTML),Categories,product_type,Variant SKU,Regular price,Sale price,is_in_stock"
+    items = put(tmp_path / "i.csv", f'{head}\nred,Red,"<p>Soft</p>\n<p>and red</p>",Shoes,simple,R-42,"12,50",,0\n')
+    domain = import_domain("d", None, Inputs(orders, items), Recipe(split="none"))
+    row = domain.items.row(0, named=True)
+    assert (row["title"], row["category"], row["price"], row["in_stock"]) == ("Red", "Shoes", 12.5, False)
+
+
+def test_empty_cells_behind_a_row_are_nothing(tmp_path: Path) -> None:
+    rows = ["u,a,Hat,1,2026-01-01,,", "u,b,Cap,1,2026-01-02,", "u,c,Sock,1,2026-01-03"]
+    assert titles(put(tmp_path / "x.csv", bought(*rows))) == ["Hat", "Cap", "Sock"]
