@@ -276,6 +276,15 @@ def test_what_is_no_file_is_damage_and_not_waited_for(closed: Path, name: str) -
             assert f"{path} is damaged ({why})" in examine(closed).findings
 
 
+@pytest.mark.parametrize("name", ["catalogue.sqlite-wal", "catalogue.sqlite-journal"])
+def test_a_log_that_is_no_file_is_not_waited_for(closed: Path, name: str) -> None:
+    os.mkfifo(closed / name)
+    with pytest.raises(BundleError, match=rf"{name} is damaged \(it is no file\)"):
+        opened(closed)
+    with pytest.raises(BundleError, match=rf"{name} is damaged \(it is no file\), so that the items cannot be told"):
+        examine(closed)
+
+
 # ---- what a crash took back
 
 

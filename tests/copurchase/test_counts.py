@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from time import thread_time
 
 import polars as pl
 import pytest
@@ -152,3 +153,16 @@ def test_the_weight_is_that_of_the_rung() -> None:
     term = Term(counts, {"one": 0.5})
     assert (term.bonus(["x", "a"]), term.bonus([])) == ({}, {})
     assert term.bonus(["a"]) == pytest.approx({"b": 0.5 / 11})
+
+
+def test_what_a_guests_account_buys_is_added_at_once() -> None:
+    """Of a hundred thousand purchases none is looked at but the newest."""
+    counts = CoPurchases.count(table({"guest": [f"i{number}" for number in range(200_000)]}))
+    began = thread_time()
+    for number in range(300):
+        counts.add("guest", [f"i{number}", f"new{number}", f"new{number}"])
+    assert thread_time() - began < 1
+    assert counts.purchases == 200_300
+    assert counts.of_user("guest")[-2:] == ("new298", "new299")
+    assert set(counts.scores(["new299"])) == {f"new{number}" for number in range(293, 299)}
+    assert counts.scores(["i199999"])["new0"] > counts.scores(["i199999"])["new1"] > 0

@@ -141,6 +141,8 @@ def test_a_file_of_nobody(late: Recommender, tmp_path: Path) -> None:
     [
         ({"history": [["i0"]]}, "lacks the column 'user_id'; it has history"),
         ({"user_id": ["u"], "history": ["i0"]}, "the column history of .* is of type (large_)?string: write a list"),
+        ({"user_id": [["u"]]}, r"the column user_id of .* is of type (large_)?list<.*: write ids as text or as whole"),
+        ({"user_id": [b"\xff"], "history": [["i0"]]}, "user_id of .* is of type binary: write ids as text"),
         ({"user_id": ["u"], "history": [[1]]}, "is of type (large_)?list<.*int64>: write a list of text"),
     ],
 )
@@ -182,9 +184,11 @@ def test_a_finished_job_is_not_done_again(late: Recommender, users: Path, tmp_pa
     run(late, users, out, Question([], 1), overwrite=True)
     assert pl.read_parquet(out)["item_ids"].list.len().to_list() == [1] * 5
     (tmp_path / "mine.parquet").write_text("precious")
-    with pytest.raises(DataError, match="exists and is not this job's"):
-        run(late, users, tmp_path / "mine.parquet")
-    assert (tmp_path / "mine.parquet").read_text() == "precious"
+    for taken in (tmp_path / "mine.parquet", users):
+        before = taken.read_bytes()
+        with pytest.raises(DataError, match="exists and is not this job's: choose another --out, or remove it"):
+            run(late, users, taken, overwrite=True)
+        assert taken.read_bytes() == before
     pq.write_table(pa.table({"x": [1]}).replace_schema_metadata({"xcrossrec": "5"}), tmp_path / "five.parquet")
     with pytest.raises(DataError, match="exists and is not this job's"):
         run(late, users, tmp_path / "five.parquet")

@@ -408,6 +408,8 @@ def _sum(rows: Iterable[Iterable[Any]]) -> int:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """Open with every commit on disk before it returns, and alone."""
+    for beside in path.parent.glob(f"{path.name}-*"):
+        check_is_file(beside)
     with _sentences(path):
         connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:

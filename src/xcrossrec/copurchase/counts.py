@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from itertools import islice
 from threading import Lock
 from typing import Any, Self
 
@@ -93,7 +94,7 @@ class CoPurchases:
         self._buyers = of[order]
         self._first_buyer = np.searchsorted(bought[order], np.arange(len(items) + 1))
         # what came later
-        self._more: dict[int, list[int]] = {}  # customer -> items
+        self._more: dict[int, dict[int, None]] = {}  # customer -> items, in order
         self._more_buyers: dict[int, list[int]] = {}  # item -> customers
         self._more_pairs: dict[int, dict[int, float]] = {}  # item -> item -> count
 
@@ -133,7 +134,7 @@ class CoPurchases:
             users, items = [names[:-1][: len(lengths)].repeat(lengths)], [self._bought]
             for customer, more in self._more.items():
                 users.append(names[[customer] * len(more)])
-                items.append(np.array(more, dtype=np.int32))
+                items.append(np.array([*more], dtype=np.int32))
             of, bought = np.concatenate(users), np.concatenate(items)
             frame = pl.DataFrame({USER: pl.Series(of.tolist(), dtype=pl.String), "__item": bought})
             ids = pl.Series(self._ids, dtype=pl.String)
@@ -159,7 +160,7 @@ class CoPurchases:
             new = copy(self)
             new._lock, new._count = Lock(), self._count.copy()
             new._ids, new._number, new._customer = [*self._ids], {**self._number}, {**self._customer}
-            new._more = {customer: [*items] for customer, items in self._more.items()}
+            new._more = {customer: {**items} for customer, items in self._more.items()}
             new._more_buyers = {item: [*customers] for item, customers in self._more_buyers.items()}
             new._more_pairs = {item: {**row} for item, row in self._more_pairs.items()}
         return new
@@ -169,22 +170,22 @@ class CoPurchases:
         with self._lock:
             self.revision += 1
             customer = self._customer.setdefault(user_hash(user_id), len(self._customer))
-            known = self._numbers_of(customer)
+            base, more = self._bought[_span(self._starts, customer)], self._more.setdefault(customer, {})
             for item_id in item_ids:
                 item = self._number.setdefault(item_id, len(self._ids))
                 if item == len(self._ids):
                     self._ids.append(item_id)
                 if item >= len(self._count):
                     self._count = np.append(self._count, np.zeros(len(self._count) + 1))
-                if item in known:
+                if item in more or (base == item).any():  # a guests' account has a hundred thousand
                     continue
-                for distance, other in enumerate(reversed(known[-REACH:]), start=1):
+                newest = [*islice(reversed(more), REACH), *base[-REACH:][::-1].tolist()][:REACH]
+                for distance, other in enumerate(newest, start=1):
                     self._add_pair(other, item, 1 / distance)
                     self._add_pair(item, other, BACKWARD / distance)
-                self._more.setdefault(customer, []).append(item)
+                more[item] = None
                 self._more_buyers.setdefault(item, []).append(customer)
                 self._count[item] += 1
-                known.append(item)
 
     def forget(self, customers: Collection[str]) -> list[str]:
         """Take customers' purchases out, as if there had been none; the rest is counted anew, beside what is read.

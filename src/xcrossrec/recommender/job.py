@@ -126,14 +126,16 @@ def recommend_batch(
     source = open_users(users)
     recommender.check(asked)
     groups = source.metadata.num_row_groups
-    done = _made_of(out) == job
-    if out.exists() and not done and not overwrite:
-        raise DataError(f"{out} exists and is not this job's: choose another --out, or give --overwrite")
+    found = _made_of(out)
+    done = found == job
+    if out.exists() and not done and not (overwrite and found):
+        remedy = "give --overwrite" if found else "remove it"
+        raise DataError(f"{out} exists and is not this job's: choose another --out, or {remedy}")
     with Parts.claimed(out, job, overwrite=overwrite) as parts:
         if done:
             return _report(out, groups, groups)
         with stage("recommending", "users") as bar:
-            total, blocks = source.metadata.num_rows, {_name(group): group for group in range(groups)}
+            total, blocks = source.metadata.num_rows, {f"{group:06d}": group for group in range(groups)}
             if engine.here:
                 here = partial(_answering, lambda: recommender, users, asked, lambda users: bar.at(users, total))
                 resumed = parts.complete(engine, here, blocks)
@@ -157,6 +159,8 @@ def open_users(path: Path | str) -> pq.ParquetFile:
         source = pq.ParquetFile(path)
     schema = source.schema_arrow
     check_columns(f"the users' file {path}", schema.names, (USER,))
+    if pa.types.is_nested(user := schema.field(USER).type) or user in (pa.binary(), pa.large_binary()):
+        raise DataError(f"the column {USER} of {path} is of type {user}: write ids as text or as whole numbers")
     kind = schema.field(HISTORY).type if HISTORY in schema.names else pa.list_(pa.string())
     if kind not in [of(text) for of in (pa.list_, pa.large_list) for text in (pa.string(), pa.large_string())]:
         raise DataError(f"the column {HISTORY} of {path} is of type {kind}: write a list of text, ids and titles")
@@ -228,10 +232,6 @@ def _schema(user_id: pa.DataType) -> pa.Schema:
 # ---- files
 
 
-def _name(group: int) -> str:
-    return f"{group:06d}"
-
-
 def _join(parts: Parts, out: Path, job: Job, groups: int, user_id: pa.DataType) -> None:
     """Make the output of all parts, a row group each."""
     schema = _schema(user_id).with_metadata({_KEY: json.dumps(job)})
@@ -240,7 +240,7 @@ def _join(parts: Parts, out: Path, job: Job, groups: int, user_id: pa.DataType) 
         pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
     ):
         for group in range(groups):
-            part = pq.read_table(pa.BufferReader(parts.read(_name(group))))
+            part = pq.read_table(pa.BufferReader(parts.read(f"{group:06d}")))
             writer.write_table(part.cast(_schema(user_id)), row_group_size=max(part.num_rows, 1))
 
 

@@ -74,18 +74,18 @@ class Served:
         self._finish_forgetting()
         # another copy for explanations and writes, which would hold up the answers
         self._second = Recommender(second_of(model), store, pair_limit=limit, bought=self.recommender.bought)
-        self._of_second = Lock()
+        self._of_second = Lock()  # one thread at a time uses it
         on_start = partial(torch.set_num_threads, torch.get_num_threads())  # each thread has a number of its own
         self.answers = Answering(spec.name, self.recommender, settings, metrics, on_start)
         self.reasons: Worker[Question | Answer, tuple[int, list[Explanation]]] = Worker(
             f"{spec.name}-reasons",
-            self._one(self._explain),
+            partial(_one_by_one, self._explain),
             queue=min(REASONS_QUEUE, settings.queue),
             on_start=on_start,
         )
         queue = min(WRITES_QUEUE, settings.queue)
         self.writes: Worker[Sequence[ItemToStore] | Sequence[str] | ForgetRequest, dict[str, Any]] = Worker(
-            f"{spec.name}-writes", self._one(self._write), queue=queue, on_start=on_start
+            f"{spec.name}-writes", partial(_one_by_one, self._write), queue=queue, on_start=on_start
         )
         self.purchases: Worker[tuple[Sequence[Purchase], bool], dict[str, Any]] = Worker(
             f"{spec.name}-purchases", self._add_purchases, queue=queue, batch=PURCHASES_AT_ONCE, on_start=on_start
@@ -135,19 +135,11 @@ class Served:
         for worker in (self.answers, self.reasons, self.writes, self.purchases):
             worker.join()
 
-    def _one(self, work: Callable[[Any], Any]) -> Callable[[Sequence[Any]], list[Any]]:
-        """Answer questions one by one, while no other thread uses the second model."""
-
-        def run(questions: Sequence[Any]) -> list[Any]:
-            with self._of_second:
-                return [or_error(partial(work, question)) for question in questions]
-
-        return run
-
     def _explain(self, asked: Question | Answer) -> tuple[int, list[Explanation]]:
         """Say why the items of an answer have their scores, and of which version of the catalogue they are."""
-        answer = self._second.ask(asked) if isinstance(asked, Question) else asked
-        return answer.version, self._second.explain_answer(answer)
+        with self._of_second:
+            answer = self._second.ask(asked) if isinstance(asked, Question) else asked
+            return answer.version, self._second.explain_answer(answer)
 
     def _finish_forgetting(self) -> None:
         """Take out of the bundle's folder who was forgotten in the catalogue, by a process that died before it did."""
@@ -176,7 +168,9 @@ class Served:
         else:
             text = encoder_of(self._second.model).text
             items = [item.stored(text) for item in asked if isinstance(item, ItemToStore)]
-            done, count = "written", self.store.upsert(items, encode_items(self._second.model, items))
+            with self._of_second:
+                vectors = encode_items(self._second.model, items)
+            done, count = "written", self.store.upsert(items, vectors)
         return {"catalog_version": self.store.version, done: count}
 
     def _add_purchases(self, asked: Sequence[tuple[Sequence[Purchase], bool]]) -> Sequence[dict[str, Any] | Exception]:
@@ -210,6 +204,10 @@ class Served:
             )
         left_out = {"unknown": unknown} if skip_unknown else {}
         return [purchase for purchase in purchases if purchase.item_id not in unknown], left_out
+
+
+def _one_by_one(work: Callable[[Any], Any], questions: Sequence[Any]) -> list[Any]:
+    return [or_error(partial(work, question)) for question in questions]
 
 
 def load(spec: Spec, base: str | None = None) -> tuple[Model, dict[str, Any]]:
