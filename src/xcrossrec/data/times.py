@@ -12,7 +12,7 @@ import polars as pl
 
 from xcrossrec.types import TIMESTAMP
 
-TimeUnit: TypeAlias = Literal["s", "ms", "us", "ns", "iso"]
+TimeUnit: TypeAlias = Literal["s", "ms", "us", "ns", "iso", "mdy", "dmy"]
 SUBSECOND = "subsecond"  # nanoseconds beside the timestamp, until rows are in order
 ONE_UNIT = "the first time is; give all of them in one unit"
 PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -24,6 +24,8 @@ _WRITTEN = re.compile(
     r"(?:[T ,]+(\d\d?):(\d\d)(?::(\d\d))?([.,]\d+)?(?: ?([AP])M)?)?(Z|[+-]\d\d:?\d\d)?",
     re.IGNORECASE,
 )
+_SLASHES = r"^(\d\d?)/(\d\d?)/(\d{4})"
+_TURNED: dict[TimeUnit, str] = {"mdy": "$3-$1-$2", "dmy": "$3-$2-$1"}
 _OFFSET = r"(Z|[+-]\d\d:?\d\d)$"
 # Seconds of the years 2000 to 5138. In a finer unit the same number is a day of 1970 (up to 1973): the unit
 # is then wrong.
@@ -34,11 +36,16 @@ def unit_of(values: pl.Series) -> TimeUnit:
     """Tell the unit of times by the first that is there: what is no number, or reads 20260131, is ISO 8601.
 
     Of other numbers, those below 10^11 are seconds (until the year 5138), others milliseconds below 10^14, and so on.
+    Of 1/31/2026 and 31/1/2026 a number above 12 tells which is the day; where none does, or both, they are not read.
     """
     if values.dtype.is_temporal():
         return "iso"
     text = values.drop_nulls().head(1).cast(pl.String).str.strip_chars()
     first = text.cast(pl.Float64, strict=False)
+    if text.str.contains(_SLASHES).any():
+        days = values.cast(pl.String).str.strip_chars().str.extract_groups(_SLASHES).struct.unnest()
+        late = [bool((days[group].cast(pl.Int64) > 12).any()) for group in ("1", "2")]
+        return "iso" if late[0] == late[1] else "dmy" if late[0] else "mdy"
     if first.null_count() or text.str.contains(_COMPACT).any():
         return "iso"
     size = abs(float(first.max() or 0))  # type: ignore[arg-type]
@@ -51,9 +58,10 @@ def times(values: pl.Series, unit: TimeUnit) -> pl.DataFrame:
         return _parts(values.to_physical(), PER_SECOND[values.dtype.time_unit])
     if values.dtype == pl.Date:
         return _parts(values.to_physical().cast(pl.Int64) * 86_400, 1)
-    if unit != "iso":
+    if unit in PER_SECOND:
         return _numbers(values, PER_SECOND[unit])
-    return _iso(values.cast(pl.String).str.strip_chars().str.strip_suffix(".0"))
+    text = values.cast(pl.String).str.strip_chars().str.strip_suffix(".0")
+    return _iso(text.str.replace(_SLASHES, _TURNED[unit]) if unit in _TURNED else text)
 
 
 def _parts(numbers: pl.Series, per: int) -> pl.DataFrame:
@@ -137,7 +145,7 @@ def faults(
 ) -> Iterator[tuple[pl.Series, str]]:
     """Tell which values are no times, and why: not understood, of another age, or in another unit (``remedy``)."""
     stamps = moments[TIMESTAMP]
-    counted = unit != "iso" and not values.dtype.is_temporal()
+    counted = unit in PER_SECOND and not values.dtype.is_temporal()
     written = "is not an ISO 8601 time: write 2026-01-31 14:05:00, all in one column (01/02/2026 may be two days)"
     number = f"is not a number of {unit} since 1970: mend it, all times of a table are in one unit"
     yield stamps.is_null(), number if counted else written

@@ -178,7 +178,7 @@ def test_what_databases_write_for_nothing_is_nothing(tmp_path: Path) -> None:
         (lambda: Recipe(repeats=None), "repeats is None: choose one of drop, keep, first"),
         (lambda: Recipe(unknown_items="keep"), "unknown_items is 'keep': choose one of error, drop"),
         (lambda: Inputs("x.csv", incomplete="keep"), "incomplete is 'keep': choose one of error, drop"),
-        (lambda: Columns(time_unit="min"), "time_unit is 'min': choose one of s, ms, us, ns, iso"),
+        (lambda: Columns(time_unit="min"), "time_unit is 'min': choose one of s, ms, us, ns, iso, mdy, dmy"),
         (lambda: Condition("qty", "==", "1"), "relation is '==': choose one of =, !=, <, <=, >, >="),
     ],
 )
@@ -188,7 +188,7 @@ def test_a_setting_that_does_not_exist_is_refused(make: Callable[[], Any], messa
 
 
 def test_dates_that_may_be_two_days_are_told_how_to_be_written(tmp_path: Path) -> None:
-    for time in ("01/31/2026", "14:05"):
+    for time in ("01/02/2026", "14:05"):
         path = put(tmp_path / "x.csv", f"user,sku,name,date\nu,a,A,{time}\n")
         with pytest.raises(DataError, match=f"'{time}' is not an ISO 8601 time: write 2026-01-31 14:05:00, all in one"):
             titles(path)
@@ -240,3 +240,34 @@ def test_a_shop_s_products_are_found_by_their_variants(tmp_path: Path) -> None:
 def test_empty_cells_behind_a_row_are_nothing(tmp_path: Path) -> None:
     rows = ["u,a,Hat,1,2026-01-01,,", "u,b,Cap,1,2026-01-02,", "u,c,Sock,1,2026-01-03"]
     assert titles(put(tmp_path / "x.csv", bought(*rows))) == ["Hat", "Cap", "Sock"]
+
+
+@pytest.mark.parametrize(
+    ("days", "order"),
+    [
+        (["1/31/2026 2:05 PM", "02/01/2026"], "ab"),
+        (["31/01/2026 14:05", "01/02/2026 09:00"], "ab"),
+        (["1/2/2026 10:00", "1/13/2026"], "ab"),
+        (["1/2/2026", "13/1/2026"], "ba"),
+    ],
+)
+def test_a_number_above_12_tells_day_and_month(tmp_path: Path, days: list[str], order: str) -> None:
+    path = put(tmp_path / "x.csv", bought(*(f"u,{sku},Hat,1,{day}" for sku, day in zip("ab", days, strict=True))))
+    domain = import_domain("d", None, Inputs(path), Recipe(split="none"))
+    assert domain.interactions["train"]["item_id"].to_list() == list(order)
+
+
+@pytest.mark.parametrize("days", [["1/31/2026", "31/1/2026"], ["13/13/2026", "1/1/2026"], ["1/31/2026", "31.1.2026x"]])
+def test_days_and_months_that_contradict_one_another_are_refused(tmp_path: Path, days: list[str]) -> None:
+    with pytest.raises(DataError, match="is not an ISO 8601 time: write 2026-01-31"):
+        titles(put(tmp_path / "x.csv", bought(*(f"u,a,Hat,1,{day}" for day in days))))
+
+
+def test_a_blank_before_quotes_is_no_part_of_a_text(tmp_path: Path) -> None:
+    rows = ['u, a, "Hat, red", 1, 2026-01-01', 'u, b, "Cap ""L""", 1, 2026-01-02']
+    assert titles(put(tmp_path / "x.csv", bought(*rows))) == ["Hat, red", 'Cap "L"']
+    head = '"user", "sku", "name", "date"\n"u", "a", "Hat", "2026-01-01"\n'
+    assert titles(put(tmp_path / "y.csv", head)) == ["Hat"]
+    assert titles(put(tmp_path / "z.csv", bought('u,a,"He said, ""hello"", twice",1,2026-01-01'))) == [
+        'He said, "hello", twice'
+    ]

@@ -64,8 +64,9 @@ class Columns:
         price: a number, perhaps with a currency.
         in_stock: yes or no, or how many.
         history: of ready splits, what the user bought before: ids with blanks between them.
-        time_unit: s, ms, us or ns since 1970, or iso for ISO 8601 text (UTC where it names no zone); None takes
-            the unit that the first time is in, and every other time of the file must be in it too.
+        time_unit: s, ms, us or ns since 1970, iso for ISO 8601 text (UTC where it names no zone), mdy for 1/31/2026 or
+            dmy for 31/1/2026; None takes the unit that the first time is in, and every other time of the file must be
+            in it too.
     """
 
     user: str | None = None

@@ -208,7 +208,7 @@ def _rows_of(lines: Iterator[str], text: Text, width: int, how: Mapping[str, Any
 
     def noted() -> Iterator[str]:
         for line in chain(lines, [_END]):
-            taken.append(null.sub(r"\\\\N", line) if how["escapechar"] else line)
+            taken.append(null.sub(r"\\\\N", line) if "escapechar" in how else line)
             yield taken[-1]
 
     rows = csv.reader(noted(), **how)

@@ -81,25 +81,29 @@ class Source:
     @cached_property
     def first_row(self) -> list[str]:
         """The first row of a table of text."""
-        rows = csv.reader(self._head.splitlines(keepends=True), **self._how(escaped=False))
+        rows = csv.reader(self._head.splitlines(keepends=True), **self.how)
         return [name.strip() for name in next((row for row in rows if row), [])]
 
-    def _how(self, *, escaped: bool) -> Mapping[str, Any]:
-        """What Python's own reader is to know."""
-        quoting = csv.QUOTE_NONE if self.form == "recbole" else csv.QUOTE_MINIMAL
-        return {"delimiter": self.separator, "quoting": quoting, "escapechar": "\\" if escaped else None}
-
     @cached_property
-    def escaped(self) -> bool:
-        """Whether a backslash stands before quotes inside a text (MySQL, Hive, Spark): more rows are whole, read so."""
-        if self.form != "csv" or not re.search(rf'\\["{re.escape(self.separator)}]', self._head):
-            return False
-        whole = {True: 0, False: 0}
-        for escaped in whole:
-            with suppress(csv.Error):
-                for row in csv.reader(self._head.splitlines(keepends=True), strict=True, **self._how(escaped=escaped)):
-                    whole[escaped] += len(row) == len(self.names)
-        return whole[True] > whole[False]
+    def how(self) -> Mapping[str, Any]:
+        """What Python's own reader is to know.
+
+        Beside the separator that may be a backslash before quotes inside a text, as MySQL, Hive and Spark write them,
+        or a blank before those around it: if more rows are whole, read so.
+        """
+        quoting = csv.QUOTE_NONE if self.form == "recbole" else csv.QUOTE_MINIMAL
+        usual: Mapping[str, Any] = {"delimiter": self.separator, "quoting": quoting}
+        cut = re.escape(self.separator)
+        others: Mapping[str, Any] = {rf'\\["{cut}]': {"escapechar": "\\"}, rf'{cut} +"': {"skipinitialspace": True}}
+        found = [way for mark, way in others.items() if self.form == "csv" and re.search(mark, self._head)]
+        return max((usual, *({**usual, **way} for way in found)), key=self._whole_rows) if found else usual
+
+    def _whole_rows(self, how: Mapping[str, Any]) -> int:
+        """Count the first rows of the header's width without a quote before a value, until one cannot be read."""
+        rows: list[list[str]] = []
+        with suppress(csv.Error):
+            rows.extend(csv.reader(self._head.splitlines(keepends=True), strict=True, **how))
+        return sum(len(row) == len(rows[0]) and not any(cell.lstrip()[:1] == '"' for cell in row) for row in rows)
 
     @cached_property
     def _head(self) -> str:
@@ -212,7 +216,7 @@ class Source:
         )
         if self.form == "jsonl":
             return replace(self, path=copies.json_lines(text, self.reading.folder, self.reading.loose), rewritten=True)
-        path = copies.rewrite_table(text, self.names, self._how(escaped=self.escaped), self.reading.folder)
+        path = copies.rewrite_table(text, self.names, self.how, self.reading.folder)
         reading = replace(self.reading, names=self.names, separator=self.separator)
         return Source(path, self.shown, "csv", reading, rewritten=True)
 
@@ -311,7 +315,7 @@ def _source(path: Path, shown: str, form: Form | None, reading: Reading) -> Sour
         _ = source.types
     except (pl.exceptions.PolarsError, OSError):  # an array, a mark, NaN, Python literals
         return source.rewrite()
-    return source.rewrite() if source.escaped else source
+    return source.rewrite() if found == "csv" and len(source.how) > 2 else source
 
 
 def _on_one_line(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
