@@ -71,6 +71,8 @@ class Gate:
 
     async def _pass(self, visit: _Visit, receive: Receive) -> None:
         headers, path = Headers(scope=visit.scope), visit.scope["path"]
+        if len(hosts := headers.getlist("host")) > 1:
+            raise Problem(400, "host", f"the request has {len(hosts)} Host headers: send one")
         if not self._readers:
             self._check_host(headers.get("host", ""))
         elif path not in _OPEN and not path.startswith("/static/"):

@@ -78,6 +78,11 @@ def test_an_unknown_query_parameter_is_refused_by_its_name(shop: Any) -> None:
         assert said in sentence(shop.ask(method, address, **more), 422, "invalid")
 
 
+def test_a_request_is_for_one_host(shop: Any) -> None:
+    answer = shop.ask("GET", "/healthz", headers=[("Host", "localhost"), ("Host", "shop.example")])
+    assert sentence(answer, 400, "host") == "the request has 2 Host headers: send one"
+
+
 def test_a_range_is_passed_over_since_all_is_small(shop: Any) -> None:
     for path in ("/", "/static/app.js"):
         whole = shop.ask("GET", path).content
