@@ -221,10 +221,11 @@ def _rows_of(lines: Iterator[str], text: Text, width: int, how: Mapping[str, Any
                     f"{text.shown}, line {last + 1}: a quote is never closed, so that all that follows is one text: "
                     "close it, or write quotes inside a text twice"
                 )
-            if (len(taken) > 1 or len(row) < width) and _run_on(taken, width, how):
+            if (len(taken) > 1 or len(row) < width or '\\"' in taken[0]) and _run_on(taken, width, how):
+                place = f"line {last + 1}" if len(taken) == 1 else f"lines {last + 1} to {rows.line_num}"
                 raise DataError(
-                    f"{text.shown}, lines {last + 1} to {rows.line_num}: quotes do not come in pairs, so that rows run "
-                    "into one another: close each, or write quotes inside a text twice"
+                    f"{text.shown}, {place}: quotes do not come in pairs, so that rows or "
+                    "values run into one another: close each, or write quotes inside a text twice"
                 )
             last = rows.line_num
             taken.clear()

@@ -135,7 +135,8 @@ def _selected(
     selected = [pl.col(_ID).alias(ITEM), (title if mend is None else mend(title)).alias(TITLE)]
     fields = {role: name for role in FIELDS if (name := getattr(named, role)) is not None}
     selected += [item_field(role, name, present[name]) for role, name in fields.items()]
-    typed = [(role, fields[role]) for role in _ODD if role in fields and present[fields[role]] == pl.String]
+    texts = (pl.String, pl.Categorical, pl.Enum)
+    typed = [(role, fields[role]) for role in _ODD if role in fields and isinstance(present[fields[role]], texts)]
     selected += [not_understood(role, name, present[name]).alias(_ODD[role]) for role, name in typed]
     wanted = [name for name in (named.item, named.title, *fields.values()) if name is not None]
     if others:

@@ -30,7 +30,7 @@ T = TypeVar("T")
 BATCH_ROWS = 1 << 18
 _FOUND_SEPARATORS = ",;\t|"
 _INFERRED_ROWS = 1000  # of JSON, for its keys
-_BREAKS = "__breaks"
+_ODD = "__odd"
 _ATOMIC_SUFFIXES = (".inter", ".item", ".user")
 
 
@@ -196,9 +196,9 @@ class Source:
             told = [pl.lit(value).alias(name) for name, value in self.folders.items()]
             frame = _flattened(self._scan(wanted), wanted).with_columns(told).select(wanted).fill_nan(None)
             texts = self.every if self.form == "csv" and not self.rewritten and copies.has_quotes(self.path) else []
-            several = [pl.col(name).str.contains("\n", literal=True) for name in texts]
-            frame = frame.select(*selected, pl.any_horizontal(pl.lit(value=False), *several).alias(_BREAKS))
-            return use(_on_one_line(frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)))
+            odd = [pl.col(name).str.contains_any(["\n", "\\"]) for name in texts]
+            frame = frame.select(*selected, pl.any_horizontal(pl.lit(value=False), *odd).alias(_ODD))
+            return use(_plain(frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)))
         except BaseException as error:
             if not (isinstance(error, (pl.exceptions.PolarsError, OSError)) or is_panic(error)):
                 raise
@@ -318,12 +318,12 @@ def _source(path: Path, shown: str, form: Form | None, reading: Reading) -> Sour
     return source.rewrite() if found == "csv" and len(source.how) > 2 else source
 
 
-def _on_one_line(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Refuse texts of several lines: whether rows ran into one another there is seen when they are copied."""
+def _plain(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Refuse texts of several lines or with backslashes: whether their quotes come in pairs is seen by copying them."""
     for batch in batches:
-        if batch[_BREAKS].any():
-            raise pl.exceptions.ComputeError("a text has several lines")
-        yield batch.drop(_BREAKS)
+        if batch[_ODD].any():
+            raise pl.exceptions.ComputeError("a text has several lines, or a backslash")
+        yield batch.drop(_ODD)
 
 
 _TITLES: Mapping[Form, str] = {"csv": "CSV", "parquet": "Parquet", "jsonl": "JSON Lines", "recbole": "RecBole"}
