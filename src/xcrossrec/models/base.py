@@ -130,8 +130,9 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
         raise
     except Exception as error:
         # Whatever the cause inside transformers (network, missing or broken file), the user needs one sentence.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
-            f"base model {name!r} cannot be loaded ({_first_line(error)}): give a folder with config.json, "
+            f"base model {name!r} cannot be loaded ({lines[0][:200]}): give a folder with config.json, "
             f"tokenizer and safetensors weights, a hub name, or {DEFAULT_BASE!r} for the embedded model"
         ) from error
     if getattr(backbone, "pooler", None) is not None:
@@ -242,7 +243,3 @@ def quiet_progress() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -101,7 +101,9 @@ class DualBatches(UserBatches):
         rng = self._rng(users)
         sequences = [self._newest(user) for user in users]
         drawn = rng.integers(len(self.titles), size=self.sampled_negatives)
-        items = self._by_length(np.unique(np.concatenate([*map(np.asarray, sequences), drawn])).tolist())
+        assert self.lengths is not None
+        encoded = np.unique(np.concatenate([*sequences, drawn]))
+        items = encoded[np.argsort(self.lengths[encoded], kind="stable")].tolist()  # of like length together
         place = {row: number for number, row in enumerate(items)}
         places = [torch.tensor([place[row] for row in sequence]) for sequence in sequences]
         structure = {
@@ -117,11 +119,6 @@ class DualBatches(UserBatches):
                     batch |= {f"{name}{number}_{key}": value for key, value in features.items()}
         batch["label"] = structure
         return batch
-
-    def _by_length(self, items: list[int]) -> list[int]:
-        lengths = self.lengths
-        assert lengths is not None
-        return sorted(items, key=lambda row: (int(lengths[row]), row))
 
     def _membership(self, users: Sequence[int], items: Sequence[int]) -> Tensor:
         """Which encoded items a user has anywhere in the whole sequence: never that user's negatives."""

@@ -73,8 +73,18 @@ class FastPass:
         kind = features["input_ids"].device.type
         mixed = torch.is_autocast_enabled(kind)
         products = torch.get_autocast_dtype(kind) if mixed else _PRODUCTS[self._owner.precision]
+        types = NumberTypes(products, not mixed)
         with torch.autocast(kind, enabled=False):
-            return _states(packed, features, NumberTypes(products, not mixed), combine, self._owner.pair_attention)
+            if "candidate" in features:
+                shares = unwrapped(packed.backbone).config.model_type == "bert"  # others restart positions another way
+                return packed.of_shared_pairs(features, types, combine) if shares else None
+            mask = features["attention_mask"]
+            pairs = bool((features.get("segments", mask) < 0).any())
+            texts = None if pairs and self._owner.pair_attention == "shared" else PackedTexts.of(mask)
+            if texts is None:
+                return None
+            keep = not pairs  # a pair hardly comes twice
+            return packed.of_texts(features["input_ids"], texts, types, combine, keep=keep)
 
     def forget(self) -> None:
         """Free what training kept of the texts that it saw."""
@@ -100,17 +110,3 @@ class FastPass:
         if self._pass is None or self._pass.backbone is not backbone:
             self._pass = PackedPass(backbone, self._streams, self._mixers)
         return self._pass if self._pass.folded.can_be_made() else None
-
-
-def _states(
-    packed: PackedPass, features: Mapping[str, Any], types: NumberTypes, combine: Combine, pair_attention: PairAttention
-) -> Float[Tensor, "batch token dim"] | None:
-    if "candidate" in features:
-        shares = unwrapped(packed.backbone).config.model_type == "bert"  # others restart positions another way
-        return packed.of_shared_pairs(features, types, combine) if shares else None
-    mask = features["attention_mask"]
-    pairs = bool((features.get("segments", mask) < 0).any())
-    texts = None if pairs and pair_attention == "shared" else PackedTexts.of(mask)
-    if texts is None:
-        return None
-    return packed.of_texts(features["input_ids"], texts, types, combine, keep=not pairs)  # a pair hardly comes twice

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -88,13 +87,10 @@ class FoldedLayers:
     def _fold(self, dtype: torch.dtype, with_gradients: bool) -> list[Layer]:
         model = unwrapped(self.backbone)
         names, activation = names_of(model), model.config.hidden_act
-        weights = partial(_to_train_through if with_gradients else _to_multiply, dtype=dtype)
+
+        def weights(module: nn.Module) -> list[Weights]:
+            if with_gradients:
+                return trained_weights(module, dtype) or folded_weights(module, dtype)
+            return [Weights(reordered(each.weight), each.bias) for each in folded_weights(module, dtype)]
+
         return [Layer.of(plain_layer(layer), names, activation, weights) for layer in model.encoder.layer]
-
-
-def _to_train_through(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
-    return trained_weights(module, dtype) or folded_weights(module, dtype)
-
-
-def _to_multiply(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
-    return [Weights(reordered(w.weight), w.bias) for w in folded_weights(module, dtype)]

@@ -73,12 +73,8 @@ class KeptStates:
             sizes = torch.tensor([lengths[number] for number in missing.values()])
             for key, states in zip(missing, compute(input_ids[rows, : int(sizes[-1])], sizes), strict=True):
                 found[key] = states
-                self._add(key, states)
+                size = states.numel() * states.element_size()
+                if self.bytes + size <= _KEPT_BYTES:
+                    self.states[key] = states
+                    self.bytes += size
         return torch.cat([found[key] for key in keys], dim=1)
-
-    def _add(self, key: TextKey, states: TextStates) -> None:
-        """Keep a text's states if there is room."""
-        size = states.numel() * states.element_size()
-        if self.bytes + size <= _KEPT_BYTES:
-            self.states[key] = states
-            self.bytes += size
