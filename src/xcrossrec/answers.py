@@ -207,7 +207,7 @@ class Explanation:
 
     def _source_sentences(self) -> list[str]:
         if not self.sources:
-            return ["The model has one source, so nothing was integrated."]
+            return ["This model combines no other categories."]
         if self.integration_effect is None:
             parts = [f"{share.source} {share.stream_effect:+.3f}" for share in self.sources]
             return [

@@ -161,7 +161,7 @@ def test_a_model_of_one_source_says_so(open_page: Opened) -> None:
     page = open_page(link(TRAIN, model="lora"))
     ranking(page)
     page.get_by_text("Why?").first.click()
-    page.get_by_text("This model has one source, so nothing was integrated.").wait_for()
+    page.get_by_text("This model combines no other categories.").wait_for()
     assert page.locator(".heat").count() == 0
     assert page.locator(".matched").count() == 1
 
