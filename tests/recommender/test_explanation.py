@@ -181,4 +181,4 @@ def test_a_single_adapter_recommends_and_explains_without_sources(tiny_models: A
     explanation: Explanation = recommender.explain(["i0"], recommender.recommend(["i0"])[0].item_id)
     assert explanation.sources == ()
     assert explanation.integration_effect is None
-    assert "one source" in str(explanation)
+    assert "combines no other categories" in str(explanation)
