@@ -94,7 +94,7 @@ def page(points: Points) -> str:
     """
     parts = [f"## {HEADINGS[each]}\n\n{text_table(points, each)}" for each in points.suite.negatives or NEGATIVES]
     head = f"Made by `python -m xcrossrec_lab.report.texts` from the suite `{points.suite.name}`."
-    return "\n\n".join(["# What the item's text is worth after training", f"{head} {HOW_TO_READ}", *parts]) + "\n"
+    return "\n\n".join(["# What the item's text is worth after training", f"{head}\n{HOW_TO_READ}", *parts]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
