@@ -244,12 +244,12 @@ def _run_on(lines: Sequence[str], width: int, how: Mapping[str, Any]) -> bool:
         return True
 
 
-def has_quotes(path: Path) -> bool:
-    """Whether a quote is in a file, or may be."""
+def holds(path: Path, mark: bytes) -> bool:
+    """Whether some bytes are in a file, or may be."""
     if packing(path) != "plain":
         return True
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(b'"') >= 0
+        return content.find(mark) >= 0
 
 
 def json_lines(text: Text, folder: Path, loose: bool) -> Path:

@@ -195,8 +195,9 @@ class Source:
         try:
             told = [pl.lit(value).alias(name) for name, value in self.folders.items()]
             frame = _flattened(self._scan(wanted), wanted).with_columns(told).select(wanted).fill_nan(None)
-            texts = self.every if self.form == "csv" and not self.rewritten and copies.has_quotes(self.path) else []
-            odd = [pl.col(name).str.contains_any(["\n", "\\"]) for name in texts]
+            texts = self.every if self.form == "csv" and not self.rewritten and copies.holds(self.path, b'"') else []
+            marks = ["\n", "\\"] if texts and copies.holds(self.path, b'\\"') else ["\n"]
+            odd = [pl.col(name).str.contains_any(marks) for name in texts]
             frame = frame.select(*selected, pl.any_horizontal(pl.lit(value=False), *odd).alias(_ODD))
             return use(_plain(frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)))
         except BaseException as error:
@@ -319,10 +320,10 @@ def _source(path: Path, shown: str, form: Form | None, reading: Reading) -> Sour
 
 
 def _plain(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Refuse texts of several lines or with backslashes: whether their quotes come in pairs is seen by copying them."""
+    """Refuse texts that may have run into one another: whether their quotes come in pairs is seen by copying them."""
     for batch in batches:
         if batch[_ODD].any():
-            raise pl.exceptions.ComputeError("a text has several lines, or a backslash")
+            raise pl.exceptions.ComputeError("a text has several lines, or backslashes before quotes")
         yield batch.drop(_ODD)
 
 
