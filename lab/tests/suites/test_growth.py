@@ -71,7 +71,6 @@ def test_every_text_is_ranked_alone_and_with_the_purchases_of_each_budget(suite:
     assert names(suite) == [
         *(f"{start}/popularity/{budget}" for budget in ("16-s0", "16-s1", "all-s0")),
         *(f"{start}/untrained-centered-co/{budget}" for budget in ("16-s0", "16-s1", "all-s0")),
-        *(f"{start}/untrained-centered-co5/{budget}" for budget in ("16-s0", "16-s1", "all-s0")),
         f"{start}/untrained-centered-learned/all-s0",
         f"{start}/untrained-centered/no-s0",
     ]
@@ -83,7 +82,7 @@ def test_what_is_finished_is_not_run_again_and_vectors_rank_anew(suite: Suite, c
     assert capsys.readouterr().out == ""
     (cell, _) = next(iter(growth.asked_cells(suite)))
     files = growth.Files(suite.out)
-    (again, _) = growth.with_copurchases(cell, [(16, 0)])
+    (again,) = growth.with_copurchases(cell, [(16, 0)])
     before = files.results(again).read_bytes(), json.loads(files.record(again).read_text())
     files.record(again).unlink()
     files.results(again).unlink()

@@ -41,6 +41,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "ease": Kind("ease:ease", draws=False),
         "tfidf": Kind("counting:tfidf", learns=False),
         "untrained": Kind("sources:untrained_base", learns=False),
+        "tsdae": Kind("catalogue_only:denoised", learns=False),
         "source": Kind("sources:source_alone", learns=False, uses_sources=True),
         "mean-of-sources": Kind("sources:mean_of_sources", learns=False, uses_sources=True),
         "merged-linear": Kind("merging:merged_linear", learns=False, uses_sources=True),

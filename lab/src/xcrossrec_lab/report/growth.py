@@ -21,14 +21,14 @@ from xcrossrec.types import NEGATIVES, USER, Negatives
 from xcrossrec_lab.report.many_comparisons import holm_adjusted
 from xcrossrec_lab.report.resampling import compare_many, interval, relative_interval
 from xcrossrec_lab.suites.cells import ALL, NO_BUDGET
-from xcrossrec_lab.suites.growth import CO, COUNTING, FIXED, LATER, LEARNED, Files, asked_cells, with_copurchases
+from xcrossrec_lab.suites.growth import CO, COUNTING, LATER, LEARNED, Files, asked_cells, with_copurchases
 from xcrossrec_lab.suites.suite import Suite
 
 PerUser: TypeAlias = Float64[np.ndarray, " user"]
 TEXT = "untrained-centered"
 """Text alone, without any training."""
 
-OURS = ("merged-lora-co", "merged-lora-later", "untrained-centered-co", "untrained-centered-co5")
+OURS = ("merged-lora-co", "merged-lora-later", "untrained-centered-co")
 """The default of `train target`, with so many users or with more purchases counted later; else text and purchases."""
 
 QUOTED = (
@@ -112,14 +112,14 @@ def name_of(budget: int) -> str:
 
 def shown(method: str) -> str:
     """A method as a row's title."""
-    said = {"": "", CO: " + co-purchases", FIXED: " + co-purchases, weight 5"}
+    said = {"": "", CO: " + co-purchases"}
     said |= {LATER: ", trained before, + co-purchases", LEARNED: " + all earlier purchases"}
     return text_of(method) + said[method.removeprefix(text_of(method))]
 
 
 def text_of(method: str) -> str:
     """A method's name without what is said of its co-purchases."""
-    return next((method.removesuffix(end) for end in (CO, FIXED, LATER, LEARNED) if method.endswith(end)), method)
+    return next((method.removesuffix(end) for end in (CO, LATER, LEARNED) if method.endswith(end)), method)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -44,9 +44,6 @@ RANKED_USERS = 5000
 CO = "-co"
 """Behind a text method's name: with the co-purchase term, its weight chosen as `train target` chooses it."""
 
-FIXED = "-co5"
-"""With the expected weight."""
-
 LATER = "-later"
 """As trained with the most users that it is trained with, and the purchases of more users, counted later and without
 training; weight as chosen with these."""
@@ -188,8 +185,7 @@ def with_copurchases(cell: Cell, budgets: Sequence[tuple[int, int]]) -> list[Cel
     cells = []
     for budget, seed in budgets:
         own = cell.budget in (NO_BUDGET, budget)
-        named = [FIXED, CO] if own else [LATER]
-        named += [LEARNED] if budget == ALL else []
+        named = [CO if own else LATER, *([LEARNED] if budget == ALL else [])]
         cells += [replace(cell, method=cell.method + suffix, budget=budget, seed=seed) for suffix in named]
     return cells
 
@@ -339,15 +335,13 @@ def _rank_with_purchases(
     task = make_task(suite, replace(plain, budget=cell.budget, seed=cell.seed), domain, files.root / "work")
     assert isinstance(text.scorer, VectorScorer)
     suffix = cell.method.removeprefix(plain.method)
-    if suffix == FIXED:
-        scorer = fixed(task, text)
-    elif suffix in (CO, LATER):
+    if suffix in (CO, LATER):
         scorer = chosen(task, text, text.scorer.of_items)
     else:
         counted = domain.frame("validation" if suite.split == "test" else "train")
         known = files.record(replace(cell, method=plain.method + (CO if plain.budget == NO_BUDGET else LATER)))
         scorer = replace(fixed(task, text, counted), weight=json.loads(known.read_text(encoding="utf-8"))["weight"])
-    evaluation = _rank(suite, files, scorer, ranked)
+    evaluation = _rank(suite, files, Remembered(scorer), ranked)
     about = {"method": cell.method, "users": len(task.users), **scorer.about}
     files.write(cell, evaluation, record | about)
 
