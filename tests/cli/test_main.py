@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 
@@ -47,6 +48,24 @@ def test_expected_failures_are_one_sentence_and_exit_2(error: Exception) -> None
     result = RUNNER.invoke(failing(error), ["fail"])
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == "error: got 1, expected 2\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), "x...: File name too long: choose a shorter"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a"), "/a: Permission denied: ask for access to it, or"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/a"), "/a: Is a directory: check that it is what you"),
+        (OSError("no more threads"), "no more threads"),
+    ],
+)
+def test_what_the_system_refuses_is_said_with_a_remedy(error: OSError, said: str) -> None:
+    result = RUNNER.invoke(failing(error), ["fail"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert said in result.stderr
+    assert "Errno" not in result.stderr
+    assert len(result.stderr) < 200
 
 
 def test_interruption_exits_130() -> None:

@@ -9,6 +9,7 @@ is quick and needs no torch.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -25,6 +26,23 @@ from xcrossrec.training.processes import Processes
 INTERRUPTED = 130
 USER_MISTAKE = 2
 
+_REMEDIES = {
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOSPC: "free space on its disk",
+    errno.EACCES: "ask for access to it, or choose another place",
+    errno.EROFS: "choose a place that may be written",
+}
+_LONGEST_NAME = 80  # characters of a path that an error repeats
+
+
+def _said(error: Exception) -> str:
+    """An error as one sentence; the system's own with its file and what to do about it."""
+    if isinstance(error, XCrossRecError) or not (isinstance(error, OSError) and error.filename):
+        return str(error)
+    name = str(error.filename)
+    name = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    return f"{name}: {error.strerror}: {_REMEDIES.get(error.errno or 0, 'check that it is what you meant')}"
+
 
 class _Commands(TyperGroup):
     """Commands whose expected failures end in one sentence."""
@@ -35,7 +53,7 @@ class _Commands(TyperGroup):
             return super().main(*args, **kwargs)
         except (XCrossRecError, OSError) as error:
             process = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""
-            typer.echo(f"error{process}: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"error{process}: {' '.join(_said(error).split())}", err=True)
             sys.exit(USER_MISTAKE)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)

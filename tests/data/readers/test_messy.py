@@ -236,6 +236,19 @@ def test_a_shop_s_products_are_found_by_their_variants(tmp_path: Path) -> None:
     assert (row["title"], row["category"], row["price"], row["in_stock"]) == ("Red", "Shoes", 12.5, False)
 
 
+def test_an_address_names_the_customer_where_nothing_else_does(tmp_path: Path) -> None:
+    rows = "a@x.de,7,R-42,Red,2026-01-01\n"
+    by_address = put(tmp_path / "a.csv", f"Email,Order,Lineitem sku,Lineitem name,Created at\n{rows}")
+    by_number = put(tmp_path / "n.csv", f"Customer Email,Customer No,Lineitem sku,Lineitem name,Created at\n{rows}")
+    both = put(tmp_path / "b.csv", f"Email,Customer_Email,Lineitem sku,Lineitem name,Created at\n{rows}")
+    for path, user in ((by_address, "a@x.de"), (by_number, "7")):
+        domain = import_domain("d", None, Inputs(path), Recipe(split="none"))
+        assert domain.frame("train")["user_id"].to_list() == [user]
+        assert domain.items["title"].to_list() == ["Red"]
+    with pytest.raises(DataError, match="several columns that may be the user, 'Email', 'Customer_Email'"):
+        import_domain("d", None, Inputs(both), Recipe(split="none"))
+
+
 def test_empty_cells_behind_a_row_are_nothing(tmp_path: Path) -> None:
     rows = ["u,a,Hat,1,2026-01-01,,", "u,b,Cap,1,2026-01-02,", "u,c,Sock,1,2026-01-03"]
     assert titles(put(tmp_path / "x.csv", bought(*rows))) == ["Hat", "Cap", "Sock"]

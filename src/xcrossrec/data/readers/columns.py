@@ -21,7 +21,7 @@ NAMES: Mapping[Role, str] = {
     "user_pseudo_id reviewerID uid client buyer shopper customer_no customer_user_id kundennummer kunde",
     "item": "item_id item product_id product sku lineitem_sku article_id article asin parent_asin movie_id isbn "
     "product_sku item_sku variant_sku stock_code artikelnummer artikel",
-    "title": "title name item_name item_title product_name product_title movie_title bezeichnung nom",
+    "title": "title name item_name item_title lineitem_name product_name product_title movie_title bezeichnung nom",
     "time": "timestamp time datetime date ts order_date ordered_at purchase_date purchased_at created_at event_time "
     "event_timestamp paid_at order_time purchase_time transaction_date invoice_date event_date t_dat datum kaufdatum",
     "position": "position",
@@ -34,6 +34,9 @@ NAMES: Mapping[Role, str] = {
     "history": "history item_id_list item_seq history_items",
 }
 """Per role the names by which a column is found, whatever their case and punctuation; the first is preferred."""
+
+_IF_NONE: Mapping[Role, str] = {"user": "email email_address customer_email user_email"}
+"""Names that count where no column has one of those."""
 
 
 def check_choices(settings: Any) -> None:
@@ -146,10 +149,14 @@ class Columns:
 
 def _find(role: Role, path: str, present: Sequence[str]) -> str | None:
     """Find a column by its whole name, or by the last part of a dotted one."""
-    known = [_plain(name) for name in NAMES[role].split()]
+    return _found(role, NAMES[role], path, present) or _found(role, _IF_NONE.get(role, ""), path, present)
+
+
+def _found(role: Role, names: str, path: str, present: Sequence[str]) -> str | None:
+    known = [_plain(name) for name in names.split()]
     found = [name for name in dict.fromkeys(present) if _plain(name) in known]
     found = found or [name for name in present if "." in name and _plain(name.rpartition(".")[2]) in known]
-    preferred = [name for name in found if name == NAMES[role].split()[0]]
+    preferred = [name for name in found if name in names.split()[:1]]
     if len(found) > 1 and not preferred and role not in (*FIELDS, "history"):
         raise DataError(
             f"{path} has several columns that may be the {role}, {', '.join(map(repr, found))}: "
@@ -161,7 +168,8 @@ def _find(role: Role, path: str, present: Sequence[str]) -> str | None:
 
 def is_usual(name: str) -> bool:
     """Whether a column of some role is usually called so."""
-    return any(_plain(name) == _plain(known) for names in NAMES.values() for known in names.split())
+    usual = " ".join([*NAMES.values(), *_IF_NONE.values()]).split()
+    return any(_plain(name) == _plain(known) for known in usual)
 
 
 def _plain(name: str) -> str:
