@@ -17,7 +17,6 @@ PROMPT_VERSION = 1
 TITLE_SEPARATOR = ";"
 """Put between two titles of one prompt, as tokens."""
 
-
 UNTITLED = "untitled item"
 """Stands for a catalogue item without a title, so that it can be scored (and ranks low) like any other."""
 

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xcrossrec.cli.checks import check_base, check_category
+from xcrossrec.cli.checks import check_adapter, check_base, check_category
 from xcrossrec.cli.console import Base, EngineChoice, prepare, progress_to_stderr
 from xcrossrec.engine import check_engine, engine_named
-from xcrossrec.exceptions import ConfigError
 from xcrossrec.progress import in_words
 
 if TYPE_CHECKING:
     from xcrossrec.adaptation.decision import Candidate, Decision
 
 TargetDir = Annotated[Path, typer.Argument(metavar="TARGET", help="The new category: a domain's folder.")]
-SourceDirs = Annotated[
-    list[Path] | None,
-    typer.Option("--source", metavar="DIR", help="An established category: a domain, or an adapter; may be repeated."),
-]
 
 
 def adapt(
     target: TargetDir,
     out: Annotated[Path, typer.Option(help="Folder to write; what is there of a former run is used.")],
-    source: SourceDirs = None,
+    source: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="An established category: a domain, or an adapter; may be repeated."),
+    ] = None,
     minutes: Annotated[float, typer.Option(help="What would take longer than is left of them is skipped.")] = 30.0,
     base: Annotated[
         str | None, typer.Option(help="Folder or hub name.  [default: of the adapters given, or the embedded one]")
@@ -54,7 +51,10 @@ def adapt(
     from xcrossrec.adaptation.decision import check_run
 
     check_run(out, minutes)
-    _check(base, target, source, add_source)
+    check_base(base)
+    check_category(target, new=True)
+    for folder in [*(source or ()), *(add_source or ())]:
+        check_category(folder)
     check_engine(engine)
     prepare("train")
     from xcrossrec.adaptation.run import adapt as run
@@ -65,15 +65,22 @@ def adapt(
     typer.echo(as_text(decision, out))
 
 
-def sources(target: TargetDir, source: SourceDirs = None, base: Base = None) -> None:
+def sources(
+    target: TargetDir,
+    source: Annotated[
+        list[Path], typer.Option(metavar="ADAPTER", help="Of `train source` or `adapt`; may be repeated.")
+    ],
+    base: Base = None,
+) -> None:
     """Say which adapters of established categories help, by at most 300 users and without training.
 
     \b
       xcrossrec sources data/garden --source adapters/kitchen --source adapters/camping
     """
-    if not source:
-        raise ConfigError("no source was given: name adapters with --source")
-    _check(base, target, source)
+    check_base(base)
+    check_category(target, new=True)
+    for folder in source:
+        check_adapter(folder)
     prepare("train")
     from xcrossrec.adaptation.judge import sources_table
     from xcrossrec.adaptation.sources import judge_sources
@@ -81,14 +88,6 @@ def sources(target: TargetDir, source: SourceDirs = None, base: Base = None) -> 
     with progress_to_stderr():
         found, users = judge_sources(target, source, base=base)
     typer.echo(sources_table(found, users))
-
-
-def _check(base: str | None, target: Path, *sources: list[Path] | None) -> None:
-    """Refuse what is not there before a library is loaded."""
-    check_base(base)
-    check_category(target, new=True)
-    for folder in chain.from_iterable(each or () for each in sources):
-        check_category(folder)
 
 
 def as_text(decision: Decision, out: Path) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from xcrossrec.baselines.names import COUNTING, PREFIX, parts_of
+from xcrossrec.baselines.names import BASELINES, COUNTING, PREFIX, parts_of
 from xcrossrec.cli.checks import check_base, check_file, check_model, stated_text
 from xcrossrec.cli.console import (
     DomainDir,
@@ -43,8 +43,8 @@ def evaluate(
         str,
         typer.Argument(
             metavar="MODEL_OR_BASELINE",
-            help="A bundle, an adapter, adapters joined by + (mean of their scores), or baseline:popularity, "
-            "baseline:tfidf, baseline:itemknn, baseline:untrained.",
+            help="A bundle, an adapter, adapters joined by + (mean of their scores), or baseline: and one of "
+            f"{', '.join(BASELINES)}.",
         ),
     ],
     directory: DomainDir,

@@ -76,9 +76,8 @@ def forget(
     \b
       xcrossrec forget c-17 models/garden catalogues/garden
     """
-    catalogues = [folder for folder in folders if is_kept(folder)]
     for folder in folders:
-        if folder not in catalogues:
+        if not is_kept(folder):
             check_model(Path(folder))
     prepare("models")
     from xcrossrec.catalogue import open_kept
@@ -86,7 +85,7 @@ def forget(
     from xcrossrec.recommender.learn import forget as forget_in_model
 
     for folder in folders:
-        if folder in catalogues:
+        if is_kept(folder):
             with open_kept(folder, fingerprint=None) as store:
                 count = store.forget(user)
         else:

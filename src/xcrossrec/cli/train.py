@@ -146,12 +146,6 @@ def _can_go_on() -> Iterator[None]:
         raise
 
 
-def _refuse_old_name(value: str | None) -> None:
-    if value is not None:
-        form = {"paper": "xcross"}.get(value, value)
-        raise ConfigError(f"--integrator is called --form now: write --form {form}")
-
-
 @app.command()
 @taking(Run)
 def target(
@@ -169,7 +163,6 @@ def target(
         ),
     ] = "merged",
     strict: Strict = False,
-    integrator: Annotated[str | None, typer.Option(hidden=True, callback=_refuse_old_name)] = None,
 ) -> None:
     """Integrate source adapters into a new domain: only a small LoRA, or integrators, and a small head train.
 

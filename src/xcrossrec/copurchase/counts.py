@@ -41,7 +41,6 @@ DECAY = 0.7
 LONGEST = 20
 """Items of a history that are read, the newest; what is older would count less than .001."""
 
-
 RUNGS: tuple[Rung, ...] = ("one", "several")
 """Those on which co-purchases can count."""
 
