@@ -13,6 +13,7 @@ class Recommendation:
     Attributes:
         item_id: id in the catalogue.
         score: the model's score; comparable within one answer.
+        rank: from 1, the best.
         category: as the catalogue has it.
         in_stock: as the catalogue has it.
         price: as the catalogue has it; None where it is unknown.
@@ -103,7 +104,7 @@ class HistoryMatch:
     Attributes:
         item_id: id in the catalogue; None for a free title.
         cosine: of both items' vectors, each encoded alone; None for a `pair` model, which encodes no item alone.
-        share: of the soft maximum, between 0 and 1; the shares of a history sum to 1. None unless `late` and `dual`.
+        share: of the soft maximum, between 0 and 1; the shares of a history sum to 1. None for a `pair` model.
         effect: score minus the score of the history without this item; None for the only item.
         bought_together: customers who bought both; None where one is a free title, or the model knows no purchases.
     """

@@ -34,6 +34,9 @@ class TrainingConfig:
         precision: ``fp32``, ``bf16`` (mixed precision; weights stay float32), or ``auto``: bf16 where the
             processor multiplies it natively.
         seed: of sampling, order and initialisation.
+
+    Raises:
+        ConfigError: a setting outside its range.
     """
 
     epochs: int = 4
@@ -79,7 +82,7 @@ class TrainingConfig:
 
 
 def source_config(**changes: Any) -> TrainingConfig:
-    """Defaults for LoRA on a domain (``train source``)."""
+    """Defaults for LoRA on a domain (``train source``); ConfigError where a change is unknown or out of its range."""
     return TrainingConfig.from_mapping(changes, epochs=3, learning_rate=5e-4)
 
 
@@ -128,6 +131,9 @@ def target_config(
         scoring: in ``pair`` scoring that rate is one for all.
         integration: after all layers, integrators have a lower rate; None is any other.
         **changes: settings that differ from the defaults.
+
+    Raises:
+        ConfigError: a change that is unknown, or out of its range.
     """
     rates = {
         "learning_rate": _INTEGRATOR_RATE if (integration or Integration()).top_layers else _RATE_AFTER_ALL,
@@ -151,6 +157,9 @@ def rival_config(*, users: int = 0, **changes: Any) -> TrainingConfig:
     Args:
         users: to train on; with many its learning rate is higher.
         **changes: settings that differ from the defaults.
+
+    Raises:
+        ConfigError: a change that is unknown, or out of its range.
     """
     same = {name: getattr(target_config(), name) for name in ("epochs", "patience", "projection_rank")}
     return source_config(**{**same, "learning_rate": _by_users(_RIVAL_RATES, users), **changes})

@@ -85,7 +85,7 @@ def gain(scores: Mapping[str, Float64[np.ndarray, " user"]], chosen: str, over: 
     """What the chosen candidate is better by than another, on the users of the report; one user proves nothing.
 
     Args:
-        scores: by candidate the deciding metric of each user.
+        scores: by candidate the reported metric (MRR) of each user.
         chosen: is shipped.
         over: another one, or itself where there is no other.
     """

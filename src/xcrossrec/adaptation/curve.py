@@ -1,4 +1,4 @@
-"""What more users are worth: the deciding metric over the number of users, a line through it, and its band.
+"""What more users are worth: the reported metric over the number of users, a line through it, and its band.
 
 Legend: ``user`` = one user of the report, ``point`` = one measurement, ``draw`` = one draw of the bootstrap.
 """

@@ -93,7 +93,7 @@ class Candidate(Part):
         memory_mb: most memory that the process had while it was fitted.
         choose: NDCG of the whole list on the users set aside to choose; None where it was not fitted.
         report: every metric on the users set aside to report, by name.
-        minus_chosen: the deciding metric less that of the chosen one, on the users of ``report``, paired.
+        minus_chosen: the reported metric (MRR) less that of the chosen one, on the users of ``report``, paired.
     """
 
     name: str
@@ -110,10 +110,10 @@ class Candidate(Part):
 
 
 class Gain(Interval):
-    """What the chosen one is better by in the deciding metric, on the users of the report, paired.
+    """What the chosen one is better by in the reported metric (MRR), on the users of the report, paired.
 
     Attributes:
-        over: name of the best simple candidate.
+        over: name of the best simple candidate; where a text was chosen, of the best of another text.
         relative: the mean as a share of the other's metric; 0 where that is 0.
         sure: whether the interval is above 0.
     """
@@ -129,7 +129,7 @@ class Source(Part):
     Attributes:
         name: of its domain.
         folder: of its adapter.
-        alone: the deciding metric with it alone.
+        alone: the reported metric (MRR) with it alone.
         without: what leaving it out of the mean of all costs (above 0: it helps), paired; None for an only one.
         shared_users: of the target's, how many bought there, too; None where that is not known.
         shared_words: share of the words of the target's items that its items have, from 0 to 1; None likewise.
@@ -150,7 +150,7 @@ class Source(Part):
 
 
 class Point(Interval):
-    """The deciding metric with so many users to fit on."""
+    """The reported metric with so many users to fit on."""
 
     users: int
 
@@ -162,7 +162,7 @@ class Curve(Part):
         points: measured.
         band: the fit through them with its 95% band, on so many users each, up to those with ``more_users``.
         more_users: beside those at hand.
-        promise: what these would add to the deciding metric.
+        promise: what these would add to the reported metric.
         sentence: the promise in words.
     """
 

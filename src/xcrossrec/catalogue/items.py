@@ -25,8 +25,8 @@ from xcrossrec.types import ITEM, TITLE, is_url
 log = logging.getLogger(__name__)
 
 ItemSource: TypeAlias = Sequence[StoredItem] | Domain | Table | Path | str
-"""Items, or what names them: a domain or its folder, a table (:data:`xcrossrec.data.given.Table`), a ``.csv`` or
-``.parquet`` file, a catalogue's folder or its database's URL."""
+"""Items, or what names them: a domain or its folder, a table (:data:`xcrossrec.data.given.Table`), a file of any form
+that ``xcrossrec data import`` takes, a catalogue's folder or its database's URL."""
 
 _TRUE, _FALSE = ("true", "t", "yes", "1"), ("false", "f", "no", "0")
 _LONGEST_CELL = 4_000

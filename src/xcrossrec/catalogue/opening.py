@@ -38,7 +38,7 @@ def open_catalogue(
     Args:
         model: `dual` or `pair`; it encodes every title once where a catalogue is made.
         source: a catalogue, its folder or its database's URL; or what one is made of: a domain, its folder, a table, or
-            a ``.csv`` or ``.parquet`` file (:func:`xcrossrec.catalogue.read_items`).
+            a file of items (:func:`xcrossrec.catalogue.read_items`).
         keep: a catalogue made of files is kept on disk beside them, and found there the next time.
         taken: catalogues beside the source that are not to be found, as other models of this process have them.
         encode: what encodes items for a catalogue in memory; None is the model, here and now.

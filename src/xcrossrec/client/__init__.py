@@ -6,7 +6,7 @@
         found = shop.recommend(["B0012", "title:Wooden train set"], k=5)
         print(found.items[0].title, found.items[0].score)
 
-Where the service is busy (429, or 503 while it starts) the call is repeated after the time that ``Retry-After`` names.
+Where the service is busy (429, 503) the call is repeated after the time that ``Retry-After`` names.
 Errors carry the server's own sentence.
 """
 

@@ -99,6 +99,7 @@ def export_model(
         distill: make one LoRA of a model of the form ``xcross``, trained on the domain's texts.
         int8: ONNX with weights of 8 bits.
         base: of the model, its folder or name; None looks for it (:func:`xcrossrec.load`).
+        overwrite: replace an earlier export.
         engine: where items are encoded for their ``vectors``; None is this process.
 
     Raises:

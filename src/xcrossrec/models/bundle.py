@@ -185,7 +185,7 @@ def load(path: Path | str, *, base: AnyBase | None = None, trainable: bool = Fal
     Args:
         path: what ``xcrossrec train`` wrote.
         base: use this one (taken over), or that of this folder or name; None looks for it under the name as recorded,
-            in a folder ``base`` in or beside the model's, and as the embedded one.
+            in a folder ``base`` in or beside the model's, as the embedded one, and on the hub.
         trainable: leave the LoRA factors trainable that were: a single adapter's, or the target's own beside sources.
 
     Raises:

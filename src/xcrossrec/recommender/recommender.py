@@ -90,7 +90,7 @@ class Recommender:
     Args:
         model: from ``xcrossrec.load``; `dual` or `pair`, integrated or not.
         catalogue: an open catalogue with this model's vectors; or a domain, a table with ``item_id`` and ``title``, a
-            domain's folder, a CSV or Parquet file, or a catalogue's folder, of which one is made or opened.
+            domain's folder, a file of items, or a catalogue's folder or URL, of which one is made or opened.
         pair_limit: items that a `pair` model reads for one question, at most.
         on_encoded: told how many texts were encoded for questions.
         on_recalled: told how many need not be, because they are remembered.
