@@ -74,11 +74,6 @@ def test_every_variable_is_described() -> None:
     assert f"at least {SHORTEST_KEY} characters" in DOCUMENT
 
 
-def test_every_option_of_recommend_batch_is_described() -> None:
-    rows = {name for row in table_rows("Many users at once") for name in re.findall(r"--[a-z-]+", row[0])}
-    assert rows == set(options_of("recommend-batch")) - {"--help"}
-
-
 def test_every_metric_is_described_with_its_labels() -> None:
     from xcrossrec.serving.metrics import Metrics
 
