@@ -46,7 +46,7 @@ Made by `xcrossrec_lab.service.load` from `{file}`; measure again, on a machine 
 
     .venv/bin/python -m xcrossrec_lab.service.load MODEL DOMAIN --out lab/results/service/{file}
 
-MODEL: MiniLM with 2 integrated streams, `dual`, `late` pooling. DOMAIN: {info[items]} items. Server and load share
+MODEL: MiniLM with 2 integrated streams, `dual`. DOMAIN: {info[items]} items. Server and load share
 {info[cores]} cores ({info[processor]}; torch {info[torch]});
 load average of the machine before: {info[load_1m]}. A free title is one that the catalogue lacks, so that the model has
 to encode it; none comes twice in one measurement, so that none is remembered. "One by one" is the same server with
