@@ -12,7 +12,7 @@ import pytest
 from tests.adaptation.decisions import TITLES, WICKED, garden
 from typer.testing import CliRunner
 
-from xcrossrec.adaptation.decision import FILE
+from xcrossrec.adaptation.decision import FILE, Users
 from xcrossrec.adaptation.report import render, write_report
 from xcrossrec.adaptation.report.plots import Bar, bars, tag
 from xcrossrec.adaptation.report.words import memory, percent, signed
@@ -141,8 +141,26 @@ def test_what_was_not_reached_says_so_and_how_to_get_it() -> None:
     missing = [text for text in page.texts["p"] if "was not reached in the minutes that were given" in text]
     assert len(missing) == 7  # reasons stand with the customers
     assert page.texts["code"][0] == "xcrossrec adapt data/garden --out 'my out' --minutes 60"
+    assert any("The comparison of the sources was not reached" in text for text in missing)
     half = Page(render(garden(explanations=None), "out"))
     assert len([text for text in half.texts["p"] if "The check of the reasons was not reached" in text]) == 1
+
+
+def test_a_part_that_no_minutes_would_bring_says_what_would() -> None:
+    alone = tuple(each for each in garden().candidates if not each.sources)
+    over = {
+        "chosen": "popularity",
+        "simplest": "popularity",
+        "gain": garden().gain.model_copy(update={"over": "popularity"}),
+    }
+    few = garden().target.model_copy(update={"users": Users(fit=42, choose=42, report=42)})
+    page = Page(render(garden(**EMPTY, **over, candidates=alone, target=few), "out"))
+    assert any("No other category was given." in text for text in page.texts["p"])
+    assert "xcrossrec adapt data/garden --add-source DIR --out out" in page.texts["code"]
+    assert "42 customers to learn from are too few to tell." in page.texts["p"]
+    missing = " ".join(text for text in page.texts["p"] if "was not reached" in text)
+    assert "sources" not in missing
+    assert "curve" not in missing
 
 
 def test_the_simplest_may_be_what_is_shipped() -> None:

@@ -107,7 +107,7 @@ def verdict(
         users: of the report.
         mean: the chosen one's metric on them.
     """
-    known = f"On {users:,} customers kept for this report its score (mean reciprocal rank) is {mean:.4f}"
+    known = f"On purchases of {users:,} customers, kept for this report, its score (mean reciprocal rank) is {mean:.4f}"
     if not others:
         return f"Ship {label}: nothing else was fitted.", f"{known}."
     first = f"Ship {label}: none of {len(others)} other candidates is better beyond noise, or simpler and as good."

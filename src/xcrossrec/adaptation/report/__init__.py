@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from xcrossrec.adaptation.curve import LEAST_POINTS, sizes
 from xcrossrec.adaptation.decision import Candidate, Decision, Interval
 from xcrossrec.adaptation.report import words
 from xcrossrec.adaptation.report.plots import Bar, bars, curve
@@ -74,7 +75,6 @@ def _shown(decision: Decision) -> dict[str, Any]:
     beyond = decision.beyond or {}
     points = {point.users: point for point in decision.curve.points} if decision.curve else {}
     band = {point.users: point for point in decision.curve.band} if decision.curve else {}
-    furthest = [max(band)] if band else []
     return {
         "decision": decision,
         "chosen": chosen,
@@ -82,7 +82,8 @@ def _shown(decision: Decision) -> dict[str, Any]:
         "measured": [each for each in decision.candidates if each.report and "mrr" in each.report],
         "tens_of": _tens_of,
         "hundred": [f"{100 * rate:.{digits}f}" for rate in rates],
-        "by_users": [(users, points.get(users), band.get(users)) for users in sorted({*points, *furthest})],
+        "by_users": [(users, points.get(users), band.get(users)) for users in sorted({*points, *sorted(band)[-1:]})],
+        "too_few": len(sizes(decision.target.users.fit)) < LEAST_POINTS,
         "lists": [beyond[name] for name in dict.fromkeys((chosen.name, rival.name)) if name in beyond],
         "plots": _plots(decision),
     }
