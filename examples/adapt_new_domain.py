@@ -41,7 +41,7 @@ def main() -> None:
     #    small head are trained; base and adapters stay as they are.
     adapters = [out / name for name in SOURCES]
     target_settings = xc.target_config(epochs=options.target_epochs, seed=options.seed)
-    xc.train_target(target, adapters, out / "x-cross", config=target_settings, budget=options.budget)
+    xc.train_target(target, adapters, out / "merged", config=target_settings, budget=options.budget)
 
     # 4. The rival that matters: LoRA on the same customers and as many epochs, without any source.
     rival_settings = xc.rival_config(epochs=options.target_epochs, seed=options.seed)
@@ -49,11 +49,11 @@ def main() -> None:
 
     # 5. Measure both on customers nobody was trained on, on the same candidates, and compare customer by customer.
     results = {}
-    for name in ("x-cross", "lora"):
+    for name in ("merged", "lora"):
         subject = xc.scorer_for(str(out / name), target)
         seen = subject.seen_users(target, "validation")  # customers whom a source knew already
         results[name] = xc.evaluate(subject.scorer, target, "validation", seed=options.seed, seen_users=seen)
-    for negatives, metrics in xc.compare(results["x-cross"], results["lora"])["metrics"].items():
+    for negatives, metrics in xc.compare(results["merged"], results["lora"])["metrics"].items():
         found = metrics["mrr"]
         low, high = found["ci"]
         verdict = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
@@ -61,7 +61,7 @@ def main() -> None:
         print(f"difference {found['difference']:+.3f} [{low:+.3f}, {high:+.3f}]: {verdict}")
 
     # 6. Recommend. A history mixes ids of the catalogue and titles of things that it does not have.
-    recommender = xc.Recommender.from_pretrained(out / "x-cross", target)
+    recommender = xc.Recommender.from_pretrained(out / "merged", target)
     history = [target.items["item_id"][0], "Wooden raised garden bed"]
     for item in recommender.recommend(history, k=3):
         print(f"{item.rank}. {item.title}")

@@ -1,4 +1,4 @@
-"""The floors of PROTOCOL.md on real data: a fault in data, candidates or metrics moves them."""
+"""Floors on real data: a fault in data, candidates or metrics moves them."""
 
 from __future__ import annotations
 

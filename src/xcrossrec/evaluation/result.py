@@ -24,7 +24,7 @@ from xcrossrec.types import NEGATIVES, USER, Negatives
 
 KIND = "negatives"
 SEEN = "seen_in_source"
-LEAK_HIT_AT_1 = 0.7  # PROTOCOL.md: nothing honest gets there on sampled candidates
+LEAK_HIT_AT_1 = 0.7  # nothing honest gets there on sampled candidates
 
 RESULT_SCHEMA: Mapping[str, type[pl.DataType]] = {
     USER: pl.String,

@@ -42,7 +42,7 @@ def resampled_means(table: Float64[np.ndarray, "user column"]) -> Float64[np.nda
 
 
 def interval(values: Float64[np.ndarray, " user"]) -> tuple[float, float]:
-    """The 95% percentile bootstrap interval of the mean (Efron 1979); for thousands of users, see PROTOCOL."""
+    """The 95% percentile bootstrap interval of the mean (Efron 1979); for thousands of users."""
     (found,) = _intervals(resampled_means(values[:, np.newaxis]))
     return found
 
