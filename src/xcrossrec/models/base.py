@@ -47,7 +47,6 @@ _LOG = getLogger(__name__)
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
-
 _USUAL_LIMIT, _SHORT = 512, 256
 """Tokens: a tokenizer's limit counts where it is short; above, a model's own one does, which is checked by itself."""
 

@@ -24,7 +24,6 @@ TEXT_COLUMNS = ("input_ids", "attention_mask", "segments")
 SHARED_COLUMNS = ("input_ids", "segments", "position_ids", "history", "candidate")
 """What :meth:`PromptTokenizer.encode_shared` gives, in this order."""
 
-
 _SHORTEST = 8
 """Fewest tokens that a model's longest text may have."""
 

@@ -305,7 +305,8 @@ class Recommender:
         """Score items of the catalogue, or titles, for a history; at least one, in their order.
 
         Raises:
-            DataError: no history or no items, an unknown item id, or too many items for a `pair` model.
+            DataError: an empty history, where the model knows no purchases; no items, an unknown item id, or too many
+                items for a `pair` model.
         """
         return self.ask(Question(history, to_score=items)).scores
 
@@ -316,7 +317,7 @@ class Recommender:
         the others, once for each layer and source.
 
         Raises:
-            DataError: an empty history, or an unknown item id.
+            DataError: an empty history, where the model knows no purchases; or an unknown item id.
         """
         return self.explain_many(history, [item])[0]
 
