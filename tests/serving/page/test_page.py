@@ -157,9 +157,10 @@ def sign(effect: float) -> str:
     return "+0.000" if text == "\u22120.000" else text
 
 
-def test_a_model_of_one_source_says_so(open_page: Opened) -> None:
+def test_a_single_model_says_so(open_page: Opened) -> None:
     page = open_page(link(TRAIN, model="lora"))
     ranking(page)
+    assert page.locator("article h3 .about").text_content() == "combines no other categories"
     page.get_by_text("Why?").first.click()
     page.get_by_text("This model combines no other categories.").wait_for()
     assert page.locator(".heat").count() == 0

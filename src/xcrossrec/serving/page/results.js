@@ -35,7 +35,7 @@ function alert(sentence) {
 }
 
 function column({ name, sources }, content) {
-  const parts = sources.length > 1 ? `integrates ${sources.join(", ")}` : "one source";
+  const parts = sources.length ? `integrates ${sources.join(", ")}` : "combines no other categories";
   const heading = element("h3", {}, name, " ", element("span", { className: "about" }, parts));
   return element("article", { className: "card column", "aria-label": `Recommendations of ${name}` }, heading, content);
 }
