@@ -193,18 +193,15 @@ class Explanation:
         if self.reasons:
             return "\n".join(self.reasons)
         added = [f"What is bought together adds {self.copurchase_effect:+.3f}."] if self.copurchase_effect else []
-        return "\n".join([*self._match_sentences(), *added, *self._source_sentences()])
+        ordered = sorted(self.matches, key=self._importance, reverse=True)
+        starts = ("Best match in the history:", "Then:", "Then:")
+        matched = [f"{start} {_match_text(match)}." for start, match in zip(starts, ordered, strict=False)]
+        return "\n".join([*matched, *added, *self._source_sentences()])
 
     def _importance(self, match: HistoryMatch) -> float:
         by_text = (match.share, match.effect, match.cosine)
         values = (match.effect, *by_text) if self.copurchase_effect else by_text
         return next((value for value in values if value is not None), 0.0)
-
-    def _match_sentences(self) -> list[str]:
-        """Say which history items matched, the most important first, at most three."""
-        ordered = sorted(self.matches, key=self._importance, reverse=True)[:3]
-        starts = ("Best match in the history:", "Then:", "Then:")
-        return [f"{start} {_match_text(match)}." for start, match in zip(starts, ordered, strict=False)]
 
     def _source_sentences(self) -> list[str]:
         if not self.sources:

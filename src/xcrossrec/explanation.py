@@ -183,16 +183,12 @@ class _PairProbe(_Probe):
         """A score comes from the pair's own text."""
         prompt = history_prompt(self.history)
         features = self._encoded(encoder_of(self.model).preprocess([(prompt, item) for item in self.items]))
-        if "candidate" in features:
-            return self._tokens_in_row(features)
+        if "candidate" in features:  # all in one row: an item's own tokens, and those of the history that it sees
+            candidate, history = features["candidate"], features["history"]
+            masks = [candidate == item for item in range(len(self.items))]
+            return torch.stack([own | ((history == history[own][0]) & (candidate < 0)) for own in masks])
         own = torch.eye(len(self.items), dtype=torch.bool, device=features["attention_mask"].device)
         return own[:, :, None] & features["attention_mask"].bool()
-
-    def _tokens_in_row(self, features: Mapping[str, Tensor]) -> Bool[Tensor, "item batch token"]:
-        """An item's own tokens and those of the history that it sees, where all stand in one row."""
-        candidate, history = features["candidate"], features["history"]
-        masks = [candidate == item for item in range(len(self.items))]
-        return torch.stack([own | ((history == history[own][0]) & (candidate < 0)) for own in masks])
 
     def cosines_and_shares(self) -> tuple[Tensor | None, Tensor | None]:
         """No item is encoded alone."""

@@ -103,7 +103,9 @@ def adapt(
         made, judged = _fit_all(maker, given)
         _write(out / WORK / _PACE, json.dumps(asdict(shop.pace)))
         decision = _decide(shop, judged, "" if isinstance(target, Domain) else str(target))
-        _ship(shop, decision, out)
+        with replacing_folder(out / MODEL) as folder:
+            shutil.copytree(shop.fitted[decision.chosen].model, folder, dirs_exist_ok=True)
+        decision.write(out)
         for more in parts_below(maker, made, decision, [each.domain for each in given if each.domain is not None], out):
             decision = decision.model_copy(update=more)
             decision.write(out)
@@ -283,10 +285,3 @@ def _candidate(shop: Shop, each: Fitted | Missing, chosen: str) -> Candidate:
         report={name: score(frame[name].to_numpy()) for name in METRICS},
         minus_chosen=difference(reporting[form.name] - reporting[chosen]),
     )
-
-
-def _ship(shop: Shop, decision: Decision, out: Path) -> None:
-    """Put the chosen model in its place, and say why."""
-    with replacing_folder(out / MODEL) as folder:
-        shutil.copytree(shop.fitted[decision.chosen].model, folder, dirs_exist_ok=True)
-    decision.write(out)

@@ -78,7 +78,9 @@ def compare_bases(
     digests = {base: load_base(base).digest for base in names}  # stop before the work, not after it
     small = domain.items.height <= SMALL_CATALOGUE
     sampled = domain.with_users("validation", users or (MOST_USERS if small else MOST_OF_LARGE), seed)
-    rows = _needed(sampled, seed)
+    drawn = [draw_candidates(sampled, "validation", kind, seed=seed).rows.ravel() for kind in ("uniform", "popularity")]
+    bought = [np.array(rows, dtype=np.int64) for rows in sampled.sequences("validation").rows]
+    rows = np.unique(np.concatenate([*drawn, *bought]))
     if small and rows.size > domain.items.height / 2:
         rows = np.arange(domain.items.height)
     entries: list[dict[str, Any]] = []
@@ -123,13 +125,6 @@ def bases_table(found: dict[str, Any]) -> str:
         f"and MB of a thousand items; MRR, and its difference to {first} with 95% interval"
     )
     return "\n".join([found["verdict"], "", caption, "", *aligned(header, rows)])
-
-
-def _needed(domain: Domain, seed: int) -> Int64[np.ndarray, " item"]:
-    """The items that the users' histories and candidate lists hold."""
-    drawn = [draw_candidates(domain, "validation", kind, seed=seed).rows.ravel() for kind in ("uniform", "popularity")]
-    bought = [np.array(rows, dtype=np.int64) for rows in domain.sequences("validation").rows]
-    return np.unique(np.concatenate([*drawn, *bought]))
 
 
 def _short(names: Sequence[str]) -> Sequence[str]:

@@ -66,7 +66,8 @@ def draw_candidates(domain: Domain, split: Split, negatives: Negatives, *, seed:
     rows = np.empty((len(chosen), 1 + NEGATIVES_EACH), dtype=np.int64)
     with stage(f"drawing {negatives} candidates", "users") as bar:
         for place, index in enumerate(chosen):
-            rng = _stream(seed, negatives, split, sequences.user_ids[index])
+            user = int.from_bytes(hashlib.sha256(sequences.user_ids[index].encode()).digest()[:8], "little")
+            rng = np.random.default_rng([seed, NEGATIVES.index(negatives), SPLITS.index(split), user])
             rows[place, 0] = sequences.rows[index][-1]
             rows[place, 1:] = _draw_distinct(rng, cumulative, excluded[index], NEGATIVES_EACH)
             bar.at(place + 1, len(chosen))
@@ -161,13 +162,6 @@ def _check_request(negatives: Negatives, seed: int) -> None:
         )
     if seed < 0:
         raise ConfigError(f"the seed of the candidates is {seed}: give 0 or more")
-
-
-def _stream(seed: int, negatives: Negatives, split: Split, user: str) -> np.random.Generator:
-    """Make a user's own random stream."""
-    number = int.from_bytes(hashlib.sha256(user.encode()).digest()[:8], "little")
-    entropy = [seed, NEGATIVES.index(negatives), SPLITS.index(split), number]
-    return np.random.default_rng(np.random.SeedSequence(entropy))
 
 
 def _draw_distinct(

@@ -57,7 +57,8 @@ def by_time(interactions: pl.DataFrame, *, validation: float, test: float) -> di
         DataError: no timestamps, or too few purchases or times for these shares.
     """
     check_columns("a temporal split", interactions.columns, (USER, TIMESTAMP))
-    time = interactions.select(_nanoseconds(interactions)).to_series().to_numpy()
+    fraction = pl.col(SUBSECOND).cast(pl.Int64) if SUBSECOND in interactions.columns else 0
+    time = interactions.select(pl.col(TIMESTAMP).cast(pl.Int64) * 10**9 + fraction).to_series().to_numpy()
     ordered = np.sort(time)
     starts = np.append(ordered, ordered[-1:] + 1)  # where nothing begins: after everything
     first, second = starts[[*_starts("purchases", len(time), validation, test)]]
@@ -92,11 +93,6 @@ def _starts(what: str, count: int, validation: float, test: float) -> tuple[int,
             f"{count} {what} are too few for shares of {validation} and {test}: {', '.join(empty)} would be empty"
         )
     return begins, begins + counts["validation"]
-
-
-def _nanoseconds(interactions: pl.DataFrame) -> pl.Expr:
-    fraction = pl.col(SUBSECOND).cast(pl.Int64) if SUBSECOND in interactions.columns else 0
-    return pl.col(TIMESTAMP).cast(pl.Int64) * 10**9 + fraction
 
 
 def bought_after(train: pl.DataFrame, split: pl.DataFrame) -> tuple[int, int] | None:

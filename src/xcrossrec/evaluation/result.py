@@ -180,17 +180,13 @@ class Evaluation:
                     f"possible leak: hit@1 is {hit:.3f} with {kind} negatives, above {LEAK_HIT_AT_1}: "
                     "check that targets are in no history or training set"
                 )
-            if self._all_last(kind):
+            ranked = self.of(kind).filter(pl.col("candidates") > 1)
+            if ranked.height > 1 and (ranked["rank"] == ranked["candidates"]).all():
                 found.append(
                     f"every target ranks last with {kind} negatives: most likely the scorer gives all candidates one "
                     "score, as a fresh pair head does before it has learned (ties count against it)"
                 )
         return found
-
-    def _all_last(self, kind: Negatives) -> bool:
-        """Whether each of several users' targets comes after all other candidates."""
-        ranked = self.of(kind).filter(pl.col("candidates") > 1)
-        return ranked.height > 1 and bool((ranked["rank"] == ranked["candidates"]).all())
 
 
 def means_by(group: Mapping[str, str], frame: pl.DataFrame) -> dict[str, dict[str, Any]]:

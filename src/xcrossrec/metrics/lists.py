@@ -91,7 +91,9 @@ def list_metrics(
     if not listed.size:
         return {}
     often = np.bincount(listed, minlength=n_items)
-    found = {"coverage": np.count_nonzero(often) / n_items, "gini": _gini(often)}
+    place = 2 * np.arange(1, n_items + 1) - n_items - 1
+    gini = (place * np.sort(often)).sum() / (often.sum() * max(n_items - 1, 1))
+    found = {"coverage": np.count_nonzero(often) / n_items, "gini": gini}
     if counts is not None and counts.sum():
         bits = -np.log2(np.maximum(counts, 1) / counts.sum())
         found |= {"novelty": bits[listed].mean(), "popularity": counts[listed].mean()}
@@ -99,11 +101,3 @@ def list_metrics(
     if "popularity" in found and counts is not None and targets is not None:
         measured["popularity_bought"] = float(counts[targets].mean())
     return measured
-
-
-def _gini(often: Int[np.ndarray, " item"]) -> float:
-    n = often.size
-    if n == 1:
-        return 0.0
-    rank = np.arange(1, n + 1)
-    return float(((2 * rank - n - 1) * np.sort(often)).sum() / (often.sum() * (n - 1)))

@@ -204,7 +204,9 @@ def read_adapter(
     manifest = read_manifest(folder)
     if trained_on := manifest.get("base"):
         base.check(f"adapter {folder}", trained_on)
-    _check_unchanged(folder, manifest)
+    for file in (folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS):
+        if file.is_file() and manifest.get("files", {}).get(file.name, "") not in ("", file_digest(file)):
+            raise BundleError(f"{file} is not the file that was written (its digest differs): copy or train it again")
     tensors = load_tensors(folder / ADAPTER_WEIGHTS)
     modules = {key: module for key, module in base.backbone.named_modules() if isinstance(module, nn.Linear)}
     factors: dict[str, LoraFactors] = {}
@@ -296,14 +298,6 @@ def _check_name(folder: Path, named: str | None, base: Base, strict: bool) -> No
     if strict:
         raise BaseMismatchError(f"{said}: pass the base it was trained on, train it again, or leave out --strict")
     _log.warning("%s: it is used because its shapes fit; if the weights are others, it means nothing", said)
-
-
-def _check_unchanged(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Compare settings and weights with the digests in the sidecar, if it has them."""
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        path = folder / name
-        if path.is_file() and manifest.get("files", {}).get(name, "") not in ("", file_digest(path)):
-            raise BundleError(f"{path} is not the file that was written (its digest differs): copy or train it again")
 
 
 def _module_path(path: str, modules: Mapping[str, nn.Linear]) -> str | None:

@@ -97,7 +97,9 @@ def read_base_folder(folder: Path) -> BaseFolder:
         ModelError: something that cannot be taken over; names it.
     """
     if not (folder / "modules.json").is_file():
-        return BaseFolder(folder, Recipe(pooling=_usual_pooling(folder)), plain=True)
+        made = _json(folder / "config.json")
+        causal = str((made.get("architectures") or [""])[0]).endswith("ForCausalLM") and made.get("is_causal", True)
+        return BaseFolder(folder, Recipe(pooling="lasttoken" if causal else "mean"), plain=True)
     entries = read_settings(folder / "modules.json", ModuleList)
     kinds = [_kind(entry["type"]) for entry in entries]
     places = [folder / entry["path"] for entry in entries]
@@ -176,12 +178,6 @@ def _refused(folder: Path, what: str) -> ModelError:
 def _json(path: Path) -> dict[str, Any]:
     """Settings by name; empty where there is no such file."""
     return read_settings(path, Settings) if path.is_file() else {}
-
-
-def _usual_pooling(folder: Path) -> PoolingMode:
-    config = _json(folder / "config.json")
-    made_for = (config.get("architectures") or [""])[0]
-    return "lasttoken" if str(made_for).endswith("ForCausalLM") and config.get("is_causal", True) else "mean"
 
 
 def _pooling(folder: Path, place: Path, prompted: bool) -> PoolingMode:

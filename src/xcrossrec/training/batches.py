@@ -106,9 +106,9 @@ class DualBatches(UserBatches):
         items = encoded[np.argsort(self.lengths[encoded], kind="stable")].tolist()  # of like length together
         place = {row: number for number, row in enumerate(items)}
         places = [torch.tensor([place[row] for row in sequence]) for sequence in sequences]
-        structure = {
+        structure = {  # a member is an item that a user has anywhere: never that user's negative
             "sequences": pad_sequence(places, batch_first=True, padding_value=-1),
-            "member": self._membership(users, items),
+            "member": torch.from_numpy(np.stack([np.isin(items, np.asarray(self.sequences[user])) for user in users])),
         }
         batch: dict[str, Any] = {}
         own = self.processes.share(items)
@@ -119,11 +119,6 @@ class DualBatches(UserBatches):
                     batch |= {f"{name}{number}_{key}": value for key, value in features.items()}
         batch["label"] = structure
         return batch
-
-    def _membership(self, users: Sequence[int], items: Sequence[int]) -> Tensor:
-        """Which encoded items a user has anywhere in the whole sequence: never that user's negatives."""
-        array = np.asarray(items)
-        return torch.from_numpy(np.stack([np.isin(array, np.asarray(self.sequences[user])) for user in users]))
 
 
 @dataclass

@@ -38,7 +38,11 @@ def parameter_groups(model: Model, config: TrainingConfig) -> list[dict[str, Any
                 raise ModelError(f"{owner} has no parameter: leave it out, or name what it trains")
             for parameter in parameters:
                 if missing.pop(id(parameter), None) is None:
-                    raise ModelError(f"{owner} names {_described(parameter, names)}: name each trained parameter once")
+                    again = names.get(id(parameter))
+                    what = (
+                        f"{again} a second time" if again else f"a frozen parameter of shape {tuple(parameter.shape)}"
+                    )
+                    raise ModelError(f"{owner} names {what}: name each trained parameter once")
             groups.append({"params": parameters, "lr": getattr(config, rate), "weight_decay": 0.0})
     if missing:
         raise ModelError(
@@ -46,8 +50,3 @@ def parameter_groups(model: Model, config: TrainingConfig) -> list[dict[str, Any
             "parameter_groups of the module that owns it"
         )
     return groups
-
-
-def _described(parameter: nn.Parameter, names: dict[int, str]) -> str:
-    known = names.get(id(parameter))
-    return f"a frozen parameter of shape {tuple(parameter.shape)}" if known is None else f"{known} a second time"

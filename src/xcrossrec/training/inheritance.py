@@ -28,22 +28,19 @@ def inherit_head(model: Model, folders: Sequence[Path]) -> None:
     if matchers:
         own.load_state_dict(_mean([matcher.state_dict() for matcher in matchers]))
     head = model[-1]
-    if isinstance(head, PairHead):
-        _inherit_pair_head(head, folders)
+    if not isinstance(head, PairHead):
+        return
+    found = _pair_heads(folders)
+    forms = {tuple(each.get_config_dict().items()) for each in (head, *(other for other, _ in found))}
+    seeds = {seed for _, seed in found}
+    if found and len(forms) == 1 and len(seeds) == 1 and None not in seeds:
+        head.load_state_dict(_mean([other.state_dict() for other, _ in found]))
 
 
 def pair_start_of(folders: Sequence[Path]) -> PairStart:
     """How the sources' pair heads started, if they agree; else from the ``similarity``."""
     starts = {head.starts for head, _ in _pair_heads(folders)}
     return starts.pop() if len(starts) == 1 else "similarity"
-
-
-def _inherit_pair_head(own: PairHead, folders: Sequence[Path]) -> None:
-    found = _pair_heads(folders)
-    forms = {tuple(head.get_config_dict().items()) for head in (own, *(head for head, _ in found))}
-    seeds = {seed for _, seed in found}
-    if found and len(forms) == 1 and len(seeds) == 1 and None not in seeds:
-        own.load_state_dict(_mean([head.state_dict() for head, _ in found]))
 
 
 def _pair_heads(folders: Sequence[Path]) -> list[tuple[PairHead, Any]]:

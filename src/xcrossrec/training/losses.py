@@ -96,7 +96,9 @@ class NextItemLoss(nn.Module):
         member: Bool[Tensor, "user item"],
     ) -> Float[Tensor, ""]:
         targets = sequences.gather(1, position)
-        valid = (targets >= 0) & ~_seen_before(targets, position, sequences)
+        earlier = torch.arange(sequences.shape[1], device=sequences.device) < position[:, :, None]
+        bought = ((targets[:, :, None] == sequences[:, None, :]) & earlier).any(-1)  # a repeat teaches copying
+        valid = (targets >= 0) & ~bought
         index = targets.clamp(min=0)
         own = member[:, None, :].expand_as(scores)
         is_target = torch.zeros_like(own).scatter(2, index[..., None], True)
@@ -104,14 +106,6 @@ class NextItemLoss(nn.Module):
         losses = nn.functional.cross_entropy(logits.flatten(0, 1), index.flatten(), reduction="none")
         weight = valid.flatten().to(losses.dtype)
         return (losses * weight).sum() / weight.sum().clamp(min=1)
-
-
-def _seen_before(
-    targets: Int[Tensor, "user target"], position: Int[Tensor, "user target"], sequences: Int[Tensor, "user step"]
-) -> Bool[Tensor, "user target"]:
-    """Targets that the history already holds: a repeat purchase teaches copying, so it is left out."""
-    earlier = torch.arange(sequences.shape[1], device=sequences.device) < position[:, :, None]
-    return ((targets[:, :, None] == sequences[:, None, :]) & earlier).any(-1)
 
 
 class PairLoss(nn.Module):

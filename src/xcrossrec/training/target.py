@@ -143,8 +143,9 @@ def build_target_model(
     found = _as_sources_read(base_of(folders, base), folders)
     names = source_names(folders)
     adapters = [read_adapter(folder, found, name=n, strict=strict) for folder, n in zip(folders, names, strict=True)]
-    wanted = pair_attention or (_common_attention(adapters) if scoring == "pair" else None)
-    attention = choose_pair_attention(wanted, scoring)
+    manifests = [adapter.manifest for adapter in adapters] if scoring == "pair" else []
+    trained = {m.get("pair_attention") if m.get("scoring") == "pair" else None for m in manifests}
+    attention = choose_pair_attention(pair_attention or (trained.pop() if len(trained) == 1 else None), scoring)
     encoder: MergedEncoder | XCrossEncoder
     if integration.form == "merged":
         encoder = MergedEncoder(found, adapters, rank=integration.rank, pair_attention=attention)
@@ -172,13 +173,6 @@ def _as_sources_read(base: Base, folders: Sequence[Path]) -> Base:
             "was trained on"
         )
     return replace(base, recipe=recipe)
-
-
-def _common_attention(adapters: Sequence[Adapter]) -> PairAttention | None:
-    """The pair attention that all sources were trained with, if they agree."""
-    manifests = [adapter.manifest for adapter in adapters]
-    found = {m.get("pair_attention") if m.get("scoring") == "pair" else None for m in manifests}
-    return found.pop() if len(found) == 1 else None
 
 
 def source_names(folders: Sequence[Path]) -> list[str]:

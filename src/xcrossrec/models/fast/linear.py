@@ -17,16 +17,12 @@ from xcrossrec.models.fast import switched_on
 from xcrossrec.models.fast.native import Gelu, onednn_linear, onednn_linear_added, onednn_multiplies
 
 
-def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
-    alike = x.device.type == "cpu" and x.dtype == weight.dtype and x.numel() > 0
-    return alike and switched_on() and onednn_multiplies(x.dtype)
-
-
 def _multiply(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None, gelu: Gelu | None = None
 ) -> Tensor:
     """``gelu(x W^T + b) + residual`` without gradients, by the fastest kernel at hand."""
-    if _takes_onednn(x, weight):
+    alike = x.device.type == "cpu" and x.dtype == weight.dtype and x.numel() > 0
+    if alike and switched_on() and onednn_multiplies(x.dtype):
         if residual is not None and residual.dtype == x.dtype and gelu is None:
             return onednn_linear_added(x, residual, weight, bias)
         out = onednn_linear(x, weight, bias, gelu)

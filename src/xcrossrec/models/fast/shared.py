@@ -201,7 +201,8 @@ def shared_attention(
     to_itself, _ = part(history, history, past)
     to_history = part(seeing, history, past)
     to_own = part(own, own, padded(own))
-    return torch.cat([to_itself, _merge(to_history, to_own)], 1)
+    share = torch.sigmoid(to_history[1] - to_own[1]).to(to_own[0].dtype)  # one softmax over the keys of both parts
+    return torch.cat([to_itself, share * to_history[0] + (1 - share) * to_own[0]], 1)
 
 
 def _attend(
@@ -243,9 +244,3 @@ class _SoftmaxWithTotal(torch.autograd.Function):
         inner = (of_weights * weights).sum(-1, keepdim=True)
         gradient: Tensor = weights * (of_weights - inner + of_total[..., None])
         return gradient
-
-
-def _merge(first: Part, second: Part) -> Tensor:
-    """One softmax over the keys of both parts."""
-    share = torch.sigmoid(first[1] - second[1]).to(first[0].dtype)
-    return share * first[0] + (1 - share) * second[0]

@@ -5,7 +5,7 @@ Legend: ``inside`` and ``outside`` = the layer's sizes, ``rank`` = the adapter's
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,11 +105,6 @@ def folded_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
         updates = [sum(deltas)] if deltas else []
     else:
         linear, updates = module, []
-    return _changed_weights(linear, updates, dtype)
-
-
-def _changed_weights(linear: Any, updates: Sequence[Tensor], dtype: torch.dtype) -> list[Weights]:
-    """A linear layer with each update added to its weight; as it is if there are none."""
     bias = None if linear.bias is None else linear.bias.detach().to(dtype)
     if not updates:
         return [Weights(linear.weight.detach().to(dtype), bias)]

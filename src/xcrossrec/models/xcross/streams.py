@@ -91,7 +91,11 @@ def stack_adapters(backbone: nn.Module, streams: Sequence[Mapping[str, LoraFacto
         stacked = StackedLoraLinear(linear, [factors.get(path) for factors in streams])
         parent, _, attribute = path.rpartition(".")
         setattr(backbone.get_submodule(parent) if parent else backbone, attribute, stacked)
-    _split_position_bias(backbone, len(streams))
+    for module in backbone.modules():
+        stacked_inside = any(isinstance(child, StackedLoraLinear) for child in module.children())
+        if hasattr(module, "disentangled_attention_bias") and stacked_inside:
+            bias = _StreamwisePositionBias(module, len(streams))
+            module.disentangled_attention_bias = bias  # type: ignore[assignment]
 
 
 class _StreamwisePositionBias:
@@ -115,11 +119,3 @@ class _StreamwisePositionBias:
             with one_stream(self.layers, stream):
                 parts.append(self.original(q, k, relative_pos, rel_embeddings, scale_factor))
         return torch.cat(parts)
-
-
-def _split_position_bias(backbone: nn.Module, streams: int) -> None:
-    for module in backbone.modules():
-        if hasattr(module, "disentangled_attention_bias") and any(
-            isinstance(child, StackedLoraLinear) for child in module.children()
-        ):
-            module.disentangled_attention_bias = _StreamwisePositionBias(module, streams)  # type: ignore[assignment]
