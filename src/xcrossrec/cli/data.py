@@ -179,6 +179,9 @@ def _report(filters: dict[str, Any]) -> None:
     """Say on stderr, a line a reason, where the rows went and what was repaired."""
     for name, count in filters.get("rows", {}).items():
         typer.echo(f"{count:>12,} {_REASONS[name].format_map(filters)}", err=True)
+    if one := filters.get("one_user"):
+        said = f"the user {one['user_id']!r} has {one['interactions']:,} interactions and nobody else a tenth of them"
+        typer.echo(f"{said}: if it stands for guests, leave it out (--where COLUMN!={one['user_id']})", err=True)
     if lacking := filters.get("items_without_id"):
         typer.echo(f"{lacking:,} rows of items without an id were left out (--incomplete drop)", err=True)
     if two := filters.get("conflicting_titles"):

@@ -99,7 +99,10 @@ def order(interactions: pl.DataFrame) -> pl.DataFrame:
     as these are there, then as they stand.
     """
     ordered = _sort_by_user(interactions, _time_columns(interactions))
-    return ordered.with_columns(_positions(ordered))
+    users = numbers_of(ordered[USER])
+    starts = np.flatnonzero(np.diff(users, prepend=-1))  # each user's rows stand together, and are numbered from 0
+    numbers = np.arange(len(users)) - np.repeat(starts, np.diff(starts, append=len(users)))
+    return ordered.with_columns(pl.Series(POSITION, numbers))
 
 
 def clean_titles(items: pl.DataFrame) -> pl.DataFrame:
@@ -187,7 +190,9 @@ def checked_domain(
             raise DataError(f"domain {name!r} has an empty {split} split, no interaction is in it: check the ids")
     read = ItemText.default(items) if text is None else ItemText(text)
     read.check(f"the item table of domain {name!r}", items.columns)
-    filters = {**manifest.get("filters", {}), **_escaped(items)}
+    filters = dict(manifest.get("filters", {}))
+    if (escaped := items.filter(has_entity())[TITLE]).len():
+        filters["html_entities"] = {"items": escaped.len(), "examples": escaped.head(EXAMPLES).to_list()}
     catalogue = clean_titles(items)
     if (empty := catalogue.filter(is_empty_title())).height:
         filters["empty_titles"] = {"items": empty.height, "examples": empty[ITEM].head(EXAMPLES).to_list()}
@@ -263,13 +268,6 @@ def _sort_by_user(interactions: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame
     )
 
 
-def _positions(ordered: pl.DataFrame) -> pl.Series:
-    """Number each user's rows, which stand together, from 0."""
-    users = numbers_of(ordered[USER])
-    starts = np.flatnonzero(np.diff(users, prepend=-1))
-    return pl.Series(POSITION, np.arange(len(users)) - np.repeat(starts, np.diff(starts, append=len(users))))
-
-
 def _sort_key(interactions: pl.DataFrame, by: Sequence[str]) -> pl.Series | None:
     """Put the user's place and ``by`` into one number; None where that does not go or does not fit."""
     if interactions.is_empty() or any(not interactions.schema[name].is_integer() for name in by):
@@ -329,13 +327,6 @@ def _typed(what: str, items: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame([items[ITEM], *(columns[name].alias(name) for name in order)])
 
 
-def _escaped(items: pl.DataFrame) -> dict[str, Any]:
-    """State the titles with HTML entities, where there are any."""
-    titles = items.filter(has_entity())[TITLE]
-    examples = titles.head(EXAMPLES).to_list()
-    return {"html_entities": {"items": titles.len(), "examples": examples}} if examples else {}
-
-
 def _interactions(name: str, split: Split, frame: pl.DataFrame) -> pl.DataFrame:
     """Check one split's interactions and put them into canonical order."""
     what = f"the {split} interactions of domain {name!r}"
@@ -392,17 +383,22 @@ def _placed(what: str, frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(whole.alias(POSITION))
 
 
-def refuse_unknown(name: str, items: pl.Series) -> None:
-    """Refuse interactions whose items the catalogue lacks.
+def refuse_unknown(name: str, items: pl.Series, catalogue: pl.Series | None = None) -> None:
+    """Refuse interactions whose items the catalogue lacks; ``catalogue`` has its ids, if it lacks all of them.
 
     Raises:
         DataError: always.
     """
     ids = items.unique(maintain_order=True)
+    remedy = "complete the catalogue, or leave them out (data import --unknown-items drop)"
+    if catalogue is not None and catalogue.len():
+        remedy = (
+            f"these are all, and there ids are like {_examples(catalogue)}; name the column that both tables have "
+            "(--column item=NAME, once for each where the names differ)"
+        )
     raise DataError(
         f"domain {name!r} has {items.len():,} interactions with {ids.len():,} items that its "
-        f"catalogue lacks ({_examples(ids)}): complete the catalogue, or leave them out "
-        "(data import --unknown-items drop)"
+        f"catalogue lacks ({_examples(ids)}): {remedy}"
     )
 
 

@@ -50,7 +50,7 @@ _BLOCK = (
     r"video|wbr)(?:\s[^<>]*)?/?>"
 )
 _UNFOLDED = r"[\s\x1c-\x1f&&[^ ]]|  |^ | $"
-ABSENT = ("nan", "none", "null", "n/a", "nat", "<na>", "#n/a", "(null)", "undefined", "\\n")
+ABSENT = ("nan", "none", "null", "n/a", "nat", "<na>", "#n/a", "(null)", "undefined", "\\n", "(not set)")
 """What databases, pandas and spreadsheets write for nothing, whatever the case."""
 NOTHING = rf"^(?i:{'|'.join(map(re.escape, ABSENT))})$|^NA$"
 

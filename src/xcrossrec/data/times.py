@@ -24,7 +24,7 @@ _WRITTEN = re.compile(
     r"(?:[T ,]+(\d\d?):(\d\d)(?::(\d\d))?([.,]\d+)?(?: ?([AP])M)?)?(Z|[+-]\d\d:?\d\d)?",
     re.IGNORECASE,
 )
-_SLASHES = r"^(\d\d?)/(\d\d?)/(\d{4})"
+_SLASHES = r"^(\d\d?)/(\d\d?)/(\d{4}|\d\d\b)"
 _TURNED: dict[TimeUnit, str] = {"mdy": "$3-$1-$2", "dmy": "$3-$2-$1"}
 _OFFSET = r"(Z|[+-]\d\d:?\d\d)$"
 # Seconds of the years 2000 to 5138. In a finer unit the same number is a day of 1970 (up to 1973): the unit
@@ -36,7 +36,8 @@ def unit_of(values: pl.Series) -> TimeUnit:
     """Tell the unit of times by the first that is there: what is no number, or reads 20260131, is ISO 8601.
 
     Of other numbers, those below 10^11 are seconds (until the year 5138), others milliseconds below 10^14, and so on.
-    Of 1/31/2026 and 31/1/2026 a number above 12 tells which is the day; where none does, or both, they are not read.
+    Of 1/31/2026 and 31/1/26 a number above 12 tells which is the day; where none does, or both, they are not read, nor
+    are 26/1/31, of which the last number takes more values than the day.
     """
     if values.dtype.is_temporal():
         return "iso"
@@ -45,7 +46,8 @@ def unit_of(values: pl.Series) -> TimeUnit:
     if text.str.contains(_SLASHES).any():
         days = values.cast(pl.String).str.strip_chars().str.extract_groups(_SLASHES).struct.unnest()
         late = [bool((days[group].cast(pl.Int64) > 12).any()) for group in ("1", "2")]
-        return "iso" if late[0] == late[1] else "dmy" if late[0] else "mdy"
+        many = days["3"].n_unique() > days["1" if late[0] else "2"].n_unique()
+        return "iso" if late[0] == late[1] or many else "dmy" if late[0] else "mdy"
     if first.null_count() or text.str.contains(_COMPACT).any():
         return "iso"
     size = abs(float(first.max() or 0))  # type: ignore[arg-type]
@@ -61,7 +63,9 @@ def times(values: pl.Series, unit: TimeUnit) -> pl.DataFrame:
     if unit in PER_SECOND:
         return _numbers(values, PER_SECOND[unit])
     text = values.cast(pl.String).str.strip_chars().str.strip_suffix(".0")
-    return _iso(text.str.replace(_SLASHES, _TURNED[unit]) if unit in _TURNED else text)
+    if unit in _TURNED:
+        text = text.str.replace(_SLASHES, _TURNED[unit]).str.replace(r"^(\d\d)-", "20${1}-")
+    return _iso(text)
 
 
 def _parts(numbers: pl.Series, per: int) -> pl.DataFrame:

@@ -92,7 +92,7 @@ def test_columns_unit_and_separator_are_found(tmp_path: Path, separator: str) ->
 def test_a_column_that_may_be_two_things_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "b.csv"
     path.write_text("user,customer,sku,title,timestamp,date\na,b,7,Saw,1400000000,2024-01-01\n")
-    with pytest.raises(DataError, match="may be the user, 'user', 'customer': say which with --column user=user"):
+    with pytest.raises(DataError, match="may be the user, 'customer', 'user': say which with --column user=customer"):
         read_tables("csv", Inputs(path, None, columns=Columns()))
     raw = read_tables("csv", Inputs(path, None, columns=Columns.parse(["user=customer"])))
     assert raw.interactions.rows() == [("b", "7", 1_400_000_000)]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+import tomllib
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from importlib.resources import files
 from typing import Any, Literal, Self, TypeAlias, cast, get_args, get_origin, get_type_hints
 
 from xcrossrec.data.times import TimeUnit
@@ -16,27 +20,13 @@ ROLES: tuple[Role, ...] = get_args(Role)
 FIELDS: tuple[Role, ...] = ("brand", "category", "description", "price", "in_stock")
 """What an item may have beside its title; the canonical names of these columns, too."""
 
-NAMES: Mapping[Role, str] = {
-    "user": "user_id user customer_id customer client_id buyer_id account_id member_id shopper_id visitor_id "
-    "user_pseudo_id reviewerID uid client buyer shopper customer_no customer_user_id kundennummer kunde",
-    "item": "item_id item product_id product sku lineitem_sku article_id article asin parent_asin movie_id isbn "
-    "product_sku item_sku variant_sku stock_code artikelnummer artikel",
-    "title": "title name item_name item_title lineitem_name product_name product_title movie_title bezeichnung nom",
-    "time": "timestamp time datetime date ts order_date ordered_at purchase_date purchased_at created_at event_time "
-    "event_timestamp paid_at order_time purchase_time transaction_date invoice_date event_date t_dat datum kaufdatum",
-    "position": "position",
-    "brand": "brand brand_name manufacturer vendor maker",
-    "category": "category category_name product_category category_path category_code categories main_category "
-    "product_type department kategorie",
-    "description": "description product_description item_description body_html long_description",
-    "price": "price unit_price regular_price sale_price list_price variant_price preis prix",
-    "in_stock": "in_stock is_in_stock available is_available availability stock stock_quantity inventory",
-    "history": "history item_id_list item_seq history_items",
-}
-"""Per role the names by which a column is found, whatever their case and punctuation; the first is preferred."""
+VOCABULARY = tomllib.loads(files("xcrossrec.data.readers").joinpath("vocabulary.toml").read_text("utf-8"))
+"""What columns are called, and what they say, in the exports of many shops and languages."""
 
-_IF_NONE: Mapping[Role, str] = {"user": "email email_address customer_email user_email"}
-"""Names that count where no column has one of those."""
+_BEFORE: Mapping[Role, str] = dict.fromkeys(
+    ("item", "title", *FIELDS), "(line_?items?|items?|prod(uct)?s?|variants?|articles?|artikel)"
+) | {"user": "(order_?customer|order|billing)"}
+"""Words that may stand before such names."""
 
 
 def check_choices(settings: Any) -> None:
@@ -61,7 +51,7 @@ class Columns:
     A column inside another one has a dotted name (``customer.id``); one of a file without a header its number, from 1.
 
     Args:
-        item: in interactions and items alike.
+        item: in interactions and items alike; of several, one a line, each file's is the first that it has.
         position: order within the user's sequence.
         category: one text, or a path of categories as a list.
         price: a number, perhaps with a currency.
@@ -102,13 +92,13 @@ class Columns:
                 raise ConfigError(
                     f"column {pair!r} is not ROLE=NAME: ROLE is one of {', '.join(ROLES)}, as in user=customer"
                 )
-            named[role] = name
+            named[role] = f"{named[role]}\n{name}" if role in named else name
         return cls(**cast("Mapping[str, str]", named))  # type: ignore[arg-type]
 
     @property
     def numbered(self) -> bool:
         """Whether a column is named by its number, as of a file without a header."""
-        return any((getattr(self, role) or "").isdigit() for role in ROLES)
+        return any((getattr(self, role) or "").replace("\n", "").isdigit() for role in ROLES)
 
     def found_in(
         self,
@@ -119,11 +109,13 @@ class Columns:
         hint: str = "",
         *,
         elsewhere: bool = False,
+        products: bool = False,
     ) -> Self:
-        """Give the columns as one file has them.
+        """Give the columns as one file has them; of several that are named for a role, the first that is there.
 
         Args:
             elsewhere: the item's column may be meant for another file, and is then found by its usual names.
+            products: it is a table of items alone.
 
         Raises:
             DataError: a column that is named or needed is not there, or several may be it.
@@ -131,12 +123,14 @@ class Columns:
         has = f"it has {', '.join(map(repr, present[:30])) or 'none'}{', ...' if len(present) > 30 else ''}"
         named: dict[str, Any] = {}
         for role in (*needed, *optional):
-            stated = getattr(self, role)
-            if elsewhere and role == "item" and stated not in present and _find(role, path, present):
-                stated = None
-            if stated is not None and stated not in present:
-                raise DataError(f"{path} has no column {stated!r}, {has}: name the right column{hint}")
-            named[role] = stated or _find(role, path, present)
+            within = "" if role in ("item", "user", "time") else (named.get("item") or "").rpartition(".")[0]
+            stated = (getattr(self, role) or "").split("\n")
+            stated = next((name for name in stated if name in present), stated[0])
+            usual = None if stated in present else _find(role, path, present, within, products=products)
+            if stated and stated not in present and not (elsewhere and role == "item" and usual):
+                again = f" (--column {role}=NAME once for each)" if elsewhere and role == "item" else ""
+                raise DataError(f"{path} has no column {stated!r}, {has}: name the right column{again}{hint}")
+            named[role] = stated if stated in present else usual
             if present.count(named[role]) > 1:
                 raise DataError(f"{path} has {present.count(named[role])} columns {named[role]!r}: rename all but one")
             if named[role] is None and role in needed:
@@ -147,30 +141,48 @@ class Columns:
         return replace(self, **named)
 
 
-def _find(role: Role, path: str, present: Sequence[str]) -> str | None:
-    """Find a column by its whole name, or by the last part of a dotted one."""
-    return _found(role, NAMES[role], path, present) or _found(role, _IF_NONE.get(role, ""), path, present)
+def candidates(role: Role, present: Sequence[str], *, products: bool = False) -> list[str]:
+    """All columns that may be it, the likeliest first."""
+    return list(dict.fromkeys(name for found in _called(role, present, "", products) for name in found))
 
 
-def _found(role: Role, names: str, path: str, present: Sequence[str]) -> str | None:
-    known = [_plain(name) for name in names.split()]
-    found = [name for name in dict.fromkeys(present) if _plain(name) in known]
-    found = found or [name for name in present if "." in name and _plain(name.rpartition(".")[2]) in known]
-    preferred = [name for name in found if name in names.split()[:1]]
-    if len(found) > 1 and not preferred and role not in (*FIELDS, "history"):
+def _find(role: Role, path: str, present: Sequence[str], within: str = "", *, products: bool = False) -> str | None:
+    """Find a column, first inside the object that holds the item."""
+    inside = [name for name in present if within and name.startswith(f"{within}.")]
+    every = (found for names in (inside, present) for found in _called(role, names, within, products))
+    found = next((names for names in every if names), [])
+    best = [name for name in found if name.rpartition(".")[2] in VOCABULARY["usual"][role].split()[:1]]
+    if role == "user" and [_plain(name) for name in best or found] in (["user"], ["userid"]):  # perhaps a cashier
+        others = [name for name in candidates(role, present) if re.search("customer|client|buyer|kund", _plain(name))]
+        found, best = [*others, *(best or found)], [] if others else best
+    quiet = (*FIELDS, "history", "" if "." in "".join(found) else "title")
+    if len(found) > 1 and len(best) != 1 and role not in quiet:
         raise DataError(
             f"{path} has several columns that may be the {role}, {', '.join(map(repr, found))}: "
             f"say which with --column {role}={found[0]}"
         )
-    found.sort(key=lambda name: known.index(_plain(name)) if _plain(name) in known else len(known))
-    return next(iter(preferred or found), None)
+    return next(iter(best or found), None)
+
+
+def _called(role: Role, present: Sequence[str], within: str, products: bool) -> Iterator[list[str]]:
+    """Give the columns that are called so: whole, by the last part of a dotted name, behind another word."""
+    bare = rf"(?i)^{_BEFORE.get(role, '')}[\s_-]*|\s*\(.*\)$"
+    whole = {name: name.removeprefix(f"{within}.") for name in present}
+    last = {name: name.rpartition(".")[2] for name in present}
+    behind = {name: re.sub(bare, "", part) for name, part in last.items()}
+    for kind in ("usual", "otherwise", *(["products"] if products else [])):
+        known = [_plain(name) for name in VOCABULARY[kind].get(role, "").split()]
+        for parts in (whole, last, behind):
+            plain = {name: _plain(part) for name, part in parts.items() if _plain(part) in known}
+            yield sorted(plain, key=lambda name: (known.index(plain[name]), -name.count(".")))
 
 
 def is_usual(name: str) -> bool:
     """Whether a column of some role is usually called so."""
-    usual = " ".join([*NAMES.values(), *_IF_NONE.values()]).split()
-    return any(_plain(name) == _plain(known) for known in usual)
+    usual = [*VOCABULARY["usual"].values(), *VOCABULARY["otherwise"].values()]
+    return any(_plain(name) == _plain(known) for names in usual for known in names.split())
 
 
 def _plain(name: str) -> str:
-    return "".join(char for char in name.lower() if char.isalnum())
+    turned = re.sub(r"^id[\s_-]+(.+)", r"\1id", name.lower())
+    return "".join(char for char in unicodedata.normalize("NFKD", turned) if char.isalnum())

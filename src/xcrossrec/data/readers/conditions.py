@@ -10,29 +10,15 @@ from typing import Any, Literal, Self, cast
 
 import polars as pl
 
-from xcrossrec.data.readers.columns import check_choices
+from xcrossrec.data.readers.columns import VOCABULARY, check_choices
+from xcrossrec.data.text import ABSENT
 from xcrossrec.exceptions import ConfigError, DataError
 
-_EVENTS = re.compile(
-    r"(event|action|activity|behaviou?r|interaction|operation|evento|acci[oó]n|azione|ereignis|aktion|événement|"
-    r"событие|действие|事件|行[为為]|操作|イベント)(type?|name|code|category|kind)?"
+_COLUMNS, _VALUES = (
+    {kind: re.compile("|".join(words), re.IGNORECASE) for kind, words in VOCABULARY[part].items()}
+    for part in ("columns", "values")
 )
-_STATES = re.compile(r"\w*(status|state|statut|estado)|type|kind")
-_YES = re.compile(r"(is|was)?(purchased?|bought|buy|ordered|converted|conversion|paid|sold)")
-_NO = re.compile(r"(is|was)?(refund(ed)?|return(ed)?|cancel(l?ed)?|void(ed)?|deleted|click(ed)?|view(ed)?)")
-_QUANTITIES = re.compile(r"(order|item|line|product)*(quantity|qty)(ordered)?|units|menge|anzahl|quantité|cantidad")
 MANY_EVENTS = 50  # a column with more values is no kind of event
-_NOT_BOUGHT = re.compile(
-    r"view|click|visit|impression|browse|search|cart(?!r)|basket|wish|fav|^pv$|detail|return(ed|s)?$|refund|cancel|remov|abandon"
-    r"|void|fail|declin|reject|unpaid|chargeback|ansicht|warenkorb|storn|retour|^vue|panier|annul|rembours|carrito|carrinho|"
-    r"visualiz|devol|reembols|просмотр|корзин|возврат|отмен|浏览|收藏|加购|点击|退|取消|カート",
-    re.IGNORECASE,
-)
-_BOUGHT = re.compile(
-    r"purchas|buy|bought|order|transact|sale|sold|paid|complete|checkout|deliver|ship|kauf|achat|compra|acquist|bestell|"
-    r"покупк|заказ|购买|購入|下单",
-    re.IGNORECASE,
-)
 _PARTS = re.compile(r"(.+?)\s*(!=|>=|<=|=|>|<)\s*(.*)", re.DOTALL)
 
 
@@ -61,12 +47,12 @@ class Condition:
 
     def holds(self, dtype: pl.DataType) -> pl.Expr:
         """Give the condition as an expression that is never null; numbers compare as numbers."""
-        column, value = pl.col(self.column).cast(pl.String).str.strip_chars(), pl.lit(self.value)
+        column, value = _said(self.column, nothing=not self.value), pl.lit(self.value)
         if dtype.is_numeric() or self.relation not in ("=", "!="):
             with suppress(ValueError):
                 column, value = pl.col(self.column).cast(pl.Float64, strict=False), pl.lit(float(self.value))
         relations = {
-            "=": column.eq_missing(value), "!=": column.ne_missing(value), "<": column < value, "<=": column <= value,
+            "=": column == value, "!=": column.ne_missing(value), "<": column < value, "<=": column <= value,
             ">": column > value, ">=": column >= value,
         }  # fmt: skip
         return relations[self.relation].fill_null(False)
@@ -97,18 +83,26 @@ def all_hold(conditions: Sequence[Condition], types: Mapping[str, pl.DataType], 
 def event_columns(names: Sequence[str], conditions: Sequence[Condition]) -> dict[str, pl.Expr]:
     """Find the columns that say whether a row is a purchase, and what to count of each; not those of conditions.
 
-    These are kinds of events, states of orders, flags (``purchased``, ``returned``) and quantities.
+    These are kinds of events, states of orders, flags (``purchased``, ``returned``), quantities, and times of returns.
     """
     free = [name for name in names if name not in {condition.column for condition in conditions}]
-    found = {name: pl.col(name).cast(pl.String) for name in free if _is(name, _EVENTS, _STATES, _YES, _NO)}
-    sizes = [name for name in free if _is(name, _QUANTITIES)]
-    return found | {name: (pl.col(name).cast(pl.Float64, strict=False) > 0).cast(pl.String) for name in sizes}
+    found = {name: pl.col(name).cast(pl.String) for name in free if _is(name, "events", "states", "yes", "no")}
+    sizes = [name for name in free if _is(name, "quantities")]
+    found |= {name: (pl.col(name).cast(pl.Float64, strict=False) > 0).cast(pl.String) for name in sizes}
+    undone = [name for name in free if _is(name, "undone")]
+    return found | {name: (_said(name, nothing=True) != "").cast(pl.String) for name in undone}
 
 
-def _is(name: str, *kinds: re.Pattern[str]) -> bool:
+def _said(name: str, *, nothing: bool) -> pl.Expr:
+    """What a cell says, without blanks around it; the empty text where it is null, or (``nothing``) says so."""
+    text = pl.col(name).cast(pl.String).str.strip_chars().fill_null("")
+    return pl.when(text.str.to_lowercase().is_in(ABSENT)).then(pl.lit("")).otherwise(text) if nothing else text
+
+
+def _is(name: str, *kinds: str) -> bool:
     """Whether a column, or the last part of its dotted name, is called so."""
     plain = ["".join(filter(str.isalpha, part.casefold())) for part in (name, name.rpartition(".")[2])]
-    return any(kind.fullmatch(part) for kind in kinds for part in plain)
+    return any(_COLUMNS[kind].fullmatch(part) for kind in kinds for part in plain)
 
 
 def refuse_views(path: str, column: str, counts: Mapping[str, int]) -> str | None:
@@ -126,25 +120,29 @@ def refuse_views(path: str, column: str, counts: Mapping[str, int]) -> str | Non
         f"{value!r} ({count:,})" for value, count in sorted(counts.items(), key=lambda pair: -pair[1])[:8]
     )
     yes = [value for value in counts if value.strip().lower() in ("1", "1.0", "true", "t", "yes", "y")]
-    others = [value for value in counts if _NOT_BOUGHT.search(value)]
-    bought = [value for value in counts if _BOUGHT.search(value) and value not in others]
-    lines = [f"{column}={value}" for value in bought] or [f"{column}!={value}" for value in others]
-    if _is(column, _QUANTITIES):
+    others = [value for value in counts if _VALUES["not_bought"].search(value)]
+    bought = [value for value in counts if _VALUES["bought"].search(value) and value not in others]
+    known = len(bought) + len(others) == len(counts) or not _is(column, "states")
+    lines = [f"{column}={value}" for value in bought if known] or [f"{column}!={value}" for value in others]
+    if _is(column, "quantities"):
         others, lines = [value for value in counts if value == "false"], [f"{column}>0"]
         shown = f"0 or less ({counts.get('false', 0):,})"
-    elif _is(column, _YES) and yes:
+    elif _is(column, "undone"):
+        others, lines = [value for value in counts if value == "true"], [f"{column}="]
+        shown = f"a time in {counts.get('true', 0):,} rows"
+    elif _is(column, "yes") and yes:
         others, lines = [value for value in counts if value not in yes], [f"{column}={value}" for value in yes]
-    elif _is(column, _NO):
+    elif _is(column, "no"):
         others, lines = yes, [f"{column}!={value}" for value in yes]
-    elif _is(column, _EVENTS) and not others and len(counts) > 1 and len(bought) < len(counts):
+    elif _is(column, "events") and not others and len(counts) > 1 and len(bought) < len(counts):
         others, lines = [value for value in counts if value not in bought], lines or [f"{column}=VALUE"]
     if others:
         raise DataError(
             f"{path} has a column {column!r} with {shown}: not all of these are purchases; say what counts with "
             + " ".join(f'--where "{line}"' for line in lines)
-            + " (several values of one column: any of them)"
+            + (" (any of these values)" if len(lines) > 1 and "!=" not in lines[0] else "")
         )
-    if len(counts) > 1 and _is(column, _STATES):
+    if len(counts) > 1 and _is(column, "states"):
         return (
             f'{path}: rows of every {column} are taken ({shown}); choose with --where "{column}={next(iter(counts))}"'
         )

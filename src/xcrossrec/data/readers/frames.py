@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from xcrossrec.data.given import Table
-from xcrossrec.data.readers.columns import Columns, check_choices
+from xcrossrec.data.readers.columns import VOCABULARY, Columns, check_choices
 from xcrossrec.data.readers.conditions import Condition
 from xcrossrec.data.readers.sources import Paths
 from xcrossrec.data.text import ABSENT
@@ -20,10 +20,6 @@ PATH_NAMES = 2  # of a path of categories so many last names are taken
 _NO_DATE = ("0000-00-00", "0000-00-00 00:00:00")  # MySQL's
 _FORMS = (form for word in ABSENT for form in (word, word.upper(), word.title()))
 _NOTHING = ("", "NaN", "NaT", "NA", *_NO_DATE, *_FORMS)
-_YES = """true t yes y on instock available lowstock limited limitedavailability instoreonly onlineonly ja oui si sí
-auflager lieferbar verfügbar vorrätig enstock disponible disponibile"""
-_NO = """false f no n off outofstock soldout unavailable notavailable nostock backorder preorder discontinued nein non
-nichtauflager nichtlieferbar nichtverfügbar ausverkauft épuisé rupture rupturedestock agotado esaurito"""
 _LIST_ENDS, _LIST_COMMA = r"""^\[+\s*["']?|["']?\s*\]+$""", r"""["'][\s\]]*,[\s\[]*["']"""
 
 
@@ -148,7 +144,7 @@ def _in_stock(column: pl.Expr) -> pl.Expr:
     text = column.cast(pl.String).str.strip_chars().str.to_lowercase()
     number = text.str.strip_suffix("+").cast(pl.Float64, strict=False)
     word = text.str.replace(r"^https?:.*/", "").str.replace_all(r"[\s_-]", "")
-    yes, no = word.is_in(_YES.split()), word.is_in(_NO.split())
+    yes, no = (word.is_in(VOCABULARY["stock"][kind].split()) for kind in ("yes", "no"))
     return pl.when(number.is_not_null()).then(number > 0).when(yes).then(True).when(no).then(False)
 
 

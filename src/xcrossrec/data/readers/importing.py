@@ -27,7 +27,9 @@ from xcrossrec.data.readers.columns import check_choices
 from xcrossrec.data.readers.frames import SPLIT, RawDomain
 from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_time, by_user, leave_last_out
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.types import ITEM, SPLITS, Repeats, Split, SplitWay, UnknownItems
+from xcrossrec.types import ITEM, SPLITS, USER, Repeats, Split, SplitWay, UnknownItems
+
+_MANY = 100  # interactions of one user, if nobody else has a tenth of them, are those of many
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,15 @@ def _usable(name: str, raw: RawDomain, recipe: Recipe) -> tuple[RawDomain, dict[
     told: dict[str, Any] = {"rows": {"read": rows.height, **raw.rows}}
     if added := rows.height - told["rows"]["read"] + sum(told["rows"].get(name, 0) for name in ("where", "incomplete")):
         told["rows"]["histories"] = added
+    most = rows[USER].value_counts(sort=True).head(2)
+    if most["count"][0] > max(_MANY, 10 * most["count"][-1]):
+        told["one_user"] = {USER: most[USER][0], "interactions": most["count"][0]}
     known = np.isin(numbers_of(rows[ITEM]), numbers_of(raw.items[ITEM]), kind="table")
     if not known.all():
         lost = rows.filter(pl.Series(~known))
         strange = (lost.drop(SPLIT).unique() if SPLIT in lost.columns else lost)[ITEM].cast(pl.String)
         if recipe.unknown_items == "error":
-            refuse_unknown(name, strange)
+            refuse_unknown(name, strange, None if known.any() else raw.items[ITEM])
         told["unknown_items"] = {"items": strange.n_unique(), "interactions": strange.len()}
         told["rows"]["unknown_items"] = lost.height
     return replace(raw, interactions=rows if known.all() else rows.filter(pl.Series(known))), told

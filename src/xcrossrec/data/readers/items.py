@@ -129,7 +129,9 @@ def _selected(
     if "title" not in needed:  # published metadata, some without these columns
         columns = replace(columns, **{role: None for role in FIELDS if getattr(columns, role) not in present})
     optional: list[Role] = [role for role in ("title", *FIELDS) if role not in needed]
-    named = columns.found_in(source.shown, source.listed, needed, optional, source.hint(), elsewhere=bool(others))
+    named = columns.found_in(
+        source.shown, source.listed, needed, optional, source.hint(), elsewhere=bool(others), products=bool(others)
+    )
     title = pl.lit(None, pl.String) if named.title is None else pl.col(named.title).cast(pl.String).str.strip_chars()
     title = filled(title).fill_null("")
     selected = [pl.col(_ID).alias(ITEM), (title if mend is None else mend(title)).alias(TITLE)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from xcrossrec.data.readers.columns import Columns, Role
+from xcrossrec.data.readers.columns import Columns, Role, candidates
 from xcrossrec.data.readers.conditions import MANY_EVENTS, all_hold, event_columns, refuse_views
 from xcrossrec.data.readers.frames import Inputs, filled, ids, without_fractions
 from xcrossrec.data.readers.histories import HISTORY
@@ -42,6 +42,7 @@ class Tally:
     lacking: Counter[str] = field(default_factory=Counter)
     asked: Counter[str] = field(default_factory=Counter)
     events: dict[str, Counter[str]] = field(default_factory=dict)
+    instead: dict[str, str] = field(default_factory=dict)
 
     def add(self, other: Tally) -> None:
         """Add the rows of another file."""
@@ -50,6 +51,7 @@ class Tally:
         self.first = self.first or other.first
         self.asked.update(other.asked)
         self.lacking.update(other.lacking)
+        self.instead |= other.instead
         for column, counts in other.events.items():
             self.events.setdefault(column, Counter()).update(counts)
 
@@ -74,11 +76,14 @@ class Tally:
             shown = ", ".join(f"{value!r} ({count:,})" for value, count in self.asked.most_common(8))
             asked = " ".join(f'--where "{condition}"' for condition in inputs.where)
             raise DataError(f"no row has {asked}: in {self.first}, {inputs.where[0].column} has {shown}")
-        if self.incomplete and inputs.incomplete == "error":
+        lost = self.read == self.where + self.incomplete
+        if self.incomplete and (lost or inputs.incomplete == "error"):
             lacking = ", ".join(f"{_LACKING[name]} ({count:,})" for name, count in self.lacking.items())
+            others = ", ".join(f"--column {said}" for name, said in self.instead.items() if name in self.lacking)
+            remedy = "name other columns (--column ROLE=NAME)" if lost else "leave them out (--incomplete drop)"
             raise DataError(
                 f"{self.incomplete:,} of {self.read:,} rows of interactions lack {lacking}; first {self.example}: "
-                "complete them, or leave them out (--incomplete drop)"
+                f"complete them, {f'take another column ({others}), ' if others else ''}or {remedy}"
             )
         counts = {"read": self.read, "where": self.where, "incomplete": self.incomplete}
         return {name: count for name, count in counts.items() if count}
@@ -142,18 +147,15 @@ class _Job:
                     batch, spoiled, name, "was shortened by a spreadsheet: make its column text there, export again"
                 )
         if TIMESTAMP in batch.columns:
-            columns += self._times(batch, unit or "s").get_columns()
+            moments = times(batch[TIMESTAMP], unit or "s")
+            for bad, message in faults(batch[TIMESTAMP], moments, unit or "s", self.remedy):
+                self._refuse(batch, bad, TIMESTAMP, message)
+            columns += moments.get_columns()
         if POSITION in batch.columns:
             places = whole_numbers(batch[POSITION])
             self._refuse(batch, places.is_null(), POSITION, "is not a whole number: mend it")
             columns.append(places.alias(POSITION))
         return pl.DataFrame([*columns, *([batch[HISTORY]] if HISTORY in batch.columns else [])])
-
-    def _times(self, batch: pl.DataFrame, unit: TimeUnit) -> pl.DataFrame:
-        moments = times(batch[TIMESTAMP], unit)
-        for bad, message in faults(batch[TIMESTAMP], moments, unit, self.remedy):
-            self._refuse(batch, bad, TIMESTAMP, message)
-        return moments
 
     def _refuse(self, batch: pl.DataFrame, bad: pl.Series, name: str, message: str) -> None:
         if bad.any():
@@ -185,6 +187,11 @@ def interactions_of(
                 f"(--column {role.partition('_')[0].replace(TIMESTAMP, 'time')}=NAME)"
             )
     events = event_columns(list(present), inputs.where)
+    taken: Mapping[str, tuple[Role, str | None]]
+    taken = {USER: ("user", named.user), ITEM: ("item", named.item), TIMESTAMP: ("time", named.time)}
+    for key, (role, own) in taken.items():
+        others = [name for name in candidates(role, source.listed) if name != own]
+        tally.instead |= {key: f"{role}={others[0]}"} if others else {}
     selected = _selected(present, str(named.user), str(named.item), order, inputs, path)
     selected += [counted.alias(f"{_EVENT}{place}") for place, counted in enumerate(events.values())]
     asked = [condition.column for condition in inputs.where]

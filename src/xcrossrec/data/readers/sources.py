@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import polars as pl
 
 from xcrossrec.data.readers import copies
-from xcrossrec.data.readers.columns import is_usual
+from xcrossrec.data.readers.columns import candidates, is_usual
 from xcrossrec.data.store import is_panic, readable
 from xcrossrec.exceptions import ConfigError, DataError
 
@@ -148,6 +148,27 @@ class Source:
         parts = [part.partition("=") for part in Path(self.shown).parts[:-1] if self.form != "parquet"]
         return {name: value for name, equals, value in parts if name and equals and name not in self._schema}
 
+    @cached_property
+    def shared(self) -> tuple[str, list[str]]:
+        """What only the first row of an order, or of a product, says: the column that holds it together, and these.
+
+        So it is where two columns or more are blank in just those rows that repeat the order's number, say, of the row
+        above. All columns that are blank in each of these rows are meant for the whole order, but items' ids.
+        """
+        first = int(self.reading.names is None and not self.numbered)
+        rows: list[list[str]] = []
+        with suppress(csv.Error):  # which the reading itself tells
+            rows.extend(csv.reader(self._head.splitlines(keepends=True), **self.how) if self.every else ())
+        whole = [row for row in rows[first:-1] if len(row) == len(self.names)]
+        table = pl.DataFrame(whole, schema=dict.fromkeys(self.every, pl.String()), orient="row")
+        blank = {name: table[name].str.strip_chars() == "" for name in table.columns}
+        for key in [name for name in blank if not blank[name].any()]:
+            again = (table[key] == table[key].shift()).fill_null(value=False)
+            if again.any() and sum(blank[name].equals(again) for name in blank) > 1:
+                own = candidates("item", table.columns)
+                return key, [name for name in blank if blank[name].filter(again).all() and name not in own]
+        return "", []
+
     @property
     def listed(self) -> list[str]:
         """The names of all columns that hold values, also those that come twice."""
@@ -195,6 +216,10 @@ class Source:
         try:
             told = [pl.lit(value).alias(name) for name, value in self.folders.items()]
             frame = _flattened(self._scan(wanted), wanted).with_columns(told).select(wanted).fill_nan(None)
+            order, shared = pl.col(self.shared[0]).rle_id(), [pl.col(name) for name in self.shared[1]]
+            frame = frame.with_columns(
+                pl.when(each.fill_null("") == "").then(each.first().over(order)).otherwise(each) for each in shared
+            )
             texts = self.every if self.form == "csv" and not self.rewritten and copies.holds(self.path, b'"') else []
             marks = ["\n", "\\"] if texts and copies.holds(self.path, b'\\"') else ["\n"]
             odd = [pl.col(name).str.contains_any(marks) for name in texts]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from xcrossrec.data.readers.columns import Columns, Role
 from xcrossrec.data.readers.frames import Inputs, RawDomain, item_field
 from xcrossrec.data.readers.histories import HISTORY, with_histories
 from xcrossrec.data.readers.items import Expression, ItemRows, item_rows
+from xcrossrec.data.readers.joining import joined_columns
 from xcrossrec.data.readers.rows import Check, Tally, interactions_of
 from xcrossrec.data.readers.sources import Form, Paths, Reading, Source, open_sources, original_files
 from xcrossrec.data.times import ONE_UNIT, SUBSECOND
@@ -114,6 +115,9 @@ def read_planned(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> Ra
     """
     with scratch_folder() as folder:
         opened: list[Source] = []
+        plan = (
+            plan if plan.columns or not inputs.items else replace(plan, columns=_joined_columns(plan, inputs, folder))
+        )
         table, counted, told = read_bought(plan, inputs, folder, opened, blocks)
         bought = list(inputs.splits.values()) or [inputs.interactions]
         files = [file for paths in bought for file in original_files(paths)]
@@ -135,6 +139,14 @@ def _stated(plan: Plan, inputs: Inputs, folder: Path, names: Sequence[str] | Non
     return Reading(folder, inputs.separator, inputs.encoding, inputs.columns.numbered, names, plan.loose)
 
 
+def _joined_columns(plan: Plan, inputs: Inputs, folder: Path) -> tuple[Columns, Columns] | None:
+    sources = []
+    for paths, form in ((inputs.splits.get("train", inputs.interactions), plan.form), (inputs.items, None)):
+        first = [file for file in original_files(paths) if file.stat().st_size][:1]
+        sources.append(open_sources(first or paths, form, _stated(plan, inputs, folder, plan.names))[0])
+    return joined_columns(inputs.columns, *sources)
+
+
 def read_bought(
     plan: Plan, inputs: Inputs, folder: Path, opened: list[Source], blocks: Blocks | None
 ) -> tuple[pl.DataFrame, Mapping[str, int], Mapping[str, object]]:
@@ -149,7 +161,7 @@ def read_bought(
         else:
             files = original_files(paths)
             parts, shown = [], list(map(str, files))
-            for tables, told in blocks.read(files, partial(_bought_of_file, plan, inputs), "bought"):
+            for tables, told in blocks.read(files, partial(_bought_of_file, plan, inputs), "bought", plan.columns):
                 tally.add(Tally.of(told))
                 parts += tables
         return _joined([part for part in parts if part.width], ", ".join(shown))
