@@ -24,6 +24,8 @@ _WRITTEN = re.compile(
     r"(?:[T ,]+(\d\d?):(\d\d)(?::(\d\d))?([.,]\d+)?(?: ?([AP])M)?)?(Z|[+-]\d\d:?\d\d)?",
     re.IGNORECASE,
 )
+_MONTHS = "janfebmaraprmayjunjulaugsepoctnovdec"
+_NAMED = re.compile(r"([a-z]{3})[a-z]*\.? (\d\d?),? (\d{4})|(\d\d?)[ -]([a-z]{3})[a-z]*\.?[ -](\d{4})", re.IGNORECASE)
 _SLASHES = r"^(\d\d?)/(\d\d?)/(\d{4}|\d\d\b)"
 _TURNED: dict[TimeUnit, str] = {"mdy": "$3-$1-$2", "dmy": "$3-$2-$1"}
 _OFFSET = r"(Z|[+-]\d\d:?\d\d)$"
@@ -117,11 +119,13 @@ def _iso(text: pl.Series) -> pl.DataFrame:
 
 
 def _moment(text: str) -> tuple[int | None, int | None]:
-    """Read one time: ISO 8601, also ``... UTC``, ``... +0100``, ``31.1.2026 9:05 PM`` as shops write it."""
+    """Read one time: ISO 8601, also ``... UTC``, ``... +0100``, ``31.1.2026 9:05 PM``, ``Jan 31, 2026``."""
     head, _, zone = text.replace("/", "-").rpartition(" ")
     if zone in ("UTC", "GMT", "Z") or zone[:1] in ("+", "-"):
         text = head + ("Z" if zone[0] in "UGZ" else zone)
     text = re.sub(r"^(\d{8})(\d{6})$", r"\1T\2", text.replace("/", "-"))
+    if (named := _NAMED.match(text)) and (place := _MONTHS.find((named[1] or named[5]).lower())) % 3 == 0:
+        text = f"{named[3] or named[6]}-{place // 3 + 1}-{named[2] or named[4]}{text[named.end() :]}"
     if found := _WRITTEN.fullmatch(text):
         last, mid, first, year, month, day, hour, minute, second, fraction, half, offset = found.groups()
         hours = int(hour or 0) % 12 + 12 * (half in "Pp") if half else int(hour or 0)

@@ -135,6 +135,14 @@ def test_who_lacks_in_one_column_may_be_in_another(tmp_path: Path) -> None:
         taken(put(tmp_path / "y.csv", "user,sku,name,date\n" + ",a,A,2026-01-01\n" * 3), incomplete="drop")
 
 
+def test_a_time_of_day_is_told_with_the_column_that_has_the_date(tmp_path: Path) -> None:
+    path = put(tmp_path / "o.csv", "email,sku,name,Date created,Time\nu,a,A,2026-01-01,9:15:04 AM\n")
+    with pytest.raises(
+        DataError, match=r"'9:15:04 AM' is not an .*; or take another column \(--column time=Date created"
+    ):
+        taken(path)
+
+
 def test_guests_under_one_number_are_told(tmp_path: Path) -> None:
     rows = [f"{'0' if n % 2 else n},a,Hat,{1_700_000_000 + n}" for n in range(300)]
     domain = taken(put(tmp_path / "o.csv", "\n".join(["customer_id,sku,name,ts", *rows])))
@@ -204,10 +212,12 @@ def test_no_remedy_leaves_out_purchases(tmp_path: Path, column: str, words: list
         (["03/31/25", "04/01/25"], "ab"),
         (["31/03/25 9:05", "1/4/25 9:05"], "ab"),
         (["1/15/24, 9:00 AM", "1/2/24, 9:00 PM"], "ba"),
+        (["Mar 31, 2025, 9:05:10 AM", "April 1, 2025"], "ab"),
+        (["1 Apr 2025 10:00", "31-Mar-2025 11:00"], "ba"),
         (["25/3/1", "25/3/2"], None),
     ],
 )
-def test_years_of_two_digits_are_read_behind_day_and_month(tmp_path: Path, days: list[str], order: str | None) -> None:
+def test_days_are_read_as_shops_write_them(tmp_path: Path, days: list[str], order: str | None) -> None:
     rows = [f'u,{sku},A,"{day}"' for sku, day in zip("ab", days, strict=True)]
     path = put(tmp_path / "o.csv", "\n".join(["user,sku,name,date", *rows]))
     if order is None:
@@ -215,6 +225,11 @@ def test_years_of_two_digits_are_read_behind_day_and_month(tmp_path: Path, days:
             taken(path)
     else:
         assert "".join(item for _, item in bought(taken(path))) == order
+
+
+def test_a_product_behind_its_code_is_no_list(tmp_path: Path) -> None:
+    path = put(tmp_path / "o.csv", "customer,product,name,date\nu,[A-1] Hat,Hat,2026-01-01\n")
+    assert bought(taken(path)) == [("u", "[A-1] Hat")]
 
 
 def test_what_analytics_write_for_nothing_is_nothing(tmp_path: Path) -> None:

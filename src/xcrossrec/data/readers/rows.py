@@ -98,6 +98,7 @@ class _Job:
     events: Sequence[str]
     remedy: str
     check: Check | None
+    instead: str
 
     def table(self, batches: Iterator[pl.DataFrame]) -> tuple[pl.DataFrame, Tally]:
         """Take the rows that count, and count the others."""
@@ -139,7 +140,7 @@ class _Job:
     def _typed(self, batch: pl.DataFrame, unit: TimeUnit | None) -> pl.DataFrame:
         columns = [batch[USER], batch[ITEM]]
         for name in (USER, ITEM):
-            nested = batch[name].head(1).cast(pl.String).str.contains(r"^[\[{]")
+            nested = batch[name].head(1).cast(pl.String).str.contains(r"(?s)^(\[.*\]|\{.*\})$")
             self._refuse(batch, nested, name, "is a list or an object: name a value in it (--column user=customer.id)")
             if batch[name].unique().cast(pl.String).str.contains(_SHORTENED).any():
                 spoiled = batch[name].cast(pl.String).str.contains(_SHORTENED)
@@ -149,7 +150,7 @@ class _Job:
         if TIMESTAMP in batch.columns:
             moments = times(batch[TIMESTAMP], unit or "s")
             for bad, message in faults(batch[TIMESTAMP], moments, unit or "s", self.remedy):
-                self._refuse(batch, bad, TIMESTAMP, message)
+                self._refuse(batch, bad, TIMESTAMP, message + self.instead)
             columns += moments.get_columns()
         if POSITION in batch.columns:
             places = whole_numbers(batch[POSITION])
@@ -196,7 +197,8 @@ def interactions_of(
     selected += [counted.alias(f"{_EVENT}{place}") for place, counted in enumerate(events.values())]
     asked = [condition.column for condition in inputs.where]
     wanted = [str(named.user), str(named.item), *order.values(), *asked, *events, *source.every]
-    job = _Job(source, columns.time_unit, list(events), remedy, check)
+    instead = f"; or take another column (--column {tally.instead[TIMESTAMP]})" if TIMESTAMP in tally.instead else ""
+    job = _Job(source, columns.time_unit, list(events), remedy, check, instead)
     table, told = source.read(list(dict.fromkeys(wanted)), job.table, selected)
     tally.add(told)
     return table.with_columns(without_fractions(table[name]) for name in (USER, ITEM)) if table.height else table
@@ -243,4 +245,5 @@ def _a_row_an_item(batch: pl.DataFrame, source: Source, first: int) -> pl.DataFr
 
 
 def _begins_list(values: pl.Series) -> bool:
-    return values.dtype in (pl.String, pl.Categorical) and "[" in values.head(1).cast(pl.String).str.head(1)
+    text = values.dtype in (pl.String, pl.Categorical)
+    return text and bool(values.head(1).cast(pl.String).str.contains(r"(?s)^\[.*\]\s*$").any())
