@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from xcrossrec import ConfigError, build_domain, write_domain
 from xcrossrec.copurchase import CoPurchases
 from xcrossrec.types import ITEM
 from xcrossrec_lab.methods.purchases import PurchasesScorer
-from xcrossrec_lab.report.growth import Points, page
+from xcrossrec_lab.report.growth import OURS, Points, main, page
 from xcrossrec_lab.suites import growth
 from xcrossrec_lab.suites.suite import Suite
 
@@ -125,6 +126,15 @@ def test_the_page_has_every_method_and_what_purchases_add(suite: Suite) -> None:
     ):
         assert row in text
     assert "| TIGER (arXiv 2305.05065) | .0648 / .0384 |" in text
+
+
+def test_the_page_is_written_with_the_records_beside_it(suite: Suite, tmp_path: Path) -> None:
+    main([str(suite.out.parent / "growth.toml"), "--to", str(tmp_path / "README.md")])
+    assert (tmp_path / "README.md").read_text() == page(Points(suite), OURS)
+    known = json.loads((tmp_path / "cells.json").read_text())
+    assert list(known) == names(suite)
+    assert known["beauty/none/untrained-centered-co/16-s1"]["users"] == 16
+    assert "weight" in known["beauty/none/untrained-centered-co/16-s1"]
 
 
 def test_a_pattern_that_fits_nothing_is_refused(suite: Suite) -> None:

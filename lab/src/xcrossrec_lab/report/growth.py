@@ -6,11 +6,12 @@ python -m xcrossrec_lab.report.growth lab/evidence/growth.toml [--to FILE]
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float64
@@ -254,16 +255,27 @@ def _legend(points: Points) -> str:
     )
 
 
+def records(suite: Suite) -> dict[str, dict[str, Any]]:
+    """What is known of each finished cell beside its ranks: users, settings, weight, cost, the code's commit."""
+    kept = ("users", "settings", "trained_parameters", "commit", "cpu_s", "weight")
+    files = Files(suite.out)
+    cells = [each for cell, budgets in asked_cells(suite) for each in (cell, *with_copurchases(cell, budgets))]
+    known = {each.name: json.loads(files.record(each).read_text()) for each in cells if files.record(each).exists()}
+    return {name: {key: known[name][key] for key in kept if key in known[name]} for name in sorted(known)}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page of a suite's finished cells, or print it."""
+    """Write the page of a suite's finished cells, with their records beside it, or print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suite", type=Path)
     parser.add_argument("--ours", nargs="+", default=OURS, help="which method is compared with all others")
     parser.add_argument("--to", type=Path, help="the page's file")
     given = parser.parse_args(arguments)
-    text = page(Points(Suite.read(given.suite)), given.ours)
+    suite = Suite.read(given.suite)
+    text = page(Points(suite), given.ours)
     if given.to:
         given.to.write_text(text, encoding="utf-8")
+        given.to.with_name("cells.json").write_text(json.dumps(records(suite), indent=1) + "\n", encoding="utf-8")
     else:
         print(text, end="")
 
