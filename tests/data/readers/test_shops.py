@@ -60,7 +60,7 @@ def test_cancelled_orders_are_seen_by_their_time(tmp_path: Path) -> None:
     orders = [{"user": "u", "sku": s, "date": f"2026-01-0{n}", "name": "A", "cancelled_at": at} for n, s, at in
               ((1, "a", None), (2, "b", "2026-01-09"), (3, "c", "null"))]  # fmt: skip
     path.write_text("\n".join(map(json.dumps, orders)))
-    with pytest.raises(DataError, match=r"'cancelled_at' with a time in 1 rows: .* with --where \"cancelled_at=\"$"):
+    with pytest.raises(DataError, match=r"'cancelled_at' with an entry in 1 rows: .* with --where \"cancelled_at=\"$"):
         taken(path)
     assert bought(taken(path, None, "cancelled_at=")) == [("u", "a"), ("u", "c")]
 
@@ -196,6 +196,10 @@ def test_a_nested_item_s_own_object_is_asked_first(tmp_path: Path) -> None:
         ("Order Status", ["Completed", "Processing", "Cancelled"], "Order Status!=Cancelled"),
         ("Bestellstatus", ["In Bearbeitung", "Abgebrochen"], "Bestellstatus!=Abgebrochen"),
         ("line_items_quantity", ["1", "-1"], "line_items_quantity>0"),
+        ("metric.name", ["Placed Order", "Cancelled Order"], "metric.name=Placed Order"),
+        ("Transaction Type", ["Sale", "Return"], "Transaction Type=Sale"),
+        ("ABGRU", ["", "Z1"], "ABGRU="),
+        ("cancel_reason", ["", "customer"], "cancel_reason="),
     ],
 )
 def test_no_remedy_leaves_out_purchases(tmp_path: Path, column: str, words: list[str], line: str) -> None:

@@ -83,7 +83,7 @@ def all_hold(conditions: Sequence[Condition], types: Mapping[str, pl.DataType], 
 def event_columns(names: Sequence[str], conditions: Sequence[Condition]) -> dict[str, pl.Expr]:
     """Find the columns that say whether a row is a purchase, and what to count of each; not those of conditions.
 
-    These are kinds of events, states of orders, flags (``purchased``, ``returned``), quantities, and times of returns.
+    These are kinds of events, states of orders, flags (``purchased``, ``returned``), quantities, times and reasons of returns.
     """
     free = [name for name in names if name not in {condition.column for condition in conditions}]
     found = {name: pl.col(name).cast(pl.String) for name in free if _is(name, "events", "states", "yes", "no")}
@@ -129,7 +129,7 @@ def refuse_views(path: str, column: str, counts: Mapping[str, int]) -> str | Non
         shown = f"0 or less ({counts.get('false', 0):,})"
     elif _is(column, "undone"):
         others, lines = [value for value in counts if value == "true"], [f"{column}="]
-        shown = f"a time in {counts.get('true', 0):,} rows"
+        shown = f"an entry in {counts.get('true', 0):,} rows"
     elif _is(column, "yes") and yes:
         others, lines = [value for value in counts if value not in yes], [f"{column}={value}" for value in yes]
     elif _is(column, "no"):
