@@ -83,7 +83,7 @@ def all_hold(conditions: Sequence[Condition], types: Mapping[str, pl.DataType], 
 def event_columns(names: Sequence[str], conditions: Sequence[Condition]) -> dict[str, pl.Expr]:
     """Find the columns that say whether a row is a purchase, and what to count of each; not those of conditions.
 
-    These are kinds of events, states of orders, flags (``purchased``, ``returned``), quantities, times and reasons of returns.
+    These are kinds of events, states of orders, flags (``returned``), quantities, times and reasons of returns.
     """
     free = [name for name in names if name not in {condition.column for condition in conditions}]
     found = {name: pl.col(name).cast(pl.String) for name in free if _is(name, "events", "states", "yes", "no")}
