@@ -39,9 +39,7 @@ def _said(error: Exception) -> str:
     """An error as one sentence; the system's own with its file and what to do about it."""
     if isinstance(error, XCrossRecError) or not (isinstance(error, OSError) and error.filename):
         return str(error)
-    name = str(error.filename)
-    name = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
-    return f"{name}: {error.strerror}: {_REMEDIES.get(error.errno or 0, 'check that it is what you meant')}"
+    return f"{str(error.filename)[:_LONGEST_NAME]}: {error.strerror}: {_REMEDIES.get(error.errno or 0, 'check that it is what you meant')}"
 
 
 class _Commands(TyperGroup):

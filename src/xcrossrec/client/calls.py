@@ -116,7 +116,7 @@ class Questions:
         return Call("POST", "v1/explain", Explanation, "explanation", body=body)
 
     def find_items(self, query: str, limit: int = 10, *, model: str | None = None) -> Call[tuple[StoredItem, ...]]:
-        """Search the titles of a model's catalogue."""
+        """Search the titles of a model's catalogue, and its ids for just this one."""
         asked = _given(model=model, query=query, limit=str(limit))
         return Call("GET", "v1/items", tuple[StoredItem, ...], "items", query=asked)
 

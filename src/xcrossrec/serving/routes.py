@@ -13,7 +13,8 @@ from pydantic_core import to_json
 from starlette.responses import FileResponse
 
 from xcrossrec.answers import AddedPurchases, Recommendations, Scores
-from xcrossrec.catalogue.stored_item import LONGEST_ID
+from xcrossrec.catalogue.stored_item import LONGEST_ID, StoredItem
+from xcrossrec.catalogue.view import Snapshot
 from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.serving.metrics import CONTENT_TYPE
 from xcrossrec.serving.openapi import ASK, READ, WRITE, failures
@@ -112,19 +113,25 @@ async def explain(request: Request, asked: ExplainRequest) -> Response:
 async def find_items(
     request: Request,
     model: Wanted = None,
-    query: Annotated[str, Query(max_length=1000, description="A part of a title; empty: the first items.")] = "",
+    query: Annotated[str, Query(max_length=1000, description="Part of a title, or an id; empty: the first.")] = "",
     limit: Annotated[Whole, Query(ge=1, le=100)] = 10,
 ) -> Response:
-    """Find items by a part of their title."""
+    """Find items by a part of their title; the one with just that id comes first."""
     served, within_s = _service(request).find(model), _service(request).settings.search_timeout_s
     try:
         async with asyncio.timeout(within_s):
             snapshot = await asyncio.to_thread(served.store.snapshot)
-            found = await asyncio.to_thread(snapshot.search_titles, query, limit, within_s=within_s)
+            found = await asyncio.to_thread(_matching, snapshot, query, limit, within_s)
     except TimeoutError:
         said = f"the titles were not searched within {within_s:g} s: ask again, or for less"
         raise busy(said, status=503, code="timeout") from None
     return _json({"model": served.spec.name, "catalog_version": snapshot.version, "items": found})
+
+
+def _matching(snapshot: Snapshot, query: str, limit: int, within_s: float) -> list[StoredItem]:
+    named = [item for item in snapshot.get([query.strip()]) if item is not None]
+    titled = snapshot.search_titles(query, limit, within_s=within_s)
+    return [*named, *(item for item in titled if item not in named)][:limit]
 
 
 @router.put("/v1/items", response_model=UpsertAnswer, responses=WRITE, tags=["items"])

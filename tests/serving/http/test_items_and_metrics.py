@@ -37,6 +37,9 @@ def test_items_are_found_written_and_deleted(shop: Any) -> None:
     assert written == {"model": "toys", "catalog_version": version + 1, "written": 1}
     found = shop.ask("GET", "/v1/items?query=TRAIN tun&limit=3").json()["items"]
     assert found == [{**new, "title": "Wooden train tunnel", "price": 5.0, "in_stock": True}]
+    first, second = shop.ask("GET", "/v1/items?query=n&limit=2").json()["items"]
+    assert (first["item_id"], "n" in second["title"]) == ("n", True)
+    assert shop.ask("GET", "/v1/items?query=%20n%20&limit=1").json()["items"] == found
     assert shop.recommend([{"title": "Wooden train tunnel"}], k=9)["items"][0]["item_id"] != "n"
     known = shop.recommend([{"item_id": "i0"}], k=9)["items"]
     (item,) = [each for each in known if each["item_id"] == "n"]

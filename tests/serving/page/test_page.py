@@ -70,6 +70,16 @@ def test_a_history_is_built_and_recommendations_come(open_page: Opened, api: Cli
     assert "x-cross: 7 recommendations" in page.get_by_role("status").text_content()
 
 
+def test_an_id_that_is_typed_is_the_item_and_no_title(open_page: Opened, api: Client) -> None:
+    page = open_page()
+    box = page.get_by_role("combobox", name="Add what somebody bought")
+    box.fill("i0")
+    page.get_by_role("option", name="Red wooden train").wait_for()
+    box.press("Enter")
+    page.get_by_role("list", name="History").get_by_text("Red wooden train").wait_for()
+    assert ranking(page) == [item.item_id for item in api.recommend(["i0"], model="x-cross").items]
+
+
 def shown(score: float) -> str:
     return f"{score:.3f}".replace("-", "\u2212")
 

@@ -122,8 +122,8 @@ export class SearchBox {
 
   enter() {
     const text = this.input.value.trim();
-    if (this.active >= 0) this.choose(this.entries[this.active]);
-    else if (text) this.choose({ title: text });
+    const entry = this.entries[this.active] ?? this.entries.find((each) => each.item_id === text) ?? { title: text };
+    if (entry.item_id || text) this.choose(entry);
   }
 
   move(step) {
