@@ -32,14 +32,14 @@ _REMEDIES = {
     errno.EACCES: "ask for access to it, or choose another place",
     errno.EROFS: "choose a place that may be written",
 }
-_LONGEST_NAME = 80  # characters of a path that an error repeats
 
 
 def _said(error: Exception) -> str:
-    """An error as one sentence; the system's own with its file and what to do about it."""
+    """An error as one sentence; the system's own with its file (80 characters of it) and what to do about it."""
     if isinstance(error, XCrossRecError) or not (isinstance(error, OSError) and error.filename):
         return str(error)
-    return f"{str(error.filename)[:_LONGEST_NAME]}: {error.strerror}: {_REMEDIES.get(error.errno or 0, 'check that it is what you meant')}"
+    remedy = _REMEDIES.get(error.errno or 0, "check that it is what you meant")
+    return f"{str(error.filename)[:80]}: {error.strerror}: {remedy}"
 
 
 class _Commands(TyperGroup):
