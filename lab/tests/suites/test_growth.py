@@ -14,7 +14,7 @@ from xcrossrec import ConfigError, build_domain, write_domain
 from xcrossrec.copurchase import CoPurchases
 from xcrossrec.types import ITEM
 from xcrossrec_lab.methods.purchases import PurchasesScorer
-from xcrossrec_lab.report.growth import OURS, Points, main, page
+from xcrossrec_lab.report.growth import OURS, Point, Points, main, page
 from xcrossrec_lab.suites import growth
 from xcrossrec_lab.suites.suite import Suite
 
@@ -126,6 +126,19 @@ def test_the_page_has_every_method_and_what_purchases_add(suite: Suite) -> None:
     ):
         assert row in text
     assert "| TIGER (arXiv 2305.05065) | .0648 / .0384 |" in text
+
+
+def test_methods_are_compared_over_the_draws_that_both_have(suite: Suite) -> None:
+    points = Points(suite)
+    ours, other = points.get("beauty", "untrained-centered-co", 16), points.get("beauty", "popularity", 16)
+    text, every = points.get("beauty", "untrained-centered", 16), points.get("beauty", "untrained-centered-co", 0)
+    assert ours is not None and other is not None and text is not None and every is not None  # noqa: PT018
+    assert (ours.drawn, other.drawn, text.drawn, every.drawn) == (True, True, False, False)
+    first = Point("beauty", "popularity", 16, True, {0: other.draws[0]})
+    mine, theirs = ours.beside(first)
+    np.testing.assert_array_equal(mine, Point("beauty", "", 16, True, {0: ours.draws[0]}).ndcg)
+    np.testing.assert_array_equal(theirs, first.ndcg)
+    np.testing.assert_array_equal(ours.beside(text)[0], ours.ndcg)
 
 
 def test_the_page_is_written_with_the_records_beside_it(suite: Suite, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from jaxtyping import Float64
 from xcrossrec import Evaluation
 from xcrossrec.metrics.significance import PairedComparison
 from xcrossrec.types import NEGATIVES, USER, Negatives
+from xcrossrec_lab.methods import KINDS
 from xcrossrec_lab.report.many_comparisons import holm_adjusted
 from xcrossrec_lab.report.resampling import compare_many, interval, relative_interval
 from xcrossrec_lab.suites.cells import ALL, NO_BUDGET
@@ -43,23 +44,39 @@ given. Protocols differ, such as whether a history's items compete: quotes, not 
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """One method at one budget on one target, its draws taken together."""
+    """One method at one budget on one target.
+
+    Attributes:
+        drawn: whether its customers were drawn, by the seed; else each seed has the same ones.
+        draws: what was found with each seed.
+    """
 
     target: str
     method: str
     budget: int
-    draws: list[Evaluation] = field(default_factory=list)
+    drawn: bool
+    draws: dict[int, Evaluation] = field(default_factory=dict)
 
     def per_user(self, negatives: Negatives, metric: str) -> PerUser:
         """The metric of each user, averaged over the draws; users in the order of their ids."""
-        values = [each.of(negatives).sort(USER)[metric].to_numpy() for each in self.draws]
-        mean: PerUser = np.stack(values).mean(axis=0)
-        return mean
+        return self._mean(negatives, metric, self.draws)
 
     @cached_property
     def ndcg(self) -> PerUser:
         """NDCG@10 under full ranking."""
         return self.per_user("full", "ndcg@10")
+
+    def beside(self, other: Point) -> tuple[PerUser, PerUser]:
+        """NDCG@10 of one's own and the other's, over those draws of customers that both have learned from."""
+        if not (self.drawn and other.drawn):
+            return self.ndcg, other.ndcg
+        shared = self.draws.keys() & other.draws.keys()
+        return self._mean("full", "ndcg@10", shared), other._mean("full", "ndcg@10", shared)
+
+    def _mean(self, negatives: Negatives, metric: str, seeds: Iterable[int]) -> PerUser:
+        values = [self.draws[seed].of(negatives).sort(USER)[metric].to_numpy() for seed in sorted(seeds)]
+        mean: PerUser = np.stack(values).mean(axis=0)
+        return mean
 
 
 class Points:
@@ -77,7 +94,10 @@ class Points:
             for each in [cell, *with_copurchases(cell, budgets)]:
                 if files.record(each).exists():
                     key = (each.target, each.method, each.budget)
-                    self._points.setdefault(key, Point(*key)).draws.append(Evaluation.load(files.results(each)))
+                    some = KINDS[suite.methods[cell.method].kind].learns and cell.budget != ALL
+                    drawn = some or each.budget not in (ALL, NO_BUDGET)
+                    point = self._points.setdefault(key, Point(*key, drawn))
+                    point.draws[each.seed] = Evaluation.load(files.results(each))
 
     def get(self, target: str, method: str, budget: int) -> Point | None:
         """One, or what a method is without a budget."""
@@ -164,7 +184,7 @@ def differences(points: Points, ours: Sequence[str]) -> str:
     found: dict[int, PairedComparison] = {}
     for target in points.targets:
         here = [n for n, pair in enumerate(pairs) if pair[0] == target]
-        compared = compare_many([pairs[n][3].ndcg - pairs[n][4].ndcg for n in here])
+        compared = compare_many([np.subtract(*pairs[n][3].beside(pairs[n][4])) for n in here])
         found |= dict(zip(here, compared, strict=True))
     corrected = holm_adjusted([found[n].p_value for n in range(len(pairs))])
     cells = {
@@ -202,8 +222,9 @@ def _pairs(points: Points) -> Iterator[tuple[str, str]]:
 def _gain(ours: Point | None, other: Point | None) -> str:
     if ours is None or other is None:
         return ""
-    low, high = relative_interval(ours.ndcg, other.ndcg)
-    return f"{ours.ndcg.mean() / other.ndcg.mean() - 1:+.1%} [{low:+.1%}, {high:+.1%}]"
+    mine, theirs = ours.beside(other)
+    low, high = relative_interval(mine, theirs)
+    return f"{mine.mean() / theirs.mean() - 1:+.1%} [{low:+.1%}, {high:+.1%}]"
 
 
 def half_width(points: Points, target: str) -> tuple[int, float]:
@@ -250,8 +271,9 @@ def _legend(points: Points) -> str:
     return (
         f"Made by `python -m xcrossrec_lab.report.growth` from the suite `{points.suite.name}`: split "
         f"`{points.suite.split}`, leave-last-out, {', '.join(points.suite.negatives or NEGATIVES)}; items of the "
-        "history do not compete. A number in brackets is how many draws of users were averaged, one where there is "
-        "none. Intervals are of users, 95%, paired; n.s.: p at least .05 after Holm's correction over the whole table."
+        "history do not compete. A number in brackets is how many draws of customers were averaged, one where "
+        "there is none; two methods are compared over the draws that both have. Intervals are of users, 95%, paired; "
+        "n.s.: p at least .05 after Holm's correction over the whole table."
     )
 
 
