@@ -9,10 +9,10 @@ is quick and needs no torch.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sys
+from errno import EACCES, ENAMETOOLONG, ENOSPC
 from typing import Annotated, Any
 
 import typer
@@ -26,12 +26,7 @@ from xcrossrec.training.processes import Processes
 INTERRUPTED = 130
 USER_MISTAKE = 2
 
-_REMEDIES = {
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOSPC: "free space on its disk",
-    errno.EACCES: "ask for access to it, or choose another place",
-    errno.EROFS: "choose a place that may be written",
-}
+_REMEDIES = {ENAMETOOLONG: "choose a shorter name", ENOSPC: "free space on its disk", EACCES: "ask for access to it"}
 
 
 def _said(error: Exception) -> str:

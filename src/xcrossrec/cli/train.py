@@ -146,6 +146,11 @@ def _can_go_on() -> Iterator[None]:
         raise
 
 
+def _refuse_old_name(value: str | None) -> None:
+    if value is not None:
+        raise ConfigError(f"--integrator is called --form now: write --form {value.replace('paper', 'xcross')}")
+
+
 @app.command()
 @taking(Run)
 def target(
@@ -163,6 +168,7 @@ def target(
         ),
     ] = "merged",
     strict: Strict = False,
+    integrator: Annotated[str | None, typer.Option(hidden=True, callback=_refuse_old_name)] = None,
 ) -> None:
     """Integrate source adapters into a new domain: only a small LoRA, or integrators, and a small head train.
 
