@@ -234,7 +234,7 @@ def _cell(table: Tensor | None, row: int, column: int) -> float | None:
 
 
 def _explain_sources(probe: _Probe) -> list[dict[str, Any]]:
-    """Per item, what its sources give, by ablation; nothing for a model of one source."""
+    """Per item, what its sources give, by ablation; nothing for a model that combines none."""
     encoder = encoder_of(probe.model)
     if isinstance(encoder, MergedEncoder):
         return _explain_merged(probe, encoder)

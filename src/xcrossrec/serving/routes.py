@@ -130,7 +130,8 @@ async def find_items(
 
 def _matching(snapshot: Snapshot, query: str, limit: int, within_s: float) -> list[StoredItem]:
     named = [item for item in snapshot.get([query.strip()]) if item is not None]
-    return [*named, *(i for i in snapshot.search_titles(query, limit, within_s=within_s) if i not in named)][:limit]
+    titled = snapshot.search_titles(query, limit, within_s=within_s)
+    return [*named, *(item for item in titled if item not in named)][:limit]
 
 
 @router.put("/v1/items", response_model=UpsertAnswer, responses=WRITE, tags=["items"])

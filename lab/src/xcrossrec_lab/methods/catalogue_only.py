@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -81,13 +79,13 @@ def _train(model: SentenceTransformer, task: Task) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def left_of(text: str, noise: Any) -> str:
+def left_of(text: str, noise: random.Random) -> str:
     """A text without about :data:`DELETED` of its words; at least one is left of what has any.
 
     Args:
         text: of an item.
-        noise: a random number generator (:class:`random.Random`).
+        noise: says which words go.
     """
-    words: Sequence[str] = text.split()
+    words = text.split()
     left = [word for word in words if noise.random() >= DELETED]
     return " ".join(left or [noise.choice(words)]) if words else text

@@ -94,8 +94,8 @@ class Points:
             for each in [cell, *with_copurchases(cell, budgets)]:
                 if files.record(each).exists():
                     key = (each.target, each.method, each.budget)
-                    some = KINDS[suite.methods[cell.method].kind].learns and cell.budget != ALL
-                    drawn = some or each.budget not in (ALL, NO_BUDGET)
+                    learned_from_some = KINDS[suite.methods[cell.method].kind].learns and cell.budget != ALL
+                    drawn = learned_from_some or each.budget not in (ALL, NO_BUDGET)
                     point = self._points.setdefault(key, Point(*key, drawn))
                     point.draws[each.seed] = Evaluation.load(files.results(each))
 

@@ -115,9 +115,8 @@ def read_planned(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> Ra
     """
     with scratch_folder() as folder:
         opened: list[Source] = []
-        plan = (
-            plan if plan.columns or not inputs.items else replace(plan, columns=_joined_columns(plan, inputs, folder))
-        )
+        if inputs.items and not plan.columns:
+            plan = replace(plan, columns=_joined_columns(plan, inputs, folder))
         table, counted, told = read_bought(plan, inputs, folder, opened, blocks)
         bought = list(inputs.splits.values()) or [inputs.interactions]
         files = [file for paths in bought for file in original_files(paths)]

@@ -12,7 +12,7 @@ export function explanationView(explanation) {
 }
 
 function summary({ score, integration_effect: effect, layers, sources }) {
-  if (sources.length < 2) return `Score ${number(score)}. This model combines no other categories.`;
+  if (!sources.length) return `Score ${number(score)}. This model combines no other categories.`;
   if (effect === null) {
     const added = sources.map((each) => `${each.source} ${signed(each.stream_effect)}`).join(", ");
     return `Score ${number(score)}. The sources are merged into one stream; what each adds: ${added}.`;
