@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,10 +122,18 @@ def load_tables(source: Domain | Path | str) -> Tables:
         raise DataError(
             f"{path} holds no catalogue: expected items.parquet, items.csv.gz or items.csv, with train beside it"
         )
-    manifest = _manifest(path)
+    manifest = None
+    with suppress(OSError, ValueError):
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    manifest = manifest if isinstance(manifest, dict) else {}
     raw = {stem: _read(file) for stem, file in files.items()}
     parquet = files["items"].suffix == ".parquet"
-    mismatch = _mismatch(path) if (path / MANIFEST).exists() else None
+    mismatch = None
+    if (path / MANIFEST).exists():
+        try:
+            read_domain(path)
+        except DataError as error:
+            mismatch = str(error)
     return Tables(str(manifest.get("name", path.resolve().name)), raw, manifest, parquet, mismatch)
 
 
@@ -143,22 +152,6 @@ def _read(file: Path) -> pl.DataFrame:
         return pl.DataFrame()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{file} cannot be read ({error}): it is damaged or of another format") from error
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return manifest if isinstance(manifest, dict) else {}
-
-
-def _mismatch(path: Path) -> str | None:
-    try:
-        read_domain(path)
-    except DataError as error:
-        return str(error)
-    return None
 
 
 def _usable_rows(frame: pl.DataFrame) -> pl.DataFrame:
