@@ -76,19 +76,16 @@ class Questions:
             ServiceError: refused, busy for too long, failed, or no answer.
             ConfigError: what no request can carry.
         """
-        body = _given(
-            model=model,
-            history=_entries(history),
+        rest = _given(
             k=k,
-            filters=None if filters is None else _conditions(filters),
+            filters=filters and _given(**{**vars(filters), "category": filters.category and list(filters.category)}),
             candidates=None if candidates is None else list(candidates),
             include_bought=include_bought,
             explain=explain,
             skip_unknown=skip_unknown,
             diversity=diversity,
-            user_id=user_id,
-            other_history=list(other_history) or None,
         )
+        body = {**_asked(model, history, user_id, other_history), **rest}
         return Call("POST", "v1/recommend", Recommendations, body=body)
 
     def score(
@@ -98,10 +95,11 @@ class Questions:
         *,
         model: str | None = None,
         user_id: str | None = None,
+        other_history: Sequence[str] = (),
     ) -> Call[Scores]:
-        """Score candidates, ids or titles, for a history."""
-        body = _given(model=model, history=_entries(history), candidates=_entries(candidates), user_id=user_id)
-        return Call("POST", "v1/score", Scores, body=body)
+        """Score candidates, ids or titles, for a history; see :meth:`recommend`."""
+        asked = _asked(model, history, user_id, other_history)
+        return Call("POST", "v1/score", Scores, body={**asked, "candidates": _entries(candidates)})
 
     def explain(
         self,
@@ -110,10 +108,11 @@ class Questions:
         *,
         model: str | None = None,
         user_id: str | None = None,
+        other_history: Sequence[str] = (),
     ) -> Call[Explanation]:
-        """Say why an item has its score for a history."""
-        body = _given(model=model, history=_entries(history), item=_entry(item), user_id=user_id)
-        return Call("POST", "v1/explain", Explanation, "explanation", body=body)
+        """Say why an item has its score for a history; see :meth:`recommend`."""
+        asked = _asked(model, history, user_id, other_history)
+        return Call("POST", "v1/explain", Explanation, "explanation", body={**asked, "item": _entry(item)})
 
     def find_items(self, query: str, limit: int = 10, *, model: str | None = None) -> Call[tuple[StoredItem, ...]]:
         """Search the titles of a model's catalogue, and its ids for just this one."""
@@ -182,6 +181,13 @@ class Questions:
         return Call("POST", f"v1/models/{place}/reload", Details, body=_given(path=path))
 
 
+def _asked(
+    model: str | None, history: Sequence[HistoryEntry], user_id: str | None, other_history: Sequence[str]
+) -> dict[str, Any]:
+    elsewhere = list(other_history) or None
+    return _given(model=model, history=_entries(history), user_id=user_id, other_history=elsewhere)
+
+
 def _entries(history: Sequence[HistoryEntry]) -> list[dict[str, str]]:
     if isinstance(history, (str, Mapping)):
         raise ConfigError(f"expected a list of ids and titles, got {history!r}: put it into a list")
@@ -200,10 +206,6 @@ def _entry(entry: HistoryEntry) -> dict[str, str]:
     raise ConfigError(
         f"expected an id, a title or a mapping with 'item_id' or 'title', got {entry!r}: give one of these"
     )
-
-
-def _conditions(filters: Filters) -> dict[str, Any]:
-    return _given(**{**vars(filters), "category": filters.category and list(filters.category)})
 
 
 def _given(**values: Any) -> dict[str, Any]:

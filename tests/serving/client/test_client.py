@@ -158,6 +158,10 @@ def test_the_other_calls(client: Any) -> None:
     reasons = Service(answer({"model": "m", "explanation": REASONS}))
     assert client(reasons)("explain", ["B1"], "i1", model="m").integration_effect == 0.2
     assert reasons.body == {"model": "m", "history": [{"item_id": "B1"}], "item": {"item_id": "i1"}}
+    for service, method, put in ((scores, "score", ["i1"]), (reasons, "explain", "i1")):
+        client(service)(method, [], put, user_id="c-17", other_history=("Cast iron pan",))
+        assert service.body["other_history"] == ["Cast iron pan"]
+        assert (service.body["history"], service.body["user_id"]) == ([], "c-17")
     items = Service(answer({"items": [{"item_id": "i1", "title": "Blue train", "metadata": {"a": [1]}}]}))
     assert client(items)("find_items", "tr&in", 5)[0] == StoredItem("i1", "Blue train", metadata={"a": [1]})
     assert dict(items.asked[0].url.params) == {"query": "tr&in", "limit": "5"}
