@@ -19,14 +19,13 @@ import torch
 from jaxtyping import Bool
 
 from xcrossrec.catalogue.base import Encode
-from xcrossrec.catalogue.files import check_file, read_version
+from xcrossrec.catalogue.files import check_file, read_table, read_version
 from xcrossrec.catalogue.fingerprint import check_fingerprint
 from xcrossrec.catalogue.purchases import PurchaseLog, as_table
-from xcrossrec.catalogue.rows import DATABASE, DamagedError, Rows, SegmentRecord, check_is_file
-from xcrossrec.catalogue.segment import COLUMNS, Segment
-from xcrossrec.catalogue.snapshot import Part, merge_parts
-from xcrossrec.catalogue.sqlite import SqliteCatalogue, are_sound, check_folder, read_recent
-from xcrossrec.data.store import is_panic
+from xcrossrec.catalogue.rows import DATABASE, DamagedError, Rows, SegmentRecord
+from xcrossrec.catalogue.segment import Segment
+from xcrossrec.catalogue.snapshot import merge_parts
+from xcrossrec.catalogue.sqlite import SqliteCatalogue, are_sound, check_folder, read_parts
 from xcrossrec.data.text import ItemText
 from xcrossrec.exceptions import BundleError
 from xcrossrec.types import ITEM, USER
@@ -122,7 +121,10 @@ def repair(folder: Path | str, *, fingerprint: str, encode: Encode) -> tuple[Exa
     kept = np.flatnonzero(~found.unreadable).tolist()
     vectors = found.items.vectors.numpy()[kept]
     items = [found.items.item(row) for row in kept]
-    if (anew := np.flatnonzero(found.unfit[kept])).size:
+    anew = np.flatnonzero(found.unfit[kept])
+    if len(anew) == len(items):  # their size, too, may not be what was written
+        vectors = encode(items)
+    elif len(anew):
         vectors[anew] = encode([items[row] for row in anew])
     made = SqliteCatalogue.create(
         folder,
@@ -159,29 +161,16 @@ def _purchases(rows: Rows, findings: list[str]) -> pl.DataFrame:
 
 def _items(folder: Path, rows: Rows, findings: list[str]) -> Segment:
     """Read all items that count, by place, whatever the checksums of their files say."""
-    parts = {}
-    for record in rows.segments():
+
+    def read(record: SegmentRecord) -> Segment:
+        """Read a segment as it is; vectors that are not there are zeros."""
         for path, expected in record.files(folder):
             with _noted(findings):
                 check_file(path, expected)
-        parts[record.number] = Part.whole(_read(folder, record, rows.facts["dim"]))
-    for number, row in rows.dead():
-        parts[number].alive[row] = False
-    return merge_parts([*parts.values(), Part.whole(read_recent(rows))])
+        table, dim = read_table(folder, record), rows.facts["dim"]
+        place, size = folder / f"vectors-{record.number}.npy", 4 * record.rows * dim
+        content = place.read_bytes()[_HEADER : _HEADER + size] if place.is_file() else b""
+        vectors = np.frombuffer(bytearray(content.ljust(size, b"\0")), dtype=np.float32)
+        return Segment(table, torch.from_numpy(vectors.reshape(record.rows, dim)))
 
-
-def _read(folder: Path, record: SegmentRecord, dim: int) -> Segment:
-    """Read a segment as it is; vectors that are not there are zeros."""
-    check_is_file(path := folder / f"items-{record.number}.arrow")
-    try:
-        table = pl.read_ipc(path.read_bytes())
-        if table.schema != COLUMNS or table.height != record.rows:
-            raise ValueError("its columns or rows are not those that were written")
-    except BaseException as error:
-        if not isinstance(error, Exception) and not is_panic(error):
-            raise
-        raise DamagedError(path, error) from error
-    place, size = folder / f"vectors-{record.number}.npy", 4 * record.rows * dim
-    content = place.read_bytes()[_HEADER : _HEADER + size] if place.is_file() else b""
-    vectors = np.frombuffer(bytearray(content.ljust(size, b"\0")), dtype=np.float32)
-    return Segment(table, torch.from_numpy(vectors.reshape(record.rows, dim)))
+    return merge_parts(read_parts(rows, read))

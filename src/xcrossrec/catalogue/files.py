@@ -13,6 +13,7 @@ Legend: ``item`` = one item of the segment, ``dim`` = vector size.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Collection
@@ -26,9 +27,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from xcrossrec.catalogue.facts import LAST_VERSION
 from xcrossrec.catalogue.rows import DATABASE, DamagedError, SegmentRecord, check_is_file
 from xcrossrec.catalogue.scan import Codes, processor_multiplies_integers, quantise, worth_quantising
-from xcrossrec.catalogue.segment import Segment
+from xcrossrec.catalogue.segment import COLUMNS, Segment
+from xcrossrec.data.store import is_panic
 from xcrossrec.exceptions import StorageError
 from xcrossrec.replacing import force_to_disk, refused
 
@@ -66,7 +69,7 @@ def write_segment(folder: Path, number: int, segment: Segment) -> SegmentRecord:
     return SegmentRecord(number, len(segment), items, vectors, values, scales, *bounds)
 
 
-def read_segment(folder: Path, record: SegmentRecord) -> Segment:
+def read_segment(folder: Path, record: SegmentRecord, dim: int) -> Segment:
     """Compare a segment's files with their checksums; read its items and map its vectors.
 
     Raises:
@@ -74,13 +77,35 @@ def read_segment(folder: Path, record: SegmentRecord) -> Segment:
     """
     for path, expected in record.files(folder):
         check_file(path, expected)
-    table = pl.read_ipc((folder / f"items-{record.number}.arrow").read_bytes())
-    vectors = _map(folder / f"vectors-{record.number}.npy")
+    table, shape = read_table(folder, record), (record.rows, dim)
+    vectors = _map(folder / f"vectors-{record.number}.npy", np.float32, shape)
     codes = None
-    if record.error is not None and record.length is not None and processor_multiplies_integers():
-        values, scale = (_map(folder / f"{name}-{record.number}.npy") for name in ("codes", "scales"))
-        codes = Codes(values, scale, record.error, record.length)
+    if record.codes is not None and processor_multiplies_integers():
+        values = _map(folder / f"codes-{record.number}.npy", np.int8, shape)
+        scale = _map(folder / f"scales-{record.number}.npy", np.float32, shape[:1])
+        bounds = [each for each in (record.error, record.length) if isinstance(each, float) and 0 <= each < math.inf]
+        if len(bounds) < 2 or not scale.isfinite().all():
+            raise DamagedError(folder / f"codes-{record.number}.npy", "what is said of its values is not finite")
+        codes = Codes(values, scale, *bounds)
     return Segment(table, vectors, codes, record)
+
+
+def read_table(folder: Path, record: SegmentRecord) -> pl.DataFrame:
+    """Read a segment's items, whatever the checksum of their file.
+
+    Raises:
+        BundleError: they have other columns or rows than were written.
+    """
+    check_is_file(path := folder / f"items-{record.number}.arrow")
+    try:
+        table = pl.read_ipc(path.read_bytes())
+        if table.schema != COLUMNS or table.height != record.rows:
+            raise ValueError("its columns or rows are not those that were written")
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise DamagedError(path, error) from error
+    return table
 
 
 def remove_segments(folder: Path, *, keep: Collection[int]) -> list[str]:
@@ -122,7 +147,9 @@ def read_version(folder: Path) -> int:
         text, _, check = (folder / VERSION).read_text(encoding="ascii").removesuffix("\n").partition(" ")
         if check != f"{crc32(text.encode()):08x}":
             raise ValueError("its checksum differs")
-        return int(text)
+        if not 0 <= (version := int(text)) <= LAST_VERSION:
+            raise ValueError(f"no catalogue has the version {version}")
+        return version
     except (OSError, ValueError) as error:
         raise DamagedError(folder / VERSION, error) from error
 
@@ -177,7 +204,12 @@ def _write(path: Path, content: Tensor | memoryview) -> int:
     return _checksum(path)
 
 
-def _map(path: Path) -> Tensor:
+def _map(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> Tensor:
     """Map an array; no write to it would reach the file."""
-    array = np.load(path, mmap_mode="c", allow_pickle=False)
+    try:
+        array = np.lib.format.open_memmap(path, mode="c")
+        if array.dtype != kind or array.shape != shape:
+            raise ValueError(f"its values are {array.dtype} of the shape {array.shape}, not {kind.__name__} of {shape}")
+    except (OSError, ValueError, EOFError) as error:
+        raise DamagedError(path, error) from error
     return torch.from_numpy(array)

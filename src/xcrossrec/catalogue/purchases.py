@@ -19,6 +19,9 @@ PURCHASES = pl.Schema({USER: pl.String, ITEM: pl.String, TIMESTAMP: pl.Int64})
 LATEST = 253_402_300_800
 """Seconds from 1970 to the year 10000: a time beyond is in another unit."""
 
+LAST_NUMBER = 2**62
+"""No purchase, and no item, has a number in its order that is as high."""
+
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
@@ -126,6 +129,13 @@ def leave_out(purchases: pl.DataFrame, customers: Collection[str]) -> pl.DataFra
 def as_table(rows: Iterable[Sequence[object]]) -> pl.DataFrame:
     """Make a table of purchases of :attr:`Purchase.values`."""
     return pl.DataFrame(list(rows), schema=PURCHASES, orient="row")
+
+
+def can_be_kept(number: object, user_id: object, item_id: object, timestamp: object) -> bool:
+    """Whether a purchase and its number are of the kind that is written; they may come from anybody."""
+    numbered = isinstance(number, int) and 0 < number < LAST_NUMBER
+    named = all(isinstance(text, str) and 0 < len(text) <= LONGEST_ID for text in (user_id, item_id))
+    return numbered and named and (timestamp is None or (isinstance(timestamp, int) and 0 <= timestamp < LATEST))
 
 
 def first_of_each(purchases: Sequence[Purchase]) -> list[Purchase]:

@@ -22,6 +22,8 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Float32
 
+from xcrossrec.catalogue.facts import read_facts
+from xcrossrec.catalogue.purchases import LAST_NUMBER, can_be_kept
 from xcrossrec.exceptions import BundleError, StorageError, XCrossRecError
 from xcrossrec.replacing import refused
 
@@ -111,7 +113,8 @@ PurchaseValues: TypeAlias = tuple[str, str, int | None]
 
 
 class Rows:
-    """An open database; one process at a time has it, and one thread at a time may call it.
+    """An open database; one process at a time has it, and one thread at a time may call it. Every commit is on disk
+    before it returns.
 
     Raises:
         InUseError: open in another process.
@@ -119,9 +122,20 @@ class Rows:
     """
 
     def __init__(self, path: Path) -> None:
+        for beside in path.parent.glob(f"{path.name}-*"):
+            check_is_file(beside)
         self.path = path
-        self._connection = _connect(path)
         self._facts: dict[str, Any] = {}
+        with _sentences(path):
+            self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+            try:
+                for setting in _SETTINGS:
+                    self._connection.execute(f"PRAGMA {setting}")
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                self.close()
+                raise
 
     @classmethod
     def create(
@@ -150,11 +164,26 @@ class Rows:
         check_is_file(path)
         rows = cls(path)
         try:
-            rows._check_format()
+            ((made_as,),) = rows._all("PRAGMA user_version")
+            schema = {sql for (sql,) in rows._all("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+            if made_as != FORMAT_VERSION and schema:
+                kind, remedy = (
+                    ("a newer", "nothing is wrong with it; install that release here, too")
+                    if made_as > FORMAT_VERSION
+                    else ("an older", "install that release, or build the catalogue again from its source")
+                )
+                raise BundleError(
+                    f"{path} has the format {made_as} of {kind} release, this one reads {FORMAT_VERSION}: {remedy}"
+                )
+            if schema != set(_SCHEMA):
+                raise DamagedError(path, "its tables are not those that were written")
             found = rows._all("SELECT value, crc FROM facts")
             if len(found) != 1 or crc32(str(found[0][0]).encode()) != found[0][1]:
                 raise DamagedError(path, "the checksum of its facts differs")
-            rows._facts = json.loads(found[0][0])
+            try:
+                rows._facts = read_facts(str(found[0][0]))
+            except ValueError as error:
+                raise DamagedError(path, error) from error
         except BaseException:
             rows.close()
             raise
@@ -210,10 +239,10 @@ class Rows:
 
     def purchases(self, *, at_once: int = 65_536) -> Iterator[tuple[list[PurchaseValues], list[str]]]:
         """All purchases in order of arrival, some at a time, and sentences on those that are not what was written."""
-        last = -1
+        last = -LAST_NUMBER
         while found := self._all(f"SELECT * FROM purchases WHERE number > {last} ORDER BY number LIMIT {at_once}"):
             last = max(last + 1, found[-1][0])
-            sound = [crc32(repr(row[:-1]).encode()) == row[-1] for row in found]
+            sound = [crc32(repr(row[:-1]).encode()) == row[-1] and can_be_kept(*row[:-1]) for row in found]
             bad = [row for row, fine in zip(found, sound, strict=True) if not fine]
             damaged = [f"purchase {row[0]} ({str(row[1:3])[:120]}): one of its values is damaged" for row in bad]
             yield [row[1:-1] for row, fine in zip(found, sound, strict=True) if fine], damaged
@@ -371,22 +400,6 @@ class Rows:
         self._connection.execute("INSERT INTO facts VALUES (?, ?)", (value, crc32(value.encode())))
         self._pending = {**self._facts, **changed}
 
-    def _check_format(self) -> None:
-        """Refuse another format."""
-        ((found,),) = self._all("PRAGMA user_version")
-        schema = {sql for (sql,) in self._all("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
-        if found != FORMAT_VERSION and schema:
-            kind, remedy = (
-                ("a newer", "nothing is wrong with it; install that release here, too")
-                if found > FORMAT_VERSION
-                else ("an older", "install that release, or build the catalogue again from its source")
-            )
-            raise BundleError(
-                f"{self.path} has the format {found} of {kind} release, this one reads {FORMAT_VERSION}: {remedy}"
-            )
-        if schema != set(_SCHEMA):
-            raise DamagedError(self.path, "its tables are not those that were written")
-
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         try:
@@ -404,23 +417,6 @@ class Rows:
 
 def _sum(rows: Iterable[Iterable[Any]]) -> int:
     return sum(crc32(repr(tuple(row)).encode()) for row in rows)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """Open with every commit on disk before it returns, and alone."""
-    for beside in path.parent.glob(f"{path.name}-*"):
-        check_is_file(beside)
-    with _sentences(path):
-        connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-        try:
-            for setting in _SETTINGS:
-                connection.execute(f"PRAGMA {setting}")
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-        except sqlite3.Error:
-            connection.close()
-            raise
-    return connection
 
 
 @contextmanager

@@ -38,6 +38,7 @@ from xcrossrec.filters import Filters
 from xcrossrec.prompts import clean_title
 
 PLACE = "place"
+_CHECKED_AT_ONCE = 65_536
 _ITEMS_KEPT = 16_384
 """Items of a segment that are kept as objects, some hundred bytes each."""
 
@@ -132,6 +133,18 @@ class Segment:
             one row a slot; None where integers are read, which each search multiplies by itself.
         """
         return None if self.codes else slots @ self.vectors.t()
+
+    # ---- what may come from anybody
+
+    def can_be(self) -> tuple[Bool[np.ndarray, " item"], Bool[np.ndarray, " item"]]:
+        """Mark the items whose values, and those whose vectors, are of the kind that is written, whatever their
+        checksums say."""
+        needed = [pl.col(name).is_not_null() for name in (PLACE, "in_stock", "item_check", "vector_check")]
+        texts = [pl.col("item_id").str.len_bytes() > 0, pl.col("title").is_not_null()]
+        price = pl.col("price").is_null() | pl.col("price").is_between(0, np.finfo(np.float64).max)
+        fits = pl.all_horizontal(*needed, *texts, price, pl.col("item_id").is_first_distinct())
+        finite = [block.isfinite().all(1) for block in torch.split(self.vectors, _CHECKED_AT_ONCE)]
+        return self.table.select(fits.fill_null(False)).to_series().to_numpy(), torch.cat(finite).numpy()
 
     # ---- look-up
 

@@ -9,7 +9,7 @@ Legend: ``item`` = one item, ``dim`` = vector size.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -30,9 +30,9 @@ from xcrossrec.catalogue.files import (
     write_version,
 )
 from xcrossrec.catalogue.fingerprint import check_fingerprint
-from xcrossrec.catalogue.purchases import Purchase, PurchaseLog, as_table
-from xcrossrec.catalogue.rows import DATABASE, DamagedError, InUseError, Rows
-from xcrossrec.catalogue.segment import Segment, check_of_item, check_vectors, checks_of_vectors, table_of_rows
+from xcrossrec.catalogue.purchases import LAST_NUMBER, Purchase, PurchaseLog, as_table
+from xcrossrec.catalogue.rows import DATABASE, DamagedError, InUseError, Rows, SegmentRecord
+from xcrossrec.catalogue.segment import PLACE, Segment, check_of_item, check_vectors, checks_of_vectors, table_of_rows
 from xcrossrec.catalogue.snapshot import HeldSnapshot, Part
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.copurchase import user_hash
@@ -141,7 +141,15 @@ class SqliteCatalogue(Catalogue):
             facts = rows.facts
             if fingerprint is not None:
                 check_fingerprint(str(folder), facts["fingerprint"], fingerprint)
-            _check_version(folder, facts["version"])
+            if (version := facts["version"]) < (acknowledged := read_version(folder)):
+                raise BundleError(
+                    f"{folder} was taken back to version {version}, {acknowledged - version} writes lost: version "
+                    f"{acknowledged} had been acknowledged, and the log that held them is damaged or gone; restore a "
+                    f"copy, or go on without them with  xcrossrec catalog repair MODEL {folder}"
+                )
+            if version > acknowledged:  # a crash came between a write and its acknowledgement
+                with suppress(OSError):
+                    write_version(folder, version)
             snapshot = _read(folder, rows)
             bought = _read_purchases(rows)
             if facts.get("unwiped"):  # a process died between the two steps of forgetting
@@ -197,7 +205,7 @@ class SqliteCatalogue(Catalogue):
         if not len(merged):
             return merged
         number, self._next_number = self._next_number, self._next_number + 1
-        return read_segment(self.folder, write_segment(self.folder, number, merged))
+        return read_segment(self.folder, write_segment(self.folder, number, merged), merged.vectors.shape[1])
 
     def _keep_instead(
         self, merged: Segment, instead_of: Collection[Segment], since: Collection[str], facts: Mapping[str, Any]
@@ -240,15 +248,45 @@ def _numbers(snapshot: HeldSnapshot) -> set[int]:
 def _read(folder: Path, rows: Rows) -> HeldSnapshot:
     """Check and read what a folder holds, and remove files that belong to no segment."""
     rows.check()
-    parts = {record.number: Part.whole(read_segment(folder, record)) for record in rows.segments()}
-    for number, row in rows.dead():
-        parts[number].alive[row] = False
-    recent = read_recent(rows)
+    parts = read_parts(rows, lambda record: read_segment(folder, record, rows.facts["dim"]))
+    recent = parts[-1].segment
     if bad := [row for row, sound in zip(recent.table.rows(), are_sound(recent), strict=True) if not all(sound)]:
         raise DamagedError(rows.path, f"the checksum of item {bad[0][1]!r} differs; {len(bad)} such items")
-    if left := remove_segments(folder, keep=parts):
+    _check_items(rows.path, parts)
+    snapshot = HeldSnapshot(rows.facts["version"], tuple(parts))
+    if left := remove_segments(folder, keep=_numbers(snapshot)):
         log.warning("%s: %s were removed: an interrupted write had left them", folder, ", ".join(left))
-    return HeldSnapshot(rows.facts["version"], (*parts.values(), Part.whole(recent)))
+    return snapshot
+
+
+def read_parts(rows: Rows, read: Callable[[SegmentRecord], Segment]) -> list[Part]:
+    """Read all segments and the recent items, and mark the rows that count no longer.
+
+    Raises:
+        BundleError: rows that are not there; or as ``read`` says.
+    """
+    parts = {record.number: Part.whole(read(record)) for record in rows.segments()}
+    for number, row in rows.dead():
+        if number not in parts or row not in range(len(parts[number].segment)):
+            raise DamagedError(rows.path, f"row {row!r} of segment {number!r}, which counts no longer, is not there")
+        parts[number].alive[row] = False
+    return [*parts.values(), Part.whole(read_recent(rows))]
+
+
+def _check_items(path: Path, parts: Sequence[Part]) -> None:
+    """Refuse what nobody can have written (DamagedError), though its checksums fit: it may come from anybody."""
+    for segment in [part.segment for part in parts if len(part.segment)]:
+        values, vectors = segment.can_be()
+        if not (values & vectors).all():
+            item = segment.table["item_id"][int(np.argmin(values & vectors))]
+            raise DamagedError(path, f"the values or the vector of item {item!r} cannot have been written")
+        places = segment.places
+        if places[0] < 0 or places[-1] >= LAST_NUMBER or (np.diff(places) <= 0).any():
+            raise DamagedError(path, "the items of a segment are not in order")
+    for name in ("item_id", PLACE):
+        column = pl.concat([part.segment.table[name].filter(pl.Series(part.alive)) for part in parts])
+        if column.n_unique() < len(column):
+            raise DamagedError(path, f"two items have the {name} {column.filter(column.is_duplicated())[0]!r}")
 
 
 def _read_purchases(rows: Rows) -> PurchaseLog:
@@ -277,21 +315,14 @@ def read_recent(rows: Rows) -> Segment:
 
 def are_sound(segment: Segment) -> list[tuple[bool, bool]]:
     """Tell of each item whether its values, and whether its vector, are what was written."""
-    rows = zip(segment.table.rows(), checks_of_vectors(segment.vectors), strict=True)
-    return [(check_of_item(row[:-2]) == row[-2], vector == row[-1]) for row, vector in rows]
 
+    def reads(row: Sequence[Any]) -> bool:
+        with suppress(BundleError):
+            return check_of_item(row[:-2]) == row[-2] and StoredItem.restore(*row[1:-2]) is not None
+        return False
 
-def _check_version(folder: Path, version: int) -> None:
-    acknowledged = read_version(folder)
-    if version < acknowledged:
-        raise BundleError(
-            f"{folder} was taken back to version {version}, {acknowledged - version} writes lost: version "
-            f"{acknowledged} had been acknowledged, and the log that held them is damaged or gone; restore a copy, or "
-            f"go on without them with  xcrossrec catalog repair MODEL {folder}"
-        )
-    if version > acknowledged:  # a crash came between a write and its acknowledgement
-        with suppress(OSError):
-            write_version(folder, version)
+    rows = zip(segment.table.rows(), checks_of_vectors(segment.vectors), *segment.can_be(), strict=True)
+    return [(bool(fits) and reads(row), bool(whole) and vector == row[-1]) for row, vector, fits, whole in rows]
 
 
 def check_folder(folder: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
 from xcrossrec.data.text import ItemText, clean
-from xcrossrec.exceptions import DataError
+from xcrossrec.exceptions import BundleError, DataError
 from xcrossrec.types import ITEM, TITLE
 
 LONGEST_ID = 512
@@ -81,12 +82,16 @@ class StoredItem:
 
     @classmethod
     def restore(cls, *values: Any) -> Self:
-        """Make an item of :attr:`values`, which were checked when it was made first."""
+        """Make an item of :attr:`values`, which were checked when it was made first.
+
+        Raises:
+            BundleError: its metadata are no JSON object.
+        """
         item = object.__new__(cls)
         for place, value in zip(_PLACES, values, strict=True):
             place(item, value)
         if values[-1] is not None:
-            object.__setattr__(item, "metadata", json.loads(values[-1]))
+            object.__setattr__(item, "metadata", _metadata(values[0], values[-1]))
         return item
 
 
@@ -112,6 +117,16 @@ def metadata_json(item: StoredItem) -> str | None:
     if size > LARGEST_METADATA:
         raise DataError(f"metadata of item {item.item_id!r} have {size} bytes, at most {LARGEST_METADATA} are kept")
     return text
+
+
+def _metadata(item_id: str, text: str) -> dict[str, Any]:
+    with suppress(ValueError, RecursionError):
+        if isinstance(found := json.loads(text), dict):
+            return found
+    raise BundleError(
+        f"the metadata of item {item_id!r} are no JSON object: its catalogue is damaged, list what is lost with  "
+        "xcrossrec catalog check"
+    )
 
 
 def check_text(what: str, value: object, longest: int, *, least: int = 0) -> None:

@@ -72,11 +72,14 @@ def read_settings(path: Path, schema: type[BaseModel]) -> Any:
         first = error.errors(include_url=False, include_context=False)[0]
         if first["type"] == "json_invalid":
             raise BundleError(f"{path} is not valid JSON ({first['msg']}): copy or train the model again") from error
-        place = ".".join(map(str, first["loc"]))[:200] or "everything"
-        why = first["msg"].removeprefix("Value error, ")
-        raise BundleError(
-            f"{path}: {place} is {reprlib.repr(first['input'])} ({why}): copy or train the model again"
-        ) from error
+        raise BundleError(f"{path}: {what_does_not_fit(error)}: copy or train the model again") from error
+
+
+def what_does_not_fit(error: ValidationError) -> str:
+    """Name the first value that is not as a schema says, and why."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(map(str, first["loc"]))[:200] or "everything"
+    return f"{place} is {reprlib.repr(first['input'])} ({first['msg'].removeprefix('Value error, ')})"
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
