@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass
 
 from xcrossrec.exceptions import DataError
@@ -41,15 +40,10 @@ class Filters:
             raise DataError(f"the filter in_stock is {self.in_stock!r}: give true or false, or leave it out")
         for name in ("price_min", "price_max"):
             value = getattr(self, name)
-            if value is not None and not _is_finite_number(value):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (number and -sys.float_info.max <= value <= sys.float_info.max):
                 raise DataError(f"the filter {name} is {value!r}: give a finite number, or leave it out")
         if self.price_min is not None and self.price_max is not None and self.price_min > self.price_max:
             raise DataError(
                 f"the filter price_min {self.price_min} is above price_max {self.price_max}: no price can meet both"
             )
-
-
-def _is_finite_number(value: object) -> bool:
-    with suppress(OverflowError):
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return False

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import polars as pl
 import pytest
@@ -205,6 +206,7 @@ def test_who_is_forgotten_is_in_no_file_of_the_model(known: Path) -> None:
     others = {path: path.read_bytes() for path in known.rglob("*") if path.is_file() and "arquet" not in path.name}
     hers = term_of(bundle.load(known)).counts.of_user("u0")  # type: ignore[union-attr]
     assert "i0" in hers
+    places = {path: path.stat().st_ino for path in others}
     assert held(known) == ["purchases.parquet", "training_users.parquet"]
     with Recommender.from_pretrained(known, ITEMS) as serving:
         serving.catalogue.forget("u0")
@@ -220,6 +222,15 @@ def test_who_is_forgotten_is_in_no_file_of_the_model(known: Path) -> None:
     assert Recommender(found, ITEMS).recommend([]) == wanted  # as the service that forgot her answered
     same = {path for path, content in others.items() if path.read_bytes() == content}
     assert {path.name for path in others.keys() - same} == {"xcrossrec.json"}
+    assert all(path.stat().st_ino == places[path] for path in same)  # what knows nobody is not written again
+    assert all(path.stat().st_nlink == 1 for path in known.rglob("*") if path.is_file())
+
+
+def test_who_is_forgotten_is_so_where_a_disk_has_no_second_names(known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle.os, "link", Mock(side_effect=OSError("not here")))
+    assert learn.forget(known, "u0") > 0
+    assert held(known) == []
+    bundle.load(known)
 
 
 def test_what_others_learn_and_forget_meanwhile_stays(known: Path, monkeypatch: pytest.MonkeyPatch) -> None:

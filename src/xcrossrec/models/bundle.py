@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -122,7 +123,11 @@ def save_tables(path: Path | str, tables: Mapping[str, pl.DataFrame]) -> None:
     with replacing(path, overwrite=True) as folder:
         for name in manifest["files"]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path / name, folder / name)
+            if name not in tables:
+                try:  # the same file by a second name: none is ever changed in its place
+                    os.link((path / name).resolve(), folder / name)
+                except OSError:  # of another user or on another disk, or there are no such names
+                    shutil.copy2(path / name, folder / name)
         for name, table in tables.items():
             table.write_parquet(folder / name)
         digests = {**manifest["files"], **{name: file_digest(folder / name) for name in tables}}
