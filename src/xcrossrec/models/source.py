@@ -152,17 +152,17 @@ def default_lora(rank: int = 8, target_modules: Sequence[str] | None = None) -> 
     Args:
         target_modules: names of other linear layers to adapt.
     """
-    targets = list(target_modules) if target_modules else None
-    return LoraConfig(r=rank, lora_alpha=2 * rank, bias="none", target_modules=targets)
+    return LoraConfig(r=rank, lora_alpha=2 * rank, bias="none", target_modules=list(target_modules or ()) or None)
 
 
 def _with_targets(lora: LoraConfig, backbone: Any) -> LoraConfig:
     """Fill in the layers to adapt where the caller names none: PEFT's choice, or what is called query and value."""
     kind = backbone.config.model_type
     linear = {name.rpartition(".")[2] for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
-    named = lora.target_modules or TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind)
-    if named is None:
-        named = next((names for names in _QUERY_VALUE if linear.issuperset(names)), [])
+    if not linear:
+        raise ModelError(f"this {kind} base has no linear layers, which LoRA adapts: use another base")
+    usual = next((names for names in _QUERY_VALUE if linear.issuperset(names)), [])
+    named = lora.target_modules or TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind) or usual
     lost = [] if isinstance(named, str) else [name for name in named if name.rpartition(".")[2] not in linear]
     if lost or not named:
         wanted = f"not {sorted(lost)[0]!r}" if lost else "of which none is known to be query or value"

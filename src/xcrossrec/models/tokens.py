@@ -296,7 +296,7 @@ def token_limit(tokenizer: Any, config: Any, wanted: int | None, *, usual: int |
     Raises:
         ModelError: the wish is above what the model can take, or below 8.
     """
-    positions = getattr(config, "max_position_embeddings", None) or 512
+    positions = max(getattr(config, "max_position_embeddings", None) or 0, 0) or 512  # XLNet says -1
     if config.model_type in {"mpnet", "roberta", "xlm-roberta", "camembert"}:
         positions -= config.pad_token_id + 1
     bound = min(positions, tokenizer.model_max_length)
