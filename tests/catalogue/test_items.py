@@ -65,21 +65,51 @@ def test_a_domains_items_are_read_untitled_ones_too(tiny_domain: Domain, tmp_pat
             "item_id,colour\n1,x\n",
             "items.csv has no column for the title, .*: call its columns item_id and title",
         ),
-        ("items.csv", "item_id,title\n1,x\n1,y\n", "items.csv has the item id '1' twice: keep one row an item"),
-        ("items.csv", "item_id,title\n", "items.csv has no items: give at least one"),
-        ("items.csv", "item_id,title\n,x\n", "has a row without item_id"),
-        ("items.csv", "item_id,title,price\n1,x,cheap\n", "price of item '1' is 'cheap': write a number, or nothing"),
-        ("items.csv", "item_id,title,price\n1,x,nan\n", "price of item '1' is nan"),
-        ("items.csv", "item_id,title,in_stock\n1,x,maybe\n", "in_stock of item '1' is 'maybe': write true or false"),
+        ("items.csv", "item_id,title\n", "items.csv holds no items: give the table of products"),
+        (
+            "items.csv",
+            "item_id,title\n,x\n",
+            "1 of 1 rows of items have no id, the first in .*items.csv: complete them$",
+        ),
         ("items.csv", "", "items.csv is empty: give a table with item_id and title"),
         ("items.parquet", "PAR1 but no more", "items.parquet"),
-        ("items.txt", "item_id,title\n", "items.txt has no items: give at least one"),
+        ("items.txt", "item_id,title\n", "items.txt holds no items: give the table of products"),
     ],
 )
 def test_a_bad_table_is_refused_by_name(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         read_items(tmp_path / name)
+
+
+def test_what_nobody_understands_of_a_table_is_counted_as_an_import_counts_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = "1,Saw,on request,ask us,Acme\n2,Axe,-5,yes,Acme\n3,Rake,12,nan,\n3,Garden rake,nan,no,\n"
+    (tmp_path / "items.csv").write_text(f"item_id,title,price,in_stock,vendor\n{rows}")
+    found = read_items(tmp_path / "items.csv")
+    assert [(item.title, item.price, item.in_stock) for item in found] == [
+        ("Saw", None, True), ("Axe", None, True), ("Rake", 12.0, False)
+    ]  # fmt: skip
+    assert found[0].metadata == {"brand": "Acme"}  # as models read it
+    for said in (
+        "price: 2 of 3 not understood, for example 'on request', '-5'; left empty",
+        "in_stock: 1 of 3 not understood, for example 'ask us'; left empty",
+        "1 items have several titles, the first is taken: 3: 'Rake', 'Garden rake'",
+    ):
+        assert f"{tmp_path / 'items.csv'}: {said}" in caplog.messages
+
+
+def test_prices_of_a_parquet_are_counted_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = {"item_id": [1, 2, 3, 4], "title": ["a", "b", "c", "d"], "price": [9.5, float("inf"), -1.0, float("nan")]}
+    for name, items in (("own", table), ("text", {**table, "price": ["9,50 \u20ac", "free?", "tba", None]})):
+        pl.DataFrame(items).with_columns(sizes=[1, 2]).write_parquet(tmp_path / f"{name}.parquet")
+        found = read_items(tmp_path / f"{name}.parquet")
+        assert [item.price for item in found] == [9.5, None, None, None]
+        assert found[0].metadata == {"sizes": [1, 2]}
+    own, text = caplog.messages
+    assert own.endswith("own.parquet: price: 2 of 3 not understood, for example 'inf', '-1.0'; left empty")
+    assert text.endswith("text.parquet: price: 2 of 3 not understood, for example 'free?', 'tba'; left empty")
 
 
 def test_an_item_without_a_title_is_kept_whatever_names_it(tiny_domain: Domain, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from xcrossrec.data.given import as_frame, is_table
+from xcrossrec.data.given import as_frame
 from xcrossrec.data.readers import Inputs, import_domain
-from xcrossrec.exceptions import DataError
+from xcrossrec.exceptions import ConfigError, DataError
 
 ROWS = [{"item_id": "a", "title": "Saw", "price": 1.5}, {"item_id": "b", "title": None, "price": None}]
 MAKERS: dict[str, Callable[[Any], Any]] = {
@@ -33,13 +33,6 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
 )
 def test_every_table_has_the_same_rows(make: Callable[[Any], Any]) -> None:
     assert as_frame("the items", make(ROWS)).to_dicts() == ROWS
-
-
-def test_a_table_is_told_from_a_list_of_files() -> None:
-    assert all(is_table(make(ROWS)) for make in MAKERS.values())
-    assert is_table(ROWS)
-    assert not is_table(["a.csv", "b.csv"])
-    assert not is_table(())
 
 
 @pytest.mark.parametrize("make", [list, *MAKERS.values()])
@@ -69,6 +62,15 @@ def test_what_is_no_table_is_refused(bad: Any) -> None:
         DataError, match=r"the items are a \w+ and no table .*give a polars, pandas or Arrow table, or a"
     ):
         as_frame("the items", bad)
+
+
+@pytest.mark.parametrize("bad", [7, iter(ROWS), [*ROWS, "items.csv"], [1, 2], b"x", pl.Series([1])])
+def test_what_is_neither_file_nor_table_is_refused_before_an_import(bad: Any) -> None:
+    for inputs in (Inputs(bad), Inputs(ROWS, bad), Inputs((), ROWS, {"train": bad})):
+        with pytest.raises(DataError, match=r"^(interactions|items|train) are a \w+ and no table"):
+            import_domain("d", None, inputs)
+    with pytest.raises(ConfigError, match="takes either interactions in one"):
+        import_domain("d", None, Inputs(None, None))
 
 
 def test_a_column_twice_is_refused() -> None:

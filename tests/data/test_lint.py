@@ -236,6 +236,18 @@ def test_lint_shows_five_examples_at_most(tmp_path: Path) -> None:
     assert finding.message.startswith("9 of 13 items occur in no split")
 
 
+def test_lint_reads_text_as_an_import_does(tmp_path: Path) -> None:
+    for encoding, separator in (("utf-16", "\t"), ("cp1252", ";"), ("utf-8-sig", "|")):
+        folder = csv_folder(tmp_path / encoding)
+        for stem, text in CLEAN.items():
+            told = text.replace("Bee", "B\u00e4r").replace(",", separator)
+            (folder / f"{stem}.csv").write_bytes(told.encode(encoding))
+        assert lint(folder).findings == ()
+    (folder / "train.csv").write_text("user_id,item_id,position\nu0,a,0\nu0,b,1,2\n")
+    with pytest.raises(DataError, match=r"train.csv, line 3: 4 fields where 3 are expected"):
+        lint(folder)
+
+
 def test_lint_finds_empty_files(tmp_path: Path) -> None:
     report = lint([csv_folder(tmp_path, train=HEAD, test="")])
     assert found(report)["empty_domain"].examples == ("train", "test")

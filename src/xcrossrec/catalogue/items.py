@@ -16,6 +16,7 @@ from xcrossrec.catalogue.stored_item import OWN, StoredItem
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.given import Table, as_frame
 from xcrossrec.data.interactions import check_columns, is_empty_title
+from xcrossrec.data.readers.items import understood
 from xcrossrec.data.readers.tables import read_item_file
 from xcrossrec.data.store import read_domain
 from xcrossrec.data.text import DESCRIPTION, ItemText, clean_text
@@ -28,7 +29,6 @@ ItemSource: TypeAlias = Sequence[StoredItem] | Domain | Table | Path | str
 """Items, or what names them: a domain or its folder, a table (:data:`xcrossrec.data.given.Table`), a file of any form
 that ``xcrossrec data import`` takes, a catalogue's folder or its database's URL."""
 
-_TRUE, _FALSE = ("true", "t", "yes", "1"), ("false", "f", "no", "0")
 _LONGEST_CELL = 4_000
 """Characters of a text that are kept beside an item of a table; models read fewer."""
 
@@ -38,8 +38,9 @@ def read_items(source: ItemSource, text: ItemText | None = None) -> list[StoredI
 
     A table has the columns ``item_id`` and ``title`` and may have ``category``, ``in_stock`` and ``price``; every
     other column becomes a key of the item's metadata, of long texts the first 4,000 characters, of a domain its
-    ``description`` only where it is read. An empty cell is unknown: ``in_stock`` is then true. An item without a title
-    is kept; it is recommended only where it is named as a candidate.
+    ``description`` only where it is read. Prices and stock are read as an import reads them; what is not understood is
+    unknown, as an empty cell is: ``in_stock`` is then true. An item without a title is kept; it is recommended only
+    where it is named as a candidate.
 
     Args:
         source: items, a domain, a table, or where one lies: a folder that ``xcrossrec data`` or ``xcrossrec catalog``
@@ -47,8 +48,8 @@ def read_items(source: ItemSource, text: ItemText | None = None) -> list[StoredI
         text: what a model will read of them.
 
     Raises:
-        DataError: not there, of another kind, without a column or a field of the text, without items, with an id twice,
-            or with a value that no item may have.
+        DataError: not there, of another kind, without a column or a field of the text, without items, or with an id
+            twice.
         BundleError: a catalogue's folder that is damaged, or open in another process.
     """
     name = "the catalogue"
@@ -79,18 +80,13 @@ def check_fields(items: Iterable[StoredItem], text: ItemText, name: str) -> None
     Raises:
         DataError: names the field and the remedy.
     """
-    fields = [field for field in text.fields if field != TITLE]
-    if not fields:
-        return
-    for item in items:
-        fields = [field for field in fields if not item.has(field)]
-        if not fields:
-            return
-    raise DataError(
-        f"no item of {name} has a {fields[0]!r}, which the model reads as part of its item text {text.template!r}: "
-        "build the catalogue from a table that has the column, or write the items with it (what is no attribute of an "
-        "item, as a key of its metadata)"
-    )
+    lost = [field for field in text.fields if field != TITLE and not any(item.has(field) for item in items)]
+    if lost:
+        raise DataError(
+            f"no item of {name} has a {lost[0]!r}, which the model reads as part of its item text {text.template!r}: "
+            "build the catalogue from a table that has the column, or write the items with it (what is no attribute of "
+            "an item, as a key of its metadata)"
+        )
 
 
 def _items(table: pl.DataFrame, name: str, text: ItemText | None) -> list[StoredItem]:
@@ -102,6 +98,9 @@ def _items(table: pl.DataFrame, name: str, text: ItemText | None) -> list[Stored
         raise DataError(f"{name} has a row without {ITEM}: give each item an id")
     if not (kind.is_integer() or kind in (pl.String, pl.Categorical) or table.is_empty()):
         raise DataError(f"{ITEM} of {name} is of type {kind}, expected text or integers: read ids as text")
+    table, odd = understood(table)
+    for role, said in odd.items():
+        log.warning("%s: %s: %s", name, role, said)
     texts = [column for column in (ITEM, TITLE, "category") if column in table.columns]
     table = table.with_columns(pl.col(texts).cast(pl.String))
     titled = table.with_columns(pl.when(is_empty_title()).then(pl.lit("")).otherwise(TITLE).alias(TITLE))
@@ -113,8 +112,8 @@ def _items(table: pl.DataFrame, name: str, text: ItemText | None) -> list[Stored
             row[ITEM],
             row[TITLE],
             category=row.get("category") or None,
-            in_stock=_in_stock(row[ITEM], row.get("in_stock")),
-            price=_price(row[ITEM], row.get("price")),
+            in_stock=row.get("in_stock") is not False,
+            price=row.get("price"),
             metadata=_metadata({name: value for name, value in row.items() if name not in OWN and value is not None}),
         )
         for row in titled.iter_rows(named=True)
@@ -132,24 +131,6 @@ def _read(source: Path | str) -> Domain | pl.DataFrame | list[StoredItem]:
     if not source.exists():
         raise DataError(f"{source} does not exist: give {kinds}")
     return read_item_file(source)
-
-
-def _in_stock(item_id: str, value: Any) -> bool:
-    text = "" if value is None else str(value).strip().lower()
-    if text in _TRUE or not text:
-        return True
-    if text not in _FALSE:
-        raise DataError(f"in_stock of item {item_id!r} is {value!r}: write true or false")
-    return False
-
-
-def _price(item_id: str, value: Any) -> float | None:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise DataError(f"the price of item {item_id!r} is {value!r}: write a number, or nothing") from None
 
 
 def _metadata(values: dict[str, Any]) -> dict[str, Any] | None:

@@ -41,7 +41,7 @@ def import_(
         list[str] | None,
         typer.Option(
             metavar="ROLE=NAME",
-            help="Name of the column of user, item, title, time, position, brand, category, description, price, "
+            help="Name of the column of user, item, title, time, clock, position, brand, category, description, price, "
             "in_stock or history; dotted inside another; may be repeated.  [default: found]",
         ),
     ] = None,

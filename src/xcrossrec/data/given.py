@@ -46,10 +46,3 @@ def as_frame(what: str, table: Table) -> pl.DataFrame:
             f"{what} are a {type(table).__name__} and no table ({' '.join(str(error).split())}): give a polars, pandas "
             "or Arrow table, or a list of mappings"
         ) from error
-
-
-def is_table(value: object) -> bool:
-    """Whether something is a library's table, or a list of mappings; a mapping may be anything."""
-    rows = isinstance(value, Sequence) and len(value) > 0 and all(isinstance(row, Mapping) for row in value)
-    batch = hasattr(value, "__arrow_c_array__") and hasattr(value, "schema")
-    return rows or batch or bool(nw.dependencies.is_into_dataframe(value)) or isinstance(value, pl.LazyFrame)

@@ -12,7 +12,7 @@ import polars as pl
 
 from xcrossrec.types import TIMESTAMP
 
-TimeUnit: TypeAlias = Literal["s", "ms", "us", "ns", "iso", "mdy", "dmy"]
+TimeUnit: TypeAlias = Literal["s", "ms", "us", "ns", "iso", "mdy", "dmy", "days"]
 SUBSECOND = "subsecond"  # nanoseconds beside the timestamp, until rows are in order
 ONE_UNIT = "the first time is; give all of them in one unit"
 PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -32,14 +32,17 @@ _OFFSET = r"(Z|[+-]\d\d:?\d\d)$"
 # Seconds of the years 2000 to 5138. In a finer unit the same number is a day of 1970 (up to 1973): the unit
 # is then wrong.
 EARLIEST_S, LATEST_S = 946_684_800, 99_999_999_999
+_DATED = re.compile(r"dat|fecha|day|tag$|jour|dia$|[_ ](at|on)$", re.IGNORECASE)
+_DAYS, _DAY_OF_1970 = (36_526, 54_789), 25_569  # 2000 to 2050, as spreadsheets number them
 
 
-def unit_of(values: pl.Series) -> TimeUnit:
+def unit_of(values: pl.Series, called: str = "") -> TimeUnit:
     """Tell the unit of times by the first that is there: what is no number, or reads 20260131, is ISO 8601.
 
     Of other numbers, those below 10^11 are seconds (until the year 5138), others milliseconds below 10^14, and so on.
     Of 1/31/2026 and 31/1/26 a number above 12 tells which is the day; where none does, or both, they are not read, nor
-    are 26/1/31, of which the last number takes more values than the day.
+    are 26/1/31, of which the last number takes more values than the day. In a column ``called`` like a date numbers are
+    a spreadsheet's days (45231.75 is 2023-11-01 18:00) if all lie between 2000 and 2050.
     """
     if values.dtype.is_temporal():
         return "iso"
@@ -50,6 +53,8 @@ def unit_of(values: pl.Series) -> TimeUnit:
         late = [bool((days[group].cast(pl.Int64) > 12).any()) for group in ("1", "2")]
         many = days["3"].n_unique() > days["1" if late[0] else "2"].n_unique()
         return "iso" if late[0] == late[1] or many else "dmy" if late[0] else "mdy"
+    if _DATED.search(called) and _days(text).is_between(*_DAYS).any() and _days(values).is_between(*_DAYS).all():
+        return "days"
     if first.null_count() or text.str.contains(_COMPACT).any():
         return "iso"
     size = abs(float(first.max() or 0))  # type: ignore[arg-type]
@@ -64,10 +69,18 @@ def times(values: pl.Series, unit: TimeUnit) -> pl.DataFrame:
         return _parts(values.to_physical().cast(pl.Int64) * 86_400, 1)
     if unit in PER_SECOND:
         return _numbers(values, PER_SECOND[unit])
+    if unit == "days":
+        return _parts(((_days(values) - _DAY_OF_1970) * 86_400_000).round().cast(pl.Int64, strict=False), 1000)
     text = values.cast(pl.String).str.strip_chars().str.strip_suffix(".0")
     if unit in _TURNED:
         text = text.str.replace(_SLASHES, _TURNED[unit]).str.replace(r"^(\d\d)-", "20${1}-")
     return _iso(text)
+
+
+def _days(values: pl.Series) -> pl.Series:
+    """Give numbers, also with a decimal comma."""
+    text = values.cast(pl.String).str.strip_chars().str.replace(",", ".", literal=True)
+    return text.cast(pl.Float64, strict=False)
 
 
 def _parts(numbers: pl.Series, per: int) -> pl.DataFrame:
@@ -156,6 +169,8 @@ def faults(
     counted = unit in PER_SECOND and not values.dtype.is_temporal()
     written = "is not an ISO 8601 time: write 2026-01-31 14:05:00, all in one column (01/02/2026 may be two days)"
     number = f"is not a number of {unit} since 1970: mend it, all times of a table are in one unit"
+    if unit == "days" and not values.dtype.is_temporal():
+        written = "is no number of a day, as a spreadsheet counts them and the first time is: write all in one form"
     yield stamps.is_null(), number if counted else written
     odd = (stamps < 0) | ((stamps > LATEST_S) & (not counted))
     yield odd, "is a time before 1970 or after 5138: mend it, or leave such rows out (--where)"

@@ -55,6 +55,8 @@ def test_what_is_no_condition_is_refused() -> None:
         ("event.type", {"view": 3, "buy": 1}, '--where "event.type=buy"'),
         ("e.kind", {"cartridge": 1, "add_to_cart": 3}, '--where "e.kind!=add_to_cart"'),
         ("action", {"page_view": 3}, '--where "action!=page_view"'),
+        ("verb", {"seen": 3, "add_to_bag": 2, "bought": 1}, '--where "verb=bought"'),
+        ("user_action", {"hovered": 3, "browsing": 2, "checkout": 1}, '--where "user_action=checkout"'),
         ("behavior_type", {"1": 3, "4": 1}, '--where "behavior_type=VALUE"'),
         ("evento", {"ver": 3, "compra": 1}, '--where "evento=compra"'),
         ("事件", {"浏览": 3, "购买": 1}, '--where "事件=购买"'),

@@ -2,6 +2,7 @@
 
 import gzip
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ def test_what_databases_write_for_nothing_is_nothing(tmp_path: Path) -> None:
         (lambda: Recipe(repeats=None), "repeats is None: choose one of drop, keep, first"),
         (lambda: Recipe(unknown_items="keep"), "unknown_items is 'keep': choose one of error, drop"),
         (lambda: Inputs("x.csv", incomplete="keep"), "incomplete is 'keep': choose one of error, drop"),
-        (lambda: Columns(time_unit="min"), "time_unit is 'min': choose one of s, ms, us, ns, iso, mdy, dmy"),
+        (lambda: Columns(time_unit="min"), "time_unit is 'min': choose one of s, ms, us, ns, iso, mdy, dmy, days"),
         (lambda: Condition("qty", "==", "1"), "relation is '==': choose one of =, !=, <, <=, >, >="),
     ],
 )
@@ -191,11 +192,87 @@ def test_dates_that_may_be_two_days_are_told_how_to_be_written(tmp_path: Path) -
         path = put(tmp_path / "x.csv", f"user,sku,name,date\nu,a,A,{time}\n")
         with pytest.raises(DataError, match=f"'{time}' is not an ISO 8601 time: write 2026-01-31 14:05:00, all in one"):
             titles(path)
-    apart = put(tmp_path / "y.csv", "user,sku,name,date,time\nu,a,A,2026-01-02,14:05\nu,b,B,2026-01-01,09:00\n")
-    with pytest.raises(DataError, match="that may be the time, 'date', 'time': say which with --column time=date"):
-        titles(apart)
-    domain = import_domain("d", None, Inputs(apart, columns=Columns(time="date")), Recipe(split="none"))
-    assert domain.interactions["train"]["item_id"].to_list() == ["b", "a"]
+
+
+def bought_when(path: Path, columns: Columns | None = None) -> list[tuple[str, str]]:
+    """What was bought, oldest first, each with its time."""
+    domain = import_domain("d", None, Inputs(path, columns=columns or Columns()), Recipe(split="none"))
+    rows = domain.interactions["train"].sort("timestamp", maintain_order=True)
+    return [(item, str(datetime.fromtimestamp(time, UTC))[:19]) for item, time in rows["item_id", "timestamp"].rows()]
+
+
+@pytest.mark.parametrize(
+    ("head", "rows"),
+    [
+        ("date,time", ["2026-01-02,14:05", "2026-01-02,09:30:00"]),
+        ("order_date,order_time", ["02.01.2026,14:05:00", "02.01.2026,9:30"]),
+        ("Order Date,Order Time", ["1/2/2026,2:05 PM", "1/2/2026,9:30 AM", "1/31/2026,"]),
+        ("Bestelldatum,Bestelluhrzeit", ["2026-01-02 00:00:00,14:05:00.5", "2026-01-02 00:00:00,09:30:00"]),
+        ("fecha,hora", ["2026/01/02,14:05", "2026/01/02,9:30"]),
+        ("sale_date,sale_hour", ["2026-01-02,14", "2026-01-02,9"]),
+        ("InvoiceDate,InvoiceTime", ["2026-01-02,1899-12-30 14:05:00", "2026-01-02,0 days 09:30:00"]),
+        ("ERDAT,ERZET", ["20260102,140500", "20260102,093000"]),
+    ],
+)
+def test_a_date_and_a_time_of_day_are_one_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, head: str, rows: list[str]
+) -> None:
+    caplog.set_level("INFO")
+    lines = [f"u,i{number},I{number},{row}" for number, row in enumerate(rows)]
+    found = bought_when(put(tmp_path / "x.csv", "\n".join([f"user,sku,name,{head}", *lines]) + "\n"))
+    day, clock = head.split(",")
+    assert [item for item, _ in found] == ["i1", "i0", "i2"][: len(rows)]
+    hours = ("14:00:00", "09:00:00") if "hour" in head else ("14:05:00", "09:30:00")
+    assert [time for _, time in found][:2] == [f"2026-01-02 {hour}" for hour in reversed(hours)]
+    assert f"{tmp_path / 'x.csv'}: a time is {day!r} and {clock!r} together" in caplog.messages
+
+
+def test_a_time_of_day_may_be_typed_named_or_left_out(tmp_path: Path) -> None:
+    moments = [datetime(2026, 1, 2, 14, 5), datetime(2026, 1, 2, 9, 30)]
+    table = pl.DataFrame({"user": "u", "sku": ["a", "b"], "name": ["A", "B"], "date": moments}).with_columns(
+        pl.col("date").dt.date(), pl.col("date").dt.time().alias("time")
+    )
+    table.write_parquet(tmp_path / "x.parquet")
+    assert bought_when(tmp_path / "x.parquet") == [("b", "2026-01-02 09:30:00"), ("a", "2026-01-02 14:05:00")]
+    midnight = [("a", "2026-01-02 00:00:00"), ("b", "2026-01-02 00:00:00")]
+    assert bought_when(tmp_path / "x.parquet", Columns(time="date")) == midnight
+    table.rename({"date": "day", "time": "till"}).write_csv(tmp_path / "y.csv")
+    assert bought_when(tmp_path / "y.csv", Columns.parse(["time=day", "clock=till"]))[0] == ("b", "2026-01-02 09:30:00")
+
+
+def test_a_time_of_day_that_is_none_is_refused_with_the_date_alone_as_a_way_out(tmp_path: Path) -> None:
+    path = put(tmp_path / "x.csv", "user,sku,name,date,time\nu,a,A,2026-01-02,noon\n")
+    with pytest.raises(DataError, match=r"'2026-01-02 noon' is not an ISO 8601 time.*\(--column time=date\)$"):
+        bought_when(path)
+    lacking = put(tmp_path / "y.csv", "user,sku,name,date,time\nu,a,A,2026-01-02,9:00\nu,b,B,,9:00\n")
+    with pytest.raises(DataError, match="1 of 2 rows of interactions lack a time"):
+        bought_when(lacking)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("order_date", ["45231.75", "45231.25"]), ("Kaufdatum", ["45231,75", "45231,25"])]
+)
+def test_dates_as_spreadsheets_number_them_are_read_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, values: list[str]
+) -> None:
+    caplog.set_level("INFO")
+    head, body = f"user;sku;name;{name}\n", "".join(f"u;i{n};I;{value}\n" for n, value in enumerate(values))
+    found = bought_when(put(tmp_path / "x.csv", head + body))
+    assert found == [("i1", "2023-11-01 06:00:00"), ("i0", "2023-11-01 18:00:00")]
+    assert f"{tmp_path / 'x.csv'}: {name} has dates as a spreadsheet numbers them" in caplog.text
+    with pytest.raises(DataError, match="timestamp '2023-11-01' is no number of a day, as a spreadsheet counts them"):
+        bought_when(put(tmp_path / "y.csv", head + body + "u;i9;I;2023-11-01\n"))
+
+
+def test_small_numbers_are_seconds_unless_all_may_be_days_of_a_date(tmp_path: Path) -> None:
+    for name, values in (
+        ("timestamp", ["45231", "45230"]),
+        ("date", ["45231", "7"]),
+        ("date", ["45231", "1700000000"]),
+    ):
+        rows = "".join(f"u,i{number},I,{value}\n" for number, value in enumerate(values))
+        times = {time for _, time in bought_when(put(tmp_path / "x.csv", f"user,sku,name,{name}\n{rows}"))}
+        assert "1970-01-01 12:33:51" in times
 
 
 # ---- what shops and spreadsheets export

@@ -13,9 +13,11 @@ from typing import Any
 import polars as pl
 
 from xcrossrec.data.domain import Domain
+from xcrossrec.data.readers.sources import Reading, open_sources
 from xcrossrec.data.store import AGAIN, MANIFEST, read_domain, read_parquet
 from xcrossrec.data.text import BRAND, CATEGORY, DESCRIPTION, IN_STOCK, PRICE, ItemText
 from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.replacing import scratch_folder
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
 SUFFIXES = (".parquet", ".csv.gz", ".csv")
@@ -117,7 +119,8 @@ def load_tables(source: Domain | Path | str) -> Tables:
     path = Path(source)
     if not path.is_dir():
         raise DataError(f"no folder at {path}: give a folder made by xcrossrec data import, or of CSV files")
-    files = {stem: file for stem in NEEDED if (file := _find(path, stem)) is not None}
+    named = [(stem, path / f"{stem}{suffix}") for stem in NEEDED for suffix in reversed(SUFFIXES)]
+    files = {stem: file for stem, file in named if file.is_file()}  # of several the first suffix counts
     if "items" not in files:
         raise DataError(
             f"{path} holds no catalogue: expected items.parquet, items.csv.gz or items.csv, with train beside it"
@@ -137,21 +140,16 @@ def load_tables(source: Domain | Path | str) -> Tables:
     return Tables(str(manifest.get("name", path.resolve().name)), raw, manifest, parquet, mismatch)
 
 
-def _find(path: Path, stem: str) -> Path | None:
-    candidates = (path / f"{stem}{suffix}" for suffix in SUFFIXES)
-    return next((file for file in candidates if file.is_file()), None)
-
-
 def _read(file: Path) -> pl.DataFrame:
     """Read a file; the columns of CSV all as text, so that ids stay as they are written."""
     if file.suffix == ".parquet":
         return read_parquet(file, remedy=AGAIN)
-    try:
-        return pl.read_csv(file, infer_schema=False, glob=False)
-    except pl.exceptions.NoDataError:
+    if not file.stat().st_size:
         return pl.DataFrame()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{file} cannot be read ({error}): it is damaged or of another format") from error
+    with scratch_folder() as folder:
+        (source,) = open_sources(file, "csv", Reading(folder))
+        none = pl.DataFrame(schema=dict.fromkeys(source.every, pl.String()))
+        return source.read(source.every, lambda batches: pl.concat([none, *batches]), [pl.all()])
 
 
 def _usable_rows(frame: pl.DataFrame) -> pl.DataFrame:

@@ -7,22 +7,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import polars as pl
 
 from xcrossrec.data.domain import Domain
-from xcrossrec.data.given import Table, as_frame, is_table
-from xcrossrec.data.readers.amazon import read_amazon
+from xcrossrec.data.given import Table, as_frame
+from xcrossrec.data.readers.amazon import Release, read_amazon
 from xcrossrec.data.readers.blocks import Blocks, by_file
 from xcrossrec.data.readers.columns import Columns
 from xcrossrec.data.readers.conditions import Condition
 from xcrossrec.data.readers.frames import Inputs, RawDomain
 from xcrossrec.data.readers.importing import Recipe, make_domain
-from xcrossrec.data.readers.sources import Paths
+from xcrossrec.data.readers.sources import Form, Paths
 from xcrossrec.data.readers.tables import Plan, read_bought, read_tables
 from xcrossrec.data.store import MANIFEST, read_domain
 from xcrossrec.exceptions import ConfigError, DataError
@@ -32,13 +33,8 @@ from xcrossrec.types import POSITION, TIMESTAMP
 __all__ = ["FORMATS", "Columns", "Condition", "Inputs", "Recipe", "by_file", "import_domain", "read_interactions"]
 
 FORMATS: Mapping[str, Callable[[Inputs, Blocks | None], RawDomain]] = {
-    "amazon2014": partial(read_amazon, "amazon2014"),
-    "amazon2018": partial(read_amazon, "amazon2018"),
-    "amazon2023": partial(read_amazon, "amazon2023"),
-    "recbole": partial(read_tables, "recbole"),
-    "csv": partial(read_tables, "csv"),
-    "parquet": partial(read_tables, "parquet"),
-    "jsonl": partial(read_tables, "jsonl"),
+    **{release: partial(read_amazon, release) for release in get_args(Release)},
+    **{form: partial(read_tables, form) for form in get_args(Form)},
 }
 
 
@@ -109,7 +105,8 @@ def _in_files(inputs: Inputs, folder: Path) -> Inputs:
     """Write what are tables into files, which are read like any other."""
 
     def file(what: str, given: Paths | Table) -> Paths:
-        if not is_table(given) and not isinstance(given, Mapping):
+        parts = [given] if given is None or isinstance(given, str | Path) else given
+        if isinstance(parts, Sequence) and all(isinstance(part, str | Path | None) for part in parts):
             return given
         as_frame(what, given).write_parquet(folder / f"{what}.parquet")
         return folder / f"{what}.parquet"

@@ -14,8 +14,9 @@ from xcrossrec.data.times import TimeUnit
 from xcrossrec.exceptions import ConfigError, DataError
 
 Role: TypeAlias = Literal[
-    "user", "item", "title", "time", "position", "brand", "category", "description", "price", "in_stock", "history"
-]
+    "user", "item", "title", "time", "clock", "position", "brand", "category", "description", "price", "in_stock",
+    "history"
+]  # fmt: skip
 ROLES: tuple[Role, ...] = get_args(Role)
 FIELDS: tuple[Role, ...] = ("brand", "category", "description", "price", "in_stock")
 """What an item may have beside its title; the canonical names of these columns, too."""
@@ -27,6 +28,8 @@ _BEFORE: Mapping[Role, str] = dict.fromkeys(
     ("item", "title", *FIELDS), "(line_?items?|items?|prod(uct)?s?|variants?|articles?|artikel)"
 ) | {"user": "(order_?customer|order|billing)"}
 """Words that may stand before such names."""
+
+_DATE, _CLOCK = "date|datum|data|dat|fecha|day|tag", "timeofday|uhrzeit|time|zeit|zet|heure|hora|ora|hour"
 
 
 def check_choices(settings: Any) -> None:
@@ -52,20 +55,22 @@ class Columns:
 
     Args:
         item: in interactions and items alike; of several, one a line, each file's is the first that it has.
+        clock: the time of day, where ``time`` is a date alone; found beside a date that was found (``order_date``).
         position: order within the user's sequence.
         category: one text, or a path of categories as a list.
         price: a number, perhaps with a currency.
         in_stock: yes or no, or how many.
         history: of ready splits, what the user bought before: ids with blanks between them.
         time_unit: s, ms, us or ns since 1970, iso for ISO 8601 text (UTC where it names no zone), mdy for 1/31/2026 or
-            dmy for 31/1/2026; None takes the unit that the first time is in, and every other time of the file must be
-            in it too.
+            dmy for 31/1/2026, days as spreadsheets count them; None takes the unit that the first time is in, and every
+            other time of the file must be in it too.
     """
 
     user: str | None = None
     item: str | None = None
     title: str | None = None
     time: str | None = None
+    clock: str | None = None
     position: str | None = None
     brand: str | None = None
     category: str | None = None
@@ -126,7 +131,10 @@ class Columns:
             within = "" if role in ("item", "user", "time") else (named.get("item") or "").rpartition(".")[0]
             stated = (getattr(self, role) or "").split("\n")
             stated = next((name for name in stated if name in present), stated[0])
-            usual = None if stated in present else _find(role, path, present, within, products=products)
+            if role == "clock":
+                usual = None if self.time else _clock_of(named["time"] or "", present)
+            else:
+                usual = None if stated in present else _find(role, path, present, within, products=products)
             if stated and stated not in present and not (elsewhere and role == "item" and usual):
                 again = f" (--column {role}=NAME once for each)" if elsewhere and role == "item" else ""
                 raise DataError(f"{path} has no column {stated!r}, {has}: name the right column{again}{hint}")
@@ -151,6 +159,7 @@ def _find(role: Role, path: str, present: Sequence[str], within: str = "", *, pr
     inside = [name for name in present if within and name.startswith(f"{within}.")]
     every = (found for names in (inside, present) for found in _called(role, names, within, products))
     found = next((names for names in every if names), [])
+    found = [name for name in found if role != "time" or not any(_clock_of(day, [name]) for day in found)]
     best = [name for name in found if name.rpartition(".")[2] in VOCABULARY["usual"][role].split()[:1]]
     if role == "user" and [_plain(name) for name in best or found] in (["user"], ["userid"]):  # perhaps a cashier
         others = [name for name in candidates(role, present) if re.search("customer|client|buyer|kund", _plain(name))]
@@ -162,6 +171,13 @@ def _find(role: Role, path: str, present: Sequence[str], within: str = "", *, pr
             f"say which with --column {role}={found[0]}"
         )
     return next(iter(best or found), None)
+
+
+def _clock_of(day: str, present: Sequence[str]) -> str | None:
+    """Find the time of day that belongs to a date: its name is the same but for the word."""
+    stem, dates = re.subn(_DATE, "", _plain(day), count=1)
+    named = (name for name in present if re.subn(_CLOCK, "", _plain(name), count=1) == (stem, 1))
+    return next(named, None) if dates else None
 
 
 def _called(role: Role, present: Sequence[str], within: str, products: bool) -> Iterator[list[str]]:

@@ -303,11 +303,6 @@ def _objects(text: str) -> object:
     return found[0] if len(found) == 1 else found
 
 
-def looks_like_data(name: str) -> bool:
-    """Whether a header's name looks like a value: a number or a date."""
-    return re.fullmatch(r"[-+\d.]+|\d{4}-\d\d-\d\d.*", name) is not None
-
-
 @contextmanager
 def _lines(text: Text) -> Iterator[Iterator[str]]:
     """Open a file as lines of text, whatever its packing and encoding."""

@@ -100,7 +100,7 @@ def item_field(role: str, name: str, dtype: pl.DataType) -> pl.Expr:
         column = column if dtype == pl.Boolean else _in_stock(column)
     elif role == "price":
         column = column.cast(pl.Float64) if dtype.is_numeric() else _price(column)
-        column = pl.when(column.is_finite()).then(column)
+        column = pl.when(column.is_finite() & (column >= 0)).then(column)
     else:
         column = _text(column, dtype, PATH_NAMES if role == "category" else None)
     return column.alias(role)
@@ -108,8 +108,8 @@ def item_field(role: str, name: str, dtype: pl.DataType) -> pl.Expr:
 
 def not_understood(role: str, name: str, dtype: pl.DataType) -> pl.Expr:
     """Give what a column of items says where `item_field` makes nothing of it."""
-    said = filled(pl.col(name).cast(pl.String).str.strip_chars())
-    return pl.when(item_field(role, name, dtype).is_null()).then(said)
+    said = pl.when(item_field(role, name, dtype).is_null()).then(pl.col(name))
+    return filled(said.cast(pl.String).str.strip_chars())
 
 
 def _text(column: pl.Expr, dtype: pl.DataType, last: int | None) -> pl.Expr:
@@ -142,7 +142,7 @@ def _price(column: pl.Expr) -> pl.Expr:
 
 def _in_stock(column: pl.Expr) -> pl.Expr:
     text = column.cast(pl.String).str.strip_chars().str.to_lowercase()
-    number = text.str.strip_suffix("+").cast(pl.Float64, strict=False)
+    number = text.str.strip_suffix("+").cast(pl.Float64, strict=False).fill_nan(None)
     word = text.str.replace(r"^https?:.*/", "").str.replace_all(r"[\s_-]", "")
     yes, no = (word.is_in(VOCABULARY["stock"][kind].split()) for kind in ("yes", "no"))
     return pl.when(number.is_not_null()).then(number > 0).when(yes).then(True).when(no).then(False)

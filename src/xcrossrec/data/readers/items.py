@@ -56,8 +56,17 @@ class ItemRows:
             shown = [inputs.items] if isinstance(inputs.items, str | Path) else inputs.items
             raise DataError(f"{', '.join(map(str, shown))} holds no items: give the table of products")
         told: dict[str, Any] = {"items_without_id": lacking} if lacking else {}
-        told |= _conflicts(items) | _odd(items)
+        odd = _odd(items)
+        told |= _conflicts(items) | ({"not_understood": odd} if odd else {})
         return items.drop(*_BOUNDS, *_ODD.values(), strict=False).with_columns(without_fractions(items[ITEM])), told
+
+
+def understood(items: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
+    """A table's prices and stock as numbers and yes or no, and what is to be said of the others, by column."""
+    fields = {role: items.schema[role] for role in _ODD if role in items.columns and not items.schema[role].is_nested()}
+    odd = [not_understood(role, role, dtype).alias(_ODD[role]) for role, dtype in fields.items()]
+    read = items.with_columns(*(item_field(role, role, dtype) for role, dtype in fields.items()), *odd)
+    return read.select(items.columns), _odd(read)
 
 
 def item_rows(
@@ -137,9 +146,8 @@ def _selected(
     selected = [pl.col(_ID).alias(ITEM), (title if mend is None else mend(title)).alias(TITLE)]
     fields = {role: name for role in FIELDS if (name := getattr(named, role)) is not None}
     selected += [item_field(role, name, present[name]) for role, name in fields.items()]
-    texts = (pl.String, pl.Categorical, pl.Enum)
-    typed = [(role, fields[role]) for role in _ODD if role in fields and isinstance(present[fields[role]], texts)]
-    selected += [not_understood(role, name, present[name]).alias(_ODD[role]) for role, name in typed]
+    read = [(role, fields[role]) for role in _ODD if role in fields]
+    selected += [not_understood(role, name, present[name]).alias(_ODD[role]) for role, name in read]
     wanted = [name for name in (named.item, named.title, *fields.values()) if name is not None]
     if others:
         taken = {*wanted, ITEM, TITLE, *FIELDS}
@@ -181,11 +189,11 @@ def _conflicts(items: pl.DataFrame) -> dict[str, object]:
     return {"conflicting_titles": {"items": two.height, "examples": examples}} if examples else {}
 
 
-def _odd(items: pl.DataFrame) -> dict[str, object]:
-    found = {}
+def _odd(items: pl.DataFrame) -> dict[str, str]:
+    found = dict[str, str]()
     for role, name in _ODD.items():
         if name in items.columns and (odd := items.filter(pl.col(role).is_null())[name].drop_nulls()).len():
             shown = ", ".join(map(repr, odd.unique(maintain_order=True).head(2)))
             every = odd.len() + items[role].count()
             found[role] = f"{odd.len():,} of {every:,} not understood, for example {shown}; left empty"
-    return {"not_understood": found} if found else {}
+    return found

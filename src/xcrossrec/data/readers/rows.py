@@ -99,6 +99,7 @@ class _Job:
     remedy: str
     check: Check | None
     instead: str
+    date: str
 
     def table(self, batches: Iterator[pl.DataFrame]) -> tuple[pl.DataFrame, Tally]:
         """Take the rows that count, and count the others."""
@@ -119,8 +120,10 @@ class _Job:
                 if len(events) <= MANY_EVENTS:
                     events.update(dict(batch[name].fill_null("").value_counts().iter_rows()))
             batch = self._complete(batch, tally)
-            if batch.height and TIMESTAMP in batch.columns:
-                unit = unit or unit_of(batch[TIMESTAMP])
+            if batch.height and TIMESTAMP in batch.columns and unit is None:
+                unit = unit_of(batch[TIMESTAMP], self.date)
+                if unit == "days":
+                    _LOG.info("%s: %s has dates as a spreadsheet numbers them", self.source.shown, self.date)
             if batch.height and self.check is not None:
                 self.check(batch, self.source.shown, batch["__row"][0])
             parts.append(self._typed(batch, unit))
@@ -177,7 +180,7 @@ def interactions_of(
     """
     present = source.types
     path, hint, elsewhere = source.shown, source.hint(), bool(inputs.items)
-    optional: tuple[Role, ...] = ("time", "position", "history")
+    optional: tuple[Role, ...] = ("time", "clock", "position", "history")
     named = columns.found_in(path, source.listed, ("user", "item"), optional, hint, elsewhere=elsewhere)
     roles = {TIMESTAMP: named.time, POSITION: named.position, HISTORY: named.history}
     order = {role: name for role, name in roles.items() if name is not None}
@@ -191,14 +194,19 @@ def interactions_of(
     taken: Mapping[str, tuple[Role, str | None]]
     taken = {USER: ("user", named.user), ITEM: ("item", named.item), TIMESTAMP: ("time", named.time)}
     for key, (role, own) in taken.items():
-        others = [name for name in candidates(role, source.listed) if name != own]
+        others = [name for name in candidates(role, source.listed) if name not in (own, named.clock)]
         tally.instead |= {key: f"{role}={others[0]}"} if others else {}
     selected = _selected(present, str(named.user), str(named.item), order, inputs, path)
+    if named.time and named.clock:
+        _LOG.info("%s: a time is %r and %r together", path, named.time, named.clock)
+        selected[2] = _joined(named.time, named.clock).alias(TIMESTAMP)
     selected += [counted.alias(f"{_EVENT}{place}") for place, counted in enumerate(events.values())]
     asked = [condition.column for condition in inputs.where]
-    wanted = [str(named.user), str(named.item), *order.values(), *asked, *events, *source.every]
-    instead = f"; or take another column (--column {tally.instead[TIMESTAMP]})" if TIMESTAMP in tally.instead else ""
-    job = _Job(source, columns.time_unit, list(events), remedy, check, instead)
+    clock = [named.clock] if named.clock else []
+    wanted = [str(named.user), str(named.item), *order.values(), *clock, *asked, *events, *source.every]
+    other = f"time={named.time}" if clock else tally.instead.get(TIMESTAMP)
+    instead = f"; or take another column (--column {other})" if other else ""
+    job = _Job(source, columns.time_unit, list(events), remedy, check, instead, named.time or "")
     table, told = source.read(list(dict.fromkeys(wanted)), job.table, selected)
     tally.add(told)
     return table.with_columns(without_fractions(table[name]) for name in (USER, ITEM)) if table.height else table
@@ -219,6 +227,14 @@ def _selected(
         pl.any_horizontal(pl.all().is_not_null()).alias(_ANY),
         *([pl.col(inputs.where[0].column).cast(pl.String).alias(_ASKED)] if inputs.where else []),
     ]
+
+
+def _joined(day: str, clock: str) -> pl.Expr:
+    """Write a date and a time of day as one text: a midnight beside the one and a day beside the other go."""
+    texts = (filled(pl.col(name).cast(pl.String).str.strip_chars()) for name in (day, clock))
+    date, hours = next(texts).str.replace(r"[ T]0?0:00(:00(\.0+)?)?$", ""), next(texts)
+    hours = hours.str.replace(r"^(\d\d?)$", "$1:00").str.replace(r"^.*?(\d\d?:\d\d)", "$1")
+    return pl.when(date.is_not_null()).then(pl.concat_str(date, hours, separator=" ", ignore_nulls=True))
 
 
 def _a_row_an_item(batch: pl.DataFrame, source: Source, first: int) -> pl.DataFrame:

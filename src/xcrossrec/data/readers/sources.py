@@ -31,6 +31,7 @@ BATCH_ROWS = 1 << 18
 _FOUND_SEPARATORS = ",;\t|"
 _INFERRED_ROWS = 1000  # of JSON, for its keys
 _ODD = "__odd"
+_LIKE_DATA = re.compile(r"[-+\d.]+|\d{4}-\d\d-\d\d.*")
 _ATOMIC_SUFFIXES = (".inter", ".item", ".user")
 
 
@@ -201,7 +202,7 @@ class Source:
             return f"; its separator seems to be {likely!r} (--separator {called})"
         if likely and len(self.names) == 1:
             return "; its first row has no separator: name it (--separator), or remove lines above the header"
-        if likely and not self.numbered and any(map(copies.looks_like_data, self.first_row)):
+        if likely and not self.numbered and any(map(_LIKE_DATA.fullmatch, self.first_row)):
             return (
                 "; if its first row is no header, number its columns: --column user=1 --column item=2 --column time=3"
             )

@@ -14,7 +14,7 @@ import polars as pl
 
 from xcrossrec.data.readers.blocks import Blocks
 from xcrossrec.data.readers.columns import Columns, Role
-from xcrossrec.data.readers.frames import Inputs, RawDomain, item_field
+from xcrossrec.data.readers.frames import Inputs, RawDomain
 from xcrossrec.data.readers.histories import HISTORY, with_histories
 from xcrossrec.data.readers.items import Expression, ItemRows, item_rows
 from xcrossrec.data.readers.joining import joined_columns
@@ -23,7 +23,7 @@ from xcrossrec.data.readers.sources import Form, Paths, Reading, Source, open_so
 from xcrossrec.data.times import ONE_UNIT, SUBSECOND
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.replacing import scratch_folder
-from xcrossrec.types import ITEM, SPLITS, TITLE
+from xcrossrec.types import ITEM, SPLITS, TITLE, Split
 
 _LOG = logging.getLogger(__name__)
 
@@ -74,37 +74,32 @@ def read_tables(form: Form | None, inputs: Inputs, blocks: Blocks | None = None)
 def read_item_file(path: Path) -> pl.DataFrame:
     """Read the items of one file, whatever its form, packing and names of columns.
 
-    A CSV or Parquet file with ``item_id`` and ``title`` keeps its columns as they are; of text, prices and stock are
-    understood.
+    It is read as an import reads it; a Parquet file with ``item_id`` and ``title`` keeps its columns and types.
 
     Raises:
         DataError: no such file, no table, or none of items.
     """
     if path.is_file() and path.stat().st_size == 0:
         raise DataError(f"{path} is empty: give a table with {ITEM} and {TITLE}")
-    with suppress(pl.exceptions.PolarsError, OSError, UnicodeDecodeError):
-        exact = pl.read_parquet(path, glob=False) if path.suffix == ".parquet" else _text_table(path)
-        if {ITEM, TITLE} <= set(exact.columns):
-            return exact
+    if path.suffix == ".parquet":
+        with suppress(pl.exceptions.PolarsError, OSError):
+            exact = pl.read_parquet(path, glob=False)
+            if {ITEM, TITLE} <= set(exact.columns):
+                return exact
     with scratch_folder() as folder:
         inputs = Inputs(items=path)
         try:
             rows = item_rows(open_sources(path, None, Reading(folder)), inputs.columns, inputs, others=True)
             items, told = rows.joined(inputs)
         except DataError as error:
-            said, _, remedy = str(error).rpartition(": ")
-            own = f"{said}: call its columns {ITEM} and {TITLE}, and write it as CSV in UTF-8, every row of equal width"
-            raise DataError(own if "--" in remedy else str(error)) from error
+            said, _, remedy = str(error).removesuffix(", or leave them out (--incomplete drop)").rpartition(": ")
+            own = f"call its columns {ITEM} and {TITLE}, and write it as CSV in UTF-8, every row of equal width"
+            raise DataError(f"{said}: {own if '--' in remedy else remedy}") from error
     for role, said in told.get("not_understood", {}).items():
         _LOG.warning("%s: %s: %s", path, role, said)
+    if two := told.get("conflicting_titles"):
+        _LOG.warning("%s: %d items have several titles, the first is taken: %s", path, two["items"], two["examples"][0])
     return items
-
-
-def _text_table(path: Path) -> pl.DataFrame:
-    table = pl.read_csv(path, infer_schema=False, glob=False)
-    read = [role for role in ("price", "in_stock") if role in table.columns]
-    parsed = [pl.coalesce(item_field(role, role, pl.String()).cast(pl.String), role).alias(role) for role in read]
-    return table.with_columns(parsed)
 
 
 def read_planned(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> RawDomain:
@@ -165,15 +160,15 @@ def read_bought(
                 parts += tables
         return _joined([part for part in parts if part.width], ", ".join(shown))
 
-    if not inputs.splits:
-        whole = table(inputs.interactions)
-        counted = tally.rows(inputs)
-        _refuse_empty(whole, inputs.interactions)
-        return _plain(whole), counted, {}
-    tables = {split: table(inputs.splits[split]) for split in SPLITS if split in inputs.splits}
+    given: Mapping[Split, Any] = inputs.splits or {"train": inputs.interactions}
+    tables = {split: table(given[split]) for split in SPLITS if split in given}
     counted = tally.rows(inputs)
     for split, part in tables.items():
-        _refuse_empty(part, inputs.splits[split])
+        if part.is_empty():
+            shown = given[split] if isinstance(given[split], str | Path) else ", ".join(map(str, given[split]))
+            raise DataError(f"{shown} holds no interactions: the domain would be empty; give the right file")
+    if not inputs.splits:
+        return _plain(tables["train"]), counted, {}
     if not any(HISTORY in part.columns for part in tables.values()):
         _refuse_mixture(list(tables.values()), ", ".join(str(paths) for paths in inputs.splits.values()))
     filled, told = with_histories(tables)
@@ -224,12 +219,6 @@ def _refuse_mixture(tables: Sequence[pl.DataFrame], paths: str) -> None:
         raise DataError(
             f"{paths} have different columns: give all of them a position, or all of them a time (--column time=NAME)"
         )
-
-
-def _refuse_empty(table: pl.DataFrame, paths: Paths) -> None:
-    if table.is_empty():
-        shown = paths if isinstance(paths, str | Path) else ", ".join(map(str, paths))
-        raise DataError(f"{shown} holds no interactions: the domain would be empty; give the right file")
 
 
 def _plain(table: pl.DataFrame) -> pl.DataFrame:
