@@ -203,11 +203,7 @@ def _explain_history(
 ) -> list[tuple[HistoryMatch, ...]]:
     """Per item, what each history item has to do with it."""
     cosines, shares = probe.cosines_and_shares()
-    effects = None  # (slot, item): of each history item on the score; none for a history of one
-    if len(probe.history) > 1:
-        rest = [probe.history[:slot] + probe.history[slot + 1 :] for slot in range(len(probe.history))]
-        each = [probe.full - probe.scores(history) + bought.without(slot) for slot, history in enumerate(rest)]
-        effects = torch.from_numpy(np.stack(each))
+    effects = _leave_one_out(probe, bought)
     return [
         tuple(
             HistoryMatch(
@@ -222,6 +218,15 @@ def _explain_history(
         )
         for item in range(len(probe.items))
     ]
+
+
+def _leave_one_out(probe: _Probe, bought: _Bought) -> Tensor | None:
+    """Effect (slot, item) of each history item on the score; None for a history of one."""
+    if len(probe.history) < 2:
+        return None
+    rest = [probe.history[:slot] + probe.history[slot + 1 :] for slot in range(len(probe.history))]
+    effects = [probe.full - probe.scores(history) + bought.without(slot) for slot, history in enumerate(rest)]
+    return torch.from_numpy(np.stack(effects))
 
 
 def _cell(table: Tensor | None, row: int, column: int) -> float | None:
@@ -269,13 +274,7 @@ def _explain_xcross(probe: _Probe, encoder: XCrossEncoder) -> list[dict[str, Any
     in_all = _effects(probe, encoder.silenced, len(named))
     in_sum = _effects(probe, encoder.left_out, len(named))
     at_layer = [_effects(probe, partial(encoder.silenced, layer=place), len(named)) for place in places]
-    with encoder.observing() as records:
-        tokens = probe.encode()
-    # mean absolute coefficient with which the other streams take each source, over an item's own texts
-    coefficients = np.empty((len(probe.items), len(records), len(named)))
-    for item, layer in np.ndindex(coefficients.shape[:2]):
-        taken = records[layer][..., tokens[item]].abs().mean(-1)
-        coefficients[item, layer] = (taken.fill_diagonal_(0).sum(0) / (len(taken) - 1)).cpu()
+    coefficients = _mean_coefficients(probe, encoder)
     weights = encoder.stream_weight.detach().double().cpu().numpy()
     shares = np.abs(weights) / max(float(np.abs(weights).sum()), 1e-12)
 
@@ -295,3 +294,14 @@ def _explain_xcross(probe: _Probe, encoder: XCrossEncoder) -> list[dict[str, Any
         }
         for item in range(len(probe.items))
     ]
+
+
+def _mean_coefficients(probe: _Probe, encoder: XCrossEncoder) -> Float[np.ndarray, "item layer source"]:
+    """Mean absolute coefficient with which the other streams take each source, over an item's own texts."""
+    with encoder.observing() as records:
+        tokens = probe.encode()
+    means = np.empty((len(probe.items), len(records), len(encoder.sources)))
+    for item, layer in np.ndindex(means.shape[:2]):
+        taken = records[layer][..., tokens[item]].abs().mean(-1)
+        means[item, layer] = (taken.fill_diagonal_(0).sum(0) / (len(taken) - 1)).cpu()
+    return means

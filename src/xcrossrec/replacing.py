@@ -164,10 +164,7 @@ def _beside(place: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     with _sentence(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(place)
-        for _ in range(_TRIES):  # another process may take it for a leftover before it is locked
-            make(temporary := _sibling(place, _WRITING))
-            if (lock := _lock(temporary)) is not None:
-                break
+        temporary, lock = _made(place, make)
     try:
         yield temporary
     except StorageError as error:
@@ -184,6 +181,15 @@ def _beside(place: Path, make: Callable[[Path], None]) -> Iterator[Path]:
 
 def _is_full(error: Exception) -> bool:
     return getattr(error, "errno", None) in _FULL or any(f"(os error {number})" in str(error) for number in _FULL)
+
+
+def _made(place: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
+    """Make something and lock it; again if another process took it for a leftover in between."""
+    for _ in range(_TRIES):
+        make(temporary := _sibling(place, _WRITING))
+        if (lock := _lock(temporary)) is not None:
+            break
+    return temporary, lock
 
 
 def clear_leftovers(path: Path | str) -> None:

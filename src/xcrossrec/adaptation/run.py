@@ -87,12 +87,7 @@ def adapt(
     refuse_idle_gpus(shared=False)
     clock, out, plan = Clock(minutes), Path(out), plan or Plan()
     domain = target if isinstance(target, Domain) else read_domain(target)
-    for split, what in (("train", "fit on"), ("validation", "choose on"), ("test", "report on")):
-        if split not in domain.splits or not len(domain.sequences(split)):
-            raise DataError(
-                f"target {domain.name!r} has no users to {what}: its {split} split has 0 with two purchases or more; "
-                "import more purchases (of each customer the last two are kept apart), or with another --split"
-            )
+    _check_users(domain)
     if (before := _before(out)).target not in ("", domain.name):
         raise ConfigError(f"{out} is of the target {before.target!r}, not of {domain.name!r}: choose another --out")
     given = read_sources(_wanted(out, sources, add_sources, drop_sources), domain, out / SOURCES)
@@ -103,9 +98,7 @@ def adapt(
         now = _Before(target=domain.name, sources={each.name: each.path for each in given})
         _write(out / WORK / GIVEN, now.model_dump_json())
         shop = Shop(domain, out / WORK, seed=seed, clock=clock, bar=bar, facts=facts)
-        shop.planned = 9 + 2 * len(given)
-        with suppress(OSError, ValueError, TypeError):  # nothing was measured before
-            shop.pace = Pace(**json.loads((out / WORK / _PACE).read_text(encoding="utf-8")))
+        shop.pace, shop.planned = _pace(out), 9 + 2 * len(given)
         maker = Maker(shop, base, plan, engine)
         made, judged = _fit_all(maker, given)
         _write(out / WORK / _PACE, json.dumps(asdict(shop.pace)))
@@ -118,6 +111,16 @@ def adapt(
             decision.write(out)
             write_report(out)
     return decision
+
+
+def _check_users(domain: Domain) -> None:
+    """Refuse a target on which nothing can be fitted, chosen or reported."""
+    for split, what in (("train", "fit on"), ("validation", "choose on"), ("test", "report on")):
+        if split not in domain.splits or not len(domain.sequences(split)):
+            raise DataError(
+                f"target {domain.name!r} has no users to {what}: its {split} split has 0 with two purchases or more; "
+                "import more purchases (of each customer the last two are kept apart), or with another --split"
+            )
 
 
 class _Before(BaseModel):
@@ -159,6 +162,13 @@ def _wanted(
 def _write(path: Path, text: str) -> None:
     with replacing_file(path) as file:
         file.write_text(text, encoding="utf-8")
+
+
+def _pace(out: Path) -> Pace:
+    """What was measured before."""
+    with suppress(OSError, ValueError, TypeError):
+        return Pace(**json.loads((out / WORK / _PACE).read_text(encoding="utf-8")))
+    return Pace()
 
 
 def _fit_all(maker: Maker, given: Sequence[Given]) -> tuple[list[Made], list[Source]]:

@@ -258,12 +258,16 @@ class Timed:
 
     def lap(self) -> tuple[float, float]:
         """Seconds, and megabytes of the process; the next lap begins."""
-        peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # since the process began, if no more is known
-        with suppress(OSError):
-            if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii")):
-                peak_kb = int(found[1])
-        now, memory = time.monotonic(), max(peak_kb / 1024, self._memory)
+        now, memory = time.monotonic(), max(_peak_mb(), self._memory)
         seconds, self._began, self._memory = now - self._began, now, 0.0
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         return seconds, memory
+
+
+def _peak_mb() -> float:
+    """Most memory since it was asked to forget; where that cannot be asked, since the process began."""
+    with suppress(OSError):
+        if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii")):
+            return int(found[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -229,9 +229,7 @@ class Catalogue:
             return 0
         with self._writing:
             self._check_open()
-            free = count(self._snapshot.next_place)
-            own = [self._snapshot.place(item.item_id) for item in items]
-            places = np.array([next(free) if place is None else place for place in own])
+            places = np.array(self._places(items))
             order = np.argsort(places)
             chosen = checked[torch.from_numpy(order)]
             self._write(Segment(table_of([items[n] for n in order], places[order].tolist(), chosen), chosen), ())
@@ -317,6 +315,12 @@ class Catalogue:
         if self._since is not None:
             self._since.update(written.row_of, deleted)
         self._snapshot = self._snapshot.changed(version, written, deleted)
+
+    def _places(self, items: Sequence[StoredItem]) -> list[int]:
+        """The places of items: their own, or the next free ones."""
+        free = count(self._snapshot.next_place)
+        own = [self._snapshot.place(item.item_id) for item in items]
+        return [next(free) if place is None else place for place in own]
 
     def compact(self) -> None:
         """Put the recently written items into a large segment now; searches and writes go on meanwhile."""

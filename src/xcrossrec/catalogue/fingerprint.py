@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from xcrossrec.exceptions import BundleError
@@ -38,16 +39,20 @@ def fingerprint_of(model: Model) -> str:
             folder = place / str(number)
             folder.mkdir()
             module.save(str(folder))
-            lines = []  # one a file that holds weights or settings
-            for path in sorted(folder.rglob("*")):
-                if path.suffix == ".safetensors":
-                    lines.append(f"{path.relative_to(folder).as_posix()} {weight_digest(load_tensors(path))}")
-                elif path.suffix == ".json" and path.name != MANIFEST and "token" not in path.name:
-                    settings = _settled(json.loads(path.read_text(encoding="utf-8")), path.name == ADAPTER_CONFIG)
-                    lines.append(f"{path.relative_to(folder).as_posix()} {json.dumps(settings, sort_keys=True)}")
-            content = "\n".join(lines)
-            digest.update(f"{number}|{type(module).__name__}|{content}|".encode())
+            digest.update(f"{number}|{type(module).__name__}|{_content(folder)}|".encode())
     return digest.hexdigest()
+
+
+def _content(folder: Path) -> str:
+    """Describe a saved module: one line a file that holds weights or settings."""
+    lines = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix == ".safetensors":
+            lines.append(f"{path.relative_to(folder).as_posix()} {weight_digest(load_tensors(path))}")
+        elif path.suffix == ".json" and path.name != MANIFEST and "token" not in path.name:
+            settings = _settled(json.loads(path.read_text(encoding="utf-8")), path.name == ADAPTER_CONFIG)
+            lines.append(f"{path.relative_to(folder).as_posix()} {json.dumps(settings, sort_keys=True)}")
+    return "\n".join(lines)
 
 
 def _settled(value: Any, lists_are_sets: bool) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -107,17 +107,7 @@ def _items(table: pl.DataFrame, name: str, text: ItemText | None) -> list[Stored
     texts = [column for column, dtype in titled.schema.items() if dtype == pl.String and column not in OWN]
     long = [titled[column] for column in texts if (titled[column].str.len_chars() > _LONGEST_CELL).any()]
     titled = titled.with_columns(clean_text(column, title=True).str.head(_LONGEST_CELL) for column in long)
-    return [
-        StoredItem(
-            row[ITEM],
-            row[TITLE],
-            category=row.get("category") or None,
-            in_stock=row.get("in_stock") is not False,
-            price=row.get("price"),
-            metadata=_metadata({name: value for name, value in row.items() if name not in OWN and value is not None}),
-        )
-        for row in titled.iter_rows(named=True)
-    ]
+    return [_item(row) for row in titled.iter_rows(named=True)]
 
 
 def _read(source: Path | str) -> Domain | pl.DataFrame | list[StoredItem]:
@@ -131,6 +121,17 @@ def _read(source: Path | str) -> Domain | pl.DataFrame | list[StoredItem]:
     if not source.exists():
         raise DataError(f"{source} does not exist: give {kinds}")
     return read_item_file(source)
+
+
+def _item(row: Mapping[str, Any]) -> StoredItem:
+    return StoredItem(
+        row[ITEM],
+        row[TITLE],
+        category=row.get("category") or None,
+        in_stock=row.get("in_stock") is not False,
+        price=row.get("price"),
+        metadata=_metadata({name: value for name, value in row.items() if name not in OWN and value is not None}),
+    )
 
 
 def _metadata(values: dict[str, Any]) -> dict[str, Any] | None:

@@ -112,11 +112,7 @@ def import_(
     conditions = [Condition.parse(text) for text in where or []]
     columns = Columns.parse(column or [])
     inputs = Inputs(interactions or (), items or (), splits, columns, separator, encoding, conditions, incomplete)
-    try:
-        of_validation, of_test = map(float, shares.split(","))
-    except ValueError as error:
-        raise ConfigError(f"--shares {shares!r} is not two numbers joined by a comma: give 0.1,0.1, say") from error
-    recipe = Recipe(k_core, repeats, split, of_validation, of_test, seed, unknown_items, text)
+    recipe = Recipe(k_core, repeats, split, *_shares(shares), seed, unknown_items, text)
     refuse_taken(out, overwrite=overwrite)
     others = [read_domain(path) for path in shared_users or ()]
     with progress_to_stderr(), engine_named(engine) as place, by_file(place, out, form, inputs) as blocks:
@@ -157,6 +153,14 @@ def market(
     for name, domain in sample_market(seed).items():
         write_domain(domain, out / name)
         typer.echo(_shown(out / name, domain))
+
+
+def _shares(text: str) -> tuple[float, float]:
+    try:
+        validation, test = map(float, text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--shares {text!r} is not two numbers joined by a comma: give 0.1,0.1, say") from error
+    return validation, test
 
 
 _REASONS = {

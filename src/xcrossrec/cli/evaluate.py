@@ -78,10 +78,7 @@ def evaluate(
     """
     from xcrossrec.data import read_domain
 
-    names = None if negatives is None else [name.strip() for name in negatives.split(",")]
-    if names is not None and (not set(names) <= set(NEGATIVES) or len(set(names)) < len(names)):
-        raise ConfigError(f"--negatives is {negatives!r}: give one or more of {','.join(NEGATIVES)}, each once")
-    asked = cast(list[Negatives] | None, names)
+    asked = _kinds(negatives)
     _check(subject, base, out)
     domain = read_domain(directory)
     domain.frame(split)
@@ -203,6 +200,16 @@ def _lacking(domain: Domain, subject: str, field: str) -> Domain:
 
 def _called(result: Evaluation, field: str) -> Evaluation:
     return replace(result, info=replace(result.info, scorer=f"{result.info.scorer} without {field}"))
+
+
+def _kinds(negatives: str | None) -> list[Negatives] | None:
+    """Read names joined by commas."""
+    if negatives is None:
+        return None
+    names = [name.strip() for name in negatives.split(",")]
+    if not set(names) <= set(NEGATIVES) or len(set(names)) < len(names):
+        raise ConfigError(f"--negatives is {negatives!r}: give one or more of {','.join(NEGATIVES)}, each once")
+    return [cast(Negatives, name) for name in names]
 
 
 def _check(subject: str, base: str | None, out: Path | None) -> None:

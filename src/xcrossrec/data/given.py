@@ -35,14 +35,18 @@ def as_frame(what: str, table: Table) -> pl.DataFrame:
             return pl.DataFrame(table)
         found = nw.from_native(table)
         eager = found.collect("polars") if isinstance(found, nw.LazyFrame) else found
-        try:
-            return eager.to_polars()
-        except (ImportError, TypeError, ValueError):  # of pandas: text without pyarrow, values of several kinds
-            columns = {name: eager[name].to_list() for name in eager.columns}
-            clean = {name: [None if v != v else v for v in values] for name, values in columns.items()}
-            return pl.DataFrame(clean, strict=False, infer_schema_length=None)
+        return _polars(eager)
     except (TypeError, ValueError, nw.exceptions.NarwhalsError, pl.exceptions.PolarsError) as error:
         raise DataError(
             f"{what} are a {type(table).__name__} and no table ({' '.join(str(error).split())}): give a polars, pandas "
             "or Arrow table, or a list of mappings"
         ) from error
+
+
+def _polars(table: nw.DataFrame[Any]) -> pl.DataFrame:
+    try:
+        return table.to_polars()
+    except (ImportError, TypeError, ValueError):  # of pandas: text where there is no pyarrow, values of several kinds
+        columns = {name: table[name].to_list() for name in table.columns}
+        clean = {name: [None if v != v else v for v in values] for name, values in columns.items()}
+        return pl.DataFrame(clean, strict=False, infer_schema_length=None)

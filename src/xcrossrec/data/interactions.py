@@ -207,10 +207,7 @@ def checked_domain(
 def canonical(interactions: pl.DataFrame) -> pl.DataFrame:
     """Put checked interactions into canonical order; a ``position`` given is kept, without one rows are numbered."""
     numbered = interactions if POSITION in interactions.columns else order(interactions)
-    users = user_runs(numbered)
-    falls = pl.col(POSITION).diff().lt(0) & (pl.col(USER) == pl.col(USER).shift(1))
-    sorted_already = users.n_unique() == users.len() and not numbered.select(falls.any()).item()
-    ordered = numbered if sorted_already else _sort_by_user(numbered, [POSITION])
+    ordered = numbered if _is_ordered(numbered) else _sort_by_user(numbered, [POSITION])
     return ordered.select(USER, ITEM, POSITION, *([TIMESTAMP] if TIMESTAMP in ordered.columns else []))
 
 
@@ -226,6 +223,15 @@ def check_columns(what: str, found: Sequence[str], needed: Sequence[str]) -> Non
             f"{what} lacks the column {', '.join(map(repr, missing))}; it has {', '.join(found) or 'none'}: "
             "rename a column"
         )
+
+
+def _is_ordered(interactions: pl.DataFrame) -> bool:
+    """Tell whether each user's rows stand together and their positions never fall: sorting would change nothing."""
+    users = user_runs(interactions)
+    if users.n_unique() < users.len():
+        return False
+    falls = pl.col(POSITION).diff().lt(0) & (pl.col(USER) == pl.col(USER).shift(1))
+    return not interactions.select(falls.any()).item()
 
 
 def _time_columns(interactions: pl.DataFrame) -> list[str]:

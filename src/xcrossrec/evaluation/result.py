@@ -121,17 +121,7 @@ class Evaluation:
         with readable(path, "evaluate again"):
             metadata = pl.read_parquet_metadata(path)
         frame = read_parquet(path, remedy="evaluate again")
-        remedy = "make it with  xcrossrec evaluate"
-        if _KEY not in metadata:
-            raise DataError(f"{path} is Parquet but not a results file, it lacks the {_KEY!r} metadata: {remedy}")
-        try:
-            found = json.loads(metadata[_KEY])
-            version = found.pop("format")
-            info = EvaluationInfo(**found) if version == _FORMAT else None
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise DataError(f"{path} has damaged {_KEY!r} metadata ({error}): {remedy}") from error
-        if info is None:
-            raise DataError(f"{path} is of results format {version}, this version reads {_FORMAT}: {remedy}")
+        info = _parse_info(path, metadata)
         if dict(frame.schema) != dict(RESULT_SCHEMA):
             raise DataError(
                 f"{path} holds the columns {', '.join(frame.columns)}, expected {', '.join(RESULT_SCHEMA)} "
@@ -223,6 +213,20 @@ def _means_of(frame: pl.DataFrame) -> dict[str, Any]:
         means[metric] = float(values.mean())
         intervals[metric] = list(mean_interval(values))
     return {**means, "ci": intervals}
+
+
+def _parse_info(path: Path, metadata: Mapping[str, str]) -> EvaluationInfo:
+    remedy = "make it with  xcrossrec evaluate"
+    if _KEY not in metadata:
+        raise DataError(f"{path} is Parquet but not a results file, it lacks the {_KEY!r} metadata: {remedy}")
+    try:
+        found = json.loads(metadata[_KEY])
+        version = found.pop("format")
+        if version == _FORMAT:
+            return EvaluationInfo(**found)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DataError(f"{path} has damaged {_KEY!r} metadata ({error}): {remedy}") from error
+    raise DataError(f"{path} is of results format {version}, this version reads {_FORMAT}: {remedy}")
 
 
 def refuse_foreign(path: Path | str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from xcrossrec.catalogue import BlockEncoder, in_blocks, is_catalogue, open_catalogue, read_items
+from xcrossrec.data.domain import Domain
 from xcrossrec.data.store import read_domain
 from xcrossrec.engine import Engine, Local
 from xcrossrec.exceptions import ConfigError, ModelError
@@ -112,8 +113,7 @@ def export_model(
     check_request(to, out, catalogue=catalogue, distill=distill, int8=int8, overwrite=overwrite)
     if to == "onnx":
         require("onnx")
-    place = None if catalogue is None else Path(catalogue)
-    domain = read_domain(place) if place is not None and place.is_dir() and not is_catalogue(place) else None
+    domain = _domain(catalogue)
     if distill and domain is None:
         raise ConfigError(f"{catalogue} is no domain's folder: distilling is measured on a domain's users, give one")
     model = bundle.load(path, base=base)
@@ -135,6 +135,12 @@ def export_model(
         exported = Exported(out, to, parity, exact, ranks)
         (folder / README).write_text(readme(to, part, str(exported), distilled=distill), encoding="utf-8")
     return exported
+
+
+def _domain(catalogue: Path | str | None) -> Domain | None:
+    """The domain of a folder; None for other items."""
+    place = None if catalogue is None else Path(catalogue)
+    return read_domain(place) if place is not None and place.is_dir() and not is_catalogue(place) else None
 
 
 def _check_model(model: Model, path: Path, to: To, *, distill: bool) -> None:

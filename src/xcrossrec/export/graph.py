@@ -61,14 +61,7 @@ def write_onnx(stream: Stream, folder: Path, *, int8: bool) -> None:
         ) from error
     if int8:
         _quantise(place)
-    backend = getattr(stream.reading.tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        kind = type(stream.reading.tokenizer).__name__
-        raise ModelError(f"the tokenizer {kind} is written in Python alone: use --to sentence-transformers")
-    tokenizer = Tokenizer.from_str(backend.to_str())
-    tokenizer.enable_truncation(stream.reading.max_tokens)
-    tokenizer.enable_padding(pad_id=stream.reading.tokenizer.pad_token_id, pad_token=stream.reading.tokenizer.pad_token)
-    tokenizer.save(str(folder / TOKENIZER))
+    _write_tokenizer(stream, folder / TOKENIZER)
 
 
 def read_onnx(stream: Stream, folder: Path) -> Encode:
@@ -105,3 +98,14 @@ def _quantise(place: Path) -> None:
     finally:
         root.setLevel(level)
     full.unlink()
+
+
+def _write_tokenizer(stream: Stream, place: Path) -> None:
+    backend = getattr(stream.reading.tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        kind = type(stream.reading.tokenizer).__name__
+        raise ModelError(f"the tokenizer {kind} is written in Python alone: use --to sentence-transformers")
+    tokenizer = Tokenizer.from_str(backend.to_str())
+    tokenizer.enable_truncation(stream.reading.max_tokens)
+    tokenizer.enable_padding(pad_id=stream.reading.tokenizer.pad_token_id, pad_token=stream.reading.tokenizer.pad_token)
+    tokenizer.save(str(place))

@@ -139,9 +139,7 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
     backbone.requires_grad_(False).eval()
     use_frozen_products(backbone)
     backbone.name_or_path = name  # what PEFT writes into adapters: the name, not a path of this machine
-    said = {k: v for k, v in config.to_diff_dict().items() if k not in _NOTES and not k.startswith("_")}
-    said["use_cache"] = True  # sentence-transformers writes False; an encoder keeps no cache
-    digest = f"{weight_digest(backbone.state_dict())}.{tokenizer_digest(tokenizer)}.{_digest_of(said)}"
+    digest = f"{weight_digest(backbone.state_dict())}.{tokenizer_digest(tokenizer)}.{configuration_digest(config)}"
     if getattr(tokenizer, "chat_template", None) and found.plain:
         _LOG.warning("base %s has a chat template, which is not applied: texts are read as they are", name)
     config.use_cache = False  # a decoder's keys and values, which nobody asks for
@@ -179,6 +177,12 @@ def tokenizer_digest(tokenizer: Any) -> str:
     special = [getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "cls", "sep", "pad", "unk", "mask")]
     limit = tokenizer.model_max_length
     return _digest_of([rules, special, limit if limit < _SHORT else _USUAL_LIMIT])
+
+
+def configuration_digest(config: Any) -> str:
+    """Hash what a configuration says otherwise than its architecture's own, but for notes (sha256, hex)."""
+    said = {k: v for k, v in config.to_diff_dict().items() if k not in _NOTES and not k.startswith("_")}
+    return _digest_of({**said, "use_cache": True})  # sentence-transformers writes False; an encoder keeps no cache
 
 
 def _digest_of(value: Any) -> str:

@@ -224,14 +224,7 @@ def load_modules(
         also: classes that it may be made of beside those of xcrossrec.
     """
     entries = read_settings(folder / "modules.json", ModuleList)
-    known = {f"{cls.__module__}.{cls.__name__}": cls for cls in (*_OWN_CLASSES, *_BORROWED_CLASSES, *also)}
-    for entry in entries:
-        if entry["type"] not in known:
-            raise BundleError(
-                f"{folder} asks for the class {entry['type']!r}, which is none of xcrossrec's: the bundle is foreign "
-                "and none of its code is run"
-            )
-    classes: list[Any] = [known[entry["type"]] for entry in entries]
+    classes = [_class_named(entry["type"], folder, also) for entry in entries]
     _check_order(classes, scoring, folder)
     places = [entry["path"] for entry in entries]
     try:
@@ -288,3 +281,13 @@ def _check_order(classes: Sequence[type[nn.Module]], scoring: Scoring, folder: P
     if lost or -1 in places or places != sorted(places) or len(once) != len({*once}):
         names = ", ".join(cls.__name__ for cls in classes)
         raise BundleError(f"{folder / 'modules.json'} lists {names}, which make no {scoring} model: copy it again")
+
+
+def _class_named(reference: str, folder: Path, also: Sequence[type[nn.Module]]) -> Any:
+    known = {f"{cls.__module__}.{cls.__name__}": cls for cls in (*_OWN_CLASSES, *_BORROWED_CLASSES, *also)}
+    if reference not in known:
+        raise BundleError(
+            f"{folder} asks for the class {reference!r}, which is none of xcrossrec's: the bundle is foreign and "
+            "none of its code is run"
+        )
+    return known[reference]

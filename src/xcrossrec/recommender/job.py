@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -126,9 +126,7 @@ def recommend_batch(
     source = open_users(users)
     recommender.check(asked)
     groups = source.metadata.num_row_groups
-    found = None  # the job that the output tells, where there is one, and not another program's
-    with suppress(pa.ArrowException, OSError, ValueError, KeyError):
-        found = json.loads((pq.read_schema(out).metadata or {})[_KEY])
+    found = _made_of(out)
     done = found == job
     if out.exists() and not done and not (overwrite and found):
         remedy = "give --overwrite" if found else "remove it"
@@ -207,8 +205,14 @@ def _recommend_group(
     for start in range(0, len(questions), USERS_AT_ONCE):
         answers += recommender.answer(questions[start : start + USERS_AT_ONCE])
         told(len(answers))
-    columns: dict[str, Any] = {USER: table[USER], "item_ids": [], "scores": [], "unknown": [], "error": []}
-    for answer in answers:  # a user's error is a sentence, any other stops the job
+    columns = {USER: table[USER], **_columns(answers)}
+    return pa.table(columns, schema=_schema(table.schema.field(USER).type))
+
+
+def _columns(answers: Sequence[Answer | Exception]) -> dict[str, list[Any]]:
+    """Write one row an answer; a user's error is a sentence, any other stops the job."""
+    columns: dict[str, list[Any]] = {"item_ids": [], "scores": [], "unknown": [], "error": []}
+    for answer in answers:
         if not isinstance(answer, (Answer, XCrossRecError)):
             raise answer
         found = answer.found if isinstance(answer, Answer) else ()
@@ -216,7 +220,7 @@ def _recommend_group(
         columns["scores"].append([score for _, score in found])
         columns["unknown"].append(list(answer.unknown) if isinstance(answer, Answer) else [])
         columns["error"].append(None if isinstance(answer, Answer) else str(answer))
-    return pa.table(columns, schema=_schema(table.schema.field(USER).type))
+    return columns
 
 
 def _schema(user_id: pa.DataType) -> pa.Schema:
@@ -238,6 +242,14 @@ def _join(parts: Parts, out: Path, job: Job, groups: int, user_id: pa.DataType) 
         for group in range(groups):
             part = pq.read_table(pa.BufferReader(parts.read(f"{group:06d}")))
             writer.write_table(part.cast(_schema(user_id)), row_group_size=max(part.num_rows, 1))
+
+
+def _made_of(out: Path) -> Any:
+    """The job that an output tells; None where there is no output, or another program's."""
+    try:
+        return json.loads((pq.read_schema(out).metadata or {})[_KEY])
+    except (pa.ArrowException, OSError, ValueError, KeyError):
+        return None
 
 
 def _report(out: Path, groups: int, resumed: int) -> BatchReport:

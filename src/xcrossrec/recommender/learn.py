@@ -98,16 +98,7 @@ def learn(
     known = purchases_of(model)
     before = known.term.counts if known is not None else CoPurchases.count(fresh.clear())
     counts = before.joined(fresh)
-    choice = None
-    if texts is not None:
-        table = counts.table()
-        if not table[ITEM].is_in(list(texts)).any():
-            raise DataError(
-                f"none of the {table[ITEM].n_unique():,} items that were bought ({table[ITEM][0]!r} first) is in the "
-                f"catalogue of {len(texts):,} items: give the catalogue of these purchases"
-            )
-        sequences = table.group_by(USER, maintain_order=True).agg(ITEM)[ITEM].to_list()
-        choice = weighed(model, sequences, texts, most_texts=MOST_TEXTS, seed=seed)
+    choice = None if texts is None else _choose(model, counts, texts, seed)
     with changing(path):
         if bundle.read_bundle_manifest(path) != manifest:
             manifest, model = _changed_meanwhile(path, base, manifest)
@@ -193,6 +184,17 @@ def _paths(interactions: Paths | Table) -> list[Path | str]:
     given = [interactions] if isinstance(interactions, (str, Path)) else interactions
     paths = isinstance(given, Sequence) and all(isinstance(each, (str, Path)) for each in given)
     return list(given) if paths else []
+
+
+def _choose(model: Model, counts: CoPurchases, texts: Mapping[str, str], seed: int) -> Choice:
+    table = counts.table()
+    if not table[ITEM].is_in(list(texts)).any():
+        raise DataError(
+            f"none of the {table[ITEM].n_unique():,} items that were bought ({table[ITEM][0]!r} first) is in the "
+            f"catalogue of {len(texts):,} items: give the catalogue of these purchases"
+        )
+    sequences = table.group_by(USER, maintain_order=True).agg(ITEM)[ITEM].to_list()
+    return weighed(model, sequences, texts, most_texts=MOST_TEXTS, seed=seed)
 
 
 def _write(model: Model, path: Path, manifest: Mapping[str, Any], choice: Choice | None) -> None:

@@ -213,15 +213,7 @@ def understand(
         raise DataError(f"candidates are a list of item ids, got {asked.candidates!r}: give at least one, or None")
     for item_id in snapshot.lacking(asked.candidates or ()):
         raise _lacking(snapshot, item_id)
-    other = asked.other_history
-    if isinstance(other, str) or not all(isinstance(text, str) for text in other):
-        raise DataError(f"the history of other categories is a list of titles, got {other!r}: put them into a list")
-    if len(other) and not knows_purchases:
-        raise DataError(
-            "the model knows no purchases, so a history of other categories tells it nothing: leave that out, or train "
-            "a dual model with `train target`"
-        )
-    elsewhere = [_clean(text) for text in other][-_NEWEST_ELSEWHERE:]
+    elsewhere = _texts_elsewhere(asked.other_history, knows_purchases=knows_purchases)
     if asked.to_score is None:
         return Understood(asked, history, unknown, bought=bought, elsewhere=elsewhere)
     entries = _entries("items to score", asked.to_score)
@@ -242,6 +234,18 @@ def _newest(snapshot: Snapshot, bought: Sequence[str], count: int) -> list[Store
 def ids_bought(snapshot: Snapshot, known: Understood) -> set[str]:
     """Ids of the history's items, of those that share a title with one of them, and of what else was bought."""
     return snapshot.sharing_title(each.item for each in known.history if each.item is not None).union(known.bought)
+
+
+def _texts_elsewhere(texts: Sequence[str], *, knows_purchases: bool) -> list[str]:
+    """The newest of what was bought in other categories, as a model reads it."""
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"the history of other categories is a list of titles, got {texts!r}: put them into a list")
+    if len(texts) and not knows_purchases:
+        raise DataError(
+            "the model knows no purchases, so a history of other categories tells it nothing: leave that out, or train "
+            "a dual model with `train target`"
+        )
+    return [_clean(text) for text in texts][-_NEWEST_ELSEWHERE:]
 
 
 def _entries(what: str, items: Sequence[ItemLike], *, may_be_empty: bool = False) -> Sequence[ItemLike]:

@@ -40,20 +40,7 @@ def openapi_of(app: FastAPI, settings: Settings) -> dict[str, Any]:
     """The schema, with this service's limits and, where keys are set, how to send one."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        schemas = schema["components"]["schemas"]
-        schemas["RecommendRequest"]["properties"]["k"]["maximum"] = settings.k
-        for request in ("RecommendRequest", "ScoreRequest", "ExplainRequest"):
-            schemas[request]["properties"]["history"]["maxItems"] = settings.history
-        schemas["ScoreRequest"]["properties"]["candidates"]["maxItems"] = settings.candidates
-        schemas["RecommendRequest"]["properties"]["candidates"]["anyOf"][0]["maxItems"] = settings.candidates
-        for request, listed in (
-            ("UpsertRequest", "items"),
-            ("PurchasesRequest", "purchases"),
-            ("DeleteRequest", "ids"),
-        ):
-            schemas[request]["properties"][listed]["maxItems"] = settings.upsert
-        for unused in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(unused, None)
+        _write_limits(schema["components"]["schemas"], settings)
         if settings.api_keys or settings.admin_keys:
             schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             for path, operations in schema["paths"].items():
@@ -62,3 +49,16 @@ def openapi_of(app: FastAPI, settings: Settings) -> dict[str, Any]:
                         operation["security"] = [{"key": []}]
         app.openapi_schema = schema
     return app.openapi_schema
+
+
+def _write_limits(schemas: dict[str, Any], limits: Settings) -> None:
+    schemas["RecommendRequest"]["properties"]["k"]["maximum"] = limits.k
+    for request in ("RecommendRequest", "ScoreRequest", "ExplainRequest"):
+        schemas[request]["properties"]["history"]["maxItems"] = limits.history
+    schemas["ScoreRequest"]["properties"]["candidates"]["maxItems"] = limits.candidates
+    schemas["RecommendRequest"]["properties"]["candidates"]["anyOf"][0]["maxItems"] = limits.candidates
+    schemas["UpsertRequest"]["properties"]["items"]["maxItems"] = limits.upsert
+    schemas["PurchasesRequest"]["properties"]["purchases"]["maxItems"] = limits.upsert
+    schemas["DeleteRequest"]["properties"]["ids"]["maxItems"] = limits.upsert
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)

@@ -72,9 +72,8 @@ class Served:
             remembered=settings.remembered,
         )
         self._finish_forgetting()
-        # another copy for explanations, which switch parts of it off, and writes; large weights never change
-        large = {id(t): t for t in (*model.parameters(), *model.buffers()) if t.numel() >= _SHARED_FROM}
-        self._second = Recommender(deepcopy(model, large), store, pair_limit=limit, bought=self.recommender.bought)
+        # another copy for explanations and writes, which would hold up the answers
+        self._second = Recommender(second_of(model), store, pair_limit=limit, bought=self.recommender.bought)
         self._of_second = Lock()  # one thread at a time uses it
         on_start = partial(torch.set_num_threads, torch.get_num_threads())  # each thread has a number of its own
         self.answers = Answering(spec.name, self.recommender, settings, metrics, on_start)
@@ -150,17 +149,21 @@ class Served:
             except XCrossRecError as error:
                 log.warning("%s may still know who was forgotten in its catalogue: %s", self.spec.path, error)
 
+    def _forget(self, user_id: str) -> dict[str, Any]:
+        """Delete a customer's purchases: of the catalogue, of the bundle's folder, and of what is counted."""
+        self.store.snapshot()  # what other services wrote is read, too
+        self.recommender.bought.learn()
+        known = len(self.recommender.bought.of(user_id))
+        self.store.forget(user_id)
+        self.recommender.bought.learn()
+        forget(self.spec.path, user_id)
+        return {"catalog_version": self.store.version, "forgotten": known}
+
     def _write(self, asked: Sequence[ItemToStore] | Sequence[str] | ForgetRequest) -> dict[str, Any]:
-        """Forget a customer in the catalogue, the bundle's folder and what is counted; or store or delete items; gives
-        the version that shows it, and how many items or purchases changed."""
+        """Forget a customer; or store or delete items; gives the version that shows it, and how many items changed."""
         if isinstance(asked, ForgetRequest):
-            self.store.snapshot()  # what other services wrote is read, too
-            self.recommender.bought.learn()
-            done, count = "forgotten", len(self.recommender.bought.of(asked.user_id))
-            self.store.forget(asked.user_id)
-            self.recommender.bought.learn()
-            forget(self.spec.path, asked.user_id)
-        elif isinstance(asked[0], str):
+            return self._forget(asked.user_id)
+        if isinstance(asked[0], str):
             done, count = "deleted", self.store.delete([str(item_id) for item_id in asked])
         else:
             text = encoder_of(self._second.model).text
@@ -241,6 +244,12 @@ def load_current(spec: Spec, base: str | None = None) -> tuple[Spec, Model, dict
     return spec, model, manifest
 
 
+def second_of(model: Model) -> Model:
+    """Copy a model, so that explanations can switch parts of the copy off; large weights, never changed, are shared."""
+    large = [t for t in (*model.parameters(), *model.buffers()) if t.numel() >= _SHARED_FROM]
+    return deepcopy(model, {id(tensor): tensor for tensor in large})
+
+
 def replace(old: Served, path: Path | None, settings: Settings, metrics: Metrics) -> Served:
     """Load another bundle beside a served model, over the same catalogue.
 
@@ -264,10 +273,7 @@ def replace(old: Served, path: Path | None, settings: Settings, metrics: Metrics
             f"{spec.path} scores {kind_of(model).name!r} and {old.spec.name!r} is served with "
             f"{kind_of(old.model).name!r}: serve it under another name, with a catalogue of its own"
         )
-    store = old.store.successor(fingerprint) or (old.store if same else None)
-    if store is None:
-        log.info("encoding %d items again for %s", len(old.store), spec.path)
-        store = embed_again(old.store, model, spec.path)
+    store = old.store.successor(fingerprint) or (old.store if same else _embedded(old.store, model, spec))
     if store.replaced_by is not None:
         raise BundleError(
             f"the catalogue of {old.spec.name!r} holds another model's vectors than {spec.path} makes: reload that "
@@ -277,3 +283,8 @@ def replace(old: Served, path: Path | None, settings: Settings, metrics: Metrics
     if same:
         new.recommender.memory = old.recommender.memory
     return new
+
+
+def _embedded(store: Catalogue, model: Model, spec: Spec) -> Catalogue:
+    log.info("encoding %d items again for %s", len(store), spec.path)
+    return embed_again(store, model, spec.path)

@@ -92,15 +92,7 @@ class Worker(Generic[Q, A]):
         Raises:
             Problem: 429 where the queue is full, 503 where time is over; and whatever the answer raises.
         """
-        now = monotonic()
-        with self._changed:
-            if self._closing:
-                raise busy("the model is being taken away: ask again", status=503, code="replaced")
-            if not admitted:
-                self._check_room(question)
-            job = Job(question, asyncio.get_running_loop().create_future(), now, now + timeout_s)
-            self._jobs.append(job)
-            self._changed.notify()
+        job = self._submit(question, timeout_s, admitted=admitted)
         try:
             while not job.future.done():
                 left_s = job.expires - monotonic()
@@ -138,6 +130,18 @@ class Worker(Generic[Q, A]):
                 f"{self._limit} requests wait already and no more may: ask again after the seconds in Retry-After",
                 retry_s=self._retry_s(),
             )
+
+    def _submit(self, question: Q, timeout_s: float, *, admitted: bool) -> Job:
+        now = monotonic()
+        with self._changed:
+            if self._closing:
+                raise busy("the model is being taken away: ask again", status=503, code="replaced")
+            if not admitted:
+                self._check_room(question)
+            job = Job(question, asyncio.get_running_loop().create_future(), now, now + timeout_s)
+            self._jobs.append(job)
+            self._changed.notify()
+        return job
 
     def _retry_s(self) -> int:
         return min(_NO_MORE_THAN_S, max(1, round(self._seconds_each * len(self))))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -125,18 +124,10 @@ def load_tables(source: Domain | Path | str) -> Tables:
         raise DataError(
             f"{path} holds no catalogue: expected items.parquet, items.csv.gz or items.csv, with train beside it"
         )
-    manifest = None
-    with suppress(OSError, ValueError):
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    manifest = manifest if isinstance(manifest, dict) else {}
+    manifest = _manifest(path)
     raw = {stem: _read(file) for stem, file in files.items()}
     parquet = files["items"].suffix == ".parquet"
-    mismatch = None
-    if (path / MANIFEST).exists():
-        try:
-            read_domain(path)
-        except DataError as error:
-            mismatch = str(error)
+    mismatch = _mismatch(path) if (path / MANIFEST).exists() else None
     return Tables(str(manifest.get("name", path.resolve().name)), raw, manifest, parquet, mismatch)
 
 
@@ -150,6 +141,22 @@ def _read(file: Path) -> pl.DataFrame:
         (source,) = open_sources(file, "csv", Reading(folder))
         none = pl.DataFrame(schema=dict.fromkeys(source.every, pl.String()))
         return source.read(source.every, lambda batches: pl.concat([none, *batches]), [pl.all()])
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _mismatch(path: Path) -> str | None:
+    try:
+        read_domain(path)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def _usable_rows(frame: pl.DataFrame) -> pl.DataFrame:
