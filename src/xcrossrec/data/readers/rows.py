@@ -196,10 +196,10 @@ def interactions_of(
     for key, (role, own) in taken.items():
         others = [name for name in candidates(role, source.listed) if name not in (own, named.clock)]
         tally.instead |= {key: f"{role}={others[0]}"} if others else {}
-    selected = _selected(present, str(named.user), str(named.item), order, inputs, path)
     if named.time and named.clock:
         _LOG.info("%s: a time is %r and %r together", path, named.time, named.clock)
-        selected[2] = _joined(named.time, named.clock).alias(TIMESTAMP)
+    ordered = [_ordered(role, name, present[name], named.clock) for role, name in order.items()]
+    selected = _selected(present, str(named.user), str(named.item), ordered, inputs, path)
     selected += [counted.alias(f"{_EVENT}{place}") for place, counted in enumerate(events.values())]
     asked = [condition.column for condition in inputs.where]
     clock = [named.clock] if named.clock else []
@@ -213,20 +213,23 @@ def interactions_of(
 
 
 def _selected(
-    types: Mapping[str, pl.DataType], user: str, item: str, order: Mapping[str, str], inputs: Inputs, path: str
+    types: Mapping[str, pl.DataType], user: str, item: str, ordered: Sequence[pl.Expr], inputs: Inputs, path: str
 ) -> list[pl.Expr]:
     listed = types[item].is_nested()
     return [
         ids(user, types[user]).cast(pl.Categorical).alias(USER),
         (pl.col(item) if listed else ids(item, types[item]).cast(pl.Categorical)).alias(ITEM),
-        *(
-            (filled(pl.col(name)) if types[name] == pl.String and role != HISTORY else pl.col(name)).alias(role)
-            for role, name in order.items()
-        ),
+        *ordered,
         all_hold(inputs.where, types, path).alias(_KEPT),
         pl.any_horizontal(pl.all().is_not_null()).alias(_ANY),
         *([pl.col(inputs.where[0].column).cast(pl.String).alias(_ASKED)] if inputs.where else []),
     ]
+
+
+def _ordered(role: str, name: str, dtype: pl.DataType, clock: str | None) -> pl.Expr:
+    if role == TIMESTAMP and clock is not None:
+        return _joined(name, clock).alias(role)
+    return (filled(pl.col(name)) if dtype == pl.String and role != HISTORY else pl.col(name)).alias(role)
 
 
 def _joined(day: str, clock: str) -> pl.Expr:
