@@ -28,6 +28,7 @@ FIELDS = ["brand", "category", "description", "price"]
 EARLIEST_S, LATEST_S = 0, 99_999_999_999
 JUNK = r"(?i)getTime\(\)|<span|<div|<script|</?a\b[^>]*href|^\s*var a?PageStart|\"\s*/>\s*$"
 EMPTY = r"(?i)^\s*(?:nan|none|null|n/a)?\s*$"
+ABSENT = r"^(?i:nan|none|null|n/a|nat)$|^NA$"
 ENTITY = r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);"
 
 
@@ -69,7 +70,7 @@ def read_reviews(path: Path) -> pd.DataFrame:
 def read_items(path: Path, reviewed: object) -> pd.DataFrame:
     """Read the items reviewed with their fields; of one that comes twice, the first title that is not empty counts."""
     items = read_lines(path, ["asin", "title", *FIELDS], only=reviewed).rename(columns={"asin": "item_id"})
-    items["title"] = items["title"].fillna("")
+    items["title"] = without_junk(items["title"].fillna(""))
     titles = items[items["title"] != ""].drop_duplicates("item_id").set_index("item_id")["title"]
     items = items.drop_duplicates("item_id").drop(columns="title")
     items["category"] = items["category"].str[-2:].str.join(", ")
@@ -120,12 +121,16 @@ def leave_last_out(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
+def without_junk(titles: pd.Series) -> pd.Series:
+    return titles.mask(titles.str.contains(JUNK) | titles.str.contains(EMPTY), "")
+
+
 def clean_titles(items: pd.DataFrame) -> pd.DataFrame:
-    titles = items["title"].mask(items["title"].str.contains(JUNK), "")
-    titles = titles.mask(titles.str.contains(EMPTY), "")
+    titles = items["title"]
     escaped = titles.str.contains(ENTITY)
     titles.loc[escaped] = titles[escaped].map(unescape)
     plain = {name: items[name].str.split().str.join(" ") for name in ("brand", "category")}
+    plain["brand"] = plain["brand"].mask(plain["brand"].str.contains(ABSENT, na=False))
     return items.assign(title=titles.str.split().str.join(" "), **plain)
 
 
