@@ -55,6 +55,10 @@ def test_expected_failures_are_one_sentence_and_exit_2(error: Exception) -> None
     [
         (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), "x: File name too long: choose a shorter"),
         (PermissionError(errno.EACCES, "Permission denied", "/a"), "/a: Permission denied: ask for access to it"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "/a"),
+            "/a: Read-only file system: choose a place that may be written",
+        ),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "/a"), "/a: Is a directory: check that it is what you"),
         (OSError("no more threads"), "no more threads"),
     ],

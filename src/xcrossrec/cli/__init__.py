@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from errno import EACCES, ENAMETOOLONG, ENOSPC
+from errno import EACCES, ENAMETOOLONG, ENOSPC, EROFS
 from typing import Annotated, Any
 
 import typer
@@ -26,7 +26,12 @@ from xcrossrec.training.processes import Processes
 INTERRUPTED = 130
 USER_MISTAKE = 2
 
-_REMEDIES = {ENAMETOOLONG: "choose a shorter name", ENOSPC: "free space on its disk", EACCES: "ask for access to it"}
+_REMEDIES = {
+    ENAMETOOLONG: "choose a shorter name",
+    ENOSPC: "free space on its disk",
+    EACCES: "ask for access to it",
+    EROFS: "choose a place that may be written",
+}
 
 
 def _said(error: Exception) -> str:

@@ -31,8 +31,7 @@ def with_histories(tables: Mapping[Split, pl.DataFrame]) -> tuple[list[pl.DataFr
     parts = {split: _from_history(table) if listed else order(table) for split, table in tables.items()}
     past, same, filled = parts["train"], False, False
     for split in [split for split in parts if split != "train"]:
-        known = parts[split][USER].unique().is_in(past[USER].unique().implode())
-        if known.sum() >= MOST * known.len() > 0:
+        if _share(parts[split], past) >= MOST:
             same = True
             if HISTORY not in tables[split].columns:
                 parts[split], users = _after(past, parts[split])
@@ -43,6 +42,12 @@ def with_histories(tables: Mapping[Split, pl.DataFrame]) -> tuple[list[pl.DataFr
     result = parts if listed or filled else tables
     told: dict[str, object] = {"split": "leave_last_out"} if same and (listed or filled) else {}
     return [table.with_columns(pl.lit(split).alias(SPLIT)) for split, table in result.items()], told
+
+
+def _share(part: pl.DataFrame, past: pl.DataFrame) -> float:
+    """Give the share of a part's users who were in the parts before it."""
+    users = part[USER].unique()
+    return float(users.is_in(past[USER].unique().implode()).mean() or 0)  # type: ignore[arg-type]
 
 
 def _from_history(table: pl.DataFrame) -> pl.DataFrame:
