@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,9 +97,9 @@ def item_field(role: str, name: str, dtype: pl.DataType) -> pl.Expr:
     """Give a column of items its type: price a number, in_stock yes or no, anything else text."""
     column = pl.col(name)
     if role == "in_stock":
-        column = column if dtype == pl.Boolean else _in_stock(column)
+        column = column if dtype == pl.Boolean else _each_once(_in_stock, column, pl.Boolean())
     elif role == "price":
-        column = column.cast(pl.Float64) if dtype.is_numeric() else _price(column)
+        column = column.cast(pl.Float64) if dtype.is_numeric() else _each_once(_price, column, pl.Float64())
         column = pl.when(column.is_finite() & (column >= 0)).then(column)
     else:
         column = _text(column, dtype, PATH_NAMES if role == "category" else None)
@@ -126,6 +126,17 @@ def _text(column: pl.Expr, dtype: pl.DataType, last: int | None) -> pl.Expr:
         names.str.replace_all("\n", joint) if last is None else names.str.split("\n").list.tail(last).list.join(joint)
     )
     return pl.when(plain.str.starts_with("[")).then(joined.str.replace_all(r"\\(.)", "$1")).otherwise(plain)
+
+
+def _each_once(read: Callable[[pl.Expr], pl.Expr], column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Read texts of which few are different, each of these once."""
+
+    def known(texts: pl.Series) -> pl.Series:
+        different = texts.unique()
+        values = different.to_frame("text").select(read(pl.col("text"))).to_series()
+        return texts.replace_strict(different, values, return_dtype=dtype)
+
+    return column.cast(pl.String).map_batches(known, return_dtype=dtype)
 
 
 def _price(column: pl.Expr) -> pl.Expr:
