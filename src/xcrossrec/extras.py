@@ -36,18 +36,18 @@ def require(extra: str) -> None:
         MissingExtraError: a module of it is absent; names its install line.
     """
     for module in EXTRAS[extra]:
-        if find_spec(module) is None:
-            raise MissingExtraError(module, extra)
+        require_package(module, extra)
 
 
-def require_package(module: str) -> None:
-    """Check, without importing it, that a package is installed which no extra brings.
+def require_package(module: str, extra: str | None = None) -> None:
+    """Check, without importing it, that a package is installed.
 
     Args:
         module: its name, in code and where packages are installed from.
+        extra: that brings it; None where no extra does.
 
     Raises:
         MissingExtraError: it is absent; names its install line.
     """
     if find_spec(module) is None:
-        raise MissingExtraError(module, None)
+        raise MissingExtraError(module, extra)

@@ -26,7 +26,6 @@ EncodingPrecision: TypeAlias = Literal["fp32", "bf16"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 NEGATIVES: tuple[Negatives, ...] = get_args(Negatives)
-SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
 FORMS: tuple[Form, ...] = get_args(Form)
 PAIR_ATTENTIONS: tuple[PairAttention, ...] = get_args(PairAttention)
 PAIR_STARTS: tuple[PairStart, ...] = get_args(PairStart)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.models.pair_head import PairHead
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.xcross.encoder import XCrossEncoder
-from xcrossrec.types import SCORINGS
+from xcrossrec.types import Scoring
 
 TITLES = ["red train", "blue train", "train track", "cordless drill", "drill bits", "tape measure"]
 HISTORIES = [[0, 1], [3], [5, 4, 0, 2]]
@@ -41,8 +41,8 @@ def model(request: pytest.FixtureRequest, tiny_models: Any) -> Model:
 
 
 def test_there_is_a_kind_for_each_scoring() -> None:
-    assert tuple(KINDS) == SCORINGS
-    assert all(kind_named(name).name == name for name in SCORINGS)
+    assert tuple(KINDS) == get_args(Scoring)
+    assert all(kind_named(name).name == name for name in KINDS)
 
 
 def test_a_model_is_of_the_kind_it_was_built_as(encoder: SourceEncoder) -> None:
@@ -75,7 +75,7 @@ def test_vectors_have_the_size_that_the_kind_says(model: Model) -> None:
 
 
 def test_nothing_asks_a_hub(encoder: SourceEncoder) -> None:
-    for scoring in SCORINGS:
+    for scoring in KINDS:
         assert build_model(encoder, scoring=scoring).model_card_data.local_files_only
 
 

@@ -80,8 +80,7 @@ BASE = Form("base", "the untrained base model")
 
 def alone(source: Made) -> Form:
     """The text of a source alone."""
-    name = f"source-{source.name}"
-    return Form(name, f"{source.name} alone", (source.name,), made_of=(source.digest,))
+    return _of(f"source-{source.name}", f"{source.name} alone", [source])
 
 
 def mean_of(sources: Sequence[Made]) -> Form:

@@ -66,7 +66,7 @@ def k_core(interactions: pl.DataFrame, least: int) -> pl.DataFrame:
     rows = np.arange(interactions.height)
     users, items = numbers_of(interactions[USER]), numbers_of(interactions[ITEM])
     while True:
-        enough = (np.bincount(users)[users] >= least) & (np.bincount(items)[items] >= least)
+        enough = (np.bincount(users) >= least)[users] & (np.bincount(items) >= least)[items]
         if enough.all():
             break
         rows, users, items = rows[enough], users[enough], items[enough]
@@ -241,18 +241,13 @@ def _time_columns(interactions: pl.DataFrame) -> list[str]:
 
 def _without_repeats(interactions: pl.DataFrame, exact: list[str]) -> pl.DataFrame:
     """Keep the first of rows that agree in all columns named: only a user's repeats of an item are looked at."""
-    pairs = numbers_of(interactions[USER]) << 32 | numbers_of(interactions[ITEM])
-    rows = np.argsort(pairs)
-    pairs = pairs[rows]
-    again = pairs[1:] == pairs[:-1]
+    pairs = pl.Series(numbers_of(interactions[USER]) << 32 | numbers_of(interactions[ITEM]))
+    again = pairs.is_duplicated()
     if not again.any():
         return interactions
-    suspects = np.sort(rows[np.append(again, False) | np.append(False, again)])
-    kept = interactions[suspects].select(exact).with_row_index(_ROW).unique(exact, keep="first")[_ROW].to_numpy()
-    mask = np.ones(len(rows), dtype=bool)
-    mask[suspects] = False
-    mask[suspects[kept]] = True
-    return interactions.filter(pl.Series(mask))
+    suspects = again.arg_true()
+    kept = interactions[suspects].select(exact).with_row_index(_ROW).unique(exact, keep="first")[_ROW]
+    return interactions.filter((~again).scatter(suspects.gather(kept), True))
 
 
 def _sort_by_user(interactions: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:

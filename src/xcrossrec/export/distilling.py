@@ -23,7 +23,7 @@ STEPS, BATCH, RATE = 800, 32, 1e-3
 _WARMUP = 0.05
 
 
-def distilled(model: Model, base: Base, texts: Sequence[str], *, seed: int = 0) -> Stream:
+def distilled(model: Model, base: Base, texts: Sequence[str]) -> Stream:
     """Train one LoRA, and the affine map behind it, towards a model's vectors.
 
     It starts as the exact mean of the sources' updates, side by side, so its rank is the sum of theirs. The loss is the
@@ -47,7 +47,7 @@ def distilled(model: Model, base: Base, texts: Sequence[str], *, seed: int = 0) 
     optimizer = torch.optim.AdamW(trained, RATE, weight_decay=0)
     schedule = get_cosine_schedule_with_warmup(optimizer, round(_WARMUP * STEPS), STEPS)
     with stage("distilling", "steps") as bar, torch.enable_grad():
-        for step, rows in enumerate(_batches(len(texts), np.random.default_rng(seed))):
+        for step, rows in enumerate(_batches(len(texts), np.random.default_rng(0))):
             as_history = step % len(modes) == 1
             found = student(*reading.tokens([texts[row] for row in rows], as_history))
             loss = (found - goals[as_history][rows]).square().sum(1).mean()

@@ -298,8 +298,8 @@ class Ladder:
         if rung == "other":
             if share:
                 return f"only purchases in other categories are known: {alike}"
-            unbridged = self.day_one is None or self.day_one.bridge is None
-            why = "no customers of both to learn from" if unbridged else "they tell no more than what is bought most"
+            learned = "they tell no more than what is bought most"
+            why = "no customers of both to learn from" if self.bridge is None else learned
             return f"only purchases in other categories are known, and {why}: {popular}"
         if self.knows_best_sellers_alone(rung):
             return f"{_known_here(own)}, but all customers get the same: {popular}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from xcrossrec import ConfigError, TrainingConfig
 from xcrossrec.models.base import DEFAULT_BASE
@@ -16,7 +16,6 @@ from xcrossrec.types import (
     NEGATIVES,
     PAIR_ATTENTIONS,
     PAIR_STARTS,
-    SCORINGS,
     SPLITS,
     EncodingPrecision,
     Negatives,
@@ -156,7 +155,7 @@ class Suite:
             adapters=Path(_text(found, "adapters", path)),
             out=Path(_text(found, "out", path)),
             base=_text(found, "base", path, DEFAULT_BASE),
-            scoring=_choice(found.get("scoring", "dual"), SCORINGS, "scoring"),
+            scoring=_choice(found.get("scoring", "dual"), get_args(Scoring), "scoring"),
             pair_attention=_choice(found.get("pair_attention"), (None, *PAIR_ATTENTIONS), "pair_attention"),
             pair_start=_choice(found.get("pair_start", "similarity"), PAIR_STARTS, "pair_start"),
             split=_choice(found.get("split", "validation"), SPLITS, "split"),

@@ -20,7 +20,7 @@ PATH_NAMES = 2  # of a path of categories so many last names are taken
 _NO_DATE = ("0000-00-00", "0000-00-00 00:00:00")  # MySQL's
 _FORMS = (form for word in ABSENT for form in (word, word.upper(), word.title()))
 _NOTHING = ("", "NaN", "NaT", "NA", *_NO_DATE, *_FORMS)
-_LIST_ENDS, _LIST_COMMA = r"""^\[+\s*["']?|["']?\s*\]+$""", r"""["'][\s\]]*,[\s\[]*["']"""
+_LIST_BEGINS, _LIST_ENDS, _LIST_COMMA = r"""^\[+\s*["']?""", r"""["']?\s*\]+$""", r"""["'][\s\]]*,[\s\[]*["']"""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ def _text(column: pl.Expr, dtype: pl.DataType, last: int | None) -> pl.Expr:
         names = column.cast(pl.List(pl.String))
         return (names if last is None else names.list.tail(last)).list.drop_nulls().list.join(joint)
     plain = column.cast(pl.String).str.strip_chars()
-    names = plain.str.replace_all(_LIST_ENDS, "").str.replace_all(_LIST_COMMA, "\n").str.replace_all(r"\\[ntr]", " ")
+    within = plain.str.replace(_LIST_BEGINS, "").str.replace(_LIST_ENDS, "")
+    names = within.str.replace_all(_LIST_COMMA, "\n").str.replace_all(r"\\[ntr]", " ")
     joined = (
         names.str.replace_all("\n", joint) if last is None else names.str.split("\n").list.tail(last).list.join(joint)
     )

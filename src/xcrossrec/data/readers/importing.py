@@ -89,9 +89,10 @@ def _usable(name: str, raw: RawDomain, recipe: Recipe) -> tuple[RawDomain, dict[
     told: dict[str, Any] = {"rows": {"read": rows.height, **raw.rows}}
     if added := rows.height - told["rows"]["read"] + sum(told["rows"].get(name, 0) for name in ("where", "incomplete")):
         told["rows"]["histories"] = added
-    most = rows[USER].value_counts(sort=True).head(2)
-    if most["count"][0] > max(_MANY, 10 * most["count"][-1]):
-        told["one_user"] = {USER: most[USER][0], "interactions": most["count"][0]}
+    counts = np.bincount(users := numbers_of(rows[USER]))
+    second, most = np.partition(counts, -2)[-2:].tolist()
+    if second and most > max(_MANY, 10 * second):
+        told["one_user"] = {USER: rows[USER][int(np.argmax(users == counts.argmax()))], "interactions": most}
     known = np.isin(numbers_of(rows[ITEM]), numbers_of(raw.items[ITEM]), kind="table")
     if not known.all():
         lost = rows.filter(pl.Series(~known))
