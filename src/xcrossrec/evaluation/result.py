@@ -150,14 +150,8 @@ class Evaluation:
             "version": info.version,
             "wall_s": round(info.wall_s, 3),
         }
-        if info.lists:
-            summary["lists"] = dict(info.lists)
-        if info.rungs:
-            summary["rungs"] = dict(info.rungs)
-        if info.by_rung:
-            summary["by_rung"] = dict(info.by_rung)
-        if info.train_after is not None:
-            summary["train_after"] = info.train_after
+        told = {name: getattr(info, name) for name in ("lists", "rungs", "by_rung", "train_after")}
+        summary |= {name: value for name, value in told.items() if value is not None and value != {}}
         if self.frame[SEEN].null_count() == 0:
             unseen = self.frame.filter(~pl.col(SEEN))
             metrics = _means(unseen, self.negatives) if unseen.height else {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import resource
 from asyncio import Transport
 from collections import Counter
 from pathlib import Path
@@ -93,11 +94,8 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._head_count = 0
         self._begins: tuple[Any, Any] | None = None  # a request that may go on to the application
         self._unread = 0  # bytes that the parser took without having anything whole
+        self._open = 0  # requests without their whole answer
         self.deadline = math.inf
-
-    @property
-    def _answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
 
     # ---- how many
 
@@ -135,13 +133,15 @@ class Connection(HttpToolsProtocol):
             self._shared.ended(reason, self.loop.time())
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request, or to answer one that came meanwhile."""
+        """Begin to wait for the next request, or to answer one that came meanwhile; then refuse what came last."""
+        self._open -= 1
         super().on_response_complete()
         self._begin()
         self._rest()
+        self._say_why()
 
     def _rest(self) -> None:
-        if self._answering and not self.flow.write_paused:
+        if self._open and not self.flow.write_paused:
             self.deadline = math.inf
         else:
             self._wait_for(self._limits.idle_timeout_s)
@@ -191,7 +191,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
         self._head_bytes = self._head_count = 0
-        if not self._answering:
+        if not self._open:
             self._wait_for(self._limits.header_timeout_s)
 
     def on_url(self, url: bytes) -> None:
@@ -207,9 +207,12 @@ class Connection(HttpToolsProtocol):
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
-        large = self._head_bytes > self._limits.header_bytes or self._head_count > self._limits.header_count
-        if large or len(self.pipeline) > _AHEAD:
+        if self._head_bytes > self._limits.header_bytes or self._head_count > self._limits.header_count:
             self._refusal = self._too_large()
+        elif len(self.pipeline) >= _AHEAD:
+            said = f"{_AHEAD} requests wait on this connection and no more may: read their answers, then send more"
+            self._refusal = busy(said, code="ahead")
+        if self._refusal is not None:
             raise self._refusal  # the parser stops, and asks for send_400_response
 
     def on_headers_complete(self) -> None:
@@ -218,6 +221,7 @@ class Connection(HttpToolsProtocol):
             return
         self._unread, self._in_head = 0, False
         super().on_headers_complete()
+        self._open += 1
         self._rest()
 
     def on_body(self, body: bytes) -> None:
@@ -238,7 +242,7 @@ class Connection(HttpToolsProtocol):
         self._begins = cycle, app
 
     def _begin(self) -> None:
-        if self._begins is None or self._refusal is not None:
+        if self._begins is None:
             return
         (cycle, app), self._begins = self._begins, None
         if cycle.more_body or not self._shared.room.is_full(cycle.scope["path"], cycle.body):
@@ -273,19 +277,26 @@ class Connection(HttpToolsProtocol):
         return Problem(431, "headers", f"the request's head has more than {most} bytes or {count} headers: send fewer")
 
     def _refuse(self, problem: Problem, reason: Reason | None) -> None:
-        """Say why, then read no more; nothing is said where it would stand in the middle of an answer."""
+        """Read no more, and say why once all that came whole before is answered; nothing in the middle of an answer."""
         self._refusal = problem
         if reason is not None:
             self._shared.ended(reason, self.loop.time())
-        if self._answering:
-            if self.pipeline or self.cycle.response_started or not self.cycle.more_body:
+        if self._open and self.cycle.more_body:  # whose body is refused
+            self._open -= 1
+            if self.pipeline:
+                self.pipeline.popleft()
+            elif self.cycle.response_started:
                 self.end(None)
-                return
-            self._begins, self.cycle.disconnected = None, True  # the application hears that the body ends
-            self.cycle.message_event.set()
-        self.transport.write(_written(problem, keep=False))
-        self.transport.write_eof()
-        self._wait_for(_LINGER_S)
+            else:
+                self._begins, self.cycle.disconnected = None, True  # the application hears that the body ends
+                self.cycle.message_event.set()
+        self._say_why()
+
+    def _say_why(self) -> None:
+        if self._refusal is not None and not self._open and not self.transport.is_closing():
+            self.transport.write(_written(self._refusal, keep=False))
+            self.transport.write_eof()
+            self._wait_for(_LINGER_S)
 
 
 def _written(problem: Problem, *, keep: bool) -> bytes:
@@ -301,10 +312,8 @@ def _written(problem: Problem, *, keep: bool) -> bytes:
 def _most_connections(wanted: int) -> int:
     """How many connections there may be, so that descriptors are left for files."""
     try:
-        import resource
-
         limit, used = resource.getrlimit(resource.RLIMIT_NOFILE)[0], len(list(Path("/dev/fd").iterdir()))
-    except (ImportError, OSError):
+    except OSError:
         return wanted
     room = limit - used - _SPARE_FILES
     if limit != resource.RLIM_INFINITY and room < _FEWEST:

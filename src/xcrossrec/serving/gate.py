@@ -12,9 +12,12 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from xcrossrec.serving.problems import Problem, busy, problem_of
+from xcrossrec.exceptions import XCrossRecError
+from xcrossrec.serving.problems import Problem, busy, nothing_at, problem_of
+from xcrossrec.serving.reading import check_query
 from xcrossrec.serving.room import HOLD_S, FullError, new_request_id
 from xcrossrec.serving.settings import ADMIN_KEYS, is_loopback
 
@@ -60,8 +63,8 @@ class Gate:
         except FullError:
             await self._refuse_at_once(scope, visit.send)
             return
-        except Problem as problem:
-            await visit.refuse(problem)
+        except XCrossRecError as error:
+            await visit.refuse(problem_of(error))
         except Exception as error:
             log.exception("request %s failed", visit.request_id)
             await visit.refuse(problem_of(error))
@@ -71,12 +74,16 @@ class Gate:
 
     async def _pass(self, visit: _Visit, receive: Receive) -> None:
         headers, path = Headers(scope=visit.scope), visit.scope["path"]
-        if len(hosts := headers.getlist("host")) > 1:
+        if len(hosts := headers.getlist("host")) > 1 or (not hosts and visit.scope["http_version"] == "1.1"):
             raise Problem(400, "host", f"the request has {len(hosts)} Host headers: send one")
         if not self._readers:
             self._check_host(headers.get("host", ""))
         elif path not in _OPEN and not path.startswith("/static/"):
             self._check_key(headers, visit.scope["method"], path)
+        if not path.isprintable():  # a route's pattern would take a line's end behind the address
+            raise nothing_at(path)
+        if path == "/openapi.json" or path.startswith("/static/"):  # which other code answers
+            check_query(Request(visit.scope), ())
         body = await self._body(headers, receive)
         # all that is given is small, and a range that makes no sense shall be no error
         visit.scope["headers"] = [each for each in visit.scope["headers"] if each[0] != b"range"]
@@ -213,14 +220,10 @@ def method_of(scope: Scope) -> str:
 
 def _replay(body: bytes, receive: Receive) -> Receive:
     """Give the body once, then whatever comes."""
-    given = False
+    whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return whole.pop() if whole else await receive()
 
     return replay
 

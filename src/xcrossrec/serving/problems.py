@@ -42,6 +42,11 @@ def busy(message: str, *, status: int = 429, code: str = "busy", retry_s: int = 
     return Problem(status, code, message, {"Retry-After": str(retry_s)})
 
 
+def nothing_at(path: str) -> Problem:
+    """No such address."""
+    return Problem(404, "http", f"there is nothing at {path[:80]!a}: /openapi.json lists what there is")
+
+
 def check_limit(what: str, value: int, most: int) -> None:
     """Refuse more than a service takes (Problem, 422)."""
     if value > most:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Request, Response
@@ -14,7 +14,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
-from starlette.exceptions import HTTPException
 
 from xcrossrec.serving.problems import Problem, invalid
 
@@ -28,19 +27,15 @@ class JsonRoute(APIRoute):
     """A route whose bodies are read strictly, and whose JSON is announced as such."""
 
     def get_route_handler(self) -> Handler:
-        """Wrap FastAPI's handler; one that takes the request and its body alone is called without FastAPI."""
-        handler, takes_body = super().get_route_handler(), self.body_field is not None
-        if takes_body and not self.dependant.path_params and not self.dependant.query_params:
-            handler = _of_body(self.endpoint, cast(Any, self.body_field).field_info.annotation)
-        known = sorted(each.alias for each in self.dependant.query_params) if self.include_in_schema else None
+        """Give FastAPI's handler for requests without a body; with one it takes longer and reads less strictly."""
+        known = sorted(each.alias for each in self.dependant.query_params)
+        body: Any = self.body_field
+        handler = super().get_route_handler() if body is None else _of_body(self.endpoint, body.field_info.annotation)
 
         async def handle(request: Request) -> Response:
-            if known is not None:
-                _check_query(request, known)
-            if takes_body:
-                _check_content_type(request)
+            check_query(request, known)
             try:
-                return await handler(_JsonRequest(request.scope, request.receive))
+                return await handler(request)
             except RequestValidationError as error:
                 raise invalid(error.errors()) from None
 
@@ -48,51 +43,52 @@ class JsonRoute(APIRoute):
 
 
 def _of_body(endpoint: Callable[..., Any], model: type[BaseModel]) -> Handler:
-    """Give an endpoint a request and its body; FastAPI's way, which is made for any parameters, takes longer."""
+    """Give an endpoint a request, its path's parts and its body, as ``asked``."""
 
     async def handle(request: Request) -> Response:
-        if not await request.body():
-            raise RequestValidationError([{"loc": ("body",), "msg": "Field required"}])
-        value = await request.json()
+        _check_content_type(request)
+        if not (body := await request.body()):
+            raise invalid([{"loc": ("body",), "msg": "Field required"}])
+        settings = request.app.state.service.settings
+        value = _read_json(body, settings.depth)
         try:
-            asked = model.model_validate(value, context=request.app.state.service.settings)
+            asked = model.model_validate(value, context=settings)
         except ValidationError as error:
-            raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
-        answer: Response = await endpoint(request, asked)
+            raise invalid([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
+        answer: Response = await endpoint(request, **request.path_params, asked=asked)
         return answer
 
     return handle
 
 
-class _JsonRequest(Request):
-    """Refuses by the kind of error that FastAPI lets through while it reads a body."""
+def _read_json(body: bytes, limit: int) -> Any:
+    """Read JSON that nests lists and objects in so many levels at most (else Problem, 400)."""
+    try:
+        from_json(body, allow_inf_nan=False)  # which is stricter than Python's own, but keeps the last of two names
+    except ValueError as error:
+        raise _no_json(f"the body is no JSON in UTF-8 ({error}): send what /openapi.json says") from None
+    value = json.loads(body, object_pairs_hook=_members)
+    if body.count(b"[") + body.count(b"{") > limit and _deeper(value, limit):
+        raise _no_json(f"the body nests lists and objects in more than {limit} levels: send it flatter")
+    return value
 
-    async def json(self) -> Any:
-        body = await self.body()
-        limit = self.app.state.service.settings.depth
-        try:
-            from_json(body, allow_inf_nan=False)  # which is stricter than Python's own, but keeps the last of two names
-        except ValueError as error:
-            raise HTTPException(400, f"the body is no JSON in UTF-8 ({error}): send what /openapi.json says") from None
-        value = json.loads(body, object_pairs_hook=_members)
-        if body.count(b"[") + body.count(b"{") > limit and _deeper(value, limit):
-            raise HTTPException(400, f"the body nests lists and objects in more than {limit} levels: send it flatter")
-        return value
+
+def _no_json(sentence: str) -> Problem:
+    return Problem(400, "json", sentence)
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(pairs) > _WIDEST:
-        raise HTTPException(
-            400, f"an object of the body has {len(pairs)} names, at most {_WIDEST} are read: send fewer"
-        )
+        raise _no_json(f"an object of the body has {len(pairs)} names, at most {_WIDEST} are read: send fewer")
     if len(members) < len(pairs):
         ((twice, times),) = Counter(name for name, _ in pairs).most_common(1)
-        raise HTTPException(400, f"an object of the body has {twice[:80]!a} {times} times: send it once")
+        raise _no_json(f"an object of the body has {twice[:80]!a} {times} times: send it once")
     return members
 
 
-def _check_query(request: Request, known: Sequence[str]) -> None:
+def check_query(request: Request, known: Sequence[str]) -> None:
+    """Refuse query parameters that are not known or come twice, and a query that is not in UTF-8 (Problem, 422)."""
     try:
         unquote_to_bytes(request.scope["query_string"]).decode()
     except UnicodeDecodeError as error:
@@ -112,7 +108,7 @@ def _check_content_type(request: Request) -> None:
         if coded not in ("", plain):
             said = f"{header} is {coded[:80]!a}: send the body as it is, without that header"
             raise Problem(415, "encoded", said, {"Accept-Encoding": "identity"})
-    given = request.headers.get("content-type", "")
+    given = ", ".join(request.headers.getlist("content-type"))
     kind, _, parameters = given.partition(";")
     named = [each.replace('"', "").partition("=") for each in parameters.lower().split(";")]
     charsets = {value.strip() for name, _, value in named if name.strip() == "charset"}

@@ -16,9 +16,6 @@ access = logging.getLogger("xcrossrec.access")
 HOLD_S = 0.2
 """How long a refusal is held, in seconds: clients that ask again at once cost those less that are being answered."""
 
-_TITLE = b'"title"'
-"""What a request that asks by titles has in its body: these have a room of their own and keep no ids out."""
-
 _QUICK = ("/v1/models", "/v1/model")
 _TELL_EVERY_S = 1.0
 
@@ -42,7 +39,7 @@ class Room:
 
     def is_full(self, path: str, body: bytes) -> bool:
         """Whether a request to this path with this body must be refused."""
-        return _needs_room(path) and self._inside[_TITLE in body] >= self.most
+        return _needs_room(path) and self._inside[_by_titles(body)] >= self.most
 
     @contextmanager
     def taken(self, path: str, body: bytes) -> Iterator[None]:
@@ -53,7 +50,7 @@ class Room:
         """
         if self.is_full(path, body):
             raise FullError
-        titles, places = _TITLE in body, int(_needs_room(path))
+        titles, places = _by_titles(body), int(_needs_room(path))
         self._inside[titles] += places
         try:
             yield
@@ -84,3 +81,8 @@ def new_request_id() -> str:
 
 def _needs_room(path: str) -> bool:
     return path.startswith("/v1/") and path not in _QUICK
+
+
+def _by_titles(body: bytes) -> bool:
+    """Whether a body asks by titles, in whatever spelling: such requests have their own room and keep no ids out."""
+    return any(each in body for each in (b'"title"', b'"other_history"', b"\\u"))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
 from starlette.responses import FileResponse
 
-from xcrossrec.answers import AddedPurchases, Recommendations, Scores
+from xcrossrec.answers import AddedPurchases, Explanation, Recommendations, Scores
 from xcrossrec.catalogue.stored_item import LONGEST_ID, StoredItem
 from xcrossrec.catalogue.view import Snapshot
 from xcrossrec.exceptions import XCrossRecError
+from xcrossrec.recommender import Answer
 from xcrossrec.serving.metrics import CONTENT_TYPE
 from xcrossrec.serving.openapi import ASK, READ, WRITE, failures
 from xcrossrec.serving.problems import Problem, busy, check_limit, problem_of
@@ -62,24 +63,14 @@ router = APIRouter(route_class=JsonRoute)
 @router.post("/v1/recommend", response_model=Recommendations, responses=ASK, tags=["recommend"])
 async def recommend(request: Request, asked: RecommendRequest) -> Response:
     """Rank the catalogue, or some of it, for a history; equal scores in the catalogue's order."""
-    started, service = perf_counter(), _service(request)
-    limits = service.settings
+    started, limits = perf_counter(), _service(request).settings
     check_limit("k", asked.k, limits.k)
     if asked.explain:
         check_limit("recommendations to explain (k)", asked.k, limits.explained)
-    served = _served(request, asked, k=asked.k)
-    found = await served.answers.ask(asked.question(), timeout_s=limits.timeout_s, gone=request.is_disconnected)
+    served, found, reasons = await _ask(request, asked, explain=asked.explain, k=asked.k)
     items = [item.to_dict() for item in found.recommendations]
-    if asked.explain and items:
-        left_s = max(0.001, limits.timeout_s - (perf_counter() - started))
-        try:
-            _, reasons = await served.reasons.ask(found, timeout_s=left_s, gone=request.is_disconnected)
-        except Problem as problem:
-            if problem.code == "replaced" and await service.successor(served):
-                return await recommend(request, asked)
-            raise
-        for item, reason in zip(items, reasons, strict=True):
-            item["explanation"] = reason.to_dict()
+    for item, reason in zip(items, reasons or (), strict=bool(reasons)):
+        item["explanation"] = reason.to_dict()
     unknown = {"unknown": list(found.unknown)} if asked.skip_unknown else {}
     known = {"rung": found.rung, "reason": found.reason}
     return _answered(started, served, found.version, items=items, **known, **unknown)
@@ -88,9 +79,8 @@ async def recommend(request: Request, asked: RecommendRequest) -> Response:
 @router.post("/v1/score", response_model=Scores, responses=ASK, tags=["recommend"])
 async def score(request: Request, asked: ScoreRequest) -> Response:
     """Score candidates, items of the catalogue or titles, for a history."""
-    started, limits = perf_counter(), _service(request).settings
-    served = _served(request, asked, candidates=len(asked.candidates))
-    scored = await served.answers.ask(asked.question(), timeout_s=limits.timeout_s, gone=request.is_disconnected)
+    started = perf_counter()
+    served, scored, _ = await _ask(request, asked, candidates=len(asked.candidates))
     known = {"rung": scored.rung, "reason": scored.reason}
     return _answered(started, served, scored.version, scores=[vars(score) for score in scored.scores], **known)
 
@@ -98,12 +88,9 @@ async def score(request: Request, asked: ScoreRequest) -> Response:
 @router.post("/v1/explain", response_model=ExplainAnswer, responses=ASK, tags=["recommend"])
 async def explain(request: Request, asked: ExplainRequest) -> Response:
     """Say why an item has its score: which history items matched, which source gave what at which layer."""
-    started, limits = perf_counter(), _service(request).settings
-    served = _served(request, asked)
-    version, (reason,) = await served.reasons.ask(
-        asked.question(), timeout_s=limits.timeout_s, gone=request.is_disconnected
-    )
-    return _answered(started, served, version, explanation=reason.to_dict())
+    started = perf_counter()
+    served, scored, (reason,) = await _ask(request, asked, explain=True)
+    return _answered(started, served, scored.version, explanation=reason.to_dict())
 
 
 # ---- items
@@ -281,15 +268,31 @@ async def _info(served: Served) -> ModelInfo:
     return await asyncio.to_thread(lambda: served.info)
 
 
-def _served(request: Request, asked: RecommendRequest | ScoreRequest | ExplainRequest, **counts: int) -> Served:
-    """Find the model that is asked; put into the log what was, titles only where the operator wants them."""
+async def _ask(
+    request: Request,
+    asked: RecommendRequest | ScoreRequest | ExplainRequest,
+    *,
+    explain: bool = False,
+    **counts: int,
+) -> tuple[Served, Answer, Sequence[Explanation]]:
+    """Ask a model, and why its answers are so; put into the log what was asked, titles only where they are wanted."""
     service, facts = _service(request), request.state.facts
-    served = service.find(asked.model)
+    served, until = service.find(asked.model), monotonic() + service.settings.timeout_s
     facts.update(model=served.spec.name, history=len(asked.history), **counts)
     if service.settings.log_titles:
         facts["titles"] = [entry.title for entry in asked.history if entry.title is not None]
         facts["ids"] = [entry.item_id for entry in asked.history if entry.item_id is not None]
-    return served
+    within_s, gone = service.settings.timeout_s, request.is_disconnected
+    found = await served.answers.ask(asked.question(), timeout_s=within_s, gone=gone)
+    if not explain or not found.found:
+        return served, found, ()
+    try:
+        reasons = await served.reasons.ask(found, timeout_s=max(0.001, until - monotonic()), gone=gone)
+    except Problem as problem:
+        if problem.code == "replaced" and await service.successor(served):
+            return await _ask(request, asked, explain=explain, **counts)
+        raise
+    return served, found, reasons
 
 
 def _answered(started: float, served: Served, version: int, **answer: Any) -> Response:

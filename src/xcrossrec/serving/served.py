@@ -19,7 +19,7 @@ from xcrossrec.exceptions import BundleError, ConfigError, DataError, UnknownIte
 from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
-from xcrossrec.recommender import Answer, Question, Recommender
+from xcrossrec.recommender import Answer, Recommender
 from xcrossrec.recommender.learn import forget, forget_all
 from xcrossrec.recommender.ranking import or_error
 from xcrossrec.serving.answering import Answering
@@ -77,7 +77,7 @@ class Served:
         self._of_second = Lock()  # one thread at a time uses it
         on_start = partial(torch.set_num_threads, torch.get_num_threads())  # each thread has a number of its own
         self.answers = Answering(spec.name, self.recommender, settings, metrics, on_start)
-        self.reasons: Worker[Question | Answer, tuple[int, list[Explanation]]] = Worker(
+        self.reasons: Worker[Answer, list[Explanation]] = Worker(
             f"{spec.name}-reasons",
             partial(_one_by_one, self._explain),
             queue=min(REASONS_QUEUE, settings.queue),
@@ -135,11 +135,10 @@ class Served:
         for worker in (self.answers, self.reasons, self.writes, self.purchases):
             worker.join()
 
-    def _explain(self, asked: Question | Answer) -> tuple[int, list[Explanation]]:
-        """Say why the items of an answer have their scores, and of which version of the catalogue they are."""
+    def _explain(self, answer: Answer) -> list[Explanation]:
+        """Say why the items of an answer have their scores."""
         with self._of_second:
-            answer = self._second.ask(asked) if isinstance(asked, Question) else asked
-            return answer.version, self._second.explain_answer(answer)
+            return self._second.explain_answer(answer)
 
     def _finish_forgetting(self) -> None:
         """Take out of the bundle's folder who was forgotten in the catalogue, by a process that died before it did."""

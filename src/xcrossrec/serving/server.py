@@ -115,10 +115,10 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # of a host's name that no host can have
         if listener is not None:
             listener.close()
         raise ConfigError(
-            f"{host} port {port} cannot be listened at ({error}): choose another --port, or stop what is there"
+            f"{host} port {port} cannot be listened at ({error}): choose another --host or --port, or stop what has it"
         ) from error
     return listener

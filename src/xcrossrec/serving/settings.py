@@ -78,9 +78,10 @@ class Settings:
         for each in fields(self):
             least = 0.001 if each.name.endswith("_s") else 1
             least = 0 if each.name in ("batch_wait_ms", "drain_s", "threads", "port", "remembered") else least
-            if each.type in ("int", "float") and not least <= getattr(self, each.name) <= 1e9:
+            most = {"port": 65_535, "threads": 1024}.get(each.name, 1e9)  # no clock knows an endless time
+            if each.type in ("int", "float") and not least <= getattr(self, each.name) <= most:
                 found = f"the setting {each.name} is {getattr(self, each.name)}"
-                raise ConfigError(f"{found}: give at least {least:g}, at most 1e9")  # no clock knows an endless time
+                raise ConfigError(f"{found}: give at least {least:g}, at most {most:g}")
         for place, key in enumerate((*self.api_keys, *self.admin_keys), start=1):
             if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable():
                 raise ConfigError(

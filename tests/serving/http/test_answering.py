@@ -15,6 +15,8 @@ import pytest
 from xcrossrec.serving.answering import Reading, Texts
 from xcrossrec.serving.problems import Problem
 
+from .conftest import sentence
+
 LONG = "x" * 400
 
 
@@ -197,6 +199,12 @@ def test_too_many_titles_are_refused_by_number(open_shop: Any, tiny_models: Any)
             "4 texts would have to be read, at most 3 are for one request: send fewer at a time"
         )
         assert "retry-after" not in refused.headers
+        for path, body in (
+            ("/v1/recommend", {"history": free}),
+            ("/v1/recommend", {"history": free, "explain": True}),
+            ("/v1/explain", {"history": free[:3], "item": free[3]}),
+        ):
+            assert "4 texts would have to be read" in sentence(shop.post(path, body), 422, "limit")
         assert shop.post("/v1/score", {"history": free[:1], "candidates": [*free[:3], *own]}).status_code == 200
         assert shop.post("/v1/score", {"history": own[:1], "candidates": free}).status_code == 200  # 3 are remembered
 

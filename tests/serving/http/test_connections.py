@@ -340,17 +340,56 @@ def test_a_request_without_room_is_refused_and_its_connection_goes_on(on_wire: A
     on_wire(scene)
 
 
+def test_a_request_names_its_host(on_wire: Any) -> None:
+    async def scene(wire: Wire) -> None:
+        status, said = await wire.ask(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert (status, said["error"]["message"]) == (400, "the request has 0 Host headers: send one")
+        assert (await wire.ask(b"GET /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n"))[0] == 200
+
+    on_wire(scene)
+
+
 def test_requests_ahead_of_their_answers_are_few(on_wire: Any) -> None:
     async def scene(wire: Wire) -> None:
         streams = await wire.connect()
         streams[1].write(WHOLE * 50)
         assert [await answer(streams) for _ in range(50)] == [(200, {"status": "ok"})] * 50
         flood = await wire.connect()
-        flood[1].write(WHOLE * 2000)
-        with suppress(ConnectionError):
-            await flood[0].read()
+        flood[1].write(WHOLE * 1200)
+        assert [await answer(flood) for _ in range(257)] == [(200, {"status": "ok"})] * 257
+        status, said = await answer(flood)
+        assert (status, said["error"]["code"]) == (429, "ahead")
+        assert "256 requests wait on this connection and no more may: read their answers" in said["error"]["message"]
+        assert await flood[0].read() == b""
         assert ended(wire, "large") == 1
         assert (await wire.ask())[0] == 200
+
+    on_wire(scene)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        (b'"}', 400),  # the rest of a body whose length was told too small
+        (b"nothing\r\n\r\n", 400),
+        (b"\x16\x03\x01", 400),
+        (HEAD + b"X-Large: " + b"x" * 40_000 + b"\r\n\r\n", 431),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),  # its head is whole, its body is wrong
+    ],
+)
+def test_what_came_whole_is_answered_before_the_rest_is_refused(on_wire: Any, wrong: bytes, status: int) -> None:
+    whole = POST + b"Content-Length: %d\r\n\r\n" % len(ASKED) + ASKED
+
+    async def scene(wire: Wire) -> None:
+        for before in ([whole], [WHOLE, whole], [whole] * 20):
+            streams = await wire.connect()
+            streams[1].write(b"".join(before) + wrong)
+            assert [(await answer(streams))[0] for _ in before] == [200] * len(before)
+            refused, said = await answer(streams)
+            assert refused == status, said
+            assert await streams[0].read() == b""
+        assert (await wire.ask())[0] == 200
+        assert ended(wire, "wrong") + ended(wire, "large") == 3
 
     on_wire(scene)
 

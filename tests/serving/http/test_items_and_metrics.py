@@ -174,6 +174,8 @@ def test_a_log_line_may_have_an_exception() -> None:
         ({"stop_s": float("nan")}, "stop_s is nan: give at least 0.001"),
         ({"request_bytes": 10**20}, "request_bytes is 100000000000000000000: give at least 1, at most 1e"),
         ({"timeout_s": 0.0}, "timeout_s is 0.0"),
+        ({"port": 70_000}, "port is 70000: give at least 0, at most 65535"),
+        ({"threads": 10**8}, "threads is 100000000: give at least 0, at most 1024"),
         ({"host": "0.0.0.0"}, "no keys are set: set XCROSSREC_API_KEYS and XCROSSREC_ADMIN_KEYS"),
         ({"host": "shop.example", "api_keys": ("k" * 16,)}, "no keys are set"),
         ({"api_keys": ("k" * 16, "short")}, "number 2 has 5 characters"),
@@ -203,6 +205,24 @@ def test_numbers_and_keys_come_from_the_environment_where_they_are_not_given() -
         Settings.read({"XCROSSREC_UPSERT": "many"})
     with pytest.raises(ConfigError, match="XCROSSREC_DRAIN_S is 'soon': set a number"):
         Settings.read({"XCROSSREC_DRAIN_S": "soon"})
+
+
+@pytest.mark.parametrize(
+    ("body", "full"),
+    [
+        (b'{"history": [{"title": "a"}]}', True),
+        (b'{"history": [{"\\u0074itle": "a"}]}', True),
+        (b'{"history": [{"titl\\u0065": "a"}]}', True),
+        (b'{"other_history": ["a"]}', True),
+        (b'{"history": [{"item_id": "i0"}], "user_id": "u"}', False),
+    ],
+)
+def test_titles_keep_no_ids_out_however_they_are_spelled(body: bytes, full: bool) -> None:
+    room = Room(1, Metrics())
+    with room.taken("/v1/score", b'{"history": [{"title": "a"}]}'):
+        assert room.is_full("/v1/score", body) is full
+    with room.taken("/v1/score", body):
+        assert room.is_full("/v1/score", b'{"history": [{"item_id": "i0"}]}') is not full
 
 
 def test_more_requests_than_there_is_room_for_are_refused_at_once(caplog: pytest.LogCaptureFixture) -> None:

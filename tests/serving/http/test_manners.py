@@ -72,15 +72,38 @@ def test_an_unknown_query_parameter_is_refused_by_its_name(shop: Any) -> None:
         ("GET", "/healthz?verbose", "unknown query parameter 'verbose'"),
         ("GET", "/v1/items?limit=1&limit=2", "the query parameter 'limit' is given 2 times: give one"),
         ("GET", "/v1/items?limit=5_0", "limit: Value error, write the number without '_', got '5_0'"),
+        ("GET", "/?utm=a", "unknown query parameter 'utm': none is known here"),
+        ("GET", "/report?modle=toys", "unknown query parameter 'modle': known are model"),
+        ("GET", "/openapi.json?v=1", "unknown query parameter 'v': none is known here"),
+        ("HEAD", "/static/app.js?v=1", ""),
+        ("GET", "/static/app.js?v=1", "unknown query parameter 'v'"),
         ("GET", "/v1/items?query=caf%E9", "the query is not in UTF-8 ('utf-8' codec can't decode byte 0xe9"),
     ):
         more = {"json": {"history": HISTORY}} if method == "POST" else {}
-        assert said in sentence(shop.ask(method, address, **more), 422, "invalid")
+        answer = shop.ask(method, address, **more)
+        assert (
+            (answer.status_code, answer.content) == (422, b"") if not said else said in sentence(answer, 422, "invalid")
+        )
 
 
 def test_a_request_is_for_one_host(shop: Any) -> None:
     answer = shop.ask("GET", "/healthz", headers=[("Host", "localhost"), ("Host", "shop.example")])
     assert sentence(answer, 400, "host") == "the request has 2 Host headers: send one"
+
+
+def test_an_address_ends_where_it_does(shop: Any) -> None:
+    """A route's pattern takes a line's end behind it."""
+    for path in (
+        "/healthz%0A",
+        "/v1/model%0a",
+        "/metrics%0D%0A",
+        "/v1/items%0A",
+        "/report%0A",
+        "/%0A",
+        "/static/app.js%0A",
+    ):
+        assert "there is nothing at '/" in sentence(shop.ask("GET", path), 404, "http"), path
+    assert "nothing at '/v1/recommend\\n'" in sentence(shop.post("/v1/recommend%0A", {"history": HISTORY}), 404, "http")
 
 
 def test_a_range_is_passed_over_since_all_is_small(shop: Any) -> None:

@@ -91,3 +91,12 @@ def test_a_port_that_is_taken_is_a_sentence_before_models_are_loaded(words: list
     assert done.exit_code == 2
     assert f"127.0.0.1 port {port} cannot be listened at" in done.stderr
     assert not list((tmp_path / "items").glob(".catalogue*"))
+
+
+@pytest.mark.parametrize("host", ["a..b", ".", "x" * 300])
+def test_a_host_that_nobody_can_have_is_a_sentence(words: list[str], host: str) -> None:
+    done = CliRunner().invoke(app, [*words, "--host", host, "--insecure"])
+    assert done.exit_code == 2
+    assert f"{host} port" in done.stderr
+    assert "cannot be listened at (" in done.stderr
+    assert "choose another --host or --port" in done.stderr

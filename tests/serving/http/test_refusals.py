@@ -162,6 +162,12 @@ def test_a_body_that_is_announced_as_something_else(shop: Any, kind: str | None)
     assert "send application/json in UTF-8" in sentence(answer, 415, "content_type")
 
 
+def test_a_body_that_is_announced_as_two_things(shop: Any) -> None:
+    headers = [("Content-Type", "application/json"), ("Content-Type", "text/plain")]
+    answer = shop.ask("POST", "/v1/recommend", content=b'{"history": [{"item_id": "i0"}]}', headers=headers)
+    assert "announced as 'application/json, text/plain'" in sentence(answer, 415, "content_type")
+
+
 def test_unknown_places_and_methods(shop: Any) -> None:
     assert "nothing at '/v2/recommend'" in sentence(shop.ask("GET", "/v2/recommend"), 404, "http")
     answer = shop.ask("PATCH", "/v1/items")
