@@ -11,7 +11,15 @@ import pytest
 
 from xcrossrec import replacing
 from xcrossrec.exceptions import DataError, StorageError
-from xcrossrec.replacing import changing, claimed, leftovers, replacing_file, replacing_folder, scratch_folder
+from xcrossrec.replacing import (
+    changing,
+    check_folder,
+    claimed,
+    leftovers,
+    replacing_file,
+    replacing_folder,
+    scratch_folder,
+)
 
 
 @pytest.fixture
@@ -166,9 +174,9 @@ def test_what_a_crash_left_is_named_and_removed_by_the_next_writer(
     (left / "half").touch()
     other = place.with_name(".place.too.0123abcd.writing")  # of another place
     other.touch()
-    assert leftovers(place) == [left]
+    assert leftovers(place) == f"; an interrupted replacement left {left}"
     with replacing_folder(place) as folder:
-        assert leftovers(place) == []  # what is being written is none
+        assert leftovers(place) == ""  # what is being written is none
         with replacing_folder(place):
             assert folder.exists()
     assert f"{left} was removed: an interrupted replacement of {place} had left it" in caplog.text
@@ -200,3 +208,16 @@ def test_where_temporary_files_cannot_be_written_is_a_sentence(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(StorageError, match=r"nowhere.*let TMPDIR name another folder"), scratch_folder():
         pass
+
+
+@pytest.mark.parametrize("links", [{"a": "a"}, {"a": "b", "b": "a"}])
+def test_a_link_that_leads_in_a_circle_is_no_place(links: dict[str, str], tmp_path: Path) -> None:
+    for name, to in links.items():
+        (tmp_path / name).symlink_to(to)
+    place, said = tmp_path / "a", "a is a link that leads in a circle: remove it, or choose another place"
+    with pytest.raises(StorageError, match="a could not be written"), replacing_folder(place):
+        pass
+    with pytest.raises(DataError, match=said):
+        check_folder(place)
+    assert leftovers(place) == ""
+    assert names(tmp_path) == sorted(links)

@@ -38,7 +38,7 @@ def replacing_file(path: Path | str) -> Iterator[Path]:
     Raises:
         StorageError: the disk refuses; nothing was changed.
     """
-    place = Path(path).resolve()
+    place = Path(os.path.realpath(path))
     with _beside(place, lambda temporary: temporary.touch(exist_ok=False)) as temporary:
         yield temporary
         with _sentence(place):
@@ -54,7 +54,7 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
     The two change places in one step where the system can (``renameat2`` of Linux), so that there is always the old
     folder or the new one. All files get the umask's mode, whatever wrote them. The rest is as for a file.
     """
-    place = Path(path).resolve()
+    place = Path(os.path.realpath(path))
     with _beside(place, Path.mkdir) as temporary:
         yield temporary
         with _sentence(place):
@@ -74,7 +74,7 @@ def changing(path: Path | str) -> Iterator[None]:
     For what is read, changed and replaced: of two at once, in whatever process, one would lose what the other wrote.
     The folder around it is locked, since the folder itself changes. Where the disk has no locks nobody is held back.
     """
-    place = Path(path).resolve()
+    place = Path(os.path.realpath(path))
     with _sentence(place):
         handle = os.open(place.parent, os.O_RDONLY)
     try:
@@ -126,13 +126,14 @@ def scratch_folder() -> Iterator[Path]:
         raise StorageError(f"{where} could not be written ({error}): {said}") from error
 
 
-def leftovers(path: Path | str) -> list[Path]:
-    """Find what interrupted replacements of ``path`` left beside it.
+def leftovers(path: Path | str) -> str:
+    """Name what interrupted replacements of ``path`` left beside it, as the end of a sentence; empty for nothing.
 
     A name that ends in ``.retired`` is the whole folder of before, from between two renames: it is put back by the
     next replacement, or by hand.
     """
-    return [each for each, _ in _unlocked(Path(path).resolve())]
+    found = _unlocked(Path(os.path.realpath(path)))
+    return "".join(f"; an interrupted replacement left {each}" for each, _ in found)
 
 
 def force_to_disk(path: Path) -> None:
@@ -145,7 +146,9 @@ def force_to_disk(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse what cannot become a folder, since it is a file or stands below one (DataError)."""
+    """Refuse what cannot become a folder, since it is a file, stands below one or leads in a circle (DataError)."""
+    if os.path.islink(os.path.realpath(path)):  # noqa: PTH114 - which raises nothing, whatever the name
+        raise DataError(f"{path} is a link that leads in a circle: remove it, or choose another place")
     above = next(each for each in (path, *path.parents) if each.exists())
     if not above.is_dir():
         raise DataError(f"{above} is a file and no folder: choose another place")
@@ -194,7 +197,7 @@ def _made(place: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
 
 def clear_leftovers(path: Path | str) -> None:
     """Remove what crashes left beside ``path``, and put a folder back that stood between two names."""
-    place = Path(path).resolve()
+    place = Path(os.path.realpath(path))
     for leftover, _ in _unlocked(place):
         if leftover.name.endswith(_RETIRED) and not place.exists():
             leftover.replace(place)

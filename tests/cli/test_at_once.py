@@ -59,6 +59,12 @@ MISTAKES: list[tuple[str, str]] = [
     ("recommend-batch MODEL TOML --catalog DOMAIN --out TOML/x", "TOML is a file and no folder: choose another place"),
     ("catalog build MODEL DOMAIN --out TOML/x/y", "TOML is a file and no folder: choose another place"),
     ("export MODEL --to onnx --out TOML/x", "TOML is a file and no folder: choose another place"),
+    ("catalog build MODEL DOMAIN --out CIRCLE", "CIRCLE is a link that leads in a circle: remove it, or choose"),
+    ("export MODEL --to onnx --out CIRCLE", "CIRCLE is a link that leads in a circle: remove it, or choose"),
+    ("data import --interactions NONE --out CIRCLE", "CIRCLE is a link that leads in a circle: remove it"),
+    ("inspect CIRCLE", "model folder 'CIRCLE' does not exist"),
+    ("inspect LEFT", "an interrupted replacement left"),
+    ("serve LEFT --catalog DOMAIN", ".left.0123abcd.retired"),
     ("demo --out TOML/x", "TOML is a file and no folder: choose another place"),
     ("demo --out TOML", "TOML is a file and no folder: choose another place"),
     ("data market --out TOML", "TOML is a file and no folder: choose another place"),
@@ -128,8 +134,11 @@ def answers(tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> list[
     (tmp / "settings.toml").write_text("epoch = 3")
     (tmp / "busy.training" / "checkpoint-2").mkdir(parents=True)
     (tmp / "busy.training" / "checkpoint-2" / "files.json").write_text("{}")
+    (tmp / "circle").symlink_to("circle")
+    (tmp / ".left.0123abcd.retired").mkdir()
     places = {
         "DOMAIN": tmp / "domain", "MODEL": tiny_models.late, "ADAPTER": tiny_models.sources[0], "NONE": tmp / "none",
+        "CIRCLE": tmp / "circle", "LEFT": tmp / "left",
         "OUT": tmp / "out", "TOML": tmp / "settings.toml", "BUSY": tmp / "busy",
     }  # fmt: skip
 

@@ -154,6 +154,15 @@ def test_a_part_that_the_disk_changed_is_refused(tmp_path: Path) -> None:
             parts.read("one")
 
 
+@pytest.mark.parametrize("content", [b"", b"\0\0\0\0", b"\0" * 400, None])
+def test_a_part_that_is_anothers_or_of_zeros_is_refused(content: bytes | None, tmp_path: Path) -> None:
+    with Parts.claimed(tmp_path / "out", {}, overwrite=False) as parts:
+        parts.write("one", b"result")
+        parts.path("two").write_bytes(parts.path("one").read_bytes() if content is None else content)
+        with pytest.raises(DataError, match=r"two\.part is damaged: remove it and run again"):
+            parts.read("two")
+
+
 # ---- the choice
 
 

@@ -64,9 +64,9 @@ class DamagedError(BundleError):
     """
 
     def __init__(self, path: Path, what: object) -> None:
-        self.path, self.what = path, what
+        self.path, self.what = path, " ".join(str(what).split())[:300]
         super().__init__(
-            f"{path} is damaged ({what}): list what is lost with  xcrossrec catalog check {path.parent},  mend it "
+            f"{path} is damaged ({self.what}): list what is lost with  xcrossrec catalog check {path.parent},  mend it "
             f"with  xcrossrec catalog repair MODEL {path.parent},  or restore a copy"
         )
 

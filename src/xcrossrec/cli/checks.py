@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from xcrossrec.cli.console import log
 from xcrossrec.exceptions import BundleError, DataError, ModelError
-from xcrossrec.replacing import check_folder
+from xcrossrec.replacing import check_folder, leftovers
 from xcrossrec.types import is_url
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def check_model(folder: Path, base: str | None = None) -> None:
     """
     check_base(base)
     if not folder.is_dir():
-        raise BundleError(f"model folder {str(folder)!r} does not exist: give what `xcrossrec train` wrote")
+        raise BundleError(f"model folder {str(folder)!r} does not exist: check the path{leftovers(folder)}")
     if not any((folder / name).is_file() for name in MODEL):
         raise BundleError(
             f"{folder} is no model: it has none of {', '.join(MODEL)}; give the folder of a bundle or an adapter"

@@ -96,7 +96,7 @@ class Parts:
         """Keep one block's result."""
         with replacing_file(self.path(name)) as temporary, temporary.open("wb") as file:
             file.write(result)
-            file.write(crc32(result).to_bytes(_CHECK))
+            file.write(crc32(result, crc32(name.encode())).to_bytes(_CHECK))  # no other block's
 
     def read(self, name: str) -> bytes:
         """One block's result.
@@ -106,7 +106,7 @@ class Parts:
         """
         content = self.path(name).read_bytes()
         result, check = content[:-_CHECK], content[-_CHECK:]
-        if crc32(result).to_bytes(_CHECK) != check:
+        if crc32(result, crc32(name.encode())).to_bytes(_CHECK) != check:
             raise DataError(f"{self.path(name)} is damaged: remove it and run again, its block is worked on anew")
         return result
 

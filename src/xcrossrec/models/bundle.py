@@ -164,8 +164,7 @@ def read_bundle_manifest(path: Path | str) -> dict[str, Any]:
     """
     folder = Path(path)
     if not folder.is_dir():
-        left = "".join(f"; an interrupted replacement left {each}" for each in leftovers(folder))
-        raise BundleError(f"model folder {str(folder)!r} does not exist: check the path{left}")
+        raise BundleError(f"model folder {str(folder)!r} does not exist: check the path{leftovers(folder)}")
     manifest = read_manifest(folder)
     if not manifest:
         raise BundleError(f"{folder} has no {MANIFEST}: it is no xcrossrec model, or was not written to its end")

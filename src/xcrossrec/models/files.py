@@ -147,7 +147,7 @@ def file_digests(folder: Path, *, besides: str, apart: str = "") -> dict[str, st
         for path in sorted(Path(place, name) for name in (*folders, *names)):
             if path.relative_to(folder).parts[0] == apart:
                 continue
-            if not path.resolve().is_relative_to(folder.resolve()):
+            if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
                 raise BundleError(f"{path} is a link that leaves its folder: copy the model without links")
             if path.is_dir():
                 continue
