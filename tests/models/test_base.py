@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -77,9 +78,64 @@ def test_a_folder_that_lacks_a_weight(family: str, key: str, base_of: Callable[[
 def test_a_folder_with_corrupt_weights(base_of: Callable[[str], Path], tmp_path: Path) -> None:
     for file in base_of("bert").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "model.safetensors").write_bytes(b"broken")
+    (tmp_path / "model.safetensors").write_bytes(b"broken" * 30_000)
     with pytest.raises(ModelError, match=r"cannot be loaded .*give a folder with config\.json"):
         load_base(str(tmp_path))
+
+
+def changed(folder: Path, name: str, change: Callable[[Any], Any]) -> Path:
+    """Change a file of settings, or of weights."""
+    if name.endswith(".json"):
+        (folder / name).write_text(json.dumps(change(json.loads((folder / name).read_text()))))
+    else:
+        save_file(change(load_file(folder / name)), folder / name, metadata={"format": "pt"})
+    return folder
+
+
+def one_word_more(tokenizer: Any) -> Any:
+    words = tokenizer["model"]["vocab"]
+    words["train"] = len(words)
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("tokenizer.json", one_word_more, r"a tokenizer of \d+ words, and weights for \d+: copy it again"),
+        ("tokenizer_config.json", lambda c: {**c, "pad_token": "[NEW]"}, r"a tokenizer of \d+ words, and weights for"),
+        ("tokenizer_config.json", lambda c: {**c, "model_max_length": "x"}, "whose longest text is no number: copy"),
+        ("model.safetensors", lambda t: {k: v * math.inf for k, v in t.items()}, r"weights that are not finite \("),
+        (
+            "config.json",
+            lambda c: {**c, "num_hidden_layers": 10**5},
+            "of num_hidden_layers=100000, at most 1000 are read",
+        ),
+        (
+            "config.json",
+            lambda c: {**c, "intermediate_size": 10**9},
+            r"a configuration of [\d,]+ weights in [\d,]+ bytes",
+        ),
+        (
+            "config.json",
+            lambda c: {**c, "vocab_size": 10**10},
+            r"weights in [\d,]+ bytes: copy it again",
+        ),
+    ],
+)
+def test_a_base_whose_parts_do_not_fit(
+    name: str, change: Callable[[Any], Any], said: str, tiny_models: Any, tmp_path: Path
+) -> None:
+    folder = changed(Path(shutil.copytree(tiny_models.base, tmp_path / "base")), name, change)
+    with pytest.raises(ModelError, match=said):
+        load_base(str(folder))
+
+
+def test_a_base_without_a_tokenizer(tiny_models: Any, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_models.base, tmp_path / "base"))
+    for path in (*folder.glob("*token*"), *folder.glob("vocab*")):
+        path.unlink()
+    with pytest.raises(ModelError, match="has a tokenizer that knows no words: copy it again"):
+        load_base(str(folder))
 
 
 def test_a_name_that_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:

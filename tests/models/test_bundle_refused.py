@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from xcrossrec.exceptions import BaseMismatchError, BundleError
@@ -39,9 +42,10 @@ def set_json(path: Path, change: Callable[[Any], Any]) -> None:
     path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
 
 
-def restamp(folder: Path) -> None:
+def restamp(folder: Path, apart: str = "") -> None:
     """Make the manifest agree with the files again, as an attacker would."""
-    set_json(folder / MANIFEST, lambda manifest: {**manifest, "files": file_digests(folder, besides=MANIFEST)})
+    digests = file_digests(folder, besides=MANIFEST, apart=apart)
+    set_json(folder / MANIFEST, lambda manifest: {**manifest, "files": digests})
 
 
 # ---- what is refused on load
@@ -151,6 +155,74 @@ def test_links_that_leave_the_folder(saved: Path, tmp_path: Path) -> None:
         bundle.load(saved)
 
 
+@pytest.mark.parametrize("links", [{"a": "a"}, {"a": "b", "b": "a"}, {"a": "a/b"}])
+def test_links_that_lead_in_a_circle(saved: Path, links: dict[str, str]) -> None:
+    for name, to in links.items():
+        (saved / name).symlink_to(to)
+    with pytest.raises(BundleError, match="a is neither a file nor a folder"):
+        bundle.load(saved)
+    with pytest.raises(BundleError, match=r"model folder '.*a' does not exist: check the path"):
+        bundle.load(saved / "a")
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"created": 5}, "created is 5"),
+        ({"created": ["today"]}, r"created is \['today'\]"),
+    ],
+)
+def test_a_manifest_states_what_people_and_services_read_of_it(
+    saved: Path, stated: dict[str, Any], message: str
+) -> None:
+    set_json(saved / MANIFEST, lambda manifest: {**manifest, **stated})
+    with pytest.raises(BundleError, match=rf"xcrossrec\.json: .*{message}"):
+        bundle.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "key", "value"),
+    [
+        ("late", "3_HistoryMatcher/head.safetensors", "log_sharpness", 1000.0),
+        ("late", "3_HistoryMatcher/head.safetensors", "log_sharpness", -1000.0),
+        ("late", "3_HistoryMatcher/head.safetensors", "log_recency", -200.0),
+        ("late", "integrators.safetensors", "stream_weight", 1e38),
+        ("merged", "scale.safetensors", "scale", 1e38),
+        ("pair", "1_PairHead/head.safetensors", None, 1e38),
+    ],
+)
+def test_finite_weights_that_make_scores_which_are_not(
+    kind: str, place: str, key: str | None, value: float, tiny_models: Any, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(getattr(tiny_models, kind), tmp_path / "model"))
+    tensors = load_file(folder / place)
+    changed = {k: torch.full_like(v, value) if key in (None, k) else v for k, v in tensors.items()}
+    save_file(changed, folder / place)
+    restamp(folder)
+    with pytest.raises(BundleError, match="makes scores that are not finite: its weights are damaged"):
+        bundle.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_hidden_layers": 10**5}, "a configuration of num_hidden_layers=100000"),
+        ({"intermediate_size": 10**9}, "a configuration of"),
+    ],
+)
+def test_a_base_that_a_bundle_brings_along_is_of_the_size_of_its_weights(
+    change: dict[str, int], said: str, saved: Path, base_of: Callable[[str], Path]
+) -> None:
+    shutil.copytree(base_of("bert"), saved / "base")
+    set_json(saved / "base" / "config.json", lambda config: {**config, **change})
+    set_json(saved / "xcrossrec_encoder.json", lambda s: {**s, "base": {**s["base"], "name": "of-a-stranger"}})
+    restamp(saved, apart="base")
+    began = time.process_time()
+    with pytest.raises(BaseMismatchError, match=f"not found under that name.*{said}"):
+        bundle.load(saved)
+    assert time.process_time() - began < 10
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -178,6 +250,10 @@ def test_a_source_outside_the_folder(saved: Path) -> None:
     set_json(saved / "xcrossrec_encoder.json", lambda s: {**s, "sources": ["../../adapter", "source1"]})
     restamp(saved)
     with pytest.raises(BundleError, match=r"sources\.0 is '\.\./\.\./adapter'"):
+        bundle.load(saved)
+    set_json(saved / "xcrossrec_encoder.json", lambda s: {**s, "sources": ["\U0001f600" * 200, "source1"]})
+    restamp(saved)
+    with pytest.raises(BundleError, match=r"cannot be used: .*File name too long"):  # 800 bytes, which no disk takes
         bundle.load(saved)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,11 +38,13 @@ def inspect(
 def describe(path: Path, model: Model, manifest: dict[str, Any]) -> dict[str, Any]:
     """Collect what is known of a model; parameters are counted, the rest comes from the verified folder."""
     domain = manifest.get("domain") or {}
-    stated = ("kind", "scoring", "base", "recipe", "integration", "prompt_version", "training", "metrics", "created")
+    stated = ("kind", "scoring", "base", "prompt_version", "training", "metrics", "created")
     return {
         "path": str(path),
         "loaded_base": model[0].base_name,
         **{key: manifest.get(key) for key in (*stated, "xcrossrec_version")},
+        "recipe": asdict(model[0].recipe),
+        "integration": model[0].integration and asdict(model[0].integration),
         "adapters": _adapters(model, manifest, path),
         "parameters": _parameters(model),
         "purchases": _purchases(model),
@@ -132,7 +135,8 @@ def as_text(found: dict[str, Any]) -> str:
     lines += ["", *aligned(["adapter", "rank", "on", "parameters", "digest"], rows, text_columns=5)]
     parts = [[name, _number(value)] for name, value in parameters.items()]
     lines += ["", *aligned(["parameters", ""], parts, text_columns=2)]
-    if "epochs" in (metrics := found["metrics"] or {}):  # what was never trained may have learned purchases
+    metrics = found["metrics"] or {}  # what was never trained may have learned purchases
+    if all(isinstance(metrics.get(name), int | float) for name in ("users", "epochs", "wall_s")):
         lines += ["", f"training     {metrics['users']} users, {metrics['epochs']:g} epochs, {metrics['wall_s']:.0f} s"]
     return "\n".join(lines)
 

@@ -110,6 +110,7 @@ class Manifest(Settings):
     scoring: Scoring = "dual"
     pair_attention: PairAttention = "joint"
     text: str | None = None
+    created: str | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -117,14 +118,11 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
             found = read_base_folder(_locate(name))
             location = str(_with_weights(found.weights))
             config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+            _check_size(name, config, found.weights)
             choices: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32, "trust_remote_code": False}
             backbone, told = AutoModel.from_pretrained(location, config=config, output_loading_info=True, **choices)
-            lost = sorted(key for key in told["missing_keys"] if not key.startswith("pooler."))[:3]
-            why = f"lacks the weights {', '.join(lost)}, which would be random" if lost else ""
-            why = "is an encoder with a decoder" if config.is_encoder_decoder else why
-            if why:
-                raise ModelError(f"base {name!r} ({config.model_type}) {why}: copy it again, or use another base")
             tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+            _check_whole(name, backbone, tokenizer, told["missing_keys"])
     except XCrossRecError:
         raise
     except Exception as error:
@@ -145,6 +143,34 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
     config.use_cache = False  # a decoder's keys and values, which nobody asks for
     recipe = replace(found.recipe, dense=weight_digest(dense_state(found.dense))) if found.dense else found.recipe
     return Base(name, backbone, tokenizer, digest, recipe, found.dense, found.max_tokens)
+
+
+def _check_size(name: str, config: Any, folder: Path) -> None:
+    """Refuse a configuration of a larger model than the weights are, which would take all memory, or for ever."""
+    said = {key: value for key, value in config.to_dict().items() if re.search("layer|group|expert", key)}
+    many = [f"{key}={value}" for key, value in said.items() if isinstance(value, int) and value > 1000]
+    with torch.device("meta"):
+        weights = 0 if many else sum(each.numel() for each in AutoModel.from_config(config).parameters())
+    if many or weights > (held := sum(path.stat().st_size for path in folder.glob("*.safetensors"))):
+        what = f"{many[0]}, at most 1000 are read" if many else f"{weights:,} weights in {held:,} bytes"
+        raise ModelError(f"base {name!r} has a configuration of {what}: copy it again, or use another base")
+
+
+def _check_whole(name: str, backbone: Any, tokenizer: Any, missing: Iterable[str]) -> None:
+    """Refuse a base that is incomplete, damaged, or made of parts that do not fit."""
+    lost = sorted(key for key in missing if not key.startswith("pooler."))[:3]
+    odd = [key for key, value in backbone.state_dict().items() if not value.sum().isfinite()]
+    ids, rows = tokenizer.get_vocab(), backbone.get_input_embeddings().weight.shape[0]
+    wrong = {
+        "is an encoder with a decoder": backbone.config.is_encoder_decoder,
+        f"lacks the weights {', '.join(lost)}, which would be random": lost,
+        f"has weights that are not finite ({', '.join(odd[:1])})": odd,
+        "has a tokenizer that knows no words": set(ids) <= {*tokenizer.all_special_tokens},
+        f"has a tokenizer of {len(ids)} words, and weights for {rows}": max(ids.values(), default=0) >= rows,
+        "has a tokenizer whose longest text is no number": not isinstance(tokenizer.model_max_length, int | float),
+    }
+    if why := next((why for why, found in wrong.items() if found), None):
+        raise ModelError(f"base {name!r} ({backbone.config.model_type}) {why}: copy it again, or use another base")
 
 
 def with_choices(base: Base, **chosen: Any) -> Base:

@@ -24,7 +24,7 @@ from xcrossrec.models.adapters import MANIFEST, read_manifest
 from xcrossrec.models.day_one import DayOne
 from xcrossrec.models.encoder import TitleEncoder, saved_without_manifest
 from xcrossrec.models.files import Dim, Settings, file_digest, file_digests, read_settings, verify_files
-from xcrossrec.models.heads import Center, HistoryMatcher, Projection, PromptedCenter
+from xcrossrec.models.heads import RECENCY_SLOTS, Center, HistoryMatcher, Projection, PromptedCenter
 from xcrossrec.models.identity import BASE_FOLDER, AnyBase
 from xcrossrec.models.kinds import kind_named, kind_of
 from xcrossrec.models.merged import MergedEncoder
@@ -204,7 +204,12 @@ def load(path: Path | str, *, base: AnyBase | None = None, trainable: bool = Fal
     else:
         _LOG.warning("%s has no %s, so its files are not compared with what was written", folder, MANIFEST)
         scoring = "pair" if any(folder.glob(f"*_{PairHead.__name__}")) else "dual"
-    return load_modules(folder, scoring, base=base, trainable=trainable)
+    model = load_modules(folder, scoring, base=base, trainable=trainable)
+    scores = kind_of(model).scorer(model, ["a", "b"]).score([[0, 1] * RECENCY_SLOTS])
+    encoder_of(model).cut.reset()
+    if not (abs(scores) < float("inf")).all():
+        raise BundleError(f"{folder} makes scores that are not finite: its weights are damaged, copy or train it again")
+    return model
 
 
 def load_modules(
@@ -231,7 +236,7 @@ def load_modules(
         heads = _heads(classes[1:], [folder / place for place in places[1:]], encoder)
     except BundleError:
         raise
-    except (ConfigError, ModelError) as error:
+    except (ConfigError, ModelError, OSError) as error:  # of a name that is too long, say
         raise BundleError(f"{folder} cannot be used: {error}") from error
     model = kind_named(scoring).assemble([encoder, *heads])
     model.eval()
