@@ -138,10 +138,7 @@ class Evaluation:
         """
         info = self.info
         summary: dict[str, Any] = {
-            "scorer": info.scorer,
-            "domain": info.domain,
-            "split": info.split,
-            "simulated": info.simulated,
+            **{name: getattr(info, name) for name in ("scorer", "domain", "split", "simulated")},
             "users": self.frame[USER].n_unique(),
             "seed": info.seed,
             "metrics": _means(self.frame, self.negatives),

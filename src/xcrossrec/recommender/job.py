@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -155,7 +154,7 @@ def open_users(path: Path | str) -> pq.ParquetFile:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"the users' file {path} does not exist: give a Parquet file with {USER} and {HISTORY}")
-    with _readable(path, "write the users as Parquet"):
+    with readable(path, "write the users as Parquet", pa.ArrowException):
         source = pq.ParquetFile(path)
     schema = source.schema_arrow
     check_columns(f"the users' file {path}", schema.names, (USER,))
@@ -181,7 +180,7 @@ def _answering(
 
     def work(group: int) -> bytes:
         before = sum(source.metadata.row_group(earlier).num_rows for earlier in range(group))
-        with _readable(users, "write it again"):
+        with readable(users, "write it again", pa.ArrowException):
             table = source.read_row_group(group, columns=[USER, HISTORY])  # those that are there
         found = pa.BufferOutputStream()
         recommended = _recommend_group(recommender, table, asked, lambda done: told(before + done))
@@ -253,14 +252,10 @@ def _made_of(out: Path) -> Any:
 
 
 def _report(out: Path, groups: int, resumed: int) -> BatchReport:
-    with _readable(out, "remove it and run again"):
+    with readable(out, "remove it and run again", pa.ArrowException):
         failed, empty = pl.col("error").is_not_null(), pl.col("item_ids").list.len() == 0
         counts = pl.scan_parquet(out).select(users=pl.len(), errors=failed.sum(), nothing=(empty & ~failed).sum())
         return BatchReport(groups, resumed, *counts.collect(engine="streaming").row(0))
-
-
-def _readable(path: Path, remedy: str) -> AbstractContextManager[None]:
-    return readable(path, remedy, pa.ArrowException)
 
 
 def _digest(value: Any) -> str:

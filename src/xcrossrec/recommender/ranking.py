@@ -240,10 +240,9 @@ def or_error(work: Callable[[], Any]) -> Any:
     """Give the result, or the failure as a value: one bad question fails alone."""
     try:
         return work()
-    except XCrossRecError as error:
-        return error
     except Exception as error:
-        log.exception("a question failed")
+        if not isinstance(error, XCrossRecError):
+            log.exception("a question failed")
         return error
 
 

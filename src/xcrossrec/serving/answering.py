@@ -7,9 +7,9 @@ read. So nobody waits behind another's texts but those who have texts themselves
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from threading import Lock
 from time import monotonic
@@ -17,14 +17,12 @@ from typing import Any
 
 from xcrossrec.models.model import encoder_of
 from xcrossrec.recommender import Answer, Question, Recommender
-from xcrossrec.recommender.ranking import DualRanking, Read, Text
+from xcrossrec.recommender.ranking import DualRanking, Read, Text, or_error
 from xcrossrec.recommender.recommender import Unread
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.problems import Problem, busy
 from xcrossrec.serving.settings import Settings
 from xcrossrec.serving.worker import Gone, Job, Worker, deliver
-
-log = logging.getLogger(__name__)
 
 _TURN = 8
 """Texts that a question is given in one turn."""
@@ -116,12 +114,7 @@ class Reading(Worker[Texts, Read]):
         begun = monotonic()
         slices = self._slices([job.question.left for job in batch])
         texts = list({text: None for own in slices for text in own})
-        found: Any
-        try:
-            found = self._read(texts)
-        except Exception as error:
-            log.exception("worker %s failed", self.name)
-            found = error
+        found = or_error(partial(self._read, texts))
         failed = isinstance(found, Exception)
         finished = []
         with self._changed:

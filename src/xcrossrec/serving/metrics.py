@@ -22,6 +22,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         own: dict[str, Any] = {"registry": self.registry}
+        of_model: dict[str, Any] = {"labelnames": ("model",), **own}
         self.requests = Counter("xcrossrec_requests", "Answered requests.", ("method", "route", "status"), **own)
         self.seconds = Histogram(
             "xcrossrec_request_seconds",
@@ -33,26 +34,20 @@ class Metrics:
         self.in_flight = Gauge("xcrossrec_requests_in_flight", "Requests without an answer yet.", **own)
         self.connections = Gauge("xcrossrec_connections", "Open connections.", **own)
         self.ended = Counter("xcrossrec_connections_ended", "Connections that the server ended.", ("reason",), **own)
-        self.batch = Histogram(
-            "xcrossrec_batch_size",
-            "Requests looked up together; one with new titles comes twice.",
-            ("model",),
-            buckets=_SIZES,
-            **own,
-        )
+        twice = "Requests looked up together; one with new titles comes twice."
+        self.batch = Histogram("xcrossrec_batch_size", twice, buckets=_SIZES, **of_model)
         self.waited = Histogram(
-            "xcrossrec_queue_seconds", "What a batch's requests waited for it.", ("model",), buckets=_WAITS, **own
+            "xcrossrec_queue_seconds", "What a batch's requests waited for it.", buckets=_WAITS, **of_model
         )
-        self.encoded = Counter("xcrossrec_encoded_texts", "Texts that requests had encoded.", ("model",), **own)
+        self.encoded = Counter("xcrossrec_encoded_texts", "Texts that requests had encoded.", **of_model)
         self.recalled = Counter(
-            "xcrossrec_remembered_texts", "Texts that were not encoded, because they had been.", ("model",), **own
+            "xcrossrec_remembered_texts", "Texts that were not encoded, because they had been.", **of_model
         )
-        self.written = Counter("xcrossrec_items_written", "Items written to a catalogue.", ("model",), **own)
-        self.deleted = Counter("xcrossrec_items_deleted", "Items deleted from a catalogue.", ("model",), **own)
-        self.added = Counter("xcrossrec_purchases_added", "Purchases added to a catalogue.", ("model",), **own)
-        self.forgotten = Counter("xcrossrec_purchases_deleted", "Purchases of forgotten customers.", ("model",), **own)
+        self.written = Counter("xcrossrec_items_written", "Items written to a catalogue.", **of_model)
+        self.deleted = Counter("xcrossrec_items_deleted", "Items deleted from a catalogue.", **of_model)
+        self.added = Counter("xcrossrec_purchases_added", "Purchases added to a catalogue.", **of_model)
+        self.forgotten = Counter("xcrossrec_purchases_deleted", "Purchases of forgotten customers.", **of_model)
         self.reloads = Counter("xcrossrec_reloads", "Replacements of a model.", ("model", "result"), **own)
-        of_model: dict[str, Any] = {"labelnames": ("model",), **own}
         self.waiting = Gauge("xcrossrec_queue_length", "Requests that wait for a model.", **of_model)
         self.texts_waiting = Gauge("xcrossrec_texts_waiting", "Texts that wait to be encoded.", **of_model)
         self.items = Gauge("xcrossrec_catalogue_items", "Items of a model's catalogue.", **of_model)

@@ -57,8 +57,7 @@ def _write_limits(schemas: dict[str, Any], limits: Settings) -> None:
         schemas[request]["properties"]["history"]["maxItems"] = limits.history
     schemas["ScoreRequest"]["properties"]["candidates"]["maxItems"] = limits.candidates
     schemas["RecommendRequest"]["properties"]["candidates"]["anyOf"][0]["maxItems"] = limits.candidates
-    schemas["UpsertRequest"]["properties"]["items"]["maxItems"] = limits.upsert
-    schemas["PurchasesRequest"]["properties"]["purchases"]["maxItems"] = limits.upsert
-    schemas["DeleteRequest"]["properties"]["ids"]["maxItems"] = limits.upsert
+    for request, field in (("UpsertRequest", "items"), ("PurchasesRequest", "purchases"), ("DeleteRequest", "ids")):
+        schemas[request]["properties"][field]["maxItems"] = limits.upsert
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)

@@ -65,8 +65,7 @@ def problem_of(error: BaseException) -> Problem:
         (UnknownItemError, 404, "unknown_item"),
         (StorageError, 507, "storage"),
         (ModelError, 422, "model"),
-        (DataError, 422, "invalid"),
-        (ConfigError, 422, "invalid"),
+        ((DataError, ConfigError), 422, "invalid"),
     ):
         if isinstance(error, kind):
             return Problem(status, code, _sentence(error))

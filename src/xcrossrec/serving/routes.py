@@ -269,30 +269,24 @@ async def _info(served: Served) -> ModelInfo:
 
 
 async def _ask(
-    request: Request,
-    asked: RecommendRequest | ScoreRequest | ExplainRequest,
-    *,
-    explain: bool = False,
-    **counts: int,
+    request: Request, asked: RecommendRequest | ScoreRequest | ExplainRequest, *, explain: bool = False, **counts: int
 ) -> tuple[Served, Answer, Sequence[Explanation]]:
     """Ask a model, and why its answers are so; put into the log what was asked, titles only where they are wanted."""
-    service, facts = _service(request), request.state.facts
+    service, facts, gone = _service(request), request.state.facts, request.is_disconnected
     served, until = service.find(asked.model), monotonic() + service.settings.timeout_s
     facts.update(model=served.spec.name, history=len(asked.history), **counts)
     if service.settings.log_titles:
         facts["titles"] = [entry.title for entry in asked.history if entry.title is not None]
         facts["ids"] = [entry.item_id for entry in asked.history if entry.item_id is not None]
-    within_s, gone = service.settings.timeout_s, request.is_disconnected
-    found = await served.answers.ask(asked.question(), timeout_s=within_s, gone=gone)
+    found = await served.answers.ask(asked.question(), timeout_s=service.settings.timeout_s, gone=gone)
     if not explain or not found.found:
         return served, found, ()
     try:
-        reasons = await served.reasons.ask(found, timeout_s=max(0.001, until - monotonic()), gone=gone)
+        return served, found, await served.reasons.ask(found, timeout_s=max(0.001, until - monotonic()), gone=gone)
     except Problem as problem:
         if problem.code == "replaced" and await service.successor(served):
             return await _ask(request, asked, explain=explain, **counts)
         raise
-    return served, found, reasons
 
 
 def _answered(started: float, served: Served, version: int, **answer: Any) -> Response:

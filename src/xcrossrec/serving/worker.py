@@ -11,7 +11,7 @@ from threading import Condition, Event, Thread
 from time import monotonic
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from xcrossrec.exceptions import XCrossRecError
+from xcrossrec.recommender.ranking import or_error
 from xcrossrec.serving.problems import Problem, busy
 
 Q = TypeVar("Q")
@@ -178,13 +178,8 @@ class Worker(Generic[Q, A]):
             return [self._jobs.popleft() for _ in range(min(self._batch, len(self._jobs)))]
 
     def _answers(self, questions: Sequence[Q]) -> list[A | Exception]:
-        try:
-            return list(self._answer(questions))
-        except XCrossRecError as error:
-            return [error] * len(questions)
-        except Exception as error:
-            log.exception("worker %s failed", self.name)
-            return [error] * len(questions)
+        found = or_error(lambda: list(self._answer(questions)))
+        return [found] * len(questions) if isinstance(found, Exception) else found
 
 
 def deliver(jobs: Sequence[Job], answers: Sequence[Any]) -> None:

@@ -165,5 +165,5 @@ def test_a_failure_of_the_whole_batch_reaches_every_question_and_the_thread_live
     worker: Worker[int, int] = Worker("w", fail, queue=10)
     assert isinstance(asyncio.run(asked(worker, 13)), RuntimeError)
     assert asyncio.run(asked(worker, 1)) == 1
-    assert "worker w failed" in caplog.text
+    assert "a question failed" in caplog.text
     worker.close()
