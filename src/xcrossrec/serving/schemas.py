@@ -115,17 +115,7 @@ class _Asked(_Request):
         return Question(history, user_id=self.user_id, other_history=self.other_history, **rest)
 
 
-class RecommendRequest(
-    _Asked,
-    json_schema_extra={
-        "examples": [
-            {"history": [{"item_id": "B0012"}, {"title": "Wooden train set"}], "k": 5},
-            {"history": [{"title": "Wooden train set"}], "filters": {"in_stock": True, "price_max": 30}},
-            {"user_id": "c-17"},
-            {"history": [], "other_history": ["Cast iron pan", "Picnic blanket"]},
-        ]
-    },
-):
+class RecommendRequest(_Asked):
     """Rank the catalogue, or some of it, for a history."""
 
     k: Whole = Field(10, ge=1, le=1_000_000, description="How many at most.")
@@ -153,14 +143,7 @@ class RecommendRequest(
         return self._question(filters=filters, **{name: getattr(self, name) for name in names})
 
 
-class ScoreRequest(
-    _Asked,
-    json_schema_extra={
-        "examples": [
-            {"history": [{"item_id": "B0012"}], "candidates": [{"item_id": "B0013"}, {"title": "Train track"}]}
-        ]
-    },
-):
+class ScoreRequest(_Asked):
     """Score candidates for a history."""
 
     candidates: Annotated[list[Entry], Field(min_length=1, fail_fast=True), _few("candidates", "candidates")]
@@ -170,9 +153,7 @@ class ScoreRequest(
         return self._question(to_score=[entry.named() for entry in self.candidates])
 
 
-class ExplainRequest(
-    _Asked, json_schema_extra={"examples": [{"history": [{"title": "Wooden train set"}], "item": {"item_id": "B0013"}}]}
-):
+class ExplainRequest(_Asked):
     """Say why one item has its score."""
 
     item: Entry
@@ -209,19 +190,14 @@ class ItemToStore(_Request):
         return StoredItem(**self.model_dump())
 
 
-class UpsertRequest(
-    _Request,
-    json_schema_extra={
-        "examples": [{"items": [{"item_id": "B0014", "title": "Train bridge", "category": "trains", "price": 9.5}]}]
-    },
-):
+class UpsertRequest(_Request):
     """Write items, new ones and others anew: all of them or none."""
 
     model: ModelName = None
     items: Annotated[list[ItemToStore], Field(min_length=1, fail_fast=True), _few("items", "upsert")]
 
 
-class DeleteRequest(_Request, json_schema_extra={"examples": [{"ids": ["B0014"]}]}):
+class DeleteRequest(_Request):
     """Delete items; unknown ids are no error."""
 
     model: ModelName = None
@@ -255,15 +231,7 @@ class CustomerBought(_Request):
         return [Purchase(self.user_id, item_id, self.timestamp) for item_id in self.items]
 
 
-class PurchasesRequest(
-    _Request,
-    json_schema_extra={
-        "examples": [
-            {"purchases": [{"user_id": "c-17", "item_id": "B0012", "timestamp": 1780000000}]},
-            {"purchases": [{"user_id": "c-17", "item_id": ["B0012", "B0014"]}], "skip_unknown": True},
-        ]
-    },
-):
+class PurchasesRequest(_Request):
     """Add purchases, all of them or none; those that are known already change nothing."""
 
     model: ModelName = None
@@ -273,14 +241,14 @@ class PurchasesRequest(
     )
 
 
-class ForgetRequest(_Request, json_schema_extra={"examples": [{"user_id": "c-17"}]}):
+class ForgetRequest(_Request):
     """Delete all purchases of a customer; one of whom nothing is known is no error."""
 
     model: ModelName = None
     user_id: Id
 
 
-class ReloadRequest(_Request, json_schema_extra={"examples": [{"path": "/srv/models/toys-2"}]}):
+class ReloadRequest(_Request):
     """Replace a model while it serves."""
 
     path: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = Field(

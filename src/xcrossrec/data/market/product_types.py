@@ -9,36 +9,18 @@ All brand names are invented; likeness to a real one is coincidence.
 from __future__ import annotations
 
 import csv
+import tomllib
 from importlib.resources import files
 
-TABLE: list[dict[str, str]] = list(
-    csv.DictReader(files("xcrossrec.data.market").joinpath("product_types.csv").read_text("utf-8").splitlines())
-)
+_FOLDER = files("xcrossrec.data.market")
+_WORDS = tomllib.loads(_FOLDER.joinpath("words.toml").read_text("utf-8"))
+_ROWS = _FOLDER.joinpath("product_types.csv").read_text("utf-8").splitlines()
+
+TABLE: list[dict[str, str]] = list(csv.DictReader(_ROWS))
 """One mapping a product type, domain by domain in the market's order."""
 
-THEMES: tuple[str, ...] = ("coffee", "grill", "kids", "water", "harvest", "wood", "pets")
-
-BRAND_HOUSES: tuple[tuple[str, str], ...] = (
-    ("Harrowmere", "Quillmoor"),
-    ("Brindlecombe", "Tolvane"),
-    ("Osterfen", "Duskwether"),
-    ("Marrowick", "Velloran"),
-    ("Pinnacrest", "Caldersby"),
-    ("Wrenfolk", "Hollinbrae"),
+THEMES: tuple[str, ...] = tuple(_WORDS["themes"])
+BRAND_HOUSES, TIER_WORDS, PALETTE_WORDS = (
+    tuple(map(tuple, _WORDS[kind])) for kind in ("brand_houses", "tiers", "palettes")
 )
 """Each house sells in every domain under two names; no title says which names belong together."""
-
-TIER_WORDS: tuple[tuple[str, ...], ...] = (
-    ("Starter", "Basic", "Budget", "Essential"),
-    ("Classic", "Standard", "Everyday"),
-    ("Pro", "Premium", "Deluxe", "Master"),
-)
-
-PALETTE_WORDS: tuple[tuple[str, ...], ...] = (
-    ("Terracotta", "Rust", "Ochre"),
-    ("Sage Green", "Moss Green", "Olive"),
-    ("Navy", "Slate Blue", "Teal"),
-    ("Cream", "Linen White", "Sand"),
-    ("Charcoal", "Matte Black", "Graphite"),
-    ("Coral", "Cherry Red", "Sunflower Yellow"),
-)
