@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from xcrossrec.catalogue import Filters, build_catalogue, read_items
 from xcrossrec.config import source_config, target_config
 from xcrossrec.data import Domain
 from xcrossrec.data.lint import lint
+from xcrossrec.exceptions import DataError
 from xcrossrec.recommender import Question
 from xcrossrec.recommender.job import job_of, recommend_batch
 
@@ -75,6 +77,15 @@ def test_the_whole_job_by_paths_as_text(tiny_domain: Domain, tiny_models: Any, t
         asked = Question([], 2, Filters())
         job = job_of(recommender, at("model"), at("users.parquet"), asked)
         assert recommend_batch(recommender, at("users.parquet"), at("out.parquet"), job=job, asked=asked).users == 1
+
+
+@pytest.mark.parametrize("path", [None, 5, b"x"])
+def test_what_is_no_path_is_told(path: Any, tiny_domain: Domain) -> None:
+    doors: list[Callable[[Any], Any]] = [xcrossrec.read_domain, xcrossrec.load, lint, xcrossrec.Evaluation.load]
+    doors += [partial(xcrossrec.write_domain, tiny_domain), partial(xcrossrec.train_source, tiny_domain)]
+    for door in (*doors, partial(xcrossrec.train_target, tiny_domain, [])):
+        with pytest.raises(DataError, match=rf"{path!r} is no path: give text, or a pathlib\.Path"):
+            door(path)
 
 
 MAKERS = [list, pl.DataFrame, pl.LazyFrame, pd.DataFrame, pa.Table.from_pylist]

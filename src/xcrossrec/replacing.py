@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from xcrossrec.exceptions import DataError, StorageError
+from xcrossrec.exceptions import BundleError, DataError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +152,29 @@ def check_folder(path: Path) -> None:
     above = next(each for each in (path, *path.parents) if each.exists())
     if not above.is_dir():
         raise DataError(f"{above} is a file and no folder: choose another place")
+
+
+def is_free(out: Path, *, overwrite: bool) -> bool:
+    """Whether nothing stands at a place, or an empty folder; what does is refused (BundleError), or may be replaced."""
+    check_folder(out)
+    if not out.exists() or not any(out.iterdir()):
+        return True
+    if not overwrite:
+        raise BundleError(f"{out} exists: choose another place, or allow to overwrite it (--overwrite)")
+    return False
+
+
+def as_path(given: Path | str) -> Path:
+    """What somebody gave as a path (DataError where it is none)."""
+    if not isinstance(given, str | Path):
+        raise DataError(f"{given!r} is no path: give text, or a pathlib.Path")
+    return Path(given)
+
+
+def state_of(path: Path | str) -> str:
+    """What stands at a path, for a sentence: ``does not exist``, ``is a file`` or ``is a folder``."""
+    found = "is a folder" if Path(path).is_dir() else "is a file"
+    return found if Path(path).exists() else "does not exist"
 
 
 def refused(path: Path, error: object) -> StorageError:

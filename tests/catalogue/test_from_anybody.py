@@ -136,7 +136,7 @@ MENDED_UNSEEN = (FALLING, NEGATIVE, SHARED, FLAT)
         ({"facts": {"version": None}}, "version is None"),
         ({"facts": {"text": "{nope"}}, "text is '{nope'"),
         ({"facts": {"forgotten": [1]}}, "forgotten.0 is 1"),
-        ({"facts": "{}"}, "fingerprint is {}"),
+        ({"facts": "{}"}, "fingerprint is missing"),
         ({"facts": "[" * 100_000}, "of its facts"),
         ({"sql": "UPDATE segments SET rows = -3"}, "its columns or rows"),
         ({"sql": "UPDATE segments SET rows = 99"}, "its columns or rows"),

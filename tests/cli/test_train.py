@@ -56,7 +56,7 @@ def test_a_source_is_trained_and_can_be_loaded(
     assert not (tmp_path / "runs").exists()
     again = invoke("source", domain_dir, "--out", out, "--base", tiny_models.base, *QUICK)
     assert again.exit_code == 2
-    assert "exists: choose another place, or pass --overwrite" in again.stderr
+    assert "exists: choose another place, or allow to overwrite it" in again.stderr
 
 
 def test_a_target_integrates_its_sources(domain_dir: Path, tiny_models: Any, tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_lint_finds_empty_files(tmp_path: Path) -> None:
 
 
 def test_lint_refuses_what_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no folder at .*absent"):
+    with pytest.raises(DataError, match=r"no folder at .*absent \(it does not exist\)"):
         lint([tmp_path / "absent"])
     with pytest.raises(DataError, match=r"holds no catalogue: expected items.parquet"):
         lint([tmp_path])

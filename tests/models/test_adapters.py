@@ -267,6 +267,15 @@ def test_a_setting_outside_its_limits_is_named(change: dict[str, Any], adapter: 
         read_adapter(adapter, bert)
 
 
+@pytest.mark.parametrize("name", ["r", "lora_alpha", "peft_type"])
+def test_a_setting_that_is_not_there_is_named(name: str, adapter: Path, bert: Base) -> None:
+    settings = json.loads((adapter / ADAPTER_CONFIG).read_text())
+    del settings[name]
+    (adapter / ADAPTER_CONFIG).write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(BundleError, match=rf"adapter_config\.json: {name} is missing: copy or train the model again"):
+        read_adapter(adapter, bert)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_numbers_that_are_not_finite(value: float, adapter: Path, bert: Base) -> None:
     change_tensors(adapter, lambda t: {key: value + tensor for key, tensor in t.items()})

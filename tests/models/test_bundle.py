@@ -16,7 +16,7 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from model_families import fresh_base, randomise
-from xcrossrec.exceptions import BundleError
+from xcrossrec.exceptions import BundleError, DataError
 from xcrossrec.models import bundle
 from xcrossrec.models.adapters import read_adapter
 from xcrossrec.models.kinds import build_model, kind_of
@@ -175,6 +175,6 @@ def test_a_folder_that_is_no_model_is_never_replaced(make_model: Callable[..., M
     (tmp_path / "thesis.txt").write_text("dear to someone", encoding="utf-8")
     with pytest.raises(BundleError, match="exists and is no xcrossrec model: it is not replaced"):
         bundle.save(make_model(), tmp_path, {}, overwrite=True)
-    with pytest.raises(BundleError, match="is no xcrossrec model"):
+    with pytest.raises(DataError, match=r"thesis\.txt is a file and no folder: choose another place"):
         bundle.save(make_model(), tmp_path / "thesis.txt", {}, overwrite=True)
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "dear to someone"

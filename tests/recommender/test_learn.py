@@ -273,7 +273,7 @@ def test_the_command_forgets_in_models_and_catalogues(known: Path, tmp_path: Pat
     assert recorded_purchases(tmp_path / "c").table().rows() == [("bo", "i5", None)]
     nowhere = CliRunner().invoke(app, ["forget", "u0", str(tmp_path / "no")])
     assert nowhere.exit_code == 2
-    assert "does not exist: give what `xcrossrec train` wrote" in nowhere.stderr
+    assert "does not exist: check the path" in nowhere.stderr
 
 
 def test_a_pair_model_learns_nothing(tiny_models: Any) -> None:

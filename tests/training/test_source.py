@@ -142,7 +142,7 @@ def test_an_existing_result_is_refused_before_the_work(
     two_sources: list[Path], tiny_base: str, target_domain: Domain, settings: Settings
 ) -> None:
     before = digest(two_sources[0])
-    with pytest.raises(BundleError, match="first exists: choose another place, or pass --overwrite"):
+    with pytest.raises(BundleError, match="first exists: choose another place, or allow to overwrite it"):
         train_source(target_domain, two_sources[0], config=settings(), base=tiny_base)
     assert digest(two_sources[0]) == before
 

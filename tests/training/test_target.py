@@ -182,7 +182,7 @@ def test_an_existing_result_is_refused_or_replaced(
 ) -> None:
     out = tmp_path / "copy"
     shutil.copytree(trained, out)
-    with pytest.raises(BundleError, match="copy exists: choose another place, or pass --overwrite"):
+    with pytest.raises(BundleError, match="copy exists: choose another place, or allow to overwrite it"):
         train_target(target_domain, two_sources, out, integration=XCROSS, config=settings())
     train_target(
         target_domain,
@@ -276,7 +276,7 @@ def test_one_source_is_refused(
 
 
 def test_a_missing_source(two_sources: list[Path]) -> None:
-    with pytest.raises(BundleError, match="adapter folder '/no/such/adapter' does not exist: check the path"):
+    with pytest.raises(BundleError, match="/no/such/adapter is no adapter: it has no adapter_config"):
         build_target_model([two_sources[0], "/no/such/adapter"], XCROSS)
 
 

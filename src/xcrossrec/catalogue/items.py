@@ -15,11 +15,11 @@ from xcrossrec.catalogue.kept import is_catalogue, open_kept, shown
 from xcrossrec.catalogue.stored_item import OWN, StoredItem
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.given import Table, as_frame
-from xcrossrec.data.interactions import check_columns, is_empty_title
+from xcrossrec.data.interactions import check_columns
 from xcrossrec.data.readers.items import understood
 from xcrossrec.data.readers.tables import read_item_file
 from xcrossrec.data.store import read_domain
-from xcrossrec.data.text import DESCRIPTION, ItemText, clean_text
+from xcrossrec.data.text import DESCRIPTION, ItemText, clean_text, is_empty_title
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, TITLE, is_url
 

@@ -38,7 +38,7 @@ from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.copurchase import user_hash
 from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import BundleError, NoCatalogueError, StorageError, XCrossRecError
-from xcrossrec.replacing import force_to_disk, replacing_folder
+from xcrossrec.replacing import force_to_disk, is_free, replacing_folder
 
 log = logging.getLogger(__name__)
 
@@ -346,10 +346,8 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     Raises:
         BundleError: the folder is taken.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if is_free(folder, overwrite=overwrite):
         return
-    if not overwrite:
-        raise BundleError(f"{folder} exists: choose another place, or allow to overwrite it (--overwrite)")
     if not is_catalogue(folder):
         raise BundleError(f"{folder} exists and is no catalogue: it is not replaced, choose another place")
     try:

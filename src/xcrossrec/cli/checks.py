@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from xcrossrec.cli.console import log
 from xcrossrec.exceptions import BundleError, DataError, ModelError
-from xcrossrec.replacing import check_folder, leftovers
+from xcrossrec.replacing import check_folder, is_free, leftovers, state_of
 from xcrossrec.types import is_url
 
 if TYPE_CHECKING:
@@ -34,12 +34,7 @@ def check_model(folder: Path, base: str | None = None) -> None:
         ModelError: see :func:`check_base`.
     """
     check_base(base)
-    if not folder.is_dir():
-        raise BundleError(f"model folder {str(folder)!r} does not exist: check the path{leftovers(folder)}")
-    if not any((folder / name).is_file() for name in MODEL):
-        raise BundleError(
-            f"{folder} is no model: it has none of {', '.join(MODEL)}; give the folder of a bundle or an adapter"
-        )
+    _check_place(folder, "model", MODEL, "give the folder of a bundle or an adapter")
 
 
 def stated_text(folder: Path) -> ItemText | None:
@@ -58,10 +53,14 @@ def check_adapter(folder: Path) -> None:
     Raises:
         BundleError: no such folder, or one without an adapter.
     """
+    _check_place(folder, "adapter", (ADAPTER,), "train one with `xcrossrec train source`")
+
+
+def _check_place(folder: Path, kind: str, files: Sequence[str], remedy: str) -> None:
     if not folder.is_dir():
-        raise BundleError(f"adapter folder {str(folder)!r} does not exist: check the path")
-    if not (folder / ADAPTER).is_file():
-        raise BundleError(f"{folder} is no adapter: it has no {ADAPTER}; train one with `xcrossrec train source`")
+        raise BundleError(f"{kind} folder {str(folder)!r} {state_of(folder)}: check the path{leftovers(folder)}")
+    if not any((folder / name).is_file() for name in files):
+        raise BundleError(f"{folder} is no {kind}: it has none of {', '.join(files)}; {remedy}")
 
 
 def check_category(folder: Path, *, new: bool = False) -> None:
@@ -149,7 +148,7 @@ def check_catalogue(folder: Path | str) -> None:
         BundleError: no such folder, or none that 'catalog build' made.
     """
     if not is_kept(folder):
-        why = "holds no catalogue" if Path(folder).exists() else "does not exist"
+        why = "holds no catalogue" if Path(folder).is_dir() else state_of(folder)
         raise BundleError(
             f"{folder} {why}: check the path, or make one with  xcrossrec catalog build MODEL ITEMS --out {folder}"
         )
@@ -162,11 +161,8 @@ def check_free(out: Path | str, overwrite: bool) -> None:
         BundleError: it is there and may not be replaced.
         DataError: see :func:`check_folder`.
     """
-    if is_url(out):
-        return
-    check_folder(Path(out))
-    if (out := Path(out)).exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
-        raise BundleError(f"{out} exists: choose another place, or allow to overwrite it (--overwrite)")
+    if not is_url(out):
+        is_free(Path(out), overwrite=overwrite)
 
 
 def check_file(out: Path) -> None:

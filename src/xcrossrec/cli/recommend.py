@@ -27,6 +27,7 @@ from xcrossrec.cli.console import (
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.exceptions import DataError
 from xcrossrec.filters import Filters
+from xcrossrec.replacing import state_of
 
 if TYPE_CHECKING:
     from xcrossrec.answers import Explanation, Recommendation
@@ -166,7 +167,7 @@ def recommend_batch(
     check_file(out)
     check_engine(engine)
     if not users.is_file():
-        raise DataError(f"the users' file {users} does not exist: give a Parquet file with user_id and history")
+        raise DataError(f"the users' file {users} {state_of(users)}: give a Parquet file with user_id and history")
     prepare("serve")
     from xcrossrec.recommender.job import job_of, open_users
     from xcrossrec.recommender.job import recommend_batch as run

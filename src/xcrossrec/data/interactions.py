@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,7 @@ from jaxtyping import Int64
 from xcrossrec.data.domain import Domain, user_runs
 from xcrossrec.data.given import Table, as_frame
 from xcrossrec.data.store import manifest_of
-from xcrossrec.data.text import (
-    ABSENT,
-    BRAND,
-    CANONICAL,
-    CATEGORY,
-    IN_STOCK,
-    NOTHING,
-    PRICE,
-    ItemText,
-    clean_text,
-    has_entity,
-    plain,
-)
+from xcrossrec.data.text import ABSENT, CANONICAL, PRICE, ItemText, clean_titles, has_entity, is_empty_title, plain
 from xcrossrec.data.times import SUBSECOND, faults, times, unit_of, whole_numbers
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
@@ -32,6 +21,7 @@ from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Spli
 EXAMPLES = 5  # how many values a message or a manifest names
 _BOOLEANS = {"true": True, "t": True, "yes": True, "1": True, "false": False, "f": False, "no": False, "0": False}
 _ROW = "__row"
+_SEVERAL = re.compile(r"\s*[,;|]\s*")
 _LARGEST = 2**62
 
 
@@ -105,20 +95,6 @@ def order(interactions: pl.DataFrame) -> pl.DataFrame:
     return ordered.with_columns(pl.Series(POSITION, numbers))
 
 
-def clean_titles(items: pl.DataFrame) -> pl.DataFrame:
-    """Make titles fit for a prompt: HTML to text, one space for any whitespace, trimmed; brands and categories too.
-
-    A missing title becomes the empty text, an empty brand or category none.
-    """
-    others = [clean_text(items[name]) for name in (BRAND, CATEGORY) if name in items.columns]
-    return items.with_columns(clean_text(items[TITLE], title=True), *(each.set(each == "", None) for each in others))
-
-
-def is_empty_title() -> pl.Expr:
-    """Tell, as an expression, whether ``title`` is missing, blank or what pandas writes for missing."""
-    return pl.col(TITLE).fill_null("").str.strip_chars().str.contains(rf"^$|{NOTHING}")
-
-
 def build_domain(
     name: str,
     items: Table,
@@ -163,7 +139,7 @@ def build_domain(
     bought = pl.concat([frame.select(ITEM) for frame in splits.values()])
     unknown = bought.join(catalogue, on=ITEM, how="anti", maintain_order="left")
     if catalogue.height and unknown.height:
-        refuse_unknown(name, unknown[ITEM])
+        refuse_unknown(name, unknown[ITEM], catalogue[ITEM])
     return checked_domain(name, catalogue, splits, manifest or {}, text)
 
 
@@ -304,19 +280,15 @@ def _typed(what: str, items: pl.DataFrame) -> pl.DataFrame:
         if dtype in (pl.Binary, pl.Duration, pl.Object):
             raise DataError(f"{what} have {name} of type {dtype}: make it text, or leave it out")
     columns = {name: plain(items[name]) for name in items.columns if name != ITEM}
-    for name in [name for name in (PRICE, IN_STOCK) if name in known]:
+    for name in [name for name in known if CANONICAL[name] != pl.String]:
         given = columns[name].str.strip_chars().str.to_lowercase()
         given = given.set(given.is_in(["", *ABSENT]), None)
         prices = given.cast(pl.Float64, strict=False)
         values = (
             prices.set(prices.is_infinite(), None) if name == PRICE else given.replace_strict(_BOOLEANS, default=None)
         )
-        if (bad := values.is_null() & given.is_not_null()).any():
-            expected = "a number" if name == PRICE else "true or false"
-            raise DataError(
-                f"{what} have {name} {given.filter(bad)[0]!r} in row {bad.arg_max()} (from 0; {bad.sum()} rows in "
-                f"all): write {expected}, or nothing"
-            )
+        expected = "a number" if name == PRICE else "true or false"
+        _refuse(what, given, values.is_null() & given.is_not_null(), f"write {expected}, or nothing")
         columns[name] = values.cast(CANONICAL[name])
     order = dict.fromkeys([TITLE, *known, *columns])
     return pl.DataFrame([items[ITEM], *(columns[name].alias(name) for name in order)])
@@ -341,12 +313,15 @@ def _timed(what: str, frame: pl.DataFrame) -> pl.DataFrame:
     unit = unit_of(given)
     moments = times(given, unit)
     for bad, message in faults(given, moments, unit):
-        if bad.any():
-            row = bad.arg_true()[0]
-            raise DataError(
-                f"{what} have {TIMESTAMP} {given[row]!r} in row {row} (from 0; {bad.sum()} in all), which {message}"
-            )
+        _refuse(what, given, bad, f"it {message}")
     return frame.with_columns(moments)
+
+
+def _refuse(what: str, given: pl.Series, bad: pl.Series, remedy: str) -> None:
+    if bad.any():
+        row = bad.arg_true()[0]
+        value = f"{given.name} {given[row]!r} in row {row} (from 0; {bad.sum()} rows in all)"
+        raise DataError(f"{what} have {value}: {remedy}")
 
 
 def _text_ids(what: str, frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
@@ -369,24 +344,27 @@ def _placed(what: str, frame: pl.DataFrame) -> pl.DataFrame:
     """Make positions int64; what is no whole number is refused."""
     given = frame[POSITION]
     whole = whole_numbers(given) if given.dtype.is_numeric() or given.dtype == pl.String else given.clear(len(given))
-    if (bad := whole.is_null()).any():
-        row = bad.arg_true()[0]
-        raise DataError(
-            f"{what} have {POSITION} {given[row]!r} in row {row} (from 0; {bad.sum()} rows in all), "
-            "expected a whole number: correct or remove these rows"
-        )
+    _refuse(what, given, whole.is_null(), "write a whole number, or remove these rows")
     return frame.with_columns(whole.alias(POSITION))
 
 
-def refuse_unknown(name: str, items: pl.Series, catalogue: pl.Series | None = None) -> None:
-    """Refuse interactions whose items the catalogue lacks; ``catalogue`` has its ids, if it lacks all of them.
+def refuse_unknown(name: str, items: pl.Series, catalogue: pl.Series, *, every: bool = False) -> None:
+    """Refuse interactions whose items the catalogue lacks; ``every`` if it lacks all of them.
 
     Raises:
         DataError: always.
     """
     ids = items.unique(maintain_order=True)
+    several = [each for each in ids.head(EXAMPLES) if _SEVERAL.search(each)]
+    listed = [each for each in several if pl.Series(_SEVERAL.split(each)).is_in(catalogue.implode()).all()]
+    alike = written_otherwise(ids, catalogue)
     remedy = "complete the catalogue, or leave them out (data import --unknown-items drop)"
-    if catalogue is not None and catalogue.len():
+    if listed:
+        remedy = f"{listed[0]!r} lists several items: write a row, or an entry of a list (JSON), for each of them"
+    elif alike:
+        pairs = ", ".join(f"{own!r} is {there!r}" for own, there in list(alike.items())[:2])
+        remedy = f"{len(alike):,} of these are there, but written otherwise ({pairs}): write ids alike in both tables"
+    elif every and catalogue.len():
         remedy = (
             f"these are all, and there ids are like {_examples(catalogue)}; name the column that both tables have "
             "(--column item=NAME, once for each where the names differ)"
@@ -395,6 +373,16 @@ def refuse_unknown(name: str, items: pl.Series, catalogue: pl.Series | None = No
         f"domain {name!r} has {items.len():,} interactions with {ids.len():,} items that its "
         f"catalogue lacks ({_examples(ids)}): {remedy}"
     )
+
+
+def written_otherwise(ids: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """Ids that are those of others but for what exports change: case, blanks, zeros in front, ``.0``, commas."""
+
+    def plain(text: str) -> str:
+        return re.sub(r"[\s,]|\.0+$", "", text).lstrip("0").casefold()
+
+    forms = {plain(each): each for each in others}
+    return {each: form for each in ids if (form := forms.get(plain(each))) is not None}
 
 
 def _examples(values: pl.Series) -> str:

@@ -79,7 +79,7 @@ def by_time(interactions: pl.DataFrame, *, validation: float, test: float) -> di
 
 def _starts(what: str, count: int, validation: float, test: float) -> tuple[int, int]:
     """Where validation begins, and test, when so many users or purchases are in their order."""
-    if min(validation, test) < 0 or validation + test >= 1:
+    if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise ConfigError(
             f"the shares of {what}, validation {validation} and test {test}, must be 0 or more and leave some "
             "for train: make their sum less than 1"

@@ -17,7 +17,7 @@ from xcrossrec._version import __version__
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import ConfigError, DataError
-from xcrossrec.replacing import check_folder, replacing_folder
+from xcrossrec.replacing import as_path, check_folder, replacing_folder, state_of
 from xcrossrec.types import SPLITS
 
 FORMAT_VERSION = 2
@@ -74,7 +74,7 @@ def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -
     """
     if not isinstance(domain, Domain):
         raise DataError(f"a {type(domain).__name__} is no domain: make one with xcrossrec.data.build_domain")
-    path = Path(path)
+    path = as_path(path)
     refuse_taken(path, overwrite=overwrite)
     with replacing_folder(path) as temporary:
         tables = {ITEMS_FILE: domain.items, **{f"{s}.parquet": domain.interactions[s] for s in domain.splits}}
@@ -96,7 +96,7 @@ def read_domain(path: Path | str) -> Domain:
         DataError: no such folder, not a domain, another format version, a file missing or damaged, or
             contents that differ from the manifest's fingerprint.
     """
-    path = Path(path)
+    path = as_path(path)
     manifest = read_manifest(path)
     _check_files(path, manifest)
     splits = [split for split in SPLITS if split in manifest["counts"]["interactions"]]
@@ -145,7 +145,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     file = path / MANIFEST
     if not path.is_dir():
-        raise DataError(f"no domain folder at {path}: make one with  xcrossrec data import ... --out {path}")
+        raise DataError(f"no domain folder at {path} (it {state_of(path)}): make one with  xcrossrec data import")
     if not file.is_file():
         raise DataError(
             f"{path} is not a domain folder (it has no {MANIFEST}): give a folder made by xcrossrec data import"

@@ -262,6 +262,20 @@ def clean_text(column: pl.Series, *, title: bool = False) -> pl.Series:
     return texts if title else texts.set(texts.str.contains(NOTHING), "")
 
 
+def clean_titles(items: pl.DataFrame) -> pl.DataFrame:
+    """Make titles fit for a prompt: HTML to text, one space for any whitespace, trimmed; brands and categories too.
+
+    A missing title becomes the empty text, an empty brand or category none.
+    """
+    others = [clean_text(items[name]) for name in (BRAND, CATEGORY) if name in items.columns]
+    return items.with_columns(clean_text(items[TITLE], title=True), *(each.set(each == "", None) for each in others))
+
+
+def is_empty_title() -> pl.Expr:
+    """Tell, as an expression, whether ``title`` is missing, blank or what pandas writes for missing."""
+    return pl.col(TITLE).fill_null("").str.strip_chars().str.contains(rf"^$|{NOTHING}")
+
+
 def clean(value: object, *, title: bool = False) -> str:
     """Make one value plain text, as :func:`clean_text` does a column."""
     if isinstance(value, bool):

@@ -32,17 +32,16 @@ _OFFSET = r"(Z|[+-]\d\d:?\d\d)$"
 # Seconds of the years 2000 to 5138. In a finer unit the same number is a day of 1970 (up to 1973): the unit
 # is then wrong.
 EARLIEST_S, LATEST_S = 946_684_800, 99_999_999_999
-_DATED = re.compile(r"dat|fecha|day|tag$|jour|dia$|[_ ](at|on)$", re.IGNORECASE)
 _DAYS, _DAY_OF_1970 = (36_526, 54_789), 25_569  # 2000 to 2050, as spreadsheets number them
 
 
-def unit_of(values: pl.Series, called: str = "") -> TimeUnit:
+def unit_of(values: pl.Series, *, dated: bool = False) -> TimeUnit:
     """Tell the unit of times by the first that is there: what is no number, or reads 20260131, is ISO 8601.
 
     Of other numbers, those below 10^11 are seconds (until the year 5138), others milliseconds below 10^14, and so on.
     Of 1/31/2026 and 31/1/26 a number above 12 tells which is the day; where none does, or both, they are not read, nor
-    are 26/1/31, of which the last number takes more values than the day. In a column ``called`` like a date numbers are
-    a spreadsheet's days (45231.75 is 2023-11-01 18:00) if all lie between 2000 and 2050.
+    are 26/1/31, of which the last number takes more values than the day. In a column called like a date (``dated``)
+    numbers are a spreadsheet's days (45231.75 is 2023-11-01 18:00) if all lie between 2000 and 2050.
     """
     if values.dtype.is_temporal():
         return "iso"
@@ -53,7 +52,9 @@ def unit_of(values: pl.Series, called: str = "") -> TimeUnit:
         late = [bool((days[group].cast(pl.Int64) > 12).any()) for group in ("1", "2")]
         many = days["3"].n_unique() > days["1" if late[0] else "2"].n_unique()
         return "iso" if late[0] == late[1] or many else "dmy" if late[0] else "mdy"
-    if _DATED.search(called) and _days(text).is_between(*_DAYS).any() and _days(values).is_between(*_DAYS).all():
+    numbers = values.cast(pl.String).str.strip_chars().to_frame("day").select(_number(pl.col("day"))).to_series()
+    inside = numbers.is_between(*_DAYS)
+    if dated and inside.filter(values.is_not_null()).head(1).any() and inside.all():
         return "days"
     if first.null_count() or text.str.contains(_COMPACT).any():
         return "iso"
@@ -70,17 +71,39 @@ def times(values: pl.Series, unit: TimeUnit) -> pl.DataFrame:
     if unit in PER_SECOND:
         return _numbers(values, PER_SECOND[unit])
     if unit == "days":
-        return _parts(((_days(values) - _DAY_OF_1970) * 86_400_000).round().cast(pl.Int64, strict=False), 1000)
+        texts = values.cast(pl.String).str.strip_chars().to_frame("day")
+        return _parts(texts.select(_counted(pl.col("day"))).to_series().to_physical(), 1000)
     text = values.cast(pl.String).str.strip_chars().str.strip_suffix(".0")
     if unit in _TURNED:
         text = text.str.replace(_SLASHES, _TURNED[unit]).str.replace(r"^(\d\d)-", "20${1}-")
     return _iso(text)
 
 
-def _days(values: pl.Series) -> pl.Series:
-    """Give numbers, also with a decimal comma."""
-    text = values.cast(pl.String).str.strip_chars().str.replace(",", ".", literal=True)
-    return text.cast(pl.Float64, strict=False)
+def instants(values: pl.Series) -> pl.Series:
+    """Give times in whatever unit as nanoseconds since 1970; null where a value is no time."""
+    parts = times(values, unit_of(values))
+    return parts[TIMESTAMP] * _NANO + parts[SUBSECOND]
+
+
+def on_a_day(day: pl.Expr, clock: pl.Expr) -> pl.Expr:
+    """Write a date and a time of day, both text, as one: a midnight beside the one and a day beside the other go.
+
+    Either may be as spreadsheets number it (45231 and 0.75); a clock may be hours alone.
+    """
+    numbered = _counted(pl.when(_number(day).is_between(*_DAYS)).then(day))
+    written = pl.when(clock.is_null()).then(numbered.dt.to_string("%F %T")).otherwise(numbered.dt.to_string("%F"))
+    date = pl.coalesce(written, day.str.replace(r"[ T]0?0:00(:00(\.0+)?)?Z?$", ""))
+    hours = _counted(pl.when(clock.str.contains(r"^0?[.,]\d+$")).then(clock)).dt.to_string("%T")
+    hours = pl.coalesce(hours, clock.str.replace(r"^(\d\d?)(\.0)?$", "$1:00").str.replace(r"^.*?(\d\d?:\d\d)", "$1"))
+    return pl.when(date.is_not_null()).then(pl.concat_str(date, hours, separator=" ", ignore_nulls=True))
+
+
+def _counted(days: pl.Expr) -> pl.Expr:
+    return ((_number(days) - _DAY_OF_1970) * 86_400_000).round().cast(pl.Int64, strict=False).cast(pl.Datetime("ms"))
+
+
+def _number(text: pl.Expr) -> pl.Expr:
+    return text.str.replace(",", ".", literal=True).cast(pl.Float64, strict=False)
 
 
 def _parts(numbers: pl.Series, per: int) -> pl.DataFrame:

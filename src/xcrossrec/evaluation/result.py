@@ -19,7 +19,7 @@ from xcrossrec.data.store import read_parquet, readable
 from xcrossrec.exceptions import DataError
 from xcrossrec.metrics.ranking import METRICS
 from xcrossrec.metrics.significance import mean_interval
-from xcrossrec.replacing import replacing_file
+from xcrossrec.replacing import as_path, replacing_file
 from xcrossrec.types import NEGATIVES, USER, Negatives
 
 KIND = "negatives"
@@ -115,7 +115,7 @@ class Evaluation:
         Raises:
             DataError: no such file, not Parquet, not written by ``xcrossrec evaluate``, or incomplete.
         """
-        path = Path(path)
+        path = as_path(path)
         if not path.is_file():
             raise DataError(f"no results file at {path}: make one with  xcrossrec evaluate ... --out {path}")
         with readable(path, "evaluate again"):

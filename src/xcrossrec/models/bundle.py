@@ -34,7 +34,7 @@ from xcrossrec.models.purchases import Purchases
 from xcrossrec.models.recipe import ModuleList, read_dense
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.xcross.encoder import XCrossEncoder
-from xcrossrec.replacing import leftovers, replacing_folder
+from xcrossrec.replacing import as_path, is_free, leftovers, replacing_folder, state_of
 from xcrossrec.types import PoolingMode, Scoring
 
 _LOG = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def save_tables(path: Path | str, tables: Mapping[str, pl.DataFrame]) -> None:
         BundleError: no model there, or a damaged one.
         StorageError: the disk refuses.
     """
-    path = Path(path)
+    path = as_path(path)
     manifest = read_bundle_manifest(path)
     verify_files(path, manifest["files"], besides=MANIFEST, apart=BASE_FOLDER)
     with replacing(path, overwrite=True) as folder:
@@ -143,11 +143,8 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         BundleError: ``path`` exists and is no xcrossrec model, or may not be replaced.
     """
-    if path.exists():
-        if not overwrite:
-            raise BundleError(f"{path} exists: choose another place, or allow to overwrite it")
-        if not path.is_dir() or (any(path.iterdir()) and not (path / MANIFEST).exists()):
-            raise BundleError(f"{path} exists and is no xcrossrec model: it is not replaced, choose another place")
+    if not is_free(path, overwrite=overwrite) and not (path / MANIFEST).exists():
+        raise BundleError(f"{path} exists and is no xcrossrec model: it is not replaced, choose another place")
     with replacing_folder(path) as folder:
         yield folder
         if (base := path / BASE_FOLDER).is_symlink():
@@ -162,9 +159,9 @@ def read_bundle_manifest(path: Path | str) -> dict[str, Any]:
     Raises:
         BundleError: no folder, not ours, not finished, or of another format.
     """
-    folder = Path(path)
+    folder = as_path(path)
     if not folder.is_dir():
-        raise BundleError(f"model folder {str(folder)!r} does not exist: check the path{leftovers(folder)}")
+        raise BundleError(f"model folder {str(folder)!r} {state_of(folder)}: check the path{leftovers(folder)}")
     manifest = read_manifest(folder)
     if not manifest:
         raise BundleError(f"{folder} has no {MANIFEST}: it is no xcrossrec model, or was not written to its end")
@@ -196,7 +193,7 @@ def load(path: Path | str, *, base: AnyBase | None = None, trainable: bool = Fal
         BundleError: incomplete, changed, foreign or unsafe content.
         BaseMismatchError: no base is there that has the digest of the training, or the given one has another.
     """
-    folder = Path(path)
+    folder = as_path(path)
     if (folder / MANIFEST).exists() or not saved_without_manifest(folder):
         manifest = read_bundle_manifest(folder)
         verify_files(folder, manifest["files"], besides=MANIFEST, apart=BASE_FOLDER)

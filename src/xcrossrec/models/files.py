@@ -79,6 +79,8 @@ def what_does_not_fit(error: ValidationError) -> str:
     """Name the first value that is not as a schema says, and why."""
     first = error.errors(include_url=False, include_context=False)[0]
     place = ".".join(map(str, first["loc"]))[:200] or "everything"
+    if first["type"] == "missing":
+        return f"{place} is missing"
     return f"{place} is {reprlib.repr(first['input'])} ({first['msg'].removeprefix('Value error, ')})"
 
 

@@ -29,7 +29,7 @@ from xcrossrec.models.model import encoder_of
 from xcrossrec.progress import stage
 from xcrossrec.recommender.questions import Answer, Question
 from xcrossrec.recommender.recommender import HISTORY, Recommender
-from xcrossrec.replacing import replacing_file
+from xcrossrec.replacing import replacing_file, state_of
 from xcrossrec.types import USER
 
 USERS_AT_ONCE = 512
@@ -153,7 +153,7 @@ def open_users(path: Path | str) -> pq.ParquetFile:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"the users' file {path} does not exist: give a Parquet file with {USER} and {HISTORY}")
+        raise DataError(f"the users' file {path} {state_of(path)}: give a Parquet file with {USER} and {HISTORY}")
     with readable(path, "write the users as Parquet", pa.ArrowException):
         source = pq.ParquetFile(path)
     schema = source.schema_arrow

@@ -23,12 +23,12 @@ from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.progress import Stage, showing, stage, to_stderr
 from xcrossrec.prompts import item_texts
-from xcrossrec.replacing import claimed
+from xcrossrec.replacing import claimed, is_free
 from xcrossrec.training.batches import EpochOfBatches, HeldOutApart, UserBatches
 from xcrossrec.training.checkpoints import WholeCheckpoints, prepare_work, state_of
 from xcrossrec.training.groups import parameter_groups
 from xcrossrec.training.kinds import TRAININGS, SharedBatches, on_cpu
-from xcrossrec.training.places import refuse_existing, work_folder
+from xcrossrec.training.places import work_folder
 from xcrossrec.training.processes import joined
 from xcrossrec.training.trackers import Tracker, arguments_of, check_tracker, tracker_callbacks
 
@@ -81,7 +81,7 @@ def working(out: Path, overwrite: bool, report_to: Tracker) -> Iterator[Path]:
         ConfigError, MissingExtraError: no such tracker; or a GPU would be idle.
         DataError: another process is at work in the folder.
     """
-    refuse_existing(out, overwrite)
+    is_free(out, overwrite=overwrite)
     check_tracker(report_to)
     work = work_folder(out)
     with claimed(work) if joined(on_cpu=on_cpu()).first else nullcontext():

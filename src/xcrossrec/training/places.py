@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xcrossrec.exceptions import BundleError, OtherRunError
-from xcrossrec.replacing import check_folder
+from xcrossrec.exceptions import OtherRunError
 
 RUN_FILE = "training.json"
 """Of an unfinished training: what must be the same for it to go on."""
 
 CHECKPOINT_FILES = "files.json"
 """Of a checkpoint that was written to its end."""
-
-
-def refuse_existing(out: Path, overwrite: bool) -> None:
-    """Stop before the work, not after it.
-
-    Raises:
-        BundleError: ``out`` exists and may not be replaced.
-        DataError: it cannot be a folder.
-    """
-    check_folder(out)
-    if out.exists() and not overwrite:
-        raise BundleError(f"{out} exists: choose another place, or pass --overwrite")
 
 
 def work_folder(out: Path) -> Path:

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from xcrossrec.config import Integration, TrainingConfig, target_config
 from xcrossrec.data.domain import Domain
-from xcrossrec.exceptions import BundleError, ModelError
+from xcrossrec.exceptions import ModelError
 from xcrossrec.models.adapters import ADAPTER_WEIGHTS, Adapter, base_of, read_adapter, read_manifest
 from xcrossrec.models.base import Base
 from xcrossrec.models.encoder import read_recipe
@@ -24,6 +24,7 @@ from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model
 from xcrossrec.models.pair_attention import choose_pair_attention
 from xcrossrec.models.xcross.encoder import XCrossEncoder
+from xcrossrec.replacing import as_path
 from xcrossrec.training.checkpoints import forget_checkpoints
 from xcrossrec.training.day_one import with_day_one
 from xcrossrec.training.inheritance import inherit_head, pair_start_of
@@ -83,7 +84,7 @@ def train_target(
         ConfigError: several GPUs are visible to one process, or no such tracker.
         MissingExtraError: the tracker is not installed.
     """
-    out = Path(out)
+    out = as_path(out)
     integration = integration or Integration()
     with working(out, overwrite, report_to) as work:
         every = domain.sequences("train")
@@ -137,9 +138,6 @@ def build_target_model(
     if len(sources) < 2:
         raise ModelError(f"integration needs at least 2 sources, got {len(sources)}: pass --source once more")
     folders = [Path(source) for source in sources]
-    for folder in folders:
-        if not folder.is_dir():
-            raise BundleError(f"adapter folder {str(folder)!r} does not exist: check the path")
     found = _as_sources_read(base_of(folders, base), folders)
     names = source_names(folders)
     adapters = [read_adapter(folder, found, name=n, strict=strict) for folder, n in zip(folders, names, strict=True)]

@@ -212,6 +212,10 @@ def bought_when(path: Path, columns: Columns | None = None) -> list[tuple[str, s
         ("sale_date,sale_hour", ["2026-01-02,14", "2026-01-02,9"]),
         ("InvoiceDate,InvoiceTime", ["2026-01-02,1899-12-30 14:05:00", "2026-01-02,0 days 09:30:00"]),
         ("ERDAT,ERZET", ["20260102,140500", "20260102,093000"]),
+        ("order_date,order_time", ["46024,14:05", "46024,09:30", "46054.25,"]),
+        ("order_date,order_time", ["46024,0.586805556", "46024.0,0.395833333"]),
+        ("order_date,order_time", ["46024.586805556,14:05", "46024.395833333,09:30"]),
+        ("order_date,order_time", ["2026-01-02T00:00:00Z,14:05", "2026-01-02T00:00:00Z,09:30"]),
     ],
 )
 def test_a_date_and_a_time_of_day_are_one_time(
@@ -225,6 +229,24 @@ def test_a_date_and_a_time_of_day_are_one_time(
     hours = ("14:00:00", "09:00:00") if "hour" in head else ("14:05:00", "09:30:00")
     assert [time for _, time in found][:2] == [f"2026-01-02 {hour}" for hour in reversed(hours)]
     assert f"{tmp_path / 'x.csv'}: a time is {day!r} and {clock!r} together" in caplog.messages
+
+
+def test_how_files_are_read_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for name, day in (("a", "46024"), ("b", "46025")):
+        text = f"user,sku,name,date,time\nu,{name},Öl,{day},14:05\n"
+        (tmp_path / "all").mkdir(exist_ok=True)
+        (tmp_path / "all" / f"{name}.csv").write_bytes(text.encode("cp1252"))
+    items = tmp_path / "all" / "a.csv"
+    domain = import_domain(
+        "d", None, Inputs(tmp_path / "all", [items, tmp_path / "all" / "b.csv"]), Recipe(split="none")
+    )
+    assert domain.interactions["train"]["item_id"].to_list() == ["a", "b"]
+    assert sum("together" in message for message in caplog.messages) == 1
+    assert [message for message in caplog.messages if "Windows-1252" in message] == [
+        f"{tmp_path / 'all' / name} is read as Windows-1252 (line 2: byte 0xd6 is not UTF-8); --encoding names another"
+        for name in ("a.csv", "b.csv")
+    ]
 
 
 def test_a_time_of_day_may_be_typed_named_or_left_out(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def lint(domains: Domain | Path | str | Sequence[Domain | Path | str]) -> Report
     Raises:
         DataError: a folder that does not exist, holds no such files, or files that cannot be read.
     """
-    several = [domains] if isinstance(domains, (Domain, Path, str)) else domains
+    several = domains if isinstance(domains, Sequence) and not isinstance(domains, str | bytes) else [domains]
     tables = [load_tables(domain) for domain in several]
     findings = [found for table in tables for check in (*DOMAIN_CHECKS, *_FIELDS) for found in check(table)]
     findings += [found for first, second in combinations(tables, 2) for found in _overlaps(first, second)]

@@ -7,11 +7,11 @@ from itertools import combinations
 
 import polars as pl
 
-from xcrossrec.data.interactions import is_empty_title
+from xcrossrec.data.interactions import written_otherwise
 from xcrossrec.data.lint.report import EXAMPLES, Finding, Severity, finding
 from xcrossrec.data.lint.tables import NEEDED, Tables, is_blank
 from xcrossrec.data.splitting import SAME_USERS, bought_after
-from xcrossrec.data.text import has_entity
+from xcrossrec.data.text import has_entity, is_empty_title
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
 LONG_TITLE_WORDS = 40
@@ -118,13 +118,12 @@ def check_id_types(tables: Tables) -> Iterator[Finding]:
 def check_known_items(tables: Tables) -> Iterator[Finding]:
     """Find interactions with items that the catalogue lacks, or writes in another way."""
     known = set(tables.items[ITEM])
-    forms = {_item_form(item): item for item in known}
     for split, frame in tables.splits.items():
         unknown = [item for item in frame[ITEM].unique(maintain_order=True) if item not in known]
-        alike = [f"{item!r} is {forms[_item_form(item)]!r}" for item in unknown if _item_form(item) in forms]
+        alike = written_otherwise(unknown, tables.items[ITEM])
         message = "item ids are written in another way than in the catalogue: write them alike"
-        yield from finding("id_mismatch", tables.name, split, alike, message)
-        missing = [item for item in unknown if _item_form(item) not in forms]
+        yield from finding("id_mismatch", tables.name, split, [f"{u!r} is {i!r}" for u, i in alike.items()], message)
+        missing = [item for item in unknown if item not in alike]
         rows = int(frame[ITEM].is_in(missing).sum())
         message = f"items ({rows:,} interactions) are not in the catalogue: complete it, or drop them"
         yield from finding("unknown_item", tables.name, split, missing, message)
@@ -141,10 +140,9 @@ def check_shared_users(tables: Tables) -> Iterator[Finding]:
         severity: Severity | None = "warning" if by_design else None
         shared = sorted(left & right)
         yield from finding("shared_users", tables.name, None, shared, message, severity=severity)
-        forms = {_number_form(user): user for user in left - right}
-        alike = [f"{forms[_number_form(u)]!r}, {u!r}" for u in sorted(right - left) if _number_form(u) in forms]
+        alike = written_otherwise(sorted(right - left), sorted(left - right))
         message = f"user ids differ between {first} and {second} only in how they are written: write them alike"
-        yield from finding("id_mismatch", tables.name, None, alike, message)
+        yield from finding("id_mismatch", tables.name, None, [f"{a!r}, {b!r}" for b, a in alike.items()], message)
 
 
 def check_equal_splits(tables: Tables) -> Iterator[Finding]:
@@ -243,20 +241,6 @@ def _id_kind(ids: pl.Series) -> str:
         return "fractions"
     text = ids.drop_nulls().cast(pl.String)
     return "text like '12.0'" if text.len() and text.str.contains(r"^\d+\.0+$").all() else "text"
-
-
-def _number_form(value: str) -> str:
-    """Write an id without blanks around it, leading zeros and a fraction of zeros."""
-    text = value.strip()
-    whole, dot, fraction = text.partition(".")
-    if dot and whole.isdigit() and set(fraction) == {"0"}:
-        text = whole
-    return text.lstrip("0") or "0"
-
-
-def _item_form(value: str) -> str:
-    """Write an id as `_number_form` does, in one case."""
-    return _number_form(value).casefold()
 
 
 def _unordered_users(frame: pl.DataFrame) -> dict[str, list[str]]:

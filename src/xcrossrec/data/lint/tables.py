@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +12,10 @@ import polars as pl
 
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.readers.sources import Reading, open_sources
-from xcrossrec.data.store import AGAIN, MANIFEST, read_domain, read_parquet
+from xcrossrec.data.store import AGAIN, MANIFEST, read_domain, read_manifest, read_parquet
 from xcrossrec.data.text import BRAND, CATEGORY, DESCRIPTION, IN_STOCK, PRICE, ItemText
 from xcrossrec.exceptions import ConfigError, DataError
-from xcrossrec.replacing import scratch_folder
+from xcrossrec.replacing import as_path, scratch_folder, state_of
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
 SUFFIXES = (".parquet", ".csv.gz", ".csv")
@@ -115,19 +114,24 @@ def load_tables(source: Domain | Path | str) -> Tables:
         raw: dict[str, pl.DataFrame] = {"items": source.items}
         raw.update((split, source.interactions[split]) for split in source.splits)
         return Tables(source.name, raw, {**source.manifest, "text": source.text.template}, sorted_by_contract=True)
-    path = Path(source)
+    path = as_path(source)
     if not path.is_dir():
-        raise DataError(f"no folder at {path}: give a folder made by xcrossrec data import, or of CSV files")
+        raise DataError(f"no folder at {path} (it {state_of(path)}): give one that data import made, or of CSV files")
     named = [(stem, path / f"{stem}{suffix}") for stem in NEEDED for suffix in reversed(SUFFIXES)]
     files = {stem: file for stem, file in named if file.is_file()}  # of several the first suffix counts
     if "items" not in files:
         raise DataError(
             f"{path} holds no catalogue: expected items.parquet, items.csv.gz or items.csv, with train beside it"
         )
-    manifest = _manifest(path)
+    manifest, mismatch = dict[str, Any](), None
+    if (path / MANIFEST).exists():
+        try:
+            manifest = read_manifest(path)
+            read_domain(path)
+        except DataError as error:
+            mismatch = str(error)
     raw = {stem: _read(file) for stem, file in files.items()}
     parquet = files["items"].suffix == ".parquet"
-    mismatch = _mismatch(path) if (path / MANIFEST).exists() else None
     return Tables(str(manifest.get("name", path.resolve().name)), raw, manifest, parquet, mismatch)
 
 
@@ -141,22 +145,6 @@ def _read(file: Path) -> pl.DataFrame:
         (source,) = open_sources(file, "csv", Reading(folder))
         none = pl.DataFrame(schema=dict.fromkeys(source.every, pl.String()))
         return source.read(source.every, lambda batches: pl.concat([none, *batches]), [pl.all()])
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return manifest if isinstance(manifest, dict) else {}
-
-
-def _mismatch(path: Path) -> str | None:
-    try:
-        read_domain(path)
-    except DataError as error:
-        return str(error)
-    return None
 
 
 def _usable_rows(frame: pl.DataFrame) -> pl.DataFrame:

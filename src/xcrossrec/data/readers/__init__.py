@@ -24,7 +24,7 @@ from xcrossrec.data.readers.conditions import Condition
 from xcrossrec.data.readers.frames import Inputs, RawDomain
 from xcrossrec.data.readers.importing import Recipe, make_domain
 from xcrossrec.data.readers.sources import Form, Paths
-from xcrossrec.data.readers.tables import Plan, read_bought, read_tables
+from xcrossrec.data.readers.tables import Plan, read_bought, read_tables, reading_of
 from xcrossrec.data.store import MANIFEST, read_domain
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.replacing import scratch_folder
@@ -79,7 +79,7 @@ def read_interactions(inputs: Inputs) -> pl.DataFrame:
         files = _in_files(inputs, folder)
         files = replace(files, interactions=_without_domains(files.interactions, folder))
         try:
-            return read_bought(Plan(), files, folder, [], None)[0]
+            return read_bought(Plan(), files, reading_of(Plan(), files, folder), [], None)[0]
         except DataError as error:
             if not (lacking := dict.fromkeys(re.findall(r"--(?!column)[a-z]+", str(error)))):
                 raise

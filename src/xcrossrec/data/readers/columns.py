@@ -24,12 +24,10 @@ FIELDS: tuple[Role, ...] = ("brand", "category", "description", "price", "in_sto
 VOCABULARY = tomllib.loads(files("xcrossrec.data.readers").joinpath("vocabulary.toml").read_text("utf-8"))
 """What columns are called, and what they say, in the exports of many shops and languages."""
 
-_BEFORE: Mapping[Role, str] = dict.fromkeys(
-    ("item", "title", *FIELDS), "(line_?items?|items?|prod(uct)?s?|variants?|articles?|artikel)"
-) | {"user": "(order_?customer|order|billing)"}
-"""Words that may stand before such names."""
-
-_DATE, _CLOCK = "date|datum|data|dat|fecha|day|tag", "timeofday|uhrzeit|time|zeit|zet|heure|hora|ora|hour"
+_BEFORE: Mapping[Role, str] = dict.fromkeys(("item", "title", *FIELDS), VOCABULARY["before"]["item"]) | {
+    "user": VOCABULARY["before"]["user"]
+}
+_WORDS = {kind: re.compile("|".join(words), re.IGNORECASE) for kind, words in VOCABULARY["words"].items()}
 
 
 def check_choices(settings: Any) -> None:
@@ -130,23 +128,24 @@ class Columns:
         for role in (*needed, *optional):
             within = "" if role in ("item", "user", "time") else (named.get("item") or "").rpartition(".")[0]
             stated = (getattr(self, role) or "").split("\n")
-            stated = next((name for name in stated if name in present), stated[0])
-            if role == "clock":
-                usual = None if self.time else _clock_of(named["time"] or "", present)
-            else:
-                usual = None if stated in present else _find(role, path, present, within, products=products)
-            if stated and stated not in present and not (elsewhere and role == "item" and usual):
+            own = [name for name in stated if name and name in present]
+            name = own[0] if own else _find(role, path, present, within, products=products)
+            if stated[0] and not own and not (elsewhere and role == "item" and name):
                 again = f" (--column {role}=NAME once for each)" if elsewhere and role == "item" else ""
-                raise DataError(f"{path} has no column {stated!r}, {has}: name the right column{again}{hint}")
-            named[role] = stated if stated in present else usual
-            if present.count(named[role]) > 1:
-                raise DataError(f"{path} has {present.count(named[role])} columns {named[role]!r}: rename all but one")
-            if named[role] is None and role in needed:
-                raise DataError(
-                    f"{path} has no column for the {role}, {has}: name it with --column {role}=NAME, or choose the "
-                    f"format that the file has{hint}"
-                )
+                raise DataError(f"{path} has no column {stated[0]!r}, {has}: name the right column{again}{hint}")
+            if name is not None and present.count(name) > 1:
+                raise DataError(f"{path} has {present.count(name)} columns {name!r}: rename all but one")
+            if name is None and role in needed:
+                several = [each for each in present if candidates(role, [re.sub(r"[\W_]*\d+$", "", each)])]
+                remedy = f"name it with --column {role}=NAME, or choose the format that the file has"
+                remedy = f"write a row for each of {', '.join(several)}" if len(several) > 1 else remedy
+                raise DataError(f"{path} has no column for the {role}, {has}: {remedy}{hint}")
+            named[role] = name
         return replace(self, **named)
+
+    def with_clock(self, present: Sequence[str]) -> Self:
+        """Give the columns with the time of day that stands beside the date, if no other is named."""
+        return replace(self, clock=self.clock or _clock_of(self.time or "", present))
 
 
 def candidates(role: Role, present: Sequence[str], *, products: bool = False) -> list[str]:
@@ -162,7 +161,7 @@ def _find(role: Role, path: str, present: Sequence[str], within: str = "", *, pr
     found = [name for name in found if role != "time" or not any(_clock_of(day, [name]) for day in found)]
     best = [name for name in found if name.rpartition(".")[2] in VOCABULARY["usual"][role].split()[:1]]
     if role == "user" and [_plain(name) for name in best or found] in (["user"], ["userid"]):  # perhaps a cashier
-        others = [name for name in candidates(role, present) if re.search("customer|client|buyer|kund", _plain(name))]
+        others = [name for name in candidates(role, present) if _WORDS["customer"].search(_plain(name))]
         found, best = [*others, *(best or found)], [] if others else best
     quiet = (*FIELDS, "history", "" if "." in "".join(found) else "title")
     if len(found) > 1 and len(best) != 1 and role not in quiet:
@@ -175,8 +174,8 @@ def _find(role: Role, path: str, present: Sequence[str], within: str = "", *, pr
 
 def _clock_of(day: str, present: Sequence[str]) -> str | None:
     """Find the time of day that belongs to a date: its name is the same but for the word."""
-    stem, dates = re.subn(_DATE, "", _plain(day), count=1)
-    named = (name for name in present if re.subn(_CLOCK, "", _plain(name), count=1) == (stem, 1))
+    stem, dates = _WORDS["day"].subn("", _plain(day), count=1)
+    named = (name for name in present if _WORDS["clock"].subn("", _plain(name), count=1) == (stem, 1))
     return next(named, None) if dates else None
 
 
@@ -197,6 +196,11 @@ def is_usual(name: str) -> bool:
     """Whether a column of some role is usually called so."""
     usual = [*VOCABULARY["usual"].values(), *VOCABULARY["otherwise"].values()]
     return any(_plain(name) == _plain(known) for names in usual for known in names.split())
+
+
+def is_dated(name: str) -> bool:
+    """Whether a column is called as one of dates is."""
+    return bool(_WORDS["dated"].search(name))
 
 
 def _plain(name: str) -> str:

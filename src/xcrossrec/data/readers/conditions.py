@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
@@ -12,6 +11,7 @@ import polars as pl
 
 from xcrossrec.data.readers.columns import VOCABULARY, check_choices
 from xcrossrec.data.text import ABSENT
+from xcrossrec.data.times import instants
 from xcrossrec.exceptions import ConfigError, DataError
 
 _COLUMNS, _VALUES = (
@@ -46,11 +46,24 @@ class Condition:
         return cls(*cast("tuple[str, Any, str]", found.groups()))
 
     def holds(self, dtype: pl.DataType) -> pl.Expr:
-        """Give the condition as an expression that is never null; numbers compare as numbers."""
+        """Give the condition as an expression that is never null; numbers compare as numbers, times as times.
+
+        Raises:
+            ConfigError: more or less than what is neither.
+        """
+        given, measured = pl.Series([self.value]), self.relation not in ("=", "!=")
+        number, moment = given.cast(pl.Float64, strict=False)[0], instants(given)[0]
         column, value = _said(self.column, nothing=not self.value), pl.lit(self.value)
-        if dtype.is_numeric() or self.relation not in ("=", "!="):
-            with suppress(ValueError):
-                column, value = pl.col(self.column).cast(pl.Float64, strict=False), pl.lit(float(self.value))
+        if number is not None and (measured or dtype.is_numeric()):
+            column, value = pl.col(self.column).cast(pl.Float64, strict=False), pl.lit(number)
+        elif moment is not None and (measured or dtype.is_temporal()):
+            column, value = pl.col(self.column).map_batches(instants, return_dtype=pl.Int64), pl.lit(moment)
+        elif measured:
+            raise ConfigError(
+                f"--where {str(self)!r} compares with {self.value!r}: give a number, or a time (2026-01-31)"
+            )
+        elif self.value.lower() in ("true", "false"):
+            column, value = column.str.to_lowercase(), pl.lit(self.value.lower())
         relations = {
             "=": column == value, "!=": column.ne_missing(value), "<": column < value, "<=": column <= value,
             ">": column > value, ">=": column >= value,
@@ -72,6 +85,10 @@ def all_hold(conditions: Sequence[Condition], types: Mapping[str, pl.DataType], 
             raise DataError(
                 f"{path} has no column {condition.column!r} (--where {str(condition)!r}), it has "
                 f"{', '.join(map(repr, types))}: name the right column"
+            )
+        if types[condition.column].is_nested():
+            raise DataError(
+                f"{path}: {condition.column!r} has lists or objects (--where): name a column of single values"
             )
     equal = [condition for condition in conditions if condition.relation == "="]
     groups = [[c for c in equal if c.column == name] for name in dict.fromkeys(c.column for c in equal)]

@@ -11,7 +11,6 @@ import codecs
 import csv
 import gzip
 import json
-import logging
 import lzma
 import mmap
 import re
@@ -48,7 +47,6 @@ _OTHERS = {
 _END = "\x1eend"  # a row after the last one, which is seen unless a quote is open
 _WESTERN = "cp1252"  # Windows-1252; Latin-1 is the same but for control characters
 _FEW = 0.3  # of the letters in Western text are beyond ASCII
-_LOG = logging.getLogger(__name__)
 
 
 class Text(NamedTuple):
@@ -101,8 +99,11 @@ def _damage_named(path: Path, shown: str) -> Iterator[None]:
         raise DataError(f"{shown} is {state} {kind} file ({error}): fetch or compress it again") from error
 
 
-def encoding_of(head: bytes, shown: str) -> str:
+def encoding_of(head: bytes, shown: str, say: Callable[[str], object] = str) -> str:
     """Tell the encoding of the first bytes: marks, zeros between letters (UTF-16), UTF-8, or Windows-1252.
+
+    Args:
+        say: is told of what is no more than likely.
 
     Raises:
         DataError: none of these, or UTF-8 with single broken bytes.
@@ -120,11 +121,11 @@ def encoding_of(head: bytes, shown: str) -> str:
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError as error:
-        return _single_bytes(head, error, shown)
+        return _single_bytes(head, error, shown, say)
     return "utf-8"
 
 
-def _single_bytes(head: bytes, error: UnicodeDecodeError, shown: str) -> str:
+def _single_bytes(head: bytes, error: UnicodeDecodeError, shown: str, say: Callable[[str], object]) -> str:
     line, byte = 1 + head.count(b"\n", 0, error.start), f"byte {head[error.start]:#04x}"
     broken = head.decode("utf-8", "replace").count("\ufffd")
     many = len(re.findall(rb"[\xc3-\xf4][\x80-\xbf]+", head))
@@ -136,11 +137,11 @@ def _single_bytes(head: bytes, error: UnicodeDecodeError, shown: str) -> str:
             f"{shown}, line {line}: {byte} is not UTF-8, and the text does not look Western: name its encoding "
             "(--encoding cp1251, say)"
         )
-    _LOG.info("%s is read as Windows-1252 (line %d: %s is not UTF-8); --encoding names another", shown, line, byte)
+    say(f"{shown} is read as Windows-1252 (line {line}: {byte} is not UTF-8); --encoding names another")
     return _WESTERN
 
 
-def encoding_of_all(path: Path, shown: str) -> str:
+def encoding_of_all(path: Path, shown: str, say: Callable[[str], object]) -> str:
     """Tell the encoding by the whole file: the first part that is not UTF-8 tells."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     if packing(path) == "zst":
@@ -150,7 +151,7 @@ def encoding_of_all(path: Path, shown: str) -> str:
             try:
                 decoder.decode(part)
             except UnicodeDecodeError:
-                return encoding_of(part, shown)
+                return encoding_of(part, shown, say)
     return "utf-8"
 
 
@@ -189,7 +190,7 @@ def rewrite_table(text: Text, names: Sequence[str], how: Mapping[str, Any], fold
     with _new(folder) as (path, out), _lines(text) as lines:
         plain = csv.writer(out, delimiter=how["delimiter"], quoting=csv.QUOTE_ALL, lineterminator="\n")
         for number, (line, row) in enumerate(_rows_of(lines, text, len(names), how)):
-            if number == 0 and [name.strip().split(":")[0] for name in row] == list(names):
+            if number == 0 and [c.strip().split(":")[0] or n for c, n in zip(row, names, strict=False)] == list(names):
                 continue
             if any(row[len(names) :]):
                 raise DataError(

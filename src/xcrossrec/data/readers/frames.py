@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from xcrossrec.types import Incomplete, Split
 
 SPLIT = "split"
 PATH_NAMES = 2  # of a path of categories so many last names are taken
+_EDGES = string.whitespace + "\x00\x85\xa0\u2000\u2009\u200a\u200b\u2028\u202f\u2060\u3000\ufeff"
+"""What no id begins or ends with: blanks, and what is not seen (marks of files put behind one another, padding)."""
 _NO_DATE = ("0000-00-00", "0000-00-00 00:00:00")  # MySQL's
 _FORMS = (form for word in ABSENT for form in (word, word.upper(), word.title()))
 _NOTHING = ("", "NaN", "NaT", "NA", *_NO_DATE, *_FORMS)
@@ -70,14 +73,14 @@ class RawDomain:
 
 
 def ids(name: str, dtype: pl.DataType) -> pl.Expr:
-    """Give ids as text without blanks around them, whole numbers without ``.0``; null where there is none."""
+    """Give ids as text without what is not seen around them, whole numbers without ``.0``, null where none is."""
     column = pl.col(name)
     if dtype.is_float() or dtype.is_decimal():  # pandas makes whole numbers of it where one is missing
         whole, number = column.cast(pl.Int64, strict=False), column.cast(pl.Float64)
         column = pl.when(whole == column).then(whole.cast(pl.String)).otherwise(number.fill_nan(None).cast(pl.String))
     elif dtype == pl.Binary:
         column = column.map_batches(_readable, return_dtype=pl.String)
-    return filled(column.cast(pl.String).str.strip_chars())
+    return filled(column.cast(pl.String).str.strip_chars(_EDGES))
 
 
 def _readable(values: pl.Series) -> pl.Series:

@@ -26,7 +26,7 @@ from xcrossrec.data.interactions import (
 from xcrossrec.data.readers.columns import check_choices
 from xcrossrec.data.readers.frames import SPLIT, RawDomain
 from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_time, by_user, leave_last_out
-from xcrossrec.exceptions import ConfigError
+from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.types import ITEM, SPLITS, USER, Repeats, Split, SplitWay, UnknownItems
 
 _MANY = 100  # interactions of one user, if nobody else has a tenth of them, are those of many
@@ -98,10 +98,13 @@ def _usable(name: str, raw: RawDomain, recipe: Recipe) -> tuple[RawDomain, dict[
         lost = rows.filter(pl.Series(~known))
         strange = (lost.drop(SPLIT).unique() if SPLIT in lost.columns else lost)[ITEM].cast(pl.String)
         if recipe.unknown_items == "error":
-            refuse_unknown(name, strange, None if known.any() else raw.items[ITEM])
+            refuse_unknown(name, strange, raw.items[ITEM], every=not known.any())
         told["unknown_items"] = {"items": strange.n_unique(), "interactions": strange.len()}
         told["rows"]["unknown_items"] = lost.height
-    return replace(raw, interactions=rows if known.all() else rows.filter(pl.Series(known))), told
+        rows = rows.filter(pl.Series(known))
+        if SPLIT in rows.columns and (gone := {*lost[SPLIT].unique()} - {*rows[SPLIT].unique()}):
+            raise DataError(f"of {min(gone)} no interaction is left, its items are not in the catalogue: check the ids")
+    return replace(raw, interactions=rows), told
 
 
 def _as_given(raw: RawDomain, recipe: Recipe, told: dict[str, Any]) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame]]:

@@ -12,7 +12,7 @@ import polars as pl
 
 from xcrossrec.data.readers.columns import FIELDS, Columns, Role
 from xcrossrec.data.readers.frames import Inputs, filled, ids, item_field, not_understood, without_fractions
-from xcrossrec.data.readers.sources import BATCH_ROWS, Source
+from xcrossrec.data.readers.sources import BATCH_ROWS, NAMELESS, Source
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, TITLE
 
@@ -151,7 +151,7 @@ def _selected(
     wanted = [name for name in (named.item, named.title, *fields.values()) if name is not None]
     if others:
         taken = {*wanted, ITEM, TITLE, *FIELDS}
-        left = {name: dtype for name, dtype in present.items() if name not in taken}
+        left = {name: dtype for name, dtype in present.items() if name not in taken and not NAMELESS(name)}
         further = [name for name, dtype in left.items() if not dtype.is_nested() and dtype not in _NO_TEXT]
         selected += [pl.col(name).cast(pl.String) for name in further]
         wanted += further

@@ -10,18 +10,19 @@ from typing import Any
 
 import polars as pl
 
-from xcrossrec.data.readers.columns import Columns, Role, candidates
+from xcrossrec.data.readers.columns import Columns, Role, candidates, is_dated
 from xcrossrec.data.readers.conditions import MANY_EVENTS, all_hold, event_columns, refuse_views
 from xcrossrec.data.readers.frames import Inputs, filled, ids, without_fractions
 from xcrossrec.data.readers.histories import HISTORY
 from xcrossrec.data.readers.sources import Source
-from xcrossrec.data.times import TimeUnit, faults, times, unit_of, whole_numbers
+from xcrossrec.data.times import TimeUnit, faults, on_a_day, times, unit_of, whole_numbers
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, TIMESTAMP, USER
 
 _KEPT, _EVENT, _ANY, _ASKED = "__kept", "__event", "__any", "__asked"
 _CELL = r"""\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s,\[\]\"'][^,\[\]\"']*"""
 _SHORTENED = r"^\d[.,]\d+E\+\d+$"
+_LIKELY_S = 10**8
 _NO_TIMES = (pl.Duration, pl.Time, pl.Boolean, pl.Binary)
 _LACKING = {USER: "a user", ITEM: "an item", TIMESTAMP: "a time", POSITION: "a position"}
 _LOG = logging.getLogger(__name__)
@@ -76,6 +77,8 @@ class Tally:
             shown = ", ".join(f"{value!r} ({count:,})" for value, count in self.asked.most_common(8))
             asked = " ".join(f'--where "{condition}"' for condition in inputs.where)
             raise DataError(f"no row has {asked}: in {self.first}, {inputs.where[0].column} has {shown}")
+        if self.read and inputs.where and not self.where:
+            _LOG.info("--where leaves nothing out: every row is so (%s)", ", ".join(map(str, inputs.where)))
         lost = self.read == self.where + self.incomplete
         if self.incomplete and (lost or inputs.incomplete == "error"):
             lacking = ", ".join(f"{_LACKING[name]} ({count:,})" for name, count in self.lacking.items())
@@ -121,9 +124,10 @@ class _Job:
                     events.update(dict(batch[name].fill_null("").value_counts().iter_rows()))
             batch = self._complete(batch, tally)
             if batch.height and TIMESTAMP in batch.columns and unit is None:
-                unit = unit_of(batch[TIMESTAMP], self.date)
+                unit = unit_of(batch[TIMESTAMP], dated=is_dated(self.date))
                 if unit == "days":
-                    _LOG.info("%s: %s has dates as a spreadsheet numbers them", self.source.shown, self.date)
+                    told = f"{self.date} has dates as a spreadsheet numbers them"
+                    self.source.reading.say(told, self.source.shown)
             if batch.height and self.check is not None:
                 self.check(batch, self.source.shown, batch["__row"][0])
             parts.append(self._typed(batch, unit))
@@ -154,6 +158,9 @@ class _Job:
             moments = times(batch[TIMESTAMP], unit or "s")
             for bad, message in faults(batch[TIMESTAMP], moments, unit or "s", self.remedy):
                 self._refuse(batch, bad, TIMESTAMP, message + self.instead)
+            if unit == "s" and batch.height and moments[TIMESTAMP].max() < _LIKELY_S:  # type: ignore[operator]
+                said = f"{self.date} is before 1973, if it counts seconds: of minutes, hours or days write dates"
+                self.source.reading.say(said, self.source.shown)
             columns += moments.get_columns()
         if POSITION in batch.columns:
             places = whole_numbers(batch[POSITION])
@@ -182,6 +189,9 @@ def interactions_of(
     path, hint, elsewhere = source.shown, source.hint(), bool(inputs.items)
     optional: tuple[Role, ...] = ("time", "clock", "position", "history")
     named = columns.found_in(path, source.listed, ("user", "item"), optional, hint, elsewhere=elsewhere)
+    named = named if columns.time else named.with_clock(source.listed)
+    if named.user == named.item:
+        raise DataError(f"{path}: {named.user!r} is named for the user and for the item: name two columns")
     roles = {TIMESTAMP: named.time, POSITION: named.position, HISTORY: named.history}
     order = {role: name for role, name in roles.items() if name is not None}
     for role, name in {USER: str(named.user), **order}.items():
@@ -197,7 +207,7 @@ def interactions_of(
         others = [name for name in candidates(role, source.listed) if name not in (own, named.clock)]
         tally.instead |= {key: f"{role}={others[0]}"} if others else {}
     if named.time and named.clock:
-        _LOG.info("%s: a time is %r and %r together", path, named.time, named.clock)
+        source.reading.say(f"a time is {named.time!r} and {named.clock!r} together", path)
     ordered = [_ordered(role, name, present[name], named.clock) for role, name in order.items()]
     selected = _selected(present, str(named.user), str(named.item), ordered, inputs, path)
     selected += [counted.alias(f"{_EVENT}{place}") for place, counted in enumerate(events.values())]
@@ -228,16 +238,9 @@ def _selected(
 
 def _ordered(role: str, name: str, dtype: pl.DataType, clock: str | None) -> pl.Expr:
     if role == TIMESTAMP and clock is not None:
-        return _joined(name, clock).alias(role)
+        day, hours = (filled(pl.col(each).cast(pl.String).str.strip_chars()) for each in (name, clock))
+        return on_a_day(day, hours).alias(role)
     return (filled(pl.col(name)) if dtype == pl.String and role != HISTORY else pl.col(name)).alias(role)
-
-
-def _joined(day: str, clock: str) -> pl.Expr:
-    """Write a date and a time of day as one text: a midnight beside the one and a day beside the other go."""
-    texts = (filled(pl.col(name).cast(pl.String).str.strip_chars()) for name in (day, clock))
-    date, hours = next(texts).str.replace(r"[ T]0?0:00(:00(\.0+)?)?$", ""), next(texts)
-    hours = hours.str.replace(r"^(\d\d?)$", "$1:00").str.replace(r"^.*?(\d\d?:\d\d)", "$1")
-    return pl.when(date.is_not_null()).then(pl.concat_str(date, hours, separator=" ", ignore_nulls=True))
 
 
 def _a_row_an_item(batch: pl.DataFrame, source: Source, first: int) -> pl.DataFrame:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import codecs
 import csv
 import glob
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -30,14 +31,18 @@ T = TypeVar("T")
 BATCH_ROWS = 1 << 18
 _FOUND_SEPARATORS = ",;\t|"
 _INFERRED_ROWS = 1000  # of JSON, for its keys
-_ODD = "__odd"
+_ODD, _AGAIN = "__odd", "__again"
 _LIKE_DATA = re.compile(r"[-+\d.]+|\d{4}-\d\d-\d\d.*")
+NAMELESS = re.compile(r"unnamed \d+").fullmatch
+_LOG = logging.getLogger(__name__)
 _ATOMIC_SUFFIXES = (".inter", ".item", ".user")
 
 
 @dataclass(frozen=True)
 class Reading:
     """How text is read where it does not tell itself: None finds it. ``folder`` takes plain copies.
+
+    ``said`` is what its user has been told of the files.
 
     Raises:
         ConfigError: a separator of more than a character.
@@ -49,10 +54,17 @@ class Reading:
     numbered: bool = False
     names: Sequence[str] | None = None
     loose: bool = False
+    said: set[str] = field(default_factory=set, compare=False)
 
     def __post_init__(self) -> None:
         if self.separator is not None and (len(self.separator) != 1 or not self.separator.isascii()):
             raise ConfigError(f"--separator {self.separator!r} is not one character: give ',', ';', '|' or tab")
+
+    def say(self, text: str, shown: str = "") -> None:
+        """Log something once; where it holds for many files, behind the first of them (``shown``)."""
+        if text not in self.said:
+            self.said.add(text)
+            _LOG.info("%s", f"{shown}: {text}" if shown else text)
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,8 @@ class Source:
             return list(self.reading.names)
         if self.numbered:
             return [str(place) for place in range(1, len(self.first_row) + 1)]
-        return [name.split(":")[0] for name in self.first_row] if self.form == "recbole" else self.first_row
+        names = [name.split(":")[0] if self.form == "recbole" else name for name in self.first_row]
+        return [name or f"unnamed {place}" for place, name in enumerate(names, 1)]
 
     @property
     def numbered(self) -> bool:
@@ -202,9 +215,12 @@ class Source:
             return f"; its separator seems to be {likely!r} (--separator {called})"
         if likely and len(self.names) == 1:
             return "; its first row has no separator: name it (--separator), or remove lines above the header"
+        if likely and any(map(NAMELESS, self.names)):
+            return "; if its header stands further down, remove the lines above it"
         if likely and not self.numbered and any(map(_LIKE_DATA.fullmatch, self.first_row)):
             return (
-                "; if its first row is no header, number its columns: --column user=1 --column item=2 --column time=3"
+                "; if its first row is no header, number its columns: --column user=1 --column item=2 --column time=3, "
+                "or join the files if the first alone has one"
             )
         return ""
 
@@ -224,8 +240,13 @@ class Source:
             texts = self.every if self.form == "csv" and not self.rewritten and copies.holds(self.path, b'"') else []
             marks = ["\n", "\\"] if texts and copies.holds(self.path, b'\\"') else ["\n"]
             odd = [pl.col(name).str.contains_any(marks) for name in texts]
-            frame = frame.select(*selected, pl.any_horizontal(pl.lit(value=False), *odd).alias(_ODD))
-            return use(_plain(frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)))
+            names = [] if self.numbered else [name for name in self.every if not NAMELESS(name)][:3]
+            heads = [pl.col(n).str.ends_with(n) & (pl.col(n).str.len_bytes() <= len(n.encode()) + 3) for n in names]
+            again = pl.all_horizontal(*heads) if heads else pl.lit(value=False)
+            frame = frame.select(
+                *selected, pl.any_horizontal(pl.lit(value=False), *odd).alias(_ODD), again.alias(_AGAIN)
+            )
+            return use(self._plain(frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)))
         except BaseException as error:
             if not (isinstance(error, (pl.exceptions.PolarsError, OSError)) or is_panic(error)):
                 raise
@@ -236,11 +257,23 @@ class Source:
                 raise DataError(f"{self.shown} cannot be read ({' '.join(str(error).split())[:200]})") from error
             return self.rewrite().read(wanted, use, selected)
 
+    def _plain(self, batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+        """Refuse texts that may have run into one another: whether their quotes come in pairs is seen by copying them.
+
+        Rows that repeat the header, as files that were put behind one another have them, are left out.
+        """
+        for batch in batches:
+            if batch[_ODD].any():
+                raise pl.exceptions.ComputeError("a text has several lines, or backslashes before quotes")
+            if batch[_AGAIN].any():
+                self.reading.say("rows that repeat the header are left out", self.shown)
+                batch = batch.filter(~pl.col(_AGAIN))
+            yield batch.drop(_ODD, _AGAIN)
+
     def rewrite(self) -> Source:
         """Copy text plainly: what Polars refuses is read row by row, and refused with its line if it must be."""
-        text = copies.Text(
-            self.path, self.shown, self.reading.encoding or copies.encoding_of_all(self.path, self.shown)
-        )
+        encoding = self.reading.encoding or copies.encoding_of_all(self.path, self.shown, self.reading.say)
+        text = copies.Text(self.path, self.shown, encoding)
         if self.form == "jsonl":
             return replace(self, path=copies.json_lines(text, self.reading.folder, self.reading.loose), rewritten=True)
         path = copies.rewrite_table(text, self.names, self.how, self.reading.folder)
@@ -269,29 +302,27 @@ def open_sources(paths: Paths, form: Form | None, reading: Reading) -> list[Sour
     Raises:
         DataError: no such file, an empty folder, a file of another form or encoding.
     """
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
-    files = {file: shown for path in given for file, shown in _files(Path(path), str(path), reading.folder)}
-    full = {file: shown for file, shown in files.items() if file.stat().st_size}
+    files = [each for file in original_files(paths) for each in _unpacked(file, reading.folder)]
+    full = [(file, shown) for file, shown in files if file.stat().st_size]
     if not full:
-        raise DataError(f"{', '.join(files.values())} is empty: give a file with rows")
-    return [_source(file, shown, form, reading) for file, shown in full.items()]
+        raise DataError(f"{', '.join(shown for _, shown in files)} is empty: give a file with rows")
+    return [_source(file, shown, form, reading) for file, shown in full]
 
 
 def original_files(paths: Paths) -> list[Path]:
-    """Find the files that paths name as they lie on the disk, for the record of sources."""
+    """Find the files that paths name as they lie on the disk, each once, whatever ways lead to it."""
     given = [paths] if isinstance(paths, str | Path) else list(paths)
-    return list(dict.fromkeys(file for path in given for file in _matching(Path(path))))
+    files = [file for path in given for file in _matching(Path(path))]
+    return list({file.resolve(): file for file in reversed(files)}.values())[::-1]
 
 
-def _files(path: Path, shown: str, folder: Path) -> Iterator[tuple[Path, str]]:
-    for file in _matching(path):
-        if copies.packing(file) == "zip":
-            inner = copies.unzip(file, folder)
-            if (inner / "[Content_Types].xml").exists() or (inner / "content.xml").exists():
-                raise DataError(f"{file} is a workbook and no table: save its sheet as CSV")
-            yield from ((part, f"{file}/{part.relative_to(inner)}") for part in _visible(inner))
-        else:
-            yield file, str(file)
+def _unpacked(file: Path, folder: Path) -> list[tuple[Path, str]]:
+    if copies.packing(file) != "zip":
+        return [(file, str(file))]
+    inner = copies.unzip(file, folder)
+    if (inner / "[Content_Types].xml").exists() or (inner / "content.xml").exists():
+        raise DataError(f"{file} is a workbook and no table: save its sheet as CSV")
+    return [(part, f"{file}/{part.relative_to(inner)}") for part in _visible(inner)]
 
 
 def _matching(path: Path) -> list[Path]:
@@ -303,6 +334,7 @@ def _matching(path: Path) -> list[Path]:
         names = glob.glob(str(path), recursive=True) if glob.has_magic(str(path)) else []  # noqa: PTH207
         found = [file for name in sorted(names) for file in _matching(Path(name))]
         state = "does not exist" if not glob.has_magic(str(path)) else "matches nothing"
+        state = "is an address, which is not fetched" if re.match(r"\w\w+:/", str(path)) else state
     if not found:
         raise DataError(f"cannot read {path}: it {state}; give the path of a file, a folder or a pattern")
     return found
@@ -319,7 +351,7 @@ def _source(path: Path, shown: str, form: Form | None, reading: Reading) -> Sour
     if head.startswith(b"PAR1"):
         found: Form = "parquet"
     else:
-        encoding = reading.encoding or copies.encoding_of(head, shown)
+        encoding = reading.encoding or copies.encoding_of(head, shown, reading.say)
         if encoding.lower() not in ("utf-8", "utf8") or copies.packing(path) in ("bz2", "xz"):
             path = copies.plain_copy(copies.Text(path, shown, encoding), reading.folder)
             head = copies.sample(path, shown)
@@ -343,14 +375,6 @@ def _source(path: Path, shown: str, form: Form | None, reading: Reading) -> Sour
     except (pl.exceptions.PolarsError, OSError):  # an array, a mark, NaN, Python literals
         return source.rewrite()
     return source.rewrite() if found == "csv" and len(source.how) > 2 else source
-
-
-def _plain(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Refuse texts that may have run into one another: whether their quotes come in pairs is seen by copying them."""
-    for batch in batches:
-        if batch[_ODD].any():
-            raise pl.exceptions.ComputeError("a text has several lines, or backslashes before quotes")
-        yield batch.drop(_ODD)
 
 
 _TITLES: Mapping[Form, str] = {"csv": "CSV", "parquet": "Parquet", "jsonl": "JSON Lines", "recbole": "RecBole"}

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from xcrossrec.data.readers.blocks import Blocks
-from xcrossrec.data.readers.columns import Columns, Role
+from xcrossrec.data.readers.columns import Columns, Role, candidates
 from xcrossrec.data.readers.frames import Inputs, RawDomain
 from xcrossrec.data.readers.histories import HISTORY, with_histories
 from xcrossrec.data.readers.items import Expression, ItemRows, item_rows
@@ -63,8 +63,7 @@ def read_tables(form: Form | None, inputs: Inputs, blocks: Blocks | None = None)
     """
     if bool(inputs.interactions) == bool(inputs.splits):
         raise ConfigError(
-            f"format {form or 'csv'} takes either interactions in one (--interactions) or files that come split "
-            "(--train, --validation, --test): give one of the two"
+            "purchases come in one (--interactions) or split (--train, --validation, --test): give one of the two"
         )
     if inputs.splits and ("train" not in inputs.splits or not inputs.items):
         raise ConfigError("files that come split need the items with titles (--items) and at least --train: give both")
@@ -110,14 +109,15 @@ def read_planned(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> Ra
     """
     with scratch_folder() as folder:
         opened: list[Source] = []
+        reading = reading_of(plan, inputs, folder)
         if inputs.items and not plan.columns:
-            plan = replace(plan, columns=_joined_columns(plan, inputs, folder))
-        table, counted, told = read_bought(plan, inputs, folder, opened, blocks)
+            plan = replace(plan, columns=_joined_columns(plan, inputs, reading))
+        table, counted, told = read_bought(plan, inputs, reading, opened, blocks)
         bought = list(inputs.splits.values()) or [inputs.interactions]
         files = [file for paths in bought for file in original_files(paths)]
         keep = table[ITEM].unique() if plan.only_bought else None
         if blocks is None:
-            sources = open_sources(inputs.items, None, _stated(plan, inputs, folder)) if inputs.items else opened
+            sources = open_sources(inputs.items, None, replace(reading, names=None)) if inputs.items else opened
             rows = _items(plan, inputs, keep, sources)
         else:
             rows, states = ItemRows(), [blocks.state(file) for file in files] if plan.only_bought else []
@@ -129,27 +129,31 @@ def read_planned(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> Ra
     return RawDomain(items, table, tuple(dict.fromkeys(files)), counted, {**told, **conflicts})
 
 
-def _stated(plan: Plan, inputs: Inputs, folder: Path, names: Sequence[str] | None = None) -> Reading:
-    return Reading(folder, inputs.separator, inputs.encoding, inputs.columns.numbered, names, plan.loose)
+def reading_of(plan: Plan, inputs: Inputs, folder: Path) -> Reading:
+    """How the text of interactions is read; items have their own names."""
+    return Reading(folder, inputs.separator, inputs.encoding, inputs.columns.numbered, plan.names, plan.loose)
 
 
-def _joined_columns(plan: Plan, inputs: Inputs, folder: Path) -> tuple[Columns, Columns] | None:
+def _joined_columns(plan: Plan, inputs: Inputs, reading: Reading) -> tuple[Columns, Columns] | None:
     sources = []
     for paths, form in ((inputs.splits.get("train", inputs.interactions), plan.form), (inputs.items, None)):
         first = [file for file in original_files(paths) if file.stat().st_size][:1]
-        sources.append(open_sources(first or paths, form, _stated(plan, inputs, folder, plan.names))[0])
+        sources.append(open_sources(first or paths, form, reading)[0])
+    bought, items = (source.listed for source in sources)
+    if not (inputs.columns.user or candidates("user", bought)) and candidates("user", items):
+        raise DataError(f"{sources[1].shown} has customers and {sources[0].shown} none: give them the other way round")
     return joined_columns(inputs.columns, *sources)
 
 
 def read_bought(
-    plan: Plan, inputs: Inputs, folder: Path, opened: list[Source], blocks: Blocks | None
+    plan: Plan, inputs: Inputs, reading: Reading, opened: list[Source], blocks: Blocks | None
 ) -> tuple[pl.DataFrame, Mapping[str, int], Mapping[str, object]]:
-    """Read the interactions, and what to state of their rows; ``opened`` takes the files, ``folder`` plain copies."""
+    """Read the interactions, and what to state of their rows; ``opened`` takes the files."""
     tally = Tally()
 
     def table(paths: Paths) -> pl.DataFrame:
         if blocks is None:
-            sources = open_sources(paths, plan.form, _stated(plan, inputs, folder, plan.names))
+            sources = open_sources(paths, plan.form, reading)
             opened.extend(sources)
             parts, shown = _bought(plan, inputs, sources, tally), [source.shown for source in sources]
         else:
@@ -196,7 +200,7 @@ def _items(plan: Plan, inputs: Inputs, keep: pl.Series | None, sources: Sequence
 
 def _bought_of_file(plan: Plan, inputs: Inputs, file: Path) -> tuple[list[pl.DataFrame], Mapping[str, Any]]:
     with scratch_folder() as folder:
-        tally, sources = Tally(), open_sources(file, plan.form, _stated(plan, inputs, folder, plan.names))
+        tally, sources = Tally(), open_sources(file, plan.form, reading_of(plan, inputs, folder))
         return [part for part in _bought(plan, inputs, sources, tally) if part.width], vars(tally)
 
 
@@ -204,8 +208,9 @@ def _items_of_file(
     plan: Plan, inputs: Inputs, keep: pl.Series | None, file: Path
 ) -> tuple[list[pl.DataFrame], Mapping[str, Any]]:
     with scratch_folder() as folder:
-        form, names = (None, None) if inputs.items else (plan.form, plan.names)
-        rows = _items(plan, inputs, keep, open_sources(file, form, _stated(plan, inputs, folder, names)))
+        if inputs.items:
+            plan = replace(plan, form=None, names=None)
+        rows = _items(plan, inputs, keep, open_sources(file, plan.form, reading_of(plan, inputs, folder)))
         return rows.parts, {name: value for name, value in vars(rows).items() if name != "parts"}
 
 
