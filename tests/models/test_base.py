@@ -75,6 +75,14 @@ def test_a_folder_that_lacks_a_weight(family: str, key: str, base_of: Callable[[
         load_base(str(folder))
 
 
+def test_a_weight_of_another_shape_is_none(base_of: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(base_of("bert"), tmp_path / "short")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8}))
+    with pytest.raises(ModelError, match=r"lacks the weights embeddings\.position_embeddings\.weight, which would be"):
+        load_base(str(folder))
+
+
 def test_a_folder_with_corrupt_weights(base_of: Callable[[str], Path], tmp_path: Path) -> None:
     for file in base_of("bert").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -193,6 +194,18 @@ def test_a_module_that_is_not_known_is_refused_by_name(kind: str, prompted: Path
     (folder / "modules.json").write_text(json.dumps([*modules[:2], {**MODULE, "type": kind}]), encoding="utf-8")
     name = kind.rpartition(".")[2] if kind.startswith("sentence") else kind
     with pytest.raises(ModelError, match=f"has a {name} as module 3, which cannot be taken over"):
+        load_base(str(folder))
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_dense_layers_of_another_width_are_refused(number: int, prompted: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(prompted, tmp_path / "st")
+    layer = folder / f"{number}_Dense"
+    weights = load_file(layer / "model.safetensors")
+    weights["linear.weight"] = torch.zeros(len(weights["linear.weight"]), 24)
+    save_file(weights, layer / "model.safetensors")
+    edit(layer / "config.json", in_features=24)
+    with pytest.raises(ModelError, match=rf"has Dense layers that do not fit \[{DIM}, {DIM // 2}, {DIM // 4}\]"):
         load_base(str(folder))
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xcrossrec.cli.checks import check_catalogue, check_free, check_items, check_model
+from xcrossrec.cli.checks import check_catalogue, check_items, check_model
 from xcrossrec.cli.console import Base, EngineChoice, Overwrite, Precision, prepare, progress_to_stderr, report_cut
 from xcrossrec.cli.recommend import ModelDir
 from xcrossrec.engine import check_engine, engine_named
+from xcrossrec.replacing import is_free
 from xcrossrec.types import is_url
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def build(
     """
     check_model(model, base)
     check_items(items)
-    check_free(out, overwrite)
+    if not is_url(out):
+        is_free(Path(out), overwrite=overwrite)
     prepare("models")
     from xcrossrec.catalogue import build_catalogue
     from xcrossrec.models.loading import Loading

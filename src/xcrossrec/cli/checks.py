@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from xcrossrec.cli.console import log
 from xcrossrec.exceptions import BundleError, DataError, ModelError
-from xcrossrec.replacing import check_folder, is_free, leftovers, state_of
+from xcrossrec.replacing import check_folder, leftovers, state_of
 from xcrossrec.types import is_url
 
 if TYPE_CHECKING:
@@ -152,17 +152,6 @@ def check_catalogue(folder: Path | str) -> None:
         raise BundleError(
             f"{folder} {why}: check the path, or make one with  xcrossrec catalog build MODEL ITEMS --out {folder}"
         )
-
-
-def check_free(out: Path | str, overwrite: bool) -> None:
-    """Refuse an output that is there already, or cannot be a folder.
-
-    Raises:
-        BundleError: it is there and may not be replaced.
-        DataError: see :func:`check_folder`.
-    """
-    if not is_url(out):
-        is_free(Path(out), overwrite=overwrite)
 
 
 def check_file(out: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -120,9 +120,10 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
             config = AutoConfig.from_pretrained(location, trust_remote_code=False)
             _check_size(name, config, found.weights)
             choices: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32, "trust_remote_code": False}
-            backbone, told = AutoModel.from_pretrained(location, config=config, output_loading_info=True, **choices)
+            choices |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+            backbone, told = AutoModel.from_pretrained(location, config=config, **choices)
             tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
-            _check_whole(name, backbone, tokenizer, told["missing_keys"])
+            _check_whole(name, backbone, tokenizer, told, found.dense)
     except XCrossRecError:
         raise
     except Exception as error:
@@ -156,9 +157,11 @@ def _check_size(name: str, config: Any, folder: Path) -> None:
         raise ModelError(f"base {name!r} has a configuration of {what}: copy it again, or use another base")
 
 
-def _check_whole(name: str, backbone: Any, tokenizer: Any, missing: Iterable[str]) -> None:
+def _check_whole(name: str, backbone: Any, tokenizer: Any, told: Mapping[str, Any], dense: Sequence[Dense]) -> None:
     """Refuse a base that is incomplete, damaged, or made of parts that do not fit."""
+    missing = [*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])]
     lost = sorted(key for key in missing if not key.startswith("pooler."))[:3]
+    widths = [backbone.config.hidden_size, *(layer.out_features for layer in dense)]
     odd = [key for key, value in backbone.state_dict().items() if not value.sum().isfinite()]
     ids, rows = tokenizer.get_vocab(), backbone.get_input_embeddings().weight.shape[0]
     wrong = {
@@ -167,6 +170,7 @@ def _check_whole(name: str, backbone: Any, tokenizer: Any, missing: Iterable[str
         f"has weights that are not finite ({', '.join(odd[:1])})": odd,
         "has a tokenizer that knows no words": set(ids) <= {*tokenizer.all_special_tokens},
         f"has a tokenizer of {len(ids)} words, and weights for {rows}": max(ids.values(), default=0) >= rows,
+        f"has Dense layers that do not fit {widths}": [layer.in_features for layer in dense] != widths[:-1],
         "has a tokenizer whose longest text is no number": not isinstance(tokenizer.model_max_length, int | float),
     }
     if why := next((why for why, found in wrong.items() if found), None):
