@@ -35,7 +35,7 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 
 def test_the_product_is_small() -> None:
-    assert sum(map(lines, modules(PRODUCT))) <= 35_400
+    assert sum(map(lines, modules(PRODUCT))) <= 35_450
 
 
 def test_no_file_is_long() -> None:

@@ -9,9 +9,10 @@ Legend: ``item`` = one item, ``dim`` = vector size.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -29,6 +30,8 @@ from xcrossrec.catalogue.sqlite import SqliteCatalogue, are_sound, check_folder,
 from xcrossrec.data.text import ItemText
 from xcrossrec.exceptions import BundleError
 from xcrossrec.types import ITEM, USER
+
+T = TypeVar("T")
 
 _HEADER = 128
 """Bytes that numpy writes before the values of a vectors' file."""
@@ -98,7 +101,7 @@ def examine(folder: Path | str) -> Examination:
         findings.append(f"taken back to version {version}, {acknowledged - version} writes lost")
     sound = np.array(are_sound(items), dtype=np.bool_).reshape(len(items), 2)
     facts = rows.facts["fingerprint"], ItemText(rows.facts["text"]), max(version, acknowledged)
-    return Examination(*facts, tuple(findings), items, ~sound[:, 0], ~sound[:, 1], bought)
+    return Examination(*facts, tuple(dict.fromkeys(findings)), items, ~sound[:, 0], ~sound[:, 1], bought)
 
 
 def repair(folder: Path | str, *, fingerprint: str, encode: Encode) -> tuple[Examination, SqliteCatalogue]:
@@ -148,15 +151,27 @@ def _noted(findings: list[str]) -> Iterator[None]:
 
 
 def _purchases(rows: Rows, findings: list[str]) -> pl.DataFrame:
-    """Read the purchases that are intact, as far as they can be read."""
-    tables = [as_table(())]
+    """Read the purchases that are intact; where a page of them is damaged, from both ends up to it."""
     with _noted(findings):
         rows.check_sum("purchases")
-    with _noted(findings):
-        for sound, damaged in rows.purchases():
-            findings += damaged
-            tables.append(as_table(sound))
-    return pl.concat(tables).unique([USER, ITEM], keep="first", maintain_order=True)
+    try:
+        parts, total = list(rows.purchases()), 0
+    except DamagedError:
+        first, last = (_until_damaged(rows.purchases(at_once=1, newest_first=newest)) for newest in (False, True))
+        parts, total = first + last[::-1], rows.count_purchases()
+    findings += dict.fromkeys(sentence for _, damaged in parts for sentence in damaged)
+    intact = as_table([values for sound, _ in parts for values in sound])
+    intact = intact.unique([USER, ITEM], keep="first", maintain_order=True)
+    if total > intact.height:
+        findings.append(f"of {total} purchases {intact.height} can be read: the others are lost")
+    return intact
+
+
+def _until_damaged(parts: Iterator[T]) -> list[T]:
+    found = list[T]()
+    with suppress(DamagedError):
+        found.extend(parts)  # what came before the damage stays
+    return found
 
 
 def _items(folder: Path, rows: Rows, findings: list[str]) -> Segment:

@@ -237,15 +237,24 @@ class Rows:
         found = self._all("SELECT * FROM recent ORDER BY place")
         return [(*row[:4], bool(row[4]), *row[5:]) for row in found]
 
-    def purchases(self, *, at_once: int = 65_536) -> Iterator[tuple[list[PurchaseValues], list[str]]]:
+    def purchases(
+        self, *, at_once: int = 65_536, newest_first: bool = False
+    ) -> Iterator[tuple[list[PurchaseValues], list[str]]]:
         """All purchases in order of arrival, some at a time, and sentences on those that are not what was written."""
-        last = -LAST_NUMBER
-        while found := self._all(f"SELECT * FROM purchases WHERE number > {last} ORDER BY number LIMIT {at_once}"):
-            last = max(last + 1, found[-1][0])
+        step = -1 if newest_first else 1
+        last, beyond, order = -LAST_NUMBER * step, *(("<", "DESC") if newest_first else (">", "ASC"))
+        query = f"SELECT * FROM purchases WHERE number {beyond} ? ORDER BY number {order} LIMIT {at_once}"
+        while found := self._all(query, last):
+            last = max(step * last + 1, step * found[-1][0]) * step
             sound = [crc32(repr(row[:-1]).encode()) == row[-1] and can_be_kept(*row[:-1]) for row in found]
             bad = [row for row, fine in zip(found, sound, strict=True) if not fine]
             damaged = [f"purchase {row[0]} ({str(row[1:3])[:120]}): one of its values is damaged" for row in bad]
             yield [row[1:-1] for row, fine in zip(found, sound, strict=True) if fine], damaged
+
+    def count_purchases(self) -> int:
+        """How many there are by their index, which stands on pages of its own."""
+        ((count,),) = self._all("SELECT count(*) FROM purchases INDEXED BY sqlite_autoindex_purchases_1")
+        return int(count)
 
     def write(
         self,
@@ -386,9 +395,9 @@ class Rows:
             return False
         return True
 
-    def _all(self, query: str) -> list[Any]:
+    def _all(self, query: str, *values: int) -> list[Any]:
         with _sentences(self.path):
-            return self._connection.execute(query).fetchall()
+            return self._connection.execute(query, values).fetchall()
 
     def _sums(self) -> dict[str, int]:
         """Sums of the checksums of all rows: of recent items; of segments and their dead rows."""

@@ -7,6 +7,7 @@ hold what was written; what is refused is repaired, and then each item must be w
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -157,7 +158,10 @@ def _named(made: SqliteCatalogue, state: State, examination: Examination) -> str
     gone = int(examination.unreadable.sum())
     titles = {name: state.titles[name] for name in kept if name in state.titles}
     rows = [row for row in state.bought if row in {*made.purchases().iter_rows()}]
-    named = sum(line.startswith("purchase ") for line in examination.sentences())
+    sentences = "\n".join(examination.sentences())
+    named = len(re.findall("^purchase ", sentences, re.MULTILINE))
+    if counted := re.search(r"^of (\d+) purchases (\d+) can be read: the others are lost", sentences, re.MULTILINE):
+        named = int(counted[1]) - int(counted[2])
     if _holds(made, State(titles, rows)) and len(state.titles) - len(kept) <= gone:
         if len(state.bought) == len(rows):
             return "refused, then repaired but for an item that is named"
