@@ -321,7 +321,9 @@ def test_a_killed_run_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(Parts, "write", die)
-        assert RUNNER.invoke(app, given).exit_code == 130
+        stopped = RUNNER.invoke(app, given)
+        assert stopped.exit_code == 130
+        assert stopped.stderr.endswith("interrupted: what is finished stays, give the same command again to go on\n")
     finished = {path: path.read_bytes() for path in parts.glob("*.part")}
     assert len(finished) == 2
     assert not out.exists()

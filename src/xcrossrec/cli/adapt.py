@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xcrossrec.cli.checks import check_adapter, check_base, check_category
-from xcrossrec.cli.console import Base, EngineChoice, prepare, progress_to_stderr
+from xcrossrec.cli.console import Base, EngineChoice, going_on, prepare, progress_to_stderr
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.progress import in_words
 
@@ -59,7 +59,7 @@ def adapt(
     prepare("train")
     from xcrossrec.adaptation.run import adapt as run
 
-    with progress_to_stderr(), engine_named(engine) as where:
+    with progress_to_stderr(), going_on(), engine_named(engine) as where:
         decide = partial(run, add_sources=add_source or (), drop_sources=drop_source or (), engine=where)
         decision = decide(target, source, out=out, minutes=minutes, base=base, seed=seed)
     typer.echo(as_text(decision, out))

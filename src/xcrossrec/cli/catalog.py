@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xcrossrec.cli.checks import check_catalogue, check_items, check_model
-from xcrossrec.cli.console import Base, EngineChoice, Overwrite, Precision, prepare, progress_to_stderr, report_cut
+from xcrossrec.cli.console import (
+    Base,
+    EngineChoice,
+    Overwrite,
+    Precision,
+    going_on,
+    prepare,
+    progress_to_stderr,
+    report_cut,
+)
 from xcrossrec.cli.recommend import ModelDir
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.replacing import is_free
@@ -79,7 +88,11 @@ def embed(
         loaded = (loading := Loading(model, base, precision))()
         in_database = where.here and is_url(catalog)
         lent = nullcontext() if in_database else in_blocks(loaded, loading, where, catalog)
-        with lent as encode, embed_again(store, loaded, model, encode) as embedded:
+        with (
+            nullcontext() if in_database else going_on(),
+            lent as encode,
+            embed_again(store, loaded, model, encode) as embedded,
+        ):
             count, name = len(embedded), embedded.name
     _report(catalog, name, count, time.perf_counter() - start, loaded)
 

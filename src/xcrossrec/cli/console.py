@@ -102,6 +102,16 @@ def progress_to_stderr() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def going_on() -> Iterator[None]:
+    """Within the block say, when the user interrupts, that the same command goes on where it was."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what is finished stays, give the same command again to go on", err=True)
+        raise
+
+
 def one_line(value: Mapping[str, Any]) -> str:
     """Write an object as JSON."""
     return json.dumps(value, ensure_ascii=False, default=str)

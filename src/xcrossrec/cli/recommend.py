@@ -17,6 +17,7 @@ from xcrossrec.cli.console import (
     EngineChoice,
     Json,
     Precision,
+    going_on,
     log,
     one_line,
     prepare,
@@ -175,7 +176,7 @@ def recommend_batch(
     start = time.perf_counter()
     asked = options.question([])
     open_users(users).close()  # before anything expensive is done
-    with progress_to_stderr(), engine_named(engine) as where, options.recommender(model) as recommender:
+    with progress_to_stderr(), going_on(), engine_named(engine) as where, options.recommender(model) as recommender:
         job = {**job_of(recommender, model, users, asked), "precision": options.precision}
         report = run(recommender, users, out, job=job, asked=asked, overwrite=overwrite, engine=where)
     wall_s = time.perf_counter() - start
