@@ -169,6 +169,7 @@ _REASONS = {
     "incomplete": "left out: without user, item or time (--incomplete drop)",
     "histories": "added: what users of later parts bought before",
     "unknown_items": "left out: their items are not in the catalogue (--unknown-items drop)",
+    "without_target": "left out: of users whose last item of that part is not in the catalogue",
     "repeats": "left out: repeats (--repeats {repeats})",
     "core": "left out: of users or items with fewer than {core} interactions (--k-core)",
     "kept": "interactions kept",

@@ -7,14 +7,19 @@ from xcrossrec.data.domain import Domain
 from xcrossrec.data.lint import lint
 from xcrossrec.data.readers import Inputs, Recipe, import_domain
 from xcrossrec.exceptions import DataError
-from xcrossrec.types import Split
+from xcrossrec.types import Split, UnknownItems
 
 Rows = list[tuple[Any, ...]]
 SEQUENCES = {"u": "abcd", "v": "bcda"}
 
 
 def domain_of(
-    folder: Path, head: str, parts: dict[Split, Rows], form: str | None = None, suffix: str = ".csv"
+    folder: Path,
+    head: str,
+    parts: dict[Split, Rows],
+    form: str | None = None,
+    suffix: str = ".csv",
+    unknown_items: UnknownItems = "error",
 ) -> Domain:
     separator = "\t" if suffix == ".inter" else ","
     paths = {split: folder / f"x.{split}{suffix}" for split in parts}
@@ -24,7 +29,7 @@ def domain_of(
     items = folder / ("i.item" if suffix == ".inter" else "i.csv")
     kind = "item_id:token\tname:token_seq" if suffix == ".inter" else "parent_asin,title"
     items.write_text("\n".join([kind, *(f"{item}{separator}T{item}" for item in "abcd")]))
-    return import_domain("d", form, Inputs(items=items, splits=paths), Recipe())
+    return import_domain("d", form, Inputs(items=items, splits=paths), Recipe(unknown_items=unknown_items))
 
 
 def sequences(domain: Domain) -> dict[str, dict[str, str]]:
@@ -95,6 +100,15 @@ def test_an_unknown_item_counts_once_though_it_is_in_every_part(tmp_path: Path) 
     parts["train"] = [(user, "z" if item == "a" else item, *rest) for user, item, *rest in parts["train"]]
     with pytest.raises(DataError, match=r"has 1 interactions with 1 items that its catalogue lacks \('z'\)"):
         domain_of(tmp_path, "user_id,parent_asin,rating,timestamp", parts)
+
+
+def test_whose_last_item_is_unknown_has_no_target(tmp_path: Path) -> None:
+    parts = {split: rows_of(split, history=False) for split in SPLITS}
+    parts["test"][0] = ("u", "z", *parts["test"][0][2:])
+    domain = domain_of(tmp_path, "user_id,parent_asin,rating,timestamp", parts, unknown_items="drop")
+    assert sequences(domain) == {**EXPECTED, "test": {"v": SEQUENCES["v"]}}
+    rows = domain.manifest["filters"]["rows"]
+    assert (rows["unknown_items"], rows["without_target"], rows["kept"]) == (1, 3, 14)
 
 
 def test_whole_histories_and_other_users_stay_as_they_are(tmp_path: Path) -> None:

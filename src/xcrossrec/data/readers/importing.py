@@ -102,6 +102,12 @@ def _usable(name: str, raw: RawDomain, recipe: Recipe) -> tuple[RawDomain, dict[
         told["unknown_items"] = {"items": strange.n_unique(), "interactions": strange.len()}
         told["rows"]["unknown_items"] = lost.height
         rows = rows.filter(pl.Series(known))
+        if raw.filters.get("split") == LEAVE_LAST_OUT:  # each user's last row of a part is its target
+            ends = raw.interactions.select(pl.struct(SPLIT, USER).is_last_distinct()).to_series()
+            ended = lost.filter(ends.filter(~known), pl.col(SPLIT) != "train").select(SPLIT, USER)
+            kept = rows.join(ended, on=[SPLIT, USER], how="anti", maintain_order="left")
+            told["rows"] |= {"without_target": rows.height - kept.height} if kept.height < rows.height else {}
+            rows = kept
         if SPLIT in rows.columns and (gone := {*lost[SPLIT].unique()} - {*rows[SPLIT].unique()}):
             raise DataError(f"of {min(gone)} no interaction is left, its items are not in the catalogue: check the ids")
     return replace(raw, interactions=rows), told
