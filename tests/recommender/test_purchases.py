@@ -158,7 +158,7 @@ def test_a_pair_model_knows_none(tiny_models: Any) -> None:
     [
         ({"one": {"copurchase": -0.1}}, "one.copurchase is -0.1"),
         ({"two": {"copurchase": 0.1}}, "rungs.two"),
-        ({"one": {}}, "Field required"),
+        ({"one": {}}, r"rungs\.one\.copurchase is missing"),
     ],
 )
 def test_foreign_weights_are_refused(folder: Path, tmp_path: Path, settings: Any, message: str) -> None:
