@@ -201,3 +201,10 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
     rows = pl.DataFrame({"user_id": ["u", "v"], "item_id": ["a", "b"]})
     with pytest.raises(ConfigError, match="must be 0 or more and leave some for train"):
         by_user(rows, validation=share, test=0.1, seed=0)
+
+
+@pytest.mark.parametrize("user", ["Kunde E-Mail", "Kunden-ID", "Kundennr.", "id_cliente", "Cliente"])
+@pytest.mark.parametrize("item", ["Artikelnr", "Art.-Nr.", "id_producto"])
+def test_what_shops_call_their_columns_in_other_languages(tmp_path: Path, user: str, item: str) -> None:
+    orders = ORDERS.replace("user,sku", f"{user},{item}")
+    assert bought(taken(tmp_path, orders, ITEMS.replace("sku", item))) == BOUGHT
