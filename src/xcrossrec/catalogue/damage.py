@@ -155,14 +155,16 @@ def _purchases(rows: Rows, findings: list[str]) -> pl.DataFrame:
     with _noted(findings):
         rows.check_sum("purchases")
     try:
-        parts, total = list(rows.purchases()), 0
+        parts, total = list(rows.purchases()), ""
     except DamagedError:
         first, last = (_until_damaged(rows.purchases(at_once=1, newest_first=newest)) for newest in (False, True))
-        parts, total = first + last[::-1], rows.count_purchases()
+        parts, total = first + last[::-1], "an unknown number of"
+        with suppress(DamagedError):
+            total = str(rows.count_purchases())
     findings += dict.fromkeys(sentence for _, damaged in parts for sentence in damaged)
     intact = as_table([values for sound, _ in parts for values in sound])
     intact = intact.unique([USER, ITEM], keep="first", maintain_order=True)
-    if total > intact.height:
+    if total:
         findings.append(f"of {total} purchases {intact.height} can be read: the others are lost")
     return intact
 

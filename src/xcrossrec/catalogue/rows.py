@@ -253,8 +253,7 @@ class Rows:
 
     def count_purchases(self) -> int:
         """How many there are by their index, which stands on pages of its own."""
-        ((count,),) = self._all("SELECT count(*) FROM purchases INDEXED BY sqlite_autoindex_purchases_1")
-        return int(count)
+        return int(self._all("SELECT count(*) FROM purchases INDEXED BY sqlite_autoindex_purchases_1")[0][0])
 
     def write(
         self,
