@@ -154,8 +154,8 @@ def check_folder(path: Path) -> None:
         raise DataError(f"{above} is a file and no folder: choose another place")
 
 
-def is_free(out: Path, *, overwrite: bool) -> bool:
-    """Whether nothing stands at a place, or an empty folder; what does is refused (BundleError), or may be replaced."""
+def check_vacant(out: Path, *, overwrite: bool) -> bool:
+    """Refuse (BundleError) what may not be replaced; otherwise tell whether nothing is there, or an empty folder."""
     check_folder(out)
     if not out.exists() or not any(out.iterdir()):
         return True

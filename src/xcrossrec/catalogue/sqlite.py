@@ -38,7 +38,7 @@ from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.copurchase import user_hash
 from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import BundleError, NoCatalogueError, StorageError, XCrossRecError
-from xcrossrec.replacing import force_to_disk, is_free, replacing_folder
+from xcrossrec.replacing import check_vacant, force_to_disk, replacing_folder
 
 log = logging.getLogger(__name__)
 
@@ -346,7 +346,7 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     Raises:
         BundleError: the folder is taken.
     """
-    if is_free(folder, overwrite=overwrite):
+    if check_vacant(folder, overwrite=overwrite):
         return
     if not is_catalogue(folder):
         raise BundleError(f"{folder} exists and is no catalogue: it is not replaced, choose another place")

@@ -22,7 +22,7 @@ from xcrossrec.cli.console import (
 )
 from xcrossrec.cli.recommend import ModelDir
 from xcrossrec.engine import check_engine, engine_named
-from xcrossrec.replacing import is_free
+from xcrossrec.replacing import check_vacant
 from xcrossrec.types import is_url
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def build(
     check_model(model, base)
     check_items(items)
     if not is_url(out):
-        is_free(Path(out), overwrite=overwrite)
+        check_vacant(Path(out), overwrite=overwrite)
     prepare("models")
     from xcrossrec.catalogue import build_catalogue
     from xcrossrec.models.loading import Loading

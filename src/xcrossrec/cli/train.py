@@ -27,7 +27,7 @@ from xcrossrec.cli.console import (
 from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.extras import require_package
-from xcrossrec.replacing import is_free
+from xcrossrec.replacing import check_vacant
 from xcrossrec.training.places import refuse_unfinished, work_folder
 from xcrossrec.training.processes import Processes
 from xcrossrec.training.trackers import Tracker
@@ -73,7 +73,7 @@ class Run:
         """Read the domain, once all is refused that can be told without loading a model."""
         from xcrossrec.data import read_domain
 
-        is_free(self.out, overwrite=self.overwrite)
+        check_vacant(self.out, overwrite=self.overwrite)
         refuse_unfinished(work_folder(self.out), resume=self.resume)
         check_base(self.base)
         require_package(self.report_to)

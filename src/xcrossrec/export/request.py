@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from xcrossrec.exceptions import BundleError, ConfigError
-from xcrossrec.replacing import is_free
+from xcrossrec.replacing import check_vacant
 
 To: TypeAlias = Literal["sentence-transformers", "peft", "onnx", "vectors"]
 
@@ -36,5 +36,5 @@ def check_request(to: To, out: Path, *, catalogue: object, distill: bool, int8: 
         raise ConfigError("distilling reads the target's items and is measured on its users: give --catalog DOMAIN")
     if int8 and to != "onnx":
         raise ConfigError(f"--int8 belongs to --to onnx, got --to {to}: leave it out")
-    if not is_free(out, overwrite=overwrite) and not all((out / name).is_file() for name in (HISTORY, README)):
+    if not check_vacant(out, overwrite=overwrite) and not all((out / name).is_file() for name in (HISTORY, README)):
         raise BundleError(f"{out} exists and is no earlier export: it is not replaced, choose another place")

@@ -34,7 +34,7 @@ from xcrossrec.models.purchases import Purchases
 from xcrossrec.models.recipe import ModuleList, read_dense
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.xcross.encoder import XCrossEncoder
-from xcrossrec.replacing import as_path, is_free, leftovers, replacing_folder, state_of
+from xcrossrec.replacing import as_path, check_vacant, leftovers, replacing_folder, state_of
 from xcrossrec.types import PoolingMode, Scoring
 
 _LOG = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         BundleError: ``path`` exists and is no xcrossrec model, or may not be replaced.
     """
-    if not is_free(path, overwrite=overwrite) and not (path / MANIFEST).exists():
+    if not check_vacant(path, overwrite=overwrite) and not (path / MANIFEST).exists():
         raise BundleError(f"{path} exists and is no xcrossrec model: it is not replaced, choose another place")
     with replacing_folder(path) as folder:
         yield folder

@@ -23,7 +23,7 @@ from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.progress import Stage, showing, stage, to_stderr
 from xcrossrec.prompts import item_texts
-from xcrossrec.replacing import claimed, is_free
+from xcrossrec.replacing import check_vacant, claimed
 from xcrossrec.training.batches import EpochOfBatches, HeldOutApart, UserBatches
 from xcrossrec.training.checkpoints import WholeCheckpoints, prepare_work, state_of
 from xcrossrec.training.groups import parameter_groups
@@ -81,7 +81,7 @@ def working(out: Path, overwrite: bool, report_to: Tracker) -> Iterator[Path]:
         ConfigError, MissingExtraError: no such tracker; or a GPU would be idle.
         DataError: another process is at work in the folder.
     """
-    is_free(out, overwrite=overwrite)
+    check_vacant(out, overwrite=overwrite)
     check_tracker(report_to)
     work = work_folder(out)
     with claimed(work) if joined(on_cpu=on_cpu()).first else nullcontext():
