@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -181,9 +184,17 @@ def test_wrong_integer_products_are_noticed(monkeypatch: pytest.MonkeyPatch) -> 
             processor_multiplies_integers.cache_clear()
 
 
-@settings(max_examples=30)
-@given(seed=st.integers(0, 10_000), k=st.integers(1, 9), size=st.sampled_from([0.0, 0.02, 0.3, 2.0]))
-def test_a_search_with_bonuses_finds_what_a_loop_over_all_items_finds(seed: int, k: int, size: float) -> None:
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 10_000),
+    k=st.integers(1, 9),
+    size=st.sampled_from([0.0, 0.02, 0.3, 2.0, 1000.0]),
+    of_all=st.booleans(),
+    integers=st.booleans(),
+)
+def test_a_search_with_bonuses_finds_what_a_loop_over_all_items_finds(
+    seed: int, k: int, size: float, of_all: bool, integers: bool
+) -> None:
     rng = np.random.default_rng(seed)
     vectors = rng.standard_normal((300, 8)).astype(np.float32)
     vectors[100:200] = vectors[:100]  # ties
@@ -194,11 +205,18 @@ def test_a_search_with_bonuses_finds_what_a_loop_over_all_items_finds(seed: int,
     query = rng.standard_normal((1, 8)).astype(np.float32)
     with Catalogue.in_memory(items[:250], vectors[:250], "a" * 64) as catalogue:
         catalogue.upsert(items[250:], vectors[250:])  # in a part of their own
-        wanted = Search(torch.from_numpy(query), only_slot, exclude=left_out, bonus={**bonus, "nobody": 9.0})
-        found = catalogue.snapshot().search(wanted, k)
+        asked = Search(torch.from_numpy(query), only_slot, exclude=left_out, bonus={**bonus, "nobody": 9.0})
+        general = {f"i{n}": size * float(more) for n, more in enumerate(rng.random(300) * of_all)}
+        everywhere: Any = lambda ids, *_: np.array([general[item_id] for item_id in ids])  # noqa: E731
+        asked = replace(asked, everywhere=everywhere) if of_all else asked
+        snapshot: Any = catalogue.snapshot()
+        for part in snapshot.parts if integers else ():
+            part.segment.codes = quantise(part.segment.vectors)
+        found = snapshot.search(asked, k)
     texts = np.array([float((row.astype(np.float64) * query[0]).sum()) for row in vectors]).astype(np.float32)
     totals = {
-        item.item_id: np.float32(text + bonus.get(item.item_id, 0.0)) for item, text in zip(items, texts, strict=True)
+        item.item_id: np.float32(float(text) + (general[item.item_id] + bonus.get(item.item_id, 0.0)))
+        for item, text in zip(items, texts, strict=True)
     }
     wanted = sorted((n for n in range(300) if f"i{n}" not in left_out), key=lambda n: (-totals[f"i{n}"], n))[:k]
     assert [item.item_id for item, _ in found] == [f"i{n}" for n in wanted]

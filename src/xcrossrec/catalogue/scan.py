@@ -145,6 +145,7 @@ def shortlist(
     pool: Pool,
     allowed: Bool[np.ndarray, " item"],
     products: Float32[Tensor, "slot item"] | None = None,
+    added: Float64[np.ndarray, " item"] | None = None,
 ) -> Int64[np.ndarray, " found"]:
     """Find the rows of all allowed items that can be among the best ``k``, rising; more than ``k`` come back.
 
@@ -157,6 +158,9 @@ def shortlist(
     """
     scores, error = _approximate(vectors, codes, slots, pool) if products is None else (pool(products), 0.0)
     error += _rounding(slots, codes)
+    if added is not None:
+        scores = scores + torch.from_numpy(added).float()
+        error += 2 * torch.finfo(torch.float32).eps * float(np.abs(added).max())
     if not allowed.all():
         scores[torch.from_numpy(~allowed)] = -torch.inf
     if k >= len(scores):
@@ -199,24 +203,3 @@ def exact_scores(
     ]
     scores: Float32[np.ndarray, " found"] = torch.cat(parts).float().numpy()
     return scores
-
-
-def scores_with_bonus(
-    vectors: Float32[Tensor, "item dim"],
-    slots: Float32[Tensor, "slot dim"],
-    rows: Int64[np.ndarray, " given"],
-    bonus: Float64[np.ndarray, " given"],
-    k: int,
-    pool: Pool,
-) -> tuple[Int64[np.ndarray, " found"], Float32[np.ndarray, " found"]]:
-    """Score items to whose scores something is added, as :func:`exact_scores` does; only those among their best ``k``.
-
-    Returns:
-        their rows and scores; a few more than ``k`` may come back.
-    """
-    if k < len(rows):
-        rough = pool(slots @ vectors[torch.from_numpy(rows)].t()).numpy() + bonus
-        near = rough >= np.partition(rough, -k)[-k] - 2 * _rounding(slots, None)
-        rows, bonus = rows[near], bonus[near]
-    scores: Float32[np.ndarray, " found"] = (exact_scores(vectors, slots, rows, pool) + bonus).astype(np.float32)
-    return rows, scores

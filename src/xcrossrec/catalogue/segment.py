@@ -18,7 +18,7 @@ from zlib import crc32
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from xcrossrec.catalogue.rows import SegmentRecord
@@ -106,6 +106,7 @@ class Segment:
         pool: Pool,
         allowed: Bool[np.ndarray, " item"],
         products: Float32[Tensor, "slot item"] | None = None,
+        added: Float64[np.ndarray, " item"] | None = None,
     ) -> tuple[Int64[np.ndarray, " found"], Float32[np.ndarray, " found"]]:
         """Find the rows of the allowed items with the highest scores; exact, up to rounding.
 
@@ -115,12 +116,15 @@ class Segment:
             pool: of the products.
             allowed: items to choose among.
             products: what :meth:`products` gave, these slots' rows.
+            added: to the items' scores besides, finite; None for nothing.
 
         Returns:
             rows and scores, best first; equal scores in the segment's order.
         """
-        rows = shortlist(self.vectors, self.codes, slots, k, pool=pool, allowed=allowed, products=products)
+        rows = shortlist(self.vectors, self.codes, slots, k, pool=pool, allowed=allowed, products=products, added=added)
         scores = exact_scores(self.vectors, slots, rows, pool)
+        if added is not None:
+            scores = (scores + added[rows]).astype(np.float32)
         best = best_rows(rows, scores, k)
         return rows[best], scores[best]
 

@@ -7,7 +7,7 @@ Legend: ``item`` = one item of the catalogue or of a segment, ``slot`` = one que
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import merge
@@ -18,17 +18,13 @@ from time import monotonic
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Float64
 from torch import Tensor
 
-from xcrossrec.catalogue.scan import Pool, scores_with_bonus
 from xcrossrec.catalogue.segment import PLACE, Segment, fold
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.catalogue.view import Search, Snapshot
 from xcrossrec.filters import Filters
-
-_HIGHEST = 4
-"""Items that are scored first for each item that is asked for, of those to whose score something is added."""
 
 
 @dataclass(frozen=True)
@@ -160,26 +156,17 @@ class HeldSnapshot(Snapshot):
 
     def search(self, wanted: Search, k: int) -> list[tuple[StoredItem, float]]:
         """Find the items with the highest scores; exact."""
-        queries, pool, bonus = self.check_search(wanted, k), wanted.pool, wanted.bonus
+        queries = self.check_search(wanted, k)
         for item_id in wanted.among or ():
             self._known(item_id)
         found: list[tuple[float, int, Segment, int]] = []
-        for part, known in zip(self.parts, wanted.products or [None] * len(self.parts), strict=True):
+        for part, products in zip(self.parts, wanted.products or [None] * len(self.parts), strict=True):
             segment = part.segment
             if not len(segment):
                 continue
             allowed = _allowed(part, wanted.filters, wanted.exclude, wanted.among)
-            if wanted.everywhere is not None:
-                added = wanted.everywhere(segment.ids, segment.vectors, segment)
-                for item, more in bonus.items():
-                    if (row := segment.row_of.get(item)) is not None:
-                        added[row] += more
-                every = np.flatnonzero(allowed)
-                rows, scores = scores_with_bonus(segment.vectors, queries, every, added[every], k, pool)
-            else:
-                rows, scores = segment.search(queries, k, pool=pool, allowed=allowed, products=known)
-                if bonus:
-                    rows, scores = _with_bonus(segment, queries, pool, allowed, bonus, (rows, scores), k)
+            added = _added(wanted, segment)
+            rows, scores = segment.search(queries, k, pool=wanted.pool, allowed=allowed, products=products, added=added)
             found += zip(
                 (-scores).tolist(), segment.places[rows].tolist(), repeat(segment), rows.tolist(), strict=False
             )
@@ -255,38 +242,18 @@ def merge_parts(parts: Sequence[Part]) -> Segment:
     return merged
 
 
-def _with_bonus(
-    segment: Segment,
-    queries: Float32[Tensor, "slot dim"],
-    pool: Pool,
-    allowed: Bool[np.ndarray, " item"],
-    bonus: Mapping[str, float],
-    best: tuple[Int64[np.ndarray, " best"], Float32[np.ndarray, " best"]],
-    k: int,
-) -> tuple[Int64[np.ndarray, " found"], Float32[np.ndarray, " found"]]:
-    """Put the best items by text together with those whose bonus may lift them among the best.
-
-    An item that is not among the best ``k`` by text has at most the score of the last of these, and its bonus. So the
-    highest bonuses are looked at first, and of the others those that can still reach the k-th best.
-    """
-    rows, text = best
-    ids, added = list(bonus), np.fromiter(bonus.values(), dtype=np.float64, count=len(bonus))
-    scores = (text + np.array([bonus.get(segment.ids[row], 0.0) for row in rows.tolist()])).astype(np.float32)
-    if len(rows) < k:  # all that are allowed
-        return rows, scores
-    row_of, seen, order = segment.row_of, set(rows.tolist()), np.argsort(-added, kind="stable")
-    for some in (order[: _HIGHEST * k], order[_HIGHEST * k :]):
-        near = some[(text[-1] + added[some]).astype(np.float32) >= np.partition(scores, -k)[-k]]
-        found = [
-            (row, more)
-            for n, more in zip(near.tolist(), added[near], strict=True)
-            if (row := row_of.get(ids[n], -1)) >= 0 and allowed[row] and row not in seen
-        ]
-        if found:
-            others = np.array([row for row, _ in found], dtype=np.int64)
-            others, more = scores_with_bonus(segment.vectors, queries, others, np.array([b for _, b in found]), k, pool)
-            rows, scores = np.concatenate([rows, others]), np.concatenate([scores, more])
-    return rows, scores
+def _added(wanted: Search, segment: Segment) -> Float64[np.ndarray, " item"] | None:
+    """What is added to the scores of a segment's items; None for nothing."""
+    if wanted.everywhere is not None:
+        added = wanted.everywhere(segment.ids, segment.vectors, segment)
+    elif wanted.bonus:
+        added = np.zeros(len(segment))
+    else:
+        return None
+    for item_id, more in wanted.bonus.items():
+        if (row := segment.row_of.get(item_id)) is not None:
+            added[row] += more
+    return added
 
 
 def _in_order(chosen: Iterable[tuple[Part, Iterable[int]]]) -> Iterator[StoredItem]:
