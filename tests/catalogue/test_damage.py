@@ -165,12 +165,26 @@ def test_a_damaged_title_is_named_and_its_item_left_out(closed: Path) -> None:
             "UPDATE recent SET price = 9 WHERE place = 21",
             "item 'i21' ('Item 21'): its id, title or another value",
         ),
+        ("UPDATE recent SET title = x'58' WHERE place = 21", "item 'i21' ('None'): its id, title or another value"),
+        (
+            "UPDATE recent SET title = CAST(x'58ff' AS TEXT) WHERE place = 21",
+            "item 'i21' ('X\ufffd'): its id, title or",
+        ),
+        ("UPDATE recent SET item_id = x'58' WHERE place = 21", "item None ('Item 21'): its id, title or another value"),
+        ("UPDATE recent SET price = 'X' WHERE place = 21", "item 'i21' ('Item 21'): its id, title or another value"),
+        (
+            "UPDATE recent SET item_check = 'X' WHERE place = 21",
+            "item 'i21' ('Item 21'): its id, title or another value",
+        ),
+        ("UPDATE recent SET vector = 'X' WHERE place = 21", "item 'i21' ('Item 21'): its vector is damaged"),
         ("DELETE FROM recent WHERE place = 21", "the rows of recent are not those that were written"),
     ],
 )
 def test_damaged_recent_items_are_named(closed: Path, change: str, said: str) -> None:
     run(change)(closed / DATABASE)
-    with pytest.raises(BundleError, match=r"(the checksum of item 'i21' differs|the rows of recent)"):
+    with pytest.raises(
+        BundleError, match=r"(checksum of item ('i21'|None) differs|the rows of recent|decode to UTF-8)"
+    ):
         opened(closed)
     sentences, made = mended(closed)
     with made:
@@ -198,6 +212,11 @@ def bought(closed: Path) -> Path:
         ("UPDATE purchases SET item_id = 'i2' WHERE number = 2", r"purchase 2 (('anna', 'i2')): one of its", (0, 2)),
         ("UPDATE purchases SET timestamp = 6 WHERE number = 1", r"purchase 1 (('anna', 'i1')): one of its", (1, 2)),
         ("UPDATE purchases SET user_id = x'ff' WHERE number = 3", r"purchase 3 ((b'\xff', 'i1')): one of", (0, 1)),
+        (
+            "UPDATE purchases SET user_id = CAST(x'ff' || number AS TEXT) WHERE number <> 2",
+            "purchase 3 (('\ufffd3', 'i1')): one of its values is damaged",
+            (1,),
+        ),
         ("UPDATE purchases SET crc = crc + 1 WHERE number = 1", "rows of purchases are not those", (1, 2)),
         ("DELETE FROM purchases WHERE number = 3", "the rows of purchases are not those that were written", (0, 1)),
         ("INSERT INTO purchases VALUES (9, 'eve', 'i3', NULL, 0)", "purchase 9 (('eve', 'i3')): one of", (0, 1, 2)),
@@ -205,7 +224,9 @@ def bought(closed: Path) -> Path:
 )
 def test_damaged_purchases_are_named_and_left_out(bought: Path, change: str, said: str, kept: Sequence[int]) -> None:
     run(change)(bought / DATABASE)
-    with pytest.raises(BundleError, match=r"catalogue\.sqlite is damaged \((purchase \d|the rows of purchases)"):
+    with pytest.raises(
+        BundleError, match=r"catalogue\.sqlite is damaged \((purchase \d|the rows of purchases|Could not decode)"
+    ):
         opened(bought)
     sentences, made = mended(bought)
     with made:

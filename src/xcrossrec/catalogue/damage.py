@@ -84,6 +84,7 @@ def examine(folder: Path | str) -> Examination:
     findings: list[str] = []
     try:
         with closing(Rows.open(folder / DATABASE)) as rows:
+            rows.read_damaged_texts()
             rows.check_sum("segments")
             items = _items(folder, rows, findings)
             with _noted(findings):

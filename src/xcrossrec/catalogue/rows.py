@@ -15,6 +15,7 @@ import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 from zlib import crc32
@@ -188,6 +189,10 @@ class Rows:
             rows.close()
             raise
         return rows
+
+    def read_damaged_texts(self) -> None:
+        """Read texts, from now on, that are not valid Unicode, too; their rows' checksums differ."""
+        self._connection.text_factory = partial(str, encoding="utf-8", errors="replace")
 
     def check(self) -> None:
         """Compare the database's structure, and which rows there are, with what was written.

@@ -299,7 +299,7 @@ def _read_purchases(rows: Rows) -> PurchaseLog:
 
 
 def read_recent(rows: Rows) -> Segment:
-    """Read the items that are in no segment yet; one whose vector has another size gets zeros."""
+    """Read the items that are in no segment yet; a cell of another type is null, a vector of another size zeros."""
     found, dim = rows.recent(), rows.facts["dim"]
 
     def fits(vector: object) -> bool:
@@ -307,10 +307,7 @@ def read_recent(rows: Rows) -> Segment:
 
     content = bytearray().join(row[-1] if fits(row[-1]) else bytes(4 * dim) for row in found)
     vectors = np.frombuffer(content, dtype=np.float32).reshape(len(found), dim)
-    try:
-        return Segment.build(table_of_rows([row[:-1] for row in found]), torch.from_numpy(vectors))
-    except (TypeError, OverflowError) as error:
-        raise DamagedError(rows.path, error) from error
+    return Segment.build(table_of_rows([row[:-1] for row in found]), torch.from_numpy(vectors))
 
 
 def are_sound(segment: Segment) -> list[tuple[bool, bool]]:
