@@ -26,7 +26,7 @@ from transformers.masking_utils import sdpa_mask
 
 from xcrossrec.exceptions import ConfigError, ModelError
 from xcrossrec.models.fast import switched_on
-from xcrossrec.models.fast.shared import SharedLayout, shared_attention
+from xcrossrec.models.fast.shared import FAR, SharedLayout, shared_attention
 from xcrossrec.types import PAIR_ATTENTIONS, PairAttention, Scoring
 
 _LOG = logging.getLogger(__name__)
@@ -36,9 +36,6 @@ _SHARING = frozenset({"bert", "modernbert"})
 
 _MASKED = frozenset({"albert", "camembert", "deberta-v2", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"})
 """Architectures that take a mask over pairs of tokens."""
-
-_FAR = -1e9
-"""Added to the score of what must not be seen; finite, so that a query that sees nothing is no NaN."""
 
 _WARNED: set[str] = set()
 
@@ -160,7 +157,7 @@ def _backbone_mask(config: Any, visible: Bool[Tensor, "batch token token"], dtyp
         index = torch.arange(visible.shape[1], device=visible.device)
         near = (index[:, None] - index[None, :]).abs() <= config.sliding_window
         return {"full_attention": four, "sliding_attention": four & near}
-    far = max(_FAR, torch.finfo(dtype).min)
+    far = max(FAR, torch.finfo(dtype).min)
     return torch.zeros_like(four, dtype=dtype).masked_fill(~four, far) if kind == "mpnet" else four
 
 

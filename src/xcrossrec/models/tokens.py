@@ -18,12 +18,6 @@ CANDIDATE_SEGMENT = -1
 CANDIDATE_END_SEGMENT = -2
 """Marks the end token after the candidate, which belongs to it but to no title."""
 
-TEXT_COLUMNS = ("input_ids", "attention_mask", "segments")
-"""What :meth:`PromptTokenizer.encode_pairs` gives, in this order."""
-
-SHARED_COLUMNS = ("input_ids", "segments", "position_ids", "history", "candidate")
-"""What :meth:`PromptTokenizer.encode_shared` gives, in this order."""
-
 _SHORTEST = 8
 """Fewest tokens that a model's longest text may have."""
 
@@ -239,7 +233,7 @@ class PromptTokenizer:
             ids[row, : len(row_ids)] = torch.tensor(row_ids)
             segments[row, : len(row_ids)] = torch.tensor(row_segments)
             mask[row, : len(row_ids)] = 1
-        return dict(zip(TEXT_COLUMNS, (ids, mask, segments), strict=True))
+        return {"input_ids": ids, "attention_mask": mask, "segments": segments}
 
 
 class _Title(NamedTuple):
@@ -274,14 +268,14 @@ class _Cells(NamedTuple):
 
 def _in_one_row(cells: Sequence[_Cells]) -> dict[str, Tensor]:
     sizes = torch.tensor([len(cell.ids) for cell in cells])
-    columns = (
-        torch.tensor([token for cell in cells for token in cell.ids]),
-        torch.tensor([segment for cell in cells for segment in cell.segments]),
-        torch.tensor([position for cell in cells for position in cell.positions]),
-        torch.tensor([cell.history for cell in cells]).repeat_interleave(sizes),
-        torch.tensor([cell.candidate for cell in cells]).repeat_interleave(sizes),
-    )
-    return {name: column[None] for name, column in zip(SHARED_COLUMNS, columns, strict=True)}
+    columns = {
+        "input_ids": torch.tensor([token for cell in cells for token in cell.ids]),
+        "segments": torch.tensor([segment for cell in cells for segment in cell.segments]),
+        "position_ids": torch.tensor([position for cell in cells for position in cell.positions]),
+        "history": torch.tensor([cell.history for cell in cells]).repeat_interleave(sizes),
+        "candidate": torch.tensor([cell.candidate for cell in cells]).repeat_interleave(sizes),
+    }
+    return {name: column[None] for name, column in columns.items()}
 
 
 def token_limit(tokenizer: Any, config: Any, wanted: int | None, *, usual: int | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -85,12 +85,11 @@ def distance_bias(backbone: Any) -> Callable[[int], Tensor] | None:
     model = unwrapped(backbone)
     if model.config.model_type != "mpnet":
         return None
-    kept: dict[int, Tensor] = {}
 
+    @cache
     def bias(length: int) -> Tensor:
-        if length not in kept:
-            like = model.embeddings.word_embeddings.weight.new_empty(1, length, 1)
-            kept[length] = model.encoder.compute_position_bias(like)
-        return kept[length]
+        like = model.embeddings.word_embeddings.weight.new_empty(1, length, 1)
+        of_length: Tensor = model.encoder.compute_position_bias(like)
+        return of_length
 
     return bias

@@ -22,7 +22,7 @@ from xcrossrec.models.fast import switched_on
 from xcrossrec.models.fast.native import attention_gives_totals, attention_with_total
 from xcrossrec.models.fast.texts import dropped
 
-_FAR = -1e9
+FAR = -1e9
 """Added to the score of what must not be seen; finite, so that a query that sees nothing is no NaN."""
 
 _MATRICES = 4
@@ -141,7 +141,7 @@ class SharedLayout:
     def mask(
         self, queries: Block, keys: Block, rows: int, window: int | None
     ) -> Float[Tensor, "rowgroup one query key"] | None:
-        """What to add to the scores of a part: nothing for what is seen, :data:`_FAR` for the rest.
+        """What to add to the scores of a part: nothing for what is seen, :data:`FAR` for the rest.
 
         Args:
             queries: block of the part's queries.
@@ -160,7 +160,7 @@ class SharedLayout:
         if window is not None:
             distance = self.position[queries.index][:, :, None] - self.position[keys.index][:, None, :]
             visible = visible & (distance.abs() <= window)
-        added = torch.zeros_like(visible, dtype=torch.float32).masked_fill(~visible, _FAR)
+        added = torch.zeros_like(visible, dtype=torch.float32).masked_fill(~visible, FAR)
         return added[:, None].repeat(rows, 1, 1, 1)
 
 

@@ -38,15 +38,13 @@ class Integrator(nn.Module):
     """One layer's integrator: one matrix reads all streams and gives two signed scalars per ordered pair and token.
 
     Stage 2: ``z = W_concat [h_1; ...; h_n]``, no bias, no softmax. Stage 3:
-    ``h'_m = h_m + sum_j (beta z_jm h_j + gamma z'_mj (h_m - h_j))``.
-    ``2 n (n - 1) * n d`` parameters; they start at zero, where no stream takes anything.
+    ``h'_m = h_m + sum_j (z_jm h_j + z'_mj (h_m - h_j))``.
+    ``2 n (n - 1) * n d`` parameters; they start at zero, where no stream takes anything. The paper's strengths of both
+    terms, beta and gamma, are 1: its values are not known to us, and they act as a learning rate does.
 
     Args:
         sources: number of streams n.
         dim: hidden size d.
-        beta: strength of the transfer term, dimensionless. The paper's value is not known to us; it acts as a
-            learning rate does.
-        gamma: strength of the contrast term, dimensionless; see beta.
 
     Raises:
         ModelError: fewer than two sources.
@@ -55,13 +53,12 @@ class Integrator(nn.Module):
         X-Cross (SIGIR 2025, arXiv 2504.20859), stages 2 and 3.
     """
 
-    def __init__(self, sources: int, dim: int, *, beta: float = 1.0, gamma: float = 1.0) -> None:
+    def __init__(self, sources: int, dim: int) -> None:
         super().__init__()
         if sources < 2:
             raise ModelError(f"mixing needs at least 2 sources, got {sources}: load another adapter")
         self.sources = sources
         self.dim = dim
-        self.beta, self.gamma = beta, gamma
         # pairs[p] = (receiver m, giver j)
         self.pairs = [(m, j) for m in range(sources) for j in range(sources) if j != m]
         self.concat_weight = nn.Parameter(torch.zeros(2 * len(self.pairs), sources * dim))
@@ -72,15 +69,14 @@ class Integrator(nn.Module):
         """Stage 2: apply ``W_concat``; its first half gives z (transfer), the second z' (contrast).
 
         Returns:
-            ``transfer``, the factor of ``h_j``, and ``contrast``, the factor of ``h_m - h_j``;
-            the strengths (beta, gamma) are in them already.
+            ``transfer``, the factor of ``h_j``, and ``contrast``, the factor of ``h_m - h_j``.
         """
         by_source = torch.split(self.concat_weight.to(hidden[0].dtype), self.dim, dim=1)
         z = nn.functional.linear(hidden[0], by_source[0])
         for state, weight in zip(hidden[1:], by_source[1:], strict=True):
             z = z + nn.functional.linear(state, weight)
         transfer, contrast = z.movedim(-1, 0).chunk(2)
-        return self.beta * transfer, self.gamma * contrast
+        return transfer, contrast
 
     def coefficients(
         self, hidden: Sequence[Float[Tensor, "*batch dim"]], *, without: int | None = None
@@ -102,16 +98,11 @@ class Integrator(nn.Module):
             rows[m][m] = rows[m][m] + contrast[pair]
         return torch.stack([torch.stack(row) for row in rows])
 
-    def forward(
-        self, hidden: Float[Tensor, "source batch token dim"], *, without: int | None = None
-    ) -> Float[Tensor, "source batch token dim"]:
-        """Refine each stream with the others; all parameters zero leave ``hidden`` as it is."""
-        return torch.stack(self.mix(hidden.unbind(0), without=without))
-
     def mix(
         self, hidden: Sequence[Float[Tensor, "*batch dim"]], *, without: int | None = None
     ) -> list[Float[Tensor, "*batch dim"]]:
-        """Stage 3: refine streams that stand apart, whatever their axes before the last."""
+        """Stage 3: refine each stream with the others, whatever their axes before the last; all parameters zero leave
+        ``hidden`` as it is."""
         return mix_sources(hidden, self.coefficients(hidden, without=without))
 
 
