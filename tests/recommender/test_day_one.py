@@ -143,6 +143,18 @@ def test_reasons_without_a_history_name_buyers(recommender: Recommender) -> None
     assert f"Customers with alike purchases in other categories bought: {alike.title} (" in reason
 
 
+def test_reasons_beside_a_bridge_are_of_the_texts_part_of_the_score(recommender: Recommender) -> None:
+    def asked(history: list[str]) -> Question:
+        return Question(history, to_score=["i30"], other_history=ELSEWHERE)
+
+    answer = recommender.ask(asked(["i4", "i9", "i13"]))
+    (reason,) = recommender.explain_answer(answer)
+    assert reason.score == answer.found[0][1]
+    for slot, rest in enumerate((["i9", "i13"], ["i4", "i13"], ["i4", "i9"])):
+        effect = reason.score - recommender.ask(asked(rest)).found[0][1]
+        assert reason.matches[slot].effect == pytest.approx(effect, abs=1e-5)
+
+
 def test_what_is_bought_now_is_popular_at_once(tiny_models: Any) -> None:
     model = with_counts(bundle.load(tiny_models.late), some_counts(), {})
     with Recommender(model, ITEMS) as recommender:

@@ -109,10 +109,11 @@ def test_coefficients_are_the_integrators_own(late: Recommender) -> None:
     np.testing.assert_allclose(found, (sums / tokens).ravel(), rtol=1e-4)
 
 
-def test_matches_of_late_pooling_are_shares_of_the_soft_maximum(late: Recommender) -> None:
-    recency = matcher_of(late.model).log_recency
+def test_matches_of_late_pooling_are_shares_of_the_soft_maximum(models: dict[str, Any], tiny_domain: Domain) -> None:
+    recency = matcher_of(models["late"]).log_recency
     with torch.no_grad():
         recency[1] = -0.5
+    late = Recommender(models["late"], tiny_domain)
     explanation = late.explain(["i0", "A quite unknown train"], "i1")
     assert [match.item_id for match in explanation.matches] == ["i0", None]
     assert sum(match.share or 0.0 for match in explanation.matches) == pytest.approx(1.0)

@@ -150,7 +150,7 @@ class Everywhere:
         self, ids: Sequence[str], vectors: Float[Tensor, "item dim"], whole: object
     ) -> Float64[np.ndarray, " item"]:
         """Give it, by the items' ids and vectors; see :meth:`Standing.added`."""
-        bridge, added = self.ladder.bridge, np.zeros(len(ids))
+        bridge, added = self.ladder.day_one.bridge, np.zeros(len(ids))
         if self.popularity:
             added += self.popularity * self.ladder.prior(ids, whole)
         if self.leads is not None and bridge is not None:
@@ -159,7 +159,7 @@ class Everywhere:
 
     def likely(self, most: int) -> tuple[Sequence[str], Float[Tensor, "_ dim"] | None]:
         """The ids of what is bought most, lately, and the vectors of the leads that weigh most."""
-        bridge, popular = self.ladder.bridge, self.ladder.most_popular()[:most] if self.popularity else ()
+        bridge, popular = self.ladder.day_one.bridge, self.ladder.most_popular()[:most] if self.popularity else ()
         if self.leads is None or bridge is None:
             return popular, None
         return popular, bridge.leads[torch.topk(self.leads, min(HEAVIEST, len(self.leads))).indices]
@@ -222,7 +222,7 @@ class Ladder:
     """
 
     def __init__(self, term: Term, day_one: DayOne | None) -> None:
-        self.term, self.day_one = term, day_one
+        self.term, self.day_one = term, day_one or DayOne(1, _POPULARITY_SCHEMA.to_frame(), {})
         self._popular: tuple[int, Mapping[str, float]] = (-1, {})
         self._best: tuple[int, Sequence[str]] = (-1, ())
         self._near: WeakKeyDictionary[Any, Near] = WeakKeyDictionary()
@@ -236,27 +236,20 @@ class Ladder:
             elsewhere: vectors of what she bought in other categories, if that is known.
         """
         rung = rung_of(history, range(0 if elsewhere is None else len(elsewhere)))
-        bridge = self.bridge
-        weights = {} if self.day_one is None else self.day_one.weights.get(rung, {})
+        bridge, weights = self.day_one.bridge, self.day_one.weights.get(rung, {})
         share = 0.0 if bridge is None or elsewhere is None else weights.get("bridge", 0.0)
         if self.knows_best_sellers_alone(rung):
             share = 1.0
         popularity = weights.get("popularity", 0.0 if share or history else 1.0)
-        bonus = self.term.bonus(history) if history else {}
         leads = bridge.weigh(elsewhere.float().mean(0)[None])[0] if share and bridge and elsewhere is not None else None
         everywhere = Everywhere(self, share, leads, popularity) if share or popularity else None
         alike = () if bridge is None or leads is None else bridge.heaviest(leads)
-        return Standing(rung, self._reason(rung, len(history), share), bonus, share, everywhere, alike)
+        reason = self._reason(rung, len(history), share)
+        return Standing(rung, reason, self.term.bonus(history), share, everywhere, alike)
 
     def knows_best_sellers_alone(self, rung: Rung) -> bool:
         """Whether customers on a rung get what is bought most, whatever they bought."""
-        weights = {} if self.day_one is None else self.day_one.weights.get(rung, {})
-        return rung in ("one", "several") and weights.get("text") == 0
-
-    @property
-    def bridge(self) -> Bridge | None:
-        """From other categories, if there is one."""
-        return None if self.day_one is None else self.day_one.bridge
+        return rung in ("one", "several") and self.day_one.weights.get(rung, {}).get("text") == 0
 
     def near(self, bridge: Bridge, vectors: Float[Tensor, "item dim"], whole: object) -> Near:
         """The bridge's leads next to items; those of what does not change are kept."""
@@ -283,15 +276,12 @@ class Ladder:
         return self._best[1]
 
     def _popularity(self) -> tuple[int, Mapping[str, float]]:
-        counts = self.term.counts
-        if self._popular[0] != (revision := counts.revision):
-            alone = {item: float(np.log1p(bought)) for item, bought in counts.popularities().items()}
-            self._popular = (revision, alone if self.day_one is None else self.day_one.prior(counts))
+        if self._popular[0] != (revision := self.term.counts.revision):
+            self._popular = (revision, self.day_one.prior(self.term.counts))
         return self._popular
 
     def _reason(self, rung: Rung, own: int, share: float) -> str:
-        lately = self.day_one is not None and self.day_one.half_life_days is not None
-        popular = "most bought lately first" if lately else "most bought first"
+        popular = "most bought first" if self.day_one.half_life_days is None else "most bought lately first"
         alike = "what customers with alike purchases there bought here"
         if rung == "none":
             return f"nothing is known of this customer: {popular}"
@@ -299,7 +289,7 @@ class Ladder:
             if share:
                 return f"only purchases in other categories are known: {alike}"
             learned = "they tell no more than what is bought most"
-            why = "no customers of both to learn from" if self.bridge is None else learned
+            why = "no customers of both to learn from" if self.day_one.bridge is None else learned
             return f"only purchases in other categories are known, and {why}: {popular}"
         if self.knows_best_sellers_alone(rung):
             return f"{_known_here(own)}, but all customers get the same: {popular}"

@@ -149,6 +149,7 @@ class Answer:
         rung: what is known of the customer: ``none``, ``other`` (categories alone), ``one`` purchase here, ``several``.
         reason: what that means for the answer, in words.
         alike: what customers with such purchases elsewhere bought most here: ids, as of the training, and shares.
+        share: of these in the scores; the text has the rest.
     """
 
     version: int
@@ -158,6 +159,7 @@ class Answer:
     rung: Rung = "several"
     reason: str = ""
     alike: Sequence[tuple[str, float]] = ()
+    share: float = 0.0
 
     @property
     def recommendations(self) -> list[Recommendation]:

@@ -60,14 +60,8 @@ class DualRanking:
         self.model = model
         self.apart = encoder_of(model).recipe.apart
         self.matcher = deepcopy(matcher_of(model)).cpu()  # vectors are kept on the CPU
-        self.term = term
-        self.ladder: Ladder | None = None if term is None else Ladder(term, day_one_of(model))
+        self.ladder = None if term is None else Ladder(term, day_one_of(model))
         self._pool = lru_cache(maxsize=128)(partial(history_pool, self.matcher))
-
-    @property
-    def knows_purchases(self) -> bool:
-        """Whether a history may be empty, and other categories tell something."""
-        return self.ladder is not None
 
     def check(self, snapshot: Snapshot, asked: Question) -> None:
         """Nothing costs too much."""
@@ -161,14 +155,8 @@ class PairRanking:
     together = False
     """As of :class:`DualRanking`: here a text holds its question's history, so nobody else can use its score."""
 
-    term = None
-    """It knows no purchases."""
-
     ladder = None
-    """No `pair` model has one."""
-
-    knows_purchases = False
-    """As of :class:`DualRanking`."""
+    """No `pair` model has one: it knows no purchases."""
 
     def __init__(self, model: Model, limit: int) -> None:
         self.model = model
@@ -251,9 +239,8 @@ def _as_history(known: Known) -> Text:
 
 
 def _answer(snapshot: Snapshot, known: Understood, found: Sequence[tuple[Known, float]], standing: Standing) -> Answer:
-    return Answer(
-        snapshot.version, known.history, found, known.unknown, standing.rung, standing.reason, tuple(standing.alike)
-    )
+    stands = standing.rung, standing.reason, tuple(standing.alike), standing.share
+    return Answer(snapshot.version, known.history, found, known.unknown, *stands)
 
 
 def _vectors(snapshot: Snapshot, named: Sequence[Known], fresh: Read) -> Float[Tensor, "text dim"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -13,12 +13,12 @@ from typing import Any, Self
 from xcrossrec.answers import Explanation, ItemScore, Recommendation
 from xcrossrec.catalogue import Catalogue, Filters, ItemSource, Snapshot, open_catalogue
 from xcrossrec.exceptions import ConfigError
-from xcrossrec.explanation import explain_scores
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.loading import Loading
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.recommender.bought import Bought
+from xcrossrec.recommender.explanation import explain_scores
 from xcrossrec.recommender.questions import Answer, ItemLike, Question, Understood, understand
 from xcrossrec.recommender.ranking import PAIR_LIMIT, DualRanking, PairRanking, Read, Text, or_error
 from xcrossrec.types import EncodingPrecision
@@ -223,7 +223,7 @@ class Recommender:
         return snapshot
 
     def _prepare(self, snapshot: Snapshot, question: Question) -> _Prepared:
-        bought, knows = self.bought.of(question.user_id), self.ranking.knows_purchases
+        bought, knows = self.bought.of(question.user_id), self.ranking.ladder is not None
         known = understand(snapshot, question, encoder_of(self.model).text, bought, knows_purchases=knows)
         return _Prepared(known, self.ranking.texts(snapshot, known))
 
@@ -332,20 +332,8 @@ class Recommender:
         ladder = self.ranking.ladder
         if not answer.history or (ladder is not None and ladder.knows_best_sellers_alone(answer.rung)):
             return self._explain_without_history(answer)
-        items = [known for known, _ in answer.found]
-        reasons = explain_scores(
-            self.model,
-            [known.text for known in answer.history],
-            [known.text for known in items],
-            history_ids=[known.item_id for known in answer.history],
-            item_ids=[known.item_id for known in items],
-            history_titles=[known.title for known in answer.history],
-            item_titles=[known.title for known in items],
-            term=self.ranking.term,
-        )
-        if not answer.alike:
-            return reasons
-        return [replace(reason, score=score) for reason, (_, score) in zip(reasons, answer.found, strict=True)]
+        term = None if ladder is None else ladder.term
+        return explain_scores(self.model, answer.history, answer.found, term=term, share=answer.share)
 
     def _explain_without_history(self, answer: Answer) -> list[Explanation]:
         """By whom the items were bought; who has bought nothing here has nothing that they match."""

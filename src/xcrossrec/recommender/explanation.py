@@ -26,45 +26,37 @@ from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.prompts import history_prompt
+from xcrossrec.recommender.questions import Known
 from xcrossrec.types import Scoring
 
 
 def explain_scores(
-    model: Model,
-    history: Sequence[str],
-    items: Sequence[str],
-    *,
-    history_ids: Sequence[str | None],
-    item_ids: Sequence[str | None],
-    history_titles: Sequence[str],
-    item_titles: Sequence[str],
-    term: Term | None = None,
+    model: Model, history: Sequence[Known], found: Sequence[tuple[Known, float]], *, term: Term | None, share: float
 ) -> list[Explanation]:
     """Explain the scores of some items for one history.
 
     Args:
         model: `dual` or `pair`, integrated or not; put back as it was.
-        history: texts as the model reads them, oldest first; at least one.
-        history_ids: ids of the history's items, None for free titles.
-        item_ids: ids of the items, None for free titles.
-        history_titles: what people see of the history's items.
-        item_titles: what they see of the items.
+        history: oldest first; at least one.
+        found: the items, with their scores.
         term: what co-purchases add to the text's scores; None adds nothing.
+        share: of the bridge from other categories in the scores, which the text has the rest of.
     """
-    probe = _PROBES[kind_of(model).name](model, history, items)
-    bought = _Bought(term, [each or "" for each in history_ids], [each or "" for each in item_ids])
-    matches = _explain_history(probe, bought, history_ids, history_titles)
+    items = [known for known, _ in found]
+    probe = _PROBES[kind_of(model).name](model, [k.text for k in history], [k.text for k in items], 1 - share)
+    bought = _Bought(term, [known.item_id or "" for known in history], [known.item_id or "" for known in items])
+    matches = _explain_history(probe, bought, history)
     parts = _explain_sources(probe)
     return [
         Explanation(
-            item_ids[number],
-            title,
-            float(probe.full[number] + bought.full[number]),
+            known.item_id,
+            known.title,
+            score,
             matches[number],
             copurchase_effect=None if term is None else float(bought.full[number]),
             **parts[number],
         )
-        for number, title in enumerate(item_titles)
+        for number, (known, score) in enumerate(found)
     ]
 
 
@@ -92,12 +84,17 @@ class _Bought:
 
 
 class _Probe(ABC):
-    """Scores a few items for one history (texts, oldest first), encoding everything afresh each time."""
+    """Scores a few items for one history (texts, oldest first), encoding everything afresh each time.
 
-    def __init__(self, model: Model, history: Sequence[str], items: Sequence[str]) -> None:
+    Args:
+        weight: of the text's scores.
+    """
+
+    def __init__(self, model: Model, history: Sequence[str], items: Sequence[str], weight: float) -> None:
         self.model = model
         self.history = list(history)
         self.items = list(items)
+        self.weight = weight
         self.full = self.scores(self.history)
 
     @abstractmethod
@@ -114,7 +111,11 @@ class _Probe(ABC):
 
     def effect(self) -> Float[np.ndarray, " item"]:
         """The full scores minus those of the model as it is now (ablated, that is)."""
-        effect: Float[np.ndarray, " item"] = self.full - self.scores(self.history)
+        return self.less(self.history)
+
+    def less(self, history: Sequence[str]) -> Float[np.ndarray, " item"]:
+        """The full scores minus those for another history, as far as the text counts."""
+        effect: Float[np.ndarray, " item"] = self.weight * (self.full - self.scores(history))
         return effect
 
     def _encoded(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -198,23 +199,21 @@ class _PairProbe(_Probe):
 _PROBES: Mapping[Scoring, type[_Probe]] = {"dual": _DualProbe, "pair": _PairProbe}
 
 
-def _explain_history(
-    probe: _Probe, bought: _Bought, ids: Sequence[str | None], titles: Sequence[str]
-) -> list[tuple[HistoryMatch, ...]]:
+def _explain_history(probe: _Probe, bought: _Bought, history: Sequence[Known]) -> list[tuple[HistoryMatch, ...]]:
     """Per item, what each history item has to do with it."""
     cosines, shares = probe.cosines_and_shares()
     effects = _leave_one_out(probe, bought)
     return [
         tuple(
             HistoryMatch(
-                ids[slot],
-                title,
+                known.item_id,
+                known.title,
                 _cell(cosines, slot, item),
                 _cell(shares, slot, item),
                 _cell(effects, slot, item),
                 bought.together(slot, item),
             )
-            for slot, title in enumerate(titles)
+            for slot, known in enumerate(history)
         )
         for item in range(len(probe.items))
     ]
@@ -225,7 +224,7 @@ def _leave_one_out(probe: _Probe, bought: _Bought) -> Tensor | None:
     if len(probe.history) < 2:
         return None
     rest = [probe.history[:slot] + probe.history[slot + 1 :] for slot in range(len(probe.history))]
-    effects = [probe.full - probe.scores(history) + bought.without(slot) for slot, history in enumerate(rest)]
+    effects = [probe.less(history) + bought.without(slot) for slot, history in enumerate(rest)]
     return torch.from_numpy(np.stack(effects))
 
 
