@@ -94,7 +94,9 @@ def test_nothing_of_who_is_forgotten_stays_on_disk(store: SqliteCatalogue, tmp_p
 def test_what_cannot_be_wiped_is_said(store: SqliteCatalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     store.add_purchases([Purchase("anna", "i0")])
     query, full = store._rows._all, refused(store.folder, "disk full")
-    monkeypatch.setattr(store._rows, "_all", lambda text: query(text) if text != "VACUUM" else throw(full))
+    monkeypatch.setattr(
+        store._rows, "_all", lambda text, *given: query(text, *given) if text != "VACUUM" else throw(full)
+    )
     with pytest.raises(StorageError, match=r"are deleted, but what is left of them .* could not be overwritten: free"):
         store.forget("anna")
     assert store.purchases().is_empty()

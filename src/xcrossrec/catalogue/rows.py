@@ -294,9 +294,7 @@ class Rows:
 
     def known_purchase(self, purchase: PurchaseValues) -> bool:
         """Whether the customer's purchase of the item is there already."""
-        with _sentences(self.path):
-            query = "SELECT 1 FROM purchases WHERE user_id = ? AND item_id = ?"
-            return self._connection.execute(query, purchase[:2]).fetchone() is not None
+        return bool(self._all("SELECT 1 FROM purchases WHERE user_id = ? AND item_id = ?", *purchase[:2]))
 
     def add_purchases(self, purchases: Iterable[PurchaseValues], *, facts: Mapping[str, Any]) -> None:
         """Add purchases that are new, in one transaction; on disk when this returns, or nothing is.
@@ -332,8 +330,7 @@ class Rows:
         Raises:
             StorageError: the disk refuses.
         """
-        with _sentences(self.path):
-            checks = self._connection.execute("SELECT crc FROM purchases WHERE user_id = ?", (user_id,)).fetchall()
+        checks = self._all("SELECT crc FROM purchases WHERE user_id = ?", user_id)
         if checks or customer not in self.forgotten:
             noted = {**(facts if checks else {}), "forgotten": list(dict.fromkeys([*self.forgotten, customer]))}
             noted["unwiped"] = True
@@ -399,7 +396,7 @@ class Rows:
             return False
         return True
 
-    def _all(self, query: str, *values: int) -> list[Any]:
+    def _all(self, query: str, *values: object) -> list[Any]:
         with _sentences(self.path):
             return self._connection.execute(query, values).fetchall()
 
