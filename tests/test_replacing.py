@@ -6,16 +6,18 @@ import stat
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from xcrossrec import replacing
-from xcrossrec.exceptions import DataError, StorageError
+from xcrossrec.exceptions import DataError, ModelError, StorageError
 from xcrossrec.replacing import (
     changing,
     check_folder,
     claimed,
     leftovers,
+    needing_room,
     replacing_file,
     replacing_folder,
     scratch_folder,
@@ -163,7 +165,25 @@ def test_a_full_disk_is_a_sentence_whatever_says_it(tmp_path: Path, error: Excep
     sentence = r"out could not be written .*No space left.*nothing was changed; free space"
     with pytest.raises(StorageError, match=sentence), replacing_file(tmp_path / "out"):
         raise error
+    with pytest.raises(StorageError, match=sentence), replacing_folder(tmp_path / "out"):
+        raise ModelError("cannot be exported: choose another form") from error
     assert names(tmp_path) == []
+
+
+def test_a_library_that_does_not_say_why_it_failed_is_asked_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = RuntimeError("basic_ios::clear: iostream error")
+    with pytest.raises(RuntimeError, match="iostream"), needing_room(tmp_path / "out"):
+        raise error
+    monkeypatch.setattr(tempfile, "TemporaryFile", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+    with (
+        pytest.raises(StorageError, match=r"out could not be written \(basic_ios.*free space"),
+        replacing_folder(tmp_path / "out"),
+    ):
+        raise error
+    with pytest.raises(DataError, match="row 3"), needing_room(tmp_path / "out"):
+        raise DataError("row 3 has no item")  # which is not the disk's fault
 
 
 def test_what_a_crash_left_is_named_and_removed_by_the_next_writer(

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from xcrossrec.exceptions import BundleError, DataError, StorageError
+from xcrossrec.exceptions import BundleError, DataError, StorageError, XCrossRecError
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 _WRITING, _RETIRED = "writing", "retired"
 _TRIES = 5
+_LITTLE = 2**16  # bytes; where not even so many can be written, want of room is why a write failed
 
 
 @contextmanager
@@ -119,7 +120,7 @@ def scratch_folder() -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="xcrossrec-") as place:
             yield Path(place)
     except Exception as error:
-        if isinstance(error, StorageError) or not (place is None or _is_full(error)):
+        if isinstance(error, StorageError) or not (place is None or _of_full_disk(error, Path(place).parent)):
             raise
         where = Path(place).parent if place else "the folder for temporary files"
         said = "free space on its disk, or let TMPDIR name another folder for temporary files"
@@ -186,27 +187,53 @@ def refused(path: Path, error: object) -> StorageError:
 
 
 @contextmanager
+def needing_room(place: Path) -> Iterator[None]:
+    """Say of a full disk, whatever the block raises for want of room, that ``place`` could not be written.
+
+    Raises:
+        StorageError: it is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, StorageError) or not (cause := _of_full_disk(error, place.parent)):
+            raise
+        raise refused(place, cause) from error
+
+
+@contextmanager
 def _beside(place: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     with _sentence(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(place)
         temporary, lock = _made(place, make)
     try:
-        yield temporary
+        with needing_room(place):
+            yield temporary
     except StorageError as error:
         raise StorageError(str(error).replace(str(temporary), str(place))) from error
-    except Exception as error:
-        if _is_full(error):
-            raise refused(place, error) from error
-        raise
     finally:
         if lock is not None:
             os.close(lock)
         _remove(temporary)
 
 
-def _is_full(error: Exception) -> bool:
-    return getattr(error, "errno", None) in _FULL or any(f"(os error {number})" in str(error) for number in _FULL)
+def _of_full_disk(error: BaseException, folder: Path) -> BaseException | None:
+    """The error, or its cause, that comes of want of room: it says so, or a library does not say why it failed."""
+    said = getattr(error, "errno", None) in _FULL or any(f"(os error {number})" in str(error) for number in _FULL)
+    cause = error.__cause__ or error.__context__
+    if not said and cause is not None and (found := _of_full_disk(cause, folder)):
+        return found
+    return error if said or not (isinstance(error, XCrossRecError) or _has_room(folder)) else None
+
+
+def _has_room(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_LITTLE))
+    except OSError as error:
+        return error.errno not in _FULL
+    return True
 
 
 def _made(place: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:

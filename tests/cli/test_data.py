@@ -1,5 +1,6 @@
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -203,6 +204,19 @@ def test_a_market_beside_a_taken_folder_writes_nothing(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "hobby exists and is not a domain folder: it is left alone" in result.stderr
     assert [each.name for each in (tmp_path / "market").iterdir()] == ["hobby"]
+
+
+def test_a_market_that_the_disk_had_no_room_for_goes_on(tmp_path: Path) -> None:
+    assert run("market", "--out", tmp_path).exit_code == 0
+    shutil.rmtree(tmp_path / "garden")
+    made = (tmp_path / "kitchen" / "items.parquet").stat().st_mtime_ns
+    assert run("market", "--out", tmp_path).exit_code == 0
+    assert (tmp_path / "kitchen" / "items.parquet").stat().st_mtime_ns == made
+    assert (tmp_path / "garden" / "items.parquet").exists()
+    shutil.rmtree(tmp_path / "garden")
+    other = run("market", "--out", tmp_path, "--seed", "1")
+    assert "kitchen holds another domain: choose another --out" in other.stderr
+    assert not (tmp_path / "garden").exists()
 
 
 def test_what_was_not_understood_is_printed(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +248,30 @@ def test_an_interrupted_run_says_how_to_go_on(
     done = RUNNER.invoke(app, given)
     assert done.exit_code == 130
     assert f"interrupted: go on with\n  xcrossrec {shlex.join(given)} --resume\n" in done.stderr
+
+
+def test_a_full_disk_says_how_to_go_on(
+    domain_dir: Path, tiny_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*args: Any) -> None:
+        logging_ = type("Writer", (threading.Thread,), {"__module__": "tensorboard.summary"})(target=_full)
+        logging_.start()
+        logging_.join()
+        _full()
+
+    given = ["train", "source", str(domain_dir), "--out", str(out := tmp_path / "out"), "--base", str(tiny_models.base)]
+    monkeypatch.setattr(loop, "_train", fill)
+    done = RUNNER.invoke(app, given)
+    assert done.exit_code == 2
+    assert done.stderr.endswith("check that it may be written, then try again\n")
+    assert f"error: {out}.training/logs could not be written" in done.stderr
+    (tmp_path / "out.training" / "checkpoint-1").mkdir()
+    (tmp_path / "out.training" / "checkpoint-1" / "files.json").touch()
+    assert RUNNER.invoke(app, [*given, "--resume"]).stderr.endswith("then try again, with --resume\n")
+
+
+def _full() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.filterwarnings("ignore")

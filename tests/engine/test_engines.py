@@ -145,6 +145,12 @@ def test_an_amazon_release_read_elsewhere(tmp_path: Path) -> None:
 # ---- parts
 
 
+def test_what_stopped_before_its_first_part_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="stop"), Parts.claimed(tmp_path / "out", {}, overwrite=False):
+        raise DataError("stop")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_part_that_the_disk_changed_is_refused(tmp_path: Path) -> None:
     with Parts.claimed(tmp_path / "out", {}, overwrite=False) as parts:
         parts.write("one", b"result")

@@ -9,7 +9,8 @@ import typer
 
 from xcrossrec.cli.console import EngineChoice, Json, Overwrite, one_line, progress_to_stderr
 from xcrossrec.engine import check_engine, engine_named
-from xcrossrec.exceptions import ConfigError
+from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.replacing import check_folder
 from xcrossrec.types import Incomplete, Repeats, Split, SplitWay, UnknownItems
 
 if TYPE_CHECKING:
@@ -144,14 +145,21 @@ def market(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
 ) -> None:
     """Write the built-in sample market: four small domains with simulated users."""
-    from xcrossrec.data import write_domain
-    from xcrossrec.data.market import MARKET_DOMAINS, sample_market
-    from xcrossrec.data.store import refuse_taken
+    from xcrossrec.data import read_domain, write_domain
+    from xcrossrec.data.market import sample_market
+    from xcrossrec.data.store import MANIFEST, refuse_taken
 
-    for name in MARKET_DOMAINS:
-        refuse_taken(out / name, overwrite=False)
-    for name, domain in sample_market(seed).items():
-        write_domain(domain, out / name)
+    check_folder(out)
+    market = sample_market(seed)
+    there = {name for name in market if (out / name / MANIFEST).is_file()}  # of an interrupted run, or somebody else's
+    for name, domain in market.items():
+        if name not in there:
+            refuse_taken(out / name, overwrite=False)
+        elif read_domain(out / name).fingerprint != domain.fingerprint:
+            raise DataError(f"{out / name} holds another domain: choose another --out")
+    for name, domain in market.items():
+        if name not in there:
+            write_domain(domain, out / name)
         typer.echo(_shown(out / name, domain))
 
 

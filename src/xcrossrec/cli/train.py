@@ -25,10 +25,10 @@ from xcrossrec.cli.console import (
     taking,
 )
 from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
-from xcrossrec.exceptions import ConfigError
+from xcrossrec.exceptions import ConfigError, StorageError
 from xcrossrec.extras import require_package
 from xcrossrec.replacing import check_vacant
-from xcrossrec.training.places import refuse_unfinished, work_folder
+from xcrossrec.training.places import is_unfinished, refuse_unfinished, work_folder
 from xcrossrec.training.processes import Processes
 from xcrossrec.training.trackers import Tracker
 from xcrossrec.types import USER, PairAttention, PoolingMode, Scoring
@@ -130,16 +130,20 @@ def source(directory: DomainDir, options: Lora) -> None:
     from xcrossrec.training.source import train_source
 
     targets = [name.strip() for name in options.target_modules.split(",")] if options.target_modules else None
-    with progress_to_stderr(), _can_go_on():
+    with progress_to_stderr(), _can_go_on(options):
         report = train_source(domain, options.out, config=config, **{**options.arguments(), "target_modules": targets})
     _print(report, options, "the base")
 
 
 @contextmanager
-def _can_go_on() -> Iterator[None]:
-    """Say how to go on when the user interrupts."""
+def _can_go_on(options: Run) -> Iterator[None]:
+    """Say how to go on when the user interrupts, or the disk is full."""
     try:
         yield
+    except StorageError as error:
+        if is_unfinished(work_folder(options.out)):
+            raise StorageError(f"{error}, with --resume") from error
+        raise
     except KeyboardInterrupt:
         words = [word for word in sys.argv[1:] if word != "--resume"]
         if (here := Processes.here()).first:
@@ -189,7 +193,7 @@ def target(
     check_sources(folders, alone=form == "lora")
     domain = options.check(directory)
     prepare("train")
-    with progress_to_stderr(), _can_go_on():
+    with progress_to_stderr(), _can_go_on(options):
         if form == "lora":
             report = _train_lora(domain, folders[0] if folders else None, options)
         else:

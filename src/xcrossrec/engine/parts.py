@@ -48,8 +48,12 @@ class Parts:
         parts = cls(out, job)
         with claimed(parts.folder):
             parts._take_job(overwrite=overwrite)
-            yield parts
-            shutil.rmtree(parts.folder)
+            try:
+                yield parts
+                shutil.rmtree(parts.folder)
+            finally:
+                if not any(parts.folder.glob(f"*{_PART}")):  # nothing to go on with
+                    (parts.folder / _JOB).unlink(missing_ok=True)
 
     def _take_job(self, *, overwrite: bool) -> None:
         """Keep the folder's parts if they are this job's."""

@@ -23,14 +23,14 @@ from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.progress import Stage, showing, stage, to_stderr
 from xcrossrec.prompts import item_texts
-from xcrossrec.replacing import check_vacant, claimed
+from xcrossrec.replacing import check_vacant, claimed, needing_room
 from xcrossrec.training.batches import EpochOfBatches, HeldOutApart, UserBatches
 from xcrossrec.training.checkpoints import WholeCheckpoints, prepare_work, state_of
 from xcrossrec.training.groups import parameter_groups
 from xcrossrec.training.kinds import TRAININGS, SharedBatches, on_cpu
 from xcrossrec.training.places import work_folder
 from xcrossrec.training.processes import joined
-from xcrossrec.training.trackers import Tracker, arguments_of, check_tracker, tracker_callbacks
+from xcrossrec.training.trackers import LOGS, Tracker, arguments_of, check_tracker, told_once, tracker_callbacks
 
 _log = logging.getLogger(__name__)
 
@@ -80,11 +80,12 @@ def working(out: Path, overwrite: bool, report_to: Tracker) -> Iterator[Path]:
         BundleError: ``out`` exists and may not be replaced.
         ConfigError, MissingExtraError: no such tracker; or a GPU would be idle.
         DataError: another process is at work in the folder.
+        StorageError: the disk is full.
     """
     check_vacant(out, overwrite=overwrite)
     check_tracker(report_to)
     work = work_folder(out)
-    with claimed(work) if joined(on_cpu=on_cpu()).first else nullcontext():
+    with claimed(work) if joined(on_cpu=on_cpu()).first else nullcontext(), needing_room(work / LOGS), told_once():
         yield work
 
 

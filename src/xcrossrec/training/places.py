@@ -18,6 +18,11 @@ def work_folder(out: Path) -> Path:
     return out.with_name(out.name + ".training")
 
 
+def is_unfinished(work: Path) -> bool:
+    """Whether a run has left a checkpoint in its folder."""
+    return any(work.glob(f"checkpoint-*/{CHECKPOINT_FILES}"))
+
+
 def refuse_unfinished(work: Path, *, resume: bool) -> None:
     """Refuse a run that cannot begin or go on in its folder.
 
@@ -26,5 +31,5 @@ def refuse_unfinished(work: Path, *, resume: bool) -> None:
     """
     if resume and not (work / RUN_FILE).exists():
         raise OtherRunError(f"nothing to resume in {work}: run without --resume")
-    if not resume and any(work.glob(f"checkpoint-*/{CHECKPOINT_FILES}")):
+    if not resume and is_unfinished(work):
         raise OtherRunError(f"{work} holds an unfinished run: continue it with --resume, or remove the folder")

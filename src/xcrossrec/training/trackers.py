@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -9,6 +12,9 @@ from xcrossrec.exceptions import ConfigError
 from xcrossrec.extras import require_package
 
 Tracker: TypeAlias = Literal["tensorboard", "mlflow", "wandb", "trackio"]
+
+LOGS = "logs"
+"""TensorBoard's folder, in a run's."""
 
 PROJECT = "xcrossrec"
 """Of runs, where a tracker has projects and its own variables name none."""
@@ -32,6 +38,19 @@ def arguments_of(tracker: Tracker, work: Path) -> dict[str, Any]:
     return {"report_to": [] if tracker == "tensorboard" else [tracker], "run_name": name, "project": PROJECT}
 
 
+@contextmanager
+def told_once() -> Iterator[None]:
+    """Within the block no traceback of TensorBoard's thread is printed: what it raises, its writer raises again."""
+    printed = threading.excepthook
+    threading.excepthook = lambda found: (
+        None if type(found.thread).__module__.startswith("tensorboard.") else printed(found)
+    )
+    try:
+        yield
+    finally:
+        threading.excepthook = printed
+
+
 def tracker_callbacks(tracker: Tracker, work: Path) -> list[Any]:
     """TensorBoard's own, whose logs lie in the run's folder; a trainer finds those of the others by their names."""
     if tracker != "tensorboard":
@@ -39,5 +58,5 @@ def tracker_callbacks(tracker: Tracker, work: Path) -> list[Any]:
     from transformers.integrations import TensorBoardCallback
 
     callback = TensorBoardCallback()
-    callback.logging_dir = callback.logging_dir or str(work / "logs")
+    callback.logging_dir = callback.logging_dir or str(work / LOGS)
     return [callback]
