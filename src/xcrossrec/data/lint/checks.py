@@ -7,15 +7,15 @@ from itertools import combinations
 
 import polars as pl
 
+from xcrossrec.data.domain import SHORTEST_SEQUENCE
 from xcrossrec.data.interactions import written_otherwise
-from xcrossrec.data.lint.report import EXAMPLES, Finding, Severity, finding
+from xcrossrec.data.lint.report import EXAMPLES, Finding, finding
 from xcrossrec.data.lint.tables import NEEDED, Tables, is_blank
 from xcrossrec.data.splitting import SAME_USERS, bought_after
 from xcrossrec.data.text import has_entity, is_empty_title
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
 LONG_TITLE_WORDS = 40
-SHORTEST = 2
 _SPLIT_OF: Mapping[str, Split] = {split: split for split in SPLITS}
 
 
@@ -137,9 +137,7 @@ def check_shared_users(tables: Tables) -> Iterator[Finding]:
         left, right = (set(tables.splits[split][USER]) for split in (first, second))
         remedy = f"as the split {way} has it" if by_design else "split by user, or leave them out of one"
         message = f"users are in {first} and in {second}: {remedy}"
-        severity: Severity | None = "warning" if by_design else None
-        shared = sorted(left & right)
-        yield from finding("shared_users", tables.name, None, shared, message, severity=severity)
+        yield from finding("shared_users", tables.name, None, sorted(left & right), message, eased=by_design)
         alike = written_otherwise(sorted(right - left), sorted(left - right))
         message = f"user ids differ between {first} and {second} only in how they are written: write them alike"
         yield from finding("id_mismatch", tables.name, None, [f"{a!r}, {b!r}" for b, a in alike.items()], message)
@@ -167,8 +165,7 @@ def check_order(tables: Tables) -> Iterator[Finding]:
         for code, users in _unordered_users(frame).items():
             eased = code == "unordered_rows" and not tables.sorted_by_contract
             message = f"users {_ORDER_MESSAGES[code]}"
-            severity: Severity | None = "warning" if eased else None
-            yield from finding(code, tables.name, split, users, message, severity=severity)
+            yield from finding(code, tables.name, split, users, message, eased=eased)
 
 
 _ORDER_MESSAGES = {
@@ -182,7 +179,7 @@ def check_sequences(tables: Tables) -> Iterator[Finding]:
     """Find targets that are in the history, items bought again, and sequences without a history."""
     for split, frame in tables.sequences.items():
         history, last = pl.col("items").list.slice(0, pl.col("items").list.len() - 1), pl.col("items").list.last()
-        long_enough = frame.filter(pl.col("items").list.len() >= SHORTEST)
+        long_enough = frame.filter(pl.col("items").list.len() >= SHORTEST_SEQUENCE)
         leaked = long_enough.filter(history.list.contains(last))[USER]
         message = (
             f"of {long_enough.height:,} targets ({_percent(leaked.len(), long_enough.height)}) occur in their own "
@@ -192,13 +189,12 @@ def check_sequences(tables: Tables) -> Iterator[Finding]:
         kept = (tables.manifest.get("filters") or {}).get("repeats") == "keep"
         if kept:
             message = "targets occur in their own history, as --repeats keep has it: bought items stay candidates"
-        severity: Severity | None = "warning" if kept else None
-        yield from finding("target_in_history", tables.name, split, leaked.to_list(), message, severity=severity)
+        yield from finding("target_in_history", tables.name, split, leaked.to_list(), message, eased=kept)
         again = long_enough.filter(history.list.n_unique() < history.list.len())[USER]
         message = "histories hold an item more than once: import with --repeats first unless repeat purchases matter"
         yield from finding("repeated_item", tables.name, split, again.to_list(), message)
-        short = frame.filter(pl.col("items").list.len() < SHORTEST)[USER]
-        message = f"users have fewer than {SHORTEST} items, so no history: they are left out everywhere"
+        short = frame.filter(pl.col("items").list.len() < SHORTEST_SEQUENCE)[USER]
+        message = f"users have fewer than {SHORTEST_SEQUENCE} items, so no history: they are left out everywhere"
         yield from finding("short_sequence", tables.name, split, short.to_list(), message)
 
 
@@ -207,9 +203,10 @@ def check_targets(tables: Tables) -> Iterator[Finding]:
     if "train" not in tables.splits:
         return
     seen = tables.splits["train"][ITEM].unique()
-    for split, targets in tables.targets.items():
+    for split, frame in tables.sequences.items():
         if split == "train":
             continue
+        targets = frame.filter(pl.col("items").list.len() >= SHORTEST_SEQUENCE)["items"].list.last()
         cold = targets.filter(~targets.is_in(seen.implode()))
         share = _percent(cold.len(), targets.len())
         message = f"of {targets.len():,} targets ({share}) never occur in train: only their titles can rank them"

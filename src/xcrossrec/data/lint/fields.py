@@ -9,7 +9,6 @@ import polars as pl
 
 from xcrossrec.data.lint.report import Finding, finding
 from xcrossrec.data.lint.tables import Tables
-from xcrossrec.data.text import clean_text
 from xcrossrec.types import ITEM, TITLE
 
 FEWEST = 10
@@ -26,7 +25,7 @@ _TAG = r"</?[A-Za-z][^<>]*>|/>"
 
 def check_fields(tables: Tables) -> Iterator[Finding]:
     """Find fields that say nothing, or the same of every item, and remains of HTML in them."""
-    for name, column in _fields(tables).items():
+    for name, column in tables.fields().items():
         said = column.filter(column != "")
         missing = column.len() - said.len()
         if 2 * missing > column.len():
@@ -54,7 +53,7 @@ def check_fields(tables: Tables) -> Iterator[Finding]:
 
 def check_leaks(tables: Tables) -> Iterator[Finding]:
     """Find fields that name what the user bought next, and such that are nearly an id or a time."""
-    for name, column in _fields(tables).items():
+    for name, column in tables.fields().items():
         said = column.filter(column != "")
         if name == TITLE or said.len() < FEWEST:
             continue
@@ -71,7 +70,7 @@ def check_leaks(tables: Tables) -> Iterator[Finding]:
             if 2 * count > said.len():
                 message = f"of {said.len():,} values of {name} are or hold {kind}: leave the field out"
                 shown = [repr(text[:80]) for text in said.head(3)]
-                yield from finding("leaking_field", tables.name, None, shown, message, count=count, severity="warning")
+                yield from finding("leaking_field", tables.name, None, shown, message, count=count, eased=True)
         yield from _named_targets(tables, name, column)
 
 
@@ -116,11 +115,6 @@ def _names_target(items: list[str], texts: dict[str, str], titles: dict[str, str
         if by_id and item != target and target in text.replace(",", " ").replace(";", " ").split():
             return True
     return False
-
-
-def _fields(tables: Tables) -> dict[str, pl.Series]:
-    """The title, the usual text columns and those that the template names, as models read them."""
-    return {name: clean_text(tables.described[name], title=name == TITLE) for name in tables.described.columns}
 
 
 def _phrase(said: pl.Series) -> str | None:

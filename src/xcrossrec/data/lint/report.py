@@ -89,15 +89,15 @@ def finding(
     message: str,
     *,
     count: int | None = None,
-    severity: Severity | None = None,
+    eased: bool = False,
 ) -> Iterator[Finding]:
     """Make a finding, or none where nothing was found.
 
-    The message comes after the count, so that both read as a sentence. The count is the number of examples and the
-    severity the code's own, unless given.
+    The message comes after the count, so that both read as a sentence. The count is the number of examples, unless
+    given, and the severity the code's own, or (``eased``) a warning.
     """
     number = len(examples) if count is None else count
     if number:
-        own: Severity = "error" if code in ERRORS else "warning"
+        severity: Severity = "error" if code in ERRORS and not eased else "warning"
         shown = tuple(str(example) for example in examples[:EXAMPLES])
-        yield Finding(code, severity or own, domain, split, number, shown, f"{number:,} {message}")
+        yield Finding(code, severity, domain, split, number, shown, f"{number:,} {message}")

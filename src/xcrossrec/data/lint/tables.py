@@ -13,7 +13,7 @@ import polars as pl
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.readers.sources import Reading, open_sources
 from xcrossrec.data.store import AGAIN, MANIFEST, read_domain, read_manifest, read_parquet
-from xcrossrec.data.text import BRAND, CATEGORY, DESCRIPTION, IN_STOCK, PRICE, ItemText
+from xcrossrec.data.text import BRAND, CATEGORY, DESCRIPTION, IN_STOCK, PRICE, ItemText, clean_text
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.replacing import as_path, scratch_folder, state_of
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
@@ -58,18 +58,18 @@ class Tables:
         except ConfigError:
             return None
 
-    @cached_property
-    def described(self) -> pl.DataFrame:
+    def fields(self) -> dict[str, pl.Series]:
         """Title, brand, category, description and the columns that the item text names, as far as they are there.
 
-        A row is that of ``items``.
+        They are as models read them; a row is that of ``items``.
         """
         frame = self.raw["items"]
         if not set(NEEDED["items"]) <= set(frame.columns):
-            return pl.DataFrame()
+            return {}
         names = dict.fromkeys((TITLE, BRAND, CATEGORY, DESCRIPTION, *(self.text.fields if self.text else ())))
         usual = [name for name in names if name in frame.columns and name not in (PRICE, IN_STOCK)]
-        return frame.filter(~is_blank(ITEM)).select(usual)
+        rows = frame.filter(~is_blank(ITEM))
+        return {name: clean_text(rows[name], title=name == TITLE) for name in usual}
 
     @cached_property
     def splits(self) -> dict[Split, pl.DataFrame]:
@@ -86,12 +86,6 @@ class Tables:
             .agg(pl.col(ITEM).alias("items"))
             for split, frame in self.splits.items()
         }
-
-    @cached_property
-    def targets(self) -> dict[Split, pl.Series]:
-        """Per split the last items of the sequences of at least two items."""
-        long_enough = pl.col("items").list.len() >= 2
-        return {s: f.filter(long_enough)["items"].list.last() for s, f in self.sequences.items()}
 
     def ids(self, column: str) -> set[str]:
         """Collect a kind of id over the splits, and items from the catalogue too."""
