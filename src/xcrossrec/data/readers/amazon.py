@@ -15,7 +15,7 @@ scraped page's own script or markup: these count as empty.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Literal, TypeAlias
 
@@ -32,32 +32,6 @@ from xcrossrec.types import ITEM, USER
 Release: TypeAlias = Literal["amazon2014", "amazon2018", "amazon2023"]
 ASIN_LENGTH = 10
 JUNK_TITLE = r"(?i)getTime\(\)|<span|<div|<script|</?a\b[^>]*href|^\s*var a?PageStart|\"\s*/>\s*$"
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """How one release is written; ``order`` names CSV columns without a header, ``loose`` allows Python literals."""
-
-    review: Columns
-    order: Sequence[str] | None
-    metadata: Columns
-    loose: bool
-    unit_remedy: str
-
-
-_REVIEWER = Columns(user="reviewerID", item="asin", time="unixReviewTime", time_unit="s")
-_PARENT = Columns(user="user_id", item="parent_asin", time="timestamp", time_unit="ms")
-_NEWER = "milliseconds are the 2023 release's, read it with --format amazon2023"
-_OLDER = "seconds are the 2014 and 2018 releases', read it with --format amazon2014 or amazon2018"
-_LAYOUTS: Mapping[Release, _Layout] = {
-    "amazon2014": _Layout(
-        _REVIEWER, ("reviewerID", "asin", "overall", "unixReviewTime"), Columns(item="asin"), True, _NEWER
-    ),
-    "amazon2018": _Layout(
-        _REVIEWER, ("asin", "reviewerID", "overall", "unixReviewTime"), Columns(item="asin"), False, _NEWER
-    ),
-    "amazon2023": _Layout(_PARENT, None, Columns(item="parent_asin", brand="store"), False, _OLDER),
-}
 
 
 def read_amazon(release: Release, inputs: Inputs, blocks: Blocks | None = None) -> RawDomain:
@@ -82,29 +56,15 @@ def read_amazon(release: Release, inputs: Inputs, blocks: Blocks | None = None) 
             f"format {release} takes interactions (--interactions, or --train, --validation and --test) and items for "
             "the titles (--items): give both"
         )
-    layout = _LAYOUTS[release]
-    plan = Plan(
-        columns=(layout.review, layout.metadata),
-        names=layout.order,
-        loose=layout.loose,
-        needed=("item",),
-        others=False,
-        remedy=layout.unit_remedy,
-        only_bought=True,
-        mend=_without_junk,
-        check_file=partial(_refuse_header, layout),
-        check=_check_order,
-    )
-    return read_planned(plan, inputs, blocks)
+    return read_planned(_PLANS[release], inputs, blocks)
 
 
 def _without_junk(title: pl.Expr) -> pl.Expr:
     return pl.when(title.str.contains(JUNK_TITLE)).then(pl.lit("")).otherwise(title)
 
 
-def _refuse_header(layout: _Layout, source: Source) -> None:
-    named = {*(layout.order or ()), "user_id", "item_id", "timestamp", "rating"}
-    if layout.order is not None and source.form == "csv" and set(source.first_row) & named:
+def _refuse_header(names: Sequence[str], source: Source) -> None:
+    if source.form == "csv" and {*source.first_row} & {*names, "user_id", "item_id", "timestamp", "rating"}:
         raise DataError(
             f"{source.shown} has a header ({', '.join(source.first_row)}), ratings files of this release have none: "
             "read it with --format csv and name its columns"
@@ -123,3 +83,28 @@ def _check_order(batch: pl.DataFrame, path: str, row: int) -> None:
 def _swapped(batch: pl.DataFrame) -> bool:
     users, items = (batch[name].cast(pl.String).str.len_chars() for name in (USER, ITEM))
     return bool(((users == ASIN_LENGTH) & (items > ASIN_LENGTH)).all())
+
+
+_BEFORE_2023 = Plan(
+    needed=("item",),
+    others=False,
+    only_bought=True,
+    mend=_without_junk,
+    check=_check_order,
+    remedy="milliseconds are the 2023 release's, read it with --format amazon2023",
+    columns=(Columns(user="reviewerID", item="asin", time="unixReviewTime", time_unit="s"), Columns(item="asin")),
+)
+_ORDER_2014 = ("reviewerID", "asin", "overall", "unixReviewTime")
+_ORDER_2018 = ("asin", "reviewerID", "overall", "unixReviewTime")
+_PLANS: Mapping[Release, Plan] = {
+    "amazon2014": replace(_BEFORE_2023, names=_ORDER_2014, check_file=partial(_refuse_header, _ORDER_2014), loose=True),
+    "amazon2018": replace(_BEFORE_2023, names=_ORDER_2018, check_file=partial(_refuse_header, _ORDER_2018)),
+    "amazon2023": replace(
+        _BEFORE_2023,
+        columns=(
+            Columns(user="user_id", item="parent_asin", time="timestamp", time_unit="ms"),
+            Columns(item="parent_asin", brand="store"),
+        ),
+        remedy="seconds are the 2014 and 2018 releases', read it with --format amazon2014 or amazon2018",
+    ),
+}
