@@ -131,6 +131,8 @@ def test_order_goes_by_position_then_as_rows_stand() -> None:
     assert order(frame)["item_id"].to_list() == ["b", "c", "a"]
     assert order(frame)["position"].to_list() == [0, 1, 2]
     assert order(frame.drop("position"))["item_id"].to_list() == ["a", "b", "c"]
+    apart = bought(("u", "a", 2**62), ("u", "b", -(2**62) - 5), columns="user_id item_id position")
+    assert order(apart)["item_id"].to_list() == ["b", "a"]  # further apart than an int64 can say
 
 
 @pytest.mark.parametrize(

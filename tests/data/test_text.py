@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xcrossrec.data import Domain, build_domain, read_domain, write_domain
-from xcrossrec.data.text import TITLES, Cut, ItemText, clean_text
+from xcrossrec.data.text import TITLES, ItemText, clean_text
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.prompts import clean_title
 
@@ -133,7 +133,7 @@ def test_a_limit_is_in_words_and_what_it_cuts_is_counted() -> None:
         "",
         "Saw; one two three",
     ]
-    assert text.cut(SHOP) == {"title": Cut(1, 2), "description": Cut(2, 3)}
+    assert text.cut(SHOP) == {"title": {"items": 1, "words": 2}, "description": {"items": 2, "words": 3}}
     assert ItemText("{title:3}; {description}").cut(SHOP) == {}
     wide = pl.DataFrame({"title": ["日本語の長い商品名です" * 9, "short"]})
     assert ItemText("{title:4}").render(wide).str.len_chars().to_list() == [32, 5]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -80,13 +80,11 @@ class Sequences:
         return histories, np.array([rows[-1] for rows in self.rows], dtype=np.int64)
 
     def _permutation(self, seed: int) -> list[int]:
-        return [int(index) for index in np.random.default_rng(seed).permutation(len(self))]
+        order: list[int] = np.random.default_rng(seed).permutation(len(self)).tolist()
+        return order
 
-    def _select(self, order: Iterable[int]) -> Sequences:
-        chosen = list(order)
-        return Sequences(
-            user_ids=tuple(self.user_ids[index] for index in chosen), rows=tuple(self.rows[index] for index in chosen)
-        )
+    def _select(self, order: Sequence[int]) -> Sequences:
+        return Sequences(tuple(self.user_ids[index] for index in order), tuple(self.rows[index] for index in order))
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,8 +287,7 @@ class Domain:
 
 def user_runs(interactions: pl.DataFrame) -> pl.Series:
     """Give the user of each run of rows with one user: in canonical order every user once."""
-    users = interactions[USER]
-    return users.filter(users.ne_missing(users.shift(1)) | (pl.int_range(users.len(), eager=True) == 0))
+    return interactions[USER].rle().struct.field("value")
 
 
 def _check_schema(what: str, frame: pl.DataFrame, expected: pl.Schema) -> None:

@@ -175,7 +175,7 @@ def checked_domain(
         blank = pl.when(is_empty_title()).then(pl.lit("")).otherwise(TITLE).alias(TITLE)
         catalogue = catalogue.with_columns(blank)
     if cut := read.cut(catalogue):
-        filters["text_cut"] = {field: each._asdict() for field, each in cut.items()}
+        filters["text_cut"] = cut
     domain = Domain(name, catalogue, splits, {**manifest, "filters": filters}, read)
     return domain.with_manifest(manifest_of(domain))
 
@@ -227,39 +227,27 @@ def _without_repeats(interactions: pl.DataFrame, exact: list[str]) -> pl.DataFra
 
 
 def _sort_by_user(interactions: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """Sort by the user's first row, then ``by``, then as the rows stand."""
-    if (key := _sort_key(interactions, by)) is not None:
-        return interactions[key.to_frame().select(pl.arg_sort_by(_ROW, maintain_order=True)).to_series()]
-    first = "__first"
-    return (
-        interactions.with_row_index(_ROW)
-        .with_columns(pl.col(_ROW).min().over(USER).alias(first))
-        .sort([first, *by, _ROW])
-        .drop(first, _ROW)
-    )
-
-
-def _sort_key(interactions: pl.DataFrame, by: Sequence[str]) -> pl.Series | None:
-    """Put the user's place and ``by`` into one number; None where that does not go or does not fit."""
-    if interactions.is_empty() or any(not interactions.schema[name].is_integer() for name in by):
-        return None
+    """Sort by the user's first row, then ``by`` (whole numbers), then as the rows stand: all of it as one number."""
+    if interactions.is_empty():
+        return interactions
     users = numbers_of(interactions[USER])
     first = np.zeros(users.max() + 1, dtype=np.int64)
     first[users[::-1]] = np.arange(len(users) - 1, -1, -1)  # of equal places the last one written stays
     starts = np.zeros(len(users), dtype=bool)
     starts[first[users]] = True
-    key, size = (np.cumsum(starts) - 1)[first[users]], int(starts.sum())
+    key = (np.cumsum(starts) - 1)[first[users]]
     for name in by:
-        if interactions[name].null_count():
-            return None
         values = interactions[name].to_numpy().astype(np.int64)
-        values -= values.min()
         values //= max(int(np.gcd.reduce(values)), 1) if name == SUBSECOND else 1  # milliseconds, say
-        span = int(values.max()) + 1
-        if (size := size * span) > _LARGEST:
-            return None
-        key = key * span + values
-    return pl.Series(_ROW, key)
+        if _span(key) * _span(values) > _LARGEST:
+            key, values = (pl.Series(each).rank("dense").cast(pl.Int64).to_numpy() for each in (key, values))
+        key = key * _span(values) + (values - values.min())
+    return interactions[pl.Series(_ROW, key).to_frame().select(pl.arg_sort_by(_ROW, maintain_order=True)).to_series()]
+
+
+def _span(numbers: Int64[np.ndarray, " row"]) -> int:
+    """How many whole numbers there are from the least to the greatest."""
+    return int(numbers.max()) - int(numbers.min()) + 1
 
 
 def _catalogue(name: str, items: pl.DataFrame) -> pl.DataFrame:

@@ -32,9 +32,6 @@ CANONICAL: dict[str, pl.DataType] = {
 }
 """Columns of an item table that mean the same everywhere, beside id and title, and their types."""
 
-DEFAULT_FIELDS = (TITLE, BRAND, CATEGORY)
-"""What a text is made of where no template is given, as far as a table has it."""
-
 CHARACTERS_A_WORD = 8
 _LONGEST_TEMPLATE, _MOST_WORDS = 1_000, 1_000
 
@@ -78,18 +75,6 @@ class Field(NamedTuple):
     close: str
 
 
-class Cut(NamedTuple):
-    """What of one field is not read.
-
-    Attributes:
-        items: whose field is longer than its limit.
-        words: the limit.
-    """
-
-    items: int
-    words: int
-
-
 @dataclass(frozen=True)
 class ItemText:
     """What models read of an item.
@@ -120,7 +105,7 @@ class ItemText:
     @classmethod
     def default(cls, items: pl.DataFrame) -> ItemText:
         """Title, brand and category, as far as a table of items has them and they are not empty throughout."""
-        named = [name for name in DEFAULT_FIELDS[1:] if name in items.columns]
+        named = [name for name in (BRAND, CATEGORY) if name in items.columns]
         there = [name for name in named if (clean_text(items[name].unique()) != "").any()]
         return cls("; ".join(f"{{{name}}}" for name in (TITLE, *there)))
 
@@ -231,15 +216,19 @@ class ItemText:
                 before = True
         return " ".join(text.split())
 
-    def cut(self, items: pl.DataFrame) -> dict[str, Cut]:
-        """Count, by field with a limit, the items of which not all is read; fields that are read whole are left out."""
+    def cut(self, items: pl.DataFrame) -> dict[str, dict[str, int]]:
+        """Count, by field with a limit, the items of which not all is read; fields that are read whole are left out.
+
+        Returns:
+            by field ``items``, whose field is longer than its limit, and ``words``, the limit.
+        """
         found = {}
         for part in self.parts:
             if part.words is not None:
                 texts = clean_text(items[part.name], title=part.name == TITLE)
                 count = int((_first_words(texts, part.words) != texts).sum())
                 if count:
-                    found[part.name] = Cut(count, part.words)
+                    found[part.name] = {"items": count, "words": part.words}
         return found
 
 
@@ -302,9 +291,9 @@ def unescape(text: str) -> str:
     return text
 
 
-def has_entity(column: str = TITLE) -> pl.Expr:
-    """Tell, as an expression, whether a column holds an HTML entity."""
-    return pl.col(column).fill_null("").str.contains(_ENTITY.pattern)
+def has_entity() -> pl.Expr:
+    """Tell, as an expression, whether ``title`` holds an HTML entity."""
+    return pl.col(TITLE).fill_null("").str.contains(_ENTITY.pattern)
 
 
 def plain(column: pl.Series) -> pl.Series:

@@ -28,13 +28,8 @@ def first_day(domain: Domain, split: Split) -> Domain:
     known = domain.interactions["train"].select(USER).unique() if "train" in domain.splits else None
     frame = domain.frame(split)
     frame = frame if known is None else frame.join(known, on=USER, how="anti", maintain_order="left")
-    row = pl.col("__row")
-    moved = (
-        frame.with_row_index("__row")
-        .with_columns(row.min().over(USER).alias("__user"), (row == row.min().over(USER)).alias("__first"))
-        .sort("__user", "__first", "__row")
-        .drop("__row", "__user", "__first")
-    )
+    user = pl.col(USER)  # each one's rows stand together
+    moved = frame.sort(user.rle_id(), user.is_first_distinct(), maintain_order=True)
     if not domain.frame(split).is_empty() and moved.is_empty():
         raise DataError(
             f"all users of {split!r} of domain {domain.name!r} are in its train split, too, so their first purchases "
