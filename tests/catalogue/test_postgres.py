@@ -138,7 +138,7 @@ def test_the_other_goes_on_with_the_former_vectors_until_it_takes_the_new_ones(
     assert list(taken.snapshot()) == [item(0), item(1)]
     last.upsert([item(7)], unit(7))
     with pytest.raises(BundleError, match="holds no catalogue"):
-        last._tables.whole(2, 99)  # the generation before is gone
+        last._tables.whole(2, 99, DIM)  # the generation before is gone
 
 
 def test_who_missed_two_models_still_answers_with_the_vectors_it_has(

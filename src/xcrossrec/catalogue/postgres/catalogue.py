@@ -32,7 +32,7 @@ from xcrossrec.catalogue.postgres.generations import Changed, NextGeneration
 from xcrossrec.catalogue.postgres.snapshot import SearchedSnapshot
 from xcrossrec.catalogue.postgres.tables import LARGEST_INDEXED, State, Tables, askable, check_texts, taken
 from xcrossrec.catalogue.purchases import Purchase, PurchaseLog, first_of_each
-from xcrossrec.catalogue.segment import Segment, check_vectors
+from xcrossrec.catalogue.segment import check_vectors
 from xcrossrec.catalogue.snapshot import HeldSnapshot
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.catalogue.view import Snapshot
@@ -94,15 +94,12 @@ class PostgresCatalogue(Catalogue):
         check_texts(value for item in items for value in item.values)
 
         def make(connection: Connection[Any]) -> None:
-            there = tables.create(connection)
-            if there is not None and not overwrite:
+            former = tables.create(connection)
+            if former.generation and not overwrite:
                 raise taken(tables.database.name)
-            former = there or State(0, 0, "", 0, "", 0, 0, 0, 0, False, 0, None, None)
             generation, indexed = former.generation + 1, must_index(len(items), dim)
             facts = {"generation": generation, "fingerprint": fingerprint, "dim": dim, "text": text.template}
             facts |= {"items": len(items), "next_place": len(items), "indexed": indexed, "model": None}
-            if there is None:
-                tables.begin(connection)
             tables.make_items(connection, generation, dim)
             tables.write(connection, generation, former.version + 1, range(len(items)), items, checked)
             tables.index_items(connection, generation)
@@ -186,8 +183,7 @@ class PostgresCatalogue(Catalogue):
     def _read_all(self, state: State) -> HeldSnapshot | SearchedSnapshot:
         if state.indexed:
             return SearchedSnapshot(self._tables, state.generation, state.version, state.dim, state.items)
-        segment = self._tables.whole(state.generation, state.version)
-        return HeldSnapshot.of(state.version, segment if len(segment) else Segment.empty(state.dim))
+        return HeldSnapshot.of(state.version, self._tables.whole(state.generation, state.version, state.dim))
 
     def _catch_up(self) -> None:
         """Take in what was written since."""
@@ -202,15 +198,13 @@ class PostgresCatalogue(Catalogue):
             self._arrivals.catch_up(state.arrived)
             if state.version <= self._snapshot.version and state.indexed == self._state.indexed:
                 return
-            if state.indexed or state.purged > self._snapshot.version:
+            held, known = not state.indexed, self._snapshot.version
+            changed = self._tables.changed(state.generation, known, state.version) if held else None
+            if changed is None or self._tables.state().purged > known:  # what was deleted may be removed by now
                 self._snapshot, self._since = self._read_all(state), None
-            elif isinstance(self._snapshot, HeldSnapshot):
-                changed = self._tables.changed(state.generation, self._snapshot.version, state.version)
-                if self._tables.state().purged > self._snapshot.version:  # what was deleted may be removed by now
-                    self._snapshot, self._since = self._read_all(state), None
-                else:
-                    self._apply(state.version, *changed)
-                    self._merge_later()
+            else:
+                self._apply(state.version, *changed)
+                self._merge_later()
             self._state = state
 
     # ---- write

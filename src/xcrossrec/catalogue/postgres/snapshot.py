@@ -43,8 +43,6 @@ _LEAST, _EACH = 50, 4
 _BY_BONUS = 1000
 _PAGE = 5000
 
-_ITEM = sql.SQL("item_id, title, category, in_stock, price, metadata")
-
 
 @dataclass(frozen=True)
 class SearchedSnapshot(Snapshot):
@@ -96,8 +94,8 @@ class SearchedSnapshot(Snapshot):
     def first_titled(self, titles: Sequence[str]) -> list[StoredItem | None]:
         """Find the first item of each title."""
         asked = [clean_title(title) for title in titles]
-        given = {"wanted": askable(filter(None, asked))}
-        rows = self._read("DISTINCT ON (title) {item}", "title = ANY(%(wanted)s) ORDER BY title, place", **given)
+        condition, wanted = "title = ANY(%(wanted)s) ORDER BY title, place", askable(filter(None, asked))
+        rows = self._read("DISTINCT ON (title) {item}", condition, wanted=wanted)
         found = {item.title: item for item in (StoredItem.restore(*row) for row in rows)}
         return [found.get(title) for title in asked]
 
@@ -139,7 +137,7 @@ class SearchedSnapshot(Snapshot):
         most = 0 if math.isinf(within_s) else max(1, int(within_s * 1000))
         setting = sql.SQL("SET LOCAL statement_timeout = {}").format(most)
         try:
-            return [StoredItem.restore(*row) for row in self._ask(self._asked("{item}", condition), given, setting)]
+            return self._items(condition, setting, **given)
         except StorageError as error:
             if isinstance(error.__cause__, QueryCanceled):
                 raise TimeoutError from error
@@ -160,7 +158,7 @@ class SearchedSnapshot(Snapshot):
                 near = near if leads is None else torch.cat([near, leads.float()])
             condition, given = self._candidates(near, k, condition, {**given, "likely": askable(likely)})
             setting = sql.SQL("SET LOCAL hnsw.ef_search = {}").format(ef_search(self.count))
-        rows = self._ask(self._asked("{columns}", condition + " ORDER BY place"), given, setting)
+        rows = self._read("{columns}", condition + " ORDER BY place", setting, **given)
         held = HeldSnapshot.of(self.version, segment_of(rows, self.dim))
         among = None if wanted.among is None else [row[1] for row in rows]
         return held.search(replace(wanted, filters=None, exclude=(), among=among, products=None), k)
@@ -181,15 +179,17 @@ class SearchedSnapshot(Snapshot):
 
     def _are_few(self, allowed: str, given: Mapping[str, Any]) -> bool:
         asked = f"SELECT count(*) FROM (SELECT 1 FROM {{items}} WHERE {VISIBLE} AND {allowed} LIMIT %(few)s) found"
-        query = self.tables.query(asked, items=self.tables.items(self.generation))
+        query = self.tables.query(asked, self.generation)
         ((count,),) = self._ask(query, {**given, "few": FEW + 1})
         return bool(count <= FEW)
 
-    def _items(self, condition: str, **given: Any) -> list[StoredItem]:
-        return [StoredItem.restore(*row) for row in self._read("{item}", condition, **given)]
+    def _items(self, condition: str, setting: sql.Composed | None = None, **given: Any) -> list[StoredItem]:
+        return [StoredItem.restore(*row) for row in self._read("{item}", condition, setting, **given)]
 
-    def _read(self, what: str, condition: str, **given: Any) -> list[tuple[Any, ...]]:
-        return self._ask(self._asked(what, condition), given)
+    def _read(
+        self, what: str, condition: str, setting: sql.Composed | None = None, **given: Any
+    ) -> list[tuple[Any, ...]]:
+        return self._ask(self.tables.visible(self.generation, what, condition), given, setting)
 
     def _ask(
         self, query: sql.Composed, given: Mapping[str, Any], setting: sql.Composed | None = None
@@ -203,10 +203,6 @@ class SearchedSnapshot(Snapshot):
                 "the former ones are kept for an hour; load the model that made these, and open the catalogue with it, "
                 "a service by its reload",
             ) from None
-
-    def _asked(self, what: str, condition: str) -> sql.Composed:
-        text = f"SELECT {what} FROM {{items}} WHERE {VISIBLE} AND {condition}"
-        return self.tables.query(text, items=self.tables.items(self.generation), item=_ITEM)
 
 
 def ef_search(items: int) -> int:

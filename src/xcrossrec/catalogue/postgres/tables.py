@@ -52,7 +52,8 @@ _ITEMS = """
     place bigint, since bigint, item_id text NOT NULL, title text NOT NULL, category text,
     in_stock boolean NOT NULL, price double precision, metadata text, folded text NOT NULL, until bigint,
     ended timestamptz, vector {vector}, PRIMARY KEY (place, since)"""
-_READ = sql.SQL("place, item_id, title, category, in_stock, price, metadata, vector_send(vector)")
+_ITEM = "item_id, title, category, in_stock, price, metadata"
+_COLUMNS = {"item": sql.SQL(_ITEM), "columns": sql.SQL(f"place, {_ITEM}, vector_send(vector)")}
 VISIBLE = "since <= %(version)s AND (until IS NULL OR until > %(version)s)"
 """Condition on rows of items of a version."""
 
@@ -115,10 +116,15 @@ class Tables:
         """The table of a generation."""
         return self.database.table(f"items_{generation}")
 
-    def query(self, text: str, **parts: sql.Composable) -> sql.Composed:
-        """Put names of tables, and parts, into a text of SQL."""
+    def query(self, text: str, generation: int | None = None, **parts: sql.Composable) -> sql.Composed:
+        """Put names of tables, ``items`` those of a generation, and parts into a text of SQL."""
         named = {name: self.database.table(name) for name in ("state", "purchases", "forgotten")}
-        return sql.SQL(text).format(**named, columns=_READ, **parts)
+        named |= {} if generation is None else {"items": self.items(generation)}
+        return sql.SQL(text).format(**named, **_COLUMNS, **parts)
+
+    def visible(self, generation: int, what: str, condition: str) -> sql.Composed:
+        """A question for those items of a version that meet a condition."""
+        return self.query(f"SELECT {what} FROM {{items}} WHERE {VISIBLE} AND {condition}", generation)
 
     # ---- state
 
@@ -145,8 +151,9 @@ class Tables:
         pairs = sql.SQL(", ").join(sql.SQL("{} = {}").format(sql.Identifier(n), sql.Placeholder(n)) for n in facts)
         connection.execute(self.query("UPDATE {state} SET {pairs}", pairs=pairs), facts)
 
-    def create(self, connection: Connection[Any]) -> State | None:
-        """Make what is missing of schema and tables but for items; gives the state of a catalogue that is there."""
+    def create(self, connection: Connection[Any]) -> State:
+        """Make what is missing of schema and tables but for items; gives the state, of generation 0 where no catalogue
+        is there."""
         self._extend(connection)
         connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self.database.schema)))
         for statement in (
@@ -156,8 +163,9 @@ class Tables:
             "CREATE TABLE IF NOT EXISTS {forgotten} (arrived bigint PRIMARY KEY, customer text NOT NULL UNIQUE)",
         ):
             connection.execute(self.query(statement))
-        there = connection.execute(self.query("SELECT 1 FROM {state}")).fetchone()
-        return self.state(connection) if there else None
+        text = "INSERT INTO {state} SELECT true, %s, 0, 0, '', 0, '', 0, 0, 0, 0, false, 0 ON CONFLICT DO NOTHING"
+        connection.execute(self.query(text), (FORMAT,))
+        return self.state(connection)
 
     def _extend(self, connection: Connection[Any]) -> None:
         """Make pgvector's extension, unless another catalogue in this database does at the same time."""
@@ -173,29 +181,22 @@ class Tables:
         if tuple(map(int, found.split(".")[:2])) < (0, 8):
             raise StorageError(f"{self.database.name} has pgvector {found}: filters need 0.8 or later")
 
-    def begin(self, connection: Connection[Any]) -> None:
-        """Write the state of a catalogue that is being made."""
-        text = "INSERT INTO {state} SELECT true, %s, 0, 0, '', 0, '', 0, 0, 0, 0, false, 0"
-        connection.execute(self.query(text), (FORMAT,))
-
     # ---- items
 
     def make_items(self, connection: Connection[Any], generation: int, dim: int) -> None:
         """Make an empty generation."""
-        items = self.items(generation)
         kind = sql.SQL("vector({})").format(sql.Literal(dim)) if dim else sql.SQL("vector")
         self.drop_items(connection, generation)
-        connection.execute(self.query("CREATE TABLE {items} (" + _ITEMS + ")", items=items, vector=kind))
-        connection.execute(self.query("ALTER TABLE {items} ALTER vector SET STORAGE MAIN", items=items))
+        connection.execute(self.query("CREATE TABLE {items} (" + _ITEMS + ")", generation, vector=kind))
+        connection.execute(self.query("ALTER TABLE {items} ALTER vector SET STORAGE MAIN", generation))
 
     def drop_items(self, connection: Connection[Any], generation: int) -> None:
         """Remove a generation."""
-        connection.execute(self.query("DROP TABLE IF EXISTS {items}", items=self.items(generation)))
+        connection.execute(self.query("DROP TABLE IF EXISTS {items}", generation))
 
     def remove(self, connection: Connection[Any], generation: int, item_ids: Sequence[str]) -> None:
         """Remove items of a generation that does not count yet."""
-        text = "DELETE FROM {items} WHERE item_id = ANY(%s)"
-        connection.execute(self.query(text, items=self.items(generation)), (list(item_ids),))
+        connection.execute(self.query("DELETE FROM {items} WHERE item_id = ANY(%s)", generation), (list(item_ids),))
 
     def leave_out_deleted(self, connection: Connection[Any], generation: int, former: int) -> None:
         """Remove items of a generation that does not count yet which the one that counts has no more."""
@@ -203,7 +204,7 @@ class Tables:
             "DELETE FROM {items} n WHERE NOT EXISTS "
             "(SELECT 1 FROM {former} f WHERE f.item_id = n.item_id AND f.until IS NULL)"
         )
-        connection.execute(self.query(text, items=self.items(generation), former=self.items(former)))
+        connection.execute(self.query(text, generation, former=self.items(former)))
 
     def index_items(self, connection: Connection[Any], generation: int) -> None:
         """Make the indexes of all but vectors, once the first items are there."""
@@ -217,8 +218,8 @@ class Tables:
             "INDEX ON {items} (until) WHERE until IS NOT NULL",
             "INDEX ON {items} (ended) WHERE until IS NOT NULL",
         ):
-            connection.execute(self.query("CREATE " + columns, items=self.items(generation)))
-        connection.execute(self.query("ANALYZE {items}", items=self.items(generation)))
+            connection.execute(self.query("CREATE " + columns, generation))
+        connection.execute(self.query("ANALYZE {items}", generation))
 
     def index_vectors(
         self, connection: Connection[Any], generation: int, items: int, dim: int, *, beside: bool = False
@@ -231,10 +232,9 @@ class Tables:
         how = sql.SQL("CONCURRENTLY" if beside else "")
         index = sql.Identifier(f"items_{generation}_hnsw")
         place = self.database.table(f"items_{generation}_hnsw")
-        broken_off = self.query("DROP INDEX {how} IF EXISTS {place}", how=how, place=place)
-        connection.execute(broken_off)
+        connection.execute(self.query("DROP INDEX {how} IF EXISTS {place}", how=how, place=place))  # if broken off
         text = "CREATE INDEX {how} {index} ON {items} USING hnsw (vector vector_ip_ops)"
-        connection.execute(self.query(text, how=how, index=index, items=self.items(generation)))
+        connection.execute(self.query(text, generation, how=how, index=index))
         connection.execute("RESET maintenance_work_mem")
         connection.execute("RESET max_parallel_maintenance_workers")
 
@@ -249,9 +249,7 @@ class Tables:
     ) -> None:
         """Copy items in."""
         names = sql.SQL(", ").join(map(sql.Identifier, _WRITTEN))
-        text = self.query(
-            "COPY {items} ({names}) FROM STDIN (FORMAT binary)", items=self.items(generation), names=names
-        )
+        text = self.query("COPY {items} ({names}) FROM STDIN (FORMAT binary)", generation, names=names)
         with connection.cursor() as cursor, cursor.copy(text) as copy:
             copy.set_types(_TYPES)
             for place, item, vector in zip(places, items, sent(np.asarray(vectors)), strict=True):
@@ -265,31 +263,25 @@ class Tables:
             "UPDATE {items} SET until = %s, ended = now() WHERE item_id = ANY(%s) AND until IS NULL "
             "RETURNING item_id, place"
         )
-        asked = self.query(text, items=self.items(generation))
-        return dict(connection.execute(asked, (version, list(item_ids))).fetchall())
+        return dict(connection.execute(self.query(text, generation), (version, list(item_ids))).fetchall())
 
-    def whole(self, generation: int, version: int) -> Segment:
+    def whole(self, generation: int, version: int, dim: int) -> Segment:
         """All items of a version."""
-        asked = "SELECT {columns} FROM {items} WHERE " + VISIBLE + " ORDER BY place"
-        return segment_of(self.database.read(self.query(asked, items=self.items(generation)), {"version": version}))
+        asked = self.visible(generation, "{columns}", "true ORDER BY place")
+        return segment_of(self.database.read(asked, {"version": version}), dim)
 
     def page(
         self, generation: int, version: int, after: int, most: int
     ) -> tuple[Sequence[int], Sequence[StoredItem]] | None:
         """The next items of a version after a place, with their places; None where there are no more."""
-        asked = (
-            "SELECT place, item_id, title, category, in_stock, price, metadata FROM {items} WHERE "
-            + VISIBLE
-            + " AND place > %(after)s ORDER BY place LIMIT %(most)s"
-        )
-        given = {"version": version, "after": after, "most": most}
-        found = self.database.read(self.query(asked, items=self.items(generation)), given)
+        asked = self.visible(generation, "place, {item}", "place > %(after)s ORDER BY place LIMIT %(most)s")
+        found = self.database.read(asked, {"version": version, "after": after, "most": most})
         return ([row[0] for row in found], [StoredItem.restore(*row[1:]) for row in found]) if found else None
 
     def check(self, state: State) -> list[str]:
         """What does not fit, a sentence each."""
         asked = "SELECT count(*), count(*) FILTER (WHERE vector IS NULL) FROM {items} WHERE until IS NULL"
-        ((items, without),) = self.database.read(self.query(asked, items=self.items(state.generation)))
+        ((items, without),) = self.database.read(self.query(asked, state.generation))
         found = [f"there are {items:,} items, and {state.items:,} were written"] if items != state.items else []
         return found + ([f"{without:,} items have no vector"] if without and state.dim else [])
 
@@ -297,17 +289,16 @@ class Tables:
         self, generation: int, since: int, version: int, connection: Connection[Any] | None = None
     ) -> tuple[Segment, list[str]]:
         """The items that were written after a version, as of a later one, and the ids that were deleted."""
-        items, given = self.items(generation), {"since": since, "version": version}
+        given = {"since": since, "version": version}
 
         def read(query: sql.Composed) -> Rows:
             if connection is None:
                 return self.database.read(query, given)
             return connection.execute(query, given, binary=True).fetchall()
 
-        asked = "SELECT {columns} FROM {items} WHERE since > %(since)s AND " + VISIBLE + " ORDER BY place"
-        written = segment_of(read(self.query(asked, items=items)))
+        written = segment_of(read(self.visible(generation, "{columns}", "since > %(since)s ORDER BY place")))
         asked = "SELECT item_id FROM {items} WHERE until > %(since)s AND until <= %(version)s AND since <= %(since)s"
-        gone = read(self.query(asked, items=items))
+        gone = read(self.query(asked, generation))
         return written, [item_id for (item_id,) in gone if item_id not in written.row_of]
 
     def tidy(self, connection: Connection[Any], state: State) -> None:
@@ -316,8 +307,7 @@ class Tables:
             "WITH gone AS (DELETE FROM {items} WHERE until IS NOT NULL AND ended < now() - make_interval(mins => %s) "
             "RETURNING until) SELECT max(until) FROM gone"
         )
-        asked = self.query(text, items=self.items(state.generation))
-        ((last,),) = connection.execute(asked, (KEPT_MIN,)).fetchall()
+        ((last,),) = connection.execute(self.query(text, state.generation), (KEPT_MIN,)).fetchall()
         if last is not None:
             self.set_state(connection, purged=max(last, state.purged))
         over = self.query("SELECT 1 FROM {state} WHERE former_until < now()")
@@ -338,25 +328,24 @@ class Tables:
 
     def purchases(self) -> tuple[int, PurchaseLog]:
         """The number of the last arrival, all purchases, and who was forgotten."""
-        asked = (
-            "SELECT arrived, user_id, item_id, timestamp FROM {purchases} UNION ALL "
-            "SELECT arrived, customer, NULL, NULL FROM {forgotten} UNION ALL "
-            "SELECT arrived, NULL, NULL, NULL FROM {state}"
-        )
-        found = self.database.read(self.query(asked))
-        found.sort(key=lambda row: row[0])
+        last, found = self._arrived(-1)
         bought = as_table(row[1:] for row in found if row[2] is not None)
-        return found[-1][0], PurchaseLog(bought, [row[1] for row in found if row[1] is not None and row[2] is None])
+        return last, PurchaseLog(bought, [row[1] for row in found if row[2] is None])
 
     def arrivals(self, after: int) -> tuple[int, list[Purchase | Forgotten]]:
         """The same for what came after one; and who was forgotten."""
+        last, found = self._arrived(after)
+        return last, [Forgotten(row[1]) if row[2] is None else Purchase(*row[1:]) for row in found]
+
+    def _arrived(self, after: int) -> tuple[int, Rows]:
+        """The number of the last arrival, and all after one: purchases, and hashes of customers without an item."""
         asked = (
             "SELECT arrived, user_id, item_id, timestamp FROM {purchases} WHERE arrived > %(after)s UNION ALL "
-            "SELECT arrived, customer, NULL, NULL FROM {forgotten} WHERE arrived > %(after)s ORDER BY 1"
+            "SELECT arrived, customer, NULL, NULL FROM {forgotten} WHERE arrived > %(after)s UNION ALL "
+            "SELECT arrived, NULL, NULL, NULL FROM {state}"
         )
-        found = self.database.read(self.query(asked), {"after": after})
-        entries = [Forgotten(row[1]) if row[2] is None else Purchase(*row[1:]) for row in found]
-        return (found[-1][0] if found else after), entries
+        found = sorted(self.database.read(self.query(asked), {"after": after}), key=lambda row: row[0])
+        return found[-1][0], [row for row in found if row[1] is not None]
 
     def add_purchases(self, connection: Connection[Any], arrived: int, rows: Rows) -> Rows:
         """Add those that are new, numbered from the next number on; gives them."""
@@ -402,14 +391,14 @@ def sent(vectors: Float32[np.ndarray, "item dim"]) -> Iterable[bytes | None]:
 
 
 def received(vectors: Sequence[bytes | None]) -> Float32[Tensor, "item dim"]:
-    """Vectors as :data:`_READ` gives them."""
+    """Vectors as the last of ``columns`` gives them."""
     content = b"".join(vector[4:] for vector in vectors if vector is not None)
     values = np.frombuffer(content, dtype=">f4").astype(np.float32)
     return torch.from_numpy(values.reshape(len(vectors), -1) if len(vectors) else values.reshape(0, 0))
 
 
 def segment_of(rows: Rows, dim: int = 0) -> Segment:
-    """Rows of :data:`_READ`, places rising, as a segment; it has no checksums, which are the database's own."""
+    """Rows of ``columns``, places rising, as a segment; it has no checksums, which are the database's own."""
     vectors = received([row[-1] for row in rows]) if rows else torch.empty(0, dim)
     return Segment.build(table_of_rows([(*row[:-1], 0, 0) for row in rows]), vectors)
 
