@@ -229,6 +229,11 @@ class Explanation:
         return sentences
 
 
+def customers(count: int) -> str:
+    """So many customers, for people."""
+    return f"{count:,} customer{'s' if count != 1 else ''}"
+
+
 def _match_text(match: HistoryMatch) -> str:
     parts = []
     if match.share is not None:
@@ -238,6 +243,5 @@ def _match_text(match: HistoryMatch) -> str:
     if match.effect is not None:
         parts.append(f"{match.effect:+.3f} to the score")
     if match.bought_together:
-        customers = "1 customer" if match.bought_together == 1 else f"{match.bought_together:,} customers"
-        parts.append(f"bought together by {customers}")
+        parts.append(f"bought together by {customers(match.bought_together)}")
     return f"{match.title}" + (f" ({', '.join(parts)})" if parts else "")

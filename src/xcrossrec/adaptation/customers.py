@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xcrossrec.adaptation.decision import Customer, Listed
-from xcrossrec.answers import Explanation
+from xcrossrec.answers import Explanation, customers
 from xcrossrec.data.domain import Domain
 from xcrossrec.metrics.lists import NOBODY, best_items
 from xcrossrec.recommender import Recommender
@@ -59,8 +59,7 @@ def reason_in_words(explanation: Explanation) -> str:
     match = explanation.best_match
     said = f"goes with \u201c{match.title}\u201d"
     if match.bought_together:
-        buyers = "1 customer" if match.bought_together == 1 else f"{match.bought_together:,} customers"
-        said += f"; {buyers} bought both"
+        said += f"; {customers(match.bought_together)} bought both"
     return said
 
 

@@ -105,14 +105,18 @@ def check(catalog: Catalogue) -> None:
     from xcrossrec.catalogue import examine
 
     if is_url(catalog):
-        _check_database(catalog)
-        return
-    found = examine(catalog)
-    for sentence in found.sentences():
+        from xcrossrec.catalogue.postgres import PostgresCatalogue
+
+        with PostgresCatalogue.open(catalog, fingerprint=None) as store:
+            damage, name, count, version = store.check(), store.name, len(store), store.version
+    else:
+        found = examine(catalog)
+        damage, name, count, version = found.sentences(), catalog, len(found.items), found.version
+    for sentence in damage:
         typer.echo(sentence)
-    if found.sentences():
+    if damage:
         raise typer.Exit(1)
-    typer.echo(f"{catalog}: {len(found.items)} items, version {found.version}, nothing is damaged")
+    typer.echo(f"{name}: {count} items, version {version}, nothing is damaged")
 
 
 @app.command("repair")
@@ -146,17 +150,6 @@ def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
         lost, anew = int(found.unreadable.sum()), int((found.unfit & ~found.unreadable).sum())
         left_out = f", {lost} left out: write them anew" if lost else ""
         typer.echo(f"{catalog}: {len(made)} items, version {made.version}; {anew} encoded again{left_out}")
-
-
-def _check_database(url: str) -> None:
-    from xcrossrec.catalogue.postgres import PostgresCatalogue
-
-    with PostgresCatalogue.open(url, fingerprint=None) as store:
-        for sentence in (found := store.check()):
-            typer.echo(sentence)
-        if found:
-            raise typer.Exit(1)
-        typer.echo(f"{store.name}: {len(store)} items, version {store.version}, nothing is damaged")
 
 
 def _report(catalog: str, name: str, items: int, wall_s: float, model: Model) -> None:

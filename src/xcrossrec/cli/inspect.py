@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -79,6 +78,7 @@ def _purchases(model: Model) -> dict[str, Any] | None:
 def _adapters(model: Model, manifest: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
     from xcrossrec.models.base import load_base
+    from xcrossrec.models.files import file_digest
 
     found, records = model[0].adapters, {record["name"]: record for record in manifest.get("sources", [])}
     if not found and (path / ADAPTER_CONFIG).exists():
@@ -91,7 +91,7 @@ def _adapters(model: Model, manifest: dict[str, Any], path: Path) -> list[dict[s
             "alpha": adapter.config.lora_alpha,
             "target_modules": sorted(adapter.config.target_modules or ()),
             "parameters": adapter.parameters,
-            "digest": hashlib.sha256((adapter.path / ADAPTER_WEIGHTS).read_bytes()).hexdigest(),
+            "digest": file_digest(adapter.path / ADAPTER_WEIGHTS),
             **{key: records.get(adapter.name, {}).get(key) for key in ("domain", "training")},
         }
         for adapter in found

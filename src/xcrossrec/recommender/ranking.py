@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from xcrossrec.catalogue import Search, Snapshot, StoredItem, best_rows, history_pool
+from xcrossrec.catalogue import Search, Snapshot, best_rows, history_pool
 from xcrossrec.copurchase import Term
 from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.day_one import Ladder, Standing, day_one_of
@@ -68,12 +68,12 @@ class DualRanking:
 
     def texts(self, snapshot: Snapshot, known: Understood) -> list[Text]:
         """What must be read for a question, each once."""
-        fresh = [each.text for each in (*known.history, *(known.to_score or ())) if each.item is None]
-        if not self.apart:
-            return list(dict.fromkeys([*fresh, *known.elsewhere]))
-        scored: list[Text] = [each.text for each in known.to_score or () if each.item is None]
-        there = [("", text) for text in known.elsewhere]
-        return list(dict.fromkeys([*map(_as_history, known.history), *there, *scored]))
+        here = [each.text for each in known.history if each.item is None or self.apart]
+        scored = [each.text for each in known.to_score or () if each.item is None]
+        return list(dict.fromkeys([*map(self._as_history, (*here, *known.elsewhere)), *scored]))
+
+    def _as_history(self, text: str) -> Text:
+        return ("", text) if self.apart else text
 
     def price(self, text: Text) -> int:
         """Characters that are read."""
@@ -104,7 +104,7 @@ class DualRanking:
         if not known.history:
             return torch.zeros(1, snapshot.dim)
         if self.apart:
-            return torch.stack([fresh[_as_history(each)] for each in known.history])
+            return torch.stack([fresh[self._as_history(each.text)] for each in known.history])
         return _vectors(snapshot, known.history, fresh)
 
     def _search(
@@ -143,7 +143,7 @@ class DualRanking:
     def _standing(self, known: Understood, fresh: Read) -> Standing:
         """By what is known of the customer: the weights of all parts of the score."""
         history = [each.item_id or "" for each in known.history]
-        there = [fresh[("", text) if self.apart else text] for text in known.elsewhere]
+        there = [fresh[self._as_history(text)] for text in known.elsewhere]
         if self.ladder is None:
             return Standing.by_text(len(history))
         return self.ladder.standing(history, torch.stack(there) if there else None)
@@ -168,7 +168,7 @@ class PairRanking:
         Raises:
             DataError: too many items; names the limit.
         """
-        self._check(len(self._allowed(snapshot, asked)))
+        self._check(len(snapshot.select(asked.filters, asked.candidates)))
 
     def texts(self, snapshot: Snapshot, known: Understood) -> list[Text]:
         """What must be read for a question: the history with each item, each once."""
@@ -207,14 +207,11 @@ class PairRanking:
         if known.to_score is not None:
             self._check(len(known.to_score))
             return known.to_score
-        allowed = self._allowed(snapshot, known.asked)
+        allowed = snapshot.select(known.asked.filters, known.asked.candidates)
         self._check(len(allowed))
         left_out = set() if known.asked.include_bought else ids_bought(snapshot, known)
         reads = encoder_of(self.model).text
         return [Known(item, reads=reads) for item in allowed if item.item_id not in left_out]
-
-    def _allowed(self, snapshot: Snapshot, asked: Question) -> list[StoredItem]:
-        return snapshot.select(asked.filters, asked.candidates)
 
     def _check(self, count: int) -> None:
         if count > self.limit:
@@ -232,10 +229,6 @@ def or_error(work: Callable[[], Any]) -> Any:
         if not isinstance(error, XCrossRecError):
             log.exception("a question failed")
         return error
-
-
-def _as_history(known: Known) -> Text:
-    return "", known.text
 
 
 def _answer(snapshot: Snapshot, known: Understood, found: Sequence[tuple[Known, float]], standing: Standing) -> Answer:

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Self
 
-from xcrossrec.answers import Explanation, ItemScore, Recommendation
+from xcrossrec.answers import Explanation, ItemScore, Recommendation, customers
 from xcrossrec.catalogue import Catalogue, Filters, ItemSource, Snapshot, open_catalogue
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.identity import AnyBase
@@ -346,8 +346,7 @@ class Recommender:
         found = []
         for known, score in answer.found:
             bought = ladder.term.counts.popularity(known.item_id or "") if ladder is not None else 0
-            buyers = f"Bought by {bought:,} customer{'s' if bought != 1 else ''}."
-            sentences = (f"{answer.reason[0].upper()}{answer.reason[1:]}.", buyers, *alike)
+            sentences = (f"{answer.reason[0].upper()}{answer.reason[1:]}.", f"Bought by {customers(bought)}.", *alike)
             found.append(Explanation(known.item_id, known.title, score, (), reasons=sentences))
         return found
 

@@ -68,9 +68,8 @@ class NextItemLoss(nn.Module):
             own = -(-count // self.processes.count)
             items = whole(encoded[:own], count, self.processes)
             slots = items if len(encoded) == own else whole(encoded[-own:], count, self.processes)
-            position = torch.arange(1, sequences.shape[1], device=sequences.device).expand(len(sequences), -1)
             scores = self._late_scores(items, slots, sequences)
-            return self._cross_entropy(scores * self.matcher.scale, position, sequences, labels["member"])
+            return self._cross_entropy(scores * self.matcher.scale, sequences, labels["member"])
 
     def _late_scores(
         self, items: Float[Tensor, "item dim"], slots: Float[Tensor, "item dim"], sequences: Int[Tensor, "user step"]
@@ -91,12 +90,11 @@ class NextItemLoss(nn.Module):
     @staticmethod
     def _cross_entropy(
         scores: Float[Tensor, "user target item"],
-        position: Int[Tensor, "user target"],
         sequences: Int[Tensor, "user step"],
         member: Bool[Tensor, "user item"],
     ) -> Float[Tensor, ""]:
-        targets = sequences.gather(1, position)
-        earlier = torch.arange(sequences.shape[1], device=sequences.device) < position[:, :, None]
+        targets, step = sequences[:, 1:], torch.arange(sequences.shape[1], device=sequences.device)
+        earlier = step < step[1:, None]
         bought = ((targets[:, :, None] == sequences[:, None, :]) & earlier).any(-1)  # a repeat teaches copying
         valid = (targets >= 0) & ~bought
         index = targets.clamp(min=0)

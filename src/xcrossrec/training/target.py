@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from xcrossrec.exceptions import ModelError
 from xcrossrec.models.adapters import ADAPTER_WEIGHTS, Adapter, base_of, read_adapter, read_manifest
 from xcrossrec.models.base import Base
 from xcrossrec.models.encoder import read_recipe
+from xcrossrec.models.files import file_digest
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import build_model
 from xcrossrec.models.merged import MergedEncoder
@@ -214,12 +214,11 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def _source_record(adapter: Adapter) -> dict[str, Any]:
-    weights = (adapter.path / ADAPTER_WEIGHTS).read_bytes()
     return {
         "name": adapter.name,
         "text": adapter.manifest.get("text"),
         "domain": adapter.manifest.get("domain"),
         "training": adapter.manifest.get("training"),
-        "digest": hashlib.sha256(weights).hexdigest(),
+        "digest": file_digest(adapter.path / ADAPTER_WEIGHTS),
         "parameters": adapter.parameters,
     }

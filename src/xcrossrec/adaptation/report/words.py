@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from xcrossrec.adaptation.decision import Source
+from xcrossrec.answers import customers
 
 __all__ = [
     "common", "large", "memory", "percent", "rounded", "score", "sentence", "signed", "slug",
@@ -55,10 +56,6 @@ def slug(text: str) -> str:
 
 def common(source: Source) -> str:
     """What a source and the new category have in common."""
-    users = (
-        None
-        if source.shared_users is None
-        else f"{source.shared_users:,} customer{'s' if source.shared_users != 1 else ''}"
-    )
+    users = None if source.shared_users is None else customers(source.shared_users)
     said = None if source.shared_words is None else f"{percent(source.shared_words)} of the words"
     return ", ".join(each for each in (users, said) if each) or NONE

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from xcrossrec.models.fast.architectures import Names
-from xcrossrec.models.fast.linear import adapted_product, frozen_product
+from xcrossrec.models.fast.linear import adapted_product, finished, frozen_product
 from xcrossrec.models.fast.native import Gelu
 from xcrossrec.models.fast.texts import Attention, dropped
 from xcrossrec.models.fast.weights import Weights
@@ -134,5 +134,4 @@ def _one_product(x: Tensor, weights: Weights, *, residual: Tensor | None, gelu: 
         return frozen_product(x, weights.weight, weights.bias, residual=residual, gelu=gelu)
     update = weights.update
     out = adapted_product(x, weights.weight, weights.bias, update.down, update.up, update.scaling)
-    out = out if gelu is None else nn.functional.gelu(out, approximate=gelu)
-    return out if residual is None else residual + out
+    return finished(out, residual, gelu)

@@ -22,13 +22,16 @@ def _multiply(
 ) -> Tensor:
     """``gelu(x W^T + b) + residual`` without gradients, by the fastest kernel at hand."""
     alike = x.device.type == "cpu" and x.dtype == weight.dtype and x.numel() > 0
-    if alike and switched_on() and onednn_multiplies(x.dtype):
-        if residual is not None and residual.dtype == x.dtype and gelu is None:
-            return onednn_linear_added(x, residual, weight, bias)
-        out = onednn_linear(x, weight, bias, gelu)
-    else:
-        out = nn.functional.linear(x, weight, bias)
-        out = out if gelu is None else nn.functional.gelu(out, approximate=gelu)
+    if not (alike and switched_on() and onednn_multiplies(x.dtype)):
+        return finished(nn.functional.linear(x, weight, bias), residual, gelu)
+    if residual is not None and residual.dtype == x.dtype and gelu is None:
+        return onednn_linear_added(x, residual, weight, bias)
+    return finished(onednn_linear(x, weight, bias, gelu), residual, None)
+
+
+def finished(out: Tensor, residual: Tensor | None, gelu: Gelu | None) -> Tensor:
+    """Apply to a product what no kernel has applied on the way out: GELU, then the residual."""
+    out = out if gelu is None else nn.functional.gelu(out, approximate=gelu)
     return out if residual is None else residual + out
 
 
@@ -68,8 +71,7 @@ def frozen_product(
     if torch.is_grad_enabled() and (x.requires_grad or (residual is not None and residual.requires_grad)):
         same = residual is not None and residual.dtype == x.dtype and gelu is None
         out: Tensor = _FrozenProduct.apply(x, weight, bias, residual if same else None)  # type: ignore[no-untyped-call]
-        out = out if gelu is None else nn.functional.gelu(out, approximate=gelu)
-        return out if residual is None or same else residual + out
+        return finished(out, None if same else residual, gelu)
     return _multiply(x, weight, bias, residual, gelu)
 
 

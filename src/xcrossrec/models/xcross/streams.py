@@ -37,15 +37,11 @@ class StackedLoraLinear(nn.Module):
     def __init__(self, linear: nn.Linear, factors: Sequence[LoraFactors | None]) -> None:
         super().__init__()
         self.linear = linear
-        rank = max(f.down.shape[0] for f in factors if f is not None)
-        down = linear.weight.new_zeros(len(factors), linear.in_features, rank)
-        up = linear.weight.new_zeros(len(factors), rank, linear.out_features)
-        for stream, f in enumerate(factors):
-            if f is not None:
-                down[stream, :, : f.down.shape[0]] = f.down.t()
-                up[stream, : f.up.shape[1]] = f.up.t()
-        self.register_buffer("down", down)
-        self.register_buffer("up", up)
+        nothing = LoraFactors(torch.zeros(0, linear.in_features), torch.zeros(linear.out_features, 0))
+        rank = max(len(f.down) for f in factors if f is not None)
+        padded = [(f or nothing).of_rank(rank) for f in factors]
+        self.register_buffer("down", torch.stack([f.down.t() for f in padded]).to(linear.weight))
+        self.register_buffer("up", torch.stack([f.up.t() for f in padded]).to(linear.weight))
         self.only_stream: int | None = None
 
     def forward(self, x: Float[Tensor, "rows token inside"]) -> Float[Tensor, "rows token outside"]:
