@@ -86,6 +86,10 @@ class CatalogueContract:
         """The same catalogue, opened again where it can be."""
         return store
 
+    def last_look(self, store: Catalogue) -> tuple[object, str]:
+        """Whose method looks, while another model encodes, for what was written meanwhile, and its name."""
+        return store, "_changed_since"
+
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
         return tmp_path / "catalogue"
@@ -351,15 +355,16 @@ class CatalogueContract:
 
     def test_a_write_at_the_last_moment_is_not_lost(self, store: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
         store.upsert([item(0), item(1)], unit(0, 1))
-        changed, late = store._changed_since, [item(1, title="At the last moment"), item(2)]
+        place, name = self.last_look(store)
+        changed, late = getattr(place, name), [item(1, title="At the last moment"), item(2)]
 
-        def then_write(**options: bool) -> list[StoredItem]:
-            found = changed(**options)
+        def then_write(*of: object) -> object:
+            found = changed(*of)
             if late:
                 store.upsert([late.pop(), late.pop()], unit(2, 1))
             return found
 
-        monkeypatch.setattr(store, "_changed_since", then_write)
+        monkeypatch.setattr(place, name, then_write)
         new = store.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items)
         titles = ["Item 0", "At the last moment", "Item 2"]
         assert [i.title for i in new.snapshot()] == titles

@@ -44,6 +44,7 @@ from psycopg import sql
 from xcrossrec.catalogue.postgres import PostgresCatalogue, connections, tables
 from xcrossrec.catalogue.postgres import catalogue as module
 from xcrossrec.catalogue.postgres.connections import Database
+from xcrossrec.catalogue.postgres.generations import NextGeneration
 from xcrossrec.catalogue.postgres.snapshot import SearchedSnapshot, ef_search
 
 
@@ -60,6 +61,9 @@ class OnPostgres:
     def reopened(self, store: Catalogue) -> Catalogue:
         store.close()
         return PostgresCatalogue.open(self.url, fingerprint=store.fingerprint)
+
+    def last_look(self, store: Catalogue) -> tuple[object, str]:
+        return NextGeneration, "changed_since"
 
 
 class TestHeld(OnPostgres, MergingContract):

@@ -380,7 +380,7 @@ class Catalogue:
         with self._merging:
             try:
                 known: dict[str, Float32[Tensor, " dim"]] = {}
-                pending = self._changed_since(everything=True)
+                pending = self._changed_since()
                 while len(pending) > FEW:
                     known.update(_encode(pending, encode, dim))
                     pending = self._changed_since()
@@ -391,11 +391,11 @@ class Catalogue:
             finally:
                 self._since = None
 
-    def _changed_since(self, *, everything: bool = False) -> list[StoredItem]:
-        """The items that were written since the last call, as they are now."""
+    def _changed_since(self) -> list[StoredItem]:
+        """The items that were written since the last call, as they are now; all of them first."""
         with self._writing:
             changed, self._since = self._since, set()
-            if everything or changed is None:
+            if changed is None:
                 return list(self._snapshot)
             return [item for item in self._snapshot.get(list(changed)) if item is not None]
 

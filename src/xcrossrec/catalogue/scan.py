@@ -89,12 +89,12 @@ class Codes:
         whole = torch._int_mm(queries.values, self.values[start:end].t())
         return whole.to(torch.float32).mul_(self.scale[None, start:end]).mul_(queries.scale[:, None])
 
-    def error_of(self, queries: Float32[Tensor, "slot dim"], quantised: Codes) -> float:
+    def error_of(self, queries: Codes) -> float:
         """How far :meth:`products` can be from the inner products, at most.
 
         ``<x, q> - <x', q'> = <x - x', q> + <x', q - q'>``, and each is at most the product of the lengths.
         """
-        return self.error * quantised.length + (self.length + self.error) * quantised.error
+        return self.error * queries.length + (self.length + self.error) * queries.error
 
 
 def quantise(vectors: Float32[Tensor, "item dim"]) -> Codes:
@@ -179,7 +179,7 @@ def _approximate(
         end = min(start + _BLOCK, len(vectors))
         products = codes.products(queries, start, end) if codes and queries else slots @ vectors[start:end].t()
         scores[start:end] = pool(products)
-    return scores, codes.error_of(slots, queries) if codes and queries else 0.0
+    return scores, codes.error_of(queries) if codes and queries else 0.0
 
 
 def _rounding(slots: Float32[Tensor, "slot dim"], codes: Codes | None) -> float:

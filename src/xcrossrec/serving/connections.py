@@ -276,11 +276,10 @@ class Connection(HttpToolsProtocol):
         most, count = self._limits.header_bytes, self._limits.header_count
         return Problem(431, "headers", f"the request's head has more than {most} bytes or {count} headers: send fewer")
 
-    def _refuse(self, problem: Problem, reason: Reason | None) -> None:
+    def _refuse(self, problem: Problem, reason: Reason) -> None:
         """Read no more, and say why once all that came whole before is answered; nothing in the middle of an answer."""
         self._refusal = problem
-        if reason is not None:
-            self._shared.ended(reason, self.loop.time())
+        self._shared.ended(reason, self.loop.time())
         if self._open and self.cycle.more_body:  # whose body is refused
             self._open -= 1
             if self.pipeline:

@@ -29,8 +29,7 @@ def log_as_json(level: int = logging.INFO) -> None:
     """Write the logs of the service and of the HTTP server to stderr, as JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("xcrossrec", "uvicorn", "uvicorn.error"):
+    for name in ("xcrossrec", "uvicorn"):
         logger = logging.getLogger(name)
-        logger.handlers = [] if name == "uvicorn.error" else [handler]
-        logger.propagate = name == "uvicorn.error"
+        logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)

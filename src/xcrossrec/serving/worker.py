@@ -48,7 +48,7 @@ class Worker(Generic[Q, A]):
     """Answers questions on a thread of its own, several at a time.
 
     Args:
-        name: of the thread; what refusals call it.
+        name: of the thread.
         answer: takes questions, gives one answer or exception each; called from the worker's thread alone.
         batch: questions answered together, at most.
         wait_s: how long a batch waits for company after its first question came, in seconds.
@@ -67,7 +67,6 @@ class Worker(Generic[Q, A]):
         on_start: Callable[[], object] = lambda: None,
         on_batch: Callable[[int, Sequence[float]], None] = lambda size, waited: None,
     ) -> None:
-        self.name = name
         self._answer = answer
         self._limit, self._batch, self._wait_s = queue, batch, wait_s
         self._on_start, self._on_batch = on_start, on_batch

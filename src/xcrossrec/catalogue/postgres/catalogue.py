@@ -28,7 +28,7 @@ from torch import Tensor
 from xcrossrec.catalogue.base import Catalogue, CatalogueReplacedError, Encode
 from xcrossrec.catalogue.fingerprint import check_fingerprint
 from xcrossrec.catalogue.postgres.connections import Database
-from xcrossrec.catalogue.postgres.generations import Changed, NextGeneration
+from xcrossrec.catalogue.postgres.generations import NextGeneration
 from xcrossrec.catalogue.postgres.snapshot import SearchedSnapshot
 from xcrossrec.catalogue.postgres.tables import LARGEST_INDEXED, State, Tables, askable, check_texts, taken
 from xcrossrec.catalogue.purchases import Purchase, PurchaseLog, first_of_each
@@ -53,7 +53,6 @@ class PostgresCatalogue(Catalogue):
         url: where it is, without a password.
     """
 
-    _next: NextGeneration
     _snapshot: HeldSnapshot | SearchedSnapshot  # type: ignore[assignment]
 
     def __init__(self, tables: Tables, state: State, arrivals: _Arrivals) -> None:
@@ -339,26 +338,26 @@ class PostgresCatalogue(Catalogue):
             if (ready := self.successor(fingerprint)) is not None:
                 return ready
             indexed = must_index(self._tables.state().items, dim)
-            self._next = NextGeneration(self._tables, self._tables.state(), dim, encode, alone, indexed=indexed)
+            coming = NextGeneration(self._tables, self._tables.state(), dim, encode, alone, indexed=indexed)
             facts = {"fingerprint": fingerprint, "dim": dim, "text": text.template}
             facts["model"] = None if model is None else str(Path(model).absolute())
             try:
-                self._next.fill(lambda: self._changed_since())
-                self._tables.database.change(lambda connection: self._switch(connection, facts))
+                coming.fill()
+                self._tables.database.change(lambda connection: self._switch(connection, coming, facts))
             except BaseException:
                 with suppress(XCrossRecError, psycopg.Error):
-                    self._next.drop()
+                    coming.drop()
                 raise
             self._catch_up()
             return type(self)(self._tables, self._tables.state(), self._arrivals)
 
-    def _switch(self, connection: Connection[Any], facts: Mapping[str, Any]) -> None:
+    def _switch(self, connection: Connection[Any], coming: NextGeneration, facts: Mapping[str, Any]) -> None:
         """While writers wait: take over what was written last, and let the new generation count."""
         state = self._tables.state(connection)
         if state.generation != self._state.generation:
             raise CatalogueReplacedError.of(self.name, state.fingerprint)
-        self._next.complete(connection, state.version)
-        self._tables.switch(connection, state, generation=self._next.number, indexed=self._next.indexed, **facts)
+        coming.complete(connection, state.version)
+        self._tables.switch(connection, state, generation=coming.number, indexed=coming.indexed, **facts)
 
     def successor(self, fingerprint: str) -> Self | None:
         """The catalogue that took this one's place, if it has a model's vectors; None else."""
@@ -367,10 +366,6 @@ class PostgresCatalogue(Catalogue):
             return None
         self._catch_up()
         return type(self)(self._tables, state, _Arrivals(self._tables))  # which an overwritten one has others of
-
-    def _changed_since(self) -> Changed:  # type: ignore[override]
-        """What was written, and deleted, since the last call, while another model's vectors are made."""
-        return self._next.changed_since()
 
     def check(self) -> list[str]:
         """What of the tables does not fit; a sentence each."""

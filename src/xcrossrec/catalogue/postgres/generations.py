@@ -44,7 +44,7 @@ class NextGeneration:
         self._tables, self._former, self._dim, self._encode, self._alone = tables, state, dim, encode, alone
         self._upto = state.version
 
-    def fill(self, changed_since: Callable[[], Changed]) -> None:
+    def fill(self) -> None:
         """Encode all items; those that are written meanwhile too, but for the few that come last."""
         tables, change, last = self._tables, self._tables.database.change, -1
         change(lambda connection: tables.make_items(connection, self.number, self._dim))
@@ -60,7 +60,7 @@ class NextGeneration:
                 tables.index_vectors(connection, self.number, self._former.items, self._dim)
 
         change(index)
-        while len((changed := changed_since())[0]) > FEW:
+        while len((changed := self.changed_since())[0]) > FEW:
             self._take_over(changed)
         self._take_over(changed)
 
