@@ -48,6 +48,12 @@ def replacing_file(path: Path | str) -> Iterator[Path]:
             force_to_disk(place.parent)
 
 
+def replace_text(path: Path | str, text: str) -> None:
+    """Write a text as the whole of a file; see :func:`replacing_file`."""
+    with replacing_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def replacing_folder(path: Path | str) -> Iterator[Path]:
     """Lend an empty folder beside ``path`` to fill; when the block is left it is on disk in ``path``'s place.

@@ -361,7 +361,7 @@ def test_an_unclear_source_is_used() -> None:
 
 
 def test_customers_are_counted_on_every_rung_that_they_stood_on(tiny_domain: Domain) -> None:
-    found = {each.rung: (each.customers, each.share) for each in rungs_of(tiny_domain, "test")}
+    found = {each.rung: (each.customers, each.share) for each in rungs_of(tiny_domain)}
     assert found == {"none": (2, 2 / 5), "other": (0, 0.0), "one": (2, 2 / 5), "several": (1, 1 / 5)}
 
 

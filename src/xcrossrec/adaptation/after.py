@@ -27,7 +27,7 @@ from xcrossrec.progress import in_words
 from xcrossrec.recommender import Recommender
 from xcrossrec.replacing import replacing_file
 from xcrossrec.scoring import KNOWN, Rung, Scorer, rung_of
-from xcrossrec.types import USER, Split
+from xcrossrec.types import USER
 
 CURVE = "curve.parquet"
 _EXPLAINED = 100
@@ -50,7 +50,7 @@ def parts_below(
     fitted, asked = shop.fitted, shop.asked
     chosen, over = fitted[decision.chosen], fitted[decision.gain.over]
     lists = {each.form.name: beyond_of(each.report.info.lists) for each in (chosen, over)}
-    yield {"rungs": rungs_of(shop.domain, "test"), "beyond": {n: each for n, each in lists.items() if each} or None}
+    yield {"rungs": rungs_of(shop.domain), "beyond": {n: each for n, each in lists.items() if each} or None}
     hits = [each.report.of("full").sort(USER)["hit@10"].to_numpy() for each in (chosen, over)]
     trial = plan_trial(hits[0], hits[1]) if chosen is not over else None
     yield {"risks": risks_of([shop.domain, *sources]), "trial": trial}
@@ -88,17 +88,12 @@ def parts_below(
             log.warning("%s: left out, %s", name, error)
 
 
-def rungs_of(domain: Domain, split: Split) -> tuple[Step, ...]:
-    """Where customers stand: at each of their purchases, by what was known of them before it.
-
-    Args:
-        domain: the target.
-        split: of the customers.
-    """
-    elsewhere = domain.other_histories(split, first=True)
+def rungs_of(domain: Domain) -> tuple[Step, ...]:
+    """Where customers of the target's test split stand: at each purchase, by what was known of them before it."""
+    elsewhere = domain.other_histories("test", first=True)
     moments: Counter[Rung] = Counter()
     customers: Counter[Rung] = Counter()
-    sequences = domain.sequences(split, minimum=1)
+    sequences = domain.sequences("test", minimum=1)
     for user, rows in zip(sequences.user_ids, sequences.rows, strict=True):
         stood = Counter(rung_of(rows[:place], elsewhere.get(user, ())) for place in range(len(rows)))
         moments += stood

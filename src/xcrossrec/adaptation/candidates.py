@@ -334,7 +334,6 @@ def read_text(domain: Domain, sources: Sequence[Made], base: str) -> ModelScorer
         model = build_target_model(folders, Integration(), base=base)
     model = with_head(reading(model, domain, folders), domain, source_config(projection_rank=0))
     model = kind_of(model).assemble([each for each in model if not isinstance(each, (Purchases, DayOne))])
-    model.eval()
     return ModelScorer(model, domain.texts, name="text", precision=reads_in())
 
 
@@ -344,9 +343,7 @@ def reads_in() -> EncodingPrecision:
 
 
 def _untrained(domain: Domain, base: str) -> Model:
-    model = build_model(SourceEncoder(load_base(base)))
-    model.eval()
-    return reading(model, domain, [])
+    return reading(build_model(SourceEncoder(load_base(base))), domain, [])
 
 
 def train_missing(domain: Domain, out: Path, base: str, config: TrainingConfig, budget: int | None) -> None:

@@ -11,7 +11,7 @@ from typing import Literal, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from xcrossrec.exceptions import BundleError, ConfigError, DataError
-from xcrossrec.replacing import check_folder, replacing_file
+from xcrossrec.replacing import check_folder, replace_text
 from xcrossrec.scoring import Rung
 
 FILE, WORK, GIVEN = "decision.json", "work", "given.json"
@@ -283,8 +283,7 @@ class Decision(Part):
         Raises:
             StorageError: the disk refuses.
         """
-        with replacing_file(Path(directory) / FILE) as file:
-            file.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+        replace_text(Path(directory) / FILE, self.model_dump_json(indent=1))
 
     @classmethod
     def read(cls, directory: Path | str) -> Self:

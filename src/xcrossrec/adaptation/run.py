@@ -30,7 +30,7 @@ from xcrossrec.metrics.ranking import METRICS
 from xcrossrec.models.adapters import base_of
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.progress import stage
-from xcrossrec.replacing import claimed, replacing_file, replacing_folder
+from xcrossrec.replacing import claimed, replace_text, replacing_folder
 from xcrossrec.training.processes import refuse_idle_gpus
 
 SOURCES = "sources"
@@ -96,12 +96,12 @@ def adapt(
     facts = {"base": load_base(base).digest, "plan": asdict(plan)}
     with claimed(out / WORK), stage(f"adapting to {domain.name}", "candidates") as bar:
         now = _Before(target=domain.name, sources={each.name: each.path for each in given})
-        _write(out / WORK / GIVEN, now.model_dump_json())
+        replace_text(out / WORK / GIVEN, now.model_dump_json())
         shop = Shop(domain, out / WORK, seed=seed, clock=clock, bar=bar, facts=facts)
         shop.pace, shop.planned = _pace(out), 9 + 2 * len(given)
         maker = Maker(shop, base, plan, engine)
         made, judged = _fit_all(maker, given)
-        _write(out / WORK / _PACE, json.dumps(asdict(shop.pace)))
+        replace_text(out / WORK / _PACE, json.dumps(asdict(shop.pace)))
         decision = _decide(shop, judged, "" if isinstance(target, Domain) else str(target))
         with replacing_folder(out / MODEL) as folder:
             shutil.copytree(shop.fitted[decision.chosen].model, folder, dirs_exist_ok=True)
@@ -157,11 +157,6 @@ def _wanted(
         raise ConfigError(f"source {lost[0]!r} was given in memory before: give all sources again")
     new = [each for each in added if isinstance(each, Domain) or str(Path(each).resolve()) not in kept.values()]
     return [*kept.values(), *new]
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing_file(path) as file:
-        file.write_text(text, encoding="utf-8")
 
 
 def _pace(out: Path) -> Pace:
@@ -226,7 +221,7 @@ def _judged(maker: Maker, made: Sequence[Made], given: Sequence[Given]) -> list[
     for source in found:
         log.info("source %s: %s, %s", source.name, source.helps if source.used else "left out", source.why)
     if len(asked) == len(made):
-        _write(place, many.dump_json({key: found}).decode())
+        replace_text(place, many.dump_json({key: found}).decode())
     return found
 
 

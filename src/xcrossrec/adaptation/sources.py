@@ -126,7 +126,7 @@ def _is_of(folder: Path, domain: Domain, base: str) -> bool:
 
 
 def judge_sources(
-    target: Domain | Path | str, given: Sequence[AnySource], *, base: str | None = None, seed: int = 0
+    target: Domain | Path | str, given: Sequence[AnySource], *, base: str | None = None
 ) -> tuple[list[Source], int]:
     """Say which adapters help, by at most 300 users of the target and without training.
 
@@ -151,7 +151,7 @@ def judge_sources(
             "`xcrossrec adapt` do that"
         )
     base = base or base_of([each.folder for each in found]).name
-    judge = Judge(domain, seed)
+    judge = Judge(domain, seed=0)
     judge.ask("", read_text(domain, (), base))
     made = [Made(each.name, each.folder, "") for each in found]
     for each in made:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xcrossrec.cli.checks import check_adapter, check_base, check_category
-from xcrossrec.cli.console import Base, EngineChoice, going_on, prepare, progress_to_stderr
+from xcrossrec.cli.console import Base, EngineChoice, SourcesBase, going_on, prepare, progress_to_stderr
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.progress import in_words
 
@@ -28,9 +28,7 @@ def adapt(
         typer.Option(metavar="DIR", help="An established category: a domain, or an adapter; may be repeated."),
     ] = None,
     minutes: Annotated[float, typer.Option(help="What would take longer than is left of them is skipped.")] = 30.0,
-    base: Annotated[
-        str | None, typer.Option(help="Folder or hub name.  [default: of the adapters given, or the embedded one]")
-    ] = None,
+    base: SourcesBase = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every draw.")] = 0,
     add_source: Annotated[
         list[Path] | None, typer.Option(metavar="DIR", help="One more than in a former run; may be repeated.")

@@ -13,6 +13,7 @@ from xcrossrec.cli.checks import check_catalogue, check_items, check_model
 from xcrossrec.cli.console import (
     Base,
     EngineChoice,
+    ModelDir,
     Overwrite,
     Precision,
     going_on,
@@ -20,7 +21,6 @@ from xcrossrec.cli.console import (
     progress_to_stderr,
     report_cut,
 )
-from xcrossrec.cli.recommend import ModelDir
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.replacing import check_vacant
 from xcrossrec.types import is_url

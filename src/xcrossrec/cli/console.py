@@ -33,12 +33,16 @@ Precision = Annotated[
 Base = Annotated[
     str | None, typer.Option(help="Folder or hub name of the model's base.  [default: found by its digest]")
 ]
+SourcesBase = Annotated[
+    str | None, typer.Option(help="Folder or hub name.  [default: of the adapters given, or the embedded one]")
+]
 EngineChoice = Annotated[
     EngineName, typer.Option("--engine", help="In this process, or by Ray: on this machine, or RAY_ADDRESS's cluster.")
 ]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse an adapter if only its shapes say that it belongs to the base.")
 ]
+ModelDir = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bundle or an adapter.")]
 DomainDir = Annotated[Path, typer.Argument(metavar="DIR", help="A domain's folder.")]
 
 log = logging.getLogger("xcrossrec")

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from xcrossrec.cli.checks import check_items, check_model
-from xcrossrec.cli.console import Base, EngineChoice, Overwrite, prepare, progress_to_stderr
-from xcrossrec.cli.recommend import ModelDir
+from xcrossrec.cli.console import Base, EngineChoice, ModelDir, Overwrite, prepare, progress_to_stderr
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.export.request import To, check_request
 

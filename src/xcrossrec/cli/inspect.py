@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from xcrossrec.cli.checks import check_model
-from xcrossrec.cli.console import Base, Json, one_line, prepare, progress_to_stderr
+from xcrossrec.cli.console import Base, Json, ModelDir, one_line, prepare, progress_to_stderr
 
 if TYPE_CHECKING:
     from xcrossrec.models.model import Model
 
 
-def inspect(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bundle or an adapter.")],
-    base: Base = None,
-    as_json: Json = False,
-) -> None:
+def inspect(model: ModelDir, base: Base = None, as_json: Json = False) -> None:
     """Show base, adapters, parameters by part (counted from the live modules), digests and data fingerprint.
 
     Every file is checked against its digest, the base against its weights' digest.

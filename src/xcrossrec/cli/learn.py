@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from xcrossrec.cli.checks import check_items, check_model, is_kept
-from xcrossrec.cli.console import Base, prepare, progress_to_stderr
-from xcrossrec.cli.recommend import ModelDir
+from xcrossrec.cli.console import Base, ModelDir, prepare, progress_to_stderr
 
 
 def learn(

@@ -16,6 +16,7 @@ from xcrossrec.cli.console import (
     Base,
     EngineChoice,
     Json,
+    ModelDir,
     Precision,
     going_on,
     log,
@@ -33,8 +34,6 @@ from xcrossrec.replacing import state_of
 if TYPE_CHECKING:
     from xcrossrec.answers import Explanation, Recommendation
     from xcrossrec.recommender import Question, Recommender
-
-ModelDir = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bundle or an adapter.")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from xcrossrec.cli.console import (
     DomainDir,
     Json,
     Overwrite,
+    SourcesBase,
     Strict,
     one_line,
     prepare,
@@ -46,9 +47,7 @@ class Run:
     scoring: Annotated[Scoring, typer.Option(help="History and item encoded apart (dual) or in one text (pair).")] = (
         "dual"
     )
-    base: Annotated[
-        str | None, typer.Option(help="Folder or hub name.  [default: of the adapters given, or the embedded one]")
-    ] = None
+    base: SourcesBase = None
     budget: Annotated[
         int | None, typer.Option(min=1, help="Train on so many users, drawn by seed.  [default: all]")
     ] = None

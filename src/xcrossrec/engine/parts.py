@@ -17,7 +17,7 @@ from zlib import crc32
 
 from xcrossrec.engine.local import Engine, Make
 from xcrossrec.exceptions import DataError
-from xcrossrec.replacing import claimed, replacing_file
+from xcrossrec.replacing import claimed, replace_text, replacing_file
 
 _JOB, _PART = "job.json", ".part"
 _CHECK = 4  # bytes of a checksum, behind a result
@@ -68,8 +68,7 @@ class Parts:
                 part.unlink()
             path.unlink()
         if not path.exists():
-            with replacing_file(path) as temporary:
-                temporary.write_text(self._job, encoding="utf-8")
+            replace_text(path, self._job)
 
     def complete(
         self,

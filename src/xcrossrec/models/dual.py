@@ -219,24 +219,21 @@ class DualScorer:
         self, histories: Sequence[Sequence[int]], candidates: Int[np.ndarray, "user candidate"] | None = None
     ) -> Float[np.ndarray, "user candidate"]:
         """Score candidates, as :class:`xcrossrec.scoring.Scorer` says; no history may be empty."""
+        if candidates is None:
+            return torch.cat(list(self._catalogue_scores(histories))).numpy().astype(np.float32)
         lengths = [len(history) for history in histories]
         longest = max(lengths, default=0)
         rows = torch.tensor([[*history, *[0] * (longest - len(history))] for history in histories])
-        slots = self.slots[rows]
-        if candidates is None:
-            return torch.cat(list(self._catalogue_scores(slots, lengths))).numpy().astype(np.float32)
         present = torch.arange(longest)[None, :] < torch.tensor(lengths)[:, None]
-        similarity = torch.einsum("usd,ucd->ucs", slots, self.vectors[torch.from_numpy(candidates)])
+        similarity = torch.einsum("usd,ucd->ucs", self.slots[rows], self.vectors[torch.from_numpy(candidates)])
         scores = self.matcher.pool(similarity, present[:, None, :].expand_as(similarity))
         return scores.numpy().astype(np.float32)
 
-    def _catalogue_scores(
-        self, slots: Float[torch.Tensor, "user slot dim"], lengths: Sequence[int]
-    ) -> Iterator[Float[torch.Tensor, "one item"]]:
+    def _catalogue_scores(self, histories: Sequence[Sequence[int]]) -> Iterator[Float[torch.Tensor, "one item"]]:
         """Score the catalogue user by user; several users' slots go through one product."""
         at_once = max(1, _SIMILARITIES // max(1, len(self.vectors)))
-        for users in runs_within(lengths, at_once):
-            rows = torch.cat([slots[user, : lengths[user]] for user in users]) @ self.vectors.t()
-            for part in rows.split_with_sizes([lengths[user] for user in users]):
+        for users in runs_within([len(history) for history in histories], at_once):
+            slots = self.slots[torch.tensor([row for user in users for row in histories[user]])]
+            for part in (slots @ self.vectors.t()).split_with_sizes([len(histories[user]) for user in users]):
                 similarity = part.t()[None]
                 yield self.matcher.pool(similarity, torch.ones_like(similarity, dtype=torch.bool))

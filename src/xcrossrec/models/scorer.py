@@ -174,7 +174,6 @@ def untrained(
     """
     model = build_model(SourceEncoder(load_base(base)))
     model = kind_of(model).centered(model, texts) if center else model
-    model.eval()
     called = "centered" if center else "untrained"
     return ModelScorer(model, texts, name=name or called, precision=precision)
 
@@ -218,6 +217,4 @@ def _merged(folder: Path, given: AnyBase | None, strict: bool) -> Model:
     """Add a foreign adapter's updates to its base."""
     base = base_of([folder], given)
     add_to_weights(base.backbone, read_adapter(folder, base, strict=strict).factors)
-    model = build_model(SourceEncoder(base))
-    model.eval()
-    return model
+    return build_model(SourceEncoder(base))

@@ -263,20 +263,18 @@ def _found(snapshot: Snapshot, entries: Sequence[ItemLike], reads: ItemText) -> 
     over every other reading of a string."""
     texts = [entry for entry in entries if isinstance(entry, str)]
     items = dict(zip(texts, snapshot.get(texts), strict=True)) if texts else {}
-    named = [None if isinstance(each, str) and items[each] is not None else _read(each) for each in entries]
-    ids = [each.item_id for each in named if each is not None and each.item_id is not None]
-    fresh = [item_id for item_id in ids if item_id not in items]
+    named = [Item(each) if isinstance(each, str) and items[each] is not None else _read(each) for each in entries]
+    fresh = [each.item_id for each in named if each.item_id is not None and each.item_id not in items]
     items |= dict(zip(fresh, snapshot.get(fresh), strict=True)) if fresh else {}
-    titles = [_clean(each.title) for each in named if each is not None and each.title is not None]
+    titles = [_clean(each.title) for each in named if each.title is not None]
     titled = iter(zip(titles, snapshot.first_titled(titles) if titles else [], strict=True))
     found: list[Known | str] = []
-    for entry, name in zip(entries, named, strict=True):
-        item_id = str(entry) if name is None else name.item_id
-        if item_id is None:
+    for each in named:
+        if each.item_id is None:
             title, item = next(titled)
             found.append(Known(None, title) if item is None else Known(item, reads=reads))
         else:
-            found.append(item_id if (item := items[item_id]) is None else Known(item, reads=reads))
+            found.append(each.item_id if (item := items[each.item_id]) is None else Known(item, reads=reads))
     return found
 
 

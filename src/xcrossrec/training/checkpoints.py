@@ -21,7 +21,7 @@ from xcrossrec.models.bundle import load_modules
 from xcrossrec.models.files import Digest, RelativePath, Settings, file_digests, read_settings, verify_files
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import encoder_of
-from xcrossrec.replacing import replacing_file, replacing_folder
+from xcrossrec.replacing import replace_text, replacing_folder
 from xcrossrec.training.places import CHECKPOINT_FILES, RUN_FILE, refuse_unfinished
 from xcrossrec.training.processes import Processes
 
@@ -131,8 +131,7 @@ def prepare_work(work: Path, run: Mapping[str, Any], *, resume: bool, writes: bo
             _log.info("the run goes on from %s", last)
         return last
     if writes:
-        with replacing_file(path) as temporary:
-            temporary.write_text(json.dumps(run), encoding="utf-8")
+        replace_text(path, json.dumps(run))
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from xcrossrec.adaptation.decision import Candidate, Decision, Interval
 from xcrossrec.adaptation.report import words
 from xcrossrec.adaptation.report.plots import Bar, bars, curve
 from xcrossrec.progress import in_words
-from xcrossrec.replacing import replacing_file
+from xcrossrec.replacing import replace_text
 
 FILE = "report.html"
 
@@ -39,8 +39,7 @@ def write_report(directory: Path | str) -> Path:
     """
     page = render(Decision.read(directory), str(directory))
     place = Path(directory) / FILE
-    with replacing_file(place) as file:
-        file.write_text(page, encoding="utf-8")
+    replace_text(place, page)
     return place
 
 
@@ -73,19 +72,20 @@ def _shown(decision: Decision) -> dict[str, Any]:
     rates = [found.mean for each in (chosen, rival) if (found := _tens_of(each))]
     digits = 0 if min(rates, default=0) >= 0.1 else 1
     beyond = decision.beyond or {}
+    measured = [each for each in decision.candidates if each.report and "mrr" in each.report]
     points = {point.users: point for point in decision.curve.points} if decision.curve else {}
     band = {point.users: point for point in decision.curve.band} if decision.curve else {}
     return {
         "decision": decision,
         "chosen": chosen,
         "rival": rival,
-        "measured": [each for each in decision.candidates if each.report and "mrr" in each.report],
+        "measured": measured,
         "tens_of": _tens_of,
         "hundred": [f"{100 * rate:.{digits}f}" for rate in rates],
         "by_users": [(users, points.get(users), band.get(users)) for users in sorted({*points, *sorted(band)[-1:]})],
         "too_few": len(sizes(decision.target.users.fit)) < LEAST_POINTS,
         "lists": [beyond[name] for name in dict.fromkeys((chosen.name, rival.name)) if name in beyond],
-        "plots": _plots(decision),
+        "plots": _plots(decision, measured),
     }
 
 
@@ -93,9 +93,9 @@ def _tens_of(candidate: Candidate) -> Interval | None:
     return (candidate.report or {}).get("hit@10")
 
 
-def _plots(decision: Decision) -> dict[str, list[Bar]]:
+def _plots(decision: Decision, measured: Sequence[Candidate]) -> dict[str, list[Bar]]:
     """The lines of each plot of bars."""
-    rivals = [(each, each.report["mrr"]) for each in decision.candidates if each.report and "mrr" in each.report]
+    rivals = [(each, each.report["mrr"]) for each in measured if each.report]
     left_out = [(each, each.without) for each in decision.sources if each.without is not None]
     return {
         "rivals": [
