@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields
+from typing import Any
 
 import pytest
 
@@ -63,10 +64,33 @@ def test_an_unknown_setting_is_named() -> None:
         "pair_negatives",
     ],
 )
-@pytest.mark.parametrize("value", [0, -1, float("nan")])
+@pytest.mark.parametrize("value", [0, -1])
 def test_what_must_be_positive(name: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=rf"{name} is {value!r}: give a value above 0"):
+    with pytest.raises(ConfigError, match=rf"{name} is {value!r}: give a finite value above 0"):
         source_config(**{name: value})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_rates_are_finite(value: float) -> None:
+    with pytest.raises(ConfigError, match=f"target_learning_rate is {value!r}: give a finite value above 0"):
+        target_config(target_learning_rate=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("epochs", 1.5, "int"),
+        ("batch_users", "32", "int"),
+        ("seed", None, "int"),
+        ("patience", True, "int"),
+        ("learning_rate", "fast", "float"),
+        ("center", 1, "bool"),
+        ("precision", False, "str"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused(name: str, value: Any, kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is {value!r}: expected {kind}"):
+        rival_config(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["sampled_negatives", "projection_rank", "seed"])

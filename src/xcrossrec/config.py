@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, TypeAlias, get_args
@@ -36,7 +37,7 @@ class TrainingConfig:
         seed: of sampling, order and initialisation.
 
     Raises:
-        ConfigError: a setting outside its range.
+        ConfigError: a setting of another type, or outside its range.
     """
 
     epochs: int = 4
@@ -56,10 +57,14 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, kind)):
+                raise ConfigError(f"{field.name} is {value!r}: expected {kind.__name__}")
         rates = ("learning_rate", "head_learning_rate", "projection_learning_rate", "target_learning_rate")
         for name in ("epochs", "batch_users", "accumulate", *rates, "patience", "pair_negatives"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}: give a value above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: give a finite value above 0")
         for name in ("sampled_negatives", "projection_rank", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: give 0 or more")

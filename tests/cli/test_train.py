@@ -202,10 +202,10 @@ def test_a_settings_file_may_leave_the_center_out(
     ("text", "message"),
     [
         ("epochs = ", "cannot be read"),
-        ("epochs = 'two'", "epochs in .* is 'two': expected int"),
+        ("epochs = 'two'", "settings .*toml .*epochs is 'two': expected int"),
         ("epochs = true", "is True"),
         ("epochs = 1.5", "is 1.5: expected int"),
-        ("center = 1", "center in .* is 1: expected bool"),
+        ("center = 1", "settings .*toml .*center is 1: expected bool"),
         ("center = 'no'", "is 'no': expected bool"),
     ],
 )
