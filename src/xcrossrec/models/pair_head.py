@@ -62,10 +62,9 @@ class PairHead(Head):
         """Add ``scores`` (pair, 1); a pair is a text, or a candidate where all pairs stand in one row."""
         states, segments = features["token_embeddings"], features["segments"]
         if "candidate" in features:
-            slots = segments[0].clamp(min=0)
-            parts = _parts_of_row(states[0], slots, segments[0], features["history"][0], features["candidate"][0])
+            parts = _parts_of_row(states[0], segments[0], features["history"][0], features["candidate"][0])
         else:
-            parts = _parts_of_texts(states, segments.clamp(min=0), segments)
+            parts = _parts_of_texts(states, segments)
         read = parts.candidate if self.reads == "candidate" else states[:, 0]
         score = self.value(nn.functional.gelu(self.project(read))).squeeze(-1)
         if self.starts == "similarity":
@@ -98,33 +97,30 @@ class PairParts:
     present: Bool[Tensor, "pair slot"]
 
 
-def _parts_of_texts(
-    states: Float[Tensor, "batch token dim"], slots: Int[Tensor, "batch token"], segments: Int[Tensor, "batch token"]
-) -> PairParts:
+def _parts_of_texts(states: Float[Tensor, "batch token dim"], segments: Int[Tensor, "batch token"]) -> PairParts:
     """Pool pairs that have a text each."""
     own = (segments == CANDIDATE_SEGMENT).to(states.dtype)
     candidate = torch.einsum("btd,bt->bd", states, own) / own.sum(1, keepdim=True).clamp(min=1)
-    number = torch.arange(1, int(slots.max().clamp(min=1)) + 1, device=slots.device)
-    members = slots[:, None, :] == number[None, :, None]
+    number = torch.arange(1, int(segments.max().clamp(min=1)) + 1, device=segments.device)
+    members = segments[:, None, :] == number[None, :, None]
     return PairParts(candidate, torch.bmm(members.to(states.dtype), states), members.any(-1))
 
 
 def _parts_of_row(
     states: Float[Tensor, "token dim"],
-    slots: Int[Tensor, " token"],
     segments: Int[Tensor, " token"],
     history: Int[Tensor, " token"],
     candidate: Int[Tensor, " token"],
 ) -> PairParts:
     """Pool pairs whose histories and candidates stand in one row."""
-    of_candidate = candidate >= 0
-    pairs, width = int(candidate.max()) + 1, int(slots.max().clamp(min=1))
+    of_candidate, of_slot = candidate >= 0, segments > 0
+    pairs, width = int(candidate.max()) + 1, int(segments.max().clamp(min=1))
     title = segments == CANDIDATE_SEGMENT
     total = states.new_zeros(pairs, states.shape[1]).index_add(0, candidate[title], states[title])
     count = torch.bincount(candidate[title], minlength=pairs).clamp(min=1)
-    cell = (history * width + slots - 1)[slots > 0]
+    cell = (history * width + segments - 1)[of_slot]
     histories = int(history.max()) + 1
-    sums = states.new_zeros(histories * width, states.shape[1]).index_add(0, cell, states[slots > 0])
+    sums = states.new_zeros(histories * width, states.shape[1]).index_add(0, cell, states[of_slot])
     present = torch.bincount(cell, minlength=histories * width) > 0
     owner = history.new_zeros(pairs).scatter(0, candidate[of_candidate], history[of_candidate])
     return PairParts(

@@ -24,7 +24,7 @@ from xcrossrec.models import bundle
 from xcrossrec.models.day_one import POPULARITY, without
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.model import Model, encoder_of
-from xcrossrec.models.purchases import check_knows, purchases_of, with_counts
+from xcrossrec.models.purchases import Purchases, check_knows, purchases_of, with_counts
 from xcrossrec.replacing import changing, clear_leftovers
 from xcrossrec.training.purchases import MOST_TEXTS, weighed
 from xcrossrec.types import ITEM, USER, is_url
@@ -95,27 +95,29 @@ def learn(
     fresh, forgotten = _read(interactions, columns or Columns())
     if forget_all(path, forgotten):
         manifest, model = _read_model(path, base)
-    known = purchases_of(model)
-    before = known.term.counts if known is not None else CoPurchases.count(fresh.clear())
-    counts = before.joined(fresh)
+    known = _known(model)
+    counts = known.term.counts.joined(fresh)
     choice = None if texts is None else _choose(model, counts, texts, seed)
     with changing(path):
         if bundle.read_bundle_manifest(path) != manifest:
             manifest, model = _changed_meanwhile(path, base, manifest)
-            known = purchases_of(model)
-            before = known.term.counts if known is not None else before
-            counts = before.joined(fresh)
-        weights = choice.weights if choice is not None else (known.weights if known is not None else {})
-        _write(with_counts(model, counts, weights), path, manifest, choice)
+            known = _known(model)
+            counts = known.term.counts.joined(fresh)
+        _write(with_counts(model, counts, (choice or known).weights), path, manifest, choice)
     services = [place for place in _paths(interactions) if is_url(place)]
     now = {customer for place in services for customer in recorded_purchases(place).forgotten}
     forget_all(path, now - set(forgotten))  # while this went on
-    return Learned(counts.purchases, counts.customers, counts.purchases - before.purchases, choice)
+    return Learned(counts.purchases, counts.customers, counts.purchases - known.term.counts.purchases, choice)
 
 
 def _read_model(path: Path, base: AnyBase | None) -> tuple[Mapping[str, Any], Model]:
     """The manifest first: what is changed after it is seen when the model is written."""
     return bundle.read_bundle_manifest(path), bundle.load(path, base=base)
+
+
+def _known(model: Model) -> Purchases:
+    """What a model knows of purchases; nothing, where it knew none."""
+    return purchases_of(model) or Purchases(pl.DataFrame(schema={USER: pl.String, ITEM: pl.String}), {})
 
 
 def _changed_meanwhile(path: Path, base: AnyBase | None, then: Mapping[str, Any]) -> tuple[Mapping[str, Any], Model]:

@@ -41,13 +41,11 @@ class FastPass:
     Args:
         owner: the encoder; its backbone may be any: plain, with PEFT's LoRA, or stacked and integrated. None if only
             the layers can run it.
-        streams: their number.
         mixers: after each of the last layers, what mixes the streams; none for a single stream.
     """
 
-    def __init__(self, owner: Owner | None = None, streams: int = 1, mixers: Sequence[IntegratedLayer] = ()) -> None:
+    def __init__(self, owner: Owner | None = None, mixers: Sequence[IntegratedLayer] = ()) -> None:
         self._owner = owner
-        self._streams = streams
         self._mixers = mixers
         self._pass: PackedPass | None = None
 
@@ -108,5 +106,5 @@ class FastPass:
         elif model.training:
             return None  # whoever wants dropout without gradients
         if self._pass is None or self._pass.backbone is not backbone:
-            self._pass = PackedPass(backbone, self._streams, self._mixers)
+            self._pass = PackedPass(backbone, self._mixers)
         return self._pass if self._pass.folded.can_be_made() else None

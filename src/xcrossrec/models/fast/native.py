@@ -23,8 +23,8 @@ from torch import Tensor, nn
 Gelu: TypeAlias = Literal["none", "tanh"]
 """PyTorch's names of GELU's forms: exact, and by the hyperbolic tangent."""
 
-AttendedWithTotal: TypeAlias = tuple[Tensor, Tensor]
-"""Attention's output, and per query the logarithm of its softmax's denominator."""
+WithTotal: TypeAlias = tuple[Tensor, Tensor]
+"""Attention's output, or its weights, and per query the logarithm of its softmax's denominator."""
 
 _LOG = logging.getLogger(__name__)
 _ROWS_HINT = 1024
@@ -138,9 +138,9 @@ def attention_with_total(
     value: Float[Tensor, "batch head key dim"],
     added: Float[Tensor, "#batch #head #query key"] | None,
     scale: float,
-) -> AttendedWithTotal:
+) -> WithTotal:
     """Attention without gradients on the CPU, all of one type; ask :func:`attention_gives_totals` first."""
-    attended: AttendedWithTotal = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+    attended: WithTotal = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, 0.0, False, attn_mask=added, scale=scale
     )
     return attended

@@ -65,9 +65,9 @@ class PackedPass:
         mixers: after each of the last layers, what mixes the streams; none for a single stream.
     """
 
-    def __init__(self, backbone: Any, streams: int = 1, mixers: Sequence[IntegratedLayer] = ()) -> None:
+    def __init__(self, backbone: Any, mixers: Sequence[IntegratedLayer]) -> None:
         self.backbone = backbone
-        self.streams = streams
+        self.streams = mixers[0].integrator.sources if mixers else 1
         self.mixers = mixers
         self.folded = FoldedLayers(backbone, mixers)
         self.kept = KeptStates()

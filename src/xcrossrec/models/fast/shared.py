@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from xcrossrec.models.fast import switched_on
-from xcrossrec.models.fast.native import attention_gives_totals, attention_with_total
+from xcrossrec.models.fast.native import WithTotal, attention_gives_totals, attention_with_total
 from xcrossrec.models.fast.texts import dropped
 
 FAR = -1e9
@@ -30,9 +30,6 @@ _MATRICES = 4
 
 _GROUPS_A_MATRIX = 4
 """Fewest groups for a matrix of their own."""
-
-Part: TypeAlias = tuple[Tensor, Tensor]
-"""Two tensors; of attention, its output and the logarithm of its softmax's denominator."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +186,7 @@ def shared_attention(
     def padded(keys: Blocks) -> list[tuple[Tensor, Tensor]]:
         return [(block.pad(key), block.pad(value)) for block in keys.parts]
 
-    def part(queries: Blocks, keys: Blocks, states: Sequence[tuple[Tensor, Tensor]]) -> Part:
+    def part(queries: Blocks, keys: Blocks, states: Sequence[tuple[Tensor, Tensor]]) -> WithTotal:
         attended = [
             _attend(asking.pad(query), *seen, layout.mask(asking, block, rows, window), scale, dropout)
             for asking, block, seen in zip(queries.parts, keys.parts, states, strict=True)
@@ -212,7 +209,7 @@ def _attend(
     mask: Float[Tensor, "rowgroup one #query key"] | None,
     scale: float,
     dropout: float,
-) -> Part:
+) -> WithTotal:
     """Attention's output and, per query, the logarithm of the softmax's denominator."""
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
     plain = query.device.type == "cpu" and not needs_gradient and dropout == 0.0
@@ -229,7 +226,7 @@ class _SoftmaxWithTotal(torch.autograd.Function):
     quarter of a training step's time on the CPU where each of the two, and the backward pass, computes its own."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Float[Tensor, "*batch query key"]) -> Part:
+    def forward(ctx: Any, scores: Float[Tensor, "*batch query key"]) -> WithTotal:
         """Give the weights, and the logarithm from the largest of them."""
         weights = scores.softmax(-1)
         peak, where = scores.max(-1, keepdim=True)

@@ -70,7 +70,7 @@ class XCrossEncoder(TitleEncoder):
         stack_adapters(self.backbone, [adapter.factors for adapter in adapters])
         self.backbone.requires_grad_(False)
         self._integrate()
-        self.fast = FastPass(self, len(self.sources), self.integrated_layers)
+        self.fast = FastPass(self, self.integrated_layers)
         self.stream_weight = nn.Parameter(torch.full((len(self.sources),), 1 / len(self.sources)))
 
     def _integrate(self) -> None:
