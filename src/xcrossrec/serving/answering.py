@@ -74,7 +74,7 @@ class Reading(Worker[Texts, Read]):
         super().__init__(name, lambda _: [], queue=limit, batch=batch, on_start=on_start)
 
     def __len__(self) -> int:
-        return sum(len(job.question.left) for job in tuple(self._jobs))
+        return sum(len(job.question.left) for job in (*self._taken, *self._jobs))
 
     def _check_room(self, question: Texts) -> None:
         waiting = len(self)
@@ -96,21 +96,8 @@ class Reading(Worker[Texts, Read]):
             "allowed: send fewer at a time, or write them to the catalogue first",
         )
 
-    def _next_batch(self) -> list[Job]:
-        """Wait for questions; those that come first are last the next time, unless this slice is all they need."""
-        with self._changed:
-            while True:
-                self._changed.wait_for(lambda: self._jobs or self._closing)
-                wanted = [job for job in self._jobs if job.wanted]
-                self._jobs.clear()
-                self._jobs.extend(wanted)
-                if wanted:
-                    return wanted[: self._batch]
-                if self._closing:
-                    return []
-
     def _work(self, batch: list[Job]) -> int:
-        """Read one slice; gives how many texts it had."""
+        """Read one slice; gives how many texts it had. Questions of which more is left are last the next time."""
         begun = monotonic()
         slices = self._slices([job.question.left for job in batch])
         texts = list({text: None for own in slices for text in own})
@@ -123,11 +110,11 @@ class Reading(Worker[Texts, Read]):
                     job.question.read.update((text, found[text]) for text in own)
                     job.question.left = job.question.left[len(own) :]
                     job.question.spent_s += (monotonic() - begun) * len(own) / len(texts)
-                self._jobs.remove(job)
                 if failed or not job.question.left:
                     finished.append(job)
                 else:
                     self._jobs.append(job)
+            self._taken = []
         deliver(finished, [found if failed else job.question.read for job in finished])
         return len(texts)
 

@@ -71,6 +71,7 @@ class Worker(Generic[Q, A]):
         self._limit, self._batch, self._wait_s = queue, batch, wait_s
         self._on_start, self._on_batch = on_start, on_batch
         self._jobs: deque[Job] = deque()
+        self._taken: list[Job] = []
         self._changed = Condition()
         self._closing = False
         self.started = Event()
@@ -150,31 +151,32 @@ class Worker(Generic[Q, A]):
             self._on_start()
         finally:
             self.started.set()
-        while batch := self._next_batch():
+        while (batch := self._next_batch()) is not None:
             now = monotonic()
-            if done := self._work(batch):
+            if batch and (done := self._work(batch)):
                 spent = (monotonic() - now) / done
                 self._seconds_each += (0.1 if self._seconds_each else 1.0) * (spent - self._seconds_each)
 
     def _work(self, batch: list[Job]) -> int:
         """Answer questions; gives how many there were."""
-        now, live = monotonic(), [job for job in batch if job.wanted]
-        if live:
-            self._on_batch(len(live), [now - job.arrived for job in live])
-            deliver(live, self._answers([job.question for job in live]))
-        return len(live)
+        now = monotonic()
+        self._on_batch(len(batch), [now - job.arrived for job in batch])
+        deliver(batch, self._answers([job.question for job in batch]))
+        return len(batch)
 
-    def _next_batch(self) -> list[Job]:
-        """Wait for questions, and a little for company; none at all means that the worker is closed."""
+    def _next_batch(self) -> list[Job] | None:
+        """Wait for questions, and a little for company, and take those that somebody waits for; None once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closing)
             if not self._jobs:
-                return []
+                return None
             until = self._jobs[0].arrived + self._wait_s
             self._changed.wait_for(
                 lambda: len(self._jobs) >= self._batch or self._closing, timeout=max(0.0, until - monotonic())
             )
-            return [self._jobs.popleft() for _ in range(min(self._batch, len(self._jobs)))]
+            first = [self._jobs.popleft() for _ in range(min(self._batch, len(self._jobs)))]
+            self._taken = [job for job in first if job.wanted]
+            return self._taken
 
     def _answers(self, questions: Sequence[Q]) -> list[A | Exception]:
         found = or_error(lambda: list(self._answer(questions)))
