@@ -117,6 +117,8 @@ def test_products_of_many_searches_give_what_each_search_gives() -> None:
         own = slots[number : number + 1]
         known = plain.search(own, 9, pool=only_slot, allowed=every, products=products[number : number + 1])
         np.testing.assert_array_equal(known, search(plain, own, 9))
+        plain.search(own, 9, pool=only_slot, allowed=~every, products=products[number : number + 1])
+    np.testing.assert_array_equal(products, plain.products(slots))  # which others read, too
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -162,7 +162,7 @@ def shortlist(
         scores = scores + torch.from_numpy(added).float()
         error += 2 * torch.finfo(torch.float32).eps * float(np.abs(added).max())
     if not allowed.all():
-        scores[torch.from_numpy(~allowed)] = -torch.inf
+        scores = scores.masked_fill(torch.from_numpy(~allowed), -torch.inf)
     if k >= len(scores):
         return np.flatnonzero(scores.numpy() > -np.inf)
     limit = float(torch.topk(scores, k, sorted=True).values[-1]) - 2 * error

@@ -6,6 +6,7 @@ Legend: ``item`` = one item, ``dim`` = vector size.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -52,7 +53,7 @@ class NextGeneration:
         while page := tables.page(self._former.generation, self._upto, last, at_once):
             places, items = page
             vectors, last = self._vectors(items), places[-1]
-            change(lambda connection, p=places, i=items, v=vectors: self._write(connection, p, i, v))  # type: ignore[misc]
+            change(partial(self._write, places=places, items=items, vectors=vectors))
 
         def index(connection: Connection[Any]) -> None:
             tables.index_items(connection, self.number)

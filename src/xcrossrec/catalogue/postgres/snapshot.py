@@ -124,10 +124,9 @@ class SearchedSnapshot(Snapshot):
     def search_titles(self, text: str, limit: int, *, within_s: float = math.inf) -> list[StoredItem]:
         """Find items by a part of their title."""
         words = sorted(set((wanted := fold(text)).split()), key=len, reverse=True)
-        given = {"limit": limit, **{f"word{n}": word for n, word in enumerate(words)}}
         if "\0" in wanted:
             return []
-        given |= {"wanted": wanted} if words else {}
+        given = {"limit": limit, "wanted": wanted, **{f"word{n}": word for n, word in enumerate(words)}}
         held = "".join(f" AND position(%(word{n})s in folded) > 0" for n in range(len(words)))
         rank = (
             "CASE WHEN starts_with(folded, %(wanted)s) THEN 0 WHEN position(' ' || %(wanted)s in folded) > 0 THEN 1 "
@@ -217,20 +216,20 @@ def _allowed(
     filters: Filters | None, exclude: Collection[str], among: Collection[str] | None
 ) -> tuple[str, dict[str, Any]]:
     """The condition on rows that a search may find, and its values; an unknown value meets none."""
-    conditions, given = ["title <> ''"], dict[str, Any]()
+    conditions, given, filters = ["title <> ''"], dict[str, Any](), filters or Filters()
     if among is not None:
         conditions, given["among"] = ["item_id = ANY(%(among)s)"], askable(among)
     if exclude:
         conditions.append("item_id <> ALL(%(exclude)s)")
         given["exclude"] = askable(exclude)
-    if filters is not None and filters.category is not None:
+    if filters.category is not None:
         conditions.append("category = ANY(%(category)s)")
         given["category"] = askable(filters.category)
-    if filters is not None and filters.in_stock is not None:
+    if filters.in_stock is not None:
         conditions.append("in_stock = %(in_stock)s")
         given["in_stock"] = filters.in_stock
     for name, sign in (("price_min", ">="), ("price_max", "<=")):
-        if filters is not None and (bound := getattr(filters, name)) is not None:
+        if (bound := getattr(filters, name)) is not None:
             conditions.append(f"price {sign} %({name})s")
             given[name] = float(bound)
     return " AND ".join(conditions), given
