@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,28 @@ def test_faults_of_files_read_elsewhere(tmp_path: Path) -> None:
     other = Inputs([tmp_path / "good.csv"], columns=Columns(), incomplete="drop")
     with by_file(Elsewhere(), tmp_path / "out", None, other) as blocks:
         assert import_domain("shop", None, other, None, blocks).manifest["filters"]["rows"]["incomplete"] == 1
+
+
+def test_empty_files_read_elsewhere_are_left_out(tmp_path: Path) -> None:
+    """As they are here: jobs leave them beside others."""
+    (tmp_path / "full.csv").write_text("user_id,item_id,timestamp,title\nu,i,5,Train\nu,j,6,Bell\nu,k,7,Bus\n")
+    (tmp_path / "none.csv").write_text("")
+    with zipfile.ZipFile(tmp_path / "none.zip", "w") as packed:
+        packed.writestr("none.csv", "")
+    files = [tmp_path / name for name in ("none.csv", "full.csv", "none.zip")]
+    for inputs in (Inputs(files), Inputs(files, files)):
+        with by_file(Elsewhere(), tmp_path / "out", None, inputs) as blocks:
+            made = import_domain("shop", None, inputs, None, blocks)
+        assert made.fingerprint == import_domain("shop", None, inputs).fingerprint
+    for name in ("none.csv", "none.zip"):
+        empty = Inputs(tmp_path / name)
+        with pytest.raises(DataError, match=f"{name} is empty: give a file with rows"):
+            import_domain("shop", None, empty)
+        with (
+            pytest.raises(DataError, match=f"{name} holds no interactions: .* give the right file"),
+            by_file(Elsewhere(), tmp_path / "out", None, empty) as blocks,
+        ):
+            import_domain("shop", None, empty, None, blocks)
 
 
 def test_an_amazon_release_read_elsewhere(tmp_path: Path) -> None:

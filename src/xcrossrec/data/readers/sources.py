@@ -302,11 +302,16 @@ def open_sources(paths: Paths, form: Form | None, reading: Reading) -> list[Sour
     Raises:
         DataError: no such file, an empty folder, a file of another form or encoding.
     """
-    files = [each for file in original_files(paths) for each in _unpacked(file, reading.folder)]
-    full = [(file, shown) for file, shown in files if file.stat().st_size]
-    if not full:
-        raise DataError(f"{', '.join(shown for _, shown in files)} is empty: give a file with rows")
-    return [_source(file, shown, form, reading) for file, shown in full]
+    files = original_files(paths)
+    if not (found := [source for file in files for source in sources_in(file, form, reading)]):
+        raise DataError(f"{', '.join(map(str, files))} is empty: give a file with rows")
+    return found
+
+
+def sources_in(file: Path, form: Form | None, reading: Reading) -> list[Source]:
+    """Tell what one file is, or each file in a zip file; empty ones are left out. The rest is as for `open_sources`."""
+    files = _unpacked(file, reading.folder)
+    return [_source(part, shown, form, reading) for part, shown in files if part.stat().st_size]
 
 
 def original_files(paths: Paths) -> list[Path]:

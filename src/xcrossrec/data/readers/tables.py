@@ -19,7 +19,7 @@ from xcrossrec.data.readers.histories import HISTORY, with_histories
 from xcrossrec.data.readers.items import Expression, ItemRows, item_rows
 from xcrossrec.data.readers.joining import joined_columns
 from xcrossrec.data.readers.rows import Check, Tally, interactions_of
-from xcrossrec.data.readers.sources import Form, Paths, Reading, Source, open_sources, original_files
+from xcrossrec.data.readers.sources import Form, Paths, Reading, Source, open_sources, original_files, sources_in
 from xcrossrec.data.times import ONE_UNIT, SUBSECOND
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.replacing import scratch_folder
@@ -200,7 +200,7 @@ def _items(plan: Plan, inputs: Inputs, keep: pl.Series | None, sources: Sequence
 
 def _bought_of_file(plan: Plan, inputs: Inputs, file: Path) -> tuple[list[pl.DataFrame], Mapping[str, Any]]:
     with scratch_folder() as folder:
-        tally, sources = Tally(), open_sources(file, plan.form, reading_of(plan, inputs, folder))
+        tally, sources = Tally(), sources_in(file, plan.form, reading_of(plan, inputs, folder))
         return [part for part in _bought(plan, inputs, sources, tally) if part.width], vars(tally)
 
 
@@ -210,7 +210,7 @@ def _items_of_file(
     with scratch_folder() as folder:
         if inputs.items:
             plan = replace(plan, form=None, names=None)
-        rows = _items(plan, inputs, keep, open_sources(file, plan.form, reading_of(plan, inputs, folder)))
+        rows = _items(plan, inputs, keep, sources_in(file, plan.form, reading_of(plan, inputs, folder)))
         return rows.parts, {name: value for name, value in vars(rows).items() if name != "parts"}
 
 
