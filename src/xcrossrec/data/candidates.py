@@ -24,7 +24,6 @@ NEGATIVES_EACH = 29
 _LOG = logging.getLogger(__name__)
 _ROWS = "rows"
 _CHECKSUM = "checksum"
-_STATED = ("fingerprint", "negatives", "seed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +184,7 @@ def _draw_distinct(
 def _read(file: Path, domain: Domain, split: Split, negatives: Negatives, seed: int) -> Candidates:
     """Read a candidate file and check that it is what was asked for."""
     frame = read_parquet(file, remedy="delete it to draw the candidates again")
-    expected = dict(zip(_STATED, (domain.fingerprint, negatives, seed), strict=True))
+    expected = {"fingerprint": domain.fingerprint, "negatives": negatives, "seed": seed}
     for column, value in expected.items():
         found = frame[column].unique().to_list() if column in frame.columns else []
         if found != [value]:

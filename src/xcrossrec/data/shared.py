@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import polars as pl
 
@@ -47,10 +48,7 @@ def with_shared_users(domain: Domain, others: Sequence[Domain]) -> Domain:
         }
         for other, table in zip(others, tables, strict=True)
     ]
-    manifest = {name: value for name, value in domain.manifest.items() if name != "fingerprint"}
-    made = Domain(
-        domain.name, domain.items, domain.interactions, {**manifest, "shared_users": stated}, domain.text, kept
-    )
+    made = replace(domain, other=kept, manifest={**domain.manifest, "shared_users": stated})
     return made.with_manifest(manifest_of(made))
 
 

@@ -16,8 +16,7 @@ from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.types import POSITION, SPLITS, TIMESTAMP, USER, Split
 
 LEAVE_LAST_OUT = "leave_last_out"
-TEMPORAL = "temporal"
-SAME_USERS = (LEAVE_LAST_OUT, TEMPORAL)
+SAME_USERS = (LEAVE_LAST_OUT, "temporal")
 """Ways that put one user into several splits by design."""
 
 

@@ -197,13 +197,9 @@ def _means(frame: pl.DataFrame, kinds: tuple[Negatives, ...]) -> dict[str, Any]:
 
 
 def _means_of(frame: pl.DataFrame) -> dict[str, Any]:
-    means: dict[str, Any] = {}
-    intervals = {}
-    for metric in METRICS:
-        values = frame[metric].to_numpy()
-        means[metric] = float(values.mean())
-        intervals[metric] = list(mean_interval(values))
-    return {**means, "ci": intervals}
+    values = {metric: frame[metric].to_numpy() for metric in METRICS}
+    means = {metric: float(each.mean()) for metric, each in values.items()}
+    return {**means, "ci": {metric: list(mean_interval(each)) for metric, each in values.items()}}
 
 
 def _parse_info(path: Path, metadata: Mapping[str, str]) -> EvaluationInfo:

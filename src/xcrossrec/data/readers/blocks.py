@@ -45,12 +45,10 @@ class Blocks:
             read: what is done with each.
             besides: what the result depends on beside the file and the import's settings.
         """
-        whole = [file.absolute() for file in files]
-        names = [_name(file, besides) for file in whole]
-        named = dict(zip(names, whole, strict=True))
+        named = {_name(file, besides): file.absolute() for file in files}
         with stage("reading", "files") as bar:
             self.parts.complete(self.engine, partial(_reading, read), named, bar.at)
-        for name in names:
+        for name in named:
             yield _unpacked(self.parts.read(name))
 
 
@@ -93,9 +91,6 @@ def _packed(tables: Tables, told: Mapping[str, Any]) -> bytes:
 
 
 def _unpacked(content: bytes) -> tuple[Tables, Mapping[str, Any]]:
-    line, _, rest = content.partition(b"\n")
-    head, tables, start = json.loads(line), [], 0
-    for size in head["sizes"]:
-        tables.append(pl.read_ipc(io.BytesIO(rest[start : start + size])))
-        start += size
-    return tables, head["told"]
+    stream = io.BytesIO(content)
+    head = json.loads(stream.readline())
+    return [pl.read_ipc(stream.read(size)) for size in head["sizes"]], head["told"]

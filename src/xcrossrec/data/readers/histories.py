@@ -60,7 +60,7 @@ def _from_history(table: pl.DataFrame) -> pl.DataFrame:
     listed = table.with_columns(text.cast(pl.List(pl.String)).alias(HISTORY)).with_row_index("__row")
     by = [name for name in (TIMESTAMP, SUBSECOND, POSITION) if name in table.columns]
     size = pl.col(HISTORY).list.len()
-    listed = listed.sort([*by, size, "__row"]) if by else listed.sort([size, "__row"])
+    listed = listed.sort([*by, size, "__row"])
     longest = listed.group_by(USER, maintain_order=True).agg(
         pl.col(HISTORY, ITEM).sort_by(size, maintain_order=True).last(), pl.len().alias("own"), pl.col("__row").min()
     )

@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import polars as pl
 
@@ -46,7 +45,7 @@ class Tally:
     instead: dict[str, str] = field(default_factory=dict)
 
     def add(self, other: Tally) -> None:
-        """Add the rows of another file."""
+        """Add the rows of another file; of one that JSON brought the counters may be plain mappings."""
         self.read, self.where = self.read + other.read, self.where + other.where
         self.incomplete, self.example = self.incomplete + other.incomplete, self.example or other.example
         self.first = self.first or other.first
@@ -55,13 +54,6 @@ class Tally:
         self.instead |= other.instead
         for column, counts in other.events.items():
             self.events.setdefault(column, Counter()).update(counts)
-
-    @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Tally:
-        """One that JSON brought."""
-        events = {column: Counter(counts) for column, counts in told["events"].items()}
-        counted = {name: Counter(told[name]) for name in ("lacking", "asked")}
-        return cls(**{**told, **counted, "events": events})
 
     def rows(self, inputs: Inputs) -> dict[str, int]:
         """State the counts that are not 0.
@@ -107,9 +99,6 @@ class _Job:
     def table(self, batches: Iterator[pl.DataFrame]) -> tuple[pl.DataFrame, Tally]:
         """Take the rows that count, and count the others."""
         tally, unit, parts = Tally(first=self.source.shown), self.unit, []
-        counted = [
-            (f"{_EVENT}{place}", tally.events.setdefault(name, Counter())) for place, name in enumerate(self.events)
-        ]
         for whole in batches:
             batch = whole.filter(_ANY) if self.source.form != "parquet" and not whole[_ANY].all() else whole
             batch = _a_row_an_item(batch, self.source, tally.read)
@@ -119,9 +108,10 @@ class _Job:
                 tally.asked.update(dict(batch[_ASKED].fill_null("").value_counts(sort=True).head(8).iter_rows()))
                 kept = batch.filter(_KEPT)
                 tally.where, batch = tally.where + batch.height - kept.height, kept
-            for name, events in counted:
+            for name in self.events:
+                events = tally.events.setdefault(name, Counter())
                 if len(events) <= MANY_EVENTS:
-                    events.update(dict(batch[name].fill_null("").value_counts().iter_rows()))
+                    events.update(dict(batch[_EVENT + name].fill_null("").value_counts().iter_rows()))
             batch = self._complete(batch, tally)
             if batch.height and TIMESTAMP in batch.columns and unit is None:
                 unit = unit_of(batch[TIMESTAMP], dated=is_dated(self.date))
@@ -210,7 +200,7 @@ def interactions_of(
         source.reading.say(f"a time is {named.time!r} and {named.clock!r} together", path)
     ordered = [_ordered(role, name, present[name], named.clock) for role, name in order.items()]
     selected = _selected(present, str(named.user), str(named.item), ordered, inputs, path)
-    selected += [counted.alias(f"{_EVENT}{place}") for place, counted in enumerate(events.values())]
+    selected += [counted.alias(_EVENT + name) for name, counted in events.items()]
     asked = [condition.column for condition in inputs.where]
     clock = [named.clock] if named.clock else []
     wanted = [str(named.user), str(named.item), *order.values(), *clock, *asked, *events, *source.every]

@@ -160,7 +160,7 @@ def read_bought(
             files = original_files(paths)
             parts, shown = [], list(map(str, files))
             for tables, told in blocks.read(files, partial(_bought_of_file, plan, inputs), "bought", plan.columns):
-                tally.add(Tally.of(told))
+                tally.add(Tally(**told))
                 parts += tables
         return _joined([part for part in parts if part.width], ", ".join(shown))
 
