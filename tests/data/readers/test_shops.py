@@ -96,6 +96,10 @@ def test_the_item_is_the_column_that_both_tables_share(tmp_path: Path, caplog: p
     assert "the item is 'sku' in" in caplog.text
     ids = put(tmp_path / "j.csv", "ID,SKU,Name\n7,x,Cap\n8,y,Hat\n")
     assert bought(taken(orders, ids)) == [("u", "7"), ("u", "8")]
+    with pytest.raises(DataError, match="several columns that may be the item, 'product_id', 'sku': say which"):
+        taken(put(tmp_path / "x.csv", "product_id,sku,user,date\n"), ids)  # which has no rows that could tell
+    with pytest.raises(DataError, match=r"j\.csv holds no items: give the table of products"):
+        taken(orders, put(ids, "sku,ean,name\n"))
 
 
 def test_two_tables_without_a_common_item_are_told(tmp_path: Path) -> None:

@@ -45,5 +45,6 @@ def _possible(columns: Columns, source: Source, *, products: bool) -> list[str]:
 
 def _values(source: Source, names: list[str]) -> Mapping[str, pl.Series]:
     selected = [ids(name, source.types[name]).alias(name) for name in names]
-    first = source.read(list(dict.fromkeys([*names, *source.every])), next, selected)
+    none = pl.DataFrame(schema=dict.fromkeys(names, pl.String()))
+    first = source.read(list(dict.fromkeys([*names, *source.every])), lambda batches: next(batches, none), selected)
     return {name: first[name].drop_nulls().unique() for name in names}
