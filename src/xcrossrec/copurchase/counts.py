@@ -128,16 +128,11 @@ class CoPurchases:
     def table(self) -> pl.DataFrame:
         """All purchases: ``user_id`` (the hash) and ``item_id``, each customer's oldest first."""
         with self._lock:
-            names = np.array([*self._customer, ""], dtype=object)
-            lengths = np.diff(self._starts)
-            users, items = [names[:-1][: len(lengths)].repeat(lengths)], [self._bought]
-            for customer, more in self._more.items():
-                users.append(names[[customer] * len(more)])
-                items.append(np.array([*more], dtype=np.int32))
-            of, bought = np.concatenate(users), np.concatenate(items)
-            frame = pl.DataFrame({USER: pl.Series(of.tolist(), dtype=pl.String), "__item": bought})
-            ids = pl.Series(self._ids, dtype=pl.String)
-        return frame.select(USER, ids.gather(frame["__item"].cast(pl.UInt32)).alias(ITEM))
+            counted = np.repeat(np.arange(len(self._starts) - 1), np.diff(self._starts))
+            of = [counted, *(np.full(len(more), customer) for customer, more in self._more.items())]
+            bought = [self._bought, *(np.array([*more], dtype=np.int32) for more in self._more.values())]
+            names, ids = pl.Series([*self._customer], dtype=pl.String), pl.Series(self._ids, dtype=pl.String)
+        return pl.DataFrame({USER: names.gather(np.concatenate(of)), ITEM: ids.gather(np.concatenate(bought))})
 
     def joined(self, purchases: pl.DataFrame) -> Self:
         """Count these and more: purchases that come after those of the same customers here.

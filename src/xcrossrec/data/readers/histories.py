@@ -38,7 +38,7 @@ def with_histories(tables: Mapping[Split, pl.DataFrame]) -> tuple[list[pl.DataFr
                 filled = filled or users > 0
                 _LOG.info("%s: %d users have their history from the parts before", split, users)
         rest = past.filter(~pl.col(USER).is_in(parts[split][USER].unique().implode()))
-        past = pl.concat([parts[split].select(past.columns), rest])
+        past = pl.concat([parts[split], rest])
     result = parts if listed or filled else tables
     told: dict[str, object] = {"split": "leave_last_out"} if same and (listed or filled) else {}
     return [table.with_columns(pl.lit(split).alias(SPLIT)) for split, table in result.items()], told
@@ -80,9 +80,8 @@ def _after(past: pl.DataFrame, part: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     lacking = now.filter(pl.col("now").list.head(size) != pl.col("before"))[USER]
     if lacking.is_empty():
         return part, 0
-    columns = [name for name in part.columns if name in past.columns]
-    before = past.filter(pl.col(USER).is_in(lacking.implode())).select(columns)
-    rows = pl.concat([before, part.select(columns)]).drop(POSITION)
+    before = past.filter(pl.col(USER).is_in(lacking.implode()))
+    rows = pl.concat([before, part]).drop(POSITION)
     users = part.select(USER).unique(maintain_order=True).with_row_index("__first")
     rows = rows.join(users, on=USER, maintain_order="left").sort("__first", maintain_order=True).drop("__first")
-    return rows.with_columns(pl.int_range(pl.len()).over(USER).alias(POSITION)).select(columns), lacking.len()
+    return rows.with_columns(pl.int_range(pl.len()).over(USER).alias(POSITION)).select(part.columns), lacking.len()
