@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xcrossrec.exceptions import DataError
 from xcrossrec.prompts import split_prompt
-from xcrossrec.training.batches import HISTORY_LIMIT, DualBatches, EpochOfBatches, HeldOutApart, PairBatches
+from xcrossrec.training.batches import HISTORY_LIMIT, DualBatches, EpochOfBatches, PairBatches
 
 TITLES = [f"title {'x' * (row % 4)} {row}" for row in range(30)]
 SEQUENCES = st.lists(st.lists(st.integers(0, 29), min_size=2, max_size=9), min_size=1, max_size=6)
@@ -88,14 +88,6 @@ def test_a_long_history_counts_from_its_newest_items() -> None:
     batch = dual([long], sampled_negatives=0)([{"user": 0}])
     items = encoded_items(batch)
     assert [items[place] for place in batch["label"]["sequences"][0].tolist()] == long[-(HISTORY_LIMIT + 1) :]
-
-
-@pytest.mark.parametrize("kind", [dual, pair])
-def test_users_set_aside_have_a_collator_of_their_own(kind: Any) -> None:
-    training, held = kind([[0, 1], [2, 3]]), kind([[4, 5, 6]])
-    apart = HeldOutApart(training, held)
-    assert str(apart(list(held.dataset(held=True)))) == str(held([{"user": 0}]))
-    assert str(apart(list(training.dataset()))) == str(training([{"user": 0}, {"user": 1}]))
 
 
 def test_the_length_groups_come_in_order_so_that_padding_is_small() -> None:

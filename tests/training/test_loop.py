@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from xcrossrec.config import TrainingConfig
+from xcrossrec.data import Domain
 from xcrossrec.exceptions import DataError
-from xcrossrec.training.loop import _holdout_count, uses_bfloat16
+from xcrossrec.models.base import load_base
+from xcrossrec.models.kinds import build_model
+from xcrossrec.models.source import SourceEncoder, default_lora
+from xcrossrec.training.kinds import TRAININGS
+from xcrossrec.training.loop import _holdout_count, _trainer, uses_bfloat16
 
 
 @pytest.mark.parametrize(
@@ -34,3 +43,15 @@ def test_automatic_precision_asks_the_processor(native: bool, monkeypatch: pytes
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert uses_bfloat16(TrainingConfig(precision="auto")) is native
+
+
+def test_users_set_aside_have_a_collator_of_their_own(
+    tiny_base: str, target_domain: Domain, settings: Any, tmp_path: Path
+) -> None:
+    model, config = build_model(SourceEncoder(load_base(tiny_base), default_lora(2))), settings()
+    rows = target_domain.sequences("train").rows
+    batches = TRAININGS["dual"].batches(model, rows, target_domain.texts, config)
+    trainer = _trainer(model, batches, replace(batches, sequences=[[0, 1]] * 3), config, tmp_path, "tensorboard")
+    (held,), *training = trainer.get_eval_dataloader(), *trainer.get_train_dataloader()
+    assert held["label"]["sequences"].shape == (3, 2)
+    assert sum(len(batch["label"]["sequences"]) for batch in training) == len(rows)

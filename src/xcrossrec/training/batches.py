@@ -6,7 +6,7 @@ one would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,9 +27,6 @@ LENGTH_GROUPS = 6
 
 HISTORY_LIMIT = 20
 """Newest history items that training looks at."""
-
-HELD = "held"
-"""Column of a trainer's dataset: whether the user is one of those set aside."""
 
 _POPULAR_TRIES = 200
 
@@ -54,10 +51,9 @@ class UserBatches:
     valid_label_columns: list[str] = field(default_factory=list)
     """Read by sentence-transformers' batch sampler; no column of ours is a label."""
 
-    def dataset(self, *, held: bool = False) -> Dataset:
-        """One row a user, which says whether it is of those set aside; the collator does the rest."""
-        users = range(len(self.sequences))
-        return Dataset.from_dict({"user": list(users), HELD: [held for _ in users]})
+    def dataset(self) -> Dataset:
+        """One row a user; the collator does the rest."""
+        return Dataset.from_dict({"user": list(range(len(self.sequences)))})
 
     def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
         """Make the trainer's inputs from dataset rows."""
@@ -166,25 +162,6 @@ class PairBatches(UserBatches):
             if row not in own and row not in drawn:
                 drawn.append(row)
         return drawn
-
-
-class HeldOutApart:
-    """Collates training rows with one collator, and the rows of users set aside with another.
-
-    Args:
-        training: of the users who train.
-        held: of those set aside; None where there are none.
-    """
-
-    def __init__(self, training: UserBatches, held: UserBatches | None) -> None:
-        self.training, self.held = training, held
-        self.valid_label_columns = training.valid_label_columns
-
-    def __call__(self, rows: Sequence[dict[str, int]]) -> Mapping[str, Any]:
-        """Make the trainer's inputs; all rows are of one sort."""
-        batches = self.held if rows[0][HELD] else self.training
-        assert batches is not None
-        return batches(rows)
 
 
 class EpochOfBatches(TrainerCallback):

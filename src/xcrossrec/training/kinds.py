@@ -27,8 +27,11 @@ from xcrossrec.types import Scoring
 
 
 class SharedBatches:
-    """Stands before a trainer of sentence-transformers: every process gets every batch, and shares out its texts."""
+    """Stands before a trainer of sentence-transformers: every process gets every batch, and shares out its texts; the
+    users set aside (``held``, None where there are none) have a collator of their own."""
 
+    held: UserBatches | None
+    data_collator: UserBatches | None
     processes: Processes
     args: Any
     accelerator: Any
@@ -48,6 +51,14 @@ class SharedBatches:
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             vars(self.model).pop("_is_accelerate_prepared", None)
         return found
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
+        """Of the users set aside, by their own collator."""
+        training, self.data_collator = self.data_collator, self.held
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)  # type: ignore[misc, no-any-return]
+        finally:
+            self.data_collator = training
 
     def _build_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
         """As for one process, and done with: accelerate would deal whole batches out."""

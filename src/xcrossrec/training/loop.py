@@ -24,7 +24,7 @@ from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.progress import Stage, showing, stage, to_stderr
 from xcrossrec.prompts import item_texts
 from xcrossrec.replacing import check_vacant, claimed, needing_room
-from xcrossrec.training.batches import EpochOfBatches, HeldOutApart, UserBatches
+from xcrossrec.training.batches import EpochOfBatches, UserBatches
 from xcrossrec.training.checkpoints import WholeCheckpoints, prepare_work, state_of
 from xcrossrec.training.groups import parameter_groups
 from xcrossrec.training.kinds import TRAININGS, SharedBatches, on_cpu
@@ -185,13 +185,14 @@ def _trainer(
     arguments.dataloader_drop_last = False  # sentence-transformers sets it where there are several processes
     optimizer_class, defaults = Trainer.get_optimizer_cls_and_kwargs(arguments)
     optimizer = optimizer_class(parameter_groups(model, config), **defaults)
-    trainer = type("Trainer", (WholeCheckpoints, SharedBatches, training.trainer_class), {"processes": processes})(
+    own = {"processes": processes, "held": held}
+    trainer = type("Trainer", (WholeCheckpoints, SharedBatches, training.trainer_class), own)(
         model=model,
         args=arguments,
         train_dataset=batches.dataset(),
-        eval_dataset=held.dataset(held=True) if held else None,
+        eval_dataset=held.dataset() if held else None,
         loss=training.loss(model, config),
-        data_collator=HeldOutApart(batches, held),
+        data_collator=batches,
         callbacks=[
             EpochOfBatches(batches),
             *tracker_callbacks(report_to, work),
