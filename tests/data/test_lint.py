@@ -254,6 +254,16 @@ def test_lint_finds_empty_files(tmp_path: Path) -> None:
     assert found(lint([csv_folder(tmp_path / "n", items="item_id,title\n")]))["empty_domain"].count == 1
 
 
+def test_lint_of_a_mark_alone_and_of_lists(tmp_path: Path) -> None:
+    marked = csv_folder(tmp_path / "m")
+    (marked / "train.csv").write_bytes("".encode("utf-16"))
+    assert found(lint([marked]))["empty_domain"].examples == ("train",)
+    lists = csv_folder(tmp_path / "l")
+    pl.DataFrame({"user_id": ["u"], "item_id": [["a", "b"]]}).write_parquet(lists / "test.parquet")
+    with pytest.raises(DataError, match=r"test\.parquet has item_id of type List\(String\), expected text or numbers"):
+        lint([lists])
+
+
 def test_lint_refuses_what_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no folder at .*absent \(it does not exist\)"):
         lint([tmp_path / "absent"])

@@ -315,8 +315,21 @@ def test_folders_are_columns_of_text_and_empty_files_are_left_out(tmp_path: Path
         put(tmp_path / "lake" / f"date={day}" / "1.csv", "")
     items = put(tmp_path / "i.csv", "sku,name\na,A\nb,B\n")
     assert rows(taken(tmp_path / "lake", items)) == [("u", "b", 0), ("u", "a", 1)]
-    with pytest.raises(DataError, match=r"e\.csv is empty: give a file with rows"):
-        taken(put(tmp_path / "e.csv", ""), items)
+    for name, nothing in {"e.csv": b"", "m.csv": "".encode("utf-16"), "e.json": b"[]"}.items():
+        with pytest.raises(DataError, match=rf"{name} is empty: give a file with rows"):
+            taken(put(tmp_path / name, nothing), items)
+
+
+def test_what_is_a_list_here_and_an_object_there_is_text(tmp_path: Path) -> None:
+    """As PHP writes them: an object without keys is a list."""
+    records = [{"user": {"id": user}, "sku": "a", "ts": 5, "note": note} for user, note in (("u", []), ("v", {"n": 1}))]
+    items = put(
+        tmp_path / "i.json", "".join(f'{{"sku": "a", "name": "A", "more": {more}}}\n' for more in ("[1]", "{}"))
+    )
+    for text in ("\n".join(map(json.dumps, records)), json.dumps(records, indent=1)):
+        made = taken(put(tmp_path / "x.json", text), items)
+        assert rows(made) == [("u", "a", 0), ("v", "a", 0)]
+        assert made.items["more"].to_list() == ["[1]"]
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet", "csv"])

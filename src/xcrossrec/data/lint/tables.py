@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from xcrossrec.data.domain import Domain
-from xcrossrec.data.readers.sources import Reading, open_sources
+from xcrossrec.data.readers.sources import Reading, Source, sources_in
 from xcrossrec.data.store import AGAIN, MANIFEST, read_domain, read_manifest, read_parquet
 from xcrossrec.data.text import BRAND, CATEGORY, DESCRIPTION, IN_STOCK, PRICE, ItemText, clean_text
 from xcrossrec.exceptions import ConfigError, DataError
@@ -19,6 +19,7 @@ from xcrossrec.replacing import as_path, scratch_folder, state_of
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
 SUFFIXES = (".parquet", ".csv.gz", ".csv")
+_SINGLE = (USER, ITEM, TITLE, POSITION, TIMESTAMP)
 NEEDED: Mapping[str, tuple[str, ...]] = {"items": (ITEM, TITLE), **dict.fromkeys(SPLITS, (USER, ITEM))}
 
 
@@ -132,13 +133,19 @@ def load_tables(source: Domain | Path | str) -> Tables:
 def _read(file: Path) -> pl.DataFrame:
     """Read a file; the columns of CSV all as text, so that ids stay as they are written."""
     if file.suffix == ".parquet":
-        return read_parquet(file, remedy=AGAIN)
-    if not file.stat().st_size:
-        return pl.DataFrame()
+        frame = read_parquet(file, remedy=AGAIN)
+        for name, dtype in frame.schema.items():
+            if name in _SINGLE and (dtype.is_nested() or dtype == pl.Binary):
+                raise DataError(f"{file} has {name} of type {dtype}, expected text or numbers: write one value a row")
+        return frame
     with scratch_folder() as folder:
-        (source,) = open_sources(file, "csv", Reading(folder))
-        none = pl.DataFrame(schema=dict.fromkeys(source.every, pl.String()))
-        return source.read(source.every, lambda batches: pl.concat([none, *batches]), [pl.all()])
+        tables = [_texts(source) for source in sources_in(file, "csv", Reading(folder))]
+    return pl.concat([pl.DataFrame(), *tables], how="diagonal")
+
+
+def _texts(source: Source) -> pl.DataFrame:
+    none = pl.DataFrame(schema=dict.fromkeys(source.every, pl.String()))
+    return source.read(source.every, lambda batches: pl.concat([none, *batches]), [pl.all()])
 
 
 def _usable_rows(frame: pl.DataFrame) -> pl.DataFrame:

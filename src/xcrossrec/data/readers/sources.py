@@ -8,12 +8,14 @@ from __future__ import annotations
 import codecs
 import csv
 import glob
+import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -199,9 +201,25 @@ class Source:
             with readable(Path(self.shown), "write it again"):
                 return self._parquet.collect_schema()
         if self.form == "jsonl":
-            known = pl.scan_ndjson(self.path, infer_schema_length=_INFERRED_ROWS).collect_schema()
-            return {name: _as_text(dtype) for name, dtype in known.items()}
+            return {name: _as_text(dtype) for name, dtype in self._keys().items()}
         return dict.fromkeys(_unique(self.names), pl.String())
+
+    def _keys(self) -> Mapping[str, pl.DataType]:
+        """The keys of the first objects; one that holds lists and objects by turns, as PHP writes them, is text."""
+        try:
+            return pl.scan_ndjson(self.path, infer_schema_length=_INFERRED_ROWS).collect_schema()
+        except pl.exceptions.SchemaError:
+            if not self.rewritten:
+                raise
+        with self.path.open(encoding="utf-8") as lines:
+            records = [json.loads(line) for line in islice(lines, _INFERRED_ROWS)]
+        found = dict[str, pl.DataType]()
+        for key in dict.fromkeys(key for record in records for key in record):
+            values = [json.dumps({key: record.get(key)}) for record in records]
+            found[key] = pl.String()
+            with suppress(pl.exceptions.SchemaError):
+                found |= pl.scan_ndjson("\n".join(values).encode()).collect_schema()
+        return found
 
     @property
     def _parquet(self) -> pl.LazyFrame:
@@ -310,8 +328,9 @@ def open_sources(paths: Paths, form: Form | None, reading: Reading) -> list[Sour
 
 def sources_in(file: Path, form: Form | None, reading: Reading) -> list[Source]:
     """Tell what one file is, or each file in a zip file; empty ones are left out. The rest is as for `open_sources`."""
-    files = _unpacked(file, reading.folder)
-    return [_source(part, shown, form, reading) for part, shown in files if part.stat().st_size]
+    full = [(part, shown) for part, shown in _unpacked(file, reading.folder) if part.stat().st_size]
+    sources = (_source(part, shown, form, reading) for part, shown in full)
+    return [source for source in sources if source.path.stat().st_size]  # nor an array of nothing, nor a mark alone
 
 
 def original_files(paths: Paths) -> list[Path]:
