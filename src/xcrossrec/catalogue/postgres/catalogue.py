@@ -16,7 +16,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Lock, Thread
-from typing import Any, Self
+from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 import polars as pl
@@ -41,6 +41,11 @@ from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import ConfigError, UnavailableError, XCrossRecError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Done: TypeAlias = tuple[T, Mapping[str, Any]]
+"""What a write gives, and the facts to record of it; none where nothing changed."""
 
 EXACT_UNTIL = 50_000
 """Items up to which every process holds all of them and searches exactly (lab/log, 2026-11-29)."""
@@ -221,73 +226,67 @@ class PostgresCatalogue(Catalogue):
         if not items:
             return 0
 
-        def work(connection: Connection[Any], state: State, version: int) -> dict[str, Any]:
+        def work(connection: Connection[Any], state: State, version: int) -> Done[int]:
             known = self._tables.end(connection, state.generation, version, [item.item_id for item in items])
             free = count(state.next_place)
             places = [known[item.item_id] if item.item_id in known else next(free) for item in items]
             self._tables.write(connection, state.generation, version, places, items, checked)
-            return {"items": state.items + len(items) - len(known), "next_place": next(free)}
+            return len(items), {"items": state.items + len(items) - len(known), "next_place": next(free)}
 
-        self._change(work)
+        written = self._change(work)
         self._index_later()
-        return len(items)
+        return written
 
     def delete(self, item_ids: Collection[str]) -> int:
         """Delete items; see :meth:`Catalogue.delete`."""
-        gone = 0
 
-        def work(connection: Connection[Any], state: State, version: int) -> dict[str, Any]:
-            nonlocal gone
+        def work(connection: Connection[Any], state: State, version: int) -> Done[int]:
             gone = len(self._tables.end(connection, state.generation, version, askable(item_ids)))
-            return {"items": state.items - gone} if gone else {}
+            return gone, {"items": state.items - gone} if gone else {}
 
-        self._change(work)
-        return gone
+        return self._change(work)
 
     def add_purchases(self, purchases: Sequence[Purchase]) -> Sequence[Purchase]:
         """Add purchases; see :meth:`Catalogue.add_purchases`."""
-        asked, fresh = first_of_each(purchases), set[tuple[str, str]]()
+        asked = first_of_each(purchases)
         check_texts(value for each in asked for value in each.values)
 
-        def work(connection: Connection[Any], state: State, version: int) -> dict[str, Any]:
-            nonlocal fresh
+        def work(connection: Connection[Any], state: State, version: int) -> Done[set[tuple[str, str]]]:
             rows = self._tables.add_purchases(connection, state.arrived, [each.values for each in asked])
-            fresh = {(user, item) for user, item, _ in rows}
-            return {"arrived": state.arrived + len(rows)} if rows else {}
+            return {(user, item) for user, item, _ in rows}, {"arrived": state.arrived + len(rows)} if rows else {}
 
-        if asked:
-            self._change(work)
+        fresh = self._change(work) if asked else ()
         return [each for each in asked if each.pair in fresh]
 
     def forget(self, user_id: str) -> int:
         """Delete a customer's purchases; see :meth:`Catalogue.forget`. What the database's log and free space still
         hold is its own to overwrite."""
-        gone = 0
 
-        def work(connection: Connection[Any], state: State, version: int) -> dict[str, Any]:
-            nonlocal gone
+        def work(connection: Connection[Any], state: State, version: int) -> Done[int]:
             gone = self._tables.forget(connection, user_id)
             arrived = self._tables.note_forgotten(connection, state.arrived, [user_hash(user_id)])
-            return {"arrived": arrived, **({} if gone else {"version": state.version})}
+            return gone, {"arrived": arrived, **({} if gone else {"version": state.version})}
 
-        self._change(work)
-        return gone
+        return self._change(work)
 
-    def _change(self, work: Any) -> None:
+    def _change(self, work: Callable[[Connection[Any], State, int], Done[T]]) -> T:
         """Do work in one transaction, under the next version where something changes, and take it in here."""
 
-        def run(connection: Connection[Any]) -> None:
+        def run(connection: Connection[Any]) -> T:
             state = self._tables.state(connection)
             if state.generation != self._state.generation:
                 raise CatalogueReplacedError.of(self.name, state.fingerprint)
-            if facts := work(connection, state, state.version + 1):
+            result, facts = work(connection, state, state.version + 1)
+            if facts:
                 self._tables.set_state(connection, **{"version": state.version + 1, **facts})
                 self._tables.tidy(connection, state)
+            return result
 
         self._check_open()
-        self._tables.database.change(run)
+        result = self._tables.database.change(run)
         with suppress(UnavailableError):  # it is kept, and seen by the next question
             self._catch_up()
+        return result
 
     def compact(self) -> None:
         """Put what was written last into a large segment, where this process holds the items."""
