@@ -293,6 +293,15 @@ def test_where_the_items_cannot_be_told_a_copy_must_be_restored(closed: Path, da
         mended(closed)
 
 
+def test_a_damaged_name_in_the_schema_leaves_the_catalogue_closed(closed: Path) -> None:
+    content = (closed / DATABASE).read_bytes()
+    (closed / DATABASE).write_bytes(content.replace(b"autoindex_purchases", b"auto\xeendex_purchases", 1))
+    with pytest.raises(BundleError, match=r"catalogue\.sqlite is damaged .'utf-8' codec"):
+        opened(closed)
+    with pytest.raises(BundleError, match="so that the items cannot be told"):  # and not: open in another process
+        examine(closed)
+
+
 def test_an_unreadable_file_of_items_is_a_sentence(closed: Path) -> None:
     (closed / "items-1.arrow").write_bytes(b"ARROW1 but no more")
     with pytest.raises(BundleError, match=r"items-1\.arrow is damaged .*restore a copy, or build the catalogue again"):

@@ -134,7 +134,7 @@ class Rows:
                     self._connection.execute(f"PRAGMA {setting}")
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._connection.execute("ROLLBACK")
-            except sqlite3.Error:
+            except BaseException:
                 self.close()
                 raise
 
