@@ -73,3 +73,26 @@ class MissingExtraError(XCrossRecError, ImportError):
     def __init__(self, module: str, extra: str | None) -> None:
         install = module if extra is None else f"'xcrossrec[{extra}]'"
         super().__init__(f"this needs {module!r}, which is not installed: run  pip install {install}")
+
+
+_LACKS = {
+    "too many files are open: allow the process more (ulimit -n)": ("Too many open files", "TooManyOpenFiles"),
+    "memory is used up: allow the process more, or free some": (
+        *("MemoryError", "bad_alloc", "annot allocate memory", "can't allocate memory", "failed to map segment"),
+        *("can't start new thread", "spawn threads", "launch worker thread", "WouldBlock"),
+    ),
+}
+
+
+def lacking(error: BaseException) -> str | None:
+    """What the system did not give where an error, or its cause, is of that, and the remedy; None for any other one."""
+    said = f"{type(error).__name__}: {error}"
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    found = next((what for what, words in _LACKS.items() if any(word in said for word in words)), None)
+    return found or (lacking(cause) if cause else None)
+
+
+def not_read(path: object, error: BaseException) -> StorageError | None:
+    """Tell a file that could not be read for want of descriptors or memory from one that is damaged (None)."""
+    lack = lacking(error)
+    return StorageError(f"{path} could not be read ({error}): {lack}; nothing is damaged") if lack else None

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TypeAlias
 
@@ -26,10 +26,12 @@ _CLEAR = "\r\x1b[K"
 Line: TypeAlias = Callable[[str], None]
 
 
-def to_stderr(text: str) -> None:
-    """Write a line to stderr; a stage draws a bar there instead, where it can."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+def to_stderr(text: str, end: str = "\n") -> None:
+    """Write a line to stderr; a stage draws a bar there instead, where it can. What cannot be written ends no work."""
+    if sys.stderr is not None:
+        with suppress(OSError):  # it goes to a file on a full disk, or into a pipe that was closed
+            sys.stderr.write(f"{text}{end}")
+            sys.stderr.flush()
 
 
 _line: ContextVar[Line | None] = ContextVar("xcrossrec_progress", default=None)
@@ -55,7 +57,7 @@ class Stage:
     def __init__(self, what: str, unit: str, line: Line | None) -> None:
         self.what, self.unit = what, unit
         self._line = line
-        self._bar = line is to_stderr and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        self._bar = line is to_stderr and sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
         self._began = self._told = time.monotonic()
         self._first: int | None = None
         self._said = ""
@@ -79,8 +81,7 @@ class Stage:
         if self._said and self._line is not None:
             self._say(1.0, f"done in {in_words(time.monotonic() - self._began)}")
             if self._bar:
-                sys.stderr.write("\n")
-                sys.stderr.flush()
+                to_stderr("")
 
     def _say(self, share: float, told: str) -> None:
         self._said = told
@@ -90,8 +91,7 @@ class Stage:
             return
         filled = round(min(share, 1.0) * _BAR)
         text = f"{self.what} [{'#' * filled}{'.' * (_BAR - filled)}] {share:4.0%} {told}"
-        sys.stderr.write(_CLEAR + text[: shutil.get_terminal_size().columns - 1])
-        sys.stderr.flush()
+        to_stderr(_CLEAR + text[: shutil.get_terminal_size().columns - 1], end="")
 
 
 @contextmanager

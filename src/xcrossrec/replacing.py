@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from xcrossrec.exceptions import BundleError, DataError, StorageError, XCrossRecError
+from xcrossrec.exceptions import BundleError, DataError, StorageError, XCrossRecError, lacking
 
 log = logging.getLogger(__name__)
 
@@ -185,11 +185,10 @@ def state_of(path: Path | str) -> str:
 
 
 def refused(path: Path, error: object) -> StorageError:
-    """Say that the disk refused a write."""
-    return StorageError(
-        f"{path} could not be written ({error}): nothing was changed; free space on its disk, or check that it may be "
-        "written, then try again"
-    )
+    """Say that the disk refused a write, or what else the system did not give."""
+    lack = lacking(error) if isinstance(error, BaseException) else None
+    remedy = lack or "free space on its disk, or check that it may be written"
+    return StorageError(f"{path} could not be written ({error}): nothing was changed; {remedy}, then try again")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import re
@@ -9,9 +10,11 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 from zlib import crc32
 
 import numpy as np
+import polars as pl
 import pytest
 
 from catalogue_contract import MODEL, OTHER, item, unit
@@ -20,7 +23,7 @@ from xcrossrec.catalogue import scan as scan_module
 from xcrossrec.catalogue.rows import DATABASE
 from xcrossrec.cli.checks import check_catalogue
 from xcrossrec.copurchase import user_hash
-from xcrossrec.exceptions import BundleError
+from xcrossrec.exceptions import BundleError, StorageError
 
 LOG = f"{DATABASE}-wal"
 
@@ -427,6 +430,22 @@ def as_another_user(action: Callable[[], object]) -> str:
     os.waitpid(child, 0)
     with os.fdopen(reader) as file:
         return file.read()
+
+
+@pytest.mark.parametrize(
+    ("error", "lack"),
+    [(OSError(errno.EMFILE, "Too many open files"), "ulimit -n"), (MemoryError("no room"), "memory is used up")],
+)
+def test_a_lack_of_descriptors_or_memory_is_no_damage(
+    closed: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, lack: str
+) -> None:
+    said = rf"items-1\.arrow could not be read .*{lack}.*; nothing is damaged"
+    monkeypatch.setattr(pl, "read_ipc", Mock(side_effect=error))
+    for look in (opened, examine, mended):
+        with pytest.raises(StorageError, match=said):
+            look(closed)
+    monkeypatch.undo()
+    assert len(opened(closed)) == 24 - 1
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -1,6 +1,8 @@
 import errno
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -9,7 +11,8 @@ from typer.testing import CliRunner
 import xcrossrec
 from xcrossrec import cli
 from xcrossrec.cli import app
-from xcrossrec.exceptions import DataError
+from xcrossrec.cli.console import prepare
+from xcrossrec.exceptions import ConfigError, DataError
 
 RUNNER = CliRunner()
 
@@ -61,15 +64,44 @@ def test_expected_failures_are_one_sentence_and_exit_2(error: Exception) -> None
         ),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "/a"), "/a: Is a directory: check that it is what you"),
         (OSError("no more threads"), "no more threads"),
+        (OSError(errno.ENOSPC, "No space left on device"), "what is printed: No space left on device: free space on"),
+        (OSError(errno.EMFILE, "Too many open files", "/a"), "/a: Too many open files: allow the process more open"),
+        (MemoryError(), "memory is used up: allow the process more, or free some (MemoryError)"),
+        (RuntimeError("can't start new thread"), "memory is used up"),
     ],
 )
-def test_what_the_system_refuses_is_said_with_a_remedy(error: OSError, said: str) -> None:
+def test_what_the_system_refuses_is_said_with_a_remedy(error: Exception, said: str) -> None:
     result = RUNNER.invoke(failing(error), ["fail"])
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
     assert said in result.stderr
     assert "Errno" not in result.stderr
     assert len(result.stderr) < 200
+
+
+def test_the_cause_counts_and_no_lock_that_another_process_has() -> None:
+    wrapped = DataError("cannot be loaded: copy it again")
+    wrapped.__cause__ = OSError(errno.EMFILE, "Too many open files", "/a")
+    assert "too many files are open" in RUNNER.invoke(failing(wrapped), ["fail"]).stderr
+    wrapped.__cause__ = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    assert RUNNER.invoke(failing(wrapped), ["fail"]).stderr == "error: cannot be loaded: copy it again\n"
+
+
+def test_what_cannot_be_printed_to_stderr_ends_no_work() -> None:
+    say = "from xcrossrec.progress import to_stderr, showing, stage; to_stderr('x'); print('went on')"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", say], stdout=subprocess.PIPE, stderr=full, text=True, check=False)
+    assert done.stdout == "went on\n"
+    closed = subprocess.run(f'exec "{sys.executable}" -c "{say}" 2>&-', shell=True, stdout=subprocess.PIPE, text=True)
+    assert (closed.stdout, closed.returncode) == ("went on\n", 0)
+
+
+def test_too_little_address_space_is_told_before_anything_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda of: (10**9, 10**9))
+    assert "may have 1,000 MB of address space" in RUNNER.invoke(app, ["data", "lint", "x"]).stderr
+    monkeypatch.setattr(resource, "getrlimit", lambda of: (2 * 10**9, 2 * 10**9))
+    with pytest.raises(ConfigError, match="the libraries that it needs reserve 3,500"):
+        prepare("models")
 
 
 def test_interruption_exits_130() -> None:

@@ -32,7 +32,7 @@ from xcrossrec.catalogue.rows import DATABASE, DamagedError, SegmentRecord, chec
 from xcrossrec.catalogue.scan import Codes, processor_multiplies_integers, quantise, worth_quantising
 from xcrossrec.catalogue.segment import COLUMNS, Segment
 from xcrossrec.data.store import is_panic
-from xcrossrec.exceptions import StorageError
+from xcrossrec.exceptions import StorageError, not_read
 from xcrossrec.replacing import force_to_disk, refused
 
 VERSION = "catalogue.version"
@@ -104,7 +104,7 @@ def read_table(folder: Path, record: SegmentRecord) -> pl.DataFrame:
     except BaseException as error:
         if not isinstance(error, Exception) and not is_panic(error):
             raise
-        raise DamagedError(path, error) from error
+        raise not_read(path, error) or DamagedError(path, error) from error
     return table
 
 
@@ -151,7 +151,7 @@ def read_version(folder: Path) -> int:
             raise ValueError(f"no catalogue has the version {version}")
         return version
     except (OSError, ValueError) as error:
-        raise DamagedError(folder / VERSION, error) from error
+        raise not_read(folder / VERSION, error) or DamagedError(folder / VERSION, error) from error
 
 
 def check_access(folder: Path) -> None:
@@ -180,7 +180,7 @@ def check_file(path: Path, expected: int) -> None:
     try:
         found = _checksum(path)
     except OSError as error:
-        raise DamagedError(path, error) from error
+        raise not_read(path, error) or DamagedError(path, error) from error
     if found != expected:
         raise DamagedError(path, "its checksum differs")
 
@@ -211,5 +211,5 @@ def _map(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> Tensor:
         if array.dtype != kind or array.shape != shape:
             raise ValueError(f"its values are {array.dtype} of the shape {array.shape}, not {kind.__name__} of {shape}")
     except (OSError, ValueError, EOFError) as error:
-        raise DamagedError(path, error) from error
+        raise not_read(path, error) or DamagedError(path, error) from error
     return torch.from_numpy(array)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from errno import EACCES, ENAMETOOLONG, ENOSPC, EROFS
+from errno import EACCES, EMFILE, ENAMETOOLONG, ENOSPC, EROFS
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +20,9 @@ from typer.core import TyperGroup
 
 from xcrossrec._version import __version__
 from xcrossrec.cli import adapt, catalog, data, demo, evaluate, export, inspect, learn, recommend, report, serve, train
-from xcrossrec.exceptions import ConfigError, XCrossRecError
+from xcrossrec.cli.console import TABLES_MB, check_memory
+from xcrossrec.exceptions import ConfigError, StorageError, XCrossRecError, lacking
+from xcrossrec.progress import to_stderr
 from xcrossrec.training.processes import Processes
 
 INTERRUPTED = 130
@@ -30,16 +32,22 @@ _REMEDIES = {
     ENAMETOOLONG: "choose a shorter name",
     ENOSPC: "free space on its disk",
     EACCES: "ask for access to it",
+    EMFILE: "allow the process more open files (ulimit -n)",
     EROFS: "choose a place that may be written",
 }
 
 
-def _said(error: Exception) -> str:
-    """An error as one sentence; the system's own with its file (80 characters of it) and what to do about it."""
-    if isinstance(error, XCrossRecError) or not (isinstance(error, OSError) and error.filename):
+def _said(error: Exception) -> str | None:
+    """An error as one sentence; the system's own with its file (80 characters of it) and what to do about it. None for
+    a fault of this library."""
+    if isinstance(error, StorageError):
         return str(error)
-    remedy = _REMEDIES.get(error.errno or 0, "check that it is what you meant")
-    return f"{str(error.filename)[:80]}: {error.strerror}: {remedy}"
+    if isinstance(error, OSError) and not isinstance(error, XCrossRecError) and error.errno and error.strerror:
+        remedy = _REMEDIES.get(error.errno, "check that it is what you meant")
+        return f"{str(error.filename or 'what is printed')[:80]}: {error.strerror}: {remedy}"
+    if lack := lacking(error):
+        return f"{lack} ({str(error) or type(error).__name__})"
+    return str(error) if isinstance(error, (XCrossRecError, OSError)) else None
 
 
 class _Commands(TyperGroup):
@@ -49,9 +57,11 @@ class _Commands(TyperGroup):
         """Run, and turn expected failures into a sentence and an exit status."""
         try:
             return super().main(*args, **kwargs)
-        except (XCrossRecError, OSError) as error:
+        except Exception as error:
+            if (said := _said(error)) is None:
+                raise
             process = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""
-            typer.echo(f"error{process}: {' '.join(_said(error).split())}", err=True)
+            to_stderr(f"error{process}: {' '.join(said.split())}")
             sys.exit(USER_MISTAKE)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
@@ -62,7 +72,7 @@ class _Progress(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        typer.echo(self.format(record), err=True)
+        to_stderr(self.format(record))
 
 
 app = typer.Typer(
@@ -94,6 +104,7 @@ def _root(
     logger = logging.getLogger("xcrossrec")
     if not any(isinstance(handler, _Progress) for handler in logger.handlers):
         logger.addHandler(_Progress())
+    check_memory(TABLES_MB)
     here = Processes.here()
     if here.count > 1 and context.invoked_subcommand != "train":
         raise ConfigError(

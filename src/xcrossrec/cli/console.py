@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import resource
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from xcrossrec.engine.choice import EngineName
+from xcrossrec.exceptions import ConfigError
 from xcrossrec.extras import require
 from xcrossrec.progress import showing, to_stderr
 from xcrossrec.types import EncodingPrecision
@@ -47,6 +49,9 @@ DomainDir = Annotated[Path, typer.Argument(metavar="DIR", help="A domain's folde
 
 log = logging.getLogger("xcrossrec")
 
+TABLES_MB, _MODELS_MB = 1_200, 3_500
+"""Address space that Polars, and torch with all that stands on it, reserve on two cores; most of it is never used."""
+
 
 def taking(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Let a command take a keyword-only dataclass's fields as options: it gets the object as ``options``."""
@@ -67,13 +72,29 @@ def taking(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., Non
     return decorate
 
 
+def check_memory(least: int) -> None:
+    """Refuse to begin with less address space, in MB, than libraries reserve: short of it they hang or die unheard.
+
+    Raises:
+        ConfigError: says how much there is, and how much there must be.
+    """
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if 0 <= allowed < least * 1e6:
+        raise ConfigError(
+            f"this process may have {allowed / 1e6:,.0f} MB of address space (ulimit -v), and the libraries that it "
+            f"needs reserve {least:,} before any work: allow it more"
+        )
+
+
 def prepare(extra: str) -> None:
     """Check that an extra is installed, and silence the libraries it brings.
 
     Raises:
+        ConfigError: too little address space.
         MissingExtraError: names the install line.
     """
     require(extra)
+    check_memory(_MODELS_MB)
     warnings.filterwarnings("ignore")
     from transformers.utils import logging as transformers_logging
 
@@ -112,7 +133,7 @@ def going_on() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("interrupted: what is finished stays, give the same command again to go on", err=True)
+        to_stderr("interrupted: what is finished stays, give the same command again to go on")
         raise
 
 

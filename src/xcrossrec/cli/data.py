@@ -10,6 +10,7 @@ import typer
 from xcrossrec.cli.console import EngineChoice, Json, Overwrite, one_line, progress_to_stderr
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.progress import to_stderr
 from xcrossrec.replacing import check_folder
 from xcrossrec.types import Incomplete, Repeats, Split, SplitWay, UnknownItems
 
@@ -187,26 +188,24 @@ _REASONS = {
 def _report(filters: dict[str, Any]) -> None:
     """Say on stderr, a line a reason, where the rows went and what was repaired."""
     for name, count in filters.get("rows", {}).items():
-        typer.echo(f"{count:>12,} {_REASONS[name].format_map(filters)}", err=True)
+        to_stderr(f"{count:>12,} {_REASONS[name].format_map(filters)}")
     if one := filters.get("one_user"):
         said = f"the user {one['user_id']!r} has {one['interactions']:,} interactions and nobody else a tenth of them"
-        typer.echo(f"{said}: if it stands for guests, leave it out (--where COLUMN!={one['user_id']})", err=True)
+        to_stderr(f"{said}: if it stands for guests, leave it out (--where COLUMN!={one['user_id']})")
     if lacking := filters.get("items_without_id"):
-        typer.echo(f"{lacking:,} rows of items without an id were left out (--incomplete drop)", err=True)
+        to_stderr(f"{lacking:,} rows of items without an id were left out (--incomplete drop)")
     if two := filters.get("conflicting_titles"):
         shown = "; ".join(two["examples"][:1])
-        typer.echo(f"{two['items']:,} items have several titles, the first was taken ({shown})", err=True)
+        to_stderr(f"{two['items']:,} items have several titles, the first was taken ({shown})")
     if empty := filters.get("empty_titles"):
         examples = ", ".join(empty["examples"])
-        typer.echo(f"{empty['items']:,} items have no title: models read 'untitled item' ({examples})", err=True)
+        to_stderr(f"{empty['items']:,} items have no title: models read 'untitled item' ({examples})")
     for role, said in filters.get("not_understood", {}).items():
-        typer.echo(f"{role}: {said}", err=True)
+        to_stderr(f"{role}: {said}")
     if escaped := filters.get("html_entities"):
-        typer.echo(f"HTML entities in {escaped['items']:,} titles were made characters", err=True)
+        to_stderr(f"HTML entities in {escaped['items']:,} titles were made characters")
     for field, cut in filters.get("text_cut", {}).items():
-        typer.echo(
-            f"of {field}, {cut['items']:,} items have more than the {cut['words']} words that are read", err=True
-        )
+        to_stderr(f"of {field}, {cut['items']:,} items have more than the {cut['words']} words that are read")
 
 
 def _shown(path: Path, domain: Domain) -> str:

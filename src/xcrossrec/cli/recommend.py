@@ -29,6 +29,7 @@ from xcrossrec.cli.console import (
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.exceptions import DataError
 from xcrossrec.filters import Filters
+from xcrossrec.progress import to_stderr
 from xcrossrec.replacing import state_of
 
 if TYPE_CHECKING:
@@ -140,8 +141,8 @@ def recommend(
         typer.echo(one_line({**told, "recommendations": recommended}))
         return
     if found.unknown:
-        typer.echo(f"left out, since the catalogue lacks them: {', '.join(found.unknown)}", err=True)
-    typer.echo(found.reason, err=True)
+        to_stderr(f"left out, since the catalogue lacks them: {', '.join(found.unknown)}")
+    to_stderr(found.reason)
     typer.echo(as_text(found.recommendations, reasons))
 
 

@@ -28,6 +28,7 @@ from xcrossrec.cli.console import (
 from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError, StorageError
 from xcrossrec.extras import require_package
+from xcrossrec.progress import to_stderr
 from xcrossrec.replacing import check_vacant
 from xcrossrec.training.places import is_unfinished, refuse_unfinished, work_folder
 from xcrossrec.training.processes import Processes
@@ -146,7 +147,7 @@ def _can_go_on(options: Run) -> Iterator[None]:
     except KeyboardInterrupt:
         words = [word for word in sys.argv[1:] if word != "--resume"]
         if (here := Processes.here()).first:
-            typer.echo(f"interrupted: go on with\n  {here.command([*words, '--resume'])}", err=True)
+            to_stderr(f"interrupted: go on with\n  {here.command([*words, '--resume'])}")
         raise
 
 

@@ -16,7 +16,7 @@ import polars as pl
 from xcrossrec._version import __version__
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.text import TITLES, ItemText
-from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.exceptions import ConfigError, DataError, not_read
 from xcrossrec.replacing import as_path, check_folder, replacing_folder, state_of
 from xcrossrec.types import SPLITS
 
@@ -195,6 +195,8 @@ def readable(file: Path, remedy: str, *faults: type[Exception]) -> Iterator[None
         known = isinstance(error, (pl.exceptions.PolarsError, OSError, UnicodeDecodeError, *faults))
         if not known and not is_panic(error):
             raise
+        if lack := not_read(file, error):
+            raise lack from error
         raise DataError(f"{file} is not a readable Parquet file ({' '.join(str(error).split())}): {remedy}") from error
 
 

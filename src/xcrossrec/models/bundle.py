@@ -19,7 +19,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
 from xcrossrec._version import __version__
-from xcrossrec.exceptions import BundleError, ConfigError, ModelError
+from xcrossrec.exceptions import BundleError, ConfigError, ModelError, StorageError
 from xcrossrec.models.adapters import MANIFEST, read_manifest
 from xcrossrec.models.day_one import DayOne
 from xcrossrec.models.encoder import TitleEncoder, saved_without_manifest
@@ -231,7 +231,7 @@ def load_modules(
     try:
         encoder = classes[0].load(str(folder), subfolder=places[0], base=base, trainable=trainable)
         heads = _heads(classes[1:], [folder / place for place in places[1:]], encoder)
-    except BundleError:
+    except (BundleError, StorageError):
         raise
     except (ConfigError, ModelError, OSError) as error:  # of a name that is too long, say
         raise BundleError(f"{folder} cannot be used: {error}") from error

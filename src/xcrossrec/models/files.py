@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from xcrossrec.exceptions import BundleError
+from xcrossrec.exceptions import BundleError, not_read
 
 _MOST_BYTES = 4 * 2**20
 """Of a file of settings; the largest here lists the files of a model, 100 bytes each."""
@@ -67,7 +67,9 @@ def read_settings(path: Path, schema: type[BaseModel]) -> Any:
             f"{path.parent} has no {path.name}: it is no xcrossrec model, or was not written to its end"
         ) from error
     except OSError as error:
-        raise BundleError(f"{path} cannot be read ({error}): copy or train the model again") from error
+        raise not_read(path, error) or BundleError(
+            f"{path} cannot be read ({error}): copy or train the model again"
+        ) from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         if first["type"] == "json_invalid":
@@ -98,7 +100,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise BundleError(f"{path} is not a readable safetensors file ({error}): copy or train it again") from error
+        raise not_read(path, error) or BundleError(
+            f"{path} is not a readable safetensors file ({error}): copy or train it again"
+        ) from error
     for key, tensor in tensors.items():
         if tensor.is_complex() or not torch.isfinite(tensor.float()).all():
             raise BundleError(f"{key} in {path} has numbers that are not finite: copy or train it again")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from xcrossrec.exceptions import BaseMismatchError, MissingExtraError, ModelError
+from xcrossrec.exceptions import BaseMismatchError, MissingExtraError, ModelError, lacking
 from xcrossrec.models.base import DEFAULT_BASE, DIGEST_PARTS, Base, difference, load_base
 
 AnyBase: TypeAlias = Base | Path | str
@@ -50,6 +50,8 @@ def find_base(what: str, record: Mapping[str, str], near: Sequence[Path], given:
         try:
             base = load_base(place)
         except (ModelError, MissingExtraError) as error:
+            if lacking(error):  # another place would not change that
+                raise
             looked.append(str(error).partition(": ")[0][:200])
             continue
         found = difference(base.digest, digest) if digest else None
