@@ -144,11 +144,20 @@ class TitleEncoder(InputModule):
             raise ConfigError(f"unknown encoding precision {precision!r}: choose one of {known}")
         self._precision = precision
 
-    def _states_by_layers(self, features: Mapping[str, Any]) -> Float[Tensor, "batch token dim"]:
-        """Encode by the backbone's own layers, one stream."""
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Add ``token_embeddings`` (batch, token, dim)."""
+        states = self.fast.states(features, self._combine)
+        features["token_embeddings"] = self._combine(self._by_layers(features)) if states is None else states
+        return features
+
+    def _by_layers(self, features: Mapping[str, Any]) -> Sequence[Float[Tensor, "batch token dim"]]:
+        """The streams' last states, of one here, by the backbone's own layers."""
         attention = attention_arguments(self.backbone, features, self.pair_attention)
-        states: Tensor = self.backbone(input_ids=features["input_ids"], **attention).last_hidden_state
-        return states
+        return [self.backbone(input_ids=features["input_ids"], **attention).last_hidden_state]
+
+    def _combine(self, streams: Sequence[Float[Tensor, "*batch dim"]]) -> Float[Tensor, "*batch dim"]:
+        """What becomes of the streams' last states; an only one stays as it is."""
+        return streams[0]
 
     def get_embedding_dimension(self) -> int:
         """Size of a token state."""

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from torch import Tensor, nn
+from torch import nn
 
 from xcrossrec.exceptions import ModelError
 from xcrossrec.models.adapters import ADAPTER_WEIGHTS, Adapter, read_adapter
@@ -53,12 +52,6 @@ class SingleStreamEncoder(TitleEncoder):
         """Whether a LoRA adapter of PEFT's is in place."""
         return isinstance(self.backbone, PeftModel)
 
-    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Add ``token_embeddings`` (batch, token, dim)."""
-        states = self.fast.states(features, self._combine)
-        features["token_embeddings"] = self._combine([self._states_by_layers(features)]) if states is None else states
-        return features
-
     def lora_state(self) -> dict[str, nn.Parameter]:
         """The factors of the adapter, as PEFT's files name them."""
         found = self.backbone.named_parameters()
@@ -69,10 +62,6 @@ class SingleStreamEncoder(TitleEncoder):
         take_over(self.lora_state(), folder / ADAPTER_WEIGHTS)
         for parameter in self.lora_state().values():
             parameter.requires_grad_(trainable)
-
-    def _combine(self, streams: Sequence[Float[Tensor, "*batch dim"]]) -> Float[Tensor, "*batch dim"]:
-        """What becomes of the only stream's last states."""
-        return streams[0]
 
 
 class SourceSettings(EncoderSettings):

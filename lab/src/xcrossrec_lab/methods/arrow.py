@@ -49,11 +49,6 @@ class ArrowEncoder(TitleEncoder):
             self.backbone = create_arrow_model(base.backbone, [str(folder) for folder in folders], config)
         self.backbone.requires_grad_(False).eval()
 
-    def forward(self, features: dict[str, torch.Tensor], **kwargs: object) -> dict[str, torch.Tensor]:
-        """Add ``token_embeddings`` (batch, token, dim)."""
-        features["token_embeddings"] = self._states_by_layers(features)
-        return features
-
     def save(self, output_path: str, *args: object, safe_serialization: bool = True, **kwargs: object) -> None:
         """Nothing is trained, so there is nothing to keep."""
         raise NotImplementedError("an Arrow model is made of its sources, not saved")

@@ -75,11 +75,6 @@ class XLoraEncoder(TitleEncoder):
         self.backbone.eval()
         return self
 
-    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Add ``token_embeddings`` (batch, token, dim)."""
-        features["token_embeddings"] = self._states_by_layers(features)
-        return features
-
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write the classifier, and where the adapters are."""
         state = {key: value.detach().cpu().contiguous() for key, value in self.classifier.state_dict().items()}

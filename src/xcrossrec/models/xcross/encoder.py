@@ -120,14 +120,9 @@ class XCrossEncoder(TitleEncoder):
         states: Tensor = hidden.last_hidden_state
         return states.view(n, *input_ids.shape, self.dim)
 
-    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Add ``token_embeddings`` (batch, token, dim): the streams' weighted sum (stage 4)."""
-        states = self.fast.states(features, self._combine)
-        if states is None:
-            attention = attention_arguments(self.backbone, features, self.pair_attention)
-            states = self._combine(self.encode_streams(features["input_ids"], **attention).unbind(0))
-        features["token_embeddings"] = states
-        return features
+    def _by_layers(self, features: Mapping[str, Any]) -> Sequence[Float[Tensor, "batch token dim"]]:
+        attention = attention_arguments(self.backbone, features, self.pair_attention)
+        return self.encode_streams(features["input_ids"], **attention).unbind(0)
 
     def _combine(self, streams: Sequence[Float[Tensor, "*batch dim"]]) -> Float[Tensor, "*batch dim"]:
         """Stage 4: the streams' weighted sum."""
