@@ -57,10 +57,11 @@ class UserBatches:
 
     def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
         """Make the trainer's inputs from dataset rows."""
-        raise NotImplementedError
+        users = [row["user"] for row in rows]
+        return self._batch(users, np.random.default_rng([self.seed, self.epoch, len(users), *users]))
 
-    def _rng(self, users: Sequence[int]) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self.epoch, len(users), *users])
+    def _batch(self, users: Sequence[int], rng: np.random.Generator) -> dict[str, Any]:
+        raise NotImplementedError
 
     def _newest(self, user: int) -> list[int]:
         return list(self.sequences[user])[-(HISTORY_LIMIT + 1) :]
@@ -91,10 +92,7 @@ class DualBatches(UserBatches):
         mask = [self.preprocess(self.titles[start : start + 512]) for start in range(0, len(self.titles), 512)]
         self.lengths = np.concatenate([part["attention_mask"].sum(1).numpy() for part in mask])
 
-    def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
-        """Make the trainer's inputs from dataset rows."""
-        users = [row["user"] for row in rows]
-        rng = self._rng(users)
+    def _batch(self, users: Sequence[int], rng: np.random.Generator) -> dict[str, Any]:
         sequences = [self._newest(user) for user in users]
         drawn = rng.integers(len(self.titles), size=self.sampled_negatives)
         assert self.lengths is not None
@@ -131,10 +129,7 @@ class PairBatches(UserBatches):
     def __post_init__(self) -> None:
         self._bought = np.concatenate([np.asarray(sequence) for sequence in self.sequences])
 
-    def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
-        """Make the trainer's inputs from dataset rows."""
-        users = [row["user"] for row in rows]
-        rng = self._rng(users)
+    def _batch(self, users: Sequence[int], rng: np.random.Generator) -> dict[str, Any]:
         pairs = []
         for user in users:
             sequence = self._newest(user)
@@ -142,11 +137,8 @@ class PairBatches(UserBatches):
             prompt = history_prompt([self.titles[row] for row in sequence[:target]])
             candidates = [sequence[target], *self._draw(user, rng)]
             pairs.append([(prompt, self.titles[row]) for row in candidates])
-        place = torch.zeros(len(users), dtype=torch.long)
-        return {
-            "pairs": self.preprocess([pair for user in self.processes.share(pairs) for pair in user]),
-            "label": place,
-        }
+        features = self.preprocess([pair for user in self.processes.share(pairs) for pair in user])
+        return {"pairs": features, "label": torch.zeros(len(users), dtype=torch.long)}
 
     def _draw(self, user: int, rng: np.random.Generator) -> list[int]:
         own = set(self.sequences[user])
