@@ -251,9 +251,17 @@ def test_wrong_sources_and_folders_are_refused(done: Done, tmp_path: Path) -> No
         done.again(out=done.sources[0])
     with pytest.raises(ConfigError, match=r"is of the target 'garden', not of 'hobby'"):
         adapt(replace(done.target, name="hobby"), [], out=done.out, base=done.base)
+    with pytest.raises(DataError, match="source 'hobby' has too few users to train on: its train split has 1 with"):
+        done.again(sources=[small("hobby", users=1)], out=out)
     with pytest.raises(BundleError, match="is a domain without an adapter"):
         judge_sources(done.target, [small("hobby")])
     assert not out.exists()
+
+
+def test_sources_are_not_judged_by_nobody(done: Done) -> None:
+    once = {split: frame.unique("user_id") for split, frame in done.target.interactions.items()}
+    with pytest.raises(DataError, match="target 'garden' has no users to ask: its train split has 0 with two"):
+        Judge(replace(done.target, interactions=once), 0)
 
 
 def test_where_nothing_can_be_fitted_the_reason_is_told(

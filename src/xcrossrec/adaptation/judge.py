@@ -18,6 +18,7 @@ from xcrossrec.adaptation.choice import difference, score
 from xcrossrec.adaptation.decision import Helps, Interval, Source
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.evaluation.table import aligned
+from xcrossrec.exceptions import DataError
 from xcrossrec.metrics.ranking import catalogue_ranks, reciprocal_rank
 from xcrossrec.scoring import Scorer
 from xcrossrec.training.source import source_users, user_hashes
@@ -38,12 +39,19 @@ class Judge:
     Args:
         target: whose train users are asked; nothing is trained on them here.
         seed: of the draw of users.
+
+    Raises:
+        DataError: it has no train users.
     """
 
     def __init__(self, target: Domain, seed: int) -> None:
         self.target = target
-        every = target.sequences("train")
-        self.users: Sequences = every.take(min(len(every), ASKED) or None, seed)
+        if not len(every := target.sequences("train")):
+            raise DataError(
+                f"target {target.name!r} has no users to ask: its train split has 0 with two purchases or more; import "
+                "more purchases"
+            )
+        self.users: Sequences = every.take(min(len(every), ASKED), seed)
         each = min(LATEST, max(1, _MOST_SCORES // (len(self.users) * target.items.height)))
         self.moments = [
             (user, place)

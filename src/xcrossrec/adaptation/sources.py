@@ -16,7 +16,7 @@ from xcrossrec.adaptation.shop import Shop
 from xcrossrec.config import source_config
 from xcrossrec.data import read_domain
 from xcrossrec.data.domain import Domain
-from xcrossrec.exceptions import BundleError, ConfigError
+from xcrossrec.exceptions import BundleError, ConfigError, DataError
 from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, base_of, read_manifest
 from xcrossrec.models.base import load_base
 from xcrossrec.models.files import file_digest
@@ -52,7 +52,7 @@ def read_sources(given: Sequence[AnySource], target: Domain, out: Path) -> list[
 
     Raises:
         ConfigError: a source is the target, or two have one name.
-        DataError: no such domain, or a damaged one.
+        DataError: no such domain, or a damaged one, or one that has fewer than two users to train on.
         BundleError: neither a domain nor an adapter that xcrossrec made.
     """
     found = [_read(each, out) for each in given]
@@ -62,6 +62,11 @@ def read_sources(given: Sequence[AnySource], target: Domain, out: Path) -> list[
             raise ConfigError(
                 f"source {each.path} is the target, {target.name!r}: a source is another category; leave it out, or "
                 "import one of them under another name (data import --domain)"
+            )
+        if each.domain is not None and (users := len(each.domain.sequences("train"))) < 2:
+            raise DataError(
+                f"source {each.name!r} has too few users to train on: its train split has {users} with two purchases "
+                "or more, expected 2; import more purchases, or leave it out"
             )
     names = [each.name for each in found]
     if twice := [name for name in names if names.count(name) > 1]:
