@@ -76,7 +76,10 @@ class MissingExtraError(XCrossRecError, ImportError):
 
 
 _LACKS = {
-    "too many files are open: allow the process more (ulimit -n)": ("Too many open files", "TooManyOpenFiles"),
+    "too many files are open: allow the process more (ulimit -n)": (
+        *("Too many open files", "TooManyOpenFiles"),
+        "unable to open database file",  # as SQLite says it
+    ),
     "memory is used up: allow the process more, or free some": (
         *("MemoryError", "bad_alloc", "annot allocate memory", "can't allocate memory", "failed to map segment"),
         *("can't start new thread", "spawn threads", "launch worker thread", "WouldBlock"),

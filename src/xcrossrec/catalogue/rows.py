@@ -25,7 +25,7 @@ from jaxtyping import Float32
 
 from xcrossrec.catalogue.facts import read_facts
 from xcrossrec.catalogue.purchases import LAST_NUMBER, can_be_kept
-from xcrossrec.exceptions import BundleError, StorageError, XCrossRecError
+from xcrossrec.exceptions import BundleError, StorageError, XCrossRecError, not_read
 from xcrossrec.replacing import refused
 
 DATABASE = "catalogue.sqlite"
@@ -443,11 +443,6 @@ def _sentences(path: Path) -> Iterator[None]:
         full = name.startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE"))
         if full or (name.startswith("SQLITE_READONLY") and not os.access(path, os.W_OK)):
             raise refused(path, error) from error
-        if name.startswith("SQLITE_CANTOPEN"):
-            raise StorageError(
-                f"{path} could not be opened ({error}): allow the process more files (ulimit -n), or check that its "
-                "folder may be written; nothing is damaged"
-            ) from error
-        raise DamagedError(path, error) from error
+        raise not_read(path, error) or DamagedError(path, error) from error
     except UnicodeDecodeError as error:
         raise DamagedError(path, error) from error

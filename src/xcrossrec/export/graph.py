@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from xcrossrec.exceptions import ModelError
 from xcrossrec.export.folders import BATCH, Encode
 from xcrossrec.export.stream import Stream
+from xcrossrec.replacing import scratch_folder
 
 OPSET = 17
 GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
@@ -94,9 +95,12 @@ def _quantise(place: Path) -> None:
     level = root.level
     root.setLevel(logging.ERROR)  # it recommends a preparation that changes nothing here
     try:
-        quantize_dynamic(str(full), str(place), weight_type=QuantType.QInt8, per_channel=True)
+        with scratch_folder() as scratch:  # where it works, too
+            quantize_dynamic(str(full), str(scratch / GRAPH), weight_type=QuantType.QInt8, per_channel=True)
+            content = (scratch / GRAPH).read_bytes()
     finally:
         root.setLevel(level)
+    place.write_bytes(content)
     full.unlink()
 
 
