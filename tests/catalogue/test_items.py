@@ -49,6 +49,14 @@ def test_a_parquet_keeps_its_types(tmp_path: Path) -> None:
     ]
 
 
+def test_a_list_of_categories_is_text_and_bytes_are_refused() -> None:
+    table = pl.DataFrame({"item_id": ["a", "b"], "title": [["Red", "Hat"], ["Cap"]], "category": [["A", "B"], None]})
+    assert read_items(table) == [StoredItem("a", "Red, Hat", "A, B"), StoredItem("b", "Cap")]
+    for column in ("title", "category", "price", "in_stock"):
+        with pytest.raises(DataError, match=f"the catalogue has {column} of type Binary: make it text"):
+            read_items(table.with_columns(pl.lit(b"\xff").alias(column)))
+
+
 def test_a_domains_items_are_read_untitled_ones_too(tiny_domain: Domain, tmp_path: Path) -> None:
     items = tiny_domain.items.with_columns(title=pl.when(pl.col("item_id") == "i2").then(pl.lit("")).otherwise("title"))
     write_domain(Domain("tiny", items, tiny_domain.interactions), tmp_path / "tiny")

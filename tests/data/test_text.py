@@ -125,6 +125,18 @@ def test_columns_of_other_types_are_read_as_people_write_them() -> None:
     assert found == ['1; a, b; true; {"a":1}', '2.5; {"a":2}']
 
 
+def test_lists_in_lists_are_read_as_one_item_s_are() -> None:
+    nested = {"path": [[["a", "b"], ["c"]], []], "sizes": [[1.0, 2.5], [float("nan")]], "of": [[{"a": 1}], [None]]}
+    table = pl.DataFrame(nested | {"one": [{"a": 1}, None]})
+    text = ItemText("{path}; {sizes}; {of}; {one}")
+    found = text.render(table).to_list()
+    assert [text.of(row) for row in table.iter_rows(named=True)] == found
+    assert found == ['a, b, c; 1, 2.5; {"a":1}; {"a":1}', ""]
+    items = table.select(item_id=pl.Series(["a", "b"]), title=pl.lit("Hat"), category="path")
+    made = build_domain("d", items, {"train": pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"]})})
+    assert made.items["category"].to_list() == ["a, b, c", None]
+
+
 def test_a_limit_is_in_words_and_what_it_cuts_is_counted() -> None:
     text = ItemText("{title:2}; {description:3}")
     assert text.render(SHOP).to_list() == [

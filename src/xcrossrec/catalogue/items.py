@@ -19,7 +19,7 @@ from xcrossrec.data.interactions import check_columns
 from xcrossrec.data.readers.items import understood
 from xcrossrec.data.readers.tables import read_item_file
 from xcrossrec.data.store import read_domain
-from xcrossrec.data.text import DESCRIPTION, ItemText, clean_text, is_empty_title
+from xcrossrec.data.text import DESCRIPTION, ItemText, clean_text, is_empty_title, plain
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, TITLE, is_url
 
@@ -98,11 +98,13 @@ def _items(table: pl.DataFrame, name: str, text: ItemText | None) -> list[Stored
         raise DataError(f"{name} has a row without {ITEM}: give each item an id")
     if not (kind.is_integer() or kind in (pl.String, pl.Categorical) or table.is_empty()):
         raise DataError(f"{ITEM} of {name} is of type {kind}, expected text or integers: read ids as text")
+    if unread := [column for column in OWN if table.schema.get(column) == pl.Binary]:
+        raise DataError(f"{name} has {unread[0]} of type Binary: make it text, or leave it out")
     table, odd = understood(table)
     for role, said in odd.items():
         log.warning("%s: %s: %s", name, role, said)
-    texts = [column for column in (ITEM, TITLE, "category") if column in table.columns]
-    table = table.with_columns(pl.col(texts).cast(pl.String))
+    texts = [plain(table[column]) for column in (TITLE, "category") if column in table.columns]
+    table = table.with_columns(pl.col(ITEM).cast(pl.String), *texts)
     titled = table.with_columns(pl.when(is_empty_title()).then(pl.lit("")).otherwise(TITLE).alias(TITLE))
     texts = [column for column, dtype in titled.schema.items() if dtype == pl.String and column not in OWN]
     long = [titled[column] for column in texts if (titled[column].str.len_chars() > _LONGEST_CELL).any()]

@@ -18,6 +18,7 @@ from string import Formatter
 from typing import Any, NamedTuple
 
 import polars as pl
+from polars.datatypes import DataTypeClass
 
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.types import ITEM, TITLE
@@ -272,7 +273,7 @@ def clean(value: object, *, title: bool = False) -> str:
     elif isinstance(value, float):
         value = "" if value != value else str(value).removesuffix(".0")
     elif isinstance(value, (list, tuple)):
-        value = ", ".join(clean(each, title=True) for each in value if each is not None)
+        value = ", ".join(clean(each, title=True) for each in value if each is not None and each == each)
     elif isinstance(value, Mapping):
         value = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     text = unescape("" if value is None else str(value))
@@ -298,14 +299,20 @@ def has_entity() -> pl.Expr:
 
 def plain(column: pl.Series) -> pl.Series:
     """Give a column as text, as it is; lists as their parts joined by commas, whole numbers without a decimal point."""
-    if isinstance(column.dtype, pl.List | pl.Array):
-        column = column.cast(pl.List(pl.String)).list.join(", ")
-    elif isinstance(column.dtype, pl.Struct):
-        column = column.struct.json_encode()
-    texts = column if column.dtype == pl.String else column.cast(pl.String)
-    if column.dtype.is_float():
-        texts = texts.str.strip_suffix(".0").replace("NaN", None)
-    return texts
+    return column.to_frame().select(_as_text(pl.col(column.name), column.dtype)).to_series()
+
+
+def _as_text(value: pl.Expr, dtype: pl.DataType | DataTypeClass) -> pl.Expr:
+    if isinstance(dtype, pl.Array):
+        value, dtype = value.arr.to_list(), pl.List(dtype.inner)
+    if isinstance(dtype, pl.List):
+        plainly = not (dtype.inner.is_nested() or dtype.inner.is_float())  # which is quicker
+        parts = value.cast(pl.List(pl.String)) if plainly else value.list.eval(_as_text(pl.element(), dtype.inner))
+        return parts.list.join(", ")
+    if isinstance(dtype, pl.Struct):
+        return pl.when(value.is_not_null()).then(value.struct.json_encode())
+    text = value.cast(pl.String)
+    return text.str.strip_suffix(".0").replace("NaN", None) if dtype.is_float() else text
 
 
 def _folded(texts: pl.Series) -> pl.Series:
