@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from functools import partial
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -157,8 +158,7 @@ def _open_beside(model: Model, source: Path, fingerprint: str, taken: Collection
     """Open the catalogue that stands beside a source; make it, the first time."""
     folder, prefix = (source, "") if source.is_dir() else (source.parent, f".{source.name}")
     place = folder / f"{prefix}.catalogue-{fingerprint[:8]}"
-    beside = [path for path in folder.glob("*.catalogue-*") if path.name.startswith(f"{prefix}.catalogue-")]
-    free = sorted(set(beside) - set(taken))
+    free = sorted(set(folder.glob(f"{escape(prefix)}.catalogue-*")) - set(taken))
     # one that was embedded again keeps its name, so its content decides
     for each in [each for each in free if recorded_fingerprint(each) == fingerprint] or [e for e in free if e == place]:
         return _opened(each, fingerprint, model)
