@@ -103,8 +103,8 @@ def _items(table: pl.DataFrame, name: str, text: ItemText | None) -> list[Stored
     table, odd = understood(table)
     for role, said in odd.items():
         log.warning("%s: %s: %s", name, role, said)
-    texts = [plain(table[column]) for column in (TITLE, "category") if column in table.columns]
-    table = table.with_columns(pl.col(ITEM).cast(pl.String), *texts)
+    read = [plain(table[column]) for column in (TITLE, "category") if column in table.columns]
+    table = table.with_columns(pl.col(ITEM).cast(pl.String), *read)
     titled = table.with_columns(pl.when(is_empty_title()).then(pl.lit("")).otherwise(TITLE).alias(TITLE))
     texts = [column for column, dtype in titled.schema.items() if dtype == pl.String and column not in OWN]
     long = [titled[column] for column in texts if (titled[column].str.len_chars() > _LONGEST_CELL).any()]
