@@ -328,24 +328,27 @@ class Tables:
 
     def purchases(self) -> tuple[int, PurchaseLog]:
         """The number of the last arrival, all purchases, and who was forgotten."""
-        last, found = self._arrived(-1)
+        found = self._arrived(-1)
         bought = as_table(row[1:] for row in found if row[2] is not None)
-        return last, PurchaseLog(bought, [row[1] for row in found if row[2] is None])
+        return found[-1][0], PurchaseLog(bought, [row[1] for row in found if row[1] is not None and row[2] is None])
 
     def arrivals(self, after: int) -> tuple[int, list[Purchase | Forgotten]]:
         """The same for what came after one; and who was forgotten."""
-        last, found = self._arrived(after)
-        return last, [Forgotten(row[1]) if row[2] is None else Purchase(*row[1:]) for row in found]
+        found = self._arrived(after)
+        named = (row[1:] for row in found if row[1] is not None)
+        return found[-1][0], [Forgotten(row[0]) if row[1] is None else Purchase(*row) for row in named]
 
-    def _arrived(self, after: int) -> tuple[int, Rows]:
-        """The number of the last arrival, and all after one: purchases, and hashes of customers without an item."""
+    def _arrived(self, after: int) -> Rows:
+        """What arrived after a number, in order: purchases, and hashes of customers without an item; and one row more
+        with the last number alone."""
         asked = (
             "SELECT arrived, user_id, item_id, timestamp FROM {purchases} WHERE arrived > %(after)s UNION ALL "
             "SELECT arrived, customer, NULL, NULL FROM {forgotten} WHERE arrived > %(after)s UNION ALL "
             "SELECT arrived, NULL, NULL, NULL FROM {state}"
         )
-        found = sorted(self.database.read(self.query(asked), {"after": after}), key=lambda row: row[0])
-        return found[-1][0], [row for row in found if row[1] is not None]
+        found = self.database.read(self.query(asked), {"after": after})
+        found.sort(key=lambda row: row[0])
+        return found
 
     def add_purchases(self, connection: Connection[Any], arrived: int, rows: Rows) -> Rows:
         """Add those that are new, numbered from the next number on; gives them."""
