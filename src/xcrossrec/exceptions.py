@@ -80,6 +80,7 @@ _LACKS = {
         *("Too many open files", "TooManyOpenFiles"),
         "unable to open database file",  # as SQLite says it
     ),
+    "this user has no right to it: give it that (chmod, chown), or copy it": ("Permission denied",),
     "memory is used up: allow the process more, or free some": (
         *("MemoryError", "bad_alloc", "annot allocate memory", "can't allocate memory", "failed to map segment"),
         *("can't start new thread", "spawn threads", "launch worker thread", "WouldBlock"),

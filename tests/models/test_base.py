@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,9 +18,10 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from model_families import FAMILIES, Family, fresh_base, write_base
-from xcrossrec.exceptions import BundleError, MissingExtraError, ModelError
+from xcrossrec.exceptions import BundleError, MissingExtraError, ModelError, StorageError
 from xcrossrec.models import base as base_module
 from xcrossrec.models.base import DEFAULT_BASE, encoder_layers, load_base, tokenizer_digest, weight_digest
+from xcrossrec.models.files import Settings, load_tensors, read_settings
 
 
 def test_a_base_is_frozen_and_has_no_pooler(family: Family, base_of: Callable[[str], Path]) -> None:
@@ -51,6 +54,19 @@ def test_a_folder_with_pickled_weights_only(base_of: Callable[[str], Path], tmp_
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(BundleError, match=r"only pickled weights \(pytorch_model\.bin\), which are never read"):
         load_base(str(tmp_path))
+
+
+def test_what_this_user_may_not_read_is_neither_missing_nor_damaged(
+    base_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = base_of("bert") / "model.safetensors"
+    monkeypatch.setattr("os.access", lambda path, mode: path != weights)
+    for look in (lambda: load_base(str(weights.parent)), lambda: load_tensors(weights)):
+        with pytest.raises(StorageError, match=r"model\.safetensors may not be read by this user: give it the right"):
+            look()
+    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
+    with pytest.raises(StorageError, match=r"config\.json could not be read .*give it that .* nothing is damaged"):
+        read_settings(weights.with_name("config.json"), Settings)
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from xcrossrec.exceptions import (
     XCrossRecError,
 )
 from xcrossrec.models.fast.linear import use_frozen_products
+from xcrossrec.models.files import check_right
 from xcrossrec.models.recipe import Recipe, dense_state, read_base_folder
 from xcrossrec.types import POOLING_MODES
 
@@ -258,6 +259,8 @@ def _with_weights(folder: Path) -> Path:
         pickles = sorted(path.name for path in folder.glob("*.bin"))
         offered = f"only pickled weights ({', '.join(pickles)}), which are never read" if pickles else "no weights"
         raise BundleError(f"base model folder {str(folder)!r} has {offered}: convert them to model.safetensors")
+    for path in folder.iterdir():
+        check_right(path)
     return folder
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from xcrossrec.exceptions import BundleError, not_read
+from xcrossrec.exceptions import BundleError, StorageError, not_read
 
 _MOST_BYTES = 4 * 2**20
 """Of a file of settings; the largest here lists the files of a model, 100 bytes each."""
@@ -97,6 +97,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         pickles = sorted(p.name for p in path.parent.glob("*.bin")) + sorted(p.name for p in path.parent.glob("*.pt"))
         why = f"; {', '.join(pickles)} is a pickle and is never read: convert it" if pickles else ": copy it again"
         raise BundleError(f"weights {path} are missing{why}")
+    check_right(path)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -107,6 +108,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         if tensor.is_complex() or not torch.isfinite(tensor.float()).all():
             raise BundleError(f"{key} in {path} has numbers that are not finite: copy or train it again")
     return tensors
+
+
+def check_right(path: Path) -> None:
+    """Refuse a file that this user may not read (StorageError): safetensors says that there is none."""
+    if path.exists() and not os.access(path, os.R_OK):
+        raise StorageError(f"{path} may not be read by this user: give it the right to (chmod), or copy it")
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
