@@ -80,6 +80,7 @@ def all_hold(conditions: Sequence[Condition], types: Mapping[str, pl.DataType], 
     Raises:
         DataError: the file lacks a column.
     """
+    groups: dict[str | Condition, list[pl.Expr]] = {}
     for condition in conditions:
         if condition.column not in types:
             raise DataError(
@@ -90,11 +91,9 @@ def all_hold(conditions: Sequence[Condition], types: Mapping[str, pl.DataType], 
             raise DataError(
                 f"{path}: {condition.column!r} has lists or objects (--where): name a column of single values"
             )
-    equal = [condition for condition in conditions if condition.relation == "="]
-    groups = [[c for c in equal if c.column == name] for name in dict.fromkeys(c.column for c in equal)]
-    groups += [[condition] for condition in conditions if condition.relation != "="]
-    each = [pl.any_horizontal(c.holds(types[c.column]) for c in group) for group in groups]
-    return pl.all_horizontal(each) if each else pl.lit(True)
+        group = condition.column if condition.relation == "=" else condition
+        groups.setdefault(group, []).append(condition.holds(types[condition.column]))
+    return pl.all_horizontal(pl.lit(True), *(pl.any_horizontal(group) for group in groups.values()))
 
 
 def event_columns(names: Sequence[str], conditions: Sequence[Condition]) -> dict[str, pl.Expr]:

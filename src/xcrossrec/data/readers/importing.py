@@ -120,9 +120,9 @@ def _as_given(raw: RawDomain, recipe: Recipe, told: dict[str, Any]) -> tuple[pl.
             "--repeats first, or give all interactions in one (--interactions)"
         )
     rows = raw.interactions
-    splits = {split: rows.filter(pl.col(SPLIT) == split) for split in rows[SPLIT].unique(maintain_order=True)}
     told["rows"]["kept"] = rows.height
-    return raw.items, {split: canonical(as_text(splits[split])) for split in SPLITS if split in splits}
+    parts = {split: rows.filter(pl.col(SPLIT) == split) for split in SPLITS}
+    return raw.items, {split: canonical(as_text(part)) for split, part in parts.items() if part.height}
 
 
 def _prepared(raw: RawDomain, recipe: Recipe, told: dict[str, Any]) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame]]:
