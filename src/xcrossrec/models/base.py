@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from itertools import zip_longest
@@ -232,12 +232,9 @@ def encoder_layers(backbone: nn.Module) -> nn.ModuleList:
         ModelError: none found, or one layer that is run several times; names the class.
     """
     for path in ("encoder.layer", "layers", "encoder.layers", "transformer.layer", "h"):
-        try:
-            layers = backbone.get_submodule(path)
-        except AttributeError:
-            continue
-        if isinstance(layers, nn.ModuleList):
-            return layers
+        with suppress(AttributeError):
+            if isinstance(layers := backbone.get_submodule(path), nn.ModuleList):
+                return layers
     raise ModelError(
         f"{type(backbone).__name__} has no list of layers that xcrossrec knows (encoder.layer, layers, "
         "transformer.layer), so integrators have no place between them: use --form merged"
