@@ -199,10 +199,11 @@ class Recommender:
         for place, (each, (_, given)) in enumerate(zip(prepared, asked, strict=True)):
             wanted = each.texts if isinstance(each, _Prepared) else ()
             missing = [text for text in wanted if text not in given]
-            read.append({**given, **(known := self.memory.recall(missing))} if missing else given)
-            self._on_recalled(len(known) if missing else 0)
-            if missing := [text for text in missing if text not in read[-1]]:
-                prepared[place] = Unread(missing)
+            known = self.memory.recall(missing)
+            self._on_recalled(len(known))
+            read.append({**given, **known})
+            if unread := [text for text in missing if text not in known]:
+                prepared[place] = Unread(unread)
         return self._rank(snapshot, prepared, read)
 
     def read(self, texts: Sequence[Text]) -> Read:

@@ -71,7 +71,7 @@ class FastPass:
         kind = features["input_ids"].device.type
         mixed = torch.is_autocast_enabled(kind)
         products = torch.get_autocast_dtype(kind) if mixed else _PRODUCTS[self._owner.precision]
-        types = NumberTypes(products, not mixed)
+        types = NumberTypes(products, torch.float32 if mixed else products)
         with torch.autocast(kind, enabled=False):
             if "candidate" in features:
                 shares = unwrapped(packed.backbone).config.model_type == "bert"  # others restart positions another way

@@ -26,8 +26,8 @@ _KEPT_BYTES = 2**30
 
 TextStates: TypeAlias = Float[Tensor, "source token dim"]
 
-TextKey: TypeAlias = tuple[bytes, torch.dtype, bool]
-"""What a text's kept states depend on, besides the weights: its ids, the products' type, and whether states have it."""
+TextKey: TypeAlias = tuple[bytes, torch.dtype, torch.dtype]
+"""What a text's kept states depend on, besides the weights: its ids, the products' type, and that of states."""
 
 
 @dataclass
@@ -52,20 +52,19 @@ class KeptStates:
         self,
         input_ids: Int[Tensor, "batch slot"],
         texts: PackedTexts,
-        dtype: torch.dtype,
-        narrow: bool,
+        dtypes: tuple[torch.dtype, torch.dtype],
         compute: Callable[[Int[Tensor, "batch slot"], Int[Tensor, " batch"]], Iterator[TextStates]],
     ) -> TextStates:
         """The states of all tokens: those kept, the others computed.
 
         Args:
-            narrow: whether states are of that type too.
+            dtypes: of products, and of states.
             compute: gives, a text at a time, the states of other ids and their texts' lengths, shortest first.
         """
         lengths = [length for count, length in texts.groups for _ in range(count)]
         starts = list(accumulate(lengths, initial=0))
         written = input_ids.flatten()[texts.place].long().numpy()
-        keys = [(written[start:end].tobytes(), dtype, narrow) for start, end in pairwise(starts)]
+        keys = [(written[start:end].tobytes(), *dtypes) for start, end in pairwise(starts)]
         missing = {key: number for number, key in enumerate(keys) if key not in self.states}
         found = {key: self.states[key] for key in keys if key not in missing}
         if missing:

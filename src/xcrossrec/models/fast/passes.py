@@ -46,15 +46,11 @@ class NumberTypes:
 
     Attributes:
         products: the type that matrices are multiplied in.
-        narrow_states: whether all states are of that type, not only what is multiplied.
+        states: that of all states, between the products.
     """
 
     products: torch.dtype
-    narrow_states: bool
-
-    def of_states(self, embedded: Tensor) -> Tensor:
-        """The embedding layer's output in the type of states."""
-        return embedded.to(self.products) if self.narrow_states else embedded
+    states: torch.dtype
 
 
 class PackedPass:
@@ -126,7 +122,7 @@ class PackedPass:
         x = embeddings(input_ids=features["input_ids"], position_ids=features["position_ids"])[0]
         runner = self._runner(types.products)
         count = len(runner.layers)
-        streams = runner.apart([types.of_states(x)] * self.streams, attend, range(count))
+        streams = runner.apart([x.to(types.states)] * self.streams, attend, range(count))
         return combine(runner.mixed(streams, count - 1)).float()[None]
 
     def _runner(self, dtype: torch.dtype) -> StreamRunner:
@@ -143,7 +139,7 @@ class PackedPass:
             embedded = embeddings(input_ids=input_ids).flatten(0, 1)
         whole = torch.is_grad_enabled()
         for part in [texts] if whole else texts.parts(max(1, _TOKENS_AT_ONCE // self.streams)):
-            yield part, dropped(types.of_states(embedded[part.place]), share)
+            yield part, dropped(embedded[part.place].to(types.states), share)
 
     # ---- states kept in training
 
@@ -174,4 +170,4 @@ class PackedPass:
         below = (model.embeddings, *(plain_layer(layer) for layer in model.encoder.layer[: len(numbers)]))
         tensors = (tensor for part in below for tensor in (*part.parameters(), *part.buffers()))
         self.kept.forget_if_changed(versions(tensors))
-        return self.kept.of_texts(input_ids, texts, types.products, types.narrow_states, compute).unbind(0)
+        return self.kept.of_texts(input_ids, texts, (types.products, types.states), compute).unbind(0)
