@@ -30,7 +30,7 @@ from xcrossrec.models.files import Dim, Settings, read_settings
 from xcrossrec.models.model import Model
 from xcrossrec.models.purchases import Weight, purchases_of
 from xcrossrec.scoring import Rung, rung_of
-from xcrossrec.types import ITEM
+from xcrossrec.types import ITEM, USER
 
 POPULARITY = "popularity.parquet"
 _POPULARITY_SCHEMA = pl.Schema({ITEM: pl.String, "lately": pl.Float64, "bought": pl.Int64})
@@ -186,15 +186,6 @@ class Standing:
     everywhere: Everywhere | None = None
     alike: Sequence[tuple[str, float]] = ()
 
-    @classmethod
-    def by_text(cls, own: int) -> Standing:
-        """Of a model that knows no purchases.
-
-        Args:
-            own: how many purchases here are known, 1 or more.
-        """
-        return cls(rung_of(range(own)), f"{_known_here(own)}: items like {'it' if own == 1 else 'them'}", {})
-
     def added(
         self, ids: Sequence[str], vectors: Float[Tensor, "item dim"], whole: object = None
     ) -> Float64[np.ndarray, " item"]:
@@ -296,6 +287,10 @@ class Ladder:
         them = "it" if own == 1 else "them"
         together = f", and bought together with {them}" if self.term.weights.get(rung) else ""
         return f"{_known_here(own)}: items like {them}{together}{f'; and {alike}' if share else ''}"
+
+
+BY_TEXT = Ladder(Term(CoPurchases.count(pl.DataFrame(schema={USER: pl.String, ITEM: pl.String}))), None)
+"""Of a model that knows no purchases: a history has one or more."""
 
 
 def without(popularity: pl.DataFrame, forgotten: Mapping[str, int]) -> pl.DataFrame:
