@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from xcrossrec import replacing
-from xcrossrec.exceptions import DataError, ModelError, StorageError
+from xcrossrec.exceptions import BundleError, DataError, ModelError, StorageError
 from xcrossrec.replacing import (
     changing,
     check_folder,
@@ -31,6 +31,11 @@ def place(tmp_path: Path) -> Path:
     with replacing_folder(place) as folder:
         (folder / "old").write_text("old")
     return place
+
+
+def fill(place: Path, name: str) -> None:
+    with replacing_folder(place, overwrite=False) as folder:
+        (folder / name).touch()
 
 
 def names(folder: Path) -> list[str]:
@@ -228,6 +233,14 @@ def test_where_temporary_files_cannot_be_written_is_a_sentence(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(StorageError, match=r"nowhere.*let TMPDIR name another folder"), scratch_folder():
         pass
+
+
+def test_a_place_that_was_taken_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    said = "place was made by another process meanwhile: it is left alone"
+    with pytest.raises(BundleError, match=said), replacing_folder(place, overwrite=False):
+        fill(place, "theirs")
+    assert (names(place), names(tmp_path)) == (["theirs"], ["place"])
 
 
 @pytest.mark.parametrize("links", [{"a": "a"}, {"a": "b", "b": "a"}])

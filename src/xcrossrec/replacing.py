@@ -55,11 +55,12 @@ def replace_text(path: Path | str, text: str) -> None:
 
 
 @contextmanager
-def replacing_folder(path: Path | str) -> Iterator[Path]:
+def replacing_folder(path: Path | str, *, overwrite: bool = True) -> Iterator[Path]:
     """Lend an empty folder beside ``path`` to fill; when the block is left it is on disk in ``path``'s place.
 
-    The two change places in one step where the system can (``renameat2`` of Linux), so that there is always the old
-    folder or the new one. All files get the umask's mode, whatever wrote them. The rest is as for a file.
+    Without ``overwrite`` that must still be free then (BundleError): somebody may have been quicker. The two change
+    places in one step where the system can (``renameat2`` of Linux), so that there is always the old folder or the new
+    one. All files get the umask's mode, whatever wrote them. The rest is as for a file.
     """
     place = Path(os.path.realpath(path))
     with _beside(place, Path.mkdir) as temporary:
@@ -70,7 +71,10 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
                 each.chmod(mode if each.is_dir() else mode & 0o666)
                 force_to_disk(each)
             force_to_disk(temporary)
-            _change_places(temporary, place)
+            if not overwrite:
+                _take(temporary, place)
+            else:
+                _change_places(temporary, place)
             force_to_disk(place.parent)
 
 
@@ -271,6 +275,15 @@ def _unlocked(place: Path) -> Iterator[tuple[Path, int]]:
                 yield each, lock
             finally:
                 os.close(lock)
+
+
+def _take(temporary: Path, place: Path) -> None:
+    try:
+        temporary.replace(place)  # of a folder over one that is not empty it is refused
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise BundleError(f"{place} was made by another process meanwhile: it is left alone, choose another") from None
 
 
 def _change_places(temporary: Path, place: Path) -> None:

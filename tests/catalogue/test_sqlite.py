@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from catalogue_contract import MODEL, OTHER, MergingContract, best, item, search, unit
-from xcrossrec.catalogue import Catalogue, Purchase, SqliteCatalogue, StoredItem, is_catalogue
+from xcrossrec.catalogue import Catalogue, Purchase, SqliteCatalogue, StoredItem, is_catalogue, sqlite
 from xcrossrec.catalogue import scan as scan_module
 from xcrossrec.catalogue.rows import Rows
 from xcrossrec.catalogue.scan import processor_multiplies_integers
@@ -48,6 +48,24 @@ def reopened(store: SqliteCatalogue) -> SqliteCatalogue:
 
 def files(store: SqliteCatalogue) -> list[str]:
     return sorted(path.name for path in store.folder.glob("*-*.*") if "sqlite" not in path.name)
+
+
+def test_nobody_opens_what_is_being_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made() -> SqliteCatalogue:
+        return SqliteCatalogue.create(tmp_path / "c", [item(0)], unit(0), fingerprint=MODEL, overwrite=True)
+
+    made().close()
+    write, asked = sqlite.write_segment, []
+
+    def meanwhile(*given: Any) -> Any:
+        with pytest.raises(BundleError, match="is open in another process"):
+            SqliteCatalogue.open(tmp_path / "c", fingerprint=MODEL)
+        asked.append(given)
+        return write(*given)
+
+    monkeypatch.setattr(sqlite, "write_segment", meanwhile)
+    with made() as store:
+        assert (len(store), len(asked)) == (1, 1)
 
 
 def test_a_write_that_the_disk_refuses_changes_nothing_and_the_next_one_succeeds(

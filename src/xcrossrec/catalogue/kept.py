@@ -35,8 +35,8 @@ def check_place(place: Path | str, *, overwrite: bool) -> None:
         UnavailableError: the database does not answer.
     """
     if not is_url(place):
-        sqlite.check_free(Path(place), overwrite=overwrite)
-        return
+        with sqlite.held(Path(place), overwrite=overwrite):
+            return
     from xcrossrec.catalogue.postgres.tables import taken
 
     with suppress(NoCatalogueError):

@@ -9,8 +9,8 @@ Legend: ``item`` = one item, ``dim`` = vector size.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -111,8 +111,7 @@ class SqliteCatalogue(Catalogue):
         """
         folder, dim = Path(folder), vectors.shape[1]
         segment = Segment.of(items, check_vectors(items, vectors, dim))
-        check_free(folder, overwrite=overwrite)
-        with replacing_folder(folder) as temporary:
+        with replacing_folder(folder, overwrite=overwrite) as temporary, held(folder, overwrite=overwrite):
             bought = bought or PurchaseLog()
             facts = {"fingerprint": fingerprint, "dim": dim, "version": version, "text": text.template}
             facts["forgotten"] = bought.forgotten
@@ -337,19 +336,26 @@ def check_folder(folder: Path) -> None:
     check_access(folder)
 
 
-def check_free(folder: Path, *, overwrite: bool) -> None:
-    """Refuse to replace anything but a catalogue, and that only if it is wanted and the catalogue is not open.
+@contextmanager
+def held(folder: Path, *, overwrite: bool) -> Iterator[None]:
+    """Refuse to replace anything but a catalogue, and that only if it is wanted and the catalogue is not open; within
+    the block nobody opens it: what they write would be lost.
 
     Raises:
         BundleError: the folder is taken.
     """
-    if check_vacant(folder, overwrite=overwrite):
-        return
-    if not is_catalogue(folder):
-        raise BundleError(f"{folder} exists and is no catalogue: it is not replaced, choose another place")
+    rows = None
+    if not check_vacant(folder, overwrite=overwrite):
+        if not is_catalogue(folder):
+            raise BundleError(f"{folder} exists and is no catalogue: it is not replaced, choose another place")
+        try:
+            rows = Rows(folder / DATABASE)
+        except InUseError:
+            raise
+        except XCrossRecError as error:
+            log.warning("%s is replaced: %s", folder, error)
     try:
-        Rows(folder / DATABASE).close()
-    except InUseError:
-        raise
-    except XCrossRecError as error:
-        log.warning("%s is replaced: %s", folder, error)
+        yield
+    finally:
+        if rows:
+            rows.close()

@@ -76,7 +76,7 @@ def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -
         raise DataError(f"a {type(domain).__name__} is no domain: make one with xcrossrec.data.build_domain")
     path = as_path(path)
     refuse_taken(path, overwrite=overwrite)
-    with replacing_folder(path) as temporary:
+    with replacing_folder(path, overwrite=overwrite) as temporary:
         tables = {ITEMS_FILE: domain.items, **{f"{s}.parquet": domain.interactions[s] for s in domain.splits}}
         if domain.other is not None:
             tables[OTHER_FILE] = domain.other

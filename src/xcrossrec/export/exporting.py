@@ -120,7 +120,7 @@ def export_model(
     _check_model(model, path, to, distill=distill)
     part = history_part(model)
     domain = None if domain is None else as_read(path, domain)
-    with replacing_folder(out) as folder, quiet_progress():
+    with replacing_folder(out, overwrite=overwrite) as folder, quiet_progress():
         write_history(part, folder)
         if to == "vectors":
             with in_blocks(model, Loading(path, base), engine or Local(), out) as by_engine:

@@ -145,7 +145,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     if not check_vacant(path, overwrite=overwrite) and not (path / MANIFEST).exists():
         raise BundleError(f"{path} exists and is no xcrossrec model: it is not replaced, choose another place")
-    with replacing_folder(path) as folder:
+    with replacing_folder(path, overwrite=overwrite) as folder:
         yield folder
         if (base := path / BASE_FOLDER).is_symlink():
             (folder / BASE_FOLDER).symlink_to(base.readlink())
