@@ -478,6 +478,16 @@ class MergingContract(CatalogueContract):
         assert len(large) <= 4  # each about twice as large as the next
         assert [i.item_id for i in store.snapshot()] == [f"i{n}" for n in range(60) if n != 3]
 
+    def test_writes_leave_no_pieces(self, store: Catalogue) -> None:
+        """Else each write would take longer than the one before, as long as the process lives."""
+        store.upsert([item(0)], unit(0))
+        store.snapshot().search_titles("a", 1)
+        for number in range(1, 12):
+            store.upsert([item(number)], unit(number))
+            store.delete([f"i{number}"])
+        recent = store._snapshot.recent.segment  # type: ignore[attr-defined]
+        assert recent.table["title"].n_chunks() == recent.folded_titles().n_chunks() == 1
+
     def test_what_is_written_while_the_base_is_made_is_not_lost(
         self, store: Catalogue, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -195,6 +195,18 @@ def refused(path: Path, error: object) -> StorageError:
     return StorageError(f"{path} could not be written ({error}): nothing was changed; {remedy}, then try again")
 
 
+def check_in_place(path: Path, opened: os.stat_result) -> None:
+    """Refuse to write where a file was opened that stands there no longer (StorageError): it would be lost, or be
+    another's."""
+    with suppress(OSError):
+        if os.path.samestat(path.stat(), opened):
+            return
+    raise StorageError(
+        f"{path} is not the file any more that was opened: its folder was moved, replaced or deleted meanwhile; "
+        "nothing was changed; put it back in its place, or stop this process and start it again"
+    )
+
+
 @contextmanager
 def needing_room(place: Path) -> Iterator[None]:
     """Say of a full disk, whatever the block raises for want of room, that ``place`` could not be written.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,42 @@ def test_a_taken_folder_is_replaced_only_if_it_is_a_catalogue_and_that_is_wanted
     (model / "xcrossrec.json").write_text("{}")
     with pytest.raises(BundleError, match="is no catalogue: it is not replaced"):
         SqliteCatalogue.create(model, [], unit(), fingerprint=MODEL, overwrite=True)
+
+
+def test_nothing_is_written_to_a_catalogue_that_took_the_place_or_to_none(
+    store: SqliteCatalogue, folder: Path, tmp_path: Path
+) -> None:
+    """What was acknowledged would be lost with the files, and the other's files be removed by the next merge."""
+    store.upsert([item(0)], unit(0))
+    folder.rename(tmp_path / "aside")
+    other = SqliteCatalogue.create(folder, [item(n) for n in range(3)], unit(0, 1, 2), fingerprint=MODEL)
+    other.close()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    gone = r"catalogue\.sqlite is not the file any more that was opened: its folder was moved, replaced or deleted"
+
+    def writes_nothing() -> None:
+        write: Callable[[], object]
+        for write in (
+            lambda: store.upsert([item(1)], unit(1)),
+            lambda: store.delete(["i0"]),
+            lambda: store.add_purchases([Purchase("anna", "i0")]),
+            lambda: store.forget("anna"),
+            store.compact,
+            lambda: store.embed_again(
+                fingerprint=OTHER, dim=2, encode=lambda items: np.ones((len(items), 2), np.float32)
+            ),
+        ):
+            with pytest.raises(StorageError, match=gone):
+                write()
+
+    writes_nothing()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    shutil.rmtree(folder)
+    writes_nothing()
+    assert best(store, 0) == ["i0"]
+    (tmp_path / "aside").rename(folder)
+    store.upsert([item(1)], unit(1))
+    assert len(reopened(store)) == 2
 
 
 def test_a_failed_creation_leaves_nothing(folder: Path) -> None:

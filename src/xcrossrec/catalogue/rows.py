@@ -134,6 +134,7 @@ class Rows:
                     self._connection.execute(f"PRAGMA {setting}")
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._connection.execute("ROLLBACK")
+                self.opened = path.stat()
             except BaseException:
                 self.close()
                 raise

@@ -228,11 +228,13 @@ class HeldSnapshot(Snapshot):
 
 def merge_parts(parts: Sequence[Part]) -> Segment:
     """Put the rows that count into one segment."""
-    table = pl.concat([part.segment.table.filter(pl.Series(part.alive, dtype=pl.Boolean)) for part in parts])
+    tables = [part.segment.table.filter(pl.Series(part.alive, dtype=pl.Boolean)) for part in parts]
+    table = pl.concat(tables, rechunk=True)  # else a piece is added with every write
     vectors = torch.cat([part.segment.vectors[torch.from_numpy(np.flatnonzero(part.alive))] for part in parts])
     folded = None
     if any(part.segment.folded is not None for part in parts):
-        folded = pl.concat([part.segment.folded_titles().filter(pl.Series(part.alive)) for part in parts])
+        titles = [part.segment.folded_titles().filter(pl.Series(part.alive)) for part in parts]
+        folded = pl.concat(titles, rechunk=True)
     order = np.argsort(table[PLACE].to_numpy(), kind="stable")
     if not np.array_equal(order, np.arange(len(order))):
         table, vectors = table[order], vectors[torch.from_numpy(order)]

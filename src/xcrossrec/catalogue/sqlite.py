@@ -38,7 +38,7 @@ from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.copurchase import user_hash
 from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import BundleError, NoCatalogueError, StorageError, XCrossRecError
-from xcrossrec.replacing import check_vacant, force_to_disk, replacing_folder
+from xcrossrec.replacing import check_in_place, check_vacant, force_to_disk, replacing_folder
 
 log = logging.getLogger(__name__)
 
@@ -200,9 +200,14 @@ class SqliteCatalogue(Catalogue):
     def _wipe(self) -> None:
         self._rows.wipe()
 
+    def _check_open(self) -> None:
+        super()._check_open()
+        check_in_place(self._rows.path, self._rows.opened)
+
     def _keep_merged(self, merged: Segment) -> Segment:
         if not len(merged):
             return merged
+        check_in_place(self._rows.path, self._rows.opened)  # else files of another catalogue might be overwritten
         number, self._next_number = self._next_number, self._next_number + 1
         return read_segment(self.folder, write_segment(self.folder, number, merged), merged.vectors.shape[1])
 
@@ -210,6 +215,7 @@ class SqliteCatalogue(Catalogue):
         self, merged: Segment, instead_of: Collection[Segment], since: Collection[str], facts: Mapping[str, Any]
     ) -> None:
         """Switch in one transaction, then remove the files that no longer count."""
+        check_in_place(self._rows.path, self._rows.opened)  # else files of another catalogue might be removed
         keep = _numbers(self._snapshot)
         added = [merged.record] if merged.record else []
         removed = {each.record.number for each in instead_of if each.record}

@@ -166,6 +166,7 @@ class Service:
         store = self.models[name].store
         try:
             if (folder := await asyncio.to_thread(lambda: store.replaced_by)) is None:
+                self._failed.pop(name, None)  # a look had failed, and all is as it was
                 return
             if self._replacing[name].locked():
                 async with self._replacing[name]:

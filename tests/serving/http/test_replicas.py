@@ -16,6 +16,7 @@ import pytest
 
 from xcrossrec.catalogue import Purchase, build_catalogue
 from xcrossrec.copurchase import CoPurchases
+from xcrossrec.exceptions import StorageError
 from xcrossrec.models import bundle
 from xcrossrec.models.purchases import with_counts
 from xcrossrec.recommender import Question, Recommender
@@ -170,6 +171,22 @@ def test_a_service_that_cannot_follow_is_not_ready_until_it_can(
     ready = second.ask("GET", "/readyz")
     assert ready.status_code == 200, ready.text
     assert second.recommend([TRAIN], k=9)["items"] == first.recommend([TRAIN], k=9)["items"]
+
+
+def test_a_look_that_failed_once_does_not_keep_a_service_from_being_ready(
+    replicas: tuple[Shop, Shop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = replicas
+    with monkeypatch.context() as patch:
+        patch.setattr(first.service.models["toys"].store._tables, "state", refuse)  # type: ignore[attr-defined]
+        asyncio.run(first.service._follow("toys"))
+        assert first.ask("GET", "/readyz").status_code == 503
+    asyncio.run(first.service._follow("toys"))
+    assert first.ask("GET", "/readyz").status_code == 200
+
+
+def refuse() -> None:
+    raise StorageError("the database refused")
 
 
 def test_lost_connections_are_opened_again_and_an_absent_database_is_a_sentence(
