@@ -156,8 +156,15 @@ def force_to_disk(path: Path) -> None:
         os.close(handle)
 
 
+def check_name(path: Path | str) -> None:
+    """Refuse a path, or another word, that is not UTF-8 (DataError): Polars takes none."""
+    if any("\ud800" <= character <= "\udfff" for character in str(path)):
+        raise DataError(f"{str(path)!a} is not UTF-8: rename it, or choose another place")
+
+
 def check_folder(path: Path) -> None:
     """Refuse what cannot become a folder, since it is a file, stands below one or leads in a circle (DataError)."""
+    check_name(os.path.realpath(path))
     if os.path.islink(os.path.realpath(path)):  # noqa: PTH114 - which raises nothing, whatever the name
         raise DataError(f"{path} is a link that leads in a circle: remove it, or choose another place")
     above = next(each for each in (path, *path.parents) if each.exists())

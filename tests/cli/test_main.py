@@ -13,6 +13,7 @@ from xcrossrec import cli
 from xcrossrec.cli import app
 from xcrossrec.cli.console import prepare
 from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.replacing import check_folder
 
 RUNNER = CliRunner()
 
@@ -102,6 +103,17 @@ def test_too_little_address_space_is_told_before_anything_hangs(monkeypatch: pyt
     monkeypatch.setattr(resource, "getrlimit", lambda of: (2 * 10**9, 2 * 10**9))
     with pytest.raises(ConfigError, match="the libraries that it needs reserve 3,500"):
         prepare("models")
+
+
+def test_a_word_that_is_not_utf_8_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["xcrossrec", "data", "lint", "caf\udce9"])
+    done = RUNNER.invoke(app, ["data", "lint", "x"])
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "error: 'caf\\udce9' is not UTF-8: rename it, or choose another place\n",
+    )
+    with pytest.raises(DataError, match="is not UTF-8: rename it"):
+        check_folder(tmp_path / "caf\udce9")
 
 
 def test_interruption_exits_130() -> None:

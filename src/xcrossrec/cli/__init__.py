@@ -23,6 +23,7 @@ from xcrossrec.cli import adapt, catalog, data, demo, evaluate, export, inspect,
 from xcrossrec.cli.console import TABLES_MB, check_memory
 from xcrossrec.exceptions import ConfigError, StorageError, XCrossRecError, lacking
 from xcrossrec.progress import to_stderr
+from xcrossrec.replacing import check_name
 from xcrossrec.training.processes import Processes
 
 INTERRUPTED = 130
@@ -105,6 +106,8 @@ def _root(
     if not any(isinstance(handler, _Progress) for handler in logger.handlers):
         logger.addHandler(_Progress())
     check_memory(TABLES_MB)
+    for word in sys.argv[1:]:
+        check_name(word)
     here = Processes.here()
     if here.count > 1 and context.invoked_subcommand != "train":
         raise ConfigError(
