@@ -159,7 +159,7 @@ def force_to_disk(path: Path) -> None:
 def check_name(path: Path | str) -> None:
     """Refuse a path, or another word, that is not UTF-8 (DataError): Polars takes none."""
     if any("\ud800" <= character <= "\udfff" for character in str(path)):
-        raise DataError(f"{str(path)!a} is not UTF-8: rename it, or choose another place")
+        raise DataError(f"{str(path)!a} is not UTF-8, or this locale is not: rename it, or set PYTHONUTF8=1")
 
 
 def check_folder(path: Path) -> None:

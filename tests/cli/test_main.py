@@ -67,6 +67,7 @@ def test_expected_failures_are_one_sentence_and_exit_2(error: Exception) -> None
         (OSError("no more threads"), "no more threads"),
         (OSError(errno.ENOSPC, "No space left on device"), "what is printed: No space left on device: free space on"),
         (OSError(errno.EMFILE, "Too many open files", "/a"), "/a: Too many open files: allow the process more open"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), "the working directory is gone: change into"),
         (MemoryError(), "memory is used up: allow the process more, or free some (MemoryError)"),
         (RuntimeError("can't start new thread"), "memory is used up"),
     ],
@@ -110,9 +111,9 @@ def test_a_word_that_is_not_utf_8_is_a_sentence(monkeypatch: pytest.MonkeyPatch,
     done = RUNNER.invoke(app, ["data", "lint", "x"])
     assert (done.exit_code, done.stderr) == (
         2,
-        "error: 'caf\\udce9' is not UTF-8: rename it, or choose another place\n",
+        "error: 'caf\\udce9' is not UTF-8, or this locale is not: rename it, or set PYTHONUTF8=1\n",
     )
-    with pytest.raises(DataError, match="is not UTF-8: rename it"):
+    with pytest.raises(DataError, match="is not UTF-8, or this locale is not: rename it"):
         check_folder(tmp_path / "caf\udce9")
 
 

@@ -43,6 +43,8 @@ def _said(error: Exception) -> str | None:
     a fault of this library."""
     if isinstance(error, StorageError):
         return str(error)
+    if isinstance(error, FileNotFoundError) and not error.filename:
+        return "the working directory is gone: change into one that is there"
     if isinstance(error, OSError) and not isinstance(error, XCrossRecError) and error.errno and error.strerror:
         remedy = _REMEDIES.get(error.errno, "check that it is what you meant")
         return f"{str(error.filename or 'what is printed')[:80]}: {error.strerror}: {remedy}"
