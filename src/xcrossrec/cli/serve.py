@@ -66,6 +66,7 @@ def serve(
     for spec in specs:
         check_model(spec.path, base)
         check_items(spec.catalog)
+    hangups = _remember_hangups()
     prepare("serve")
     from xcrossrec.serving.logs import log_as_json
     from xcrossrec.serving.server import bind
@@ -76,7 +77,16 @@ def serve(
     with bind(settings.host, settings.port) as listener:
         with silent(), showing(log.info):
             service = Service.start(specs, settings)
-        listen(service, listener)
+        listen(service, listener, hangups)
+
+
+def _remember_hangups() -> Sequence[int]:
+    """Let SIGHUP not end a process that loads; gives those that come."""
+    import signal
+
+    came: list[int] = []
+    signal.signal(signal.SIGHUP, lambda number, frame: came.append(number))
+    return came
 
 
 def specs_of(models: Sequence[str], catalogs: Sequence[str], precision: EncodingPrecision) -> list[Spec]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from xcrossrec.client.answers import RequestRefusedError, ServiceBusyError, ServiceError, read
@@ -69,9 +70,16 @@ class _Client:
         self._retries = retries
         self._patience_s = patience_s
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-        connect = getattr(httpx, self._of_httpx)
+        of_httpx = getattr(httpx, self._of_httpx)
+        self._connect = partial(of_httpx, base_url=self.url, timeout=timeout_s, headers=headers, transport=transport)
         with _own_errors(self.url):
-            self._http = connect(base_url=self.url, timeout=timeout_s, headers=headers, transport=transport)
+            self._http, self._process = self._connect(), os.getpid()
+
+    def _connected(self) -> Any:
+        """What sends; a process that was forked has connections of its own, else answers would be mixed up."""
+        if self._process != os.getpid():
+            self._http, self._process = self._connect(), os.getpid()
+        return self._http
 
 
 class _Patience:
@@ -137,6 +145,11 @@ def _own_errors(url: str) -> Iterator[None]:
             f"{url} cannot be asked this ({error}): check the address and the key, and give text, finite numbers, "
             "lists and mappings"
         ) from error
+    except (RuntimeError, ImportError, OSError) as error:  # closed, or settings of the environment
+        raise ConfigError(
+            f"{url} cannot be asked by this client ({error}): use one that is not closed, in one event loop, and check "
+            "what the environment says of proxies and certificates (HTTP_PROXY, SSL_CERT_FILE)"
+        ) from error
 
 
 def _waits(ask: Callable[Concatenate[Any, P], Call[T]]) -> Callable[Concatenate[Client, P], T]:
@@ -180,7 +193,7 @@ class Client(_Client):
         patience = _Patience(self._retries, self._patience_s)
         while True:
             with _own_errors(self.url):
-                response = self._http.request(call.method, call.path, json=call.body, params=call.query)
+                response = self._connected().request(call.method, call.path, json=call.body, params=call.query)
             if (wait_s := patience.wait_s(response)) is None:
                 return _result(call, response)
             time.sleep(wait_s)
@@ -211,13 +224,14 @@ class AsyncClient(_Client):
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        with _own_errors(self.url):
+            await self._http.aclose()
 
     async def _ask(self, call: Call[T]) -> T:
         patience = _Patience(self._retries, self._patience_s)
         while True:
             with _own_errors(self.url):
-                response = await self._http.request(call.method, call.path, json=call.body, params=call.query)
+                response = await self._connected().request(call.method, call.path, json=call.body, params=call.query)
             if (wait_s := patience.wait_s(response)) is None:
                 return _result(call, response)
             await asyncio.sleep(wait_s)

@@ -65,6 +65,9 @@ class Gate:
             return
         except XCrossRecError as error:
             await visit.refuse(problem_of(error))
+        except asyncio.CancelledError:  # by the server alone, which stops
+            said = "the service stops, and this took longer than it may: ask again, or another one"
+            await visit.refuse(busy(said, status=503, code="draining"))
         except Exception as error:
             log.exception("request %s failed", visit.request_id)
             await visit.refuse(problem_of(error))

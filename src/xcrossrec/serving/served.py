@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
@@ -99,10 +100,13 @@ class Served:
 
     @property
     def report(self) -> Path | None:
-        """The page that ``xcrossrec adapt`` left beside the bundle; None where there is none."""
-        folder = self.spec.path.resolve().parent
-        whole = all((folder / name).is_file() for name in ("report.html", "decision.json"))
-        return folder / "report.html" if whole else None
+        """The page that ``xcrossrec adapt`` left beside the bundle; None where there is none, or none to be read."""
+        try:
+            folder = self.spec.path.resolve().parent
+            whole = all(os.access(folder / name, os.R_OK) for name in ("report.html", "decision.json"))
+            return folder / "report.html" if whole and (folder / "report.html").is_file() else None
+        except (OSError, RuntimeError):  # the working directory is gone, or links lead in a circle
+            return None
 
     @property
     def info(self) -> ModelInfo:

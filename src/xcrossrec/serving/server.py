@@ -6,10 +6,13 @@ import asyncio
 import gc
 import logging
 import math
+import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from functools import partial
+from threading import Timer
 from types import FrameType
 from typing import Any, cast
 
@@ -28,12 +31,17 @@ _SWITCH_S = 0.0001
 
 _BACKLOG = 4096
 
+_CLOSE_S = 5.0
+"""What a stop may take after requests had their time, in seconds: work that goes on then is broken off."""
+
 
 class Server(uvicorn.Server):
     """Uvicorn, whose signals drain the service first and end in exit status 0."""
 
-    def __init__(self, service: Service, app: FastAPI) -> None:
+    def __init__(self, service: Service, app: FastAPI, hangups: Sequence[int] = ()) -> None:
         settings = service.settings
+        self._hangups = hangups
+        self._ends: list[Timer] = []
         self.shared = Connections(settings, service.metrics, service.room)
         super().__init__(
             uvicorn.Config(
@@ -60,6 +68,8 @@ class Server(uvicorn.Server):
         """Serve until a signal."""
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        if self._hangups:
+            self._reload()
         await super().serve(sockets)
 
     async def on_tick(self, counter: int) -> bool:
@@ -76,9 +86,27 @@ class Server(uvicorn.Server):
         if self.service.draining or self._loop is None:
             self.should_exit = True
             self.force_exit = sig == signal.SIGINT
+            if self.force_exit:
+                self._end_in(_CLOSE_S)
             return
         self.service.draining = True
+        settings = self.service.settings
+        self._end_in(settings.drain_s + settings.stop_s + _CLOSE_S)
         self._loop.call_soon_threadsafe(self._drain, self._loop)
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until a signal, and end in time, whatever work of other threads goes on."""
+        try:
+            super().run(sockets)
+        finally:
+            for timer in self._ends:
+                timer.cancel()
+
+    def _end_in(self, seconds: float) -> None:
+        """End the process then: a model that encodes, or a database that does not answer, cannot be interrupted."""
+        self._ends.append(timer := Timer(seconds, _end))
+        timer.daemon = True
+        timer.start()
 
     def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
         log.info("stopping in %g s: requests in flight are answered", self.service.settings.drain_s)
@@ -91,12 +119,21 @@ class Server(uvicorn.Server):
         task.add_done_callback(self._tasks.discard)
 
 
-def serve(service: Service, listener: socket.socket) -> None:
-    """Listen at what :func:`bind` gave until SIGTERM or SIGINT, then answer what is in flight and close the service."""
+def _end() -> None:
+    log.warning("work that goes on is broken off: what it would have written is there as a whole, or not at all")
+    os._exit(0)
+
+
+def serve(service: Service, listener: socket.socket, hangups: Sequence[int] = ()) -> None:
+    """Listen at what :func:`bind` gave until SIGTERM or SIGINT, then answer what is in flight and close the service.
+
+    Args:
+        hangups: SIGHUPs that came before; models are read again for them.
+    """
     sys.setswitchinterval(_SWITCH_S)
     gc.collect()
     gc.freeze()  # else the collector goes through models and catalogues again and again while all requests wait
-    server = Server(service, create_app(service))
+    server = Server(service, create_app(service), hangups)
     listener.listen(_BACKLOG)
     host, port = listener.getsockname()[:2]
     log.info("listening at http://%s:%d", f"[{host}]" if ":" in host else host, port)

@@ -120,7 +120,7 @@ class Service:
                 new = await asyncio.to_thread(replace, old, path, self.settings, self.metrics)
             except BaseException as error:
                 self.metrics.reloads.labels(name, "failed").inc()
-                if not isinstance(error, XCrossRecError):
+                if not isinstance(error, (XCrossRecError, asyncio.CancelledError)):
                     log.exception("replacing %s failed", name)
                 raise
             self.models[name] = new

@@ -308,6 +308,33 @@ def test_an_address_or_a_key_that_is_none_is_said(kind: Any, url: str, key: str 
         kind(url, api_key=key)
 
 
+@both
+def test_a_client_that_cannot_be_used_any_more_is_said(client: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"http://shop/api/ .*\(closed\): use one that is not closed, in one event loop"
+    ):
+        client(Service(RuntimeError("closed")))("models")
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_certificates_that_are_not_there_are_said(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
+    with pytest.raises(ConfigError, match="check what the environment says of proxies and certificates"):
+        kind("https://shop")
+
+
+def test_a_process_that_was_forked_has_connections_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes on one connection would read each other's answers."""
+    with Client("http://shop", transport=httpx.MockTransport(Service(answer({"models": []})))) as client:
+        client.models()
+        of_parent = client._http
+        monkeypatch.setattr(clients.os, "getpid", lambda: -1)
+        assert client.models() == ()
+        of_child = client._http
+        assert client.models() == ()
+        assert client._http is of_child is not of_parent
+
+
 def test_a_name_that_no_host_has_is_said() -> None:
     with Client(f"http://{'a' * 70}.example") as client, pytest.raises(ConfigError, match="cannot be asked this"):
         client.models()

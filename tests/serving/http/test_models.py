@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import json
 import shutil
@@ -43,6 +44,23 @@ def test_a_model_is_chosen_by_its_name_or_its_domain(two: Any, open_shop: Any, t
     with open_shop({"only": tiny_models.sources[0]}) as alone:
         scores = [i["score"] for i in alone.recommend(HISTORY)["items"]]
     assert scores == pytest.approx([i["score"] for i in books["items"]], abs=2e-6)
+
+
+def test_a_folder_that_vanishes_below_a_service_ends_in_sentences(
+    shop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, circle = tmp_path / "gone", tmp_path / "circle"
+    gone.mkdir()
+    circle.symlink_to(circle)
+    served = shop.service.models["toys"]
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for path in (Path("model"), circle / "model"):
+        served.spec = dataclasses.replace(served.spec, path=path)
+        assert shop.ask("GET", "/v1/model").json()["report"] is False
+        sentence(shop.ask("GET", "/report"), 404, "no_report")
+        sentence(shop.post("/v1/models/toys/reload", {}), 422, "model")
+        assert shop.recommend(HISTORY)["items"]
 
 
 def test_an_unknown_model_is_never_anothers_answer(two: Any) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import http.client
 import json
 import signal
 import socket
 import time
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import httpx
@@ -17,7 +19,11 @@ from typer.testing import CliRunner
 
 from xcrossrec.cli import app
 from xcrossrec.data import write_domain
+from xcrossrec.serving import served as served_module
+from xcrossrec.serving import server as server_module
+from xcrossrec.serving.server import bind
 
+from .conftest import Shop, sentence
 from .processes import Process, recommend, started
 
 TITLE = [{"title": "Wooden toy garage"}]
@@ -53,6 +59,50 @@ def test_hang_ups_a_reload_and_a_stop_that_answers_what_is_in_flight(words: list
     assert messages.count("request") >= 4
     assert {line["level"] for line in lines} == {"info"}
     assert "garage" not in json.dumps(lines)
+
+
+def test_a_hangup_while_it_loads_reads_the_models_again_and_does_not_end_it(words: list[str], tmp_path: Path) -> None:
+    with started(words, tmp_path) as process:
+        status, until = Path(f"/proc/{process.popen.pid}/status"), time.monotonic() + 60
+        while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & 1 and time.monotonic() < until:
+            time.sleep(0.01)  # until it catches the first of all signals
+        process.popen.send_signal(signal.SIGHUP)
+        process.wait_until_it_listens()
+        while "toys is now " not in process.log.read_text() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert process.stop() == 0
+        assert "toys is now " in process.log.read_text()
+
+
+def test_a_stop_ends_in_time_whatever_is_still_at_work(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a model that encodes a catalogue nor a database that does not answer can be interrupted."""
+    ended, release = Event(), Event()
+    monkeypatch.setattr(server_module, "_CLOSE_S", 0.01)
+    monkeypatch.setattr(server_module.os, "_exit", lambda status: ended.set())
+    monkeypatch.setattr(served_module, "load", lambda *_: release.wait(60))
+    shop.service.settings = dataclasses.replace(shop.service.settings, drain_s=0, stop_s=0.001)
+    answers: list[httpx.Response] = []
+    with bind("127.0.0.1", 0) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/models/toys/reload"
+        server = server_module.Server(shop.service, shop.app)
+        asking = Thread(target=lambda: answers.append(httpx.post(url, json={}, timeout=60)))
+
+        async def stop_while_it_reloads() -> None:
+            serving = asyncio.create_task(server.serve([listener]))
+            while not server.started:
+                await asyncio.sleep(0.005)
+            asking.start()
+            while not shop.service._replacing["toys"].locked():
+                await asyncio.sleep(0.005)
+            server.handle_exit(signal.SIGTERM, None)
+            assert await asyncio.to_thread(ended.wait, 60)
+            await asyncio.to_thread(asking.join, 60)
+            release.set()
+            await serving
+
+        listener.listen()
+        asyncio.run(stop_while_it_reloads())
+    assert "ask again, or another one" in sentence(answers[0], 503, "draining")
 
 
 def hang_up(process: Process) -> None:
