@@ -203,8 +203,7 @@ def refused(path: Path, error: object) -> StorageError:
 
 
 def check_in_place(path: Path, opened: os.stat_result) -> None:
-    """Refuse to write where a file was opened that stands there no longer (StorageError): it would be lost, or be
-    another's."""
+    """Refuse (StorageError) to write to a file that is not in its place any more, or beside it."""
     with suppress(OSError):
         if os.path.samestat(path.stat(), opened):
             return

@@ -188,9 +188,7 @@ class Segment:
         """Find the rows whose title reads the same to the model; none for an empty one."""
         title = clean_title(title)
         row = self._last_row_of_title.get(title) if title else None
-        if row is None:
-            return []
-        return self._rows_of_shared_title.get(title, [row])
+        return [] if row is None else self._rows_of_shared_title.get(title, [row])
 
     def find_titles(self, wanted: str, until: float) -> tuple[Int64[np.ndarray, " found"], Int64[np.ndarray, " found"]]:
         """Find the rows whose title holds all words of a text that :func:`fold` made.

@@ -60,13 +60,15 @@ def serve(
     given = {key: value for key, value in locals().items() if key not in ("models", "catalog", "precision")}
     import logging
     import os
+    import signal
 
     specs = specs_of(models, catalog, precision)
     settings = Settings.read(os.environ, **given)
     for spec in specs:
         check_model(spec.path, base)
         check_items(spec.catalog)
-    hangups = _remember_hangups()
+    hangups: list[int] = []
+    signal.signal(signal.SIGHUP, lambda number, frame: hangups.append(number))  # it would end a process that loads
     prepare("serve")
     from xcrossrec.serving.logs import log_as_json
     from xcrossrec.serving.server import bind
@@ -78,15 +80,6 @@ def serve(
         with silent(), showing(log.info):
             service = Service.start(specs, settings)
         listen(service, listener, hangups)
-
-
-def _remember_hangups() -> Sequence[int]:
-    """Let SIGHUP not end a process that loads; gives those that come."""
-    import signal
-
-    came: list[int] = []
-    signal.signal(signal.SIGHUP, lambda number, frame: came.append(number))
-    return came
 
 
 def specs_of(models: Sequence[str], catalogs: Sequence[str], precision: EncodingPrecision) -> list[Spec]:

@@ -237,9 +237,7 @@ def _explain_sources(probe: _Probe) -> list[dict[str, Any]]:
     encoder = encoder_of(probe.model)
     if isinstance(encoder, MergedEncoder):
         return _explain_merged(probe, encoder)
-    if isinstance(encoder, XCrossEncoder):
-        return _explain_xcross(probe, encoder)
-    return [{} for _ in probe.items]
+    return _explain_xcross(probe, encoder) if isinstance(encoder, XCrossEncoder) else [{} for _ in probe.items]
 
 
 def _explain_merged(probe: _Probe, encoder: MergedEncoder) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from xcrossrec.exceptions import (
     ConfigError,
     DataError,
     ModelError,
+    NoCatalogueError,
     StorageError,
     UnavailableError,
     UnknownItemError,
@@ -59,7 +60,7 @@ def problem_of(error: BaseException) -> Problem:
         return error
     if isinstance(error, CatalogueReplacedError):
         return busy(f"{_sentence(error)}; send the request again", status=503, code="replaced")
-    if isinstance(error, UnavailableError):
+    if isinstance(error, (UnavailableError, NoCatalogueError)):  # whose tables may be restored right now
         return busy(_sentence(error), status=503, code="database")
     for kind, status, code in (
         (UnknownItemError, 404, "unknown_item"),

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
 from starlette.responses import FileResponse
 
 from xcrossrec.answers import AddedPurchases, Explanation, Recommendations, Scores
-from xcrossrec.catalogue.stored_item import LONGEST_ID, StoredItem
-from xcrossrec.catalogue.view import Snapshot
+from xcrossrec.catalogue.stored_item import LONGEST_ID
 from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.recommender import Answer
 from xcrossrec.serving.metrics import CONTENT_TYPE
@@ -42,6 +41,8 @@ from xcrossrec.serving.schemas import (
 )
 from xcrossrec.serving.served import Served
 from xcrossrec.serving.service import Service
+
+T = TypeVar("T")
 
 PAGE = Path(__file__).parent / "page"
 """Where the page's files are."""
@@ -105,20 +106,15 @@ async def find_items(
 ) -> Response:
     """Find items by a part of their title; the one with just that id comes first."""
     served, within_s = _service(request).find(model), _service(request).settings.search_timeout_s
-    try:
-        async with asyncio.timeout(within_s):
-            snapshot = await asyncio.to_thread(served.store.snapshot)
-            found = await asyncio.to_thread(_matching, snapshot, query, limit, within_s)
-    except TimeoutError:
-        said = f"the titles were not searched within {within_s:g} s: ask again, or for less"
-        raise busy(said, status=503, code="timeout") from None
-    return _json({"model": served.spec.name, "catalog_version": snapshot.version, "items": found})
 
+    def search() -> dict[str, Any]:
+        snapshot = served.store.snapshot()
+        named = [item for item in snapshot.get([query.strip()]) if item is not None]
+        titled = snapshot.search_titles(query, limit, within_s=within_s)
+        items = [*named, *(item for item in titled if item not in named)][:limit]
+        return {"model": served.spec.name, "catalog_version": snapshot.version, "items": items}
 
-def _matching(snapshot: Snapshot, query: str, limit: int, within_s: float) -> list[StoredItem]:
-    named = [item for item in snapshot.get([query.strip()]) if item is not None]
-    titled = snapshot.search_titles(query, limit, within_s=within_s)
-    return [*named, *(item for item in titled if item not in named)][:limit]
+    return _json(await _within(within_s, search, "the titles were not searched"))
 
 
 @router.put("/v1/items", response_model=UpsertAnswer, responses=WRITE, tags=["items"])
@@ -182,13 +178,13 @@ async def _write(
 @router.get("/v1/model", response_model=ModelInfo, responses=READ, tags=["models"])
 async def model_info(request: Request, name: Wanted = None) -> Response:
     """Describe a model: its sources, how it scores, its catalogue."""
-    return _json((await _info(_service(request).find(name))).model_dump())
+    return _json((await _info(request, _service(request).find(name))).model_dump())
 
 
-@router.get("/v1/models", response_model=ModelsAnswer, responses=failures(401, 403, 422), tags=["models"])
+@router.get("/v1/models", response_model=ModelsAnswer, responses=READ, tags=["models"])
 async def model_infos(request: Request) -> Response:
     """Describe all models."""
-    infos = [await _info(served) for served in list(_service(request).models.values())]
+    infos = [await _info(request, served) for served in list(_service(request).models.values())]
     return _json({"models": [info.model_dump() for info in infos]})
 
 
@@ -198,7 +194,7 @@ async def model_infos(request: Request) -> Response:
 async def reload_model(request: Request, name: str, asked: ReloadRequest) -> Response:
     """Put another bundle in a model's place while it serves; answered when the new one answers."""
     new = await _service(request).replace(name, None if asked.path is None else Path(asked.path))
-    return _json((await _info(new)).model_dump())
+    return _json((await _info(request, new)).model_dump())
 
 
 # ---- the process
@@ -263,9 +259,18 @@ def _service(request: Request) -> Service:
     return service
 
 
-async def _info(served: Served) -> ModelInfo:
+async def _info(request: Request, served: Served) -> ModelInfo:
     """Describe a model; its catalogue may have to be asked."""
-    return await asyncio.to_thread(lambda: served.info)
+    return await _within(_service(request).settings.timeout_s, lambda: served.info)
+
+
+async def _within(seconds: float, work: Callable[[], T], late: str = "the catalogue did not answer") -> T:
+    """Refuse (Problem, 503) what takes longer: many titles, or a database that does not answer."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await asyncio.to_thread(work)
+    except TimeoutError:
+        raise busy(f"{late} within {seconds:g} s: ask again, or for less", status=503, code="timeout") from None
 
 
 async def _ask(

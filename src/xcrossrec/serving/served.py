@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -101,12 +102,10 @@ class Served:
     @property
     def report(self) -> Path | None:
         """The page that ``xcrossrec adapt`` left beside the bundle; None where there is none, or none to be read."""
-        try:
-            folder = self.spec.path.resolve().parent
-            whole = all(os.access(folder / name, os.R_OK) for name in ("report.html", "decision.json"))
-            return folder / "report.html" if whole and (folder / "report.html").is_file() else None
-        except (OSError, RuntimeError):  # the working directory is gone, or links lead in a circle
-            return None
+        with suppress(OSError, RuntimeError):  # the working directory is gone, or links lead in a circle
+            places = [self.spec.path.resolve().parent / name for name in ("report.html", "decision.json")]
+            return places[0] if all(each.is_file() and os.access(each, os.R_OK) for each in places) else None
+        return None
 
     @property
     def info(self) -> ModelInfo:

@@ -41,15 +41,12 @@ class Server(uvicorn.Server):
     def __init__(self, service: Service, app: FastAPI, hangups: Sequence[int] = ()) -> None:
         settings = service.settings
         self._hangups = hangups
-        self._ends: list[Timer] = []
         self.shared = Connections(settings, service.metrics, service.room)
         super().__init__(
             uvicorn.Config(
                 app,
                 http=cast(Any, partial(Connection, self.shared)),
                 ws="none",
-                host=settings.host,
-                port=settings.port,
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -90,21 +87,12 @@ class Server(uvicorn.Server):
                 self._end_in(_CLOSE_S)
             return
         self.service.draining = True
-        settings = self.service.settings
-        self._end_in(settings.drain_s + settings.stop_s + _CLOSE_S)
+        self._end_in(self.service.settings.drain_s + self.service.settings.stop_s + _CLOSE_S)
         self._loop.call_soon_threadsafe(self._drain, self._loop)
-
-    def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until a signal, and end in time, whatever work of other threads goes on."""
-        try:
-            super().run(sockets)
-        finally:
-            for timer in self._ends:
-                timer.cancel()
 
     def _end_in(self, seconds: float) -> None:
         """End the process then: a model that encodes, or a database that does not answer, cannot be interrupted."""
-        self._ends.append(timer := Timer(seconds, _end))
+        timer = Timer(seconds, _end)
         timer.daemon = True
         timer.start()
 
@@ -125,11 +113,8 @@ def _end() -> None:
 
 
 def serve(service: Service, listener: socket.socket, hangups: Sequence[int] = ()) -> None:
-    """Listen at what :func:`bind` gave until SIGTERM or SIGINT, then answer what is in flight and close the service.
-
-    Args:
-        hangups: SIGHUPs that came before; models are read again for them.
-    """
+    """Listen at what :func:`bind` gave until SIGTERM or SIGINT, then answer what is in flight and close the service;
+    models are read again if ``hangups`` came before."""
     sys.setswitchinterval(_SWITCH_S)
     gc.collect()
     gc.freeze()  # else the collector goes through models and catalogues again and again while all requests wait

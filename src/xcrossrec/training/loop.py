@@ -273,9 +273,7 @@ def uses_bfloat16(config: TrainingConfig) -> bool:
     """Whether training multiplies in bf16: as the settings say, or where the processor does it natively."""
     if config.precision != "auto":
         return config.precision == "bf16"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return processor_has_bfloat16()
+    return bool(torch.cuda.is_bf16_supported()) if torch.cuda.is_available() else processor_has_bfloat16()
 
 
 def _frozen_digest(model: Model) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import json
 import shutil
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,14 @@ def test_a_folder_that_vanishes_below_a_service_ends_in_sentences(
         sentence(shop.ask("GET", "/report"), 404, "no_report")
         sentence(shop.post("/v1/models/toys/reload", {}), 422, "model")
         assert shop.recommend(HISTORY)["items"]
+
+
+def test_a_catalogue_that_does_not_answer_holds_up_no_description(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.service.settings = dataclasses.replace(shop.service.settings, timeout_s=0.05)
+    monkeypatch.setattr(type(shop.service.models["toys"]), "info", property(lambda _: time.sleep(0.5)))
+    for path in ("/v1/model", "/v1/models"):
+        said = sentence(shop.ask("GET", path), 503, "timeout")
+        assert said == "the catalogue did not answer within 0.05 s: ask again, or for less"
 
 
 def test_an_unknown_model_is_never_anothers_answer(two: Any) -> None:

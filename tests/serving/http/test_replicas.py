@@ -189,6 +189,50 @@ def refuse() -> None:
     raise StorageError("the database refused")
 
 
+def test_a_catalogue_that_was_built_again_or_restored_is_read_again(
+    replicas: tuple[Shop, Shop], postgres: str, postgres_server: str, tiny_models: Any, tiny_domain: Any
+) -> None:
+    """Its version is lower than the one that was read, and nothing else tells."""
+    import psycopg
+
+    for shop in replicas:
+        for number in range(3):
+            shop.ask("PUT", "/v1/items", json={"items": [{"item_id": f"lost{number}", "title": "Red wooden train"}]})
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"DROP SCHEMA {postgres.rpartition('#')[2]} CASCADE")
+    said = sentence(replicas[0].post("/v1/recommend", {"history": [TRAIN]}), 503, "database")
+    assert "holds no catalogue" in said
+    build_catalogue(bundle.load(tiny_models.late), tiny_domain, postgres).close()
+    put = replicas[0].ask("PUT", "/v1/items", json={"items": [{"item_id": "new", "title": "Blue wooden train"}]})
+    assert put.status_code == 200, put.text
+    asyncio.run(replicas[1].service._follow("toys"))
+    for shop in replicas:
+        found = {item["item_id"] for item in shop.recommend([TRAIN], k=20)["items"]}
+        assert "new" in found
+        assert not any(each.startswith("lost") for each in found)
+
+
+def test_what_the_databases_limits_of_time_break_off_may_be_asked_again(
+    replicas: tuple[Shop, Shop], postgres: str, postgres_server: str, tiny_models: Any
+) -> None:
+    import psycopg
+
+    server, _, schema = postgres.rpartition("#")
+    with (
+        opened(
+            f"{server}{'&' if '?' in server else '?'}options=-c%20lock_timeout%3D50#{schema}", tiny_models.late
+        ) as shop,
+        psycopg.connect(postgres_server) as other,
+    ):
+        other.execute(f"LOCK TABLE {schema}.state IN ACCESS EXCLUSIVE MODE")
+        put = shop.ask("PUT", "/v1/items", json={"items": [{"item_id": "x", "title": "X"}]})
+        for answer in (shop.post("/v1/recommend", {"history": [TRAIN]}), put, shop.ask("GET", "/v1/model")):
+            assert "broke off (canceling statement due to lock timeout)" in sentence(answer, 503, "database")
+            assert answer.headers["Retry-After"]
+        other.rollback()
+        assert shop.recommend([TRAIN])["items"]
+
+
 def test_lost_connections_are_opened_again_and_an_absent_database_is_a_sentence(
     replicas: tuple[Shop, Shop], postgres_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

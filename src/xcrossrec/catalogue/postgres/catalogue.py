@@ -171,8 +171,14 @@ class PostgresCatalogue(Catalogue):
     @property
     def replaced_by(self) -> str | None:
         """See :attr:`Catalogue.replaced_by`."""
-        state = self._tables.state()
-        return None if state.generation == self._state.generation else state.model or ""
+        state, other = self._look()
+        return state.model or "" if other else None
+
+    def _look(self, connection: Connection[Any] | None = None) -> tuple[State, bool]:
+        """What the database says; and whether it says so of another catalogue, of other vectors, or one that was built
+        or restored in this one's place, whose version is lower than one that was read before."""
+        known, state = self._snapshot.version, self._tables.state(connection)
+        return state, state.generation != self._state.generation or state.version < known
 
     def purchases(self) -> pl.DataFrame:
         """All purchases, whoever added them; see :meth:`Catalogue.purchases`."""
@@ -191,9 +197,9 @@ class PostgresCatalogue(Catalogue):
 
     def _catch_up(self) -> None:
         """Take in what was written since."""
-        state = self._tables.state()
+        state, other = self._look()
         with self._writing:
-            if state.generation != self._state.generation and self._closed is None:
+            if other and self._closed is None:
                 self._closed = CatalogueReplacedError.of(self.name, state.fingerprint)
                 last = state.switched - 1 if state.former == self._state.generation else self._snapshot.version
                 state = replace(self._state, version=last, arrived=state.arrived)
@@ -273,8 +279,8 @@ class PostgresCatalogue(Catalogue):
         """Do work in one transaction, under the next version where something changes, and take it in here."""
 
         def run(connection: Connection[Any]) -> T:
-            state = self._tables.state(connection)
-            if state.generation != self._state.generation:
+            state, other = self._look(connection)
+            if other:
                 raise CatalogueReplacedError.of(self.name, state.fingerprint)
             result, facts = work(connection, state, state.version + 1)
             if facts:
@@ -360,8 +366,8 @@ class PostgresCatalogue(Catalogue):
 
     def successor(self, fingerprint: str) -> Self | None:
         """The catalogue that took this one's place, if it has a model's vectors; None else."""
-        state = self._tables.state()
-        if state.generation == self._state.generation or state.fingerprint != fingerprint:
+        state, other = self._look()
+        if not other or state.fingerprint != fingerprint:
             return None
         self._catch_up()
         return type(self)(self._tables, state, _Arrivals(self._tables))  # which an overwritten one has others of

@@ -40,7 +40,11 @@ _SETTINGS = {
 }
 
 _LOST = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_LOST |= {"tcp_user_timeout": 25_000}  # milliseconds: no keepalive notices that a question does not arrive
 """Seconds, and a count: when a server that does not answer is given up."""
+
+_PASSING = re.compile(r"57014|55P03|40\w+|53(?!100)\w+")
+"""What a later try may not meet, as SQLSTATE: limits of time, conflicts, and a lack of anything but disk."""
 
 
 class Database:
@@ -190,6 +194,11 @@ class Database:
         if lost or (isinstance(error, psycopg.OperationalError) and error.sqlstate is None):
             return UnavailableError(
                 f"the database {self.name} was lost ({_said(error)}): nothing was changed; ask again"
+            )
+        if _PASSING.fullmatch(error.sqlstate or ""):
+            return UnavailableError(
+                f"the database {self.name} broke off ({_said(error)}): nothing was changed; ask again, or see what "
+                "holds it up"
             )
         if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
             return NoCatalogueError(

@@ -128,9 +128,7 @@ class Source:
     @cached_property
     def separator(self) -> str:
         """What stands between two values: named, a tab in RecBole's files, or found."""
-        if self.form == "recbole":
-            return "\t"
-        return self.reading.separator or self.likely_separator
+        return "\t" if self.form == "recbole" else self.reading.separator or self.likely_separator
 
     @cached_property
     def likely_separator(self) -> str:
