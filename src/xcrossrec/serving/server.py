@@ -101,6 +101,8 @@ class Server(uvicorn.Server):
         loop.call_later(self.service.settings.drain_s, setattr, self, "should_exit", True)
 
     def _reload(self) -> None:
+        if len(self._tasks) > 1:  # one goes on, and one waits for its end
+            return
         log.info("reading all models again (SIGHUP)")
         task = asyncio.ensure_future(self.service.replace_all())
         self._tasks.add(task)

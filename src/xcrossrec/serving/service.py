@@ -184,8 +184,11 @@ class Service:
             log.exception("%s could not be looked after", name)
 
     async def replace_all(self) -> None:
-        """Read every model's bundle again; one that cannot be read stays as it is."""
+        """Read every model's bundle again, after what replaces it now; one that cannot be read stays as it is."""
         for name in list(self.models):
+            while self._replacing[name].locked():  # which may have read the folder before it changed
+                async with self._replacing[name]:
+                    pass
             try:
                 await self.replace(name, None)
             except XCrossRecError as error:

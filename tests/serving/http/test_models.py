@@ -64,6 +64,17 @@ def test_a_folder_that_vanishes_below_a_service_ends_in_sentences(
         assert shop.recommend(HISTORY)["items"]
 
 
+def test_a_hangup_while_models_are_read_reads_them_once_more(shop: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The first may have read the folder before it changed."""
+
+    async def twice() -> None:
+        await asyncio.gather(shop.service.replace_all(), shop.service.replace_all())
+
+    asyncio.run(twice())
+    assert 'xcrossrec_reloads_total{model="toys",result="done"} 2.0' in shop.ask("GET", "/metrics").text
+    assert "stays as it is" not in caplog.text
+
+
 def test_a_catalogue_that_does_not_answer_holds_up_no_description(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.service.settings = dataclasses.replace(shop.service.settings, timeout_s=0.05)
     monkeypatch.setattr(type(shop.service.models["toys"]), "info", property(lambda _: time.sleep(0.5)))
