@@ -12,7 +12,6 @@ import socket
 import sys
 from collections.abc import Sequence
 from functools import partial
-from threading import Timer
 from types import FrameType
 from typing import Any, cast
 
@@ -83,18 +82,17 @@ class Server(uvicorn.Server):
         if self.service.draining or self._loop is None:
             self.should_exit = True
             self.force_exit = sig == signal.SIGINT
-            if self.force_exit:
-                self._end_in(_CLOSE_S)
+            if self.force_exit and self._loop is not None:
+                self._end_in(_CLOSE_S, self._loop)
             return
         self.service.draining = True
-        self._end_in(self.service.settings.drain_s + self.service.settings.stop_s + _CLOSE_S)
+        self._end_in(self.service.settings.drain_s + self.service.settings.stop_s + _CLOSE_S, self._loop)
         self._loop.call_soon_threadsafe(self._drain, self._loop)
 
-    def _end_in(self, seconds: float) -> None:
-        """End the process then: a model that encodes, or a database that does not answer, cannot be interrupted."""
-        timer = Timer(seconds, _end)
-        timer.daemon = True
-        timer.start()
+    def _end_in(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+        """End the process then, unless the loop is closed: a model that encodes, or a database that does not answer,
+        cannot be interrupted."""
+        loop.call_soon_threadsafe(loop.call_later, seconds, _end)
 
     def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
         log.info("stopping in %g s: requests in flight are answered", self.service.settings.drain_s)

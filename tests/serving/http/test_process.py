@@ -105,6 +105,26 @@ def test_a_stop_ends_in_time_whatever_is_still_at_work(shop: Shop, monkeypatch: 
     assert "ask again, or another one" in sentence(answers[0], 503, "draining")
 
 
+def test_a_process_that_has_served_goes_on_with_something_else(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = Event()
+    monkeypatch.setattr(server_module, "_CLOSE_S", 0.3)
+    monkeypatch.setattr(server_module.os, "_exit", lambda status: ended.set())
+    shop.service.settings = dataclasses.replace(shop.service.settings, drain_s=0, stop_s=0.001)
+    with bind("127.0.0.1", 0) as listener:
+        server = server_module.Server(shop.service, shop.app)
+
+        async def start_and_stop() -> None:
+            serving = asyncio.create_task(server.serve([listener]))
+            while not server.started:
+                await asyncio.sleep(0.005)
+            server.handle_exit(signal.SIGTERM, None)
+            await serving
+
+        listener.listen()
+        asyncio.run(start_and_stop())
+    assert not ended.wait(0.5)
+
+
 def hang_up(process: Process) -> None:
     """Ask, and go away before the answer."""
     address = httpx.URL(process.url)
