@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,19 @@ def test_importing_the_package_and_its_data_part_needs_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc, as Linux has it")
+def test_importing_everything_starts_no_thread_of_polars() -> None:
+    """Else a process that is forked afterwards waits for ever at its first table."""
+    code = (
+        "import pkgutil, pathlib, xcrossrec\n"
+        "for each in pkgutil.walk_packages(xcrossrec.__path__, 'xcrossrec.'):\n"
+        "    each.name.endswith('__main__') or __import__(each.name)\n"
+        "print({path.read_text().strip() for path in pathlib.Path('/proc/self/task').glob('*/comm')})"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert "polars-0" not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from heapq import nlargest
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeAlias
@@ -289,8 +289,10 @@ class Ladder:
         return f"{_known_here(own)}: items like {them}{together}{f'; and {alike}' if share else ''}"
 
 
-BY_TEXT = Ladder(Term(CoPurchases.count(pl.DataFrame(schema={USER: pl.String, ITEM: pl.String}))), None)
-"""Of a model that knows no purchases: a history has one or more."""
+@cache
+def by_text() -> Ladder:
+    """Of a model that knows no purchases; not made on import, or a process that is forked later waits for Polars."""
+    return Ladder(Term(CoPurchases.count(pl.DataFrame(schema={USER: pl.String, ITEM: pl.String}))), None)
 
 
 def without(popularity: pl.DataFrame, forgotten: Mapping[str, int]) -> pl.DataFrame:

@@ -21,7 +21,7 @@ from torch import Tensor
 from xcrossrec.catalogue import Search, Snapshot, best_rows, history_pool
 from xcrossrec.copurchase import Term
 from xcrossrec.exceptions import DataError, XCrossRecError
-from xcrossrec.models.day_one import BY_TEXT, Ladder, Standing, day_one_of
+from xcrossrec.models.day_one import Ladder, Standing, by_text, day_one_of
 from xcrossrec.models.dual import encode_titles, runs_within
 from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.models.pair import PairScorer
@@ -144,7 +144,7 @@ class DualRanking:
         """By what is known of the customer: the weights of all parts of the score."""
         history = [each.item_id or "" for each in known.history]
         there = [fresh[self._as_history(text)] for text in known.elsewhere]
-        return (self.ladder or BY_TEXT).standing(history, torch.stack(there) if there else None)
+        return (self.ladder or by_text()).standing(history, torch.stack(there) if there else None)
 
 
 class PairRanking:
@@ -198,7 +198,7 @@ class PairRanking:
         if known.to_score is None:
             order = best_rows(np.arange(len(items)), scores, len(items)).tolist()
             scored = diverse(lambda n: [scored[row] for row in order[:n]], known.asked.k, known.asked.diversity)
-        return _answer(snapshot, known, scored, BY_TEXT.standing([each.item_id or "" for each in known.history]))
+        return _answer(snapshot, known, scored, by_text().standing([each.item_id or "" for each in known.history]))
 
     def _items(self, snapshot: Snapshot, known: Understood) -> Sequence[Known]:
         """The items that the history is read with."""
