@@ -150,7 +150,7 @@ def test_recorded_texts_are_those_that_were_tokenized() -> None:
 
 def test_recording_refuses_a_collator_it_does_not_know(tiny_domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
     one = {"label": {"member": torch.ones(1, 1)}}
-    monkeypatch.setattr(DualBatches, "__call__", lambda self, rows: one)
+    monkeypatch.setattr(DualBatches, "_batch", lambda self, users, rng: one)
     batches = DualBatches([[0, 1]], ["a b", "c d"], lambda texts: {"attention_mask": torch.ones(2, 3)}, 0, 5)
     with pytest.raises(RuntimeError, match="encoded 1 texts, expected 2: adapt recorded_texts"):
         train.recorded_texts(lambda: batches([{"user": 0}]))

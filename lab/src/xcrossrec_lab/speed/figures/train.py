@@ -21,6 +21,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -211,12 +212,11 @@ def recorded_texts(train: Callable[[], Any]) -> list[list[str]]:
         RuntimeError: the collator no longer encodes what this function believes.
     """
     steps: list[list[str]] = []
-    collate = DualBatches.__call__
+    make = DualBatches._batch
 
-    def recording(self: DualBatches, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
-        batch = collate(self, rows)
-        users = [row["user"] for row in rows]
-        drawn = self._rng(users).integers(len(self.titles), size=self.sampled_negatives)
+    def recording(self: DualBatches, users: Sequence[int], rng: np.random.Generator) -> dict[str, Any]:
+        drawn = deepcopy(rng).integers(len(self.titles), size=self.sampled_negatives)
+        batch = make(self, users, rng)
         items = np.unique(np.concatenate([*(np.asarray(self._newest(user)) for user in users), drawn]))
         encoded = batch["label"]["member"].shape[1]
         if encoded != len(items):
@@ -224,7 +224,7 @@ def recorded_texts(train: Callable[[], Any]) -> list[list[str]]:
         steps.append([self.titles[row] for row in items])
         return batch
 
-    with patch.object(DualBatches, "__call__", recording):
+    with patch.object(DualBatches, "_batch", recording):
         train()
     return steps
 
