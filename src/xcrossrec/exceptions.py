@@ -97,6 +97,6 @@ def lacking(error: BaseException) -> str | None:
 
 
 def not_read(path: object, error: BaseException) -> StorageError | None:
-    """Tell a file that could not be read for want of descriptors or memory from one that is damaged (None)."""
+    """Tell a file that could not be read for want of descriptors, memory or rights from a damaged one (None)."""
     lack = lacking(error)
     return StorageError(f"{path} could not be read ({error}): {lack}; nothing is damaged") if lack else None

@@ -65,7 +65,7 @@ def test_expected_failures_are_one_sentence_and_exit_2(error: Exception) -> None
         ),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "/a"), "/a: Is a directory: check that it is what you"),
         (OSError("no more threads"), "no more threads"),
-        (OSError(errno.ENOSPC, "No space left on device"), "what is printed: No space left on device: free space on"),
+        (OSError(errno.ENOSPC, "No space left on device"), "what is written or printed: No space left on device: free"),
         (OSError(errno.EMFILE, "Too many open files", "/a"), "/a: Too many open files: allow the process more open"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory"), "the working directory is gone: change into"),
         (MemoryError(), "memory is used up: allow the process more, or free some (MemoryError)"),

@@ -47,7 +47,7 @@ def _said(error: Exception) -> str | None:
         return "the working directory is gone: change into one that is there"
     if isinstance(error, OSError) and not isinstance(error, XCrossRecError) and error.errno and error.strerror:
         remedy = _REMEDIES.get(error.errno, "check that it is what you meant")
-        return f"{str(error.filename or 'what is printed')[:80]}: {error.strerror}: {remedy}"
+        return f"{str(error.filename or 'what is written or printed')[:80]}: {error.strerror}: {remedy}"
     if lack := lacking(error):
         return f"{lack} ({str(error) or type(error).__name__})"
     return str(error) if isinstance(error, (XCrossRecError, OSError)) else None

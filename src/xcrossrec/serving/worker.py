@@ -156,6 +156,7 @@ class Worker(Generic[Q, A]):
             if batch and (done := self._work(batch)):
                 spent = (monotonic() - now) / done
                 self._seconds_each += (0.1 if self._seconds_each else 1.0) * (spent - self._seconds_each)
+            batch = self._taken = []  # nothing of what was answered is kept
 
     def _work(self, batch: list[Job]) -> int:
         """Answer questions; gives how many there were."""
