@@ -8,8 +8,7 @@ import pytest
 from xcrossrec import DataError, Scorer, sample_market
 from xcrossrec.data.candidates import draw_candidates
 from xcrossrec.data.market import MARKET_DOMAINS
-from xcrossrec.data.market.catalogue import catalogue_of
-from xcrossrec.data.market.product_types import THEMES
+from xcrossrec.data.market.catalogue import THEMES, catalogue_of
 from xcrossrec.data.market.simulation import (
     CONCENTRATION,
     LOADINGS,

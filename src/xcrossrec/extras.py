@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
-from types import MappingProxyType
 
 from xcrossrec.exceptions import MissingExtraError
 
 _MODELS = ("torch", "transformers", "sentence_transformers", "peft", "safetensors", "pydantic", "jinja2")
 _TRAIN = (*_MODELS, "accelerate", "datasets", "tensorboard")
 
-EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "models": _MODELS,
-        "train": _TRAIN,
-        "baselines": ("sklearn",),
-        "serve": (*_MODELS, "fastapi", "uvicorn", "httptools", "prometheus_client", "pyarrow", "httpx"),
-        "onnx": (*_MODELS, "onnx", "onnxruntime"),
-        "postgres": (*_MODELS, "psycopg"),
-        "ray": ("ray", "pyarrow"),
-        "client": ("httpx", "pydantic"),
-    }
-)
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "models": _MODELS,
+    "train": _TRAIN,
+    "baselines": ("sklearn",),
+    "serve": (*_MODELS, "fastapi", "uvicorn", "httptools", "prometheus_client", "pyarrow", "httpx"),
+    "onnx": (*_MODELS, "onnx", "onnxruntime"),
+    "postgres": (*_MODELS, "psycopg"),
+    "ray": ("ray", "pyarrow"),
+    "client": ("httpx", "pydantic"),
+}
 """Extra to the modules that it brings and that code imports by name."""
 
 

@@ -13,8 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from xcrossrec.data import Domain, read_domain, write_domain
 from xcrossrec.data.candidates import draw_candidates
 from xcrossrec.data.market import MARKET_DOMAINS, MarketSettings, sample_market
-from xcrossrec.data.market.catalogue import NO_PALETTE, catalogue_of, types_of
-from xcrossrec.data.market.product_types import BRAND_HOUSES, THEMES
+from xcrossrec.data.market.catalogue import BRAND_HOUSES, NO_PALETTE, THEMES, catalogue_of, types_of
 from xcrossrec.data.market.simulation import (
     COMPLEMENT,
     FLOOR,

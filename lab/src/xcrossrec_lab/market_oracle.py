@@ -8,8 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xcrossrec import DataError
-from xcrossrec.data.market.catalogue import catalogue_of
-from xcrossrec.data.market.product_types import BRAND_HOUSES, PALETTE_WORDS, THEMES, TIER_WORDS
+from xcrossrec.data.market.catalogue import BRAND_HOUSES, PALETTE_WORDS, THEMES, TIER_WORDS, catalogue_of
 from xcrossrec.data.market.simulation import (
     CONCENTRATION,
     LOADINGS,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from xcrossrec.engine.choice import EngineName
+from xcrossrec.engine.engines import EngineName
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.extras import require
 from xcrossrec.progress import showing, to_stderr

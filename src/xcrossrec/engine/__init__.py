@@ -9,8 +9,7 @@ changes the time a job takes and nothing of its result, to the last bit where ea
 {'one': b'X', 'two': b'Y'}
 """
 
-from xcrossrec.engine.choice import EngineName, check_engine, engine_named
-from xcrossrec.engine.local import Engine, Local, Make, Work
+from xcrossrec.engine.engines import Engine, EngineName, Local, Make, Work, check_engine, engine_named
 from xcrossrec.engine.parts import Parts
 
 __all__ = ["Engine", "EngineName", "Local", "Make", "Parts", "Work", "check_engine", "engine_named"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 from zlib import crc32
 
-from xcrossrec.engine.local import Engine, Make
+from xcrossrec.engine.engines import Engine, Make
 from xcrossrec.exceptions import DataError
 from xcrossrec.replacing import claimed, replace_text, replacing_file
 

@@ -23,7 +23,7 @@ import ray.exceptions
 
 from xcrossrec import exceptions
 from xcrossrec._version import __version__
-from xcrossrec.engine.local import Make, Work
+from xcrossrec.engine.engines import Make, Work
 from xcrossrec.exceptions import ConfigError, XCrossRecError
 
 _PATIENCE_S = 10.0

@@ -22,8 +22,8 @@ from xcrossrec._version import __version__
 from xcrossrec.data.candidates import Candidates, candidates_for
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.data.splitting import bought_after
-from xcrossrec.evaluation.day_one import first_day
 from xcrossrec.evaluation.result import RESULT_SCHEMA, SEEN, Evaluation, EvaluationInfo, means_by
+from xcrossrec.evaluation.variants import first_day
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
 from xcrossrec.metrics.lists import best_items, list_metrics
 from xcrossrec.metrics.ranking import catalogue_ranks, per_user_metrics, ranks

@@ -3,19 +3,35 @@
 The catalogue is part of the project and the same for every seed of the market; only the simulated
 customers change. A title names brand, tier, detail, product and a size or a colour, e.g.
 ``Harrowmere Pro Cast Iron Grill Pan, 12 inch``.
+
+``product_types.csv`` has one line a product type, hand-written for this project. Names, details and sizes are separated
+by ``/``; the first name is the commonest. Where ``sizes`` is ``colour`` the type is sold by colour instead. Each type's
+complement is the next one of its theme (the last one's the first): a grinder calls for a kettle, a kettle for mugs. All
+brand names are invented; likeness to a real one is coincidence.
 """
 
 from __future__ import annotations
 
+import csv
+import tomllib
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 
 import numpy as np
 from jaxtyping import Int64
 
-from xcrossrec.data.market.product_types import BRAND_HOUSES, PALETTE_WORDS, TABLE, THEMES, TIER_WORDS
+_FOLDER = files("xcrossrec.data.market")
+_WORDS = tomllib.loads(_FOLDER.joinpath("words.toml").read_text("utf-8"))
+_TABLE = list(csv.DictReader(_FOLDER.joinpath("product_types.csv").read_text("utf-8").splitlines()))
 
-MARKET_DOMAINS: tuple[str, ...] = tuple(dict.fromkeys(row["domain"] for row in TABLE))
+THEMES: tuple[str, ...] = tuple(_WORDS["themes"])
+BRAND_HOUSES, TIER_WORDS, PALETTE_WORDS = (
+    tuple(map(tuple, _WORDS[kind])) for kind in ("brand_houses", "tiers", "palettes")
+)
+"""Each house sells in every domain under two names; no title says which names belong together."""
+
+MARKET_DOMAINS: tuple[str, ...] = tuple(dict.fromkeys(row["domain"] for row in _TABLE))
 """The domains: the first two are the default sources, the third the default target, the fourth is spare."""
 
 ITEMS_PER_TYPE = 17
@@ -59,7 +75,7 @@ class Catalogue:
 
 def types_of(domain: str) -> tuple[ProductType, ...]:
     """Read the table of product types of one of the market's domains."""
-    return tuple(_parse(row) for row in TABLE if row["domain"] == domain)
+    return tuple(_parse(row) for row in _TABLE if row["domain"] == domain)
 
 
 @cache

@@ -32,8 +32,15 @@ import polars as pl
 from jaxtyping import Bool, Float, Int64
 
 from xcrossrec.data.domain import Domain
-from xcrossrec.data.market.catalogue import MARKET_DOMAINS, Catalogue, catalogue_of
-from xcrossrec.data.market.product_types import BRAND_HOUSES, PALETTE_WORDS, THEMES, TIER_WORDS
+from xcrossrec.data.market.catalogue import (
+    BRAND_HOUSES,
+    MARKET_DOMAINS,
+    PALETTE_WORDS,
+    THEMES,
+    TIER_WORDS,
+    Catalogue,
+    catalogue_of,
+)
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.types import ITEM, POSITION, SPLITS, TITLE, USER
 

@@ -1,4 +1,4 @@
-"""The first day: each customer's first purchase is the target, and nothing that she bought here is known."""
+"""A domain asked otherwise: on the first day, or without a field of its items' texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import polars as pl
 
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import DataError
-from xcrossrec.types import USER, Split
+from xcrossrec.types import ITEM, USER, Split
 
 
 def first_day(domain: Domain, split: Split) -> Domain:
@@ -37,3 +37,24 @@ def first_day(domain: Domain, split: Split) -> Domain:
         )
     manifest = {name: value for name, value in domain.manifest.items() if name != "fingerprint"}
     return replace(domain, interactions={**domain.interactions, split: moved}, manifest=manifest)
+
+
+def without_field(domain: Domain, field: str) -> Domain:
+    """Give every item an empty field, so that it vanishes from the texts of whatever reads it.
+
+    Args:
+        domain: stays as it is.
+        field: a column of its items.
+
+    Raises:
+        DataError: the items have no such column.
+    """
+    columns = [column for column in domain.items.columns if column != ITEM]
+    if field not in columns:
+        raise DataError(
+            f"the items of domain {domain.name!r} have no column {field!r}, they have {', '.join(columns)}: give one "
+            "of these, or import the column"
+        )
+    kind = domain.items.schema[field]
+    empty = pl.lit("" if kind == pl.String else None, dtype=kind).alias(field)
+    return replace(domain, items=domain.items.with_columns(empty), manifest={})
