@@ -18,6 +18,7 @@ from model_families import FAMILIES, Source, fresh_base, randomise
 from xcrossrec.exceptions import ConfigError, ModelError
 from xcrossrec.models import bundle, pair_attention
 from xcrossrec.models.adapters import read_adapter
+from xcrossrec.models.fast import streams
 from xcrossrec.models.fast.door import FastPass
 from xcrossrec.models.fast.shared import SharedLayout
 from xcrossrec.models.kinds import build_model
@@ -123,12 +124,16 @@ def bert_model(base_of: Folders, sources_of: SourcesOf) -> CrossEncoder:
 
 
 @pytest.mark.parametrize("name", SHARING)
-@pytest.mark.parametrize("packed", [True, False], ids=["fast layers", "Hugging Face's layers"])
+@pytest.mark.parametrize("run", ["fast layers", "fast layers with spare rows", "Hugging Face's layers"])
 @torch.no_grad()
-def test_the_shared_pass_equals_one_row_a_pair(name: str, packed: bool, encoder_of: Callable[[str], Encoder]) -> None:
+def test_the_shared_pass_equals_one_row_a_pair(
+    name: str, run: str, encoder_of: Callable[[str], Encoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoder = encoder_of(name)
-    if not packed:
+    if run == "Hugging Face's layers":
         encoder.fast = FastPass()
+    if run == "fast layers with spare rows":
+        monkeypatch.setattr(streams, "_SIZES", 1)
     assert encoder.shares_history
     shared, rows = encoder.preprocess(PAIRS), in_rows(encoder, PAIRS)
     assert shared["input_ids"].numel() < rows["attention_mask"].sum()

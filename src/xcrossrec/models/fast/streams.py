@@ -1,6 +1,9 @@
 """Streams through the layers, mixed in between.
 
-Legend: ``token`` = a token of any text, ``rows`` = tokens of all streams, ``dim`` = hidden size.
+oneDNN makes a kernel for every number of rows that it meets, and keeps the last 1,024: some milliseconds and half a
+megabyte each (measured in lab/log). Where no gradient is kept, spare rows make these numbers few.
+
+Legend: ``token`` = a token of any text, ``rows`` = tokens of all streams and spare ones, ``dim`` = hidden size.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from xcrossrec.models.fast.layers import Layer
 from xcrossrec.models.fast.texts import Attention, PackedTexts
@@ -19,6 +23,8 @@ from xcrossrec.models.xcross.integrator import IntegratedLayer
 
 States: TypeAlias = Sequence[Float[Tensor, "token dim"]]
 """One tensor a stream."""
+
+_SIZES = 5  # up to 2^5 all numbers of rows are used; above, half as many from each power of two to the next
 
 
 @dataclass(frozen=True)
@@ -55,22 +61,40 @@ class StreamRunner:
             attend: who sees whom.
             numbers: the layers to run, one after another.
         """
+        tokens, (streams, attend) = len(streams[0]), _with_spare_rows(streams, attend, 1)
         for number in numbers:
             streams = self.mixed(streams, number - 1)
             layer = self.layers[number]
             streams = [layer.run(x, stream, attend, self.heads, self.dtype) for stream, x in enumerate(streams)]
-        return streams
+        return [x[:tokens] if len(x) > tokens else x for x in streams]
 
     def _together(self, streams: States, attend: Attention, numbers: range) -> States:
         """Run layers with the streams' tokens one after another: fewer, larger products."""
-        count = len(streams)
+        count, tokens = len(streams), len(streams[0])
+        streams, attend = _with_spare_rows(streams, attend, count)
         for number in numbers:
             mixed = self.mixed(streams, number - 1)
             rows = mixed[0] if count == 1 else torch.cat(list(mixed))
             streams = self.layers[number].run(rows, None, attend, self.heads, self.dtype).chunk(count)
-        return streams
+        return [x[:tokens] if len(x) > tokens else x for x in streams]
 
     def mixed(self, streams: States, number: int) -> States:
         """Mix the output of a layer, where it has something that does."""
         mixes = self.mixers and number >= self.first_mixed
         return self.mixers[number - self.first_mixed].mix(streams) if mixes else streams
+
+
+def _with_spare_rows(streams: States, attend: Attention, together: int) -> tuple[Sequence[Tensor], Attention]:
+    """Add rows to each stream, which attend to themselves alone; ``attend`` gets those of so many streams at once."""
+    tokens = len(streams[0])
+    spare: int = -tokens % (1 << max(0, (tokens - 1).bit_length() - _SIZES))
+    if torch.is_grad_enabled() or not spare:
+        return streams, attend
+
+    def beside(query: Tensor, key: Tensor, value: Tensor, heads: int, dropout: float = 0.0) -> Tensor:
+        rows = [x.view(together, -1, x.shape[-1]) for x in (query, key, value)]
+        q, k, v = (x[:, :tokens].flatten(0, 1) for x in rows)
+        states = attend(q, k, v, heads, dropout).view(together, tokens, -1)
+        return torch.cat([states, rows[-1][:, tokens:]], 1).flatten(0, 1)
+
+    return [pad(x, (0, 0, 0, spare)) for x in streams], beside
