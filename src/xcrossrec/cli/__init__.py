@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from xcrossrec._version import __version__
-from xcrossrec.cli import adapt, catalog, data, demo, evaluate, export, inspect, learn, recommend, report, serve, train
+from xcrossrec.cli import adapt, catalog, data, demo, evaluate, export, inspect, learn, recommend, serve, train
 from xcrossrec.cli.console import TABLES_MB, check_memory
 from xcrossrec.exceptions import ConfigError, StorageError, XCrossRecError, lacking
 from xcrossrec.progress import to_stderr
@@ -131,7 +131,7 @@ for _command in (
     inspect.inspect,
     export.export,
     learn.learn,
-    report.report,
+    adapt.report,
     learn.forget,
     serve.serve,
     demo.demo,

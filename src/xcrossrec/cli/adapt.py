@@ -1,4 +1,4 @@
-"""Commands that decide: which sources help, and what to ship."""
+"""Commands that decide, which sources help and what to ship, and the one that writes a decision's page anew."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from xcrossrec.cli.checks import check_adapter, check_base, check_category
 from xcrossrec.cli.console import Base, EngineChoice, SourcesBase, going_on, prepare, progress_to_stderr
 from xcrossrec.engine import check_engine, engine_named
+from xcrossrec.extras import require
 from xcrossrec.progress import in_words
 
 if TYPE_CHECKING:
@@ -113,3 +114,11 @@ def _row(each: Candidate, shipped: bool) -> list[str]:
     assert each.minus_chosen is not None
     less = "shipped" if shipped else each.minus_chosen.shown("+")
     return [each.label, each.report["mrr"].shown(), less, in_words(each.seconds), f"{each.memory_mb:.0f}"]
+
+
+def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="What 'xcrossrec adapt' left.")]) -> None:
+    """Write DIR/report.html anew from DIR/decision.json: one file, for screens of any width and paper."""
+    require("models")
+    from xcrossrec.adaptation.report import write_report
+
+    typer.echo(write_report(directory))

@@ -36,7 +36,9 @@ def serve(
         ),
     ],
     host: Annotated[str, _setting("Address to listen at; a public one needs keys.", "HOST")] = Settings.host,
-    port: Annotated[int, _setting("TCP port; 0 takes a free one.", "PORT", min=0, max=65535)] = Settings.port,
+    port: Annotated[
+        int | None, typer.Option(help="TCP port; 0 takes a free one.  [default: 8000]", min=0, max=65535)
+    ] = None,
     base: Annotated[
         str | None, _setting("Folder or hub name of the models' base.  [default: found by its digest]", "BASE")
     ] = None,
@@ -57,7 +59,8 @@ def serve(
       xcrossrec serve x=models/toys lora=models/toys-lora --catalog data/toys
       xcrossrec serve toys=models/toys books=models/books --catalog toys=data/toys --catalog books=data/books
     """
-    given = {key: value for key, value in locals().items() if key not in ("models", "catalog", "precision")}
+    given = {key: value for key, value in locals().items() if key not in ("models", "catalog", "precision", "port")}
+    given |= {} if port is None else {"port": port}
     import logging
     import os
     import signal

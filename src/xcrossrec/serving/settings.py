@@ -6,6 +6,7 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -103,12 +104,18 @@ class Settings:
             given: settings that win.
 
         Raises:
-            ConfigError: no number, or outside its range.
+            ConfigError: no number, outside its range, or a setting's name misspelled.
         """
+        names = {*(each.name.upper() for each in fields(cls)), "FAST"}
+        others = (name.removeprefix("XCROSSREC_") for name in environment if name.startswith("XCROSSREC_"))
+        for other in sorted({*others} - names):
+            if meant := get_close_matches(other, names, 1, 0.65):
+                raise ConfigError(f"XCROSSREC_{other} is set and is no setting: XCROSSREC_{meant[0]} is one")
         kinds = {"int": int, "float": float}
         for each in fields(cls):
             variable = f"XCROSSREC_{each.name.upper()}"
-            if each.type in kinds and each.name not in given and variable in environment:
+            named = "://" not in environment.get(variable, "://")  # as Kubernetes names a Service's port
+            if each.type in kinds and each.name not in given and named:
                 try:
                     given[each.name] = kinds[str(each.type)](environment[variable])
                 except ValueError:

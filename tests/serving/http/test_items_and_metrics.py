@@ -208,6 +208,27 @@ def test_numbers_and_keys_come_from_the_environment_where_they_are_not_given() -
 
 
 @pytest.mark.parametrize(
+    ("set_", "meant"),
+    [("API_KEY", "API_KEYS"), ("KEYS", "API_KEYS"), ("QUEU", "QUEUE"), ("TIMEOUT", "TIMEOUT_S"), ("PROT", "PORT")],
+)
+def test_a_setting_whose_name_is_misspelled_is_refused(set_: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"^XCROSSREC_{set_} is set and is no setting: XCROSSREC_{meant} is one$"):
+        Settings.read({f"XCROSSREC_{set_}": "k" * 16, "XCROSSREC_FAST": "1"})
+
+
+def test_what_kubernetes_sets_for_a_service_of_this_name_is_no_setting() -> None:
+    address = {
+        "XCROSSREC_SERVICE_HOST": "10.0.0.1",
+        "XCROSSREC_SERVICE_PORT": "80",
+        "XCROSSREC_SERVICE_PORT_HTTP": "80",
+    }
+    port = {"XCROSSREC_PORT": "tcp://10.0.0.1:80", "XCROSSREC_PORT_80_TCP": "tcp://10.0.0.1:80"}
+    of_port = {f"XCROSSREC_PORT_80_TCP_{name}": name for name in ("PROTO", "PORT", "ADDR")}
+    database = {"XCROSSREC_DATABASE_SERVICE_HOST": "10.0.0.2", "XCROSSREC_DATABASE_PORT": "tcp://10.0.0.2:5432"}
+    assert Settings.read({**address, **port, **of_port, **database}) == Settings()
+
+
+@pytest.mark.parametrize(
     ("body", "full"),
     [
         (b'{"history": [{"title": "a"}]}', True),
