@@ -69,6 +69,7 @@ Then half of saturation again: the last refused or slow answer (over twice the u
 `stores.json`: SQLite against LanceDB as the catalogue's store; see [docs/catalogue.md](../../../docs/catalogue.md).
 `fairness.json`, `fairness-refused.json`: known ids beside a stranger's titles, encoded or
 refused (`xcrossrec_lab.service.fairness`).
+`memory.json`: what a process held, minute by minute, under mixed requests (`xcrossrec_lab.service.memory`).
 `scale-200k.json`: the catalogues of [docs/scale.md](../../../docs/scale.md); `scale-1m.json`: a million items in SQLite
 on a busy machine, before the table there was measured (`xcrossrec_lab.speed.scale`).
 """
