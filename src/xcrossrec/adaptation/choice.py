@@ -64,10 +64,8 @@ def choose(
 def within_noise(scores: Mapping[str, Float64[np.ndarray, " user"]], seed: int = 0) -> list[str]:
     """Every candidate that the best may be ahead of by luck, itself among them; see :func:`choose`."""
     names, values = list(scores), np.stack(list(scores.values()))
-    best = int(values.mean(1).argmax())
-    ahead = values[best] - values
-    users = ahead.shape[1]
-    mean = ahead.mean(1)
+    ahead = values[values.mean(1).argmax()] - values
+    users, mean = ahead.shape[1], ahead.mean(1)
     if users < 2:
         return names
     error = ahead.std(1, ddof=1) / np.sqrt(users)

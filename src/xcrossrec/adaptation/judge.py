@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -128,11 +129,10 @@ def judge(names: Sequence[str], ranked: Ranked) -> dict[str, Verdict]:
         names: of the sources.
         ranked: reciprocal ranks of the same users by any of them together, and by the base.
     """
-    base, kept = ranked([""]), list(names)
+    kept, known = list(names), cache(lambda *asked: ranked(asked))
     found: dict[str, Verdict] = {}
     while kept:
-        whole = ranked(kept)
-        judged = {name: _judged(name, kept, ranked, base, whole) for name in kept}
+        judged = {name: _judged(name, kept, known) for name in kept}
         harmful = [name for name in kept if not judged[name].used]
         if not harmful:
             return {name: {**judged, **found}[name] for name in names}
@@ -142,29 +142,17 @@ def judge(names: Sequence[str], ranked: Ranked) -> dict[str, Verdict]:
     return {name: found[name] for name in names}
 
 
-def _judged(
-    name: str,
-    kept: Sequence[str],
-    ranked: Ranked,
-    base: Float64[np.ndarray, " user"],
-    whole: Float64[np.ndarray, " user"],
-) -> Verdict:
-    own = ranked([name])
-    over = difference(own - base)
+def _judged(name: str, kept: Sequence[str], ranked: Callable[..., Float64[np.ndarray, " user"]]) -> Verdict:
+    over = difference(ranked(name) - ranked(""))
     rest = [other for other in kept if other != name]
-    without = difference(whole - ranked(rest)) if rest else None
-    better, worse = f"alone {over.mean:+.4f} against the untrained base", "the mean is better without it"
-    helps: Helps = "unclear"
-    why = f"{better}, which may be chance"
-    if without is not None and without.high < 0:
-        helps, why = "no", f"{worse} ({-without.mean:+.4f})"
-    elif over.high < 0 and not (without is not None and without.low > 0):
-        helps, why = "no", f"{better}, for sure worse"
-    elif without is not None and without.low > 0:
-        helps, why = "yes", f"the mean is better with it ({without.mean:+.4f})"
-    elif over.low > 0:
-        helps, why = "yes", f"{better}, for sure better"
-    return Verdict(score(own), without, helps, helps != "no", why)
+    without = difference(ranked(*kept) - ranked(*rest)) if rest else None
+    mean, alone = (0 if each is None else (each.low > 0) - (each.high < 0) for each in (without, over))
+    helps: Helps = ("unclear", "yes", "no")[mean or alone]
+    how = ("which may be chance", "for sure better", "for sure worse")[alone]
+    why = f"alone {over.mean:+.4f} against the untrained base, {how}"
+    if without is not None and mean:  # which tells more
+        why = f"the mean is better {'with' if mean > 0 else 'without'} it ({abs(without.mean):+.4f})"
+    return Verdict(score(ranked(name)), without, helps, helps != "no", why)
 
 
 def sources_table(found: Sequence[Source], users: int) -> str:

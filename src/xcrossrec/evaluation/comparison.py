@@ -50,8 +50,7 @@ def compare(a: Evaluation, b: Evaluation, *, permutations: int = 10_000) -> dict
         "users": next(iter(pairs.values())).height,
         "metrics": {kind: _compare_metrics(pair, a.info.seed, permutations) for kind, pair in pairs.items()},
     }
-    if a.info.lists and b.info.lists:
-        of_b = b.info.lists
+    if a.info.lists and (of_b := b.info.lists):
         result["lists"] = {name: {"a": value, "b": of_b[name]} for name, value in a.info.lists.items() if name in of_b}
     unseen = {kind: pair.filter(~pl.col(SEEN)) for kind, pair in pairs.items()}
     if all(pair[SEEN].null_count() == 0 and unseen[kind].height for kind, pair in pairs.items()):

@@ -43,8 +43,10 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     if rungs := summary.get("rungs"):
         counts = [f"{rungs[rung]:,} {words}" for rung, words in KNOWN.items() if rung in rungs]
         notes.append(f"What is known of the users: {', '.join(counts)}.")
-    if "without_seen" in summary:
-        notes.append(_without_seen_note(summary["without_seen"]))
+    if unseen := summary.get("without_seen"):
+        means = (f"{kind} mrr {of_kind['mrr']:.3f}" for kind, of_kind in unseen["metrics"].items())
+        some = f"only the {unseen['users']} users unseen in a source: {', '.join(means)}"
+        notes.append(some if unseen["users"] else "every user was seen in a source")
     if "lists" in summary:
         notes.insert(0, _lists_note({name: (value,) for name, value in summary["lists"].items()}))
     table = aligned(["negatives", "scorer", *METRICS], rows, text_columns=2)
@@ -168,13 +170,6 @@ def _lists_note(lists: Mapping[str, Sequence[float]]) -> str:
         words, form = _LISTS[name]
         told.append(words.format(" and ".join(dict.fromkeys(format(value, form) for value in values))))
     return f"the best {LENGTH} of the catalogue: {', '.join(told)}"
-
-
-def _without_seen_note(part: Mapping[str, Any]) -> str:
-    if not part["users"]:
-        return "every user was seen in a source"
-    means = (f"{kind} mrr {of_kind['mrr']:.3f}" for kind, of_kind in part["metrics"].items())
-    return f"only the {part['users']} users unseen in a source: {', '.join(means)}"
 
 
 def _assemble(caption: str, table: Sequence[str], notes: Sequence[str], *, simulated: bool) -> str:

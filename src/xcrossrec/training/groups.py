@@ -39,9 +39,8 @@ def parameter_groups(model: Model, config: TrainingConfig) -> list[dict[str, Any
             for parameter in parameters:
                 if missing.pop(id(parameter), None) is None:
                     again = names.get(id(parameter))
-                    what = (
-                        f"{again} a second time" if again else f"a frozen parameter of shape {tuple(parameter.shape)}"
-                    )
+                    frozen = f"a frozen parameter of shape {tuple(parameter.shape)}"
+                    what = f"{again} a second time" if again else frozen
                     raise ModelError(f"{owner} names {what}: name each trained parameter once")
             groups.append({"params": parameters, "lr": getattr(config, rate), "weight_decay": 0.0})
     if missing:

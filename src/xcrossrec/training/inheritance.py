@@ -45,13 +45,10 @@ def pair_start_of(folders: Sequence[Path]) -> PairStart:
 
 def _pair_heads(folders: Sequence[Path]) -> list[tuple[PairHead, Any]]:
     """The sources' pair heads, each with the seed of its training."""
-    return [
-        (
-            PairHead.load(str(path.parent), subfolder=path.name),
-            (read_manifest(path.parent).get("training") or {}).get("seed"),
-        )
-        for path in _heads(folders, PairHead)
-    ]
+    paths = _heads(folders, PairHead)
+    heads = [PairHead.load(str(path.parent), subfolder=path.name) for path in paths]
+    seeds = [(read_manifest(path.parent).get("training") or {}).get("seed") for path in paths]
+    return list(zip(heads, seeds, strict=True))
 
 
 def _heads(folders: Sequence[Path], kind: type) -> list[Path]:

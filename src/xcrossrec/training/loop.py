@@ -261,12 +261,8 @@ def _stopping(held: bool) -> dict[str, Any]:
     """Keep the best epoch by the users set aside, where there are any."""
     if not held:
         return {"eval_strategy": "no"}
-    return {
-        "eval_strategy": "epoch",
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "eval_loss",
-        "greater_is_better": False,
-    }
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+    return {"eval_strategy": "epoch", **best}
 
 
 def uses_bfloat16(config: TrainingConfig) -> bool:

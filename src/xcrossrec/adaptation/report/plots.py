@@ -137,11 +137,8 @@ def tag(name: str, *children: Any, **attributes: str | float | None) -> Markup:
             hundredths.
     """
     given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
-    values = {
-        key: f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
-        for key, value in given.items()
-    }
-    written = Markup().join(Markup(' {}="{}"').format(*each) for each in values.items())
+    rounded = {key: f"{value:.2f}".rstrip("0").rstrip(".") for key, value in given.items() if isinstance(value, float)}
+    written = Markup().join(Markup(' {}="{}"').format(*each) for each in (given | rounded).items())
     return Markup("<{0}{1}>{2}</{0}>").format(name, written, _join(children))
 
 

@@ -166,7 +166,7 @@ class SearchedSnapshot(Snapshot):
         self, near: Float32[Tensor, "_ dim"], k: int, allowed: str, given: Mapping[str, Any]
     ) -> tuple[str, dict[str, Any]]:
         """A condition on the places of the nearest of each vector, of what is likely, and of the catalogue's first."""
-        vectors = [_text(vector) for vector in near if vector.any()]
+        vectors = [f"[{','.join(map(repr, vector.tolist()))}]" for vector in near if vector.any()]
         found = {**given, "k": k, "most": max(_LEAST, _EACH * k)}
         found |= {f"near{number}": vector for number, vector in enumerate(vectors)}
         visible = f"SELECT place FROM {{items}} WHERE {VISIBLE} AND {allowed}"
@@ -233,8 +233,3 @@ def _allowed(
             conditions.append(f"price {sign} %({name})s")
             given[name] = float(bound)
     return " AND ".join(conditions), given
-
-
-def _text(vector: Float32[Tensor, " dim"]) -> str:
-    """A vector as SQL reads it."""
-    return f"[{','.join(map(repr, vector.tolist()))}]"

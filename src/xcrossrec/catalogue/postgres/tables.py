@@ -226,17 +226,15 @@ class Tables:
     ) -> None:
         """Make the index of so many vectors, in memory; ``beside`` others that write, and then in no transaction."""
         memory = min(max(items * (4 * dim + _LINKS) // 2**20, _LEAST_MB), _MOST_MB)
-        connection.execute(sql.SQL("SET maintenance_work_mem = {}").format(f"{memory}MB"))
-        # workers need shared memory, of which containers have little
-        connection.execute("SET max_parallel_maintenance_workers = 0")
+        limits = "SET maintenance_work_mem = {}; SET max_parallel_maintenance_workers = 0"  # they need shared memory
+        connection.execute(sql.SQL(limits).format(f"{memory}MB"))
         how = sql.SQL("CONCURRENTLY" if beside else "")
         index = sql.Identifier(f"items_{generation}_hnsw")
         place = self.database.table(f"items_{generation}_hnsw")
         connection.execute(self.query("DROP INDEX {how} IF EXISTS {place}", how=how, place=place))  # if broken off
         text = "CREATE INDEX {how} {index} ON {items} USING hnsw (vector vector_ip_ops)"
         connection.execute(self.query(text, generation, how=how, index=index))
-        connection.execute("RESET maintenance_work_mem")
-        connection.execute("RESET max_parallel_maintenance_workers")
+        connection.execute("RESET maintenance_work_mem; RESET max_parallel_maintenance_workers")
 
     def write(
         self,
