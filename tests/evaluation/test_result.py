@@ -68,6 +68,35 @@ def test_missing_results_file_is_refused(tmp_path: Path) -> None:
         Evaluation.load(tmp_path / "r.parquet")
 
 
+def test_results_that_were_edited_are_refused_by_name(tmp_path: Path) -> None:
+    """As another program does it that keeps the metadata; each field, and what is stated of them all."""
+    file, whole = tmp_path / "r.parquet", result_of(RANKS, seen=[True, False, False, True])
+    whole.save(file)
+    metadata = pl.read_parquet_metadata(file)
+    stated = {name: metadata[name] for name in ("xcrossrec", "xcrossrec_sha256")}
+    other = {**stated, "xcrossrec": stated["xcrossrec"].replace('"seed": 4', '"seed": 5')}
+    better = whole.frame.with_columns(pl.when(pl.col("rank") == 500).then(1.0).otherwise(pl.col("mrr")).alias("mrr"))
+    seen = whole.frame.with_columns(~pl.col("seen_in_source"))
+    for frame, said in ((better, stated), (seen, stated), (whole.frame.head(9), stated), (whole.frame, other)):
+        frame.write_parquet(file, metadata=said)
+        with pytest.raises(DataError, match=r"r\.parquet is not as it was written: .* evaluate again"):
+            Evaluation.load(file)
+    whole.frame.write_parquet(file, metadata=stated, compression="snappy")
+    assert Evaluation.load(file).frame.equals(whole.frame), "how a file is packed is not its content"
+
+
+def test_a_flipped_bit_changes_no_verdict(tmp_path: Path) -> None:
+    """Parquet has no checksum of its own here. Where Polars can go wrong on the structure itself, none is flipped."""
+    file, whole = tmp_path / "r.parquet", result_of(RANKS)
+    whole.save(file)
+    raw = file.read_bytes()
+    metadata = raw.index(b'{"format": 1')
+    for place in range(metadata, metadata + 200):
+        file.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+        with pytest.raises(DataError):
+            Evaluation.load(file)
+
+
 @pytest.mark.parametrize("keep", [0, 4, 300])
 def test_truncated_results_file_is_refused(tmp_path: Path, keep: int) -> None:
     file = tmp_path / "r.parquet"

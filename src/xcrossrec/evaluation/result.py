@@ -1,11 +1,12 @@
 """Per-user results on disk and in memory, and their summary.
 
 One Parquet file holds both: the rows, and under the key ``xcrossrec`` of its metadata a JSON object that
-says what was measured.
+says what was measured; under ``xcrossrec_sha256`` a digest of the two.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -35,7 +36,7 @@ RESULT_SCHEMA: Mapping[str, type[pl.DataType]] = {
     SEEN: pl.Boolean,
 }
 _FORMAT = 1
-_KEY = "xcrossrec"
+_KEY, _DIGEST = "xcrossrec", "xcrossrec_sha256"
 
 
 @dataclass(frozen=True)
@@ -105,15 +106,15 @@ class Evaluation:
         """
         refuse_foreign(path)
         with replacing_file(path) as temporary:
-            stated = {_KEY: json.dumps({"format": _FORMAT, **asdict(self.info)})}
-            self.frame.write_parquet(temporary, metadata=stated)
+            stated = json.dumps({"format": _FORMAT, **asdict(self.info)})
+            self.frame.write_parquet(temporary, metadata={_KEY: stated, _DIGEST: _digest(stated, self.frame)})
 
     @classmethod
     def load(cls, path: Path | str) -> Evaluation:
         """Read what :meth:`save` wrote.
 
         Raises:
-            DataError: no such file, not Parquet, not written by ``xcrossrec evaluate``, or incomplete.
+            DataError: no such file, not Parquet, not written by ``xcrossrec evaluate``, incomplete, or changed since.
         """
         path = as_path(path)
         if not path.is_file():
@@ -127,6 +128,8 @@ class Evaluation:
                 f"{path} holds the columns {', '.join(frame.columns)}, expected {', '.join(RESULT_SCHEMA)} "
                 "of their types: evaluate again"
             )
+        if _DIGEST in metadata and metadata[_DIGEST] != _digest(metadata[_KEY], frame):  # older ones have none
+            raise DataError(f"{path} is not as it was written: it was edited or damaged since; evaluate again")
         return cls(frame, info)
 
     def summary(self) -> dict[str, Any]:
@@ -193,13 +196,20 @@ def means_by(group: Mapping[str, str], frame: pl.DataFrame) -> dict[str, dict[st
 
 
 def _means(frame: pl.DataFrame, kinds: tuple[Negatives, ...]) -> dict[str, Any]:
-    return {kind: _means_of(frame.filter(pl.col(KIND) == kind)) for kind in kinds}
+    found: dict[str, Any] = {}
+    for kind in kinds:
+        values = {metric: frame.filter(pl.col(KIND) == kind)[metric].to_numpy() for metric in METRICS}
+        found[kind] = {metric: float(each.mean()) for metric, each in values.items()}
+        found[kind]["ci"] = {metric: list(mean_interval(each)) for metric, each in values.items()}
+    return found
 
 
-def _means_of(frame: pl.DataFrame) -> dict[str, Any]:
-    values = {metric: frame[metric].to_numpy() for metric in METRICS}
-    means = {metric: float(each.mean()) for metric, each in values.items()}
-    return {**means, "ci": {metric: list(mean_interval(each)) for metric, each in values.items()}}
+def _digest(stated: str, frame: pl.DataFrame) -> str:
+    """Of the rows and what is stated of them, whatever wraps them in a file."""
+    found = hashlib.sha256(stated.encode())
+    for row in frame.iter_rows():
+        found.update(repr(row).encode())
+    return found.hexdigest()
 
 
 def _parse_info(path: Path, metadata: Mapping[str, str]) -> EvaluationInfo:
