@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -135,6 +138,24 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_none(
             train(tmp_path / "model")
     assert len([*work_folder(tmp_path / "model").glob("*checkpoint-*")]) == 1
     assert_same_weights(straight, train(tmp_path / "model", resume=True))
+
+
+def test_which_checkpoints_go_is_told_by_their_steps_and_not_by_the_clock(left: Path) -> None:
+    """The newest seems the oldest where a clock was set back; a damaged one of a later step was no place to go on."""
+    first, second = sorted(work_folder(left).glob("checkpoint-*"))
+    steps = [int(each.name.split("-")[1]) for each in (first, second)]
+    for newer in (third := second.with_name("checkpoint-800")), second.with_name("checkpoint-900"):
+        shutil.copytree(second, newer)
+    for number, each in enumerate((first, second)):
+        os.utime(each, (tomorrow := time.time() + 86_400 + number, tomorrow))
+    state = SimpleNamespace(global_step=800, best_global_step=None)
+    saved: Any = SimpleNamespace(state=state, args=SimpleNamespace(save_total_limit=2))
+    checkpoints.WholeCheckpoints._keep_newest(saved, work_folder(left))
+    assert {*work_folder(left).glob("checkpoint-*")} == {second, third}
+    shutil.copytree(second, first)
+    state.best_global_step = steps[0]
+    checkpoints.WholeCheckpoints._keep_newest(saved, work_folder(left))
+    assert {*work_folder(left).glob("checkpoint-*")} == {first, third}
 
 
 @pytest.mark.parametrize("budget", [None, 24])

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 from pydantic import Field
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import rotate_checkpoints
 
 from xcrossrec.exceptions import BundleError, OtherRunError
 from xcrossrec.models.bundle import load_modules
@@ -78,13 +77,16 @@ class WholeCheckpoints:
                     json.dumps({"files": file_digests(beside, besides=CHECKPOINT_FILES)}), encoding="utf-8"
                 )
         if self.processes.first:
-            rotate_checkpoints(
-                output_dir=str(work),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+            self._keep_newest(work)
         self.processes.wait()
+
+    def _keep_newest(self, work: Path) -> None:
+        """Keep this checkpoint, the best and those before, as many as are asked for; later ones are damaged."""
+        now, best = self.state.global_step, self.state.best_global_step
+        found = _checkpoints(work)
+        order = sorted(found, key=lambda step: (step == now, step == best, step < now, step), reverse=True)
+        for step in order[self.args.save_total_limit :]:
+            shutil.rmtree(found[step], ignore_errors=True)
 
     @contextmanager
     def _folder(self, place: Path) -> Iterator[Path]:
@@ -152,13 +154,18 @@ def forget_checkpoints(work: Path) -> None:
 
 def _newest_whole(work: Path) -> Path | None:
     """The newest checkpoint that is whole, and whose best one is; others are named in the log."""
-    found = [path for path in work.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    whole = {path.name: path for path in found if _is_whole(path)}
-    for path in sorted(whole.values(), key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        best = state_of(path).best_global_step
-        if not best or _NAME.format(best) in whole:
-            return path
+    whole = {step: path for step, path in _checkpoints(work).items() if _is_whole(path)}
+    for step in sorted(whole, reverse=True):
+        best = state_of(whole[step]).best_global_step
+        if not best or best in whole:
+            return whole[step]
     return None
+
+
+def _checkpoints(work: Path) -> dict[int, Path]:
+    """Those that are in their place, whole or not, by their step."""
+    names = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in work.glob("checkpoint-*"))
+    return {int(name[1]): path for name, path in names if name}
 
 
 def _is_whole(checkpoint: Path) -> bool:
