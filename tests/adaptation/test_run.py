@@ -17,7 +17,7 @@ import pytest
 import xcrossrec
 from conftest import interactions_of
 from elsewhere import Elsewhere
-from xcrossrec.adaptation import candidates
+from xcrossrec.adaptation import candidates, sources
 from xcrossrec.adaptation.after import curve_of, rungs_of
 from xcrossrec.adaptation.candidates import Maker, Plan
 from xcrossrec.adaptation.choice import choose
@@ -33,7 +33,7 @@ from xcrossrec.evaluation import Evaluation, evaluate
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
 from xcrossrec.models.model import encoder_of
 from xcrossrec.progress import stage
-from xcrossrec.replacing import claimed
+from xcrossrec.replacing import claimed, replacing_folder
 
 QUICK = {"epochs": 1, "batch_users": 24}
 PLAN = Plan(QUICK, QUICK, QUICK)
@@ -299,6 +299,55 @@ def test_a_domains_adapter_is_trained_and_kept(done: Done, tmp_path: Path, untra
     assert "hobby" not in untrained[1:]
     assert {source.name for source in found.sources} == {"hobby"}
     assert found.sources[0].shared_words == 1.0
+
+
+def test_a_source_that_is_replaced_meanwhile_is_in_no_candidate_afterwards(
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was made of it before stays, under its digest; nothing is made of two states of it."""
+    sources = [shutil.copytree(each, tmp_path / each.name) for each in done.sources]
+    read = candidates.read_text
+
+    def replaced_then(domain: Domain, made: Any, base: str) -> Any:
+        if len(made) > 1:
+            with replacing_folder(sources[0]) as folder:
+                shutil.copytree(sources[1], folder, dirs_exist_ok=True)
+        return read(domain, made, base)
+
+    monkeypatch.setattr(candidates, "read_text", replaced_then)
+    found = done.again(sources=sources, out=tmp_path / "out")
+    told = {each.name: each for each in found.candidates}
+    assert [told[name].status for name in ("source-kitchen", "source-camping", "lora")] == ["fitted"] * 3
+    for name in ("mean", "mean-bought", "merged", "xcross"):
+        assert told[name].status == "failed", name
+        assert told[name].why == "source kitchen was replaced while adapt was at work: run adapt again", name
+    assert not [*(tmp_path / "out" / "work" / "training").glob("merged*")]
+
+
+def test_a_sources_training_that_was_killed_is_gone_on_with_and_one_of_other_data_begun_again(
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source whose customers have become fewer: it was refused for ever, since so many are not there.
+
+    The second run stands for one after a kill in that training: it went on without the source, as if it took too long.
+    """
+    asked: list[int | None] = []
+
+    def instead(domain: Domain, out: Path, base: str, config: Any, budget: int | None) -> None:
+        asked.append(budget)
+        raise RuntimeError("nothing is trained here")
+
+    monkeypatch.setattr(sources, "train_missing", instead)
+    begun = tmp_path / "out" / "sources" / "hobby.training" / "training.json"
+    begun.parent.mkdir(parents=True)
+    fewer = small("hobby", users=20)
+    for fingerprint in ("0" * 64, fewer.fingerprint):
+        begun.write_text(json.dumps({"users": 15, "fingerprint": fingerprint}))
+        (tmp_path / "out" / "work").mkdir(exist_ok=True)
+        (tmp_path / "out" / "work" / "given.json").write_text('{"target": "garden", "sources": {}}')
+        with pytest.raises(RuntimeError, match="nothing is trained here"):
+            done.again(sources=[fewer], out=tmp_path / "out")
+    assert asked == [None, 15]
 
 
 # ---- what sources are worth

@@ -19,12 +19,13 @@ from xcrossrec.baselines.rivals import Popularity
 from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.engine import Engine, Local, Work
-from xcrossrec.exceptions import OtherRunError, XCrossRecError
+from xcrossrec.exceptions import BundleError, OtherRunError, XCrossRecError
 from xcrossrec.models import bundle
-from xcrossrec.models.adapters import MANIFEST
+from xcrossrec.models.adapters import ADAPTER_WEIGHTS, MANIFEST
 from xcrossrec.models.base import load_base
 from xcrossrec.models.day_one import DayOne
 from xcrossrec.models.dual import DualScorer, vector_dim
+from xcrossrec.models.files import file_digest
 from xcrossrec.models.kinds import build_model, kind_of
 from xcrossrec.models.model import Model
 from xcrossrec.models.purchases import Purchases, with_counts
@@ -74,6 +75,14 @@ class Made:
     digest: str
 
 
+def unchanged(made: Sequence[Made], out: Path | None = None) -> None:
+    """Refuse sources that others have replaced since they were taken (BundleError); what was made of them goes."""
+    for each in made:
+        if not (weights := each.folder / ADAPTER_WEIGHTS).exists() or file_digest(weights) != each.digest:
+            shutil.rmtree(out) if out else None
+            raise BundleError(f"source {each.name} was replaced while adapt was at work: run adapt again")
+
+
 POPULARITY = Form("popularity", "what sells most", level=0)
 BASE = Form("base", "the untrained base model")
 
@@ -115,19 +124,22 @@ class Trainer:
 
     def target(self, sources: Sequence[Made], integration: Integration, out: Path, users: int | None = None) -> None:
         """Integrate sources, on all users or so many."""
-        settings = {"seed": self.seed, **self.plan.target}
-        config = target_config(users=users or len(self.domain.sequences("train")), **settings)
         folders = [source.folder.absolute() for source in sources]
-        train = partial(train_target, self.domain, folders, out, config=config, integration=integration)
-        _from_where_it_was(out, partial(train, base=self.base, budget=users))
+        train = partial(train_target, self.domain, folders, out, integration=integration)
+        self._train(train, target_config, self.plan.target, sources, out, users)
 
-    def lora(self, source: Made | None, out: Path, users: int | None = None) -> None:
-        """Train a LoRA, from the base or from a source."""
-        settings = {"seed": self.seed, **self.plan.rival}
-        config = rival_config(users=users or len(self.domain.sequences("train")), **settings)
-        init = None if source is None else source.folder.absolute()
-        train = partial(train_source, self.domain, out, config=config, init=init, base=self.base)
-        _from_where_it_was(out, partial(train, purchases=True, budget=users))
+    def lora(self, source: Sequence[Made], out: Path, users: int | None = None) -> None:
+        """Train a LoRA, from the base or from one source."""
+        init = source[0].folder.absolute() if source else None
+        train = partial(train_source, self.domain, out, init=init, purchases=True)
+        self._train(train, rival_config, self.plan.rival, source, out, users)
+
+    def _train(
+        self, train: Any, config_of: Any, plan: Mapping[str, Any], made: Sequence[Made], out: Path, users: int | None
+    ) -> None:
+        config = config_of(users=users or len(self.domain.sequences("train")), **{"seed": self.seed, **plan})
+        _from_where_it_was(out, partial(train, config=config, base=self.base, budget=users))
+        unchanged(made, out)
 
 
 @dataclass(frozen=True)
@@ -206,6 +218,7 @@ class Maker:
     def scorer(self, sources: Sequence[Made] = ()) -> ModelScorer:
         """Read the catalogue by the base, by a source, or by the mean of several; and measure how long that takes."""
         scorer = read_text(self.domain, sources, self.base)
+        unchanged(sources)
         some = self.domain.texts[:: -(-len(self.domain.texts) // _TIMED)]
         began = time.monotonic()
         kind_of(scorer.model).encode_items(scorer.model, some)
@@ -226,7 +239,7 @@ class Maker:
             sources: that help; what is made of several needs two.
             best: of them.
         """
-        alone = Training(Form("lora", "a LoRA on the target alone", level=2), 1, partial(self.trainer.lora, None))
+        alone = Training(Form("lora", "a LoRA on the target alone", level=2), 1, partial(self.trainer.lora, []))
         several = len(sources) > 1
         of = partial(_of, sources=sources)
         merged = of("merged", "the sources merged and trained on the target", level=2)
@@ -234,7 +247,7 @@ class Maker:
         found.append(alone)
         if best is not None:
             form = _of("lora-from-source", f"a LoRA on the target that starts from {best.name}", [best], 2)
-            found.append(Training(form, 1, partial(self.trainer.lora, best)))
+            found.append(Training(form, 1, partial(self.trainer.lora, [best])))
         if several:
             train = partial(self.trainer.target, sources, Integration("xcross"))
             found.append(Training(of("xcross", "X-Cross", level=3), len(sources), train))
@@ -273,7 +286,7 @@ class Maker:
         """
         own = [source for source in sources if source.name in chosen.form.sources]
         if chosen.form.name.startswith("lora"):
-            self.trainer.lora(own[0] if own else None, out, users)
+            self.trainer.lora(own, out, users)
         else:
             integration = Integration("xcross" if chosen.form.name == "xcross" else "merged")
             self.trainer.target(own, integration, out, users)

@@ -174,6 +174,8 @@ def _fit_all(maker: Maker, given: Sequence[Given]) -> tuple[list[Made], list[Sou
     if not shop.fitted:
         why = next((each.why for each in shop.found.values() if isinstance(each, Missing)), "")
         raise ModelError(f"nothing could be fitted to {shop.domain.name!r}, not even what sells most: {why}")
+    if shop.pace.text_s is None and BASE.name in shop.fitted:
+        maker.scorer()  # a run that was killed has kept the base, and not how quick this machine is
     made = []
     for number, each in enumerate(given):
         share = shop.clock.left() * _FOR_SOURCES / (len(given) - number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import BundleError, ConfigError, DataError
 from xcrossrec.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, base_of, read_manifest
 from xcrossrec.models.base import load_base
-from xcrossrec.models.files import file_digest
+from xcrossrec.models.files import Settings, file_digest, read_settings
 from xcrossrec.training.places import RUN_FILE, work_folder
 
 AnySource: TypeAlias = Domain | Path | str
@@ -113,8 +112,9 @@ def ready(each: Given, shop: Shop, base: str, plan: Plan, seconds: float) -> Mad
         if allowed < min(users, 200):
             return None
         budget: int | None = min(users, plan.source_users, allowed)
-        if (begun := work_folder(each.folder) / RUN_FILE).exists():
-            budget = json.loads(begun.read_text(encoding="utf-8"))["users"]
+        if (place := work_folder(each.folder) / RUN_FILE).exists():
+            begun = read_settings(place, Settings)
+            budget = begun["users"] if begun.get("fingerprint") == each.domain.fingerprint else budget
         shop.bar.at(len(shop.found), shop.planned, f"training {each.name} on {budget:,} of {users:,} users")
         train_missing(each.domain, each.folder, base, config, None if budget == users else budget)
     return Made(each.name, each.folder, file_digest(each.folder / ADAPTER_WEIGHTS))
