@@ -323,6 +323,43 @@ def test_what_is_not_there_or_of_another_model_is_a_sentence(postgres: str, monk
     assert PostgresCatalogue.open(postgres, fingerprint=None).snapshot().get(["a\0b"]) == [None]
 
 
+def test_where_another_server_took_over_the_next_write_goes_there(
+    two: tuple[PostgresCatalogue, PostgresCatalogue], postgres: str
+) -> None:
+    """What a kept connection leads to may only read by then; it was asked again and again, and said to be full."""
+    one, _ = two
+    database = one._tables.database
+    assert database._idle
+    for connection in database._idle:
+        connection.execute("SET default_transaction_read_only = on")
+    one.upsert([item(7)], unit(7))
+    assert one.delete(["i7"]) == 1
+    place, _, schema = postgres.partition("#")
+    mark = "&" if "?" in place else "?"
+    url = f"{place}{mark}options=-c%20default_transaction_read_only%3Don#{schema}"
+    reads = PostgresCatalogue.open(url, fingerprint=None)
+    assert list(reads.snapshot()) == [item(0), item(1)]
+    with pytest.raises(UnavailableError, match=r"read-only transaction\): nothing was changed; ask again"):
+        reads.delete(["i1"])
+
+
+def test_a_server_that_stops_while_another_process_is_waited_for_is_a_sentence(
+    two: tuple[PostgresCatalogue, PostgresCatalogue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    opened, connect = [], Database.connect
+
+    def seen(self: Database) -> Any:
+        opened.append(connect(self))
+        return opened[-1]
+
+    with one._tables.database.alone():
+        monkeypatch.setattr(Database, "connect", seen)
+        monkeypatch.setattr(connections, "sleep", lambda seconds: opened[-1].close())
+        with pytest.raises(UnavailableError, match=r"the database .* was lost \(.*\): nothing was changed; ask again"):
+            other.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items)
+
+
 def test_a_database_that_is_away_is_a_sentence_without_the_password() -> None:
     with pytest.raises(
         UnavailableError, match=r"postgresql://anna@localhost:1/shop cannot be reached .*start it"

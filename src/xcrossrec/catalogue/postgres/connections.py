@@ -147,8 +147,11 @@ class Database:
         connection = self.connect()
         try:
             asked = "SELECT pg_try_advisory_lock(%s, %s)"
-            while not (took := connection.execute(asked, (_LOCKS, key)).fetchone() == (True,)) and wait:
-                sleep(_STEP_S)
+            try:
+                while not (took := connection.execute(asked, (_LOCKS, key)).fetchone() == (True,)) and wait:
+                    sleep(_STEP_S)
+            except psycopg.Error as error:
+                raise self._refusal(error, lost=connection.closed, kept_perhaps=False) from error
             yield connection if took else None
         finally:
             with suppress(psycopg.Error):
@@ -168,6 +171,8 @@ class Database:
             try:
                 result = work(connection)
             except psycopg.Error as error:
+                if error.sqlstate == "25006":  # this server only reads: another one has taken over
+                    connection.close()
                 if kept and connection.closed and may_repeat():
                     self.close()  # the others are as old
                     continue
