@@ -73,6 +73,27 @@ def test_every_setting_is_one() -> None:
     assert set(re.findall(r"XCROSSREC_\w+", text)) <= known
 
 
+def test_nobody_takes_the_server_that_makes_the_database_for_the_database() -> None:
+    """While the image makes it, a server for its own scripts answers at the socket, and then goes again."""
+    (check,) = [
+        each["healthcheck"]["test"][-1].split() for name, each in COMPOSE["services"].items() if name == "database"
+    ]
+    (probe,) = [part["exec"]["command"] for part in parts_of(KUBERNETES) if isinstance(part, dict) and "exec" in part]
+    for command in (check, probe):
+        assert command[:3] == ["pg_isready", "-h", "127.0.0.1"]
+
+
+def test_every_night_has_answers_of_its_own_or_replaces_the_last_ones() -> None:
+    nights = [command for command in commands() if command[0] == "recommend-batch"]
+    assert len(nights) == 3
+    for command in nights:
+        assert "--overwrite" in command or "today" in command[command.index("--out") + 1]
+
+
+def test_the_image_has_what_the_probes_of_kuberay_call() -> None:
+    assert re.search(r"^RUN .*apt-get install .*\bwget\b", (PACKAGING / "Dockerfile").read_text("utf-8"), re.MULTILINE)
+
+
 def deployment() -> Any:
     (found,) = [part for part in KUBERNETES if part["kind"] == "Deployment"]
     return found["spec"]["template"]["spec"]

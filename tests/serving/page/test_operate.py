@@ -121,6 +121,7 @@ def test_the_units_command_is_one_of_ours() -> None:
     assert {word for word in words if word.startswith("--")} <= set(options_of(command))
     assert "HUP" in service["ExecReload"]
     assert int(service["TimeoutStopSec"]) > Settings.drain_s + Settings.stop_s
+    assert (service["Restart"], service["RestartForceExitStatus"]) == ("on-failure", "SIGHUP"), "which is a clean end"
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
