@@ -1,5 +1,6 @@
 import errno
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,20 @@ def test_version_and_help() -> None:
     assert (result.exit_code, result.stdout) == (0, f"xcrossrec {xcrossrec.__version__}\n")
     assert "data" in RUNNER.invoke(app, ["--help"]).stdout
     assert "import" in RUNNER.invoke(app, ["data", "--help"]).stdout
+
+
+@pytest.mark.parametrize(("process", "status"), [("1", 128 + signal.SIGTERM), ("os.getpid()", -signal.SIGTERM)])
+def test_a_containers_first_process_ends_at_once_too_while_it_starts(process: str, status: int) -> None:
+    """The system lets no signal end that one which it does not handle itself."""
+    busy = "lambda: (print('busy', flush=True), time.sleep(60))"
+    code = (
+        f"import os, time; from xcrossrec import cli; number = {process}; os.getpid = lambda: number; cli.app = {busy}"
+    )
+    with subprocess.Popen([sys.executable, "-c", f"{code}; cli.main()"], stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "busy\n"
+        running.terminate()
+        assert running.wait(30) == status
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["data", "import", "--nonsense"], ["data", "import"]])
@@ -68,6 +83,10 @@ def test_expected_failures_are_one_sentence_and_exit_2(error: Exception) -> None
         (OSError(errno.ENOSPC, "No space left on device"), "what is written or printed: No space left on device: free"),
         (OSError(errno.EMFILE, "Too many open files", "/a"), "/a: Too many open files: allow the process more open"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory"), "the working directory is gone: change into"),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/']"),
+            "no folder for temporary files may be written: let TMPDIR name one that may",
+        ),
         (MemoryError(), "memory is used up: allow the process more, or free some (MemoryError)"),
         (RuntimeError("can't start new thread"), "memory is used up"),
     ],

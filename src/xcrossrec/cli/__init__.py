@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from errno import EACCES, EMFILE, ENAMETOOLONG, ENOSPC, EROFS
 from typing import Annotated, Any
@@ -44,7 +45,8 @@ def _said(error: Exception) -> str | None:
     if isinstance(error, StorageError):
         return str(error)
     if isinstance(error, FileNotFoundError) and not error.filename:
-        return "the working directory is gone: change into one that is there"
+        none = "no folder for temporary files may be written: let TMPDIR name one that may"
+        return none if "temporary" in str(error) else "the working directory is gone: change into one that is there"
     if isinstance(error, OSError) and not isinstance(error, XCrossRecError) and error.errno and error.strerror:
         remedy = _REMEDIES.get(error.errno, "check that it is what you meant")
         return f"{str(error.filename or 'what is written or printed')[:80]}: {error.strerror}: {remedy}"
@@ -140,5 +142,7 @@ for _command in (
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. As a container's first process, too, SIGTERM ends it: the system would not."""
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     app()

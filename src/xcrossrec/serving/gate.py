@@ -104,7 +104,7 @@ class Gate:
     def _check_host(self, host: str) -> None:
         """Without keys, refuse a page of another host that a browser was led to take for this one."""
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        if self.settings.is_local and not is_loopback(name.strip("[]")):
+        if is_loopback(self.settings.host) and not is_loopback(name.strip("[]")):
             raise Problem(
                 403,
                 "host",
@@ -117,12 +117,8 @@ class Gate:
         given = key.strip().encode() if kind.lower() == "bearer" else headers.get("x-api-key", "").encode()
         if not _any_equal(given, self._readers):
             reason = "unknown" if given else "missing"
-            raise Problem(
-                401,
-                "key",
-                f"the API key is {reason}: send a valid one as 'Authorization: Bearer KEY'",
-                {"WWW-Authenticate": "Bearer"},
-            )
+            said = f"the API key is {reason}: send a valid one as 'Authorization: Bearer KEY'"
+            raise Problem(401, "key", said, {"WWW-Authenticate": "Bearer"})
         reads = method in ("GET", "HEAD") or path in _READING
         if not reads and not _any_equal(given, self._admins):
             raise Problem(403, "key", f"this key may read only: use one of {ADMIN_KEYS} to write")
@@ -149,12 +145,8 @@ class Gate:
                     if not message.get("more_body", False):
                         return b"".join(parts)
         except TimeoutError:
-            raise Problem(
-                408,
-                "slow",
-                f"the request's body was not complete after {self.settings.body_timeout_s:g} s: send it faster",
-                {"Connection": "close"},
-            ) from None
+            said = f"the request's body was not complete after {self.settings.body_timeout_s:g} s: send it faster"
+            raise Problem(408, "slow", said, {"Connection": "close"}) from None
         finally:
             self._coming -= size
 
@@ -237,9 +229,5 @@ def _any_equal(given: bytes, keys: Sequence[bytes]) -> bool:
 
 
 def _too_large(size: str, limit: int) -> Problem:
-    return Problem(
-        413,
-        "too_large",
-        f"the request's body has {size}, at most {limit} bytes are read: send it in parts",
-        {"Connection": "close"},
-    )
+    said = f"the request's body has {size}, at most {limit} bytes are read: send it in parts"
+    return Problem(413, "too_large", said, {"Connection": "close"})

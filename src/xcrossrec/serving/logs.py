@@ -26,9 +26,11 @@ class JsonLines(logging.Formatter):
 
 
 def log_as_json(level: int = logging.INFO) -> None:
-    """Write the logs of the service and of the HTTP server to stderr, as JSON."""
+    """Write the logs of the service and of the HTTP server to stderr, as JSON; warnings of others too, and a fault."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
+    logging.basicConfig(handlers=[handler])  # warnings of other libraries
+    sys.excepthook = lambda *fault: logging.critical("the service ended by a fault", exc_info=fault)
     for name in ("xcrossrec", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

@@ -24,25 +24,18 @@ class Metrics:
         own: dict[str, Any] = {"registry": self.registry}
         of_model: dict[str, Any] = {"labelnames": ("model",), **own}
         self.requests = Counter("xcrossrec_requests", "Answered requests.", ("method", "route", "status"), **own)
-        self.seconds = Histogram(
-            "xcrossrec_request_seconds",
-            "From a request's first byte to its answer.",
-            ("route",),
-            buckets=_SECONDS,
-            **own,
-        )
+        whole = "From a request's first byte to its answer."
+        self.seconds = Histogram("xcrossrec_request_seconds", whole, ("route",), buckets=_SECONDS, **own)
         self.in_flight = Gauge("xcrossrec_requests_in_flight", "Requests without an answer yet.", **own)
         self.connections = Gauge("xcrossrec_connections", "Open connections.", **own)
         self.ended = Counter("xcrossrec_connections_ended", "Connections that the server ended.", ("reason",), **own)
         twice = "Requests looked up together; one with new titles comes twice."
         self.batch = Histogram("xcrossrec_batch_size", twice, buckets=_SIZES, **of_model)
-        self.waited = Histogram(
-            "xcrossrec_queue_seconds", "What a batch's requests waited for it.", buckets=_WAITS, **of_model
-        )
+        wait = "What a batch's requests waited for it."
+        self.waited = Histogram("xcrossrec_queue_seconds", wait, buckets=_WAITS, **of_model)
         self.encoded = Counter("xcrossrec_encoded_texts", "Texts that requests had encoded.", **of_model)
-        self.recalled = Counter(
-            "xcrossrec_remembered_texts", "Texts that were not encoded, because they had been.", **of_model
-        )
+        known = "Texts that were not encoded, because they had been."
+        self.recalled = Counter("xcrossrec_remembered_texts", known, **of_model)
         self.written = Counter("xcrossrec_items_written", "Items written to a catalogue.", **of_model)
         self.deleted = Counter("xcrossrec_items_deleted", "Items deleted from a catalogue.", **of_model)
         self.added = Counter("xcrossrec_purchases_added", "Purchases added to a catalogue.", **of_model)

@@ -17,7 +17,7 @@ import torch
 from xcrossrec.answers import Explanation
 from xcrossrec.catalogue import Catalogue, Purchase, embed_again, encode_items, fingerprint_of
 from xcrossrec.catalogue.kept import recorded_model
-from xcrossrec.exceptions import BundleError, ConfigError, DataError, UnknownItemError, XCrossRecError
+from xcrossrec.exceptions import BundleError, ConfigError, DataError, StorageError, UnknownItemError, XCrossRecError
 from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
@@ -26,6 +26,7 @@ from xcrossrec.recommender.learn import forget, forget_all
 from xcrossrec.recommender.ranking import or_error
 from xcrossrec.serving.answering import Answering
 from xcrossrec.serving.metrics import Metrics
+from xcrossrec.serving.problems import Problem
 from xcrossrec.serving.schemas import ForgetRequest, ItemToStore, ModelInfo
 from xcrossrec.serving.settings import Settings, Spec
 from xcrossrec.serving.worker import Worker
@@ -158,7 +159,12 @@ class Served:
         known = len(self.recommender.bought.of(user_id))
         self.store.forget(user_id)
         self.recommender.bought.learn()
-        forget(self.spec.path, user_id)
+        try:
+            forget(self.spec.path, user_id)
+        except StorageError as error:  # models often lie where a service may not write
+            said = f"the catalogue and all answers have forgotten the customer, but {self.spec.path} still knows her"
+            remedy = f"run  xcrossrec forget USER {self.spec.path}  where that may be changed"
+            raise Problem(507, "storage", f"{said} ({error.__cause__ or error}): {remedy}") from error
         return {"catalog_version": self.store.version, "forgotten": known}
 
     def _write(self, asked: Sequence[ItemToStore] | Sequence[str] | ForgetRequest) -> dict[str, Any]:

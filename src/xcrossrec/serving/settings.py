@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +23,12 @@ ADMIN_KEYS = "XCROSSREC_ADMIN_KEYS"
 
 SHORTEST_KEY = 16
 """Characters of a key, at least."""
+
+_PROCESSORS = Path("/sys/fs/cgroup/cpu.max")
+"""Where a container is told how long it may have processors, of each period."""
+
+_OF_KUBERNETES = re.compile(r"XCROSSREC_(\w+_)?(SERVICE_(HOST|PORT)|PORT(_\d+_|=\w+://))")
+"""What Kubernetes sets for Services called ``xcrossrec`` or ``xcrossrec-...``, as NAME=VALUE."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +92,13 @@ class Settings:
                 found = f"the setting {each.name} is {getattr(self, each.name)}"
                 raise ConfigError(f"{found}: give at least {least:g}, at most {most:g}")
         for place, key in enumerate((*self.api_keys, *self.admin_keys), start=1):
-            if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable():
+            if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() or key[0] in "\"'":
                 raise ConfigError(
                     f"API key number {place} has {len(key)} characters: give at least {SHORTEST_KEY}, printable ASCII, "
+                    "the first no quotation mark (a file of docker's --env-file takes none around a value), "
                     'for example from  python -c "import secrets; print(secrets.token_urlsafe())"'
                 )
-        if not self.is_local and not self.insecure and not (self.api_keys and self.admin_keys):
+        if not is_loopback(self.host) and not self.insecure and not (self.api_keys and self.admin_keys):
             raise ConfigError(
                 f"host {self.host} can be reached by others and no keys are set: set {API_KEYS} and {ADMIN_KEYS}, or "
                 "listen at 127.0.0.1; --insecure serves everybody, writes too"
@@ -106,6 +115,7 @@ class Settings:
         Raises:
             ConfigError: no number, outside its range, or a setting's name misspelled.
         """
+        environment = {name: of for name, of in environment.items() if not _OF_KUBERNETES.match(f"{name}={of}")}
         names = {*(each.name.upper() for each in fields(cls)), "FAST"}
         others = (name.removeprefix("XCROSSREC_") for name in environment if name.startswith("XCROSSREC_"))
         for other in sorted({*others} - names):
@@ -114,27 +124,22 @@ class Settings:
         kinds = {"int": int, "float": float}
         for each in fields(cls):
             variable = f"XCROSSREC_{each.name.upper()}"
-            named = "://" not in environment.get(variable, "://")  # as Kubernetes names a Service's port
-            if each.type in kinds and each.name not in given and named:
+            if each.type in kinds and each.name not in given and variable in environment:
                 try:
                     given[each.name] = kinds[str(each.type)](environment[variable])
                 except ValueError:
-                    kind = "a whole number" if each.type == "int" else "a number"
-                    raise ConfigError(
-                        f"{variable} is {environment[variable]!r}: set {kind}, or leave it unset"
-                    ) from None
+                    said = f"{variable} is {environment[variable]!r}: set a{' whole' * (each.type == 'int')} number"
+                    raise ConfigError(f"{said}, or leave it unset") from None
         given["api_keys"], given["admin_keys"] = keys_of(environment, API_KEYS), keys_of(environment, ADMIN_KEYS)
         return cls(**given)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether only this machine reaches the host."""
-        return is_loopback(self.host)
 
     @property
     def processor_threads(self) -> int:
         """Threads that torch may use: one core is left to the event loop."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        with suppress(OSError, ValueError):  # of which a container's limit leaves a share, "200000 100000" or "max ..."
+            allowed, period = map(int, _PROCESSORS.read_text("ascii").split())
+            cores = min(cores, -(-allowed // period))
         return self.threads or max(1, cores - 1)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -21,11 +23,12 @@ from starlette.responses import Response
 from xcrossrec.data import write_domain
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.dual import encode_titles
+from xcrossrec.serving import settings as settings_module
 from xcrossrec.serving.gate import Gate
 from xcrossrec.serving.logs import JsonLines
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.room import Room
-from xcrossrec.serving.settings import Settings, keys_of
+from xcrossrec.serving.settings import Settings, is_loopback, keys_of
 
 from .conftest import sentence
 
@@ -166,6 +169,18 @@ def test_a_log_line_may_have_an_exception() -> None:
     assert "ValueError: x" in line["exception"]
 
 
+def test_what_other_libraries_warn_of_and_a_fault_are_json_too() -> None:
+    code = "import logging; from xcrossrec.serving.logs import log_as_json; log_as_json()"
+    code += "; log = logging.getLogger('asyncio'); log.info('quiet'); log.error('never retrieved')"
+    code += "; raise ZeroDivisionError('a fault')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    warned, fault = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert (warned["logger"], warned["level"], warned["message"]) == ("asyncio", "error", "never retrieved")
+    assert (fault["level"], fault["message"]) == ("critical", "the service ended by a fault")
+    assert "ZeroDivisionError: a fault" in fault["exception"]
+    assert ended.returncode == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -180,6 +195,7 @@ def test_a_log_line_may_have_an_exception() -> None:
         ({"host": "shop.example", "api_keys": ("k" * 16,)}, "no keys are set"),
         ({"api_keys": ("k" * 16, "short")}, "number 2 has 5 characters"),
         ({"admin_keys": ("schlüssel-0123456789",)}, "printable ASCII"),
+        ({"api_keys": ('"reader-0123456789"',)}, "number 1 has 19 characters.*the first no quotation mark"),
     ],
 )
 def test_settings_outside_their_range(settings: dict[str, Any], said: str) -> None:
@@ -191,7 +207,7 @@ def test_settings_that_are_fine_show_no_key() -> None:
     keys = {"api_keys": ("reader-0123456789",), "admin_keys": ("admin-0123456789",)}
     assert "0123456789" not in repr(Settings(host="0.0.0.0", **keys))
     assert Settings(host="0.0.0.0", insecure=True).processor_threads >= 1
-    assert Settings(host="::1").is_local
+    assert is_loopback("::1")
     assert keys_of({"A": " one ,two,, "}, "A") == ("one", "two")
     assert keys_of({}, "A") == ()
 
@@ -226,6 +242,30 @@ def test_what_kubernetes_sets_for_a_service_of_this_name_is_no_setting() -> None
     of_port = {f"XCROSSREC_PORT_80_TCP_{name}": name for name in ("PROTO", "PORT", "ADDR")}
     database = {"XCROSSREC_DATABASE_SERVICE_HOST": "10.0.0.2", "XCROSSREC_DATABASE_PORT": "tcp://10.0.0.2:5432"}
     assert Settings.read({**address, **port, **of_port, **database}) == Settings()
+
+
+@pytest.mark.parametrize("service", ["API", "DB", "WEB", "QUEUE", "A", "V2", "BATCH", "HISTORY", "API_V2", "HOST"])
+def test_nor_is_what_it_sets_for_services_whose_names_only_begin_like_it(service: str) -> None:
+    name = f"XCROSSREC_{service}"
+    address = {f"{name}_SERVICE_HOST": "10.0.0.1", f"{name}_SERVICE_PORT": "80", f"{name}_SERVICE_PORT_HTTP": "80"}
+    port = {f"{name}_PORT": "tcp://10.0.0.1:80", f"{name}_PORT_80_TCP": "tcp://10.0.0.1:80"}
+    of_port = {f"{name}_PORT_80_TCP_{each}": each for each in ("PROTO", "PORT", "ADDR")}
+    assert Settings.read({**address, **port, **of_port}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("limit", "threads"),
+    [("200000 100000", 1), ("250000 100000", 2), ("50000 100000", 1), ("max 100000", 15), ("", 15)],
+)
+def test_models_take_no_more_threads_than_a_container_has_processors(
+    limit: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)), raising=False)
+    monkeypatch.setattr(settings_module, "_PROCESSORS", tmp_path / "cpu.max")
+    assert Settings().processor_threads == 15, "where no limit is told"
+    (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert Settings().processor_threads == threads
+    assert Settings(threads=5).processor_threads == 5
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,19 @@ def test_a_bundle_that_may_not_be_changed_at_the_start_is_said_to_know_who_was_f
     assert said.startswith(f"{known} may still know who was forgotten in its catalogue: {known} could not be written")
 
 
+def test_to_forget_beside_a_model_that_may_not_be_changed_says_what_is_left_to_do(
+    open_shop: Any, known: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_shop({"toys": known}) as shop:
+        monkeypatch.setattr(bundle, "save_tables", Mock(side_effect=refused(known, "read-only")))
+        said = sentence(shop.ask("DELETE", "/v1/purchases", json={"user_id": "anna"}), 507, "storage")
+        assert "the catalogue and all answers have forgotten the customer" in said
+        assert f"{known} still knows her" in said
+        assert f"run  xcrossrec forget USER {known}  where that may be changed" in said
+        assert "anna" not in said
+        assert shop.recommend([], user_id="anna")["rung"] == "none"
+
+
 def test_many_items_of_many_customers_are_counted_before_they_are_looked_at(
     open_shop: Any, tiny_models: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
