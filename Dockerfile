@@ -21,6 +21,6 @@ USER 10001
 WORKDIR /var/lib/xcrossrec
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=600s \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"XCROSSREC_PORT\"]}/readyz', timeout=4)"]
 ENTRYPOINT ["xcrossrec", "serve"]

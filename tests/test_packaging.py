@@ -17,6 +17,7 @@ import yaml
 from xcrossrec.cli import app
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.routes import router
+from xcrossrec.serving.server import _CLOSE_S
 from xcrossrec.serving.settings import ADMIN_KEYS, API_KEYS, Settings
 
 PACKAGING = Path(__file__).resolve().parents[1] / "packaging"
@@ -94,6 +95,15 @@ def test_the_image_has_what_the_probes_of_kuberay_call() -> None:
     assert re.search(r"^RUN .*apt-get install .*\bwget\b", (PACKAGING / "Dockerfile").read_text("utf-8"), re.MULTILINE)
 
 
+def test_the_images_user_has_a_home_to_write_to_and_every_pod_room_there() -> None:
+    """Where Ray puts its key; the user's own has no folder, and some roots are read-only."""
+    assert re.search(r"^ENV .*\bHOME=/tmp$", (PACKAGING / "Dockerfile").read_text("utf-8"), re.MULTILINE)
+    pods = [part for part in parts_of(KUBERNETES) if isinstance(part, dict) and part.get("image") == IMAGE]
+    assert len(pods) >= 3
+    for pod in pods:
+        assert "/tmp" in [mount["mountPath"] for mount in pod["volumeMounts"]]
+
+
 def deployment() -> Any:
     (found,) = [part for part in KUBERNETES if part["kind"] == "Deployment"]
     return found["spec"]["template"]["spec"]
@@ -106,10 +116,13 @@ def test_probes_ask_what_is_served_and_nobody_is_cut_off() -> None:
     (port,) = container["ports"]
     assert {probe["port"] for probe in probes} == {port["name"]}
     assert port["containerPort"] == Settings.port
+    ready = container["readinessProbe"]
+    assert ready["timeoutSeconds"] > 1 < ready["failureThreshold"], "one slow second is every replica's at once"
     drain = float(next(each["value"] for each in container["env"] if each["name"] == "XCROSSREC_DRAIN_S"))
-    assert deployment()["terminationGracePeriodSeconds"] > drain + Settings.stop_s
+    assert deployment()["terminationGracePeriodSeconds"] > drain + Settings.stop_s + _CLOSE_S
     service = COMPOSE["services"]["service"]
-    assert float(service["stop_grace_period"].rstrip("s")) > float(service["environment"]["XCROSSREC_DRAIN_S"]) + 30
+    assert float(service["stop_grace_period"].rstrip("s")) > drain + Settings.stop_s + _CLOSE_S
+    assert float(service["environment"]["XCROSSREC_DRAIN_S"]) == drain
     assert f":{Settings.port}/readyz" in service["healthcheck"]["test"][-1]
 
 

@@ -235,3 +235,19 @@ def test_commands_refuse_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     done = RUNNER.invoke(app, given)
     assert (done.exit_code, done.stdout) == (2, "")
     assert "pip install 'xcrossrec[ray]'" in done.stderr
+
+
+def test_a_home_that_may_not_be_written_is_named_where_ray_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray writes a key there for a cluster of its own; a container's user often has none."""
+    ray = pytest.importorskip("ray", reason="RAY ABSENT: pip install 'xcrossrec[ray]'")
+
+    def refuse(**_: Any) -> None:
+        raise PermissionError(13, "Permission denied", "/home/nobody")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    said = (
+        r"^Ray did not start on this machine \(.*/home/nobody.*\): give --engine local, or a HOME that may be written"
+    )
+    with pytest.raises(ConfigError, match=said), engine_named("ray"):
+        raise AssertionError("it started")

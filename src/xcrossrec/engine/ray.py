@@ -52,7 +52,8 @@ def connected() -> Iterator[Ray]:
     except (OSError, ValueError, RuntimeError) as error:
         said = str(error).partition("\n")[0]
         if place == "local":
-            raise ConfigError(f"Ray did not start on this machine ({said}): give --engine local") from error
+            remedy = "give --engine local, or a HOME that may be written where that is what it lacks"
+            raise ConfigError(f"Ray did not start on this machine ({said}): {remedy}") from error
         raise ConfigError(
             f"no Ray cluster answers at {place!r} that this machine can use ({said}): start one with  ray start --head"
             ", or unset RAY_ADDRESS for this machine alone"

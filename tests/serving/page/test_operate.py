@@ -17,6 +17,7 @@ import pytest
 import typer
 
 from xcrossrec.cli import app
+from xcrossrec.serving.server import _CLOSE_S
 from xcrossrec.serving.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -120,7 +121,7 @@ def test_the_units_command_is_one_of_ours() -> None:
     assert Path(program).name == "xcrossrec"
     assert {word for word in words if word.startswith("--")} <= set(options_of(command))
     assert "HUP" in service["ExecReload"]
-    assert int(service["TimeoutStopSec"]) > Settings.drain_s + Settings.stop_s
+    assert int(service["TimeoutStopSec"]) > Settings.drain_s + Settings.stop_s + _CLOSE_S
     assert (service["Restart"], service["RestartForceExitStatus"]) == ("on-failure", "SIGHUP"), "which is a clean end"
 
 
