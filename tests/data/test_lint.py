@@ -187,6 +187,16 @@ def test_lint_counts_what_train_knows_too_early() -> None:
     assert "train_after_targets" not in found(lint([build_domain("d", items, {"train": train, "test": late})]))
 
 
+def test_lint_names_who_bought_after_today() -> None:
+    items = pl.DataFrame({"item_id": list("ab"), "title": ["Ant", "Bee"]})
+    columns = ["user_id", "item_id", "timestamp"]
+    train = pl.DataFrame([("u", "a", 1), ("u", "b", 4_102_444_800), ("v", "a", 7)], columns, orient="row")
+    finding = found(lint([build_domain("d", items, {"train": train})]))["future_time"]
+    assert (finding.severity, finding.split, finding.count, finding.examples) == ("warning", "train", 1, ("u",))
+    before = train.filter(pl.col("timestamp") < 9)
+    assert "future_time" not in found(lint([build_domain("d", items, {"train": before})]))
+
+
 def test_lint_reports_what_the_import_repaired() -> None:
     items = pl.DataFrame({"item_id": ["a", "b", "c"], "title": ["A &amp; B", "", "C"]})
     train = pl.DataFrame({"user_id": ["u", "u", "u"], "item_id": ["a", "b", "c"]})

@@ -122,6 +122,23 @@ def test_older_purchases_count_less_where_what_sells_changes() -> None:
     assert lately[7] == pytest.approx(sum(0.5 ** ((399 * DAY - time) / (30 * DAY)) for time in newest))
 
 
+def test_purchases_of_the_future_make_no_others_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One customer's wrong clock left her few purchases alone of what sells most."""
+    domain = timed(moving=True)
+    train = domain.frame("train")
+    right, half_life = popularity_of(domain, domain.sequences("train", minimum=1))
+    wrong = (pl.col("user_id") == train["user_id"][0]).alias("wrong")
+    far = pl.when(wrong).then(pl.col("timestamp") + 75 * 365 * DAY).otherwise(pl.col("timestamp")).alias("timestamp")
+    other = build_domain("garden", domain.items, {"train": train.with_columns(far)})
+    monkeypatch.setattr(module.time, "time", lambda: 500.0 * DAY)
+    found, same = popularity_of(other, other.sequences("train", minimum=1))
+    assert same == half_life
+    assert (found["lately"] - right["lately"]).abs().max() <= 1.0, "her own purchase counts as of the last day"
+    monkeypatch.setattr(module.time, "time", lambda: 0.0)
+    today_is_wrong, _ = popularity_of(domain, domain.sequences("train", minimum=1))
+    assert today_is_wrong.equals(right), "a clock that was set back changes nothing"
+
+
 def test_all_purchases_count_alike_where_nothing_changes_or_no_time_is_known() -> None:
     domain = timed(moving=False)
     table, half_life = popularity_of(domain, domain.sequences("train", minimum=1))

@@ -7,6 +7,7 @@ drawn at random, ``form`` = one way to score.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,7 +72,9 @@ def with_day_one(model: Model, domain: Domain, users: Sequences, *, seed: int = 
         lately = popularity["lately"].to_numpy()
         others = Others.draw(lately, seed)
         vectors = _encoded(model, domain.texts, {*others.rows.tolist(), *(row for own in rows for row in own)})
-        fitting = Fitting(vectors, domain.items[ITEM].to_list(), _means(model, texts), rows, lately, others)
+        every = encode_titles(model, [text for each in texts for text in each], as_history=True)
+        means = torch.stack([part.mean(0) for part in torch.split(every, list(map(len, texts)))])
+        fitting = Fitting(vectors, domain.items[ITEM].to_list(), means, rows, lately, others)
         bridge = fitting.bridge(range(len(rows)))
         weights = {**weights, **fitting.weights(matcher_of(model), seed)}
     elif domain.other is not None:
@@ -100,7 +103,7 @@ def popularity_of(domain: Domain, users: Sequences) -> tuple[pl.DataFrame, float
     bought = np.bincount(rows, minlength=domain.items.height)
     half_life, lately = None, bought.astype(np.float64)
     if TIMESTAMP in once.columns and not once[TIMESTAMP].null_count():
-        times = once[TIMESTAMP].to_numpy().astype(np.float64)
+        times = _until_today(once[TIMESTAMP].to_numpy().astype(np.float64))
         cut = float(np.quantile(times, 0.8))
         old, new = times <= cut, rows[times > cut]
         if len(new):
@@ -148,8 +151,7 @@ class Others:
         above = (scores >= target[..., None]) & counts
         parts = [slice(None, self.alike), slice(self.alike, None)]
         shares = [above[..., part].sum(-1) / counts[..., part].sum(-1).clip(1) for part in parts]
-        ranks: Float64[np.ndarray, "form customer"] = np.mean([_reciprocal(share) for share in shares], axis=0).T
-        return ranks
+        return np.asarray(np.mean([_reciprocal(share) for share in shares], axis=0).T)
 
 
 @dataclass(frozen=True)
@@ -229,10 +231,7 @@ class Fitting:
         """The text's scores of what was bought next, and of the others."""
         items = torch.cat([self.vectors[target][None], self.vectors[self.others.rows]])
         present = torch.ones(1, len(history), dtype=torch.bool)
-        scores: Float64[np.ndarray, " target_and_others"] = (
-            matcher.match(self.vectors[list(history)][None], present, items)[0].double().numpy()
-        )
-        return scores
+        return np.asarray(matcher.match(self.vectors[list(history)][None], present, items)[0].double())
 
     def _by_bridge(
         self, bridge: Bridge, asked: Sequence[int], targets: Sequence[int]
@@ -251,11 +250,11 @@ def _encoded(model: Model, texts: Sequence[str], rows: set[int]) -> Float32[Tens
     return vectors
 
 
-def _means(model: Model, texts: Sequence[Sequence[str]]) -> Float32[Tensor, "customer dim"]:
-    """The mean vector of each customer's texts."""
-    lengths = [len(each) for each in texts]
-    every = encode_titles(model, [text for each in texts for text in each], as_history=True)
-    return torch.stack([part.mean(0) for part in torch.split(every, lengths)])
+def _until_today(times: Float64[np.ndarray, " purchase"]) -> Float64[np.ndarray, " purchase"]:
+    """Times, those of the future (a wrong clock, an order for later) as the last before: they would age all others.
+    Where most are, it is today's clock that is wrong, or the data are made up: then they stay."""
+    ahead = times > time.time()
+    return np.minimum(times, times[~ahead].max()) if 0 < ahead.mean() < 0.5 else times
 
 
 def _decayed(
@@ -266,8 +265,7 @@ def _decayed(
     items: int,
 ) -> Float64[np.ndarray, " item"]:
     weights = None if days is None else 0.5 ** ((now - times) / (days * _DAY))
-    counts: Float64[np.ndarray, " item"] = np.bincount(rows, weights, items).astype(np.float64)
-    return counts
+    return np.bincount(rows, weights, items).astype(np.float64)
 
 
 def _foretold(
@@ -280,8 +278,7 @@ def _foretold(
 
 def _reciprocal(share: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
     q, n = np.clip(share, 1e-9, 1.0), _NEGATIVES + 1
-    ranks: Float64[np.ndarray, "*shape"] = -np.expm1(n * np.log1p(-np.minimum(q, 1 - 1e-12))) / (n * q)
-    return ranks
+    return np.asarray(-np.expm1(n * np.log1p(-np.minimum(q, 1 - 1e-12))) / (n * q))
 
 
 def _simplest(found: Float[np.ndarray, "form asked"]) -> int:
