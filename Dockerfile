@@ -1,12 +1,13 @@
 # Serves models over HTTP. Build: docker build -t xcrossrec .   Run: see docs/operate.md
 FROM python:3.11-slim AS build
-# Where pip takes torch from; empty: its default index, which brings CUDA.
+# Where pip takes torch from; empty: its default index, which brings CUDA. What torch needs comes with the rest below: an
+# index of torch alone may lack the versions of constraints.txt.
 ARG TORCH_INDEX=""
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN python -m venv /opt/xcrossrec \
     && /opt/xcrossrec/bin/pip install --no-cache-dir --constraint constraints.txt \
-        ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
+        --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 COPY src ./src
 RUN /opt/xcrossrec/bin/pip install --no-cache-dir --constraint constraints.txt ".[serve,postgres]"
 

@@ -95,6 +95,16 @@ def test_the_image_has_what_the_probes_of_kuberay_call() -> None:
     assert re.search(r"^RUN .*apt-get install .*\bwget\b", (PACKAGING / "Dockerfile").read_text("utf-8"), re.MULTILINE)
 
 
+@pytest.mark.parametrize("name", ["Dockerfile", "packaging/Dockerfile"])
+def test_what_torch_needs_is_not_looked_for_at_an_index_of_torch_alone(name: str) -> None:
+    """It has few versions of other packages, and constraints.txt pins one of each."""
+    text = (PACKAGING.parent / name).read_text("utf-8")
+    (line,) = re.findall(r".*--index-url.*", text)
+    assert '--no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch' in line
+    assert re.search(r'^ARG TORCH_INDEX=""$', text, re.MULTILINE)
+    assert text.index(line) < text.index("[serve,postgres")  # which brings what torch needs
+
+
 def test_the_images_user_has_a_home_to_write_to_and_every_pod_room_there() -> None:
     """Where Ray puts its key; the user's own has no folder, and some roots are read-only."""
     assert re.search(r"^ENV .*\bHOME=/tmp$", (PACKAGING / "Dockerfile").read_text("utf-8"), re.MULTILINE)
