@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from datetime import UTC, datetime
 
 
@@ -30,6 +31,7 @@ def log_as_json(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(handlers=[handler])  # warnings of other libraries
+    threading.excepthook = lambda fault: logging.error("a thread ended by a fault", exc_info=fault.exc_value)
     sys.excepthook = lambda *fault: logging.critical("the service ended by a fault", exc_info=fault)
     for name in ("xcrossrec", "uvicorn"):
         logger = logging.getLogger(name)

@@ -172,10 +172,13 @@ def test_a_log_line_may_have_an_exception() -> None:
 def test_what_other_libraries_warn_of_and_a_fault_are_json_too() -> None:
     code = "import logging; from xcrossrec.serving.logs import log_as_json; log_as_json()"
     code += "; log = logging.getLogger('asyncio'); log.info('quiet'); log.error('never retrieved')"
+    code += "; import threading; each = threading.Thread(target=next, args=((),)); each.start(); each.join()"
     code += "; raise ZeroDivisionError('a fault')"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    warned, fault = [json.loads(line) for line in ended.stderr.splitlines()]
+    warned, thread, fault = [json.loads(line) for line in ended.stderr.splitlines()]
     assert (warned["logger"], warned["level"], warned["message"]) == ("asyncio", "error", "never retrieved")
+    assert (thread["level"], thread["message"]) == ("error", "a thread ended by a fault")
+    assert "TypeError: 'tuple' object is not an iterator" in thread["exception"]
     assert (fault["level"], fault["message"]) == ("critical", "the service ended by a fault")
     assert "ZeroDivisionError: a fault" in fault["exception"]
     assert ended.returncode == 1
