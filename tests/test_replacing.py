@@ -254,3 +254,15 @@ def test_a_link_that_leads_in_a_circle_is_no_place(links: dict[str, str], tmp_pa
         check_folder(place)
     assert leftovers(place) == ""
     assert names(tmp_path) == sorted(links)
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EROFS, errno.EACCES])
+def test_a_volume_is_named_as_what_cannot_be_replaced(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume, error = Path("/proc"), OSError(number, os.strerror(number))
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == volume)
+    said = "nothing was changed; it is a volume, which cannot be replaced: choose a folder in it, then try again"
+    assert str(replacing.refused(volume, error)).endswith(said)
+    assert "volume" not in str(replacing.refused(volume / "toys", error))
+    full = replacing.refused(volume, OSError(errno.ENOSPC, "No space left on device"))
+    assert "volume" not in str(full)
+    assert "free space on its disk" in str(full)

@@ -198,6 +198,8 @@ def state_of(path: Path | str) -> str:
 def refused(path: Path, error: object) -> StorageError:
     """Say that the disk refused a write, or what else the system did not give."""
     lack = lacking(error) if isinstance(error, BaseException) else None
+    if getattr(error, "errno", None) in (errno.EBUSY, errno.EROFS, errno.EACCES) and path.is_mount():
+        lack = "it is a volume, which cannot be replaced: choose a folder in it"
     remedy = lack or "free space on its disk, or check that it may be written"
     return StorageError(f"{path} could not be written ({error}): nothing was changed; {remedy}, then try again")
 
