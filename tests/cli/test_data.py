@@ -3,9 +3,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from xcrossrec.catalogue import Purchase, StoredItem
+from xcrossrec.catalogue.sqlite import SqliteCatalogue
 from xcrossrec.cli import app
 from xcrossrec.data import read_domain
 
@@ -93,6 +96,33 @@ def test_import_with_mapped_columns(tmp_path: Path) -> None:
     assert again.exit_code == 2
     assert "already holds a domain" in again.stderr
     assert run("import", *own, *mapping, *times, "--overwrite").exit_code == 0
+
+
+def test_a_domain_is_not_overwritten_with_what_was_written_to_the_catalogue_beside_it(
+    tmp_path: Path, given_files: dict[str, Path]
+) -> None:
+    """It went with the folder, below a running service too: items and purchases that were acknowledged, and who was
+    forgotten."""
+    domain, beside = tmp_path / "out", tmp_path / "out" / ".catalogue-0a1b2c3d"
+    again = ["import", "--domain", "tools", *options(given_files), "--out", domain, "--overwrite"]
+    assert run(*again).exit_code == 0
+    saw, vectors = [StoredItem("i1", "Saw")], np.ones((1, 4), dtype=np.float32)
+    for write in (
+        lambda store: store.upsert([StoredItem("i9", "Own")], vectors),
+        lambda store: store.add_purchases([Purchase("u1", "i1")]),
+        lambda store: store.forget("u1"),
+    ):
+        with SqliteCatalogue.create(beside, saw, vectors, fingerprint="f" * 64, overwrite=True) as store:
+            refused = run(*again)
+            assert (refused.exit_code, "is open in another process" in refused.stderr) == (2, True)
+            write(store)
+        refused = run(*again)
+        assert refused.exit_code == 2
+        assert f"{beside} holds what was written over HTTP: move or delete it first" in refused.stderr
+        assert read_domain(domain).name == "tools"
+    SqliteCatalogue.create(beside, saw, vectors, fingerprint="f" * 64, overwrite=True).close()
+    assert run(*again).exit_code == 0, "what it was made of alone can be made again"
+    assert not beside.exists()
 
 
 def test_shares_are_two_numbers(tmp_path: Path) -> None:

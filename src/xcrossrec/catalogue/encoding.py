@@ -56,7 +56,8 @@ class BlockEncoder:
         """Encode texts into unit vectors; see :func:`xcrossrec.models.dual.encode_titles`."""
         different = reading_order(texts)
         cut = [different[start : start + TEXTS_AT_ONCE] for start in range(0, len(different), TEXTS_AT_ONCE)]
-        blocks = {_digest(block, as_history): (block, as_history) for block in cut}
+        asked = [(block, as_history) for block in cut]
+        blocks = {hashlib.sha256(repr((list(each[0]), as_history)).encode()).hexdigest()[:32]: each for each in asked}
         load: Callable[[], Model] = (lambda: self.model) if self.engine.here else self.loading.anywhere()
         with stage("encoding", "texts") as bar:
             total = len(different)
@@ -107,8 +108,3 @@ def _encoding(load: Callable[[], Model], told: Callable[[int], None] = lambda do
         return bytes(found.numpy().tobytes())
 
     return work
-
-
-def _digest(texts: Sequence[str], as_history: bool) -> str:
-    """What a block's vectors depend on beside the model, as a name."""
-    return hashlib.sha256(repr((list(texts), as_history)).encode()).hexdigest()[:32]

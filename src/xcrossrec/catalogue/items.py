@@ -126,16 +126,12 @@ def _read(source: Path | str) -> Domain | pl.DataFrame | list[StoredItem]:
 
 
 def _item(row: Mapping[str, Any]) -> StoredItem:
+    more = {name: value for name, value in row.items() if name not in OWN and value is not None}
     return StoredItem(
         row[ITEM],
         row[TITLE],
         category=row.get("category") or None,
         in_stock=row.get("in_stock") is not False,
         price=row.get("price"),
-        metadata=_metadata({name: value for name, value in row.items() if name not in OWN and value is not None}),
+        metadata=json.loads(json.dumps(more, default=str)) if more else None,  # times and decimals as text
     )
-
-
-def _metadata(values: dict[str, Any]) -> dict[str, Any] | None:
-    """Keep what JSON can hold as it is, and the rest (times, decimals) as text."""
-    return json.loads(json.dumps(values, default=str)) if values else None

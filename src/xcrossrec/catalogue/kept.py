@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from xcrossrec.catalogue import sqlite
 from xcrossrec.catalogue.purchases import PurchaseLog
 from xcrossrec.catalogue.sqlite import SqliteCatalogue
-from xcrossrec.exceptions import NoCatalogueError
+from xcrossrec.exceptions import BundleError, NoCatalogueError
 from xcrossrec.types import is_url
 
 if TYPE_CHECKING:
@@ -43,6 +43,15 @@ def check_place(place: Path | str, *, overwrite: bool) -> None:
         recorded_model(place)
         if not overwrite:
             raise taken(shown(place))
+
+
+def check_beside(folder: Path) -> None:
+    """Refuse (BundleError) to replace a folder whose catalogue is open, or holds more than it was made of."""
+    for place in folder.glob(".catalogue-*"):
+        with open_kept(place, fingerprint=None) as catalogue:
+            changed = catalogue.snapshot().version > 1
+        if changed or recorded_purchases(place).forgotten:
+            raise BundleError(f"{place} holds what was written over HTTP: move or delete it first, or import elsewhere")
 
 
 def kind_kept(place: Path | str) -> type[Kept]:

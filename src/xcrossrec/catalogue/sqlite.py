@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -350,18 +350,14 @@ def held(folder: Path, *, overwrite: bool) -> Iterator[None]:
     Raises:
         BundleError: the folder is taken.
     """
-    rows = None
-    if not check_vacant(folder, overwrite=overwrite):
-        if not is_catalogue(folder):
-            raise BundleError(f"{folder} exists and is no catalogue: it is not replaced, choose another place")
-        try:
-            rows = Rows(folder / DATABASE)
-        except InUseError:
-            raise
-        except XCrossRecError as error:
-            log.warning("%s is replaced: %s", folder, error)
-    try:
+    with ExitStack() as stack:
+        if not check_vacant(folder, overwrite=overwrite):
+            if not is_catalogue(folder):
+                raise BundleError(f"{folder} exists and is no catalogue: it is not replaced, choose another place")
+            try:
+                stack.enter_context(closing(Rows(folder / DATABASE)))
+            except InUseError:
+                raise
+            except XCrossRecError as error:
+                log.warning("%s is replaced: %s", folder, error)
         yield
-    finally:
-        if rows:
-            rows.close()

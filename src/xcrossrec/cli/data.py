@@ -116,6 +116,10 @@ def import_(
     inputs = Inputs(interactions or (), items or (), splits, columns, separator, encoding, conditions, incomplete)
     recipe = Recipe(k_core, repeats, split, *_shares(shares), seed, unknown_items, text)
     refuse_taken(out, overwrite=overwrite)
+    if any(out.glob(".catalogue-*")):
+        from xcrossrec.catalogue.kept import check_beside
+
+        check_beside(out)
     others = [read_domain(path) for path in shared_users or ()]
     with progress_to_stderr(), engine_named(engine) as place, by_file(place, out, form, inputs) as blocks:
         imported = import_domain(domain or out.resolve().name, form, inputs, recipe, blocks)
@@ -195,11 +199,10 @@ def _report(filters: dict[str, Any]) -> None:
     if lacking := filters.get("items_without_id"):
         to_stderr(f"{lacking:,} rows of items without an id were left out (--incomplete drop)")
     if two := filters.get("conflicting_titles"):
-        shown = "; ".join(two["examples"][:1])
-        to_stderr(f"{two['items']:,} items have several titles, the first was taken ({shown})")
+        to_stderr(f"{two['items']:,} items have several titles, the first was taken ({'; '.join(two['examples'][:1])})")
     if empty := filters.get("empty_titles"):
-        examples = ", ".join(empty["examples"])
-        to_stderr(f"{empty['items']:,} items have no title: models read 'untitled item' ({examples})")
+        shown = ", ".join(empty["examples"])
+        to_stderr(f"{empty['items']:,} items have no title: models read 'untitled item' ({shown})")
     for role, said in filters.get("not_understood", {}).items():
         to_stderr(f"{role}: {said}")
     if escaped := filters.get("html_entities"):
