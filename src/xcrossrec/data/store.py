@@ -65,8 +65,8 @@ def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -
 
     Args:
         path: the folder; must not exist, or be empty.
-        overwrite: replace an existing domain, with its candidate files. A folder that holds anything
-            else is never replaced.
+        overwrite: replace an existing domain, with its candidate files and the catalogues beside it, open ones too
+            (`data import` looks). A folder that holds anything else is never replaced.
 
     Raises:
         DataError: the folder is taken.
