@@ -116,10 +116,10 @@ class Settings:
             ConfigError: no number, outside its range, or a setting's name misspelled.
         """
         environment = {name: of for name, of in environment.items() if not _OF_KUBERNETES.match(f"{name}={of}")}
-        names = {*(each.name.upper() for each in fields(cls)), "FAST"}
+        known = {*(each.name.upper() for each in fields(cls)), "FAST"}
         others = (name.removeprefix("XCROSSREC_") for name in environment if name.startswith("XCROSSREC_"))
-        for other in sorted({*others} - names):
-            if meant := get_close_matches(other, names, 1, 0.65):
+        for other in sorted({*others} - known):
+            if meant := get_close_matches(other, known, 1, 0.82) or [n for n in known if n.endswith(f"_{other}")]:
                 raise ConfigError(f"XCROSSREC_{other} is set and is no setting: XCROSSREC_{meant[0]} is one")
         kinds = {"int": int, "float": float}
         for each in fields(cls):
