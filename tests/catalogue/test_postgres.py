@@ -226,21 +226,28 @@ def test_a_connection_lost_after_the_switch_takes_no_items_along(
     assert list(taken.snapshot()) == [item(0), item(1)]
 
 
-def test_who_lost_the_lock_writes_no_vectors(
-    two: tuple[PostgresCatalogue, PostgresCatalogue], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one, other = two
-    opened, connect = [], Database.connect
+def all_opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The connections that are opened from now on."""
+    opened, connect = list[Any](), Database.connect
 
     def seen(self: Database) -> Any:
         opened.append(connect(self))
         return opened[-1]
 
+    monkeypatch.setattr(Database, "connect", seen)
+    return opened
+
+
+def test_who_lost_the_lock_writes_no_vectors(
+    two: tuple[PostgresCatalogue, PostgresCatalogue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+
     def broken(items: Sequence[StoredItem]) -> np.ndarray:
         opened[0].close()
         return encode_items(items)
 
-    monkeypatch.setattr(Database, "connect", seen)
+    opened = all_opened(monkeypatch)
     with pytest.raises(UnavailableError, match="keeps others from embedding was lost: the present vectors go on"):
         one.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=broken)
     assert (list(other.snapshot()), other.replaced_by) == ([item(0), item(1)], None)
@@ -347,14 +354,8 @@ def test_a_server_that_stops_while_another_process_is_waited_for_is_a_sentence(
     two: tuple[PostgresCatalogue, PostgresCatalogue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = two
-    opened, connect = [], Database.connect
-
-    def seen(self: Database) -> Any:
-        opened.append(connect(self))
-        return opened[-1]
-
     with one._tables.database.alone():
-        monkeypatch.setattr(Database, "connect", seen)
+        opened = all_opened(monkeypatch)
         monkeypatch.setattr(connections, "sleep", lambda seconds: opened[-1].close())
         with pytest.raises(UnavailableError, match=r"the database .* was lost \(.*\): nothing was changed; ask again"):
             other.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items)
