@@ -9,74 +9,22 @@ from threading import Event, Thread
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
-import torch
-from torch import Tensor
 
+from catalogue_parts import DIM, OTHER, best, encode, encode_items, item, search, unit
+from purchases_contract import PurchasesContract
 from xcrossrec.catalogue import (
     Catalogue,
     CatalogueReplacedError,
     Filters,
-    Forgotten,
-    Pool,
     Purchase,
-    Search,
-    Snapshot,
     StoredItem,
 )
 from xcrossrec.catalogue import base as base_module
-from xcrossrec.copurchase import user_hash
 from xcrossrec.exceptions import ConfigError, DataError
 
-MODEL, OTHER = "a" * 64, "b" * 64
-DIM = 4
 
-
-def item(number: int, **values: Any) -> StoredItem:
-    return StoredItem(f"i{number}", values.pop("title", f"Item {number}"), **values)
-
-
-def unit(*numbers: int) -> np.ndarray:
-    """A vector for each number: 4 dimensions, different for 0 to 80."""
-    digits = np.array([[number // 3**power % 3 for power in range(DIM)] for number in numbers], dtype=np.float32)
-    return digits.reshape(len(numbers), DIM) + 1
-
-
-def meets(item: StoredItem, filters: Filters) -> bool:
-    """Whether an item meets all conditions, one by one."""
-    return (
-        (filters.category is None or item.category in filters.category)
-        and (filters.in_stock is None or item.in_stock == filters.in_stock)
-        and (filters.price_min is None or (item.price is not None and item.price >= filters.price_min))
-        and (filters.price_max is None or (item.price is not None and item.price <= filters.price_max))
-    )
-
-
-def only_slot(products: Tensor) -> Tensor:
-    """The pool of a query that is one vector."""
-    return products[0]
-
-
-def search(slots: np.ndarray, pool: Pool = only_slot, **options: Any) -> Search:
-    return Search(torch.from_numpy(slots), pool, **options)
-
-
-def best(store: Catalogue | Snapshot, number: int, k: int = 3, **options: Any) -> list[str]:
-    snapshot = store if isinstance(store, Snapshot) else store.snapshot()
-    return [found.item_id for found, _ in snapshot.search(search(unit(number), **options), k)]
-
-
-def encode(titles: Sequence[str]) -> np.ndarray:
-    """Another model: one dimension more."""
-    return np.array([[len(title)] * (DIM + 1) for title in titles], dtype=np.float32).reshape(-1, DIM + 1)
-
-
-def encode_items(items: Sequence[StoredItem]) -> np.ndarray:
-    return encode([item.title for item in items])
-
-
-class CatalogueContract:
+class CatalogueContract(PurchasesContract):
     """Inherit it, and say how a catalogue is made."""
 
     def make(self, folder: Path, dim: int, items: Sequence[StoredItem], vectors: np.ndarray) -> Catalogue:
@@ -244,75 +192,6 @@ class CatalogueContract:
         assert all(len(seen) == 1 for seen in prices)
 
     # ---- what was bought
-
-    def test_purchases_are_kept_once_each_in_order_of_arrival(self, store: Catalogue) -> None:
-        before = store.version
-        first = [Purchase("anna", "i2", 50), Purchase("bo", "i1")]
-        assert list(store.add_purchases([*first, Purchase("anna", "i2", 70)])) == first
-        assert store.version == before + 1
-        assert len(store.add_purchases([Purchase("bo", "i1", 99), Purchase("anna", "not in the catalogue", 10)])) == 1
-        assert not [*store.add_purchases([Purchase("bo", "i1")]), *store.add_purchases([])]
-        assert store.version == before + 2
-        kept = [("anna", "i2", 50), ("bo", "i1", None), ("anna", "not in the catalogue", 10)]
-        assert store.purchases().schema == {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
-        assert store.purchases().rows() == kept
-        again = self.reopened(store)
-        assert (again.purchases().rows(), again.version) == (kept, before + 2)
-        assert len(again.add_purchases([Purchase("anna", "i2"), Purchase("anna", "i1")])) == 1
-        assert again.purchases().rows() == [*kept, ("anna", "i1", None)]
-        again.close()
-
-    def test_who_read_some_purchases_reads_the_rest(self, store: Catalogue) -> None:
-        store.add_purchases([Purchase("anna", "i2")])
-        again = self.reopened(store)
-        read = again.purchases().height
-        assert list(again.purchases_after(read)) == []
-        again.add_purchases([Purchase("anna", "i2"), Purchase("bo", "i2", 5), Purchase("bo", "i3")])
-        assert list(again.purchases_after(read)) == [Purchase("bo", "i2", 5), Purchase("bo", "i3")]
-        assert list(again.purchases_after(read + 1)) == [Purchase("bo", "i3")]
-        again.close()
-
-    def test_purchases_outlive_their_items_and_the_model(self, store: Catalogue) -> None:
-        store.upsert([item(0), item(1)], unit(0, 1))
-        store.add_purchases([Purchase("anna", "i0"), Purchase("anna", "i1")])
-        store.delete(["i0"])
-        store.compact()
-        new = store.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items)
-        with pytest.raises(CatalogueReplacedError, match="write to the one that took its place"):
-            store.add_purchases([Purchase("bo", "i0")])
-        assert len(new.add_purchases([Purchase("anna", "i0"), Purchase("bo", "i0")])) == 1
-        kept = [("anna", "i0", None), ("anna", "i1", None), ("bo", "i0", None)]
-        assert (store.purchases().rows(), new.purchases().rows()) == (kept, kept)  # who still answers sees it too
-        again = self.reopened(new)
-        assert again.purchases().rows() == kept
-        again.close()
-        with pytest.raises(ConfigError, match="is closed: open it again"):
-            again.add_purchases([Purchase("bo", "i1")])
-
-    def test_who_is_forgotten_bought_nothing(self, store: Catalogue) -> None:
-        store.add_purchases([Purchase("anna", "i2"), Purchase("bo", "i1"), Purchase("anna", "i3", 9)])
-        read, version = store.purchases_read, store.version
-        assert (store.forget("anna"), store.version) == (2, version + 1)
-        assert (store.forget("anna"), store.forget("nobody"), store.version) == (0, 0, version + 1)
-        assert store.purchases().rows() == [("bo", "i1", None)]
-        assert len(store.add_purchases([Purchase("bo", "i1"), Purchase("anna", "i2")])) == 1
-        since = [each for each in store.purchases_after(read) if each is not None]
-        anna, nobody, bo = (Forgotten(user_hash(user)) for user in ("anna", "nobody", "bo"))
-        assert since == [anna, nobody, Purchase("anna", "i2")]
-        elsewhere = pickle.loads(pickle.dumps(store.elsewhere()))()
-        again = self.reopened(store)
-        for each in (elsewhere, again):  # whose models may know her yet
-            assert [entry for entry in each.purchases_after(0) if isinstance(entry, Forgotten)] == [anna, nobody]
-        elsewhere.close()
-        assert (again.purchases().rows(), again.version) == ([("bo", "i1", None), ("anna", "i2", None)], version + 2)
-        assert again.forget("bo") == 1
-        assert again.purchases().rows() == [("anna", "i2", None)]
-        assert again.forget("anna") == 1
-        again = self.reopened(again)
-        assert {entry for entry in again.purchases_after(0) if isinstance(entry, Forgotten)} == {anna, nobody, bo}
-        again.close()
-
-    # ---- another model
 
     def test_another_models_vectors_take_the_place_while_the_old_store_still_answers(self, store: Catalogue) -> None:
         store.upsert([item(0, metadata={"a": 1}), item(80)], unit(0, 80))

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from jaxtyping import Float
 from torch import Tensor
 
-from catalogue_contract import meets, only_slot, search
+from catalogue_parts import meets, only_slot, search
 from xcrossrec.catalogue import Filters, Pool, SqliteCatalogue, StoredItem
 
 DIM = 3

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from catalogue_contract import MODEL, item, unit
+from catalogue_parts import MODEL, item, unit
 from xcrossrec.catalogue import Purchase, SqliteCatalogue, examine, repair
 from xcrossrec.catalogue.rows import DATABASE
 from xcrossrec.catalogue.segment import check_of_item

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogue_contract import meets
+from catalogue_parts import meets
 from xcrossrec.catalogue import Filters, Purchase, StoredItem
 from xcrossrec.catalogue.segment import Segment, table_of
 from xcrossrec.exceptions import DataError

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from catalogue_contract import MODEL, MergingContract
+from catalogue_contract import MergingContract
+from catalogue_parts import MODEL
 from xcrossrec.catalogue import Catalogue, StoredItem
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from catalogue_contract import only_slot
+from catalogue_parts import only_slot
 from xcrossrec.catalogue import (
     Forgotten,
     Purchase,

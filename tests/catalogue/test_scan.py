@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalogue_contract import only_slot
+from catalogue_parts import only_slot
 from xcrossrec.catalogue import Catalogue, Pool, Search, StoredItem, history_pool
 from xcrossrec.catalogue.scan import Codes, processor_multiplies_integers, quantise, shortlist
 from xcrossrec.catalogue.segment import Segment, table_of_rows

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from catalogue_contract import MODEL, OTHER, MergingContract, best, item, search, unit
+from catalogue_contract import MergingContract
+from catalogue_parts import MODEL, OTHER, best, item, search, unit
 from xcrossrec.catalogue import Catalogue, Purchase, SqliteCatalogue, StoredItem, is_catalogue, sqlite
 from xcrossrec.catalogue import scan as scan_module
 from xcrossrec.catalogue.rows import Rows
