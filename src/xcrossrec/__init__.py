@@ -73,9 +73,7 @@ __all__ = sorted([*_PUBLIC, "__version__"])
 def __getattr__(name: str) -> Any:
     """Import a public name on first use.
 
-    Raises:
-        AttributeError: no public name.
-        MissingExtraError: the extra that it needs is not installed; names the install line.
+    AttributeError: no public name. MissingExtraError: an extra is not installed; names the install line.
     """
     if name not in _PUBLIC:
         raise AttributeError(f"module 'xcrossrec' has no attribute {name!r}")

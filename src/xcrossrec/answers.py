@@ -180,8 +180,7 @@ class Explanation:
     def best_match(self) -> HistoryMatch:
         """The history item that counts most: by share, else by effect; by effect if co-purchases count.
 
-        Raises:
-            ValueError: no purchase of the customer is known.
+        ValueError where no purchase of the customer is known.
         """
         return max(self.matches, key=self._importance)
 

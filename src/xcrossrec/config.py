@@ -75,11 +75,7 @@ class TrainingConfig:
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any], **defaults: Any) -> Self:
-        """Make a configuration from a mapping (a TOML table, say) over defaults.
-
-        Raises:
-            ConfigError: an unknown key, named.
-        """
+        """Make a configuration of a mapping (a TOML table, say) over defaults (ConfigError: an unknown key)."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(settings) - known):
             raise ConfigError(f"unknown training setting {unknown[0]!r}: known are {', '.join(sorted(known))}")

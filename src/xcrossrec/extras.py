@@ -24,27 +24,20 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 
 
 def require(extra: str) -> None:
-    """Check, without importing anything, that an extra is installed.
+    """Check, without importing anything, that one of :data:`EXTRAS` is installed.
 
-    Args:
-        extra: one of :data:`EXTRAS`.
-
-    Raises:
-        MissingExtraError: a module of it is absent; names its install line.
+    MissingExtraError where a module of it is absent; names its install line.
     """
     for module in EXTRAS[extra]:
         require_package(module, extra)
 
 
 def require_package(module: str, extra: str | None = None) -> None:
-    """Check, without importing it, that a package is installed.
+    """Check, without importing it, that a package is installed; MissingExtraError, as there, where it is absent.
 
     Args:
         module: its name, in code and where packages are installed from.
         extra: that brings it; None where no extra does.
-
-    Raises:
-        MissingExtraError: it is absent; names its install line.
     """
     if find_spec(module) is None:
         raise MissingExtraError(module, extra)

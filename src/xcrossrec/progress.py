@@ -39,11 +39,7 @@ _line: ContextVar[Line | None] = ContextVar("xcrossrec_progress", default=None)
 
 @contextmanager
 def showing(line: Line | None) -> Iterator[None]:
-    """Within the block, tell how far stages have come.
-
-    Args:
-        line: takes lines; :func:`to_stderr` also draws bars. None tells nothing.
-    """
+    """Within the block, give lines on stages to a function (:func:`to_stderr` draws bars, too); None tells nothing."""
     token = _line.set(line)
     try:
         yield

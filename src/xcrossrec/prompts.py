@@ -32,11 +32,7 @@ def clean_title(title: str) -> str:
 
 
 def history_prompt(titles: Sequence[str]) -> str:
-    """Write a history, its titles oldest first, as one text.
-
-    Raises:
-        DataError: no title, or an empty one.
-    """
+    """Write a history, its titles oldest first, as one text (DataError: no title, or an empty one)."""
     if not titles:
         raise DataError("the history is empty: give at least one item id or title")
     cleaned = [clean_title(title) for title in titles]

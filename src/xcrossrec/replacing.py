@@ -34,10 +34,8 @@ _LITTLE = 2**16  # bytes; where not even so many can be written, want of room is
 def replacing_file(path: Path | str) -> Iterator[Path]:
     """Lend an empty file beside ``path`` to write to; when the block is left it is on disk in ``path``'s place.
 
-    An error in the block leaves what was there. The folder is made if it is absent, the mode is the umask's.
-
-    Raises:
-        StorageError: the disk refuses; nothing was changed.
+    An error in the block, or of the disk (StorageError), leaves what was there. The folder is made if it is absent, the
+    mode is the umask's.
     """
     place = Path(os.path.realpath(path))
     with _beside(place, lambda temporary: temporary.touch(exist_ok=False)) as temporary:
@@ -100,9 +98,7 @@ def changing(path: Path | str) -> Iterator[None]:
 def claimed(folder: Path) -> Iterator[None]:
     """Have a folder to work in for this process alone until the block is left; it is made if it is absent.
 
-    Raises:
-        DataError: another process has it.
-        StorageError: the disk refuses.
+    DataError where another process has it, StorageError where the disk refuses.
     """
     with _sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)

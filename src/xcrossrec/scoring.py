@@ -72,10 +72,7 @@ class LadderScorer(Scorer, Protocol):
     ) -> Float[np.ndarray, "user candidate"]:
         """Score candidates as :meth:`Scorer.score` does.
 
-        Args:
-            histories: per user the item rows bought, oldest first; may be empty.
-            elsewhere: per user the texts of what she bought in other categories, oldest first; may be empty.
-            candidates: item rows to score per user; None scores the whole catalogue, in row order.
+        ``elsewhere`` has per user the texts of what she bought in other categories, oldest first; may be empty.
         """
         ...
 
@@ -83,15 +80,7 @@ class LadderScorer(Scorer, Protocol):
 def check_rows(
     histories: Sequence[Sequence[int]], candidates: Int[np.ndarray, "user candidate"] | None, n_items: int
 ) -> None:
-    """Refuse item rows outside a catalogue, and candidates for another number of users.
-
-    Args:
-        histories: per user the item rows bought.
-        candidates: item rows to score per user, or None.
-
-    Raises:
-        DataError: names the first bad row and the rows allowed.
-    """
+    """Refuse (DataError) item rows outside a catalogue, and candidates for another number of users than histories."""
     for user, history in enumerate(histories):
         for row in history:
             if not 0 <= row < n_items:

@@ -42,7 +42,6 @@ def parts_below(
     Args:
         maker: with everything that was fitted.
         made: the adapters that were used.
-        decision: what was decided.
         sources: domains of the sources, where they were given.
         out: the folder, with the model.
     """
@@ -140,12 +139,8 @@ def curve_of(maker: Maker, made: Sequence[Made], decision: Decision) -> Curve | 
     """Measure the chosen form on ever more of the users at hand, the fewer ones part of the more.
 
     A form that learns nothing from users is measured with the co-purchase term; what sells most, with the base's. What
-    each user has at each point is kept in ``work/curve.parquet``, a column a number of users.
-
-    Args:
-        maker: with everything that was fitted.
-        made: the adapters that were used.
-        decision: what was decided.
+    each user has at each point is kept in ``work/curve.parquet``, a column a number of users. The rest is as for
+    :func:`parts_below`.
     """
     shop = maker.shop
     chosen, most = shop.fitted[decision.chosen], len(shop.users)

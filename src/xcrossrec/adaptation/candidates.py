@@ -196,8 +196,7 @@ class Maker:
     def text(self, form: Form, sources: Sequence[Made] = ()) -> ModelScorer | None:
         """Fit the text of the base, of a source or of the mean of several, without and with the co-purchase term.
 
-        Returns:
-            its scorer, for the mean of scores; None where both are kept, or could not be fitted.
+        Gives its scorer, for the mean of scores; None where both are kept, or could not be fitted.
         """
         made: list[ModelScorer] = []
         count, pace = self.domain.items.height, self.shop.pace
@@ -233,12 +232,7 @@ class Maker:
         return scorer.knowing(model, self.ids)
 
     def trainings(self, sources: Sequence[Made], best: Made | None) -> list[Training]:
-        """What is trained on the target, in the order in which the minutes are spent.
-
-        Args:
-            sources: that help; what is made of several needs two.
-            best: of them.
-        """
+        """What is trained on the target of sources that help, ``best`` of them, in the order of spending minutes."""
         alone = Training(Form("lora", "a LoRA on the target alone", level=2), 1, partial(self.trainer.lora, []))
         several = len(sources) > 1
         of = partial(_of, sources=sources)
@@ -276,14 +270,7 @@ class Maker:
                 self.shop.pace.training = guess * seconds / expected[name] if expected[name] else guess
 
     def train_again(self, chosen: Fitted, sources: Sequence[Made], users: int, out: Path) -> None:
-        """Train a candidate on fewer users.
-
-        Args:
-            chosen: a trained one.
-            sources: all that there are.
-            users: how many.
-            out: folder to write.
-        """
+        """Train a trained candidate on so many users, of all sources that there are, into a folder."""
         own = [source for source in sources if source.name in chosen.form.sources]
         if chosen.form.name.startswith("lora"):
             self.trainer.lora(own, out, users)
@@ -333,10 +320,7 @@ class Maker:
 def read_text(domain: Domain, sources: Sequence[Made], base: str) -> ModelScorer:
     """Read a domain's catalogue by the base, by a source, or by the mean of several, centered; it knows no purchases.
 
-    Args:
-        domain: the target.
-        sources: adapters, or none for the base.
-        base: folder or name of the base.
+    ``sources`` are adapters, or none for the ``base``, a folder or name.
     """
     folders = [source.folder for source in sources]
     if not folders:

@@ -84,8 +84,7 @@ def gain(scores: Mapping[str, Float64[np.ndarray, " user"]], chosen: str, over: 
 
     Args:
         scores: by candidate the reported metric (MRR) of each user.
-        chosen: is shipped.
-        over: another one, or itself where there is no other.
+        over: another one, or the chosen itself where there is no other.
     """
     found = difference(scores[chosen] - scores[over])
     before = float(scores[over].mean())

@@ -29,9 +29,7 @@ def side_by_side(
     Args:
         recommender: of the chosen model, over the domain's items.
         now: what it is compared with, bound to the domain.
-        domain: whose customers.
         customers: how many at most, drawn by the seed.
-        seed: of the draw.
     """
     ids, found = domain.items[ITEM].to_list(), domain.sequences("test").rows
     sample = [found[row] for row in np.random.default_rng(seed).permutation(len(found))[:customers]]

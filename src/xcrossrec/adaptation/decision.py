@@ -278,20 +278,12 @@ class Decision(Part):
         return next(each for each in self.candidates if each.name == name)
 
     def write(self, directory: Path | str) -> None:
-        """Write ``decision.json`` into a folder, in one step.
-
-        Raises:
-            StorageError: the disk refuses.
-        """
+        """Write ``decision.json`` into a folder, in one step (StorageError: the disk refuses)."""
         replace_text(Path(directory) / FILE, self.model_dump_json(indent=1))
 
     @classmethod
     def read(cls, directory: Path | str) -> Self:
-        """Read what :meth:`write` wrote.
-
-        Raises:
-            BundleError: no such file, or one that is damaged or of another release.
-        """
+        """Read what :meth:`write` wrote (BundleError: no such file, or one that is damaged or of another release)."""
         path = Path(directory) / FILE
         if not path.is_file():
             raise BundleError(f"{directory} has no {FILE}: make one with  xcrossrec adapt TARGET --out {directory}")

@@ -37,12 +37,7 @@ _MOST_SCORES = 2**26
 class Judge:
     """Asks users of the target what each source is worth: their latest purchases of train are ranked in the catalogue.
 
-    Args:
-        target: whose train users are asked; nothing is trained on them here.
-        seed: of the draw of users.
-
-    Raises:
-        DataError: it has no train users.
+    Nothing is trained on them here; they are drawn by seed. DataError: there are none.
     """
 
     def __init__(self, target: Domain, seed: int) -> None:
@@ -81,12 +76,7 @@ class Judge:
         return judge([name for name in self.scores if name], self.ranked)
 
     def described(self, made: Sequence[Made], domains: Mapping[str, Domain]) -> list[Source]:
-        """Everything that is known of the sources.
-
-        Args:
-            made: adapters that were asked, by their names.
-            domains: of the sources, where they were given.
-        """
+        """Everything that is known of the adapters that were asked; ``domains`` are the sources', where given."""
         users, found = user_hashes(self.target.sequences("train").user_ids), self.verdicts()
         words = _words(self.target)
         return [
@@ -156,12 +146,7 @@ def _judged(name: str, kept: Sequence[str], ranked: Callable[..., Float64[np.nda
 
 
 def sources_table(found: Sequence[Source], users: int) -> str:
-    """A small table in plain words.
-
-    Args:
-        found: the sources.
-        users: of the target who were asked.
-    """
+    """A small table in plain words of sources, and of how many users of the target were asked."""
     rows = [
         [
             each.name,

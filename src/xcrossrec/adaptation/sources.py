@@ -98,10 +98,7 @@ def ready(each: Given, shop: Shop, base: str, plan: Plan, seconds: float) -> Mad
 
     Args:
         shop: says what texts cost, and how much time there is.
-        seconds: that it may take.
-
-    Returns:
-        None where the time is too short for 200 users, or all that there are.
+        seconds: that it may take; None is given where they are too few for 200 users, or all that there are.
     """
     if each.domain is not None and not _is_of(each.folder, each.domain, base):
         config = source_config(**{"seed": shop.seed, **plan.source})
@@ -133,15 +130,12 @@ def _is_of(folder: Path, domain: Domain, base: str) -> bool:
 def judge_sources(
     target: Domain | Path | str, given: Sequence[AnySource], *, base: str | None = None
 ) -> tuple[list[Source], int]:
-    """Say which adapters help, by at most 300 users of the target and without training.
+    """Say which adapters help, and how many users were asked: at most 300 of the target's, and nothing is trained.
 
     Args:
         target: the new category; its train users are asked.
         given: adapters, at least one.
         base: of the adapters; None looks for it.
-
-    Returns:
-        what each is worth, and how many users were asked.
 
     Raises:
         ConfigError: the target among the sources, or two of one name.

@@ -52,9 +52,7 @@ def check_explanations(
     Args:
         recommender: of the model, over the domain's items.
         domain: whose customers.
-        users: of the sample, at most.
-        split: of the customers.
-        seed: of the sample.
+        users: of the sample, at most, drawn by seed.
 
     Returns:
         how many of how many, with Wilson's 95% interval; None where no reason could be taken away, as where every

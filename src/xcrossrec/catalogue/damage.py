@@ -110,14 +110,11 @@ def repair(folder: Path | str, *, fingerprint: str, encode: Encode) -> tuple[Exa
 
     Args:
         folder: of the damaged one.
-        fingerprint: of the model that made its vectors.
+        fingerprint: of the model that made its vectors; BundleError, as for :func:`examine`, where it is another's.
         encode: items to vectors, by that model.
 
     Returns:
         what was found, and the catalogue; its version is higher than any that was acknowledged.
-
-    Raises:
-        BundleError: another model's vectors, or as for :func:`examine`.
     """
     folder = Path(folder)
     found = examine(folder)

@@ -77,13 +77,11 @@ class BlockEncoder:
 def in_blocks(model: Model, loading: Loading, engine: Engine, out: Path | str) -> Iterator[BlockEncoder]:
     """Lend an encoder whose finished blocks lie beside ``out`` until the block is left; a killed run finds them there.
 
-    Those of a database lie beside the model.
-
     Args:
         model: as ``loading`` loads it.
         loading: of the model.
         engine: where it encodes.
-        out: what the vectors are for: a folder, or a database's URL.
+        out: what the vectors are for: a folder, or a database's URL, whose blocks lie beside the model.
 
     Raises:
         DataError: another process does the same.

@@ -28,11 +28,7 @@ class _Facts(Settings):
 
 
 def read_facts(text: str) -> dict[str, Any]:
-    """Read facts from JSON.
-
-    Raises:
-        ValueError: names the first that does not fit.
-    """
+    """Read facts from JSON; ValueError names the first that does not fit."""
     try:
         return _Facts.model_validate_json(text).model_dump(exclude_unset=True)
     except ValidationError as error:

@@ -42,12 +42,11 @@ _CHUNK = 1 << 20
 
 
 def write_segment(folder: Path, number: int, segment: Segment) -> SegmentRecord:
-    """Write a segment's files; all of them are on disk when this returns.
+    """Write the files of a segment with at least one item; all of them are on disk when this returns.
 
     Args:
         folder: of the catalogue.
         number: that no other segment there had.
-        segment: at least one item.
 
     Raises:
         StorageError: the disk refuses; nothing of them stays.
@@ -70,11 +69,7 @@ def write_segment(folder: Path, number: int, segment: Segment) -> SegmentRecord:
 
 
 def read_segment(folder: Path, record: SegmentRecord, dim: int) -> Segment:
-    """Compare a segment's files with their checksums; read its items and map its vectors.
-
-    Raises:
-        BundleError: a file is missing, or not what was written.
-    """
+    """Read a segment's items and map its vectors; BundleError where a file is missing, or has another checksum."""
     for path, expected in record.files(folder):
         check_file(path, expected)
     table, shape = read_table(folder, record), (record.rows, dim)
@@ -91,11 +86,7 @@ def read_segment(folder: Path, record: SegmentRecord, dim: int) -> Segment:
 
 
 def read_table(folder: Path, record: SegmentRecord) -> pl.DataFrame:
-    """Read a segment's items, whatever the checksum of their file.
-
-    Raises:
-        BundleError: they have other columns or rows than were written.
-    """
+    """Read a segment's items, whatever their file's checksum (BundleError: columns or rows are not those written)."""
     check_is_file(path := folder / f"items-{record.number}.arrow")
     try:
         table = pl.read_ipc(path.read_bytes())
@@ -120,13 +111,10 @@ def remove_segments(folder: Path, *, keep: Collection[int]) -> list[str]:
 
 
 def write_version(folder: Path, version: int) -> None:
-    """Keep the version of a write that is about to be acknowledged.
+    """Keep the version of a write that is about to be acknowledged (OSError: the disk refuses).
 
     It outlives the process at once, and a power cut once the system wrote it back, in half a minute: forcing it to disk
     would make every write wait twice. One that is too low is no damage.
-
-    Raises:
-        OSError: the disk refuses.
     """
     text = f"{version:020d}"
     handle = os.open(folder / VERSION, os.O_WRONLY | os.O_CREAT, 0o666)
@@ -137,11 +125,7 @@ def write_version(folder: Path, version: int) -> None:
 
 
 def read_version(folder: Path) -> int:
-    """The version of the last write that was acknowledged.
-
-    Raises:
-        BundleError: the file is missing or damaged.
-    """
+    """The version of the last write that was acknowledged; BundleError where the file is missing or damaged."""
     check_is_file(folder / VERSION)
     try:
         text, _, check = (folder / VERSION).read_text(encoding="ascii").removesuffix("\n").partition(" ")
@@ -155,11 +139,7 @@ def read_version(folder: Path) -> int:
 
 
 def check_access(folder: Path) -> None:
-    """Tell what this user may not do to a catalogue's files from damage.
-
-    Raises:
-        StorageError: they may not be read, or not be written.
-    """
+    """Tell what this user may not read, or not write, of a catalogue's files (StorageError) from damage."""
     try:
         for path in (folder, *folder.iterdir()):
             wanted = os.R_OK | (os.W_OK if path == folder or path.name.startswith((DATABASE, VERSION)) else 0)

@@ -66,11 +66,7 @@ def _settled(value: Any, lists_are_sets: bool) -> Any:
 
 
 def check_fingerprint(catalogue: str, found: str, wanted: str) -> None:
-    """Refuse a catalogue of another model's vectors.
-
-    Raises:
-        BundleError: names the command that encodes the items again.
-    """
+    """Refuse (BundleError) a catalogue of another model's vectors; names the command that encodes the items again."""
     if found != wanted:
         raise BundleError(
             f"the catalogue {catalogue} holds another model's vectors (fingerprint {found[:12]}, this model's is "

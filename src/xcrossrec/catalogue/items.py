@@ -75,11 +75,7 @@ def read_items(source: ItemSource, text: ItemText | None = None) -> list[StoredI
 
 
 def check_fields(items: Iterable[StoredItem], text: ItemText, name: str) -> None:
-    """Refuse items of which none has a field that a model reads: then it is not kept with them.
-
-    Raises:
-        DataError: names the field and the remedy.
-    """
+    """Refuse (DataError) items of which none has a field that a model reads: then it is not kept with them."""
     lost = [field for field in text.fields if field != TITLE and not any(item.has(field) for item in items)]
     if lost:
         raise DataError(

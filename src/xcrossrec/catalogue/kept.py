@@ -28,12 +28,7 @@ def shown(place: Path | str) -> str:
 
 
 def check_place(place: Path | str, *, overwrite: bool) -> None:
-    """Refuse a place where a catalogue stands that may not be overwritten.
-
-    Raises:
-        BundleError: one stands there, or one of another format.
-        UnavailableError: the database does not answer.
-    """
+    """Refuse (BundleError) a place where a catalogue stands that may not be overwritten, or one of another format."""
     if not is_url(place):
         with sqlite.held(Path(place), overwrite=overwrite):
             return
@@ -64,23 +59,16 @@ def kind_kept(place: Path | str) -> type[Kept]:
 
 
 def is_catalogue(place: Path | str) -> bool:
-    """Whether a catalogue is kept at a place, or what is left of one; a URL is taken to name one.
-
-    Raises:
-        StorageError: this user may not look into the folder.
-    """
+    """Whether a catalogue, or what is left of one, is at a place (StorageError: no right to look); a URL names one."""
     return is_url(place) or sqlite.is_catalogue(place)
 
 
 def open_kept(place: Path | str, *, fingerprint: str | None) -> Kept:
-    """Open a catalogue.
+    """Open a catalogue, with errors as of :meth:`SqliteCatalogue.open` and :meth:`PostgresCatalogue.open`.
 
     Args:
         place: a folder, or the URL of a database.
         fingerprint: of the model that queries will come from; None takes whatever model's vectors are there.
-
-    Raises:
-        XCrossRecError: as :meth:`SqliteCatalogue.open` and :meth:`PostgresCatalogue.open`.
     """
     return kind_kept(place).open(str(place), fingerprint=fingerprint)
 
@@ -96,9 +84,5 @@ def recorded_model(place: Path | str) -> tuple[str, str | None] | None:
 
 
 def recorded_purchases(place: Path | str) -> PurchaseLog:
-    """What was bought of a catalogue, in order of arrival, and who was forgotten.
-
-    Raises:
-        XCrossRecError: as for :func:`open_kept`.
-    """
+    """What was bought of a catalogue, in order of arrival, and who was forgotten; errors as for :func:`open_kept`."""
     return kind_kept(place).recorded_purchases(str(place))

@@ -160,8 +160,7 @@ class Rows:
     def open(cls, path: Path) -> Self:
         """Open a database, and take back what an interrupted write left; its facts are checked.
 
-        Raises:
-            BundleError: damaged, of another format, or open in another process.
+        BundleError where it is damaged, of another format, or open in another process.
         """
         check_is_file(path)
         rows = cls(path)
@@ -196,11 +195,7 @@ class Rows:
         self._connection.text_factory = partial(str, encoding="utf-8", errors="replace")
 
     def check(self) -> None:
-        """Compare the database's structure, and which rows there are, with what was written.
-
-        Raises:
-            BundleError: damaged.
-        """
+        """Compare the structure, and which rows there are, with what was written (BundleError where it is damaged)."""
         ((state,),) = self._all("PRAGMA integrity_check(1)")
         if state != "ok":
             raise DamagedError(self.path, " ".join(str(state).split()))
@@ -209,11 +204,7 @@ class Rows:
         self.check_sum("purchases")
 
     def check_sum(self, name: Literal["recent", "segments", "purchases"]) -> None:
-        """Compare which rows there are with what was written: recent items; segments with their dead rows; purchases.
-
-        Raises:
-            BundleError: damaged.
-        """
+        """Compare which rows there are with what was written (BundleError); those of segments with their dead rows."""
         if name == "purchases":
             ((found,),) = self._all("SELECT coalesce(sum(crc), 0) FROM purchases")
         else:
@@ -298,15 +289,7 @@ class Rows:
         return bool(self._all("SELECT 1 FROM purchases WHERE user_id = ? AND item_id = ?", *purchase[:2]))
 
     def add_purchases(self, purchases: Iterable[PurchaseValues], *, facts: Mapping[str, Any]) -> None:
-        """Add purchases that are new, in one transaction; on disk when this returns, or nothing is.
-
-        Args:
-            purchases: in order.
-            facts: to record with it.
-
-        Raises:
-            StorageError: the disk refuses.
-        """
+        """Add purchases that are new, in order, in one transaction: when this returns it is on disk (StorageError)."""
         with self._transaction():
             ((first,),) = self._connection.execute("SELECT coalesce(max(number), 0) + 1 FROM purchases")
             rows = [(number, *values) for number, values in enumerate(purchases, start=first)]
@@ -324,12 +307,8 @@ class Rows:
         """Delete a customer's purchases, likewise, and note the hash of her id; gives how many there were.
 
         Args:
-            user_id: hers.
-            customer: its hash.
+            customer: the hash.
             facts: to record where there were some.
-
-        Raises:
-            StorageError: the disk refuses.
         """
         checks = self._all("SELECT crc FROM purchases WHERE user_id = ?", user_id)
         if checks or customer not in self.forgotten:
@@ -343,8 +322,7 @@ class Rows:
     def wipe(self) -> None:
         """Write all rows anew, so that nothing of deleted ones is left, neither in the database nor in its log.
 
-        Raises:
-            StorageError: the disk refuses.
+        StorageError where the disk refuses.
         """
         try:
             self._all("VACUUM")

@@ -132,8 +132,7 @@ class Segment:
     def products(self, slots: Float32[Tensor, "slot dim"]) -> Float32[Tensor, "slot item"] | None:
         """Multiply many searches' slots with all vectors at once, which costs far less than search by search.
 
-        Returns:
-            one row a slot; None where integers are read, which each search multiplies by itself.
+        One row a slot; None where integers are read, which each search multiplies by itself.
         """
         return None if self.codes else slots @ self.vectors.t()
 
@@ -288,11 +287,7 @@ def fold(text: str) -> str:
 def check_vectors(
     items: Sequence[StoredItem], vectors: Float32[np.ndarray, "given dim"] | Float32[Tensor, "given dim"], dim: int
 ) -> Float32[Tensor, "item dim"]:
-    """Refuse ids that come twice, and vectors of another number or size, or not finite.
-
-    Raises:
-        DataError: names the first offender.
-    """
+    """Refuse (DataError) ids that come twice, and vectors of another number or size, or not finite."""
     ids = Counter(item.item_id for item in items)
     if len(ids) < len(items):
         raise DataError(f"item id {ids.most_common(1)[0][0]!r} comes twice in one write: send it once")

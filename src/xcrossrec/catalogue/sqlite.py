@@ -44,11 +44,7 @@ log = logging.getLogger(__name__)
 
 
 def is_catalogue(folder: Path | str) -> bool:
-    """Whether a folder holds a catalogue that :meth:`SqliteCatalogue.create` made, or what is left of one.
-
-    Raises:
-        StorageError: this user may not look into the folder.
-    """
+    """Whether a folder holds a catalogue, or what is left of one (StorageError: this user may not look into it)."""
     try:
         return any((Path(folder) / name).exists() for name in (DATABASE, VERSION))
     except PermissionError:
@@ -57,11 +53,7 @@ def is_catalogue(folder: Path | str) -> bool:
 
 
 def recorded_fingerprint(folder: Path) -> str | None:
-    """Whose vectors a catalogue holds; None for one that is open already, or of another format.
-
-    Raises:
-        BundleError: damaged.
-    """
+    """Whose vectors a catalogue holds (BundleError: it is damaged); None for one that is open, or of another format."""
     try:
         with closing(Rows.open(folder / DATABASE)) as rows:
             return str(rows.facts["fingerprint"])
@@ -165,8 +157,7 @@ class SqliteCatalogue(Catalogue):
     def recorded_purchases(folder: Path | str) -> PurchaseLog:
         """What was bought, in order of arrival, whatever the items, and who was forgotten.
 
-        Raises:
-            BundleError: no catalogue, damaged, or open in another process.
+        BundleError where no catalogue is, or a damaged one, or one that is open in another process.
         """
         check_folder(Path(folder))
         with closing(Rows.open(Path(folder) / DATABASE)) as rows:
@@ -265,11 +256,7 @@ def _read(folder: Path, rows: Rows) -> HeldSnapshot:
 
 
 def read_parts(rows: Rows, read: Callable[[SegmentRecord], Segment]) -> list[Part]:
-    """Read all segments and the recent items, and mark the rows that count no longer.
-
-    Raises:
-        BundleError: rows that are not there; or as ``read`` says.
-    """
+    """Read all segments and the recent items, and mark the rows that count no longer (BundleError: one is missing)."""
     parts = {record.number: Part.whole(read(record)) for record in rows.segments()}
     for number, row in rows.dead():
         if number not in parts or row not in range(len(parts[number].segment)):
@@ -328,12 +315,7 @@ def are_sound(segment: Segment) -> list[tuple[bool, bool]]:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds no catalogue, or one that this user may not write.
-
-    Raises:
-        BundleError: no catalogue.
-        StorageError: no right to it.
-    """
+    """Refuse a folder without a catalogue (BundleError), or one that this user may not write (StorageError)."""
     if not is_catalogue(folder):
         raise NoCatalogueError(
             f"{folder} holds no catalogue: check the path, or make one with  xcrossrec catalog build MODEL ITEMS "
@@ -344,11 +326,8 @@ def check_folder(folder: Path) -> None:
 
 @contextmanager
 def held(folder: Path, *, overwrite: bool) -> Iterator[None]:
-    """Refuse to replace anything but a catalogue, and that only if it is wanted and the catalogue is not open; within
-    the block nobody opens it: what they write would be lost.
-
-    Raises:
-        BundleError: the folder is taken.
+    """Refuse (BundleError) to replace anything but a catalogue, and that only if it is wanted and not open; within the
+    block nobody opens it: what they write would be lost.
     """
     with ExitStack() as stack:
         if not check_vacant(folder, overwrite=overwrite):

@@ -82,11 +82,7 @@ class StoredItem:
 
     @classmethod
     def restore(cls, *values: Any) -> Self:
-        """Make an item of :attr:`values`, which were checked when it was made first.
-
-        Raises:
-            BundleError: its metadata are no JSON object.
-        """
+        """Make an item of :attr:`values`, which were checked before (BundleError: metadata are no JSON object)."""
         item = object.__new__(cls)
         for place, value in zip(_PLACES, values, strict=True):
             place(item, value)
@@ -100,11 +96,7 @@ _PLACES = [getattr(StoredItem, name).__set__ for name in StoredItem.__slots__]
 
 
 def metadata_json(item: StoredItem) -> str | None:
-    """Write an item's metadata as JSON.
-
-    Raises:
-        DataError: no JSON object, or a large one.
-    """
+    """Write an item's metadata as JSON (DataError where they are no JSON object, or a large one)."""
     if item.metadata is None:
         return None
     if not isinstance(item.metadata, Mapping) or not all(isinstance(key, str) for key in item.metadata):
@@ -130,11 +122,7 @@ def _metadata(item_id: str, text: str) -> dict[str, Any]:
 
 
 def check_text(what: str, value: object, longest: int, *, least: int = 0) -> None:
-    """Refuse what is no text, too long, or not valid Unicode.
-
-    Raises:
-        DataError: names the value.
-    """
+    """Refuse (DataError) what is no text, too long, or not valid Unicode."""
     if not isinstance(value, str):
         raise DataError(f"the {what} is {value!r}, expected text")
     if not least <= len(value) <= longest:

@@ -84,11 +84,7 @@ class Snapshot(ABC):
 
     @abstractmethod
     def vectors(self, item_ids: Sequence[str]) -> Float32[Tensor, "item dim"]:
-        """Gather the vectors of items.
-
-        Raises:
-            DataError: an unknown id.
-        """
+        """Gather the vectors of items (DataError: an id is unknown)."""
 
     @abstractmethod
     def select(self, filters: Filters | None = None, among: Collection[str] | None = None) -> list[StoredItem]:
@@ -103,10 +99,7 @@ class Snapshot(ABC):
         Args:
             text: an empty one finds the catalogue's first items.
             limit: how many at most.
-            within_s: seconds that it may take.
-
-        Raises:
-            TimeoutError: it took longer.
+            within_s: seconds that it may take (else TimeoutError).
         """
 
     @abstractmethod

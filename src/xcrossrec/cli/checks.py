@@ -27,12 +27,7 @@ ITEMS = "a domain's folder, a table of items, or what 'xcrossrec catalog build' 
 
 
 def check_model(folder: Path, base: str | None = None) -> None:
-    """Refuse what is no model's folder, and a base that is none.
-
-    Raises:
-        BundleError: no such folder, or one without a model's files.
-        ModelError: see :func:`check_base`.
-    """
+    """Refuse what is no model's folder (BundleError), and a base that is none (ModelError)."""
     check_base(base)
     _check_place(folder, "model", MODEL, "give the folder of a bundle or an adapter")
 
@@ -48,11 +43,7 @@ def stated_text(folder: Path) -> ItemText | None:
 
 
 def check_adapter(folder: Path) -> None:
-    """Refuse what is no adapter's folder.
-
-    Raises:
-        BundleError: no such folder, or one without an adapter.
-    """
+    """Refuse (BundleError) what is no adapter's folder."""
     _check_place(folder, "adapter", (ADAPTER,), "train one with `xcrossrec train source`")
 
 
@@ -64,11 +55,7 @@ def _check_place(folder: Path, kind: str, files: Sequence[str], remedy: str) -> 
 
 
 def check_category(folder: Path, *, new: bool = False) -> None:
-    """Refuse what is neither a domain's folder nor an adapter; a new category has no adapter yet.
-
-    Raises:
-        DataError: no such folder, or something else.
-    """
+    """Refuse (DataError) what is neither a domain's folder nor an adapter; a new category has no adapter yet."""
     from xcrossrec.data.store import read_manifest
 
     if not (folder / ADAPTER).is_file():
@@ -80,12 +67,7 @@ def check_category(folder: Path, *, new: bool = False) -> None:
 
 
 def check_sources(folders: Sequence[Path], *, alone: bool = False) -> None:
-    """Refuse what is no adapter, and fewer than two; or more than one, where it is to stand alone.
-
-    Raises:
-        ModelError: too few, or too many.
-        BundleError: see :func:`check_adapter`.
-    """
+    """Refuse what is no adapter (BundleError), and fewer than two, or more than one to stand alone (ModelError)."""
     if alone and len(folders) > 1:
         raise ModelError(f"--form lora starts from the base, or from one --source, got {len(folders)}: leave some out")
     if not alone and len(folders) < 2:
@@ -95,11 +77,7 @@ def check_sources(folders: Sequence[Path], *, alone: bool = False) -> None:
 
 
 def check_base(name: str | None) -> None:
-    """Refuse a base that is written like a path where no base lies; a name may be a hub's.
-
-    Raises:
-        ModelError: no such folder, or one without a configuration.
-    """
+    """Refuse (ModelError) a base that is written like a path where no base lies; a name may be a hub's."""
     if name is None or not (name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()):
         return
     if not any((Path(name) / file).is_file() for file in ("config.json", "modules.json")):
@@ -116,12 +94,9 @@ def is_kept(source: Path | str) -> bool:
 
 
 def check_items(source: Path | str, *, include_bought: bool = False) -> None:
-    """Refuse what names no items: neither a domain's folder, nor a table, nor a catalogue.
+    """Refuse (DataError) what names no items: neither a domain's folder, nor a table, nor a catalogue.
 
     Of a domain whose customers buy the same again it says that what was bought is left out, where it is.
-
-    Raises:
-        DataError: nothing there, or something else.
     """
     from xcrossrec.data.readers.tables import read_item_file
     from xcrossrec.data.store import read_manifest
@@ -142,11 +117,7 @@ def check_items(source: Path | str, *, include_bought: bool = False) -> None:
 
 
 def check_catalogue(folder: Path | str) -> None:
-    """Refuse what is no catalogue's folder; a database is asked when it is opened.
-
-    Raises:
-        BundleError: no such folder, or none that 'catalog build' made.
-    """
+    """Refuse (BundleError) what is no catalogue's folder; a database is asked when it is opened."""
     if not is_kept(folder):
         why = "holds no catalogue" if Path(folder).is_dir() else state_of(folder)
         raise BundleError(
@@ -155,11 +126,7 @@ def check_catalogue(folder: Path | str) -> None:
 
 
 def check_file(out: Path) -> None:
-    """Refuse a file to write that is a folder, or has none to lie in.
-
-    Raises:
-        DataError: says which.
-    """
+    """Refuse (DataError) a file to write that is a folder, or has none to lie in."""
     check_folder(out.parent)
     if out.is_dir():
         raise DataError(f"{out} is a folder: give the name of a file")

@@ -73,11 +73,7 @@ def taking(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., Non
 
 
 def check_memory(least: int) -> None:
-    """Refuse to begin with less address space, in MB, than libraries reserve: short of it they hang or die unheard.
-
-    Raises:
-        ConfigError: says how much there is, and how much there must be.
-    """
+    """Refuse (ConfigError) less address space, in MB, than libraries reserve: short of it they hang or die unheard."""
     allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
     if 0 <= allowed < least * 1e6:
         raise ConfigError(
@@ -87,12 +83,7 @@ def check_memory(least: int) -> None:
 
 
 def prepare(extra: str) -> None:
-    """Check that an extra is installed, and silence the libraries it brings.
-
-    Raises:
-        ConfigError: too little address space.
-        MissingExtraError: names the install line.
-    """
+    """Check that an extra is installed and has room (MissingExtraError, ConfigError), and silence its libraries."""
     require(extra)
     check_memory(_MODELS_MB)
     warnings.filterwarnings("ignore")

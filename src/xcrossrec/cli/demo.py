@@ -50,11 +50,7 @@ def demo(
 
 
 def claim(out: Path) -> None:
-    """Make the folder ready; a former demo's content goes, nobody else's does.
-
-    Raises:
-        DataError: the folder holds something else.
-    """
+    """Make the folder ready; a former demo's content goes, nobody else's does (DataError)."""
     check_folder(out)
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists():
         raise DataError(f"{out} exists and is not an earlier demo (it has no {MARKER}): choose another --out")

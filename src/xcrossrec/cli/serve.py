@@ -86,11 +86,7 @@ def serve(
 
 
 def specs_of(models: Sequence[str], catalogs: Sequence[str], precision: EncodingPrecision) -> list[Spec]:
-    """Join models with their catalogues by name.
-
-    Raises:
-        ConfigError: a model without a catalogue, a catalogue without a model, or a name twice.
-    """
+    """Join models with their catalogues by name (ConfigError: one without the other, or a name twice)."""
     of_name, shared = _named(catalogs, "catalog")
     folders, unnamed = _named(models, "model")
     for folder in unnamed:

@@ -120,20 +120,12 @@ class Questions:
         return Call("GET", "v1/items", tuple[StoredItem, ...], "items", query=asked)
 
     def put_items(self, items: Sequence[StoredItem], *, model: str | None = None) -> Call[int]:
-        """Insert or replace items; on disk when this returns, all of them or none. Needs an admin key.
-
-        Returns:
-            how many were written.
-        """
+        """Insert or replace items, all or none; on disk when this returns. Gives how many. Needs an admin key."""
         body = _given(model=model, items=[_given(**vars(item)) for item in items])
         return Call("PUT", "v1/items", int, "written", body=body)
 
     def delete_items(self, ids: Sequence[str], *, model: str | None = None) -> Call[int]:
-        """Delete items; on disk when this returns. Needs an admin key.
-
-        Returns:
-            how many there were.
-        """
+        """Delete items; gone from disk when this returns. Gives how many there were. Needs an admin key."""
         body = _given(model=model, ids=list(ids))
         return Call("DELETE", "v1/items", int, "deleted", body=body)
 
@@ -155,10 +147,9 @@ class Questions:
         return Call("POST", "v1/purchases", AddedPurchases, body=body)
 
     def forget(self, user_id: str, *, model: str | None = None) -> Call[int]:
-        """Delete all purchases of a customer, on disk and in every answer when this returns. Needs an admin key.
+        """Delete all purchases of a customer, on disk and in every answer when this returns; gives how many were known.
 
-        Returns:
-            how many were known.
+        Needs an admin key.
         """
         return Call("DELETE", "v1/purchases", int, "forgotten", body=_given(model=model, user_id=user_id))
 
@@ -171,12 +162,7 @@ class Questions:
         return Call("GET", "v1/models", tuple[Details, ...], "models")
 
     def reload(self, name: str, path: str | None = None) -> Call[Details]:
-        """Replace a model while it serves. Needs an admin key.
-
-        Args:
-            name: of the model.
-            path: the new bundle's folder on the server; None reads the present one again.
-        """
+        """Replace a model by the bundle in a folder of the server; None reads its own again. Needs an admin key."""
         place = quote(name, safe="", errors="surrogatepass")
         return Call("POST", f"v1/models/{place}/reload", Details, body=_given(path=path))
 

@@ -36,15 +36,9 @@ class Sequences:
         return len(self.user_ids)
 
     def take(self, budget: int | None, seed: int) -> Sequences:
-        """Take the first ``budget`` users of a seeded permutation.
+        """Take the first ``budget`` users of a seeded permutation; None takes all, in their own order.
 
-        With one seed a smaller budget is always a prefix of a larger one.
-
-        Args:
-            budget: number of users; None keeps all of them, in their own order.
-
-        Raises:
-            DataError: more users are asked for than there are, or fewer than one.
+        With one seed a smaller budget is always a prefix of a larger one. DataError: fewer than one, or more than all.
         """
         if budget is None:
             return self
@@ -56,16 +50,10 @@ class Sequences:
         return self._select(self._permutation(seed)[:budget])
 
     def split_off(self, count: int, seed: int) -> tuple[Sequences, Sequences]:
-        """Set ``count`` seeded users aside, for early stopping for example.
-
-        Args:
-            count: number of users set aside; at least one other must remain.
+        """Set ``count`` seeded users aside, for early stopping for example; DataError where nobody else would remain.
 
         Returns:
             the rest and the users set aside, both in their own order; disjoint.
-
-        Raises:
-            DataError: a negative count, or one that leaves nobody.
         """
         if not 0 <= count < len(self):
             raise DataError(
@@ -162,22 +150,13 @@ class Domain:
         return domain
 
     def with_text(self, template: str | ItemText) -> Domain:
-        """Let models read another text of the same items.
-
-        Raises:
-            ConfigError: no template.
-            DataError: the items lack a column that it names.
-        """
+        """Let models read another text of the same items (ConfigError: no template; DataError: they lack a column)."""
         text = template if isinstance(template, ItemText) else ItemText(template)
         stated = {name: value for name, value in self.manifest.items() if name not in ("fingerprint", "text")}
         return replace(self, text=text, manifest=stated)
 
     def count_users(self, split: Split) -> int:
-        """Count the users of one split.
-
-        Raises:
-            DataError: the domain lacks the split; names those that exist.
-        """
+        """Count the users of one split; DataError as for :meth:`frame`."""
         return user_runs(self.frame(split)).n_unique()
 
     @cached_property
@@ -195,11 +174,7 @@ class Domain:
         return {item: row for row, item in enumerate(self.items[ITEM].to_list())}
 
     def frame(self, split: Split) -> pl.DataFrame:
-        """Get the interactions of one split.
-
-        Raises:
-            DataError: the domain lacks the split; names those that exist.
-        """
+        """Get the interactions of one split; DataError names those that exist where the domain lacks it."""
         if split not in self.interactions:
             raise DataError(
                 f"domain {self.name!r} has no {split!r} split, only {', '.join(self.splits) or 'none'}: "
@@ -219,14 +194,9 @@ class Domain:
         return every.unique(maintain_order=True).sort(USER, POSITION, maintain_order=True)
 
     def sequences(self, split: Split, *, minimum: int = SHORTEST_SEQUENCE) -> Sequences:
-        """Collect each user's item rows of one split, oldest first.
+        """Collect each user's item rows of one split, oldest first, of at least ``minimum`` items.
 
-        Args:
-            split: which users.
-            minimum: shortest sequence kept, in items.
-
-        Raises:
-            DataError: the domain lacks the split; names those that exist.
+        DataError as for :meth:`frame`.
         """
         frame = self.frame(split)
         rows = frame[ITEM].replace_strict(self._rows, return_dtype=pl.Int64)
@@ -241,8 +211,7 @@ class Domain:
     def with_users(self, split: Split, most: int, seed: int) -> Domain:
         """The same domain with at most so many of the users of one split who have a history, drawn by seed.
 
-        Raises:
-            DataError: the domain lacks the split; names those that exist.
+        DataError as for :meth:`frame`.
         """
         every = self.sequences(split)
         if len(every) <= most:
@@ -255,14 +224,8 @@ class Domain:
     def other_histories(self, split: Split, *, first: bool = False) -> dict[str, tuple[str, ...]]:
         """Texts of what the users of one split bought in other domains, oldest first; users without any are left out.
 
-        Where both sides have times, only what was bought before the user's last item here (the target) counts.
-
-        Args:
-            split: whose users.
-            first: the target is the user's first item.
-
-        Raises:
-            DataError: the domain lacks the split; names those that exist.
+        Where both sides have times, only what was bought before the user's last item here (the target) counts; before
+        the ``first``, where that is asked. DataError as for :meth:`frame`.
         """
         frame = self.frame(split)
         if self.other is None:
@@ -276,11 +239,7 @@ class Domain:
         return {user: tuple(texts) for user, texts in grouped.iter_rows()}
 
     def train_counts(self) -> Int64[np.ndarray, " item"]:
-        """Count how often each item occurs in train, by item row.
-
-        Raises:
-            DataError: the domain has no train split.
-        """
+        """Count how often each item occurs in train, by item row (DataError: no train split)."""
         rows = self.frame("train")[ITEM].replace_strict(self._rows, return_dtype=pl.Int64)
         return np.bincount(rows.to_numpy(), minlength=self.items.height).astype(np.int64)
 

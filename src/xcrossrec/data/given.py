@@ -15,14 +15,11 @@ Table: TypeAlias = Any
 
 
 def as_frame(what: str, table: Table) -> pl.DataFrame:
-    """Make a polars table of what holds one.
+    """Make a polars table of what holds one (DataError where it is none).
 
     Args:
         what: the table, for messages.
         table: see :data:`Table`; what pandas writes for missing (NaN, NaT) becomes null.
-
-    Raises:
-        DataError: no table.
     """
     if isinstance(table, pl.DataFrame):
         return table

@@ -45,13 +45,9 @@ def deduplicate(interactions: pl.DataFrame, *, first_purchase_only: bool = False
 
 
 def k_core(interactions: pl.DataFrame, least: int) -> pl.DataFrame:
-    """Keep users and items with enough interactions among those kept: repeated until nothing changes.
+    """Keep users and items with at least so many interactions among those kept: repeated until nothing changes.
 
-    Args:
-        least: fewest interactions of a user and of an item kept.
-
-    Raises:
-        DataError: nothing is left.
+    DataError where nothing is left.
     """
     rows = np.arange(interactions.height)
     users, items = numbers_of(interactions[USER]), numbers_of(interactions[ITEM])
@@ -152,10 +148,8 @@ def checked_domain(
 ) -> Domain:
     """Make a domain of checked tables, one row an item, interactions as `canonical` gives them.
 
-    An item without a title stays, with the empty text; the manifest's ``filters`` count them.
-
-    Raises:
-        DataError: no name, no items, an empty split, or a text that names a column which the items lack.
+    An item without a title stays, with the empty text; the manifest's ``filters`` count them. DataError: no name, no
+    items, an empty split, or a text that names a column which the items lack.
     """
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"a domain needs a name, got {name!r}: give --domain NAME")
@@ -188,11 +182,7 @@ def canonical(interactions: pl.DataFrame) -> pl.DataFrame:
 
 
 def check_columns(what: str, found: Sequence[str], needed: Sequence[str]) -> None:
-    """Refuse a table that lacks a column.
-
-    Raises:
-        DataError: names the missing columns and those that are there.
-    """
+    """Refuse (DataError) a table that lacks a column; names those that are missing, and those that are there."""
     missing = [column for column in needed if column not in found]
     if missing:
         raise DataError(
@@ -337,11 +327,7 @@ def _placed(what: str, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def refuse_unknown(name: str, items: pl.Series, catalogue: pl.Series, *, every: bool = False) -> None:
-    """Refuse interactions whose items the catalogue lacks; ``every`` if it lacks all of them.
-
-    Raises:
-        DataError: always.
-    """
+    """Refuse (DataError) interactions whose items the catalogue lacks; ``every`` if it lacks all of them."""
     ids = items.unique(maintain_order=True)
     several = [each for each in ids.head(EXAMPLES) if _SEVERAL.search(each)]
     listed = [each for each in several if pl.Series(_SEVERAL.split(each)).is_in(catalogue.implode()).all()]

@@ -138,11 +138,7 @@ def _checksum(manifest: Mapping[str, Any]) -> int:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Read and check a domain folder's manifest.
-
-    Raises:
-        DataError: no folder, no manifest, not JSON, a foreign one or one of another format version.
-    """
+    """Read a domain folder's manifest; DataError: none, not JSON, a foreign one or one of another format version."""
     file = path / MANIFEST
     if not path.is_dir():
         raise DataError(f"no domain folder at {path} (it {state_of(path)}): make one with  xcrossrec data import")
@@ -166,14 +162,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def read_parquet(file: Path, *, remedy: str) -> pl.DataFrame:
-    """Read one Parquet file.
-
-    Args:
-        remedy: what the error's message tells the user to do.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
+    """Read one Parquet file; DataError, with ``remedy``, where it is missing or damaged."""
     if not file.is_file():
         raise DataError(f"{file.parent} lacks {file.name}: {remedy}")
     with readable(file, remedy):
@@ -182,11 +171,7 @@ def read_parquet(file: Path, *, remedy: str) -> pl.DataFrame:
 
 @contextmanager
 def readable(file: Path, remedy: str, *faults: type[Exception]) -> Iterator[None]:
-    """Turn whatever Polars says of a damaged Parquet file, panics too, into a sentence; and other readers' faults.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """Turn whatever Polars says of a damaged Parquet file, panics too, into a DataError; and other readers' faults."""
     try:
         yield
     except BaseException as error:
@@ -206,11 +191,7 @@ def is_panic(error: BaseException) -> bool:
 
 
 def refuse_taken(path: Path, *, overwrite: bool) -> None:
-    """Refuse to write below a file, or over anything but an empty folder or, if asked to, a domain.
-
-    Raises:
-        DataError: says which.
-    """
+    """Refuse (DataError) to write below a file, or over anything but an empty folder or, if asked to, a domain."""
     check_folder(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return

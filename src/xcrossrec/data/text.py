@@ -81,10 +81,8 @@ class ItemText:
     """What models read of an item.
 
     Args:
-        template: columns in braces, with text between them; ``{{`` and ``}}`` are braces.
-
-    Raises:
-        ConfigError: no template, no column in it, or one that is not understood.
+        template: columns in braces, with text between them; ``{{`` and ``}}`` are braces. ConfigError: no column, or
+            one that is not understood.
     """
 
     template: str = f"{{{TITLE}}}"
@@ -158,11 +156,7 @@ class ItemText:
         return [name for name in self.fields if name not in columns]
 
     def check(self, what: str, columns: Sequence[str]) -> None:
-        """Refuse a table that lacks a field.
-
-        Raises:
-            DataError: names the first field that it lacks, what is there, and the remedy.
-        """
+        """Refuse (DataError) a table that lacks a field: names the first one, what is there, and the remedy."""
         if lost := self.missing(columns):
             there = ", ".join(name for name in columns if name != ITEM)
             raise DataError(
@@ -172,16 +166,10 @@ class ItemText:
             )
 
     def render(self, items: pl.DataFrame) -> pl.Series:
-        """Write every item's text.
+        """Write every item's text: by row, without line breaks, empty where all fields are.
 
         Args:
-            items: a table with a column a field, in any type.
-
-        Returns:
-            text, by row, without line breaks; empty where all fields are.
-
-        Raises:
-            DataError: the table lacks a field.
+            items: a table with a column a field, in any type; DataError where it lacks one.
         """
         self.check("the table of items", items.columns)
         cleaned = {name: clean_text(items[name], title=name == TITLE) for name in self.fields}
@@ -201,11 +189,7 @@ class ItemText:
             before = before | there
 
     def of(self, values: Mapping[str, Any]) -> str:
-        """Write one item's text, as :meth:`render` does.
-
-        Args:
-            values: by column; a field that is not there is empty.
-        """
+        """Write one item's text of values by column, as :meth:`render` does; a field that is not there is empty."""
         text, before = "", False
         for part in self.parts:
             value = clean(values.get(part.name), title=part.name == TITLE)
@@ -220,8 +204,7 @@ class ItemText:
     def cut(self, items: pl.DataFrame) -> dict[str, dict[str, int]]:
         """Count, by field with a limit, the items of which not all is read; fields that are read whole are left out.
 
-        Returns:
-            by field ``items``, whose field is longer than its limit, and ``words``, the limit.
+        By field ``items``, whose field is longer than its limit, and ``words``, the limit.
         """
         found = {}
         for part in self.parts:

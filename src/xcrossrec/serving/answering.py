@@ -55,7 +55,6 @@ class Reading(Worker[Texts, Read]):
 
     Args:
         name, batch, on_start: as for :class:`Worker`; of so many questions texts are read together.
-        read: the model.
         price: characters of a text.
         limit: texts that may wait.
     """
@@ -132,12 +131,9 @@ class Reading(Worker[Texts, Read]):
 
 
 class Answering:
-    """Answers the questions put to one model.
+    """Answers the questions put to one model: no other thread may let the recommender's model read.
 
-    Args:
-        recommender: which looks up and reads; no other thread may let its model read.
-        settings, metrics: of the service.
-        on_start: called first on each thread.
+    ``on_start`` is called first on each thread.
     """
 
     def __init__(
@@ -175,9 +171,8 @@ class Answering:
     async def ask(self, question: Question, *, timeout_s: float, gone: Gone | None = None) -> Answer:
         """Wait for an answer, at most so many seconds, and while the asker does.
 
-        Raises:
-            Problem: 422 for too many texts that must be read, 429 where too many wait, 503 where time is over; and
-                whatever the answer raises.
+        Problem: 422 for too many texts that must be read, 429 where too many wait, 503 where time is over; and whatever
+        the answer raises.
         """
         with self._lock:
             if self._closing:

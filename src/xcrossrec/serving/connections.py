@@ -46,15 +46,9 @@ _TOGETHER_S = 0.05
 
 
 class Connections:
-    """What the connections of one server share.
+    """What the connections of one server share: limits, metrics and room of requests.
 
-    Args:
-        settings: their limits.
-        metrics: are told how many there are, and why some were ended.
-        room: of requests.
-
-    Raises:
-        ConfigError: the process may open too few files.
+    ConfigError where the process may open too few files.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, room: Room) -> None:
@@ -80,11 +74,7 @@ class Connections:
 
 
 class Connection(HttpToolsProtocol):
-    """One client's connection.
-
-    Args:
-        shared: what all of the server share.
-    """
+    """One client's connection."""
 
     def __init__(self, shared: Connections, **options: Any) -> None:
         super().__init__(**options)

@@ -37,11 +37,7 @@ _READING = ("/v1/recommend", "/v1/score", "/v1/explain")
 
 
 class Gate:
-    """ASGI middleware; the only one. HEAD is answered as GET, without the body.
-
-    Args:
-        service: has limits, keys and room, and counts every answer.
-    """
+    """ASGI middleware; the only one. HEAD is answered as GET, without the body."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service

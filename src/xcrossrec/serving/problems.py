@@ -19,12 +19,7 @@ from xcrossrec.exceptions import (
 
 
 class Problem(XCrossRecError):  # noqa: N818 - what HTTP calls it
-    """A request that gets no answer but a reason.
-
-    Args:
-        code: a short name for programs.
-        message: a sentence for people.
-    """
+    """A request that gets no answer but a reason: a code, short, for programs, and a sentence for people."""
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)

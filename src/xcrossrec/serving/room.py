@@ -25,12 +25,7 @@ class FullError(Exception):
 
 
 class Room:
-    """Requests that are inside: those that name ids alone, and those that name a title.
-
-    Args:
-        most: of each kind.
-        metrics: are told of refusals.
-    """
+    """Requests that are inside, ``most`` of each kind: those that name ids alone, and those that name a title."""
 
     def __init__(self, most: int, metrics: Metrics) -> None:
         self.most, self._metrics = most, metrics
@@ -43,11 +38,7 @@ class Room:
 
     @contextmanager
     def taken(self, path: str, body: bytes) -> Iterator[None]:
-        """Take a place for a request.
-
-        Raises:
-            FullError: there is none.
-        """
+        """Take a place for a request (FullError: there is none)."""
         if self.is_full(path, body):
             raise FullError
         titles, places = _by_titles(body), int(_needs_room(path))

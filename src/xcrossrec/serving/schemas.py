@@ -74,11 +74,7 @@ class Entry(_Request, json_schema_extra={"oneOf": [_only("item_id", "title"), _o
     title: Title | None = None
 
     def named(self) -> Item:
-        """As a recommender takes it.
-
-        Raises:
-            DataError: both or neither are given.
-        """
+        """As a recommender takes it (DataError: both or neither are given)."""
         return Item(self.item_id, self.title)
 
 
@@ -133,11 +129,7 @@ class RecommendRequest(_Asked):
     )
 
     def question(self) -> Question:
-        """As a recommender takes it.
-
-        Raises:
-            DataError: prices that leave no room, or an item that is not named as one.
-        """
+        """As a recommender takes it (DataError: prices that leave no room, or an item that is not named as one)."""
         filters = None if self.filters is None else Filters(**self.filters.model_dump())
         names = ("k", "candidates", "include_bought", "skip_unknown", "diversity")
         return self._question(filters=filters, **{name: getattr(self, name) for name in names})
@@ -176,11 +168,7 @@ class ItemToStore(_Request):
     )
 
     def stored(self, text: ItemText) -> StoredItem:
-        """As the catalogue keeps it.
-
-        Raises:
-            DataError: a field that the model reads was not sent, or a value that no item may have.
-        """
+        """As the catalogue keeps it (DataError: a field that the model reads was not sent, or a wrong value)."""
         if lost := text.missing({*self.model_fields_set, *(self.metadata or {})} - {"metadata"}):
             place = f"its {lost[0]}" if lost[0] in OWN else f"metadata with {lost[0]!r}"
             raise DataError(
@@ -223,11 +211,7 @@ class CustomerBought(_Request):
         return [self.item_id] if isinstance(self.item_id, str) else self.item_id
 
     def purchases(self) -> list[Purchase]:
-        """As the catalogue keeps them.
-
-        Raises:
-            DataError: a value that no purchase may have.
-        """
+        """As the catalogue keeps them (DataError: a value that no purchase may have)."""
         return [Purchase(self.user_id, item_id, self.timestamp) for item_id in self.items]
 
 

@@ -240,8 +240,7 @@ def load(spec: Spec, base: str | None = None) -> tuple[Model, dict[str, Any]]:
 def load_current(spec: Spec, base: str | None = None) -> tuple[Spec, Model, dict[str, Any]]:
     """Load the bundle that is asked for; or, where services share a catalogue and changed to another, that one.
 
-    Raises:
-        BundleError, BaseMismatchError: as :func:`load`.
+    Errors are those of :func:`load`.
     """
     model, manifest = load(spec, base)
     fingerprint, folder = recorded_model(spec.catalog) or ("", None)
@@ -267,7 +266,6 @@ def replace(old: Served, path: Path | None, settings: Settings, metrics: Metrics
     Args:
         old: goes on answering; to be closed once the new one is in its place.
         path: of the new bundle; None reads the present one again.
-        settings, metrics: of the service.
 
     Raises:
         BundleError: the bundle cannot be used.

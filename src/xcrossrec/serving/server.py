@@ -126,11 +126,7 @@ def serve(service: Service, listener: socket.socket, hangups: Sequence[int] = ()
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take an address before models are loaded; nobody can connect yet.
-
-    Raises:
-        ConfigError: it cannot be listened at.
-    """
+    """Take an address before models are loaded; nobody can connect yet (ConfigError: it cannot be listened at)."""
     listener: socket.socket | None = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

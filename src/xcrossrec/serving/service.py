@@ -51,10 +51,7 @@ class Service:
     def start(cls, specs: Sequence[Spec], settings: Settings) -> Service:
         """Load and warm every model; nothing is served unless all can be.
 
-        Raises:
-            ConfigError: no model, or a name twice.
-            BundleError: a bundle or a catalogue cannot be used.
-            DataError: a catalogue cannot be made.
+        ConfigError: no model, or a name twice. BundleError, DataError: a bundle or a catalogue cannot be used, or made.
         """
         names = [spec.name for spec in specs]
         if not names or len(set(names)) < len(names):
@@ -83,9 +80,7 @@ class Service:
     def find(self, wanted: str | None) -> Served:
         """Find a model by its name, or by its domain's where only one model has that.
 
-        Raises:
-            Problem: 404 for an unknown name; 422 where several are served and none is named, or where a domain has
-                several.
+        Problem: 404 for an unknown name; 422 where several are served and none is named, or where a domain has several.
         """
         if wanted is None:
             if len(self.models) == 1:

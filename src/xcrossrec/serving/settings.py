@@ -106,14 +106,10 @@ class Settings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str], **given: Any) -> Self:
-        """Take settings that are given, and keys and other numbers from the environment.
+        """Take settings that are given, which win, and keys and other numbers from the environment.
 
-        Args:
-            environment: may name any number as ``XCROSSREC_`` and its name in capitals, as ``XCROSSREC_UPSERT=500``.
-            given: settings that win.
-
-        Raises:
-            ConfigError: no number, outside its range, or a setting's name misspelled.
+        It may name any number as ``XCROSSREC_`` and its name in capitals, as ``XCROSSREC_UPSERT=500``. ConfigError: no
+        number, outside its range, or a setting's name misspelled.
         """
         environment = {name: of for name, of in environment.items() if not _OF_KUBERNETES.match(f"{name}={of}")}
         known = {*(each.name.upper() for each in fields(cls)), "FAST"}

@@ -31,11 +31,9 @@ _FILTERS: Mapping[str, Callable[..., str]] = {
 
 
 def write_report(directory: Path | str) -> Path:
-    """Write ``report.html`` beside ``decision.json``, in one step; gives its place.
+    """Write ``report.html`` beside ``decision.json``, in one step (StorageError); gives its place.
 
-    Raises:
-        BundleError: no decision there, or one that is damaged or of another release.
-        StorageError: the disk refuses.
+    BundleError as for :meth:`Decision.read`.
     """
     page = render(Decision.read(directory), str(directory))
     place = Path(directory) / FILE
@@ -44,12 +42,7 @@ def write_report(directory: Path | str) -> Path:
 
 
 def render(decision: Decision, directory: str) -> str:
-    """Write a decision as HTML; every text of it is escaped.
-
-    Args:
-        decision: what is shown.
-        directory: where it lies, for the commands that the page names.
-    """
+    """Write a decision as HTML; every text is escaped. Commands that it names have the ``directory`` where it lies."""
     style = (_HERE / "report.css").read_text(encoding="utf-8")
     digest = b64encode(sha256(style.encode()).digest()).decode()
     made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

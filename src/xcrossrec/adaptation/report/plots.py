@@ -43,7 +43,6 @@ def bars(name: str, title: str, drawn: Sequence[Bar]) -> Markup:
     Args:
         name: unique on the page.
         title: for those who do not see it; the numbers are, too.
-        drawn: one a line.
     """
     ends = [end for bar in drawn for end in (bar.mean, bar.low, bar.high) if end is not None]
     low, high = min(0.0, *ends), max(0.0, *ends)
@@ -131,7 +130,6 @@ def tag(name: str, *children: Any, **attributes: str | float | None) -> Markup:
     """Write an element; texts are escaped.
 
     Args:
-        name: of the element.
         children: texts, markup, or several of them.
         attributes: ``class_`` is ``class``, any other underscore a hyphen; None is left out, numbers are rounded to
             hundredths.

@@ -154,11 +154,7 @@ class PostgresCatalogue(Catalogue):
     # ---- read
 
     def snapshot(self) -> Snapshot:
-        """The catalogue as it is now, whoever wrote; what comes later does not change it.
-
-        Raises:
-            UnavailableError: the database does not answer.
-        """
+        """As it is now, whoever wrote; what comes later does not change it (UnavailableError: nobody answers)."""
         if type(self._closed) is not ConfigError:
             self._catch_up()
         return self._snapshot
@@ -222,11 +218,7 @@ class PostgresCatalogue(Catalogue):
     def upsert(
         self, items: Sequence[StoredItem], vectors: Float32[np.ndarray, "item dim"] | Float32[Tensor, "item dim"]
     ) -> int:
-        """Write items; see :meth:`Catalogue.upsert`.
-
-        Raises:
-            UnavailableError: the database does not answer.
-        """
+        """Write items; see :meth:`Catalogue.upsert`. UnavailableError: the database does not answer."""
         checked = check_vectors(items, vectors, self._state.dim)
         check_texts(value for item in items for value in item.values)
         if not items:

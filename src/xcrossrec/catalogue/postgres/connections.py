@@ -52,14 +52,11 @@ class Database:
 
     Args:
         url: ``postgresql://...``, as libpq reads it; after a ``#`` the schema, ``xcrossrec`` where none is named.
+            ConfigError where it is no such URL.
 
     Attributes:
-        url: as it was given.
         schema: its name.
         name: the URL without a password.
-
-    Raises:
-        ConfigError: no such URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -123,11 +120,7 @@ class Database:
         return self._work(run, lambda: not ending)
 
     def connect(self) -> Connection[Any]:
-        """Open a connection of its own, to be closed.
-
-        Raises:
-            UnavailableError: nobody answers, or the database refuses the user.
-        """
+        """Open a connection of its own, to be closed; UnavailableError: nobody answers, or the user is refused."""
         try:
             settings: dict[str, Any] = {**_LOST, **self._given, "application_name": "xcrossrec"}
             connection = psycopg.connect("", autocommit=True, prepare_threshold=None, **settings)

@@ -129,10 +129,9 @@ class Tables:
     # ---- state
 
     def state(self, connection: Connection[Any] | None = None) -> State:
-        """What there is now; locked until the end of its transaction where a connection is given.
+        """What there is now, locked until the end of its transaction where a connection is given.
 
-        Raises:
-            BundleError: no catalogue there, or one of another format.
+        BundleError where no catalogue is, or one of another format.
         """
         locked = "" if connection is None else " FOR UPDATE"
         asked = self.query("SELECT format, {fields} FROM {state}" + locked, fields=_FIELDS)
@@ -405,11 +404,7 @@ def segment_of(rows: Rows, dim: int = 0) -> Segment:
 
 
 def check_texts(values: Iterable[Any]) -> None:
-    """Refuse what the database cannot keep.
-
-    Raises:
-        DataError: a text with a zero character.
-    """
+    """Refuse (DataError) a text with a zero character, which the database cannot keep."""
     for value in values:
         if isinstance(value, str) and "\0" in value:
             raise DataError(f"{value[:60]!r} has a zero character, which PostgreSQL cannot keep: leave it out")

@@ -100,11 +100,7 @@ def is_blank(column: str) -> pl.Expr:
 
 
 def load_tables(source: Domain | Path | str) -> Tables:
-    """Get the tables of a domain in memory or of a folder.
-
-    Raises:
-        DataError: no such folder, no catalogue in it, or a file that cannot be read.
-    """
+    """Get the tables of a domain in memory or of a folder (DataError: it cannot be read, or holds no catalogue)."""
     if isinstance(source, Domain):
         raw: dict[str, pl.DataFrame] = {"items": source.items}
         raw.update((split, source.interactions[split]) for split in source.splits)

@@ -73,11 +73,7 @@ COMPLEMENT = 0.7  # pull of the last purchase's complement, in log odds
 
 @dataclass(frozen=True)
 class MarketSettings:
-    """How many customers each domain has in each split.
-
-    Raises:
-        ConfigError: a negative number, or nobody in train.
-    """
+    """How many customers each domain has in each split (ConfigError: a negative number, or nobody in train)."""
 
     train_users: int = 1500
     validation_users: int = 300
@@ -162,13 +158,11 @@ def history_weights(
 def sample_market(seed: int = 0, settings: MarketSettings | None = None) -> dict[str, Domain]:
     """Simulate the sample market: four small domains with train, validation and test customers.
 
-    The data are simulated, and every manifest says so. Titles are the same for every seed.
+    The data are simulated, and every manifest says so. Titles are the same for every seed, which is 0 or more
+    (ConfigError).
 
     Returns:
         domain name to domain, in the order of ``MARKET_DOMAINS``.
-
-    Raises:
-        ConfigError: a negative seed.
     """
     if seed < 0:
         raise ConfigError(f"the seed of the sample market must not be negative, got {seed}")

@@ -56,10 +56,8 @@ class Blocks:
 def by_file(engine: Engine, out: Path | str, form: str | None, inputs: Inputs) -> Iterator[Blocks | None]:
     """Lend a reader whose finished files lie beside ``out`` until the block is left; a killed run finds them there.
 
-    In this process there is none: it reads the files where they are, without a copy of what they hold.
-
-    Raises:
-        DataError: another process imports into the same folder.
+    In this process there is none: it reads the files where they are, without a copy of what they hold. DataError:
+    another process imports into the same folder.
     """
     if engine.here:
         yield None

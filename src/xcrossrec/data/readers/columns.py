@@ -31,11 +31,7 @@ _WORDS = {kind: re.compile("|".join(words), re.IGNORECASE) for kind, words in VO
 
 
 def check_choices(settings: Any) -> None:
-    """Refuse a dataclass of which a field with a few possible values has another one.
-
-    Raises:
-        ConfigError: names the field, the value and the choices.
-    """
+    """Refuse (ConfigError) a dataclass of which a field with a few possible values has another one."""
     hints = get_type_hints(type(settings))
     for each in fields(settings):
         hint, value = hints[each.name], getattr(settings, each.name)
@@ -83,11 +79,7 @@ class Columns:
 
     @classmethod
     def parse(cls, pairs: Sequence[str]) -> Self:
-        """Read pairs like ``user=customer``.
-
-        Raises:
-            ConfigError: no such role, or a pair without a name.
-        """
+        """Read pairs like ``user=customer`` (ConfigError: no such role, or a pair without a name)."""
         named: dict[str, str] = {}
         for pair in pairs:
             role, _, name = pair.partition("=")

@@ -35,11 +35,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``event_type=purchase``, ``status!=cancelled`` or ``qty>0``.
-
-        Raises:
-            ConfigError: neither of these.
-        """
+        """Read ``event_type=purchase``, ``status!=cancelled`` or ``qty>0`` (ConfigError: neither of these)."""
         found = _PARTS.fullmatch(text.strip())
         if found is None:
             raise ConfigError(f"--where {text!r} is no condition: give COLUMN=VALUE, COLUMN!=VALUE or COLUMN>NUMBER")
@@ -48,8 +44,7 @@ class Condition:
     def holds(self, dtype: pl.DataType) -> pl.Expr:
         """Give the condition as an expression that is never null; numbers compare as numbers, times as times.
 
-        Raises:
-            ConfigError: more or less than what is neither.
+        ConfigError: more or less than what is neither.
         """
         given, measured = pl.Series([self.value]), self.relation not in ("=", "!=")
         number, moment = given.cast(pl.Float64, strict=False)[0], instants(given)[0]
@@ -75,11 +70,7 @@ class Condition:
 
 
 def all_hold(conditions: Sequence[Condition], types: Mapping[str, pl.DataType], path: str) -> pl.Expr:
-    """Join conditions: of those with ``=`` on one column any must hold, of the others all.
-
-    Raises:
-        DataError: the file lacks a column.
-    """
+    """Join conditions: of those with ``=`` on one column any must hold, of the others all (DataError: no column)."""
     groups: dict[str | Condition, list[pl.Expr]] = {}
     for condition in conditions:
         if condition.column not in types:
@@ -122,13 +113,9 @@ def _is(name: str, *kinds: str) -> bool:
 
 
 def refuse_views(path: str, column: str, counts: Mapping[str, int]) -> str | None:
-    """Refuse a log whose views, carts or returns would be imported as purchases, or whose events are in unknown words.
+    """Refuse (DataError) a log whose views, carts or returns would be imported as purchases, or of unknown words.
 
-    Returns:
-        what to say of other values, None if there is nothing to say.
-
-    Raises:
-        DataError: some of the values are no purchases.
+    Gives what to say of other values, None if there is nothing to say.
     """
     if len(counts) > MANY_EVENTS:
         return None

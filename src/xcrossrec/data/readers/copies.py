@@ -65,11 +65,7 @@ def packing(path: Path) -> str:
 
 
 def sample(path: Path, shown: str) -> bytes:
-    """Give the first bytes, unpacked.
-
-    Raises:
-        DataError: a damaged file, or one that may not be read.
-    """
+    """Give the first bytes, unpacked (DataError: a damaged file, or one that may not be read)."""
     with _damage_named(path, shown):
         if packing(path) == "zst":
             return "\n".join(pl.scan_lines(path, glob=False).head(1000).collect().to_series()).encode()
@@ -102,11 +98,7 @@ def _damage_named(path: Path, shown: str) -> Iterator[None]:
 def encoding_of(head: bytes, shown: str, say: Callable[[str], object] = str) -> str:
     """Tell the encoding of the first bytes: marks, zeros between letters (UTF-16), UTF-8, or Windows-1252.
 
-    Args:
-        say: is told of what is no more than likely.
-
-    Raises:
-        DataError: none of these, or UTF-8 with single broken bytes.
+    ``say`` is told of what is no more than likely. DataError: none of these, or UTF-8 with single broken bytes.
     """
     for mark, name in _MARKS.items():
         if head.startswith(mark):
@@ -158,9 +150,7 @@ def encoding_of_all(path: Path, shown: str, say: Callable[[str], object]) -> str
 def plain_copy(text: Text, folder: Path, skip: int = 0) -> Path:
     """Write a file of text as plain UTF-8, without its first ``skip`` lines.
 
-    Raises:
-        ConfigError: no such encoding.
-        DataError: it is damaged, or of another encoding.
+    ConfigError where there is no such encoding, DataError where the file is damaged, or of another one.
     """
     with _new(folder) as (path, out), _lines(text) as lines:
         out.writelines(islice(lines, skip, None))
@@ -256,8 +246,7 @@ def holds(path: Path, mark: bytes) -> bool:
 def json_lines(text: Text, folder: Path, loose: bool) -> Path:
     """Write JSON Lines, a JSON array or (``loose``) Python literals as JSON Lines; NaN becomes null.
 
-    Raises:
-        DataError: a line that is no JSON object, with its number.
+    DataError: a line that is no JSON object, with its number.
     """
     with _new(folder) as (path, out):
         out.writelines(json.dumps(record) + "\n" for record in _records(text, loose))

@@ -42,8 +42,7 @@ class ItemRows:
     def joined(self, inputs: Inputs) -> tuple[pl.DataFrame, dict[str, Any]]:
         """All items, one row each, and what the manifest states of conflicting titles and of values not understood.
 
-        Raises:
-            DataError: items without an id.
+        DataError: items without an id.
         """
         lacking = self.lacking if inputs.items else 0
         if lacking and inputs.incomplete == "error":

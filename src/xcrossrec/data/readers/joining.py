@@ -16,10 +16,9 @@ _LOG = logging.getLogger(__name__)
 
 
 def joined_columns(columns: Columns, bought: Source, items: Source) -> tuple[Columns, Columns] | None:
-    """Settle the item's column of interactions and of items by their first rows.
+    """Settle the item's column of interactions and of items by their first rows; gives the columns of both.
 
-    Returns:
-        the columns of both, None where there is nothing to settle: no choice, or no value that both have.
+    None where there is nothing to settle: no choice, or no value that both have.
     """
     sides = [_possible(columns, bought, products=False), _possible(columns, items, products=True)]
     if max(map(len, sides)) < 2 or not all(sides):

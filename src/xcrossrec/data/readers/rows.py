@@ -58,9 +58,7 @@ class Tally:
     def rows(self, inputs: Inputs) -> dict[str, int]:
         """State the counts that are not 0.
 
-        Raises:
-            DataError: rows lack something and are not to be dropped, no row is what ``where`` asks for, or some are
-                views or the like.
+        DataError: rows lack something and are not to be dropped, no row is what ``where`` asks for, or some are views.
         """
         for column, counted in self.events.items():
             if said := refuse_views(self.first, column, counted):

@@ -44,10 +44,7 @@ _ATOMIC_SUFFIXES = (".inter", ".item", ".user")
 class Reading:
     """How text is read where it does not tell itself: None finds it. ``folder`` takes plain copies.
 
-    ``said`` is what its user has been told of the files.
-
-    Raises:
-        ConfigError: a separator of more than a character.
+    ``said`` is what its user has been told of the files. ConfigError: a separator of more than a character.
     """
 
     folder: Path
@@ -147,11 +144,7 @@ class Source:
 
     @cached_property
     def types(self) -> Mapping[str, pl.DataType]:
-        """The columns that hold values, by dotted name, and their types.
-
-        Raises:
-            DataError: a file that cannot be read.
-        """
+        """The columns that hold values, by dotted name, and their types (DataError: the file cannot be read)."""
         return _flattened(pl.LazyFrame(schema=self._schema), None).collect_schema() | dict.fromkeys(
             self.folders, pl.String()
         )
@@ -243,8 +236,7 @@ class Source:
     def read(self, wanted: Sequence[str], use: Callable[[Iterator[pl.DataFrame]], T], selected: Sequence[pl.Expr]) -> T:
         """Let ``use`` take some columns in batches; text that Polars refuses is copied plainly, and read again.
 
-        Raises:
-            DataError: a damaged file, a row of another width, a line that is no JSON, with its number.
+        DataError: a damaged file, a row of another width, a line that is no JSON, with its number.
         """
         try:
             told = [pl.lit(value).alias(name) for name, value in self.folders.items()]
@@ -312,11 +304,8 @@ class Source:
 def open_sources(paths: Paths, form: Form | None, reading: Reading) -> list[Source]:
     """Find the files that paths, folders and patterns name, and tell what each of them is.
 
-    Args:
-        form: what they are; None tells by their contents, and RecBole's by their names.
-
-    Raises:
-        DataError: no such file, an empty folder, a file of another form or encoding.
+    ``form`` is what they are; None tells by their contents, and RecBole's by their names. DataError: no such file, an
+    empty folder, a file of another form or encoding.
     """
     files = original_files(paths)
     if not (found := [source for file in files for source in sources_in(file, form, reading)]):

@@ -74,9 +74,7 @@ def read_item_file(path: Path) -> pl.DataFrame:
     """Read the items of one file, whatever its form, packing and names of columns.
 
     It is read as an import reads it; a Parquet file with ``item_id`` and ``title`` keeps its columns and types.
-
-    Raises:
-        DataError: no such file, no table, or none of items.
+    DataError: no such file, no table, or none of items.
     """
     if path.is_file() and path.stat().st_size == 0:
         raise DataError(f"{path} is empty: give a table with {ITEM} and {TITLE}")
@@ -102,11 +100,7 @@ def read_item_file(path: Path) -> pl.DataFrame:
 
 
 def read_planned(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> RawDomain:
-    """Read the two tables as a format has them.
-
-    Raises:
-        DataError: as for `read_tables`.
-    """
+    """Read the two tables as a format has them; DataError as for `read_tables`."""
     with scratch_folder() as folder:
         opened: list[Source] = []
         reading = reading_of(plan, inputs, folder)
