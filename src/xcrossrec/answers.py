@@ -11,12 +11,9 @@ class Recommendation:
     """One recommended item.
 
     Attributes:
-        item_id: id in the catalogue.
-        score: the model's score; comparable within one answer.
+        score: the model's; comparable within one answer.
         rank: from 1, the best.
-        category: as the catalogue has it.
-        in_stock: as the catalogue has it.
-        price: as the catalogue has it; None where it is unknown.
+        category, in_stock, price: as the catalogue has them; None where they are unknown.
         explanation: why, if that was asked for.
     """
 

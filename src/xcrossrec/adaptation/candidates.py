@@ -108,14 +108,7 @@ def _of(name: str, label: str, sources: Sequence[Made], level: int = 1) -> Form:
 
 @dataclass(frozen=True)
 class Trainer:
-    """Trains on the target, from where an interrupted training was; in whatever process.
-
-    Attributes:
-        domain: the target.
-        base: folder or name of the base.
-        plan: of trainings.
-        seed: of every draw.
-    """
+    """Trains on the target, from where an interrupted training was; in whatever process."""
 
     domain: Domain
     base: str
@@ -147,7 +140,6 @@ class Training:
     """A candidate that is trained on the target.
 
     Attributes:
-        form: what it is.
         streams: language models that read each text.
         train: writes it into a folder; on so many users, or all.
     """
@@ -158,12 +150,10 @@ class Training:
 
 
 class Maker:
-    """Makes the models of candidates.
+    """Makes the models of candidates, and keeps them in the shop.
 
     Args:
-        shop: where they are kept.
         base: folder or name of the base.
-        plan: of trainings.
         engine: where trainings are done that do not depend on each other.
     """
 

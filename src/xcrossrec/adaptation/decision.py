@@ -51,11 +51,8 @@ class Target(Part):
     """The new category.
 
     Attributes:
-        name: the domain's.
-        items: in its catalogue.
         purchases: of the users that were fitted on.
         users: of each split.
-        fingerprint: the domain's.
         folder: where the domain lies, as it was given; empty for one in memory.
     """
 
@@ -133,7 +130,6 @@ class Source(Part):
         without: what leaving it out of the mean of all costs (above 0: it helps), paired; None for an only one.
         shared_users: of the target's, how many bought there, too; None where that is not known.
         shared_words: share of the words of the target's items that its items have, from 0 to 1; None likewise.
-        helps: the verdict.
         used: whether models were made of it.
         why: the verdict in words.
     """

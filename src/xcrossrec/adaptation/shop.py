@@ -83,11 +83,7 @@ class Missing:
 
 @dataclass
 class Clock:
-    """The minutes that there are.
-
-    Attributes:
-        minutes: in all, from now on.
-    """
+    """The minutes that there are, from now on."""
 
     minutes: float
     began: float = field(default_factory=time.monotonic)
@@ -117,13 +113,10 @@ class Pace:
 
 
 class Shop:
-    """Fits candidates and keeps them in a folder.
+    """Fits candidates of the target and keeps them in a folder.
 
     Args:
-        domain: the target.
-        work: the folder.
         seed: of users and candidates.
-        clock: the minutes.
         bar: told what is done.
         facts: what every candidate depends on, beside the target: settings, the base.
     """
@@ -246,9 +239,7 @@ def whole_ndcg(found: Evaluation) -> Float64[np.ndarray, " user"]:
 class Timed:
     """Seconds and the most memory since it was made, or since the last lap.
 
-    Args:
-        seconds: that the first lap has already taken, elsewhere.
-        memory: megabytes that it took there.
+    The first lap has taken ``seconds``, and ``memory`` in megabytes, already, elsewhere.
     """
 
     def __init__(self, seconds: float = 0.0, memory: float = 0.0) -> None:

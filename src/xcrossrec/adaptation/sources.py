@@ -30,7 +30,6 @@ class Given:
     """A source that was given.
 
     Attributes:
-        name: of its domain.
         folder: of its adapter, which may not be there yet.
         domain: to train it on; None where an adapter was given.
         path: as it was given.

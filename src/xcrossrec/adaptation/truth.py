@@ -28,7 +28,6 @@ class Claim:
 
     Attributes:
         reason: ``history``, ``source`` or ``bought together``.
-        claimed: by the explanation.
         measured: the score minus that of the model or history without it.
     """
 

@@ -2,8 +2,6 @@
 
 Searches run in snapshots (:mod:`xcrossrec.catalogue.snapshot`). Where a catalogue is kept, a write is there before any
 search sees it.
-
-Legend: ``item`` = one item, ``dim`` = vector size.
 """
 
 from __future__ import annotations
@@ -62,7 +60,6 @@ class Catalogue:
     Args:
         folder: in which it is kept; None in memory.
         fingerprint: of the model that made the vectors (:func:`xcrossrec.catalogue.fingerprint_of`).
-        snapshot: what it holds.
         text: what that model reads of an item.
         bought: what was bought of it; None for nothing yet.
     """

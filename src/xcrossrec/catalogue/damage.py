@@ -2,8 +2,6 @@
 
 A damaged vector is encoded again from its item. A damaged title, id or price is lost: its item is left out, and named;
 so is a damaged purchase.
-
-Legend: ``item`` = one item, ``dim`` = vector size.
 """
 
 from __future__ import annotations

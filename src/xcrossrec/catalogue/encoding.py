@@ -31,9 +31,7 @@ class BlockEncoder:
     """Encodes as :func:`xcrossrec.catalogue.encode_items` does, to the bit; made by :func:`in_blocks`.
 
     Attributes:
-        model: loaded in this process.
-        loading: loads it in another one.
-        engine: where it encodes.
+        loading: loads the model in another process.
         parts: the finished blocks.
     """
 

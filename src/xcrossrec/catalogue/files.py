@@ -7,8 +7,6 @@ and what their checksums are, is said by its database alone (:mod:`xcrossrec.cat
 
 ``catalogue.version`` has the version of the last write that was acknowledged. Damage to the database's log takes back
 what stands behind it, and SQLite says nothing; here it shows.
-
-Legend: ``item`` = one item of the segment, ``dim`` = vector size.
 """
 
 from __future__ import annotations

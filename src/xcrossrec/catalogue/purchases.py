@@ -25,15 +25,10 @@ LAST_NUMBER = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
-    """A customer bought an item.
+    """A customer bought an item, at a time in seconds since 1970, None where it is unknown.
 
-    Attributes:
-        user_id: of the customer.
-        item_id: of the item; the catalogue need not have it any more.
-        timestamp: seconds since 1970; None where it is unknown.
-
-    Raises:
-        DataError: a value of another type, too long, or text that is not valid Unicode.
+    The catalogue need not have the item any more. DataError: a value of another type, too long, or text that is not
+    valid Unicode.
     """
 
     user_id: str
@@ -64,8 +59,7 @@ class Purchase:
 class Forgotten:
     """A customer's purchases were deleted: what came of them before this counts no longer, whoever knows it.
 
-    Attributes:
-        customer: her id's hash (:func:`xcrossrec.copurchase.user_hash`), by which models know her.
+    She is told by her id's hash (:func:`xcrossrec.copurchase.user_hash`), by which models know her.
     """
 
     customer: str

@@ -4,8 +4,6 @@ It names the files of large segments (:mod:`xcrossrec.catalogue.files`), knows w
 the items that were written recently, and all purchases. Every row has a checksum, and the facts, which are one row,
 have the sums of all others' checksums: a row that changed, came or went by itself is noticed when the database is
 opened.
-
-Legend: ``item`` = one item, ``dim`` = vector size.
 """
 
 from __future__ import annotations
@@ -57,12 +55,7 @@ class InUseError(BundleError):
 
 
 class DamagedError(BundleError):
-    """A catalogue's file is not what was written; says how to go on.
-
-    Args:
-        path: of the file, in the catalogue's folder.
-        what: is wrong.
-    """
+    """A catalogue's file is not what was written: says what is wrong with it, and how to go on."""
 
     def __init__(self, path: Path, what: object) -> None:
         self.path, self.what = path, " ".join(str(what).split())[:300]

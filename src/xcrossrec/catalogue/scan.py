@@ -3,8 +3,7 @@
 Integers are a quarter of the bytes, and processors with VNNI multiply them at memory speed. What they give is not the
 cosine, but no further from it than :meth:`Codes.error_of`: items within twice that are scored again by their vectors.
 
-Legend: ``item`` = one item, ``slot`` = one query vector (a history's item), ``dim`` = vector size, ``part`` = some
-items, ``found`` = one result.
+Legend: ``part`` = some items, ``found`` = one result; the others are the package's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Items with their vectors, in columns that never change once made: what a search reads.
-
-Legend: ``item`` = one item of the segment, ``slot`` = one query vector, ``dim`` = vector size.
-"""
+"""Items with their vectors, in columns that never change once made: what a search reads."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""A catalogue in memory at one moment: every answer comes from one version, whatever is written meanwhile.
-
-Legend: ``item`` = one item of the catalogue or of a segment, ``slot`` = one query vector (a history's item),
-``dim`` = vector size.
-"""
+"""A catalogue in memory at one moment: every answer comes from one version, whatever is written meanwhile."""
 
 from __future__ import annotations
 

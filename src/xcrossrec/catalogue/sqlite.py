@@ -2,8 +2,6 @@
 
 A write is one transaction of a SQLite database (:mod:`xcrossrec.catalogue.rows`); most items stand in files beside it,
 which are written once and mapped when the catalogue opens (:mod:`xcrossrec.catalogue.files`).
-
-Legend: ``item`` = one item, ``dim`` = vector size.
 """
 
 from __future__ import annotations

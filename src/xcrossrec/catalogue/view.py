@@ -1,7 +1,4 @@
-"""What can be asked of a catalogue at one moment, wherever its items stand.
-
-Legend: ``item`` = one item, ``slot`` = one query vector (a history's item), ``dim`` = vector size.
-"""
+"""What can be asked of a catalogue at one moment, wherever its items stand."""
 
 from __future__ import annotations
 

@@ -18,9 +18,7 @@ class StoredItem:
     """An item of a catalogue.
 
     Attributes:
-        category: for filters.
-        in_stock: for filters.
-        price: for filters, in the shop's currency.
+        category, in_stock, price: for filters; the price in the shop's currency.
         metadata: whatever else the shop keeps with it.
     """
 

@@ -48,7 +48,6 @@ class Worker(Generic[Q, A]):
     """Answers questions on a thread of its own, several at a time.
 
     Args:
-        name: of the thread.
         answer: takes questions, gives one answer or exception each; called from the worker's thread alone.
         batch: questions answered together, at most.
         wait_s: how long a batch waits for company after its first question came, in seconds.

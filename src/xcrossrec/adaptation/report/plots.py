@@ -22,7 +22,6 @@ class Bar:
     """One line of a plot of bars.
 
     Attributes:
-        label: what it is of.
         value: the label's number, as text.
         mean: where the bar, or the dot, ends.
         low, high: of the interval; None draws none.

@@ -2,8 +2,6 @@
 
 Up to :data:`EXACT_UNTIL` items each process holds all of them, and reads with every question what was written since;
 from there on the database searches (:mod:`xcrossrec.catalogue.postgres.snapshot`).
-
-Legend: ``item`` = one item, ``dim`` = vector size.
 """
 
 from __future__ import annotations
@@ -52,11 +50,7 @@ EXACT_UNTIL = 50_000
 
 
 class PostgresCatalogue(Catalogue):
-    """A catalogue in a database. Make one with :meth:`create` or :meth:`open`.
-
-    Attributes:
-        url: where it is, without a password.
-    """
+    """A catalogue in a database. Make one with :meth:`create` or :meth:`open`."""
 
     _snapshot: HeldSnapshot | SearchedSnapshot  # type: ignore[assignment]
 

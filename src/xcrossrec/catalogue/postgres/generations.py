@@ -1,7 +1,4 @@
-"""Another model's vectors, beside those that count: made while these are read and written, and switched in one step.
-
-Legend: ``item`` = one item, ``dim`` = vector size.
-"""
+"""Another model's vectors, beside those that count: made while these are read and written, and switched in one step."""
 
 from __future__ import annotations
 
@@ -30,10 +27,8 @@ class NextGeneration:
     """A generation that does not count yet.
 
     Args:
-        tables: of the catalogue.
         state: of the generation that counts.
-        dim: of the new vectors.
-        encode: items to vectors.
+        dim, encode: of the new vectors.
         alone: raises an error where another process may embed by now; asked before each write.
         indexed: whether the database shall search them.
     """

@@ -3,8 +3,6 @@
 The database finds candidates: all items that meet narrow filters, and else, by its index of vectors (HNSW), the nearest
 of each item of the history, with those that are bought together with it and those that are bought most. Their vectors
 come here, where the same code scores and sorts them as in memory. Under narrow filters that is exact.
-
-Legend: ``slot`` = one query vector (a history's item), ``item`` = one item, ``dim`` = vector size.
 """
 
 from __future__ import annotations
@@ -46,15 +44,7 @@ _PAGE = 5000
 
 @dataclass(frozen=True)
 class SearchedSnapshot(Snapshot):
-    """What the tables hold at one version.
-
-    Attributes:
-        tables: to ask.
-        generation: of vectors.
-        version: grows with every write.
-        size: vectors' size.
-        count: of the items.
-    """
+    """What the tables hold at one version, of one generation of vectors."""
 
     tables: Tables
     generation: int

@@ -3,8 +3,6 @@
 ``state`` has one row, which every write locks and whose version it raises. ``items_N`` holds the items with the vectors
 of generation N; an item that is written anew, or deleted, leaves its former row until nobody can ask for that version
 any more. ``purchases`` and ``forgotten`` are numbered in one order of arrival.
-
-Legend: ``item`` = one item, ``dim`` = vector size.
 """
 
 from __future__ import annotations
@@ -68,9 +66,7 @@ class State:
     Attributes:
         version: of the last write.
         generation: of the vectors that count.
-        fingerprint: of the model that made them.
-        dim: their size.
-        text: what that model reads of an item.
+        fingerprint: of the model that made them; likewise text, what it reads of an item.
         items: how many there are.
         next_place: after all places.
         arrived: number of the last purchase, or of the last customer who was forgotten.
