@@ -193,33 +193,22 @@ def target(
     check_sources(folders, alone=form == "lora")
     domain = options.check(directory)
     prepare("train")
-    with progress_to_stderr(), _can_go_on(options):
-        if form == "lora":
-            report = _train_lora(domain, folders[0] if folders else None, options)
-        else:
-            integration = Integration("xcross", top_layers=None) if form == "xcross-all" else Integration(form)
-            report = _integrate(domain, folders, options, integration, strict=strict)
-    start = "the mean of the sources" if form != "lora" else str(folders[0]) if folders else "the base"
-    _print(report, options, start)
-
-
-def _train_lora(domain: Domain, init: Path | None, options: Run) -> TrainingReport:
     from xcrossrec.training.source import train_source
-
-    config = rival_config(users=options.users(domain), **options.changes())
-    return train_source(domain, options.out, config=config, init=init, purchases=True, **options.arguments())
-
-
-def _integrate(
-    domain: Domain, folders: list[Path], options: Run, integration: Integration, *, strict: bool
-) -> TrainingReport:
     from xcrossrec.training.target import train_target
 
-    given = options.arguments()
-    config = target_config(
-        users=options.users(domain), scoring=options.scoring, integration=integration, **options.changes()
-    )
-    return train_target(domain, folders, options.out, config=config, integration=integration, strict=strict, **given)
+    given: dict[str, Any] = options.arguments()
+    with progress_to_stderr(), _can_go_on(options):
+        settings = {"users": options.users(domain), **options.changes()}
+        if form == "lora":
+            given |= {"init": folders[0] if folders else None, "purchases": True}
+            report = train_source(domain, options.out, config=rival_config(**settings), **given)
+        else:
+            integration = Integration("xcross", top_layers=None) if form == "xcross-all" else Integration(form)
+            config = target_config(scoring=options.scoring, integration=integration, **settings)
+            given |= {"integration": integration, "strict": strict}
+            report = train_target(domain, folders, options.out, config=config, **given)
+    start = "the mean of the sources" if form != "lora" else str(folders[0]) if folders else "the base"
+    _print(report, options, start)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

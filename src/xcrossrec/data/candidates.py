@@ -56,12 +56,16 @@ def draw_candidates(domain: Domain, split: Split, negatives: Negatives, *, seed:
         ConfigError: ``full`` (there the whole catalogue is ranked), or a negative seed.
         DataError: the split is absent, or the catalogue too small for 29 negatives of anybody.
     """
-    _check_request(negatives, seed)
-    sequences = domain.sequences(split)
-    weights = _weights(domain, negatives)
+    if negatives not in ("uniform", "popularity"):
+        raise ConfigError(
+            f"no candidates are drawn for negatives {negatives!r}: choose uniform or popularity "
+            "('full' ranks the whole catalogue)"
+        )
+    if seed < 0:
+        raise ConfigError(f"the seed of the candidates is {seed}: give 0 or more")
+    sequences, weights, excluded, left = _drawable(domain, split, negatives)
     cumulative = np.cumsum(weights)
-    excluded = _excluded(domain, sequences)
-    chosen = _with_enough(domain, split, negatives, weights, excluded)
+    chosen = _with_enough(domain, split, negatives, left)
     rows = np.empty((len(chosen), 1 + NEGATIVES_EACH), dtype=np.int64)
     with stage(f"drawing {negatives} candidates", "users") as bar:
         for place, index in enumerate(chosen):
@@ -73,24 +77,20 @@ def draw_candidates(domain: Domain, split: Split, negatives: Negatives, *, seed:
     return Candidates(negatives, seed, tuple(sequences.user_ids[index] for index in chosen), rows)
 
 
-def _weights(domain: Domain, negatives: Negatives) -> Int64[np.ndarray, " item"]:
-    return domain.train_counts() if negatives == "popularity" else np.ones(domain.items.height, np.int64)
+def _drawable(
+    domain: Domain, split: Split, negatives: Negatives
+) -> tuple[Sequences, Int64[np.ndarray, " item"], list[tuple[int, ...]], list[int]]:
+    """The users; the items' weights; what cannot be each user's negative, all that was bought or, where repeats are
+    kept, the target alone; and how many items are left for each."""
+    sequences = domain.sequences(split)
+    weights = domain.train_counts() if negatives == "popularity" else np.ones(domain.items.height, np.int64)
+    excluded = [rows[-1:] if domain.keeps_repeats else rows for rows in sequences.rows]
+    every = int(np.count_nonzero(weights))
+    return sequences, weights, excluded, [every - sum(1 for row in set(rows) if weights[row]) for rows in excluded]
 
 
-def _excluded(domain: Domain, sequences: Sequences) -> list[tuple[int, ...]]:
-    """Give what cannot be a user's negative: all that was bought, or where repeats are kept the target alone."""
-    return [rows[-1:] if domain.keeps_repeats else rows for rows in sequences.rows]
-
-
-def _with_enough(
-    domain: Domain,
-    split: Split,
-    negatives: Negatives,
-    weights: Int64[np.ndarray, " item"],
-    excluded: Sequence[tuple[int, ...]],
-) -> list[int]:
+def _with_enough(domain: Domain, split: Split, negatives: Negatives, left: Sequence[int]) -> list[int]:
     """Choose the users for whom enough items are left to draw from, and say how many are not."""
-    left = _left(weights, excluded)
     chosen = [index for index, count in enumerate(left) if count >= NEGATIVES_EACH]
     if left and not chosen:
         raise DataError(
@@ -108,13 +108,8 @@ def _with_enough(
 
 def can_draw(domain: Domain, split: Split, negatives: Negatives) -> bool:
     """Whether any user of a split has enough items left to draw negatives from."""
-    excluded = _excluded(domain, domain.sequences(split))
-    return not excluded or max(_left(_weights(domain, negatives), excluded)) >= NEGATIVES_EACH
-
-
-def _left(weights: Int64[np.ndarray, " item"], excluded: Sequence[tuple[int, ...]]) -> list[int]:
-    drawable = int(np.count_nonzero(weights))
-    return [drawable - sum(1 for row in set(rows) if weights[row]) for rows in excluded]
+    *_, left = _drawable(domain, split, negatives)
+    return not left or max(left) >= NEGATIVES_EACH
 
 
 def candidates_for(
@@ -153,16 +148,6 @@ def candidates_file(directory: Path | str, split: Split, negatives: Negatives, *
     return Path(directory) / CANDIDATES_FOLDER / f"{split}-{negatives}-seed{seed}.parquet"
 
 
-def _check_request(negatives: Negatives, seed: int) -> None:
-    if negatives not in ("uniform", "popularity"):
-        raise ConfigError(
-            f"no candidates are drawn for negatives {negatives!r}: choose uniform or popularity "
-            "('full' ranks the whole catalogue)"
-        )
-    if seed < 0:
-        raise ConfigError(f"the seed of the candidates is {seed}: give 0 or more")
-
-
 def _draw_distinct(
     rng: np.random.Generator, cumulative: Int64[np.ndarray, " item"], excluded: Iterable[int], count: int
 ) -> list[int]:
@@ -192,8 +177,8 @@ def _read(file: Path, domain: Domain, split: Split, negatives: Negatives, seed: 
                 f"{file} has {column} {', '.join(map(str, found)) or 'none'}, expected {value}: it belongs "
                 "to other data or settings; delete it to draw the candidates again"
             )
-    sequences = domain.sequences(split)
-    kept = _with_enough(domain, split, negatives, _weights(domain, negatives), _excluded(domain, sequences))
+    sequences, *_, left = _drawable(domain, split, negatives)
+    kept = _with_enough(domain, split, negatives, left)
     users = tuple(sequences.user_ids[index] for index in kept)
     lists = {USER, _ROWS} <= set(frame.columns)
     if not lists or tuple(frame[USER].to_list()) != users or not set(frame[_ROWS].list.len()) <= {1 + NEGATIVES_EACH}:

@@ -279,7 +279,10 @@ def replace(old: Served, path: Path | None, settings: Settings, metrics: Metrics
             f"{spec.path} scores {kind_of(model).name!r} and {old.spec.name!r} is served with "
             f"{kind_of(old.model).name!r}: serve it under another name, with a catalogue of its own"
         )
-    store = old.store.successor(fingerprint) or (old.store if same else _embedded(old.store, model, spec))
+    store = old.store.successor(fingerprint) or old.store
+    if store is old.store and not same:
+        log.info("encoding %d items again for %s", len(store), spec.path)
+        store = embed_again(store, model, spec.path)
     if store.replaced_by is not None:
         raise BundleError(
             f"the catalogue of {old.spec.name!r} holds another model's vectors than {spec.path} makes: reload that "
@@ -289,8 +292,3 @@ def replace(old: Served, path: Path | None, settings: Settings, metrics: Metrics
     if same:
         new.recommender.memory = old.recommender.memory
     return new
-
-
-def _embedded(store: Catalogue, model: Model, spec: Spec) -> Catalogue:
-    log.info("encoding %d items again for %s", len(store), spec.path)
-    return embed_again(store, model, spec.path)

@@ -14,10 +14,9 @@ import polars as pl
 
 from xcrossrec.data.readers.blocks import Blocks
 from xcrossrec.data.readers.columns import Columns, Role, candidates
-from xcrossrec.data.readers.frames import Inputs, RawDomain
+from xcrossrec.data.readers.frames import Inputs, RawDomain, ids
 from xcrossrec.data.readers.histories import HISTORY, with_histories
 from xcrossrec.data.readers.items import Expression, ItemRows, item_rows
-from xcrossrec.data.readers.joining import joined_columns
 from xcrossrec.data.readers.rows import Check, Tally, interactions_of
 from xcrossrec.data.readers.sources import Form, Paths, Reading, Source, open_sources, original_files, sources_in
 from xcrossrec.data.times import ONE_UNIT, SUBSECOND
@@ -136,7 +135,41 @@ def _joined_columns(plan: Plan, inputs: Inputs, reading: Reading) -> tuple[Colum
     bought, items = (source.listed for source in sources)
     if not (inputs.columns.user or candidates("user", bought)) and candidates("user", items):
         raise DataError(f"{sources[1].shown} has customers and {sources[0].shown} none: give them the other way round")
-    return joined_columns(inputs.columns, *sources)
+    return _item_columns(inputs.columns, *sources)
+
+
+def _item_columns(columns: Columns, bought: Source, items: Source) -> tuple[Columns, Columns] | None:
+    """Settle the item's column of interactions and of items by their first rows; gives the columns of both.
+
+    None where there is nothing to settle: no choice, or no value that both have.
+    """
+    sides = [_possible(columns, bought, products=False), _possible(columns, items, products=True)]
+    if max(map(len, sides)) < 2 or not all(sides):
+        return None
+    ours, theirs = _values(bought, sides[0]), _values(items, sides[1])
+    shared = {
+        (one, other): int(values.is_in(known.implode()).sum()) ** 2 / max(values.len(), 1)
+        for one, values in ours.items()
+        for other, known in theirs.items()
+    }
+    one, other = max(shared, key=lambda pair: shared[pair])
+    if not shared[one, other]:
+        return None
+    _LOG.info("the item is %r in %s and %r in %s, which share most values", one, bought.shown, other, items.shown)
+    return replace(columns, item=one), replace(columns, item=other)
+
+
+def _possible(columns: Columns, source: Source, *, products: bool) -> list[str]:
+    stated = [name for name in (columns.item or "").split("\n") if name in source.types]
+    names = stated[:1] or candidates("item", source.listed, products=products)
+    return [name for name in names if not source.types[name].is_nested()]
+
+
+def _values(source: Source, names: list[str]) -> Mapping[str, pl.Series]:
+    selected = [ids(name, source.types[name]).alias(name) for name in names]
+    none = pl.DataFrame(schema=dict.fromkeys(names, pl.String()))
+    first = source.read(list(dict.fromkeys([*names, *source.every])), lambda batches: next(batches, none), selected)
+    return {name: first[name].drop_nulls().unique() for name in names}
 
 
 def read_bought(
