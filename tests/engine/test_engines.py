@@ -23,7 +23,7 @@ from xcrossrec.data.readers import Columns, Inputs, by_file, import_domain
 from xcrossrec.engine import Engine, Local, Parts, check_engine, engine_named
 from xcrossrec.exceptions import ConfigError, DataError, MissingExtraError, XCrossRecError
 from xcrossrec.export.exporting import export_model
-from xcrossrec.models.loading import Loading
+from xcrossrec.models.bundle import Loading
 from xcrossrec.recommender import Question, Recommender
 from xcrossrec.recommender.job import job_of, recommend_batch
 

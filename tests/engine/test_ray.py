@@ -19,7 +19,7 @@ from xcrossrec.catalogue import build_catalogue, encoding
 from xcrossrec.cli import app
 from xcrossrec.data import Domain, write_domain
 from xcrossrec.engine import Parts
-from xcrossrec.models.loading import Loading
+from xcrossrec.models.bundle import Loading
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 RUNNER = CliRunner()

@@ -21,7 +21,7 @@ from xcrossrec.exceptions import ConfigError, ModelError
 from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
 from xcrossrec.models.dual import DualScorer
-from xcrossrec.models.encoder import read_recipe
+from xcrossrec.models.encoder import recipe_of, settings_in
 from xcrossrec.models.purchases import term_of
 from xcrossrec.models.recipe import Recipe
 from xcrossrec.models.source import SourceEncoder, default_lora
@@ -92,7 +92,7 @@ def test_a_target_reads_as_its_sources_which_must_agree(
 ) -> None:
     other = tmp_path / "other"
     train_source(domain_named("o", 16), other, config=quick, base=tiny_base, item_prompt="w1 ", show_progress=False)
-    assert read_recipe(other) == Recipe(item_prompt="w1 ")
+    assert recipe_of(settings_in(other)) == Recipe(item_prompt="w1 ")
     message = "was trained with pooling mean, .*other with pooling mean, item prompt 'w1 ': train them alike"
     with pytest.raises(ModelError, match=message):
         build_target_model([two_sources[0], other], Integration())

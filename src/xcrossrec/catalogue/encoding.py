@@ -17,9 +17,9 @@ from xcrossrec._version import __version__
 from xcrossrec.catalogue.fingerprint import fingerprint_of
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.engine import Engine, Parts, Work
+from xcrossrec.models.bundle import Loading
 from xcrossrec.models.dual import TEXTS_AT_ONCE, encode_titles, reading_order
 from xcrossrec.models.kinds import kind_of
-from xcrossrec.models.loading import Loading
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.progress import stage
 from xcrossrec.prompts import item_texts

@@ -53,7 +53,7 @@ def build(
         check_vacant(Path(out), overwrite=overwrite)
     prepare("models")
     from xcrossrec.catalogue import build_catalogue
-    from xcrossrec.models.loading import Loading
+    from xcrossrec.models.bundle import Loading
 
     start = time.perf_counter()
     with progress_to_stderr():
@@ -81,7 +81,7 @@ def embed(
     check_engine(engine)
     prepare("models")
     from xcrossrec.catalogue import embed_again, in_blocks, open_kept
-    from xcrossrec.models.loading import Loading
+    from xcrossrec.models.bundle import Loading
 
     start = time.perf_counter()
     with progress_to_stderr(), engine_named(engine) as where, open_kept(catalog, fingerprint=None) as store:
@@ -131,7 +131,7 @@ def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
     prepare("models")
     from xcrossrec.catalogue import encode_items, examine, fingerprint_of, repair
     from xcrossrec.exceptions import ConfigError
-    from xcrossrec.models.loading import Loading
+    from xcrossrec.models.bundle import Loading
 
     if is_url(catalog):
         raise ConfigError("a database is repaired with its own tools and copies: here only a folder is")

@@ -34,7 +34,6 @@ from xcrossrec.models import bundle
 from xcrossrec.models.base import Base, quiet_progress
 from xcrossrec.models.identity import find_base
 from xcrossrec.models.kinds import kind_of
-from xcrossrec.models.loading import Loading
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.scorer import as_read
 from xcrossrec.models.source import SingleStreamEncoder
@@ -123,7 +122,7 @@ def export_model(
     with replacing_folder(out, overwrite=overwrite) as folder, quiet_progress():
         write_history(part, folder)
         if to == "vectors":
-            with in_blocks(model, Loading(path, base), engine or Local(), out) as by_engine:
+            with in_blocks(model, bundle.Loading(path, base), engine or Local(), out) as by_engine:
                 sample, encode = _vectors(model, catalogue or "", folder, by_engine)
         else:
             sample, encode = _encoder(model, path, to, folder, catalogue, distill, int8, base)

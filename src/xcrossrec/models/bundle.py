@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from xcrossrec._version import __version__
 from xcrossrec.exceptions import BundleError, ConfigError, ModelError, StorageError
 from xcrossrec.models.adapters import MANIFEST, read_manifest
 from xcrossrec.models.day_one import DayOne
-from xcrossrec.models.encoder import TitleEncoder, saved_without_manifest
+from xcrossrec.models.encoder import TitleEncoder, settings_in
 from xcrossrec.models.files import Dim, Settings, file_digest, file_digests, read_settings, verify_files
 from xcrossrec.models.heads import RECENCY_SLOTS, Center, HistoryMatcher, Projection, PromptedCenter
 from xcrossrec.models.identity import BASE_FOLDER, AnyBase
@@ -35,7 +35,7 @@ from xcrossrec.models.recipe import ModuleList, read_dense
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.replacing import as_path, check_vacant, leftovers, replacing_folder, state_of
-from xcrossrec.types import PoolingMode, Scoring
+from xcrossrec.types import EncodingPrecision, PoolingMode, Scoring
 
 _LOG = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ def load(path: Path | str, *, base: AnyBase | None = None, trainable: bool = Fal
         BaseMismatchError: no base is there that has the digest of the training, or the given one has another.
     """
     folder = as_path(path)
-    if (folder / MANIFEST).exists() or not saved_without_manifest(folder):
+    if (folder / MANIFEST).exists() or not (written := settings_in(folder)) or written.get("manifest", False):
         manifest = read_bundle_manifest(folder)
         verify_files(folder, manifest["files"], besides=MANIFEST, apart=BASE_FOLDER)
         scoring: Scoring = manifest["scoring"]
@@ -207,6 +207,38 @@ def load(path: Path | str, *, base: AnyBase | None = None, trainable: bool = Fal
     if not (abs(scores) < float("inf")).all():
         raise BundleError(f"{folder} makes scores that are not finite: its weights are damaged, copy or train it again")
     return model
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Loads a model by where it lies when it is called, in any process.
+
+    Attributes:
+        path: what ``xcrossrec train`` wrote.
+        base: see :func:`xcrossrec.load`.
+        precision: of encoding.
+    """
+
+    path: Path | str
+    base: AnyBase | None = None
+    precision: EncodingPrecision = "fp32"
+
+    def __call__(self) -> Model:
+        """Load it.
+
+        Raises:
+            ModelError: see :func:`xcrossrec.load`.
+        """
+        model = load(self.path, base=self.base)
+        encoder_of(model).precision = self.precision
+        return model
+
+    def anywhere(self) -> Loading:
+        """The same by whole paths, which mean the same in every folder."""
+        base = self.base
+        if isinstance(base, (Path, str)) and Path(base).exists():
+            base = Path(base).absolute()
+        return replace(self, path=Path(self.path).absolute(), base=base)
 
 
 def load_modules(

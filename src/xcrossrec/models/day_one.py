@@ -19,7 +19,6 @@ import polars as pl
 import torch
 from jaxtyping import Float, Float32, Float64
 from pydantic import Field
-from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from xcrossrec.copurchase import CoPurchases, Term
@@ -27,6 +26,7 @@ from xcrossrec.data.store import read_parquet
 from xcrossrec.exceptions import BundleError
 from xcrossrec.models.bridge import Bridge, Near
 from xcrossrec.models.files import Dim, Settings, read_settings
+from xcrossrec.models.heads import Head
 from xcrossrec.models.model import Model
 from xcrossrec.models.purchases import Weight, purchases_of
 from xcrossrec.scoring import Rung, rung_of
@@ -58,7 +58,7 @@ class DayOneSettings(Settings):
     weights: dict[Rung, RungWeights]
 
 
-class DayOne(Module):
+class DayOne(Head):
     """How much each item was bought, lately, and the bridge from other categories; a text's vector passes through.
 
     Args:
@@ -89,10 +89,6 @@ class DayOne(Module):
     def bridged(self) -> bool:
         """Whether there is a bridge."""
         return self.bridge is not None
-
-    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Pass on."""
-        return features
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write settings, popularity and the bridge."""

@@ -38,6 +38,10 @@ _CENTERED_TITLES = 1024
 """Titles that a catalogue's mean vector is taken over, spread over it; its error is 3% of the vectors' spread."""
 
 
+_OF_BASE = (TitleEncoder, Pooling, Dense)
+"""The modules that a base has too, which stand before the center."""
+
+
 class DualKind:
     """What is particular to `dual` models; see :data:`xcrossrec.models.kinds.ModelKind`."""
 
@@ -81,7 +85,7 @@ class DualKind:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             projection = Projection(vector_dim(model), rank)
-        return self._with_module(model, projection, (TitleEncoder, Pooling, Dense, Center))
+        return self._with_module(model, projection, (*_OF_BASE, Center))
 
     def centered(self, model: Model, titles: Sequence[str], *, precision: EncodingPrecision = "fp32") -> Model:
         """Let a model subtract the mean vector of a catalogue, as it encodes the catalogue now.
@@ -100,13 +104,16 @@ class DualKind:
         encoder = encoder_of(model)
         if not any(isinstance(module, Center) for module in model):
             center = (PromptedCenter if encoder.recipe.apart else Center)(vector_dim(model))
-            model = self._with_module(model, center, (TitleEncoder, Pooling, Dense))
+            model = self._with_module(model, center, _OF_BASE)
         (center,) = (module for module in model if isinstance(module, Center))
-        former, encoder.precision = encoder.precision, precision
-        center.mean.copy_(_mean_vector(model, titles, encoder.recipe.item_prompt))
+        before_center = self.assemble([module for module in model if isinstance(module, _OF_BASE)])
+        texts = item_texts(titles[:: -(-len(titles) // _CENTERED_TITLES)])
+        training, former, encoder.precision = model.training, encoder.precision, precision
+        center.mean.copy_(encode_titles(before_center, texts).double().mean(0))
         if isinstance(center, PromptedCenter):
-            center.history_mean.copy_(_mean_vector(model, titles, encoder.recipe.history_prompt))
+            center.history_mean.copy_(encode_titles(before_center, texts, as_history=True).double().mean(0))
         encoder.precision = former
+        model.train(training)
         return model
 
     def _with_module(self, model: Model, new: nn.Module, after: tuple[type[nn.Module], ...]) -> Model:
@@ -119,25 +126,6 @@ def vector_dim(model: Model) -> int:
     """Size of a text's vector: the last Dense layer's, or a token state's."""
     sizes = [module.out_features for module in model if isinstance(module, Dense)]
     return int(sizes[-1]) if sizes else encoder_of(model).dim
-
-
-@torch.no_grad()
-def _mean_vector(model: Model, titles: Sequence[str], prompt: str) -> Float[torch.Tensor, " dim"]:
-    encoder = encoder_of(model)
-    pooling = [module for module in model if isinstance(module, (Pooling, Dense))]
-    step = -(-len(titles) // _CENTERED_TITLES)
-    texts = sorted(item_texts(titles[::step]), key=lambda text: (len(text), text))
-    former = model.training
-    model.eval()
-    total = torch.zeros(vector_dim(model), dtype=torch.float64)
-    for start in range(0, len(texts), _ENCODE_BATCH):
-        features = encoder.preprocess(texts[start : start + _ENCODE_BATCH], prompt=prompt)
-        states = encoder({key: value.to(model.device) for key, value in features.items()})
-        for module in pooling:
-            states = module(states)
-        total += states["sentence_embedding"].double().sum(0).cpu()
-    model.train(former)
-    return (total / len(texts)).float()
 
 
 def reading_order(texts: Iterable[str]) -> list[str]:

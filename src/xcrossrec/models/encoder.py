@@ -254,7 +254,7 @@ class TitleEncoder(InputModule):
         folder = Path(model_name_or_path) / subfolder
         settings = cls.read_settings(folder)
         found = find_base(f"model {folder}", settings["base"], [folder], base)
-        found = replace(found, recipe=Recipe(**(settings.get("recipe") or {})))
+        found = replace(found, recipe=recipe_of(settings))
         model = cls._restored(folder, settings, found, trainable=trainable)
         model.text = _item_text(folder, settings)
         model.eval()
@@ -281,17 +281,6 @@ class TitleEncoder(InputModule):
         return settings
 
 
-def read_recipe(folder: Path) -> Recipe | None:
-    """The recipe that a source was trained with; None for an adapter made elsewhere.
-
-    Raises:
-        BundleError: damaged settings.
-    """
-    path = folder / TitleEncoder.config_file_name
-    settings = read_settings(path, EncoderSettings) if path.is_file() else None
-    return None if settings is None else Recipe(**(settings.get("recipe") or {}))
-
-
 _REFUSED = ("model_kwargs", "processor_kwargs", "config_kwargs", "revision", "backend")
 
 
@@ -306,14 +295,19 @@ def _refuse_settings(given: Mapping[str, Any]) -> None:
             )
 
 
-def saved_without_manifest(folder: Path) -> bool:
-    """Whether sentence-transformers' ``save_pretrained`` wrote a model, rather than that its manifest was lost.
+def settings_in(folder: Path) -> dict[str, Any]:
+    """What the folder of a model or adapter says of its encoder; nothing if it was made elsewhere.
 
     Raises:
         BundleError: damaged settings.
     """
     path = folder / TitleEncoder.config_file_name
-    return path.is_file() and not read_settings(path, EncoderSettings).get("manifest", False)
+    return read_settings(path, EncoderSettings) if path.is_file() else {}
+
+
+def recipe_of(settings: Mapping[str, Any]) -> Recipe:
+    """The recipe in an encoder's settings."""
+    return Recipe(**(settings.get("recipe") or {}))
 
 
 def _text(value: Any, *, empty: bool = True) -> str:

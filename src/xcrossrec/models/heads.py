@@ -55,6 +55,10 @@ class Head(Module):
     config_keys: list[str] = []  # noqa: RUF012 - sentence-transformers' own convention
     weights_name = "head.safetensors"
 
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Pass on what is ready; what matches or knows something else is asked by its own methods."""
+        return features
+
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write settings and tensors."""
         folder = Path(output_path)
@@ -111,10 +115,6 @@ class HistoryMatcher(Head):
     def recency_weight(self, age: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Weight of a history item by its age (0 = newest)."""
         return self.log_recency.exp()[age.clamp(0, RECENCY_SLOTS - 1)]
-
-    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Pass on: the text's vector is ready, matching needs two texts."""
-        return features
 
     def match(
         self,

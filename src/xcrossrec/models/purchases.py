@@ -9,12 +9,12 @@ from typing import Annotated, Any, Self, TypeAlias
 
 import polars as pl
 from pydantic import Field
-from sentence_transformers.base.modules import Module
 
 from xcrossrec.copurchase import CoPurchases, Term
 from xcrossrec.data.store import read_parquet
 from xcrossrec.exceptions import BundleError, ModelError
 from xcrossrec.models.files import Settings, read_settings
+from xcrossrec.models.heads import Head
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model
 from xcrossrec.scoring import Rung
@@ -37,7 +37,7 @@ class PurchasesSettings(Settings):
     rungs: dict[Rung, RungSettings]
 
 
-class Purchases(Module):
+class Purchases(Head):
     """The customers' purchases and the weight of what they say; a text's vector passes through.
 
     Args:
@@ -69,10 +69,6 @@ class Purchases(Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A copy of the model shares the counts."""
         return type(self)(self._given, self.weights)
-
-    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Pass on."""
-        return features
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write settings and purchases."""

@@ -13,9 +13,9 @@ from typing import Any, Self
 from xcrossrec.answers import Explanation, ItemScore, Recommendation, customers
 from xcrossrec.catalogue import Catalogue, Filters, ItemSource, Snapshot, open_catalogue
 from xcrossrec.exceptions import ConfigError
+from xcrossrec.models.bundle import Loading
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import kind_of
-from xcrossrec.models.loading import Loading
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.recommender.bought import Bought
 from xcrossrec.recommender.explanation import explain_scores

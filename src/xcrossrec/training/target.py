@@ -16,7 +16,7 @@ from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import ModelError
 from xcrossrec.models.adapters import ADAPTER_WEIGHTS, Adapter, base_of, read_adapter, read_manifest
 from xcrossrec.models.base import Base
-from xcrossrec.models.encoder import read_recipe
+from xcrossrec.models.encoder import recipe_of, settings_in
 from xcrossrec.models.files import file_digest
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import build_model
@@ -157,7 +157,7 @@ def build_target_model(
 
 def _as_sources_read(base: Base, folders: Sequence[Path]) -> Base:
     """The base with the recipe that all sources were trained with; those made elsewhere have none, and agree."""
-    found = {folder: recipe for folder in folders if (recipe := read_recipe(folder)) is not None}
+    found = {folder: recipe_of(settings) for folder in folders if (settings := settings_in(folder))}
     if not found:
         return base
     (first, recipe), *rest = found.items()
