@@ -17,7 +17,7 @@ from xcrossrec.models.heads import HistoryMatcher
 from xcrossrec.models.kinds import build_model, kind_of
 from xcrossrec.models.model import Model
 from xcrossrec.models.source import SourceEncoder, default_lora
-from xcrossrec.training.groups import parameter_groups
+from xcrossrec.training.loop import parameter_groups
 
 RATES: dict[str, float] = {
     "learning_rate": 0.1,

@@ -14,7 +14,7 @@ import torch
 
 from xcrossrec import TrainingConfig, read_domain, train_source
 from xcrossrec.models.model import encoder_of
-from xcrossrec.training.inheritance import inherit_head
+from xcrossrec.training.target import inherit_head
 from xcrossrec_lab.methods.arrow import arrow
 from xcrossrec_lab.methods.finetuning import full_fine_tuning
 from xcrossrec_lab.methods.fusion import adapter_fusion

@@ -20,15 +20,16 @@ from xcrossrec.export.folders import (
     by_torch,
     read_peft,
     read_sentence_transformer,
+    read_vectors,
     write_peft,
     write_sentence_transformer,
+    write_vectors,
 )
 from xcrossrec.export.history import history_part, write_history
 from xcrossrec.export.parity import Parity, Sample, cost_in_ranks
 from xcrossrec.export.readme import readme
 from xcrossrec.export.request import MOST_APART, README, To, check_request
 from xcrossrec.export.stream import Stream
-from xcrossrec.export.vectors import read_vectors, write_vectors
 from xcrossrec.extras import require
 from xcrossrec.models import bundle
 from xcrossrec.models.base import Base, quiet_progress

@@ -1,30 +1,38 @@
-"""Folders of other libraries: a plain SentenceTransformer, a PEFT LoRA, and how each is read back for the check."""
+"""Folders for others, and how each is read back: a plain SentenceTransformer, a PEFT LoRA, a table of vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import polars as pl
 import torch
 from jaxtyping import Float32
 from peft import LoraConfig, PeftModel
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 
+from xcrossrec.catalogue import BlockEncoder, StoredItem
 from xcrossrec.export.stream import Reading, Stream, Vectors
 from xcrossrec.models.adapters import ADAPTER_WEIGHTS
 from xcrossrec.models.base import DEFAULT_BASE, Base
 from xcrossrec.models.files import save_tensors
 from xcrossrec.models.identity import EMBEDDED
+from xcrossrec.models.model import encoder_of
+from xcrossrec.prompts import item_texts
 from xcrossrec.replacing import scratch_folder
+from xcrossrec.types import ITEM, TITLE
 
 Encode: TypeAlias = Callable[[Sequence[str], bool], Float32[np.ndarray, "text dim"]]
 """Texts to unit vectors; whether they are a history's items."""
 
 BATCH = 64
 """Texts that are encoded together."""
+
+ITEMS = "items.parquet"
+VECTOR, OF_HISTORY = "vector", "history_vector"
 
 
 def write_sentence_transformer(stream: Stream, folder: Path) -> None:
@@ -92,6 +100,31 @@ def by_torch(reading: Reading, model: Vectors) -> Encode:
         found: Float32[np.ndarray, "text dim"] = torch.cat(
             [model(*reading.tokens(run, as_history)) for run in runs]
         ).numpy()
+        return found
+
+    return encode
+
+
+def write_vectors(
+    encode: BlockEncoder, items: Sequence[StoredItem], vectors: Float32[np.ndarray, "item dim"], folder: Path
+) -> None:
+    """Write id, title and unit vector of each item; where the model's prompts differ also its vector in a history."""
+    kind, encoder = pl.Array(pl.Float32, vectors.shape[1]), encoder_of(encode.model)
+    columns: dict[str, Any] = {ITEM: [item.item_id for item in items], TITLE: [item.title for item in items]}
+    columns[VECTOR] = pl.Series(vectors, dtype=kind)
+    if encoder.recipe.apart:
+        texts = item_texts([item.read(encoder.text) for item in items])
+        columns[OF_HISTORY] = pl.Series(encode.texts(texts, as_history=True), dtype=kind)
+    pl.DataFrame(columns).write_parquet(folder / ITEMS)
+
+
+def read_vectors(folder: Path, ids: Sequence[str]) -> Encode:
+    """Of items by their ids, whatever texts are asked for."""
+    table = pl.DataFrame({ITEM: ids}).join(pl.read_parquet(folder / ITEMS), on=ITEM, how="left", maintain_order="left")
+
+    def encode(texts: Sequence[str], as_history: bool) -> Float32[np.ndarray, "item dim"]:
+        column = OF_HISTORY if as_history and OF_HISTORY in table.columns else VECTOR
+        found: Float32[np.ndarray, "item dim"] = table[column].to_numpy()
         return found
 
     return encode

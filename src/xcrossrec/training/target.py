@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from xcrossrec.config import Integration, TrainingConfig, target_config
@@ -18,22 +18,23 @@ from xcrossrec.models.adapters import ADAPTER_WEIGHTS, Adapter, base_of, read_ad
 from xcrossrec.models.base import Base
 from xcrossrec.models.encoder import recipe_of, settings_in
 from xcrossrec.models.files import file_digest
+from xcrossrec.models.heads import HistoryMatcher
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.kinds import build_model
 from xcrossrec.models.merged import MergedEncoder
-from xcrossrec.models.model import Model
+from xcrossrec.models.model import Model, matcher_of
 from xcrossrec.models.pair_attention import choose_pair_attention
+from xcrossrec.models.pair_head import PairHead
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.replacing import as_path
 from xcrossrec.training.checkpoints import forget_checkpoints
 from xcrossrec.training.day_one import with_day_one
-from xcrossrec.training.inheritance import inherit_head, pair_start_of
 from xcrossrec.training.loop import TrainingReport, fit, working
 from xcrossrec.training.processes import Processes
 from xcrossrec.training.purchases import with_purchases
 from xcrossrec.training.source import domain_record, reading, source_users, training_record, with_head, write
 from xcrossrec.training.trackers import Tracker
-from xcrossrec.types import PairAttention, Scoring
+from xcrossrec.types import PairAttention, PairStart, Scoring
 
 
 def train_target(
@@ -153,6 +154,49 @@ def build_target_model(
     model = build_model(encoder, scoring=scoring, pair_start=start)
     inherit_head(model, folders)
     return model
+
+
+def inherit_head(model: Model, folders: Sequence[Path]) -> None:
+    """Start a model's head from the mean of its sources' heads, in place.
+
+    The matcher takes the mean over the sources' matchers. A pair head takes the mean where all that
+    the sources have are of its form and were trained from one seed: heads that began apart have no meaningful mean. A
+    source without a head has no say.
+    """
+    own = matcher_of(model)
+    matchers = [HistoryMatcher.load(str(path.parent), subfolder=path.name) for path in _heads(folders, HistoryMatcher)]
+    if matchers:
+        own.load_state_dict(_mean([matcher.state_dict() for matcher in matchers]))
+    head = model[-1]
+    if not isinstance(head, PairHead):
+        return
+    found = _pair_heads(folders)
+    forms = {tuple(each.get_config_dict().items()) for each in (head, *(other for other, _ in found))}
+    seeds = {seed for _, seed in found}
+    if found and len(forms) == 1 and len(seeds) == 1 and None not in seeds:
+        head.load_state_dict(_mean([other.state_dict() for other, _ in found]))
+
+
+def pair_start_of(folders: Sequence[Path]) -> PairStart:
+    """How the sources' pair heads started, if they agree; else from the ``similarity``."""
+    starts = {head.starts for head, _ in _pair_heads(folders)}
+    return starts.pop() if len(starts) == 1 else "similarity"
+
+
+def _pair_heads(folders: Sequence[Path]) -> list[tuple[PairHead, Any]]:
+    """The sources' pair heads, each with the seed of its training."""
+    paths = _heads(folders, PairHead)
+    heads = [PairHead.load(str(path.parent), subfolder=path.name) for path in paths]
+    seeds = [(read_manifest(path.parent).get("training") or {}).get("seed") for path in paths]
+    return list(zip(heads, seeds, strict=True))
+
+
+def _heads(folders: Sequence[Path], kind: type) -> list[Path]:
+    return [path for folder in folders for path in sorted(folder.glob(f"*_{kind.__name__}"))]
+
+
+def _mean(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]}
 
 
 def _as_sources_read(base: Base, folders: Sequence[Path]) -> Base:

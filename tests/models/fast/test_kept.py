@@ -21,13 +21,12 @@ from fast_reference import (
     states_and_gradients,
 )
 from model_families import FAMILIES, random_batch
-from xcrossrec.models.fast import kept as kept_states
 from xcrossrec.models.fast import passes, texts
 from xcrossrec.models.fast.layers import Layer
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 
 
-def kept(encoder: XCrossEncoder) -> kept_states.KeptStates:
+def kept(encoder: XCrossEncoder) -> passes.KeptStates:
     assert encoder.fast._pass is not None
     return encoder.fast._pass.kept
 
@@ -109,7 +108,7 @@ def test_kept_states_stay_within_their_bytes(
     encoder = integrated(base_of("bert"), sources_of("bert", 2), 2).train()
     ids, mask = random_batch(FAMILIES["bert"], LENGTHS)
     a_token = 2 * encoder.dim * 4
-    monkeypatch.setattr(kept_states, "_KEPT_BYTES", 11 * a_token)  # of 1, 5, 5, 9 and 12 tokens the first three
+    monkeypatch.setattr(passes, "_KEPT_BYTES", 11 * a_token)  # of 1, 5, 5, 9 and 12 tokens the first three
     with keeping_nothing():
         expected = states(encoder, ids, mask)
     for _ in range(2):

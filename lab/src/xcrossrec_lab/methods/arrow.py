@@ -13,7 +13,7 @@ from xcrossrec.models.base import Base, load_base
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.kinds import build_model
 from xcrossrec.models.scorer import ModelScorer
-from xcrossrec.training.inheritance import inherit_head
+from xcrossrec.training.target import inherit_head
 from xcrossrec.types import PairAttention
 from xcrossrec_lab.task import Fitted, Task, check_settings
 

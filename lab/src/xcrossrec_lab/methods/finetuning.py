@@ -17,9 +17,9 @@ from xcrossrec.models.files import load_tensors
 from xcrossrec.models.kinds import build_model
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.training.checkpoints import forget_checkpoints
-from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.training.loop import fit
 from xcrossrec.training.source import with_head
+from xcrossrec.training.target import inherit_head
 from xcrossrec.types import PairAttention
 from xcrossrec_lab.methods.lora import fitted_model
 from xcrossrec_lab.task import Fitted, Task, check_settings

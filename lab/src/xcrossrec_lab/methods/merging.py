@@ -18,8 +18,8 @@ from xcrossrec.models.base import load_base
 from xcrossrec.models.kinds import build_model
 from xcrossrec.models.scorer import trained
 from xcrossrec.models.source import SourceEncoder
-from xcrossrec.training.inheritance import inherit_head
 from xcrossrec.training.source import source_users, write
+from xcrossrec.training.target import inherit_head
 from xcrossrec_lab.methods.lora import trained_lora
 from xcrossrec_lab.task import Fitted, Task, check_settings
 

@@ -7,7 +7,7 @@ layout of the texts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,33 +18,22 @@ from xcrossrec.models.fast.architectures import is_known, unwrapped
 from xcrossrec.models.fast.passes import Combine, NumberTypes, PackedPass
 from xcrossrec.models.fast.texts import PackedTexts
 from xcrossrec.models.xcross.integrator import IntegratedLayer
-from xcrossrec.types import EncodingPrecision, PairAttention
+from xcrossrec.types import EncodingPrecision
 
 _PRODUCTS: dict[EncodingPrecision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-class Owner(Protocol):
-    """The encoder that asks."""
-
-    backbone: Any
-    pair_attention: PairAttention
-
-    @property
-    def precision(self) -> EncodingPrecision:
-        """Of the products outside autocast, which decides where it is on."""
-        ...
 
 
 class FastPass:
     """What an encoder asks for its states before it runs its layers.
 
     Args:
-        owner: the encoder; its backbone may be any: plain, with PEFT's LoRA, or stacked and integrated. None if only
-            the layers can run it.
+        owner: the encoder, of which ``backbone``, ``pair_attention`` and ``precision`` (of products outside autocast)
+            are read. Its backbone may be any: plain, with PEFT's LoRA, or stacked and integrated. None if only the
+            layers can run it.
         mixers: after each of the last layers, what mixes the streams; none for a single stream.
     """
 
-    def __init__(self, owner: Owner | None = None, mixers: Sequence[IntegratedLayer] = ()) -> None:
+    def __init__(self, owner: Any = None, mixers: Sequence[IntegratedLayer] = ()) -> None:
         self._owner = owner
         self._mixers = mixers
         self._pass: PackedPass | None = None

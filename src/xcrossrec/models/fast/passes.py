@@ -7,7 +7,7 @@ The same function as the layers of transformers with stacked adapters and integr
 - in each stream the frozen LoRA update is added to the weight it belongs to (the other weights stay shared); a single
   stream's LoRA that trains is multiplied beside it (:mod:`xcrossrec.models.fast.weights`);
 - products, GELU and residuals are fused (:mod:`xcrossrec.models.fast.linear`), streams are never copied together;
-- in training, what lies below all that trains is computed once per text (:mod:`xcrossrec.models.fast.kept`).
+- in training, what lies below all that trains is computed once per text (:class:`KeptStates`).
 
 Legend: ``token`` = a token of any text, ``source`` = stream, ``batch`` = text, ``slot`` = position in a padded
 text, ``place`` = slot of any text, ``dim`` = hidden size.
@@ -16,7 +16,8 @@ text, ``place`` = slot of any text, ``dim`` = hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any, TypeAlias
 
 import torch
@@ -24,8 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xcrossrec.models.fast.architectures import distance_bias, plain_layer, unwrapped
-from xcrossrec.models.fast.folded import FoldedLayers, versions
-from xcrossrec.models.fast.kept import KeptStates, TextStates
+from xcrossrec.models.fast.folded import FoldedLayers, Versions, versions
 from xcrossrec.models.fast.layers import dropout_share, without_dropout
 from xcrossrec.models.fast.shared import SharedLayout, shared_attention
 from xcrossrec.models.fast.streams import States, StreamRunner
@@ -51,6 +51,68 @@ class NumberTypes:
 
     products: torch.dtype
     states: torch.dtype
+
+
+_KEPT_BYTES = 2**30
+"""Bytes of texts' states that are kept in training (at most)."""
+
+TextStates: TypeAlias = Float[Tensor, "source token dim"]
+
+TextKey: TypeAlias = tuple[bytes, torch.dtype, torch.dtype]
+"""What a text's kept states depend on, besides the weights: its ids, the products' type, and that of states."""
+
+
+@dataclass
+class KeptStates:
+    """What training keeps of texts, up to a number of bytes: their states below all that trains.
+
+    With several streams only what mixes them trains, so each stream's output of the first mixed layer is a fixed
+    function of the text. It is computed when a text first comes, and looked up after that.
+    """
+
+    states: dict[TextKey, TextStates] = field(default_factory=dict)
+    bytes: int = 0
+    made_from: Versions = ()
+
+    def forget(self) -> None:
+        """Free all states."""
+        self.states, self.bytes = {}, 0
+
+    def forget_if_changed(self, made_from: Versions) -> None:
+        """Free all states if the weights that they come from are others now."""
+        if made_from != self.made_from:
+            self.forget()
+            self.made_from = made_from
+
+    def of_texts(
+        self,
+        input_ids: Int[Tensor, "batch slot"],
+        texts: PackedTexts,
+        dtypes: tuple[torch.dtype, torch.dtype],
+        compute: Callable[[Int[Tensor, "batch slot"], Int[Tensor, " batch"]], Iterator[TextStates]],
+    ) -> TextStates:
+        """The states of all tokens: those kept, the others computed.
+
+        Args:
+            dtypes: of products, and of states.
+            compute: gives, a text at a time, the states of other ids and their texts' lengths, shortest first.
+        """
+        lengths = [length for count, length in texts.groups for _ in range(count)]
+        starts = list(accumulate(lengths, initial=0))
+        written = input_ids.flatten()[texts.place].long().numpy()
+        keys = [(written[start:end].tobytes(), *dtypes) for start, end in pairwise(starts)]
+        missing = {key: number for number, key in enumerate(keys) if key not in self.states}
+        found = {key: self.states[key] for key in keys if key not in missing}
+        if missing:
+            rows = texts.place[[starts[number] for number in missing.values()]] // input_ids.shape[1]
+            sizes = torch.tensor([lengths[number] for number in missing.values()])
+            for key, states in zip(missing, compute(input_ids[rows, : int(sizes[-1])], sizes), strict=True):
+                found[key] = states
+                size = states.numel() * states.element_size()
+                if self.bytes + size <= _KEPT_BYTES:
+                    self.states[key] = states
+                    self.bytes += size
+        return torch.cat([found[key] for key in keys], dim=1)
 
 
 class PackedPass:
@@ -122,7 +184,7 @@ class PackedPass:
         x = embeddings(input_ids=features["input_ids"], position_ids=features["position_ids"])[0]
         runner = self._runner(types.products)
         count = len(runner.layers)
-        streams = runner.apart([x.to(types.states)] * self.streams, attend, range(count))
+        streams = runner.run([x.to(types.states)] * self.streams, attend, range(count))
         return combine(runner.mixed(streams, count - 1)).float()[None]
 
     def _runner(self, dtype: torch.dtype) -> StreamRunner:

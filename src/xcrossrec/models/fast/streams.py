@@ -49,33 +49,26 @@ class StreamRunner:
 
     def over_texts(self, streams: States, texts: PackedTexts, numbers: range) -> States:
         """Run these layers over texts that stand apart, as is faster for so many."""
-        if texts.few:
-            return self._together(streams, texts.padded_attention(len(streams), self.bias), numbers)
-        return self.apart(streams, texts.attention(self.bias), numbers)
+        attend = texts.padded_attention(len(streams), self.bias) if texts.few else texts.attention(self.bias)
+        return self.run(streams, attend, numbers, together=texts.few)
 
-    def apart(self, streams: States, attend: Attention, numbers: range) -> States:
-        """Run one stream after the other.
+    def run(self, streams: States, attend: Attention, numbers: range, *, together: bool = False) -> States:
+        """Run layers.
 
         Args:
             streams: the embedding layer's output, or that of the layer before, not mixed yet.
             attend: who sees whom.
             numbers: the layers to run, one after another.
+            together: the streams' tokens one after another, in fewer, larger products; else stream by stream.
         """
-        tokens, (streams, attend) = len(streams[0]), _with_spare_rows(streams, attend, 1)
-        for number in numbers:
-            streams = self.mixed(streams, number - 1)
-            layer = self.layers[number]
-            streams = [layer.run(x, stream, attend, self.heads, self.dtype) for stream, x in enumerate(streams)]
-        return [x[:tokens] if len(x) > tokens else x for x in streams]
-
-    def _together(self, streams: States, attend: Attention, numbers: range) -> States:
-        """Run layers with the streams' tokens one after another: fewer, larger products."""
         count, tokens = len(streams), len(streams[0])
-        streams, attend = _with_spare_rows(streams, attend, count)
+        streams, attend = _with_spare_rows(streams, attend, count if together else 1)
         for number in numbers:
-            mixed = self.mixed(streams, number - 1)
-            rows = mixed[0] if count == 1 else torch.cat(list(mixed))
-            streams = self.layers[number].run(rows, None, attend, self.heads, self.dtype).chunk(count)
+            mixed, layer = self.mixed(streams, number - 1), self.layers[number]
+            if together and count > 1:
+                streams = layer.run(torch.cat(list(mixed)), None, attend, self.heads, self.dtype).chunk(count)
+            else:
+                streams = [layer.run(x, stream, attend, self.heads, self.dtype) for stream, x in enumerate(mixed)]
         return [x[:tokens] if len(x) > tokens else x for x in streams]
 
     def mixed(self, streams: States, number: int) -> States:
