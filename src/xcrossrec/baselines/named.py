@@ -47,11 +47,7 @@ class MeanScorer:
     def score(
         self, histories: Sequence[Sequence[int]], candidates: Int[np.ndarray, "user candidate"] | None = None
     ) -> Float[np.ndarray, "user candidate"]:
-        """Average the scores; see :class:`xcrossrec.scoring.Scorer`.
-
-        Raises:
-            DataError: an item row outside the catalogue.
-        """
+        """Average the scores; see :class:`xcrossrec.scoring.Scorer`."""
         scores = np.stack([scorer.score(histories, candidates) for scorer in self.scorers])
         mean: Float32[np.ndarray, "user candidate"] = scores.mean(axis=0, dtype=np.float64).astype(np.float32)
         return mean

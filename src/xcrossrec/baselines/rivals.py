@@ -25,11 +25,7 @@ class Rival(ABC):
     def score(
         self, histories: Sequence[Sequence[int]], candidates: Int[np.ndarray, "user candidate"] | None = None
     ) -> Float32[np.ndarray, "user candidate"]:
-        """Score candidates; see :class:`xcrossrec.scoring.Scorer`.
-
-        Raises:
-            DataError: an item row outside the catalogue.
-        """
+        """Score candidates; see :class:`xcrossrec.scoring.Scorer`."""
         check_rows(histories, candidates, self._n_items)
         scores = np.zeros((len(histories), self._n_items), dtype=np.float32)
         for user, history in enumerate(histories):

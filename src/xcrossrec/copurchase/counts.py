@@ -77,8 +77,7 @@ class CoPurchases:
 
         Args:
             customers: their hashes.
-            of: per purchase the customer's number, rising.
-            bought: per purchase the item's number.
+            of, bought: per purchase the customer's number, rising, and the item's.
         """
         self.revision, self.forgotten = 0, Counter[str]()
         self._lock = Lock()
@@ -135,14 +134,8 @@ class CoPurchases:
         return pl.DataFrame({USER: names.gather(np.concatenate(of)), ITEM: ids.gather(np.concatenate(bought))})
 
     def joined(self, purchases: pl.DataFrame) -> Self:
-        """Count these and more: purchases that come after those of the same customers here.
-
-        Args:
-            purchases: as for :meth:`count`, by user ids.
-
-        Raises:
-            DataError: as for :meth:`count`.
-        """
+        """Count these and more, as for :meth:`count` and by user ids: purchases that come after those of the same
+        customers here."""
         more = type(self).count(purchases).table()
         new = type(self).count(pl.concat([self.table(), more]), hashed=True)
         new.forgotten = self.forgotten
@@ -182,14 +175,8 @@ class CoPurchases:
                 self._count[item] += 1
 
     def forget(self, customers: Collection[str]) -> list[str]:
-        """Take customers' purchases out, as if there had been none; the rest is counted anew, beside what is read.
-
-        Args:
-            customers: their hashes; unknown ones are no error.
-
-        Returns:
-            the items that were known of each.
-        """
+        """Take customers' purchases out by their hashes, as if there had been none; the rest is counted anew, beside
+        what is read. Gives the items that were known of each; unknown ones are no error."""
         if items := [item for customer in customers for item in self._of(customer)]:
             kept = self.table().filter(~pl.col(USER).is_in(list(customers)))
             new = vars(type(self).count(kept, hashed=True))
@@ -295,11 +282,8 @@ class Term:
     weights: Mapping[Rung, float] = field(default_factory=dict)
 
     def bonus(self, history: Sequence[str]) -> dict[str, float]:
-        """What is added to the text score, by item id; items that are not named get nothing.
-
-        Args:
-            history: item ids, oldest first; anything else in an item's place that the catalogue lacks.
-        """
+        """What is added to the text score, by item id, for a history of item ids, oldest first, with anything else in
+        the place of an item that the catalogue lacks; items that are not named get nothing."""
         weight = self.weights.get(rung_of(history), 0.0)
         return self.counts.scores(history, weight) if weight else {}
 

@@ -51,12 +51,7 @@ class Local:
 
 
 def check_engine(name: EngineName) -> None:
-    """Refuse an unknown engine, and Ray where it is not installed.
-
-    Raises:
-        ConfigError: unknown.
-        MissingExtraError: names the install line.
-    """
+    """Refuse an unknown engine (ConfigError), and Ray where it is not installed (MissingExtraError)."""
     if name not in _ENGINES:
         raise ConfigError(f"unknown engine {name!r}: choose {' or '.join(_ENGINES)}")
     if name == "ray":
@@ -65,15 +60,11 @@ def check_engine(name: EngineName) -> None:
 
 @contextmanager
 def engine_named(name: EngineName) -> Iterator[Engine]:
-    """Open an engine for as long as the block lasts.
+    """Open an engine for as long as the block lasts; see :func:`check_engine` for what is refused.
 
     Args:
         name: ``local``, or ``ray``: on the cluster that ``RAY_ADDRESS`` names (``auto``: the one that this machine
-            belongs to), or else on this machine alone, with a worker a core, for as long as the block lasts.
-
-    Raises:
-        ConfigError: see :func:`check_engine`; or no cluster answers there.
-        MissingExtraError: Ray is not installed.
+            belongs to; ConfigError where none answers), or else on this machine alone, with a worker a core.
     """
     check_engine(name)
     if name == "local":

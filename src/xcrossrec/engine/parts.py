@@ -77,17 +77,8 @@ class Parts:
         blocks: Mapping[str, Any],
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> int:
-        """Let an engine work on the blocks that are not finished.
-
-        Args:
-            engine: where.
-            make: see :data:`xcrossrec.engine.Make`.
-            blocks: all of them, by a name that a file may have.
-            progress: told, after each one, how many of how many are finished.
-
-        Returns:
-            how many were finished before.
-        """
+        """Let an engine work on the blocks that are not finished; ``progress`` is told, after each one, how many of how
+        many are. Gives how many were finished before."""
         missing = {name: block for name, block in blocks.items() if not self.path(name).exists()}
         finished = len(blocks) - len(missing)
         for number, (name, result) in enumerate(engine.results(make, missing), finished + 1):
@@ -102,11 +93,7 @@ class Parts:
             file.write(crc32(result, crc32(name.encode())).to_bytes(_CHECK))  # no other block's
 
     def read(self, name: str) -> bytes:
-        """One block's result.
-
-        Raises:
-            DataError: the disk changed it.
-        """
+        """One block's result (DataError: the disk changed it)."""
         content = self.path(name).read_bytes()
         result, check = content[:-_CHECK], content[-_CHECK:]
         if crc32(result, crc32(name.encode())).to_bytes(_CHECK) != check:

@@ -35,11 +35,8 @@ _loaded: dict[str, Work] = {}
 
 @contextmanager
 def connected() -> Iterator[Ray]:
-    """Connect to ``RAY_ADDRESS``, or start Ray on this machine; a connection that is there is used, and left.
-
-    Raises:
-        ConfigError: no cluster answers there.
-    """
+    """Connect to ``RAY_ADDRESS`` (ConfigError: no cluster answers there), or start Ray on this machine; a connection
+    that is there is used, and left."""
     if ray.is_initialized():
         yield Ray()
         return

@@ -24,14 +24,11 @@ _WARMUP = 0.05
 
 
 def distilled(model: Model, base: Base, texts: Sequence[str]) -> Stream:
-    """Train one LoRA, and the affine map behind it, towards a model's vectors.
+    """Train one LoRA, and the affine map behind it, towards the vectors of a `dual` model of the form ``xcross``.
 
     It starts as the exact mean of the sources' updates, side by side, so its rank is the sum of theirs. The loss is the
-    squared distance of unit vectors, of items and, where these are read otherwise, of a history's items in turn.
-
-    Args:
-        model: `dual`, of the form ``xcross``.
-        base: its base anew; taken over.
+    squared distance of unit vectors, of items and, where these are read otherwise, of a history's items in turn. The
+    base is the model's anew; taken over.
     """
     encoder = encoder_of(model)
     assert isinstance(encoder, XCrossEncoder)

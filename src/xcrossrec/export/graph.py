@@ -26,14 +26,9 @@ _TRACED = ("one text", "and another one that is longer")
 def write_onnx(stream: Stream, folder: Path, *, int8: bool) -> None:
     """Write graph and tokenizer.
 
-    The exporter is torch's by tracing, which needs nothing beside torch; attention is written out.
-
-    Args:
-        stream: its backbone is set to plain attention.
-        int8: weights in 8 bits, activations quantised as they come (onnxruntime's dynamic quantisation).
-
-    Raises:
-        ModelError: torch cannot trace this architecture.
+    The exporter is torch's by tracing, which needs nothing beside torch (ModelError: it cannot trace this
+    architecture); attention is written out, in the stream's own backbone. ``int8`` gives weights in 8 bits, and
+    activations quantised as they come (onnxruntime's dynamic quantisation).
     """
     stream.backbone.set_attn_implementation("eager")
     inputs = stream.reading.tokens(_TRACED, False)

@@ -49,13 +49,8 @@ class Sample:
 
     @classmethod
     def of(cls, model: Model, items: Sequence[StoredItem] | None, *, longer: bool = True) -> Self:
-        """Draw it.
-
-        Args:
-            model: `dual`.
-            items: of a catalogue; None takes random words of the vocabulary.
-            longer: one text is longer than the model reads.
-        """
+        """Draw it of a catalogue's items, or of random words of the vocabulary; ``longer``: one is longer than the
+        model reads."""
         encoder, rng = encoder_of(model), np.random.default_rng(_SEED)
         if items is not None:
             chosen = items[:: -(-len(items) // TEXTS)]

@@ -19,13 +19,8 @@ HISTORY, README = "history.json", "README.md"
 
 
 def check_request(to: To, out: Path, *, catalogue: object, distill: bool, int8: bool, overwrite: bool) -> None:
-    """Refuse what does not go together, and an output that may not be replaced; see
-    :func:`xcrossrec.export.exporting.export_model`.
-
-    Raises:
-        ConfigError: names the option, and what to do.
-        BundleError: the folder is there.
-    """
+    """Refuse what does not go together (ConfigError), and an output that may not be replaced (BundleError); see
+    :func:`xcrossrec.export.exporting.export_model`."""
     if to not in MOST_APART:
         raise ConfigError(f"unknown export {to!r}: choose one of {', '.join(MOST_APART)}")
     if to == "vectors" and catalogue is None:

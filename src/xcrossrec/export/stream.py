@@ -157,13 +157,8 @@ class Vectors(nn.Module):
         attention_mask: Int[Tensor, "text token"],
         of_history: Bool[Tensor, " text"] | None = None,
     ) -> Float[Tensor, "text dim"]:
-        """Encode.
-
-        Args:
-            input_ids: padded anywhere.
-            attention_mask: 1 where there is a token.
-            of_history: which texts are a history's items, where these have a center of their own.
-        """
+        """Encode ids, padded anywhere (mask 0); ``of_history`` tells texts of a history's items, where these have a
+        center of their own."""
         states = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         features = {"token_embeddings": states, "attention_mask": attention_mask}
         for module in (self.head.pooling, *self.head.dense):

@@ -152,11 +152,7 @@ class Adapter:
 def mean_update(adapters: Sequence[Adapter]) -> dict[str, LoraFactors]:
     """Per module the mean of several adapters' updates, exactly: factors side by side, each ``up`` over their number.
 
-    Args:
-        adapters: of one base; one that leaves a module as it is counts with a zero update.
-
-    Returns:
-        factors of the sum of the ranks. An adapter's part of a module's rank follows those before it.
+    One that leaves a module as it is counts with a zero update. The rank is the sum of theirs, in the adapters' order.
     """
     total = side_by_side([adapter.factors for adapter in adapters])
     return {module: LoraFactors(factors.down, factors.up / len(adapters)) for module, factors in total.items()}
@@ -173,11 +169,7 @@ def side_by_side(updates: Sequence[Mapping[str, LoraFactors]]) -> dict[str, Lora
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read this project's sidecar of a folder; empty if there is none.
-
-    Raises:
-        BundleError: damaged or foreign.
-    """
+    """Read this project's sidecar of a folder; empty if there is none (BundleError: it is damaged or foreign)."""
     path = folder / MANIFEST
     return read_settings(path, Manifest) if path.exists() else {}
 
@@ -230,15 +222,9 @@ def read_adapter(
 
 
 def base_of(folders: Sequence[Path], given: AnyBase | None = None) -> Base:
-    """Load the base of adapters (:func:`xcrossrec.models.identity.find_base`).
+    """Load the base of adapters, which is one; see :func:`xcrossrec.models.identity.find_base` for that and its errors.
 
-    Args:
-        folders: of adapters of one base; the first that records a digest says which, else the first.
-        given: take this one and no other.
-
-    Raises:
-        BundleError: no adapter, or damaged.
-        BaseMismatchError: no such base is there, or the given one is another.
+    The first folder that records a digest says which, else the first. BundleError: no adapter, or a damaged one.
     """
     records = [(folder, read_manifest(folder).get("base")) for folder in folders]
     folder, record = next((each for each in records if each[1]), records[0])
@@ -248,12 +234,7 @@ def base_of(folders: Sequence[Path], given: AnyBase | None = None) -> Base:
 
 
 def read_lora_settings(folder: Path) -> dict[str, Any]:
-    """Read PEFT's settings of a LoRA adapter.
-
-    Raises:
-        BundleError: missing, damaged or foreign.
-        ModelError: of another kind than LoRA.
-    """
+    """Read the settings of a LoRA adapter (BundleError: missing, damaged or foreign; ModelError: of another kind)."""
     path = folder / ADAPTER_CONFIG
     if not path.exists():
         raise BundleError(

@@ -76,15 +76,7 @@ class Base:
     max_tokens: int | None = None
 
     def check(self, what: str, trained_on: Mapping[str, str]) -> None:
-        """Refuse what was trained on another base.
-
-        Args:
-            what: named in the error.
-            trained_on: ``name`` and ``digest`` of its base.
-
-        Raises:
-            BaseMismatchError: other weights, another tokenizer or another configuration.
-        """
+        """Refuse what was trained on another base (BaseMismatchError), whose name and digest are given."""
         if found := difference(self.digest, trained_on["digest"]):
             part, ours, theirs = found
             raise BaseMismatchError(
@@ -179,11 +171,8 @@ def _check_whole(name: str, backbone: Any, tokenizer: Any, told: Mapping[str, An
 
 
 def with_choices(base: Base, **chosen: Any) -> Base:
-    """The same base with another recipe: ``pooling``, ``history_prompt`` and ``item_prompt``, where they are not None.
-
-    Raises:
-        ConfigError: an unknown pooling.
-    """
+    """The same base with another recipe: ``pooling`` (ConfigError: unknown), ``history_prompt`` and ``item_prompt``,
+    where they are not None."""
     given = {name: value for name, value in chosen.items() if value is not None}
     if (pooling := given.get("pooling", "mean")) not in POOLING_MODES:
         raise ConfigError(f"unknown pooling {pooling!r}: choose one of {', '.join(POOLING_MODES)}")
@@ -226,11 +215,8 @@ def reads_backwards_only(backbone: nn.Module) -> bool:
 
 
 def encoder_layers(backbone: nn.Module) -> nn.ModuleList:
-    """Find the list of a model's transformer layers, between which X-Cross puts its integrators.
-
-    Raises:
-        ModelError: none found, or one layer that is run several times; names the class.
-    """
+    """Find the list of a model's transformer layers, between which X-Cross puts its integrators; ModelError names the
+    class of a model that has none, or one layer that is run several times."""
     for path in ("encoder.layer", "layers", "encoder.layers", "transformer.layer", "h"):
         with suppress(AttributeError):
             if isinstance(layers := backbone.get_submodule(path), nn.ModuleList):

@@ -126,11 +126,7 @@ class Bridge:
         return cls(ridge, center, _unit(x @ ridge), here[torch.from_numpy(rows)], ids, customer, lead)
 
     def weigh(self, elsewhere: Float[Tensor, "user dim"]) -> Float32[Tensor, "user lead"]:
-        """Weigh the leads for histories elsewhere; the weights of each sum to 1.
-
-        Args:
-            elsewhere: mean vectors of the histories' items.
-        """
+        """Weigh the leads for the mean vectors of histories elsewhere; the weights of each sum to 1."""
         foretold = _unit((elsewhere.float() - self.center) @ self.ridge)
         like = torch.softmax(LIKENESS * (foretold @ self.customers.t()), dim=-1)
         each = like.double().numpy() / np.bincount(self.customer)
@@ -138,11 +134,7 @@ class Bridge:
         return torch.from_numpy(np.stack(found)).float()
 
     def near(self, vectors: Float[Tensor, "item dim"]) -> Near:
-        """Find the leads next to items: once for a catalogue, since no customer changes them.
-
-        Args:
-            vectors: of the items, unit ones.
-        """
+        """Find the leads next to items (unit vectors): once for a catalogue, since no customer changes them."""
         parts = [
             torch.topk(part.float() @ self.leads.t(), min(NEAREST, len(self.leads)), dim=1)
             for part in torch.split(vectors, _ITEMS_AT_ONCE)
@@ -168,11 +160,7 @@ class Bridge:
 
     @classmethod
     def load(cls, folder: Path, dim: int) -> Self:
-        """Read back.
-
-        Raises:
-            BundleError: damaged, or of vectors of another size.
-        """
+        """Read back (BundleError: damaged, or of vectors of another size)."""
         tensors = load_tensors(folder / _TENSORS)
         table = read_parquet(folder / _BOUGHT, remedy="copy or train the model again")
         if dict(table.schema) != {"customer": pl.Int32, "lead": pl.Int32, ITEM: pl.String} or not table.height:

@@ -211,24 +211,14 @@ def load(path: Path | str, *, base: AnyBase | None = None, trainable: bool = Fal
 
 @dataclass(frozen=True)
 class Loading:
-    """Loads a model by where it lies when it is called, in any process.
-
-    Attributes:
-        path: what ``xcrossrec train`` wrote.
-        base: see :func:`xcrossrec.load`.
-        precision: of encoding.
-    """
+    """Loads a model by where it lies when it is called, in any process; see :func:`xcrossrec.load` for the base."""
 
     path: Path | str
     base: AnyBase | None = None
     precision: EncodingPrecision = "fp32"
 
     def __call__(self) -> Model:
-        """Load it.
-
-        Raises:
-            ModelError: see :func:`xcrossrec.load`.
-        """
+        """Load it; see :func:`xcrossrec.load` for the errors."""
         model = load(self.path, base=self.base)
         encoder_of(model).precision = self.precision
         return model
@@ -251,10 +241,7 @@ def load_modules(
 ) -> Model:
     """Load what sentence-transformers saved of a model, as a checkpoint of a training is; see :func:`load`.
 
-    Args:
-        base: as for :func:`load`.
-        trainable: as for :func:`load`.
-        also: classes that it may be made of beside those of xcrossrec.
+    Its modules may be of the classes ``also``, too, which are not of xcrossrec.
     """
     entries = read_settings(folder / "modules.json", ModuleList)
     classes = [_class_named(entry["type"], folder, also) for entry in entries]

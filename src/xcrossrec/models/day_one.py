@@ -99,11 +99,7 @@ class DayOne(Head):
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Self:
-        """Read back.
-
-        Raises:
-            BundleError: a weight out of its bounds, or damaged tables or vectors.
-        """
+        """Read back (BundleError: a weight out of its bounds, or damaged tables or vectors)."""
         folder = Path(model_name_or_path) / subfolder
         found = read_settings(folder / cls.config_file_name, DayOneSettings)
         table = read_parquet(folder / POPULARITY, remedy="copy or train the model again")

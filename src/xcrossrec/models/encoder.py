@@ -63,8 +63,12 @@ class TitleEncoder(InputModule):
     Inputs are prompts (see :mod:`xcrossrec.prompts`; a single title is a prompt of one), or pairs
     ``(history prompt, candidate title)``.
 
+    Args:
+        base: taken over and changed in place, so do not use it elsewhere.
+        max_tokens: longest text; None takes what the model can, at most 256.
+        pair_attention: who sees whom in a pair, ``joint`` or ``shared`` (:mod:`xcrossrec.models.pair_attention`).
+
     Attributes:
-        pair_attention: who sees whom in a pair (see :mod:`xcrossrec.models.pair_attention`).
         shares_history: whether pairs of one history share its encoding; False for ``joint``, and for
             ``shared`` on a base that cannot.
         recipe: the prompts before texts, and what makes one vector of a text's states behind the encoder.
@@ -237,18 +241,15 @@ class TitleEncoder(InputModule):
         trainable: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Load from a saved folder; the base is verified by digest, adapters by shape.
+        """Load from a saved folder; the base is verified by digest, adapters by shape. Errors are as of
+        :func:`xcrossrec.load`.
 
         Args:
             base: use this one (taken over), or that of this folder or name; None looks for it
                 (:func:`xcrossrec.models.identity.find_base`).
             trainable: let LoRA factors train on, which costs the fast pass its folded weights.
-            **kwargs: what sentence-transformers passes; settings of the model that are made without it are refused.
-
-        Raises:
-            BundleError: missing or damaged content.
-            BaseMismatchError: no base is there that has the digest of the training, or the given one has another.
-            ConfigError: settings that would have no effect.
+            **kwargs: what sentence-transformers passes; settings of the model that are made without it are refused
+                (ConfigError).
         """
         _refuse_settings(kwargs)
         folder = Path(model_name_or_path) / subfolder
@@ -267,11 +268,8 @@ class TitleEncoder(InputModule):
 
     @classmethod
     def read_settings(cls, folder: Path) -> dict[str, Any]:
-        """Read the encoder's settings of a saved folder.
-
-        Raises:
-            BundleError: missing or damaged settings, or another prompt version.
-        """
+        """Read the encoder's settings of a saved folder; BundleError where they are damaged, or of another prompt
+        version."""
         settings: dict[str, Any] = read_settings(folder / cls.config_file_name, cls.settings_schema)
         if settings.get("prompt_version") != PROMPT_VERSION:
             raise BundleError(
@@ -296,11 +294,8 @@ def _refuse_settings(given: Mapping[str, Any]) -> None:
 
 
 def settings_in(folder: Path) -> dict[str, Any]:
-    """What the folder of a model or adapter says of its encoder; nothing if it was made elsewhere.
-
-    Raises:
-        BundleError: damaged settings.
-    """
+    """What the folder of a model or adapter says of its encoder (BundleError: it is damaged); nothing if it was made
+    elsewhere."""
     path = folder / TitleEncoder.config_file_name
     return read_settings(path, EncoderSettings) if path.is_file() else {}
 
@@ -319,11 +314,8 @@ def _text(value: Any, *, empty: bool = True) -> str:
 
 
 def text_of(folder: Path) -> ItemText | None:
-    """What the model or adapter of a folder reads of an item; None for one made elsewhere, which does not say.
-
-    Raises:
-        BundleError: damaged.
-    """
+    """What the model or adapter of a folder reads of an item (BundleError: it is damaged); None for one made elsewhere,
+    which does not say."""
     if not (folder / TitleEncoder.config_file_name).exists():
         return None
     return _item_text(folder, TitleEncoder.read_settings(folder))
@@ -355,11 +347,7 @@ def read_adapters(folder: Path, names: Sequence[str], base: Base) -> list[Adapte
 
 
 def check_sources(adapters: Sequence[Adapter]) -> tuple[str, ...]:
-    """Give the names of the sources of one model.
-
-    Raises:
-        ModelError: fewer than two, or two of one name.
-    """
+    """Give the names of the sources of one model; ModelError where these are fewer than two, or two of one name."""
     names = [adapter.name for adapter in adapters]
     if len(names) < 2:
         raise ModelError(f"integration needs at least 2 sources, got {len(names)}: load another adapter")

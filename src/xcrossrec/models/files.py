@@ -48,14 +48,8 @@ class Settings(BaseModel):
 
 
 def read_settings(path: Path, schema: type[BaseModel]) -> Any:
-    """Read a JSON file by a schema.
-
-    Returns:
-        what the file holds; what it leaves out is not filled in.
-
-    Raises:
-        BundleError: missing, too large, no JSON, or a value outside the schema, which is named.
-    """
+    """Read a JSON file by a schema; what it leaves out is not filled in. BundleError: it is missing, too large, no
+    JSON, or has a value outside the schema, which is named."""
     try:
         if path.exists() and not path.is_file():
             raise BundleError(f"{path} is no file: copy or train the model again")
@@ -87,12 +81,8 @@ def what_does_not_fit(error: ValidationError) -> str:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        BundleError: missing, corrupt or foreign content (a pickle, say), which is never executed, or a number that is
-            not finite.
-    """
+    """Read a safetensors file. BundleError: missing, corrupt or foreign content (a pickle, say), which is never
+    executed, or a number that is not finite."""
     if not path.is_file():
         pickles = sorted(p.name for p in path.parent.glob("*.bin")) + sorted(p.name for p in path.parent.glob("*.pt"))
         why = f"; {', '.join(pickles)} is a pickle and is never read: convert it" if pickles else ": copy it again"
@@ -123,11 +113,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 @torch.no_grad()
 def take_over(own: Mapping[str, Tensor], path: Path) -> None:
-    """Copy the tensors of a file over a module's own.
-
-    Raises:
-        BundleError: a tensor is missing, surplus, of another shape, or no floating-point one.
-    """
+    """Copy the tensors of a file over a module's own; BundleError where one is missing, surplus, of another shape, or
+    no floating-point one."""
     saved = load_tensors(path)
     wrong = sorted(set(own) ^ set(saved)) or [
         key for key in own if own[key].shape != saved[key].shape or not saved[key].is_floating_point()
@@ -176,11 +163,8 @@ def file_digests(folder: Path, *, besides: str, apart: str = "") -> dict[str, st
 
 
 def verify_files(folder: Path, digests: Mapping[str, str], *, besides: str, apart: str = "") -> None:
-    """Compare all files of a folder with the digests that were written; see :func:`file_digests`.
-
-    Raises:
-        BundleError: one is missing, changed, or was not there; or as :func:`file_digests` says.
-    """
+    """Compare all files of a folder with the digests that were written; see :func:`file_digests`. BundleError: one is
+    missing, changed, or was not there."""
     found = file_digests(folder, besides=besides, apart=apart)
     if lost := sorted(set(digests) - set(found)):
         raise BundleError(f"{folder} lacks {lost[0]}, which its manifest lists: copy or train the model again")

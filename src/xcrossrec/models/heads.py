@@ -122,13 +122,8 @@ class HistoryMatcher(Head):
         present: Bool[Tensor, "user slot"],
         items: Float[Tensor, "item dim"],
     ) -> Float[Tensor, "user item"]:
-        """Score every item for every history.
-
-        Args:
-            history: unit vectors, oldest first, the present slots at the left.
-            present: which slots are filled; at least one a user.
-            items: unit vectors.
-        """
+        """Score every item for every history; vectors are unit ones, present slots stand at the left, oldest first, at
+        least one a user."""
         similarity = torch.einsum("usd,id->uis", history, items)
         return self.pool(similarity, present[:, None, :].expand_as(similarity))
 

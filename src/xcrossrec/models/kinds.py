@@ -21,11 +21,7 @@ KINDS: Mapping[Scoring, ModelKind] = {kind.name: kind for kind in (DualKind(), P
 
 
 def kind_named(scoring: Scoring) -> ModelKind:
-    """The kind of a name.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
+    """The kind of a name (ConfigError: there is none)."""
     if scoring not in KINDS:
         raise ConfigError(f"unknown scoring {scoring!r}: choose {' or '.join(KINDS)}")
     return KINDS[scoring]

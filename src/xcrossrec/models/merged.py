@@ -41,11 +41,9 @@ class MergedEncoder(SingleStreamEncoder):
     factor of all states (``scale``). Base and sources are frozen.
 
     Args:
-        base: the shared base; taken over and changed in place, so do not use it elsewhere.
+        base, max_tokens, pair_attention: as of :class:`xcrossrec.models.encoder.TitleEncoder`.
         adapters: at least two, of one base, with different names.
         rank: of the target's LoRA.
-        max_tokens: longest text; None takes what the model can, at most 256.
-        pair_attention: who sees whom in a pair, ``joint`` or ``shared``.
 
     Raises:
         ModelError: fewer than two adapters, or two of one name.

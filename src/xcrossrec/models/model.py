@@ -15,11 +15,7 @@ Model: TypeAlias = SentenceTransformer | CrossEncoder
 
 
 def encoder_of(model: Model) -> TitleEncoder:
-    """The encoder of a model.
-
-    Raises:
-        BundleError: it starts with another module.
-    """
+    """The encoder of a model (BundleError: it starts with another module)."""
     encoder = model[0]
     if not isinstance(encoder, TitleEncoder):
         raise BundleError(f"the model starts with a {type(encoder).__name__}, expected an xcrossrec encoder")
@@ -27,11 +23,7 @@ def encoder_of(model: Model) -> TitleEncoder:
 
 
 def matcher_of(model: Model) -> HistoryMatcher:
-    """The part of the head that holds sharpness, recency weights and temperature.
-
-    Raises:
-        BundleError: it has none.
-    """
+    """The part of the head that holds sharpness, recency weights and temperature (BundleError: there is none)."""
     for head in reversed(list(model)):
         if isinstance(head, PairHead):
             return head.matcher

@@ -69,11 +69,8 @@ class PairKind:
 
 
 class PairScorer:
-    """Scores (history, candidate) pairs; a model that shares histories reads each once a batch.
-
-    Args:
-        titles: the catalogue, in row order.
-    """
+    """Scores (history, candidate) pairs of a catalogue in row order; a model that shares histories reads each once a
+    batch."""
 
     def __init__(self, model: CrossEncoder, titles: Sequence[str]) -> None:
         self.model = model
@@ -137,12 +134,7 @@ class PairScorer:
 
 @torch.inference_mode()
 def score_pairs(model: CrossEncoder, pairs: Sequence[tuple[str, str]]) -> Float[np.ndarray, " pair"]:
-    """Score pairs in one forward pass.
-
-    Args:
-        model: a `pair` model; put into evaluation mode.
-        pairs: (history prompt, candidate title); at least one.
-    """
+    """Score pairs of history prompt and candidate title, at least one, in one forward pass in evaluation mode."""
     model.eval()
     features = model.preprocess(list(pairs))
     scores = model({name: value.to(model.device) for name, value in features.items()})["scores"]

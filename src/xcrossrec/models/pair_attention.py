@@ -41,15 +41,8 @@ _WARNED: set[str] = set()
 
 
 def choose_pair_attention(wanted: PairAttention | None, scoring: Scoring) -> PairAttention:
-    """Settle the kind of attention of a new model.
-
-    Args:
-        wanted: the user's choice; None takes ``joint``.
-        scoring: only ``pair`` has a choice.
-
-    Raises:
-        ConfigError: a choice for ``dual``.
-    """
+    """Settle the kind of attention of a new model, by default ``joint``; only ``pair`` has a choice (else
+    ConfigError)."""
     if scoring == "dual" and wanted not in (None, "joint"):
         raise ConfigError(f"pair attention {wanted!r} belongs to pair scoring, got dual: add --scoring pair")
     return wanted or "joint"
@@ -136,12 +129,8 @@ def repeat_rows(value: Any, count: int) -> Any:
 def pair_mask(
     segments: Int[Tensor, "batch token"], mask: Int[Tensor, "batch token"]
 ) -> Bool[Tensor, "batch token token"]:
-    """Which token (second axis) sees which (third): all see the history, the candidate's tokens each other too.
-
-    Args:
-        segments: negative for the candidate's tokens, its end included.
-        mask: 0 for padding, which nobody sees.
-    """
+    """Which token (second axis) sees which (third): all see the history, the candidate's tokens (negative segments, its
+    end included) each other too, and nobody sees padding (mask 0)."""
     candidate = segments < 0
     visible = ~candidate[:, None, :] | candidate[:, :, None]
     return visible & mask.bool()[:, None, :]

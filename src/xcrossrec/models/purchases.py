@@ -78,11 +78,7 @@ class Purchases(Head):
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Self:
-        """Read back.
-
-        Raises:
-            BundleError: a weight out of its bounds, or a table of other columns.
-        """
+        """Read back (BundleError: a weight out of its bounds, or a table of other columns)."""
         folder = Path(model_name_or_path) / subfolder
         found = read_settings(folder / cls.config_file_name, PurchasesSettings)
         table = read_parquet(folder / TABLE, remedy="copy or train the model again")
@@ -97,11 +93,7 @@ def purchases_of(model: Model) -> Purchases | None:
 
 
 def with_counts(model: Model, counts: CoPurchases, weights: Mapping[Rung, float]) -> Model:
-    """Let a model, which is taken over, know purchases, in the place of those it knew.
-
-    Raises:
-        ModelError: a `pair` model, whose scores are of another scale.
-    """
+    """Let a model, which is taken over, know purchases, in the place of those it knew; see :func:`check_knows`."""
     check_knows(model)
     new, former = Purchases(counts, weights), purchases_of(model)
     modules = [new if module is former else module for module in model]
@@ -109,11 +101,7 @@ def with_counts(model: Model, counts: CoPurchases, weights: Mapping[Rung, float]
 
 
 def check_knows(model: Model) -> None:
-    """Refuse a model that can know no purchases.
-
-    Raises:
-        ModelError: a `pair` model, whose scores are of another scale.
-    """
+    """Refuse a `pair` model (ModelError), which can know no purchases: its scores are of another scale."""
     if kind_of(model).name != "dual":
         raise ModelError("a pair model knows no purchases: train one with --scoring dual")
 

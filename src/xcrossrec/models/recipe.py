@@ -137,12 +137,8 @@ class _DenseSettings(Settings):
 
 
 def read_dense(folder: Path) -> Dense:
-    """Read a Dense layer of sentence-transformers; it is frozen.
-
-    Raises:
-        BundleError: missing, damaged or pickled.
-        ModelError: an activation that is not known.
-    """
+    """Read a Dense layer of sentence-transformers; it is frozen. BundleError: missing, damaged or pickled; ModelError:
+    an activation that is not known."""
     settings = read_settings(folder / "config.json", _DenseSettings)
     named = settings.pop("activation_function", "torch.nn.modules.activation.Tanh")
     if named not in _ACTIVATIONS:

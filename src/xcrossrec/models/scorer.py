@@ -83,11 +83,7 @@ class ModelScorer:
     def score(
         self, histories: Sequence[Sequence[int]], candidates: Int[np.ndarray, "user candidate"] | None = None
     ) -> Float[np.ndarray, "user candidate"]:
-        """Score candidates by the model; see :class:`xcrossrec.scoring.Scorer`.
-
-        Raises:
-            DataError: an item row outside the catalogue.
-        """
+        """Score candidates by the model; see :class:`xcrossrec.scoring.Scorer`."""
         return self.score_with(histories, [()] * len(histories), candidates)
 
     def score_with(
@@ -99,9 +95,6 @@ class ModelScorer:
         """Score candidates by the model's ladder; see :class:`xcrossrec.scoring.LadderScorer`.
 
         A model that knows no purchases leaves what was bought elsewhere out.
-
-        Raises:
-            DataError: an item row outside the catalogue.
         """
         check_rows(histories, candidates, self._n_items)
         width = self._n_items if candidates is None else candidates.shape[1]
@@ -144,15 +137,8 @@ class ModelScorer:
 
 
 def as_read(path: Path | str, domain: Domain) -> Domain:
-    """A domain as a model reads it: with the model's item text, whatever the domain's is.
-
-    Args:
-        path: of the model or adapter; one made elsewhere reads what the domain says.
-
-    Raises:
-        DataError: the items lack a field that the model reads.
-        BundleError: the folder is damaged.
-    """
+    """A domain as the model or adapter of a folder reads it: with that's item text, whatever the domain's is. One made
+    elsewhere reads what the domain says. DataError: the items lack a field; BundleError: the folder is damaged."""
     text = text_of(Path(path))
     return domain if text is None or text == domain.text else domain.with_text(text)
 

@@ -34,13 +34,7 @@ _QUERY_VALUE = (
 
 
 class SingleStreamEncoder(TitleEncoder):
-    """What encoders of one stream share: a backbone, plain or with one adapter of PEFT's, run once a text.
-
-    Args:
-        base: the base; taken over.
-        max_tokens: longest text; None takes what the model can, at most 256.
-        pair_attention: who sees whom in a pair, ``joint`` or ``shared``.
-    """
+    """What encoders of one stream share: a backbone, plain or with one adapter of PEFT's, run once a text."""
 
     def __init__(self, base: Base, max_tokens: int | None, pair_attention: PairAttention = "joint") -> None:
         super().__init__(base, max_tokens, pair_attention)
@@ -76,10 +70,8 @@ class SourceEncoder(SingleStreamEncoder):
     A saved one *is* a PEFT LoRA folder (with this project's sidecars beside).
 
     Args:
-        base: the base; taken over.
+        base, max_tokens, pair_attention: as of :class:`TitleEncoder`.
         lora: a new adapter to train; None leaves the base as it is.
-        max_tokens: longest text; None takes what the model can, at most 256.
-        pair_attention: who sees whom in a pair, ``joint`` or ``shared``.
     """
 
     settings_schema = SourceSettings
@@ -136,11 +128,8 @@ def save_peft(backbone: PeftModel, folder: Path) -> None:
 
 
 def default_lora(rank: int = 8, target_modules: Sequence[str] | None = None) -> LoraConfig:
-    """LoRA on query and value, as PEFT's defaults choose them for the base's architecture; alpha is twice the rank.
-
-    Args:
-        target_modules: names of other linear layers to adapt.
-    """
+    """LoRA on query and value, as PEFT's defaults choose them for the base's architecture, or on linear layers of other
+    names; alpha is twice the rank."""
     return LoraConfig(r=rank, lora_alpha=2 * rank, bias="none", target_modules=list(target_modules or ()) or None)
 
 

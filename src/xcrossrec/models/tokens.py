@@ -95,14 +95,8 @@ class PromptTokenizer:
     def encode_pairs(
         self, histories: Sequence[Sequence[str]], candidates: Sequence[str], lead: str = "", candidate_lead: str = ""
     ) -> dict[str, Tensor]:
-        """Encode each history together with its candidate in one text.
-
-        Args:
-            histories: per text the history's titles, oldest first.
-            candidates: per text the candidate's title; never cut before the whole history is.
-            lead: prompt of every history.
-            candidate_lead: prompt of every candidate.
-        """
+        """Encode each history, its titles oldest first, together with its candidate, each behind its prompt, in one
+        text; the candidate is never cut before the whole history is."""
         return self._pad_batch(self._pair_rows(histories, candidates, lead, candidate_lead))
 
     def encode_shared(

@@ -30,12 +30,11 @@ Ranked: TypeAlias = Sequence[tuple[Known, float]]
 
 
 def diverse(ranked: Callable[[int], Ranked], k: int, most: int | None) -> Ranked:
-    """Take the best ``k``, leaving out each that would be near-equal to ``most`` better ones that were taken.
+    """Take the best ``k``, leaving out each that would be near-equal to ``most`` better ones that were taken; ``most``
+    None takes the best as they are.
 
     Args:
         ranked: gives so many of the best, or all there are; asked again for more where too few of them are left.
-        k: how many to take at most.
-        most: of near-equal titles; None takes the best as they are.
 
     Returns:
         best first; ``k`` where so many of the best 10,000 differ enough.

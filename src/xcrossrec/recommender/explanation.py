@@ -32,12 +32,10 @@ from xcrossrec.types import Scoring
 def explain_scores(
     model: Model, history: Sequence[Known], found: Sequence[tuple[Known, float]], *, term: Term | None, share: float
 ) -> list[Explanation]:
-    """Explain the scores of some items for one history.
+    """Explain the scores of some items for one history, oldest first, of at least one.
 
     Args:
         model: `dual` or `pair`, integrated or not; put back as it was.
-        history: oldest first; at least one.
-        found: the items, with their scores.
         term: what co-purchases add to the text's scores; None adds nothing.
         share: of the bridge from other categories in the scores, which the text has the rest of.
     """

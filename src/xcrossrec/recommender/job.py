@@ -61,16 +61,11 @@ class BatchReport:
 
 
 def job_of(recommender: Recommender, model: Path | str, users: Path | str, asked: Question) -> dict[str, Any]:
-    """What an output depends on.
+    """What an output depends on; BundleError where no model is in the folder ``model``.
 
     Args:
-        recommender: of the model, with its catalogue.
-        model: its folder.
         users: the Parquet file.
         asked: what is asked for each user; its history is not read.
-
-    Raises:
-        BundleError: no model there.
     """
     manifest = read_bundle_manifest(model)
     with Path(users).open("rb") as file:
@@ -146,11 +141,8 @@ def recommend_batch(
 
 
 def open_users(path: Path | str) -> pq.ParquetFile:
-    """Open a file of users and check its columns; nothing is read yet.
-
-    Raises:
-        DataError: no such file, no Parquet, a column missing or of another type.
-    """
+    """Open a file of users and check its columns; nothing is read yet. DataError: no such file, no Parquet, a column
+    missing or of another type."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"the users' file {path} {state_of(path)}: give a Parquet file with {USER} and {HISTORY}")

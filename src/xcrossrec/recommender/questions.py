@@ -185,10 +185,9 @@ def understand(
     *,
     knows_purchases: bool = False,
 ) -> Understood:
-    """Look a question's items up in one version of the catalogue, for a model that reads a certain text of each.
+    """Look a question's items up in one version of the catalogue, for a model that ``reads`` a certain text of each.
 
     Args:
-        reads: what the model reads of an item.
         bought: ids of what is known of the customer, oldest first; those that the catalogue lacks are passed over.
         knows_purchases: whether the model can be asked about a customer of whom nothing is known here.
 

@@ -161,11 +161,8 @@ class PairRanking:
         self.limit = limit
 
     def check(self, snapshot: Snapshot, asked: Question) -> None:
-        """Refuse more items than the limit; what was bought counts, so that it does not depend on the history.
-
-        Raises:
-            DataError: too many items; names the limit.
-        """
+        """Refuse more items than the limit (DataError); what was bought counts, so that it does not depend on the
+        history."""
         self._check(len(snapshot.select(asked.filters, asked.candidates)))
 
     def texts(self, snapshot: Snapshot, known: Understood) -> list[Text]:

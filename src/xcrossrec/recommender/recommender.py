@@ -134,30 +134,16 @@ class Recommender:
         base: AnyBase | None = None,
         precision: EncodingPrecision = "fp32",
     ) -> Self:
-        """Load a bundle or an adapter's folder.
-
-        Args:
-            path: what ``xcrossrec train`` wrote.
-            catalogue: see :class:`Recommender`.
-            base: see :func:`xcrossrec.load`.
-            precision: of encoding.
-
-        Raises:
-            BundleError: incomplete, changed, foreign or unsafe content.
-            BaseMismatchError: no base is there that has the digest of the training, or the given one has another.
-            DataError: no catalogue there, or one that cannot be ranked.
-        """
+        """Load a bundle or an adapter's folder; see :func:`xcrossrec.load` and :class:`Recommender` for arguments and
+        errors."""
         loading = Loading(path, base, precision)
         made = cls(loading(), catalogue)
         made._loading = loading
         return made
 
     def elsewhere(self) -> Callable[[], Recommender]:
-        """What opens this recommender in another process, which gets it pickled.
-
-        Raises:
-            ConfigError: it was not loaded from a folder (:meth:`from_pretrained`).
-        """
+        """What opens this recommender in another process, which gets it pickled; ConfigError where it was not loaded
+        from a folder (:meth:`from_pretrained`)."""
         if self._loading is None:
             raise ConfigError(
                 "this recommender was made of a model in memory, which other processes cannot load: make it with "
@@ -187,11 +173,8 @@ class Recommender:
     def answer_read(self, asked: Sequence[tuple[Question, Read]]) -> list[Answer | Unread | Exception]:
         """Answer those questions whose texts were read already, here or by a former :meth:`read`; read nothing.
 
-        Args:
-            asked: questions, each with what was read for it.
-
-        Returns:
-            answers, errors, or what must be read first; another thread may do that.
+        Each question comes with what was read for it. For one that lacks a text comes what must be read first; another
+        thread may do that.
         """
         snapshot = self._snapshot()
         prepared = [or_error(partial(self._prepare, snapshot, question)) for question, _ in asked]
@@ -235,22 +218,15 @@ class Recommender:
         return [next(answers) if isinstance(each, _Prepared) else each for each in prepared]
 
     def ask(self, question: Question) -> Answer:
-        """Answer one question.
-
-        Raises:
-            DataError: it cannot be answered.
-        """
+        """Answer one question (DataError: it cannot be answered)."""
         (answer,) = self.answer([question])
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def check(self, asked: Question) -> None:
-        """Refuse a question that would cost too much, whatever its history is.
-
-        Raises:
-            DataError: too many items for a `pair` model.
-        """
+        """Refuse a question that would cost too much, whatever its history is (DataError: too many items for a `pair`
+        model)."""
         self.ranking.check(self.catalogue.snapshot(), asked)
 
     def recommend(

@@ -117,12 +117,8 @@ class DualBatches(UserBatches):
 
 @dataclass
 class PairBatches(UserBatches):
-    """Collates users for :class:`xcrossrec.training.losses.PairLoss`: positive first, then negatives.
-
-    Args:
-        negatives: candidates beside the positive, half in proportion to how often items occur in the
-            training sequences, half uniform; none from the user's own sequence.
-    """
+    """Collates users for :class:`xcrossrec.training.losses.PairLoss`: the positive first, then negatives: half in
+    proportion to how often items occur in the training sequences, half uniform; none from the user's own sequence."""
 
     negatives: int = 7
 

@@ -110,15 +110,13 @@ def fit(
         work: folder for checkpoints and TensorBoard logs; once the result is saved, checkpoints can go
             (:func:`xcrossrec.training.checkpoints.forget_checkpoints`).
         resume: continue from the newest whole checkpoint in ``work``, or start again where there is none.
-        show_progress: draw progress bars on stderr.
-        report_to: who is told losses and rates.
-        callbacks: of the trainer, beside its own.
+        show_progress, report_to, callbacks: as for :func:`xcrossrec.train_source`.
 
     Raises:
         ConfigError: nothing to resume, a run with other settings, or checkpoints in the way; or what
             :func:`working` refuses.
         DataError: too few users.
-        ModelError: a frozen weight changed, or a parameter trains that no module names.
+        ModelError: a frozen weight changed, or as :func:`parameter_groups` says.
     """
     started = time.perf_counter()
     processes = joined(on_cpu=on_cpu())

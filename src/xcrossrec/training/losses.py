@@ -19,15 +19,11 @@ from xcrossrec.training.processes import Processes
 
 
 def whole(own: Float[Tensor, "own dim"], rows: int, processes: Processes) -> Float[Tensor, "row dim"]:
-    """What all processes computed of their shares, in the order of the rows.
+    """What all processes computed of their shares (:meth:`Processes.share`), in the order of the ``rows`` that there
+    were.
 
     A gradient reaches this process's share alone, times the number of processes: the mean over these, which is what is
     applied, is then the gradient of one process that computed it all.
-
-    Args:
-        own: one row an element of :meth:`Processes.share`.
-        rows: so many there were before they were shared.
-        processes: that share them.
     """
     if processes.count == 1:
         return own
@@ -111,7 +107,7 @@ class PairLoss(nn.Module):
 
     Args:
         candidates: texts per user, the positive first.
-        processes: that share the users; each computes the whole loss. None takes those that `torchrun` started.
+        processes: as of :class:`NextItemLoss`.
     """
 
     def __init__(self, model: nn.Module, candidates: int, processes: Processes | None = None) -> None:
@@ -127,7 +123,6 @@ class PairLoss(nn.Module):
             features: the tokenized (user x candidate) pairs of this process's share of the users: one text a pair, or
                 all in one row where pairs share their histories.
             labels: each user's positive among the candidates, which is the first: 0.
-            **kwargs: the trainer's ``prompt`` and ``task``, unused.
         """
         (pairs,) = features
         by_user = self.model(dict(pairs))["scores"].view(-1, self.candidates)

@@ -24,11 +24,8 @@ def is_unfinished(work: Path) -> bool:
 
 
 def refuse_unfinished(work: Path, *, resume: bool) -> None:
-    """Refuse a run that cannot begin or go on in its folder.
-
-    Raises:
-        OtherRunError: nothing to resume; or an unfinished run is in the way.
-    """
+    """Refuse a run that cannot begin or go on in its folder (OtherRunError): nothing is there to resume, or an
+    unfinished run is in the way."""
     if resume and not (work / RUN_FILE).exists():
         raise OtherRunError(f"nothing to resume in {work}: run without --resume")
     if not resume and is_unfinished(work):

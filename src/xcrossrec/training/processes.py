@@ -39,11 +39,8 @@ class Processes:
 
     @classmethod
     def here(cls) -> Processes:
-        """As `torchrun` says, which needs no torch.
-
-        Raises:
-            ConfigError: RANK and WORLD_SIZE are set, and say nothing that can be.
-        """
+        """As `torchrun` says, which needs no torch; ConfigError where RANK and WORLD_SIZE are set, and say nothing that
+        can be."""
         said = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
         if said["WORLD_SIZE"] == "1":
             return cls()
@@ -86,10 +83,7 @@ class Processes:
 
 
 def joined(*, on_cpu: bool) -> Processes:
-    """Join the other processes of a training, if there are any.
-
-    Args:
-        on_cpu: no accelerator takes part.
+    """Join the other processes of a training, if there are any; no accelerator takes part ``on_cpu``.
 
     Raises:
         ConfigError: several GPUs are visible to a single process, which would leave all but one idle; or there are
@@ -114,14 +108,8 @@ def joined(*, on_cpu: bool) -> Processes:
 
 
 def refuse_idle_gpus(*, shared: bool = True) -> None:
-    """Refuse to train by one process where several GPUs are visible.
-
-    Args:
-        shared: whether `torchrun` can start what is running now, so that all of them train.
-
-    Raises:
-        ConfigError: says what to type.
-    """
+    """Refuse to train by one process where several GPUs are visible (ConfigError, which says what to type, of
+    `torchrun` too where that can start what is running now: ``shared``)."""
     import torch
 
     if Processes.here().count > 1 or (count := torch.cuda.device_count()) < 2:

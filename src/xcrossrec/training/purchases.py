@@ -68,7 +68,6 @@ def weighed(
     Args:
         sequences: each customer's item ids, oldest first; those without a text are left out.
         texts: of the catalogue's items, by id, as the model reads them.
-        most_texts: that may be read.
         known: the items' vectors by id; none of them, or all.
     """
 

@@ -141,12 +141,8 @@ def with_head(model: Model, domain: Domain, config: TrainingConfig) -> Model:
 
 
 def reading(model: Model, domain: Domain, made_of: Sequence[Path]) -> Model:
-    """Let a model read a domain's item text; warn of what it is made of that was trained to read another.
-
-    Args:
-        model: taken over.
-        made_of: adapters; one made elsewhere does not say what it read.
-    """
+    """Let a model, which is taken over, read a domain's item text; warn of adapters that it is made of and that were
+    trained to read another. One made elsewhere does not say what it read."""
     for folder in made_of:
         former = text_of(folder)
         if former not in (None, domain.text):

@@ -21,12 +21,7 @@ PROJECT = "xcrossrec"
 
 
 def check_tracker(tracker: Tracker) -> None:
-    """Refuse an unknown tracker, and one that is not installed.
-
-    Raises:
-        ConfigError: names those that there are.
-        MissingExtraError: names the install line.
-    """
+    """Refuse an unknown tracker (ConfigError), and one that is not installed (MissingExtraError)."""
     if tracker not in get_args(Tracker):
         raise ConfigError(f"unknown tracker {tracker!r}: report_to is one of {', '.join(get_args(Tracker))}")
     require_package(tracker)

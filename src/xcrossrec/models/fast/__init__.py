@@ -12,11 +12,8 @@ PyTorch's own products."""
 
 
 def switched_on() -> bool:
-    """Whether anything here may run; read anew each time, so that one process can compare both.
-
-    Raises:
-        ConfigError: the variable is neither 0 nor 1.
-    """
+    """Whether anything here may run (ConfigError: the variable is neither 0 nor 1); read anew each time, so that one
+    process can compare both."""
     value = os.environ.get(SWITCH, "1")
     if value not in ("0", "1"):
         raise ConfigError(f"{SWITCH} is {value!r}: set it to 0 for PyTorch's own layers, to 1 or not at all otherwise")

@@ -45,11 +45,7 @@ class FastPass:
             return self._applicable() is not None
 
     def states(self, features: Mapping[str, Any], combine: Combine) -> Float[Tensor, "batch token dim"] | None:
-        """Encode, or leave it to the layers.
-
-        Args:
-            features: tokenized texts, pairs in rows, or pairs that share their histories.
-            combine: makes one state a token of the streams' last states.
+        """Encode tokenized texts, pairs in rows, or pairs that share their histories, or leave it to the layers.
 
         Returns:
             states, zero where there is padding; None where only the layers themselves can do it.

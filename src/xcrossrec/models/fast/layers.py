@@ -46,13 +46,7 @@ class Layer:
 
     @classmethod
     def of(cls, layer: Any, names: Names, activation: str, weights: Callable[[nn.Module], list[Weights]]) -> Layer:
-        """Take a layer apart.
-
-        Args:
-            names: where its architecture keeps the parts.
-            activation: its name in transformers.
-            weights: makes a linear layer's, one a stream or one for all.
-        """
+        """Take a layer apart; ``weights`` makes a linear layer's, one a stream or one for all."""
         part = layer.get_submodule
         return cls(
             query=weights(part(names.query)),

@@ -59,12 +59,9 @@ def frozen_product(
     residual: Float[Tensor, "*batch outside"] | None = None,
     gelu: Gelu | None = None,
 ) -> Float[Tensor, "*batch outside"]:
-    """Compute ``gelu(x W^T + b) + residual`` for a weight that does not train.
+    """Compute ``gelu(x W^T + b) + residual`` for a weight that does not train, of x's type.
 
     Args:
-        x: activations, of the weight's type.
-        weight: takes no gradient.
-        bias: takes no gradient.
         residual: added to the product, in its own type; gradients reach it.
         gelu: form of GELU applied to the product; None applies none.
     """
@@ -106,16 +103,8 @@ def adapted_product(
     up: Float[Tensor, "outside rank"],
     scaling: float,
 ) -> Float[Tensor, "row outside"]:
-    """Compute ``x W^T + b + scaling x down^T up^T`` for a frozen weight and a low-rank update that trains.
-
-    Args:
-        x: activations, of the weight's type.
-        weight: takes no gradient.
-        bias: takes no gradient.
-        down: LoRA's A, in float32; gradients reach it.
-        up: LoRA's B, in float32; gradients reach it.
-        scaling: of the update, dimensionless.
-    """
+    """Compute ``x W^T + b + scaling x down^T up^T`` for a frozen weight, of x's type, and a low-rank update that
+    trains: LoRA's A and B in float32, which gradients reach, and its scaling."""
     out: Tensor = _AdaptedProduct.apply(x, weight, bias, down, up, scaling)  # type: ignore[no-untyped-call]
     return out
 

@@ -116,12 +116,8 @@ class KeptStates:
 
 
 class PackedPass:
-    """Streams of a known backbone, run without padding; :mod:`xcrossrec.models.fast.door` decides when.
-
-    Args:
-        backbone: as an encoder of this project holds it: plain, with PEFT's LoRA, or stacked and integrated.
-        mixers: after each of the last layers, what mixes the streams; none for a single stream.
-    """
+    """Streams of a known backbone, run without padding; :class:`xcrossrec.models.fast.door.FastPass` decides when, and
+    says what backbone and mixers are."""
 
     def __init__(self, backbone: Any, mixers: Sequence[IntegratedLayer]) -> None:
         self.backbone = backbone
@@ -143,12 +139,8 @@ class PackedPass:
         *,
         keep: bool,
     ) -> Float[Tensor, "batch slot dim"]:
-        """Encode a padded batch; zero where there is padding.
-
-        Args:
-            combine: makes one state a token of the streams' last states.
-            keep: in training, keep what lies below all that trains for the next time that a text comes.
-        """
+        """Encode a padded batch; zero where there is padding. In training what lies below all that trains is kept for
+        the next time that a text comes, where ``keep`` says so."""
         runner = self._runner(types.products)
         last = len(runner.layers) - 1
         done = []
@@ -167,12 +159,8 @@ class PackedPass:
     def of_shared_pairs(
         self, features: Mapping[str, Any], types: NumberTypes, combine: Combine
     ) -> Float[Tensor, "one token dim"]:
-        """Encode pairs that share their histories, all in one row (see :mod:`xcrossrec.models.pair_attention`).
-
-        Args:
-            features: as :meth:`xcrossrec.models.tokens.PromptTokenizer.encode_shared` gives them.
-            combine: makes one state a token of the streams' last states.
-        """
+        """Encode pairs that share their histories, all in one row, as
+        :meth:`xcrossrec.models.tokens.PromptTokenizer.encode_shared` gives them."""
         layout = SharedLayout.of(features["history"][0], features["candidate"][0], features["position_ids"][0])
 
         def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, dropout: float = 0.0) -> Tensor:

@@ -63,10 +63,10 @@ class Blocks:
 
     @classmethod
     def of(cls, group: Int[Tensor, " token"], first: int, members: Sequence[Int[Tensor, " _"]]) -> Blocks:
-        """Lay out tokens.
+        """Lay out tokens; those of a group keep their order.
 
         Args:
-            group: each token's group, in any order; a group's tokens keep theirs.
+            group: each token's group, in any order.
             first: the first token's number in the row.
             members: the groups of each matrix; every group of ``group`` is in one of them.
         """
@@ -122,7 +122,6 @@ class SharedLayout:
         Args:
             history: each token's history, from 0; tokens of histories come first.
             candidate: each token's candidate, from 0; -1 for tokens of histories.
-            position: each token's position in its text.
         """
         split = int((candidate < 0).sum())
         past, seen, own = history[:split], history[split:], candidate[split:]
@@ -138,13 +137,8 @@ class SharedLayout:
     def mask(
         self, queries: Block, keys: Block, rows: int, window: int | None
     ) -> Float[Tensor, "rowgroup one query key"] | None:
-        """What to add to the scores of a part: nothing for what is seen, :data:`FAR` for the rest.
-
-        Args:
-            queries: block of the part's queries.
-            keys: block of its keys, of the same groups.
-            window: farthest position that is seen; None for all.
-        """
+        """What to add to the scores of a part, of blocks of the same groups: nothing for what is seen, :data:`FAR` for
+        the rest; what is farther than ``window`` positions is not seen."""
         name = (id(queries), id(keys), rows, window)
         if name not in self._masks:
             self._masks[name] = self._make_mask(queries, keys, rows, window)
@@ -174,8 +168,6 @@ def shared_attention(
     """Attention of histories to themselves, and of candidates to their history and themselves.
 
     Args:
-        query, key, value: of all tokens.
-        layout: who belongs to whom.
         scale: factor of the dot products.
         dropout: share of the attention weights dropped.
         window: farthest position that is seen; None for all.

@@ -33,7 +33,7 @@ class StreamRunner:
 
     Attributes:
         mixers: after each of the last layers, what mixes the streams; none for a single stream.
-        bias: gives, for a text's length, what is added to the scores (one, head, length, length).
+        bias: as for :meth:`PackedTexts.attention`.
     """
 
     layers: Sequence[Layer]

@@ -77,11 +77,8 @@ class PackedTexts:
         return sum(count for count, _ in self.groups) * self.groups[-1][1] <= _FEW_SLOTS
 
     def attention(self, bias: Callable[[int], Tensor] | None = None) -> Attention:
-        """Attention of each text to itself, for one stream's tokens.
-
-        Args:
-            bias: gives, for a length, what is added to the scores (one, head, length, length).
-        """
+        """Attention of each text to itself, for one stream's tokens; ``bias`` gives, for a length, what is added to the
+        scores (one, head, length, length)."""
 
         def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, dropout: float = 0.0) -> Tensor:
             sizes = [count * length for count, length in self.groups]
@@ -98,12 +95,7 @@ class PackedTexts:
         return attend
 
     def padded_attention(self, streams: int, bias: Callable[[int], Tensor] | None = None) -> Attention:
-        """Attention of each text to itself, all streams' tokens in one padded matrix.
-
-        Args:
-            streams: number of streams; their tokens follow each other.
-            bias: as for :meth:`attention`.
-        """
+        """The same for so many streams, whose tokens follow each other, all in one padded matrix."""
         longest = self.groups[-1][1]
         lengths = torch.tensor([length for count, length in self.groups for _ in range(count)] * streams)
         present = torch.arange(longest)[None, :] < lengths[:, None]
@@ -140,12 +132,8 @@ def attend_texts(
 
 
 def dropped(states: Tensor, share: float) -> Tensor:
-    """Drop entries: on the CPU by 16 random bits each (``share`` to 1 in 65,536), a fifth of the time of PyTorch's; on
-    other devices as PyTorch does it.
-
-    Args:
-        share: of the entries that become 0; the others grow to keep the mean.
-    """
+    """Drop a ``share`` of the entries, while the others grow to keep the mean: on the CPU by 16 random bits each
+    (``share`` to 1 in 65,536), a fifth of the time of PyTorch's; on other devices as PyTorch does it."""
     if states.device.type != "cpu":
         return nn.functional.dropout(states, share)
     count = round(share * _LEVELS)

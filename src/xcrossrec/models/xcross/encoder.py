@@ -38,12 +38,10 @@ class XCrossEncoder(TitleEncoder):
     integrators and the stream weights train; base and adapters are frozen.
 
     Args:
-        base: the shared base; taken over and changed in place, so do not use it elsewhere.
+        base, max_tokens, pair_attention: as of :class:`xcrossrec.models.encoder.TitleEncoder`.
         adapters: at least two, of one base, with different names.
         top_layers: number of last layers after which the streams are integrated; below, each goes its own way. None
             integrates after all, as in the paper.
-        max_tokens: longest text; None takes what the model can, at most 256.
-        pair_attention: who sees whom in a pair, ``joint`` or ``shared``.
 
     Raises:
         ModelError: fewer than two adapters, or two of one name.
@@ -108,12 +106,8 @@ class XCrossEncoder(TitleEncoder):
     def encode_streams(
         self, input_ids: Int[Tensor, "batch token"], attention_mask: Any, **attention: Any
     ) -> Float[Tensor, "source batch token dim"]:
-        """Run all streams and give each one's refined last states (before stage 4).
-
-        Args:
-            attention_mask: 1 for tokens, 0 for padding; or any form that the backbone takes.
-            **attention: what else :func:`xcrossrec.models.pair_attention.attention_arguments` gives.
-        """
+        """Run all streams and give each one's refined last states (before stage 4); the arguments are those of the
+        backbone (:func:`xcrossrec.models.pair_attention.attention_arguments`)."""
         n = len(self.sources)
         arguments = repeat_rows({"attention_mask": attention_mask, **attention}, n)
         hidden = self.backbone(input_ids=input_ids.repeat(n, 1), **arguments)

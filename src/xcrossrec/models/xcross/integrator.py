@@ -19,12 +19,8 @@ from xcrossrec.exceptions import ModelError
 def mix_sources(
     hidden: Sequence[Float[Tensor, "*batch dim"]], coefficient: Float[Tensor, "source source *batch"]
 ) -> list[Float[Tensor, "*batch dim"]]:
-    """Give each stream a weighted sum of all streams: ``out[m] = sum_j coefficient[m, j] * hidden[j]``.
-
-    Args:
-        hidden: one encoder layer's outputs, one tensor a source.
-        coefficient: ``coefficient[m, j]`` scales source ``j`` inside ``m``; signed, not normalised.
-    """
+    """Give each stream a weighted sum of all streams: ``out[m] = sum_j coefficient[m, j] * hidden[j]``; coefficients
+    are signed, not normalised."""
     mixed = []
     for row in coefficient:
         total = row[0].unsqueeze(-1) * hidden[0]
@@ -66,11 +62,8 @@ class Integrator(nn.Module):
     def pair_weights(
         self, hidden: Sequence[Float[Tensor, "*batch dim"]]
     ) -> tuple[Float[Tensor, " pair *batch"], Float[Tensor, " pair *batch"]]:
-        """Stage 2: apply ``W_concat``; its first half gives z (transfer), the second z' (contrast).
-
-        Returns:
-            ``transfer``, the factor of ``h_j``, and ``contrast``, the factor of ``h_m - h_j``.
-        """
+        """Stage 2: apply ``W_concat``; its first half gives z (transfer, the factor of ``h_j``), the second z'
+        (contrast, that of ``h_m - h_j``)."""
         by_source = torch.split(self.concat_weight.to(hidden[0].dtype), self.dim, dim=1)
         z = nn.functional.linear(hidden[0], by_source[0])
         for state, weight in zip(hidden[1:], by_source[1:], strict=True):
@@ -81,12 +74,8 @@ class Integrator(nn.Module):
     def coefficients(
         self, hidden: Sequence[Float[Tensor, "*batch dim"]], *, without: int | None = None
     ) -> Float[Tensor, "source source *batch"]:
-        """Collect the pair weights into one matrix a token: the identity plus what integration adds.
-
-        Args:
-            hidden: one encoder layer's outputs, one tensor a source.
-            without: leave out everything that this source gives to the others (for ablation).
-        """
+        """Collect the pair weights into one matrix a token: the identity plus what integration adds, but for what the
+        source ``without`` gives to the others (for ablation)."""
         transfer, contrast = self.pair_weights(hidden)
         n = self.sources
         zero = transfer.new_zeros(transfer.shape[1:])
