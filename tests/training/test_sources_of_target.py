@@ -114,6 +114,10 @@ def test_names_come_from_the_domain_and_are_made_unique(two_sources: list[Path],
         "first~2",
         "first~3",
     ]
+    cases = [tmp_path / "a" / "Toys", tmp_path / "b" / "toys", tmp_path / "toys2"]  # one folder on a Mac, and another
+    for folder in cases:
+        folder.mkdir(parents=True)
+    assert source_names(cases) == ["Toys", "toys~2", "toys2"]
 
 
 def test_the_same_adapter_twice_has_two_names(two_sources: list[Path]) -> None:

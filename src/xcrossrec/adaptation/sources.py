@@ -66,9 +66,10 @@ def read_sources(given: Sequence[AnySource], target: Domain, out: Path) -> list[
                 f"source {each.name!r} has too few users to train on: its train split has {users} with two purchases "
                 "or more, expected 2; import more purchases, or leave it out"
             )
-    names = [each.name for each in found]
+    names = [each.name.casefold() for each in found]  # of folders, which macOS does not tell apart by case
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"two sources are called {twice[0]!r}: give each category once")
+        remedy = "give each category once, and each its own name (data import --domain)"
+        raise ConfigError(f"two sources are called {twice[0]!r}: {remedy}")
     return found
 
 

@@ -223,7 +223,8 @@ def source_names(folders: Sequence[Path]) -> list[str]:
     for folder in folders:
         name = (read_manifest(folder).get("domain") or {}).get("name") or folder.resolve().name
         clean = "".join(c if c.isalnum() or c in "-_" else "-" for c in str(name)) or "source"
-        count = sum(other == clean or other.startswith(f"{clean}~") for other in names)
+        folded = clean.casefold()  # each is a folder's name, which macOS does not tell apart by case
+        count = sum(other.casefold().partition("~")[0] == folded for other in names)
         names.append(f"{clean}~{count + 1}" if count else clean)
     return names
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from xcrossrec.data.domain import Domain
-from xcrossrec.data.readers import Columns, Condition, Inputs, Recipe, import_domain
+from xcrossrec.data.readers import Columns, Condition, Inputs, Recipe, copies, import_domain
 from xcrossrec.exceptions import ConfigError, DataError
 
 TITLES = ["Käse", "Öl", "Größe"]
@@ -123,6 +123,15 @@ def test_several_files_folders_patterns_and_archives_are_one(tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="it is a folder without files"):
         taken(tmp_path / "empty")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_zip_file_of_which_files_would_be_lost_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as packed:  # as on a Mac, were the second one called A.csv
+        packed.writestr("a.csv", TABLE)
+        packed.writestr("a.csv", TABLE)
+    with pytest.raises(DataError, match=r"two\.zip has 1 files whose names others have, too: unpack it"):
+        copies.unzip(tmp_path / "two.zip", tmp_path)
 
 
 def test_forms_may_be_mixed_and_folders_be_columns(tmp_path: Path) -> None:

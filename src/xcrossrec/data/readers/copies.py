@@ -163,8 +163,11 @@ def unzip(path: Path, folder: Path) -> Path:
     try:
         with zipfile.ZipFile(path) as packed:
             packed.extractall(inner)
+            lost = sum(not each.is_dir() for each in packed.infolist()) - sum(map(Path.is_file, inner.rglob("*")))
     except (*_FAULTS, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         raise DataError(f"{path} is a corrupt or locked zip file ({error}): fetch or compress it again") from error
+    if lost:  # macOS does not tell names apart by case
+        raise DataError(f"{path} has {lost} files whose names others have, too: unpack it, each under its own")
     return inner
 
 
