@@ -1,4 +1,5 @@
 import errno
+import os
 import resource
 import signal
 import subprocess
@@ -115,6 +116,14 @@ def test_what_cannot_be_printed_to_stderr_ends_no_work() -> None:
     assert done.stdout == "went on\n"
     closed = subprocess.run(f'exec "{sys.executable}" -c "{say}" 2>&-', shell=True, stdout=subprocess.PIPE, text=True)
     assert (closed.stdout, closed.returncode) == ("went on\n", 0)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_a_terminal_without_utf_8_gets_all_that_it_can_show(encoding: str) -> None:
+    code = "from xcrossrec import cli; cli.app.command('say')(lambda: cli.typer.echo('G\u00e4rten \u2116')); cli.main()"
+    told = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code, "say"], env=told, capture_output=True, check=True)
+    assert done.stdout in ("G\u00e4rten \u2116\n".encode(), b"G\xe4rten \\u2116\n")
 
 
 def test_too_little_address_space_is_told_before_anything_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

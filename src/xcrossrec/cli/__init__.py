@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from errno import EACCES, EMFILE, ENAMETOOLONG, ENOSPC, EROFS
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -145,4 +146,6 @@ def main() -> None:
     """Run the command line. As a container's first process, too, SIGTERM ends it: the system would not."""
     if os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
+    if isinstance(sys.stdout, TextIOWrapper):  # of a terminal without UTF-8, which has no place for some titles
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()
