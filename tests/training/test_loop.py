@@ -13,10 +13,12 @@ from xcrossrec.config import TrainingConfig
 from xcrossrec.data import Domain
 from xcrossrec.exceptions import DataError
 from xcrossrec.models.base import load_base
+from xcrossrec.models.bundle import load
 from xcrossrec.models.kinds import build_model
 from xcrossrec.models.source import SourceEncoder, default_lora
 from xcrossrec.training.kinds import TRAININGS
 from xcrossrec.training.loop import _holdout_count, _trainer, uses_bfloat16
+from xcrossrec.types import Scoring
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,22 @@ def test_automatic_precision_asks_the_processor(native: bool, monkeypatch: pytes
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert uses_bfloat16(TrainingConfig(precision="auto")) is native
+
+
+@pytest.mark.parametrize("scoring", ["dual", "pair"])
+def test_a_mac_computes_on_its_processor(
+    tiny_models: Any,
+    settings: Any,
+    target_domain: Domain,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scoring: Scoring,
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)  # which cannot be had here: a use of it fails
+    model = load(tiny_models.late if scoring == "dual" else tiny_models.pair)
+    batches = TRAININGS[scoring].batches(model, target_domain.sequences("train").rows, target_domain.texts, settings())
+    trainer = _trainer(model, batches, None, settings(), tmp_path, "tensorboard")
+    assert (model.device.type, trainer.args.device.type) == ("cpu", "cpu")
 
 
 def test_users_set_aside_have_a_collator_of_their_own(

@@ -88,7 +88,8 @@ def named_for_others(base: str) -> str:
 
 def read_peft(stream: Stream, folder: Path, base: Base) -> Encode:
     """By PEFT, over a fresh base, which is taken over."""
-    return by_torch(stream.reading, Vectors(PeftModel.from_pretrained(base.backbone, str(folder)), stream.head).eval())
+    adapted = PeftModel.from_pretrained(base.backbone, str(folder), torch_device="cpu")
+    return by_torch(stream.reading, Vectors(adapted, stream.head).eval())
 
 
 def by_torch(reading: Reading, model: Vectors) -> Encode:

@@ -61,10 +61,10 @@ class Head:
         shifts = [torch.zeros(dim, dtype=torch.float64) for _ in range(2)]
         for module in maps:
             if isinstance(module, Projection):
-                turn = turn + (module.up.double() @ module.down.double()).detach().cpu()
+                turn = turn + (module.up.detach().cpu().double() @ module.down.detach().cpu().double())
             else:
                 prompted = module.history_mean if isinstance(module, PromptedCenter) else module.mean
-                shifts = [mean.double().cpu() for mean in (module.mean, prompted)]
+                shifts = [mean.cpu().double() for mean in (module.mean, prompted)]
         item, history = (affine(factor * turn, -turn @ shift) for shift in shifts)
         return cls(pooling, dense, item, history if any(isinstance(m, PromptedCenter) for m in maps) else None)
 

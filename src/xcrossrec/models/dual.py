@@ -21,7 +21,7 @@ from torch import nn
 
 from xcrossrec.models.encoder import TitleEncoder
 from xcrossrec.models.heads import Center, HistoryMatcher, Projection, PromptedCenter
-from xcrossrec.models.model import Model, encoder_of, matcher_of
+from xcrossrec.models.model import Model, encoder_of, matcher_of, usual_device
 from xcrossrec.progress import stage
 from xcrossrec.prompts import item_texts
 from xcrossrec.types import EncodingPrecision, PairStart, Scoring
@@ -61,7 +61,9 @@ class DualKind:
         assert isinstance(encoder, TitleEncoder)
         prompts = {"query": encoder.recipe.history_prompt, "document": encoder.recipe.item_prompt}
         usual = "document" if any(prompts.values()) else None
-        model = SentenceTransformer(modules=list(modules), prompts=prompts, default_prompt_name=usual)
+        model = SentenceTransformer(
+            modules=list(modules), prompts=prompts, default_prompt_name=usual, device=usual_device()
+        )
         model.model_card_data.local_files_only = True
         return model
 

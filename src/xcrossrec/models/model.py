@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from xcrossrec.exceptions import BundleError
@@ -12,6 +13,12 @@ from xcrossrec.models.heads import HistoryMatcher
 from xcrossrec.models.pair_head import PairHead
 
 Model: TypeAlias = SentenceTransformer | CrossEncoder
+
+
+def usual_device() -> str | None:
+    """Where a new model is put: on the processor of a Mac, whose GPU (mps) has no float64 and was never tried here;
+    None leaves it to sentence-transformers (the first GPU, or the processor)."""
+    return "cpu" if torch.backends.mps.is_available() else None
 
 
 def encoder_of(model: Model) -> TitleEncoder:

@@ -13,7 +13,7 @@ from torch import nn
 
 from xcrossrec.models.base import reads_backwards_only
 from xcrossrec.models.encoder import TitleEncoder
-from xcrossrec.models.model import Model, encoder_of
+from xcrossrec.models.model import Model, encoder_of, usual_device
 from xcrossrec.models.pair_head import PairHead
 from xcrossrec.prompts import history_prompt, item_texts
 from xcrossrec.types import EncodingPrecision, PairReading, PairStart, Scoring
@@ -43,7 +43,7 @@ class PairKind:
 
     def assemble(self, modules: Sequence[nn.Module]) -> CrossEncoder:
         """Make a ``CrossEncoder``, which gives a score for each history and candidate and asks no hub for anything."""
-        model = CrossEncoder(modules=list(modules), activation_fn=nn.Identity())
+        model = CrossEncoder(modules=list(modules), activation_fn=nn.Identity(), device=usual_device())
         model.model_card_data.local_files_only = True
         return model
 

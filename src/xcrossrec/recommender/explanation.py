@@ -247,7 +247,7 @@ def _explain_xcross(probe: _Probe, encoder: XCrossEncoder) -> list[dict[str, Any
     in_sum = _effects(probe, encoder.left_out, len(named))
     at_layer = [_effects(probe, partial(encoder.silenced, layer=place), len(named)) for place in places]
     coefficients = _mean_coefficients(probe, encoder)
-    weights = encoder.stream_weight.detach().double().cpu().numpy()
+    weights = encoder.stream_weight.detach().cpu().double().numpy()
     shares = np.abs(weights) / max(float(np.abs(weights).sum()), 1e-12)
 
     def source_share(source: int, name: str, item: int) -> SourceShare:

@@ -119,4 +119,4 @@ TRAININGS: Mapping[Scoring, DualTraining | PairTraining] = {"dual": DualTraining
 
 def on_cpu() -> bool:
     """Whether the trainer has no accelerator to move the model to."""
-    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    return not torch.cuda.is_available()
