@@ -15,13 +15,16 @@ from xcrossrec.exceptions import BundleError, DataError, ModelError, StorageErro
 from xcrossrec.replacing import (
     changing,
     check_folder,
+    check_vacant,
     claimed,
+    holds,
     leftovers,
     needing_room,
     replacing_file,
     replacing_folder,
     scratch_folder,
 )
+from xcrossrec.system import FINDER
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def names(folder: Path) -> list[str]:
 
 
 def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replacing, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(replacing, "exchange", lambda one, other: False)
 
 
 @pytest.mark.parametrize("one_step", [True, False])
@@ -64,6 +67,18 @@ def test_the_old_folder_is_never_gone(place: Path, monkeypatch: pytest.MonkeyPat
     with replacing_folder(place) as folder:
         (folder / "new").touch()
     assert names(place) == ["new"]
+
+
+def test_what_macos_puts_into_a_folder_makes_it_nobodys(tmp_path: Path) -> None:
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    (shown / FINDER).touch()
+    assert check_vacant(shown, overwrite=False)
+    assert (holds(shown), holds(tmp_path / "absent")) == (set(), set())
+    fill(shown, "new")
+    assert names(shown) == ["new"]
+    with pytest.raises(BundleError, match="was made by another process meanwhile"):
+        fill(shown, "newer")
 
 
 def test_a_disk_without_locks_holds_nobody_back(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

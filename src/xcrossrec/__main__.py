@@ -1,5 +1,14 @@
-"""The command line as a module: ``torchrun -m xcrossrec`` starts it in several processes."""
+"""The command line as a program, and as a module, which ``torchrun -m xcrossrec`` starts in several processes."""
 
-from xcrossrec.cli import main
+import sys
 
-main()
+from xcrossrec.exceptions import UnsupportedSystemError
+
+try:
+    from xcrossrec.cli import main
+except UnsupportedSystemError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+if __name__ == "__main__":
+    main()

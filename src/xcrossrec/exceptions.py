@@ -9,7 +9,8 @@
     │       └── BaseMismatchError           it belongs to another base model
     ├── StorageError         (OSError)      the disk refuses a write: full, read-only or faulty; nothing was changed
     ├── UnavailableError     (OSError)      a database does not answer; ask again
-    └── MissingExtraError    (ImportError)  an optional dependency is absent; names its install line
+    ├── MissingExtraError    (ImportError)  an optional dependency is absent; names its install line
+    └── UnsupportedSystemError (ImportError)  neither Linux nor macOS
 
 Every message says what failed, the value, what was expected and what to do.
 The command line turns each of them into one sentence on stderr and exit status 2.
@@ -73,6 +74,10 @@ class MissingExtraError(XCrossRecError, ImportError):
     def __init__(self, module: str, extra: str | None) -> None:
         install = module if extra is None else f"'xcrossrec[{extra}]'"
         super().__init__(f"this needs {module!r}, which is not installed: run  pip install {install}")
+
+
+class UnsupportedSystemError(XCrossRecError, ImportError):
+    """This system is neither Linux nor macOS."""
 
 
 _LACKS = {

@@ -6,9 +6,7 @@ lives. One without a lock was left by a crash: whoever writes the same place nex
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import logging
 import os
 import re
@@ -20,11 +18,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from xcrossrec.exceptions import BundleError, DataError, StorageError, XCrossRecError, lacking
+from xcrossrec.system import FINDER, exchange, fcntl, force_to_disk
 
 log = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 _WRITING, _RETIRED = "writing", "retired"
 _TRIES = 5
 _LITTLE = 2**16  # bytes; where not even so many can be written, want of room is why a write failed
@@ -57,7 +55,7 @@ def replacing_folder(path: Path | str, *, overwrite: bool = True) -> Iterator[Pa
     """Lend an empty folder beside ``path`` to fill; when the block is left it is on disk in ``path``'s place.
 
     Without ``overwrite`` that must still be free then (BundleError): somebody may have been quicker. The two change
-    places in one step where the system can (``renameat2`` of Linux), so that there is always the old folder or the new
+    places in one step where the disk can, so that there is always the old folder or the new
     one. All files get the umask's mode, whatever wrote them. The rest is as for a file.
     """
     place = Path(os.path.realpath(path))
@@ -143,15 +141,6 @@ def leftovers(path: Path | str) -> str:
     return "".join(f"; an interrupted replacement left {each}" for each, _ in found)
 
 
-def force_to_disk(path: Path) -> None:
-    """Make a file's content, or a folder's entries, durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def check_name(path: Path | str) -> None:
     """Refuse a path, or another word, that is not UTF-8 (DataError): Polars takes none."""
     if any("\ud800" <= character <= "\udfff" for character in str(path)):
@@ -168,10 +157,15 @@ def check_folder(path: Path) -> None:
         raise DataError(f"{above} is a file and no folder: choose another place")
 
 
+def holds(folder: Path) -> set[str]:
+    """The names in a folder, if there is one, without what macOS itself puts there."""
+    return {each.name for each in folder.iterdir()} - {FINDER} if folder.is_dir() else set()
+
+
 def check_vacant(out: Path, *, overwrite: bool) -> bool:
     """Refuse (BundleError) what may not be replaced; otherwise tell whether nothing is there, or an empty folder."""
     check_folder(out)
-    if not out.exists() or not any(out.iterdir()):
+    if not holds(out):
         return True
     if not overwrite:
         raise BundleError(f"{out} exists: choose another place, or allow to overwrite it (--overwrite)")
@@ -295,6 +289,7 @@ def _unlocked(place: Path) -> Iterator[tuple[Path, int]]:
 
 def _take(temporary: Path, place: Path) -> None:
     try:
+        (place / FINDER).unlink(missing_ok=True)
         temporary.replace(place)  # of a folder over one that is not empty it is refused
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
@@ -305,7 +300,7 @@ def _take(temporary: Path, place: Path) -> None:
 def _change_places(temporary: Path, place: Path) -> None:
     if not place.exists():
         temporary.replace(place)
-    elif not _exchange(temporary, place):
+    elif not exchange(temporary, place):
         retired = _sibling(place, _RETIRED)
         place.replace(retired)
         try:
@@ -314,12 +309,6 @@ def _change_places(temporary: Path, place: Path) -> None:
             retired.replace(place)
             raise
         retired.replace(temporary)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two names change places in one step; False where the system cannot."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
 
 
 def _sibling(place: Path, state: str) -> Path:

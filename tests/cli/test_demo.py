@@ -25,6 +25,7 @@ from xcrossrec.cli import app
 from xcrossrec.cli.demo import SIMULATED, claim, run
 from xcrossrec.data import read_domain
 from xcrossrec.exceptions import DataError
+from xcrossrec.system import FINDER
 
 QUICK = {"epochs": 1, "batch_users": 12}
 OUT = "my demo"
@@ -110,6 +111,8 @@ def first_answer(url: str) -> httpx.Response:
 
 def test_the_next_demo_replaces_what_an_earlier_one_left_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "here"
+    out.mkdir()
+    (out / FINDER).touch()
     claim(out)
     for name in ("garden", "data"):
         (out / name).mkdir()

@@ -7,6 +7,7 @@ import pytest
 
 from xcrossrec.data import Domain, read_domain, store, write_domain
 from xcrossrec.exceptions import DataError
+from xcrossrec.system import FINDER
 
 
 def test_domain_is_read_as_it_was_written(tiny_domain: Domain, tmp_path: Path) -> None:
@@ -57,8 +58,11 @@ def test_write_never_replaces_a_foreign_folder(tiny_domain: Domain, tmp_path: Pa
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
-def test_write_into_an_empty_folder(tiny_domain: Domain, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shown_by_macos", [True, False])
+def test_write_into_an_empty_folder(tiny_domain: Domain, tmp_path: Path, shown_by_macos: bool) -> None:
     (tmp_path / "d").mkdir()
+    if shown_by_macos:
+        (tmp_path / "d" / FINDER).touch()
     write_domain(tiny_domain, tmp_path / "d")
     assert read_domain(tmp_path / "d").name == "tiny"
 

@@ -24,6 +24,7 @@ from xcrossrec.models.merged import MergedEncoder
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.source import SourceEncoder, default_lora
 from xcrossrec.models.xcross.encoder import XCrossEncoder
+from xcrossrec.system import FINDER
 from xcrossrec.types import Scoring
 
 TEXTS = ["w1 w2 w3", "w4", "w5 w6\nw7 w8 w9", "w1 w2\nw3\nw4 w5"]
@@ -157,6 +158,16 @@ def test_an_interrupted_replacement_keeps_the_old_model(
         bundle.save(model, saved, {}, overwrite=True)
     np.testing.assert_array_equal(vectors(bundle.load(saved)), before)
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
+
+
+def test_a_model_that_macos_has_shown_is_the_same(saved: Path) -> None:
+    for folder in (saved, saved / "1_Pooling"):
+        (folder / FINDER).write_bytes(b"where icons stand")
+    bundle.load(saved)
+    bundle.save(bundle.load(saved), saved, {"kind": "x-cross"}, overwrite=True)
+    (saved / "notes.txt").touch()
+    with pytest.raises(BundleError, match=r"has notes\.txt, which its manifest does not list"):
+        bundle.load(saved)
 
 
 def test_a_model_is_replaced_when_asked(make_model: Callable[..., Model], saved: Path) -> None:

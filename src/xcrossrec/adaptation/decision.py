@@ -11,7 +11,7 @@ from typing import Literal, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from xcrossrec.exceptions import BundleError, ConfigError, DataError
-from xcrossrec.replacing import check_folder, replace_text
+from xcrossrec.replacing import check_folder, holds, replace_text
 from xcrossrec.scoring import Rung
 
 FILE, WORK, GIVEN = "decision.json", "work", "given.json"
@@ -299,6 +299,6 @@ def check_run(out: Path, minutes: float) -> None:
     if not minutes > 0:
         raise ConfigError(f"minutes are {minutes}: give more than 0")
     check_folder(out)
-    strange = out.is_dir() and {each.name for each in out.iterdir()} - {WORK}
+    strange = holds(out) - {WORK}
     if strange and not (out / WORK / GIVEN).exists() and not (out / FILE).exists():
         raise DataError(f"{out} exists and holds nothing that adapt left: choose another --out")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +25,7 @@ from xcrossrec.metrics.ranking import ndcg_at_k
 from xcrossrec.progress import Stage, in_words
 from xcrossrec.replacing import replacing_folder
 from xcrossrec.scoring import Scorer
+from xcrossrec.system import most_memory_mb
 from xcrossrec.types import USER, Split
 
 log = logging.getLogger("xcrossrec.adaptation")
@@ -249,16 +248,8 @@ class Timed:
 
     def lap(self) -> tuple[float, float]:
         """Seconds, and megabytes of the process; the next lap begins."""
-        now, memory = time.monotonic(), max(_peak_mb(), self._memory)
+        now, memory = time.monotonic(), max(most_memory_mb(), self._memory)
         seconds, self._began, self._memory = now - self._began, now, 0.0
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         return seconds, memory
-
-
-def _peak_mb() -> float:
-    """Most memory since it was asked to forget; where that cannot be asked, since the process began."""
-    with suppress(OSError):
-        if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii")):
-            return int(found[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

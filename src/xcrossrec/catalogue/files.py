@@ -31,7 +31,8 @@ from xcrossrec.catalogue.scan import Codes, processor_multiplies_integers, quant
 from xcrossrec.catalogue.segment import COLUMNS, Segment
 from xcrossrec.data.store import is_panic
 from xcrossrec.exceptions import StorageError, not_read
-from xcrossrec.replacing import force_to_disk, refused
+from xcrossrec.replacing import refused
+from xcrossrec.system import force_to_disk
 
 VERSION = "catalogue.version"
 

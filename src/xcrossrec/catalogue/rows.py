@@ -33,6 +33,7 @@ _SETTINGS = (
     "locking_mode = EXCLUSIVE",
     "journal_mode = WAL",
     "synchronous = FULL",  # a commit returns once it is on disk
+    "fullfsync = ON",  # and not in the disk's own memory, where macOS leaves it
     "journal_size_limit = 8388608",  # bytes that the log keeps after a large write
 )
 _SCHEMA = (

@@ -36,7 +36,8 @@ from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.copurchase import user_hash
 from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import BundleError, NoCatalogueError, StorageError, XCrossRecError
-from xcrossrec.replacing import check_in_place, check_vacant, force_to_disk, replacing_folder
+from xcrossrec.replacing import check_in_place, check_vacant, replacing_folder
+from xcrossrec.system import force_to_disk
 
 log = logging.getLogger(__name__)
 

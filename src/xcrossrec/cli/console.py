@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import os
-import resource
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -21,6 +20,7 @@ from xcrossrec.engine.engines import EngineName
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.extras import require
 from xcrossrec.progress import showing, to_stderr
+from xcrossrec.system import resource
 from xcrossrec.types import EncodingPrecision
 
 if TYPE_CHECKING:

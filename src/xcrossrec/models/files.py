@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from xcrossrec.exceptions import BundleError, StorageError, not_read
+from xcrossrec.system import FINDER
 
 _MOST_BYTES = 4 * 2**20
 """Of a file of settings; the largest here lists the files of a model, 100 bytes each."""
@@ -154,7 +155,7 @@ def file_digests(folder: Path, *, besides: str, apart: str = "") -> dict[str, st
             if not path.is_file():
                 raise BundleError(f"{path} is neither a file nor a folder: the model is foreign, or was damaged")
             size += path.stat().st_size
-            if path != folder / besides:
+            if path != folder / besides and path.name != FINDER:
                 found[path.relative_to(folder).as_posix()] = path
             if len(found) > _MOST_FILES or size > _MOST_BYTES_IN_ALL:
                 most = f"{_MOST_FILES:,} files or {_MOST_BYTES_IN_ALL:,} bytes"

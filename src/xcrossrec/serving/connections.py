@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import resource
 from asyncio import Transport
 from collections import Counter
 from pathlib import Path
@@ -23,6 +22,7 @@ from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.problems import Problem, busy
 from xcrossrec.serving.room import HOLD_S, Room
 from xcrossrec.serving.settings import Settings
+from xcrossrec.system import resource
 
 log = logging.getLogger(__name__)
 
