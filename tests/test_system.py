@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -39,6 +40,12 @@ def test_windows_is_told_in_one_sentence_what_to_do() -> None:
         "import xcrossrec\ntry: xcrossrec.read_domain\nexcept ImportError as error: print(type(error).__name__, error)"
     )
     assert python.stdout.startswith(f"UnsupportedSystemError {SENTENCE}"), python.stderr
+
+
+def test_no_other_module_imports_what_windows_lacks() -> None:
+    wanted = re.compile(r"^ *(import|from) (fcntl|resource|pwd|grp|termios|posix)\b", re.MULTILINE)
+    package = Path(system.__file__).parent
+    assert [path.name for path in package.rglob("*.py") if wanted.search(path.read_text("utf-8"))] == ["system.py"]
 
 
 def test_the_client_runs_everywhere() -> None:

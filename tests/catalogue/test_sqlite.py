@@ -256,7 +256,8 @@ def test_vectors_are_mapped_and_integers_kept(folder: Path, monkeypatch: pytest.
     with SqliteCatalogue.create(folder, [item(n) for n in range(9)], vectors, fingerprint=MODEL) as store:
         assert files(store) == ["codes-1.npy", "items-1.arrow", "scales-1.npy", "vectors-1.npy"]
         assert (store.snapshot().parts[0].segment.codes is not None) == processor_multiplies_integers()
-        assert str(folder / "vectors-1.npy") in Path("/proc/self/maps").read_text(encoding="utf-8")
+        if (maps := Path("/proc/self/maps")).exists():  # on Linux
+            assert str(folder / "vectors-1.npy") in maps.read_text(encoding="utf-8")
         found = store.snapshot().search(search(vectors[:1]), 3)
     plain = Catalogue.in_memory([item(n) for n in range(9)], vectors, MODEL)
     assert found == plain.snapshot().search(search(vectors[:1]), 3)

@@ -109,6 +109,7 @@ def test_the_cause_counts_and_no_lock_that_another_process_has() -> None:
     assert RUNNER.invoke(failing(wrapped), ["fail"]).stderr == "error: cannot be loaded: copy it again\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk is /dev/full, as Linux has it")
 def test_what_cannot_be_printed_to_stderr_ends_no_work() -> None:
     say = "from xcrossrec.progress import to_stderr, showing, stage; to_stderr('x'); print('went on')"
     with Path("/dev/full").open("w") as full:
