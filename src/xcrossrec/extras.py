@@ -33,11 +33,9 @@ def require(extra: str) -> None:
 
 
 def require_package(module: str, extra: str | None = None) -> None:
-    """Check, without importing it, that a package is installed; MissingExtraError, as there, where it is absent.
+    """Check, without importing it, that a package is installed, under its name in code.
 
-    Args:
-        module: its name, in code and where packages are installed from.
-        extra: that brings it; None where no extra does.
+    ``extra`` brings it; None where none does. MissingExtraError, as there, where it is absent.
     """
     if find_spec(module) is None:
         raise MissingExtraError(module, extra)

@@ -135,8 +135,11 @@ def test_an_item_without_a_title_is_kept_whatever_names_it(tiny_domain: Domain, 
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([1.5, 2.0], "item_id of the catalogue is of type Float64, expected text or integers: read ids as text"),
-        (["a", None], "the catalogue has a row without item_id: give each item an id"),
+        (
+            [1.5, 2.0],
+            "the catalogue have item_id of type Float64, expected text or integers: read ids as text",
+        ),
+        (["a", None], "the items of the catalogue lack item_id in 1 rows .*: remove or complete these rows"),
     ],
 )
 def test_bad_ids_of_a_frame_are_refused(ids: list[Any], message: str) -> None:

@@ -144,7 +144,7 @@ def test_bad_requests_are_refused(late: Recommender, tiny_models: Any) -> None:
         ({"item_id": ["a"]}, "lacks the column 'title'"),
         ({"item_id": ["a", "a"], "title": ["One", "Two"]}, "id 'a' twice"),
         ({"item_id": [1.5], "title": ["One"]}, "of type Float64"),
-        ({"item_id": [None, "a"], "title": ["One", "Two"]}, "has a row without item_id"),
+        ({"item_id": [None, "a"], "title": ["One", "Two"]}, "the items of the catalogue lack item_id in 1 rows"),
         ({"item_id": pl.Series([], dtype=pl.String), "title": pl.Series([], dtype=pl.String)}, "has no items"),
     ],
 )

@@ -114,15 +114,11 @@ def risks_of(domains: Sequence[Domain]) -> tuple[Risk, ...]:
 
 
 def beyond_of(lists: Mapping[str, float] | None) -> Beyond | None:
-    """What the lists of a candidate are like beside being right.
+    """What a candidate's lists, as :class:`xcrossrec.evaluation.EvaluationInfo` has them, are like beside being right.
 
-    Args:
-        lists: of :class:`xcrossrec.evaluation.EvaluationInfo`.
-
-    Returns:
-        ``coverage``, ``gini`` and ``novelty`` (bits) as :func:`xcrossrec.metrics.lists.list_metrics` has them;
-        ``popularity`` is how often a listed product was bought over how often one that customers bought next was, so
-        that more than 1 is a bias towards what sells most; None where there are no lists.
+    ``coverage``, ``gini`` and ``novelty`` (bits) are of :func:`xcrossrec.metrics.lists.list_metrics`; ``popularity`` is
+    how often a listed product was bought over how often one that customers bought next was, so that more than 1 is a
+    bias towards what sells most. None where there are no lists.
     """
     if not lists:
         return None
@@ -172,7 +168,6 @@ def curve_of(maker: Maker, made: Sequence[Made], decision: Decision) -> Curve | 
 
 
 def _curve_s(maker: Maker, decision: Decision) -> float:
-    """Seconds that the curve will take."""
     shop = maker.shop
     chosen, counts = shop.fitted[decision.chosen], sizes(len(shop.users))
     once = shop.pace.reading(shop.domain.items.height, max(1, len(chosen.form.sources)))

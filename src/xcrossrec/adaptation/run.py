@@ -160,7 +160,6 @@ def _wanted(
 
 
 def _pace(out: Path) -> Pace:
-    """What was measured before."""
     with suppress(OSError, ValueError, TypeError):
         return Pace(**json.loads((out / WORK / _PACE).read_text(encoding="utf-8")))
     return Pace()
@@ -268,7 +267,6 @@ def _decide(shop: Shop, judged: Sequence[Source], folder: str) -> Decision:
 
 
 def _candidate(shop: Shop, each: Fitted | Missing, chosen: str) -> Candidate:
-    """What is told of a candidate."""
     form = each.form
     told = partial(Candidate, name=form.name, label=form.label, sources=form.sources, simple=form.simple)
     if isinstance(each, Missing):

@@ -148,10 +148,7 @@ class Shop:
     def attempt(self, forms: Sequence[Form], seconds: float, fit: Callable[[], None]) -> None:
         """Fit candidates that belong together, unless they are kept, or the minutes are too few.
 
-        Args:
-            forms: in the order of simplicity.
-            seconds: that it will take.
-            fit: calls :meth:`keep` for each of them.
+        ``forms`` are in the order of simplicity; ``fit`` takes ``seconds``, and calls :meth:`keep` for each of them.
         """
         self.bar.at(len(self.found), self.planned, forms[0].label)
         kept = [self.kept(form) for form in forms]
@@ -178,13 +175,9 @@ class Shop:
         return True
 
     def keep(self, form: Form, scorer: Scorer, save: Callable[[Path], object], timed: Timed) -> None:
-        """Rank the users by a candidate, and keep it as a whole.
+        """Rank the users by a candidate, whose scorer knows the target's catalogue, and keep it as a whole.
 
-        Args:
-            form: what it is.
-            scorer: bound to the target's catalogue.
-            save: writes its model to a folder.
-            timed: since when it was fitted.
+        ``save`` writes its model to a folder; ``timed`` says since when it was fitted.
         """
         began = time.monotonic()
         asked: tuple[Split, Split] = ("validation", "test")

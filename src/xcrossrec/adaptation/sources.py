@@ -94,11 +94,9 @@ def _clean(name: str) -> str:
 
 
 def ready(each: Given, shop: Shop, base: str, plan: Plan, seconds: float) -> Made | None:
-    """Take a source's adapter, or train it on as many of its users as the time allows.
+    """Take a source's adapter, or train it on as many of its users as the seconds that it may take allow.
 
-    Args:
-        shop: says what texts cost, and how much time there is.
-        seconds: that it may take; None is given where they are too few for 200 users, or all that there are.
+    None where they are too few for 200 users, or all that there are.
     """
     if each.domain is not None and not _is_of(each.folder, each.domain, base):
         config = source_config(**{"seed": shop.seed, **plan.source})

@@ -72,10 +72,7 @@ def check_explanations(
 def claims_of(recommender: Recommender, history: Sequence[str], *, repeats: bool = False) -> list[Claim]:
     """Take away, one by one, what the explanation of the first recommendation names.
 
-    Args:
-        recommender: over a catalogue that has the history's items.
-        history: their ids, oldest first.
-        repeats: whether what was bought may be recommended again.
+    The history's ids, oldest first, are in the recommender's catalogue; ``repeats`` lets it recommend these again.
     """
     asked = [f"id:{item}" for item in history]
     top = recommender.recommend(asked, k=1, include_bought=repeats)

@@ -234,10 +234,9 @@ class Catalogue:
         return len(items)
 
     def delete(self, item_ids: Collection[str]) -> int:
-        """Delete items, unknown ids are no error; gone, and found no longer, when this returns.
+        """Delete items; gone, and found no longer, when this returns. Unknown ids are no error.
 
-        Returns:
-            how many were there; errors as for :meth:`upsert`.
+        Gives how many were there; errors are those of :meth:`upsert`.
         """
         with self._writing:
             self._check_open()
@@ -287,7 +286,6 @@ class Catalogue:
         self._apply(version, written, deleted)
 
     def _apply(self, version: int, written: Segment, deleted: Collection[str]) -> None:
-        """Show a write to searches."""
         if self._since is not None:
             self._since.update(written.row_of, deleted)
         self._snapshot = self._snapshot.changed(version, written, deleted)

@@ -77,7 +77,6 @@ def in_blocks(model: Model, loading: Loading, engine: Engine, out: Path | str) -
 
     Args:
         model: as ``loading`` loads it.
-        loading: of the model.
         engine: where it encodes.
         out: what the vectors are for: a folder, or a database's URL, whose blocks lie beside the model.
 

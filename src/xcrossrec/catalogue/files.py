@@ -43,12 +43,7 @@ _CHUNK = 1 << 20
 def write_segment(folder: Path, number: int, segment: Segment) -> SegmentRecord:
     """Write the files of a segment with at least one item; all of them are on disk when this returns.
 
-    Args:
-        folder: of the catalogue.
-        number: that no other segment there had.
-
-    Raises:
-        StorageError: the disk refuses; nothing of them stays.
+    No other segment had the number. StorageError where the disk refuses; nothing of them stays.
     """
     codes = segment.codes or (quantise(segment.vectors) if worth_quantising(segment.vectors) else None)
     table = BytesIO()

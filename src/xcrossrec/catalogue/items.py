@@ -15,7 +15,7 @@ from xcrossrec.catalogue.kept import is_catalogue, open_kept, shown
 from xcrossrec.catalogue.stored_item import OWN, StoredItem
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.given import Table, as_frame
-from xcrossrec.data.interactions import check_columns
+from xcrossrec.data.interactions import check_columns, text_ids
 from xcrossrec.data.readers.items import understood
 from xcrossrec.data.readers.tables import read_item_file
 from xcrossrec.data.store import read_domain
@@ -89,18 +89,14 @@ def _items(table: pl.DataFrame, name: str, text: ItemText | None) -> list[Stored
     check_columns(name, table.columns, (ITEM, TITLE))
     if text is not None:
         text.check(name, table.columns)
-    kind, missing = table.schema[ITEM], table[ITEM].null_count()
-    if missing:
-        raise DataError(f"{name} has a row without {ITEM}: give each item an id")
-    if not (kind.is_integer() or kind in (pl.String, pl.Categorical) or table.is_empty()):
-        raise DataError(f"{ITEM} of {name} is of type {kind}, expected text or integers: read ids as text")
+    table = text_ids(f"the items of {name}", table, ITEM)
     if unread := [column for column in OWN if table.schema.get(column) == pl.Binary]:
         raise DataError(f"{name} has {unread[0]} of type Binary: make it text, or leave it out")
     table, odd = understood(table)
     for role, said in odd.items():
         log.warning("%s: %s: %s", name, role, said)
     read = [plain(table[column]) for column in (TITLE, "category") if column in table.columns]
-    table = table.with_columns(pl.col(ITEM).cast(pl.String), *read)
+    table = table.with_columns(read)
     titled = table.with_columns(pl.when(is_empty_title()).then(pl.lit("")).otherwise(TITLE).alias(TITLE))
     texts = [column for column, dtype in titled.schema.items() if dtype == pl.String and column not in OWN]
     long = [titled[column] for column in texts if (titled[column].str.len_chars() > _LONGEST_CELL).any()]

@@ -100,16 +100,13 @@ def build_catalogue(model: Model, source: ItemSource, folder: Path | str, *, ove
 def embed_again(
     catalogue: Catalogue, model: Model, folder: Path | str | None = None, encode: Encode | None = None
 ) -> Catalogue:
-    """Give a catalogue another model's vectors while it is served; see :meth:`Catalogue.embed_again`.
+    """Give a catalogue another model's vectors while it is served; see :meth:`Catalogue.embed_again`, also for errors.
 
     Args:
-        catalogue: open.
+        catalogue: open; DataError where no item of it has a field that the model reads.
         model: of the new vectors.
         folder: where it lies, for other processes that have the catalogue open.
         encode: what encodes items as that model does; None is the model, here and now.
-
-    Raises:
-        DataError: no item has a field that the model reads; or as there.
     """
     _with_fields(catalogue, model)
     return catalogue.embed_again(

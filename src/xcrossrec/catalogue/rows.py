@@ -255,17 +255,13 @@ class Rows:
         dead: Collection[DeadRow],
         facts: Mapping[str, Any],
     ) -> None:
-        """Write and delete items in one transaction; on disk when this returns, or nothing is.
+        """Write and delete items in one transaction; on disk when this returns, or nothing is (StorageError).
 
         Args:
             rows: place and values of recent items; a place that is taken is that item, written anew.
             vectors: theirs.
             deleted: ids.
             dead: where written and deleted items stood.
-            facts: to record with it.
-
-        Raises:
-            StorageError: the disk refuses.
         """
         values = [(*row, vector.tobytes()) for row, vector in zip(rows, vectors, strict=True)]
         ids = [(item_id,) for item_id in {*deleted, *(row[1] for row in rows)}]
@@ -338,7 +334,7 @@ class Rows:
         still_recent: Collection[str] = (),
         facts: Mapping[str, Any],
     ) -> None:
-        """Put segments in the place of others and of the recent items, in one transaction.
+        """Put segments in the place of others and of the recent items, in one transaction (StorageError).
 
         Args:
             added: written already.
@@ -346,9 +342,6 @@ class Rows:
             dead: rows of the added ones that count no longer.
             still_recent: ids of recent items that the added ones do not hold as they are now.
             facts: to record with it.
-
-        Raises:
-            StorageError: the disk refuses.
         """
         gone = [(number,) for number in removed]
         kept = frozenset(still_recent)

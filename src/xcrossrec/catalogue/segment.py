@@ -187,18 +187,14 @@ class Segment:
         return [] if row is None else self._rows_of_shared_title.get(title, [row])
 
     def find_titles(self, wanted: str, until: float) -> tuple[Int64[np.ndarray, " found"], Int64[np.ndarray, " found"]]:
-        """Find the rows whose title holds all words of a text that :func:`fold` made.
+        """Find the rows whose title holds all words of a text that :func:`fold` made, which is not empty.
 
         Args:
-            wanted: the text, not empty.
-            until: when to stop, in seconds of the monotonic clock.
+            until: when to stop (TimeoutError), in seconds of the monotonic clock.
 
         Returns:
             the rows, rising, and a rank each: 0 where the title starts with the text, 1 where a word of it does,
             2 where it holds the text anywhere, else 3.
-
-        Raises:
-            TimeoutError: time was over.
         """
         titles, rows = self.folded_titles(), np.arange(len(self))
         for word in sorted(set(wanted.split()), key=len, reverse=True):

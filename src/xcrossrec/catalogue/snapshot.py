@@ -197,12 +197,9 @@ class HeldSnapshot(Snapshot):
         return tuple(chosen)
 
     def rebased(self, merged: Segment, instead_of: Collection[Segment], since: Collection[str]) -> HeldSnapshot:
-        """The same items, many of them in a segment that others of an earlier version were merged to.
+        """The same items, with ``merged`` to be searched instead of others that it was made of, in an earlier version.
 
-        Args:
-            merged: to be searched instead of the others.
-            instead_of: the others.
-            since: ids that were written or deleted after that version.
+        ``since`` are the ids that were written or deleted after that version.
         """
         kept = [part for part in self.parts[:-1] if part.segment not in instead_of]
         fresh = self.recent.segment.table["item_id"].is_in(list(since)).to_numpy() & self.recent.alive

@@ -77,7 +77,6 @@ class _Progress(logging.Handler):
     """Writes the package's log records to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
         to_stderr(self.format(record))
 
 

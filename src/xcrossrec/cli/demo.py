@@ -15,7 +15,7 @@ from xcrossrec.cli.console import log, prepare, progress_to_stderr
 from xcrossrec.cli.recommend import as_text as listed
 from xcrossrec.exceptions import DataError
 from xcrossrec.extras import require
-from xcrossrec.replacing import check_folder, holds
+from xcrossrec.replacing import check_vacant
 
 if TYPE_CHECKING:
     from xcrossrec.adaptation.candidates import Plan
@@ -51,8 +51,7 @@ def demo(
 
 def claim(out: Path) -> None:
     """Make the folder ready; a former demo's content goes, nobody else's does (DataError)."""
-    check_folder(out)
-    if holds(out) and not (out / MARKER).exists():
+    if not check_vacant(out, overwrite=True) and not (out / MARKER).exists():
         raise DataError(f"{out} exists and is not an earlier demo (it has no {MARKER}): choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).write_text(json.dumps({"simulated": True}), encoding="utf-8")

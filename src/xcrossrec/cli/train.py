@@ -212,7 +212,6 @@ def target(
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """Read training settings from a TOML file."""
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
         TrainingConfig.from_mapping(found)

@@ -76,17 +76,9 @@ class ServiceBusyError(ServiceError):
 
 
 def read(kind: Any, answer: bytes, key: str | None = None) -> Any:
-    """Take an answer's JSON, or one key of it, as a type.
+    """Take an answer's JSON, or one key of it, as a dataclass, a tuple of them, or a plain type (else ServiceError).
 
     Keys that the type lacks are ignored, so that a newer server is understood.
-
-    Args:
-        kind: a dataclass, a tuple of them, or a plain type.
-        answer: JSON.
-        key: the part to take; None takes the whole.
-
-    Raises:
-        ServiceError: it is something else.
     """
     from pydantic import ValidationError
 

@@ -181,7 +181,6 @@ def _entries(history: Sequence[HistoryEntry]) -> list[dict[str, str]]:
 
 
 def _entry(entry: HistoryEntry) -> dict[str, str]:
-    """Write an entry as the service reads it."""
     if isinstance(entry, str):
         kind, colon, named = entry.partition(":")
         if colon and kind in ("id", "title"):

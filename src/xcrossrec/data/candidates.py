@@ -115,15 +115,13 @@ def can_draw(domain: Domain, split: Split, negatives: Negatives) -> bool:
 def candidates_for(
     domain: Domain, split: Split, negatives: Negatives, *, seed: int, directory: Path | str | None
 ) -> Candidates:
-    """Read the candidate lists from their file, or draw them and write it.
+    """Read the candidate lists, ``uniform`` or ``popularity``, from their file, or draw them and write it.
 
     Args:
-        negatives: ``uniform`` or ``popularity``.
         directory: the domain's folder, the file lies in its ``candidates``; None draws and writes nothing.
 
     Raises:
-        DataError: the file belongs to other data or other settings, or is damaged; see also
-            `draw_candidates`.
+        DataError: the file belongs to other data or other settings, or is damaged; see also `draw_candidates`.
     """
     if directory is None:
         return draw_candidates(domain, split, negatives, seed=seed)

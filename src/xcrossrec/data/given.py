@@ -15,11 +15,9 @@ Table: TypeAlias = Any
 
 
 def as_frame(what: str, table: Table) -> pl.DataFrame:
-    """Make a polars table of what holds one (DataError where it is none).
+    """Make a polars table of a :data:`Table` (DataError names ``what`` it should be, where it is none).
 
-    Args:
-        what: the table, for messages.
-        table: see :data:`Table`; what pandas writes for missing (NaN, NaT) becomes null.
+    What pandas writes for missing (NaN, NaT) becomes null.
     """
     if isinstance(table, pl.DataFrame):
         return table

@@ -241,10 +241,9 @@ def _span(numbers: Int64[np.ndarray, " row"]) -> int:
 
 
 def _catalogue(name: str, items: pl.DataFrame) -> pl.DataFrame:
-    """Check the catalogue."""
     what = f"the items of domain {name!r}"
     check_columns(what, items.columns, (ITEM, TITLE))
-    raw = _text_ids(what, _typed(what, items), ITEM).unique(maintain_order=True)
+    raw = text_ids(what, _typed(what, items), ITEM).unique(maintain_order=True)
     twice = raw.filter(pl.col(ITEM).is_duplicated())[ITEM].unique(maintain_order=True)
     if twice.len():
         raise DataError(f"{what} give {twice.len()} ids more than one title ({_examples(twice)}): keep one row an item")
@@ -277,7 +276,7 @@ def _interactions(name: str, split: Split, frame: pl.DataFrame) -> pl.DataFrame:
     what = f"the {split} interactions of domain {name!r}"
     check_columns(what, frame.columns, (USER, ITEM))
     time = _time_columns(frame)
-    frame = _text_ids(what, frame.select(USER, ITEM, *time), USER, ITEM)
+    frame = text_ids(what, frame.select(USER, ITEM, *time), USER, ITEM)
     frame = _timed(what, frame) if TIMESTAMP in time else frame
     frame = _placed(what, frame) if POSITION in time else order(frame)  # by fractions of a second, too
     return canonical(frame)
@@ -302,7 +301,7 @@ def _refuse(what: str, given: pl.Series, bad: pl.Series, remedy: str) -> None:
         raise DataError(f"{what} have {value}: {remedy}")
 
 
-def _text_ids(what: str, frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
+def text_ids(what: str, frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
     """Make ids text; refuse missing ones, and fractions, whose text form is ambiguous."""
     for column in columns:
         dtype = frame.schema[column]

@@ -18,10 +18,7 @@ def with_shared_users(domain: Domain, others: Sequence[Domain]) -> Domain:
 
     Args:
         domain: the new category; former histories of its users elsewhere are replaced.
-        others: established categories, each of another name. All of their splits count.
-
-    Raises:
-        DataError: two domains of one name, or one that shares no user.
+        others: established categories, each of another name, each with a user of its (DataError). All splits count.
     """
     names = [domain.name, *(other.name for other in others)]
     if twice := next((name for name in names if names.count(name) > 1), None):

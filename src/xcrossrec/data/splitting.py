@@ -21,11 +21,7 @@ SAME_USERS = (LEAVE_LAST_OUT, "temporal")
 
 
 def by_user(interactions: pl.DataFrame, *, validation: float, test: float, seed: int) -> dict[Split, pl.DataFrame]:
-    """Give each split a share of the users, drawn by seed, whatever the order of the rows.
-
-    Args:
-        validation: share of the users, 0 for no such split.
-        test: share of the users, 0 for no such split.
+    """Give each split a share of the users, 0 for no such split, drawn by seed, whatever the order of the rows.
 
     Raises:
         ConfigError: shares that are negative or leave nothing for train.
@@ -114,15 +110,12 @@ def bought_after(train: pl.DataFrame, split: pl.DataFrame) -> tuple[int, int] | 
 
 
 def leave_last_out(interactions: pl.DataFrame) -> dict[Split, pl.DataFrame]:
-    """Split every user in time: the last item is for test, the one before for validation.
+    """Split every user in time: the last item is for test, the one before for validation (DataError: nobody has three).
 
     The target is the last item of a sequence in every split, so train holds all but a user's last two
     items, validation all but the last, and test the whole sequence. Users of fewer than three items are in
     train alone, uncut. The same users are thus in every split, by design; state the way in the manifest and
     the linter reports that as a warning, not as an error.
-
-    Raises:
-        DataError: no user has three items.
     """
     ordered = order(interactions)
     del interactions  # the caller may have handed them over

@@ -17,7 +17,7 @@ from xcrossrec._version import __version__
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import ConfigError, DataError, not_read
-from xcrossrec.replacing import as_path, check_folder, holds, replacing_folder, state_of
+from xcrossrec.replacing import as_path, check_vacant, replacing_folder, state_of
 from xcrossrec.types import SPLITS
 
 FORMAT_VERSION = 2
@@ -192,10 +192,9 @@ def is_panic(error: BaseException) -> bool:
 
 def refuse_taken(path: Path, *, overwrite: bool) -> None:
     """Refuse (DataError) to write below a file, or over anything but an empty folder or, if asked to, a domain."""
-    check_folder(path)
-    if not path.exists() or (path.is_dir() and not holds(path)):
+    if check_vacant(path, overwrite=True):
         return
-    if not path.is_dir() or not (path / MANIFEST).is_file():
+    if not (path / MANIFEST).is_file():
         raise DataError(f"{path} exists and is not a domain folder: it is left alone, choose another path")
     if not overwrite:
         raise DataError(

@@ -168,8 +168,7 @@ class ItemText:
     def render(self, items: pl.DataFrame) -> pl.Series:
         """Write every item's text: by row, without line breaks, empty where all fields are.
 
-        Args:
-            items: a table with a column a field, in any type; DataError where it lacks one.
+        The table has a column a field, in any type (DataError where it lacks one).
         """
         self.check("the table of items", items.columns)
         cleaned = {name: clean_text(items[name], title=name == TITLE) for name in self.fields}
@@ -318,7 +317,6 @@ def _first_words(texts: pl.Series, words: int | None) -> pl.Series:
 
 
 def _where(texts: pl.Series, wanted: pl.Series, change: Callable[[pl.Series], pl.Series]) -> pl.Series:
-    """Change some of the texts."""
     rows = wanted.arg_true()
     return texts.scatter(rows, change(texts.gather(rows))) if rows.len() else texts
 

@@ -5,7 +5,6 @@ Uvicorn's own protocol over httptools keeps headers of any size, and waits for e
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from asyncio import Transport
@@ -289,9 +288,7 @@ class Connection(HttpToolsProtocol):
 
 
 def _written(problem: Problem, *, keep: bool) -> bytes:
-    """An answer as it is sent."""
-    body = json.dumps(problem.body).encode()
-    sent = {"content-type": "application/json", "content-length": str(len(body)), **problem.headers}
+    body, sent = problem.answer()
     if not keep:
         sent["connection"] = "close"
     lines = [f"{name}: {value}\r\n".encode() for name, value in sent.items()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -172,7 +171,6 @@ class _Visit:
             scope["method"] = "GET"
 
     async def send(self, message: Message) -> None:
-        """Pass an answer on."""
         if self._bare:
             self.scope["method"] = "HEAD"  # the server and the log shall know it again
             message = {**message, "body": b""} if message["type"] == "http.response.body" else message
@@ -193,8 +191,7 @@ class _Visit:
 
 
 async def _send(send: Send, problem: Problem) -> None:
-    body = json.dumps(problem.body).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **problem.headers}
+    body, headers = problem.answer()
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": problem.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,10 +28,10 @@ class Problem(XCrossRecError):  # noqa: N818 - what HTTP calls it
         self.code = code
         self.headers = dict(headers or {})
 
-    @property
-    def body(self) -> dict[str, Any]:
-        """As JSON."""
-        return {"error": {"code": self.code, "message": str(self)}}
+    def answer(self) -> tuple[bytes, dict[str, str]]:
+        """Its body, which is JSON, and its headers."""
+        body = json.dumps({"error": {"code": self.code, "message": str(self)}}).encode()
+        return body, {"content-type": "application/json", "content-length": str(len(body)), **self.headers}
 
 
 def busy(message: str, *, status: int = 429, code: str = "busy", retry_s: int = 1) -> Problem:

@@ -27,7 +27,7 @@ from xcrossrec.recommender.ranking import or_error
 from xcrossrec.serving.answering import Answering
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.problems import Problem
-from xcrossrec.serving.schemas import ForgetRequest, ItemToStore, ModelInfo
+from xcrossrec.serving.schemas import CatalogInfo, ForgetRequest, ItemToStore, ModelInfo
 from xcrossrec.serving.settings import Settings, Spec
 from xcrossrec.serving.worker import Worker
 
@@ -113,20 +113,18 @@ class Served:
         """What /v1/model shows."""
         encoder = encoder_of(self.model)
         snapshot = self.store.snapshot()
-        return ModelInfo.model_validate(
-            {
-                "name": self.spec.name,
-                "domain": self.domain,
-                "sources": list(encoder.sources),
-                "scoring": kind_of(self.model).name,
-                "text": encoder.text.template,
-                "parameters": self.manifest.get("parameters") or {},
-                "fingerprint": self.store.fingerprint,
-                "base": self.manifest["base"],
-                "created": self.manifest.get("created"),
-                "catalog": {"items": len(snapshot), "version": snapshot.version},
-                "report": self.report is not None,
-            }
+        return ModelInfo(
+            name=self.spec.name,
+            domain=self.domain,
+            sources=list(encoder.sources),
+            scoring=kind_of(self.model).name,
+            text=encoder.text.template,
+            parameters=self.manifest.get("parameters") or {},
+            fingerprint=self.store.fingerprint,
+            base=self.manifest["base"],
+            created=self.manifest.get("created"),
+            catalog=CatalogInfo(items=len(snapshot), version=snapshot.version),
+            report=self.report is not None,
         )
 
     def close(self) -> None:
@@ -140,7 +138,6 @@ class Served:
             worker.join()
 
     def _explain(self, answer: Answer) -> list[Explanation]:
-        """Say why the items of an answer have their scores."""
         with self._of_second:
             return self._second.explain_answer(answer)
 
@@ -219,11 +216,9 @@ def _one_by_one(work: Callable[[Any], Any], questions: Sequence[Any]) -> list[An
 
 
 def load(spec: Spec, base: str | None = None) -> tuple[Model, dict[str, Any]]:
-    """Load and verify a bundle; ``base`` as for :func:`xcrossrec.load`.
+    """Load and verify a bundle; ``base``, and BaseMismatchError, as for :func:`xcrossrec.load`.
 
-    Raises:
-        BundleError: incomplete, changed, foreign or unsafe content, or a path that the system refuses.
-        BaseMismatchError: no base is there that has the digest of the training, or the given one has another.
+    BundleError: incomplete, changed, foreign or unsafe content, or a path that the system refuses.
     """
     try:
         manifest = bundle.read_bundle_manifest(spec.path)

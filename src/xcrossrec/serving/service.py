@@ -101,9 +101,8 @@ class Service:
     async def replace(self, name: str, path: Path | None) -> Served:
         """Put another bundle in a model's place; no request is lost.
 
-        Raises:
-            Problem: 404 for an unknown name, 409 while it is being replaced already.
-            BundleError: the new bundle cannot be used; the old one goes on.
+        Problem: 404 for an unknown name, 409 while it is being replaced already. BundleError: the new bundle cannot be
+        used; the old one goes on.
         """
         if name not in self.models:
             raise Problem(404, "unknown_model", f"no model is called {name[:80]!a}: there is {self._choices()}")

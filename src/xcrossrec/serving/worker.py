@@ -82,14 +82,9 @@ class Worker(Generic[Q, A]):
         return len(self._jobs)
 
     async def ask(self, question: Q, *, timeout_s: float, gone: Gone | None = None, admitted: bool = False) -> A:
-        """Wait for an answer, at most so many seconds, and while the asker does.
+        """Wait for an answer, at most so many seconds, and while the asker does; ``admitted`` was let in before.
 
-        Args:
-            gone: tells whether the asker hung up.
-            admitted: it was let in before, so that it is not refused now.
-
-        Raises:
-            Problem: 429 where the queue is full, 503 where time is over; and whatever the answer raises.
+        Problem: 429 where the queue is full, 503 where time is over; and whatever the answer raises.
         """
         job = self._submit(question, timeout_s, admitted=admitted)
         try:

@@ -87,7 +87,6 @@ def _tens_of(candidate: Candidate) -> Interval | None:
 
 
 def _plots(decision: Decision, measured: Sequence[Candidate]) -> dict[str, list[Bar]]:
-    """The lines of each plot of bars."""
     rivals = [(each, each.report["mrr"]) for each in measured if each.report]
     left_out = [(each, each.without) for each in decision.sources if each.without is not None]
     return {

@@ -115,15 +115,11 @@ class PostgresCatalogue(Catalogue):
 
     @classmethod
     def open(cls, url: str, *, fingerprint: str | None) -> Self:
-        """Open a catalogue.
+        """Open a catalogue (BundleError: none is there, or another model's; UnavailableError: nobody answers).
 
         Args:
             url: as :meth:`create` takes it.
             fingerprint: of the model that queries will come from; None takes whatever model's vectors are there.
-
-        Raises:
-            BundleError: no catalogue there, or one of another model's vectors.
-            UnavailableError: the database does not answer.
         """
         tables = Tables(Database(url))
         if fingerprint is not None:
@@ -308,10 +304,7 @@ class PostgresCatalogue(Catalogue):
     ) -> Self:
         """Give all items another model's vectors, beside the present ones, and let them count in one step; see
         :meth:`Catalogue.embed_again`. One process at a time does that; another one that wanted the same vectors takes
-        them.
-
-        Raises:
-            UnavailableError: the database does not answer; the present vectors go on counting.
+        them. UnavailableError where the database does not answer; the present vectors go on counting.
         """
         self._check_open()
         with self._tables.database.alone() as lock:

@@ -88,9 +88,7 @@ class Database:
     ) -> list[tuple[Any, ...]]:
         """Ask one question, with a ``SET LOCAL`` for it alone; on a new connection if the old one was lost.
 
-        Raises:
-            UnavailableError: nobody answers.
-            BundleError: the tables are not there.
+        UnavailableError where nobody answers, BundleError where the tables are not there.
         """
 
         def ask(connection: Connection[Any]) -> list[tuple[Any, ...]]:

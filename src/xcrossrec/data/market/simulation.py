@@ -141,12 +141,7 @@ def taste_weights(tastes: Tastes, catalogue: Catalogue, loadings: Loadings) -> F
 def history_weights(
     bought: Bool[np.ndarray, "user item"], last: Int64[np.ndarray, " user"], catalogue: Catalogue
 ) -> Float[np.ndarray, "user item"]:
-    """Compute the factors of ``w`` that come from the history.
-
-    Args:
-        bought: the items that each customer has.
-        last: the row of the last one; -1 = nothing yet.
-    """
+    """Compute the factors of ``w`` that come from the history: what each customer has, and the last row (-1: none)."""
     members = catalogue.product_type[:, None] == np.arange(len(catalogue.complement))
     has_type = (bought.astype(np.float32) @ members.astype(np.float32)) > 0
     wanted = np.where(last < 0, -1, catalogue.complement[catalogue.product_type[last]])

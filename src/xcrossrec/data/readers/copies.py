@@ -172,13 +172,9 @@ def unzip(path: Path, folder: Path) -> Path:
 
 
 def rewrite_table(text: Text, names: Sequence[str], how: Mapping[str, Any], folder: Path) -> Path:
-    """Write a table of text anew, without its header, every value quoted.
+    """Write a table of text anew, without its header, every value quoted; ``how`` is what `csv.reader` is told.
 
-    Args:
-        how: what `csv.reader` is told of separator, quotes and escapes.
-
-    Raises:
-        DataError: a row with more fields than there are columns, or quotes that come in no pairs, with the line.
+    DataError: a row with more fields than there are columns, or quotes that come in no pairs, with the line.
     """
     with _new(folder) as (path, out), _lines(text) as lines:
         plain = csv.writer(out, delimiter=how["delimiter"], quoting=csv.QUOTE_ALL, lineterminator="\n")

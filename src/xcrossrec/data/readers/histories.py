@@ -31,23 +31,18 @@ def with_histories(tables: Mapping[Split, pl.DataFrame]) -> tuple[list[pl.DataFr
     parts = {split: _from_history(table) if listed else order(table) for split, table in tables.items()}
     past, same, filled = parts["train"], False, False
     for split in [split for split in parts if split != "train"]:
-        if _share(parts[split], past) >= MOST:
+        users = parts[split][USER].unique()
+        if (users.is_in(past[USER].unique().implode()).mean() or 0) >= MOST:  # type: ignore[operator]
             same = True
             if HISTORY not in tables[split].columns:
-                parts[split], users = _after(past, parts[split])
-                filled = filled or users > 0
-                _LOG.info("%s: %d users have their history from the parts before", split, users)
-        rest = past.filter(~pl.col(USER).is_in(parts[split][USER].unique().implode()))
+                parts[split], found = _after(past, parts[split])
+                filled = filled or found > 0
+                _LOG.info("%s: %d users have their history from the parts before", split, found)
+        rest = past.filter(~pl.col(USER).is_in(users.implode()))
         past = pl.concat([parts[split], rest])
     result = parts if listed or filled else tables
     told: dict[str, object] = {"split": "leave_last_out"} if same and (listed or filled) else {}
     return [table.with_columns(pl.lit(split).alias(SPLIT)) for split, table in result.items()], told
-
-
-def _share(part: pl.DataFrame, past: pl.DataFrame) -> float:
-    """Give the share of a part's users who were in the parts before it."""
-    users = part[USER].unique()
-    return float(users.is_in(past[USER].unique().implode()).mean() or 0)  # type: ignore[arg-type]
 
 
 def _from_history(table: pl.DataFrame) -> pl.DataFrame:

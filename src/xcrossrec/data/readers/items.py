@@ -78,14 +78,11 @@ def item_rows(
     keep: pl.Series | None = None,
     mend: Expression | None = None,
 ) -> ItemRows:
-    """Read the items of some files.
+    """Read the items of some files (DataError: a column is missing).
 
     Args:
         others: whether further columns are kept, as text.
         keep: take these item ids only (Categorical), so that a large catalogue is never held; None takes all.
-
-    Raises:
-        DataError: missing columns.
     """
     rows = ItemRows()
     for source in sources:
@@ -103,8 +100,7 @@ def _taken(
 ) -> ItemRows:
     """Take one file's rows with an id, and count the others; rows of one item are joined when many have come.
 
-    Args:
-        again: columns of which mostly the same values come again and again, as among interactions.
+    Of the columns in ``again`` mostly the same values come again and again, as among interactions.
     """
     rows, joined = ItemRows(), 0
     seen = pl.DataFrame(schema={_HASH: pl.UInt64})

@@ -165,13 +165,9 @@ class _Job:
 def interactions_of(
     source: Source, columns: Columns, inputs: Inputs, tally: Tally, *, remedy: str, check: Check | None = None
 ) -> pl.DataFrame:
-    """Read the interactions of one file.
+    """Read the interactions of one file; ``remedy`` says what to do about a time in another unit than the first one.
 
-    Args:
-        remedy: what to do when a time is in another unit than ``columns.time_unit`` or the first one.
-
-    Raises:
-        DataError: missing columns, values that are no ids, times or positions, views among the purchases.
+    DataError: missing columns, values that are no ids, times or positions, views among the purchases.
     """
     present = source.types
     path, hint, elsewhere = source.shown, source.hint(), bool(inputs.items)

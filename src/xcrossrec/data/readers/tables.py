@@ -56,9 +56,8 @@ class Plan:
 def read_tables(form: Form | None, inputs: Inputs, blocks: Blocks | None = None) -> RawDomain:
     """Read own tables: interactions in one or one set a split, and titles from tables of items or the same tables.
 
-    Raises:
-        ConfigError: inputs that leave out what is needed, or give both ways.
-        DataError: missing or malformed files, missing columns, times in several units, rows that lack something.
+    ConfigError: inputs that leave out what is needed, or give both ways. DataError: missing or malformed files, missing
+    columns, times in several units, rows that lack something.
     """
     if bool(inputs.interactions) == bool(inputs.splits):
         raise ConfigError(
@@ -189,7 +188,9 @@ def read_bought(
             for tables, told in blocks.read(files, partial(_bought_of_file, plan, inputs), "bought", plan.columns):
                 tally.add(Tally(**told))
                 parts += tables
-        return _joined([part for part in parts if part.width], ", ".join(shown))
+        found = [part for part in parts if part.width]
+        _refuse_mixture(found, ", ".join(shown))
+        return pl.concat(found, rechunk=True) if found else pl.DataFrame()
 
     given: Mapping[Split, Any] = inputs.splits or {"train": inputs.interactions}
     tables = {split: table(given[split]) for split in SPLITS if split in given}
@@ -239,11 +240,6 @@ def _items_of_file(
             plan = replace(plan, form=None, names=None)
         rows = _items(plan, inputs, keep, sources_in(file, plan.form, reading_of(plan, inputs, folder)))
         return rows.parts, {name: value for name, value in vars(rows).items() if name != "parts"}
-
-
-def _joined(tables: Sequence[pl.DataFrame], paths: str) -> pl.DataFrame:
-    _refuse_mixture(tables, paths)
-    return pl.concat(tables, rechunk=True) if tables else pl.DataFrame()
 
 
 def _refuse_mixture(tables: Sequence[pl.DataFrame], paths: str) -> None:
