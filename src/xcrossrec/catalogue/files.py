@@ -25,8 +25,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xcrossrec.catalogue.facts import LAST_VERSION
-from xcrossrec.catalogue.rows import DATABASE, DamagedError, SegmentRecord, check_is_file
+from xcrossrec.catalogue.rows import DATABASE, LAST_VERSION, DamagedError, SegmentRecord, check_is_file
 from xcrossrec.catalogue.scan import Codes, processor_multiplies_integers, quantise, worth_quantising
 from xcrossrec.catalogue.segment import COLUMNS, Segment
 from xcrossrec.data.store import is_panic

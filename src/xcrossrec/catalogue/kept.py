@@ -44,9 +44,9 @@ def check_beside(folder: Path) -> None:
     """Refuse (BundleError) to replace a folder whose catalogue is open, or holds more than it was made of."""
     for place in folder.glob(".catalogue-*"):
         with open_kept(place, fingerprint=None) as catalogue:
-            changed = catalogue.snapshot().version > 1
-        if changed or recorded_purchases(place).forgotten:
-            raise BundleError(f"{place} holds what was written over HTTP: move or delete it first, or import elsewhere")
+            if catalogue.version > 1 or catalogue.forgotten:
+                said = f"{place} holds what was written over HTTP: move or delete it first, or import elsewhere"
+                raise BundleError(said)
 
 
 def kind_kept(place: Path | str) -> type[Kept]:

@@ -15,15 +15,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 from zlib import crc32
 
 import numpy as np
 from jaxtyping import Float32
+from pydantic import AfterValidator, Field, ValidationError
 
-from xcrossrec.catalogue.facts import read_facts
 from xcrossrec.catalogue.purchases import LAST_NUMBER, can_be_kept
+from xcrossrec.data.text import ItemText
 from xcrossrec.exceptions import BundleError, StorageError, XCrossRecError, not_read
+from xcrossrec.models.files import Settings, what_does_not_fit
 from xcrossrec.replacing import refused
 
 DATABASE = "catalogue.sqlite"
@@ -49,6 +51,26 @@ _SCHEMA = (
 )
 _MARKS = "SELECT place, item_check, vector_check FROM recent"
 _THIS = " WHERE item_id = ?"  # not in a list as JSON, where SQLite ends a text at a zero character
+
+
+LAST_VERSION = 10**15
+"""No catalogue is written to so often."""
+
+_Sum: TypeAlias = Annotated[int, Field(ge=0)]
+
+
+class _Facts(Settings):
+    """What is said of a catalogue as a whole; it may come from anybody, so a schema says what it can be."""
+
+    fingerprint: str
+    dim: Annotated[int, Field(ge=0, le=65_536)]
+    version: Annotated[int, Field(ge=0, le=LAST_VERSION)]
+    text: Annotated[str, AfterValidator(lambda text: ItemText(text).template)]
+    recent: _Sum
+    segments: _Sum
+    purchases: _Sum
+    forgotten: tuple[str, ...] = ()
+    unwiped: bool = False
 
 
 class InUseError(BundleError):
@@ -176,9 +198,9 @@ class Rows:
             if len(found) != 1 or crc32(str(found[0][0]).encode()) != found[0][1]:
                 raise DamagedError(path, "the checksum of its facts differs")
             try:
-                rows._facts = read_facts(str(found[0][0]))
-            except ValueError as error:
-                raise DamagedError(path, error) from error
+                rows._facts = _Facts.model_validate_json(str(found[0][0])).model_dump(exclude_unset=True)
+            except ValidationError as error:
+                raise DamagedError(path, f"of its facts, {what_does_not_fit(error)}") from error
         except BaseException:
             rows.close()
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -84,11 +83,13 @@ def evaluate(
     domain.frame(split)
     lacking = {field: _lacking(domain, subject, field) for field in without or ()}
     prepare("train")
+    from xcrossrec.baselines.named import scorer_for
     from xcrossrec.evaluation import compare as compare_results
     from xcrossrec.evaluation import headline, summary_table
 
     def ranked(read: Domain) -> Evaluation:
-        return _ranked(subject, domain, read, split, asked, seed, first_writable(directory), base, strict)
+        found = scorer_for(subject, read, base=base, strict=strict)
+        return _ranked(found, domain, split, asked, seed, first_writable(directory))
 
     with progress_to_stderr():
         result = ranked(domain)
@@ -102,21 +103,10 @@ def evaluate(
 
 
 def _ranked(
-    subject: str,
-    domain: Domain,
-    read: Domain,
-    split: Split,
-    negatives: Sequence[Negatives] | None,
-    seed: int,
-    candidates: Path | None,
-    base: str | None,
-    strict: bool,
+    found: Subject, domain: Domain, split: Split, negatives: list[Negatives] | None, seed: int, candidates: Path | None
 ) -> Evaluation:
-    """Rank a domain's users and candidates by what reads the items of ``read``."""
-    from xcrossrec.baselines.named import scorer_for
     from xcrossrec.evaluation import evaluate as evaluate_scorer
 
-    found = scorer_for(subject, read, base=base, strict=strict)
     if known := found.known_targets(domain, split):
         log.warning(
             f"of {known:,} users in {split} the model knows what they bought, which is asked for, from its training or "
