@@ -11,6 +11,7 @@ import pytest
 import xcrossrec
 from xcrossrec.exceptions import MissingExtraError
 from xcrossrec.extras import EXTRAS, require
+from xcrossrec.training.trackers import check_tracker
 
 HEAVY = ("torch", "transformers", "sentence_transformers", "peft", "sklearn", "datasets")
 
@@ -64,6 +65,13 @@ def test_a_missing_extra_names_its_install_line(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=rf"needs '{module}'.*pip install 'xcrossrec\[{extra}\]'"):
         getattr(xcrossrec, name)
+
+
+def test_the_tracker_that_training_brings_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an install without extras it was named as a package of its own, and torch was said next."""
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(MissingExtraError, match=r"needs 'tensorboard'.*pip install 'xcrossrec\[train\]'"):
+        check_tracker("tensorboard")
 
 
 def test_extras_that_are_there_are_accepted() -> None:

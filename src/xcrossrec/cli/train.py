@@ -27,12 +27,11 @@ from xcrossrec.cli.console import (
 )
 from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError, StorageError
-from xcrossrec.extras import require_package
 from xcrossrec.progress import to_stderr
 from xcrossrec.replacing import check_vacant
 from xcrossrec.training.places import is_unfinished, refuse_unfinished, work_folder
 from xcrossrec.training.processes import Processes
-from xcrossrec.training.trackers import Tracker
+from xcrossrec.training.trackers import Tracker, check_tracker
 from xcrossrec.types import USER, PairAttention, PoolingMode, Scoring
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class Run:
         check_vacant(self.out, overwrite=self.overwrite)
         refuse_unfinished(work_folder(self.out), resume=self.resume)
         check_base(self.base)
-        require_package(self.report_to)
+        check_tracker(self.report_to)
         domain = read_domain(directory)
         if self.budget is not None:
             domain.sequences("train").take(self.budget, self.seed or 0)

@@ -24,7 +24,7 @@ def check_tracker(tracker: Tracker) -> None:
     """Refuse an unknown tracker (ConfigError), and one that is not installed (MissingExtraError)."""
     if tracker not in get_args(Tracker):
         raise ConfigError(f"unknown tracker {tracker!r}: report_to is one of {', '.join(get_args(Tracker))}")
-    require_package(tracker)
+    require_package(tracker, "train" if tracker == "tensorboard" else None)
 
 
 def arguments_of(tracker: Tracker, work: Path) -> dict[str, Any]:

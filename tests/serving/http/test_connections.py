@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+import uvloop
 
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.serving import connections, gate
@@ -87,7 +88,7 @@ def on_wire(open_shop: Any, tiny_models: Any) -> Callable[..., None]:
                     server.should_exit = server.force_exit = True
                     await serving
 
-            with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(whole())
 
     return play

@@ -51,7 +51,7 @@ def _works(name: str, pairs: Callable[[], Iterator[tuple[Tensor, Tensor]]], tole
     return right
 
 
-def _waves(*shape: int) -> Float[Tensor, ...]:
+def _waves(*shape: int) -> Float[Tensor, "*shape"]:
     """Numbers from -1 to 1 that follow no simple rule; the random state stays as it is."""
     return torch.arange(float(torch.Size(shape).numel())).mul(12.9898).sin().view(shape)
 
