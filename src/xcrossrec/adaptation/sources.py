@@ -130,15 +130,8 @@ def judge_sources(
 ) -> tuple[list[Source], int]:
     """Say which adapters help, and how many users were asked: at most 300 of the target's, and nothing is trained.
 
-    Args:
-        target: the new category; its train users are asked.
-        given: adapters, at least one.
-        base: of the adapters; None looks for it.
-
-    Raises:
-        ConfigError: the target among the sources, or two of one name.
-        DataError: no users of the target.
-        BundleError: a source without an adapter.
+    ``base`` is that of the adapters; None looks for it. Errors are those of :func:`read_sources`, and BundleError for a
+    source without an adapter.
     """
     domain = target if isinstance(target, Domain) else read_domain(target)
     found = read_sources(given, domain, Path())

@@ -44,14 +44,9 @@ class Claim:
 def check_explanations(
     recommender: Recommender, domain: Domain, *, users: int = 100, split: Split = "test", seed: int = 0
 ) -> Explained | None:
-    """Check the reasons of the first recommendation of some customers.
+    """Check the reasons of the first recommendation of some of a domain's customers, at most ``users``, drawn by seed.
 
     A customer counts as one whose score fell if every reason that is named to her does what it says.
-
-    Args:
-        recommender: of the model, over the domain's items.
-        domain: whose customers.
-        users: of the sample, at most, drawn by seed.
 
     Returns:
         how many of how many, with Wilson's 95% interval; None where no reason could be taken away, as where every

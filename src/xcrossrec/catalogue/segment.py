@@ -110,8 +110,6 @@ class Segment:
         Args:
             slots: query vectors that ``pool`` makes one score of.
             k: how many at most, 1 or more.
-            pool: of the products.
-            allowed: items to choose among.
             products: what :meth:`products` gave, these slots' rows.
             added: to the items' scores besides, finite; None for nothing.
 

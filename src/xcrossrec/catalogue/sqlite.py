@@ -90,14 +90,12 @@ class SqliteCatalogue(Catalogue):
         """Make a catalogue beside its place, put it there in one step, and open it.
 
         Args:
-            folder: to make; the others are those of :meth:`in_memory`.
-            overwrite: replace a catalogue that is already there, and not open.
+            folder: to make; the others, and DataError, are those of :meth:`in_memory`.
+            overwrite: replace a catalogue that is already there, and not open (else BundleError).
             version: to begin with.
             bought: purchases, and who was forgotten, to begin with; None for none.
 
         Raises:
-            BundleError: the folder exists and may not be replaced.
-            DataError: an id twice, or vectors that do not fit.
             StorageError: the disk refuses.
         """
         folder, dim = Path(folder), vectors.shape[1]

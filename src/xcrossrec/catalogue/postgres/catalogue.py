@@ -76,13 +76,12 @@ class PostgresCatalogue(Catalogue):
 
         Args:
             url: ``postgresql://...``; after a ``#`` the schema that holds it, which must be free.
-            items, vectors, fingerprint, text: as for :meth:`in_memory`.
-            overwrite: put it in the place of one that is there; who has that open is told so at the next write.
+            items, vectors, fingerprint, text: as for :meth:`in_memory`, and DataError.
+            overwrite: put it in the place of one that is there (else BundleError); who has that open is told so at the
+                next write.
             bought: purchases, and who was forgotten besides, to begin with; None for the purchases that are there.
 
         Raises:
-            BundleError: a catalogue is there, and may not be replaced.
-            DataError: an id twice, or vectors that do not fit.
             StorageError: the database refuses.
             UnavailableError: it does not answer.
         """

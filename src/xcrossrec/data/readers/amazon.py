@@ -44,8 +44,7 @@ def read_amazon(release: Release, inputs: Inputs, blocks: Blocks | None = None) 
 
     Raises:
         ConfigError: one of the two is missing, or reviews are given both ways.
-        DataError: missing, truncated or malformed files, missing columns, times in another release's
-            unit, or user and item columns in another release's order.
+        DataError: as for `read_tables`; or user and item columns are in another release's order.
     """
     if (
         not inputs.items
