@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import get_cosine_schedule_with_warmup
 
 from xcrossrec.export.stream import Head, Reading, Stream, Vectors, affine, factors_of, plain
 from xcrossrec.models.adapters import mean_update
 from xcrossrec.models.base import Base
 from xcrossrec.models.dual import encode_titles, vector_dim
+from xcrossrec.models.merged import under_lora
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.progress import stage
@@ -35,7 +34,8 @@ def distilled(model: Model, base: Base, texts: Sequence[str]) -> Stream:
     head = Head.of(model, float(encoder.stream_weight.detach().sum()))
     if head.item is None:
         head = replace(head, item=affine(torch.eye(vector_dim(model)), torch.zeros(vector_dim(model))))
-    reading, backbone = Reading.of(encoder), _with_mean(base.backbone, encoder)
+    reading, backbone = Reading.of(encoder), under_lora(base.backbone, mean_update(encoder.adapters))
+    backbone.eval()  # no dropout: the goals have none
     student = Vectors(backbone, head)
     modes = (False, True) if head.history else (False,)
     goals = [encode_titles(model, texts, as_history=mode).clone() for mode in modes]
@@ -55,21 +55,6 @@ def distilled(model: Model, base: Base, texts: Sequence[str]) -> Stream:
             bar.at(step + 1, STEPS, f"loss {loss.item():.5f}")
     student.requires_grad_(False).eval()
     return Stream(plain(backbone), head, factors_of(backbone), reading)
-
-
-def _with_mean(backbone: Any, encoder: XCrossEncoder) -> PeftModel:
-    """A backbone under one LoRA that is the mean of the sources'."""
-    mean = mean_update(encoder.adapters)
-    rank = max(len(factors.down) for factors in mean.values())
-    with torch.random.fork_rng():
-        adapted = get_peft_model(backbone, LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(mean)))
-    with torch.no_grad():
-        for path, factors in mean.items():
-            layer, filled = adapted.base_model.model.get_submodule(path), factors.of_rank(rank)
-            layer.lora_A["default"].weight.copy_(filled.down)
-            layer.lora_B["default"].weight.copy_(filled.up)
-    made: PeftModel = adapted.eval()  # no dropout: the goals have none
-    return made
 
 
 def _batches(count: int, rng: np.random.Generator) -> Iterator[list[int]]:

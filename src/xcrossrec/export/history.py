@@ -6,13 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from xcrossrec.copurchase.counts import DECAY, LONGEST, CoPurchases
+from xcrossrec.copurchase.counts import DECAY, LONGEST
 from xcrossrec.export.request import HISTORY
-from xcrossrec.models.day_one import DayOne, day_one_of
+from xcrossrec.models.day_one import ladder_of
 from xcrossrec.models.model import Model, encoder_of, matcher_of
-from xcrossrec.models.purchases import term_of
 
 FORMAT = 1
 SCORE = "score.py"
@@ -21,7 +18,7 @@ _DIGITS = 9
 
 def history_part(model: Model) -> dict[str, Any]:
     """What makes scores of vectors: soft maximum, co-purchases by item, what is bought most; no customer is in it."""
-    matcher, encoder, term = matcher_of(model), encoder_of(model), term_of(model)
+    matcher, encoder, ladder = matcher_of(model), encoder_of(model), ladder_of(model)
     part: dict[str, Any] = {
         "format": FORMAT,
         "base": {"name": encoder.base_name, "digest": encoder.base_digest},
@@ -36,10 +33,10 @@ def history_part(model: Model) -> dict[str, Any]:
         "together": {},
         "popularity": {},
     }
-    if term is None:
+    if ladder is None:
         return part
-    part["copurchase"] |= term.weights
-    counts = term.counts
+    part["copurchase"] |= ladder.term.weights
+    counts = ladder.term.counts
     ids = list(counts.popularities())
     number = {item: place for place, item in enumerate(ids)}
     if any(part["copurchase"].values()):
@@ -47,18 +44,11 @@ def history_part(model: Model) -> dict[str, Any]:
             if found := counts.scores([item]):
                 values = [round(value, _DIGITS) for value in found.values()]
                 part["together"][item] = [[number[other] for other in found], values]
-    return {**part, "items": ids, "popularity": _popularity(day_one_of(model), counts)}
+    alone = ladder.day_one.weights.get("none", {}).get("popularity", 1.0)  # for whoever bought nothing
+    return {**part, "items": ids, "popularity": {item: alone * n for item, n in ladder.day_one.prior(counts).items()}}
 
 
 def write_history(part: dict[str, Any], folder: Path) -> None:
     """Write ``history.json`` and ``score.py``."""
     (folder / HISTORY).write_text(json.dumps(part, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
     (folder / SCORE).write_bytes(Path(__file__).with_name(SCORE).read_bytes())
-
-
-def _popularity(day_one: DayOne | None, counts: CoPurchases) -> dict[str, float]:
-    """What each item scores for somebody of whom nothing is known."""
-    if day_one is None:
-        return {item: float(np.log1p(bought)) for item, bought in counts.popularities().items()}
-    weight = day_one.weights.get("none", {}).get("popularity", 1.0)
-    return {item: weight * value for item, value in day_one.prior(counts).items()}

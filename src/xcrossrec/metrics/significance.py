@@ -5,7 +5,6 @@ Functions that draw take their random generator; nothing touches a global seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +83,9 @@ def sign_flip_p_value(
     observed = abs(float(moved.sum()))
     slack = 1e-12 * float(np.abs(moved).sum())  # equal sums in another order must count as equal
     extreme = 0
-    for count in _chunks(permutations, moved.size):
+    step = max(1, _CHUNK_DRAWS // max(1, moved.size))
+    for start in range(0, permutations, step):
+        count = min(step, permutations - start)
         signs = 1.0 - 2.0 * rng.integers(0, 2, size=(count, moved.size), dtype=np.int8)
         extreme += int(np.count_nonzero(np.abs(signs @ moved) >= observed - slack))
     return (1 + extreme) / (1 + permutations)
@@ -109,10 +110,3 @@ def paired_comparison(
     interval = difference_interval(differences)
     p_value = sign_flip_p_value(differences, permutations=permutations, rng=rng)
     return PairedComparison(float(differences.mean()), interval, p_value, int(differences.size))
-
-
-def _chunks(total: int, width: int) -> Iterator[int]:
-    """Split ``total`` rows of ``width`` draws into parts that fit in memory."""
-    step = max(1, _CHUNK_DRAWS // max(1, width))
-    for start in range(0, total, step):
-        yield min(step, total - start)

@@ -67,7 +67,8 @@ class MergedEncoder(SingleStreamEncoder):
         self.adapters = tuple(adapters)
         mean = mean_update(adapters)
         add_to_weights(base.backbone, mean)
-        self.backbone = _with_fresh_lora(base.backbone, sorted(mean), rank)
+        fresh = {path: _fresh(base.backbone.get_submodule(path), rank) for path in sorted(mean)}
+        self.backbone = under_lora(base.backbone, fresh, scaling=_SCALING)
         self.scale = nn.Parameter(torch.ones(()))
 
     def _combine(self, streams: Sequence[Float[Tensor, "*batch dim"]]) -> Float[Tensor, "*batch dim"]:
@@ -129,16 +130,25 @@ def add_to_weights(backbone: nn.Module, updates: Mapping[str, LoraFactors]) -> N
         linear.weight.data = laid_out(linear.weight + update.up @ update.down)
 
 
-def _with_fresh_lora(backbone: Any, paths: Sequence[str], rank: int) -> PeftModel:
-    """Give layers a LoRA that trains and changes nothing yet; its draws come in the order of the paths."""
-    starts = []
-    for path in paths:
-        linear = backbone.get_submodule(path)
-        starts.append(nn.init.kaiming_uniform_(torch.empty(rank, linear.in_features), a=5**0.5))
-    lora = LoraConfig(r=rank, lora_alpha=_SCALING * rank, target_modules=list(paths), bias="none")
+def _fresh(linear: Any, rank: int) -> LoraFactors:
+    """An update that changes nothing yet."""
+    down = nn.init.kaiming_uniform_(torch.empty(rank, linear.in_features), a=5**0.5)
+    return LoraFactors(down, torch.zeros(linear.out_features, rank))
+
+
+def under_lora(backbone: Any, factors: Mapping[str, LoraFactors], *, scaling: int = 1) -> PeftModel:
+    """Put a backbone under one LoRA that trains, its alpha over its rank being ``scaling``.
+
+    Args:
+        factors: of each layer, filled up with zeros to one rank, as PEFT has them before the scaling.
+    """
+    rank = max(len(each.down) for each in factors.values())
+    lora = LoraConfig(r=rank, lora_alpha=scaling * rank, target_modules=sorted(factors), bias="none")
     with torch.random.fork_rng():
         adapted: PeftModel = get_peft_model(backbone, lora)
     with torch.no_grad():
-        for path, start in zip(paths, starts, strict=True):
-            adapted.base_model.model.get_submodule(path).lora_A["default"].weight.copy_(start)
+        for path, each in factors.items():
+            layer, filled = adapted.base_model.model.get_submodule(path), each.of_rank(rank)
+            layer.lora_A["default"].weight.copy_(filled.down)
+            layer.lora_B["default"].weight.copy_(filled.up)
     return adapted

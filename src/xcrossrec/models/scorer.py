@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 from typing import Self
@@ -116,7 +116,8 @@ class ModelScorer:
         candidates: Int[np.ndarray, "user candidate"] | None,
     ) -> None:
         """Make the text's scores those of the ladder, in place."""
-        self._read({text for texts in elsewhere for text in texts} - self._elsewhere.keys())
+        if fresh := sorted({text for texts in elsewhere for text in texts} - self._elsewhere.keys()):
+            self._elsewhere |= zip(fresh, encode_titles(self.model, fresh, as_history=True), strict=True)
         for user, (history, texts) in enumerate(zip(histories, elsewhere, strict=True)):
             vectors = torch.stack([self._elsewhere[text] for text in texts]) if texts else None
             standing = ladder.standing([self._ids[row] for row in history], vectors)
@@ -128,12 +129,6 @@ class ModelScorer:
                 added += standing.everywhere(self._ids, self.inner.vectors, self)
             scores[user] *= 1 - standing.share
             scores[user] += added if candidates is None else added[candidates[user]]
-
-    def _read(self, texts: Collection[str]) -> None:
-        """Encode texts of other categories, once."""
-        if texts:
-            fresh = sorted(texts)
-            self._elsewhere |= zip(fresh, encode_titles(self.model, fresh, as_history=True), strict=True)
 
 
 def as_read(path: Path | str, domain: Domain) -> Domain:

@@ -25,6 +25,7 @@ from xcrossrec.data.store import readable
 from xcrossrec.engine import Engine, Local, Parts, Work
 from xcrossrec.exceptions import DataError, XCrossRecError
 from xcrossrec.models.bundle import read_bundle_manifest
+from xcrossrec.models.files import file_digest
 from xcrossrec.models.model import encoder_of
 from xcrossrec.progress import stage
 from xcrossrec.recommender.questions import Answer, Question
@@ -68,14 +69,12 @@ def job_of(recommender: Recommender, model: Path | str, users: Path | str, asked
         asked: what is asked for each user; its history is not read.
     """
     manifest = read_bundle_manifest(model)
-    with Path(users).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     filters = asked.filters and vars(asked.filters) | {"category": sorted(asked.filters.category or ())}
     text = encoder_of(recommender.model).text
     items = [(*item.values[:-1], item.read(text)) for item in recommender.catalogue.snapshot()]
     return {
         "xcrossrec_version": __version__,
-        "users": digest,
+        "users": file_digest(Path(users)),
         "model": _digest({name: manifest.get(name) for name in ("files", "base")}),
         "catalogue": _digest(items),
         "purchases": _digest([recommender.catalogue.purchases().rows(), recommender.catalogue.forgotten]),

@@ -6,8 +6,8 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,7 +59,8 @@ class WholeCheckpoints:
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         work, name = Path(self.args.output_dir), _NAME.format(self.state.global_step)
-        with self._folder(work / name) as beside:
+        with replacing_folder(work / name) if self.processes.first else nullcontext() as mine:
+            beside: Any = self.processes.by_first(lambda: mine)  # of the first process, for all of them
             self._beside = beside
             try:
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
@@ -87,15 +88,6 @@ class WholeCheckpoints:
         order = sorted(found, key=lambda step: (step == now, step == best, step < now, step), reverse=True)
         for step in order[self.args.save_total_limit :]:
             shutil.rmtree(found[step], ignore_errors=True)
-
-    @contextmanager
-    def _folder(self, place: Path) -> Iterator[Path]:
-        """The first process's folder beside a place, for all of them."""
-        if not self.processes.first:
-            yield self.processes.by_first(Path)
-            return
-        with replacing_folder(place) as beside:
-            yield self.processes.by_first(lambda: beside)
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:
         """Over the base as it is called now, which may have moved since the run began."""

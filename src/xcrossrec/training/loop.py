@@ -175,8 +175,7 @@ def _trainer(
 ) -> Any:
     processes, training = batches.processes, TRAININGS[kind_of(model).name]
     arguments = training.arguments_class(
-        **_arguments(config, work, len(batches.sequences)),
-        **_stopping(held is not None),
+        **_arguments(config, work, len(batches.sequences), held is not None),
         **arguments_of(report_to, work),
         disable_tqdm=True,  # see _Told
     )
@@ -272,7 +271,8 @@ def _train(trainer: Any, checkpoint: Path | None, config: TrainingConfig) -> Non
     trainer._load_from_checkpoint(state.best_model_checkpoint or str(checkpoint))
 
 
-def _arguments(config: TrainingConfig, work: Path, users: int) -> dict[str, Any]:
+def _arguments(config: TrainingConfig, work: Path, users: int, held: bool) -> dict[str, Any]:
+    """Of a trainer; where users are ``held`` out, the best epoch by these is kept."""
     steps = -(-users // (config.batch_users * config.accumulate)) * config.epochs
     return {
         "output_dir": str(work),
@@ -285,6 +285,10 @@ def _arguments(config: TrainingConfig, work: Path, users: int) -> dict[str, Any]
         "seed": config.seed,
         "bf16": uses_bfloat16(config),
         "use_cpu": on_cpu(),
+        "eval_strategy": "epoch" if held else "no",
+        "load_best_model_at_end": held,
+        "metric_for_best_model": "eval_loss" if held else None,
+        "greater_is_better": False if held else None,
         "save_strategy": "epoch",
         "save_total_limit": 2,
         "restore_callback_states_from_checkpoint": True,  # early stopping counts on where it was
@@ -293,14 +297,6 @@ def _arguments(config: TrainingConfig, work: Path, users: int) -> dict[str, Any]
         "ddp_broadcast_buffers": False,
         "dataloader_pin_memory": False,
     }
-
-
-def _stopping(held: bool) -> dict[str, Any]:
-    """Keep the best epoch by the users set aside, where there are any."""
-    if not held:
-        return {"eval_strategy": "no"}
-    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
-    return {"eval_strategy": "epoch", **best}
 
 
 def uses_bfloat16(config: TrainingConfig) -> bool:

@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 import torch
-from peft import LoraConfig
 from transformers import TrainerCallback
 
 from xcrossrec.config import TrainingConfig, source_config
@@ -103,8 +102,11 @@ def train_source(
         _refuse_choices({**chosen, "target_modules": target_modules}, init, scoring)
         if init is None:
             found = with_choices(base if isinstance(base, Base) else load_base(str(base or DEFAULT_BASE)), **chosen)
-            lora = default_lora(rank, target_modules=target_modules)
-            model = _fresh_model(found, lora, scoring, pair_attention, pair_start, config.seed)
+            attention = choose_pair_attention(pair_attention, scoring)
+            with torch.random.fork_rng():
+                torch.manual_seed(config.seed)
+                encoder = SourceEncoder(found, default_lora(rank, target_modules), pair_attention=attention)
+                model = build_model(encoder, scoring=scoring, pair_start=pair_start)
         else:
             model = _started_model(init, base)
         model = with_head(reading(model, domain, [Path(init)] if init else []), domain, config)
@@ -162,21 +164,6 @@ def _refuse_choices(chosen: Mapping[str, Any], init: Path | str | None, scoring:
         raise ConfigError(f"{named[0]} belongs to a fresh adapter, {init} has its own: leave it out, or leave out init")
     if scoring == "pair" and "pooling" in named:
         raise ConfigError("pooling belongs to dual scoring: a pair model reads the states of tokens; leave it out")
-
-
-def _fresh_model(
-    base: Base,
-    lora: LoraConfig,
-    scoring: Scoring,
-    pair_attention: PairAttention | None,
-    pair_start: PairStart,
-    seed: int,
-) -> Model:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        attention = choose_pair_attention(pair_attention, scoring)
-        encoder = SourceEncoder(base, lora, pair_attention=attention)
-        return build_model(encoder, scoring=scoring, pair_start=pair_start)
 
 
 def _started_model(init: Path | str, base: AnyBase | None) -> Model:
