@@ -34,11 +34,8 @@ _MADE: dict[str, Callable[[Domain, str], Scorer]] = {
 
 
 class MeanScorer:
-    """The mean of several scorers' scores, user by user: what ``a+b`` means on the command line.
-
-    Args:
-        scorers: at least two, bound to one catalogue and on one scale (models of one scoring).
-    """
+    """The mean of several scorers' scores, user by user: what ``a+b`` means on the command line. They are bound to one
+    catalogue and on one scale (models of one scoring)."""
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
         self.scorers = tuple(scorers)

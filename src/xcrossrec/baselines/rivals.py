@@ -38,11 +38,8 @@ class Rival(ABC):
 
 
 class Popularity(Rival):
-    """The most bought first, whoever asks: how often an item occurs in train; the history plays no part.
-
-    Args:
-        counts: occurrences in train, by item row.
-    """
+    """The most bought first, whoever asks: how often an item occurs in train (by item row); the history plays no
+    part."""
 
     name = "popularity"
 
@@ -55,15 +52,11 @@ class Popularity(Rival):
 
 
 class ItemKNN(Rival):
-    """Items bought by the same users (Deshpande & Karypis 2004, item-based top-N).
+    """Items bought by the same users (Deshpande & Karypis 2004, item-based top-N), of baskets of item rows.
 
-    Scores an item by its summed co-occurrence cosine with the history's items:
-    cosine(i, j) = users with both / sqrt(users with i * users with j), over the users of train; an item is
-    no neighbour of itself.  An empty history, or one never seen together with
-    anything, scores every item 0.
-
-    Args:
-        baskets: per train user the item rows.
+    Scores an item by its summed co-occurrence cosine with the history's items: cosine(i, j) = users with both /
+    sqrt(users with i * users with j), over the users of train; an item is no neighbour of itself. An empty history, or
+    one never seen together with anything, scores every item 0.
     """
 
     name = "itemknn"
@@ -104,7 +97,16 @@ class TfidfMean(Rival):
 
     def __init__(self, texts: Sequence[str]) -> None:
         super().__init__(len(texts))
-        self._vectors = _vectorise(texts)
+        try:
+            from sklearn.feature_extraction.text import TfidfVectorizer
+        except ImportError as error:
+            raise MissingExtraError("sklearn", "baselines") from error
+        try:
+            self._vectors: Any = TfidfVectorizer(dtype=np.float64).fit_transform(texts)  # sparse unit rows (item, word)
+        except ValueError as error:
+            raise DataError(
+                f"TF-IDF found no word in {len(texts)} texts ({error}): check the catalogue's titles"
+            ) from error
 
     def _of_history(self, history: Sequence[int]) -> Float32[np.ndarray, " item"]:
         if not len(history):
@@ -113,17 +115,3 @@ class TfidfMean(Rival):
         norm = float(np.linalg.norm(mean))
         cosines: Float32[np.ndarray, " item"] = (self._vectors @ mean).astype(np.float32)
         return cosines / np.float32(norm) if norm > 0 else cosines
-
-
-def _vectorise(texts: Sequence[str]) -> Any:
-    """Turn texts into a sparse matrix of unit rows (item, word)."""
-    try:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-    except ImportError as error:
-        raise MissingExtraError("sklearn", "baselines") from error
-    try:
-        return TfidfVectorizer(dtype=np.float64).fit_transform(texts)
-    except ValueError as error:
-        raise DataError(
-            f"TF-IDF found no word in {len(texts)} texts ({error}): check the catalogue's titles"
-        ) from error

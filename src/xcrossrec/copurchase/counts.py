@@ -272,11 +272,7 @@ class CoPurchases:
 
 @dataclass(frozen=True)
 class Term:
-    """Counts and their weights.
-
-    Attributes:
-        weights: of the counts' scores beside the text's, by rung; one that is missing is 0.
-    """
+    """Counts, and their weights beside the text's, by rung; one that is missing is 0."""
 
     counts: CoPurchases
     weights: Mapping[Rung, float] = field(default_factory=dict)

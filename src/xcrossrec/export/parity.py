@@ -76,13 +76,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far apart a model and its export are.
-
-    Attributes:
-        vectors: largest difference of two numbers of vectors.
-        scores: largest difference of two scores of the same item and history, by ``score.py``.
-        cosine: smallest of a text's two vectors.
-    """
+    """How far apart a model and its export are: the largest difference of two numbers of vectors, and of two scores of
+    the same item and history by ``score.py``; the smallest cosine of a text's two vectors."""
 
     texts: int
     vectors: float

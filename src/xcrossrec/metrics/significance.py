@@ -98,14 +98,8 @@ def paired_comparison(
     permutations: int = 10_000,
     rng: np.random.Generator,
 ) -> PairedComparison:
-    """Compare two methods on the same users: mean difference, its interval and a p-value.
-
-    Args:
-        a: one value a user.
-        b: the other method's values, same users in the same order.
-        permutations: sign flips.
-        rng: the generator to draw from.
-    """
+    """Compare two methods on the same users in the same order: mean difference a - b, its interval and a p-value (see
+    :func:`sign_flip_p_value`)."""
     differences = np.asarray(a - b, dtype=np.float64)
     interval = difference_interval(differences)
     p_value = sign_flip_p_value(differences, permutations=permutations, rng=rng)

@@ -44,12 +44,7 @@ _TENSORS, _BOUGHT = "bridge.safetensors", "bridge.parquet"
 
 @dataclass(frozen=True)
 class Near:
-    """The leads next to each of some items.
-
-    Attributes:
-        leads: their rows.
-        kernel: exp(20 (cosine - 1)) of each.
-    """
+    """The leads (their rows) next to each of some items, and the ``kernel`` exp(20 (cosine - 1)) of each."""
 
     leads: Int64[Tensor, "item near"]
     kernel: Float32[Tensor, "item near"]

@@ -198,11 +198,8 @@ class Standing:
 
 
 class Ladder:
-    """Decides by what is known of a customer how she is answered.
-
-    Args:
-        day_one: of the model; None where it has none, so that popularity is counted from ``term``.
-    """
+    """Decides by what is known of a customer how she is answered; of a model without a :class:`DayOne`, popularity is
+    counted from ``term``."""
 
     def __init__(self, term: Term, day_one: DayOne | None) -> None:
         self.term, self.day_one = term, day_one or DayOne(1, _POPULARITY_SCHEMA.to_frame(), {})
@@ -212,12 +209,8 @@ class Ladder:
         self._priors: WeakKeyDictionary[Any, tuple[int, Float64[np.ndarray, " item"]]] = WeakKeyDictionary()
 
     def standing(self, history: Sequence[str], elsewhere: Float[Tensor, "slot dim"] | None = None) -> Standing:
-        """Where a customer stands.
-
-        Args:
-            history: ids of what she bought here, oldest first; anything else for what the catalogue lacks.
-            elsewhere: vectors of what she bought in other categories, if that is known.
-        """
+        """Where a customer stands: by the ids of what she bought here, oldest first, with anything else for what the
+        catalogue lacks, and by the vectors of what she bought in other categories, if that is known."""
         rung = rung_of(history, range(0 if elsewhere is None else len(elsewhere)))
         bridge, weights = self.day_one.bridge, self.day_one.weights.get(rung, {})
         share = 0.0 if bridge is None or elsewhere is None else weights.get("bridge", 0.0)

@@ -145,11 +145,8 @@ def encode_titles(
 ) -> Float[torch.Tensor, "text dim"]:
     """Encode texts into unit vectors, each different text once, longest first; leaves the model in evaluation mode.
 
-    Equal texts have equal vectors, so that their items tie.
-
-    Args:
-        as_history: read them as a history's items; which differs where the model's prompts do.
-        told: how many of the different texts are encoded.
+    Equal texts have equal vectors, so that their items tie. ``as_history`` reads them as a history's items, which
+    differs where the model's prompts do; ``told`` hears how many of the different texts are encoded.
     """
     if model.training:
         model.eval()
@@ -182,13 +179,9 @@ def runs_within(lengths: Sequence[int], most: int) -> Iterator[range]:
 
 
 class DualScorer:
-    """Scores by the cosine of separately encoded history and items; the catalogue is encoded once, or once as what
-    histories hold and once as what is scored where the prompts of these differ.
-
-    Args:
-        titles: the catalogue, in row order.
-        vectors: the catalogue's vectors (item, dim), if they are known already.
-    """
+    """Scores a catalogue, in row order, by the cosine of separately encoded history and items. It is encoded once (or
+    not, where its vectors are known already), or once as what histories hold and once as what is scored where the
+    prompts of these differ."""
 
     def __init__(
         self,

@@ -83,11 +83,7 @@ class HistoryMatcher(Head):
 
     Each history item keeps its vector (`late` interaction), and ``s`` is a soft maximum over the items
     (:func:`soft_maximum`) with a learned sharpness and a learned weight per recency. The temperature only scales
-    training's softmax.
-
-    Args:
-        sharpness: starting value of the soft maximum's factor.
-        temperature: starting value of the training softmax's temperature.
+    training's softmax. Sharpness and temperature start as given.
     """
 
     config_file_name = "history_matcher.json"
@@ -137,13 +133,10 @@ class HistoryMatcher(Head):
 
 
 class Projection(Head):
-    """A low-rank linear map on a text's vector, added to it: ``x + W_up W_down x``; the trained part of a `dual` head.
+    """A low-rank linear map on a text's vector of size d, added to it: ``x + W_up W_down x``, of rank r, at least 1;
+    the trained part of a `dual` head.
 
     ``W_up`` starts at zero, so an untrained model keeps the language model's own similarity. ``2 d r`` parameters.
-
-    Args:
-        dim: vector size d.
-        rank: r, at least 1.
     """
 
     config_keys = ["dim", "rank"]  # noqa: RUF012

@@ -87,12 +87,8 @@ class PairScorer:
     def score_titles(
         self, histories: Sequence[Sequence[str]], candidates: Int[np.ndarray, "user candidate"]
     ) -> Float[np.ndarray, "user candidate"]:
-        """Score items of the catalogue for histories that it need not hold.
-
-        Args:
-            histories: per user titles, oldest first; at least one.
-            candidates: item rows.
-        """
+        """Score items of the catalogue by their rows for histories that it need not hold: per user titles, oldest
+        first; at least one."""
         prompts = [history_prompt(titles) for titles in histories]
         if encoder_of(self.model).shares_history:
             return self._share(prompts, candidates)

@@ -81,11 +81,8 @@ class _Bought:
 
 
 class _Probe(ABC):
-    """Scores a few items for one history (texts, oldest first), encoding everything afresh each time.
-
-    Args:
-        weight: of the text's scores.
-    """
+    """Scores a few items for one history (texts, oldest first), encoding everything afresh each time; ``weight`` is the
+    text's."""
 
     def __init__(self, model: Model, history: Sequence[str], items: Sequence[str], weight: float) -> None:
         self.model = model

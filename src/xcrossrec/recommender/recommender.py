@@ -44,11 +44,8 @@ class _Prepared:
 
 
 class Memory:
-    """Remembers of one model what it made of texts; any thread may use it.
-
-    Args:
-        most: texts that are kept; the least recently used goes first. 0 keeps none.
-    """
+    """Remembers of one model what it made of so many texts (0: none), the least recently used least long; any thread
+    may use it."""
 
     def __init__(self, most: int) -> None:
         self.most = most

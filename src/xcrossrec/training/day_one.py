@@ -115,12 +115,8 @@ def popularity_of(domain: Domain, users: Sequences) -> tuple[pl.DataFrame, float
 
 @dataclass(frozen=True)
 class Others:
-    """Items that stand for the rest of the catalogue: drawn alike, and as they are bought.
-
-    Attributes:
-        rows: of both kinds, those drawn alike first.
-        alike: how many these are.
-    """
+    """Items that stand for the rest of the catalogue: the first ``alike`` are drawn alike, the others as they are
+    bought."""
 
     rows: Int64[np.ndarray, " other"]
     alike: int
@@ -140,12 +136,8 @@ class Others:
     ) -> Float64[np.ndarray, "form customer"]:
         """The reciprocal rank expected among 29 others, half drawn alike, half as they are bought.
 
-        With the share q of the others whose score is not lower, it is (1 - (1 - q)^30) / (30 q).
-
-        Args:
-            target: scores of what was bought next.
-            scores: of the others.
-            own: all rows that each customer bought: they are no others.
+        With the share q of the others whose score is not lower than that of the target, what was bought next, it is (1
+        - (1 - q)^30) / (30 q). What a customer bought herself (``own``) is none of the others.
         """
         counts = np.stack([~np.isin(self.rows, list(rows)) for rows in own])[:, None, :]
         above = (scores >= target[..., None]) & counts

@@ -2,54 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache, cached_property
+from collections.abc import Callable, Mapping
+from functools import cache
 from operator import attrgetter
 from typing import Any
 
 from peft import PeftModel
 from torch import Tensor, nn
 
+LINEARS = ("query", "key", "value", "out", "up", "down")
+"""A layer's linear layers, by the names of its parts."""
 
-@dataclass(frozen=True)
-class Names:
-    """Where an architecture keeps the parts of a layer."""
-
-    query: str
-    key: str
-    value: str
-    out: str
-    attention_norm: str
-    attention_dropout: str
-    out_dropout: str
-
-    @cached_property
-    def linears(self) -> Callable[[Any], tuple[nn.Module, ...]]:
-        """Gives a layer's linear layers."""
-        return attrgetter(self.query, self.key, self.value, self.out, "intermediate.dense", "output.dense")
-
-
-_BERT = Names(
-    "attention.self.query",
-    "attention.self.key",
-    "attention.self.value",
-    "attention.output.dense",
-    "attention.output.LayerNorm",
-    "attention.self.dropout",
-    "attention.output.dropout",
-)
-_MPNET = Names(
-    "attention.attn.q",
-    "attention.attn.k",
-    "attention.attn.v",
-    "attention.attn.o",
-    "attention.LayerNorm",
-    "attention.attn.dropout",
-    "attention.dropout",
-)
+_SHARED = {
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "down_dropout": "output.dropout",
+    "output_norm": "output.LayerNorm",
+}
+_BERT = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "attention_dropout": "attention.self.dropout",
+    "out_dropout": "attention.output.dropout",
+    **_SHARED,
+}
+_MPNET = {
+    "query": "attention.attn.q",
+    "key": "attention.attn.k",
+    "value": "attention.attn.v",
+    "out": "attention.attn.o",
+    "attention_norm": "attention.LayerNorm",
+    "attention_dropout": "attention.attn.dropout",
+    "out_dropout": "attention.dropout",
+    **_SHARED,
+}
 _ARCHITECTURES = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "mpnet": _MPNET}
 """Post-norm encoders with absolute positions at the bottom (and MPNet's bias by distance in attention)."""
+
+_GIVE_LINEARS = {kind: attrgetter(*(parts[name] for name in LINEARS)) for kind, parts in _ARCHITECTURES.items()}
 
 
 def is_known(backbone: Any) -> bool:
@@ -59,8 +52,8 @@ def is_known(backbone: Any) -> bool:
     return plain and config.model_type in _ARCHITECTURES
 
 
-def names_of(backbone: Any) -> Names:
-    """Where a known backbone keeps the parts of a layer."""
+def parts_of(backbone: Any) -> Mapping[str, str]:
+    """Where a known backbone keeps the parts of a layer, by the names that these have in a ``Layer``."""
     return _ARCHITECTURES[backbone.config.model_type]
 
 
@@ -76,8 +69,8 @@ def plain_layer(layer: Any) -> Any:
 
 def linear_layers(backbone: Any) -> list[nn.Module]:
     """The linear layers of a known backbone, with the adapters in them."""
-    parts = names_of(backbone).linears
-    return [linear for layer in unwrapped(backbone).encoder.layer for linear in parts(plain_layer(layer))]
+    linears = _GIVE_LINEARS[backbone.config.model_type]
+    return [linear for layer in unwrapped(backbone).encoder.layer for linear in linears(plain_layer(layer))]
 
 
 def distance_bias(backbone: Any) -> Callable[[int], Tensor] | None:

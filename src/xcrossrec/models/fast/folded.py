@@ -1,4 +1,7 @@
-"""All layers of a backbone with their adapters folded in, made once and again whenever a weight has changed."""
+"""All layers of a backbone, made once and again whenever a weight has changed.
+
+In each stream, adapters that rest are added to the weights, one that trains stays beside.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,15 @@ from typing import Any, TypeAlias
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 
-from xcrossrec.models.fast.architectures import linear_layers, names_of, plain_layer, unwrapped
+from xcrossrec.models.fast.architectures import linear_layers, parts_of, plain_layer, unwrapped
 from xcrossrec.models.fast.layers import Layer
+from xcrossrec.models.fast.linear import FrozenLinear, Update, Weights, laid_out
 from xcrossrec.models.fast.native import reordered
-from xcrossrec.models.fast.weights import (
-    Weights,
-    comes_from,
-    foldable,
-    folded_weights,
-    trained_factors,
-    trained_weights,
-)
 from xcrossrec.models.xcross.integrator import IntegratedLayer
+from xcrossrec.models.xcross.streams import StackedLoraLinear
 
 Versions: TypeAlias = tuple[tuple[int, int], ...]
 
@@ -33,12 +31,8 @@ def versions(tensors: Iterable[Tensor]) -> Versions:
 
 @dataclass
 class FoldedLayers:
-    """The layers of a known backbone, ready to run.
-
-    Args:
-        backbone: plain, with PEFT's LoRA, or with one update a stream.
-        mixers: what mixes streams in its layers; their own parameters are read afresh each time.
-    """
+    """The layers of a known backbone, ready to run; the parameters of what mixes streams in them are read afresh each
+    time."""
 
     backbone: Any
     mixers: Sequence[IntegratedLayer] = ()
@@ -86,11 +80,86 @@ class FoldedLayers:
     @torch.no_grad()
     def _fold(self, dtype: torch.dtype, with_gradients: bool) -> list[Layer]:
         model = unwrapped(self.backbone)
-        names, activation = names_of(model), model.config.hidden_act
+        places, activation = parts_of(model), model.config.hidden_act
 
         def weights(module: nn.Module) -> list[Weights]:
             if with_gradients:
                 return trained_weights(module, dtype) or folded_weights(module, dtype)
             return [Weights(reordered(each.weight), each.bias) for each in folded_weights(module, dtype)]
 
-        return [Layer.of(plain_layer(layer), names, activation, weights) for layer in model.encoder.layer]
+        return [Layer.of(plain_layer(layer), places, activation, weights) for layer in model.encoder.layer]
+
+
+def foldable(module: nn.Module) -> bool:
+    """Whether a layer is a plain linear one, perhaps with a low-rank update that can be added to its weight."""
+    if not isinstance(module, PeftLinear):
+        return isinstance(module, StackedLoraLinear) or type(module) in (nn.Linear, FrozenLinear)
+    names = _active(module)
+    plain = type(module) is PeftLinear and type(module.get_base_layer()) in (nn.Linear, FrozenLinear)
+    return plain and not any(name in module.lora_variant or module.lora_bias[name] for name in names)
+
+
+def _active(module: PeftLinear) -> list[str]:
+    return [name for name in module.active_adapters if name in module.lora_A]
+
+
+def comes_from(module: Any) -> tuple[list[Tensor], Hashable]:
+    """The tensors that a layer's folded weights are made of, and how its adapters stand."""
+    if isinstance(module, StackedLoraLinear):
+        return [*module.parameters(), *module.buffers()], None
+    if not isinstance(module, PeftLinear):
+        return _tensors(module), None
+    names = _active(module)
+    factors = [factor.weight for name in names for factor in (module.lora_A[name], module.lora_B[name])]
+    standing = (module.merged, module.disable_adapters, *((name, module.scaling[name]) for name in names))
+    return [*_tensors(module.get_base_layer()), *factors], standing
+
+
+def _tensors(linear: Any) -> list[Tensor]:
+    return [linear.weight] if linear.bias is None else [linear.weight, linear.bias]
+
+
+def trained_factors(module: nn.Module) -> list[nn.Parameter]:
+    """A LoRA's factors, where a layer has one that works and can be multiplied beside the weight; else none."""
+    if not isinstance(module, PeftLinear) or module.merged or module.disable_adapters or module.fan_in_fan_out:
+        return []
+    names = _active(module)
+    if len(names) != 1:
+        return []
+    dropout = module.lora_dropout[names[0]]
+    factors = [module.lora_A[names[0]].weight, module.lora_B[names[0]].weight]
+    drops = isinstance(dropout, nn.Dropout) and dropout.p > 0
+    return [] if drops or any(factor.dtype != torch.float32 for factor in factors) else factors
+
+
+def trained_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
+    """A layer without an update, or with one that trains, from weights that :class:`FrozenLinear` keeps converted; none
+    for other layers."""
+    if isinstance(module, FrozenLinear):
+        return [Weights(*module.in_type(dtype))]
+    factors = trained_factors(module)
+    if not any(factor.requires_grad for factor in factors):
+        return []
+    assert isinstance(module, PeftLinear)
+    (name,) = _active(module)
+    base: Any = module.get_base_layer()
+    (frozen,) = trained_weights(base, dtype) or folded_weights(base, dtype)
+    return [Weights(frozen.weight, frozen.bias, Update(factors[0], factors[1], module.scaling[name]))]
+
+
+def folded_weights(module: nn.Module, dtype: torch.dtype) -> list[Weights]:
+    """A linear layer's weight and bias in each stream, or once where no adapter changes it."""
+    if isinstance(module, StackedLoraLinear):
+        linear: Any = module.linear
+        updates = [(d @ u).t() for d, u in zip(module.down, module.up, strict=True)]
+    elif isinstance(module, PeftLinear):
+        linear = module.get_base_layer()
+        off = module.merged or module.disable_adapters
+        deltas = [] if off else [module.get_delta_weight(name) for name in _active(module)]
+        updates = [sum(deltas)] if deltas else []
+    else:
+        linear, updates = module, []
+    bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+    if not updates:
+        return [Weights(linear.weight.detach().to(dtype), bias)]
+    return [Weights(laid_out((linear.weight + update).detach()).to(dtype), bias) for update in updates]

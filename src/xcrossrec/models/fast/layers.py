@@ -5,7 +5,7 @@ Legend: ``token`` = a token of any text, ``inside`` and ``outside`` = a product'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from xcrossrec.models.fast.architectures import Names
-from xcrossrec.models.fast.linear import adapted_product, finished, frozen_product
+from xcrossrec.models.fast.architectures import LINEARS
+from xcrossrec.models.fast.linear import Weights
 from xcrossrec.models.fast.native import Gelu
 from xcrossrec.models.fast.texts import Attention, dropped
-from xcrossrec.models.fast.weights import Weights
 
 _GELUS: dict[str, Gelu] = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_python": "none"}
 
@@ -45,23 +44,12 @@ class Layer:
     down_dropout: nn.Dropout
 
     @classmethod
-    def of(cls, layer: Any, names: Names, activation: str, weights: Callable[[nn.Module], list[Weights]]) -> Layer:
+    def of(
+        cls, layer: Any, places: Mapping[str, str], activation: str, weights: Callable[[nn.Module], list[Weights]]
+    ) -> Layer:
         """Take a layer apart; ``weights`` makes a linear layer's, one a stream or one for all."""
-        part = layer.get_submodule
-        return cls(
-            query=weights(part(names.query)),
-            key=weights(part(names.key)),
-            value=weights(part(names.value)),
-            out=weights(part(names.out)),
-            up=weights(part("intermediate.dense")),
-            down=weights(part("output.dense")),
-            attention_norm=part(names.attention_norm),
-            output_norm=part("output.LayerNorm"),
-            activation=activation,
-            attention_dropout=part(names.attention_dropout),
-            out_dropout=part(names.out_dropout),
-            down_dropout=part("output.dropout"),
-        )
+        parts = {name: layer.get_submodule(place) for name, place in places.items()}
+        return cls(activation=activation, **{**parts, **{name: weights(parts[name]) for name in LINEARS}})
 
     def run(
         self, x: Float[Tensor, "token dim"], stream: int | None, attend: Attention, heads: int, dtype: torch.dtype
@@ -113,19 +101,11 @@ def _product(
 ) -> Float[Tensor, "token outside"]:
     """Multiply by one weight, or each stream's share of the tokens by its own."""
     if len(part) == 1:
-        return _one_product(x, part[0], residual=residual, gelu=gelu)
+        return part[0].product(x, residual=residual, gelu=gelu)
     residuals = [None] * len(part) if residual is None else residual.chunk(len(part))
     return torch.cat(
         [
-            _one_product(states, weights, residual=other, gelu=gelu)
+            weights.product(states, residual=other, gelu=gelu)
             for states, weights, other in zip(x.chunk(len(part)), part, residuals, strict=True)
         ]
     )
-
-
-def _one_product(x: Tensor, weights: Weights, *, residual: Tensor | None, gelu: Gelu | None) -> Tensor:
-    if weights.update is None:
-        return frozen_product(x, weights.weight, weights.bias, residual=residual, gelu=gelu)
-    update = weights.update
-    out = adapted_product(x, weights.weight, weights.bias, update.down, update.up, update.scaling)
-    return finished(out, residual, gelu)

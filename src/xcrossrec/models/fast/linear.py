@@ -7,6 +7,7 @@ a residual or applies GELU on the way out.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -107,6 +108,32 @@ def adapted_product(
     trains: LoRA's A and B in float32, which gradients reach, and its scaling."""
     out: Tensor = _AdaptedProduct.apply(x, weight, bias, down, up, scaling)  # type: ignore[no-untyped-call]
     return out
+
+
+@dataclass(frozen=True)
+class Update:
+    """A LoRA update that trains: ``scaling * up @ down``, added to a weight."""
+
+    down: Float[Tensor, "rank inside"]
+    up: Float[Tensor, "outside rank"]
+    scaling: float
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One linear layer in one stream: what is frozen, and what trains beside it."""
+
+    weight: Float[Tensor, "outside inside"]
+    bias: Float[Tensor, " outside"] | None
+    update: Update | None = None
+
+    def product(self, x: Tensor, *, residual: Tensor | None = None, gelu: Gelu | None = None) -> Tensor:
+        """Compute ``gelu(x W^T + b) + residual``, W with the update where there is one."""
+        if self.update is None:
+            return frozen_product(x, self.weight, self.bias, residual=residual, gelu=gelu)
+        update = self.update
+        out = adapted_product(x, self.weight, self.bias, update.down, update.up, update.scaling)
+        return finished(out, residual, gelu)
 
 
 class FrozenLinear(nn.Linear):

@@ -5,7 +5,7 @@ The same function as the layers of transformers with stacked adapters and integr
 - texts stand one after another, sorted by length, so linear layers see no padding and attention runs over
   texts of one length without a mask (:mod:`xcrossrec.models.fast.texts`);
 - in each stream the frozen LoRA update is added to the weight it belongs to (the other weights stay shared); a single
-  stream's LoRA that trains is multiplied beside it (:mod:`xcrossrec.models.fast.weights`);
+  stream's LoRA that trains is multiplied beside it (:mod:`xcrossrec.models.fast.folded`);
 - products, GELU and residuals are fused (:mod:`xcrossrec.models.fast.linear`), streams are never copied together;
 - in training, what lies below all that trains is computed once per text (:class:`KeptStates`).
 
@@ -42,12 +42,7 @@ Combine: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
 
 @dataclass(frozen=True)
 class NumberTypes:
-    """Types of a pass's numbers.
-
-    Attributes:
-        products: the type that matrices are multiplied in.
-        states: that of all states, between the products.
-    """
+    """Types of a pass's numbers: what matrices are multiplied in, and that of all states between the products."""
 
     products: torch.dtype
     states: torch.dtype

@@ -21,14 +21,10 @@ from xcrossrec.models.adapters import LoraFactors
 
 
 class StackedLoraLinear(nn.Module):
-    """A frozen linear layer with one low-rank update per stream.
+    """A frozen linear layer, shared and not copied, with one low-rank update per stream.
 
-    The base weight multiplies all streams at once; the updates are two batched products. Ranks may differ
-    (short ones are padded with zeros) and a stream without an update here has a zero one.
-
-    Args:
-        linear: the base's layer; shared, not copied.
-        factors: per stream its update, or None.
+    The base weight multiplies all streams at once; the updates are two batched products. Ranks may differ (short ones
+    are padded with zeros) and a stream without an update here (None) has a zero one.
     """
 
     down: Tensor
@@ -45,11 +41,7 @@ class StackedLoraLinear(nn.Module):
         self.only_stream: int | None = None
 
     def forward(self, x: Float[Tensor, "rows token inside"]) -> Float[Tensor, "rows token outside"]:
-        """Map all streams.
-
-        Args:
-            x: rows are ``source * batch``, source first; inside :func:`one_stream` all rows are of that stream.
-        """
+        """Map all streams, source first in the rows; inside :func:`one_stream` all rows are of that stream."""
         out = self.linear(x)
         down, up = self.down, self.up
         if self.only_stream is not None:
@@ -72,14 +64,8 @@ def one_stream(layers: Sequence[StackedLoraLinear], stream: int) -> Iterator[Non
 
 
 def stack_adapters(backbone: nn.Module, streams: Sequence[Mapping[str, LoraFactors]]) -> None:
-    """Replace, in place, every linear layer that some adapter updates by a stacked one.
-
-    Args:
-        streams: per stream its update of each module that it changes.
-
-    Raises:
-        ModelError: adapters are stacked on this backbone already.
-    """
+    """Replace, in place, every linear layer that some adapter updates by a stacked one; ``streams`` has each one's
+    update of each module that it changes. ModelError: adapters are stacked on this backbone already."""
     for path in sorted({module for factors in streams for module in factors}):
         linear = backbone.get_submodule(path)
         if not isinstance(linear, nn.Linear):
