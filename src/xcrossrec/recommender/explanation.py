@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -19,10 +20,12 @@ from torch import Tensor
 
 from xcrossrec.answers import Explanation, HistoryMatch, LayerShare, SourceShare
 from xcrossrec.copurchase import Term
-from xcrossrec.models.dual import DualScorer
+from xcrossrec.models.dual import encode_titles
+from xcrossrec.models.heads import HistoryMatcher
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.merged import MergedEncoder
-from xcrossrec.models.model import Model, encoder_of
+from xcrossrec.models.model import Model, encoder_of, matcher_of
+from xcrossrec.models.pair import PairScorer
 from xcrossrec.models.xcross.encoder import XCrossEncoder
 from xcrossrec.prompts import history_prompt
 from xcrossrec.recommender.questions import Known
@@ -91,11 +94,9 @@ class _Probe(ABC):
         self.weight = weight
         self.full = self.scores(self.history)
 
+    @abstractmethod
     def scores(self, history: Sequence[str]) -> Float[np.ndarray, " item"]:
         """Score the items for these history titles."""
-        slots, every = len(history), [*history, *self.items]
-        scorer = kind_of(self.model).scorer(self.model, every)
-        return np.asarray(scorer.score([range(slots)], np.arange(slots, len(every))[None])[0], dtype=np.float64)
 
     @abstractmethod
     def encode(self) -> Bool[Tensor, "item batch token"]:
@@ -127,6 +128,13 @@ class _DualProbe(_Probe):
     """History items and items are encoded apart."""
 
     @torch.inference_mode()
+    def scores(self, history: Sequence[str]) -> Float[np.ndarray, " item"]:
+        """Match vectors with the model's own matcher."""
+        slots, items = self._vectors(history)
+        found = self._matcher().match(slots[None], torch.ones(1, len(slots), dtype=torch.bool), items)[0]
+        return np.asarray(found.double())
+
+    @torch.inference_mode()
     def encode(self) -> Bool[Tensor, "item batch token"]:
         """A score comes from the history's texts and the item's own."""
         slots, encoder = len(self.history), encoder_of(self.model)
@@ -141,15 +149,31 @@ class _DualProbe(_Probe):
     @torch.inference_mode()
     def cosines_and_shares(self) -> tuple[Tensor | None, Tensor | None]:
         """Of the soft maximum over the history's items."""
-        count, scorer = len(self.history), DualScorer(self.model, [*self.history, *self.items])
-        cosines = scorer.slots[:count] @ scorer.vectors[count:].t()
-        weight = scorer.matcher.recency_weight(torch.arange(count - 1, -1, -1))
-        logits = weight.log()[:, None] + scorer.matcher.sharpness * cosines
+        slots, items = self._vectors(self.history)
+        cosines, matcher = slots @ items.t(), self._matcher()
+        weight = matcher.recency_weight(torch.arange(len(slots) - 1, -1, -1))
+        logits = weight.log()[:, None] + matcher.sharpness * cosines
         return cosines, logits.softmax(0)
+
+    def _matcher(self) -> HistoryMatcher:
+        matcher: HistoryMatcher = deepcopy(matcher_of(self.model)).cpu()  # vectors are compared on the CPU
+        return matcher
+
+    def _vectors(self, history: Sequence[str]) -> tuple[Float[Tensor, "slot dim"], Float[Tensor, "item dim"]]:
+        """Of the history and of the items; encoded together where the model reads both alike."""
+        if encoder_of(self.model).recipe.apart:
+            return encode_titles(self.model, history, as_history=True), encode_titles(self.model, self.items)
+        vectors = encode_titles(self.model, [*history, *self.items])
+        return vectors[: len(history)], vectors[len(history) :]
 
 
 class _PairProbe(_Probe):
     """The history stands in one text with each item."""
+
+    def scores(self, history: Sequence[str]) -> Float[np.ndarray, " item"]:
+        """Read the history with every item."""
+        found = PairScorer(self.model, self.items).score_titles([history], np.arange(len(self.items))[None])
+        return np.asarray(found[0], dtype=np.float64)
 
     @torch.inference_mode()
     def encode(self) -> Bool[Tensor, "item batch token"]:
