@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from xcrossrec.data import Domain, build_domain, with_shared_users
 from xcrossrec.evaluation import Evaluation, evaluate, summary_table
-from xcrossrec.evaluation.variants import first_day
+from xcrossrec.evaluation.protocol import first_day
 from xcrossrec.exceptions import DataError
 
 ITEMS = [{"item_id": f"i{n}", "title": f"Item {n}"} for n in range(40)]

@@ -23,13 +23,12 @@ from xcrossrec.data.candidates import Candidates, candidates_for
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.data.splitting import bought_after
 from xcrossrec.evaluation.result import RESULT_SCHEMA, SEEN, Evaluation, EvaluationInfo, means_by
-from xcrossrec.evaluation.variants import first_day
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
 from xcrossrec.metrics.lists import best_items, list_metrics
 from xcrossrec.metrics.ranking import catalogue_ranks, per_user_metrics, ranks
 from xcrossrec.progress import Stage, stage
 from xcrossrec.scoring import LadderScorer, Rung, Scorer, rung_of
-from xcrossrec.types import NEGATIVES, USER, Negatives, Split
+from xcrossrec.types import ITEM, NEGATIVES, USER, Negatives, Split
 
 _Ranked = tuple[Int[np.ndarray, " user"], Int[np.ndarray, " user"]]  # ranks, numbers of items ranked
 
@@ -225,3 +224,55 @@ def _frame(
         columns |= {"rank": rank, **per_user_metrics(rank), SEEN: seen}
         frames.append(pl.DataFrame(columns, schema=RESULT_SCHEMA))
     return pl.concat(frames)
+
+
+# ---- a domain asked otherwise
+
+
+def first_day(domain: Domain, split: Split) -> Domain:
+    """Move the first purchase of each user of a split behind the others, so that it is the target of the protocol.
+
+    Users of the train split are left out: models know their first purchases.
+
+    Args:
+        domain: imported with ``--split by-user`` or ``temporal``, so that it has others.
+        split: whose users.
+
+    Raises:
+        DataError: all of them are in the train split, too, or none has two purchases.
+    """
+    if split == "train":
+        raise DataError("models know the first purchases of the train split: rank the users of another one")
+    known = domain.interactions["train"].select(USER).unique() if "train" in domain.splits else None
+    frame = domain.frame(split)
+    frame = frame if known is None else frame.join(known, on=USER, how="anti", maintain_order="left")
+    user = pl.col(USER)  # each one's rows stand together
+    moved = frame.sort(user.rle_id(), user.is_first_distinct(), maintain_order=True)
+    if not domain.frame(split).is_empty() and moved.is_empty():
+        raise DataError(
+            f"all users of {split!r} of domain {domain.name!r} are in its train split, too, so their first purchases "
+            "are known: import it with --split by-user"
+        )
+    manifest = {name: value for name, value in domain.manifest.items() if name != "fingerprint"}
+    return replace(domain, interactions={**domain.interactions, split: moved}, manifest=manifest)
+
+
+def without_field(domain: Domain, field: str) -> Domain:
+    """Give every item an empty field, so that it vanishes from the texts of whatever reads it.
+
+    Args:
+        domain: stays as it is.
+        field: a column of its items.
+
+    Raises:
+        DataError: the items have no such column.
+    """
+    columns = [column for column in domain.items.columns if column != ITEM]
+    if field not in columns:
+        raise DataError(
+            f"the items of domain {domain.name!r} have no column {field!r}, they have {', '.join(columns)}: give one "
+            "of these, or import the column"
+        )
+    kind = domain.items.schema[field]
+    empty = pl.lit("" if kind == pl.String else None, dtype=kind).alias(field)
+    return replace(domain, items=domain.items.with_columns(empty), manifest={})
