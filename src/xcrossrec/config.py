@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, TypeAlias, get_args
 
+from xcrossrec.arguments import checked
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.types import FORMS, Form, Scoring
 
@@ -82,6 +83,7 @@ class TrainingConfig:
         return cls(**{**defaults, **settings})
 
 
+@checked
 def source_config(**changes: Any) -> TrainingConfig:
     """Defaults for LoRA on a domain (``train source``); ConfigError where a change is unknown or out of its range."""
     return TrainingConfig.from_mapping(changes, epochs=3, learning_rate=5e-4)
@@ -100,7 +102,7 @@ class Integration:
             time.
 
     Raises:
-        ConfigError: an unknown form, or a rank that is not from 1 to 1,024.
+        ConfigError: an unknown form, a rank that is not from 1 to 1,024, or no whole number of layers above 0.
     """
 
     form: Form = "merged"
@@ -108,10 +110,13 @@ class Integration:
     top_layers: int | None = 2
 
     def __post_init__(self) -> None:
-        if self.form not in FORMS:
+        if not isinstance(self.form, str) or self.form not in FORMS:
             raise ConfigError(f"unknown form {self.form!r}: choose one of {', '.join(FORMS)} (xcross is the paper's)")
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or not 1 <= self.rank <= 1024:
             raise ConfigError(f"rank is {self.rank!r}: expected a whole number from 1 to 1,024")
+        layers = self.top_layers
+        if layers is not None and (isinstance(layers, bool) or not isinstance(layers, int) or layers < 1):
+            raise ConfigError(f"top_layers is {layers!r}: expected a whole number above 0, or None for all layers")
 
 
 _INTEGRATOR_RATE, _RATE_AFTER_ALL = 3e-4, 1e-4
@@ -122,6 +127,7 @@ _RATES_OF_TARGET_LORA: dict[Scoring, dict[int, float]] = {"dual": {0: 2e-3, 512:
 (lab/evidence/amazon-search-128.toml), the others are those of docs/evidence.md."""
 
 
+@checked
 def target_config(
     *, users: int = 0, scoring: Scoring = "dual", integration: Integration | None = None, **changes: Any
 ) -> TrainingConfig:
@@ -136,6 +142,8 @@ def target_config(
     Raises:
         ConfigError: a change that is unknown, or out of its range.
     """
+    if scoring not in _RATES_OF_TARGET_LORA:
+        raise ConfigError(f"scoring is {scoring!r}: choose dual or pair")
     rates = {
         "learning_rate": _INTEGRATOR_RATE if (integration or Integration()).top_layers else _RATE_AFTER_ALL,
         "target_learning_rate": _by_users(_RATES_OF_TARGET_LORA[scoring], users),
@@ -145,6 +153,8 @@ def target_config(
 
 def _by_users(rates: Mapping[int, float], users: int) -> float:
     """The rate of the largest number of users that is not above ``users``."""
+    if users < 0:
+        raise ConfigError(f"users is {users}: give 0 or more")
     return rates[max(least for least in rates if least <= users)]
 
 
@@ -152,6 +162,7 @@ _RIVAL_RATES = {0: 1e-3, 2048: 3e-3}
 """Of LoRA on the target, by the least number of users: the better of two on four targets (docs/evidence.md)."""
 
 
+@checked
 def rival_config(*, users: int = 0, **changes: Any) -> TrainingConfig:
     """Defaults for LoRA on the target (``--form lora``): as many epochs and the same head as the integration has.
 

@@ -12,7 +12,7 @@ import pytest
 
 from xcrossrec.catalogue import Catalogue, Filters, StoredItem
 from xcrossrec.data import Domain, write_domain
-from xcrossrec.exceptions import BundleError, ConfigError, DataError, UnknownItemError
+from xcrossrec.exceptions import BundleError, ConfigError, DataError, UnknownItemError, XCrossRecError
 from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.recommender import Answer, Item, Question, Recommender, ranking
@@ -113,15 +113,15 @@ def test_a_catalogue_id_wins_over_the_forms(late: Recommender) -> None:
         (["id:i0 i1"], "unknown item id 'i0 i1'"),
         (["title: "], "empty title"),
         (["  "], "unknown item id"),
-        ("i0", "a list of items, got 'i0'"),
-        ([3], "got 3"),
+        ("i0", "history is 'i0': expected a list; put it into one"),
+        ([3], r"history\[0\] is 3: expected a text or Item"),
         ([{"name": "x"}], r"got \{'name': 'x'\}"),
         ([{}], "item_id=None and title=None"),
-        ([float("nan")], "got nan"),
+        ([float("nan")], r"history\[0\] is nan"),
     ],
 )
 def test_a_bad_history_is_refused_by_name(late: Recommender, history: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(XCrossRecError, match=message):
         late.recommend(history)
 
 

@@ -22,6 +22,7 @@ from xcrossrec.adaptation.judge import Judge
 from xcrossrec.adaptation.report import write_report
 from xcrossrec.adaptation.shop import MODEL, Clock, Fitted, Form, Missing, Pace, Shop, log, whole_ndcg
 from xcrossrec.adaptation.sources import AnySource, Given, read_sources, ready
+from xcrossrec.arguments import checked
 from xcrossrec.data import read_domain
 from xcrossrec.data.domain import Domain
 from xcrossrec.engine import Engine
@@ -39,6 +40,7 @@ _FOR_SOURCES = 0.5
 """Share of the minutes left that the trainings of missing sources may take, all together."""
 
 
+@checked
 def adapt(
     target: Domain | Path | str,
     sources: Sequence[AnySource] | None = None,
@@ -77,13 +79,15 @@ def adapt(
 
     Raises:
         DataError: no users to fit, choose or report on, or a folder that holds something else.
-        ConfigError: no minutes, several GPUs visible, a source that is the target, two of one name, or one to drop that
-            is not there.
+        ConfigError: no minutes, a negative seed, several GPUs visible, a source that is the target, two of one name, or
+            one to drop that is not there.
         BundleError: a source that is neither a domain nor an adapter.
         ModelError: the base cannot be loaded, or nothing can be fitted.
         StorageError: the disk refuses.
     """
     check_run(Path(out), minutes)
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}: give 0 or more")
     refuse_idle_gpus(shared=False)
     clock, out, plan = Clock(minutes), Path(out), plan or Plan()
     domain = target if isinstance(target, Domain) else read_domain(target)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Int64
 
+from xcrossrec.arguments import checked
 from xcrossrec.data.candidates import draw_candidates
 from xcrossrec.data.domain import Domain
 from xcrossrec.evaluation import Evaluation, compare, evaluate, verdict
@@ -48,6 +49,7 @@ class _OfSome:
         return self._scorer.score(inside, np.searchsorted(self._rows, candidates))
 
 
+@checked
 def compare_bases(
     domain: Domain, bases: Sequence[Path | str], *, users: int | None = None, seed: int = 0
 ) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from xcrossrec.arguments import checked
 from xcrossrec.baselines.names import PREFIX, parts_of
 from xcrossrec.baselines.rivals import ItemKNN, Popularity, TfidfMean
 from xcrossrec.data.domain import Domain
@@ -91,6 +92,7 @@ class Subject:
         return [scorer for scorer in scorers if isinstance(scorer, ModelScorer)]
 
 
+@checked
 def scorer_for(spec: str | Path, domain: Domain, *, base: str | Path | None = None, strict: bool = False) -> Subject:
     """Make the scorer that a command line names, bound to a domain's catalogue.
 

@@ -13,8 +13,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from xcrossrec.arguments import checked
 from xcrossrec.data.text import CANONICAL, TITLES, ItemText
-from xcrossrec.exceptions import DataError
+from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
 ITEM_SCHEMA = pl.Schema({ITEM: pl.String, TITLE: pl.String})
@@ -149,12 +150,14 @@ class Domain:
         domain.__dict__["fingerprint"] = self.fingerprint
         return domain
 
+    @checked
     def with_text(self, template: str | ItemText) -> Domain:
         """Let models read another text of the same items (ConfigError: no template; DataError: they lack a column)."""
         text = template if isinstance(template, ItemText) else ItemText(template)
         stated = {name: value for name, value in self.manifest.items() if name not in ("fingerprint", "text")}
         return replace(self, text=text, manifest=stated)
 
+    @checked
     def count_users(self, split: Split) -> int:
         """Count the users of one split; DataError as for :meth:`frame`."""
         return user_runs(self.frame(split)).n_unique()
@@ -173,6 +176,7 @@ class Domain:
     def _rows(self) -> dict[str, int]:
         return {item: row for row, item in enumerate(self.items[ITEM].to_list())}
 
+    @checked
     def frame(self, split: Split) -> pl.DataFrame:
         """Get the interactions of one split; DataError names those that exist where the domain lacks it."""
         if split not in self.interactions:
@@ -193,6 +197,7 @@ class Domain:
         every = pl.concat([frame.select(columns) for frame in self.interactions.values()])
         return every.unique(maintain_order=True).sort(USER, POSITION, maintain_order=True)
 
+    @checked
     def sequences(self, split: Split, *, minimum: int = SHORTEST_SEQUENCE) -> Sequences:
         """Collect each user's item rows of one split, oldest first, of at least ``minimum`` items.
 
@@ -208,11 +213,14 @@ class Domain:
         )
         return Sequences(tuple(grouped[USER].to_list()), tuple(map(tuple, grouped["row"].to_list())))
 
+    @checked
     def with_users(self, split: Split, most: int, seed: int) -> Domain:
         """The same domain with at most so many of the users of one split who have a history, drawn by seed.
 
-        DataError as for :meth:`frame`.
+        DataError as for :meth:`frame`, ConfigError for a negative number.
         """
+        if most < 0 or seed < 0:
+            raise ConfigError(f"most is {most} and seed {seed}: give 0 or more")
         every = self.sequences(split)
         if len(every) <= most:
             return self

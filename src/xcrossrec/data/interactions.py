@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from xcrossrec.arguments import checked
 from xcrossrec.data.domain import Domain, user_runs
 from xcrossrec.data.given import Table, as_frame
 from xcrossrec.data.store import manifest_of
@@ -91,6 +92,7 @@ def order(interactions: pl.DataFrame) -> pl.DataFrame:
     return ordered.with_columns(pl.Series(POSITION, numbers))
 
 
+@checked
 def build_domain(
     name: str,
     items: Table,

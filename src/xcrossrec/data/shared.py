@@ -7,19 +7,26 @@ from dataclasses import replace
 
 import polars as pl
 
+from xcrossrec.arguments import checked
 from xcrossrec.data.domain import DOMAIN, OTHER_SCHEMA, TEXT, Domain
 from xcrossrec.data.store import manifest_of
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, TIMESTAMP, USER
 
 
+@checked
 def with_shared_users(domain: Domain, others: Sequence[Domain]) -> Domain:
     """Give a domain what its users bought in other domains; users are the same where their ids are.
 
     Args:
         domain: the new category; former histories of its users elsewhere are replaced.
-        others: established categories, each of another name, each with a user of its (DataError). All splits count.
+        others: established categories, each of another name. All of their splits count.
+
+    Raises:
+        DataError: no other domain, two of one name, or one that shares no user.
     """
+    if not others:
+        raise DataError("no other domain was given: name at least one whose users this one shares")
     names = [domain.name, *(other.name for other in others)]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise DataError(

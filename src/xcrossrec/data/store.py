@@ -14,6 +14,7 @@ from zlib import crc32
 import polars as pl
 
 from xcrossrec._version import __version__
+from xcrossrec.arguments import checked
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import ConfigError, DataError, not_read
@@ -60,6 +61,7 @@ def manifest_of(domain: Domain) -> dict[str, Any]:
     }
 
 
+@checked
 def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -> None:
     """Write a domain into a folder of its own; an interrupted write leaves either the old domain or none.
 
@@ -89,6 +91,7 @@ def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -
         (temporary / MANIFEST).write_text(manifest + "\n", encoding="utf-8")
 
 
+@checked
 def read_domain(path: Path | str) -> Domain:
     """Read a domain that `write_domain` wrote.
 

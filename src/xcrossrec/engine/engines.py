@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.extras import require
@@ -19,6 +19,7 @@ Make: TypeAlias = Callable[[], Work]
 """Loads what the work needs, once a worker. Another process gets it pickled: it names files by whole paths."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Works on blocks, each independent of the others."""
 

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from xcrossrec.arguments import checked
 from xcrossrec.evaluation.result import SEEN, Evaluation
-from xcrossrec.exceptions import DataError
+from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.metrics.ranking import METRICS
 from xcrossrec.metrics.significance import paired_comparison
 from xcrossrec.types import USER, Negatives
 
 
+@checked
 def compare(a: Evaluation, b: Evaluation, *, permutations: int = 10_000) -> dict[str, Any]:
     """Compare two methods on the same users, for every kind of negatives that both have.
 
@@ -31,7 +33,10 @@ def compare(a: Evaluation, b: Evaluation, *, permutations: int = 10_000) -> dict
     Raises:
         DataError: another domain, content, split, seed, set of users or candidate count, or no kind of
             negatives in common; names both values.
+        ConfigError: a negative number of permutations.
     """
+    if permutations < 0:
+        raise ConfigError(f"permutations is {permutations}: give 0 or more")
     for what in ("domain", "fingerprint", "split", "seed"):
         of_a, of_b = getattr(a.info, what), getattr(b.info, what)
         if of_a != of_b:

@@ -19,6 +19,7 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from xcrossrec._version import __version__
+from xcrossrec.arguments import checked
 from xcrossrec.data.candidates import Candidates, candidates_for
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.data.splitting import bought_after
@@ -33,10 +34,11 @@ from xcrossrec.types import ITEM, NEGATIVES, USER, Negatives, Split
 _Ranked = tuple[Int[np.ndarray, " user"], Int[np.ndarray, " user"]]  # ranks, numbers of items ranked
 
 
+@checked
 def evaluate(
     scorer: Scorer,
     domain: Domain,
-    split: Split,
+    split: Split = "validation",
     *,
     negatives: Sequence[Negatives] = NEGATIVES,
     seed: int = 0,
@@ -66,7 +68,7 @@ def evaluate(
         29 negatives are left are not among those of that kind.
 
     Raises:
-        ConfigError: no or unknown or repeated ``negatives``.
+        ConfigError: no or unknown or repeated ``negatives``, or no users at a time.
         DataError: the split is absent or has no user with a history, or candidates do not fit it.
         ModelError: the scorer returned another shape than asked for, or scores that are not finite.
     """
@@ -175,6 +177,8 @@ def _rank_all(
     left_out = [()] * len(sequences) if domain.keeps_repeats else sequences.rows
     parts: dict[Negatives, list[_Ranked]] = {kind: [] for kind in negatives}
     best: list[Int[np.ndarray, "_ place"]] = []
+    if batch_users < 1:
+        raise ConfigError(f"batch_users is {batch_users}: give 1 or more")
     for start in range(0, len(sequences), batch_users):
         chosen = slice(start, start + batch_users)
         lists = {kind: rows[chosen] for kind, rows in drawn.items()}

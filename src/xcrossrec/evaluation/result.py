@@ -16,6 +16,7 @@ from typing import Any
 
 import polars as pl
 
+from xcrossrec.arguments import checked
 from xcrossrec.data.store import read_parquet, readable
 from xcrossrec.exceptions import DataError
 from xcrossrec.metrics.ranking import METRICS
@@ -84,6 +85,7 @@ class Evaluation:
         present = set(self.frame[KIND].unique())
         return tuple(kind for kind in NEGATIVES if kind in present)
 
+    @checked
     def of(self, negatives: Negatives) -> pl.DataFrame:
         """The rows of one kind of negatives.
 
@@ -97,6 +99,7 @@ class Evaluation:
             )
         return self.frame.filter(pl.col(KIND) == negatives)
 
+    @checked
     def save(self, path: Path | str) -> None:
         """Write one Parquet file; results that are there are replaced in one step or not at all.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from xcrossrec.arguments import checked
 from xcrossrec.catalogue import BlockEncoder, in_blocks, is_catalogue, open_catalogue, read_items
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.store import read_domain
@@ -76,6 +77,7 @@ class Exported:
         return "\n".join(lines)
 
 
+@checked
 def export_model(
     path: Path | str,
     to: To,

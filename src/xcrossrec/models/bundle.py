@@ -19,6 +19,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
 from xcrossrec._version import __version__
+from xcrossrec.arguments import checked
 from xcrossrec.exceptions import BundleError, ConfigError, ModelError, StorageError
 from xcrossrec.models.adapters import MANIFEST, read_manifest
 from xcrossrec.models.day_one import DayOne
@@ -176,6 +177,7 @@ def read_bundle_manifest(path: Path | str) -> dict[str, Any]:
     return manifest
 
 
+@checked
 def load(path: Path | str, *, base: AnyBase | None = None, trainable: bool = False) -> Model:
     """Load a model or adapter folder.
 

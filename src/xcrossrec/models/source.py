@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 
-from xcrossrec.exceptions import ModelError
+from xcrossrec.exceptions import ConfigError, ModelError
 from xcrossrec.models.adapters import ADAPTER_WEIGHTS, Adapter, read_adapter
 from xcrossrec.models.base import Base
 from xcrossrec.models.encoder import EncoderSettings, TitleEncoder
@@ -128,8 +128,16 @@ def save_peft(backbone: PeftModel, folder: Path) -> None:
 
 
 def default_lora(rank: int = 8, target_modules: Sequence[str] | None = None) -> LoraConfig:
-    """LoRA on query and value, as PEFT's defaults choose them for the base's architecture, or on linear layers of other
-    names; alpha is twice the rank."""
+    """LoRA on query and value, as PEFT's defaults choose them for the base's architecture; alpha is twice the rank.
+
+    Args:
+        target_modules: names of other linear layers to adapt.
+
+    Raises:
+        ConfigError: a rank that is not from 1 to 1,024.
+    """
+    if not 1 <= rank <= 1024:
+        raise ConfigError(f"rank is {rank}: expected a whole number from 1 to 1,024")
     return LoraConfig(r=rank, lora_alpha=2 * rank, bias="none", target_modules=list(target_modules or ()) or None)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from xcrossrec.arguments import checked
 from xcrossrec.catalogue import ItemSource, is_catalogue, read_items, recorded_purchases
 from xcrossrec.catalogue.purchases import leave_out
 from xcrossrec.copurchase import CoPurchases, user_hash
@@ -51,6 +52,7 @@ class Learned:
     copurchase: Choice | None
 
 
+@checked
 def learn(
     path: Path | str,
     interactions: Paths | Table,
@@ -183,6 +185,8 @@ def _read(interactions: Paths | Table, columns: Columns) -> tuple[pl.DataFrame, 
 
 def _paths(interactions: Paths | Table) -> list[Path | str]:
     """The paths that are given; none of a table."""
+    if interactions is None:
+        raise DataError("interactions is None: give a table of purchases, or files")
     given = [interactions] if isinstance(interactions, (str, Path)) else interactions
     paths = isinstance(given, Sequence) and all(isinstance(each, (str, Path)) for each in given)
     return list(given) if paths else []

@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any, Self
 
 from xcrossrec.answers import Explanation, ItemScore, Recommendation, customers
+from xcrossrec.arguments import checked
 from xcrossrec.catalogue import Catalogue, Filters, ItemSource, Snapshot, open_catalogue
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.bundle import Loading
@@ -99,6 +100,7 @@ class Recommender:
         BundleError: a catalogue of another model's vectors, or a damaged one.
     """
 
+    @checked
     def __init__(
         self,
         model: Model,
@@ -123,6 +125,7 @@ class Recommender:
         self._loading: Loading | None = None
 
     @classmethod
+    @checked
     def from_pretrained(
         cls,
         path: Path | str,
@@ -226,6 +229,7 @@ class Recommender:
         model)."""
         self.ranking.check(self.catalogue.snapshot(), asked)
 
+    @checked
     def recommend(
         self,
         history: Sequence[ItemLike] = (),
@@ -275,6 +279,7 @@ class Recommender:
         )
         return self.ask(asked).recommendations
 
+    @checked
     def score(self, history: Sequence[ItemLike], items: Sequence[ItemLike]) -> list[ItemScore]:
         """Score items of the catalogue, or titles, for a history; at least one, in their order.
 
@@ -284,6 +289,7 @@ class Recommender:
         """
         return self.ask(Question(history, to_score=items)).scores
 
+    @checked
     def explain(self, history: Sequence[ItemLike], item: ItemLike) -> Explanation:
         """Say why an item has its score: which history items matched, which source gave what at which layer.
 
@@ -295,6 +301,7 @@ class Recommender:
         """
         return self.explain_many(history, [item])[0]
 
+    @checked
     def explain_many(self, history: Sequence[ItemLike], items: Sequence[ItemLike]) -> list[Explanation]:
         """Explain several items of one history; cheaper than one by one."""
         return self.explain_answer(self.ask(Question(history, to_score=items))) if items else []

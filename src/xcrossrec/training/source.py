@@ -12,6 +12,7 @@ import polars as pl
 import torch
 from transformers import TrainerCallback
 
+from xcrossrec.arguments import checked
 from xcrossrec.config import TrainingConfig, source_config
 from xcrossrec.copurchase import user_hash
 from xcrossrec.data.domain import Domain
@@ -38,6 +39,7 @@ TRAINING_USERS = "training_users.parquet"
 _log = logging.getLogger(__name__)
 
 
+@checked
 def train_source(
     domain: Domain,
     out: Path | str,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from xcrossrec.arguments import checked
 from xcrossrec.config import Integration, TrainingConfig, target_config
 from xcrossrec.data.domain import Domain
 from xcrossrec.exceptions import ModelError
@@ -37,6 +38,7 @@ from xcrossrec.training.trackers import Tracker
 from xcrossrec.types import PairAttention, PairStart, Scoring
 
 
+@checked
 def train_target(
     domain: Domain,
     sources: Sequence[Path | str],

@@ -31,6 +31,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int64
 
+from xcrossrec.arguments import checked
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.market.catalogue import (
     BRAND_HOUSES,
@@ -150,6 +151,7 @@ def history_weights(
     return np.asarray(np.where(bought, 0.0, weights))
 
 
+@checked
 def sample_market(seed: int = 0, settings: MarketSettings | None = None) -> dict[str, Domain]:
     """Simulate the sample market: four small domains with train, validation and test customers.
 
