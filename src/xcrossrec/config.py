@@ -166,7 +166,12 @@ _RIVAL_RATES = {0: 1e-3, 2048: 3e-3}
 def rival_config(*, users: int = 0, **changes: Any) -> TrainingConfig:
     """Defaults for LoRA on the target (``--form lora``): as many epochs and the same head as the integration has.
 
-    With many users to train on its learning rate is higher. Changes are as for :func:`target_config`.
+    Args:
+        users: to train on; with many its learning rate is higher.
+        **changes: settings that differ from the defaults.
+
+    Raises:
+        ConfigError: a change that is unknown, or out of its range.
     """
     same = {name: getattr(target_config(), name) for name in ("epochs", "patience", "projection_rank")}
     return source_config(**{**same, "learning_rate": _by_users(_RIVAL_RATES, users), **changes})

@@ -52,7 +52,10 @@ class Scorer(Protocol):
             candidates: item rows to score per user; None scores the whole catalogue, in row order.
 
         Returns:
-            finite float32 scores, one row a history; DataError where an item row is outside the catalogue.
+            finite float32 scores, one row a history.
+
+        Raises:
+            DataError: an item row outside the catalogue.
         """
         ...
 

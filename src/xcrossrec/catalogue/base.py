@@ -234,9 +234,16 @@ class Catalogue:
         return len(items)
 
     def delete(self, item_ids: Collection[str]) -> int:
-        """Delete items; gone, and found no longer, when this returns. Unknown ids are no error.
+        """Delete items; gone, and found no longer, when this returns.
 
-        Gives how many were there; errors are those of :meth:`upsert`.
+        Args:
+            item_ids: unknown ones are no error.
+
+        Returns:
+            how many were there.
+
+        Raises:
+            XCrossRecError: as for :meth:`upsert`.
         """
         with self._writing:
             self._check_open()
@@ -246,11 +253,20 @@ class Catalogue:
         return len(known)
 
     def add_purchases(self, purchases: Sequence[Purchase]) -> Sequence[Purchase]:
-        """Add purchases, all of them or none; kept, and to be read, when this returns. Gives those that were new.
+        """Add purchases, all of them or none; kept, and to be read, when this returns.
 
         They belong to the catalogue, not to its items or its model: they stay when an item is deleted, and when
         another model's vectors take the place. A purchase that is there already changes nothing: each item of a
-        customer counts once, from when it came first. Errors are those of :meth:`upsert`.
+        customer counts once, from when it came first.
+
+        Args:
+            purchases: in order.
+
+        Returns:
+            those that were new.
+
+        Raises:
+            XCrossRecError: as for :meth:`upsert`.
         """
         with self._writing:
             self._check_open()
@@ -262,9 +278,15 @@ class Catalogue:
         return fresh
 
     def forget(self, user_id: str) -> int:
-        """Delete a customer's purchases: gone from disk, its free space too, when this returns; gives how many.
+        """Delete a customer's purchases: gone from disk, its free space too, when this returns.
 
         A hash of her id stays, by which no model that counted her purchases brings them back.
+
+        Args:
+            user_id: one of whom nothing is known is no error.
+
+        Returns:
+            how many there were.
 
         Raises:
             XCrossRecError: as for :meth:`upsert`; or they are deleted, and the disk has no room to write the rest anew,

@@ -101,9 +101,14 @@ class Snapshot(ABC):
 
     @abstractmethod
     def search(self, wanted: Search, k: int) -> list[tuple[StoredItem, float]]:
-        """Find the items with the highest scores, ``k`` at most.
+        """Find the items with the highest scores.
 
-        Best first, equal scores in the catalogue's order; ``k`` items if ``k`` may be found.
+        Args:
+            wanted: what is searched for.
+            k: how many at most.
+
+        Returns:
+            best first, equal scores in the catalogue's order; ``k`` items if ``k`` may be found.
 
         Raises:
             ConfigError: ``k`` below 1, or a catalogue without vectors.

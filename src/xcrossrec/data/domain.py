@@ -152,7 +152,12 @@ class Domain:
 
     @checked
     def with_text(self, template: str | ItemText) -> Domain:
-        """Let models read another text of the same items (ConfigError: no template; DataError: they lack a column)."""
+        """Let models read another text of the same items.
+
+        Raises:
+            ConfigError: no template.
+            DataError: the items lack a column that it names.
+        """
         text = template if isinstance(template, ItemText) else ItemText(template)
         stated = {name: value for name, value in self.manifest.items() if name not in ("fingerprint", "text")}
         return replace(self, text=text, manifest=stated)
@@ -178,7 +183,11 @@ class Domain:
 
     @checked
     def frame(self, split: Split) -> pl.DataFrame:
-        """Get the interactions of one split; DataError names those that exist where the domain lacks it."""
+        """Get the interactions of one split.
+
+        Raises:
+            DataError: the domain lacks the split; names those that exist.
+        """
         if split not in self.interactions:
             raise DataError(
                 f"domain {self.name!r} has no {split!r} split, only {', '.join(self.splits) or 'none'}: "
@@ -199,9 +208,14 @@ class Domain:
 
     @checked
     def sequences(self, split: Split, *, minimum: int = SHORTEST_SEQUENCE) -> Sequences:
-        """Collect each user's item rows of one split, oldest first, of at least ``minimum`` items.
+        """Collect each user's item rows of one split, oldest first.
 
-        DataError as for :meth:`frame`.
+        Args:
+            split: which users.
+            minimum: shortest sequence kept, in items.
+
+        Raises:
+            DataError: the domain lacks the split; names those that exist.
         """
         frame = self.frame(split)
         rows = frame[ITEM].replace_strict(self._rows, return_dtype=pl.Int64)

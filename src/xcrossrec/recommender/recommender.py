@@ -134,8 +134,19 @@ class Recommender:
         base: AnyBase | None = None,
         precision: EncodingPrecision = "fp32",
     ) -> Self:
-        """Load a bundle or an adapter's folder; see :func:`xcrossrec.load` and :class:`Recommender` for arguments and
-        errors."""
+        """Load a bundle or an adapter's folder.
+
+        Args:
+            path: what ``xcrossrec train`` wrote.
+            catalogue: see :class:`Recommender`.
+            base: see :func:`xcrossrec.load`.
+            precision: of encoding.
+
+        Raises:
+            BundleError: incomplete, changed, foreign or unsafe content.
+            BaseMismatchError: no base is there that has the digest of the training, or the given one has another.
+            DataError: no catalogue there, or one that cannot be ranked.
+        """
         loading = Loading(path, base, precision)
         made = cls(loading(), catalogue)
         made._loading = loading

@@ -155,11 +155,13 @@ def history_weights(
 def sample_market(seed: int = 0, settings: MarketSettings | None = None) -> dict[str, Domain]:
     """Simulate the sample market: four small domains with train, validation and test customers.
 
-    The data are simulated, and every manifest says so. Titles are the same for every seed, which is 0 or more
-    (ConfigError).
+    The data are simulated, and every manifest says so. Titles are the same for every seed.
 
     Returns:
         domain name to domain, in the order of ``MARKET_DOMAINS``.
+
+    Raises:
+        ConfigError: a negative seed.
     """
     if seed < 0:
         raise ConfigError(f"the seed of the sample market must not be negative, got {seed}")

@@ -69,8 +69,11 @@ def import_domain(
 def read_interactions(inputs: Inputs) -> pl.DataFrame:
     """Read interactions alone, of own tables and of domains' folders.
 
-    ``user_id``, ``item_id``, and a time or position where there is one; see :class:`RawDomain`. DataError: files that
-    cannot be read, a missing column, rows that lack something.
+    Returns:
+        ``user_id``, ``item_id``, and a time or position where there is one; see :class:`RawDomain`.
+
+    Raises:
+        DataError: files that cannot be read, a missing column, rows that lack something.
     """
     with scratch_folder() as folder:
         files = _in_files(inputs, folder)
