@@ -245,7 +245,7 @@ def test_wrong_sources_and_folders_are_refused(done: Done, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="two sources are called 'kitchen'"):
         done.again(sources=[done.sources[0]] * 2, out=out)
     with pytest.raises(ConfigError, match=r"called 'kitchen': give .* each its own name"):  # nor on a Mac
-        done.again(sources=[done.sources[0], replace(done.sources[0], name="Kitchen")], out=out)
+        done.again(sources=[done.sources[0], small("Kitchen")], out=out)
     with pytest.raises(ConfigError, match="minutes are 0: give more than 0"):
         done.again(out=out, minutes=0)
     with pytest.raises(DataError, match="holds nothing that adapt left"):
