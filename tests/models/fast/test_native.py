@@ -175,6 +175,7 @@ def test_encoders_give_the_same_without_private_operators(
 # ---- what is said, and the processor
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch was built without oneDNN")
 def test_a_wrong_operator_is_said_aloud_and_a_missing_one_softly(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
