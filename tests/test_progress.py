@@ -70,13 +70,25 @@ def test_what_is_quick_or_not_asked_for_is_silent(
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_stage_within_a_stage_is_silent(wait: Callable[[float], None]) -> None:
+def test_a_stage_within_a_stage_tells_how_far_its_step_has_come(wait: Callable[[float], None]) -> None:
+    """A candidate that reads a hundred thousand texts said nothing for a quarter of an hour."""
     lines: list[str] = []
     with showing(lines.append), stage("ranking", "users") as bar:
-        bar.at(0, 2)
-        work(wait, 10, 10.0)
+        bar.at(0, 2, "by text")
+        work(wait, 2, 100.0)
+        wait(5)
+        work(wait, 9, 1.0)
         bar.at(1, 2)
-    assert lines == ["ranking: 1 of 2 users, about 1.7 min left", "ranking: done in 1.7 min"]
+    assert lines == [
+        "ranking: 0 of 2 users, by text, encoding: 1,000 of 2,000 texts, longest first, about 1.7 min left",
+        "ranking: 0 of 2 users, by text, encoding: 2,000 of 2,000 texts, longest first",
+        "ranking: 0 of 2 users, by text, encoding: done in 3.3 min",
+        "ranking: 1 of 2 users, about 3.6 min left",
+        "ranking: done in 3.6 min",
+    ]
+    with showing(None), stage("ranking", "users"):
+        work(wait, 9, 100.0)
+    assert len(lines) == 5
 
 
 def test_a_continued_stage_counts_its_own_speed(wait: Callable[[float], None]) -> None:

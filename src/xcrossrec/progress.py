@@ -56,7 +56,7 @@ class Stage:
         self._bar = line is to_stderr and sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
         self._began = self._told = time.monotonic()
         self._first: int | None = None
-        self._said = ""
+        self._said, self._at = "", (0.0, "")
 
     def at(self, done: int, total: int, note: str = "") -> None:
         """Say how many steps are done, of how many in all, and what else is worth knowing."""
@@ -65,12 +65,19 @@ class Stage:
         now = time.monotonic()
         self._first = done if self._first is None else self._first
         elapsed, made = now - self._began, done - self._first
+        told = f"{done:,} of {total:,} {self.unit}{', ' * bool(note)}{note}"
+        self._at = done / max(total, 1), told
         if now - self._told < (_FRAME_S if self._bar else LINE_S) or (self._bar and elapsed < _PATIENCE_S):
             return
         self._told = now
         left = f"about {in_words(elapsed * (total - done) / made)} left" if made and done < total else ""
-        told = [f"{done:,} of {total:,} {self.unit}", note, left]
-        self._say(done / max(total, 1), ", ".join(part for part in told if part))
+        self._say(done / max(total, 1), f"{told}{', ' * bool(left)}{left}")
+
+    def within(self, text: str) -> None:
+        """Take a line of a stage within this one: how far the step has come that this one is at."""
+        share, told = self._at
+        self._told = time.monotonic()
+        self._say(share, f"{told}{', ' * bool(told)}{text}")
 
     def close(self) -> None:
         """Leave the last state standing, with the time it took, if any was shown."""
@@ -92,10 +99,10 @@ class Stage:
 
 @contextmanager
 def stage(what: str, unit: str) -> Iterator[Stage]:
-    """Open a stage of work; stages within it say nothing."""
-    made = Stage(what, unit, _line.get())
+    """Open a stage of work; what stages within it say comes behind its own state."""
+    made = Stage(what, unit, line := _line.get())
     try:
-        with showing(None):
+        with showing(line and made.within):
             yield made
     finally:
         made.close()

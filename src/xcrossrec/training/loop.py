@@ -137,7 +137,8 @@ def fit(
     for callback in callbacks:
         trainer.add_callback(callback)
     initial = trainer.evaluate()["eval_loss"] if held else None
-    with showing(to_stderr if show_progress and processes.first else None), stage("training", "steps") as bar:
+    quiet = nullcontext() if processes.first else showing(None)  # it is told where the caller shows stages, if at all
+    with showing(to_stderr) if show_progress and processes.first else quiet, stage("training", "steps") as bar:
         trainer.add_callback(_Told(bar))
         _train(trainer, checkpoint, config)
     if _frozen_digest(model) != frozen:
