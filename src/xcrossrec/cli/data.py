@@ -139,7 +139,8 @@ def lint(
     """Find defects in data, within each folder and between them; exit 1 if any is serious."""
     from xcrossrec.data.lint import lint as find_defects
 
-    report = find_defects(directories)
+    with progress_to_stderr():
+        report = find_defects(directories)
     typer.echo(one_line(report.to_dict()) if as_json else report.to_text())
     raise typer.Exit(report.exit_code)
 

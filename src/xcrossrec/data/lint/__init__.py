@@ -11,6 +11,7 @@ from xcrossrec.data.lint.checks import DOMAIN_CHECKS
 from xcrossrec.data.lint.fields import check_fields, check_leaks, check_text_length
 from xcrossrec.data.lint.report import Finding, Report, finding
 from xcrossrec.data.lint.tables import Tables, load_tables
+from xcrossrec.progress import stage
 from xcrossrec.types import ITEM, USER
 
 __all__ = ["Finding", "Report", "lint"]
@@ -33,7 +34,12 @@ def lint(domains: Domain | Path | str | Sequence[Domain | Path | str]) -> Report
     """
     several = domains if isinstance(domains, Sequence) and not isinstance(domains, str | bytes) else [domains]
     tables = [load_tables(domain) for domain in several]
-    findings = [found for table in tables for check in (*DOMAIN_CHECKS, *_FIELDS) for found in check(table)]
+    findings: list[Finding] = []
+    with stage("checking", "checks") as bar:
+        every = [(table, check) for table in tables for check in (*DOMAIN_CHECKS, *_FIELDS)]
+        for number, (table, check) in enumerate(every):
+            findings += check(table)
+            bar.at(number + 1, len(every), table.name)
     findings += [found for first, second in combinations(tables, 2) for found in _overlaps(first, second)]
     return Report(tuple(table.name for table in tables), tuple(findings))
 

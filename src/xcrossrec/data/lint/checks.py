@@ -54,8 +54,8 @@ def check_catalogue(tables: Tables) -> Iterator[Finding]:
     twice = ids.filter(ids.is_duplicated()).unique(maintain_order=True).to_list()
     yield from finding("duplicate_item", tables.name, None, twice, "item ids are listed twice: keep one row each")
     if tables.splits:
-        bought = {item for frame in tables.splits.values() for item in frame[ITEM]}
-        unsold = [item for item in ids if item not in bought]
+        bought = pl.concat([frame[ITEM].unique() for frame in tables.splits.values()])
+        unsold = ids.filter(~ids.is_in(bought.implode())).to_list()
         message = f"of {ids.len():,} items occur in no split: nothing but their title tells about them"
         yield from finding("never_bought", tables.name, None, unsold, message)
 
@@ -134,8 +134,9 @@ def check_shared_users(tables: Tables) -> Iterator[Finding]:
     """Find users who are in more than one split, under the same id or one written in another way."""
     way = (tables.manifest.get("filters") or {}).get("split")
     by_design = way in SAME_USERS
-    for first, second in combinations(tables.splits, 2):
-        left, right = (set(tables.splits[split][USER]) for split in (first, second))
+    users = {split: set(frame[USER].unique()) for split, frame in tables.splits.items()}
+    for first, second in combinations(users, 2):
+        left, right = users[first], users[second]
         remedy = f"as the split {way} has it" if by_design else "split by user, or leave them out of one"
         message = f"users are in {first} and in {second}: {remedy}"
         yield from finding("shared_users", tables.name, None, sorted(left & right), message, eased=by_design)
@@ -146,9 +147,12 @@ def check_shared_users(tables: Tables) -> Iterator[Finding]:
 
 def check_equal_splits(tables: Tables) -> Iterator[Finding]:
     """Find two splits that hold the same sequences, whatever their users are called."""
-    contents = {split: sorted(map(tuple, f["items"].to_list())) for split, f in tables.sequences.items()}
-    for first, second in combinations(contents, 2):
-        if contents[first] and contents[first] == contents[second]:
+    sizes = {split: (frame.height, tables.splits[split].height) for split, frame in tables.sequences.items()}
+    for first, second in combinations(sizes, 2):
+        if not all(sizes[first]) or sizes[first] != sizes[second]:
+            continue
+        one, other = (sorted(map(tuple, tables.sequences[split]["items"].to_list())) for split in (first, second))
+        if one == other:
             users = tables.sequences[first][USER].to_list()
             message = f"sequences of {first} are exactly those of {second}: one of them must be drawn anew"
             yield from finding("equal_splits", tables.name, None, users, message)

@@ -91,7 +91,7 @@ class Tables:
     def ids(self, column: str) -> set[str]:
         """Collect a kind of id over the splits, and items from the catalogue too."""
         frames = [*self.splits.values(), *([self.items] if column == ITEM else [])]
-        return {value for frame in frames for value in frame[column]}
+        return {value for frame in frames for value in frame[column].unique()}
 
 
 def is_blank(column: str) -> pl.Expr:
