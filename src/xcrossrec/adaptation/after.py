@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,9 @@ CURVE = "curve.parquet"
 _EXPLAINED = 100
 """Customers whose reasons are put to the test."""
 
+_ROWS_A_TEXT = 1000
+"""Purchases and items that the linter goes through while a text is read, at least."""
+
 
 def parts_below(
     maker: Maker, made: Sequence[Made], decision: Decision, sources: Sequence[Domain], out: Path
@@ -46,45 +51,58 @@ def parts_below(
         out: the folder, with the model.
     """
     shop = maker.shop
-    fitted, asked = shop.fitted, shop.asked
-    chosen, over = fitted[decision.chosen], fitted[decision.gain.over]
+    chosen, over = shop.fitted[decision.chosen], shop.fitted[decision.gain.over]
     lists = {each.form.name: beyond_of(each.report.info.lists) for each in (chosen, over)}
     yield {"rungs": rungs_of(shop.domain), "beyond": {n: each for n, each in lists.items() if each} or None}
     hits = [each.report.of("full").sort(USER)["hit@10"].to_numpy() for each in (chosen, over)]
-    trial = plan_trial(hits[0], hits[1]) if chosen is not over else None
-    yield {"risks": risks_of([shop.domain, *sources]), "trial": trial}
-    read = shop.pace.reading(shop.domain.items.height, max(1, len(chosen.form.sources)))
+    yield {"trial": plan_trial(hits[0], hits[1]) if chosen is not over else None}
+    with ExitStack() as opened:
+        for name, (seconds, make) in _parts(maker, made, decision, sources, out, opened).items():
+            shop.bar.at(len(shop.found), shop.planned, name)
+            if seconds > shop.clock.left():
+                log.info("%s: left out, %s needed and %s left", name, in_words(seconds), in_words(shop.clock.left()))
+                continue
+            try:
+                yield {name: make()}
+            except StorageError:
+                raise
+            except XCrossRecError as error:
+                log.warning("%s: left out, %s", name, error)
+
+
+def _parts(
+    maker: Maker, made: Sequence[Made], decision: Decision, sources: Sequence[Domain], out: Path, opened: ExitStack
+) -> dict[str, tuple[float, Callable[[], Any]]]:
+    """What takes long: the seconds that each part will take, and what makes it."""
+    shop, asked = maker.shop, maker.shop.asked
+    chosen, over = shop.fitted[decision.chosen], shop.fitted[decision.gain.over]
+    linted = [shop.domain, *sources]
+    rows = sum(frame.height for each in linted for frame in (each.items, *each.interactions.values()))
+    read = shop.pace.reading(shop.domain.items.height, chosen.form.streams)
+    length = shop.domain.frame("test").height / max(1, shop.domain.count_users("test"))
+    reasons = int(_EXPLAINED * 3 * (length + 1))
+
+    @cache
+    def recommender() -> Recommender:
+        """Of what is shipped; the catalogue is read once for all parts."""
+        return opened.enter_context(Recommender.from_pretrained(out / MODEL, shop.domain, base=maker.base))
 
     def customers() -> Any:
         now: Scorer = Popularity(shop.domain.train_counts())
         if over.form.name != "popularity":
             now = maker.load(over.model)
-        with Recommender.from_pretrained(out / MODEL, shop.domain, base=maker.base) as recommender:
-            return side_by_side(recommender, now, asked, seed=shop.seed)
+        return side_by_side(recommender(), now, asked, seed=shop.seed)
 
     def explanations() -> Any:
-        if chosen.form.name == "popularity":
-            return None
-        with Recommender.from_pretrained(out / MODEL, shop.domain, base=maker.base) as recommender:
-            return check_explanations(recommender, asked, users=_EXPLAINED, seed=shop.seed)
+        simplest = chosen.form.name == "popularity"
+        return None if simplest else check_explanations(recommender(), asked, users=_EXPLAINED, seed=shop.seed)
 
-    length = shop.domain.frame("test").height / max(1, shop.domain.count_users("test"))
-    parts: dict[str, tuple[float, Callable[[], Any]]] = {
-        "customers": (3 * read, customers),
+    return {
+        "risks": (shop.pace.reading(rows // _ROWS_A_TEXT), lambda: risks_of(linted)),
+        "customers": (2 * read, customers),
         "curve": (_curve_s(maker, decision), lambda: curve_of(maker, made, decision)),
-        "explanations": (2 * read + shop.pace.reading(int(_EXPLAINED * 3 * (length + 1))), explanations),
+        "explanations": (read + shop.pace.reading(reasons, chosen.form.streams), explanations),
     }
-    for name, (seconds, make) in parts.items():
-        shop.bar.at(len(shop.found), shop.planned, name)
-        if seconds > shop.clock.left():
-            log.info("%s: left out, %s needed and %s left", name, in_words(seconds), in_words(shop.clock.left()))
-            continue
-        try:
-            yield {name: make()}
-        except StorageError:
-            raise
-        except XCrossRecError as error:
-            log.warning("%s: left out, %s", name, error)
 
 
 def rungs_of(domain: Domain) -> tuple[Step, ...]:
@@ -170,7 +188,7 @@ def curve_of(maker: Maker, made: Sequence[Made], decision: Decision) -> Curve | 
 def _curve_s(maker: Maker, decision: Decision) -> float:
     shop = maker.shop
     chosen, counts = shop.fitted[decision.chosen], sizes(len(shop.users))
-    once = shop.pace.reading(shop.domain.items.height, max(1, len(chosen.form.sources)))
+    once = shop.pace.reading(shop.domain.items.height, chosen.form.streams)
     if chosen.form.simple:
         return once + len(counts) * shop.pace.rank_s
     share = sum(counts[:-1]) / counts[-1]

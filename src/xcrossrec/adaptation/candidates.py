@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from xcrossrec.adaptation.shop import Fitted, Form, Shop, Timed
+from xcrossrec.adaptation.shop import Fitted, Form, Shop, Timed, log
 from xcrossrec.baselines.rivals import Popularity
 from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.data.domain import Domain, Sequences
@@ -31,7 +32,8 @@ from xcrossrec.models.model import Model
 from xcrossrec.models.purchases import Purchases, with_counts
 from xcrossrec.models.scorer import ModelScorer
 from xcrossrec.models.source import SourceEncoder
-from xcrossrec.training.day_one import Weights, popularity_of, with_day_one
+from xcrossrec.progress import in_words
+from xcrossrec.training.day_one import LEAST_SHARED, Weights, customers_of_both, popularity_of, with_day_one
 from xcrossrec.training.loop import uses_bfloat16
 from xcrossrec.training.places import RUN_FILE, work_folder
 from xcrossrec.training.purchases import counted, with_purchases
@@ -40,7 +42,7 @@ from xcrossrec.training.target import build_target_model, train_target
 from xcrossrec.types import ITEM, EncodingPrecision
 
 _TIMED = 256
-"""Texts whose reading is timed, once the model is warm."""
+"""Texts whose reading is timed, once the model is warm; and users."""
 
 BOUGHT = "-bought"
 """Ends the name of a text candidate with the co-purchase term."""
@@ -140,12 +142,10 @@ class Training:
     """A candidate that is trained on the target.
 
     Attributes:
-        streams: language models that read each text.
         train: writes it into a folder; on so many users, or all.
     """
 
     form: Form
-    streams: int
     train: Callable[..., None]
 
 
@@ -181,7 +181,7 @@ class Maker:
 
             self.shop.keep(POPULARITY, Popularity(order), save, timed)
 
-        self.shop.attempt([POPULARITY], 0, fit)
+        self.shop.attempt([POPULARITY], lambda: 0.0, fit)
 
     def text(self, form: Form, sources: Sequence[Made] = ()) -> ModelScorer | None:
         """Fit the text of the base, of a source or of the mean of several, without and with the co-purchase term.
@@ -189,30 +189,62 @@ class Maker:
         Gives its scorer, for the mean of scores; None where both are kept, or could not be fitted.
         """
         made: list[ModelScorer] = []
-        count, pace = self.domain.items.height, self.shop.pace
 
         def fit() -> None:
             timed = Timed()
             scorer = self.scorer(sources)
             made.append(scorer)
             plain = with_counts(scorer.model, counted(self.domain, self.shop.users), {})
-            self._keep(form, scorer, with_day_one(plain, self.domain, self.shop.users, seed=self.seed), sources, timed)
-            known = self.with_bought(scorer, self.shop.users)
-            model = with_day_one(known.model, self.domain, self.shop.users, seed=self.seed)
+            plain = with_day_one(plain, self.domain, self.shop.users, seed=self.seed, scorer=scorer)
+            self._keep(form, scorer, plain, sources, timed)
+            known = self.with_bought(scorer, self.shop.users).model  # whose first day is the same
+            model = kind_of(known).assemble([*known, *(each for each in plain if isinstance(each, DayOne))])
             self._keep(bought(form), scorer, model, sources, timed)
+            self.shop.pace.elsewhere = scorer.read_elsewhere
 
-        self.shop.attempt([form, bought(form)], pace.reading(count) + 2 * pace.rank_s, fit)
+        self.shop.attempt([form, bought(form)], self.text_s, fit)
         return made[0] if made else None
+
+    def text_s(self) -> float:
+        """Seconds that the text of the base, or of a source, will take; measures first where nothing is known yet."""
+        pace = self.shop.pace
+        if pace.text_s is None:
+            self._measure(model := text_model(self.domain, (), self.base))
+            pace.rank_s += self._scanning_s(model)
+        if pace.elsewhere is None:
+            rows, texts = customers_of_both(self.domain, self.shop.users, self.seed)
+            pace.elsewhere = len({text for each in texts for text in each}) if len(rows) >= LEAST_SHARED else 0
+        return pace.reading(self.domain.items.height + pace.elsewhere) + 2 * pace.rank_s
 
     def scorer(self, sources: Sequence[Made] = ()) -> ModelScorer:
         """Read the catalogue by the base, by a source, or by the mean of several; and measure how long that takes."""
         scorer = read_text(self.domain, sources, self.base)
         unchanged(sources)
+        self._measure(scorer.model)
+        return scorer
+
+    def again(self, sources: Sequence[Made] = ()) -> ModelScorer | None:
+        """Read the catalogue by what was fitted before, to judge sources; None where the minutes are too few."""
+        if (needed := self.shop.pace.reading(self.domain.items.height)) <= self.shop.clock.left():
+            return self.scorer(sources)
+        log.info("sources are not judged, so all are used: to read the catalogue again takes %s", in_words(needed))
+        return None
+
+    def _measure(self, model: Model) -> None:
         some = self.domain.texts[:: -(-len(self.domain.texts) // _TIMED)]
         began = time.monotonic()
-        kind_of(scorer.model).encode_items(scorer.model, some)
+        kind_of(model).encode_items(model, some)
         self.shop.pace.text_s = (time.monotonic() - began) / len(some)
-        return scorer
+
+    def _scanning_s(self, model: Model) -> float:
+        """Seconds in which the histories of all who are asked are compared with as many vectors as there are items."""
+        asked = (self.shop.asked.sequences(split) for split in ("validation", "test"))
+        histories = [history for each in asked for history in each.histories_and_targets()[0]]
+        some = histories[:: -(-len(histories) // _TIMED)]
+        scorer = DualScorer(model, (), vectors=torch.zeros(self.domain.items.height, vector_dim(model)))
+        scorer.slots, began = scorer.vectors, time.monotonic()
+        scorer.score(some)
+        return (time.monotonic() - began) * len(histories) / len(some)
 
     def with_bought(self, scorer: ModelScorer, users: Sequences) -> ModelScorer:
         """Let a text know what users bought together; the catalogue is not read again."""
@@ -223,18 +255,18 @@ class Maker:
 
     def trainings(self, sources: Sequence[Made], best: Made | None) -> list[Training]:
         """What is trained on the target of sources that help, ``best`` of them, in the order of spending minutes."""
-        alone = Training(Form("lora", "a LoRA on the target alone", level=2), 1, partial(self.trainer.lora, []))
+        alone = Training(Form("lora", "a LoRA on the target alone", level=2), partial(self.trainer.lora, []))
         several = len(sources) > 1
         of = partial(_of, sources=sources)
         merged = of("merged", "the sources merged and trained on the target", level=2)
-        found = [Training(merged, 1, partial(self.trainer.target, sources, Integration()))] if several else []
+        found = [Training(merged, partial(self.trainer.target, sources, Integration()))] if several else []
         found.append(alone)
         if best is not None:
             form = _of("lora-from-source", f"a LoRA on the target that starts from {best.name}", [best], 2)
-            found.append(Training(form, 1, partial(self.trainer.lora, [best])))
+            found.append(Training(form, partial(self.trainer.lora, [best])))
         if several:
             train = partial(self.trainer.target, sources, Integration("xcross"))
-            found.append(Training(of("xcross", "X-Cross", level=3), len(sources), train))
+            found.append(Training(of("xcross", "X-Cross", level=3), train))
         return found
 
     def train_ahead(self, trainings: Sequence[Training]) -> None:
@@ -277,14 +309,14 @@ class Maker:
         """Seconds that a training will take: each text is read, and learned from, once an epoch."""
         drawn = 32 * -(-len(self.shop.users) // 32)
         texts = (self.domain.frame("train").height + drawn) * target_config(**self.plan.target).epochs
-        return self.shop.pace.reading(texts, training.streams) * self.shop.pace.training
+        return self.shop.pace.reading(texts, training.form.streams) * self.shop.pace.training
 
     def fit(self, training: Training) -> None:
         """Fit a candidate that is trained on the target."""
         form, pace, texts = training.form, self.shop.pace, self.domain.items.height
         there = form.name in self._ahead
         expected = 0.0 if there else self._expected(training)
-        after = pace.reading(2 * texts, training.streams) + pace.rank_s
+        after = pace.reading(2 * (texts + (pace.elsewhere or 0)), training.form.streams) + pace.rank_s
 
         def fit() -> None:
             timed, started = Timed(*self._ahead.get(form.name, ())), Timed()
@@ -296,7 +328,7 @@ class Maker:
                 scorer = self.load(place)
                 self.shop.keep(form, scorer, partial(shutil.copytree, place), timed)
 
-        self.shop.attempt([form], expected + after, fit)
+        self.shop.attempt([form], lambda: expected + after, fit)
 
     def _keep(self, form: Form, scorer: ModelScorer, model: Model, sources: Sequence[Made], timed: Timed) -> None:
         folders = [source.folder for source in sources]
@@ -312,6 +344,11 @@ def read_text(domain: Domain, sources: Sequence[Made], base: str) -> ModelScorer
 
     ``sources`` are adapters, or none for the ``base``, a folder or name.
     """
+    return ModelScorer(text_model(domain, sources, base), domain.texts, name="text", precision=reads_in())
+
+
+def text_model(domain: Domain, sources: Sequence[Made], base: str) -> Model:
+    """The model of :func:`read_text`, which has read what it is centered by alone."""
     folders = [source.folder for source in sources]
     if not folders:
         model = _untrained(domain, base)
@@ -320,8 +357,7 @@ def read_text(domain: Domain, sources: Sequence[Made], base: str) -> ModelScorer
     else:
         model = build_target_model(folders, Integration(), base=base)
     model = with_head(reading(model, domain, folders), domain, source_config(projection_rank=0))
-    model = kind_of(model).assemble([each for each in model if not isinstance(each, (Purchases, DayOne))])
-    return ModelScorer(model, domain.texts, name="text", precision=reads_in())
+    return kind_of(model).assemble([each for each in model if not isinstance(each, (Purchases, DayOne))])
 
 
 def reads_in() -> EncodingPrecision:

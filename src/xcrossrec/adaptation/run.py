@@ -32,6 +32,7 @@ from xcrossrec.models.adapters import base_of
 from xcrossrec.models.base import DEFAULT_BASE, load_base
 from xcrossrec.progress import stage
 from xcrossrec.replacing import claimed, replace_text, replacing_folder
+from xcrossrec.scoring import Scorer
 from xcrossrec.training.processes import refuse_idle_gpus
 
 SOURCES = "sources"
@@ -173,15 +174,14 @@ def _fit_all(maker: Maker, given: Sequence[Given]) -> tuple[list[Made], list[Sou
     """Fit everything that the minutes allow; give the adapters that are there, and what sources are worth."""
     shop = maker.shop
     maker.popularity()
-    maker.text(BASE)
+    base = maker.text(BASE)
     if not shop.fitted:
         why = next((each.why for each in shop.found.values() if isinstance(each, Missing)), "")
         raise ModelError(f"nothing could be fitted to {shop.domain.name!r}, not even what sells most: {why}")
-    if shop.pace.text_s is None and BASE.name in shop.fitted:
-        maker.scorer()  # a run that was killed has kept the base, and not how quick this machine is
-    made = []
+    made: list[Made] = []
     for number, each in enumerate(given):
-        share = shop.clock.left() * _FOR_SOURCES / (len(given) - number)
+        left, after = shop.clock.left(), maker.text_s() * (len(made) + 1)  # a source that nobody reads is of no use
+        share = min(left * _FOR_SOURCES / (len(given) - number), left - after)
         if (one := ready(each, shop, maker.base, maker.plan, share)) is None:
             form = alone(Made(each.name, each.folder, ""))
             why = "its training would take too long for the minutes: give more --minutes, or an adapter"
@@ -189,8 +189,9 @@ def _fit_all(maker: Maker, given: Sequence[Given]) -> tuple[list[Made], list[Sou
             log.info("%s: skipped, %s", form.label, why)
         else:
             made.append(one)
-    judged = _judged(maker, made, given)
-    used = [one for one in made if any(each.name == one.name and each.used for each in judged)]
+    judged = _judged(maker, base, made, given)
+    unused = {each.name for each in judged if not each.used}
+    used = [one for one in made if alone(one).name in shop.fitted and one.name not in unused]
     if len(used) > 1:
         maker.text(mean_of(used), used)
     if len(shop.users) < LEAST_TRAINED:
@@ -205,8 +206,9 @@ def _fit_all(maker: Maker, given: Sequence[Given]) -> tuple[list[Made], list[Sou
     return used, judged
 
 
-def _judged(maker: Maker, made: Sequence[Made], given: Sequence[Given]) -> list[Source]:
-    """Fit each source alone, and say which of them help; what was said of the same before is taken over."""
+def _judged(maker: Maker, base: Scorer | None, made: Sequence[Made], given: Sequence[Given]) -> list[Source]:
+    """Fit each source alone, and say which of them help, as far as the minutes allow; what was said of the same before
+    is taken over."""
     shop, place = maker.shop, maker.shop.work / _JUDGED
     key = shop.key(Form("sources", "", made_of=tuple(each.digest for each in made)))
     many = TypeAdapter(dict[str, list[Source]])
@@ -216,12 +218,12 @@ def _judged(maker: Maker, made: Sequence[Made], given: Sequence[Given]) -> list[
     judge, asked = Judge(shop.domain, shop.seed), []
     for each in made:
         scorer = maker.text(alone(each), [each])
-        if known is None and alone(each).name in shop.fitted:
-            judge.ask(each.name, scorer or maker.scorer([each]))
+        if known is None and alone(each).name in shop.fitted and (scorer := scorer or maker.again([each])):
+            judge.ask(each.name, scorer)
             asked.append(each)
-    if known is not None or not asked:
+    if known is not None or not asked or not (base := base or maker.again()):
         return known or []
-    judge.ask("", maker.scorer())
+    judge.ask("", base)
     found = judge.described(asked, {each.name: each.domain for each in given if each.domain is not None})
     for source in found:
         log.info("source %s: %s, %s", source.name, source.helps if source.used else "left out", source.why)

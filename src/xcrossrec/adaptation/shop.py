@@ -57,6 +57,11 @@ class Form:
         """Whether nothing was trained on the target."""
         return self.level < 2
 
+    @property
+    def streams(self) -> int:
+        """Language models that read each text."""
+        return len(self.sources) if self.level == 3 else 1
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -98,11 +103,13 @@ class Pace:
 
     Attributes:
         text_s: to read a text of the catalogue.
+        elsewhere: texts of other categories that each model reads besides, for who bought little or nothing here.
         rank_s: to rank all users by vectors that are there.
         training: what a text costs in training, in readings of it; a guess of 2.5 until something was trained here.
     """
 
     text_s: float | None = None
+    elsewhere: int | None = None
     rank_s: float = 0.0
     training: float = 2.5
 
@@ -145,25 +152,25 @@ class Shop:
         """Reciprocal ranks by fitted candidate, of the users to report (test)."""
         return {name: each.report.of("full").sort(USER)["mrr"].to_numpy() for name, each in self.fitted.items()}
 
-    def attempt(self, forms: Sequence[Form], seconds: float, fit: Callable[[], None]) -> None:
+    def attempt(self, forms: Sequence[Form], seconds: Callable[[], float], fit: Callable[[], None]) -> None:
         """Fit candidates that belong together, unless they are kept, or the minutes are too few.
 
-        ``forms`` are in the order of simplicity; ``fit`` takes ``seconds``, and calls :meth:`keep` for each of them.
+        ``forms`` are in the order of simplicity; ``seconds`` says how long it will take, and is asked where one is not
+        kept; ``fit`` calls :meth:`keep` for each of them.
         """
         self.bar.at(len(self.found), self.planned, forms[0].label)
         kept = [self.kept(form) for form in forms]
         if None not in kept or self._fit(forms, seconds, fit):
             self.found |= {form.name: each for form, each in zip(forms, kept, strict=True) if each is not None}
 
-    def _fit(self, forms: Sequence[Form], seconds: float, fit: Callable[[], None]) -> bool:
+    def _fit(self, forms: Sequence[Form], seconds: Callable[[], float], fit: Callable[[], None]) -> bool:
         """Whether the minutes were enough, and nothing failed."""
-        left = self.clock.left()
-        if seconds > left:
-            why = f"it would take about {in_words(seconds)}, and {in_words(left)} were left: give more --minutes"
-            self.found |= {form.name: Missing(form, "skipped", why, seconds) for form in forms}
-            log.info("%s: skipped, %s", forms[0].label, why)
-            return False
         try:
+            if (needed := seconds()) > (left := self.clock.left()):
+                why = f"it would take about {in_words(needed)}, and {in_words(left)} were left: give more --minutes"
+                self.found |= {form.name: Missing(form, "skipped", why, needed) for form in forms}
+                log.info("%s: skipped, %s", forms[0].label, why)
+                return False
             fit()
         except StorageError:
             raise

@@ -21,6 +21,9 @@ from xcrossrec.models.base import load_base
 from xcrossrec.models.files import Settings, file_digest, read_settings
 from xcrossrec.training.places import RUN_FILE, work_folder
 
+_CUT = 0.04
+"""What it costs to cut a text into tokens, in readings of it."""
+
 AnySource: TypeAlias = Domain | Path | str
 """A domain, its folder, or an adapter's folder."""
 
@@ -103,7 +106,8 @@ def ready(each: Given, shop: Shop, base: str, plan: Plan, seconds: float) -> Mad
         users = len(each.domain.sequences("train"))
         lengths = each.domain.frame("train").height / max(users, 1)
         cost = shop.pace.reading(1) * shop.pace.training * config.epochs * (lengths + 1)
-        allowed = int(seconds / cost) if cost else 0
+        first = shop.pace.reading(each.domain.items.height) * _CUT  # whoever is trained on
+        allowed = int(max(seconds - first, 0.0) / cost) if cost else 0
         if allowed < min(users, 200):
             return None
         budget: int | None = min(users, plan.source_users, allowed)

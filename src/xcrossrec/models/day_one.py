@@ -223,6 +223,12 @@ class Ladder:
         reason = self._reason(rung, len(history), share)
         return Standing(rung, reason, self.term.bonus(history), share, everywhere, alike)
 
+    def reads_elsewhere(self, history: Sequence[object]) -> bool:
+        """Whether purchases in other categories make a difference beside these here."""
+        rung, bridge = rung_of(history), self.day_one.bridge
+        counts = self.knows_best_sellers_alone(rung) or self.day_one.weights.get(rung, {}).get("bridge", 0.0)
+        return not history or (bridge is not None and bool(counts))
+
     def knows_best_sellers_alone(self, rung: Rung) -> bool:
         """Whether customers on a rung get what is bought most, whatever they bought."""
         return rung in ("one", "several") and self.day_one.weights.get(rung, {}).get("text") == 0

@@ -203,7 +203,7 @@ class DualScorer:
     ) -> Float[np.ndarray, "user candidate"]:
         """Score candidates, as :class:`xcrossrec.scoring.Scorer` says; no history may be empty."""
         if candidates is None:
-            return torch.cat(list(self._catalogue_scores(histories))).numpy().astype(np.float32)
+            return torch.cat(list(self._catalogue_scores(histories))).numpy().astype(np.float32, copy=False)
         lengths = [len(history) for history in histories]
         longest = max(lengths, default=0)
         rows = torch.tensor([[*history, *[0] * (longest - len(history))] for history in histories])

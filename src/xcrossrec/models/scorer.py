@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Self
@@ -69,6 +69,11 @@ class ModelScorer:
         self._elsewhere: dict[str, Float32[torch.Tensor, " dim"]] = {}
 
     @property
+    def read_elsewhere(self) -> int:
+        """How many texts of other categories were read so far."""
+        return len(self._elsewhere)
+
+    @property
     def cut(self) -> CutReport:
         """How much text did not fit the model so far."""
         return encoder_of(self.model).cut
@@ -77,8 +82,14 @@ class ModelScorer:
         """The same vectors, scored by a model that differs from this one's in what it knows of purchases alone."""
         other = copy(self)
         other.model, other._ladder, other._ids = model, ladder_of(model), ids
-        other._row_of, other._elsewhere = {item: row for row, item in enumerate(ids)}, {}
+        other._row_of = {item: row for row, item in enumerate(ids)}
         return other
+
+    def elsewhere(self, texts: Collection[str]) -> Float32[torch.Tensor, "text dim"]:
+        """The vectors of texts of other categories, each read once."""
+        if fresh := sorted(set(texts) - self._elsewhere.keys()):
+            self._elsewhere |= zip(fresh, encode_titles(self.model, fresh, as_history=True), strict=True)
+        return torch.stack([self._elsewhere[text] for text in texts])
 
     def score(
         self, histories: Sequence[Sequence[int]], candidates: Int[np.ndarray, "user candidate"] | None = None
@@ -116,10 +127,12 @@ class ModelScorer:
         candidates: Int[np.ndarray, "user candidate"] | None,
     ) -> None:
         """Make the text's scores those of the ladder, in place."""
-        if fresh := sorted({text for texts in elsewhere for text in texts} - self._elsewhere.keys()):
-            self._elsewhere |= zip(fresh, encode_titles(self.model, fresh, as_history=True), strict=True)
-        for user, (history, texts) in enumerate(zip(histories, elsewhere, strict=True)):
-            vectors = torch.stack([self._elsewhere[text] for text in texts]) if texts else None
+        every = zip(histories, elsewhere, strict=True)
+        read = [texts if ladder.reads_elsewhere(history) else () for history, texts in every]
+        if different := {text for texts in read for text in texts}:
+            self.elsewhere(different)
+        for user, (history, texts) in enumerate(zip(histories, read, strict=True)):
+            vectors = self.elsewhere(texts) if texts else None
             standing = ladder.standing([self._ids[row] for row in history], vectors)
             added = np.zeros(self._n_items)
             for item, more in standing.bonus.items():

@@ -20,10 +20,11 @@ from torch import Tensor
 from xcrossrec.data.domain import Domain, Sequences
 from xcrossrec.models.bridge import Bridge
 from xcrossrec.models.day_one import DayOne
-from xcrossrec.models.dual import encode_titles, vector_dim
+from xcrossrec.models.dual import DualScorer, encode_titles, vector_dim
 from xcrossrec.models.heads import HistoryMatcher
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, matcher_of
+from xcrossrec.models.scorer import ModelScorer
 from xcrossrec.prompts import item_texts
 from xcrossrec.scoring import Rung
 from xcrossrec.types import ITEM, TIMESTAMP, USER
@@ -52,28 +53,31 @@ _log = logging.getLogger(__name__)
 Weights = Mapping[Rung, Mapping[str, float]]
 
 
-def with_day_one(model: Model, domain: Domain, users: Sequences, *, seed: int = 0) -> Model:
+def with_day_one(
+    model: Model, domain: Domain, users: Sequences, *, seed: int = 0, scorer: ModelScorer | None = None
+) -> Model:
     """Let a model answer customers who have bought little or nothing here.
 
     Args:
         model: `dual`, with purchases (:mod:`xcrossrec.training.purchases`), trained or not; taken over.
         domain: gives items, texts, times and, where it has them, histories from other categories.
         users: of its train split, whose purchases the model knows.
+        scorer: that reads this domain's texts as the model does: what it has read, or reads now, is not read again.
     """
     popularity, half_life = popularity_of(domain, users)
     bridge: Bridge | None = None
     weights: Weights = {"none": {"popularity": 1.0}}
-    elsewhere = domain.other_histories("train", first=True)
-    shared = [number for number, user in enumerate(users.user_ids) if user in elsewhere]
-    if len(shared) >= LEAST_SHARED:
-        kept = [shared[place] for place in np.random.default_rng(seed).permutation(len(shared))[:MOST_CUSTOMERS]]
-        rows = [users.rows[number] for number in kept]
-        texts = [elsewhere[users.user_ids[number]][-_NEWEST:] for number in kept]
+    rows, texts = customers_of_both(domain, users, seed)
+    if len(rows) >= LEAST_SHARED:
         lately = popularity["lately"].to_numpy()
         others = Others.draw(lately, seed)
-        vectors = _encoded(model, domain.texts, {*others.rows.tolist(), *(row for own in rows for row in own)})
-        every = encode_titles(model, [text for each in texts for text in each], as_history=True)
-        means = torch.stack([part.mean(0) for part in torch.split(every, list(map(len, texts)))])
+        every = [text for each in texts for text in each]
+        if scorer is not None and isinstance(scorer.inner, DualScorer):
+            vectors, read = scorer.inner.vectors, scorer.elsewhere(every)
+        else:
+            vectors = _encoded(model, domain.texts, {*others.rows.tolist(), *(row for own in rows for row in own)})
+            read = encode_titles(model, every, as_history=True)
+        means = torch.stack([part.mean(0) for part in torch.split(read, list(map(len, texts)))])
         fitting = Fitting(vectors, domain.items[ITEM].to_list(), means, rows, lately, others)
         bridge = fitting.bridge(range(len(rows)))
         weights = {**weights, **fitting.weights(matcher_of(model), seed)}
@@ -81,10 +85,20 @@ def with_day_one(model: Model, domain: Domain, users: Sequences, *, seed: int = 
         _log.warning(
             "%d customers of %s bought in another category before, a bridge needs %d: who has bought nothing here is "
             "answered by what is bought most",
-            *(len(shared), domain.name, LEAST_SHARED),
+            *(len(rows), domain.name, LEAST_SHARED),
         )
     new = DayOne(vector_dim(model), popularity, weights, half_life_days=half_life, bridge=bridge)
     return kind_of(model).assemble([*(module for module in model if not isinstance(module, DayOne)), new])
+
+
+def customers_of_both(
+    domain: Domain, users: Sequences, seed: int
+) -> tuple[list[tuple[int, ...]], list[tuple[str, ...]]]:
+    """Whom a bridge learns from: the rows that each bought here, and the newest texts of what she bought elsewhere."""
+    elsewhere = domain.other_histories("train", first=True)
+    shared = [number for number, user in enumerate(users.user_ids) if user in elsewhere]
+    kept = [shared[place] for place in np.random.default_rng(seed).permutation(len(shared))[:MOST_CUSTOMERS]]
+    return [users.rows[number] for number in kept], [elsewhere[users.user_ids[number]][-_NEWEST:] for number in kept]
 
 
 def popularity_of(domain: Domain, users: Sequences) -> tuple[pl.DataFrame, float | None]:
