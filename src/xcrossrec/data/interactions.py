@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -351,10 +352,10 @@ def refuse_unknown(name: str, items: pl.Series, catalogue: pl.Series, *, every: 
 
 
 def written_otherwise(ids: Iterable[str], others: Iterable[str]) -> dict[str, str]:
-    """Ids that are those of others but for what exports change: case, blanks, zeros in front, ``.0``, commas."""
+    """Ids that are those of others but for what exports change: case, width, blanks, zeros in front, ``.0``, commas."""
 
     def plain(text: str) -> str:
-        return re.sub(r"[\s,]|\.0+$", "", text).lstrip("0").casefold()
+        return re.sub(r"[\s,]|\.0+$", "", unicodedata.normalize("NFKC", text)).lstrip("0").casefold()
 
     forms = {plain(each): each for each in others}
     return {each: form for each in ids if (form := forms.get(plain(each))) is not None}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,6 +52,19 @@ _UNFOLDED = r"[\s\x1c-\x1f&&[^ ]]|  |^ | $"
 ABSENT = ("nan", "none", "null", "n/a", "nat", "<na>", "#n/a", "(null)", "undefined", "\\n", "(not set)")
 """What databases, pandas and spreadsheets write for nothing, whatever the case."""
 NOTHING = rf"^(?i:{'|'.join(map(re.escape, ABSENT))})$|^NA$"
+
+_MARKS = re.compile("[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u200b-\u200f]")
+_ALIKE = str.maketrans("ıđĐłŁøØيىك", "idDlLoOییک")
+_ASIAN = r"\p{Han}\p{Hiragana}\p{Katakana}", r"\p{Thai}\p{Lao}\p{Myanmar}\p{Khmer}"
+WORD = rf"[{_ASIAN[0]}]{{1,2}}|[{_ASIAN[1]}]{{1,6}}|[^\s{''.join(_ASIAN)}]+"
+"""A word, as polars counts it, or of a script without spaces about as many letters as one has."""
+_DIGITS = {chr(ord(zero) + place): str(place) for zero in "٠۰०০੦૦୦௦౦೦൦๐໐၀០" for place in range(10)}
+_DIGITS |= {"\u066c": ",", "\u066b": "."}  # between Arabic digits
+_HAN = "\u3005-\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+is_han = re.compile(f"[{_HAN}]+").fullmatch
+"""Whether a text is of Chinese characters alone."""
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+_SCRIPTS = re.compile(f"(?P<han>[{_HAN}]+)|(?P<runs>[{_UNSPACED}]+)|[\u3041-\u309f]+|[\u30a1-\u30ff]+")
 
 _TAGS_OUT, _NAUGHT = [re.compile(each) for each in (_UNSEEN, _INLINE, _BLOCK)], re.compile(NOTHING)
 
@@ -277,6 +291,36 @@ def unescape(text: str) -> str:
 def has_entity() -> pl.Expr:
     """Tell, as an expression, whether ``title`` holds an HTML entity."""
     return pl.col(TITLE).fill_null("").str.contains(_ENTITY.pattern)
+
+
+def unaccented(text: str) -> str:
+    """Take off accents, points of vowels and what is not seen, and write letters in the one way: é is e, ı i, ５ 5."""
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFC", _MARKS.sub("", unicodedata.normalize("NFKD", text)).translate(_ALIKE))
+
+
+def plain_numbers(texts: pl.Series) -> pl.Series:
+    """Write digits of any script, what stands between them, and letters of full or half width, in the usual way."""
+    odd = texts.str.len_bytes() > texts.str.len_chars()
+    return _where(texts.clone(), odd, lambda some: some.str.normalize("NFKC").str.replace_many(_DIGITS))
+
+
+def spaced(text: str, size: int = 1) -> str:
+    """Set blanks between words, also where a script has none: English stays as it is.
+
+    Chinese characters stand in groups of ``size``, runs of kana alone, letters of Thai, Lao, Burmese and Khmer in
+    threes; each group begins a character behind the one before. Marks go, which are letters but not to ``\\w``.
+    """
+    if text.isascii():
+        return text
+    plain = "".join(c for c in unicodedata.normalize("NFC", text) if not unicodedata.category(c).startswith("M"))
+
+    def parts(found: re.Match[str]) -> str:
+        run, wide = found.group(), {"han": size, "runs": 3}.get(found.lastgroup or "", 10**6)
+        return f" {' '.join(run[start : start + wide] for start in range(max(1, len(run) - wide + 1)))} "
+
+    return _SCRIPTS.sub(parts, plain)
 
 
 def plain(column: pl.Series) -> pl.Series:

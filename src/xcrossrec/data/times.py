@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 import polars as pl
 
+from xcrossrec.data.text import plain_numbers
 from xcrossrec.types import TIMESTAMP
 
 TimeUnit: TypeAlias = Literal["s", "ms", "us", "ns", "iso", "mdy", "dmy", "days"]
@@ -26,7 +27,12 @@ _WRITTEN = re.compile(
 )
 _MONTHS = "janfebmaraprmayjunjulaugsepoctnovdec"
 _NAMED = re.compile(r"([a-z]{3})[a-z]*\.? (\d\d?),? (\d{4})|(\d\d?)[ -]([a-z]{3})[a-z]*\.?[ -](\d{4})", re.IGNORECASE)
-_SLASHES = r"^(\d\d?)/(\d\d?)/(\d{4}|\d\d\b)"
+_SLASHES = r"^(\d\d?)[/.-](\d\d?)[/.-](\d{4}|\d\d\b)"
+_DOTTED = r"^\d\d?\.\d\d?\.\d{4}"
+_EASTERN = r"^(\d{4}) ?[年년.] ?(\d\d?) ?[月월.] ?(\d\d?)(?: ?[日일.])?"
+_HALVES = {"AM": "午前|上午|오전|ص", "PM": "午後|下午|오후|م"}
+_BUDDHIST = r"^(25[2-9]\d|26[0-4]\d)[/.-]|^\d\d?[/.-]\d\d?[/.-](25[2-9]\d|26[0-4]\d)\b"
+_GREGORIAN = {str(year): str(year - 543) for year in range(2520, 2650)}
 _TURNED: dict[TimeUnit, str] = {"mdy": "$3-$1-$2", "dmy": "$3-$2-$1"}
 _OFFSET = r"(Z|[+-]\d\d:?\d\d)$"
 # Seconds of the years 2000 to 5138. In a finer unit the same number is a day of 1970 (up to 1973): the unit
@@ -39,16 +45,17 @@ def unit_of(values: pl.Series, *, dated: bool = False) -> TimeUnit:
     """Tell the unit of times by the first that is there: what is no number, or reads 20260131, is ISO 8601.
 
     Of other numbers, those below 10^11 are seconds (until the year 5138), others milliseconds below 10^14, and so on.
-    Of 1/31/2026 and 31/1/26 a number above 12 tells which is the day; where none does, or both, they are not read, nor
-    are 26/1/31, of which the last number takes more values than the day. In a column called like a date (``dated``)
-    numbers are a spreadsheet's days (45231.75 is 2023-11-01 18:00) if all lie between 2000 and 2050.
+    Of 1/31/2026, 31-1-2026 and 31.1.26 a number above 12 tells which is the day; where none does, or both, they are not
+    read, nor are 26/1/31, of which the last number takes more values than the day. In a column called like a date
+    (``dated``) numbers are a spreadsheet's days (45231.75 is 2023-11-01 18:00) if all lie between 2000 and 2050.
     """
     if values.dtype.is_temporal():
         return "iso"
-    text = values.drop_nulls().head(1).cast(pl.String).str.strip_chars()
+    values = _plain(values)
+    text = values.drop_nulls().head(1).cast(pl.String)
     first = text.cast(pl.Float64, strict=False)
-    if text.str.contains(_SLASHES).any():
-        days = values.cast(pl.String).str.strip_chars().str.extract_groups(_SLASHES).struct.unnest()
+    if text.str.contains(_SLASHES).any() and not text.str.contains(_DOTTED).any():
+        days = values.cast(pl.String).str.extract_groups(_SLASHES).struct.unnest()
         late = [bool((days[group].cast(pl.Int64) > 12).any()) for group in ("1", "2")]
         many = days["3"].n_unique() > days["1" if late[0] else "2"].n_unique()
         return "iso" if late[0] == late[1] or many else "dmy" if late[0] else "mdy"
@@ -68,15 +75,39 @@ def times(values: pl.Series, unit: TimeUnit) -> pl.DataFrame:
         return _parts(values.to_physical(), PER_SECOND[values.dtype.time_unit])
     if values.dtype == pl.Date:
         return _parts(values.to_physical().cast(pl.Int64) * 86_400, 1)
+    values = _plain(values)
     if unit in PER_SECOND:
         return _numbers(values, PER_SECOND[unit])
     if unit == "days":
         texts = values.cast(pl.String).str.strip_chars().to_frame("day")
         return _parts(texts.select(_counted(pl.col("day"))).to_series().to_physical(), 1000)
-    text = values.cast(pl.String).str.strip_chars().str.strip_suffix(".0")
+    text = values.cast(pl.String).str.strip_suffix(".0")
     if unit in _TURNED:
         text = text.str.replace(_SLASHES, _TURNED[unit]).str.replace(r"^(\d\d)-", "20${1}-")
     return _iso(text)
+
+
+def is_buddhist(values: pl.Series) -> bool:
+    """Whether the first time has a year of the Buddhist calendar, as Thailand writes it: 2568 is 2025."""
+    text = values.dtype in (pl.String, pl.Categorical)
+    first = values.drop_nulls().head(int(text)).cast(pl.String).str.strip_chars()
+    return bool(plain_numbers(first).str.contains(_BUDDHIST).any())
+
+
+def _plain(values: pl.Series) -> pl.Series:
+    """Write 2025年12月31日 下午2時05分, 2025. 12. 31., digits of any script and Buddhist years in the usual way."""
+    if values.dtype not in (pl.String, pl.Categorical):
+        return values
+    text = plain_numbers(values.cast(pl.String).str.strip_chars())
+    if text.drop_nulls().head(1).str.contains(_EASTERN + "|" + "|".join(_HALVES.values())).any():
+        text = (
+            text.str.replace(_EASTERN, "$1-$2-$3")
+            .str.replace_all("[時时시点點分분] ?", ":")
+            .str.replace("[:秒초]+$", "")
+        )
+        for half, words in _HALVES.items():
+            text = text.str.replace(rf" *(?:{words}) *(\d[\d:]*)|(\d) *(?:{words})$", f" $1$2 {half}")
+    return text.str.replace_many(_GREGORIAN) if is_buddhist(text) else text
 
 
 def instants(values: pl.Series) -> pl.Series:
@@ -143,7 +174,7 @@ def _iso(text: pl.Series) -> pl.DataFrame:
         zone = "UTC" if first.str.contains(_OFFSET).any() else None
         with suppress(pl.exceptions.PolarsError):
             moments = text.str.to_datetime(time_unit="ns", time_zone=zone, strict=False)
-            moments = moments.set((text.str.head(4) > "2261").fill_null(False), None)  # more does not fit
+            moments = moments.set(~text.str.head(4).is_between("1678", "2261"), None)  # the others do not fit
     parts = _parts(moments.to_physical(), _NANO)
     rest = (moments.is_null() & text.is_not_null()).arg_true()
     if rest.is_empty():
@@ -196,7 +227,8 @@ def faults(
         written = "is no number of a day, as a spreadsheet counts them and the first time is: write all in one form"
     yield stamps.is_null(), number if counted else written
     odd = (stamps < 0) | ((stamps > LATEST_S) & (not counted))
-    yield odd, "is a time before 1970 or after 5138: mend it, or leave such rows out (--where)"
+    calendars = "years of the Persian, Hijri and other calendars are not converted"
+    yield odd, f"is a time before 1970 or after 5138: mend it ({calendars}), or leave such rows out (--where)"
     if counted:
         per = PER_SECOND[unit]
         coarse = stamps.is_between(EARLIEST_S // per, LATEST_S // per) & (per > 1)

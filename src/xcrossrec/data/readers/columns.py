@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from typing import Any, Literal, Self, TypeAlias, cast, get_args, get_origin, get_type_hints
 
+from xcrossrec.data.text import unaccented
 from xcrossrec.data.times import TimeUnit
 from xcrossrec.exceptions import ConfigError, DataError
 
@@ -173,9 +173,9 @@ def _clock_of(day: str, present: Sequence[str]) -> str | None:
 
 def _called(role: Role, present: Sequence[str], within: str, products: bool) -> Iterator[list[str]]:
     """Give the columns that are called so: whole, by the last part of a dotted name, behind another word."""
-    bare = rf"(?i)^{_BEFORE.get(role, '')}[\s_-]*|\s*\(.*\)$"
+    bare = rf"(?i)^{_BEFORE.get(role, '')}[\s_-]*|\s*([(\uff08【\[].*|, ?\w{{1,4}}\.?)$"
     whole = {name: name.removeprefix(f"{within}.") for name in present}
-    last = {name: name.rpartition(".")[2] for name in present}
+    last = {name: name.rstrip(". ").rpartition(".")[2] for name in present}
     behind = {name: re.sub(bare, "", part) for name, part in last.items()}
     for kind in ("usual", "otherwise", *(["products"] if products else [])):
         known = [_plain(name) for name in VOCABULARY[kind].get(role, "").split()]
@@ -192,9 +192,9 @@ def is_usual(name: str) -> bool:
 
 def is_dated(name: str) -> bool:
     """Whether a column is called as one of dates is."""
-    return bool(_WORDS["dated"].search(name))
+    return bool(_WORDS["dated"].search(unaccented(name)))
 
 
 def _plain(name: str) -> str:
     turned = re.sub(r"^id[\s_-]+(.+)", r"\1id", name.lower())
-    return "".join(char for char in unicodedata.normalize("NFKD", turned) if char.isalnum())
+    return "".join(filter(str.isalnum, unaccented(turned).lower()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
@@ -10,12 +11,12 @@ from typing import Any, Literal, Self, cast
 import polars as pl
 
 from xcrossrec.data.readers.columns import VOCABULARY, check_choices
-from xcrossrec.data.text import ABSENT
+from xcrossrec.data.text import ABSENT, unaccented
 from xcrossrec.data.times import instants
 from xcrossrec.exceptions import ConfigError, DataError
 
 _COLUMNS, _VALUES = (
-    {kind: re.compile("|".join(words), re.IGNORECASE) for kind, words in VOCABULARY[part].items()}
+    {kind: re.compile(unaccented("|".join(words)), re.IGNORECASE) for kind, words in VOCABULARY[part].items()}
     for part in ("columns", "values")
 )
 MANY_EVENTS = 50  # a column with more values is no kind of event
@@ -108,7 +109,8 @@ def _said(name: str, *, nothing: bool) -> pl.Expr:
 
 def _is(name: str, *kinds: str) -> bool:
     """Whether a column, or the last part of its dotted name, is called so."""
-    plain = ["".join(filter(str.isalpha, part.casefold())) for part in (name, name.rpartition(".")[2])]
+    parts = (unaccented(part).casefold() for part in (name, name.rpartition(".")[2]))
+    plain = ["".join(char for char in part if unicodedata.category(char)[0] in "LM") for part in parts]
     return any(_COLUMNS[kind].fullmatch(part) for kind in kinds for part in plain)
 
 
@@ -123,8 +125,8 @@ def refuse_views(path: str, column: str, counts: Mapping[str, int]) -> str | Non
         f"{value!r} ({count:,})" for value, count in sorted(counts.items(), key=lambda pair: -pair[1])[:8]
     )
     yes = [value for value in counts if value.strip().lower() in ("1", "1.0", "true", "t", "yes", "y")]
-    others = [value for value in counts if _VALUES["not_bought"].search(value)]
-    bought = [value for value in counts if _VALUES["bought"].search(value) and value not in others]
+    others = [value for value in counts if _VALUES["not_bought"].search(unaccented(value))]
+    bought = [value for value in counts if _VALUES["bought"].search(unaccented(value)) and value not in others]
     known = len(bought) + len(others) == len(counts) or not _is(column, "states")
     lines = [f"{column}={value}" for value in bought if known] or [f"{column}!={value}" for value in others]
     if _is(column, "quantities"):

@@ -15,10 +15,11 @@ import lzma
 import mmap
 import re
 import tempfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from itertools import chain, islice
 from pathlib import Path
@@ -46,7 +47,15 @@ _OTHERS = {
 }  # fmt: skip
 _END = "\x1eend"  # a row after the last one, which is seen unless a quote is open
 _WESTERN = "cp1252"  # Windows-1252; Latin-1 is the same but for control characters
-_FEW = 0.3  # of the letters in Western text are beyond ASCII
+_FEW = 0.5  # of the bytes beyond ASCII in Western text stand together, as in Größe
+_OFTEN: Mapping[str, str] = {
+    "cp932": "HIRAGANA KATAKANA CJK", "cp949": "HANGUL", "gb18030": "CJK", "big5": "CJK", "cp1251": "CYRILLIC",
+    "cp1253": "GREEK", "cp1255": "HEBREW", "cp1256": "ARABIC", "cp874": "THAI",
+}  # fmt: skip
+"""Encodings that shops still write, and how the names of most letters of such texts begin."""
+_MOST = 0.7
+_WIDER = {"shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949", "big5": "cp950"}
+"""What files are in that are said to be in the narrower one."""
 
 
 class Text(NamedTuple):
@@ -103,6 +112,12 @@ def encoding_of(head: bytes, shown: str, say: Callable[[str], object] = str) -> 
     for mark, name in _MARKS.items():
         if head.startswith(mark):
             return name
+    if re.search(rb"\x1b\$[@B]", head):
+        return "iso2022_jp_ext"
+    for name in ("utf-16-le", "utf-16-be") if b"\0" in head else ():
+        start = head[:4096].decode(name, "replace")
+        if "\n" in start and all(char.isprintable() or char.isspace() for char in start.rstrip("\ufffd")):
+            return name
     odd, even = head[1::2].count(0), head[::2].count(0)
     controls = len(re.findall(rb"[\x01-\x08\x0e-\x1a]", head[:4096]))
     if controls > min(len(head), 4096) // 50 or min(odd, even) > len(head) // 20:
@@ -123,14 +138,29 @@ def _single_bytes(head: bytes, error: UnicodeDecodeError, shown: str, say: Calla
     many = len(re.findall(rb"[\xc3-\xf4][\x80-\xbf]+", head))
     if many > broken:
         raise DataError(f"{shown}, line {line}: {byte} is not UTF-8, although the rest is: mend or remove the line")
-    high, letters = len(re.findall(rb"[\x80-\xff]", head)), len(re.findall(rb"[A-Za-z\x80-\xff]", head))
-    if high > _FEW * letters or re.search(rb"[\x81\x8d\x8f\x90\x9d]", head):
+    high, together = (re.findall(run, head) for run in (rb"[\x80-\xff]", rb"[\x80-\xff]{2,}"))
+    words = len(set(together)) > 3 or any(len(run) > 2 for run in together)
+    dense = words and len(b"".join(together)) > _FEW * len(high)
+    if dense or re.search(rb"[\x81\x8d\x8f\x90\x9d]", head):
+        readings = ", ".join(f"--encoding {name} ({text!r})" for name, text in _readings(head, error.start))
         raise DataError(
-            f"{shown}, line {line}: {byte} is not UTF-8, and the text does not look Western: name its encoding "
-            "(--encoding cp1251, say)"
+            f"{shown}, line {line}: {byte} is not UTF-8, and the text does not look Western: name its encoding, "
+            f"such as {readings or '--encoding cp1251'}"
         )
-    say(f"{shown} is read as Windows-1252 (line {line}: {byte} is not UTF-8); --encoding names another")
+    begin = max(error.start - 12, head.rfind(b"\n", 0, error.start) + 1)
+    word = head[begin : error.start + 12].decode(_WESTERN, "replace").splitlines()[0]
+    say(f"{shown} is read as Windows-1252 (line {line}: {word!r}); --encoding names another (cp1250, cp1254)")
     return _WESTERN
+
+
+def _readings(head: bytes, start: int) -> Iterator[tuple[str, str]]:
+    """Encodings in which most letters of some bytes are of one script, and what a part of them says then."""
+    for name, script in _OFTEN.items():
+        with suppress(UnicodeDecodeError):
+            text = codecs.getincrementaldecoder(name)().decode(head)
+            beyond = [unicodedata.name(char, "") for char in text if char > "\x7f" and not char.isspace()]
+            if sum(each.startswith(tuple(script.split())) for each in beyond) > _MOST * len(beyond):
+                yield name, head[start : start + 24].decode(name, "ignore").splitlines()[0]
 
 
 def encoding_of_all(path: Path, shown: str, say: Callable[[str], object]) -> str:
@@ -301,7 +331,7 @@ def _lines(text: Text) -> Iterator[Iterator[str]]:
             yield (f"{line}\n" for batch in batches for line in batch.to_series())
             return
         try:
-            encoding = "utf-8-sig" if codecs.lookup(text.encoding).name == "utf-8" else text.encoding
+            encoding = "utf-8-sig" if (name := codecs.lookup(text.encoding).name) == "utf-8" else _WIDER.get(name, name)
         except LookupError as error:
             raise ConfigError(f"--encoding {text.encoding!r} is unknown: give utf-8, cp1252, utf-16, ...") from error
         try:

@@ -13,7 +13,7 @@ from xcrossrec.data.given import Table
 from xcrossrec.data.readers.columns import VOCABULARY, Columns, check_choices
 from xcrossrec.data.readers.conditions import Condition
 from xcrossrec.data.readers.sources import Paths
-from xcrossrec.data.text import ABSENT
+from xcrossrec.data.text import ABSENT, plain_numbers, unaccented
 from xcrossrec.types import Incomplete, Split
 
 SPLIT = "split"
@@ -23,6 +23,9 @@ _EDGES = string.whitespace + "\x00\x85\xa0\u2000\u2009\u200a\u200b\u2028\u202f\u
 _NO_DATE = ("0000-00-00", "0000-00-00 00:00:00")  # MySQL's
 _FORMS = (form for word in ABSENT for form in (word, word.upper(), word.title()))
 _NOTHING = ("", "NaN", "NaT", "NA", *_NO_DATE, *_FORMS)
+_COMMAS, _TIMES = (f"(?i)(?:{'|'.join(VOCABULARY['price'][kind])})" for kind in ("commas", "times"))
+_UNITS = unaccented("|".join(VOCABULARY["stock"]["units"]))
+_COUNTED = rf"^(?:[^\d:]*: *|> *)?(\d+(?:\.\d+)?)(?: *(?:\+|{_UNITS}))?$"
 _LIST_BEGINS, _LIST_ENDS, _LIST_COMMA = r"""^\[+\s*["']?""", r"""["']?\s*\]+$""", r"""["'][\s\]]*,[\s\[]*["']"""
 
 
@@ -137,7 +140,7 @@ def _each_once(read: Callable[[pl.Expr], pl.Expr], column: pl.Expr, dtype: pl.Da
 
     def known(texts: pl.Series) -> pl.Series:
         different = texts.unique()
-        values = different.to_frame("text").select(read(pl.col("text"))).to_series()
+        values = plain_numbers(different).alias("text").to_frame().select(read(pl.col("text"))).to_series()
         return texts.replace_strict(different, values, return_dtype=dtype)
 
     return column.cast(pl.String).map_batches(known, return_dtype=dtype)
@@ -148,18 +151,19 @@ def _price(column: pl.Expr) -> pl.Expr:
     text = column.cast(pl.String).str.replace_all("([0-9])[\\s'\u2019`]+([0-9])", "$1$2")
     number = text.str.extract(r"([0-9][0-9.,]*)").str.replace(r"[.,]+$", "")
     comma = number.str.contains(r",[0-9]{1,2}$")
-    points = number.str.contains(r"^[0-9]{1,3}(\.[0-9]{3})+$") & (number.str.contains(r"\..*\.") | comma.any())
+    known = comma.any() | number.str.contains(r"(\.[0-9]{3}){2}$").any() | text.str.contains(_COMMAS)
+    points = number.str.contains(r"^[0-9]{1,3}(\.[0-9]{3})+$") & known
     european = number.str.replace_all(r"\.", "").str.replace(",", ".")
     plain = pl.when(comma | points).then(european).otherwise(number.str.replace_all(",", ""))
     whole = pl.when(~points).then(column.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False))
-    return pl.coalesce(whole, plain.cast(pl.Float64, strict=False))
+    return pl.when(~text.str.contains(_TIMES)).then(pl.coalesce(whole, plain.cast(pl.Float64, strict=False)))
 
 
 def _in_stock(column: pl.Expr) -> pl.Expr:
-    text = column.cast(pl.String).str.strip_chars().str.to_lowercase()
-    number = text.str.strip_suffix("+").cast(pl.Float64, strict=False).fill_nan(None)
+    text = column.str.strip_chars().map_elements(unaccented, return_dtype=pl.String).str.to_lowercase()
+    number = text.str.replace(_COUNTED, "$1").cast(pl.Float64, strict=False).fill_nan(None)
     word = text.str.replace(r"^https?:.*/", "").str.replace_all(r"[\s_-]", "")
-    yes, no = (word.is_in(VOCABULARY["stock"][kind].split()) for kind in ("yes", "no"))
+    yes, no = (word.is_in(unaccented(VOCABULARY["stock"][kind]).split()) for kind in ("yes", "no"))
     return pl.when(number.is_not_null()).then(number > 0).when(yes).then(True).when(no).then(False)
 
 

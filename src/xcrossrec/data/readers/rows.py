@@ -14,7 +14,7 @@ from xcrossrec.data.readers.conditions import MANY_EVENTS, all_hold, event_colum
 from xcrossrec.data.readers.frames import Inputs, filled, ids, without_fractions
 from xcrossrec.data.readers.histories import HISTORY
 from xcrossrec.data.readers.sources import Source
-from xcrossrec.data.times import TimeUnit, faults, on_a_day, times, unit_of, whole_numbers
+from xcrossrec.data.times import TimeUnit, faults, is_buddhist, on_a_day, times, unit_of, whole_numbers
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, TIMESTAMP, USER
 
@@ -116,6 +116,10 @@ class _Job:
                 if unit == "days":
                     told = f"{self.date} has dates as a spreadsheet numbers them"
                     self.source.reading.say(told, self.source.shown)
+                if is_buddhist(batch[TIMESTAMP]):
+                    self.source.reading.say(
+                        "years are of the Buddhist calendar: 2568 is read as 2025", self.source.shown
+                    )
             if batch.height and self.check is not None:
                 self.check(batch, self.source.shown, batch["__row"][0])
             parts.append(self._typed(batch, unit))

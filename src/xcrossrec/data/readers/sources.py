@@ -365,6 +365,7 @@ def _source(path: Path, shown: str, form: Form | None, reading: Reading) -> Sour
         encoding = reading.encoding or copies.encoding_of(head, shown, reading.say)
         if encoding.lower() not in ("utf-8", "utf8") or copies.packing(path) in ("bz2", "xz"):
             path = copies.plain_copy(copies.Text(path, shown, encoding), reading.folder)
+            reading = replace(reading, encoding="utf-8")
             head = copies.sample(path, shown)
         if marked := re.match(rb"(?i)sep=(.)\r?\n", head.removeprefix(codecs.BOM_UTF8)):  # as Excel does
             path = copies.plain_copy(copies.Text(path, shown, "utf-8"), reading.folder, skip=1)
