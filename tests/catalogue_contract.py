@@ -1,4 +1,5 @@
 """What every catalogue does, wherever it is kept; each kind's tests inherit these."""
+# ruff: noqa: RUF001
 
 from __future__ import annotations
 
@@ -304,6 +305,12 @@ class CatalogueContract(PurchasesContract):
             ("ﬁne", [7]),
             ("absent", []),
             ("train absent", []),
+            ("cay xanh", [8]),
+            ("IŞIKLI ince", [9]),
+            ("水壶", [10]),
+            ("ﾊﾟｿｺﾝ", [11]),
+            ("ΠΟΤΙΣΤΗΡΙ", [12]),
+            ("ابريق", [13]),
             ("", [0, 1, 2, 4]),
         ],
     )
@@ -319,11 +326,17 @@ class CatalogueContract(PurchasesContract):
             "Extra",
             "Große Straße",
             "Fine",
+            "Cây xanh",
+            "İNCE ışıklı",
+            "不锈钢水壶",
+            "パソコン台",
+            "Ποτιστήρι",
+            "إبريق",
         ]
         items = [item(n, title=title) for n, title in enumerate(titles)]
         store.upsert(items[:3] + items[4:5], unit(*[1] * 4))
         store.compact()
-        store.upsert([items[3], *items[5:]], unit(*[1] * 4))
+        store.upsert([items[3], *items[5:]], unit(*[1] * (len(items) - 4)))
         store.delete(["i3"])
         assert [i.item_id for i in store.snapshot().search_titles(text, 4)] == [f"i{n}" for n in found]
         assert [i.item_id for i in store.snapshot().search_titles(text, 1)] == [f"i{n}" for n in found[:1]]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from xcrossrec.adaptation.after import beyond_of, risks_of
+import polars as pl
+
+from xcrossrec.adaptation.after import beyond_of, language_of, risks_of
 from xcrossrec.adaptation.customers import reason_in_words, side_by_side
 from xcrossrec.answers import Explanation, HistoryMatch
 from xcrossrec.baselines.rivals import Popularity
@@ -37,6 +39,17 @@ def test_a_reason_names_what_matched_and_who_bought_both() -> None:
     assert reason_in_words(Explanation("i", "Track", 1.0, (), reasons=("Bought by 3 customers.",))) == (
         "Bought by 3 customers."
     )
+
+
+def test_a_base_that_cannot_read_the_language_is_a_risk(tiny_models: Any, tiny_domain: Domain) -> None:
+    base = str(tiny_models.base)
+    items = tiny_domain.items.select("item_id", title=pl.lit("Лейка из стали")).vstack(
+        pl.DataFrame({"item_id": [f"x{n}" for n in range(10)], "title": ["Секатор"] * 10})
+    )
+    (risk,) = language_of(Domain("leika", items, tiny_domain.interactions), base)
+    assert risk.code == "unread_text"
+    assert risk.sentence.startswith(f"leika: the base {base} hardly reads these texts: 100% of their letters")
+    assert language_of(tiny_domain, base) == ()  # of a few items nothing is said
 
 
 def test_risks_are_the_linters_what_is_wrong_first(tiny_domain: Domain) -> None:

@@ -77,6 +77,7 @@ def test_what_a_base_costs(found: dict[str, Any]) -> None:
         assert each["mb_per_1000_items"] == pytest.approx(32 * 4 / 1000)
         assert 0 < each["model_mb"] < 1
         assert each["ms_per_1000_items"] > 0
+        assert 0 <= each["unread"] <= 1
         assert len(each["digest"].split(".")) == 3
 
 

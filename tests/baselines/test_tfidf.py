@@ -18,6 +18,20 @@ class TestTfidfMean(ScorerContract):
         return TfidfMean(domain.texts)
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["不锈钢浇水壶", "塑料浇水壶", "无线耳机"],
+        ["บัวรดน้ำสแตนเลส", "บัวรดน้ำไม้", "หูฟังไร้สาย"],
+        ["ステンレスじょうろ", "木製じょうろ", "ヘッドホン"],
+        ["स्टील का गमला", "लकड़ी का गमला", "कैंची"],
+    ],
+)
+def test_words_are_found_in_any_script(texts: list[str]) -> None:
+    alike, same, other = TfidfMean(texts).score([[0]])[0][[1, 0, 2]]
+    assert same > alike > other == 0
+
+
 def _vector(title: str) -> dict[str, float]:
     """Slow reference: unit vector of count * (ln((1 + n) / (1 + df)) + 1) over words of 2+ letters."""
     words = [[word for word in text.lower().split() if len(word) > 1] for text in TITLES]

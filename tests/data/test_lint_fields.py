@@ -116,3 +116,20 @@ def test_a_column_that_nobody_reads_is_left_alone() -> None:
     made = domain("{title}", url=[f"https://x/{number}" for number in USERS])
     assert "leaking_field" not in findings(made)
     assert "leaking_field" in findings(domain("{title}; {url}", url=[f"https://x/{number}" for number in USERS]))
+
+
+def test_chinese_and_thai_texts_without_blanks_are_no_ids_and_not_boilerplate() -> None:
+    letters = {"不锈钢浇水壶园艺专业花盆修枝剪": 2, "บัวรดน้ำกระถางไม้สแตนเลสกรรไกร": 6}
+    for script, size in letters.items():
+        texts = ["".join(random.Random(number).choices(script, k=16)) for number in USERS]
+        assert not {"leaking_field", "boilerplate_field", "long_text"} & set(findings(domain(description=texts)))
+        long = findings(domain(description=[text * 16 for text in texts]))
+        assert ("long_text" in long) == (16 * 16 / size > 100)
+    named = [f"再买{domain().titles[(number + 1) % 20]}吧" for number in USERS]
+    assert findings(domain(description=named))["leaking_field"].severity == "error"
+
+
+def test_titles_that_unicode_writes_in_two_ways_are_one() -> None:
+    titles = [f"{name} {number}" for number, name in enumerate(NAMES)]
+    titles[:4] = ["Café au lait", "Cafe\u0301 au lait", "ワイヤレス", "ﾜｲﾔﾚｽ"]
+    assert findings(domain(title=titles))["duplicate_title"].count == 4

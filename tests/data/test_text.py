@@ -1,4 +1,5 @@
 """What models read of an item: templates against a slow reference, HTML to text, limits."""
+# ruff: noqa: E501, RUF001
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xcrossrec.data import Domain, build_domain, read_domain, write_domain
-from xcrossrec.data.text import TITLES, ItemText, clean_text
+from xcrossrec.data.text import TITLES, ItemText, clean_text, spaced, unaccented
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.prompts import clean_title
 
@@ -248,3 +249,27 @@ def test_what_a_limit_cuts_is_in_the_manifest() -> None:
         "description": {"items": 2, "words": 3}
     }
     assert "text_cut" not in shop().manifest["filters"]
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("Stainless steel", "Stainless steel"), ("Crème brûlée", "Creme brulee"), ("IŞIKLI ışıklı İnce", "ISIKLI isikli Ince"),
+        ("Bình tưới đẹp", "Binh tuoi dep"), ("ﾜｲﾔﾚｽ ５", "ワイヤレス 5"), ("ハ\u309a", "パ"),
+        ("שָׁלוֹם", "שלום"), ("إبريق", "ابریق"), ("할인", "할인"),
+    ],
+)  # fmt: skip
+def test_accents_and_widths_are_taken_off_but_letters_stay(text: str, plain: str) -> None:
+    assert unaccented(text) == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Café au lait 5", "Café au lait 5"), ("不锈钢壶5升", "不 锈 钢 壶 5 升"), ("折りたたみ傘ブラック", "折 りたたみ 傘 ブラック"),
+        ("กระถางไม้", "กระ ระถ ะถา ถาง างไ งไม"), ("गमला बड़ा", "गमल बड"), ("스텐 물병", "스텐 물병"),
+    ],
+)  # fmt: skip
+def test_words_are_found_where_a_script_has_no_blanks(text: str, words: str) -> None:
+    assert " ".join(spaced(text).split()) == words
+    assert spaced("不锈钢", 2).split() == ["不锈", "锈钢"]

@@ -13,11 +13,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import BertTokenizerFast
 
 from model_families import VOCABULARY, WORDS, Family, fresh_base
 from xcrossrec.exceptions import DataError, ModelError
+from xcrossrec.models.base import load_base
 from xcrossrec.models.source import SourceEncoder
-from xcrossrec.models.tokens import CANDIDATE_END_SEGMENT, CANDIDATE_SEGMENT, CutReport, PromptTokenizer, token_limit
+from xcrossrec.models.tokens import (
+    CANDIDATE_END_SEGMENT,
+    CANDIDATE_SEGMENT,
+    CutReport,
+    PromptTokenizer,
+    tell_unread,
+    token_limit,
+    unread,
+)
 
 PAD, CLS, SEP, BETWEEN = (VOCABULARY.index(word) for word in ("[PAD]", "[CLS]", "[SEP]", ";"))
 TITLES = st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join)
@@ -284,3 +294,42 @@ def test_an_empty_text_is_read_as_one_but_not_in_a_pair(encoder: SourceEncoder, 
         encoder.preprocess([(value, "w1")])
     with pytest.raises(DataError, match="got an empty text"):
         encoder.preprocess([("w1", value)])
+
+
+# ---- languages that a base cannot read
+
+TITLES_OF = {
+    "english": ("Stainless steel watering can", "Wireless noise cancelling headphones", "Organic green tea"),
+    "german": ("Edelstahl Gießkanne", "Kabellose Kopfhörer mit Geräuschunterdrückung", "Bio Grüntee"),
+    "russian": ("Лейка из нержавеющей стали", "Беспроводные наушники", "Зеленый чай"),
+    "hindi": ("स्टेनलेस स्टील का डिब्बा", "वायरलेस हेडफ़ोन काला", "ग्रीन टी"),
+    "thai": ("บัวรดน้ำสแตนเลส", "หูฟังไร้สายตัดเสียงรบกวน", "ชาเขียว"),
+    "japanese": ("ステンレスじょうろ", "ワイヤレスヘッドホン 黒", "有機緑茶 ティーバッグ"),
+    "chinese": ("不锈钢浇水壶", "无线降噪耳机黑色", "有机绿茶"),
+    "korean": ("스테인리스 물뿌리개", "무선 헤드폰 블랙", "유기농 녹차"),
+    "arabic": ("إبريق سقي ستانلس ستيل", "سماعات لاسلكية", "شاي أخضر عضوي"),
+}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("language", TITLES_OF)
+def test_the_embedded_base_says_what_it_cannot_read(language: str, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = load_base().tokenizer
+    share, read = unread(tokenizer, TITLES_OF[language]), language in ("english", "german")
+    assert share < 0.1 if read else share > 0.7
+    said = tell_unread(f"base of {language}", tokenizer, TITLES_OF[language] * 4)
+    assert (said == "") is read
+    if not read:
+        assert tell_unread(f"base of {language}", tokenizer, TITLES_OF[language] * 4) == said
+        assert caplog.messages == [said]  # once
+        assert f"hardly reads these texts: {share:.0%} of their letters are unknown to it or read one by one" in said
+        assert "a multilingual one (--base), such as sentence-transformers/paraphrase-multilingual" in said
+
+
+def test_a_base_that_has_the_words_reads_them() -> None:
+    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "лампа", "不", "锈", "钢"]
+    words = BertTokenizerFast(vocab={word: number for number, word in enumerate(known)})
+    assert unread(words, ["лампа", "不锈钢", "42"]) == 0
+    assert unread(words, ["лампа чай"]) == pytest.approx(3 / 8)
+    assert unread(words, []) == unread(words, ["42"]) == unread(object(), ["x"]) == 0
+    assert tell_unread("few", words, ["чай"] * 9) == ""

@@ -58,6 +58,15 @@ def test_the_best_are_those_of_the_loop_reference(titles: list[str], k: int, mos
         ("75003", "75003", True),
         ("", "", False),
         ("Éclair Crème Çédille", "éclair crème çédille 2", True),
+        ("Thé vert bio en sachets", "The\u0301 vert bio en sachets 100", True),
+        ("不锈钢浇水壶5升红色大容量", "不锈钢浇水壶8升蓝色大容量", True),
+        ("不锈钢浇水壶", "无线降噪耳机", False),
+        ("ﾜｲﾔﾚｽ ｲﾔﾎﾝ 黒", "ワイヤレス イヤホン 白", False),
+        ("ﾜｲﾔﾚｽ ｲﾔﾎﾝ 2", "ワイヤレス イヤホン", True),
+        ("บัวรดน้ำสแตนเลส 5 ลิตร", "บัวรดน้ำสแตนเลส 10 ลิตร", True),
+        ("บัวรดน้ำสแตนเลส", "หูฟังไร้สายตัดเสียงรบกวน", False),
+        ("स्टेनलेस स्टील का डिब्बा 5", "स्टेनलेस स्टील का डिब्बा 8", True),
+        ("गमला लाल", "कैंची हरी", False),
     ],
 )
 def test_real_titles_are_near_equal_or_not(first: str, second: str, alike: bool) -> None:

@@ -25,6 +25,8 @@ from xcrossrec.data.lint import lint
 from xcrossrec.evaluation import evaluate
 from xcrossrec.exceptions import StorageError, XCrossRecError
 from xcrossrec.models.adapters import MANIFEST
+from xcrossrec.models.base import load_base
+from xcrossrec.models.tokens import tell_unread
 from xcrossrec.progress import in_words
 from xcrossrec.recommender import Recommender
 from xcrossrec.replacing import replacing_file
@@ -82,6 +84,9 @@ def _parts(
     length = shop.domain.frame("test").height / max(1, shop.domain.count_users("test"))
     reasons = int(_EXPLAINED * 3 * (length + 1))
 
+    def risks() -> Any:
+        return (*language_of(shop.domain, maker.base), *risks_of(linted))
+
     @cache
     def recommender() -> Recommender:
         """Of what is shipped; the catalogue is read once for all parts."""
@@ -98,7 +103,7 @@ def _parts(
         return None if simplest else check_explanations(recommender(), asked, users=_EXPLAINED, seed=shop.seed)
 
     return {
-        "risks": (shop.pace.reading(rows // _ROWS_A_TEXT), lambda: risks_of(linted)),
+        "risks": (shop.pace.reading(rows // _ROWS_A_TEXT), risks),
         "customers": (2 * read, customers),
         "curve": (_curve_s(maker, decision), lambda: curve_of(maker, made, decision)),
         "explanations": (read + shop.pace.reading(reasons, chosen.form.streams), explanations),
@@ -129,6 +134,12 @@ def risks_of(domains: Sequence[Domain]) -> tuple[Risk, ...]:
         Risk(code=found.code, sentence=f"{found.domain}{f' ({found.split})' if found.split else ''}: {found.message}.")
         for found in (*report.of("error"), *report.of("warning"))
     )
+
+
+def language_of(domain: Domain, base: str) -> tuple[Risk, ...]:
+    """What is said where the base hardly reads the target's texts."""
+    found = tell_unread(base, load_base(base).tokenizer, domain.texts)
+    return (Risk(code="unread_text", sentence=f"{domain.name}: {found}."),) if found else ()
 
 
 def beyond_of(lists: Mapping[str, float] | None) -> Beyond | None:

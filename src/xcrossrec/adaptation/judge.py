@@ -18,6 +18,7 @@ from xcrossrec.adaptation.candidates import Made
 from xcrossrec.adaptation.choice import difference, score
 from xcrossrec.adaptation.decision import Helps, Interval, Source
 from xcrossrec.data.domain import Domain, Sequences
+from xcrossrec.data.text import spaced
 from xcrossrec.evaluation.table import aligned
 from xcrossrec.exceptions import DataError
 from xcrossrec.metrics.ranking import catalogue_ranks, reciprocal_rank
@@ -168,7 +169,7 @@ def sources_table(found: Sequence[Source], users: int) -> str:
 
 
 def _words(domain: Domain) -> frozenset[str]:
-    return frozenset(re.findall(r"[^\W\d_]{2,}", " ".join(domain.texts).lower()))
+    return frozenset(re.findall(r"[^\W\d_]{2,}", spaced(" ".join(domain.texts), 2).lower()))
 
 
 def _share(words: frozenset[str], domain: Domain | None) -> float | None:

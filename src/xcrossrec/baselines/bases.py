@@ -19,7 +19,9 @@ from xcrossrec.evaluation.table import aligned
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.models.base import load_base
 from xcrossrec.models.kinds import kind_of
+from xcrossrec.models.model import encoder_of
 from xcrossrec.models.scorer import ModelScorer, untrained
+from xcrossrec.models.tokens import unread
 from xcrossrec.types import NEGATIVES, Negatives
 
 SMALL_CATALOGUE = 20_000
@@ -66,8 +68,8 @@ def compare_bases(
         ``domain``, ``split``, ``users``, ``items`` (encoded), ``seed``, ``simulated``, ``verdict`` (a sentence) and
         ``bases``: for each ``name`` (short), ``base``, ``digest`` (of weights, tokenizer and configuration),
         ``ms_per_1000_items`` (to encode them here), ``mb_per_1000_items`` (of their vectors), ``model_mb`` (of its
-        weights), ``mrr`` by kind of negatives and, but for the first, ``comparison`` with it
-        (:func:`xcrossrec.evaluation.compare`).
+        weights), ``unread`` (:func:`xcrossrec.models.tokens.unread`), ``mrr`` by kind of negatives and, but for the
+        first, ``comparison`` with it (:func:`xcrossrec.evaluation.compare`).
 
     Raises:
         ConfigError: fewer than two bases, or one twice.
@@ -117,14 +119,16 @@ def bases_table(found: dict[str, Any]) -> str:
             f"{each['ms_per_1000_items']:,.0f}",
             f"{each['mb_per_1000_items']:.2f}",
             f"{each['model_mb']:,.0f}",
+            f"{each['unread']:.0%}",
             *(cell for kind in kinds for cell in (f"{each['mrr'][kind]:.4f}", _difference(each, kind))),
         ]
         for each in found["bases"]
     ]
-    header = ["base", "ms", "MB", "model MB", *(cell for kind in kinds for cell in (kind, "difference"))]
+    header = ["base", "ms", "MB", "model MB", "unread", *(cell for kind in kinds for cell in (kind, "difference"))]
     caption = (
         f"{found['domain']} {found['split']}: {found['users']:,} users, seed {found['seed']}; untrained, centered. ms "
-        f"and MB of a thousand items; MRR, and its difference to {first} with 95% interval"
+        "and MB of a thousand items; unread: letters that are no part of a word to it; MRR, and its difference to "
+        f"{first} with 95% interval"
     )
     return "\n".join([found["verdict"], "", caption, "", *aligned(header, rows)])
 
@@ -156,6 +160,7 @@ def _measure(
         "ms_per_1000_items": round(seconds * 1e6 / len(timed), 1),
         "mb_per_1000_items": vectors.shape[1] * vectors.itemsize / 1e3,
         "model_mb": round(sum(p.numel() * p.element_size() for p in scorer.model.parameters()) / 1e6, 1),
+        "unread": round(unread(encoder_of(scorer.model).tokenizer, texts), 3),
         "mrr": {kind: float(evaluation.of(kind)["mrr"].to_numpy().mean()) for kind in evaluation.negatives},
     }
     return told, evaluation

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 from scipy.sparse import csr_array
 
+from xcrossrec.data.text import spaced
 from xcrossrec.exceptions import DataError, MissingExtraError
 from xcrossrec.scoring import check_rows
 
@@ -102,7 +103,8 @@ class TfidfMean(Rival):
         except ImportError as error:
             raise MissingExtraError("sklearn", "baselines") from error
         try:
-            self._vectors: Any = TfidfVectorizer(dtype=np.float64).fit_transform(texts)  # sparse unit rows (item, word)
+            words = [spaced(text, 2) for text in texts]
+            self._vectors: Any = TfidfVectorizer(dtype=np.float64).fit_transform(words)  # sparse unit rows (item, word)
         except ValueError as error:
             raise DataError(
                 f"TF-IDF found no word in {len(texts)} texts ({error}): check the catalogue's titles"

@@ -120,8 +120,9 @@ def embed_again(
 
 def encode_items(model: Model, items: Sequence[StoredItem]) -> Float32[np.ndarray, "item dim"]:
     """Encode items as a model reads them, one without text too; no columns for a `pair` model."""
-    text = encoder_of(model).text
-    return kind_of(model).encode_items(model, [item.read(text) for item in items])
+    texts = [item.read(encoder_of(model).text) for item in items]
+    encoder_of(model).tell_unread(texts)
+    return kind_of(model).encode_items(model, texts)
 
 
 def _purchases_of(place: Path | str) -> PurchaseLog | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from xcrossrec.catalogue.scan import (
     worth_quantising,
 )
 from xcrossrec.catalogue.stored_item import StoredItem
+from xcrossrec.data.text import unaccented
 from xcrossrec.exceptions import DataError
 from xcrossrec.filters import Filters
 from xcrossrec.prompts import clean_title
@@ -271,8 +271,8 @@ def table_of_rows(rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
 
 
 def fold(text: str) -> str:
-    """Make texts alike that differ in case, in white space or in how Unicode writes them."""
-    return clean_title(unicodedata.normalize("NFKC", text).casefold())
+    """Make texts alike that differ in case, accents, white space or in how Unicode writes them."""
+    return clean_title(unaccented(text).casefold())
 
 
 def check_vectors(

@@ -185,7 +185,9 @@ def _entry(entry: HistoryEntry) -> dict[str, str]:
         kind, colon, named = entry.partition(":")
         if colon and kind in ("id", "title"):
             return {"item_id" if kind == "id" else kind: named}
-        return {"title": entry} if len(entry.split()) > 1 else {"item_id": entry}
+        from xcrossrec.data.text import spaced  # which brings polars, that a client needs for nothing else
+
+        return {"title": entry} if len(spaced(entry).split()) > 1 else {"item_id": entry}
     if isinstance(entry, Mapping) and len(entry) == 1 and set(entry) <= {"item_id", "title"}:
         return dict(entry)
     raise ConfigError(

@@ -27,7 +27,7 @@ from xcrossrec.models.files import PlainName, Settings, read_settings
 from xcrossrec.models.identity import AnyBase, find_base
 from xcrossrec.models.pair_attention import attention_arguments, set_up_pair_attention
 from xcrossrec.models.recipe import OF_HISTORY, Recipe
-from xcrossrec.models.tokens import CutReport, PromptTokenizer, token_limit
+from xcrossrec.models.tokens import CutReport, PromptTokenizer, tell_unread, token_limit
 from xcrossrec.prompts import PROMPT_VERSION, clean_title, split_prompt
 from xcrossrec.types import ENCODING_PRECISIONS, EncodingPrecision, PairAttention
 
@@ -125,6 +125,10 @@ class TitleEncoder(InputModule):
     def cut(self) -> CutReport:
         """How much history did not fit so far."""
         return self.prompts.cut
+
+    def tell_unread(self, texts: Sequence[str]) -> None:
+        """Warn, once, where the base hardly reads what items are read by."""
+        tell_unread(self.base_name, self.tokenizer, texts)
 
     @property
     def text(self) -> ItemText:

@@ -56,6 +56,7 @@ class ModelScorer:
     ) -> None:
         self.model = model
         encoder_of(model).precision = precision
+        encoder_of(model).tell_unread(texts)
         self.inner = kind_of(model).scorer(model, texts)
         self.name = name
         self._n_items = len(texts)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
+from unicodedata import category
 
 import torch
 from torch import Tensor
 
+from xcrossrec.data.text import is_han
 from xcrossrec.exceptions import ModelError
 from xcrossrec.prompts import TITLE_SEPARATOR
 
@@ -17,6 +22,12 @@ CANDIDATE_SEGMENT = -1
 
 CANDIDATE_END_SEGMENT = -2
 """Marks the end token after the candidate, which belongs to it but to no title."""
+
+MOST_UNREAD = 0.3
+"""Share of letters that a base may not read; of German and French it is a tenth, of other alphabets most."""
+
+_LOOKED_AT, _FEWEST = 1_000, 10
+_log = logging.getLogger(__name__)
 
 _SHORTEST = 8
 """Fewest tokens that a model's longest text may have."""
@@ -295,3 +306,44 @@ def token_limit(tokenizer: Any, config: Any, wanted: int | None, *, usual: int |
     if wanted > bound:
         raise ModelError(f"max_tokens is {wanted}, but the model takes at most {bound}: lower it")
     return wanted
+
+
+def unread(tokenizer: Any, texts: Sequence[str]) -> float:
+    """Measure how badly a tokenizer reads some texts, of which at most a thousand are looked at.
+
+    Returns:
+        share of the letters that are unknown to it, cut into bytes, or alone where they stand among others, but for
+        Chinese characters; 0 where a tokenizer does not tell.
+    """
+    some = list(texts[:: -(-len(texts) // _LOOKED_AT) or 1])
+    if not getattr(tokenizer, "is_fast", False) or not some:
+        return 0.0
+    found = tokenizer(some, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    lost, letters = 0.0, sum(char.isalpha() for text in some for char in text)
+    for text, ids, places in zip(some, found["input_ids"], found["offset_mapping"], strict=True):
+        times = Counter(places)
+        for token, (start, end) in zip(ids, places, strict=True):
+            among = [
+                char for char in (text[start - 1 : start], text[end : end + 1]) if char and category(char)[0] in "LM"
+            ]
+            alone = end - start == 1 and among and not is_han(text[start])
+            if token == tokenizer.unk_token_id or times[start, end] > 1 or alone:
+                lost += sum(map(str.isalpha, text[start:end])) / times[start, end]
+    return lost / max(1, letters)
+
+
+def tell_unread(base: str, tokenizer: Any, texts: Sequence[str]) -> str:
+    """Say, once of a base, that it cannot read some texts; gives the sentence, empty where it can."""
+    share = unread(tokenizer, texts)
+    return _told(base, f"{share:.0%}") if share > MOST_UNREAD and len(texts) >= _FEWEST else ""
+
+
+@cache
+def _told(base: str, share: str) -> str:
+    sentence = (
+        f"the base {base} hardly reads these texts: {share} of their letters are unknown to it or read one by one, not "
+        "as words; take one that was trained on their language, or a multilingual one (--base), such as "
+        "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
+    )
+    _log.warning("%s", sentence)
+    return sentence

@@ -1,11 +1,11 @@
 """At most so many near-equal titles in one answer.
 
 Two titles are near-equal where at least three quarters of the words of both are in both (Jaccard); a word is a run of
-letters, whatever its case. So sizes, counts and numbers of models do not tell titles apart, and of a longer title one
-colour or scent does not, either: "Nail Stamping Plate M59" and "... M36", "Talking Plush, Jake" and "... Izzy". Titles
-are compared, not vectors: the same pairs hold for every model, a `pair` model's catalogue has no vectors, and a cosine
-above .9 holds different items of one brand, too (lab/log, 2026-11-29). A title without letters is near-equal to the
-same one alone, and an item without a title to none.
+letters, whatever its case and accents, of Chinese one character, of Thai three letters. So sizes, counts and numbers
+of models do not tell titles apart, and of a longer title one colour or scent does not, either: "Nail Stamping Plate
+M59" and "... M36", "Talking Plush, Jake" and "... Izzy". Titles are compared, not vectors: the same pairs hold for
+every model, a `pair` model's catalogue has no vectors, and a cosine above .9 holds different items of one brand, too
+(lab/log, 2026-11-29). A title without letters is near-equal to the same one alone, and an item without a title to none.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
+from xcrossrec.data.text import spaced, unaccented
 from xcrossrec.recommender.questions import Known
 
 _WORD = re.compile(r"[^\W\d_]+")
@@ -71,7 +72,7 @@ def _take(found: Iterable[tuple[Known, float]], k: int, most: int) -> Ranked:
 
 
 def _words(title: str) -> frozenset[str]:
-    folded = title.casefold()
+    folded = spaced(unaccented(title)).casefold()
     return frozenset(_WORD.findall(folded) or folded.split())
 
 

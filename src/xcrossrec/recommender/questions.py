@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from xcrossrec.answers import ItemScore, Recommendation
 from xcrossrec.catalogue import Filters, Snapshot, StoredItem
-from xcrossrec.data.text import TITLES, ItemText
+from xcrossrec.data.text import TITLES, ItemText, spaced
 from xcrossrec.exceptions import ConfigError, DataError, UnknownItemError
 from xcrossrec.prompts import UNTITLED, clean_title
 from xcrossrec.scoring import Rung
@@ -47,7 +47,8 @@ ItemLike: TypeAlias = str | Item | Mapping[str, str]
 """How an item is named: an :class:`Item`, its mapping form, or a string.
 
 A string is an id if the catalogue has it; ``id:...`` and ``title:...`` say which is meant; any other string is a title
-if it has more than one word, and an id if it has one."""
+if it has more than one word, and an id if it has one; of scripts without blanks, each Chinese character, each run of
+kana and each three letters of Thai are a word."""
 
 _NEWEST_ELSEWHERE = 20
 """Items of a history of other categories that are read."""
@@ -298,7 +299,7 @@ def _read(entry: ItemLike) -> Item:
     for prefix, name in (("id:", ITEM), ("title:", TITLE)):
         if entry.startswith(prefix):
             return Item(**{name: entry.removeprefix(prefix)})
-    return Item(title=entry) if len(entry.split()) > 1 else Item(item_id=entry)
+    return Item(title=entry) if len(spaced(entry).split()) > 1 else Item(item_id=entry)
 
 
 def _known(snapshot: Snapshot, found: Known | str) -> Known:

@@ -128,6 +128,7 @@ def fit(
     batches = TRAININGS[kind_of(model).name].batches(model, training.rows, item_texts(domain.texts), config)
     held = replace(batches, sequences=holdout.rows) if holdout else None
     encoder = encoder_of(model)
+    encoder.tell_unread(domain.texts)
     if long := encoder.cut.titles:  # the collators measured the whole catalogue
         _log.info("of %d items the text is longer than the %d tokens that are read", long, encoder.max_tokens)
     encoder.cut.reset()

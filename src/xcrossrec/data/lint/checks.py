@@ -13,7 +13,7 @@ from xcrossrec.data.interactions import written_otherwise
 from xcrossrec.data.lint.report import EXAMPLES, Finding, finding
 from xcrossrec.data.lint.tables import NEEDED, Tables, is_blank
 from xcrossrec.data.splitting import SAME_USERS, bought_after
-from xcrossrec.data.text import has_entity, is_empty_title
+from xcrossrec.data.text import WORD, has_entity, is_empty_title
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
 LONG_TITLE_WORDS = 40
@@ -71,7 +71,7 @@ def check_titles(tables: Tables) -> Iterator[Finding]:
             "titles hold remains of HTML tags: remove the tags, or drop the items",
         ),
         "long_title": (
-            pl.col(TITLE).str.count_matches(r"\S+") > LONG_TITLE_WORDS,
+            pl.col(TITLE).str.count_matches(WORD) > LONG_TITLE_WORDS,
             f"titles have more than {LONG_TITLE_WORDS} words, which leaves less room for the history: cut them",
         ),
         "title_not_alphanumeric": (
@@ -88,7 +88,7 @@ def check_titles(tables: Tables) -> Iterator[Finding]:
 def check_duplicate_titles(tables: Tables) -> Iterator[Finding]:
     """Find items that a model of titles cannot tell apart."""
     titled = tables.items.filter(~is_empty_title())
-    folded = titled[TITLE].str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+    folded = titled[TITLE].str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
     twice = titled.filter(folded.is_duplicated())
     groups = twice[TITLE].value_counts(sort=True).head(EXAMPLES)
     shown = [f"{title[:80]!r} x{count}" for title, count in groups.iter_rows()]

@@ -9,6 +9,7 @@ import polars as pl
 
 from xcrossrec.data.lint.report import Finding, finding
 from xcrossrec.data.lint.tables import Tables
+from xcrossrec.data.text import WORD, spaced
 from xcrossrec.types import ITEM, TITLE
 
 FEWEST = 10
@@ -59,7 +60,7 @@ def check_leaks(tables: Tables) -> Iterator[Finding]:
             continue
         ids = tables.items[ITEM].filter(column != "")
         own = pl.DataFrame({"text": said, "id": ids}).select(pl.col("text").str.contains(pl.col("id"), literal=True))
-        words = said.str.count_matches(r"\S+")
+        words = said.str.count_matches(WORD)
         kinds = {
             "a time": int(said.str.contains(_TIME).sum()),
             "an id": int((own.to_series() & (ids.str.len_chars() >= 4)).sum()),
@@ -80,7 +81,7 @@ def check_text_length(tables: Tables) -> Iterator[Finding]:
     if template is None or template.is_title or template.missing(tables.raw["items"].columns):
         return
     texts = template.render(tables.raw["items"])
-    long = tables.raw["items"].filter(texts.str.count_matches(r"\S+") > LONG_TEXT_WORDS)
+    long = tables.raw["items"].filter(texts.str.count_matches(WORD) > LONG_TEXT_WORDS)
     message = (
         f"items have a text of more than {LONG_TEXT_WORDS} words, which is slow to read and leaves less room for the "
         "history: limit a field, as in {description:64}"
@@ -107,7 +108,7 @@ def _names_target(items: list[str], texts: dict[str, str], titles: dict[str, str
     target = items[-1]
     title = titles.get(target, "")
     by_id = len(target) >= 4
-    by_title = len(title.split()) >= 3
+    by_title = len(spaced(title).split()) >= 3
     for item in items[:-1]:
         text = texts.get(item, "")
         if by_title and title in text and title not in titles.get(item, ""):

@@ -13,6 +13,11 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
+/** What a shop wrote: of whatever language, and in its own direction. */
+export function written(...children) {
+  return element("bdi", { lang: "" }, ...children);
+}
+
 export function button(text, onclick, properties = {}) {
   return element("button", { type: "button", className: "plain", onclick, ...properties }, text);
 }

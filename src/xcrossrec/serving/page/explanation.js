@@ -1,6 +1,6 @@
 // Why an item has its score: matched history items, and a heat map of layers and sources.
 
-import { bar, element, number, signed } from "./dom.js";
+import { bar, element, number, signed, written } from "./dom.js";
 
 /** Set an explanation out. */
 export function explanationView(explanation) {
@@ -42,7 +42,7 @@ function matches(list) {
     return element(
       "li",
       {},
-      element("span", { className: "matched" }, match.title),
+      element("span", { className: "matched" }, written(match.title)),
       bar(Math.abs(weight(match)) / top, kind),
       element("span", { className: "facts" }, facts(match)),
     );

@@ -1,7 +1,7 @@
 // The history: a list of items, and a search box (an ARIA combobox) that adds to it.
 
 import { findItems } from "./api.js";
-import { button, element, paused, say } from "./dom.js";
+import { button, element, paused, say, written } from "./dom.js";
 
 const SHOWN = 8;
 
@@ -50,7 +50,7 @@ export class History {
     const look = { className: "round small", "aria-label": `Remove ${title}` };
     const remove = button(cross, () => this.remove(place), look);
     const about = element("span", { className: "about" }, item_id ?? "a title of its own");
-    return element("li", {}, element("span", { className: "title" }, title, about), remove);
+    return element("li", {}, element("span", { className: "title" }, written(title), about), remove);
   }
 }
 
@@ -101,10 +101,10 @@ export class SearchBox {
     this.input.removeAttribute("aria-activedescendant");
   }
 
-  optionView(entry, place, text) {
+  optionView(entry, place, typed) {
     const option = element("li", { role: "option", id: `suggestion-${place}`, "aria-selected": "false" });
-    if (entry.item_id) option.append(...marked(entry.title, text), element("span", { className: "about" }, entry.item_id));
-    else option.append(`Add \u201c${entry.title}\u201d as a title`);
+    if (entry.item_id) option.append(marked(entry.title, typed), element("span", { className: "about" }, entry.item_id));
+    else option.append("Add \u201c", written(entry.title), "\u201d as a title");
     option.addEventListener("pointerdown", (event) => event.preventDefault()); // the box keeps the focus
     option.addEventListener("click", () => this.choose(entry));
     return option;
@@ -150,10 +150,10 @@ export class SearchBox {
   }
 }
 
-/** The title, with the first place where it holds the text marked. */
-function marked(title, text) {
-  const start = title.toLowerCase().indexOf(text.toLowerCase());
-  if (start < 0) return [title];
-  const end = start + text.length;
-  return [title.slice(0, start), element("mark", {}, title.slice(start, end)), title.slice(end)];
+/** The title, with the first place where it holds what was typed marked. */
+function marked(title, typed) {
+  const found = new RegExp(typed.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"), "iu").exec(title);
+  if (!found) return written(title);
+  const end = found.index + found[0].length;
+  return written(title.slice(0, found.index), element("mark", {}, found[0]), title.slice(end));
 }

@@ -1,7 +1,7 @@
 // The ranked lists: one column a model, each item with a score bar and its reasons.
 
 import { explain } from "./api.js";
-import { bar, button, element, number } from "./dom.js";
+import { bar, button, element, number, written } from "./dom.js";
 import { explanationView } from "./explanation.js";
 
 let made = 0; // numbers the explanations' ids
@@ -54,7 +54,7 @@ function itemView(name, item, share, given) {
     "li",
     { "data-item": item.item_id },
     element("span", { className: "rank", "aria-hidden": "true" }, String(item.rank)),
-    element("span", { className: "title" }, item.title, ...moved(item, given.other)),
+    element("span", { className: "title" }, written(item.title), ...moved(item, given.other)),
     element("span", { className: "score" }, number(item.score)),
     bar(share),
     element("span", { className: "foot" }, element("span", { className: "about" }, about(item)), add, why),
