@@ -69,6 +69,22 @@ def test_how_many_users_share_a_product_changes_no_score(
     np.testing.assert_allclose(everything, expected, atol=1e-4)
 
 
+def test_what_a_slot_counts_is_computed_once_and_not_by_item(tiny_models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of what ranking a catalogue of 100,000 items took was to weigh each slot for each item; no bit changes."""
+    scorer, weighed = DualScorer(bundle.load(tiny_models.late), TITLES), list[int]()
+    drawn = torch.Generator().manual_seed(0)
+    torch.nn.init.normal_(scorer.matcher.log_recency, generator=drawn)
+    scorer.vectors = scorer.slots = torch.nn.functional.normalize(torch.randn(700, 32, generator=drawn), dim=-1)
+    histories = [list(range(length)) for length in (1, 4, 5, 8, 13, 40, 130)]
+    by_item = [(scorer.slots[rows] @ scorer.vectors.t()).t()[None] for rows in histories]
+    expected = [scorer.matcher.pool(each, torch.ones_like(each, dtype=torch.bool))[0] for each in by_item]
+    weight = scorer.matcher.recency_weight
+    monkeypatch.setattr(scorer.matcher, "recency_weight", lambda age: weighed.append(age.numel()) or weight(age))
+    found = [scorer.score([rows])[0] for rows in histories]
+    assert weighed == [len(rows) for rows in histories]
+    np.testing.assert_array_equal(np.stack(found), torch.stack(expected).detach().numpy())
+
+
 def test_known_vectors_are_not_computed_again(tiny_models: Any) -> None:
     model = bundle.load(tiny_models.late)
     first = DualScorer(model, TITLES)

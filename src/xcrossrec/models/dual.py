@@ -218,5 +218,5 @@ class DualScorer:
         for users in runs_within([len(history) for history in histories], at_once):
             slots = self.slots[torch.tensor([row for user in users for row in histories[user]])]
             for part in (slots @ self.vectors.t()).split_with_sizes([len(histories[user]) for user in users]):
-                similarity = part.t()[None]
-                yield self.matcher.pool(similarity, torch.ones_like(similarity, dtype=torch.bool))
+                present = torch.ones(1, 1, len(part), dtype=torch.bool)  # for all items, whose slots lie together
+                yield self.matcher.pool(part.t().contiguous()[None], present)

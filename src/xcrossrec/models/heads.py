@@ -25,7 +25,7 @@ RECENCY_SLOTS = 8
 
 
 def soft_maximum(
-    similarity: Float[Tensor, "*batch slot"], weight: Float[Tensor, "*batch slot"], sharpness: Float[Tensor, ""]
+    similarity: Float[Tensor, "*batch slot"], weight: Float[Tensor, "*#batch slot"], sharpness: Float[Tensor, ""]
 ) -> Float[Tensor, "*batch"]:
     """Weighted soft maximum: ``log(sum_k w_k exp(a s_k) / sum_k w_k) / a``.
 
@@ -124,7 +124,7 @@ class HistoryMatcher(Head):
         return self.pool(similarity, present[:, None, :].expand_as(similarity))
 
     def pool(
-        self, similarity: Float[Tensor, "*batch slot"], present: Bool[Tensor, "*batch slot"]
+        self, similarity: Float[Tensor, "*batch slot"], present: Bool[Tensor, "*#batch slot"]
     ) -> Float[Tensor, "*batch"]:
         """Reduce per-slot cosines to one score."""
         slot = torch.arange(similarity.shape[-1], device=similarity.device)
