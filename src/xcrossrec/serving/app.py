@@ -56,7 +56,7 @@ async def _refuse(request: Request, error: Any) -> Response:
         raise nothing_at(path)
     if error.status_code == 405:
         allowed = _allowed(path)
-        raise Problem(405, "http", f"{request.method} is not taken at {path[:80]!a}: {allowed} are", {"Allow": allowed})
+        raise Problem(405, "http", f"{request.method} is not taken at {path[:80]!r}: {allowed} are", {"Allow": allowed})
     raise Problem(error.status_code, "http", str(error.detail), error.headers)
 
 

@@ -100,7 +100,7 @@ class Gate:
         """Without keys, refuse a page of another host that a browser was led to take for this one."""
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         if is_loopback(self.settings.host) and not is_loopback(name.strip("[]")):
-            said = f"the request is for the host {name[:80]!a}, and without keys only localhost is answered"
+            said = f"the request is for the host {name[:80]!r}, and without keys only localhost is answered"
             raise Problem(403, "host", f"{said}: ask at 127.0.0.1, or set keys")
 
     def _check_key(self, headers: Headers, method: str, path: str) -> None:

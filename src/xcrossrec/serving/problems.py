@@ -41,7 +41,7 @@ def busy(message: str, *, status: int = 429, code: str = "busy", retry_s: int = 
 
 def nothing_at(path: str) -> Problem:
     """No such address."""
-    return Problem(404, "http", f"there is nothing at {path[:80]!a}: /openapi.json lists what there is")
+    return Problem(404, "http", f"there is nothing at {path[:80]!r}: /openapi.json lists what there is")
 
 
 def check_limit(what: str, value: int, most: int) -> None:
@@ -83,7 +83,7 @@ def _place(parts: Iterable[str | int]) -> str:
 
 def _shown(value: Any) -> str:
     try:
-        text = ascii(value)
+        text = repr(value)  # which escapes what cannot be printed, and no letters
     except ValueError:  # an integer of thousands of digits
         return "a number too long to show"
     return text if len(text) <= 80 else f"{text[:77]}..."

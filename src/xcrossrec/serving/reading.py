@@ -83,7 +83,7 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         raise _no_json(f"an object of the body has {len(pairs)} names, at most {_WIDEST} are read: send fewer")
     if len(members) < len(pairs):
         ((twice, times),) = Counter(name for name, _ in pairs).most_common(1)
-        raise _no_json(f"an object of the body has {twice[:80]!a} {times} times: send it once")
+        raise _no_json(f"an object of the body has {twice[:80]!r} {times} times: send it once")
     return members
 
 
@@ -97,7 +97,7 @@ def check_query(request: Request, known: Sequence[str]) -> None:
     for name in given:
         if name not in known:
             there = f"known are {', '.join(known)}" if known else "none is known here"
-            raise Problem(422, "invalid", f"unknown query parameter {name[:80]!a}: {there}")
+            raise Problem(422, "invalid", f"unknown query parameter {name[:80]!r}: {there}")
         if given.count(name) > 1:
             raise Problem(422, "invalid", f"the query parameter {name!r} is given {given.count(name)} times: give one")
 
@@ -106,14 +106,14 @@ def _check_content_type(request: Request) -> None:
     for header, plain in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
         coded = ", ".join(request.headers.getlist(header)).strip().lower()
         if coded not in ("", plain):
-            said = f"{header} is {coded[:80]!a}: send the body as it is, without that header"
+            said = f"{header} is {coded[:80]!r}: send the body as it is, without that header"
             raise Problem(415, "encoded", said, {"Accept-Encoding": "identity"})
     given = ", ".join(request.headers.getlist("content-type"))
     kind, _, parameters = given.partition(";")
     named = [each.replace('"', "").partition("=") for each in parameters.lower().split(";")]
     charsets = {value.strip() for name, _, value in named if name.strip() == "charset"}
     if kind.strip().lower() != "application/json" or charsets - {"utf-8", "utf8"}:
-        raise Problem(415, "content_type", f"the body is announced as {given[:80]!a}: send application/json in UTF-8")
+        raise Problem(415, "content_type", f"the body is announced as {given[:80]!r}: send application/json in UTF-8")
 
 
 def _deeper(value: Any, levels: int) -> bool:

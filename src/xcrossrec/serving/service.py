@@ -95,7 +95,7 @@ class Service:
             names = ", ".join(repr(served.spec.name) for served in of_domain)
             raise Problem(422, "model_needed", f"the domain {wanted!r} has several models: name one of {names}")
         raise Problem(
-            404, "unknown_model", f"no model and no domain is called {wanted[:80]!a}: there is {self._choices()}"
+            404, "unknown_model", f"no model and no domain is called {wanted[:80]!r}: there is {self._choices()}"
         )
 
     async def replace(self, name: str, path: Path | None) -> Served:
@@ -105,7 +105,7 @@ class Service:
         used; the old one goes on.
         """
         if name not in self.models:
-            raise Problem(404, "unknown_model", f"no model is called {name[:80]!a}: there is {self._choices()}")
+            raise Problem(404, "unknown_model", f"no model is called {name[:80]!r}: there is {self._choices()}")
         if self._replacing[name].locked():
             raise Problem(409, "replacing", f"the model {name!r} is being replaced already: wait until that is done")
         async with self._replacing[name]:
