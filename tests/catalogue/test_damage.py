@@ -263,8 +263,8 @@ def as_another_user(action: Callable[[], object]) -> str:
         try:
             if os.geteuid() == 0:
                 os.setgroups([])
-                os.setresgid(65534, 65534, 65534)
-                os.setresuid(65534, 65534, 65534)
+                os.setgid(65534)
+                os.setuid(65534)
             action()
         except BaseException as error:
             said = f"{type(error).__name__}: {error}"
