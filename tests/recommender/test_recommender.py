@@ -1,4 +1,5 @@
 """Recommending, on tiny random models."""
+# ruff: noqa: RUF001
 
 from __future__ import annotations
 
@@ -103,6 +104,25 @@ def test_a_catalogue_id_wins_over_the_forms(late: Recommender) -> None:
     table = pl.DataFrame({"item_id": ["id:i3", "two words", "x"], "title": ["Drill", "Saw", "Plane"]})
     odd = Recommender(late.model, table)
     assert {r.item_id for r in odd.recommend(["id:i3", "two words"])} == {"x"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "item"),
+    [
+        ("不锈钢浇水壶", "i0"),  # a title without blanks
+        ("กระถางไม้", "i1"),
+        ("Cafe\u0301 au lait", "i2"),  # as macOS writes it
+        ("АРТ-1", "АРТ-1"),
+        ("折りたたみ傘", None),
+    ],
+)
+def test_a_title_of_any_script_is_no_id(late: Recommender, entry: str, item: str | None) -> None:
+    titles = ["不锈钢浇水壶", "กระถางไม้", "Café au lait", "Лейка"]
+    table = pl.DataFrame({"item_id": ["i0", "i1", "i2", "АРТ-1"], "title": titles})
+    found = {each.item_id for each in Recommender(late.model, table).recommend([entry], k=9)}
+    assert found == {"i0", "i1", "i2", "АРТ-1"} - {item}
+    with pytest.raises(XCrossRecError, match=r"unknown item id 'Лампа'.*write it as 'title:Лампа'"):
+        Recommender(late.model, table).recommend(["Лампа"])
 
 
 @pytest.mark.parametrize(

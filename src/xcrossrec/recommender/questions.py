@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
+from unicodedata import normalize
 
 from xcrossrec.answers import ItemScore, Recommendation
 from xcrossrec.catalogue import Filters, Snapshot, StoredItem
@@ -267,7 +268,10 @@ def _found(snapshot: Snapshot, entries: Sequence[ItemLike], reads: ItemText) -> 
     fresh = [each.item_id for each in named if each.item_id is not None and each.item_id not in items]
     items |= dict(zip(fresh, snapshot.get(fresh), strict=True)) if fresh else {}
     titles = [_clean(each.title) for each in named if each.title is not None]
-    titled = iter(zip(titles, snapshot.first_titled(titles) if titles else [], strict=True))
+    composed = [normalize("NFC", title) for title in titles]  # as most write them; macOS takes accents apart
+    as_given = snapshot.first_titled(titles) if titles else []
+    others = snapshot.first_titled(composed) if composed != titles else as_given
+    titled = iter((title, item or other) for title, item, other in zip(titles, as_given, others, strict=True))
     found: list[Known | str] = []
     for each in named:
         if each.item_id is None:

@@ -67,6 +67,7 @@ def test_a_history_is_built_and_recommendations_come(open_page: Opened, api: Cli
     assert ranking(page) == [item.item_id for item in expected]
     assert page.locator(".score").all_text_contents() == [shown(item.score) for item in expected]
     assert page.locator(".ranking .title").all_text_contents() == [item.title for item in expected]
+    assert page.locator(".ranking .title > bdi[lang='']").count() == len(expected)  # of any language and direction
     assert "x-cross: 7 recommendations" in page.get_by_role("status").text_content()
 
 
