@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import polars as pl
@@ -175,6 +176,39 @@ def test_a_model_is_replaced_when_asked(make_model: Callable[..., Model], saved:
     assert bundle.read_bundle_manifest(saved)["kind"] == "second"
     assert isinstance(bundle.load(saved), CrossEncoder)
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_folder_that_is_replaced_while_it_is_read_is_read_again(
+    make_model: Callable[..., Model], saved: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """Else files of one model were compared with the digests of another, or made a model with its files."""
+    other, read, reads = make_model(), bundle.load_modules, list[int]()
+    randomise(other, "stream_weight", 0.5)
+
+    def replaced(*given: Any, **options: Any) -> Any:
+        found = None if before else read(*given, **options)
+        reads.append(1)
+        if len(reads) < most:
+            bundle.save(other, saved, {"kind": "x-cross"}, overwrite=True)
+        return found or read(*given, **options)
+
+    monkeypatch.setattr(bundle, "load_modules", replaced)
+    most = 3
+    np.testing.assert_array_equal(vectors(bundle.load(saved)), vectors(other))
+    assert len(reads) == 3
+    most = 99
+    with pytest.raises(BundleError, match="was replaced each time that it was read: load it when nobody writes there"):
+        bundle.load(saved)
+
+
+def test_damage_that_stays_is_told_at_the_first_reading(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (saved / ADAPTER_FILE).write_bytes(b"nothing")
+    verified = Mock(wraps=bundle.verify_files)
+    monkeypatch.setattr(bundle, "verify_files", verified)
+    with pytest.raises(BundleError, match=r"adapter_model\.safetensors"):
+        bundle.load(saved)
+    assert verified.call_count == 1
 
 
 def test_an_existing_folder_is_not_replaced_unasked(make_model: Callable[..., Model], saved: Path) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import nn
 
 from xcrossrec._version import __version__
 from xcrossrec.arguments import checked
-from xcrossrec.exceptions import BundleError, ConfigError, ModelError, StorageError
+from xcrossrec.exceptions import BundleError, ConfigError, ModelError, StorageError, XCrossRecError
 from xcrossrec.models.adapters import MANIFEST, read_manifest
 from xcrossrec.models.day_one import DayOne
 from xcrossrec.models.encoder import TitleEncoder, settings_in
@@ -39,6 +39,7 @@ from xcrossrec.replacing import as_path, check_vacant, leftovers, replacing_fold
 from xcrossrec.types import EncodingPrecision, PoolingMode, Scoring
 
 _LOG = logging.getLogger(__name__)
+_TRIES = 3  # of a folder that is replaced while it is read
 
 FORMAT_VERSION = 5
 _READ = (3, 4, FORMAT_VERSION)
@@ -183,7 +184,8 @@ def load(path: Path | str, *, base: AnyBase | None = None, trainable: bool = Fal
 
     Every file is checked against the digest in the manifest, the base against its weight digest. Classes come
     from the installed packages alone, whatever the folder names or contains. What sentence-transformers'
-    ``save_pretrained`` wrote has no manifest: it loads, and the log says that its files were not compared.
+    ``save_pretrained`` wrote has no manifest: it loads, and the log says that its files were not compared. A folder
+    that is replaced meanwhile is read again.
 
     Args:
         path: what ``xcrossrec train`` wrote.
@@ -196,6 +198,28 @@ def load(path: Path | str, *, base: AnyBase | None = None, trainable: bool = Fal
         BaseMismatchError: no base is there that has the digest of the training, or the given one has another.
     """
     folder = as_path(path)
+    for _ in range(_TRIES):
+        before = _stated(folder)
+        try:
+            model = _load(folder, base, trainable)
+        except XCrossRecError:
+            if _stated(folder) == before:
+                raise
+        else:
+            if _stated(folder) == before:
+                return model
+    raise BundleError(f"{folder} was replaced each time that it was read: load it when nobody writes there")
+
+
+def _stated(folder: Path) -> tuple[int, int, int] | None:
+    """What tells a manifest, which has the digests of all files, from one that took its place; None without one."""
+    with suppress(OSError):
+        found = (folder / MANIFEST).stat()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+    return None
+
+
+def _load(folder: Path, base: AnyBase | None, trainable: bool) -> Model:
     if (folder / MANIFEST).exists() or not (written := settings_in(folder)) or written.get("manifest", False):
         manifest = read_bundle_manifest(folder)
         verify_files(folder, manifest["files"], besides=MANIFEST, apart=BASE_FOLDER)
