@@ -143,6 +143,15 @@ def test_encodings_that_tell_themselves_and_western_ones(caplog: pytest.LogCaptu
     assert "'Sipariþ No;Müþteri'); --encoding names another (cp1250, cp1254)" in said[1]
 
 
+def test_a_quote_in_a_name_or_a_title_is_a_letter(tmp_path: Path) -> None:
+    (tmp_path / "orders.csv").write_text('מספר לקוח,מק"ט,תאריך\nu,1,31/12/2025\nu,2,31/12/2025\n', encoding="utf-8")
+    (tmp_path / "items.csv").write_text('מק"ט,שם מוצר,מחיר\n1,מדף 60 ס"מ,10\n2,"מדף, לבן",12\n', encoding="utf-8")
+    inputs = Inputs(tmp_path / "orders.csv", tmp_path / "items.csv")
+    domain = import_domain("d", None, inputs, Recipe(split="none"))
+    assert domain.items.rows() == [("1", 'מדף 60 ס"מ', 10.0), ("2", "מדף, לבן", 12.0)]
+    assert domain.interactions["train"].height == 2
+
+
 def test_an_encoding_that_is_named_counts_once(tmp_path: Path) -> None:
     orders = 'Kunde;Artikelnummer;Bestelldatum\nu;1;"31.12.2025"\n'
     items = 'Artikelnummer;Bezeichnung\n1;"Gießkanne\ngrün"\n'  # several lines: it is copied twice
