@@ -50,7 +50,7 @@ def asked(
         ({"places": pl.DataFrame({"a": [1]})}, "^places is a DataFrame: expected a list$"),
         ({"places": ["a", None]}, r"^places\[1\] is None: expected a path or a text$"),
         ({"places": ["a\0b"]}, r"^places\[0\] is 'a\\x00b': no path holds a zero byte$"),
-        ({"notes": [1]}, "^notes is a list: expected a mapping or None$"),
+        ({"notes": [1]}, r"^notes is a list: expected a mapping, as \{name: value\} or None$"),
         ({"then": 3}, "^then is 3: expected a function or None$"),
         ({"strict": None}, "^strict is None: expected True or False$"),
     ],

@@ -26,7 +26,7 @@ _WORDS = {
     Path: "a path",
     Sequence: "a list",
     Collection: "a list",
-    Mapping: "a mapping",
+    Mapping: "a mapping, as {name: value}",
     Callable: "a function",
 }
 

@@ -22,7 +22,7 @@ from xcrossrec.data.interactions import (
     order,
 )
 from xcrossrec.data.text import unescape
-from xcrossrec.exceptions import DataError
+from xcrossrec.exceptions import ConfigError, DataError
 
 ITEMS = pl.DataFrame({"item_id": ["a", "b", "c"], "title": ["Ant", "Bee", "Cat"]})
 
@@ -182,7 +182,7 @@ def test_build_domain_refuses_what_is_no_table(bad: Any) -> None:
 
 
 def test_build_domain_takes_a_table_a_split() -> None:
-    with pytest.raises(DataError, match=r"are a DataFrame, expected one table a split: give \{'train': table"):
+    with pytest.raises(ConfigError, match=r"interactions is a DataFrame: expected a mapping, as \{name: value\}"):
         build_domain("d", ITEMS, pl.DataFrame(TRAIN))  # type: ignore[arg-type]
 
 
@@ -332,5 +332,5 @@ def test_a_split_of_another_name_is_refused() -> None:
     table = {"user_id": ["u"], "item_id": ["a"]}
     with pytest.raises(DataError, match="has splits valid: call them train, validation, test"):
         build_domain("d", {"item_id": ["a"], "title": ["A"]}, {"train": table, "valid": table})  # type: ignore[dict-item]
-    with pytest.raises(DataError, match="a list is no domain: make one with"):
+    with pytest.raises(ConfigError, match="domain is a list: expected Domain"):
         write_domain([], "x")  # type: ignore[arg-type]

@@ -123,11 +123,6 @@ def build_domain(
             catalogue lacks, or a column that the text names and the items lack.
         ConfigError: a text that is no template.
     """
-    if not isinstance(interactions, Mapping):
-        raise DataError(
-            f"interactions of domain {name!r} are a {type(interactions).__name__}, expected one table a split: give "
-            "{'train': table, ...}"
-        )
     if other := [str(split) for split in interactions if split not in SPLITS]:
         raise DataError(f"domain {name!r} has splits {', '.join(other)}: call them {', '.join(SPLITS)}")
     if "train" not in interactions:

@@ -74,8 +74,6 @@ def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -
         DataError: the folder is taken.
         StorageError: the disk refuses.
     """
-    if not isinstance(domain, Domain):
-        raise DataError(f"a {type(domain).__name__} is no domain: make one with xcrossrec.data.build_domain")
     path = as_path(path)
     refuse_taken(path, overwrite=overwrite)
     with replacing_folder(path, overwrite=overwrite) as temporary:
