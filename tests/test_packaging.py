@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -93,6 +95,20 @@ def test_every_night_has_answers_of_its_own_or_replaces_the_last_ones() -> None:
 
 def test_the_image_has_what_the_probes_of_kuberay_call() -> None:
     assert re.search(r"^RUN .*apt-get install .*\bwget\b", (PACKAGING / "Dockerfile").read_text("utf-8"), re.MULTILINE)
+
+
+def test_every_promised_version_is_one_that_was_tried() -> None:
+    """What ``make lowest`` installs is the lowest that pyproject.toml allows; of torch only the pinned one is tried."""
+    pinned = (PACKAGING.parent / "constraints-lowest.txt").read_text("utf-8")
+    tried = dict(re.findall(r"^([\w-]+)==(\S+)$", pinned, re.MULTILINE))
+    project = tomllib.loads((PACKAGING.parent / "pyproject.toml").read_text("utf-8"))
+    parts = project["project"]
+    promised = [*parts["dependencies"], *itertools.chain.from_iterable(parts["optional-dependencies"].values())]
+    bounds = {found[1]: found[2] for each in promised if (found := re.match(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", each))}
+    assert len(bounds) > 20
+    untried = {name: low for name, low in bounds.items() if not f"{tried[name]}.".startswith(f"{low}.")}
+    assert untried == {"torch": "2.6"}
+    assert all(each.startswith("/") for each in project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "packaging/Dockerfile"])

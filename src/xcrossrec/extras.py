@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from xcrossrec.exceptions import MissingExtraError
 
-_MODELS = ("torch", "transformers", "sentence_transformers", "peft", "safetensors", "pydantic", "jinja2")
+_MODELS = ("torch", "transformers", "sentence_transformers", "peft", "safetensors", "scipy", "pydantic", "jinja2")
 _TRAIN = (*_MODELS, "accelerate", "datasets", "tensorboard")
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
