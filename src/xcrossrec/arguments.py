@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import wraps
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache, wraps
 from inspect import signature
 from numbers import Integral, Real
 from pathlib import Path
@@ -55,7 +55,7 @@ def checked(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
 
 
 def _look(name: str, value: object, hint: Any) -> None:
-    kinds = dict(_kinds(hint))
+    kinds = _kinds(hint)
     fitting = [kind for kind in kinds if kind is Any or _is(value, kind)]
     if not fitting:
         expected = " or ".join(dict.fromkeys(_WORDS.get(kind, kind.__name__) for kind in kinds))
@@ -68,17 +68,16 @@ def _look(name: str, value: object, hint: Any) -> None:
             _look(f"{name}[{place}]", each, kinds[Sequence])
 
 
-def _kinds(hint: Any) -> Iterator[tuple[Any, Any]]:
-    """The classes that a hint allows, and what lists of them hold; Any where it is no class."""
+@cache
+def _kinds(hint: Any) -> Mapping[Any, Any]:
+    """The classes that a hint allows, with what lists of them hold; Any where it is no class."""
     origin, inside = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        for each in inside:
-            yield from _kinds(each)
-    elif origin is Literal:
-        yield from ((type(each), Any) for each in inside)
-    else:
-        kind = NoneType if hint is None else origin or hint
-        yield kind if isinstance(kind, type) else Any, inside[0] if kind is Sequence and inside else Any
+        return {kind: holds for each in inside for kind, holds in _kinds(each).items()}
+    if origin is Literal:
+        return {type(each): Any for each in inside}
+    kind = NoneType if hint is None else origin or hint
+    return {kind if isinstance(kind, type) else Any: inside[0] if kind is Sequence and inside else Any}
 
 
 def _is(value: object, kind: Any) -> bool:
