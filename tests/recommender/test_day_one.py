@@ -12,7 +12,7 @@ import torch
 
 from xcrossrec.catalogue import Filters, Purchase, fingerprint_of
 from xcrossrec.copurchase import CoPurchases
-from xcrossrec.exceptions import BundleError, DataError
+from xcrossrec.exceptions import BundleError, DataError, XCrossRecError
 from xcrossrec.models import bundle
 from xcrossrec.models.bridge import Bridge
 from xcrossrec.models.day_one import DayOne, day_one_of
@@ -179,10 +179,11 @@ def test_a_model_without_purchases_needs_a_history(tiny_models: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "match"), [(["pan", " "], "' ' is an empty title"), ("pan", "list of titles, got 'pan'")]
+    ("there", "match"),
+    [(["pan", " "], "' ' is an empty title"), ("pan", "other_history is 'pan': expected a list; put it into one")],
 )
 def test_wrong_histories_of_other_categories_are_refused(recommender: Recommender, there: Any, match: str) -> None:
-    with pytest.raises(DataError, match=match):
+    with pytest.raises(XCrossRecError, match=match):
         recommender.recommend([], other_history=there)
 
 

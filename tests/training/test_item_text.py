@@ -55,9 +55,8 @@ def test_source_and_target_read_their_domains_texts(
     source, target = branded(domain_named("third", seed=3)), branded(domain_named("target", seed=7))
     with caplog.at_level(logging.WARNING):
         train_source(source, tmp_path / "third", base=tiny_base, **options)
-        assert not caplog.messages
         train_target(target, [two_sources[0], tmp_path / "third"], tmp_path / "target", **options)
-    (warning,) = caplog.messages
+    (warning,) = [each for each in caplog.messages if "hardly reads" not in each]  # the tiny base
     assert f"{two_sources[0]} was trained on the item text '{{title}}', and reads '{{title}}; {{brand}}'" in warning
     assert read == [source.texts, target.texts]
     for name in ("third", "target"):

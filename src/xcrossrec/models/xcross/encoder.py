@@ -204,7 +204,7 @@ def _first_of_last(top_layers: int | None, layers: int) -> int:
     """The number of the first of so many last layers, or of all."""
     if top_layers is None:
         return 0
-    if isinstance(top_layers, bool) or not isinstance(top_layers, int) or not 1 <= top_layers <= layers:
+    if not 1 <= top_layers <= layers:
         raise ConfigError(
             f"top_layers is {top_layers!r}: expected a whole number from 1 to {layers}, the base's layers"
         )
