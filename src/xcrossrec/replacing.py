@@ -172,13 +172,6 @@ def check_vacant(out: Path, *, overwrite: bool) -> bool:
     return False
 
 
-def as_path(given: Path | str) -> Path:
-    """What somebody gave as a path (DataError where it is none)."""
-    if not isinstance(given, str | Path):
-        raise DataError(f"{given!r} is no path: give text, or a pathlib.Path")
-    return Path(given)
-
-
 def state_of(path: Path | str) -> str:
     """What stands at a path, for a sentence: ``does not exist``, ``is a file`` or ``is a folder``."""
     found = "is a folder" if Path(path).is_dir() else "is a file"

@@ -12,7 +12,7 @@ import torch
 
 from xcrossrec.catalogue import Filters, Purchase, fingerprint_of
 from xcrossrec.copurchase import CoPurchases
-from xcrossrec.exceptions import BundleError, DataError, XCrossRecError
+from xcrossrec.exceptions import BundleError, ConfigError, DataError
 from xcrossrec.models import bundle
 from xcrossrec.models.bridge import Bridge
 from xcrossrec.models.day_one import DayOne, day_one_of
@@ -179,11 +179,16 @@ def test_a_model_without_purchases_needs_a_history(tiny_models: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "match"),
-    [(["pan", " "], "' ' is an empty title"), ("pan", "other_history is 'pan': expected a list; put it into one")],
+    ("there", "error", "match"),
+    [
+        (["pan", " "], DataError, "' ' is an empty title"),
+        ("pan", ConfigError, "other_history is 'pan': expected a list; put it into one"),
+    ],
 )
-def test_wrong_histories_of_other_categories_are_refused(recommender: Recommender, there: Any, match: str) -> None:
-    with pytest.raises(XCrossRecError, match=match):
+def test_wrong_histories_of_other_categories_are_refused(
+    recommender: Recommender, there: Any, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
         recommender.recommend([], other_history=there)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from xcrossrec.catalogue import Catalogue, Filters, StoredItem
 from xcrossrec.data import Domain, write_domain
-from xcrossrec.exceptions import BundleError, ConfigError, DataError, UnknownItemError, XCrossRecError
+from xcrossrec.exceptions import BundleError, ConfigError, DataError, UnknownItemError
 from xcrossrec.models import bundle
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.recommender import Answer, Item, Question, Recommender, ranking
@@ -121,27 +121,29 @@ def test_a_title_of_any_script_is_no_id(late: Recommender, entry: str, item: str
     table = pl.DataFrame({"item_id": ["i0", "i1", "i2", "АРТ-1"], "title": titles})
     found = {each.item_id for each in Recommender(late.model, table).recommend([entry], k=9)}
     assert found == {"i0", "i1", "i2", "АРТ-1"} - {item}
-    with pytest.raises(XCrossRecError, match=r"unknown item id 'Лампа'.*write it as 'title:Лампа'"):
+    with pytest.raises(UnknownItemError, match=r"unknown item id 'Лампа'.*write it as 'title:Лампа'"):
         Recommender(late.model, table).recommend(["Лампа"])
 
 
 @pytest.mark.parametrize(
-    ("history", "message"),
+    ("history", "error", "message"),
     [
-        ([], "history is empty"),
-        (["B00X"], r"unknown item id 'B00X'.*write it as 'title:B00X'"),
-        (["id:i0 i1"], "unknown item id 'i0 i1'"),
-        (["title: "], "empty title"),
-        (["  "], "unknown item id"),
-        ("i0", "history is 'i0': expected a list; put it into one"),
-        ([3], r"history\[0\] is 3: expected a text or Item"),
-        ([{"name": "x"}], r"got \{'name': 'x'\}"),
-        ([{}], "item_id=None and title=None"),
-        ([float("nan")], r"history\[0\] is nan"),
+        ([], DataError, "history is empty"),
+        (["B00X"], DataError, r"unknown item id 'B00X'.*write it as 'title:B00X'"),
+        (["id:i0 i1"], DataError, "unknown item id 'i0 i1'"),
+        (["title: "], DataError, "empty title"),
+        (["  "], DataError, "unknown item id"),
+        ([{"name": "x"}], DataError, r"got \{'name': 'x'\}"),
+        ([{}], DataError, "item_id=None and title=None"),
+        ("i0", ConfigError, "history is 'i0': expected a list; put it into one"),
+        ([3], ConfigError, r"history\[0\] is 3: expected a text or Item"),
+        ([float("nan")], ConfigError, r"history\[0\] is nan"),
     ],
 )
-def test_a_bad_history_is_refused_by_name(late: Recommender, history: Any, message: str) -> None:
-    with pytest.raises(XCrossRecError, match=message):
+def test_a_bad_history_is_refused_by_name(
+    late: Recommender, history: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
         late.recommend(history)
 
 

@@ -18,7 +18,7 @@ from xcrossrec.arguments import checked
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.text import TITLES, ItemText
 from xcrossrec.exceptions import ConfigError, DataError, not_read
-from xcrossrec.replacing import as_path, check_vacant, replacing_folder, state_of
+from xcrossrec.replacing import check_vacant, replacing_folder, state_of
 from xcrossrec.types import SPLITS
 
 FORMAT_VERSION = 2
@@ -74,7 +74,7 @@ def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -
         DataError: the folder is taken.
         StorageError: the disk refuses.
     """
-    path = as_path(path)
+    path = Path(path)
     refuse_taken(path, overwrite=overwrite)
     with replacing_folder(path, overwrite=overwrite) as temporary:
         tables = {ITEMS_FILE: domain.items, **{f"{s}.parquet": domain.interactions[s] for s in domain.splits}}
@@ -97,7 +97,7 @@ def read_domain(path: Path | str) -> Domain:
         DataError: no such folder, not a domain, another format version, a file missing or damaged, or
             contents that differ from the manifest's fingerprint.
     """
-    path = as_path(path)
+    path = Path(path)
     manifest = read_manifest(path)
     _check_files(path, manifest)
     splits = [split for split in SPLITS if split in manifest["counts"]["interactions"]]

@@ -21,7 +21,7 @@ from xcrossrec.data.store import read_parquet, readable
 from xcrossrec.exceptions import DataError
 from xcrossrec.metrics.ranking import METRICS
 from xcrossrec.metrics.significance import mean_interval
-from xcrossrec.replacing import as_path, replacing_file
+from xcrossrec.replacing import replacing_file
 from xcrossrec.types import NEGATIVES, USER, Negatives
 
 KIND = "negatives"
@@ -113,13 +113,14 @@ class Evaluation:
             self.frame.write_parquet(temporary, metadata={_KEY: stated, _DIGEST: _digest(stated, self.frame)})
 
     @classmethod
+    @checked
     def load(cls, path: Path | str) -> Evaluation:
         """Read what :meth:`save` wrote.
 
         Raises:
             DataError: no such file, not Parquet, not written by ``xcrossrec evaluate``, incomplete, or changed since.
         """
-        path = as_path(path)
+        path = Path(path)
         if not path.is_file():
             raise DataError(f"no results file at {path}: make one with  xcrossrec evaluate ... --out {path}")
         with readable(path, "evaluate again"):

@@ -20,7 +20,6 @@ from xcrossrec.exceptions import BaseMismatchError, BundleError, ModelError
 from xcrossrec.models.base import DEFAULT_BASE, Base, load_base
 from xcrossrec.models.files import Digest, Rank, RelativePath, Settings, file_digest, load_tensors, read_settings
 from xcrossrec.models.identity import AnyBase, find_base
-from xcrossrec.replacing import as_path
 from xcrossrec.types import PairAttention, Scoring
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -193,7 +192,7 @@ def read_adapter(
         BaseMismatchError: trained on another base; names both.
         ModelError: a kind of adapter that cannot be stacked (DoRA, trained biases, ...).
     """
-    folder = as_path(folder)
+    folder = Path(folder)
     config = _read_config(folder)
     manifest = read_manifest(folder)
     if trained_on := manifest.get("base"):

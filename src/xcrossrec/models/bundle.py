@@ -35,7 +35,7 @@ from xcrossrec.models.purchases import Purchases
 from xcrossrec.models.recipe import ModuleList, read_dense
 from xcrossrec.models.source import SourceEncoder
 from xcrossrec.models.xcross.encoder import XCrossEncoder
-from xcrossrec.replacing import as_path, check_vacant, leftovers, replacing_folder, state_of
+from xcrossrec.replacing import check_vacant, leftovers, replacing_folder, state_of
 from xcrossrec.types import EncodingPrecision, PoolingMode, Scoring
 
 _LOG = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ def save_tables(path: Path | str, tables: Mapping[str, pl.DataFrame]) -> None:
         BundleError: no model there, or a damaged one.
         StorageError: the disk refuses.
     """
-    path = as_path(path)
+    path = Path(path)
     manifest = read_bundle_manifest(path)
     verify_files(path, manifest["files"], besides=MANIFEST, apart=BASE_FOLDER)
     with replacing(path, overwrite=True) as folder:
@@ -161,7 +161,7 @@ def read_bundle_manifest(path: Path | str) -> dict[str, Any]:
     Raises:
         BundleError: no folder, not ours, not finished, or of another format.
     """
-    folder = as_path(path)
+    folder = Path(path)
     if not folder.is_dir():
         raise BundleError(f"model folder {str(folder)!r} {state_of(folder)}: check the path{leftovers(folder)}")
     manifest = read_manifest(folder)
@@ -197,7 +197,7 @@ def load(path: Path | str, *, base: AnyBase | None = None, trainable: bool = Fal
         BundleError: incomplete, changed, foreign or unsafe content.
         BaseMismatchError: no base is there that has the digest of the training, or the given one has another.
     """
-    folder = as_path(path)
+    folder = Path(path)
     for _ in range(_TRIES):
         before = _stated(folder)
         try:

@@ -26,7 +26,6 @@ from xcrossrec.models.kinds import build_model, kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.pair_attention import choose_pair_attention
 from xcrossrec.models.source import SourceEncoder, default_lora
-from xcrossrec.replacing import as_path
 from xcrossrec.training.checkpoints import forget_checkpoints
 from xcrossrec.training.loop import TrainingReport, fit, uses_bfloat16, working
 from xcrossrec.training.processes import Processes
@@ -97,7 +96,7 @@ def train_source(
         MissingExtraError: the tracker is not installed.
         ModelError: layers that the base does not have.
     """
-    out, config = as_path(out), config or source_config()
+    out, config = Path(out), config or source_config()
     with working(out, overwrite, report_to) as work:
         users = domain.sequences("train").take(budget, config.seed)
         chosen = {"pooling": pooling, "history_prompt": history_prompt, "item_prompt": item_prompt}

@@ -27,7 +27,6 @@ from xcrossrec.models.model import Model, matcher_of
 from xcrossrec.models.pair_attention import choose_pair_attention
 from xcrossrec.models.pair_head import PairHead
 from xcrossrec.models.xcross.encoder import XCrossEncoder
-from xcrossrec.replacing import as_path
 from xcrossrec.training.checkpoints import forget_checkpoints
 from xcrossrec.training.day_one import with_day_one
 from xcrossrec.training.loop import TrainingReport, fit, working
@@ -87,7 +86,7 @@ def train_target(
         ConfigError: several GPUs are visible to one process, or no such tracker.
         MissingExtraError: the tracker is not installed.
     """
-    out = as_path(out)
+    out = Path(out)
     integration = integration or Integration()
     with working(out, overwrite, report_to) as work:
         every = domain.sequences("train")

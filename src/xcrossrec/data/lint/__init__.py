@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from xcrossrec.arguments import checked
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.lint.checks import DOMAIN_CHECKS
 from xcrossrec.data.lint.fields import check_fields, check_leaks, check_text_length
@@ -20,6 +21,7 @@ __all__ = ["Finding", "Report", "lint"]
 _FIELDS = (check_fields, check_leaks, check_text_length)
 
 
+@checked
 def lint(domains: Domain | Path | str | Sequence[Domain | Path | str]) -> Report:
     """Check domains, each by itself and each against the others.
 

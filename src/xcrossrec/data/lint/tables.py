@@ -15,7 +15,7 @@ from xcrossrec.data.readers.sources import Reading, Source, sources_in
 from xcrossrec.data.store import AGAIN, MANIFEST, read_domain, read_manifest, read_parquet
 from xcrossrec.data.text import BRAND, CATEGORY, DESCRIPTION, IN_STOCK, PRICE, ItemText, clean_text
 from xcrossrec.exceptions import ConfigError, DataError
-from xcrossrec.replacing import as_path, scratch_folder, state_of
+from xcrossrec.replacing import scratch_folder, state_of
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
 SUFFIXES = (".parquet", ".csv.gz", ".csv")
@@ -105,7 +105,7 @@ def load_tables(source: Domain | Path | str) -> Tables:
         raw: dict[str, pl.DataFrame] = {"items": source.items}
         raw.update((split, source.interactions[split]) for split in source.splits)
         return Tables(source.name, raw, {**source.manifest, "text": source.text.template}, sorted_by_contract=True)
-    path = as_path(source)
+    path = Path(source)
     if not path.is_dir():
         raise DataError(f"no folder at {path} (it {state_of(path)}): give one that data import made, or of CSV files")
     named = [(stem, path / f"{stem}{suffix}") for stem in NEEDED for suffix in reversed(SUFFIXES)]
