@@ -21,8 +21,9 @@ GROUPS = 200
 CUSTOMERS = 300_000
 _SYLLABLES = "ka lo mi ru ten var sol pri dex mon fil gar hex jun bel cro dra ner ost pla"
 _PLAIN = """
-    steel large small garden kitchen outdoor modern soft wooden metal plastic folding electric set pack black white blue
-    red green light travel home storage cover handle stand kit tool lamp chair table box bag bottle brush shelf hook filter
+    steel large small garden kitchen outdoor modern soft wooden metal plastic folding electric set pack black white
+    blue red green light travel home storage cover handle stand kit tool lamp chair table box bag bottle brush shelf
+    hook filter
 """
 
 
