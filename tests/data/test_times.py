@@ -44,6 +44,31 @@ def test_times_keep_their_fractions(
 
 
 @pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("1970-01-02", 86_400),
+        ("1970/01/02", 86_400),
+        ("1970-01-02 00:01", 86_460),
+        ("1970-01-02T00:00:01", 86_401),
+        ("1970-01-02T00:00:01Z", 86_401),
+        ("1970-01-02 00:00:01 UTC", 86_401),
+        ("1970-01-02 00:00:01+00:30", 84_601),
+        ("1970-01-02 00:00:01 -0500", 104_401),
+    ],
+)
+def test_times_written_alike_are_read_at_once_and_others_beside_them(
+    written: str, seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_by_one = list[str]()
+    monkeypatch.setattr("xcrossrec.data.times._moment", lambda text: one_by_one.append(text) or (7, 0))
+    values = [None, written, "2.1.1970", written, "1970-01-02 24:61"]
+    assert times(pl.Series(values), "iso").rows() == [
+        *[(None, None), (seconds, 0), (7, 0), (seconds, 0), (7, 0)],
+    ]
+    assert sorted(one_by_one) == ["1970-01-02 24:61", "2.1.1970"]
+
+
+@pytest.mark.parametrize(
     ("values", "unit"),
     [
         ([None, "1400000000"], "s"),

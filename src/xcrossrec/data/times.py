@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias
 
@@ -18,7 +17,6 @@ SUBSECOND = "subsecond"  # nanoseconds beside the timestamp, until rows are in o
 ONE_UNIT = "the first time is; give all of them in one unit"
 PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _NANO = 10**9
-_ISO = r"^\d{4}[-/]\d\d[-/]\d\d"
 _COMPACT = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])[0-5]\d[0-5]\d)?(\.0)?$"
 _WRITTEN = re.compile(
     r"(?:(\d\d?)\.(\d\d?)\.(\d{4})|(\d{4})-(\d\d?)-(\d\d?))"
@@ -34,7 +32,8 @@ _HALVES = {"AM": "午前|上午|오전|ص", "PM": "午後|下午|오후|م"}
 _BUDDHIST = r"^(25[2-9]\d|26[0-4]\d)[/.-]|^\d\d?[/.-]\d\d?[/.-](25[2-9]\d|26[0-4]\d)\b"
 _GREGORIAN = {str(year): str(year - 543) for year in range(2520, 2650)}
 _TURNED: dict[TimeUnit, str] = {"mdy": "$3-$1-$2", "dmy": "$3-$2-$1"}
-_OFFSET = r"(Z|[+-]\d\d:?\d\d)$"
+_PLAIN = re.compile(r"\d{4}([-/])\d\d?[-/]\d\d?(?:([T ])\d\d?:\d\d(:\d\d)?(\.\d+)?( ?Z| UTC| ?[+-]\d\d:?\d\d)?)?")
+_MIXED = 3  # forms that a column may be written in beside the first, and still be read at once
 # Seconds of the years 2000 to 5138. In a finer unit the same number is a day of 1970 (up to 1973): the unit
 # is then wrong.
 EARLIEST_S, LATEST_S = 946_684_800, 99_999_999_999
@@ -167,14 +166,13 @@ def _numbers(values: pl.Series, per: int) -> pl.DataFrame:
 
 
 def _iso(text: pl.Series) -> pl.DataFrame:
-    """Read ISO 8601: at once where the first value tells the form of all, the others one by one."""
-    first = text.drop_nulls().head(1)
-    moments = pl.Series([None] * len(text), dtype=pl.Datetime("ns"))
-    if first.str.contains(_ISO).any():
-        zone = "UTC" if first.str.contains(_OFFSET).any() else None
-        with suppress(pl.exceptions.PolarsError):
-            moments = text.str.to_datetime(time_unit="ns", time_zone=zone, strict=False)
-            moments = moments.set(~text.str.head(4).is_between("1678", "2261"), None)  # the others do not fit
+    """Read ISO 8601: at once what is written as the first value, then as the first of the rest; others one by one."""
+    moments = _alike(text)
+    for _ in range(_MIXED):
+        if (rest := (moments.is_null() & text.is_not_null()).arg_true()).is_empty():
+            break
+        moments = moments.scatter(rest, _alike(text.gather(rest)))
+    moments = moments.set(~text.str.head(4).is_between("1678", "2261"), None)  # the others do not fit
     parts = _parts(moments.to_physical(), _NANO)
     rest = (moments.is_null() & text.is_not_null()).arg_true()
     if rest.is_empty():
@@ -183,6 +181,20 @@ def _iso(text: pl.Series) -> pl.DataFrame:
     known = {value: _moment(value) for value in odd.unique()}
     single = pl.DataFrame([known[value] for value in odd], schema=parts.schema, orient="row")
     return parts.with_columns(parts[name].scatter(rest, single[name]) for name in parts.columns)
+
+
+def _alike(text: pl.Series) -> pl.Series:
+    """Read what is written as the first value: told its form, Polars is several times as quick as finding it."""
+    first = text.drop_nulls().head(1)
+    if not (plain := _PLAIN.fullmatch(first.item() if len(first) else "")):
+        return pl.Series([None] * len(text), dtype=pl.Datetime("ns"))
+    cut, blank, seconds, fraction, zone = plain.groups(default="")
+    zone = re.sub(r"[+-].*", "%z", zone)
+    clock = f"{blank}%H:%M{':%S' * bool(seconds)}{'%.f' * bool(fraction)}{zone}" if blank else ""
+    utc = "UTC" if "%z" in zone else None
+    form = f"%Y{cut}%m{cut}%d{clock}"
+    moments = text.str.to_datetime(form, time_unit="ns", time_zone=utc, strict=False, cache=False)
+    return moments.dt.replace_time_zone(None)
 
 
 def _moment(text: str) -> tuple[int | None, int | None]:
