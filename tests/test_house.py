@@ -54,6 +54,12 @@ def test_the_kind_of_scoring_is_asked_of_objects() -> None:
     assert sum(bool(re.search(r"isinstance\(.*CrossEncoder\)", line)) for line in asked) <= 3
 
 
+def test_results_are_printed_where_what_commands_a_terminal_is_escaped() -> None:
+    cli = [path for path in modules(PRODUCT) if path.parent.name == "cli"]
+    found = [path.name for path in cli if re.search(r"typer\.s?echo\(|\bprint\(", path.read_text("utf-8"))]
+    assert found == ["console.py"]
+
+
 def test_the_documents_that_people_start_with_are_short() -> None:
     assert lines(ROOT / "README.md") <= 130
     assert lines(ROOT / "docs" / "evidence.md") <= 100

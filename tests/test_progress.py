@@ -119,3 +119,8 @@ def test_long_stages_of_the_library_are_told(monkeypatch: pytest.MonkeyPatch) ->
         evaluate(Slow(), domain, "test", negatives=["uniform"], batch_users=2)
     assert [line.split(":")[0] for line in lines if "done" in line] == ["drawing uniform candidates", "ranking by slow"]
     assert any("of 5 users" in line for line in lines)
+
+
+def test_what_a_shop_wrote_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    to_stderr("a\x1b]0;b\x07 \x9b2J \u202ec\u2066\x7f\r\td\u2028")
+    assert capsys.readouterr().err == "a\\u001b]0;b\\u0007 \\u009b2J \\u202ec\\u2066\\u007f\\u000d\td\\u2028\n"

@@ -5,6 +5,7 @@ Code that works long opens a :func:`stage`; whoever runs it decides with :func:`
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
@@ -22,15 +23,21 @@ _PATIENCE_S = 0.3
 
 _BAR = 24
 _CLEAR = "\r\x1b[K"
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 Line: TypeAlias = Callable[[str], None]
 
 
-def to_stderr(text: str, end: str = "\n") -> None:
+def printable(text: str) -> str:
+    """A text, or JSON, with escapes for what would command a terminal, or turn round the line that it stands in."""
+    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def to_stderr(text: str, end: str = "\n", start: str = "") -> None:
     """Write a line to stderr; a stage draws a bar there instead, where it can. What cannot be written ends no work."""
     if sys.stderr is not None:
         with suppress(OSError):  # it goes to a file on a full disk, or into a pipe that was closed
-            sys.stderr.write(f"{text}{end}")
+            sys.stderr.write(f"{start}{printable(text)}{end}")
             sys.stderr.flush()
 
 
@@ -94,7 +101,7 @@ class Stage:
             return
         filled = round(min(share, 1.0) * _BAR)
         text = f"{self.what} [{'#' * filled}{'.' * (_BAR - filled)}] {share:4.0%} {told}"
-        to_stderr(_CLEAR + text[: shutil.get_terminal_size().columns - 1], end="")
+        to_stderr(text[: shutil.get_terminal_size().columns - 1], end="", start=_CLEAR)
 
 
 @contextmanager

@@ -53,6 +53,21 @@ def test_text_names_items_and_reasons(domain_dir: Path, tiny_models: Any) -> Non
     assert nothing.stdout == "nothing is left to recommend: every candidate is in the history, or meets no filter\n"
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_shops_titles_and_ids_command_no_terminal(form: list[str], tiny_models: Any, tmp_path: Path) -> None:
+    """Whoever sells on a market writes its titles."""
+    title = "Saw \x1b]0;owned\x07 \x1b[2J \x9b1m \u202ewas"
+    rows = [{"item_id": "a\x1b[31m", "title": title}, {"item_id": "b", "title": "Drill"}]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    done = invoke(tiny_models.late, "--catalog", tmp_path / "items.jsonl", "--history", "b", *form)
+    assert r"Saw \u001b]0;owned\u0007 \u001b[2J \u009b1m \u202ewas" in done.stdout
+    assert done.stdout.replace("\n", " ").replace("\u202e", "\x1b").isprintable()
+    if form:
+        assert json.loads(done.stdout)["recommendations"][0]["title"] == title
+    lost = RUNNER.invoke(app, ["recommend", str(tiny_models.late), "--catalog", "\x1b[2J", "--history", "b"])
+    assert lost.stderr.startswith(r"error: \u001b[2J does not exist")
+
+
 def test_where_people_buy_the_same_again_it_is_said_that_it_is_left_out(
     tiny_domain: Domain, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 from xcrossrec._version import __version__
 from xcrossrec.cli import adapt, catalog, data, demo, evaluate, export, inspect, learn, recommend, serve, train
-from xcrossrec.cli.console import TABLES_MB, check_memory
+from xcrossrec.cli.console import TABLES_MB, check_memory, echo
 from xcrossrec.exceptions import ConfigError, StorageError, XCrossRecError, lacking
 from xcrossrec.progress import to_stderr
 from xcrossrec.replacing import check_name
@@ -93,7 +93,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"xcrossrec {__version__}")
+        echo(f"xcrossrec {__version__}")
         raise typer.Exit
 
 

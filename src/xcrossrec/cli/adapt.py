@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xcrossrec.cli.checks import check_adapter, check_base, check_category
-from xcrossrec.cli.console import Base, EngineChoice, SourcesBase, going_on, prepare, progress_to_stderr
+from xcrossrec.cli.console import Base, EngineChoice, SourcesBase, echo, going_on, prepare, progress_to_stderr
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.extras import require
 from xcrossrec.progress import in_words
@@ -61,7 +61,7 @@ def adapt(
     with progress_to_stderr(), going_on(), engine_named(engine) as where:
         decide = partial(run, add_sources=add_source or (), drop_sources=drop_source or (), engine=where)
         decision = decide(target, source, out=out, minutes=minutes, base=base, seed=seed)
-    typer.echo(as_text(decision, out))
+    echo(as_text(decision, out))
 
 
 def sources(
@@ -86,7 +86,7 @@ def sources(
 
     with progress_to_stderr():
         found, users = judge_sources(target, source, base=base)
-    typer.echo(sources_table(found, users))
+    echo(sources_table(found, users))
 
 
 def as_text(decision: Decision, out: Path) -> str:
@@ -121,4 +121,4 @@ def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="What '
     require("models")
     from xcrossrec.adaptation.report import write_report
 
-    typer.echo(write_report(directory))
+    echo(write_report(directory))

@@ -16,6 +16,7 @@ from xcrossrec.cli.console import (
     ModelDir,
     Overwrite,
     Precision,
+    echo,
     going_on,
     prepare,
     progress_to_stderr,
@@ -113,10 +114,10 @@ def check(catalog: Catalogue) -> None:
         found = examine(catalog)
         damage, name, count, version = found.sentences(), catalog, len(found.items), found.version
     for sentence in damage:
-        typer.echo(sentence)
+        echo(sentence)
     if damage:
         raise typer.Exit(1)
-    typer.echo(f"{name}: {count} items, version {version}, nothing is damaged")
+    echo(f"{name}: {count} items, version {version}, nothing is damaged")
 
 
 @app.command("repair")
@@ -137,7 +138,7 @@ def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
         raise ConfigError("a database is repaired with its own tools and copies: here only a folder is")
 
     if not examine(catalog).sentences():
-        typer.echo(f"{catalog}: nothing is damaged, nothing was changed")
+        echo(f"{catalog}: nothing is damaged, nothing was changed")
         return
     loaded = Loading(model, base)()
     with progress_to_stderr():
@@ -145,15 +146,15 @@ def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
             catalog, fingerprint=fingerprint_of(loaded), encode=lambda items: encode_items(loaded, items)
         )
     for sentence in found.sentences():
-        typer.echo(sentence)
+        echo(sentence)
     with made:
         lost, anew = int(found.unreadable.sum()), int((found.unfit & ~found.unreadable).sum())
         left_out = f", {lost} left out: write them anew" if lost else ""
-        typer.echo(f"{catalog}: {len(made)} items, version {made.version}; {anew} encoded again{left_out}")
+        echo(f"{catalog}: {len(made)} items, version {made.version}; {anew} encoded again{left_out}")
 
 
 def _report(catalog: str, name: str, items: int, wall_s: float, model: Model) -> None:
     report_cut(model[0].cut, model[0].max_tokens)
     files = [] if is_url(catalog) else [path.stat().st_size for path in Path(catalog).iterdir()]
     size = f", {sum(files) / 1e6:.1f} MB" if files else ""
-    typer.echo(f"{name}: {items} items{size}, in {wall_s:.1f} s")
+    echo(f"{name}: {items} items{size}, in {wall_s:.1f} s")

@@ -19,7 +19,7 @@ import typer
 from xcrossrec.engine.engines import EngineName
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.extras import require
-from xcrossrec.progress import showing, to_stderr
+from xcrossrec.progress import printable, showing, to_stderr
 from xcrossrec.system import resource
 from xcrossrec.types import EncodingPrecision
 
@@ -126,6 +126,11 @@ def going_on() -> Iterator[None]:
     except KeyboardInterrupt:
         to_stderr("interrupted: what is finished stays, give the same command again to go on")
         raise
+
+
+def echo(result: object) -> None:
+    """Print a result; what shops wrote commands no terminal."""
+    typer.echo(printable(str(result)))
 
 
 def one_line(value: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from xcrossrec.cli.console import EngineChoice, Json, Overwrite, one_line, progress_to_stderr
+from xcrossrec.cli.console import EngineChoice, Json, Overwrite, echo, one_line, progress_to_stderr
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.progress import to_stderr
@@ -126,7 +126,7 @@ def import_(
         imported = with_shared_users(imported, others) if others else imported
         write_domain(imported, out, overwrite=overwrite)
     _report(imported.manifest["filters"])
-    typer.echo(one_line(_summary(out, imported)) if as_json else _shown(out, imported))
+    echo(one_line(_summary(out, imported)) if as_json else _shown(out, imported))
 
 
 @app.command()
@@ -141,7 +141,7 @@ def lint(
 
     with progress_to_stderr():
         report = find_defects(directories)
-    typer.echo(one_line(report.to_dict()) if as_json else report.to_text())
+    echo(one_line(report.to_dict()) if as_json else report.to_text())
     raise typer.Exit(report.exit_code)
 
 
@@ -166,7 +166,7 @@ def market(
     for name, domain in market.items():
         if name not in there:
             write_domain(domain, out / name)
-        typer.echo(_shown(out / name, domain))
+        echo(_shown(out / name, domain))
 
 
 def _shares(text: str) -> tuple[float, float]:

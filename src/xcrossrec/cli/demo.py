@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xcrossrec.cli.adapt import as_text
-from xcrossrec.cli.console import log, prepare, progress_to_stderr
+from xcrossrec.cli.console import echo, log, prepare, progress_to_stderr
 from xcrossrec.cli.recommend import as_text as listed
 from xcrossrec.exceptions import DataError
 from xcrossrec.extras import require
@@ -79,7 +79,7 @@ def run(
     large, small = (sample_market(0, MarketSettings(n, asked, asked)) for n in (source_users, users))
     for domain in (*(large[name] for name in established), small[new]):
         write_domain(domain, out / "data" / domain.name)
-    typer.echo(
+    echo(
         f"A market with two established categories, {' and '.join(established)} ({source_users:,} customers each), and "
         f"a new one, {new} ({users:,}). {SIMULATED}\n"
     )
@@ -87,8 +87,8 @@ def run(
     with progress_to_stderr():
         decision = adapt(out / "data" / new, sources, out=out / new, minutes=minutes, base=base, plan=plan)
         shown = _recommendations(out / new / "model", small[new], base)
-    typer.echo(f"{shown}\n")
-    typer.echo(as_text(decision, out / new))
+    echo(f"{shown}\n")
+    echo(as_text(decision, out / new))
     log.info(f"done in {time.perf_counter() - began:.0f} s")
 
 

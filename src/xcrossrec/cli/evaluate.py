@@ -14,6 +14,7 @@ from xcrossrec.cli.console import (
     DomainDir,
     Json,
     Strict,
+    echo,
     first_writable,
     log,
     one_line,
@@ -99,7 +100,7 @@ def evaluate(
         log.info(f"per-user results: {out}")
     summary = {**result.summary(), **({"without": worth} if worth else {})}
     text = [*(headline(found) for found in worth.values()), *([""] if worth else []), summary_table(summary)]
-    typer.echo(one_line(summary) if as_json else "\n".join(text))
+    echo(one_line(summary) if as_json else "\n".join(text))
 
 
 def _ranked(
@@ -136,7 +137,7 @@ def compare(
     from xcrossrec.evaluation import compare as compare_results
 
     found = compare_results(Evaluation.load(first), Evaluation.load(second))
-    typer.echo(one_line(found) if as_json else comparison_table(found))
+    echo(one_line(found) if as_json else comparison_table(found))
 
 
 def bases(
@@ -166,7 +167,7 @@ def bases(
 
     with progress_to_stderr():
         found = compare_bases(domain, base, users=users)
-    typer.echo(one_line(found) if as_json else bases_table(found))
+    echo(one_line(found) if as_json else bases_table(found))
 
 
 def _lacking(domain: Domain, subject: str, field: str) -> Domain:

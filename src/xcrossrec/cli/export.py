@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from xcrossrec.cli.checks import check_items, check_model
-from xcrossrec.cli.console import Base, EngineChoice, ModelDir, Overwrite, prepare, progress_to_stderr
+from xcrossrec.cli.console import Base, EngineChoice, ModelDir, Overwrite, echo, prepare, progress_to_stderr
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.export.request import To, check_request
 
@@ -49,4 +49,4 @@ def export(
         found = export_model(
             model, to, out, catalogue=catalog, distill=distill, int8=int8, base=base, overwrite=overwrite, engine=where
         )
-    typer.echo(f"{out}: {to}\n{found}")
+    echo(f"{out}: {to}\n{found}")

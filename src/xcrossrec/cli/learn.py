@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from xcrossrec.cli.checks import check_items, check_model, is_kept
-from xcrossrec.cli.console import Base, ModelDir, prepare, progress_to_stderr
+from xcrossrec.cli.console import Base, ModelDir, echo, prepare, progress_to_stderr
 
 
 def learn(
@@ -54,12 +54,12 @@ def learn(
 
     with progress_to_stderr():
         learned = add(model, interactions, catalog, columns=columns, base=base)
-    typer.echo(
+    echo(
         f"{model}: {learned.added:,} purchases are new; it knows {learned.purchases:,} of {learned.customers:,} "
         "customers now"
     )
     if learned.copurchase is not None:
-        typer.echo(f"Beside the text: {learned.copurchase}")
+        echo(f"Beside the text: {learned.copurchase}")
 
 
 def forget(
@@ -89,4 +89,4 @@ def forget(
                 count = store.forget(user)
         else:
             count = forget_in_model(folder, user)
-        typer.echo(f"{shown(folder)}: {count:,} purchases deleted")
+        echo(f"{shown(folder)}: {count:,} purchases deleted")

@@ -18,6 +18,7 @@ from xcrossrec.cli.console import (
     Json,
     ModelDir,
     Precision,
+    echo,
     going_on,
     log,
     one_line,
@@ -138,12 +139,12 @@ def recommend(
             entry["explanation"] = reason.to_dict()
         told = {"model": str(model), "history": history or [], "user_id": user, "unknown": list(found.unknown)}
         told |= {"rung": found.rung, "reason": found.reason}
-        typer.echo(one_line({**told, "recommendations": recommended}))
+        echo(one_line({**told, "recommendations": recommended}))
         return
     if found.unknown:
         to_stderr(f"left out, since the catalogue lacks them: {', '.join(found.unknown)}")
     to_stderr(found.reason)
-    typer.echo(as_text(found.recommendations, reasons))
+    echo(as_text(found.recommendations, reasons))
 
 
 @taking(Asked)
@@ -182,15 +183,15 @@ def recommend_batch(
     wall_s = time.perf_counter() - start
     _tell_of_encoding(model, options.catalog)
     if options.as_json:
-        typer.echo(one_line({"out": str(out), **asdict(report), "wall_s": round(wall_s, 2)}))
+        echo(one_line({"out": str(out), **asdict(report), "wall_s": round(wall_s, 2)}))
         return
-    typer.echo(f"{out}: {report.users} users in {report.row_groups} row groups, in {wall_s:.1f} s")
+    echo(f"{out}: {report.users} users in {report.row_groups} row groups, in {wall_s:.1f} s")
     if report.resumed:
-        typer.echo(f"{report.resumed} of the row groups were there from an earlier run")
+        echo(f"{report.resumed} of the row groups were there from an earlier run")
     if report.nothing:
-        typer.echo(f"{report.nothing} users get nothing: no item meets the filters, or all that do were bought")
+        echo(f"{report.nothing} users get nothing: no item meets the filters, or all that do were bought")
     if report.errors:
-        typer.echo(f"{report.errors} users have no recommendations: their column 'error' says why")
+        echo(f"{report.errors} users have no recommendations: their column 'error' says why")
 
 
 def _check_known(source: str, asked: Question, *, knows_purchases: bool) -> None:

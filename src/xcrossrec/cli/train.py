@@ -19,6 +19,7 @@ from xcrossrec.cli.console import (
     Overwrite,
     SourcesBase,
     Strict,
+    echo,
     one_line,
     prepare,
     progress_to_stderr,
@@ -224,28 +225,28 @@ def _print(report: TrainingReport, options: Run, start: str) -> None:
     if not Processes.here().first:
         return
     if options.as_json:
-        typer.echo(one_line({"path": str(options.out), **asdict(report), "improved": report.improved}))
+        echo(one_line({"path": str(options.out), **asdict(report), "improved": report.improved}))
         return
     aside = f" ({report.holdout_users} set aside for early stopping)" if report.holdout_users else ""
-    typer.echo(
+    echo(
         f"{options.out}: {report.trained_parameters:,} parameters trained on {report.users} users{aside}, "
         f"{report.epochs:g} epochs, {report.wall_s:.0f} s"
     )
     if report.improved is None:
-        typer.echo(
+        echo(
             f"Whether this is better than {start} is not known: no users were set aside, since there are fewer than 32 "
             "(or holdout_share is 0). Rank both with `xcrossrec evaluate`."
         )
     elif report.improved:
         best = report.losses.index(min(report.losses)) + 1
-        typer.echo(
+        echo(
             f"Better than {start}: loss on the users set aside {report.initial_loss:.4f} -> {report.best_loss:.4f}, "
             f"best after epoch {best}"
         )
     else:
-        typer.echo(
+        echo(
             f"Nothing improved: after no epoch the loss on the users set aside was below the {report.initial_loss:.4f} "
             f"of the start, so this is {start} as it was. More users, or other rates (--config), may help."
         )
     if report.copurchase is not None:
-        typer.echo(f"Beside the text: {report.copurchase}")
+        echo(f"Beside the text: {report.copurchase}")

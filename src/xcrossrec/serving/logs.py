@@ -8,6 +8,8 @@ import sys
 import threading
 from datetime import UTC, datetime
 
+from xcrossrec.progress import printable
+
 
 class JsonLines(logging.Formatter):
     """Writes time, level, logger and message, and whatever facts came with the record."""
@@ -23,7 +25,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return printable(json.dumps(line, ensure_ascii=False, default=str))
 
 
 def log_as_json(level: int = logging.INFO) -> None:

@@ -163,8 +163,11 @@ def test_requests_have_an_id_and_the_log_no_titles(
 
 
 def test_a_log_line_may_have_an_exception() -> None:
-    record = logging.LogRecord("a", logging.ERROR, "f", 1, "went %s", ("wrong",), (ValueError, ValueError("x"), None))
-    line = json.loads(JsonLines().format(record))
+    fault = (ValueError, ValueError("x\x9b2J\u2028"), None)
+    record = logging.LogRecord("a", logging.ERROR, "f", 1, "went %s", ("wrong",), fault)
+    written = JsonLines().format(record)
+    assert written.isprintable()  # one line for whatever reads it, and no command for a terminal
+    line = json.loads(written)
     assert (line["level"], line["message"]) == ("error", "went wrong")
     assert "ValueError: x" in line["exception"]
 
