@@ -179,6 +179,7 @@ class _Visit:
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.request_id
             headers["X-Content-Type-Options"] = "nosniff"
+            headers["Cache-Control"] = "no-cache" if self.scope["path"].startswith("/static/") else "no-store"
             if self._draining():
                 headers["Connection"] = "close"
         await self._send(message)

@@ -29,6 +29,18 @@ def test_head_is_get_without_the_body(shop: Any) -> None:
     assert 'method="HEAD"' in shop.ask("GET", "/metrics").text
 
 
+def test_no_cache_on_the_way_gives_what_a_key_opened_to_others(open_shop: Any, tiny_models: Any) -> None:
+    """By Authorization a cache knows that an answer is for one client alone, by X-API-Key it does not."""
+    key = {"X-API-Key": "r" * 16}
+    with open_shop({"toys": tiny_models.late}, api_keys=("r" * 16,), admin_keys=("a" * 16,)) as shop:
+        for path in ("/", "/v1/items", "/v1/models", "/metrics", "/report", "/nothing"):
+            assert shop.ask("GET", path, headers=key).headers["cache-control"] == "no-store", path
+        assert shop.ask("GET", "/v1/items").headers["cache-control"] == "no-store"  # 401
+        file = shop.ask("GET", "/static/app.js")
+        again = shop.ask("GET", "/static/app.js", headers={"If-None-Match": file.headers["etag"]})
+        assert (file.headers["cache-control"], again.status_code) == ("no-cache", 304)
+
+
 def test_a_method_that_is_not_taken_is_told_those_that_are(shop: Any) -> None:
     taken = {
         "/v1/items": "DELETE, GET, HEAD, PUT",
