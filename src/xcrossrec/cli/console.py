@@ -129,13 +129,9 @@ def going_on() -> Iterator[None]:
 
 
 def echo(result: object) -> None:
-    """Print a result; what shops wrote commands no terminal."""
-    typer.echo(printable(str(result)))
-
-
-def one_line(value: Mapping[str, Any]) -> str:
-    """Write an object as JSON."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    """Print a result, a mapping as JSON; what shops wrote commands no terminal."""
+    text = json.dumps(result, ensure_ascii=False, default=str) if isinstance(result, Mapping) else str(result)
+    typer.echo(printable(text))
 
 
 def report_cut(cut: CutReport, limit: int | None = None) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from xcrossrec.cli.console import EngineChoice, Json, Overwrite, echo, one_line, progress_to_stderr
+from xcrossrec.cli.console import EngineChoice, Json, Overwrite, echo, progress_to_stderr
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.progress import to_stderr
@@ -126,7 +126,7 @@ def import_(
         imported = with_shared_users(imported, others) if others else imported
         write_domain(imported, out, overwrite=overwrite)
     _report(imported.manifest["filters"])
-    echo(one_line(_summary(out, imported)) if as_json else _shown(out, imported))
+    echo(_summary(out, imported) if as_json else _shown(out, imported))
 
 
 @app.command()
@@ -141,7 +141,7 @@ def lint(
 
     with progress_to_stderr():
         report = find_defects(directories)
-    echo(one_line(report.to_dict()) if as_json else report.to_text())
+    echo(report.to_dict() if as_json else report.to_text())
     raise typer.Exit(report.exit_code)
 
 

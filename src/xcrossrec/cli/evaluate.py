@@ -17,7 +17,6 @@ from xcrossrec.cli.console import (
     echo,
     first_writable,
     log,
-    one_line,
     prepare,
     progress_to_stderr,
     report_cut,
@@ -100,7 +99,7 @@ def evaluate(
         log.info(f"per-user results: {out}")
     summary = {**result.summary(), **({"without": worth} if worth else {})}
     text = [*(headline(found) for found in worth.values()), *([""] if worth else []), summary_table(summary)]
-    echo(one_line(summary) if as_json else "\n".join(text))
+    echo(summary if as_json else "\n".join(text))
 
 
 def _ranked(
@@ -137,7 +136,7 @@ def compare(
     from xcrossrec.evaluation import compare as compare_results
 
     found = compare_results(Evaluation.load(first), Evaluation.load(second))
-    echo(one_line(found) if as_json else comparison_table(found))
+    echo(found if as_json else comparison_table(found))
 
 
 def bases(
@@ -167,7 +166,7 @@ def bases(
 
     with progress_to_stderr():
         found = compare_bases(domain, base, users=users)
-    echo(one_line(found) if as_json else bases_table(found))
+    echo(found if as_json else bases_table(found))
 
 
 def _lacking(domain: Domain, subject: str, field: str) -> Domain:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xcrossrec.cli.checks import check_model
-from xcrossrec.cli.console import Base, Json, ModelDir, echo, one_line, prepare, progress_to_stderr
+from xcrossrec.cli.console import Base, Json, ModelDir, echo, prepare, progress_to_stderr
 
 if TYPE_CHECKING:
     from xcrossrec.models.model import Model
@@ -25,7 +25,7 @@ def inspect(model: ModelDir, base: Base = None, as_json: Json = False) -> None:
     with progress_to_stderr():
         manifest = bundle.read_bundle_manifest(model)
         found = describe(model, bundle.load(model, base=base), manifest)
-    echo(one_line(found) if as_json else as_text(found))
+    echo(found if as_json else as_text(found))
 
 
 def describe(path: Path, model: Model, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from xcrossrec.cli.console import (
     echo,
     going_on,
     log,
-    one_line,
     prepare,
     progress_to_stderr,
     report_cut,
@@ -138,8 +137,7 @@ def recommend(
         for entry, reason in zip(recommended, reasons, strict=False):
             entry["explanation"] = reason.to_dict()
         told = {"model": str(model), "history": history or [], "user_id": user, "unknown": list(found.unknown)}
-        told |= {"rung": found.rung, "reason": found.reason}
-        echo(one_line({**told, "recommendations": recommended}))
+        echo({**told, "rung": found.rung, "reason": found.reason, "recommendations": recommended})
         return
     if found.unknown:
         to_stderr(f"left out, since the catalogue lacks them: {', '.join(found.unknown)}")
@@ -183,7 +181,7 @@ def recommend_batch(
     wall_s = time.perf_counter() - start
     _tell_of_encoding(model, options.catalog)
     if options.as_json:
-        echo(one_line({"out": str(out), **asdict(report), "wall_s": round(wall_s, 2)}))
+        echo({"out": str(out), **asdict(report), "wall_s": round(wall_s, 2)})
         return
     echo(f"{out}: {report.users} users in {report.row_groups} row groups, in {wall_s:.1f} s")
     if report.resumed:

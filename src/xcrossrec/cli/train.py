@@ -20,7 +20,6 @@ from xcrossrec.cli.console import (
     SourcesBase,
     Strict,
     echo,
-    one_line,
     prepare,
     progress_to_stderr,
     shows_progress,
@@ -225,7 +224,7 @@ def _print(report: TrainingReport, options: Run, start: str) -> None:
     if not Processes.here().first:
         return
     if options.as_json:
-        echo(one_line({"path": str(options.out), **asdict(report), "improved": report.improved}))
+        echo({"path": str(options.out), **asdict(report), "improved": report.improved})
         return
     aside = f" ({report.holdout_users} set aside for early stopping)" if report.holdout_users else ""
     echo(
