@@ -55,7 +55,9 @@ def test_the_best_is_always_within_noise() -> None:
     assert within_noise(scores) == ["mean"]
 
 
-@pytest.mark.parametrize(("by", "words"), [(0.1, "better than"), (-0.1, "worse than"), (0.0, "not to be told apart")])
+@pytest.mark.parametrize(
+    ("by", "words"), [(0.1, "better than"), (-0.1, "worse than"), (0.0, "not significantly different")]
+)
 def test_the_verdict_says_by_how_much_and_how_sure(by: float, words: str) -> None:
     rng = np.random.default_rng(0)
     own = rng.exponential(0.1, 300)
@@ -64,7 +66,7 @@ def test_the_verdict_says_by_how_much_and_how_sure(by: float, words: str) -> Non
     assert found.sure == (by > 0)
     assert found.relative == pytest.approx(found.mean / scores["theirs"].mean())
     first, second = verdict("OURS", {"THEIRS": difference(-own * 0)}, "THEIRS", found, 300, float(own.mean()))
-    assert first.startswith("Ship OURS: none of 1 other candidates")
+    assert first.startswith("Ship OURS: no other candidate (of 1)")
     assert words in second
     assert "of THEIRS" in second
 
@@ -76,8 +78,8 @@ def test_the_verdict_names_the_best_of_those_that_the_reports_users_prefer_for_s
     others = {name: difference(np.full(300, by) + rng.normal(0, 0.01, 300)) for name, by in more.items()}
     _, second = verdict("OURS", others, "SIMPLE", gain(scores, "ours", "simple"), 300, 0.05)
     assert second.endswith(
-        f" On them B did better ({others['B'].mean:+.4f}), which those who chose do not confirm: adapt again when "
-        "there are more customers."
+        f" On these customers B did better ({others['B'].mean:+.4f}), which the customers used for the choice do not "
+        "confirm: run adapt again when there are more customers."
     )
     _, without = verdict("OURS", {"C": others["C"]}, "SIMPLE", gain(scores, "ours", "simple"), 300, 0.05)
     assert "did better" not in without
@@ -92,7 +94,7 @@ def test_a_line_through_the_points_foretells_a_doubling() -> None:
     assert found is not None
     assert found.promise.low < 0.01 < found.promise.high
     assert found.promise.mean == pytest.approx(0.01, abs=0.003)
-    assert found.sentence.startswith("512 more users are worth about +0.0")
+    assert found.sentence.startswith("512 more users would add about +0.0")
     assert [point.users for point in found.points] == users
     assert found.band[-1].users == 1024
     assert all(point.low < point.mean < point.high for point in found.band)
@@ -102,7 +104,7 @@ def test_what_more_users_are_worth_may_not_be_told() -> None:
     rng = np.random.default_rng(0)
     found = fit_curve([64, 128, 256], rng.exponential(0.1, (3, 300)), more=256)
     assert found is not None
-    assert "256 more users are not to be told from these" in found.sentence
+    assert "256 more users may change the MRR by" in found.sentence
     assert fit_curve([64, 64, 128], rng.exponential(0.1, (3, 30)), more=128) is None
 
 

@@ -17,7 +17,7 @@ def a_decision(**changes: object) -> Decision:
     """A small one: two candidates, nothing below the verdict."""
     users = Users(fit=10, choose=5, report=5)
     target = Target(name="garden", items=6, purchases=30, users=users, fingerprint="f", folder="data/garden")
-    simple = Candidate(name="popularity", label="what sells most", simple=True, status="fitted", choose=SCORE)
+    simple = Candidate(name="popularity", label="bestsellers", simple=True, status="fitted", choose=SCORE)
     ours = Candidate(name="merged", label="the sources merged", sources=("kitchen",), status="fitted", choose=SCORE)
     given = {
         "version": "1",

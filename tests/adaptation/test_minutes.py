@@ -126,7 +126,7 @@ def test_a_catalogue_that_takes_longer_than_the_minutes_is_not_read(
     found = maker.shop.found["base"]
     assert isinstance(found, Missing)
     assert ITEMS + CUSTOMERS <= found.seconds < ITEMS + CUSTOMERS + 60  # and what ranking takes
-    assert " min were left: give more --minutes" in found.why
+    assert " min left: give more --minutes" in found.why
     assert read.total() <= ITEMS  # of a large catalogue 1,024 texts, by which all are centered
 
 

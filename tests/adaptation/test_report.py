@@ -21,14 +21,14 @@ from xcrossrec.progress import in_words
 
 HEADINGS = (
     "How much better is it?",
-    "What would more customers bring?",
+    "Would more customers help?",
     "Which of your other categories help?",
-    "What is known of the customers",
-    "What else the lists are like",
+    "What is known about the customers",
+    "How varied are the lists?",
     "Ten customers, side by side",
     "What may be wrong with the data",
     "Trying it on real customers (A/B test)",
-    "What was tried, and what it took",
+    "What was tried, and what it cost",
     "How this was decided",
 )
 EMPTY = dict.fromkeys(("curve", "rungs", "beyond", "customers", "risks", "trial", "explanations")) | {"sources": ()}
@@ -138,12 +138,12 @@ def test_bars_are_as_long_as_the_numbers() -> None:
 def test_what_was_not_reached_says_so_and_how_to_get_it() -> None:
     page = Page(render(garden(**EMPTY), "my out"))
     assert tuple(page.texts["h2"]) == HEADINGS
-    missing = [text for text in page.texts["p"] if "was not reached in the minutes that were given" in text]
+    missing = [text for text in page.texts["p"] if "did not fit into the time limit" in text]
     assert len(missing) == 7  # reasons stand with the customers
     assert page.texts["code"][0] == "xcrossrec adapt data/garden --out 'my out' --minutes 60"
-    assert any("The comparison of the sources was not reached" in text for text in missing)
+    assert any("The comparison of the sources did not fit" in text for text in missing)
     half = Page(render(garden(explanations=None), "out"))
-    assert len([text for text in half.texts["p"] if "The check of the reasons was not reached" in text]) == 1
+    assert len([text for text in half.texts["p"] if "The check of the reasons did not fit" in text]) == 1
 
 
 def test_a_part_that_no_minutes_would_bring_says_what_would() -> None:
@@ -157,8 +157,8 @@ def test_a_part_that_no_minutes_would_bring_says_what_would() -> None:
     page = Page(render(garden(**EMPTY, **over, candidates=alone, target=few), "out"))
     assert any("No other category was given." in text for text in page.texts["p"])
     assert "xcrossrec adapt data/garden --add-source DIR --out out" in page.texts["code"]
-    assert "42 customers to learn from are too few to tell." in page.texts["p"]
-    missing = " ".join(text for text in page.texts["p"] if "was not reached" in text)
+    assert "42 training customers are too few to tell." in page.texts["p"]
+    missing = " ".join(text for text in page.texts["p"] if "did not fit" in text)
     assert "sources" not in missing
     assert "curve" not in missing
 
@@ -166,12 +166,12 @@ def test_a_part_that_no_minutes_would_bring_says_what_would() -> None:
 def test_the_simplest_may_be_what_is_shipped() -> None:
     gain = garden().gain
     page = Page(render(garden(chosen="mean", gain=gain.model_copy(update={"over": "kitchen"})), "out"))
-    assert any("with the best other simple way (the model of kitchen) 19 do." in text for text in page.texts["p"])
+    assert any("with the best other simple method (the model of kitchen), 19 do." in text for text in page.texts["p"])
     lonely = {"chosen": "popularity", "gain": gain.model_copy(update={"over": "popularity"})}
     page = Page(render(garden(**lonely, trial=None, explanations=None), "out"))
     assert "Of 100 customers, 8.4 see the product that they buy next among the first ten." in page.texts["p"]
     assert "Nothing else was measured, so there is nothing to test it against." in page.texts["p"]
-    assert "Everybody is shown what sells most, so there is no reason to check." in page.texts["p"]
+    assert "Everybody is shown bestsellers, so there are no reasons to check." in page.texts["p"]
 
 
 def test_no_risk_and_no_gain_are_sentences() -> None:

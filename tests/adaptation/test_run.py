@@ -169,7 +169,7 @@ def test_what_sells_most_is_served_and_explained(done: Done) -> None:
     counts = dict(zip(ids, done.target.train_counts().tolist(), strict=True))
     best = sorted((counts[each] for each in ids if each not in ids[:2]), reverse=True)[:5]
     assert [counts[each.item_id] for each in found[0]] == best
-    assert "all customers get the same: most bought first" in reason.reasons[0]
+    assert "all customers get the same: bestsellers first" in reason.reasons[0]
 
 
 def test_nothing_is_fitted_twice(done: Done, untrained: list[str]) -> None:
@@ -214,7 +214,7 @@ def test_with_too_few_minutes_what_was_reached_is_shipped(done: Done, tmp_path: 
     assert {name for name, each in status.items() if each == "fitted"} == {"popularity"}
     assert status["base"] == status["source-hobby"] == status["source-kitchen"] == status["lora"] == "skipped"
     why = {each.name: each.why for each in found.candidates}
-    assert "its training would take too long" in why["source-hobby"]
+    assert "its training does not fit into the time left" in why["source-hobby"]
     assert "give more --minutes" in why["lora"]
     assert (tmp_path / "short" / "model" / "xcrossrec.json").exists()
     assert found.curve is None
@@ -226,7 +226,7 @@ def test_one_user_gets_what_is_simplest(done: Done, tmp_path: Path) -> None:
     first = {split: frame.filter(pl.col("user_id") == frame["user_id"][0]) for split, frame in every.items()}
     found = adapt(replace(done.target, interactions=first), [], out=tmp_path / "one", base=done.base, plan=PLAN)
     assert found.chosen == "popularity"
-    assert found.candidates[-1].why == "1 users, it needs 32"
+    assert found.candidates[-1].why == "needs 32 users, has 1"
     assert found.gain.sure is False
 
 
@@ -248,9 +248,9 @@ def test_wrong_sources_and_folders_are_refused(done: Done, tmp_path: Path) -> No
         done.again(sources=[done.sources[0], small("Kitchen")], out=out)
     with pytest.raises(ConfigError, match="minutes are 0: give more than 0"):
         done.again(out=out, minutes=0)
-    with pytest.raises(DataError, match="holds nothing that adapt left"):
+    with pytest.raises(DataError, match="adapt did not write it"):
         done.again(out=done.sources[0])
-    with pytest.raises(ConfigError, match=r"is of the target 'garden', not of 'hobby'"):
+    with pytest.raises(ConfigError, match=r"belongs to the target 'garden', not 'hobby'"):
         adapt(replace(done.target, name="hobby"), [], out=done.out, base=done.base)
     with pytest.raises(DataError, match="source 'hobby' has too few users to train on: its train split has 1 with"):
         done.again(sources=[small("hobby", users=1)], out=out)

@@ -28,7 +28,7 @@ def test_so_many_customers_see_the_difference_four_times_in_five() -> None:
 def test_the_measured_gain_sizes_the_test() -> None:
     plan = plan_trial(hits(300), hits(200))
     assert (plan.baseline, plan.effect, plan.per_arm) == (0.2, pytest.approx(0.1), sample_size(0.2, 0.3))
-    assert "To see 20.0% grow to 30.0%" in plan.sentence
+    assert "To detect a rise from 20.0% to 30.0%" in plan.sentence
     assert f"{plan.per_arm:,} customers" in plan.sentence
     assert "If the gain is only 8." in plan.sentence
 
@@ -44,4 +44,4 @@ def test_a_gain_that_may_be_chance_says_so() -> None:
 def test_without_a_gain_there_is_no_size(shown: int) -> None:
     plan = plan_trial(hits(shown), hits(200))
     assert plan.per_arm is None
-    assert "No gain among the first ten was measured" in plan.sentence
+    assert "No gain in the first ten was measured" in plan.sentence

@@ -51,7 +51,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("train target DOMAIN --source ADAPTER --source ADAPTER --out OUT --config TOML", "unknown training setting"),
     ("adapt NONE --out OUT", "no domain folder at NONE"),
     ("adapt ADAPTER --source DOMAIN --out OUT", "ADAPTER is an adapter: the new category is a domain's folder"),
-    ("adapt DOMAIN --out DOMAIN", "DOMAIN exists and holds nothing that adapt left: choose another --out"),
+    ("adapt DOMAIN --out DOMAIN", "DOMAIN exists, but adapt did not write it: choose another --out"),
     ("adapt DOMAIN --out TOML", "TOML is a file and no folder: choose another place"),
     ("adapt DOMAIN --out TOML/x", "TOML is a file and no folder: choose another place"),
     ("train source DOMAIN --out TOML/x", "TOML is a file and no folder: choose another place"),

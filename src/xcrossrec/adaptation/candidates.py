@@ -85,7 +85,7 @@ def unchanged(made: Sequence[Made], out: Path | None = None) -> None:
             raise BundleError(f"source {each.name} was replaced while adapt was at work: run adapt again")
 
 
-POPULARITY = Form("popularity", "what sells most", level=0)
+POPULARITY = Form("popularity", "bestsellers", level=0)
 BASE = Form("base", "the untrained base model")
 
 
@@ -101,7 +101,7 @@ def mean_of(sources: Sequence[Made]) -> Form:
 
 def bought(form: Form) -> Form:
     """A text candidate with the co-purchase term."""
-    return replace(form, name=form.name + BOUGHT, label=f"{form.label}, with what is bought together")
+    return replace(form, name=form.name + BOUGHT, label=f"{form.label}, with co-purchases")
 
 
 def _of(name: str, label: str, sources: Sequence[Made], level: int = 1) -> Form:

@@ -104,18 +104,18 @@ def verdict(
         users: of the report.
         mean: the chosen one's metric on them.
     """
-    known = f"On purchases of {users:,} customers, kept for this report, its score (mean reciprocal rank) is {mean:.4f}"
+    known = f"On purchases of {users:,} customers, set aside for this report, its mean reciprocal rank is {mean:.4f}"
     if not others:
         return f"Ship {label}: nothing else was fitted.", f"{known}."
-    first = f"Ship {label}: none of {len(others)} other candidates is better beyond noise, or simpler and as good."
+    first = f"Ship {label}: no other candidate (of {len(others)}) is clearly better, or as good and simpler."
     measured = f"{found.mean:+.4f} ({found.relative:+.1%}), 95% interval {found.low:+.4f} to {found.high:+.4f}"
-    words = "better than" if found.sure else "worse than" if found.high < 0 else "not to be told apart from"
+    words = "better than" if found.sure else "worse than" if found.high < 0 else "not significantly different from"
     told = f"{known}, {words} that of {over}: {measured}."
     surely = {name: by for name, by in others.items() if by.low > 0}
     if surely:
         name = max(surely, key=lambda name: surely[name].mean)
         told += (
-            f" On them {name} did better ({surely[name].mean:+.4f}), which those who chose do not confirm: "
-            "adapt again when there are more customers."
+            f" On these customers {name} did better ({surely[name].mean:+.4f}), which the customers used for the "
+            "choice do not confirm: run adapt again when there are more customers."
         )
     return first, told

@@ -85,10 +85,10 @@ def said(more: int, promise: Interval) -> str:
     """The promise in words."""
     if promise.low <= 0 <= promise.high:
         return (
-            f"{more:,} more users are not to be told from these: they may change the MRR by {promise.low:+.4f} to "
-            f"{promise.high:+.4f}."
+            f"{more:,} more users may change the MRR by {promise.low:+.4f} to {promise.high:+.4f}: whether they help "
+            "cannot be told yet."
         )
-    return f"{more:,} more users are worth about {promise.mean:+.4f} (from {promise.low:+.4f} to {promise.high:+.4f})."
+    return f"{more:,} more users would add about {promise.mean:+.4f} (from {promise.low:+.4f} to {promise.high:+.4f})."
 
 
 def _line(x: Float64[np.ndarray, " point"], y: Float64[np.ndarray, "point ..."]) -> tuple[Any, Any]:

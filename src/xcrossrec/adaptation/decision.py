@@ -301,4 +301,4 @@ def check_run(out: Path, minutes: float) -> None:
     check_folder(out)
     strange = holds(out) - {WORK}
     if strange and not (out / WORK / GIVEN).exists() and not (out / FILE).exists():
-        raise DataError(f"{out} exists and holds nothing that adapt left: choose another --out")
+        raise DataError(f"{out} exists, but adapt did not write it: choose another --out")

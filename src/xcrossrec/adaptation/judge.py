@@ -139,8 +139,8 @@ def _judged(name: str, kept: Sequence[str], ranked: Callable[..., Float64[np.nda
     without = difference(ranked(*kept) - ranked(*rest)) if rest else None
     mean, alone = (0 if each is None else (each.low > 0) - (each.high < 0) for each in (without, over))
     helps: Helps = ("unclear", "yes", "no")[mean or alone]
-    how = ("which may be chance", "for sure better", "for sure worse")[alone]
-    why = f"alone {over.mean:+.4f} against the untrained base, {how}"
+    how = ("which may be chance", "significantly better", "significantly worse")[alone]
+    why = f"alone {over.mean:+.4f} compared with the untrained base, {how}"
     if without is not None and mean:  # which tells more
         why = f"the mean is better {'with' if mean > 0 else 'without'} it ({abs(without.mean):+.4f})"
     return Verdict(score(ranked(name)), without, helps, helps != "no", why)
@@ -160,10 +160,11 @@ def sources_table(found: Sequence[Source], users: int) -> str:
         ]
         for each in found
     ]
-    header = ["source", "helps", "alone", "worth in the mean", "shared users", "words", "why"]
+    header = ["source", "helps", "alone", "leaving it out costs", "shared users", "shared words", "why"]
     caption = (
-        f"By {users} users of the target, whose latest purchases, {LATEST} at most, are ranked in the whole catalogue; "
-        "nothing was trained on them. MRR with 95% interval; words: share of the target's words that the source has."
+        f"Measured on {users} users of the target, on whom nothing was trained: their latest purchases, at most "
+        f"{LATEST}, ranked in the whole catalogue. MRR with 95% interval; shared words: the part of the target's words "
+        "that the source has."
     )
     return "\n".join([*aligned(header, rows), "", caption])
 

@@ -94,7 +94,7 @@ def adapt(
     domain = target if isinstance(target, Domain) else read_domain(target)
     _check_users(domain)
     if (before := _before(out)).target not in ("", domain.name):
-        raise ConfigError(f"{out} is of the target {before.target!r}, not of {domain.name!r}: choose another --out")
+        raise ConfigError(f"{out} belongs to the target {before.target!r}, not {domain.name!r}: choose another --out")
     given = read_sources(_wanted(out, sources, add_sources, drop_sources), domain, out / SOURCES)
     adapters = [each.folder for each in given if each.domain is None]
     base = base or (base_of(adapters).name if adapters else DEFAULT_BASE)
@@ -124,7 +124,7 @@ def _check_users(domain: Domain) -> None:
         if split not in domain.splits or not len(domain.sequences(split)):
             raise DataError(
                 f"target {domain.name!r} has no users to {what}: its {split} split has 0 with two purchases or more; "
-                "import more purchases (of each customer the last two are kept apart), or with another --split"
+                "import more purchases (each customer's last two are held out), or use another --split"
             )
 
 
@@ -177,14 +177,14 @@ def _fit_all(maker: Maker, given: Sequence[Given]) -> tuple[list[Made], list[Sou
     base = maker.text(BASE)
     if not shop.fitted:
         why = next((each.why for each in shop.found.values() if isinstance(each, Missing)), "")
-        raise ModelError(f"nothing could be fitted to {shop.domain.name!r}, not even what sells most: {why}")
+        raise ModelError(f"nothing could be fitted to {shop.domain.name!r}, not even bestsellers: {why}")
     made: list[Made] = []
     for number, each in enumerate(given):
         left, after = shop.clock.left(), maker.text_s() * (len(made) + 1)  # a source that nobody reads is of no use
         share = min(left * _FOR_SOURCES / (len(given) - number), left - after)
         if (one := ready(each, shop, maker.base, maker.plan, share)) is None:
             form = alone(Made(each.name, each.folder, ""))
-            why = "its training would take too long for the minutes: give more --minutes, or an adapter"
+            why = "its training does not fit into the time left: give more --minutes, or its adapter"
             shop.found[form.name] = Missing(form, "skipped", why)
             log.info("%s: skipped, %s", form.label, why)
         else:
@@ -195,7 +195,7 @@ def _fit_all(maker: Maker, given: Sequence[Given]) -> tuple[list[Made], list[Sou
     if len(used) > 1:
         maker.text(mean_of(used), used)
     if len(shop.users) < LEAST_TRAINED:
-        form, why = Form("lora", "a LoRA on the target alone"), f"{len(shop.users)} users, it needs {LEAST_TRAINED}"
+        form, why = Form("lora", "a LoRA on the target alone"), f"needs {LEAST_TRAINED} users, has {len(shop.users)}"
         shop.found[form.name] = Missing(form, "skipped", why)
         return used, judged
     ndcg = {one.name: whole_ndcg(shop.fitted[alone(one).name].choose).mean() for one in used}

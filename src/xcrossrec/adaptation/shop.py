@@ -167,7 +167,7 @@ class Shop:
         """Whether the minutes were enough, and nothing failed."""
         try:
             if (needed := seconds()) > (left := self.clock.left()):
-                why = f"it would take about {in_words(needed)}, and {in_words(left)} were left: give more --minutes"
+                why = f"it would take about {in_words(needed)}, with {in_words(left)} left: give more --minutes"
                 self.found |= {form.name: Missing(form, "skipped", why, needed) for form in forms}
                 log.info("%s: skipped, %s", forms[0].label, why)
                 return False

@@ -86,8 +86,8 @@ def _read(given: AnySource, out: Path) -> Given:
     manifest = read_manifest(path)
     if manifest.get("scoring") != "dual" or not manifest.get("domain"):
         raise BundleError(
-            f"source {path} is no adapter of a category that `xcrossrec train source` made for dual scoring: give such "
-            "a one, or the category's own domain, which is then trained"
+            f"source {path} is not an adapter that `xcrossrec train source` made for dual scoring: give such an "
+            "adapter, or the category's own domain, on which one is then trained"
         )
     return Given(_clean(manifest["domain"]["name"]), path.resolve(), None, str(path.resolve()))
 

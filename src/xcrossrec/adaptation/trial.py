@@ -29,19 +29,19 @@ def plan_trial(chosen: Float[np.ndarray, " user"], simplest: Float[np.ndarray, "
     low, _ = difference_interval(chosen - simplest)
     if effect <= 0:
         said = (
-            "No gain among the first ten was measured, so no number of customers can be named that would show one. "
+            "No gain in the first ten was measured, so the size of a test cannot be computed. "
             "Test only if you expect a gain elsewhere."
         )
         return Trial(baseline=baseline, effect=effect, per_arm=None, sentence=said)
     needed = sample_size(baseline, baseline + effect)
     said = (
-        f"To see {baseline:.1%} grow to {baseline + effect:.1%} in a live test, show each version to "
-        f"{needed:,} customers ({ERROR:.0%} error, two-sided; {POWER:.0%} power)."
+        f"To detect a rise from {baseline:.1%} to {baseline + effect:.1%} in a live test, show each version to "
+        f"{needed:,} customers (two-sided test at the {ERROR:.0%} level, {POWER:.0%} power)."
     )
     if low <= 0:
-        said += " This gain may be chance: measure with more customers before you plan by it."
+        said += " This gain may be chance: measure with more customers before you rely on it."
     else:
-        said += f" If the gain is only {low:.1%}, the low end of what was measured, it takes "
+        said += f" If the gain is only {100 * low:.1f} percentage points, the lower end of its interval, it takes "
         said += f"{sample_size(baseline, baseline + low):,}."
     return Trial(baseline=baseline, effect=effect, per_arm=needed, sentence=said)
 

@@ -23,26 +23,26 @@ TargetDir = Annotated[Path, typer.Argument(metavar="TARGET", help="The new categ
 
 def adapt(
     target: TargetDir,
-    out: Annotated[Path, typer.Option(help="Folder to write; what is there of a former run is used.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; results of an earlier run in it are reused.")],
     source: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="An established category: a domain, or an adapter; may be repeated."),
     ] = None,
-    minutes: Annotated[float, typer.Option(help="What would take longer than is left of them is skipped.")] = 30.0,
+    minutes: Annotated[float, typer.Option(help="Time limit; what does not fit into the time left is skipped.")] = 30.0,
     base: SourcesBase = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     add_source: Annotated[
-        list[Path] | None, typer.Option(metavar="DIR", help="One more than in a former run; may be repeated.")
+        list[Path] | None, typer.Option(metavar="DIR", help="One to add to those of an earlier run; may be repeated.")
     ] = None,
     drop_source: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="One less than in a former run; may be repeated.")
+        list[str] | None, typer.Option(metavar="NAME", help="One of an earlier run to leave out; may be repeated.")
     ] = None,
     engine: EngineChoice = "local",
 ) -> None:
-    """Decide what to ship for a new category: fit, choose, report, within the minutes.
+    """Decide what to ship for a new category: fit candidates, choose one and report, within a time limit.
 
-    Leaves the model in OUT/model, why it was chosen in OUT/decision.json and OUT/report.html. Give the command again to
-    go on after an interruption, or with more minutes.
+    Writes the model to OUT/model, and the reasons to OUT/decision.json and OUT/report.html. Run the command again to
+    resume after an interruption, or to continue with more minutes.
 
     \b
       xcrossrec adapt data/garden --source data/kitchen --source data/camping --out garden
@@ -67,11 +67,11 @@ def adapt(
 def sources(
     target: TargetDir,
     source: Annotated[
-        list[Path], typer.Option(metavar="ADAPTER", help="Of `train source` or `adapt`; may be repeated.")
+        list[Path], typer.Option(metavar="ADAPTER", help="Made by `train source` or `adapt`; may be repeated.")
     ],
     base: Base = None,
 ) -> None:
-    """Say which adapters of established categories help, by at most 300 users and without training.
+    """Say which established categories' adapters help, tested on at most 300 users, without training.
 
     \b
       xcrossrec sources data/garden --source adapters/kitchen --source adapters/camping
@@ -94,7 +94,7 @@ def as_text(decision: Decision, out: Path) -> str:
     from xcrossrec.adaptation.judge import sources_table
     from xcrossrec.evaluation.table import aligned
 
-    header = ["candidate", "MRR", "less the shipped one's", "time", "MB"]
+    header = ["candidate", "MRR", "minus the shipped one's", "time", "MB"]
     fitted = [each for each in decision.candidates if each.status == "fitted"]
     rows = [_row(each, each.name == decision.chosen) for each in fitted]
     missing = [each for each in decision.candidates if each.status != "fitted"]
@@ -116,8 +116,10 @@ def _row(each: Candidate, shipped: bool) -> list[str]:
     return [each.label, each.report["mrr"].shown(), less, in_words(each.seconds), f"{each.memory_mb:.0f}"]
 
 
-def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="What 'xcrossrec adapt' left.")]) -> None:
-    """Write DIR/report.html anew from DIR/decision.json: one file, for screens of any width and paper."""
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `xcrossrec adapt` wrote.")],
+) -> None:
+    """Write DIR/report.html again from DIR/decision.json: one file, for any screen and for paper."""
     require("models")
     from xcrossrec.adaptation.report import write_report
 
