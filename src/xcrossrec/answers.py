@@ -188,7 +188,7 @@ class Explanation:
     def __str__(self) -> str:
         if self.reasons:
             return "\n".join(self.reasons)
-        added = [f"What is bought together adds {self.copurchase_effect:+.3f}."] if self.copurchase_effect else []
+        added = [f"Co-purchases add {self.copurchase_effect:+.3f}."] if self.copurchase_effect else []
         ordered = sorted(self.matches, key=self._importance, reverse=True)
         starts = ("Best match in the history:", "Then:", "Then:")
         matched = [f"{start} {_match_text(match)}." for start, match in zip(starts, ordered, strict=False)]
@@ -204,10 +204,7 @@ class Explanation:
             return ["This model combines no other categories."]
         if self.integration_effect is None:
             parts = [f"{share.source} {share.stream_effect:+.3f}" for share in self.sources]
-            return [
-                f"The sources are merged into one stream; what each adds to the score of {self.score:.3f}: "
-                f"{', '.join(parts)}."
-            ]
+            return [f"The sources are merged; what each adds to the score of {self.score:.3f}: {', '.join(parts)}."]
         parts = [
             f"{share.source} {share.effect:+.3f} (final weight {share.stream_weight:.2f}, {share.stream_share:.0%})"
             for share in self.sources
@@ -219,7 +216,7 @@ class Explanation:
         strongest = max(self.layers, key=lambda share: abs(share.effect))
         if strongest.effect != 0.0:
             sentences.append(
-                f"Strongest single place: {strongest.source} at layer {strongest.layer} ({strongest.effect:+.3f}, "
+                f"Largest single effect: {strongest.source} at layer {strongest.layer} ({strongest.effect:+.3f}, "
                 f"mean absolute coefficient {strongest.coefficient:.3f})."
             )
         return sentences

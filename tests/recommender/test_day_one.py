@@ -114,20 +114,20 @@ def test_every_door_gives_one_score(
 def test_every_answer_names_its_rung_and_reason(recommender: Recommender) -> None:
     told = [recommender.ask(Question([IDS[row] for row in own], other_history=there)) for own, there in QUESTIONS]
     assert [(answer.rung, answer.reason) for answer in told] == [
-        ("none", "nothing is known of this customer: most bought lately first"),
+        ("none", "nothing is known about this customer: recent bestsellers first"),
         (
             "other",
-            "only purchases in other categories are known: what customers with alike purchases there bought here",
+            "only purchases in other categories are known: what customers with similar purchases there bought here",
         ),
         (
             "one",
-            "one purchase here is known: items like it, and bought together with it; and what customers with alike "
+            "one purchase here is known: items like it, and bought together with it; and what customers with similar "
             "purchases there bought here",
         ),
         (
             "several",
-            "3 purchases here are known: items like them, and bought together with them; and what customers with alike "
-            "purchases there bought here",
+            "3 purchases here are known: items like them, and bought together with them; and what customers with "
+            "similar purchases there bought here",
         ),
         ("several", "2 purchases here are known: items like them, and bought together with them"),
     ]
@@ -140,7 +140,7 @@ def test_reasons_without_a_history_name_buyers(recommender: Recommender) -> None
     assert f"Bought by {bought} customer" in reason
     alike = recommender.catalogue.snapshot().get([answer.alike[0][0]])[0]
     assert alike is not None
-    assert f"Customers with alike purchases in other categories bought: {alike.title} (" in reason
+    assert f"Customers with similar purchases in other categories bought: {alike.title} (" in reason
 
 
 def test_reasons_beside_a_bridge_are_of_the_texts_part_of_the_score(recommender: Recommender) -> None:
@@ -158,7 +158,7 @@ def test_reasons_beside_a_bridge_are_of_the_texts_part_of_the_score(recommender:
 def test_what_is_bought_now_is_popular_at_once(tiny_models: Any) -> None:
     model = with_counts(bundle.load(tiny_models.late), some_counts(), {})
     with Recommender(model, ITEMS) as recommender:
-        assert recommender.ask(Question([])).reason == "nothing is known of this customer: most bought first"
+        assert recommender.ask(Question([])).reason == "nothing is known about this customer: bestsellers first"
         recommender.catalogue.add_purchases([Purchase(f"new{user}", "i38") for user in range(40)])
         assert recommender.recommend([], 1)[0].item_id == "i38"
 

@@ -154,7 +154,7 @@ def test_an_explanation_reads_as_sentences_and_as_json(recommender: Recommender)
     text = str(explanation)
     assert "Best match in the history" in text
     assert "kitchen" in text
-    assert "Strongest single place" in text
+    assert "Largest single effect" in text
     assert json.loads(json.dumps(explanation.to_dict()))["item_id"] == "i2"
     assert explanation.best_match in explanation.matches
 
@@ -174,7 +174,7 @@ def test_a_model_of_merged_sources_says_what_each_adds(tiny_models: Any, tiny_do
     assert kitchen.stream_effect == pytest.approx(explanation.score - without, abs=1e-5)
     assert camping.stream_effect != pytest.approx(kitchen.stream_effect, abs=1e-4)
     said = str(explanation)
-    assert f"merged into one stream; what each adds to the score of {explanation.score:.3f}: kitchen" in said
+    assert f"merged; what each adds to the score of {explanation.score:.3f}: kitchen" in said
 
 
 def test_a_single_adapter_recommends_and_explains_without_sources(tiny_models: Any, tiny_domain: Domain) -> None:

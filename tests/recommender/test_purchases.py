@@ -77,7 +77,7 @@ def test_a_full_ranking_by_rows_has_the_term(model: Model, expected: np.ndarray)
     bought = [some_counts().popularity(item) for item in IDS]
     np.testing.assert_allclose(
         scorer.score([[]])[0], np.log1p(bought), atol=1e-6
-    )  # nothing is known: most bought first
+    )  # nothing is known: bestsellers first
     with pytest.raises(DataError, match="knows purchases by item id, but 0 ids came with 60 texts: give ids="):
         ModelScorer(model, ITEMS["title"].to_list(), name="model")
 
@@ -117,7 +117,7 @@ def test_an_explanation_says_what_was_bought_together(model: Model) -> None:
     assert said.matches[2].effect == pytest.approx(scored.score - without.score, abs=1e-5)
     customers = f"{together[2]} customer{'s' if together[2] != 1 else ''}"
     assert f"bought together by {customers})" in str(said)
-    assert f"What is bought together adds {said.copurchase_effect:+.3f}." in str(said)
+    assert f"Co-purchases add {said.copurchase_effect:+.3f}." in str(said)
 
 
 def test_a_model_without_purchases_explains_as_before(tiny_models: Any) -> None:

@@ -65,17 +65,17 @@ def test_without_a_relation_the_simplest_is_taken(tiny_models: Any) -> None:
         "several": {"bridge": 0.0},
     }
     answer = recommender.ask(Question([], other_history=["kitchen pan 5"]))
-    assert answer.reason.endswith("and they tell no more than what is bought most: most bought first")
+    assert answer.reason.endswith("and they predict no better than bestsellers: bestsellers first")
     assert [known.item_id for known, _ in answer.found] == [x.item_id for x in recommender.recommend([])]
 
 
 def test_too_few_customers_of_both_make_no_bridge(tiny_models: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         recommender, day_one = fitted(garden(related=True, customers=39), tiny_models)
-    assert "39 customers of garden bought in another category before, a bridge needs 40" in caplog.text
+    assert "39 customers of garden bought in another category before; learning from that needs 40" in caplog.text
     assert day_one.bridge is None
     reason = recommender.ask(Question([], other_history=["kitchen pan 5"])).reason
-    assert reason.endswith("and no customers of both to learn from: most bought first")
+    assert reason.endswith("and too few customers of both to learn from: bestsellers first")
 
 
 def test_the_most_customers_are_kept(tiny_models: Any, monkeypatch: pytest.MonkeyPatch) -> None:

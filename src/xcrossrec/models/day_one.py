@@ -263,15 +263,15 @@ class Ladder:
         return self._popular
 
     def _reason(self, rung: Rung, own: int, share: float) -> str:
-        popular = "most bought first" if self.day_one.half_life_days is None else "most bought lately first"
-        alike = "what customers with alike purchases there bought here"
+        popular = "bestsellers first" if self.day_one.half_life_days is None else "recent bestsellers first"
+        alike = "what customers with similar purchases there bought here"
         if rung == "none":
-            return f"nothing is known of this customer: {popular}"
+            return f"nothing is known about this customer: {popular}"
         if rung == "other":
             if share:
                 return f"only purchases in other categories are known: {alike}"
-            learned = "they tell no more than what is bought most"
-            why = "no customers of both to learn from" if self.day_one.bridge is None else learned
+            learned = "they predict no better than bestsellers"
+            why = "too few customers of both to learn from" if self.day_one.bridge is None else learned
             return f"only purchases in other categories are known, and {why}: {popular}"
         if self.knows_best_sellers_alone(rung):
             return f"{_known_here(own)}, but all customers get the same: {popular}"

@@ -334,7 +334,7 @@ class Recommender:
         titles = [
             f"{item.title} ({shares[item.item_id]:.0%})" for item in snapshot.get(list(shares)) if item is not None
         ]
-        alike = [f"Customers with alike purchases in other categories bought: {'; '.join(titles)}."] if titles else []
+        alike = [f"Customers with similar purchases in other categories bought: {'; '.join(titles)}."] if titles else []
         found = []
         for known, score in answer.found:
             bought = ladder.term.counts.popularity(known.item_id or "") if ladder is not None else 0

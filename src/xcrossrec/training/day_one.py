@@ -83,8 +83,8 @@ def with_day_one(
         weights = {**weights, **fitting.weights(matcher_of(model), seed)}
     elif domain.other is not None:
         _log.warning(
-            "%d customers of %s bought in another category before, a bridge needs %d: who has bought nothing here is "
-            "answered by what is bought most",
+            "%d customers of %s bought in another category before; learning from that needs %d: a customer without "
+            "purchases here is shown bestsellers",
             *(len(rows), domain.name, LEAST_SHARED),
         )
     new = DayOne(vector_dim(model), popularity, weights, half_life_days=half_life, bridge=bridge)

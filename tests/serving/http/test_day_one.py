@@ -33,7 +33,7 @@ def test_a_question_may_be_empty_and_name_other_categories(folder: Path, open_sh
     with open_shop({"toys": folder}) as shop:
         answer = shop.recommend([], k=2)
         assert [item["item_id"] for item in answer["items"]] == ["i3", "i1"]
-        assert (answer["rung"], answer["reason"]) == ("none", "nothing is known of this customer: most bought first")
+        assert (answer["rung"], answer["reason"]) == ("none", "nothing is known about this customer: bestsellers first")
         other = shop.recommend([], k=2, other_history=["Cast iron pan"], explain=True)
         assert other["rung"] == "other"
         assert other["items"][0]["explanation"]["reasons"][1] == "Bought by 3 customers."
@@ -42,7 +42,7 @@ def test_a_question_may_be_empty_and_name_other_categories(folder: Path, open_sh
         scored = shop.post("/v1/score", {"candidates": [{"item_id": "i3"}], "other_history": ["Cast iron pan"]}).json()
         assert (scored["rung"], scored["scores"][0]["score"]) == ("other", other["items"][0]["score"])
         explained = shop.post("/v1/explain", {"item": {"item_id": "i1"}}).json()["explanation"]
-        assert explained["reasons"][0] == "Nothing is known of this customer: most bought first."
+        assert explained["reasons"][0] == "Nothing is known about this customer: bestsellers first."
         said = sentence(shop.post("/v1/recommend", {"other_history": ["pan"] * 101}), 422, "limit")
         assert said.startswith("101 items of other categories, at most 100 are allowed here")
 
@@ -54,7 +54,7 @@ def test_the_command_needs_no_history(folder: Path, tiny_domain: Domain, tmp_pat
     assert told.exit_code == 0, told.stderr
     assert "[i3]" in told.stdout
     assert "Bought by 3 customers." in told.stdout
-    assert "nothing is known of this customer: most bought first" in told.stderr
+    assert "nothing is known about this customer: bestsellers first" in told.stderr
     other = json.loads(CliRunner().invoke(app, [*command, "--other", "Cast iron pan", "--json"]).stdout)
     assert (other["rung"], other["history"]) == ("other", [])
 

@@ -150,7 +150,9 @@ def test_an_explanation_shows_matches_and_the_heat_map(open_page: Opened, api: C
         ".heat tbody td", "cells => cells.map(c => Number(c.style.getPropertyValue('--heat')))"
     )
     assert heats == pytest.approx([abs(layer.effect / strongest.effect) for layer in reasons.layers], abs=0.001)
-    assert f"The strongest single place is {strongest.source} at layer {strongest.layer}" in page.inner_text(".summary")
+    assert f"The largest single effect is that of {strongest.source} at layer {strongest.layer}" in page.inner_text(
+        ".summary"
+    )
     matched = sorted(reasons.matches, key=lambda match: -(match.share or 0))
     assert page.locator(".matched").all_text_contents() == [match.title for match in matched]
     assert f"{matched[0].share:.0%} of the match" in page.locator(".facts").first.text_content()
@@ -184,7 +186,7 @@ def test_a_model_of_merged_sources_says_what_each_adds(open_page: Opened, api: C
     page.get_by_text("Why?").first.click()
     page.locator(".summary").wait_for()
     summary = page.inner_text(".summary").replace("\u2212", "-")
-    (added,) = re.findall(r"merged into one stream; what each adds: (.+)\.$", summary)
+    (added,) = re.findall(r"merged; what each adds: (.+)\.$", summary)
     shown = {name: float(effect) for name, effect in (each.split() for each in added.split(", "))}
     told = {each.source: each.stream_effect for each in api.explain(["i0"], first, model="merged").sources}
     assert shown == pytest.approx(told, abs=0.00051)  # three places, and another batch's last bits

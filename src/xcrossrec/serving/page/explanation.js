@@ -15,17 +15,17 @@ function summary({ score, integration_effect: effect, layers, sources }) {
   if (!sources.length) return `Score ${number(score)}. This model combines no other categories.`;
   if (effect === null) {
     const added = sources.map((each) => `${each.source} ${signed(each.stream_effect)}`).join(", ");
-    return `Score ${number(score)}. The sources are merged into one stream; what each adds: ${added}.`;
+    return `Score ${number(score)}. The sources are merged; what each adds: ${added}.`;
   }
   const strongest = layers.reduce((best, each) => (Math.abs(each.effect) > Math.abs(best.effect) ? each : best));
   return (
     `Integration moved the score of ${number(score)} by ${signed(effect)}. ` +
-    `The strongest single place is ${strongest.source} at layer ${strongest.layer} (${signed(strongest.effect)}).`
+    `The largest single effect is that of ${strongest.source} at layer ${strongest.layer} (${signed(strongest.effect)}).`
   );
 }
 
 function added(effect) {
-  return effect ? ` What is bought together adds ${signed(effect)}.` : "";
+  return effect ? ` Co-purchases add ${signed(effect)}.` : "";
 }
 
 /** What a match is ranked by: its share, else its effect, else its similarity. */
