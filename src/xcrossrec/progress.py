@@ -58,8 +58,7 @@ class Stage:
     """Some work in steps; see :func:`stage`."""
 
     def __init__(self, what: str, unit: str, line: Line | None) -> None:
-        self.what, self.unit = what, unit
-        self._line = line
+        self.what, self.unit, self._line = what, unit, line
         self._bar = line is to_stderr and sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
         self._began = self._told = time.monotonic()
         self._first: int | None = None

@@ -113,9 +113,8 @@ def check(catalog: Catalogue) -> None:
     else:
         found = examine(catalog)
         damage, name, count, version = found.sentences(), catalog, len(found.items), found.version
-    for sentence in damage:
-        echo(sentence)
     if damage:
+        echo("\n".join(damage))
         raise typer.Exit(1)
     echo(f"{name}: {count} items, version {version}, nothing is damaged")
 
@@ -145,8 +144,7 @@ def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
         found, made = repair(
             catalog, fingerprint=fingerprint_of(loaded), encode=lambda items: encode_items(loaded, items)
         )
-    for sentence in found.sentences():
-        echo(sentence)
+    echo("\n".join(found.sentences()))
     with made:
         lost, anew = int(found.unreadable.sum()), int((found.unfit & ~found.unreadable).sum())
         left_out = f", {lost} left out: write them anew" if lost else ""

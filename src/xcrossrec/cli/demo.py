@@ -87,8 +87,7 @@ def run(
     with progress_to_stderr():
         decision = adapt(out / "data" / new, sources, out=out / new, minutes=minutes, base=base, plan=plan)
         shown = _recommendations(out / new / "model", small[new], base)
-    echo(f"{shown}\n")
-    echo(as_text(decision, out / new))
+    echo(f"{shown}\n\n{as_text(decision, out / new)}")
     log.info(f"done in {time.perf_counter() - began:.0f} s")
 
 

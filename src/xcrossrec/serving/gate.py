@@ -40,8 +40,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
-        self.settings, self.metrics = service.settings, service.metrics
-        self.room = service.room
+        self.settings, self.metrics, self.room = service.settings, service.metrics, service.room
         self._coming = 0  # bytes of bodies that are not complete
         self._readers = [key.encode() for key in (*self.settings.api_keys, *self.settings.admin_keys)]
         self._admins = [key.encode() for key in self.settings.admin_keys]
@@ -158,9 +157,7 @@ class _Visit:
     """One request on its way; sees its answer's status and adds headers."""
 
     def __init__(self, scope: Scope, send: Send, draining: Callable[[], bool]) -> None:
-        self.scope = scope
-        self.started = perf_counter()
-        self.status = 0
+        self.scope, self.started, self.status = scope, perf_counter(), 0
         self._send, self._draining = send, draining
         given = Headers(scope=scope).get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()

@@ -141,12 +141,9 @@ class Settings:
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine alone."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    with suppress(ValueError):
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    return False
 
 
 def keys_of(environment: Mapping[str, str], name: str) -> tuple[str, ...]:

@@ -4,8 +4,11 @@ import bz2
 import gzip
 import json
 import lzma
+import shutil
+import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -14,6 +17,7 @@ import pytest
 
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.readers import Columns, Condition, Inputs, Recipe, copies, import_domain
+from xcrossrec.data.readers.sources import Reading, open_sources
 from xcrossrec.exceptions import ConfigError, DataError
 
 TITLES = ["Käse", "Öl", "Größe"]
@@ -123,6 +127,31 @@ def test_several_files_folders_patterns_and_archives_are_one(tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="it is a folder without files"):
         taken(tmp_path / "empty")
+
+
+def test_a_zip_file_that_fills_the_disk_is_refused_before_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("a.csv", bytes(2_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_999_999))
+    with pytest.raises(DataError, match=r"bomb\.zip holds 2,000,000 bytes, more than .* has room for: unpack"):
+        copies.unzip(tmp_path / "bomb.zip", tmp_path)
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_many_columns_cost_no_more_than_each_of_them(tmp_path: Path) -> None:
+    """A dump keyed by customers has as many; twice as many must not cost four times as much."""
+    names = [f"c{number}" for number in range(3_000)]
+    (tmp_path / "keyed.json").write_text(json.dumps({name: {"item": "i", "t": 1} for name in names}))
+    (tmp_path / "wide.csv").write_text(f"user_id,item_id,{','.join(names)}\nu,i{',' * len(names)}\n")
+    began = time.process_time()
+    for file, count in (("keyed.json", 6_000), ("wide.csv", 3_002)):
+        (source,) = open_sources(tmp_path / file, None, Reading(tmp_path))
+        assert len(source.types) == count
+        some = list(source.types)
+        assert source.read(some, lambda batches: next(batches).width, [pl.col(name) for name in some]) == count
+    assert time.process_time() - began < 20
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

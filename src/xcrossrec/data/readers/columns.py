@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, Self, TypeAlias, cast, get_args, get_origin, get_type_hints
 
@@ -195,6 +196,7 @@ def is_dated(name: str) -> bool:
     return bool(_WORDS["dated"].search(unaccented(name)))
 
 
+@cache
 def _plain(name: str) -> str:
     turned = re.sub(r"^id[\s_-]+(.+)", r"\1id", name.lower())
     return "".join(filter(str.isalnum, unaccented(turned).lower()))

@@ -14,6 +14,7 @@ import json
 import lzma
 import mmap
 import re
+import shutil
 import tempfile
 import unicodedata
 import zipfile
@@ -192,6 +193,8 @@ def unzip(path: Path, folder: Path) -> Path:
     inner = Path(tempfile.mkdtemp(dir=folder))
     try:
         with zipfile.ZipFile(path) as packed:
+            if (size := sum(each.file_size for each in packed.infolist())) > shutil.disk_usage(inner).free:
+                raise DataError(f"{path} holds {size:,} bytes, more than {folder} has room for: unpack it elsewhere")
             packed.extractall(inner)
             lost = sum(not each.is_dir() for each in packed.infolist()) - sum(map(Path.is_file, inner.rglob("*")))
     except (*_FAULTS, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
@@ -299,14 +302,11 @@ def _records(text: Text, loose: bool) -> Iterator[dict[str, Any]]:
 
 
 def _record(line: str, loose: bool) -> object:
-    try:
+    with suppress(ValueError, RecursionError):
         return json.loads(line, parse_constant=lambda _: None)
-    except (ValueError, RecursionError):
-        pass
-    try:
+    with suppress(ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return ast.literal_eval(line.strip()) if loose else None
-    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-        return None
+    return None
 
 
 def _objects(text: str) -> object:

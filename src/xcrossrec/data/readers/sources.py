@@ -290,7 +290,8 @@ class Source:
 
     def _scan(self, wanted: Sequence[str]) -> pl.LazyFrame:
         """Scan the columns that hold what is wanted, nested as they are."""
-        tops = [name for name in self._schema if any(part == name or part.startswith(f"{name}.") for part in wanted)]
+        parts = {*wanted, *_above(wanted)}
+        tops = [name for name in self._schema if name in parts]
         if self.form == "parquet":
             return self._parquet.select(tops)
         if self.form == "jsonl":
@@ -395,16 +396,22 @@ _TITLES: Mapping[Form, str] = {"csv": "CSV", "parquet": "Parquet", "jsonl": "JSO
 
 def _flattened(frame: pl.LazyFrame, wanted: Sequence[str] | None) -> pl.LazyFrame:
     """Give nested columns dotted names, all or those that hold what is wanted; a list of objects becomes rows."""
+    above = _above(wanted or ())
     while True:
         schema = frame.collect_schema()
         inner = {name: dtype.inner if isinstance(dtype, pl.List) else dtype for name, dtype in schema.items()}
         holds = [name for name, dtype in inner.items() if isinstance(dtype, pl.Struct)]
-        nested = [n for n in holds if wanted is None or any(part.startswith(f"{n}.") for part in wanted)]
+        nested = [name for name in holds if wanted is None or name in above]
         if not nested:
             return frame
         for name in nested:
-            rows = frame.explode(name, empty_as_null=True) if isinstance(schema[name], pl.List) else frame
-            frame = rows.unnest(name, separator=".")
+            frame = frame.explode(name, empty_as_null=True) if isinstance(schema[name], pl.List) else frame
+        frame = frame.unnest(nested, separator=".")
+
+
+def _above(names: Iterable[str]) -> set[str]:
+    """What dotted names are inside of."""
+    return {name[:dot] for name in names for dot, letter in enumerate(name) if letter == "."}
 
 
 def _as_text(dtype: pl.DataType) -> pl.DataType:
@@ -417,4 +424,5 @@ def _as_text(dtype: pl.DataType) -> pl.DataType:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    return [name if names.index(name) == place else f"{name} ({place})" for place, name in enumerate(names)]
+    first = {name: place for place, name in reversed([*enumerate(names)])}
+    return [name if first[name] == place else f"{name} ({place})" for place, name in enumerate(names)]
