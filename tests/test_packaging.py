@@ -130,6 +130,42 @@ def test_the_images_user_has_a_home_to_write_to_and_every_pod_room_there() -> No
         assert "/tmp" in [mount["mountPath"] for mount in pod["volumeMounts"]]
 
 
+def test_nothing_may_more_than_it_must() -> None:
+    """No rights that grow, no capabilities, no token of the cluster; keys where they are checked alone."""
+    pods = [part for part in parts_of(KUBERNETES) if isinstance(part, dict) and "containers" in part]
+    assert len(pods) == 4 + 1  # that of the workers is the head's
+    for pod in pods:
+        assert pod["automountServiceAccountToken"] is False
+        assert (
+            pod["securityContext"].items()
+            >= {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}.items()
+        )
+        (container,) = pod["containers"]
+        wanted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        assert container["securityContext"].items() >= wanted.items()
+        assert ("envFrom" in container) == (pod is deployment())
+    for name in ("service", "load", "night"):
+        service = COMPOSE["services"][name]
+        assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
+        assert ("XCROSSREC_ADMIN_KEYS" in service["environment"]) == (name == "service")
+
+
+def test_only_what_asks_the_database_reaches_it() -> None:
+    (policy,) = [part["spec"] for part in KUBERNETES if part["kind"] == "NetworkPolicy"]
+    (rule,) = policy["ingress"]
+    (labels,) = rule["from"][0]["podSelector"]["matchExpressions"]
+    askers = [
+        part["metadata"]["labels"][labels["key"]]
+        for part in parts_of(KUBERNETES)
+        if isinstance(part, dict) and any(each["image"] == IMAGE for each in part.get("spec", {}).get("containers", []))
+    ]
+    assert set(askers) == set(labels["values"])
+    (database,) = [part for part in KUBERNETES if part["kind"] == "StatefulSet"]
+    assert policy["podSelector"] == database["spec"]["selector"]
+    (container,) = database["spec"]["template"]["spec"]["containers"]
+    assert rule["ports"] == [{"port": container["ports"][0]["name"]}]
+
+
 def deployment() -> Any:
     (found,) = [part for part in KUBERNETES if part["kind"] == "Deployment"]
     return found["spec"]["template"]["spec"]
