@@ -31,3 +31,16 @@ def test_there_are_no_more_options_than_a_person_can_look_through() -> None:
     found = dict(options_of(typer.main.get_command(app)))
     assert sum(map(len, found.values())) <= MOST, {name: len(options) for name, options in found.items()}
     assert len(found["train target"]) <= MOST_OF_TRAIN_TARGET, found["train target"]
+
+
+def summaries(command: Any) -> list[str]:
+    """What the list of commands says of each, at the usual width of 80."""
+    below = getattr(command, "commands", {})
+    room = 80 - 6 - max(map(len, below), default=0)
+    return [text for each in below.values() for text in (each.get_short_help_str(room), *summaries(each))]
+
+
+def test_the_list_of_commands_is_read_in_whole_sentences() -> None:
+    found = summaries(typer.main.get_command(app))
+    assert len(found) > 20
+    assert [text for text in found if text.endswith("...")] == []

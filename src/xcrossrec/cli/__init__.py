@@ -105,7 +105,7 @@ def _root(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> None:
-    """Recommend in a new domain by integrating domain-specific language models."""
+    """Recommend products in a new category by combining the language models of established ones."""
     logger = logging.getLogger("xcrossrec")
     if not any(isinstance(handler, _Progress) for handler in logger.handlers):
         logger.addHandler(_Progress())

@@ -39,7 +39,7 @@ def adapt(
     ] = None,
     engine: EngineChoice = "local",
 ) -> None:
-    """Decide what to ship for a new category: fit candidates, choose one and report, within a time limit.
+    """Decide what to ship for a new category. Fits candidates, chooses one and reports, within a time limit.
 
     Writes the model to OUT/model, and the reasons to OUT/decision.json and OUT/report.html. Run the command again to
     resume after an interruption, or to continue with more minutes.
@@ -71,7 +71,7 @@ def sources(
     ],
     base: Base = None,
 ) -> None:
-    """Say which established categories' adapters help, tested on at most 300 users, without training.
+    """Say which established categories help. Tests adapters on at most 300 users, without training.
 
     \b
       xcrossrec sources data/garden --source adapters/kitchen --source adapters/camping
@@ -117,9 +117,9 @@ def _row(each: Candidate, shipped: bool) -> list[str]:
 
 
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `xcrossrec adapt` wrote.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Written by `xcrossrec adapt`.")],
 ) -> None:
-    """Write DIR/report.html again from DIR/decision.json: one file, for any screen and for paper."""
+    """Write the report of an `adapt` run again. It is DIR/report.html, made from DIR/decision.json."""
     require("models")
     from xcrossrec.adaptation.report import write_report
 

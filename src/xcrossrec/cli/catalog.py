@@ -29,21 +29,21 @@ from xcrossrec.types import is_url
 if TYPE_CHECKING:
     from xcrossrec.models.model import Model
 
-Catalogue = Annotated[str, typer.Argument(metavar="DIR", help="A catalogue that 'catalog build' or 'serve' made.")]
+Catalogue = Annotated[str, typer.Argument(metavar="DIR", help="A catalogue made by `catalog build` or `serve`.")]
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep items with their vectors on disk.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Store items with their vectors on disk.")
 
 
 @app.command("build")
 def build(
     model: ModelDir,
-    items: Annotated[str, typer.Argument(metavar="ITEMS", help="A domain's folder, a table of items, a catalogue.")],
-    out: Annotated[str, typer.Option(metavar="DIR", help="Folder to write, or postgresql://...; must be free.")],
+    items: Annotated[str, typer.Argument(metavar="ITEMS", help="A domain's folder, a table of items, or a catalogue.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder to write (must not exist), or postgresql://...")],
     base: Base = None,
     precision: Precision = "fp32",
     overwrite: Overwrite = False,
 ) -> None:
-    """Encode items and keep them, with their vectors, in a folder that every --catalog takes.
+    """Encode items and store them with their vectors. Every --catalog takes the result.
 
     A table may also have the columns category, in_stock and price, which searches filter by; every other column is
     kept as metadata.
@@ -72,7 +72,7 @@ def embed(
     precision: Precision = "fp32",
     engine: EngineChoice = "local",
 ) -> None:
-    """Encode a catalogue's items again, by another model, as it reads them; the items stay as they are.
+    """Encode a catalogue's items again, with another model. The items themselves do not change.
 
     It is done as a whole or not at all, and not while a service has the catalogue open: that one changes its model
     itself. A killed run goes on where it was when the same command is given again; one on a database with --engine ray.
@@ -100,7 +100,7 @@ def embed(
 
 @app.command("check")
 def check(catalog: Catalogue) -> None:
-    """List what of a catalogue is damaged, item by item; the status is 1 if anything is."""
+    """List what is damaged in a catalogue, item by item. The exit status is 1 if anything is."""
     check_catalogue(catalog)
     prepare("models")
     from xcrossrec.catalogue import examine
@@ -121,7 +121,7 @@ def check(catalog: Catalogue) -> None:
 
 @app.command("repair")
 def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
-    """Encode the items of a damaged catalogue again that are intact, and leave out the others by name.
+    """Repair a damaged catalogue. Encodes intact items again, and names the others, which are left out.
 
     The model is the one that made the vectors. Writes that the damage took back stay lost; the version goes on after
     them.

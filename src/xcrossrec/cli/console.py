@@ -30,21 +30,22 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
 Precision = Annotated[
     EncodingPrecision,
-    typer.Option(help="Of encoding: exact (fp32), or faster where the processor multiplies bfloat16 (bf16)."),
+    typer.Option(help="Encoding precision: exact (fp32), or faster on processors with bfloat16 (bf16)."),
 ]
 Base = Annotated[
     str | None, typer.Option(help="Folder or hub name of the model's base.  [default: found by its digest]")
 ]
 SourcesBase = Annotated[
-    str | None, typer.Option(help="Folder or hub name.  [default: of the adapters given, or the embedded one]")
+    str | None, typer.Option(help="Folder or hub name.  [default: the adapters' base, or the embedded one]")
 ]
 EngineChoice = Annotated[
-    EngineName, typer.Option("--engine", help="In this process, or by Ray: on this machine, or RAY_ADDRESS's cluster.")
+    EngineName,
+    typer.Option("--engine", help="In this process, or with Ray: here, or on the cluster at RAY_ADDRESS."),
 ]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse an adapter if only its shapes say that it belongs to the base.")
+    bool, typer.Option("--strict", help="Refuse an adapter if only its shapes suggest that it fits the base.")
 ]
-ModelDir = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a bundle or an adapter.")]
+ModelDir = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a model or an adapter.")]
 DomainDir = Annotated[Path, typer.Argument(metavar="DIR", help="A domain's folder.")]
 
 log = logging.getLogger("xcrossrec")

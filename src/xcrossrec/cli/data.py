@@ -24,49 +24,49 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Import, che
 
 @app.command("import")
 def import_(
-    out: Annotated[Path, typer.Option(help="Folder to write; must be free.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
     interactions: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="Interactions to be split here: file, folder or pattern; may be repeated."),
+        typer.Option(metavar="FILE", help="Purchases, to be split here: file, folder or pattern; may be repeated."),
     ] = None,
     items: Annotated[
-        list[str] | None, typer.Option(metavar="FILE", help="Items and titles, if they stand apart; may be repeated.")
+        list[str] | None, typer.Option(metavar="FILE", help="Items and titles, if in other files; may be repeated.")
     ] = None,
-    train: Annotated[str | None, typer.Option(metavar="FILE", help="Interactions that come split: train.")] = None,
+    train: Annotated[str | None, typer.Option(metavar="FILE", help="Purchases that are already split: train.")] = None,
     validation: Annotated[str | None, typer.Option(metavar="FILE", help="The same: validation.")] = None,
     test: Annotated[str | None, typer.Option(metavar="FILE", help="The same: test.")] = None,
-    domain: Annotated[str | None, typer.Option(help="Name of the domain.  [default: OUT's own name]")] = None,
+    domain: Annotated[str | None, typer.Option(help="Name of the domain.  [default: OUT's name]")] = None,
     form: Annotated[
-        Format | None, typer.Option("--format", help="What the interactions are.  [default: by what each file holds]")
+        Format | None, typer.Option("--format", help="Format of the files.  [default: detected for each]")
     ] = None,
     column: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ROLE=NAME",
             help="Name of the column of user, item, title, time, clock, position, brand, category, description, price, "
-            "in_stock or history; dotted inside another; may be repeated.  [default: found]",
+            "in_stock or history; dotted if nested; may be repeated.  [default: detected]",
         ),
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(metavar="COLUMN=VALUE", help="Which interactions count (also != < > <= >=); may be repeated."),
+        typer.Option(metavar="COLUMN=VALUE", help="Which purchases count (also != < > <= >=); may be repeated."),
     ] = None,
     separator: Annotated[
-        str | None, typer.Option(help="What stands between the values of a table of text.  [default: found]")
+        str | None, typer.Option(help="Separator of a text table's columns.  [default: detected]")
     ] = None,
     encoding: Annotated[
-        str | None, typer.Option(help="Encoding of text, such as cp1252 or utf-16.  [default: found]")
+        str | None, typer.Option(help="Encoding of text, such as cp1252 or utf-16.  [default: detected]")
     ] = None,
     incomplete: Annotated[
-        Incomplete, typer.Option(help="Interactions without user, item or time; items without an id.")
+        Incomplete, typer.Option(help="Purchases without user, item or time; items without an id.")
     ] = "error",
-    k_core: Annotated[int, typer.Option(min=1, help="Fewest interactions of a user and of an item.")] = 1,
+    k_core: Annotated[int, typer.Option(min=1, help="Least interactions of each user and item.")] = 1,
     repeats: Annotated[
         Repeats,
         typer.Option(help="Drop exact repeats (user, item, time); keep all (consumables); or first purchases only."),
     ] = "drop",
     split: Annotated[
-        SplitWay | None, typer.Option(help="How to split.  [default: leave-last-out, or as the files come]")
+        SplitWay | None, typer.Option(help="How to split.  [default: leave-last-out, or the files' own]")
     ] = None,
     shares: Annotated[
         str,
@@ -74,9 +74,7 @@ def import_(
             metavar="V,T", help="Share of the users (by-user) or purchases (temporal) for validation, and for test."
         ),
     ] = "0.1,0.1",
-    unknown_items: Annotated[
-        UnknownItems, typer.Option(help="Interactions whose item is not among the items.")
-    ] = "error",
+    unknown_items: Annotated[UnknownItems, typer.Option(help="Purchases whose item is not among the items.")] = "error",
     text: Annotated[
         str | None,
         typer.Option(
@@ -94,10 +92,10 @@ def import_(
     engine: EngineChoice = "local",
     as_json: Json = False,
 ) -> None:
-    """Read purchases and titles, split them for training and measuring, and write a domain's folder.
+    """Import purchases and titles into a domain's folder. They are split for training and evaluation.
 
-    Columns are found by their usual names (user_id, customer, item_id, sku, title, name, timestamp, date, ...).
-    Purchases that come split (--train, --validation, --test) are taken as they are.
+    Columns are detected by their usual names (user_id, customer, item_id, sku, title, name, timestamp, date, ...).
+    Purchases that are already split (--train, --validation, --test) are not changed.
 
     \b
       xcrossrec data import --interactions purchases.csv --items products.csv --out data/garden
@@ -132,11 +130,11 @@ def import_(
 @app.command()
 def lint(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Folders of domains, imported or of CSV files.")
+        list[Path], typer.Argument(metavar="DIR...", help="Domains' folders, imported or with CSV files.")
     ],
     as_json: Json = False,
 ) -> None:
-    """Find defects in data, within each folder and between them; exit 1 if any is serious."""
+    """Find defects in data, within and between folders. The exit status is 1 if any is an error."""
     from xcrossrec.data.lint import lint as find_defects
 
     with progress_to_stderr():
@@ -147,10 +145,10 @@ def lint(
 
 @app.command()
 def market(
-    out: Annotated[Path, typer.Option(help="Folder that gets one folder a domain.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, with a folder for each domain.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
 ) -> None:
-    """Write the built-in sample market: four small domains with simulated users."""
+    """Write the sample market: four small simulated domains."""
     from xcrossrec.data import read_domain, write_domain
     from xcrossrec.data.market import sample_market
     from xcrossrec.data.store import MANIFEST, refuse_taken

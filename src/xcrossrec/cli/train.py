@@ -44,18 +44,18 @@ class Run:
     """What every training is told."""
 
     out: Annotated[Path, typer.Option(help="Folder to write.")]
-    scoring: Annotated[Scoring, typer.Option(help="History and item encoded apart (dual) or in one text (pair).")] = (
+    scoring: Annotated[Scoring, typer.Option(help="History and item encoded apart (dual) or as one text (pair).")] = (
         "dual"
     )
     base: SourcesBase = None
     budget: Annotated[
-        int | None, typer.Option(min=1, help="Train on so many users, drawn by seed.  [default: all]")
+        int | None, typer.Option(min=1, help="Train on this many users, drawn by seed.  [default: all]")
     ] = None
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the users, at most.")] = None
+    epochs: Annotated[int | None, typer.Option(min=1, help="Most passes over the users.")] = None
     config: Annotated[Path | None, typer.Option(help="TOML file of training settings; options override it.")] = None
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of every draw.  [default: 0]")] = None
-    report_to: Annotated[Tracker, typer.Option(help="Who is told losses and learning rates.")] = "tensorboard"
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same settings.")] = False
+    seed: Annotated[int | None, typer.Option(min=0, help="Random seed.  [default: 0]")] = None
+    report_to: Annotated[Tracker, typer.Option(help="Where losses and learning rates are logged.")] = "tensorboard"
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run of the same settings.")] = False
     overwrite: Overwrite = False
     as_json: Json = False
 
@@ -98,13 +98,13 @@ class Lora(Run):
     ] = None
     pooling: Annotated[
         PoolingMode | None,
-        typer.Option(help="From token states to a vector (dual).  [default: as the base's folder says]"),
+        typer.Option(help="How token states become a vector (dual).  [default: the base folder's]"),
     ] = None
     history_prompt: Annotated[
-        str | None, typer.Option(help="Text before a history's items.  [default: as the base's folder says]")
+        str | None, typer.Option(help="Text before a history's items.  [default: the base folder's]")
     ] = None
     item_prompt: Annotated[
-        str | None, typer.Option(help="Text before an item that is scored.  [default: as the base's folder says]")
+        str | None, typer.Option(help="Text before an item that is scored.  [default: the base folder's]")
     ] = None
     pair_attention: Annotated[
         PairAttention | None,
@@ -112,7 +112,7 @@ class Lora(Run):
     ] = None
 
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train sources, and a target of them.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train sources, and a target from them.")
 
 
 @app.command()
@@ -162,23 +162,23 @@ def target(
     options: Run,
     sources: Annotated[
         list[Path] | None,
-        typer.Option("--source", help="A source's adapter folder; at least two, but for --form lora."),
+        typer.Option("--source", help="A source's adapter folder; at least two, except with --form lora."),
     ] = None,
     form: Annotated[
         Literal["merged", "xcross", "xcross-all", "lora"],
         typer.Option(
-            help="Sources averaged in one stream (merged), the paper's integration, after the last two layers (xcross) "
-            "or after every one (xcross-all), or their rival without it (lora)."
+            help="Sources averaged in one model (merged), the paper's integration after the last two layers (xcross) "
+            "or after every one (xcross-all), or a LoRA on the target for comparison (lora)."
         ),
     ] = "merged",
     strict: Strict = False,
     integrator: Annotated[str | None, typer.Option(hidden=True, callback=_refuse_old_name)] = None,
 ) -> None:
-    """Integrate source adapters into a new domain: only a small LoRA, or integrators, and a small head train.
+    """Combine source adapters for a new domain. Trains only a small LoRA, or integrators, and a small head.
 
-    By default the sources' updates are averaged into one stream, and the learning rate of its LoRA follows the number
-    of users. `--form xcross-all` is X-Cross as published; docs/evidence.md compares them. `--form lora` is their rival,
-    with as many epochs: LoRA on the target, from the base or from one source.
+    By default the sources' updates are averaged, and the learning rate of the LoRA depends on the number of users.
+    `--form xcross-all` is X-Cross as published; docs/evidence.md compares the forms. `--form lora` is for comparison,
+    with as many epochs: a LoRA on the target, from the base or from one source.
 
     \b
       xcrossrec train target data/toys --source adapters/electronics --source adapters/sports \\
