@@ -109,7 +109,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("serve MODEL --catalog DOMAIN --base /no/base", "base model '/no/base' cannot be loaded"),
     ("inspect MODEL --base /no/base", "base model '/no/base' cannot be loaded"),
     ("demo --out DOMAIN", "DOMAIN exists and is not an earlier demo"),
-    ("data import --interactions NONE --out DOMAIN", "DOMAIN already holds a domain: choose another path, or allow it"),
+    ("data import --interactions NONE --out DOMAIN", "DOMAIN already holds a domain: choose another path, or let it"),
     ("bases DOMAIN --base /no/base --base /other", "base model '/no/base' cannot be loaded"),
     ("bases DOMAIN --base one --base two", "has no 'validation' split, only train"),
     ("data lint NONE", "no folder at NONE"),

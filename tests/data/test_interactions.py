@@ -315,7 +315,7 @@ def test_times_of_a_table_are_read_as_those_of_a_file(times: Any) -> None:
 @pytest.mark.parametrize(
     ("items", "splits", "message"),
     [
-        ({}, {"timestamp": [-5]}, "timestamp -5 in row 0 .*: it is a time before 1970"),
+        ({}, {"timestamp": [-5]}, "timestamp -5 in row 0 .*: it is a time before 1990"),
         ({}, {"timestamp": [True]}, "timestamp of type Boolean, expected seconds, ISO 8601 or datetimes"),
         ({"title": [b"\xff"]}, {}, "title of type Binary: make it text"),
         ({"price": [float("inf")]}, {}, "have price 'inf' in row 0"),

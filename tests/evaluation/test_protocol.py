@@ -242,6 +242,40 @@ def test_who_bought_nearly_everything_is_left_out_of_drawn_lists(
     assert "tools, validation: 1 of 13 users are left out of uniform negatives" in caplog.text
 
 
+def test_who_had_bought_the_target_before_is_left_out_and_told() -> None:
+    drop = {"filters": {"repeats": "drop"}}
+    plain, items = _domain(**drop), _domain().items
+    again = interactions({"v90": (4, 5, 4), "v91": (7, 7)})
+    more = {**plain.interactions, "validation": pl.concat([plain.interactions["validation"], again])}
+    domain = Domain("tools", items, more, drop)
+    found, before = (evaluate(Hashed(), each, "validation", seed=3) for each in (domain, plain))
+    assert found.frame.equals(before.frame)
+    assert before.warnings()[0].startswith("1 users are left out, whose last purchase repeats")
+    assert [each.startswith("3 users are left out, whose last purchase repeats") for each in found.warnings()] == [True]
+    for manifest in ({}, {"filters": {"repeats": "keep"}}):  # ready splits, whose users are those of what was published
+        kept = evaluate(Hashed(), Domain("tools", items, more, manifest), "validation")
+        assert {"v90", "v91"} <= {*kept.frame["user_id"]}
+        assert not kept.warnings()
+    nobody = Domain("tools", items, {**plain.interactions, "validation": again}, drop)
+    with pytest.raises(
+        DataError, match=r"0 users with a history .*2 items \(2 users are left out, .*--repeats keep ranks"
+    ):
+        evaluate(Hashed(), nobody, "validation")
+
+
+@pytest.mark.parametrize("lines", [2, 1])
+def test_targets_of_one_order_with_their_history_are_told(lines: int) -> None:
+    """Lines of one order stand at one time, in the order of the file."""
+    domain = _domain()
+    timed = {s: frame.with_columns(timestamp=pl.col("position") // lines) for s, frame in domain.interactions.items()}
+    found = evaluate(Hashed(), Domain("tools", domain.items, timed), "validation")
+    lengths = timed["validation"].group_by("user_id").len().filter(pl.col("len") > 1)["len"]
+    even = lengths.is_in([2, 4, 6]).sum()
+    assert 0 < even < lengths.len() == 12
+    told = [each for each in found.warnings() if "completing an order, not the next purchase" in each]
+    assert [each.partition(" have the same time")[0] for each in told] == [f"{even} of 12 targets"] * (lines - 1)
+
+
 def test_where_repeats_are_kept_what_was_bought_stays_a_candidate() -> None:
     plain, kept = _domain(), _domain(filters={"repeats": "keep"})
     result = evaluate(Hashed(), kept, "validation")

@@ -18,6 +18,7 @@ from xcrossrec.progress import in_words
 if TYPE_CHECKING:
     from xcrossrec.adaptation.decision import Candidate, Decision
 
+_SPOILING = ("target_in_history", "same_moment", "train_after_targets", "common_item", "heavy_user")  # reported numbers
 TargetDir = Annotated[Path, typer.Argument(metavar="TARGET", help="The new category: a domain's folder.")]
 
 
@@ -104,7 +105,9 @@ def as_text(decision: Decision, out: Path) -> str:
     if decision.curve is not None:
         lines += [decision.curve.sentence, ""]
     catalog = quote(decision.target.folder or "TARGET")
-    lines += [*decision.verdict, ""]
+    own = (f"{decision.target.name}: ", f"{decision.target.name} (test): ")
+    risks = [each for each in decision.risks or () if each.code in _SPOILING and each.sentence.startswith(own)]
+    lines += [*decision.verdict, *(f"But {each.sentence}" for each in risks), ""]
     lines.append(f"Report: {out / 'report.html'}")
     return "\n".join([*lines, f"Serve:  xcrossrec serve {quote(str(out / 'model'))} --catalog {catalog}"])
 

@@ -190,11 +190,13 @@ _REASONS = {
 
 def _report(filters: dict[str, Any]) -> None:
     """Say on stderr, a line a reason, where the rows went and what was repaired."""
+    from xcrossrec.data.interactions import HEAVY
+
     for name, count in filters.get("rows", {}).items():
         to_stderr(f"{count:>12,} {_REASONS[name].format_map(filters)}")
-    if one := filters.get("one_user"):
-        said = f"the user {one['user_id']!r} has {one['interactions']:,} interactions and nobody else a tenth of them"
-        to_stderr(f"{said}: if it stands for guests, leave it out (--where COLUMN!={one['user_id']})")
+    if heavy := filters.get("heavy_users"):
+        to_stderr(f"{heavy['users']:,} users have {heavy['interactions']:,} interactions, {HEAVY}")
+        to_stderr("  " + " ".join(f'--where "COLUMN!={user}"' for user in heavy["examples"]))
     if lacking := filters.get("items_without_id"):
         to_stderr(f"{lacking:,} rows of items without an id were left out (--incomplete drop)")
     if two := filters.get("conflicting_titles"):

@@ -57,10 +57,7 @@ def draw_candidates(domain: Domain, split: Split, negatives: Negatives, *, seed:
         DataError: the split is absent, or the catalogue too small for 29 negatives of anybody.
     """
     if negatives not in ("uniform", "popularity"):
-        raise ConfigError(
-            f"no candidates are drawn for negatives {negatives!r}: choose uniform or popularity "
-            "('full' ranks the whole catalogue)"
-        )
+        raise ConfigError(f"no candidates are drawn for negatives {negatives!r}: choose uniform or popularity")
     if seed < 0:
         raise ConfigError(f"the seed of the candidates is {seed}: give 0 or more")
     sequences, weights, excluded, left = _drawable(domain, split, negatives)

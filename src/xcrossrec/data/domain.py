@@ -44,9 +44,9 @@ class Sequences:
         if budget is None:
             return self
         if not 1 <= budget <= len(self):
+            every = len(self)
             raise DataError(
-                f"a budget of {budget} users cannot be taken from {len(self)} users: "
-                f"give a budget between 1 and {len(self)}, or none for all"
+                f"a budget of {budget} users cannot be taken from {every} users: give 1 to {every}, or none"
             )
         return self._select(self._permutation(seed)[:budget])
 
@@ -57,9 +57,7 @@ class Sequences:
             the rest and the users set aside, both in their own order; disjoint.
         """
         if not 0 <= count < len(self):
-            raise DataError(
-                f"{count} users cannot be set aside from {len(self)} users: give a number between 0 and {len(self) - 1}"
-            )
+            raise DataError(f"{count} users cannot be set aside from {len(self)} users: give 0 to {len(self) - 1}")
         order = self._permutation(seed)
         return self._select(sorted(order[count:])), self._select(sorted(order[:count]))
 
@@ -67,6 +65,10 @@ class Sequences:
         """Cut each sequence into what came before and the last item, the target."""
         histories = [rows[:-1] for rows in self.rows]
         return histories, np.array([rows[-1] for rows in self.rows], dtype=np.int64)
+
+    def with_new_targets(self) -> Sequences:
+        """Leave out whoever had bought the last item before."""
+        return self._select([index for index, rows in enumerate(self.rows) if rows[-1] not in rows[:-1]])
 
     def _permutation(self, seed: int) -> list[int]:
         order: list[int] = np.random.default_rng(seed).permutation(len(self)).tolist()

@@ -20,6 +20,7 @@ from xcrossrec.data.times import SUBSECOND, faults, times, unit_of, whole_number
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
+HEAVY = "each ten times as many as 95% of all users: guests under one id, dealers, robots? Leave them out (--where)"
 EXAMPLES = 5  # how many values a message or a manifest names
 _BOOLEANS = {"true": True, "t": True, "yes": True, "1": True, "false": False, "f": False, "no": False, "0": False}
 _ROW = "__row"

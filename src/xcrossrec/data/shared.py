@@ -29,28 +29,26 @@ def with_shared_users(domain: Domain, others: Sequence[Domain]) -> Domain:
         raise DataError("no other domain was given: name at least one whose users this one shares")
     names = [domain.name, *(other.name for other in others)]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise DataError(
-            f"two of the domains are called {twice!r}: import one of them under another name (--domain NAME)"
-        )
+        raise DataError(f"two of the domains are called {twice!r}: import one under another name (--domain NAME)")
     users = pl.concat([frame.select(USER) for frame in domain.interactions.values()]).unique()
     tables = [_bought(other, users) for other in others]
     for other, table in zip(others, tables, strict=True):
         if table.is_empty():
+            both = f"{domain.name!r} and {other.name!r}"
             raise DataError(
-                f"domains {domain.name!r} and {other.name!r} share no user: both must call a customer by one id; "
-                "leave it out otherwise"
+                f"domains {both} share no user: each must call a customer by one id; leave it out otherwise"
             )
     timed = all(TIMESTAMP in table.columns for table in tables)
     kept = pl.concat([table if timed else table.drop(TIMESTAMP, strict=False) for table in tables])
     kept = kept.sort([USER, TIMESTAMP] if timed else [USER], maintain_order=True)
     stated = [
         {
-            "domain": other.name,
-            "fingerprint": other.fingerprint,
-            "users": table[USER].n_unique(),
-            "interactions": table.height,
+            "domain": one.name,
+            "fingerprint": one.fingerprint,
+            "users": rows[USER].n_unique(),
+            "interactions": rows.height,
         }
-        for other, table in zip(others, tables, strict=True)
+        for one, rows in zip(others, tables, strict=True)
     ]
     made = replace(domain, other=kept, manifest={**domain.manifest, "shared_users": stated})
     return made.with_manifest(manifest_of(made))

@@ -19,6 +19,11 @@ LEAVE_LAST_OUT = "leave_last_out"
 SAME_USERS = (LEAVE_LAST_OUT, "temporal")
 """Ways that put one user into several splits by design."""
 
+ONE_MOMENT = (
+    "have the same time as the item before them, as lines of one order do, and the file's order decides which is last: "
+    "for these the score measures completing an order, not the next purchase"
+)
+
 
 def by_user(interactions: pl.DataFrame, *, validation: float, test: float, seed: int) -> dict[Split, pl.DataFrame]:
     """Give each split a share of the users, 0 for no such split, drawn by seed, whatever the order of the rows.
@@ -100,13 +105,23 @@ def bought_after(train: pl.DataFrame, split: pl.DataFrame) -> tuple[int, int] | 
     Returns:
         these, and the purchases of train; None where either has no times, or no target.
     """
-    if TIMESTAMP not in train.columns or TIMESTAMP not in split.columns:
+    timed = TIMESTAMP in train.columns and TIMESTAMP in split.columns
+    median = _last_times(split).list.last().median() if timed else None
+    return None if median is None else (train.filter(pl.col(TIMESTAMP) > median).height, train.height)
+
+
+def at_one_moment(split: pl.DataFrame) -> tuple[int, int] | None:
+    """Count the targets of :data:`ONE_MOMENT`, and all; None without times or for few; rows as for `bought_after`."""
+    if TIMESTAMP not in split.columns:
         return None
-    long_enough = split.filter(pl.len().over(USER) > 1)
-    median = long_enough.group_by(USER).agg(pl.col(TIMESTAMP).last())[TIMESTAMP].median()
-    if median is None:
-        return None
-    return train.filter(pl.col(TIMESTAMP) > median).height, train.height
+    same = _last_times(split).list.n_unique() == 1
+    return (int(same.sum()), len(same)) if same.sum() > 0.05 * len(same) else None
+
+
+def _last_times(split: pl.DataFrame) -> pl.Series:
+    """The last two times of each user who has so many."""
+    last = split.group_by(USER, maintain_order=True).agg(pl.col(TIMESTAMP).tail(2))[TIMESTAMP]
+    return last.filter(last.list.len() > 1)
 
 
 def leave_last_out(interactions: pl.DataFrame) -> dict[Split, pl.DataFrame]:

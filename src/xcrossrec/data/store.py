@@ -144,18 +144,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise DataError(f"no domain folder at {path} (it {state_of(path)}): make one with  xcrossrec data import")
     if not file.is_file():
-        raise DataError(
-            f"{path} is not a domain folder (it has no {MANIFEST}): give a folder made by xcrossrec data import"
-        )
+        raise DataError(f"{path} is not a domain folder (it has no {MANIFEST}): give one made by xcrossrec data import")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{file} is not valid JSON ({error}): import the domain again") from error
-    if not isinstance(manifest, dict) or manifest.get("format_version") not in (FORMAT_VERSION, _WITHOUT_TEXT):
-        found = manifest.get("format_version") if isinstance(manifest, dict) else None
-        raise DataError(
-            f"{file} has format version {found!r}, this xcrossrec reads {FORMAT_VERSION}: import the domain again"
-        )
+    found = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if found not in (FORMAT_VERSION, _WITHOUT_TEXT):
+        raise DataError(f"{file} has format version {found!r}, this xcrossrec reads {FORMAT_VERSION}: {AGAIN}")
     counts = manifest.get("counts")
     if not {"name", "fingerprint"} <= set(manifest) or not isinstance(counts, dict) or "interactions" not in counts:
         raise DataError(f"{file} lacks name, fingerprint or counts: import the domain again")
@@ -198,6 +194,4 @@ def refuse_taken(path: Path, *, overwrite: bool) -> None:
     if not (path / MANIFEST).is_file():
         raise DataError(f"{path} exists and is not a domain folder: it is left alone, choose another path")
     if not overwrite:
-        raise DataError(
-            f"{path} already holds a domain: choose another path, or allow it to be overwritten (--overwrite)"
-        )
+        raise DataError(f"{path} already holds a domain: choose another path, or let it be overwritten (--overwrite)")

@@ -37,6 +37,7 @@ _MIXED = 3  # forms that a column may be written in beside the first, and still 
 # Seconds of the years 2000 to 5138. In a finer unit the same number is a day of 1970 (up to 1973): the unit
 # is then wrong.
 EARLIEST_S, LATEST_S = 946_684_800, 99_999_999_999
+_FIRST_S = 631_152_000  # 1990
 _DAYS, _DAY_OF_1970 = (36_526, 54_789), 25_569  # 2000 to 2050, as spreadsheets number them
 
 
@@ -238,10 +239,11 @@ def faults(
     if unit == "days" and not values.dtype.is_temporal():
         written = "is no number of a day, as a spreadsheet counts them and the first time is: write all in one form"
     yield stamps.is_null(), number if counted else written
-    odd = (stamps < 0) | ((stamps > LATEST_S) & (not counted))
-    calendars = "years of the Persian, Hijri and other calendars are not converted"
-    yield odd, f"is a time before 1970 or after 5138: mend it ({calendars}), or leave such rows out (--where)"
     if counted:
         per = PER_SECOND[unit]
         coarse = stamps.is_between(EARLIEST_S // per, LATEST_S // per) & (per > 1)
         yield (stamps > LATEST_S) | coarse, f"is not in {unit} since 1970: {remedy}"
+    first = _FIRST_S if (stamps > _FIRST_S).any() else 0  # beside later ones it is what was written for none
+    calendars = "years of the Persian, Hijri and other calendars are not converted"
+    told = f"is a time before 1990 or after 5138: mend it ({calendars}), or leave such rows out (--where)"
+    yield (stamps < first) | (stamps > LATEST_S), told

@@ -22,7 +22,7 @@ from xcrossrec._version import __version__
 from xcrossrec.arguments import checked
 from xcrossrec.data.candidates import Candidates, candidates_for
 from xcrossrec.data.domain import Domain, Sequences
-from xcrossrec.data.splitting import bought_after
+from xcrossrec.data.splitting import ONE_MOMENT, at_one_moment, bought_after
 from xcrossrec.evaluation.result import RESULT_SCHEMA, SEEN, Evaluation, EvaluationInfo, means_by
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
 from xcrossrec.metrics.lists import best_items, list_metrics
@@ -65,7 +65,8 @@ def evaluate(
 
     Returns:
         one row a user and kind of negatives, with what is needed to repeat it; users who bought so much that no
-        29 negatives are left are not among those of that kind.
+        29 negatives are left are not among those of that kind, and after ``--repeats drop`` nobody is who had bought
+        the target before.
 
     Raises:
         ConfigError: no or unknown or repeated ``negatives``, or no users at a time.
@@ -77,12 +78,7 @@ def evaluate(
     others = domain.other_histories(split, first=first) if isinstance(scorer, LadderScorer) else {}
     if first:
         domain, directory = first_day(domain, split), None
-    sequences = domain.sequences(split)
-    if len(sequences) == 0:
-        raise DataError(
-            f"domain {domain.name!r} has 0 users with a history and a target in split {split!r}: "
-            "evaluation needs sequences of at least 2 items"
-        )
+    sequences, alarms = _asked_users(domain, split, first=first)
     drawing = partial(candidates_for, domain, split, seed=seed, directory=directory)
     candidates = {kind: drawing(kind) for kind in negatives if kind != "full"}
     drawn: dict[Negatives, Int[np.ndarray, "user candidate"]] = {
@@ -104,19 +100,38 @@ def evaluate(
         lists=_measure_lists(domain, sequences, lists),
         rungs=dict(Counter(asked.rungs())) if isinstance(scorer, LadderScorer) else None,
         train_after=_train_after(domain, split),
+        alarms=alarms,
     )
     frame = _frame(sequences.user_ids, ranked, seen_users)
     for kind, found in candidates.items():
-        if len(found) < len(sequences):
-            frame = frame.filter((pl.col("negatives") != kind) | pl.col(USER).is_in(found.user_ids))
+        frame = frame.filter((pl.col("negatives") != kind) | pl.col(USER).is_in(found.user_ids))
     if info.rungs and len(info.rungs) > 1:
         info = replace(info, by_rung=means_by(dict(zip(sequences.user_ids, asked.rungs(), strict=True)), frame))
     return Evaluation(frame, info)
 
 
+def _asked_users(domain: Domain, split: Split, *, first: bool) -> tuple[Sequences, list[str]]:
+    """The users, without those whose target is no new one where the import dropped repeats, and what to say of them."""
+    every = domain.sequences(split)
+    stated = domain.manifest.get("filters") or {}  # those of ready splits do not say so
+    sequences = every.with_new_targets() if stated.get("repeats") == "drop" and not first else every
+    again = (
+        f"{len(every) - len(sequences):,} users are left out, whose last purchase repeats an earlier one and would not "
+        "be recommended: data import --repeats keep ranks it, --repeats first takes first purchases only"
+    )
+    if len(sequences) == 0:
+        raise DataError(
+            f"domain {domain.name!r} has 0 users with a history and a target in split {split!r}: evaluation needs "
+            f"sequences of at least 2 items{f' ({again})' if len(every) else ''}"
+        )
+    same = None if first else at_one_moment(domain.frame(split))
+    told = [f"{same[0]:,} of {same[1]:,} targets {ONE_MOMENT}"] if same else []
+    return sequences, [*told, *([again] if len(sequences) < len(every) else [])]
+
+
 def _for_all(found: Candidates, sequences: Sequences) -> Int[np.ndarray, "user candidate"]:
     """Give every user a list: those without one their target alone, whose rank is left out later."""
-    if len(found) == len(sequences):
+    if found.user_ids == sequences.user_ids:
         return found.rows
     listed = dict(zip(found.user_ids, found.rows, strict=True))
     width = found.rows.shape[1]

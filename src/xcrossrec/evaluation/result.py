@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class EvaluationInfo:
     users by what is known of them (:func:`xcrossrec.scoring.rung_of`); None for a scorer to which that makes no
     difference, and ``by_rung`` has the metrics of each rung's users, where there are several rungs. ``train_after`` is
     the share of the train purchases that were made after half of the targets; None where there are no times.
+    ``alarms`` say what else the numbers depend on.
     """
 
     scorer: str
@@ -64,6 +65,7 @@ class EvaluationInfo:
     rungs: Mapping[str, int] | None = None
     by_rung: Mapping[str, Mapping[str, Any]] | None = None
     train_after: float | None = None
+    alarms: Sequence[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +166,7 @@ class Evaluation:
 
     def warnings(self) -> list[str]:
         """The alarms of the protocol that these results set off, as sentences."""
-        found = []
+        found = [*self.info.alarms]
         if self.info.train_after:
             found.append(
                 f"{self.info.train_after:.1%} of the train purchases were made after half of these targets, so what "

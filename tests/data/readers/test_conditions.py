@@ -68,6 +68,14 @@ def test_what_is_no_condition_is_refused() -> None:
             {"true": 3, "false": 1},
             'with 0 or less (1): not all of these are purchases; say what counts with --where "quantity>0"',
         ),
+        (
+            "line_total",
+            {"true": 3, "false": 1},
+            "with less than 0 (1): not all of these are purchases; say what counts",
+        ),
+        ("Gross Sales", {"true": 3, "false": 1}, '--where "Gross Sales>=0"'),
+        ("refund_of_order", {"true": 1, "false": 3}, '--where "refund_of_order="'),
+        ("Return ID", {"true": 1, "false": 3}, '--where "Return ID="'),
     ],
 )
 def test_views_are_no_purchases(column: str, counts: dict[str, int], line: str) -> None:
@@ -96,6 +104,17 @@ def test_returns_by_negative_quantity_are_no_purchases(tmp_path: Path) -> None:
         import_domain("d", None, Inputs(path), Recipe(split="none"))
     domain = import_domain("d", None, Inputs(path, where=[Condition.parse("qty>0")]), Recipe(split="none"))
     assert domain.interactions["train"]["item_id"].to_list() == ["a"]
+
+
+def test_refunds_by_a_negative_amount_are_no_purchases_and_what_was_free_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(
+        "user,sku,name,ts,line_total,discount_total\nu,a,A,1,9,-2\nu,b,B,2,-9.5,0\nu,c,C,3,0,0\nu,d,D,4,,0\n"
+    )
+    with pytest.raises(DataError, match=r"'line_total' with less than 0 \(1\): .* --where \"line_total>=0\""):
+        import_domain("d", None, Inputs(path), Recipe(split="none"))
+    domain = import_domain("d", None, Inputs(path, where=[Condition.parse("line_total>=0")]), Recipe(split="none"))
+    assert domain.interactions["train"]["item_id"].to_list() == ["a", "c"]
 
 
 def test_a_log_of_events_is_not_taken_for_purchases(tmp_path: Path) -> None:

@@ -16,9 +16,13 @@ def test_an_unknown_format_is_refused() -> None:
 @pytest.mark.parametrize(
     ("form", "inputs", "message"),
     [
-        ("amazon2018", Inputs(FILE), "format amazon2018 takes interactions .* and items"),
-        ("amazon2014", Inputs(FILE, FILE, {"train": FILE}), "format amazon2014 takes interactions"),
-        ("amazon2023", Inputs(items=FILE), "give both"),
+        ("amazon2018", Inputs(FILE), "published reviews need the items with titles"),
+        (
+            "amazon2014",
+            Inputs(FILE, FILE, {"train": FILE}),
+            "purchases come in one .* or split .*: give one of the two",
+        ),
+        ("amazon2023", Inputs(items=FILE), "give one of the two"),
         ("recbole", Inputs(FILE, FILE, {"train": FILE}), "come in one \\(--interactions\\) or split"),
         ("csv", Inputs(items=FILE), "give one of the two"),
         ("parquet", Inputs(FILE, FILE, {"train": FILE}), "give one of the two"),

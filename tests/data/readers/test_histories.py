@@ -129,5 +129,5 @@ def test_splits_with_different_columns_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("user,sku,date\nu,a,2026-01-01\n")
     (tmp_path / "test.csv").write_text("user,sku,position\nu,a,0\n")
     splits: dict[Split, Path] = {"train": tmp_path / "train.csv", "test": tmp_path / "test.csv"}
-    with pytest.raises(DataError, match="have different columns: give all of them a position, or all of them a time"):
+    with pytest.raises(DataError, match="have different columns: give all a position, or all a time"):
         import_domain("d", None, Inputs(items=tmp_path / "items.csv", splits=splits))

@@ -203,7 +203,7 @@ def test_rows_of_another_calendar_are_refused_and_buddhist_years_said(
 ) -> None:
     path = tmp_path / "orders.csv"
     path.write_text("کد مشتری,کد کالا,نام کالا,تاریخ سفارش\nu,1,گلدان,۱۴۰۴/۰۳/۱۲\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"'۱۴۰۴/۰۳/۱۲' is a time before 1970 .*Persian, Hijri .* are not converted"):
+    with pytest.raises(DataError, match=r"'۱۴۰۴/۰۳/۱۲' is a time before 1990 .*Persian, Hijri .* are not converted"):
         import_domain("d", None, Inputs(path), Recipe(split="none"))
     path.write_text("user,item,title,date\nu,1,กระถาง,2568-01-31\nu,1,กระถาง,2567-02-29\n", encoding="utf-8")
     caplog.set_level("INFO")

@@ -291,11 +291,24 @@ def test_small_numbers_are_seconds_unless_all_may_be_days_of_a_date(tmp_path: Pa
     for name, values in (
         ("timestamp", ["45231", "45230"]),
         ("date", ["45231", "7"]),
-        ("date", ["45231", "1700000000"]),
     ):
         rows = "".join(f"u,i{number},I,{value}\n" for number, value in enumerate(values))
         times = {time for _, time in bought_when(put(tmp_path / "x.csv", f"user,sku,name,{name}\n{rows}"))}
         assert "1970-01-01 12:33:51" in times
+    path = put(tmp_path / "x.csv", "user,sku,name,date\nu,a,A,45231\nu,b,B,1700000000\n")
+    with pytest.raises(DataError, match="row 1: timestamp '45231' is a time before 1990"):
+        bought_when(path)
+
+
+@pytest.mark.parametrize(("none", "time"), [("0", "1700000000"), ("1970-01-01", "2026-01-01"), ("1", "1700000000123")])
+def test_a_time_that_was_written_for_none_is_no_purchase_before_all_others(
+    tmp_path: Path, none: str, time: str
+) -> None:
+    path = put(tmp_path / "x.csv", f"user,sku,name,date\nu,a,A,{time}\nu,b,B,{none}\n")
+    with pytest.raises(DataError, match=f"row 2: timestamp '{none}' is a time before 1990"):
+        bought_when(path)
+    bought = Inputs(path, where=[Condition.parse("date>=1990-01-01")])
+    assert import_domain("d", None, bought, Recipe(split="none")).interactions["train"]["item_id"].to_list() == ["a"]
 
 
 # ---- what shops and spreadsheets export

@@ -163,7 +163,7 @@ def test_a_condition_on_lists_is_refused_and_one_that_all_fulfil_is_said(
     table = pl.DataFrame({"user": ["u"], "sku": ["a"], "date": ["2026-01-01"], "tags": [["x"]]})
     for line in ("tags=x", "tags="):
         inputs = Inputs(table, put(tmp_path / "i.csv", ITEMS), where=[Condition.parse(line)])
-        with pytest.raises(DataError, match=r"'tags' has lists or objects .*: name a column of single values"):
+        with pytest.raises(DataError, match=r"'tags' has lists or objects .*: name one of single values"):
             import_domain("d", None, inputs)
     taken(tmp_path, LOG, ITEMS, "qty!=3")
     assert "--where leaves nothing out: every row is so (qty!=3)" in caplog.messages

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from xcrossrec.data.domain import Domain
+from xcrossrec.data.lint import lint
 from xcrossrec.data.readers import Columns, Condition, Inputs, Recipe, import_domain
 from xcrossrec.exceptions import DataError
 
@@ -147,10 +148,18 @@ def test_a_time_of_day_is_told_with_the_column_that_has_the_date(tmp_path: Path)
         taken(path)
 
 
-def test_guests_under_one_number_are_told(tmp_path: Path) -> None:
+def test_guests_dealers_and_robots_are_told_however_many_these_are(tmp_path: Path) -> None:
     rows = [f"{'0' if n % 2 else n},a,Hat,{1_700_000_000 + n}" for n in range(300)]
     domain = taken(put(tmp_path / "o.csv", "\n".join(["customer_id,sku,name,ts", *rows])))
-    assert domain.manifest["filters"]["one_user"] == {"user_id": "0", "interactions": 151}
+    assert domain.manifest["filters"]["heavy_users"] == {"users": 1, "interactions": 151, "examples": ["0"]}
+    more = [f"-1,a,Hat,{1_800_000_000 + n}" for n in range(200)]
+    domain = taken(put(tmp_path / "o.csv", "\n".join(["customer_id,sku,name,ts", *rows, *more])))
+    assert domain.manifest["filters"]["heavy_users"] == {"users": 2, "interactions": 351, "examples": ["-1", "0"]}
+    found = next(found for found in lint([domain]).findings if found.code == "heavy_user")
+    assert (found.count, found.examples) == (2, ("-1", "0"))
+    even = [f"u{n % 3},a,Hat,{1_700_000_000 + n}" for n in range(900)]
+    domain = taken(put(tmp_path / "o.csv", "\n".join(["customer_id,sku,name,ts", *even])))
+    assert "heavy_users" not in domain.manifest["filters"]
 
 
 # ---- names, words and dates

@@ -117,5 +117,5 @@ def test_given_splits(tmp_path: Path, form: Form) -> None:
 def test_given_splits_with_different_columns_are_refused(tmp_path: Path) -> None:
     train = save(tmp_path / "tr", "csv", [{"user_id": "a", "item_id": "i", "position": 0}])
     test = save(tmp_path / "te", "csv", [{"user_id": "a", "item_id": "i", "timestamp": 0}])
-    with pytest.raises(DataError, match="have different columns: give all of them a position"):
+    with pytest.raises(DataError, match="have different columns: give all a position"):
         read_tables("csv", Inputs(None, train, {"train": train, "test": test}))

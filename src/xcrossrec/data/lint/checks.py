@@ -9,14 +9,15 @@ from itertools import combinations
 import polars as pl
 
 from xcrossrec.data.domain import SHORTEST_SEQUENCE
-from xcrossrec.data.interactions import written_otherwise
+from xcrossrec.data.interactions import HEAVY, written_otherwise
 from xcrossrec.data.lint.report import EXAMPLES, Finding, finding
-from xcrossrec.data.lint.tables import NEEDED, Tables, is_blank
-from xcrossrec.data.splitting import SAME_USERS, bought_after
+from xcrossrec.data.lint.tables import NEEDED, TAG, Tables, is_blank
+from xcrossrec.data.splitting import ONE_MOMENT, SAME_USERS, at_one_moment, bought_after
 from xcrossrec.data.text import WORD, has_entity, is_empty_title
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
 LONG_TITLE_WORDS = 40
+_SOME = 50  # buyers, from whom on their share is told
 _SPLIT_OF: Mapping[str, Split] = {split: split for split in SPLITS}
 
 
@@ -63,26 +64,22 @@ def check_catalogue(tables: Tables) -> Iterator[Finding]:
 def check_titles(tables: Tables) -> Iterator[Finding]:
     """Find titles that are empty, escaped, too long or say nothing."""
     items, name = tables.items, tables.name
+    title = pl.col(TITLE)
+    words = f"have more than {LONG_TITLE_WORDS} words, which leaves less room for the history: cut them"
     cases = {
-        "empty_title": (is_empty_title(), "titles are NaN or empty: complete them, or drop the items"),
-        "html_entity": (has_entity(), "titles hold HTML entities: import with cleaned titles"),
-        "html_tag": (
-            pl.col(TITLE).str.contains(r"</?[A-Za-z][^<>]*>|/>"),
-            "titles hold remains of HTML tags: remove the tags, or drop the items",
-        ),
-        "long_title": (
-            pl.col(TITLE).str.count_matches(WORD) > LONG_TITLE_WORDS,
-            f"titles have more than {LONG_TITLE_WORDS} words, which leaves less room for the history: cut them",
-        ),
+        "empty_title": (is_empty_title(), "are NaN or empty: complete them, or drop the items"),
+        "html_entity": (has_entity(), "hold HTML entities: import with cleaned titles"),
+        "html_tag": (title.str.contains(TAG), "hold remains of HTML tags: remove the tags, or drop the items"),
+        "long_title": (title.str.count_matches(WORD) > LONG_TITLE_WORDS, words),
         "title_not_alphanumeric": (
-            ~is_empty_title() & ~pl.col(TITLE).str.contains(r"[\p{L}\p{N}]"),
-            "titles hold neither a letter nor a digit: complete them, or drop the items",
+            ~is_empty_title() & ~title.str.contains(r"[\p{L}\p{N}]"),
+            "hold neither a letter nor a digit: complete them, or drop the items",
         ),
     }
     for code, (condition, message) in cases.items():
         found = items.filter(condition)
         shown = [f"{row[ITEM]} {row[TITLE][:80]!r}" for row in found.head(EXAMPLES).iter_rows(named=True)]
-        yield from finding(code, name, None, shown, message, count=found.height)
+        yield from finding(code, name, None, shown, f"titles {message}", count=found.height)
 
 
 def check_duplicate_titles(tables: Tables) -> Iterator[Finding]:
@@ -97,23 +94,16 @@ def check_duplicate_titles(tables: Tables) -> Iterator[Finding]:
 
 
 def check_repairs(tables: Tables) -> Iterator[Finding]:
-    """Report the defects that the import repaired, as the manifest states them."""
+    """Report what the import repaired or noticed, as the manifest states it."""
     filters = tables.manifest.get("filters") or {}
     if isinstance(escaped := filters.get("html_entities"), dict):
         message = "titles held HTML entities, which the import turned into characters: nothing to do"
         yield from finding(
             "html_entity", tables.name, None, escaped.get("examples", []), message, count=escaped["items"]
         )
-
-
-def check_id_types(tables: Tables) -> Iterator[Finding]:
-    """Find ids that are of different types in different files."""
-    for column in (USER, ITEM):
-        kinds = {s: _id_kind(f[column]) for s, f in tables.raw.items() if column in f.columns and not f.is_empty()}
-        if len(set(kinds.values())) > 1:
-            shown = [f"{stem}: {kind}" for stem, kind in kinds.items()]
-            message = f"forms of {column} differ between files: write the ids alike, as text"
-            yield from finding("id_mismatch", tables.name, None, shown, message, count=len(set(kinds.values())))
+    if isinstance(heavy := filters.get("heavy_users"), dict):
+        message = f"users have {heavy['interactions']:,} purchases, {HEAVY}"
+        yield from finding("heavy_user", tables.name, None, heavy["examples"], message, count=heavy["users"])
 
 
 def check_known_items(tables: Tables) -> Iterator[Finding]:
@@ -167,17 +157,9 @@ def check_order(tables: Tables) -> Iterator[Finding]:
             bad = given.filter(numbers.is_null())[POSITION].to_list()
             message = "positions are no numbers: number each user's interactions 0, 1, 2, ..."
             yield from finding("bad_position", tables.name, split, [repr(value) for value in bad], message)
-        for code, users in _unordered_users(frame).items():
+        for code, (users, message) in _unordered_users(frame).items():
             eased = code == "unordered_rows" and not tables.sorted_by_contract
-            message = f"users {_ORDER_MESSAGES[code]}"
-            yield from finding(code, tables.name, split, users, message, eased=eased)
-
-
-_ORDER_MESSAGES = {
-    "unordered_positions": "have two interactions at one position: number them 0, 1, 2, ...",
-    "unordered_rows": "have rows that are not in the order of their positions: sort them, or import them anew",
-    "unordered_timestamps": "have timestamps that go backwards along the positions: number them by time",
-}
+            yield from finding(code, tables.name, split, users, f"users {message}", eased=eased)
 
 
 def check_sequences(tables: Tables) -> Iterator[Finding]:
@@ -220,45 +202,54 @@ def check_targets(tables: Tables) -> Iterator[Finding]:
         )
 
 
+def check_common_items(tables: Tables) -> Iterator[Finding]:
+    """Find what so many buy that it may be no product."""
+    for split, frame in [*tables.splits.items()][-1:]:
+        counts = frame.unique([USER, ITEM])[ITEM].value_counts(sort=True)
+        common = counts.filter(pl.col("count") > max(_SOME, frame[USER].n_unique() / 3)).join(tables.items, on=ITEM)
+        shown = [f"{row[ITEM]} {row[TITLE][:80]!r}" for row in common.iter_rows(named=True)]
+        message = f"items were bought by over a third of all users ({', '.join(shown[:1])}), so bestsellers are often "
+        message += "right: leave out what is no product (shipping, deposits, samples, gift cards), from both tables"
+        yield from finding("common_item", tables.name, split, shown, message, count=common.height)
+
+
 def check_times(tables: Tables) -> Iterator[Finding]:
-    """Find purchases after today; and those of train after half of the targets: what is measured could know them."""
+    """Find purchases after today, targets of one moment with their history, and purchases of train after half of the
+    targets: what is measured could know them."""
+    train = tables.splits.get("train")
     for split, frame in tables.splits.items():
-        users = frame.filter(pl.col(TIMESTAMP) > time.time())[USER].unique() if TIMESTAMP in frame.columns else ()
+        if TIMESTAMP not in frame.columns:
+            continue
+        users = frame.filter(pl.col(TIMESTAMP) > time.time())[USER].unique()
         message = "users bought after today: mend these times (seconds since 1970), or leave such rows out (--where)"
         yield from finding("future_time", tables.name, split, sorted(users), message)
-    if (train := tables.splits.get("train")) is None:
-        return
-    for split, frame in tables.splits.items():
-        if split == "train" or (found := bought_after(train, frame.sort(POSITION))) is None:
+        ordered = frame.sort(POSITION, maintain_order=True)
+        if split != "train" and (found := at_one_moment(ordered)) is not None:
+            message = f"of {found[1]:,} targets ({_percent(*found)}) {ONE_MOMENT}"
+            yield from finding("same_moment", tables.name, split, [], message, count=found[0])
+        if train is None or split == "train" or (found := bought_after(train, ordered)) is None:
             continue
-        after, every = found
         message = (
-            f"of {every:,} train purchases ({_percent(after, every)}) were made after half of the {split} targets, so "
+            f"of {found[1]:,} train purchases ({_percent(*found)}) were made after half of the {split} targets, so "
             "what is trained knows what came later: --split temporal cuts all users at one moment"
         )
-        yield from finding("train_after_targets", tables.name, split, [], message, count=after)
+        yield from finding("train_after_targets", tables.name, split, [], message, count=found[0])
 
 
-def _id_kind(ids: pl.Series) -> str:
-    """Say in what form a file has its ids."""
-    if ids.dtype.is_integer():
-        return "integers"
-    if ids.dtype.is_float():
-        return "fractions"
-    text = ids.drop_nulls().cast(pl.String)
-    return "text like '12.0'" if text.len() and text.str.contains(r"^\d+\.0+$").all() else "text"
-
-
-def _unordered_users(frame: pl.DataFrame) -> dict[str, list[str]]:
-    """List the users per kind of disorder."""
-    double = frame.filter(pl.struct(USER, POSITION).is_duplicated())[USER]
-    rows = frame.filter(pl.col(POSITION) < pl.col(POSITION).shift().over(USER))[USER]
-    found = {"unordered_positions": double, "unordered_rows": rows}
+def _unordered_users(frame: pl.DataFrame) -> dict[str, tuple[list[str], str]]:
+    """List the users per kind of disorder, and say what it is."""
+    double = frame.filter(pl.struct(USER, POSITION).is_duplicated())
+    rows = frame.filter(pl.col(POSITION) < pl.col(POSITION).shift().over(USER))
+    back = frame.clear()
     if TIMESTAMP in frame.columns:
         ordered = frame.sort(POSITION, maintain_order=True)
-        back = ordered.filter(pl.col(TIMESTAMP) < pl.col(TIMESTAMP).shift().over(USER))[USER]
-        found["unordered_timestamps"] = back
-    return {code: users.unique(maintain_order=True).to_list() for code, users in found.items()}
+        back = ordered.filter(pl.col(TIMESTAMP) < pl.col(TIMESTAMP).shift().over(USER))
+    kinds = {
+        "unordered_positions": (double, "have two interactions at one position: number them 0, 1, 2, ..."),
+        "unordered_rows": (rows, "have rows that are not in the order of their positions: sort or import them anew"),
+        "unordered_timestamps": (back, "have timestamps that go backwards along the positions: number them by time"),
+    }
+    return {code: (rows[USER].unique(maintain_order=True).to_list(), said) for code, (rows, said) in kinds.items()}
 
 
 def _percent(part: int, whole: int) -> str:
@@ -266,18 +257,7 @@ def _percent(part: int, whole: int) -> str:
 
 
 DOMAIN_CHECKS: tuple[Callable[[Tables], Iterator[Finding]], ...] = (
-    check_readable,
-    check_ids_present,
-    check_catalogue,
-    check_titles,
-    check_duplicate_titles,
-    check_repairs,
-    check_id_types,
-    check_known_items,
-    check_shared_users,
-    check_equal_splits,
-    check_order,
-    check_sequences,
-    check_targets,
-    check_times,
-)
+    check_readable, check_ids_present, check_catalogue, check_titles, check_duplicate_titles, check_repairs,
+    check_known_items, check_shared_users, check_equal_splits, check_order, check_sequences,
+    check_targets, check_common_items, check_times,
+)  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from xcrossrec.data.lint.report import Finding, finding
-from xcrossrec.data.lint.tables import Tables
+from xcrossrec.data.lint.tables import TAG, Tables
 from xcrossrec.data.text import WORD, spaced
 from xcrossrec.types import ITEM, TITLE
 
@@ -21,7 +21,6 @@ _PHRASES = {8: 0.5, 5: 0.5, 3: 0.5, 2: 0.8}
 """Words of a phrase, and the share of items from which on it is boilerplate."""
 
 _TIME = r"^(?:\d{4}-\d\d-\d\d(?:[T ].*)?|1\d{9}(?:\d{3})?)$"
-_TAG = r"</?[A-Za-z][^<>]*>|/>"
 
 
 def check_fields(tables: Tables) -> Iterator[Finding]:
@@ -40,7 +39,7 @@ def check_fields(tables: Tables) -> Iterator[Finding]:
                 message = f"of {said.len():,} items have one {name}, which tells no item from another: leave it out"
                 yield from finding("constant_field", tables.name, None, [repr(value[:80])], message, count=count)
                 continue
-            tagged = said.filter(said.str.contains(_TAG))
+            tagged = said.filter(said.str.contains(TAG))
             message = f"values of {name} hold remains of HTML tags: remove the tags"
             shown = [repr(text[:80]) for text in tagged.head(3)]
             yield from finding("html_tag", tables.name, None, shown, message, count=tagged.len())

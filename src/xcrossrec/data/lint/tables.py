@@ -18,6 +18,7 @@ from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.replacing import scratch_folder, state_of
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
+TAG = r"</?[A-Za-z][^<>]*>|/>"
 SUFFIXES = (".parquet", ".csv.gz", ".csv")
 _SINGLE = (USER, ITEM, TITLE, POSITION, TIMESTAMP)
 NEEDED: Mapping[str, tuple[str, ...]] = {"items": (ITEM, TITLE), **dict.fromkeys(SPLITS, (USER, ITEM))}
@@ -111,9 +112,7 @@ def load_tables(source: Domain | Path | str) -> Tables:
     named = [(stem, path / f"{stem}{suffix}") for stem in NEEDED for suffix in reversed(SUFFIXES)]
     files = {stem: file for stem, file in named if file.is_file()}  # of several the first suffix counts
     if "items" not in files:
-        raise DataError(
-            f"{path} holds no catalogue: expected items.parquet, items.csv.gz or items.csv, with train beside it"
-        )
+        raise DataError(f"{path} holds no catalogue: expected items.parquet, .csv.gz or .csv, and train beside it")
     manifest, mismatch = dict[str, Any](), None
     if (path / MANIFEST).exists():
         try:

@@ -26,7 +26,7 @@ from xcrossrec.data.readers.columns import Columns
 from xcrossrec.data.readers.frames import Inputs, RawDomain
 from xcrossrec.data.readers.sources import Source
 from xcrossrec.data.readers.tables import Plan, read_planned
-from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, USER
 
 Release: TypeAlias = Literal["amazon2014", "amazon2018", "amazon2023"]
@@ -46,15 +46,6 @@ def read_amazon(release: Release, inputs: Inputs, blocks: Blocks | None = None) 
         ConfigError: one of the two is missing, or reviews are given both ways.
         DataError: as for `read_tables`; or user and item columns are in another release's order.
     """
-    if (
-        not inputs.items
-        or bool(inputs.interactions) == bool(inputs.splits)
-        or "train" not in (inputs.splits or ["train"])
-    ):
-        raise ConfigError(
-            f"format {release} takes interactions (--interactions, or --train, --validation and --test) and items for "
-            "the titles (--items): give both"
-        )
     return read_planned(_PLANS[release], inputs, blocks)
 
 

@@ -19,6 +19,7 @@ _COLUMNS, _VALUES = (
     {kind: re.compile(unaccented("|".join(words)), re.IGNORECASE) for kind, words in VOCABULARY[part].items()}
     for part in ("columns", "values")
 )
+_SIZES = {"quantities": ("0 or less", ">0"), "amounts": ("less than 0", ">=0")}  # what is no purchase, and what is
 MANY_EVENTS = 50  # a column with more values is no kind of event
 _PARTS = re.compile(r"(.+?)\s*(!=|>=|<=|=|>|<)\s*(.*)", re.DOTALL)
 
@@ -80,9 +81,7 @@ def all_hold(conditions: Sequence[Condition], types: Mapping[str, pl.DataType], 
                 f"{', '.join(map(repr, types))}: name the right column"
             )
         if types[condition.column].is_nested():
-            raise DataError(
-                f"{path}: {condition.column!r} has lists or objects (--where): name a column of single values"
-            )
+            raise DataError(f"{path}: {condition.column!r} has lists or objects (--where): name one of single values")
         group = condition.column if condition.relation == "=" else condition
         groups.setdefault(group, []).append(condition.holds(types[condition.column]))
     return pl.all_horizontal(pl.lit(True), *(pl.any_horizontal(group) for group in groups.values()))
@@ -95,8 +94,9 @@ def event_columns(names: Sequence[str], conditions: Sequence[Condition]) -> dict
     """
     free = [name for name in names if name not in {condition.column for condition in conditions}]
     found = {name: pl.col(name).cast(pl.String) for name in free if _is(name, "events", "states", "yes", "no")}
-    sizes = [name for name in free if _is(name, "quantities")]
-    found |= {name: (pl.col(name).cast(pl.Float64, strict=False) > 0).cast(pl.String) for name in sizes}
+    for kind, enough in zip(_SIZES, (pl.Expr.gt, pl.Expr.ge), strict=True):
+        sizes = {name: pl.col(name).cast(pl.Float64, strict=False) for name in free if _is(name, kind)}
+        found |= {name: enough(size, 0).cast(pl.String) for name, size in sizes.items()}
     undone = [name for name in free if _is(name, "undone")]
     return found | {name: (_said(name, nothing=True) != "").cast(pl.String) for name in undone}
 
@@ -129,9 +129,9 @@ def refuse_views(path: str, column: str, counts: Mapping[str, int]) -> str | Non
     bought = [value for value in counts if _VALUES["bought"].search(unaccented(value)) and value not in others]
     known = len(bought) + len(others) == len(counts) or not _is(column, "states")
     lines = [f"{column}={value}" for value in bought if known] or [f"{column}!={value}" for value in others]
-    if _is(column, "quantities"):
-        others, lines = [value for value in counts if value == "false"], [f"{column}>0"]
-        shown = f"0 or less ({counts.get('false', 0):,})"
+    if kind := next((kind for kind in _SIZES if _is(column, kind)), ""):
+        others, lines = [value for value in counts if value == "false"], [f"{column}{_SIZES[kind][1]}"]
+        shown = f"{_SIZES[kind][0]} ({counts.get('false', 0):,})"
     elif _is(column, "undone"):
         others, lines = [value for value in counts if value == "true"], [f"{column}="]
         shown = f"an entry in {counts.get('true', 0):,} rows"

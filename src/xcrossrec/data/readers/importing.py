@@ -14,6 +14,7 @@ import polars as pl
 
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.interactions import (
+    EXAMPLES,
     as_categories,
     as_text,
     canonical,
@@ -29,7 +30,7 @@ from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_time, by_user, leave_las
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.types import ITEM, SPLITS, USER, Repeats, Split, SplitWay, UnknownItems
 
-_MANY = 100  # interactions of one user, if nobody else has a tenth of them, are those of many
+_MANY = 100  # interactions of one user, if 95% of the others have no tenth of them, are those of many
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,11 @@ def _usable(name: str, raw: RawDomain, recipe: Recipe) -> tuple[RawDomain, dict[
     told: dict[str, Any] = {"rows": {"read": rows.height, **raw.rows}}
     if added := rows.height - told["rows"]["read"] + sum(told["rows"].get(name, 0) for name in ("where", "incomplete")):
         told["rows"]["histories"] = added
-    counts = np.bincount(users := numbers_of(rows[USER]))
-    second, most = np.partition(counts, -2)[-2:].tolist()
-    if second and most > max(_MANY, 10 * second):
-        told["one_user"] = {USER: rows[USER][int(np.argmax(users == counts.argmax()))], "interactions": most}
+    usual = pl.max_horizontal(_MANY, 10 * pl.col("count").quantile(0.95, "lower"))
+    many = rows[USER].value_counts().filter(pl.col("count") > usual)
+    if (heavy := many.cast({USER: pl.String})).height:
+        shown = heavy.sort("count", USER, descending=[True, False])[USER].head(EXAMPLES).to_list()
+        told["heavy_users"] = {"users": heavy.height, "interactions": heavy["count"].sum(), "examples": shown}
     known = np.isin(numbers_of(rows[ITEM]), numbers_of(raw.items[ITEM]), kind="table")
     if not known.all():
         lost = rows.filter(pl.Series(~known))

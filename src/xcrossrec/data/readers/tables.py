@@ -59,12 +59,6 @@ def read_tables(form: Form | None, inputs: Inputs, blocks: Blocks | None = None)
     ConfigError: inputs that leave out what is needed, or give both ways. DataError: missing or malformed files, missing
     columns, times in several units, rows that lack something.
     """
-    if bool(inputs.interactions) == bool(inputs.splits):
-        raise ConfigError(
-            "purchases come in one (--interactions) or split (--train, --validation, --test): give one of the two"
-        )
-    if inputs.splits and ("train" not in inputs.splits or not inputs.items):
-        raise ConfigError("files that come split need the items with titles (--items) and at least --train: give both")
     return read_planned(Plan(form), inputs, blocks)
 
 
@@ -98,7 +92,12 @@ def read_item_file(path: Path) -> pl.DataFrame:
 
 
 def read_planned(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> RawDomain:
-    """Read the two tables as a format has them; DataError as for `read_tables`."""
+    """Read the two tables as a format has them; errors as for `read_tables`."""
+    if bool(inputs.interactions) == bool(inputs.splits):
+        raise ConfigError("purchases come in one (--interactions) or split (--train, --test): give one of the two")
+    if (plan.only_bought and not inputs.items) or (inputs.splits and not ("train" in inputs.splits and inputs.items)):
+        what = "published reviews" if plan.only_bought else "files that come split"
+        raise ConfigError(f"{what} need the items with titles (--items), and parts at least --train: give both")
     with scratch_folder() as folder:
         opened: list[Source] = []
         reading = reading_of(plan, inputs, folder)
@@ -244,9 +243,7 @@ def _items_of_file(
 
 def _refuse_mixture(tables: Sequence[pl.DataFrame], paths: str) -> None:
     if len({tuple(table.columns) for table in tables}) > 1:
-        raise DataError(
-            f"{paths} have different columns: give all of them a position, or all of them a time (--column time=NAME)"
-        )
+        raise DataError(f"{paths} have different columns: give all a position, or all a time (--column time=NAME)")
 
 
 def _plain(table: pl.DataFrame) -> pl.DataFrame:
