@@ -109,7 +109,7 @@ RUNGS = (
 
 RISKS = (
     Risk(code="duplicate_title", sentence="garden: 14 items share their title with another: add a brand or a size."),
-    Risk(code="html_tag", sentence=f"garden: 1 titles hold remains of HTML tags, as in {WICKED}: remove the tags."),
+    Risk(code="html_tag", sentence=f"garden: 1 titles contain remains of HTML tags, as in {WICKED}: remove the tags."),
 )
 
 

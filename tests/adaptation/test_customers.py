@@ -57,7 +57,7 @@ def test_risks_are_the_linters_what_is_wrong_first(tiny_domain: Domain) -> None:
     leaking = {**tiny_domain.interactions, "validation": tiny_domain.frame("train")}
     risks = risks_of([Domain("tiny", tiny_domain.items, leaking)])
     assert risks[0].code in ("shared_users", "equal_splits")
-    assert "tiny: 3 users are in train and in validation: split by user, or leave them out of one." in [
+    assert "tiny: 3 users are in train and in validation: split by user, or remove them from one." in [
         each.sentence for each in risks
     ]
 

@@ -69,7 +69,7 @@ def test_what_is_neither_file_nor_table_is_refused_before_an_import(bad: Any) ->
     for inputs in (Inputs(bad), Inputs(ROWS, bad), Inputs((), ROWS, {"train": bad})):
         with pytest.raises(DataError, match=r"^(interactions|items|train) are a \w+ and no table"):
             import_domain("d", None, inputs)
-    with pytest.raises(ConfigError, match="come in one"):
+    with pytest.raises(ConfigError, match="give purchases once"):
         import_domain("d", None, Inputs(None, None))
 
 

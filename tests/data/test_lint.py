@@ -224,7 +224,7 @@ def test_lint_reports_what_the_import_repaired() -> None:
         "empty_title": 1,
         "html_entity": 1,
     }
-    assert "which the import turned into characters" in found(report)["html_entity"].message
+    assert "which the import converted" in found(report)["html_entity"].message
     assert report.exit_code == 0
 
 
@@ -253,7 +253,7 @@ def test_lint_report_is_fit_for_json(tmp_path: Path) -> None:
         "split": None,
         "count": 1,
         "examples": ["u2"],
-        "message": "1 users are in validation and in test: split by user, or leave them out of one",
+        "message": "1 users are in validation and in test: split by user, or remove them from one",
     }
     assert report.to_text().splitlines()[-1] == "1 errors, 0 warnings in data"
 
@@ -296,7 +296,7 @@ def test_lint_of_a_mark_alone_and_of_lists(tmp_path: Path) -> None:
 def test_lint_refuses_what_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no folder at .*absent \(it does not exist\)"):
         lint([tmp_path / "absent"])
-    with pytest.raises(DataError, match=r"holds no catalogue: expected items.parquet"):
+    with pytest.raises(DataError, match=r"has no catalogue: expected items.parquet"):
         lint([tmp_path])
     csv_folder(tmp_path / "cut")
     (tmp_path / "cut" / "items.csv").rename(tmp_path / "cut" / "items.parquet")
@@ -348,4 +348,4 @@ def test_repeats_that_were_kept_are_no_error() -> None:
     assert "--repeats keep" in next(f.message for f in plain.of("error") if f.code == "target_in_history")
     kept = lint([build_domain("d", items, rows, manifest={"filters": {"repeats": "keep"}})])
     assert not kept.of("error")
-    assert "as --repeats keep has it" in next(f.message for f in kept.findings if f.code == "target_in_history")
+    assert "by design of --repeats keep" in next(f.message for f in kept.findings if f.code == "target_in_history")

@@ -43,24 +43,28 @@ FAULTS = {
     "empty_field": (
         {"brand": ["oak"] * 9 + [""] * 10 + ["n/a"]},
         11,
-        "11 of 20 items have no brand: read another field",
+        "11 of 20 items have no brand: use another field",
     ),
-    "constant_field": ({"category": ["Home"] * 20}, 20, "20 of 20 items have one category, which tells no item from"),
+    "constant_field": (
+        {"category": ["Home"] * 20},
+        20,
+        "20 of 20 items have the same category, which distinguishes none",
+    ),
     "boilerplate_field": (
         {"description": [f"{name} Free returns within thirty days {name}" for name in NAMES]},
         20,
-        "20 of 20 values of description hold one phrase",
+        "20 of 20 values of description contain one phrase",
     ),
     "html_tag": (
         {"description": [f"{name} <x-card ref={n}>{name * 2}" for n, name in enumerate(NAMES)]},
         20,
-        "values of description hold remains of HTML tags",
+        "values of description contain remains of HTML tags",
     ),
     "long_text": ({"description": [f"{name} {n} " * 60 for n, name in enumerate(NAMES)]}, 20, "more than 100 words"),
     "leaking_field": (
         {"description": [f"2026-01-{number + 1:02} 12:00:00" for number in USERS]},
         20,
-        "20 of 20 values of description are or hold a time",
+        "20 of 20 values of description are or contain a time",
     ),
 }
 
@@ -91,7 +95,7 @@ def test_nothing_is_found_where_nothing_is_wrong(tmp_path: Path) -> None:
 def test_a_field_that_is_nearly_an_id_is_found(values: list[str]) -> None:
     one = findings(domain(description=values))["leaking_field"]
     assert (one.severity, one.split) == ("warning", None)
-    assert "are or hold an id" in one.message
+    assert "are or contain an id" in one.message
 
 
 @pytest.mark.parametrize("by", ["id", "title"])
@@ -100,7 +104,7 @@ def test_a_field_that_names_the_target_is_an_error(by: str) -> None:
     named = [others(number) if by == "id" else f"{NAMES[number]} or {title[(number + 1) % 20]}!" for number in USERS]
     one = findings(domain(description=named))["leaking_field"]
     assert (one.severity, one.split, one.count) == ("error", "train", 20)
-    assert "users bought last what the description of an item bought before names" in one.message
+    assert "last items are named, by id or title, in the description of an item bought before" in one.message
 
 
 def test_boilerplate_of_titles_is_found_by_its_longest_phrase() -> None:

@@ -177,7 +177,7 @@ def _shares(text: str) -> tuple[float, float]:
 
 _REASONS = {
     "read": "interactions read",
-    "where": "left out: not what --where asks for",
+    "where": "left out: excluded by --where",
     "incomplete": "left out: without user, item or time (--incomplete drop)",
     "histories": "added: what users of later parts bought before",
     "unknown_items": "left out: their items are not in the catalogue (--unknown-items drop)",
@@ -220,7 +220,7 @@ def _shown(path: Path, domain: Domain) -> str:
         lines.append(f"  {split:<10} {users:>9} users {summary['interactions'][split]:>10} interactions")
     for other in summary["shared_users"] or ():
         lines.append(f"  {other['users']:,} users share their id with {other['domain']}")
-    return "\n".join([*lines, f"  models read {summary['text']}", f"  fingerprint {summary['fingerprint'][:16]}"])
+    return "\n".join([*lines, f"  item text {summary['text']}", f"  fingerprint {summary['fingerprint'][:16]}"])
 
 
 def _summary(path: Path, domain: Domain) -> dict[str, Any]:

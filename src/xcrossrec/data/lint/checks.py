@@ -45,7 +45,7 @@ def check_ids_present(tables: Tables) -> Iterator[Finding]:
             yield from finding("null_id", tables.name, split, rows.to_list(), message)
             ids = frame[column].drop_nulls().cast(pl.String).unique(maintain_order=True)
             spaced = ids.filter((ids.str.strip_chars() != ids) & (ids.str.strip_chars() != ""))
-            message = f"values of {column} in {stem} have blanks at an end: strip them before the import"
+            message = f"values of {column} in {stem} begin or end with spaces: strip them before the import"
             yield from finding("id_whitespace", tables.name, split, [repr(i) for i in spaced], message)
 
 
@@ -57,7 +57,7 @@ def check_catalogue(tables: Tables) -> Iterator[Finding]:
     if tables.splits:
         bought = pl.concat([frame[ITEM].unique() for frame in tables.splits.values()])
         unsold = ids.filter(~ids.is_in(bought.implode())).to_list()
-        message = f"of {ids.len():,} items occur in no split: nothing but their title tells about them"
+        message = f"of {ids.len():,} items occur in no split: only their text is known"
         yield from finding("never_bought", tables.name, None, unsold, message)
 
 
@@ -68,12 +68,12 @@ def check_titles(tables: Tables) -> Iterator[Finding]:
     words = f"have more than {LONG_TITLE_WORDS} words, which leaves less room for the history: cut them"
     cases = {
         "empty_title": (is_empty_title(), "are NaN or empty: complete them, or drop the items"),
-        "html_entity": (has_entity(), "hold HTML entities: import with cleaned titles"),
-        "html_tag": (title.str.contains(TAG), "hold remains of HTML tags: remove the tags, or drop the items"),
+        "html_entity": (has_entity(), "contain HTML entities: clean them and import again"),
+        "html_tag": (title.str.contains(TAG), "contain remains of HTML tags: remove the tags, or drop the items"),
         "long_title": (title.str.count_matches(WORD) > LONG_TITLE_WORDS, words),
         "title_not_alphanumeric": (
             ~is_empty_title() & ~title.str.contains(r"[\p{L}\p{N}]"),
-            "hold neither a letter nor a digit: complete them, or drop the items",
+            "have neither a letter nor a digit: complete them, or drop the items",
         ),
     }
     for code, (condition, message) in cases.items():
@@ -97,7 +97,7 @@ def check_repairs(tables: Tables) -> Iterator[Finding]:
     """Report what the import repaired or noticed, as the manifest states it."""
     filters = tables.manifest.get("filters") or {}
     if isinstance(escaped := filters.get("html_entities"), dict):
-        message = "titles held HTML entities, which the import turned into characters: nothing to do"
+        message = "titles contained HTML entities, which the import converted: nothing to do"
         yield from finding(
             "html_entity", tables.name, None, escaped.get("examples", []), message, count=escaped["items"]
         )
@@ -112,7 +112,7 @@ def check_known_items(tables: Tables) -> Iterator[Finding]:
     for split, frame in tables.splits.items():
         unknown = [item for item in frame[ITEM].unique(maintain_order=True) if item not in known]
         alike = written_otherwise(unknown, tables.items[ITEM])
-        message = "item ids are written in another way than in the catalogue: write them alike"
+        message = "item ids are written differently in the catalogue: write them the same way"
         yield from finding("id_mismatch", tables.name, split, [f"{u!r} is {i!r}" for u, i in alike.items()], message)
         missing = [item for item in unknown if item not in alike]
         rows = int(frame[ITEM].is_in(missing).sum())
@@ -127,11 +127,11 @@ def check_shared_users(tables: Tables) -> Iterator[Finding]:
     users = {split: set(frame[USER].unique()) for split, frame in tables.splits.items()}
     for first, second in combinations(users, 2):
         left, right = users[first], users[second]
-        remedy = f"as the split {way} has it" if by_design else "split by user, or leave them out of one"
+        remedy = f"by design of the split {way}" if by_design else "split by user, or remove them from one"
         message = f"users are in {first} and in {second}: {remedy}"
         yield from finding("shared_users", tables.name, None, sorted(left & right), message, eased=by_design)
         alike = written_otherwise(sorted(right - left), sorted(left - right))
-        message = f"user ids differ between {first} and {second} only in how they are written: write them alike"
+        message = f"user ids differ between {first} and {second} only in spelling: write them the same way"
         yield from finding("id_mismatch", tables.name, None, [f"{a!r}, {b!r}" for b, a in alike.items()], message)
 
 
@@ -144,7 +144,7 @@ def check_equal_splits(tables: Tables) -> Iterator[Finding]:
         one, other = (sorted(map(tuple, tables.sequences[split]["items"].to_list())) for split in (first, second))
         if one == other:
             users = tables.sequences[first][USER].to_list()
-            message = f"sequences of {first} are exactly those of {second}: one of them must be drawn anew"
+            message = f"sequences of {first} are exactly those of {second}: draw one of them again"
             yield from finding("equal_splits", tables.name, None, users, message)
 
 
@@ -155,7 +155,7 @@ def check_order(tables: Tables) -> Iterator[Finding]:
         if POSITION in given.columns:
             numbers = given[POSITION].cast(pl.Float64, strict=False).fill_nan(None)
             bad = given.filter(numbers.is_null())[POSITION].to_list()
-            message = "positions are no numbers: number each user's interactions 0, 1, 2, ..."
+            message = "positions are not numbers: number each user's interactions 0, 1, 2, ..."
             yield from finding("bad_position", tables.name, split, [repr(value) for value in bad], message)
         for code, (users, message) in _unordered_users(frame).items():
             eased = code == "unordered_rows" and not tables.sorted_by_contract
@@ -171,17 +171,17 @@ def check_sequences(tables: Tables) -> Iterator[Finding]:
         message = (
             f"of {long_enough.height:,} targets ({_percent(leaked.len(), long_enough.height)}) occur in their own "
             "history, so that filtering what was bought loses them: import with --repeats first, or --repeats keep "
-            "if people buy the same again (then what was bought stays a candidate)"
+            "if people buy the same again (then bought items stay candidates)"
         )
         kept = (tables.manifest.get("filters") or {}).get("repeats") == "keep"
         if kept:
-            message = "targets occur in their own history, as --repeats keep has it: bought items stay candidates"
+            message = "targets occur in their own history, by design of --repeats keep: bought items stay candidates"
         yield from finding("target_in_history", tables.name, split, leaked.to_list(), message, eased=kept)
         again = long_enough.filter(history.list.n_unique() < history.list.len())[USER]
-        message = "histories hold an item more than once: import with --repeats first unless repeat purchases matter"
+        message = "histories have an item more than once: import with --repeats first unless repeat purchases matter"
         yield from finding("repeated_item", tables.name, split, again.to_list(), message)
         short = frame.filter(pl.col("items").list.len() < SHORTEST_SEQUENCE)[USER]
-        message = f"users have fewer than {SHORTEST_SEQUENCE} items, so no history: they are left out everywhere"
+        message = f"users have fewer than {SHORTEST_SEQUENCE} items, so no history: they are left out"
         yield from finding("short_sequence", tables.name, split, short.to_list(), message)
 
 
@@ -196,7 +196,7 @@ def check_targets(tables: Tables) -> Iterator[Finding]:
         targets = frame.filter(pl.col("items").list.len() >= SHORTEST_SEQUENCE)["items"].list.last()
         cold = targets.filter(~targets.is_in(seen.implode()))
         share = _percent(cold.len(), targets.len())
-        message = f"of {targets.len():,} targets ({share}) never occur in train: only their titles can rank them"
+        message = f"of {targets.len():,} targets ({share}) never occur in train: only their text can rank them"
         yield from finding(
             "cold_target", tables.name, split, cold.unique(maintain_order=True).to_list(), message, count=cold.len()
         )
@@ -221,7 +221,7 @@ def check_times(tables: Tables) -> Iterator[Finding]:
         if TIMESTAMP not in frame.columns:
             continue
         users = frame.filter(pl.col(TIMESTAMP) > time.time())[USER].unique()
-        message = "users bought after today: mend these times (seconds since 1970), or leave such rows out (--where)"
+        message = "users bought in the future: correct the times (seconds since 1970), or leave such rows out (--where)"
         yield from finding("future_time", tables.name, split, sorted(users), message)
         ordered = frame.sort(POSITION, maintain_order=True)
         if split != "train" and (found := at_one_moment(ordered)) is not None:
@@ -231,7 +231,7 @@ def check_times(tables: Tables) -> Iterator[Finding]:
             continue
         message = (
             f"of {found[1]:,} train purchases ({_percent(*found)}) were made after half of the {split} targets, so "
-            "what is trained knows what came later: --split temporal cuts all users at one moment"
+            "training sees the future: --split temporal splits all users at one time"
         )
         yield from finding("train_after_targets", tables.name, split, [], message, count=found[0])
 
@@ -245,8 +245,8 @@ def _unordered_users(frame: pl.DataFrame) -> dict[str, tuple[list[str], str]]:
         ordered = frame.sort(POSITION, maintain_order=True)
         back = ordered.filter(pl.col(TIMESTAMP) < pl.col(TIMESTAMP).shift().over(USER))
     kinds = {
-        "unordered_positions": (double, "have two interactions at one position: number them 0, 1, 2, ..."),
-        "unordered_rows": (rows, "have rows that are not in the order of their positions: sort or import them anew"),
+        "unordered_positions": (double, "have two interactions at the same position: number them 0, 1, 2, ..."),
+        "unordered_rows": (rows, "have rows that are not in the order of their positions: sort or import them again"),
         "unordered_timestamps": (back, "have timestamps that go backwards along the positions: number them by time"),
     }
     return {code: (rows[USER].unique(maintain_order=True).to_list(), said) for code, (rows, said) in kinds.items()}

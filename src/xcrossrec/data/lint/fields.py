@@ -29,25 +29,23 @@ def check_fields(tables: Tables) -> Iterator[Finding]:
         said = column.filter(column != "")
         missing = column.len() - said.len()
         if 2 * missing > column.len():
-            message = f"of {column.len():,} items have no {name}: read another field, or complete it"
+            message = f"of {column.len():,} items have no {name}: use another field, or complete it"
             yield from finding("empty_field", tables.name, None, [name], message, count=missing)
         if said.len() < FEWEST:
             continue
         if name != TITLE:
             value, count = said.value_counts(sort=True).row(0)
             if count >= 0.95 * said.len():
-                message = f"of {said.len():,} items have one {name}, which tells no item from another: leave it out"
+                message = f"of {said.len():,} items have the same {name}, which distinguishes none: leave it out"
                 yield from finding("constant_field", tables.name, None, [repr(value[:80])], message, count=count)
                 continue
             tagged = said.filter(said.str.contains(TAG))
-            message = f"values of {name} hold remains of HTML tags: remove the tags"
+            message = f"values of {name} contain remains of HTML tags: remove the tags"
             shown = [repr(text[:80]) for text in tagged.head(3)]
             yield from finding("html_tag", tables.name, None, shown, message, count=tagged.len())
         if phrase := _phrase(said):
             count = int(said.str.to_lowercase().str.contains(phrase, literal=True).sum())
-            message = (
-                f"of {said.len():,} values of {name} hold one phrase, which tells no item from another: cut it out"
-            )
+            message = f"of {said.len():,} values of {name} contain one phrase, which distinguishes none: remove it"
             yield from finding("boilerplate_field", tables.name, None, [repr(phrase)], message, count=count)
 
 
@@ -68,7 +66,7 @@ def check_leaks(tables: Tables) -> Iterator[Finding]:
             kinds["an id"] = said.len()
         for kind, count in kinds.items():
             if 2 * count > said.len():
-                message = f"of {said.len():,} values of {name} are or hold {kind}: leave the field out"
+                message = f"of {said.len():,} values of {name} are or contain {kind}: leave the field out"
                 shown = [repr(text[:80]) for text in said.head(3)]
                 yield from finding("leaking_field", tables.name, None, shown, message, count=count, eased=True)
         yield from _named_targets(tables, name, column)
@@ -97,8 +95,8 @@ def _named_targets(tables: Tables, name: str, column: pl.Series) -> Iterator[Fin
         named = [user for user, items in users.select(frame.columns).iter_rows() if _names_target(items, texts, titles)]
         if len(named) >= 5 and len(named) > 0.05 * users.height:
             message = (
-                f"of {users.height:,} users bought last what the {name} of an item bought before names, by its id or "
-                "its title: leave the field out"
+                f"of {users.height:,} users' last items are named, by id or title, in the {name} of an item "
+                "bought before: leave the field out"
             )
             yield from finding("leaking_field", tables.name, split, named, message)
 

@@ -108,11 +108,11 @@ def load_tables(source: Domain | Path | str) -> Tables:
         return Tables(source.name, raw, {**source.manifest, "text": source.text.template}, sorted_by_contract=True)
     path = Path(source)
     if not path.is_dir():
-        raise DataError(f"no folder at {path} (it {state_of(path)}): give one that data import made, or of CSV files")
+        raise DataError(f"no folder at {path} (it {state_of(path)}): give an imported domain, or one of CSV files")
     named = [(stem, path / f"{stem}{suffix}") for stem in NEEDED for suffix in reversed(SUFFIXES)]
     files = {stem: file for stem, file in named if file.is_file()}  # of several the first suffix counts
     if "items" not in files:
-        raise DataError(f"{path} holds no catalogue: expected items.parquet, .csv.gz or .csv, and train beside it")
+        raise DataError(f"{path} has no catalogue: expected items.parquet, .csv.gz or .csv, and train beside it")
     manifest, mismatch = dict[str, Any](), None
     if (path / MANIFEST).exists():
         try:

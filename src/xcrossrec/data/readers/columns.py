@@ -130,7 +130,7 @@ class Columns:
                 raise DataError(f"{path} has {present.count(name)} columns {name!r}: rename all but one")
             if name is None and role in needed:
                 several = [each for each in present if candidates(role, [re.sub(r"[\W_]*\d+$", "", each)])]
-                remedy = f"name it with --column {role}=NAME, or choose the format that the file has"
+                remedy = f"name it with --column {role}=NAME, or give the file's --format"
                 remedy = f"write a row for each of {', '.join(several)}" if len(several) > 1 else remedy
                 raise DataError(f"{path} has no column for the {role}, {has}: {remedy}{hint}")
             named[role] = name

@@ -150,7 +150,7 @@ def _single_bytes(head: bytes, error: UnicodeDecodeError, shown: str, say: Calla
         )
     begin = max(error.start - 12, head.rfind(b"\n", 0, error.start) + 1)
     word = head[begin : error.start + 12].decode(_WESTERN, "replace").splitlines()[0]
-    say(f"{shown} is read as Windows-1252 (line {line}: {word!r}); --encoding names another (cp1250, cp1254)")
+    say(f"{shown} is read as Windows-1252 (line {line}: {word!r}); if it is not, give --encoding (cp1250, cp1254, ...)")
     return _WESTERN
 
 

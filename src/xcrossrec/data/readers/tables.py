@@ -94,7 +94,7 @@ def read_item_file(path: Path) -> pl.DataFrame:
 def read_planned(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> RawDomain:
     """Read the two tables as a format has them; errors as for `read_tables`."""
     if bool(inputs.interactions) == bool(inputs.splits):
-        raise ConfigError("purchases come in one (--interactions) or split (--train, --test): give one of the two")
+        raise ConfigError("give purchases once: with --interactions, or already split with --train, --test")
     if (plan.only_bought and not inputs.items) or (inputs.splits and not ("train" in inputs.splits and inputs.items)):
         what = "published reviews" if plan.only_bought else "files that come split"
         raise ConfigError(f"{what} need the items with titles (--items), and parts at least --train: give both")
