@@ -93,7 +93,7 @@ def specs_of(models: Sequence[str], catalogs: Sequence[str], precision: Encoding
         if folders.setdefault(name := folder.absolute().name, folder) is not folder:
             raise ConfigError(f"two models are called {name!r}: write the second as NAME={folder}")
     if len(shared) > 1:
-        raise ConfigError(f"two catalogues have no name, {shared[0]} and {shared[1]}: write each as NAME=DIR")
+        raise ConfigError(f"{len(shared)} catalogues have no name: write each as NAME=DIR")
     if strangers := sorted(set(of_name) - set(folders)):
         raise ConfigError(f"the catalogue {strangers[0]!r} belongs to no model: there is {', '.join(folders)}")
     specs = []
@@ -114,7 +114,7 @@ def _named(texts: Sequence[str], what: str) -> tuple[dict[str, Any], list[Any]]:
         if not equals or is_url(text) or Path(text).exists():
             unnamed.append(_place(text))
         elif not name or not path or name in named:
-            raise ConfigError(f"{text!r} names no {what} as NAME=PATH, or one that has a name already: give another")
+            raise ConfigError(f"{name!r} names no {what} as NAME=PATH, or one that has a name already: give another")
         else:
             named[name] = _place(path)
     return named, unnamed

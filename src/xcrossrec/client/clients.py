@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
@@ -67,12 +68,13 @@ class _Client:
         import httpx
 
         self.url = url if url.endswith("/") else f"{url}/"
-        self._retries = retries
-        self._patience_s = patience_s
+        self._retries, self._patience_s = retries, patience_s
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         of_httpx = getattr(httpx, self._of_httpx)
         self._connect = partial(of_httpx, base_url=self.url, timeout=timeout_s, headers=headers, transport=transport)
         with _own_errors(self.url):
+            if not (api_key or "").isprintable():  # else what httpx says of it later shows the key
+                raise ValueError("the key has a line's end, or another character that no request can carry")
             self._http, self._process = self._connect(), os.getpid()
 
     def _connected(self) -> Any:
@@ -105,10 +107,9 @@ def _named_wait_s(retry_after: str) -> float | None:
     """Read the header Retry-After, seconds or a date; None for anything else."""
     if retry_after.strip().isdecimal():
         return float(retry_after)
-    try:
+    with suppress(ValueError, OverflowError):
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
+    return None
 
 
 def _result(call: Call[T], response: httpx.Response) -> T:
@@ -131,9 +132,10 @@ def _told(response: httpx.Response) -> tuple[str, str]:
 
 @contextmanager
 def _own_errors(url: str) -> Iterator[None]:
-    """Turn a failed connection, and what cannot be sent, into an error that names the address."""
+    """Turn a failed connection, and what cannot be sent, into an error that names the address, without a password."""
     import httpx
 
+    url = re.sub("//[^/]*@", "//", url)
     try:
         yield
     except (httpx.HTTPError, httpx.StreamError) as error:

@@ -146,8 +146,7 @@ class Gate:
         self.metrics.observe(method, route, visit.status, seconds)
         if access.isEnabledFor(logging.INFO):
             fixed = {"request_id": visit.request_id, "method": method, "route": route, "status": visit.status}
-            facts = {**fixed, "ms": round(seconds * 1000, 2), **visit.facts}
-            access.info("request", extra={"facts": facts})
+            access.info("request", extra={"facts": {**fixed, "ms": round(seconds * 1000, 2), **visit.facts}})
 
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
@@ -161,8 +160,7 @@ class _Visit:
         self._send, self._draining = send, draining
         given = Headers(scope=scope).get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
-        self.facts: dict[str, Any] = {}
-        scope.setdefault("state", {})["facts"] = self.facts
+        self.facts: dict[str, Any] = scope.setdefault("state", {}).setdefault("facts", {})
         self._bare = scope["method"] == "HEAD"
         if self._bare:
             scope["method"] = "GET"

@@ -255,8 +255,7 @@ async def report(request: Request, model: Wanted = None) -> Response:
 
 
 def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
+    return request.app.state.service  # type: ignore[no-any-return]
 
 
 async def _info(request: Request, served: Served) -> ModelInfo:

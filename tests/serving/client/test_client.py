@@ -308,6 +308,20 @@ def test_an_address_or_a_key_that_is_none_is_said(kind: Any, url: str, key: str 
         kind(url, api_key=key)
 
 
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("key", ["of-the-shop\n", "of-the-shop\x00", "\u2028of-the-shop"])
+def test_no_error_shows_a_key(kind: Any, key: str) -> None:
+    with pytest.raises(ConfigError, match="the key has a line's end, or another character") as told:
+        kind("http://shop", api_key=key)
+    assert "of-the-shop" not in str(told.value)
+
+
+def test_no_error_shows_a_password() -> None:
+    transport = httpx.MockTransport(Service(httpx.ConnectError("refused")))
+    with pytest.raises(ServiceError, match=r"no answer from http://shop/a@b/ "):
+        Client("http://anna:secret@shop/a@b", transport=transport).models()
+
+
 @both
 def test_a_client_that_cannot_be_used_any_more_is_said(client: Any) -> None:
     with pytest.raises(

@@ -31,15 +31,18 @@ def test_models_are_joined_with_their_catalogues() -> None:
     [
         (["a=m"], ["b=c"], "the catalogue 'b' belongs to no model: there is a"),
         (["a=m", "b=n"], ["b=c"], "the model 'a' has no catalogue: add --catalog a=DIR"),
-        (["a=m"], ["c", "d"], "two catalogues have no name, c and d"),
+        (["a=m"], ["c", "d"], "2 catalogues have no name: write each as NAME=DIR"),
         (["x/m", "y/m"], ["c"], "two models are called 'm'"),
-        (["a=m", "a=n"], ["c"], "'a=n' names no model"),
-        (["a="], ["c"], "'a=' names no model"),
+        (["a=m", "a=n"], ["c"], "'a' names no model"),
+        (["a="], ["c"], "'a' names no model"),
+        (["a=m"], ["postgresql://u:secret@h/d", "d"], "2 catalogues have no name"),
+        (["a=m"], ["a=b", "a=postgresql://u:secret@h/d"], "'a' names no catalog"),
     ],
 )
 def test_what_cannot_be_joined(models: list[str], catalogs: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said) as told:
         specs_of(models, catalogs, "fp32")
+    assert "secret" not in str(told.value)
 
 
 def test_mistakes_end_in_a_sentence(tmp_path: Path) -> None:
