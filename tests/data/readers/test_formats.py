@@ -20,7 +20,7 @@ def test_an_unknown_format_is_refused() -> None:
         (
             "amazon2014",
             Inputs(FILE, FILE, {"train": FILE}),
-            "purchases come in one .* or split .*: give one of the two",
+            "give purchases once: with .* or already split with .*",
         ),
         ("amazon2023", Inputs(items=FILE), "give purchases once"),
         ("recbole", Inputs(FILE, FILE, {"train": FILE}), "give purchases once: with --interactions, or"),
