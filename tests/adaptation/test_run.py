@@ -31,7 +31,9 @@ from xcrossrec.data import Domain, build_domain
 from xcrossrec.evaluation import Evaluation, evaluate
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
 from xcrossrec.models.model import encoder_of
+from xcrossrec.models.purchases import term_of
 from xcrossrec.progress import stage
+from xcrossrec.recommender import Recommender
 from xcrossrec.replacing import claimed, replacing_folder
 
 QUICK = {"epochs": 1, "batch_users": 24}
@@ -176,6 +178,22 @@ def test_nothing_is_fitted_twice(done: Done, untrained: list[str]) -> None:
     again = done.again()
     assert not untrained
     assert again.model_dump(exclude={"created", "curve"}) == done.decision.model_dump(exclude={"created", "curve"})
+
+
+def test_who_bought_one_thing_counts(done: Done, untrained: list[str], tmp_path: Path) -> None:
+    """In the first weeks that is nearly everybody: what sells most was counted from the few who had come back."""
+    once = pl.DataFrame([{"user_id": f"new{n}", "item_id": "garden-9", "position": 0} for n in range(50)])
+    splits = {**done.target.interactions, "train": pl.concat([done.target.frame("train"), once])}
+    domain = build_domain("garden", done.target.items, splits)
+    decision = adapt(domain, [], out=tmp_path / "out", base=done.base, plan=PLAN, minutes=5)
+    assert (decision.target.users.fit, decision.target.purchases) == (36, 36 * 4 + 50)
+    for name in ("popularity", "base", "base-bought"):
+        with Recommender.from_pretrained(tmp_path / "out" / "work" / name / "model", domain) as recommender:
+            first = recommender.recommend([], 1)[0]
+            assert first.item_id == "garden-9", name
+            term = term_of(recommender.model)
+            assert term is not None
+            assert term.counts.customers == 86
 
 
 def test_a_source_goes_and_what_does_not_depend_on_it_stays(done: Done, untrained: list[str]) -> None:

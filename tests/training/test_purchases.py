@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from xcrossrec.copurchase.weight import GRID
@@ -78,6 +79,30 @@ def test_a_rival_may_know_them_and_a_source_does_not(
     assert purchases_of(bundle.load(out)) is not None
     assert purchases_of(bundle.load(two_sources[0])) is None
     assert bundle.read_bundle_manifest(two_sources[0])["metrics"]["copurchase"] is None
+
+
+def test_who_bought_one_thing_counts_where_no_budget_is_given(
+    target_domain: Domain, two_sources: list[Path], settings: Any, tmp_path: Path
+) -> None:
+    """As most customers of a new category: nothing is trained on them, but they say what sells and who buys it."""
+    once = [{"user_id": f"new{n}", "item_id": "i3", "position": 0} for n in range(50)]
+    train = pl.concat([target_domain.frame("train"), pl.DataFrame(once)])
+    bought = [{"user_id": each["user_id"], "item_id": "pan", "position": 0} for each in once]
+    kitchen = build_domain("another", THERE, {"train": bought})
+    domain = with_shared_users(build_domain("target", target_domain.items, {"train": train}), [kitchen])
+    options: dict[str, Any] = {"config": settings(epochs=1, learning_rate=1e-6), "show_progress": False}
+    train_target(domain, two_sources, tmp_path / "target", **options)
+    train_source(domain, tmp_path / "rival", init=two_sources[0], purchases=True, **options)
+    everybody = set(domain.frame("train")["user_id"])
+    for folder in ("target", "rival"):
+        term = term_of(bundle.load(tmp_path / folder))
+        assert term is not None
+        assert term.counts.customers == len(everybody)
+    day_one = day_one_of(bundle.load(tmp_path / "target"))
+    assert day_one is not None
+    assert day_one.bridge is not None
+    assert len(day_one.bridge.customers) == 50
+    assert day_one.popularity["bought"].sum() == domain.frame("train").unique(["user_id", "item_id"]).height
 
 
 def test_a_pair_model_has_none(tiny_models: Any, target_domain: Domain) -> None:

@@ -169,11 +169,11 @@ class Maker:
 
         def fit() -> None:
             timed = Timed()
-            lately, half_life = popularity_of(self.domain, self.shop.users)
+            lately, half_life = popularity_of(self.domain, self.shop.buyers)
             order = np.unique(lately["lately"].to_numpy(), return_inverse=True)[1].astype(np.int64)
 
             def save(folder: Path) -> None:
-                model = with_counts(_untrained(self.domain, self.base), counted(self.domain, self.shop.users), {})
+                model = with_counts(_untrained(self.domain, self.base), counted(self.domain, self.shop.buyers), {})
                 only = {"text": 0.0, "popularity": 1.0}
                 weights: Weights = {"none": {"popularity": 1.0}, "one": only, "several": only}
                 new = DayOne(vector_dim(model), lately, weights, half_life_days=half_life)
@@ -194,10 +194,10 @@ class Maker:
             timed = Timed()
             scorer = self.scorer(sources)
             made.append(scorer)
-            plain = with_counts(scorer.model, counted(self.domain, self.shop.users), {})
-            plain = with_day_one(plain, self.domain, self.shop.users, seed=self.seed, scorer=scorer)
+            plain = with_counts(scorer.model, counted(self.domain, self.shop.buyers), {})
+            plain = with_day_one(plain, self.domain, self.shop.buyers, seed=self.seed, scorer=scorer)
             self._keep(form, scorer, plain, sources, timed)
-            known = self.with_bought(scorer, self.shop.users).model  # whose first day is the same
+            known = self.with_bought(scorer, self.shop.buyers).model  # whose first day is the same
             model = kind_of(known).assemble([*known, *(each for each in plain if isinstance(each, DayOne))])
             self._keep(bought(form), scorer, model, sources, timed)
             self.shop.pace.elsewhere = scorer.read_elsewhere
@@ -212,7 +212,7 @@ class Maker:
             self._measure(model := text_model(self.domain, (), self.base))
             pace.rank_s += self._scanning_s(model)
         if pace.elsewhere is None:
-            rows, texts = customers_of_both(self.domain, self.shop.users, self.seed)
+            rows, texts = customers_of_both(self.domain, self.shop.buyers, self.seed)
             pace.elsewhere = len({text for each in texts for text in each}) if len(rows) >= LEAST_SHARED else 0
         return pace.reading(self.domain.items.height + pace.elsewhere) + 2 * pace.rank_s
 

@@ -258,7 +258,7 @@ def _decide(shop: Shop, judged: Sequence[Source], folder: str) -> Decision:
         target=Target(
             name=domain.name,
             items=domain.items.height,
-            purchases=sum(map(len, shop.users.rows)),
+            purchases=sum(map(len, shop.buyers.rows)),
             users=users,
             fingerprint=domain.fingerprint,
             folder=folder,

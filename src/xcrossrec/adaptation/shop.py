@@ -131,7 +131,7 @@ class Shop:
         self, domain: Domain, work: Path, *, seed: int, clock: Clock, bar: Stage, facts: Mapping[str, Any]
     ) -> None:
         self.domain, self.work, self.seed, self.clock, self.bar = domain, work, seed, clock, bar
-        self.users = domain.sequences("train")
+        self.users, self.buyers = domain.sequences("train"), domain.sequences("train", minimum=1)
         self.pace = Pace()
         self.found: dict[str, Fitted | Missing] = {}
         self.planned = 1

@@ -117,7 +117,8 @@ def train_source(
         def finished() -> TrainingReport:
             end, written = report, model
             if purchases and kind_of(model).name == "dual":
-                written, choice = with_purchases(model, domain, users, seed=config.seed)
+                known = users if budget else domain.sequences("train", minimum=1)  # one purchase counts, too
+                written, choice = with_purchases(model, domain, known, seed=config.seed)
                 end = replace(report, copurchase=choice)
             manifest = {
                 "kind": "adapter",

@@ -104,8 +104,9 @@ def train_target(
         def finished() -> TrainingReport:
             end, written = report, model
             if purchases and scoring == "dual":
-                written, choice = with_purchases(model, domain, users, seed=config.seed)
-                written = with_day_one(written, domain, users, seed=config.seed)
+                known = users if budget else domain.sequences("train", minimum=1)  # one purchase counts, too
+                written, choice = with_purchases(model, domain, known, seed=config.seed)
+                written = with_day_one(written, domain, known, seed=config.seed)
                 end = replace(report, copurchase=choice)
             manifest = {
                 "kind": "target",
