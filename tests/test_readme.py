@@ -87,6 +87,7 @@ def test_the_readmes_commands_run(elsewhere: Path, tiny_models: Any) -> None:
     assert (elsewhere / "models/garden/report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     decided = printed["adapt data/garden --add-source"]
     assert "kitchen" in decided
+    assert "Learn:  xcrossrec learn models/garden/model --interactions data/garden\n" in decided
     assert "Serve:  xcrossrec serve models/garden/model --catalog data/garden" in decided
     assert len(re.findall(r"^ *\d\. ", printed["recommend models/garden/model --catalog"], flags=re.MULTILINE)) == 5
     assert not (elsewhere / "runs").exists()

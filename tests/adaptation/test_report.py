@@ -92,6 +92,7 @@ def test_the_text_has_the_figures_of_the_decision(whole: Page) -> None:
         "Failed: the disk was full.",
         "about 15 min",
         "The customers are simulated",
+        "xcrossrec learn out/model --interactions data/garden",
         "xcrossrec serve out/model --catalog data/garden",
     ):
         assert figure in text.replace(" 0.1090", "0.1090").replace(" \u22120.0230", "\u22120.0230"), figure

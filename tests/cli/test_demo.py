@@ -57,7 +57,7 @@ def test_the_demo_ends_with_verdict_reasons_report_and_serve_command(shown: Show
     decision = Decision.read(out / "garden")
     assert all(sentence in printed for sentence in decision.verdict)
     assert decision.simulated
-    report, serve = printed.splitlines()[-2:]
+    report, _, serve = printed.splitlines()[-3:]
     assert report == f"Report: {OUT}/garden/report.html"
     assert shlex.split(serve.removeprefix("Serve:")) == [
         "xcrossrec", "serve", f"{OUT}/garden/model", "--catalog", f"{OUT}/data/garden",

@@ -112,6 +112,35 @@ def test_without_a_catalogue_there_must_be_weights(model: Path) -> None:
         xcrossrec.learn(model, FIRST)
 
 
+def test_a_day_without_a_purchase_changes_nothing(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "day.csv").write_text("customer,sku,time\n")
+    with pytest.raises(DataError, match="none of the 0 items that were bought"):
+        xcrossrec.learn(model, tmp_path / "day.csv", ITEMS)
+    xcrossrec.learn(model, FIRST, ITEMS)
+    learned = xcrossrec.learn(model, tmp_path / "day.csv")
+    assert (learned.purchases, learned.added) == (10, 0)
+    (tmp_path / "day.csv").write_text("")
+    with pytest.raises(DataError, match="is empty: give a file with rows"):  # not even a header: a copy that failed
+        xcrossrec.learn(model, tmp_path / "day.csv")
+
+
+def test_what_ranks_by_best_sellers_alone_gets_no_weight_beside_a_text(model: Path, tmp_path: Path) -> None:
+    """As `adapt` ships it: all customers get the same, and the reason says so."""
+    popularity = pl.DataFrame({"item_id": list(TINY_ITEMS), "lately": [0.0] * 6, "bought": [0] * 6})
+    only = {"text": 0.0, "popularity": 1.0}
+    known = with_counts(bundle.load(model), CoPurchases.count(FIRST), {})
+    day_one = DayOne(32, popularity, {"none": {"popularity": 1.0}, "one": only, "several": only})
+    manifest = bundle.read_bundle_manifest(model)
+    bundle.save(kind_of(known).assemble([*known, day_one]), model, manifest, overwrite=True)
+    assert xcrossrec.learn(model, FIRST, ITEMS).copurchase is None
+    assert not purchases_of(bundle.load(model)).weights  # type: ignore[union-attr]
+    words = ["learn", str(model), "--interactions", str(tmp_path / "later.csv"), "--catalog", str(tmp_path / "i.csv")]
+    LATER.write_csv(tmp_path / "later.csv")
+    ITEMS.write_csv(tmp_path / "i.csv")
+    said = CliRunner().invoke(app, words)
+    assert "no weight to choose" in said.stdout, said.output
+
+
 def test_purchases_of_another_catalogue_are_refused(model: Path) -> None:
     others = ITEMS.with_columns(pl.col("item_id").str.replace("i", "x"))
     with pytest.raises(

@@ -109,6 +109,7 @@ def as_text(decision: Decision, out: Path) -> str:
     risks = [each for each in decision.risks or () if each.code in _SPOILING and each.sentence.startswith(own)]
     lines += [*decision.verdict, *(f"But {each.sentence}" for each in risks), ""]
     lines.append(f"Report: {out / 'report.html'}")
+    lines.append(f"Learn:  xcrossrec learn {quote(str(out / 'model'))} --interactions {catalog}")
     return "\n".join([*lines, f"Serve:  xcrossrec serve {quote(str(out / 'model'))} --catalog {catalog}"])
 
 

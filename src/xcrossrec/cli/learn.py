@@ -58,8 +58,8 @@ def learn(
         f"{model}: {learned.added:,} purchases are new; it knows {learned.purchases:,} of {learned.customers:,} "
         "customers now"
     )
-    if learned.copurchase is not None:
-        echo(f"Beside the text: {learned.copurchase}")
+    if catalog is not None:
+        echo(f"Beside the text: {learned.copurchase or 'no weight to choose, this model ranks by bestsellers alone'}")
 
 
 def forget(

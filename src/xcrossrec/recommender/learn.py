@@ -22,7 +22,7 @@ from xcrossrec.data.readers.sources import Paths
 from xcrossrec.data.store import read_parquet
 from xcrossrec.exceptions import BundleError, ConfigError, DataError
 from xcrossrec.models import bundle
-from xcrossrec.models.day_one import POPULARITY, without
+from xcrossrec.models.day_one import POPULARITY, ladder_of, without
 from xcrossrec.models.identity import AnyBase
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.models.purchases import Purchases, check_knows, purchases_of, with_counts
@@ -33,6 +33,7 @@ from xcrossrec.types import ITEM, USER, is_url
 _TRAINED = "user"
 """Column of the table of users that a training saw."""
 
+_NOTHING = pl.DataFrame(schema={USER: pl.String, ITEM: pl.String})
 _WRITTEN_ANEW = ("format_version", "xcrossrec_version", "created", "files")
 
 
@@ -43,7 +44,7 @@ class Learned:
     Attributes:
         purchases: of each customer and item one.
         added: purchases that it did not know before.
-        copurchase: how their weights were chosen; None where they stayed.
+        copurchase: how their weights were chosen; None where they stayed, as of a model that ranks by bestsellers.
     """
 
     purchases: int
@@ -97,17 +98,17 @@ def learn(
     fresh, forgotten = _read(interactions, columns or Columns())
     if forget_all(path, forgotten):
         manifest, model = _read_model(path, base)
-    known = _known(model)
+    known = purchases_of(model) or Purchases(_NOTHING, {})
     counts = known.term.counts.joined(fresh)
-    choice = None if texts is None else _choose(model, counts, texts, seed)
+    best_sellers = (ladder := ladder_of(model)) is not None and ladder.knows_best_sellers_alone("several")
+    choice = None if texts is None or best_sellers else _choose(model, counts, texts, seed)
     with changing(path):
         if bundle.read_bundle_manifest(path) != manifest:
             manifest, model = _changed_meanwhile(path, base, manifest)
-            known = _known(model)
+            known = purchases_of(model) or Purchases(_NOTHING, {})
             counts = known.term.counts.joined(fresh)
         _write(with_counts(model, counts, (choice or known).weights), path, manifest, choice)
-    services = [place for place in _paths(interactions) if is_url(place)]
-    now = {customer for place in services for customer in recorded_purchases(place).forgotten}
+    now = {who for place in filter(is_url, _paths(interactions)) for who in recorded_purchases(place).forgotten}
     forget_all(path, now - set(forgotten))  # while this went on
     return Learned(counts.purchases, counts.customers, counts.purchases - known.term.counts.purchases, choice)
 
@@ -115,11 +116,6 @@ def learn(
 def _read_model(path: Path, base: AnyBase | None) -> tuple[Mapping[str, Any], Model]:
     """The manifest first: what is changed after it is seen when the model is written."""
     return bundle.read_bundle_manifest(path), bundle.load(path, base=base)
-
-
-def _known(model: Model) -> Purchases:
-    """What a model knows of purchases; nothing, where it knew none."""
-    return purchases_of(model) or Purchases(pl.DataFrame(schema={USER: pl.String, ITEM: pl.String}), {})
 
 
 def _changed_meanwhile(path: Path, base: AnyBase | None, then: Mapping[str, Any]) -> tuple[Mapping[str, Any], Model]:
@@ -162,8 +158,8 @@ def forget_all(path: Path, customers: Collection[str]) -> int:
                 if (hers := table.filter(pl.col(column).is_in(customers))).height:
                     changed[name] = table.filter(~pl.col(column).is_in(customers))
                     items += hers[ITEM].to_list() if ITEM in hers.columns else []
-        popular = {name: table for name, table in tables.items() if items and Path(name).name == POPULARITY}
-        changed |= {name: without(table, Counter(items)) for name, table in popular.items()}
+        popular = (name for name in names if items and Path(name).name == POPULARITY)
+        changed |= {name: without(tables[name], Counter(items)) for name in popular}
         if changed:
             bundle.save_tables(path, changed)
     return len(items)
@@ -175,11 +171,12 @@ def _read(interactions: Paths | Table, columns: Columns) -> tuple[pl.DataFrame, 
     if kept := [path for path in _paths(interactions) if is_catalogue(path)]:
         interactions = [path for path in _paths(interactions) if path not in kept]
     logs = [recorded_purchases(path) for path in kept]
-    tables = [log.table().select(USER, ITEM) for log in logs]
+    tables = [_NOTHING, *(log.table().select(USER, ITEM) for log in logs)]
     forgotten = [customer for log in logs for customer in log.forgotten]
     if not kept or interactions:
-        found = as_text(canonical(read_interactions(Inputs(interactions=interactions, columns=columns))))
-        tables.insert(0, leave_out(found.select(USER, ITEM), forgotten))
+        found = read_interactions(Inputs(interactions=interactions, columns=columns))
+        if found.height:  # else a day without a purchase
+            tables[0] = leave_out(as_text(canonical(found)).select(USER, ITEM), forgotten)
     return pl.concat(tables), forgotten
 
 
@@ -196,8 +193,8 @@ def _choose(model: Model, counts: CoPurchases, texts: Mapping[str, str], seed: i
     table = counts.table()
     if not table[ITEM].is_in(list(texts)).any():
         raise DataError(
-            f"none of the {table[ITEM].n_unique():,} items that were bought ({table[ITEM][0]!r} first) is in the "
-            f"catalogue of {len(texts):,} items: give the catalogue of these purchases"
+            f"none of the {table[ITEM].n_unique():,} items that were bought ({next(iter(table[ITEM]), 'none')!r} "
+            f"first) is in the catalogue of {len(texts):,} items: give the catalogue of these purchases"
         )
     sequences = table.group_by(USER, maintain_order=True).agg(ITEM)[ITEM].to_list()
     return weighed(model, sequences, texts, most_texts=MOST_TEXTS, seed=seed)

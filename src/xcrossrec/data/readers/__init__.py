@@ -79,7 +79,7 @@ def read_interactions(inputs: Inputs) -> pl.DataFrame:
         files = _in_files(inputs, folder)
         files = replace(files, interactions=_without_domains(files.interactions, folder))
         try:
-            return read_bought(Plan(), files, reading_of(Plan(), files, folder), [], None)[0]
+            return read_bought(Plan(), files, reading_of(Plan(), files, folder), [], None, empty=True)[0]
         except DataError as error:
             if not (lacking := dict.fromkeys(re.findall(r"--(?!column)[a-z]+", str(error)))):
                 raise

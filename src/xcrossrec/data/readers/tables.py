@@ -171,9 +171,9 @@ def _values(source: Source, names: list[str]) -> Mapping[str, pl.Series]:
 
 
 def read_bought(
-    plan: Plan, inputs: Inputs, reading: Reading, opened: list[Source], blocks: Blocks | None
+    plan: Plan, inputs: Inputs, reading: Reading, opened: list[Source], blocks: Blocks | None, *, empty: bool = False
 ) -> tuple[pl.DataFrame, Mapping[str, int], Mapping[str, object]]:
-    """Read the interactions, and what to state of their rows; ``opened`` takes the files."""
+    """Read the interactions, and what to state of their rows; ``opened`` takes the files, which may be ``empty``."""
     tally = Tally()
 
     def table(paths: Paths) -> pl.DataFrame:
@@ -195,7 +195,7 @@ def read_bought(
     tables = {split: table(given[split]) for split in SPLITS if split in given}
     counted = tally.rows(inputs)
     for split, part in tables.items():
-        if part.is_empty():
+        if part.is_empty() and not empty:
             shown = given[split] if isinstance(given[split], str | Path) else ", ".join(map(str, given[split]))
             raise DataError(f"{shown} holds no interactions: the domain would be empty; give the right file")
     if not inputs.splits:
