@@ -253,7 +253,8 @@ def test_a_source_outside_the_folder(saved: Path) -> None:
         bundle.load(saved)
     set_json(saved / "xcrossrec_encoder.json", lambda s: {**s, "sources": ["\U0001f600" * 200, "source1"]})
     restamp(saved)
-    with pytest.raises(BundleError, match=r"cannot be used: .*File name too long"):  # 800 bytes, which no disk takes
+    # 800 bytes, which no disk takes; from Python 3.14 on exists() hides why
+    with pytest.raises(BundleError, match=r"cannot be used: .*File name too long|is no adapter: it has no"):
         bundle.load(saved)
 
 

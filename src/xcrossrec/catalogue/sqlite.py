@@ -7,6 +7,7 @@ which are written once and mapped when the catalogue opens (:mod:`xcrossrec.cata
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -44,11 +45,10 @@ log = logging.getLogger(__name__)
 
 def is_catalogue(folder: Path | str) -> bool:
     """Whether a folder holds a catalogue, or what is left of one (StorageError: this user may not look into it)."""
-    try:
-        return any((Path(folder) / name).exists() for name in (DATABASE, VERSION))
-    except PermissionError:
-        check_access(Path(folder))
-        raise
+    with suppress(FileNotFoundError, NotADirectoryError, ValueError):
+        if not os.access(folder, os.X_OK):  # from Python 3.14 on exists() says no word of it
+            check_access(Path(folder))
+    return any((Path(folder) / name).exists() for name in (DATABASE, VERSION))
 
 
 def recorded_fingerprint(folder: Path) -> str | None:

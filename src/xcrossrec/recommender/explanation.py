@@ -296,5 +296,5 @@ def _mean_coefficients(probe: _Probe, encoder: XCrossEncoder) -> Float[np.ndarra
     means = np.empty((len(probe.items), len(records), len(encoder.sources)))
     for item, layer in np.ndindex(means.shape[:2]):
         taken = records[layer][..., tokens[item]].abs().mean(-1)
-        means[item, layer] = (taken.fill_diagonal_(0).sum(0) / (len(taken) - 1)).cpu()
+        means[item, layer] = (taken.fill_diagonal_(0).sum(0) / (len(taken) - 1)).cpu().numpy()
     return means
