@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xcrossrec.data import Domain, build_domain, read_domain, write_domain
-from xcrossrec.data.text import TITLES, ItemText, clean_text, spaced, unaccented
+from xcrossrec.data.text import TITLES, ItemText, clean, clean_text, spaced, unaccented
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.prompts import clean_title
 
@@ -116,6 +117,22 @@ def test_one_item_is_read_as_many_are(rows: list[tuple[str, str | None, float | 
     table = pl.DataFrame(rows, {"title": pl.String, "brand": pl.String, "price": pl.Float64}, orient="row")
     for text in (ItemText("{title:2}; by {brand:1}. {price}"), TITLES, ItemText("{brand} ({price})")):
         assert text.render(table).to_list() == [text.of(row) for row in table.iter_rows(named=True)]
+
+
+@pytest.mark.parametrize(
+    "raw", ["<!--" * 16_000, "<script>" * 8_000 + "</", "<script" * 9_000, "<b>Saw</b> " * 900 + "<!--", "</" * 30_000]
+)
+def test_a_text_that_was_written_to_take_long_does_not(raw: str) -> None:
+    began = time.process_time()
+    one = clean(raw, title=True)
+    assert time.process_time() - began < 0.5
+    assert one == clean_text(pl.Series([raw]))[0]
+
+
+@pytest.mark.parametrize("raw", [f"Saw &#{'9' * 5_000};", f"Saw &#x{'f' * 5_000};", f"Saw &{'a' * 5_000};"])
+def test_an_entity_of_thousands_of_digits_is_none(raw: str) -> None:
+    """Python makes no number of them."""
+    assert clean(raw) == clean_text(pl.Series([raw]))[0] == raw
 
 
 def test_columns_of_other_types_are_read_as_people_write_them() -> None:

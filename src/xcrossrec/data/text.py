@@ -37,9 +37,10 @@ CANONICAL: dict[str, pl.DataType] = {
 CHARACTERS_A_WORD = 8
 _LONGEST_TEMPLATE, _MOST_WORDS = 1_000, 1_000
 
-_ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
+_ENTITY = re.compile(r"&(?:#[0-9]{1,9}|#[xX][0-9a-fA-F]{1,8}|[A-Za-z][A-Za-z0-9]{0,31});")
 _ENTITY_DEPTH = 3  # "&amp;amp;quot;" occurs in the wild
 _USUAL_ENTITIES = {"&amp;": "&", "&quot;": '"', "&lt;": "<", "&gt;": ">", "&nbsp;": "\xa0", "&apos;": "'", "&#39;": "'"}
+_PLAIN = 1_000  # characters of a text, above which Python's own expressions may take minutes: those of Polars do not
 _SHORT = 100  # bytes of texts that are likely to come more than once
 _UNSEEN = r"(?is)<(?:script|style)\b[^>]*>.*?</(?:script|style)\s*>|<!--.*?-->"
 _INLINE = r"(?i)</?(?:a|abbr|b|big|em|font|i|mark|s|small|span|strong|sub|sup|u)(?:\s[^<>]*)?/?>"
@@ -273,7 +274,9 @@ def clean(value: object, *, title: bool = False) -> str:
     elif isinstance(value, Mapping):
         value = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     text = unescape("" if value is None else str(value))
-    if "<" in text:
+    if "<" in text and len(text) > _PLAIN:
+        text = str(_without_tags(pl.Series([text]))[0])
+    elif "<" in text:
         text = _TAGS_OUT[2].sub(" ", _TAGS_OUT[1].sub("", _TAGS_OUT[0].sub(" ", text)))
     text = " ".join(text.split())
     return "" if not title and _NAUGHT.search(text) else text
