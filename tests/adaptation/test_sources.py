@@ -67,6 +67,21 @@ def test_the_latest_purchases_are_asked_about_and_count_by_user() -> None:
     assert found["a"] == pytest.approx(1 / 14)  # ties count against: the thirteen that she did not buy are ahead
 
 
+def test_what_was_bought_again_is_asked_about_where_repeats_are_kept_alone() -> None:
+    """Every text ranks an item first that stands in the history: no source would be told from another by that."""
+    rows = [("a", item) for item in (0, 1, 0, 2)] + [("b", 3), ("b", 3), ("c", 4), ("c", 5)]
+    frame = pl.DataFrame([{"user_id": user, "item_id": f"i{item}"} for user, item in rows])
+    items = [{"item_id": f"i{n}", "title": f"thing {n}"} for n in range(20)]
+    domain = build_domain("garden", items, {"train": frame})
+    kept = build_domain("garden", items, {"train": frame}, manifest={"filters": {"repeats": "keep"}})
+    for target, places in ((domain, {"a": [1, 3], "c": [1]}), (kept, {"a": [1, 2, 3], "b": [1], "c": [1]})):
+        asked = Judge(target, 0)
+        found: dict[str, list[int]] = {}
+        for user, place in asked.moments:
+            found.setdefault(asked.users.user_ids[user], []).append(place)
+        assert found == places
+
+
 def test_an_unclear_source_is_used() -> None:
     rng = np.random.default_rng(0)
     own = rng.exponential(0.2, 100)

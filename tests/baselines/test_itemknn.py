@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -42,6 +43,18 @@ def _reference(baskets: list[list[int]], history: list[int]) -> list[float]:
 def test_itemknn_equals_the_loop_reference(baskets: list[list[int]], history: list[int]) -> None:
     scores = ItemKNN(baskets, N_ITEMS).score([history])[0]
     np.testing.assert_allclose(scores, _reference(baskets, history), atol=1e-5)
+
+
+def test_a_dealer_who_bought_everything_takes_no_memory_for_all_pairs() -> None:
+    """A robot with 20,000 items once took 400 million pairs, and the process was killed."""
+    dealer, others = list(range(4000)), [[row, row + 1] for row in range(0, 100, 2)]
+    tracemalloc.start()
+    scores = ItemKNN([dealer, *others], 4000).score([(0,)])[0]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 4000 * 4000
+    assert scores[0] == 0.0
+    assert scores[1:3] == pytest.approx([2 / 2, 1 / 2])
 
 
 def test_itemknn_of_an_empty_history_is_zero() -> None:

@@ -141,5 +141,10 @@ def test_leave_last_out_goes_by_time() -> None:
 
 
 def test_leave_last_out_refuses_short_sequences_only() -> None:
-    with pytest.raises(DataError, match="leave-last-out needs a user with at least 3 items"):
+    once = forty_users().unique("user_id")
+    with pytest.raises(DataError, match="there is none: import with --split none, for there is nothing to evaluate"):
+        leave_last_out(once)
+    with pytest.raises(
+        DataError, match="leave-last-out needs a user with at least 3 items, there is none: split by user"
+    ):
         leave_last_out(forty_users())

@@ -38,15 +38,16 @@ _MOST_SCORES = 2**26
 class Judge:
     """Asks users of the target what each source is worth: their latest purchases of train are ranked in the catalogue.
 
-    Nothing is trained on them here; they are drawn by seed. DataError: there are none.
+    Nothing is trained on them here; they are drawn by seed. What they bought again is not ranked unless the import kept
+    repeats. DataError: there are none.
     """
 
     def __init__(self, target: Domain, seed: int) -> None:
         self.target = target
-        if not len(every := target.sequences("train")):
+        every, repeats = target.sequences("train"), target.keeps_repeats
+        if not len(every := every if repeats else every.with_new_targets()):
             raise DataError(
-                f"target {target.name!r} has no users to ask: its train split has 0 with two purchases or more; import "
-                "more purchases"
+                f"target {target.name!r} has no users to ask: its train split has 0 with two products; import more"
             )
         self.users: Sequences = every.take(min(len(every), ASKED), seed)
         each = min(LATEST, max(1, _MOST_SCORES // (len(self.users) * target.items.height)))
@@ -54,6 +55,7 @@ class Judge:
             (user, place)
             for user, rows in enumerate(self.users.rows)
             for place in range(max(1, len(rows) - each), len(rows))
+            if repeats or rows[place] not in rows[:place]
         ]
         self.scores: dict[str, Float[np.ndarray, "moment item"]] = {}
 

@@ -68,16 +68,16 @@ class ItemKNN(Rival):
         rows = [row for own in baskets for row in own]
         bought = csr_array((np.ones(len(rows), np.float32), (users, rows)), shape=(len(baskets), n_items))
         bought.data[:] = 1  # what was bought twice counts once
-        together = (bought.T @ bought).tocoo()
-        times = together.diagonal()
-        apart = together.row != together.col
-        first, second = together.row[apart], together.col[apart]
-        cosines = together.data[apart] / np.sqrt(times[first].astype(np.float64) * times[second])
-        self._cosines = csr_array((cosines.astype(np.float32), (first, second)), shape=(n_items, n_items))
+        self._times = bought.sum(0)
+        self._unit = csr_array(bought / np.sqrt(np.maximum(self._times, 1)))  # each item's column of length 1
+        self._buyers = self._unit.tocsc()
 
     def _of_history(self, history: Sequence[int]) -> Float32[np.ndarray, " item"]:
-        scores: Float32[np.ndarray, " item"] = self._cosines[list(history)].sum(0, dtype=np.float32)
-        return scores
+        rows = np.array(history, dtype=np.int64)
+        share = self._buyers[:, rows].sum(1)  # by user: one dealer with 20,000 items makes 400 million pairs
+        users = np.flatnonzero(share)
+        scores = share[users] @ self._unit[users] - np.bincount(rows, minlength=self._n_items) * (self._times > 0)
+        return np.asarray(scores.round(6), dtype=np.float32)
 
 
 class TfidfMean(Rival):

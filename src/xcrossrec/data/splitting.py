@@ -141,7 +141,8 @@ def leave_last_out(interactions: pl.DataFrame) -> dict[Split, pl.DataFrame]:
     left = np.repeat((starts + sizes).astype(np.int32), sizes)
     left -= np.arange(1, len(left) + 1, dtype=np.int32)  # items after this one
     if not long_enough.any():
-        raise DataError("leave-last-out needs a user with at least 3 items, there is none: split by user")
+        remedy = "split by user" if (sizes > 1).any() else "import with --split none, for there is nothing to evaluate"
+        raise DataError(f"leave-last-out needs a user with at least 3 items, there is none: {remedy}")
     ordered = as_text(ordered).drop(SUBSECOND, strict=False)
     masks = {"train": (left >= 2) | ~long_enough, "validation": long_enough & (left >= 1), "test": long_enough}
     return {split: ordered.filter(pl.Series(masks[split])) for split in SPLITS}
