@@ -51,14 +51,14 @@ def ranking(page: Any, column: int = 0) -> list[str]:
 
 def test_a_history_is_built_and_recommendations_come(open_page: Opened, api: Client) -> None:
     page = open_page()
-    box = page.get_by_role("combobox", name="Add what somebody bought")
+    box = page.get_by_role("combobox", name="Add a purchase")
     box.fill("wooden")
     page.get_by_role("option", name="Red wooden train").click()
     assert page.get_by_role("list", name="History").get_by_role("listitem").count() == 1
     assert ranking(page) == [item.item_id for item in api.recommend(["i0"], model="x-cross").items]
     box.fill("A drum for children")
     box.press("Enter")
-    page.get_by_text("a title of its own", exact=True).wait_for()
+    page.get_by_text("not in the catalogue", exact=True).wait_for()
     expected = api.recommend(["i0", "A drum for children"], model="x-cross").items
     page.wait_for_function("() => !document.querySelector('#columns').matches('[aria-busy]')")
     page.wait_for_function(
@@ -73,7 +73,7 @@ def test_a_history_is_built_and_recommendations_come(open_page: Opened, api: Cli
 
 def test_an_id_that_is_typed_is_the_item_and_no_title(open_page: Opened, api: Client) -> None:
     page = open_page()
-    box = page.get_by_role("combobox", name="Add what somebody bought")
+    box = page.get_by_role("combobox", name="Add a purchase")
     box.fill("i0")
     page.get_by_role("option", name="Red wooden train").wait_for()
     box.press("Enter")
@@ -103,7 +103,7 @@ def test_options_change_what_is_asked(open_page: Opened) -> None:
     page.get_by_text("Options").click()
     page.get_by_label("How many").select_option("5")
     page.wait_for_function("() => document.querySelectorAll('.ranking > li').length === 5")
-    page.get_by_label("Also what was bought").check()
+    page.get_by_label("Also items already bought").check()
     page.wait_for_selector(".ranking > li[data-item=i0]")
     assert ranking(page)[0] == "i0"
 
@@ -253,7 +253,7 @@ def test_a_silent_server_is_a_sentence(open_page: Opened) -> None:
     page.route("**/v1/**", lambda route: route.abort())
     page.get_by_text("Why?").first.click()
     page.get_by_text("The server does not answer: check that it runs, then try again.").wait_for()
-    page.get_by_role("combobox", name="Add what somebody bought").fill("train")
+    page.get_by_role("combobox", name="Add a purchase").fill("train")
     page.locator("#search-error").get_by_text("The server does not answer").wait_for()
     page.get_by_role("button", name="Remove Red wooden train").click()
     page.get_by_text("Add an item to the history").wait_for()
@@ -269,7 +269,7 @@ def test_a_key_is_asked_for(open_page: Opened) -> None:
     page.wait_for_timeout(300)
     assert field.is_visible()
     field.fill(KEY)
-    page.get_by_role("button", name="Use it").click()
+    page.get_by_role("button", name="Use this key").click()
     page.locator("#examples button").first.wait_for()
     assert not field.is_visible()
     assert not page.locator("#server-error").is_visible()
@@ -284,7 +284,7 @@ def test_everything_works_without_a_mouse(open_page: Opened) -> None:
     keys = page.keyboard
     keys.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the recommendations"
-    box = page.get_by_role("combobox", name="Add what somebody bought")
+    box = page.get_by_role("combobox", name="Add a purchase")
     for _ in range(4):
         keys.press("Tab")
     assert page.evaluate("document.activeElement.id") == "search"
@@ -374,7 +374,7 @@ def test_a_title_is_never_markup(open_page: Opened) -> None:
     page = open_page(link({"title": "<b>bold</b> <script>alert(1)</script>"}))
     assert "i7" in ranking(page)
     assert MARKUP in page.locator(".ranking .title").all_text_contents()
-    page.get_by_role("combobox", name="Add what somebody bought").fill("<svg")
+    page.get_by_role("combobox", name="Add a purchase").fill("<svg")
     page.locator("#suggestions [role=option]").first.wait_for()
     assert page.locator("main svg, main b, main script").count() == 0
 

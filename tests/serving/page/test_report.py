@@ -47,7 +47,7 @@ def test_the_server_gives_it_to_who_may_read(shop: str) -> None:
 
 def test_the_page_links_to_it_and_brings_it_with_the_key(open_page: Opened) -> None:
     page = open_page("#model=merged")
-    link = page.get_by_role("link", name="How it was chosen")
+    link = page.get_by_role("link", name="How this model was chosen")
     link.wait_for()
     with page.expect_download() as saved:
         link.click()
@@ -89,7 +89,7 @@ def test_everything_has_a_name(opened: Opened) -> None:
     page = opened(width=360)  # tables are laid out as blocks here, and are tables still
     for heading in page.get_by_role("heading", level=2).all():
         assert page.get_by_role("region", name=heading.text_content(), exact=True).count() == 1
-    for name in ("Score of each way", "Score by number of customers", "Purchases by what was known of the buyer"):
+    for name in ("Score of each method", "Score by number of customers", "Purchases by what was known about the buyer"):
         assert page.get_by_role("img", name=name).count() == 1
     rivals = page.get_by_role("table", name="The same in numbers, with 95% intervals").first
     assert rivals.get_by_role("columnheader").count() == 4

@@ -148,7 +148,7 @@ function overlap([first, second]) {
 function showNothing() {
   columns.removeAttribute("aria-busy");
   show([], []);
-  const text = "Add an item to the history: what fits it next appears here, with the reasons.";
+  const text = "Add an item to the history: recommendations appear here, with reasons.";
   columns.replaceChildren(element("p", { className: "empty card" }, text));
 }
 

@@ -72,7 +72,7 @@ function heatMap({ layers, sources }) {
   const caption = "How much each source moved the score at each layer";
   const table = element("table", { className: "heat" }, element("caption", {}, caption));
   table.append(element("thead", {}, head), element("tbody", {}, ...rows), totals(sources));
-  return [element("h4", {}, "Where the sources worked"), element("div", { className: "wide" }, table), legend(top)];
+  return [element("h4", {}, "Effect of the sources by layer"), element("div", { className: "wide" }, table), legend(top)];
 }
 
 function heatCell(found, top) {

@@ -49,7 +49,7 @@ export class History {
     const cross = element("span", { "aria-hidden": "true" }, "\u00d7");
     const look = { className: "round small", "aria-label": `Remove ${title}` };
     const remove = button(cross, () => this.remove(place), look);
-    const about = element("span", { className: "about" }, item_id ?? "a title of its own");
+    const about = element("span", { className: "about" }, item_id ?? "not in the catalogue");
     return element("li", {}, element("span", { className: "title" }, written(title), about), remove);
   }
 }

@@ -21,7 +21,7 @@ export function columnView(model, items, given) {
   for (const item of items) {
     list.append(itemView(model.name, item, (item.score - low) / (high - low || 1), given));
   }
-  const nothing = element("p", { className: "hint" }, "Nothing is left to recommend: the history or the options leave no item.");
+  const nothing = element("p", { className: "hint" }, "Nothing is left to recommend: history and options exclude all items.");
   return column(model, items.length > 0 ? list : nothing);
 }
 
