@@ -244,8 +244,8 @@ def test_how_files_are_read_is_said_once(tmp_path: Path, caplog: pytest.LogCaptu
     assert domain.interactions["train"]["item_id"].to_list() == ["a", "b"]
     assert sum("together" in message for message in caplog.messages) == 1
     assert [message for message in caplog.messages if "Windows-1252" in message] == [
-        f"{tmp_path / 'all' / name}.csv is read as Windows-1252 (line 2: 'u,{name},Öl,{day},14:'); --encoding names "
-        "another (cp1250, cp1254)"
+        f"{tmp_path / 'all' / name}.csv is read as Windows-1252 (line 2: 'u,{name},Öl,{day},14:'); if it is not, "
+        "give --encoding (cp1250, cp1254, ...)"
         for name, day in (("a", 46024), ("b", 46025))
     ]
 
