@@ -117,6 +117,19 @@ def test_refunds_by_a_negative_amount_are_no_purchases_and_what_was_free_is_one(
     assert domain.interactions["train"]["item_id"].to_list() == ["a", "c"]
 
 
+def test_a_return_that_is_numbered_0_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("user,sku,name,ts,return_id\nu,a,A,1,0\nu,b,B,2,0\n")
+    assert import_domain("d", None, Inputs(path), Recipe(split="none")).interactions["train"].height == 2
+    path.write_text("user,sku,name,ts,return_id\nu,a,A,1,0\nu,b,B,2,77\n")
+    with pytest.raises(DataError, match="'return_id' with an entry in 1 rows: not all of these are purchases"):
+        import_domain("d", None, Inputs(path), Recipe(split="none"))
+    with pytest.raises(
+        DataError, match=r"no row has --where \"return_id=\": in .* return_id has '0' \(1\), '77' \(1\)"
+    ):
+        import_domain("d", None, Inputs(path, where=[Condition.parse("return_id=")]), Recipe(split="none"))
+
+
 def test_a_log_of_events_is_not_taken_for_purchases(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("user,sku,name,ts,event_type\nu,a,A,1,view\nu,a,A,2,purchase\nu,b,B,3,purchase\n")

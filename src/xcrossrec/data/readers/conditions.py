@@ -98,7 +98,7 @@ def event_columns(names: Sequence[str], conditions: Sequence[Condition]) -> dict
         sizes = {name: pl.col(name).cast(pl.Float64, strict=False) for name in free if _is(name, kind)}
         found |= {name: enough(size, 0).cast(pl.String) for name, size in sizes.items()}
     undone = [name for name in free if _is(name, "undone")]
-    return found | {name: (_said(name, nothing=True) != "").cast(pl.String) for name in undone}
+    return found | {name: (~_said(name, nothing=True).is_in(["", "0"])).cast(pl.String) for name in undone}
 
 
 def _said(name: str, *, nothing: bool) -> pl.Expr:
