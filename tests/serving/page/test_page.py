@@ -212,7 +212,7 @@ def test_two_models_stand_side_by_side(open_page: Opened, api: Client) -> None:
     place = lists[1].index(lists[0][0]) + 1
     assert page.locator(".moved").first.text_content().startswith(str(place))
     assert page.locator(".moved").first.text_content().endswith(" in lora")
-    assert "7 of 7 stand in both lists" in page.inner_text("#overlap")
+    assert "7 of 7 are in both lists" in page.inner_text("#overlap")
     page.locator("article").nth(0).locator(".ranking > li").first.hover()
     marked = page.locator("article").nth(1).locator("li.marked")
     assert marked.get_attribute("data-item") == lists[0][0]

@@ -142,7 +142,7 @@ function show(names, answers) {
 function overlap([first, second]) {
   if (!first || !second) return "";
   const both = first.filter((id) => second.includes(id)).length;
-  return `${both} of ${Math.max(first.length, second.length)} stand in both lists. Scores compare within one model only.`;
+  return `${both} of ${Math.max(first.length, second.length)} are in both lists. Compare scores within one model only.`;
 }
 
 function showNothing() {
