@@ -160,6 +160,7 @@ def bounded() -> Iterator[None]:
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < MOST_MIB
 
 
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match:RuntimeWarning")
 @pytest.mark.usefixtures("bounded")
 def test_a_mutated_bundle_is_refused_in_a_sentence_or_works(tiny_models: Any, tmp_path: Path) -> None:
     rng = random.Random(SEED)
