@@ -192,8 +192,7 @@ def _alike(text: pl.Series) -> pl.Series:
     cut, blank, seconds, fraction, zone = plain.groups(default="")
     zone = re.sub(r"[+-].*", "%z", zone)
     clock = f"{blank}%H:%M{':%S' * bool(seconds)}{'%.f' * bool(fraction)}{zone}" if blank else ""
-    utc = "UTC" if "%z" in zone else None
-    form = f"%Y{cut}%m{cut}%d{clock}"
+    form, utc = f"%Y{cut}%m{cut}%d{clock}", "UTC" if "%z" in zone else None
     moments = text.str.to_datetime(form, time_unit="ns", time_zone=utc, strict=False, cache=False)
     return moments.dt.replace_time_zone(None)
 

@@ -102,10 +102,11 @@ class Served:
 
     @property
     def report(self) -> Path | None:
-        """The page that ``xcrossrec adapt`` left beside the bundle; None where there is none, or none to be read."""
+        """The page that ``xcrossrec adapt`` left beside the bundle; None where there is none to be read, or a link."""
         with suppress(OSError, RuntimeError):  # the working directory is gone, or links lead in a circle
             places = [self.spec.path.resolve().parent / name for name in ("report.html", "decision.json")]
-            return places[0] if all(each.is_file() and os.access(each, os.R_OK) for each in places) else None
+            own = all(each.is_file() and not each.is_symlink() and os.access(each, os.R_OK) for each in places)
+            return places[0] if own else None
         return None
 
     @property

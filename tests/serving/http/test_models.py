@@ -64,6 +64,19 @@ def test_a_folder_that_vanishes_below_a_service_ends_in_sentences(
         assert shop.recommend(HISTORY)["items"]
 
 
+def test_a_report_that_is_a_link_shows_no_other_file(open_shop: Any, tiny_models: Any, tmp_path: Path) -> None:
+    """What adapt left may come from anybody, and the file that a link names is only the service's to read."""
+    model, report, secret = (tmp_path / name for name in ("out/model", "out/report.html", "secret"))
+    shutil.copytree(tiny_models.late, model)
+    for file in (secret, report, tmp_path / "out" / "decision.json"):
+        file.write_text(file.name, "utf-8")
+    with open_shop({"toys": model}, base=str(tiny_models.base)) as shop:
+        assert shop.ask("GET", "/report").text == "report.html"
+        report.unlink()
+        report.symlink_to(secret)
+        sentence(shop.ask("GET", "/report"), 404, "no_report")
+
+
 def test_a_hangup_while_models_are_read_reads_them_once_more(shop: Any, caplog: pytest.LogCaptureFixture) -> None:
     """The first may have read the folder before it changed."""
 
