@@ -16,6 +16,7 @@ import xcrossrec as xc
 from xcrossrec.arguments import checked
 from xcrossrec.data import Domain
 from xcrossrec.exceptions import ConfigError, DataError
+from xcrossrec.filters import Filters
 
 DOORS = ("__init__", "from_pretrained", "recommend", "score", "explain", "explain_many")
 
@@ -89,3 +90,8 @@ def test_numbers_out_of_their_range_are_refused(tiny_domain: Domain) -> None:
             ask()
     with pytest.raises(DataError, match="no other domain was given"):
         xc.with_shared_users(tiny_domain, [])
+
+
+def test_a_category_that_is_no_list_is_named() -> None:
+    with pytest.raises(DataError, match=r"^the filter category is 3: give a list of texts$"):
+        Filters(category=3)

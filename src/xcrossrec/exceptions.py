@@ -18,9 +18,14 @@ The command line turns each of them into one sentence on stderr and exit status 
 
 from __future__ import annotations
 
+from copyreg import __newobj__  # type: ignore[attr-defined]
+
 
 class XCrossRecError(Exception):
     """Base of everything that xcrossrec raises on purpose."""
+
+    def __reduce__(self) -> tuple[object, ...]:  # a worker may send it: made anew without its own __init__
+        return __newobj__, (type(self), *self.args), self.__dict__
 
 
 class DataError(XCrossRecError, ValueError):

@@ -31,7 +31,8 @@ class Filters:
 
     def __post_init__(self) -> None:
         if self.category is not None:
-            if isinstance(self.category, str) or not all(isinstance(name, str) for name in self.category):
+            listed = isinstance(self.category, Collection) and not isinstance(self.category, str)
+            if not listed or not all(isinstance(name, str) for name in self.category):
                 raise DataError(f"the filter category is {self.category!r}: give a list of texts")
             if not self.category:
                 raise DataError("the filter category is an empty list: name at least one, or leave it out")

@@ -162,3 +162,7 @@ def test_domain_refuses_a_column_of_another_type(tiny_domain: Domain) -> None:
     train = tiny_domain.interactions["train"].with_columns(pl.col("position").cast(pl.Float64))
     with pytest.raises(DataError, match=r"train.position is of type Float64, expected Int64"):
         Domain("d", tiny_domain.items, {"train": train})
+
+
+def test_sequences_are_shown_by_their_numbers(tiny_domain: Domain) -> None:
+    assert repr(tiny_domain.sequences("train")) == "Sequences(3 users, 10 items)"

@@ -223,3 +223,10 @@ def test_a_folder_that_is_no_model_is_never_replaced(make_model: Callable[..., M
     with pytest.raises(DataError, match=r"thesis\.txt is a file and no folder: choose another place"):
         bundle.save(make_model(), tmp_path / "thesis.txt", {}, overwrite=True)
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "dear to someone"
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
+def test_loading_draws_from_no_generator_of_its_process(tiny_models: Any) -> None:
+    before = torch.get_rng_state()
+    bundle.load(tiny_models.pair)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -360,3 +362,36 @@ def test_a_guests_account_and_a_title_of_thousands_cost_what_is_read_of_them(mon
     assert looked_up < 600
     (part, _) = snapshot.parts  # type: ignore[attr-defined]
     assert part.segment.item.cache_info().misses < 600
+
+
+def test_threads_that_share_one_get_the_same_answers(tiny_models: Any, tiny_domain: Domain) -> None:
+    """An explanation takes sources out of the model while it lasts."""
+    recommender, titles = Recommender(bundle.load(tiny_models.merged), tiny_domain), [f"a {n} train" for n in range(12)]
+
+    def explained(title: str) -> Any:
+        return recommender.explain([title], "i3")
+
+    expected = [explained(title) for title in titles]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(explained, titles)) == expected
+    assert explained(titles[0]) == expected[0]
+
+
+def test_an_explanation_is_the_same_each_time(tiny_models: Any, tiny_domain: Domain) -> None:
+    """Weights without one source came to lie where those without another had lain, and were taken for them."""
+    recommender = Recommender(bundle.load(tiny_models.merged), tiny_domain)
+    for number in range(24):
+        first, *others = (recommender.explain([f"a {number} train"], "i3") for _ in range(4))
+        assert others == [first] * 3
+        assert len({source.stream_effect for source in first.sources}) == 2
+
+
+def test_a_pickled_one_is_opened_again(tiny_models: Any, tiny_domain: Domain) -> None:
+    recommender = Recommender.from_pretrained(tiny_models.merged, tiny_domain)
+    sent = pickle.loads(pickle.dumps(recommender))
+    assert sent.recommend(["Blue train"], k=3) == recommender.recommend(["Blue train"], k=3)
+
+
+def test_one_of_a_model_in_memory_says_that_it_cannot_be_pickled(late: Recommender) -> None:
+    with pytest.raises(ConfigError, match=r"other processes cannot load: make it with Recommender\.from_pretrained"):
+        pickle.dumps(late)

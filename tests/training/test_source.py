@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -265,3 +267,21 @@ def test_early_stopping_counts_on_after_a_resume(
 def test_nothing_to_resume(tiny_base: str, target_domain: Domain, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nothing to resume in .*a\.training: run without --resume"):
         train_source(target_domain, tmp_path / "a", config=settings(), base=tiny_base, resume=True)
+
+
+def test_a_training_leaves_the_generators_of_its_process_as_they_are(
+    tiny_base: str, target_domain: Domain, settings: Settings, tmp_path: Path
+) -> None:
+    def drawn() -> tuple[float, float, float]:
+        return random.random(), np.random.rand(), float(torch.rand(()))  # noqa: NPY002 - what it is about
+
+    def seeded() -> None:
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(5)
+
+    with torch.random.fork_rng():
+        seeded()
+        expected = drawn()
+        seeded()
+        train_source(target_domain, tmp_path / "a", config=settings(epochs=1), base=tiny_base, show_progress=False)
+        assert drawn() == expected

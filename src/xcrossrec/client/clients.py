@@ -77,8 +77,12 @@ class _Client:
                 raise ValueError("the key has a line's end, or another character that no request can carry")
             self._http, self._process = self._connect(), os.getpid()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_http": None, "_process": None}
+
     def _connected(self) -> Any:
-        """What sends; a process that was forked has connections of its own, else answers would be mixed up."""
+        """What sends; a process that was forked, or got it pickled, has connections of its own, else answers would be
+        mixed up."""
         if self._process != os.getpid():
             self._http, self._process = self._connect(), os.getpid()
         return self._http
@@ -189,7 +193,7 @@ class Client(_Client):
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._connected().close()
 
     def _ask(self, call: Call[T]) -> T:
         patience = _Patience(self._retries, self._patience_s)
@@ -227,7 +231,7 @@ class AsyncClient(_Client):
     async def close(self) -> None:
         """Close the connections."""
         with _own_errors(self.url):
-            await self._http.aclose()
+            await self._connected().aclose()
 
     async def _ask(self, call: Call[T]) -> T:
         patience = _Patience(self._retries, self._patience_s)

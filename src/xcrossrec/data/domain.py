@@ -36,6 +36,9 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.user_ids)
 
+    def __repr__(self) -> str:
+        return f"Sequences({len(self):,} users, {sum(map(len, self.rows)):,} items)"
+
     def take(self, budget: int | None, seed: int) -> Sequences:
         """Take the first ``budget`` users of a seeded permutation; None takes all, in their own order.
 
@@ -241,9 +244,8 @@ class Domain:
         if len(every) <= most:
             return self
         chosen = every.take(most, seed).user_ids
-        return replace(
-            self, interactions={**self.interactions, split: self.frame(split).filter(pl.col(USER).is_in(chosen))}
-        )
+        kept = self.frame(split).filter(pl.col(USER).is_in(chosen))
+        return replace(self, interactions={**self.interactions, split: kept})
 
     def other_histories(self, split: Split, *, first: bool = False) -> dict[str, tuple[str, ...]]:
         """Texts of what the users of one split bought in other domains, oldest first; users without any are left out.

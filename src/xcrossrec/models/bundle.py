@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
@@ -219,6 +220,7 @@ def _stated(folder: Path) -> tuple[int, int, int] | None:
     return None
 
 
+@torch.random.fork_rng(devices=[])  # the draws of heads, whose weights are read then
 def _load(folder: Path, base: AnyBase | None, trainable: bool) -> Model:
     if (folder / MANIFEST).exists() or not (written := settings_in(folder)) or written.get("manifest", False):
         manifest = read_bundle_manifest(folder)

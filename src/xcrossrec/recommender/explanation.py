@@ -47,16 +47,10 @@ def explain_scores(
     bought = _Bought(term, [known.item_id or "" for known in history], [known.item_id or "" for known in items])
     matches = _explain_history(probe, bought, history)
     parts = _explain_sources(probe)
+    effects = [None] * len(found) if term is None else [float(effect) for effect in bought.full]
     return [
-        Explanation(
-            known.item_id,
-            known.title,
-            score,
-            matches[number],
-            copurchase_effect=None if term is None else float(bought.full[number]),
-            **parts[number],
-        )
-        for number, (known, score) in enumerate(found)
+        Explanation(known.item_id, known.title, score, matches[at], copurchase_effect=effects[at], **parts[at])
+        for at, (known, score) in enumerate(found)
     ]
 
 
@@ -238,14 +232,9 @@ def _explain_sources(probe: _Probe) -> list[dict[str, Any]]:
 
 def _explain_merged(probe: _Probe, encoder: MergedEncoder) -> list[dict[str, Any]]:
     """Per item, what each source adds to its score as a part of the one stream."""
-
-    def share(name: str, effect: float) -> SourceShare:
-        return SourceShare(name, 0.0, 1 / len(encoder.sources), 1 / len(encoder.sources), float(effect))
-
-    return [
-        {"sources": tuple(map(share, encoder.sources, column))}
-        for column in _effects(probe, encoder.left_out, len(encoder.sources)).T
-    ]
+    part, effects = 1 / len(encoder.sources), _effects(probe, encoder.left_out, len(encoder.sources)).T
+    named = [zip(encoder.sources, column, strict=True) for column in effects]
+    return [{"sources": tuple(SourceShare(name, 0.0, part, part, float(by)) for name, by in each)} for each in named]
 
 
 def _effects(

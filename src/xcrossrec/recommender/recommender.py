@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any, Self
 
 from xcrossrec.answers import Explanation, ItemScore, Recommendation, customers
@@ -80,7 +80,8 @@ class Memory:
 
 
 class Recommender:
-    """Ranks the items of a catalogue for a history; belongs to one thread. To be closed, or used in a ``with``.
+    """Ranks the items of a catalogue for a history. Threads that share one are answered in turn; another process that
+    gets it pickled opens it again (:meth:`elsewhere`). To be closed, or used in a ``with``.
 
     A `dual` model searches the vectors of all items, exactly, and encodes only titles that the catalogue lacks. A
     `pair` model reads every candidate together with the history, at most ``pair_limit`` of them.
@@ -123,6 +124,7 @@ class Recommender:
         self.memory = Memory(remembered if self.ranking.together else 0)
         self._on_encoded, self._on_recalled = on_encoded, on_recalled
         self._loading: Loading | None = None
+        self._turn = RLock()  # an explanation changes the model while it lasts
 
     @classmethod
     @checked
@@ -162,6 +164,9 @@ class Recommender:
             )
         return partial(_opened, self._loading.anywhere(), self.catalogue.elsewhere())
 
+    def __reduce__(self) -> tuple[Callable[[], Recommender], tuple[()]]:
+        return self.elsewhere(), ()
+
     def close(self) -> None:
         """Close the catalogue, so that another process may open it."""
         self.catalogue.close()
@@ -178,8 +183,10 @@ class Recommender:
         if not self.ranking.together and len(questions) > 1:
             return [answer for question in questions for answer in self.answer([question])]
         prepared = [or_error(partial(self._prepare, snapshot, question)) for question in questions]
-        read = self.read(list({text: None for each in prepared if isinstance(each, _Prepared) for text in each.texts}))
-        return self._rank(snapshot, prepared, [read] * len(prepared))
+        texts = list({text: None for each in prepared if isinstance(each, _Prepared) for text in each.texts})
+        with self._turn:
+            read = self.read(texts)
+            return self._rank(snapshot, prepared, [read] * len(prepared))
 
     def answer_read(self, asked: Sequence[tuple[Question, Read]]) -> list[Answer | Unread | Exception]:
         """Answer those questions whose texts were read already, here or by a former :meth:`read`; read nothing.
@@ -277,18 +284,8 @@ class Recommender:
             ConfigError: ``k`` or ``diversity`` below 1.
         """
         chosen = candidates if candidates is None or isinstance(candidates, str) else list(candidates)
-        asked = Question(
-            history,
-            k,
-            filters,
-            chosen,
-            include_bought,
-            skip_unknown,
-            diversity=diversity,
-            user_id=user_id,
-            other_history=other_history,
-        )
-        return self.ask(asked).recommendations
+        rest: Any = {"diversity": diversity, "user_id": user_id, "other_history": other_history}
+        return self.ask(Question(history, k, filters, chosen, include_bought, skip_unknown, **rest)).recommendations
 
     @checked
     def score(self, history: Sequence[ItemLike], items: Sequence[ItemLike]) -> list[ItemScore]:
@@ -325,15 +322,15 @@ class Recommender:
         if not answer.history or (ladder is not None and ladder.knows_best_sellers_alone(answer.rung)):
             return self._explain_without_history(answer)
         term = None if ladder is None else ladder.term
-        return explain_scores(self.model, answer.history, answer.found, term=term, share=answer.share)
+        with self._turn:
+            return explain_scores(self.model, answer.history, answer.found, term=term, share=answer.share)
 
     def _explain_without_history(self, answer: Answer) -> list[Explanation]:
         """By whom the items were bought; who has bought nothing here has nothing that they match."""
         ladder, snapshot = self.ranking.ladder, self.catalogue.snapshot()
         shares = dict(answer.alike)
-        titles = [
-            f"{item.title} ({shares[item.item_id]:.0%})" for item in snapshot.get(list(shares)) if item is not None
-        ]
+        there = [item for item in snapshot.get(list(shares)) if item is not None]
+        titles = [f"{item.title} ({shares[item.item_id]:.0%})" for item in there]
         alike = [f"Customers with similar purchases in other categories bought: {'; '.join(titles)}."] if titles else []
         found = []
         for known, score in answer.found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -10,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
@@ -85,8 +87,14 @@ def working(out: Path, overwrite: bool, report_to: Tracker) -> Iterator[Path]:
     check_vacant(out, overwrite=overwrite)
     check_tracker(report_to)
     work = work_folder(out)
-    with claimed(work) if joined(on_cpu=on_cpu()).first else nullcontext(), needing_room(work / LOGS), told_once():
-        yield work
+    claim = claimed(work) if joined(on_cpu=on_cpu()).first else nullcontext()
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - whoever trains gets them back: a trainer seeds all
+    try:
+        with claim, needing_room(work / LOGS), told_once(), torch.random.fork_rng(devices=[]):
+            yield work
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
 
 
 def fit(
@@ -184,7 +192,7 @@ def _trainer(
     arguments.dataloader_drop_last = False  # sentence-transformers sets it where there are several processes
     optimizer_class, defaults = Trainer.get_optimizer_cls_and_kwargs(arguments)
     optimizer = optimizer_class(parameter_groups(model, config), **defaults)
-    own = {"processes": processes, "held": held}
+    own, stopping = {"processes": processes, "held": held}, [EarlyStoppingCallback(config.patience)] if held else []
     trainer = type("Trainer", (WholeCheckpoints, SharedBatches, training.trainer_class), own)(
         model=model,
         args=arguments,
@@ -192,11 +200,7 @@ def _trainer(
         eval_dataset=held.dataset() if held else None,
         loss=training.loss(model, config),
         data_collator=batches,
-        callbacks=[
-            EpochOfBatches(batches),
-            *tracker_callbacks(report_to, work),
-            *([EarlyStoppingCallback(config.patience)] if held else []),
-        ],
+        callbacks=[EpochOfBatches(batches), *tracker_callbacks(report_to, work), *stopping],
         optimizers=(optimizer, None),
     )
     trainer.remove_callback(PrinterCallback)  # raw dictionaries

@@ -104,10 +104,9 @@ def train_source(
         if init is None:
             found = with_choices(base if isinstance(base, Base) else load_base(str(base or DEFAULT_BASE)), **chosen)
             attention = choose_pair_attention(pair_attention, scoring)
-            with torch.random.fork_rng():
-                torch.manual_seed(config.seed)
-                encoder = SourceEncoder(found, default_lora(rank, target_modules), pair_attention=attention)
-                model = build_model(encoder, scoring=scoring, pair_start=pair_start)
+            torch.manual_seed(config.seed)
+            encoder = SourceEncoder(found, default_lora(rank, target_modules), pair_attention=attention)
+            model = build_model(encoder, scoring=scoring, pair_start=pair_start)
         else:
             model = _started_model(init, base)
         model = with_head(reading(model, domain, [Path(init)] if init else []), domain, config)
@@ -120,13 +119,9 @@ def train_source(
                 known = users if budget else domain.sequences("train", minimum=1)  # one purchase counts, too
                 written, choice = with_purchases(model, domain, known, seed=config.seed)
                 end = replace(report, copurchase=choice)
-            manifest = {
-                "kind": "adapter",
-                "domain": domain_record(domain),
-                "init": str(init) if init else None,
-                **training_record(config, budget, end),
-                "parameters": {"lora": sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)},
-            }
+            lora = sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
+            manifest = {"kind": "adapter", "domain": domain_record(domain), "init": str(init) if init else None}
+            manifest |= {**training_record(config, budget, end), "parameters": {"lora": lora}}
             seen = user_hashes(users.user_ids) | (source_users(init) if init else frozenset())
             write(written, out, manifest, seen, overwrite=overwrite)
             forget_checkpoints(work)

@@ -92,11 +92,10 @@ def train_target(
         every = domain.sequences("train")
         config = config or target_config(users=budget or len(every), scoring=scoring, integration=integration)
         users = every.take(budget, config.seed)
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)  # of the pair head's projection and the target's LoRA
-            model = build_target_model(
-                sources, integration, base=base, strict=strict, scoring=scoring, pair_attention=pair_attention
-            )
+        torch.manual_seed(config.seed)  # of the pair head's projection and the target's LoRA
+        model = build_target_model(
+            sources, integration, base=base, strict=strict, scoring=scoring, pair_attention=pair_attention
+        )
         model = with_head(reading(model, domain, list(map(Path, sources))), domain, config)
         told: Any = {"show_progress": show_progress, "report_to": report_to, "callbacks": callbacks}
         report = fit(model, domain, users, config, work, resume=resume, **told)
@@ -108,14 +107,9 @@ def train_target(
                 written, choice = with_purchases(model, domain, known, seed=config.seed)
                 written = with_day_one(written, domain, known, seed=config.seed)
                 end = replace(report, copurchase=choice)
-            manifest = {
-                "kind": "target",
-                "domain": domain_record(domain),
-                "sources": [_source_record(adapter) for adapter in model[0].adapters],
-                "integration": asdict(integration),
-                **training_record(config, budget, end),
-                "parameters": count_parameters(written),
-            }
+            made_of = {"sources": list(map(_source_record, model[0].adapters)), "integration": asdict(integration)}
+            manifest = {"kind": "target", "domain": domain_record(domain), **made_of}
+            manifest |= {**training_record(config, budget, end), "parameters": count_parameters(written)}
             seen = frozenset().union(*(source_users(path) for path in sources))
             write(written, out, manifest, seen, overwrite=overwrite)
             forget_checkpoints(work)

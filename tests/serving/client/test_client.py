@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -347,6 +348,13 @@ def test_a_process_that_was_forked_has_connections_of_its_own(monkeypatch: pytes
         of_child = client._http
         assert client.models() == ()
         assert client._http is of_child is not of_parent
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_pickled_client_connects_anew(kind: Any) -> None:
+    sent = pickle.loads(pickle.dumps(kind("http://shop/a", api_key="k" * 16)))
+    assert str(sent._connected().base_url) == "http://shop/a/"
+    assert sent._connected().headers["Authorization"] == f"Bearer {'k' * 16}"
 
 
 def test_a_name_that_no_host_has_is_said() -> None:

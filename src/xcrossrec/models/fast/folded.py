@@ -38,11 +38,12 @@ class FoldedLayers:
     mixers: Sequence[IntegratedLayer] = ()
     _layers: dict[tuple[torch.dtype, bool], list[Layer]] = field(default_factory=dict)
     _made_from: tuple[Hashable, ...] = ()
+    _held: list[torch.UntypedStorage] = field(default_factory=list)  # else other weights may come to lie there
     _found: list[nn.Module] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what is made from the weights out of pickles and deep copies."""
-        return {**self.__dict__, "_layers": {}, "_made_from": ()}
+        return {**self.__dict__, "_layers": {}, "_made_from": (), "_held": []}
 
     def can_be_made(self) -> bool:
         """Whether folded layers would compute what the layers do: all are plain, or have plain LoRA, and where
@@ -63,7 +64,7 @@ class FoldedLayers:
         made_from = (versions(tensors), *(standing for _, standing in sources))
         # a fused optimizer changes weights without a new version, so what trains is folded each time
         if made_from != self._made_from or any(tensor.requires_grad for tensor in tensors):
-            self._layers, self._made_from = {}, made_from
+            self._layers, self._made_from, self._held = {}, made_from, [each.untyped_storage() for each in tensors]
         key = dtype, torch.is_grad_enabled()
         if key not in self._layers:
             self._layers[key] = self._fold(*key)
