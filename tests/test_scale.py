@@ -41,9 +41,9 @@ def test_the_costs_follow_from_the_figures() -> None:
 
 def test_what_one_machine_answers_follows_too() -> None:
     found = re.search(
-        r"64 cores answer ([\d,]+) questions a second over a million items, (\d+) over 10 .*?, (\d+) over 100", TEXT
+        r"64 cores answer ([\d,]+) requests a second over a million items, (\d+) over 10 .*?, (\d+) over 100", TEXT
     )
     assert found is not None
     most = [int(MOST_CORES * 1000 * FIGURES["use"] / (FIGURES["question"] + FIGURES["scan"] * m)) for m in (1, 10, 100)]
     assert [int(number.replace(",", "")) for number in found.groups()] == most
-    assert f"64 cores {int(MOST_CORES * 1000 * FIGURES['use'] / FIGURES['search']):,} questions a second" in TEXT
+    assert f"64 cores {int(MOST_CORES * 1000 * FIGURES['use'] / FIGURES['search']):,} requests a second" in TEXT
