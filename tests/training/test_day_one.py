@@ -128,7 +128,7 @@ def test_purchases_of_the_future_make_no_others_old(monkeypatch: pytest.MonkeyPa
     train = domain.frame("train")
     right, half_life = popularity_of(domain, domain.sequences("train", minimum=1))
     wrong = (pl.col("user_id") == train["user_id"][0]).alias("wrong")
-    far = pl.when(wrong).then(pl.col("timestamp") + 75 * 365 * DAY).otherwise(pl.col("timestamp")).alias("timestamp")
+    far = pl.when(wrong).then(pl.col("timestamp") + 15 * 365 * DAY).otherwise(pl.col("timestamp")).alias("timestamp")
     other = build_domain("garden", domain.items, {"train": train.with_columns(far)})
     monkeypatch.setattr(module.time, "time", lambda: 500.0 * DAY)
     found, same = popularity_of(other, other.sequences("train", minimum=1))

@@ -242,7 +242,7 @@ def faults(
         per = PER_SECOND[unit]
         coarse = stamps.is_between(EARLIEST_S // per, LATEST_S // per) & (per > 1)
         yield (stamps > LATEST_S) | coarse, f"is not in {unit} since 1970: {remedy}"
-    first = _FIRST_S if 2 * int((stamps > _FIRST_S).sum()) >= len(stamps) else 0  # among later ones it stands for none
+    first = _FIRST_S if (stamps > _FIRST_S).any() else 0  # an earlier one beside later ones stands for a missing time
     calendars = "years of the Persian, Hijri and other calendars are not converted"
     told = f"is a time before 1990 or after 5138: mend it ({calendars}), or leave such rows out (--where)"
     yield (stamps < first) | (stamps > LATEST_S), told
