@@ -29,7 +29,7 @@ Line: TypeAlias = Callable[[str], None]
 
 
 def printable(text: str) -> str:
-    """A text, or JSON, with escapes for what would command a terminal, or turn round the line that it stands in."""
+    """Escape what a terminal would obey, and what changes the direction of text; JSON stays JSON."""
     return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

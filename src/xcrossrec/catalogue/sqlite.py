@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 def is_catalogue(folder: Path | str) -> bool:
     """Whether a folder holds a catalogue, or what is left of one (StorageError: this user may not look into it)."""
     with suppress(FileNotFoundError, NotADirectoryError, ValueError):
-        if not os.access(folder, os.X_OK):  # from Python 3.14 on exists() says no word of it
+        if not os.access(folder, os.X_OK):  # Python 3.14's exists() is False there, and raises nothing
             check_access(Path(folder))
     return any((Path(folder) / name).exists() for name in (DATABASE, VERSION))
 

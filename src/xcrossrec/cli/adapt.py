@@ -18,7 +18,9 @@ from xcrossrec.progress import in_words
 if TYPE_CHECKING:
     from xcrossrec.adaptation.decision import Candidate, Decision
 
-_SPOILING = ("target_in_history", "same_moment", "train_after_targets", "common_item", "heavy_user")  # reported numbers
+_SPOILING = ("target_in_history", "same_moment", "train_after_targets", "common_item", "heavy_user")
+"""Codes of risks that change what the reported score means."""
+
 TargetDir = Annotated[Path, typer.Argument(metavar="TARGET", help="The new category: a domain's folder.")]
 
 

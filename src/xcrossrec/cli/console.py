@@ -130,7 +130,7 @@ def going_on() -> Iterator[None]:
 
 
 def echo(result: object) -> None:
-    """Print a result, a mapping as JSON; what shops wrote commands no terminal."""
+    """Print a result, a mapping as JSON, with terminal control characters escaped."""
     text = json.dumps(result, ensure_ascii=False, default=str) if isinstance(result, Mapping) else str(result)
     typer.echo(printable(text))
 

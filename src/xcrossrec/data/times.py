@@ -170,9 +170,10 @@ def _iso(text: pl.Series) -> pl.DataFrame:
     """Read ISO 8601: at once what is written as the first value, then as the first of the rest; others one by one."""
     moments = _alike(text)
     for _ in range(_MIXED):
-        if (rest := (moments.is_null() & text.is_not_null()).arg_true()).is_empty():
+        rest = (moments.is_null() & text.is_not_null()).arg_true()
+        if (more := _alike(text.gather(rest))).null_count() == len(rest):
             break
-        moments = moments.scatter(rest, _alike(text.gather(rest)))
+        moments = moments.scatter(rest, more)
     moments = moments.set(~text.str.head(4).is_between("1678", "2261"), None)  # the others do not fit
     parts = _parts(moments.to_physical(), _NANO)
     rest = (moments.is_null() & text.is_not_null()).arg_true()

@@ -38,7 +38,7 @@ class FoldedLayers:
     mixers: Sequence[IntegratedLayer] = ()
     _layers: dict[tuple[torch.dtype, bool], list[Layer]] = field(default_factory=dict)
     _made_from: tuple[Hashable, ...] = ()
-    _held: list[torch.UntypedStorage] = field(default_factory=list)  # else other weights may come to lie there
+    _held: list[torch.UntypedStorage] = field(default_factory=list)  # kept alive: no others get their addresses
     _found: list[nn.Module] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -160,7 +160,7 @@ class FrozenLinear(nn.Linear):
         kept = self.__dict__.get("_converted")
         if kept is None or kept[0] != state:
             bias = None if self.bias is None else self.bias.detach().to(dtype)
-            kept = (state, self.weight.detach().to(dtype), bias, self.weight.detach())  # held, so that none lies there
+            kept = (state, self.weight.detach().to(dtype), bias, self.weight.detach())  # alive: state has its address
             self.__dict__["_converted"] = kept
         return kept[1], kept[2]
 
