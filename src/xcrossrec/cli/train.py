@@ -32,7 +32,7 @@ from xcrossrec.replacing import check_vacant
 from xcrossrec.training.places import is_unfinished, refuse_unfinished, work_folder
 from xcrossrec.training.processes import Processes
 from xcrossrec.training.trackers import Tracker, check_tracker
-from xcrossrec.types import USER, PairAttention, PoolingMode, Scoring
+from xcrossrec.types import PairAttention, PoolingMode, Scoring
 
 if TYPE_CHECKING:
     from xcrossrec.data import Domain
@@ -66,7 +66,7 @@ class Run:
 
     def users(self, domain: Domain) -> int:
         """How many users the training will have: some learning rates depend on it."""
-        return self.budget or domain.frame("train")[USER].n_unique()
+        return self.budget or domain.count_users("train")
 
     def check(self, directory: Path) -> Domain:
         """Read the domain, once all is refused that can be told without loading a model."""

@@ -30,8 +30,6 @@ _CHECKSUM = "checksum"
 class Candidates:
     """One list of item rows a user: the positive in column 0, then the negatives in the order drawn."""
 
-    negatives: Negatives
-    seed: int
     user_ids: tuple[str, ...]
     rows: Int64[np.ndarray, "user candidate"]
 
@@ -71,7 +69,7 @@ def draw_candidates(domain: Domain, split: Split, negatives: Negatives, *, seed:
             rows[place, 0] = sequences.rows[index][-1]
             rows[place, 1:] = _draw_distinct(rng, cumulative, excluded[index], NEGATIVES_EACH)
             bar.at(place + 1, len(chosen))
-    return Candidates(negatives, seed, tuple(sequences.user_ids[index] for index in chosen), rows)
+    return Candidates(tuple(sequences.user_ids[index] for index in chosen), rows)
 
 
 def _drawable(
@@ -181,4 +179,4 @@ def _read(file: Path, domain: Domain, split: Split, negatives: Negatives, seed: 
     rows = np.array(frame[_ROWS].to_list(), dtype=np.int64).reshape(len(users), 1 + NEGATIVES_EACH)
     if _CHECKSUM in frame.columns and frame[_CHECKSUM].unique().to_list() != [crc32(rows.tobytes())]:
         raise DataError(f"{file} is damaged (its checksum differs): delete it to draw the candidates again")
-    return Candidates(negatives, seed, users, rows)
+    return Candidates(users, rows)

@@ -170,7 +170,7 @@ class Domain:
     @checked
     def count_users(self, split: Split) -> int:
         """Count the users of one split; DataError as for :meth:`frame`."""
-        return user_runs(self.frame(split)).n_unique()
+        return self.frame(split)[USER].n_unique()
 
     @cached_property
     def titles(self) -> list[str]:
@@ -268,11 +268,6 @@ class Domain:
         """Count how often each item occurs in train, by item row (DataError: no train split)."""
         rows = self.frame("train")[ITEM].replace_strict(self._rows, return_dtype=pl.Int64)
         return np.bincount(rows.to_numpy(), minlength=self.items.height).astype(np.int64)
-
-
-def user_runs(interactions: pl.DataFrame) -> pl.Series:
-    """Give the user of each run of rows with one user: in canonical order every user once."""
-    return interactions[USER].rle().struct.field("value")
 
 
 def _check_schema(what: str, frame: pl.DataFrame, expected: pl.Schema) -> None:

@@ -12,7 +12,7 @@ import polars as pl
 from jaxtyping import Int64
 
 from xcrossrec.arguments import checked
-from xcrossrec.data.domain import Domain, user_runs
+from xcrossrec.data.domain import Domain
 from xcrossrec.data.given import Table, as_frame
 from xcrossrec.data.store import manifest_of
 from xcrossrec.data.text import ABSENT, CANONICAL, PRICE, ItemText, clean_titles, has_entity, is_empty_title, plain
@@ -25,7 +25,6 @@ EXAMPLES = 5  # how many values a message or a manifest names
 _BOOLEANS = {"true": True, "t": True, "yes": True, "1": True, "false": False, "f": False, "no": False, "0": False}
 _ROW = "__row"
 _SEVERAL = re.compile(r"\s*[,;|]\s*")
-_LARGEST = 2**62
 
 
 def deduplicate(interactions: pl.DataFrame, *, first_purchase_only: bool = False) -> pl.DataFrame:
@@ -37,7 +36,8 @@ def deduplicate(interactions: pl.DataFrame, *, first_purchase_only: bool = False
     """
     time = _time_columns(interactions)
     if not first_purchase_only:
-        return _without_repeats(interactions, [USER, ITEM, *([c for c in time if c != POSITION] or time)])
+        same = [USER, ITEM, *([column for column in time if column != POSITION] or time)]
+        return interactions.unique(same, keep="first", maintain_order=True)
     return (
         interactions.with_row_index(_ROW)
         .sort([*time, _ROW])
@@ -88,10 +88,7 @@ def order(interactions: pl.DataFrame) -> pl.DataFrame:
     as these are there, then as they stand.
     """
     ordered = _sort_by_user(interactions, _time_columns(interactions))
-    users = numbers_of(ordered[USER])
-    starts = np.flatnonzero(np.diff(users, prepend=-1))  # each user's rows stand together, and are numbered from 0
-    numbers = np.arange(len(users)) - np.repeat(starts, np.diff(starts, append=len(users)))
-    return ordered.with_columns(pl.Series(POSITION, numbers))
+    return ordered.with_columns(pl.int_range(pl.len()).over(USER).alias(POSITION))
 
 
 @checked
@@ -175,8 +172,7 @@ def checked_domain(
 
 def canonical(interactions: pl.DataFrame) -> pl.DataFrame:
     """Put checked interactions into canonical order; a ``position`` given is kept, without one rows are numbered."""
-    numbered = interactions if POSITION in interactions.columns else order(interactions)
-    ordered = numbered if _is_ordered(numbered) else _sort_by_user(numbered, [POSITION])
+    ordered = _sort_by_user(interactions, [POSITION]) if POSITION in interactions.columns else order(interactions)
     return ordered.select(USER, ITEM, POSITION, *([TIMESTAMP] if TIMESTAMP in ordered.columns else []))
 
 
@@ -190,53 +186,14 @@ def check_columns(what: str, found: Sequence[str], needed: Sequence[str]) -> Non
         )
 
 
-def _is_ordered(interactions: pl.DataFrame) -> bool:
-    """Tell whether each user's rows stand together and their positions never fall: sorting would change nothing."""
-    users = user_runs(interactions)
-    if users.n_unique() < users.len():
-        return False
-    falls = pl.col(POSITION).diff().lt(0) & (pl.col(USER) == pl.col(USER).shift(1))
-    return not interactions.select(falls.any()).item()
-
-
 def _time_columns(interactions: pl.DataFrame) -> list[str]:
     """Name the columns that tell the time, the one that counts first."""
     return [column for column in (TIMESTAMP, SUBSECOND, POSITION) if column in interactions.columns]
 
 
-def _without_repeats(interactions: pl.DataFrame, exact: list[str]) -> pl.DataFrame:
-    """Keep the first of rows that agree in all columns named: only a user's repeats of an item are looked at."""
-    pairs = pl.Series(numbers_of(interactions[USER]) << 32 | numbers_of(interactions[ITEM]))
-    again = pairs.is_duplicated()
-    if not again.any():
-        return interactions
-    suspects = again.arg_true()
-    kept = interactions[suspects].select(exact).with_row_index(_ROW).unique(exact, keep="first")[_ROW]
-    return interactions.filter((~again).scatter(suspects.gather(kept), True))
-
-
 def _sort_by_user(interactions: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """Sort by the user's first row, then ``by`` (whole numbers), then as the rows stand: all of it as one number."""
-    if interactions.is_empty():
-        return interactions
-    users = numbers_of(interactions[USER])
-    first = np.zeros(users.max() + 1, dtype=np.int64)
-    first[users[::-1]] = np.arange(len(users) - 1, -1, -1)  # of equal places the last one written stays
-    starts = np.zeros(len(users), dtype=bool)
-    starts[first[users]] = True
-    key = (np.cumsum(starts) - 1)[first[users]]
-    for name in by:
-        values = interactions[name].to_numpy().astype(np.int64)
-        values //= max(int(np.gcd.reduce(values)), 1) if name == SUBSECOND else 1  # milliseconds, say
-        if _span(key) * _span(values) > _LARGEST:
-            key, values = (pl.Series(each).rank("dense").cast(pl.Int64).to_numpy() for each in (key, values))
-        key = key * _span(values) + (values - values.min())
-    return interactions[pl.Series(_ROW, key).to_frame().select(pl.arg_sort_by(_ROW, maintain_order=True)).to_series()]
-
-
-def _span(numbers: Int64[np.ndarray, " row"]) -> int:
-    """How many whole numbers there are from the least to the greatest."""
-    return int(numbers.max()) - int(numbers.min()) + 1
+    """Sort by the user's first row, then ``by``, then as the rows stand."""
+    return interactions.with_row_index(_ROW).sort(pl.col(_ROW).min().over(USER), *by, _ROW).drop(_ROW)
 
 
 def _catalogue(name: str, items: pl.DataFrame) -> pl.DataFrame:

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from xcrossrec.data.readers.amazon import Release, read_amazon
+from xcrossrec.data.readers.amazon import AMAZON
 from xcrossrec.data.readers.frames import Inputs
+from xcrossrec.data.readers.tables import read_tables
 from xcrossrec.exceptions import DataError
 
 USERS, ITEMS = ("A1YJEY40YUW4SE", "A3AF8FFZAZYNE5"), ("B000000001", "0123456789")
 SECONDS = 1_400_000_000
 
 
-def review(release: Release, user: str, item: str, time_s: int) -> dict[str, object]:
+def review(release: str, user: str, item: str, time_s: int) -> dict[str, object]:
     if release == "amazon2023":
         other = {"asin": "a colour of " + item, "rating": 5.0, "images": [{"u": "x"}]}
         return {"user_id": user, "parent_asin": item, "timestamp": time_s * 1000 + 7, **other}
@@ -24,7 +25,7 @@ def store(path: Path, text: str, packed: bool) -> Path:
     return path
 
 
-def metadata(release: Release, *titles: tuple[str, str]) -> str:
+def metadata(release: str, *titles: tuple[str, str]) -> str:
     key = "parent_asin" if release == "amazon2023" else "asin"
     path, text = ["A", "B", "C"], ["One", "Two"]
     more = {
@@ -45,11 +46,11 @@ EXPECTED = [
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("release", ["amazon2014", "amazon2018", "amazon2023"])
-def test_reviews_and_metadata_of_every_release(tmp_path: Path, release: Release, packed: bool) -> None:
+def test_reviews_and_metadata_of_every_release(tmp_path: Path, release: str, packed: bool) -> None:
     lines = "\n".join(json.dumps(review(release, *row)) for row in EXPECTED)
     titles = metadata(release, (ITEMS[1], "Dad's hat"), ("B00000NONE", "Never reviewed"), (ITEMS[0], "Nut & bolt"))
     reviews = store(tmp_path / "reviews", lines, packed)
-    raw = read_amazon(release, Inputs(reviews, store(tmp_path / "meta", titles, packed)))
+    raw = read_tables(AMAZON[release], Inputs(reviews, store(tmp_path / "meta", titles, packed)))
     assert raw.interactions.select("user_id", "item_id", "timestamp").rows() == EXPECTED
     assert ("subsecond" in raw.interactions.columns) is (release == "amazon2023")
     more = ("Brand", "B, C", "One Two", 1.5)
@@ -67,20 +68,20 @@ def test_reviews_and_metadata_of_every_release(tmp_path: Path, release: Release,
     ],
 )
 def test_ratings_of_every_release(
-    tmp_path: Path, release: Release, head: str, order: tuple[int, ...], factor: int, packed: bool
+    tmp_path: Path, release: str, head: str, order: tuple[int, ...], factor: int, packed: bool
 ) -> None:
     rows = [(user, item, str(time * factor), "5.0") for user, item, time in EXPECTED]
     text = head + "\n".join(",".join(row[place] for place in order) for row in rows)
     ratings = store(tmp_path / "ratings", text, packed)
     titles = store(tmp_path / "meta", metadata(release, (ITEMS[0], "x")), packed)
-    raw = read_amazon(release, Inputs(ratings, titles))
+    raw = read_tables(AMAZON[release], Inputs(ratings, titles))
     assert raw.interactions.rows() == EXPECTED
 
 
 def test_2014_metadata_mix_literals_and_json_and_lack_titles(tmp_path: Path) -> None:
     lines = f"{{'asin': '{ITEMS[0]}'}}\n" + json.dumps({"asin": ITEMS[1], "title": "T"})
     reviews = store(tmp_path / "r", "\n".join(json.dumps(review("amazon2014", *row)) for row in EXPECTED), False)
-    raw = read_amazon("amazon2014", Inputs(reviews, store(tmp_path / "m", lines, False)))
+    raw = read_tables(AMAZON["amazon2014"], Inputs(reviews, store(tmp_path / "m", lines, False)))
     assert raw.items.rows() == [(ITEMS[0], ""), (ITEMS[1], "T")]
 
 
@@ -90,7 +91,7 @@ def test_2014_metadata_mix_literals_and_json_and_lack_titles(tmp_path: Path) -> 
 def test_scraped_markup_counts_as_no_title(tmp_path: Path, junk: str) -> None:
     reviews = store(tmp_path / "r", "\n".join(json.dumps(review("amazon2018", *row)) for row in EXPECTED), False)
     meta = store(tmp_path / "m", metadata("amazon2018", (ITEMS[0], junk), (ITEMS[1], "5 < 6 & 7 &gt; 6")), False)
-    assert read_amazon("amazon2018", Inputs(reviews, meta)).items["title"].to_list() == ["", "5 < 6 & 7 &gt; 6"]
+    assert read_tables(AMAZON["amazon2018"], Inputs(reviews, meta)).items["title"].to_list() == ["", "5 < 6 & 7 &gt; 6"]
 
 
 @pytest.mark.parametrize(
@@ -119,9 +120,9 @@ def test_scraped_markup_counts_as_no_title(tmp_path: Path, junk: str) -> None:
         ("amazon2018", "", "is empty: give a file with rows"),
     ],
 )
-def test_files_of_another_release_are_refused(tmp_path: Path, release: Release, text: str, message: str) -> None:
+def test_files_of_another_release_are_refused(tmp_path: Path, release: str, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_amazon(release, Inputs(store(tmp_path / "r", text, False), store(tmp_path / "m", "", False)))
+        read_tables(AMAZON[release], Inputs(store(tmp_path / "r", text, False), store(tmp_path / "m", "", False)))
 
 
 def test_truncated_metadata_are_refused(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_truncated_metadata_are_refused(tmp_path: Path) -> None:
     meta = store(tmp_path / "m", metadata("amazon2018", (ITEMS[0], "T")), True)
     meta.write_bytes(meta.read_bytes()[:-9])
     with pytest.raises(DataError, match="m is a truncated gzip file"):
-        read_amazon("amazon2018", Inputs(reviews, meta))
+        read_tables(AMAZON["amazon2018"], Inputs(reviews, meta))
 
 
 def test_python_literals_run_no_code(tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ def test_python_literals_run_no_code(tmp_path: Path) -> None:
     touch = f"__import__('pathlib').Path({str(tmp_path / 'ran')!r}).touch()"
     meta = store(tmp_path / "m", f"{{'asin': 'a', 'title': 'T'}}\n{{'asin': {touch}, 'title': 'T'}}\n", False)
     with pytest.raises(DataError, match=r"m, line 2: .* is not a JSON object or a Python dict: mend or remove"):
-        read_amazon("amazon2014", Inputs(reviews, meta))
+        read_tables(AMAZON["amazon2014"], Inputs(reviews, meta))
     assert not (tmp_path / "ran").exists()
 
 
@@ -146,7 +147,6 @@ def test_corrupt_reviews_are_refused(tmp_path: Path) -> None:
     whole = bytearray(reviews.read_bytes())
     whole[len(whole) // 2] ^= 0xFF
     reviews.write_bytes(whole)
+    items = store(tmp_path / "m", metadata("amazon2018", (ITEMS[0], "T")), False)
     with pytest.raises(DataError, match=r"r is a corrupt gzip file .*: fetch or compress it again"):
-        read_amazon(
-            "amazon2018", Inputs(reviews, store(tmp_path / "m", metadata("amazon2018", (ITEMS[0], "T")), False))
-        )
+        read_tables(AMAZON["amazon2018"], Inputs(reviews, items))

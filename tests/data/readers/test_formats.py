@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from xcrossrec.data.readers import FORMATS, Inputs, import_domain
+from xcrossrec.data.readers.tables import read_tables
 from xcrossrec.exceptions import ConfigError
 
 FILE = Path("f")
@@ -32,4 +33,4 @@ def test_an_unknown_format_is_refused() -> None:
 )
 def test_inputs_that_do_not_belong_to_a_format_are_refused(form: str, inputs: Inputs, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        FORMATS[form](inputs)
+        read_tables(FORMATS[form], inputs)

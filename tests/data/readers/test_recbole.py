@@ -5,7 +5,7 @@ import pytest
 
 from xcrossrec.data.readers.columns import Columns
 from xcrossrec.data.readers.frames import Inputs
-from xcrossrec.data.readers.tables import read_tables
+from xcrossrec.data.readers.tables import Plan, read_tables
 from xcrossrec.exceptions import DataError
 
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\nu1\ti1\t5\t1.4e9\nu1\ti2\t4\t1400000001.0\n"
@@ -21,7 +21,7 @@ def files(folder: Path, inter: str = INTER, item: str = ITEM, packed: bool = Fal
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_atomic_files(tmp_path: Path, packed: bool) -> None:
-    raw = read_tables("recbole", Inputs(*files(tmp_path, packed=packed)))
+    raw = read_tables(Plan("recbole"), Inputs(*files(tmp_path, packed=packed)))
     assert raw.interactions.rows() == [("u1", "i1", 1_400_000_000), ("u1", "i2", 1_400_000_001)]
     assert raw.items.columns == ["item_id", "title", "price"]
     assert raw.items.rows() == [("i1", 'Saw "12"', 3.0), ("i2", "Drill", 4.0), ("i3", "Never sold", 5.0)]
@@ -29,7 +29,9 @@ def test_atomic_files(tmp_path: Path, packed: bool) -> None:
 
 def test_columns_can_be_named_and_the_unit_is_found(tmp_path: Path) -> None:
     inter = "u:token\titem_id:token\tt:float\na\ti1\t1400000000000\n"
-    raw = read_tables("recbole", Inputs(*files(tmp_path, inter), columns=Columns(user="u", time="t", title="name")))
+    raw = read_tables(
+        Plan("recbole"), Inputs(*files(tmp_path, inter), columns=Columns(user="u", time="t", title="name"))
+    )
     assert raw.interactions.rows() == [("a", "i1", 1_400_000_000)]
 
 
@@ -54,4 +56,4 @@ def test_columns_can_be_named_and_the_unit_is_found(tmp_path: Path) -> None:
 )
 def test_bad_atomic_files_are_refused(tmp_path: Path, inter: str, item: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_tables("recbole", Inputs(*files(tmp_path, inter, item)))
+        read_tables(Plan("recbole"), Inputs(*files(tmp_path, inter, item)))

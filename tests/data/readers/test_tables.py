@@ -9,7 +9,7 @@ import pytest
 from xcrossrec.data.readers.columns import Columns
 from xcrossrec.data.readers.frames import Inputs
 from xcrossrec.data.readers.sources import Form
-from xcrossrec.data.readers.tables import read_tables
+from xcrossrec.data.readers.tables import Plan, read_tables
 from xcrossrec.exceptions import ConfigError, DataError
 
 Rows = list[dict[str, Any]]
@@ -36,7 +36,7 @@ def save(path: Path, form: Form, rows: Rows, packed: bool = False) -> Path:
 @pytest.mark.parametrize("form", FORMS)
 def test_own_tables_with_mapped_columns(tmp_path: Path, form: Form, packed: bool) -> None:
     bought, titles = save(tmp_path / "b", form, BOUGHT, packed), save(tmp_path / "t", form, TITLES, packed)
-    raw = read_tables(form, Inputs(bought, titles, columns=MAPPING))
+    raw = read_tables(Plan(form), Inputs(bought, titles, columns=MAPPING))
     assert raw.interactions.columns == ["user_id", "item_id", "timestamp"]
     assert raw.interactions.rows() == [("7", "i1", 1_400_000_000), ("8", "i2", 1_400_000_001)]
     assert raw.items.rows() == [("i1", "Saw"), ("i2", ""), ("i3", 'A "B"')]
@@ -45,7 +45,7 @@ def test_own_tables_with_mapped_columns(tmp_path: Path, form: Form, packed: bool
 @pytest.mark.parametrize("form", FORMS)
 def test_titles_may_stand_in_the_interactions(tmp_path: Path, form: Form) -> None:
     path = save(tmp_path / "b", form, BOUGHT)
-    raw = read_tables(form, Inputs(path, None, columns=MAPPING))
+    raw = read_tables(Plan(form), Inputs(path, None, columns=MAPPING))
     assert raw.items.rows() == [("i1", "Saw"), ("i2", "Bit, 6mm")]
     assert raw.sources == (path,)
 
@@ -54,7 +54,7 @@ def test_titles_may_stand_in_the_interactions(tmp_path: Path, form: Form) -> Non
 @pytest.mark.parametrize("order", [("timestamp",), ("position",), ("timestamp", "position")])
 def test_order_columns_are_found_by_their_own_names(tmp_path: Path, form: Form, order: tuple[str, ...]) -> None:
     rows = [{"user_id": "u", "item_id": "i", "title": "T", **dict.fromkeys(order, 3)}]
-    raw = read_tables(form, Inputs(save(tmp_path / "b", form, rows), None, columns=Columns()))
+    raw = read_tables(Plan(form), Inputs(save(tmp_path / "b", form, rows), None, columns=Columns()))
     assert raw.interactions.columns == ["user_id", "item_id", *order]
 
 
@@ -71,7 +71,7 @@ def test_order_columns_are_found_by_their_own_names(tmp_path: Path, form: Form, 
 )
 def test_wrong_mappings_are_refused(tmp_path: Path, form: Form, columns: Columns, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_tables(form, Inputs(save(tmp_path / "b", form, BOUGHT), None, columns=columns))
+        read_tables(Plan(form), Inputs(save(tmp_path / "b", form, BOUGHT), None, columns=columns))
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -84,7 +84,7 @@ def test_columns_unit_and_separator_are_found(tmp_path: Path, separator: str) ->
     bought, items = tmp_path / "b.csv", tmp_path / "i.csv"
     bought.write_text("\n".join(separator.join(row) for row in rows))
     items.write_text(f"sku{separator}name{separator}brand\n7{separator}Saw{separator}X\n")
-    raw = read_tables("csv", Inputs(bought, items, columns=Columns()))
+    raw = read_tables(Plan("csv"), Inputs(bought, items, columns=Columns()))
     assert raw.interactions.rows() == [("c1", "7", 1_770_811_380), ("c2", "8", 1_770_854_400)]
     assert raw.items.rows() == [("7", "Saw", "X")]
 
@@ -93,8 +93,8 @@ def test_a_column_that_may_be_two_things_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "b.csv"
     path.write_text("user,customer,sku,title,timestamp,date\na,b,7,Saw,1400000000,2024-01-01\n")
     with pytest.raises(DataError, match="may be the user, 'customer', 'user': say which with --column user=customer"):
-        read_tables("csv", Inputs(path, None, columns=Columns()))
-    raw = read_tables("csv", Inputs(path, None, columns=Columns.parse(["user=customer"])))
+        read_tables(Plan("csv"), Inputs(path, None, columns=Columns()))
+    raw = read_tables(Plan("csv"), Inputs(path, None, columns=Columns.parse(["user=customer"])))
     assert raw.interactions.rows() == [("b", "7", 1_400_000_000)]
 
 
@@ -109,7 +109,7 @@ def test_given_splits(tmp_path: Path, form: Form) -> None:
     rows = [{"user_id": user, "item_id": "i", "position": 0} for user in "ab"]
     train, test = save(tmp_path / "tr", form, rows[:1]), save(tmp_path / "te", form, rows[1:])
     items = save(tmp_path / "i", form, [{"item_id": "i", "title": "T"}])
-    raw = read_tables(form, Inputs(None, items, {"train": train, "test": test}))
+    raw = read_tables(Plan(form), Inputs(None, items, {"train": train, "test": test}))
     assert raw.interactions.rows() == [("a", "i", 0, "train"), ("b", "i", 0, "test")]
     assert raw.sources == (train, test, items)
 
@@ -118,4 +118,4 @@ def test_given_splits_with_different_columns_are_refused(tmp_path: Path) -> None
     train = save(tmp_path / "tr", "csv", [{"user_id": "a", "item_id": "i", "position": 0}])
     test = save(tmp_path / "te", "csv", [{"user_id": "a", "item_id": "i", "timestamp": 0}])
     with pytest.raises(DataError, match="have different columns: give all a position"):
-        read_tables("csv", Inputs(None, train, {"train": train, "test": test}))
+        read_tables(Plan("csv"), Inputs(None, train, {"train": train, "test": test}))

@@ -7,9 +7,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -17,11 +16,11 @@ import polars as pl
 
 from xcrossrec.data.domain import Domain
 from xcrossrec.data.given import Table, as_frame
-from xcrossrec.data.readers.amazon import Release, read_amazon
+from xcrossrec.data.readers.amazon import AMAZON
 from xcrossrec.data.readers.blocks import Blocks, by_file
 from xcrossrec.data.readers.columns import Columns
 from xcrossrec.data.readers.conditions import Condition
-from xcrossrec.data.readers.frames import Inputs, RawDomain
+from xcrossrec.data.readers.frames import Inputs
 from xcrossrec.data.readers.importing import Recipe, make_domain
 from xcrossrec.data.readers.sources import Form, Paths
 from xcrossrec.data.readers.tables import Plan, read_bought, read_tables, reading_of
@@ -32,10 +31,7 @@ from xcrossrec.types import POSITION, TIMESTAMP
 
 __all__ = ["FORMATS", "Columns", "Condition", "Inputs", "Recipe", "by_file", "import_domain", "read_interactions"]
 
-FORMATS: Mapping[str, Callable[[Inputs, Blocks | None], RawDomain]] = {
-    **{release: partial(read_amazon, release) for release in get_args(Release)},
-    **{form: partial(read_tables, form) for form in get_args(Form)},
-}
+FORMATS: Mapping[str, Plan] = {**AMAZON, **{form: Plan(form) for form in get_args(Form)}}
 
 
 def import_domain(
@@ -57,7 +53,7 @@ def import_domain(
     with scratch_folder() as folder:
         files = _in_files(inputs, folder)
         try:
-            raw = read_tables(None, files, blocks) if form is None else FORMATS[form](files, blocks)
+            raw = read_tables(Plan() if form is None else FORMATS[form], files, blocks)
         except DataError as error:
             raise DataError(
                 re.sub(rf"{re.escape(str(folder))}/(\w+)\.parquet", r"the table of \1", str(error))

@@ -17,36 +17,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal, TypeAlias
 
 import polars as pl
 
-from xcrossrec.data.readers.blocks import Blocks
 from xcrossrec.data.readers.columns import Columns
-from xcrossrec.data.readers.frames import Inputs, RawDomain
 from xcrossrec.data.readers.sources import Source
-from xcrossrec.data.readers.tables import Plan, read_planned
+from xcrossrec.data.readers.tables import Plan
 from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, USER
 
-Release: TypeAlias = Literal["amazon2014", "amazon2018", "amazon2023"]
 ASIN_LENGTH = 10
 JUNK_TITLE = r"(?i)getTime\(\)|<span|<div|<script|</?a\b[^>]*href|^\s*var a?PageStart|\"\s*/>\s*$"
-
-
-def read_amazon(release: Release, inputs: Inputs, blocks: Blocks | None = None) -> RawDomain:
-    """Read the reviews (JSON Lines or ratings CSV, also ready splits) and the metadata of one release.
-
-    Args:
-        release: which one; nothing is guessed from the file.
-        inputs: reviews and metadata; only items that have reviews are taken.
-        blocks: reads each file by an engine; None reads them here.
-
-    Raises:
-        ConfigError: one of the two is missing, or reviews are given both ways.
-        DataError: as for `read_tables`; or user and item columns are in another release's order.
-    """
-    return read_planned(_PLANS[release], inputs, blocks)
 
 
 def _without_junk(title: pl.Expr) -> pl.Expr:
@@ -86,7 +67,7 @@ _BEFORE_2023 = Plan(
 )
 _ORDER_2014 = ("reviewerID", "asin", "overall", "unixReviewTime")
 _ORDER_2018 = ("asin", "reviewerID", "overall", "unixReviewTime")
-_PLANS: Mapping[Release, Plan] = {
+AMAZON: Mapping[str, Plan] = {
     "amazon2014": replace(_BEFORE_2023, names=_ORDER_2014, check_file=partial(_refuse_header, _ORDER_2014), loose=True),
     "amazon2018": replace(_BEFORE_2023, names=_ORDER_2018, check_file=partial(_refuse_header, _ORDER_2018)),
     "amazon2023": replace(
@@ -98,3 +79,4 @@ _PLANS: Mapping[Release, Plan] = {
         remedy="seconds are the 2014 and 2018 releases', read it with --format amazon2014 or amazon2018",
     ),
 }
+"""How each release is read; only items that have reviews are taken."""

@@ -53,15 +53,6 @@ class Plan:
     check: Check | None = None
 
 
-def read_tables(form: Form | None, inputs: Inputs, blocks: Blocks | None = None) -> RawDomain:
-    """Read own tables: interactions in one or one set a split, and titles from tables of items or the same tables.
-
-    ConfigError: inputs that leave out what is needed, or give both ways. DataError: missing or malformed files, missing
-    columns, times in several units, rows that lack something.
-    """
-    return read_planned(Plan(form), inputs, blocks)
-
-
 def read_item_file(path: Path) -> pl.DataFrame:
     """Read the items of one file, whatever its form, packing and names of columns.
 
@@ -91,8 +82,12 @@ def read_item_file(path: Path) -> pl.DataFrame:
     return items
 
 
-def read_planned(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> RawDomain:
-    """Read the two tables as a format has them; errors as for `read_tables`."""
+def read_tables(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> RawDomain:
+    """Read interactions, all in one or split, and items, from tables of their own or from the same tables.
+
+    ConfigError: inputs that leave out what is needed, or give both ways. DataError: missing or malformed files, missing
+    columns, times in several units, incomplete rows.
+    """
     if bool(inputs.interactions) == bool(inputs.splits):
         raise ConfigError("give purchases once: with --interactions, or already split with --train, --test")
     if (plan.only_bought and not inputs.items) or (inputs.splits and not ("train" in inputs.splits and inputs.items)):
