@@ -256,3 +256,16 @@ def test_what_was_not_understood_is_printed(tmp_path: Path) -> None:
     assert "price: 1 of 2 not understood, for example 'call us'; left empty" in result.stderr
     said = "1 of 2 not understood, for example 'call us'; left empty"
     assert json.loads(as_json.stdout)["filters"]["not_understood"] == {"price": said}
+
+
+def test_import_says_who_has_no_order_before_the_last(tmp_path: Path) -> None:
+    """Thirty customers with two orders, four with one of three lines: next purchases are predicted, not an order's."""
+    lines = [(f"u{n}", f"i{line}", f"2026-01-0{1 + (line > 0)}") for n in range(30) for line in range(3)]
+    lines += [(f"v{n}", f"i{line}", "2026-01-05") for n in range(4) for line in range(3)]
+    (tmp_path / "orders.csv").write_text("customer,sku,date\n" + "".join(f"{','.join(line)}\n" for line in lines))
+    (tmp_path / "items.csv").write_text("sku,title\n" + "".join(f"i{n},Thing {n}\n" for n in range(40)))
+    files = ["--interactions", tmp_path / "orders.csv", "--items", tmp_path / "items.csv", "--out", tmp_path / "d"]
+    result = run("import", *files)
+    assert result.exit_code == 0, result.stderr
+    assert "4 users have no earlier order in validation or test, and are not evaluated there" in result.stderr
+    assert len(read_domain(tmp_path / "d").sequences("test")) == 30

@@ -10,7 +10,7 @@ from tests.contracts.scorer import interactions
 from xcrossrec.baselines.rivals import Popularity
 from xcrossrec.data.candidates import candidates_file, draw_candidates
 from xcrossrec.data.domain import Domain
-from xcrossrec.evaluation import Evaluation, evaluate
+from xcrossrec.evaluation import Evaluation, evaluate, without_field
 from xcrossrec.exceptions import ConfigError, DataError, ModelError
 from xcrossrec.metrics.lists import list_metrics
 from xcrossrec.progress import Stage
@@ -274,6 +274,33 @@ def test_targets_of_one_order_with_their_history_are_told(lines: int) -> None:
     assert 0 < even < lengths.len() == 12
     told = [each for each in found.warnings() if "completing an order, not the next purchase" in each]
     assert [each.partition(" have the same time")[0] for each in told] == [f"{even} of 12 targets"] * (lines - 1)
+
+
+def test_where_orders_are_kept_whole_histories_end_before_the_targets_order() -> None:
+    domain = _domain()
+    timed = {s: frame.with_columns(timestamp=pl.col("position") // 2) for s, frame in domain.interactions.items()}
+    whole = Domain("tools", domain.items, timed, {"filters": {"orders": "whole"}})
+    found, scorer = evaluate(Hashed(), whole, "validation"), Hashed()
+    assert not any("order" in each for each in found.warnings())
+    sequences = whole.sequences("validation")
+    rows = dict(zip(sequences.user_ids, sequences.rows, strict=True))
+    assert {len(each) for each in rows.values()} == {3, 4, 5}  # an order of two, and part or all of the next
+    for user, rank in found.of("full").select("user_id", "rank").iter_rows():
+        own = rows[user]
+        others = [row for row in range(N_ITEMS) if row not in own]
+        before = own[: (len(own) - 1) // 2 * 2]
+        assert rank == _rank(scorer, before, [own[-1], *others])
+    first = evaluate(Hashed(), whole, "validation", negatives=["full"], first=True)
+    assert first.of("full")["user_id"].to_list() == list(domain.sequences("validation").user_ids)
+
+
+def test_an_empty_field_changes_nothing_else_of_the_evaluation() -> None:
+    """The paired difference would otherwise be that of two protocols."""
+    kept = _domain(filters={"repeats": "keep"})
+    empty = without_field(kept, "title")
+    assert empty.keeps_repeats
+    assert empty.fingerprint != kept.fingerprint
+    assert empty.sequences("validation").rows == kept.sequences("validation").rows
 
 
 def test_where_repeats_are_kept_what_was_bought_stays_a_candidate() -> None:

@@ -31,15 +31,11 @@ def side_by_side(
         now: what it is compared with, bound to the domain.
         customers: how many at most, drawn by the seed.
     """
-    ids, found = domain.items[ITEM].to_list(), domain.sequences("test").rows
-    sample = [found[row] for row in np.random.default_rng(seed).permutation(len(found))[:customers]]
-    histories = [rows[:-1] for rows in sample]
-    listed = best_items(
-        now.score(histories),
-        [()] * len(sample) if domain.keeps_repeats else histories,
-        np.array([rows[-1] for rows in sample], dtype=np.int64),
-        SHOWN,
-    )
+    ids, (found, targets) = domain.items[ITEM].to_list(), domain.sequences("test").histories_and_targets()
+    sample = np.random.default_rng(seed).permutation(len(found))[:customers]
+    histories = [found[row] for row in sample]
+    bought = [()] * len(sample) if domain.keeps_repeats else histories
+    listed = best_items(now.score(histories), bought, targets[sample], SHOWN)
     return tuple(
         Customer(
             history=tuple(domain.titles[row] for row in rows[-NEWEST:]),

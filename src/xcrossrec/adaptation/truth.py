@@ -52,9 +52,9 @@ def check_explanations(
         how many of how many, with Wilson's 95% interval; None where no reason could be taken away, as where every
         history has one item and there is one source.
     """
-    ids, found = domain.items[ITEM].to_list(), domain.sequences(split).rows
+    ids, (found, _) = domain.items[ITEM].to_list(), domain.sequences(split).histories_and_targets()
     sample = np.random.default_rng(seed).permutation(len(found))[:users]
-    histories = [[ids[item] for item in found[row][:-1]] for row in sample]
+    histories = [[ids[item] for item in found[row]] for row in sample]
     every = [claims_of(recommender, history, repeats=domain.keeps_repeats) for history in histories]
     checked = [claims for claims in every if claims]
     if not checked:

@@ -197,6 +197,8 @@ def _report(filters: dict[str, Any]) -> None:
     if heavy := filters.get("heavy_users"):
         to_stderr(f"{heavy['users']:,} users have {heavy['interactions']:,} interactions, {HEAVY}")
         to_stderr("  " + " ".join(f'--where "COLUMN!={user}"' for user in heavy["examples"]))
+    if any(single := list(filters.get("one_order", {}).values())):
+        to_stderr(f"{max(single):,} users have no earlier order in validation or test, and are not evaluated there")
     if lacking := filters.get("items_without_id"):
         to_stderr(f"{lacking:,} rows of items without an id were left out (--incomplete drop)")
     if two := filters.get("conflicting_titles"):

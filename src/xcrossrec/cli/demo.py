@@ -97,13 +97,14 @@ def _recommendations(model: Path, target: Domain, base: str | None) -> str:
 
     sequences = target.sequences("test")
     ids = target.items["item_id"].to_list()
-    history, bought = [ids[row] for row in sequences.rows[0][:-1]], sequences.rows[0][-1]
+    (rows, *_), (bought, *_) = sequences.histories_and_targets()
+    history = [ids[row] for row in rows]
     with Recommender.from_pretrained(model, target, base=base) as recommender:
         found = recommender.recommend(history, k=target.items.height)
         reasons = recommender.explain_many(history, [f"id:{each.item_id}" for each in found[:3]])
     rank = next((each.rank for each in found if each.item_id == ids[bought]), None)
     lines = [f"Customer {sequences.user_ids[0]} bought:"]
-    lines += [f"  - {target.titles[row]}" for row in sequences.rows[0][:-1]]
+    lines += [f"  - {target.titles[row]}" for row in rows]
     lines += ["and is recommended:", listed(found[:3], reasons)]
     lines += [f"(bought next: {target.titles[bought]}, rank {rank} of {len(found)})"]
     return "\n".join(lines)

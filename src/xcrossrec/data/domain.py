@@ -24,14 +24,20 @@ DOMAIN, TEXT = "domain", "text"
 OTHER_SCHEMA = pl.Schema({USER: pl.String, DOMAIN: pl.String, ITEM: pl.String, TEXT: pl.String, POSITION: pl.Int64})
 _CHUNK_ROWS, _CHUNK_BYTES = 1 << 18, 1 << 24
 SHORTEST_SEQUENCE = 2  # a history of one item and the target
+WHOLE = "whole"
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """The users of one split, each with the item rows bought, oldest first."""
+    """The users of one split, each with the item rows bought, oldest first.
+
+    Attributes:
+        known: how many of a user's items are the target's history; None: all but the last.
+    """
 
     user_ids: tuple[str, ...]
     rows: tuple[tuple[int, ...], ...]
+    known: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -66,7 +72,8 @@ class Sequences:
 
     def histories_and_targets(self) -> tuple[list[tuple[int, ...]], Int64[np.ndarray, " user"]]:
         """Cut each sequence into what came before and the last item, the target."""
-        histories = [rows[:-1] for rows in self.rows]
+        known = self.known or [-1] * len(self)
+        histories = [rows[:count] for rows, count in zip(self.rows, known, strict=True)]
         return histories, np.array([rows[-1] for rows in self.rows], dtype=np.int64)
 
     def with_new_targets(self) -> Sequences:
@@ -78,7 +85,10 @@ class Sequences:
         return order
 
     def _select(self, order: Sequence[int]) -> Sequences:
-        return Sequences(tuple(self.user_ids[index] for index in order), tuple(self.rows[index] for index in order))
+        known = self.known and tuple(self.known[index] for index in order)
+        return Sequences(
+            tuple(self.user_ids[index] for index in order), tuple(self.rows[index] for index in order), known
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +135,11 @@ class Domain:
     def keeps_repeats(self) -> bool:
         """Whether the import kept repeat purchases, so that what was bought may be bought again."""
         return bool((self.manifest.get("filters") or {}).get("repeats") == "keep")
+
+    @property
+    def keeps_orders_whole(self) -> bool:
+        """Whether a history ends before the target's order: purchases of one time are the lines of one order."""
+        return bool((self.manifest.get("filters") or {}).get("orders") == WHOLE)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -215,22 +230,27 @@ class Domain:
     def sequences(self, split: Split, *, minimum: int = SHORTEST_SEQUENCE) -> Sequences:
         """Collect each user's item rows of one split, oldest first.
 
+        Where orders are kept whole, histories of validation and test hold what was bought before the target's time.
+
         Args:
             split: which users.
-            minimum: shortest sequence kept, in items.
+            minimum: shortest sequence kept, in items of history and target.
 
         Raises:
             DataError: the domain lacks the split; names those that exist.
         """
         frame = self.frame(split)
         rows = frame[ITEM].replace_strict(self._rows, return_dtype=pl.Int64)
+        whole = self.keeps_orders_whole and split != "train" and TIMESTAMP in frame.columns
+        known = earlier() if whole else pl.len().cast(pl.Int64) - 1
         grouped = (
-            frame.select(USER, rows.alias("row"))
+            frame.with_columns(rows.alias("row"))
             .group_by(USER, maintain_order=True)
-            .agg("row")
-            .filter(pl.col("row").list.len() >= minimum)
+            .agg("row", known.alias("known"))
+            .filter(pl.col("known") + 1 >= minimum)
         )
-        return Sequences(tuple(grouped[USER].to_list()), tuple(map(tuple, grouped["row"].to_list())))
+        ids, items = grouped[USER].to_list(), grouped["row"].to_list()
+        return Sequences(tuple(ids), tuple(map(tuple, items)), tuple(grouped["known"].to_list()) if whole else None)
 
     @checked
     def with_users(self, split: Split, most: int, seed: int) -> Domain:
@@ -268,6 +288,11 @@ class Domain:
         """Count how often each item occurs in train, by item row (DataError: no train split)."""
         rows = self.frame("train")[ITEM].replace_strict(self._rows, return_dtype=pl.Int64)
         return np.bincount(rows.to_numpy(), minlength=self.items.height).astype(np.int64)
+
+
+def earlier() -> pl.Expr:
+    """Count a user's purchases that are earlier than the last."""
+    return pl.col(TIMESTAMP).lt(pl.col(TIMESTAMP).last()).sum().cast(pl.Int64)
 
 
 def _check_schema(what: str, frame: pl.DataFrame, expected: pl.Schema) -> None:

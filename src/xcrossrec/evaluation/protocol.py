@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -124,7 +125,7 @@ def _asked_users(domain: Domain, split: Split, *, first: bool) -> tuple[Sequence
             f"domain {domain.name!r} has 0 users with a history and a target in split {split!r}: evaluation needs "
             f"sequences of at least 2 items{f' ({again})' if len(every) else ''}"
         )
-    same = None if first else at_one_moment(domain.frame(split))
+    same = None if first or domain.keeps_orders_whole else at_one_moment(domain.frame(split))
     told = [f"{same[0]:,} of {same[1]:,} targets {ONE_MOMENT}"] if same else []
     return sequences, [*told, *([again] if len(sequences) < len(every) else [])]
 
@@ -272,8 +273,13 @@ def first_day(domain: Domain, split: Split) -> Domain:
             f"all users of {split!r} of domain {domain.name!r} are in its train split, too, so their first purchases "
             "are known: import it with --split by-user"
         )
-    manifest = {name: value for name, value in domain.manifest.items() if name != "fingerprint"}
-    return replace(domain, interactions={**domain.interactions, split: moved}, manifest=manifest)
+    stated = _unstamped(domain.manifest)
+    filters = {**(stated.get("filters") or {}), "orders": None}  # the first is not the latest
+    return replace(domain, interactions={**domain.interactions, split: moved}, manifest={**stated, "filters": filters})
+
+
+def _unstamped(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in manifest.items() if name != "fingerprint"}
 
 
 def without_field(domain: Domain, field: str) -> Domain:
@@ -294,4 +300,4 @@ def without_field(domain: Domain, field: str) -> Domain:
         )
     kind = domain.items.schema[field]
     empty = pl.lit("" if kind == pl.String else None, dtype=kind).alias(field)
-    return replace(domain, items=domain.items.with_columns(empty), manifest={})
+    return replace(domain, items=domain.items.with_columns(empty), manifest=_unstamped(domain.manifest))

@@ -144,3 +144,39 @@ def test_a_temporal_split_goes_by_fractions_of_a_second(source: RawDomain) -> No
     users = {split: frame["user_id"].unique().to_list() for split, frame in domain.interactions.items()}
     assert users == {"train": ["u2"], "validation": ["u3"], "test": ["u1"]}
     assert domain.interactions["train"].columns == ["user_id", "item_id", "position", "timestamp"]
+
+
+def _orders(source: RawDomain, users: int) -> RawDomain:
+    """Each user with an order of one item and one of two; three more users with one order of three alone."""
+    rows = [(f"u{n}", item, 10 + (item != "a")) for n in range(users) for item in "abc"]
+    rows += [(f"v{n}", item, 10) for n in range(3) for item in "abc"]
+    table = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    return RawDomain(source.items, table, source.sources)
+
+
+@pytest.mark.parametrize("way", ["leave-last-out", "by-user", "temporal"])
+def test_an_order_is_predicted_from_those_before_it(source: RawDomain, way: SplitWay) -> None:
+    shares = {"validation": 0.3, "test": 0.3} if way == "by-user" else {"validation": 0.0, "test": 0.3}
+    domain = make_domain("m", _orders(source, 120), Recipe(split=way, **shares))
+    test = domain.sequences("test")
+    histories, targets = test.histories_and_targets()
+    assert len(test) >= 30
+    assert set(histories) == {(0,)}  # not the other line of the target's order
+    assert set(targets) == {2}
+    assert set(test.rows) == {(0, 1, 2)}  # which is no negative either
+    assert not any(user.startswith("v") for user in test.user_ids)
+    assert domain.manifest["filters"]["one_order"]["test"] == domain.count_users("test") - len(test)
+    assert test.take(5, 0).histories_and_targets()[0] == [(0,)] * 5
+
+
+def test_where_few_have_an_earlier_order_all_lines_count(source: RawDomain) -> None:
+    few = make_domain("m", _orders(source, 29), Recipe())
+    assert "orders" not in few.manifest["filters"]
+    assert set(few.sequences("test").histories_and_targets()[0]) == {(0, 1)}
+    enough = make_domain("m", _orders(source, 30), Recipe())
+    assert set(enough.sequences("test").histories_and_targets()[0]) == {(0,)}
+    without = _orders(source, 40)
+    placed = without.interactions.rename({"timestamp": "position"})
+    assert (
+        "orders" not in make_domain("m", RawDomain(source.items, placed, source.sources), Recipe()).manifest["filters"]
+    )

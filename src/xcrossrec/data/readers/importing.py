@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from xcrossrec.data.domain import Domain
+from xcrossrec.data.domain import WHOLE, Domain, earlier
 from xcrossrec.data.interactions import (
     EXAMPLES,
     as_categories,
@@ -28,8 +28,9 @@ from xcrossrec.data.readers.columns import check_choices
 from xcrossrec.data.readers.frames import SPLIT, RawDomain
 from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_time, by_user, leave_last_out
 from xcrossrec.exceptions import ConfigError, DataError
-from xcrossrec.types import ITEM, SPLITS, USER, Repeats, Split, SplitWay, UnknownItems
+from xcrossrec.types import ITEM, SPLITS, TIMESTAMP, USER, Repeats, Split, SplitWay, UnknownItems
 
+_EVALUATED = 30  # users with an earlier order, below which targets are predicted from their own order, too
 _MANY = 100  # interactions of one user, if 95% of the others have no tenth of them, are those of many
 
 
@@ -80,6 +81,8 @@ def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
         items, splits = (_as_given if given else _prepared)(known, recipe, told)
     way = raw.filters.get("split", "given") if given else (recipe.split or LEAVE_LAST_OUT)
     filters = {**raw.filters, "split": str(way).replace("-", "_"), **_stated(recipe, given=given)}
+    if not given and (orders := _orders(splits)):
+        filters |= {"orders": WHOLE, "one_order": orders}
     manifest = {"sources": sources.result(), "filters": {**filters, **told}, "seed": recipe.seed}
     return checked_domain(name, items, splits, manifest, recipe.text)
 
@@ -164,6 +167,22 @@ def _stated(recipe: Recipe, *, given: bool) -> Mapping[str, Any]:
         "repeats": recipe.repeats,
         **(shares if recipe.split in ("by-user", "temporal") else {}),
     }
+
+
+def _orders(splits: Mapping[Split, pl.DataFrame]) -> dict[str, int]:
+    """Count by split the users of several items who bought all at one time; empty where orders are not kept whole:
+    without times, or where too few users have an earlier order."""
+    found: dict[str, int] = {}
+    for split, frame in splits.items():
+        if split == "train":
+            continue
+        if TIMESTAMP not in frame.columns:
+            return {}
+        users = frame.group_by(USER, maintain_order=True).agg(pl.len().alias("items"), earlier().alias("known"))
+        if users.filter(pl.col("known") > 0).height < _EVALUATED:
+            return {}
+        found[split] = users.filter(pl.col("known") == 0, pl.col("items") > 1).height
+    return found
 
 
 def _source(path: Path) -> dict[str, Any]:
