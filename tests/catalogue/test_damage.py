@@ -218,7 +218,7 @@ def test_a_crash_between_a_write_and_its_acknowledgement_is_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = written(tmp_path / "c")
-    monkeypatch.setattr("xcrossrec.catalogue.sqlite.write_version", lambda *_: None)
+    monkeypatch.setattr("xcrossrec.catalogue.files.write_version", lambda *_: None)
     store.delete(["i2"])
     store.close()
     monkeypatch.undo()
@@ -323,7 +323,7 @@ def test_a_full_disk_keeps_the_write_though_its_loss_would_not_be_noticed(
 
     with written(tmp_path / "c") as store:
         with monkeypatch.context() as patch:
-            patch.setattr("xcrossrec.catalogue.sqlite.write_version", refuse)
+            patch.setattr("xcrossrec.catalogue.files.write_version", refuse)
             store.delete(["i2"])
         assert "version 4 is kept, but its loss would not be noticed (no space left)" in caplog.text
     with opened(tmp_path / "c") as store:

@@ -56,7 +56,7 @@ def test_nobody_opens_what_is_being_replaced(tmp_path: Path, monkeypatch: pytest
         return SqliteCatalogue.create(tmp_path / "c", [item(0)], unit(0), fingerprint=MODEL, overwrite=True)
 
     made().close()
-    write, asked = sqlite.write_segment, []
+    write, asked = sqlite.files.write_segment, []
 
     def meanwhile(*given: Any) -> Any:
         with pytest.raises(BundleError, match="is open in another process"):
@@ -64,7 +64,7 @@ def test_nobody_opens_what_is_being_replaced(tmp_path: Path, monkeypatch: pytest
         asked.append(given)
         return write(*given)
 
-    monkeypatch.setattr(sqlite, "write_segment", meanwhile)
+    monkeypatch.setattr(sqlite.files, "write_segment", meanwhile)
     with made() as store:
         assert (len(store), len(asked)) == (1, 1)
 

@@ -17,17 +17,8 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
+from xcrossrec.catalogue import scan
 from xcrossrec.catalogue.rows import SegmentRecord
-from xcrossrec.catalogue.scan import (
-    Codes,
-    Pool,
-    best_rows,
-    exact_scores,
-    processor_multiplies_integers,
-    quantise,
-    shortlist,
-    worth_quantising,
-)
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.data.text import unaccented
 from xcrossrec.exceptions import DataError
@@ -69,7 +60,7 @@ class Segment:
 
     table: pl.DataFrame
     vectors: Float32[Tensor, "item dim"]
-    codes: Codes | None = None
+    codes: scan.Codes | None = None
     record: SegmentRecord | None = None
     folded: pl.Series | None = None
 
@@ -79,8 +70,8 @@ class Segment:
     @classmethod
     def build(cls, table: pl.DataFrame, vectors: Float32[Tensor, "item dim"]) -> Segment:
         """Make a segment, with integers where they pay."""
-        use_codes = worth_quantising(vectors) and processor_multiplies_integers()
-        return cls(table, vectors, quantise(vectors) if use_codes else None)
+        use_codes = scan.worth_quantising(vectors) and scan.processor_multiplies_integers()
+        return cls(table, vectors, scan.quantise(vectors) if use_codes else None)
 
     @classmethod
     def of(cls, items: Sequence[StoredItem], vectors: Float32[Tensor, "item dim"]) -> Segment:
@@ -100,7 +91,7 @@ class Segment:
         slots: Float32[Tensor, "slot dim"],
         k: int,
         *,
-        pool: Pool,
+        pool: scan.Pool,
         allowed: Bool[np.ndarray, " item"],
         products: Float32[Tensor, "slot item"] | None = None,
         added: Float64[np.ndarray, " item"] | None = None,
@@ -116,11 +107,13 @@ class Segment:
         Returns:
             rows and scores, best first; equal scores in the segment's order.
         """
-        rows = shortlist(self.vectors, self.codes, slots, k, pool=pool, allowed=allowed, products=products, added=added)
-        scores = exact_scores(self.vectors, slots, rows, pool)
+        rows = scan.shortlist(
+            self.vectors, self.codes, slots, k, pool=pool, allowed=allowed, products=products, added=added
+        )
+        scores = scan.exact_scores(self.vectors, slots, rows, pool)
         if added is not None:
             scores = (scores + added[rows]).astype(np.float32)
-        best = best_rows(rows, scores, k)
+        best = scan.best_rows(rows, scores, k)
         return rows[best], scores[best]
 
     @torch.inference_mode()

@@ -18,16 +18,8 @@ import polars as pl
 import torch
 from jaxtyping import Float32
 
+from xcrossrec.catalogue import files
 from xcrossrec.catalogue.base import Catalogue
-from xcrossrec.catalogue.files import (
-    VERSION,
-    check_access,
-    read_segment,
-    read_version,
-    remove_segments,
-    write_segment,
-    write_version,
-)
 from xcrossrec.catalogue.fingerprint import check_fingerprint
 from xcrossrec.catalogue.purchases import LAST_NUMBER, Purchase, PurchaseLog, as_table
 from xcrossrec.catalogue.rows import DATABASE, DamagedError, InUseError, Rows, SegmentRecord
@@ -47,8 +39,8 @@ def is_catalogue(folder: Path | str) -> bool:
     """Whether a folder holds a catalogue, or what is left of one (StorageError: this user may not look into it)."""
     with suppress(FileNotFoundError, NotADirectoryError, ValueError):
         if not os.access(folder, os.X_OK):  # Python 3.14's exists() is False there, and raises nothing
-            check_access(Path(folder))
-    return any((Path(folder) / name).exists() for name in (DATABASE, VERSION))
+            files.check_access(Path(folder))
+    return any((Path(folder) / name).exists() for name in (DATABASE, files.VERSION))
 
 
 def recorded_fingerprint(folder: Path) -> str | None:
@@ -104,9 +96,9 @@ class SqliteCatalogue(Catalogue):
             bought = bought or PurchaseLog()
             facts = {"fingerprint": fingerprint, "dim": dim, "version": version, "text": text.template}
             facts["forgotten"] = bought.forgotten
-            written = [write_segment(temporary, 1, segment)] if items else []
+            written = [files.write_segment(temporary, 1, segment)] if items else []
             Rows.create(temporary / DATABASE, facts, written, bought.table().iter_rows()).close()
-            write_version(temporary, version)
+            files.write_version(temporary, version)
         return cls.open(folder, fingerprint=fingerprint)
 
     @classmethod
@@ -129,7 +121,7 @@ class SqliteCatalogue(Catalogue):
             facts = rows.facts
             if fingerprint is not None:
                 check_fingerprint(str(folder), facts["fingerprint"], fingerprint)
-            if (version := facts["version"]) < (acknowledged := read_version(folder)):
+            if (version := facts["version"]) < (acknowledged := files.read_version(folder)):
                 raise BundleError(
                     f"{folder} was taken back to version {version}, {acknowledged - version} writes lost: version "
                     f"{acknowledged} had been acknowledged, and the log that held them is damaged or gone; restore a "
@@ -137,7 +129,7 @@ class SqliteCatalogue(Catalogue):
                 )
             if version > acknowledged:  # a crash came between a write and its acknowledgement
                 with suppress(OSError):
-                    write_version(folder, version)
+                    files.write_version(folder, version)
             snapshot = _read(folder, rows)
             bought = _read_purchases(rows)
             if facts.get("unwiped"):  # a process died between the two steps of forgetting
@@ -197,7 +189,8 @@ class SqliteCatalogue(Catalogue):
             return merged
         check_in_place(self._rows.path, self._rows.opened)  # else files of another catalogue might be overwritten
         number, self._next_number = self._next_number, self._next_number + 1
-        return read_segment(self.folder, write_segment(self.folder, number, merged), merged.vectors.shape[1])
+        record = files.write_segment(self.folder, number, merged)
+        return files.read_segment(self.folder, record, merged.vectors.shape[1])
 
     def _keep_instead(
         self, merged: Segment, instead_of: Collection[Segment], since: Collection[str], facts: Mapping[str, Any]
@@ -216,7 +209,7 @@ class SqliteCatalogue(Catalogue):
             if self._rows.write_back():  # damage to the log would bring the old segments back
                 keep -= removed
         finally:
-            remove_segments(self.folder, keep=keep)
+            files.remove_segments(self.folder, keep=keep)
 
     def _successor(self, fingerprint: str, snapshot: HeldSnapshot, text: ItemText) -> Self:
         return type(self)(self.folder, self._rows, fingerprint, snapshot, text, self._bought)
@@ -224,14 +217,14 @@ class SqliteCatalogue(Catalogue):
     def _acknowledge(self, version: int) -> None:
         """Keep the version apart from the database, where damage to its log does not reach."""
         try:
-            write_version(self.folder, version)
+            files.write_version(self.folder, version)
         except OSError as error:
             log.warning("%s: version %d is kept, but its loss would not be noticed (%s)", self.folder, version, error)
 
     def _let_go(self) -> None:
         self._rows.close()
         with suppress(OSError):  # one that is too low is no damage
-            force_to_disk(self.folder / VERSION)
+            force_to_disk(self.folder / files.VERSION)
 
 
 def _numbers(snapshot: HeldSnapshot) -> set[int]:
@@ -241,13 +234,13 @@ def _numbers(snapshot: HeldSnapshot) -> set[int]:
 def _read(folder: Path, rows: Rows) -> HeldSnapshot:
     """Check and read what a folder holds, and remove files that belong to no segment."""
     rows.check()
-    parts = read_parts(rows, lambda record: read_segment(folder, record, rows.facts["dim"]))
+    parts = read_parts(rows, lambda record: files.read_segment(folder, record, rows.facts["dim"]))
     recent = parts[-1].segment
     if bad := [row for row, sound in zip(recent.table.rows(), are_sound(recent), strict=True) if not all(sound)]:
         raise DamagedError(rows.path, f"the checksum of item {bad[0][1]!r} differs; {len(bad)} such items")
     _check_items(rows.path, parts)
     snapshot = HeldSnapshot(rows.facts["version"], tuple(parts))
-    if left := remove_segments(folder, keep=_numbers(snapshot)):
+    if left := files.remove_segments(folder, keep=_numbers(snapshot)):
         log.warning("%s: %s were removed: an interrupted write had left them", folder, ", ".join(left))
     return snapshot
 
@@ -318,7 +311,7 @@ def check_folder(folder: Path) -> None:
             f"{folder} holds no catalogue: check the path, or make one with  xcrossrec catalog build MODEL ITEMS "
             f"--out {folder}"
         )
-    check_access(folder)
+    files.check_access(folder)
 
 
 @contextmanager

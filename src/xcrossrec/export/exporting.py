@@ -15,17 +15,8 @@ from xcrossrec.data.domain import Domain
 from xcrossrec.data.store import read_domain
 from xcrossrec.engine import Engine, Local
 from xcrossrec.exceptions import ConfigError, ModelError
+from xcrossrec.export import folders
 from xcrossrec.export.distilling import distilled
-from xcrossrec.export.folders import (
-    Encode,
-    by_torch,
-    read_peft,
-    read_sentence_transformer,
-    read_vectors,
-    write_peft,
-    write_sentence_transformer,
-    write_vectors,
-)
 from xcrossrec.export.history import history_part, write_history
 from xcrossrec.export.parity import Parity, Sample, cost_in_ranks
 from xcrossrec.export.readme import readme
@@ -165,13 +156,13 @@ def _check_model(model: Model, path: Path, to: To, *, distill: bool) -> None:
         raise ModelError(f"{path} is its base as it is, without a LoRA: use the base, or --to sentence-transformers")
 
 
-def _vectors(model: Model, source: Path | str, folder: Path, encode: BlockEncoder) -> tuple[Sample, Encode]:
+def _vectors(model: Model, source: Path | str, folder: Path, encode: BlockEncoder) -> tuple[Sample, folders.Encode]:
     with open_catalogue(model, source, encode=encode) as catalogue:
         snapshot = catalogue.snapshot()
         items = list(snapshot)
-        write_vectors(encode, items, snapshot.vectors([item.item_id for item in items]).numpy(), folder)
+        folders.write_vectors(encode, items, snapshot.vectors([item.item_id for item in items]).numpy(), folder)
     sample = Sample.of(model, items, longer=False)
-    return sample, read_vectors(folder, sample.ids)
+    return sample, folders.read_vectors(folder, sample.ids)
 
 
 def _encoder(
@@ -183,7 +174,7 @@ def _encoder(
     distill: bool,
     int8: bool,
     base: Path | str | None,
-) -> tuple[Sample, Encode]:
+) -> tuple[Sample, folders.Encode]:
     """Write a folder that encodes texts, and read it back."""
     encoder = encoder_of(model)
     items = None if catalogue is None else read_items(catalogue, encoder.text)
@@ -200,24 +191,24 @@ def _encoder(
         stream = Stream.of(model)
     encode = _written(stream, to, folder, int8, encoder.base_name, fresh)
     if distill and not int8:
-        made = by_torch(stream.reading, stream.vectors())
+        made = folders.by_torch(stream.reading, stream.vectors())
         apart = [np.abs(encode(sample.texts, mode) - made(sample.texts, mode)).max() for mode in (False, True)]
         _refuse_apart(to, path, *map(float, apart))
     return sample, encode
 
 
-def _written(stream: Stream, to: To, folder: Path, int8: bool, base: str, fresh: Callable[[], Base]) -> Encode:
+def _written(stream: Stream, to: To, folder: Path, int8: bool, base: str, fresh: Callable[[], Base]) -> folders.Encode:
     """Write a stream in one of three forms, and read it back as its user does."""
     if to == "peft":
-        write_peft(stream, folder, base)
-        return read_peft(stream, folder, fresh())
+        folders.write_peft(stream, folder, base)
+        return folders.read_peft(stream, folder, fresh())
     if to == "onnx":
         from xcrossrec.export.graph import read_onnx, write_onnx
 
         write_onnx(stream, folder, int8=int8)
         return read_onnx(stream, folder)
-    write_sentence_transformer(stream, folder)
-    return read_sentence_transformer(folder)
+    folders.write_sentence_transformer(stream, folder)
+    return folders.read_sentence_transformer(folder)
 
 
 def _refuse_apart(to: To, path: Path, *differences: float) -> None:

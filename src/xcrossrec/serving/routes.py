@@ -16,29 +16,11 @@ from xcrossrec.answers import AddedPurchases, Explanation, Recommendations, Scor
 from xcrossrec.catalogue.stored_item import LONGEST_ID
 from xcrossrec.exceptions import XCrossRecError
 from xcrossrec.recommender import Answer
+from xcrossrec.serving import schemas
 from xcrossrec.serving.metrics import CONTENT_TYPE
 from xcrossrec.serving.openapi import ASK, READ, WRITE, failures
 from xcrossrec.serving.problems import Problem, busy, check_limit, problem_of
 from xcrossrec.serving.reading import JsonRoute
-from xcrossrec.serving.schemas import (
-    DeleteAnswer,
-    DeleteRequest,
-    ExplainAnswer,
-    ExplainRequest,
-    ForgetAnswer,
-    ForgetRequest,
-    ItemsAnswer,
-    ModelInfo,
-    ModelsAnswer,
-    PurchasesRequest,
-    RecommendRequest,
-    ReloadRequest,
-    ScoreRequest,
-    StateAnswer,
-    UpsertAnswer,
-    UpsertRequest,
-    Whole,
-)
 from xcrossrec.serving.served import Served
 from xcrossrec.serving.service import Service
 
@@ -62,7 +44,7 @@ router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/recommend", response_model=Recommendations, responses=ASK, tags=["recommend"])
-async def recommend(request: Request, asked: RecommendRequest) -> Response:
+async def recommend(request: Request, asked: schemas.RecommendRequest) -> Response:
     """Rank the catalogue, or some of it, for a history; equal scores in the catalogue's order."""
     started, limits = perf_counter(), _service(request).settings
     check_limit("k", asked.k, limits.k)
@@ -78,7 +60,7 @@ async def recommend(request: Request, asked: RecommendRequest) -> Response:
 
 
 @router.post("/v1/score", response_model=Scores, responses=ASK, tags=["recommend"])
-async def score(request: Request, asked: ScoreRequest) -> Response:
+async def score(request: Request, asked: schemas.ScoreRequest) -> Response:
     """Score candidates, items of the catalogue or titles, for a history."""
     started = perf_counter()
     served, scored, _ = await _ask(request, asked, candidates=len(asked.candidates))
@@ -86,8 +68,8 @@ async def score(request: Request, asked: ScoreRequest) -> Response:
     return _answered(started, served, scored.version, scores=[vars(score) for score in scored.scores], **known)
 
 
-@router.post("/v1/explain", response_model=ExplainAnswer, responses=ASK, tags=["recommend"])
-async def explain(request: Request, asked: ExplainRequest) -> Response:
+@router.post("/v1/explain", response_model=schemas.ExplainAnswer, responses=ASK, tags=["recommend"])
+async def explain(request: Request, asked: schemas.ExplainRequest) -> Response:
     """Say why an item has its score: which history items matched, which source gave what at which layer."""
     started = perf_counter()
     served, scored, (reason,) = await _ask(request, asked, explain=True)
@@ -97,12 +79,12 @@ async def explain(request: Request, asked: ExplainRequest) -> Response:
 # ---- items
 
 
-@router.get("/v1/items", response_model=ItemsAnswer, responses=READ, tags=["items"])
+@router.get("/v1/items", response_model=schemas.ItemsAnswer, responses=READ, tags=["items"])
 async def find_items(
     request: Request,
     model: Wanted = None,
     query: Annotated[str, Query(max_length=1000, description="Part of a title, or an id; empty: the first.")] = "",
-    limit: Annotated[Whole, Query(ge=1, le=100)] = 10,
+    limit: Annotated[schemas.Whole, Query(ge=1, le=100)] = 10,
 ) -> Response:
     """Find items by a part of their title; the one with just that id comes first."""
     served, within_s = _service(request).find(model), _service(request).settings.search_timeout_s
@@ -117,14 +99,14 @@ async def find_items(
     return _json(await _within(within_s, search, "the titles were not searched"))
 
 
-@router.put("/v1/items", response_model=UpsertAnswer, responses=WRITE, tags=["items"])
-async def write_items(request: Request, asked: UpsertRequest) -> Response:
+@router.put("/v1/items", response_model=schemas.UpsertAnswer, responses=WRITE, tags=["items"])
+async def write_items(request: Request, asked: schemas.UpsertRequest) -> Response:
     """Write items, all or none: on disk, and recommended, when this is answered."""
     return await _write(request, asked.model, {"items": len(asked.items)}, "writes", asked.items, "written")
 
 
-@router.delete("/v1/items", response_model=DeleteAnswer, responses=WRITE, tags=["items"])
-async def delete_items(request: Request, asked: DeleteRequest) -> Response:
+@router.delete("/v1/items", response_model=schemas.DeleteAnswer, responses=WRITE, tags=["items"])
+async def delete_items(request: Request, asked: schemas.DeleteRequest) -> Response:
     """Delete items, all or none: gone from disk when this is answered; an unknown id is no error."""
     return await _write(request, asked.model, {"items": len(asked.ids)}, "writes", asked.ids, "deleted")
 
@@ -133,7 +115,7 @@ async def delete_items(request: Request, asked: DeleteRequest) -> Response:
 
 
 @router.post("/v1/purchases", response_model=AddedPurchases, responses=WRITE, tags=["purchases"])
-async def add_purchases(request: Request, asked: PurchasesRequest) -> Response:
+async def add_purchases(request: Request, asked: schemas.PurchasesRequest) -> Response:
     """Add purchases, all or none: on disk, and seen by every answer, when this is answered."""
     count = sum(len(each.items) for each in asked.purchases)
     check_limit("purchases", count, _service(request).settings.upsert)
@@ -141,8 +123,8 @@ async def add_purchases(request: Request, asked: PurchasesRequest) -> Response:
     return await _write(request, asked.model, {"purchases": count}, "purchases", wanted, "added")
 
 
-@router.delete("/v1/purchases", response_model=ForgetAnswer, responses=WRITE, tags=["purchases"])
-async def forget_customer(request: Request, asked: ForgetRequest) -> Response:
+@router.delete("/v1/purchases", response_model=schemas.ForgetAnswer, responses=WRITE, tags=["purchases"])
+async def forget_customer(request: Request, asked: schemas.ForgetRequest) -> Response:
     """Delete all purchases of a customer, those that the model knows from its training too: gone from disk, and from
     every answer, when this is answered."""
     return await _write(request, asked.model, {"customers": 1}, "writes", asked, "forgotten")
@@ -175,13 +157,13 @@ async def _write(
 # ---- models
 
 
-@router.get("/v1/model", response_model=ModelInfo, responses=READ, tags=["models"])
+@router.get("/v1/model", response_model=schemas.ModelInfo, responses=READ, tags=["models"])
 async def model_info(request: Request, name: Wanted = None) -> Response:
     """Describe a model: its sources, how it scores, its catalogue."""
     return _json((await _info(request, _service(request).find(name))).model_dump())
 
 
-@router.get("/v1/models", response_model=ModelsAnswer, responses=READ, tags=["models"])
+@router.get("/v1/models", response_model=schemas.ModelsAnswer, responses=READ, tags=["models"])
 async def model_infos(request: Request) -> Response:
     """Describe all models."""
     infos = [await _info(request, served) for served in list(_service(request).models.values())]
@@ -189,9 +171,9 @@ async def model_infos(request: Request) -> Response:
 
 
 @router.post(
-    "/v1/models/{name}/reload", response_model=ModelInfo, responses={**WRITE, **failures(409)}, tags=["models"]
+    "/v1/models/{name}/reload", response_model=schemas.ModelInfo, responses={**WRITE, **failures(409)}, tags=["models"]
 )
-async def reload_model(request: Request, name: str, asked: ReloadRequest) -> Response:
+async def reload_model(request: Request, name: str, asked: schemas.ReloadRequest) -> Response:
     """Put another bundle in a model's place while it serves; answered when the new one answers."""
     new = await _service(request).replace(name, None if asked.path is None else Path(asked.path))
     return _json((await _info(request, new)).model_dump())
@@ -200,13 +182,13 @@ async def reload_model(request: Request, name: str, asked: ReloadRequest) -> Res
 # ---- the process
 
 
-@router.get("/healthz", response_model=StateAnswer, responses=failures(422), tags=["process"])
+@router.get("/healthz", response_model=schemas.StateAnswer, responses=failures(422), tags=["process"])
 async def healthz() -> Response:
     """Say that the process runs."""
     return _json({"status": "ok"})
 
 
-@router.get("/readyz", response_model=StateAnswer, responses=failures(422, 503), tags=["process"])
+@router.get("/readyz", response_model=schemas.StateAnswer, responses=failures(422, 503), tags=["process"])
 async def readyz(request: Request) -> Response:
     """Say whether requests are welcome: not while the service stops, or is behind the others on its catalogue."""
     service = _service(request)
@@ -258,7 +240,7 @@ def _service(request: Request) -> Service:
     return request.app.state.service  # type: ignore[no-any-return]
 
 
-async def _info(request: Request, served: Served) -> ModelInfo:
+async def _info(request: Request, served: Served) -> schemas.ModelInfo:
     """Describe a model; its catalogue may have to be asked."""
     return await _within(_service(request).settings.timeout_s, lambda: served.info)
 
@@ -273,7 +255,11 @@ async def _within(seconds: float, work: Callable[[], T], late: str = "the catalo
 
 
 async def _ask(
-    request: Request, asked: RecommendRequest | ScoreRequest | ExplainRequest, *, explain: bool = False, **counts: int
+    request: Request,
+    asked: schemas.RecommendRequest | schemas.ScoreRequest | schemas.ExplainRequest,
+    *,
+    explain: bool = False,
+    **counts: int,
 ) -> tuple[Served, Answer, Sequence[Explanation]]:
     """Ask a model, and why its answers are so; put into the log what was asked, titles only where they are wanted."""
     service, facts, gone = _service(request), request.state.facts, request.is_disconnected
