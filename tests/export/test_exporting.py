@@ -18,7 +18,7 @@ import xcrossrec
 from exported_models import IDS, TITLES, saved, with_everything
 from model_families import DIM, FAMILIES, randomise, write_base
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
-from xcrossrec.export import distilling, exporting
+from xcrossrec.export import distilling, folders
 from xcrossrec.export.score import scores
 from xcrossrec.models import bundle
 from xcrossrec.models.base import load_base
@@ -138,9 +138,9 @@ def test_the_unknown_take_their_place_in_a_history() -> None:
 
 
 def test_a_difference_leaves_nothing(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = exporting.read_sentence_transformer
+    read = folders.read_sentence_transformer
     monkeypatch.setattr(
-        exporting, "read_sentence_transformer", lambda folder: lambda *asked: read(folder)(*asked) + np.float32(2e-5)
+        folders, "read_sentence_transformer", lambda folder: lambda *asked: read(folder)(*asked) + np.float32(2e-5)
     )
     (tmp_path / "out").mkdir()
     with pytest.raises(

@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xcrossrec.cli import console
 from xcrossrec.cli.checks import check_catalogue, check_items, check_model
-from xcrossrec.cli.console import (
-    Base,
-    EngineChoice,
-    ModelDir,
-    Overwrite,
-    Precision,
-    echo,
-    going_on,
-    prepare,
-    progress_to_stderr,
-    report_cut,
-)
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.replacing import check_vacant
 from xcrossrec.types import is_url
@@ -36,12 +25,12 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Store items
 
 @app.command("build")
 def build(
-    model: ModelDir,
+    model: console.ModelDir,
     items: Annotated[str, typer.Argument(metavar="ITEMS", help="A domain's folder, a table of items, or a catalogue.")],
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder to write (must not exist), or postgresql://...")],
-    base: Base = None,
-    precision: Precision = "fp32",
-    overwrite: Overwrite = False,
+    base: console.Base = None,
+    precision: console.Precision = "fp32",
+    overwrite: console.Overwrite = False,
 ) -> None:
     """Encode items and store them with their vectors. Every --catalog takes the result.
 
@@ -52,12 +41,12 @@ def build(
     check_items(items)
     if not is_url(out):
         check_vacant(Path(out), overwrite=overwrite)
-    prepare("models")
+    console.prepare("models")
     from xcrossrec.catalogue import build_catalogue
     from xcrossrec.models.bundle import Loading
 
     start = time.perf_counter()
-    with progress_to_stderr():
+    with console.progress_to_stderr():
         loaded = Loading(model, base, precision)()
         with build_catalogue(loaded, items, out, overwrite=overwrite) as made:
             count, name = len(made), made.name
@@ -66,11 +55,11 @@ def build(
 
 @app.command("embed")
 def embed(
-    model: ModelDir,
+    model: console.ModelDir,
     catalog: Catalogue,
-    base: Base = None,
-    precision: Precision = "fp32",
-    engine: EngineChoice = "local",
+    base: console.Base = None,
+    precision: console.Precision = "fp32",
+    engine: console.EngineChoice = "local",
 ) -> None:
     """Encode a catalogue's items again, with another model. The items themselves do not change.
 
@@ -80,17 +69,17 @@ def embed(
     check_model(model, base)
     check_catalogue(catalog)
     check_engine(engine)
-    prepare("models")
+    console.prepare("models")
     from xcrossrec.catalogue import embed_again, in_blocks, open_kept
     from xcrossrec.models.bundle import Loading
 
     start = time.perf_counter()
-    with progress_to_stderr(), engine_named(engine) as where, open_kept(catalog, fingerprint=None) as store:
+    with console.progress_to_stderr(), engine_named(engine) as where, open_kept(catalog, fingerprint=None) as store:
         loaded = (loading := Loading(model, base, precision))()
         in_database = where.here and is_url(catalog)
         lent = nullcontext() if in_database else in_blocks(loaded, loading, where, catalog)
         with (
-            nullcontext() if in_database else going_on(),
+            nullcontext() if in_database else console.going_on(),
             lent as encode,
             embed_again(store, loaded, model, encode) as embedded,
         ):
@@ -102,7 +91,7 @@ def embed(
 def check(catalog: Catalogue) -> None:
     """List what is damaged in a catalogue, item by item. The exit status is 1 if anything is."""
     check_catalogue(catalog)
-    prepare("models")
+    console.prepare("models")
     from xcrossrec.catalogue import examine
 
     if is_url(catalog):
@@ -114,13 +103,13 @@ def check(catalog: Catalogue) -> None:
         found = examine(catalog)
         damage, name, count, version = found.sentences(), catalog, len(found.items), found.version
     if damage:
-        echo("\n".join(damage))
+        console.echo("\n".join(damage))
         raise typer.Exit(1)
-    echo(f"{name}: {count} items, version {version}, nothing is damaged")
+    console.echo(f"{name}: {count} items, version {version}, nothing is damaged")
 
 
 @app.command("repair")
-def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
+def repair(model: console.ModelDir, catalog: Catalogue, base: console.Base = None) -> None:
     """Repair a damaged catalogue. Encodes intact items again, and names the others, which are left out.
 
     The model is the one that made the vectors. Writes that the damage took back stay lost; the version goes on after
@@ -128,7 +117,7 @@ def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
     """
     check_model(model, base)
     check_catalogue(catalog)
-    prepare("models")
+    console.prepare("models")
     from xcrossrec.catalogue import encode_items, examine, fingerprint_of, repair
     from xcrossrec.exceptions import ConfigError
     from xcrossrec.models.bundle import Loading
@@ -137,22 +126,22 @@ def repair(model: ModelDir, catalog: Catalogue, base: Base = None) -> None:
         raise ConfigError("a database is repaired with its own tools and copies: here only a folder is")
 
     if not examine(catalog).sentences():
-        echo(f"{catalog}: nothing is damaged, nothing was changed")
+        console.echo(f"{catalog}: nothing is damaged, nothing was changed")
         return
     loaded = Loading(model, base)()
-    with progress_to_stderr():
+    with console.progress_to_stderr():
         found, made = repair(
             catalog, fingerprint=fingerprint_of(loaded), encode=lambda items: encode_items(loaded, items)
         )
-    echo("\n".join(found.sentences()))
+    console.echo("\n".join(found.sentences()))
     with made:
         lost, anew = int(found.unreadable.sum()), int((found.unfit & ~found.unreadable).sum())
         left_out = f", {lost} left out: write them anew" if lost else ""
-        echo(f"{catalog}: {len(made)} items, version {made.version}; {anew} encoded again{left_out}")
+        console.echo(f"{catalog}: {len(made)} items, version {made.version}; {anew} encoded again{left_out}")
 
 
 def _report(catalog: str, name: str, items: int, wall_s: float, model: Model) -> None:
-    report_cut(model[0].cut, model[0].max_tokens)
+    console.report_cut(model[0].cut, model[0].max_tokens)
     files = [] if is_url(catalog) else [path.stat().st_size for path in Path(catalog).iterdir()]
     size = f", {sum(files) / 1e6:.1f} MB" if files else ""
-    echo(f"{name}: {items} items{size}, in {wall_s:.1f} s")
+    console.echo(f"{name}: {items} items{size}, in {wall_s:.1f} s")

@@ -9,18 +9,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from xcrossrec.baselines.names import BASELINES, COUNTING, PREFIX, parts_of
+from xcrossrec.cli import console
 from xcrossrec.cli.checks import check_base, check_file, check_model, stated_text
-from xcrossrec.cli.console import (
-    DomainDir,
-    Json,
-    Strict,
-    echo,
-    first_writable,
-    log,
-    prepare,
-    progress_to_stderr,
-    report_cut,
-)
 from xcrossrec.exceptions import ConfigError
 from xcrossrec.replacing import check_folder
 from xcrossrec.types import NEGATIVES, Negatives, Split
@@ -46,7 +36,7 @@ def evaluate(
             f"{', '.join(BASELINES)}.",
         ),
     ],
-    directory: DomainDir,
+    directory: console.DomainDir,
     split: Annotated[Split, typer.Option(help="Whose users are ranked.")] = "validation",
     negatives: Annotated[
         str | None, typer.Option(help="One or more of uniform,popularity,full.  [default: all three]")
@@ -56,7 +46,7 @@ def evaluate(
         str | None,
         typer.Option(help="Base of the model, or of a baseline.  [default: found by its digest, or the embedded one]"),
     ] = None,
-    strict: Strict = False,
+    strict: console.Strict = False,
     without: Annotated[
         list[str] | None,
         typer.Option(
@@ -65,7 +55,7 @@ def evaluate(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write per-user results to this Parquet file.")] = None,
-    as_json: Json = False,
+    as_json: console.Json = False,
 ) -> None:
     """Measure how well a model ranks every user's last item.
 
@@ -82,24 +72,24 @@ def evaluate(
     domain = read_domain(directory)
     domain.frame(split)
     lacking = {field: _lacking(domain, subject, field) for field in without or ()}
-    prepare("train")
+    console.prepare("train")
     from xcrossrec.baselines.named import scorer_for
     from xcrossrec.evaluation import compare as compare_results
     from xcrossrec.evaluation import headline, summary_table
 
     def ranked(read: Domain) -> Evaluation:
         found = scorer_for(subject, read, base=base, strict=strict)
-        return _ranked(found, domain, split, asked, seed, first_writable(directory))
+        return _ranked(found, domain, split, asked, seed, console.first_writable(directory))
 
-    with progress_to_stderr():
+    with console.progress_to_stderr():
         result = ranked(domain)
         worth = {field: compare_results(result, _called(ranked(read), field)) for field, read in lacking.items()}
     if out is not None:
         result.save(out)
-        log.info(f"per-user results: {out}")
+        console.log.info(f"per-user results: {out}")
     summary = {**result.summary(), **({"without": worth} if worth else {})}
     text = [*(headline(found) for found in worth.values()), *([""] if worth else []), summary_table(summary)]
-    echo(summary if as_json else "\n".join(text))
+    console.echo(summary if as_json else "\n".join(text))
 
 
 def _ranked(
@@ -108,7 +98,7 @@ def _ranked(
     from xcrossrec.evaluation import evaluate as evaluate_scorer
 
     if known := found.known_targets(domain, split):
-        log.warning(
+        console.log.warning(
             f"of {known:,} users in {split} the model knows what they bought, which is asked for, from its training or "
             "by `learn`: their ranks are too good; measure on purchases that it does not know"
         )
@@ -122,31 +112,31 @@ def _ranked(
         seen_users=found.seen_users(domain, split),
         batch_users=PAIR_USERS if found.pair else 256,
     )
-    report_cut(found.cut)
+    console.report_cut(found.cut)
     return result
 
 
 def compare(
     first: Annotated[Path, typer.Argument(metavar="RESULT", help="Per-user results (`evaluate --out`).")],
     second: Annotated[Path, typer.Argument(metavar="RESULT", help="The other method's, on the same users.")],
-    as_json: Json = False,
+    as_json: console.Json = False,
 ) -> None:
     """Say which of two methods ranks better. Compares user by user, with 95% intervals."""
     from xcrossrec.evaluation import Evaluation, comparison_table
     from xcrossrec.evaluation import compare as compare_results
 
     found = compare_results(Evaluation.load(first), Evaluation.load(second))
-    echo(found if as_json else comparison_table(found))
+    console.echo(found if as_json else comparison_table(found))
 
 
 def bases(
-    directory: DomainDir,
+    directory: console.DomainDir,
     base: Annotated[list[str], typer.Option(help="Folder or hub name; the others are compared with the first.")],
     users: Annotated[
         int | None,
         typer.Option(min=1, help="Rank this many users, drawn by seed.  [default: 5000; above 20000 items 1000]"),
     ] = None,
-    as_json: Json = False,
+    as_json: console.Json = False,
 ) -> None:
     """Compare base models on your own data, before training. Shows how well they rank, and the cost per item.
 
@@ -161,12 +151,12 @@ def bases(
         check_base(each)
     domain = read_domain(directory)
     domain.frame("validation")
-    prepare("models")
+    console.prepare("models")
     from xcrossrec.baselines.bases import bases_table, compare_bases
 
-    with progress_to_stderr():
+    with console.progress_to_stderr():
         found = compare_bases(domain, base, users=users)
-    echo(found if as_json else bases_table(found))
+    console.echo(found if as_json else bases_table(found))
 
 
 def _lacking(domain: Domain, subject: str, field: str) -> Domain:
@@ -223,9 +213,9 @@ def _default_negatives(subject: Subject, domain: Domain, split: Split) -> list[N
 
     drawn: list[Negatives] = [kind for kind in NEGATIVES if kind == "full" or can_draw(domain, split, kind)]
     if lacking := [kind for kind in NEGATIVES if kind not in drawn]:
-        log.info(f"{' and '.join(lacking)} negatives are left out: no user has enough items left to draw from")
+        console.log.info(f"{' and '.join(lacking)} negatives are left out: no user has enough items left to draw from")
     if subject.pair and domain.items.height > LARGE_FOR_PAIR:
-        log.info(
+        console.log.info(
             f"a pair model encodes every candidate with the history, so the full catalogue of {domain.items.height} "
             "items is left out: ask for it with --negatives uniform,popularity,full"
         )

@@ -11,21 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xcrossrec.cli import console
 from xcrossrec.cli.checks import check_file, check_items, check_model, is_kept
-from xcrossrec.cli.console import (
-    Base,
-    EngineChoice,
-    Json,
-    ModelDir,
-    Precision,
-    echo,
-    going_on,
-    log,
-    prepare,
-    progress_to_stderr,
-    report_cut,
-    taking,
-)
 from xcrossrec.engine import check_engine, engine_named
 from xcrossrec.exceptions import DataError
 from xcrossrec.filters import Filters
@@ -55,9 +42,9 @@ class Asked:
         int | None,
         typer.Option(min=1, metavar="K", help="At most K items of near-equal titles.  [default: no limit]"),
     ] = None
-    base: Base = None
-    precision: Precision = "fp32"
-    as_json: Json = False
+    base: console.Base = None
+    precision: console.Precision = "fp32"
+    as_json: console.Json = False
 
     def check(self, model: Path) -> None:
         """Refuse at once what cannot be answered: no model, no items, filters that nothing meets."""
@@ -89,9 +76,9 @@ class Asked:
         return None if filters == Filters() else filters
 
 
-@taking(Asked)
+@console.taking(Asked)
 def recommend(
-    model: ModelDir,
+    model: console.ModelDir,
     options: Asked,
     history: Annotated[
         list[str] | None,
@@ -119,16 +106,16 @@ def recommend(
       xcrossrec recommend models/toys --catalog data/toys --history "Wooden train set" --history B0012 -k 5 --explain
     """
     options.check(model)
-    prepare("models")
+    console.prepare("models")
     from xcrossrec.models.model import encoder_of
 
     asked = options.question(history or [], candidate, other or [], user)
     _check_known(options.catalog, asked, knows_purchases=any(model.glob("*_Purchases")))
-    with progress_to_stderr(), options.recommender(model) as recommender:
+    with console.progress_to_stderr(), options.recommender(model) as recommender:
         encoder = encoder_of(recommender.model)
         encoder.cut.reset()  # from here on only this history counts
         found = recommender.ask(asked)
-        report_cut(encoder.cut, encoder.max_tokens)
+        console.report_cut(encoder.cut, encoder.max_tokens)
         reasons = recommender.explain_answer(found) if explain else []
     _tell_of_encoding(model, options.catalog)
     if options.as_json:
@@ -136,24 +123,24 @@ def recommend(
         for entry, reason in zip(recommended, reasons, strict=False):
             entry["explanation"] = reason.to_dict()
         told = {"model": str(model), "history": history or [], "user_id": user, "unknown": list(found.unknown)}
-        echo({**told, "rung": found.rung, "reason": found.reason, "recommendations": recommended})
+        console.echo({**told, "rung": found.rung, "reason": found.reason, "recommendations": recommended})
         return
     if found.unknown:
         to_stderr(f"left out, since the catalogue lacks them: {', '.join(found.unknown)}")
     to_stderr(found.reason)
-    echo(as_text(found.recommendations, reasons))
+    console.echo(as_text(found.recommendations, reasons))
 
 
-@taking(Asked)
+@console.taking(Asked)
 def recommend_batch(
-    model: ModelDir,
+    model: console.ModelDir,
     users: Annotated[
         Path, typer.Argument(metavar="USERS", help="Parquet file with user_id and history, a list of text (optional).")
     ],
     options: Asked,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what another job left.")] = False,
-    engine: EngineChoice = "local",
+    engine: console.EngineChoice = "local",
 ) -> None:
     """Recommend for every user of a Parquet file. Run the same command again to resume after an interruption.
 
@@ -167,28 +154,33 @@ def recommend_batch(
     check_engine(engine)
     if not users.is_file():
         raise DataError(f"the users' file {users} {state_of(users)}: give a Parquet file with user_id and history")
-    prepare("serve")
+    console.prepare("serve")
     from xcrossrec.recommender.job import job_of, open_users
     from xcrossrec.recommender.job import recommend_batch as run
 
     start = time.perf_counter()
     asked = options.question([])
     open_users(users).close()  # before anything expensive is done
-    with progress_to_stderr(), going_on(), engine_named(engine) as where, options.recommender(model) as recommender:
+    with (
+        console.progress_to_stderr(),
+        console.going_on(),
+        engine_named(engine) as where,
+        options.recommender(model) as recommender,
+    ):
         job = {**job_of(recommender, model, users, asked), "precision": options.precision}
         report = run(recommender, users, out, job=job, asked=asked, overwrite=overwrite, engine=where)
     wall_s = time.perf_counter() - start
     _tell_of_encoding(model, options.catalog)
     if options.as_json:
-        echo({"out": str(out), **asdict(report), "wall_s": round(wall_s, 2)})
+        console.echo({"out": str(out), **asdict(report), "wall_s": round(wall_s, 2)})
         return
-    echo(f"{out}: {report.users} users in {report.row_groups} row groups, in {wall_s:.1f} s")
+    console.echo(f"{out}: {report.users} users in {report.row_groups} row groups, in {wall_s:.1f} s")
     if report.resumed:
-        echo(f"{report.resumed} of the row groups were there from an earlier run")
+        console.echo(f"{report.resumed} of the row groups were there from an earlier run")
     if report.nothing:
-        echo(f"{report.nothing} users get nothing: no item meets the filters, or all that do were bought")
+        console.echo(f"{report.nothing} users get nothing: no item meets the filters, or all that do were bought")
     if report.errors:
-        echo(f"{report.errors} users have no recommendations: their column 'error' says why")
+        console.echo(f"{report.errors} users have no recommendations: their column 'error' says why")
 
 
 def _check_known(source: str, asked: Question, *, knows_purchases: bool) -> None:
@@ -208,7 +200,7 @@ def _tell_of_encoding(model: Path, source: str) -> None:
     """Say that a catalogue on disk would be quicker, where there is none."""
     if not is_kept(source):
         words = shlex.join(["xcrossrec", "catalog", "build", str(model), source, "--out", "DIR"])
-        log.info(f"the items of {source} were encoded for this answer alone; to keep their vectors:  {words}")
+        console.log.info(f"the items of {source} were encoded for this answer alone; to keep their vectors:  {words}")
 
 
 def as_text(found: list[Recommendation], reasons: list[Explanation]) -> str:

@@ -12,19 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from xcrossrec.cli import console
 from xcrossrec.cli.checks import check_base, check_sources
-from xcrossrec.cli.console import (
-    DomainDir,
-    Json,
-    Overwrite,
-    SourcesBase,
-    Strict,
-    echo,
-    prepare,
-    progress_to_stderr,
-    shows_progress,
-    taking,
-)
 from xcrossrec.config import Integration, TrainingConfig, rival_config, source_config, target_config
 from xcrossrec.exceptions import ConfigError, StorageError
 from xcrossrec.progress import to_stderr
@@ -47,7 +36,7 @@ class Run:
     scoring: Annotated[Scoring, typer.Option(help="History and item encoded apart (dual) or as one text (pair).")] = (
         "dual"
     )
-    base: SourcesBase = None
+    base: console.SourcesBase = None
     budget: Annotated[
         int | None, typer.Option(min=1, help="Train on this many users, drawn by seed.  [default: all]")
     ] = None
@@ -56,8 +45,8 @@ class Run:
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed.  [default: 0]")] = None
     report_to: Annotated[Tracker, typer.Option(help="Where losses and learning rates are logged.")] = "tensorboard"
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run of the same settings.")] = False
-    overwrite: Overwrite = False
-    as_json: Json = False
+    overwrite: console.Overwrite = False
+    as_json: console.Json = False
 
     def changes(self) -> dict[str, Any]:
         """The settings that the user set, options over the file."""
@@ -85,7 +74,7 @@ class Run:
         """What the library takes by the same names."""
         rest = ("out", "epochs", "config", "seed", "as_json")
         given = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in rest}
-        return {**given, "show_progress": shows_progress()}
+        return {**given, "show_progress": console.shows_progress()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +105,8 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train sourc
 
 
 @app.command()
-@taking(Lora)
-def source(directory: DomainDir, options: Lora) -> None:
+@console.taking(Lora)
+def source(directory: console.DomainDir, options: Lora) -> None:
     """Fine-tune one LoRA adapter on an established domain.
 
     \b
@@ -125,11 +114,11 @@ def source(directory: DomainDir, options: Lora) -> None:
     """
     config = source_config(**options.changes())
     domain = options.check(directory)
-    prepare("train")
+    console.prepare("train")
     from xcrossrec.training.source import train_source
 
     targets = [name.strip() for name in options.target_modules.split(",")] if options.target_modules else None
-    with progress_to_stderr(), _can_go_on(options):
+    with console.progress_to_stderr(), _can_go_on(options):
         report = train_source(domain, options.out, config=config, **{**options.arguments(), "target_modules": targets})
     _print(report, options, "the base")
 
@@ -156,9 +145,9 @@ def _refuse_old_name(value: str | None) -> None:
 
 
 @app.command()
-@taking(Run)
+@console.taking(Run)
 def target(
-    directory: DomainDir,
+    directory: console.DomainDir,
     options: Run,
     sources: Annotated[
         list[Path] | None,
@@ -171,7 +160,7 @@ def target(
             "or after every one (xcross-all), or a LoRA on the target for comparison (lora)."
         ),
     ] = "merged",
-    strict: Strict = False,
+    strict: console.Strict = False,
     integrator: Annotated[str | None, typer.Option(hidden=True, callback=_refuse_old_name)] = None,
 ) -> None:
     """Combine source adapters for a new domain. Trains only a small LoRA, or integrators, and a small head.
@@ -191,12 +180,12 @@ def target(
     target_config(**options.changes())  # refuses a wrong setting
     check_sources(folders, alone=form == "lora")
     domain = options.check(directory)
-    prepare("train")
+    console.prepare("train")
     from xcrossrec.training.source import train_source
     from xcrossrec.training.target import train_target
 
     given: dict[str, Any] = options.arguments()
-    with progress_to_stderr(), _can_go_on(options):
+    with console.progress_to_stderr(), _can_go_on(options):
         settings = {"users": options.users(domain), **options.changes()}
         if form == "lora":
             given |= {"init": folders[0] if folders else None, "purchases": True}
@@ -224,28 +213,28 @@ def _print(report: TrainingReport, options: Run, start: str) -> None:
     if not Processes.here().first:
         return
     if options.as_json:
-        echo({"path": str(options.out), **asdict(report), "improved": report.improved})
+        console.echo({"path": str(options.out), **asdict(report), "improved": report.improved})
         return
     aside = f" ({report.holdout_users} set aside for early stopping)" if report.holdout_users else ""
-    echo(
+    console.echo(
         f"{options.out}: {report.trained_parameters:,} parameters trained on {report.users} users{aside}, "
         f"{report.epochs:g} epochs, {report.wall_s:.0f} s"
     )
     if report.improved is None:
-        echo(
+        console.echo(
             f"Whether this is better than {start} is not known: no users were set aside, since there are fewer than 32 "
             "(or holdout_share is 0). Rank both with `xcrossrec evaluate`."
         )
     elif report.improved:
         best = report.losses.index(min(report.losses)) + 1
-        echo(
+        console.echo(
             f"Better than {start}: loss on the users set aside {report.initial_loss:.4f} -> {report.best_loss:.4f}, "
             f"best after epoch {best}"
         )
     else:
-        echo(
+        console.echo(
             f"Nothing improved: after no epoch the loss on the users set aside was below the {report.initial_loss:.4f} "
             f"of the start, so this is {start} as it was. More users, or other rates (--config), may help."
         )
     if report.copurchase is not None:
-        echo(f"Beside the text: {report.copurchase}")
+        console.echo(f"Beside the text: {report.copurchase}")
