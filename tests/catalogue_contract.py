@@ -109,6 +109,32 @@ class CatalogueContract(PurchasesContract):
             assert other.purchases().equals(store.purchases())
             assert best(other, 9) == best(store, 9)
 
+    @pytest.mark.parametrize(
+        ("method", "given", "said"),
+        [
+            ("delete", "i0", "item_ids is 'i0': expected a list; put it into one"),
+            ("delete", None, "item_ids is None: expected a list"),
+            ("delete", {"i0": 1}, "item_ids is a dict: expected a list"),
+            ("delete", ["i0", 7], r"item_ids\[1\] is 7: expected a text"),
+            ("add_purchases", "u1", "purchases is 'u1': expected a list"),
+            ("add_purchases", [("u1", "i0")], r"purchases\[0\] is a tuple: expected Purchase"),
+            ("forget", 5, "user_id is 5: expected a text"),
+        ],
+    )
+    def test_an_argument_of_another_kind_is_named(
+        self, store: Catalogue, method: str, given: object, said: str
+    ) -> None:
+        store.upsert([item(0)], unit(0))
+        before = store.version
+        with pytest.raises(ConfigError, match=said):
+            getattr(store, method)(given)
+        assert (store.version, store.delete({"i0"})) == (before, 1)
+
+    def test_vectors_of_double_precision_are_kept_in_single_precision(self, store: Catalogue) -> None:
+        store.upsert([item(0)], unit(0).astype(np.float64))
+        again = self.reopened(store)
+        assert np.array_equal(again.snapshot().vectors(["i0"]).numpy(), unit(0))
+
     def test_a_snapshot_stays_as_it_was(self, store: Catalogue) -> None:
         store.upsert([item(n) for n in range(5)], unit(*range(5)))
         before = store.snapshot()

@@ -59,13 +59,15 @@ def _look(name: str, value: object, hint: Any) -> None:
     fitting = [kind for kind in kinds if kind is Any or _is(value, kind)]
     if not fitting:
         expected = " or ".join(dict.fromkeys(_WORDS.get(kind, kind.__name__) for kind in kinds))
-        remedy = "; put it into one" if isinstance(value, str) and Sequence in kinds else ""
+        remedy = "; put it into one" if isinstance(value, str) and kinds.keys() & {Sequence, Collection} else ""
         raise ConfigError(f"{name} is {_said(value)}: expected {expected}{remedy}")
     if Path in kinds and isinstance(value, str | Path) and "\0" in str(value):
         raise ConfigError(f"{name} is {str(value)!r}: no path holds a zero byte")
-    if fitting == [Sequence] and isinstance(value, Iterable) and not hasattr(value, "shape"):  # no library's column
+    if (
+        fitting in ([Sequence], [Collection]) and isinstance(value, Iterable) and not hasattr(value, "shape")
+    ):  # no library's column
         for place, each in enumerate(value):
-            _look(f"{name}[{place}]", each, kinds[Sequence])
+            _look(f"{name}[{place}]", each, kinds[fitting[0]])
 
 
 @cache
@@ -77,7 +79,7 @@ def _kinds(hint: Any) -> Mapping[Any, Any]:
     if origin is Literal:
         return {type(each): Any for each in inside}
     kind = NoneType if hint is None else origin or hint
-    return {kind if isinstance(kind, type) else Any: inside[0] if kind is Sequence and inside else Any}
+    return {kind if isinstance(kind, type) else Any: inside[0] if kind in (Sequence, Collection) and inside else Any}
 
 
 def _is(value: object, kind: Any) -> bool:
@@ -88,7 +90,7 @@ def _is(value: object, kind: Any) -> bool:
     if kind is Sequence:  # a column of any library, too, but no table
         listed = hasattr(value, "__len__") and hasattr(value, "__getitem__") and len(getattr(value, "shape", (0,))) == 1
         return listed and not isinstance(value, Mapping | str | bytes)
-    return isinstance(value, kind)
+    return isinstance(value, kind) and not (kind is Collection and isinstance(value, Mapping | str | bytes))
 
 
 def _said(value: object) -> str:

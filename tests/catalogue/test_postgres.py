@@ -44,7 +44,7 @@ class OnPostgres:
         return PostgresCatalogue.open(self.url, fingerprint=store.fingerprint)
 
     def last_look(self, store: Catalogue) -> tuple[object, str]:
-        return NextGeneration, "changed_since"
+        return NextGeneration, "written_since"
 
 
 class TestHeld(OnPostgres, MergingContract):

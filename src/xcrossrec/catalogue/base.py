@@ -18,12 +18,13 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Float, Float32
 from torch import Tensor
 
+from xcrossrec.arguments import checked
 from xcrossrec.catalogue.purchases import Entry, Purchase, PurchaseLog, first_of_each
 from xcrossrec.catalogue.segment import Segment, check_vectors, checks_of_vectors, table_of
-from xcrossrec.catalogue.snapshot import HeldSnapshot, Part, merge_parts
+from xcrossrec.catalogue.snapshot import HeldSnapshot, merge_parts
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.catalogue.view import Snapshot
 from xcrossrec.copurchase import user_hash
@@ -85,7 +86,7 @@ class Catalogue:
 
     @staticmethod
     def in_memory(
-        items: Sequence[StoredItem], vectors: Float32[np.ndarray, "item dim"], fingerprint: str, text: ItemText = TITLES
+        items: Sequence[StoredItem], vectors: Float[np.ndarray, "item dim"], fingerprint: str, text: ItemText = TITLES
     ) -> Catalogue:
         """Make a catalogue that nothing outlives.
 
@@ -181,10 +182,9 @@ class Catalogue:
         return self._bought.after(count)
 
     def elsewhere(self) -> Callable[[], Catalogue]:
-        """What opens this catalogue in another process, which gets it pickled: a copy in memory, as it is now."""
-        parts = [(part.segment.table, part.segment.vectors.numpy(), part.alive) for part in self._snapshot.parts]
-        bought = self.purchases(), self._bought.forgotten
-        return partial(_copied, self.fingerprint, self.version, parts, self.text, bought)
+        """A function that opens a copy of this catalogue, as it is now, in memory; another process gets it pickled."""
+        items, bought = merge_parts(self._snapshot.parts), (self.purchases(), self.forgotten)
+        return partial(_copied, self.fingerprint, self.version, items.table, items.vectors.numpy(), self.text, bought)
 
     def close(self) -> None:
         """Finish what is being written and let go of what it is kept in; snapshots that were taken stay readable."""
@@ -204,13 +204,13 @@ class Catalogue:
     # ---- write
 
     def upsert(
-        self, items: Sequence[StoredItem], vectors: Float32[np.ndarray, "item dim"] | Float32[Tensor, "item dim"]
+        self, items: Sequence[StoredItem], vectors: Float[np.ndarray, "item dim"] | Float[Tensor, "item dim"]
     ) -> int:
         """Write items, new ones and others anew: all of them or none; kept, and found, when this returns.
 
         Args:
             items: each id once. An item that is written anew keeps its place in the order.
-            vectors: theirs, of what the model reads, finite.
+            vectors: theirs, of what the model reads, finite; kept in single precision.
 
         Returns:
             how many were written.
@@ -233,6 +233,7 @@ class Catalogue:
             self._merge_later()
         return len(items)
 
+    @checked
     def delete(self, item_ids: Collection[str]) -> int:
         """Delete items; gone, and found no longer, when this returns.
 
@@ -252,6 +253,7 @@ class Catalogue:
                 self._write(Segment.empty(self._snapshot.dim), known)
         return len(known)
 
+    @checked
     def add_purchases(self, purchases: Sequence[Purchase]) -> Sequence[Purchase]:
         """Add purchases, all of them or none; kept, and to be read, when this returns.
 
@@ -277,6 +279,7 @@ class Catalogue:
                 self._snapshot = replace(self._snapshot, version=version)
         return fresh
 
+    @checked
     def forget(self, user_id: str) -> int:
         """Delete a customer's purchases: gone from disk, its free space too, when this returns.
 
@@ -429,12 +432,13 @@ class Catalogue:
 def _copied(
     fingerprint: str,
     version: int,
-    parts: Sequence[tuple[pl.DataFrame, Float32[np.ndarray, "_ dim"], Bool[np.ndarray, " _"]]],
+    table: pl.DataFrame,
+    vectors: Float32[np.ndarray, "item dim"],
     text: ItemText,
     bought: tuple[pl.DataFrame, Sequence[str]],
 ) -> Catalogue:
-    made = [Part(Segment.build(table, torch.from_numpy(vectors)), alive) for table, vectors, alive in parts]
-    return Catalogue(None, fingerprint, HeldSnapshot(version, tuple(made)), text, PurchaseLog(*bought))
+    snapshot = HeldSnapshot.of(version, Segment.build(table, torch.from_numpy(vectors)))
+    return Catalogue(None, fingerprint, snapshot, text, PurchaseLog(*bought))
 
 
 def _encode(items: Sequence[StoredItem], encode: Encode, dim: int) -> dict[str, Float32[Tensor, " dim"]]:

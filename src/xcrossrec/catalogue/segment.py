@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from xcrossrec.catalogue import scan
@@ -269,7 +269,7 @@ def fold(text: str) -> str:
 
 
 def check_vectors(
-    items: Sequence[StoredItem], vectors: Float32[np.ndarray, "given dim"] | Float32[Tensor, "given dim"], dim: int
+    items: Sequence[StoredItem], vectors: Float[np.ndarray, "given dim"] | Float[Tensor, "given dim"], dim: int
 ) -> Float32[Tensor, "item dim"]:
     """Refuse (DataError) ids that come twice, and vectors of another number or size, or not finite."""
     ids = Counter(item.item_id for item in items)
@@ -280,7 +280,7 @@ def check_vectors(
             f"{len(items)} items came with vectors of shape {tuple(vectors.shape)}, expected {(len(items), dim)}: "
             "encode them with the catalogue's model"
         )
-    given = torch.as_tensor(vectors).detach().cpu().contiguous()
+    given = torch.as_tensor(vectors, dtype=torch.float32).detach().cpu().contiguous()
     bad = (~given.isfinite().all(1)).nonzero()
     if len(bad):
         raise DataError(f"the vector of item {items[int(bad[0])].item_id!r} is not finite: encode it again")

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float
 
 from xcrossrec.catalogue import files
 from xcrossrec.catalogue.base import Catalogue
@@ -71,7 +71,7 @@ class SqliteCatalogue(Catalogue):
         cls,
         folder: Path | str,
         items: Sequence[StoredItem],
-        vectors: Float32[np.ndarray, "item dim"],
+        vectors: Float[np.ndarray, "item dim"],
         *,
         fingerprint: str,
         text: ItemText = TITLES,

@@ -19,10 +19,11 @@ from typing import Any, Self, TypeAlias, TypeVar
 import numpy as np
 import polars as pl
 import psycopg
-from jaxtyping import Float32
+from jaxtyping import Float
 from psycopg import Connection
 from torch import Tensor
 
+from xcrossrec.arguments import checked
 from xcrossrec.catalogue.base import Catalogue, CatalogueReplacedError, Encode
 from xcrossrec.catalogue.fingerprint import check_fingerprint
 from xcrossrec.catalogue.postgres.connections import Database
@@ -65,7 +66,7 @@ class PostgresCatalogue(Catalogue):
         cls,
         url: str,
         items: Sequence[StoredItem],
-        vectors: Float32[np.ndarray, "item dim"],
+        vectors: Float[np.ndarray, "item dim"],
         *,
         fingerprint: str,
         text: ItemText = TITLES,
@@ -193,19 +194,21 @@ class PostgresCatalogue(Catalogue):
             self._arrivals.catch_up(state.arrived)
             if state.version <= self._snapshot.version and state.indexed == self._state.indexed:
                 return
-            held, known = not state.indexed, self._snapshot.version
-            changed = self._tables.changed(state.generation, known, state.version) if held else None
-            if changed is None or self._tables.state().purged > known:  # what was deleted may be removed by now
+            known = self._snapshot.version
+            if not state.indexed:
+                written = self._tables.written(state.generation, known, state.version)
+                ended = self._tables.ended(state.generation, known, state.version)
+            if state.indexed or self._tables.state().purged > known:  # what was deleted may be removed by now
                 self._snapshot, self._since = self._read_all(state), None
             else:
-                self._apply(state.version, *changed)
+                self._apply(state.version, written, ended)
                 self._merge_later()
             self._state = state
 
     # ---- write
 
     def upsert(
-        self, items: Sequence[StoredItem], vectors: Float32[np.ndarray, "item dim"] | Float32[Tensor, "item dim"]
+        self, items: Sequence[StoredItem], vectors: Float[np.ndarray, "item dim"] | Float[Tensor, "item dim"]
     ) -> int:
         """Write items; see :meth:`Catalogue.upsert`. UnavailableError: the database does not answer."""
         checked = check_vectors(items, vectors, self._state.dim)
@@ -224,6 +227,7 @@ class PostgresCatalogue(Catalogue):
         self._index_later()
         return written
 
+    @checked
     def delete(self, item_ids: Collection[str]) -> int:
         """Delete items; see :meth:`Catalogue.delete`."""
 
@@ -233,6 +237,7 @@ class PostgresCatalogue(Catalogue):
 
         return self._change(work)
 
+    @checked
     def add_purchases(self, purchases: Sequence[Purchase]) -> Sequence[Purchase]:
         """Add purchases; see :meth:`Catalogue.add_purchases`."""
         asked = first_of_each(purchases)
@@ -245,6 +250,7 @@ class PostgresCatalogue(Catalogue):
         fresh = self._change(work) if asked else ()
         return [each for each in asked if each.pair in fresh]
 
+    @checked
     def forget(self, user_id: str) -> int:
         """Delete a customer's purchases; see :meth:`Catalogue.forget`. What the database's log and free space still
         hold is its own to overwrite."""

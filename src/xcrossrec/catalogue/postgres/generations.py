@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from jaxtyping import Float32
@@ -18,9 +18,6 @@ from xcrossrec.catalogue.stored_item import StoredItem
 
 _AT_ONCE = 5000
 """Items that are encoded together, unless what encodes them says better."""
-
-Changed: TypeAlias = tuple[Segment, Sequence[str]]
-"""Items that were written, and ids that were deleted."""
 
 
 class NextGeneration:
@@ -56,20 +53,20 @@ class NextGeneration:
                 tables.index_vectors(connection, self.number, self._former.items, self._dim)
 
         change(index)
-        while len((changed := self.changed_since())[0]) > FEW:
-            self._take_over(changed)
-        self._take_over(changed)
+        while len(written := self.written_since()) > FEW:
+            self._take_over(written)
+        self._take_over(written)
 
-    def changed_since(self) -> Changed:
-        """What was written, and deleted, since the last call."""
+    def written_since(self) -> Segment:
+        """The items that were written since the last call."""
         since, self._upto = self._upto, self._tables.state().version
-        return self._tables.changed(self._former.generation, since, self._upto)
+        return self._tables.written(self._former.generation, since, self._upto)
 
     def complete(self, connection: Connection[Any], version: int) -> None:
-        """Take over what was written last, while nobody can write; a step of the transaction that switches."""
+        """Take over what was written last, and drop what was deleted, while nobody can write; a step of the transaction
+        that switches."""
         self._alone()
-        changed = self._tables.changed(self._former.generation, self._upto, version, connection)
-        self._take_over(changed, connection)
+        self._take_over(self._tables.written(self._former.generation, self._upto, version, connection), connection)
         self._tables.leave_out_deleted(connection, self.number, self._former.generation)
 
     def drop(self) -> None:
@@ -81,16 +78,15 @@ class NextGeneration:
 
         self._tables.database.change(work)
 
-    def _take_over(self, changed: Changed, connection: Connection[Any] | None = None) -> None:
-        written, deleted = changed
+    def _take_over(self, written: Segment, connection: Connection[Any] | None = None) -> None:
         items = [written.item(row) for row in range(len(written))]
         vectors = self._vectors(items)
 
         def work(connection: Connection[Any]) -> None:
-            self._tables.remove(connection, self.number, [*deleted, *written.ids])
+            self._tables.remove(connection, self.number, written.ids)
             self._write(connection, written.places.tolist(), items, vectors)
 
-        if items or deleted:
+        if items:
             self._tables.database.change(work) if connection is None else work(connection)
 
     def _vectors(self, items: Sequence[StoredItem]) -> Float32[Tensor, "item dim"]:

@@ -278,21 +278,19 @@ class Tables:
         found = [f"there are {items:,} items, and {state.items:,} were written"] if items != state.items else []
         return found + ([f"{without:,} items have no vector"] if without and state.dim else [])
 
-    def changed(
-        self, generation: int, since: int, version: int, connection: Connection[Any] | None = None
-    ) -> tuple[Segment, list[str]]:
-        """The items that were written after a version, as of a later one, and the ids that were deleted."""
+    def written(self, generation: int, since: int, version: int, connection: Connection[Any] | None = None) -> Segment:
+        """The items that were written after a version, as of a later one."""
+        asked = self.visible(generation, "{columns}", "since > %(since)s ORDER BY place")
         given = {"since": since, "version": version}
+        if connection is None:
+            return segment_of(self.database.read(asked, given))
+        return segment_of(connection.execute(asked, given, binary=True).fetchall())
 
-        def read(query: sql.Composed) -> Rows:
-            if connection is None:
-                return self.database.read(query, given)
-            return connection.execute(query, given, binary=True).fetchall()
-
-        written = segment_of(read(self.visible(generation, "{columns}", "since > %(since)s ORDER BY place")))
+    def ended(self, generation: int, since: int, version: int) -> list[str]:
+        """The ids of items that were deleted or written anew after a version, up to a later one."""
         asked = "SELECT item_id FROM {items} WHERE until > %(since)s AND until <= %(version)s AND since <= %(since)s"
-        gone = read(self.query(asked, generation))
-        return written, [item_id for (item_id,) in gone if item_id not in written.row_of]
+        found = self.database.read(self.query(asked, generation), {"since": since, "version": version})
+        return [item_id for (item_id,) in found]
 
     def tidy(self, connection: Connection[Any], state: State) -> None:
         """Remove what nobody can ask for any more."""
