@@ -37,7 +37,7 @@ def deduplicate(interactions: pl.DataFrame, *, first_purchase_only: bool = False
     time = _time_columns(interactions)
     if not first_purchase_only:
         same = [USER, ITEM, *([column for column in time if column != POSITION] or time)]
-        return interactions.unique(same, keep="first", maintain_order=True)
+        return _without_repeats(interactions, same)
     return (
         interactions.with_row_index(_ROW)
         .sort([*time, _ROW])
@@ -88,7 +88,10 @@ def order(interactions: pl.DataFrame) -> pl.DataFrame:
     as these are there, then as they stand.
     """
     ordered = _sort_by_user(interactions, _time_columns(interactions))
-    return ordered.with_columns(pl.int_range(pl.len()).over(USER).alias(POSITION))
+    users = numbers_of(ordered[USER])
+    starts = np.flatnonzero(np.diff(users, prepend=-1))  # each user's rows stand together, and are numbered from 0
+    numbers = np.arange(len(users)) - np.repeat(starts, np.diff(starts, append=len(users)))
+    return ordered.with_columns(pl.Series(POSITION, numbers))
 
 
 @checked
@@ -191,9 +194,24 @@ def _time_columns(interactions: pl.DataFrame) -> list[str]:
     return [column for column in (TIMESTAMP, SUBSECOND, POSITION) if column in interactions.columns]
 
 
+def _without_repeats(interactions: pl.DataFrame, same: list[str]) -> pl.DataFrame:
+    """Keep the first of rows that agree in all columns named; only a user's repeats of an item are compared."""
+    pairs = pl.Series(numbers_of(interactions[USER]) << 32 | numbers_of(interactions[ITEM]))
+    again = pairs.is_duplicated()
+    if not again.any():
+        return interactions
+    suspects = again.arg_true()
+    kept = interactions[suspects].select(same).with_row_index(_ROW).unique(same, keep="first")[_ROW]
+    return interactions.filter((~again).scatter(suspects.gather(kept), True))
+
+
 def _sort_by_user(interactions: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """Sort by the user's first row, then ``by``, then as the rows stand."""
-    return interactions.with_row_index(_ROW).sort(pl.col(_ROW).min().over(USER), *by, _ROW).drop(_ROW)
+    """Sort by the user's first row, then ``by``, then as the rows stand; half the time of Polars' own ``over``."""
+    users = numbers_of(interactions[USER])
+    first = np.zeros(users.max(initial=0) + 1, dtype=np.int64)
+    first[users[::-1]] = np.arange(len(users) - 1, -1, -1)  # of equal places the last one written stays
+    keys = interactions.select(pl.Series(_ROW, first[users]), *by)
+    return interactions[keys.select(pl.arg_sort_by(_ROW, *by, maintain_order=True)).to_series()]
 
 
 def _catalogue(name: str, items: pl.DataFrame) -> pl.DataFrame:

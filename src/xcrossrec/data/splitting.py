@@ -134,12 +134,15 @@ def leave_last_out(interactions: pl.DataFrame) -> dict[Split, pl.DataFrame]:
     """
     ordered = order(interactions)
     del interactions  # the caller may have handed them over
-    sizes = ordered.select(pl.len().over(USER)).to_series()
-    left = sizes - ordered[POSITION] - 1  # items that the user bought after this one
-    long_enough = sizes >= 3
+    position = ordered[POSITION].to_numpy()
+    starts = np.flatnonzero(position == 0)  # users stand together, each from 0
+    sizes = np.diff(starts, append=ordered.height)
+    long_enough = np.repeat(sizes >= 3, sizes)
+    left = np.repeat((starts + sizes).astype(np.int32), sizes)
+    left -= np.arange(1, len(left) + 1, dtype=np.int32)  # items after this one
     if not long_enough.any():
         remedy = "split by user" if (sizes > 1).any() else "import with --split none, for there is nothing to evaluate"
         raise DataError(f"leave-last-out needs a user with at least 3 items, there is none: {remedy}")
     ordered = as_text(ordered).drop(SUBSECOND, strict=False)
     masks = {"train": (left >= 2) | ~long_enough, "validation": long_enough & (left >= 1), "test": long_enough}
-    return {split: ordered.filter(masks[split]) for split in SPLITS}
+    return {split: ordered.filter(pl.Series(masks[split])) for split in SPLITS}
