@@ -225,9 +225,9 @@ class CatalogueContract(PurchasesContract):
         new = store.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items)
         assert (best(store, 1), list(store.snapshot())) == (["i80", "i0"], list(new.snapshot()))
         assert new.version > store.version
-        with pytest.raises(CatalogueReplacedError, match=r"another model's vectors by now \(fingerprint bbbb"):
+        with pytest.raises(CatalogueReplacedError, match=r"another model's vectors \(fingerprint bbbb"):
             store.upsert([item(1)], unit(1))
-        with pytest.raises(CatalogueReplacedError, match="write to the one that took its place"):
+        with pytest.raises(CatalogueReplacedError, match="write to the catalogue that replaced this one"):
             store.delete(["i0"])
         with pytest.raises(CatalogueReplacedError):
             store.embed_again(fingerprint=OTHER, dim=DIM, encode=encode_items)

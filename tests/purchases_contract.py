@@ -54,7 +54,7 @@ class PurchasesContract:
         store.delete(["i0"])
         store.compact()
         new = store.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items)
-        with pytest.raises(CatalogueReplacedError, match="write to the one that took its place"):
+        with pytest.raises(CatalogueReplacedError, match="write to the catalogue that replaced this one"):
             store.add_purchases([Purchase("bo", "i0")])
         assert len(new.add_purchases([Purchase("anna", "i0"), Purchase("bo", "i0")])) == 1
         kept = [("anna", "i0", None), ("anna", "i1", None), ("bo", "i0", None)]

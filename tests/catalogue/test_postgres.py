@@ -112,7 +112,7 @@ def test_the_other_goes_on_with_the_former_vectors_until_it_takes_the_new_ones(
     one, other = two
     new = one.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items, model=Path("model"))
     assert (best(other, 1), other.replaced_by, new.replaced_by) == (["i1", "i0"], str(Path("model").absolute()), None)
-    with pytest.raises(CatalogueReplacedError, match="write to the one that took its place"):
+    with pytest.raises(CatalogueReplacedError, match="write to the catalogue that replaced this one"):
         other.upsert([item(5)], unit(5))
     assert other.successor("c" * 64) is None
     taken = other.successor(OTHER)

@@ -131,7 +131,7 @@ def test_who_searches_vectors_that_are_gone_is_told_to_load_the_model_that_count
         new = one.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=encode_items)
         assert best(other, 1)
         new.upsert([item(7)], np.ones((1, DIM + 1), dtype=np.float32))
-        said = rf"holds another model's vectors by now \(fingerprint {OTHER[:12]}\): .* load the model that made these"
+        said = rf"now holds another model's vectors \(fingerprint {OTHER[:12]}\): .* load the model that made these"
         for ask in (
             lambda: best(other, 1),
             lambda: list(other.snapshot()),

@@ -1,6 +1,6 @@
 """Catalogues: items with one model's vectors, searched while they change; in memory, on SQLite, or on PostgreSQL.
 
-:func:`open_catalogue` is the door. A :class:`Catalogue` gives a :class:`Snapshot`, which answers everything.
+:func:`open_catalogue` opens or makes one. All questions go to a :class:`Snapshot` of a :class:`Catalogue`.
 
 Legend of all shapes here: ``item`` = one item of a catalogue, or of a segment, ``slot`` = one query vector (a history's
 item), ``dim`` = vector size.

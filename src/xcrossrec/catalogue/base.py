@@ -1,7 +1,6 @@
-"""A catalogue that is searched exactly while it changes, in memory; kept on disk by a class that inherits it.
+"""A catalogue in memory, searched exactly while it changes; subclasses store it on disk.
 
-Searches run in snapshots (:mod:`xcrossrec.catalogue.snapshot`). Where a catalogue is kept, a write is there before any
-search sees it.
+Searches run in snapshots (:mod:`xcrossrec.catalogue.snapshot`). A write is stored before any search sees it.
 """
 
 from __future__ import annotations
@@ -35,34 +34,32 @@ from xcrossrec.types import ITEM, USER
 log = logging.getLogger(__name__)
 
 _RECENT_LEAST, _RECENT_MOST, _RECENT_SHARE = 1024, 8192, 8
-"""Recently written items are put into a large segment from an eighth of the others on, within these bounds."""
+"""Recently written items are merged into a large segment once they are an eighth of the others, within these bounds."""
 
 FEW = 64
-"""Items that may be encoded while writers wait, when a catalogue changes its model."""
+"""Items that may be encoded while writers wait, at the end of :meth:`Catalogue.embed_again`."""
 
 Encode: TypeAlias = Callable[[Sequence[StoredItem]], Float32[np.ndarray, "item dim"]]
-"""Items to vectors, of what a model reads of each."""
+"""Encodes items into vectors, from the text that a model reads of each."""
 
 
 class CatalogueReplacedError(ConfigError):
-    """The catalogue holds another model's vectors by now; write to the one that took its place."""
+    """The catalogue now holds another model's vectors; write to the catalogue that replaced it."""
 
     @classmethod
-    def of(cls, name: str, fingerprint: str, remedy: str = "write to the one that took its place") -> Self:
-        """Say it of a catalogue by its name, and of the model by its fingerprint."""
-        return cls(
-            f"the catalogue {name} holds another model's vectors by now (fingerprint {fingerprint[:12]}): {remedy}"
-        )
+    def of(cls, name: str, fingerprint: str, remedy: str = "write to the catalogue that replaced this one") -> Self:
+        """Make the error from the catalogue's name and the other model's fingerprint."""
+        return cls(f"the catalogue {name} now holds another model's vectors (fingerprint {fingerprint[:12]}): {remedy}")
 
 
 class Catalogue:
     """Items with one model's vectors. Any thread may read and write; :meth:`close` it, or use it in a ``with``.
 
     Args:
-        folder: in which it is kept; None in memory.
+        folder: where it is stored; None in memory.
         fingerprint: of the model that made the vectors (:func:`xcrossrec.catalogue.fingerprint_of`).
         text: what that model reads of an item.
-        bought: what was bought of it; None for nothing yet.
+        bought: purchases so far; None for none.
     """
 
     def __init__(
@@ -80,7 +77,7 @@ class Catalogue:
         self._bought = PurchaseLog() if bought is None else bought
         self._writing = RLock()
         self._merging = Lock()
-        self._since: set[str] | None = None  # ids written while segments are merged, or titles encoded
+        self._since: set[str] | None = None  # ids written during a merge or an embed_again
         self._merger: Thread | None = None
         self._closed: ConfigError | None = None
 
@@ -88,70 +85,69 @@ class Catalogue:
     def in_memory(
         items: Sequence[StoredItem], vectors: Float[np.ndarray, "item dim"], fingerprint: str, text: ItemText = TITLES
     ) -> Catalogue:
-        """Make a catalogue that nothing outlives.
+        """Make a catalogue in memory, which is lost with the process.
 
         Args:
             items: to start with, each id once.
-            vectors: theirs, finite; no columns for a `pair` model, which has none.
+            vectors: of the items, finite; without columns for a `pair` model.
             fingerprint: of the model that made the vectors.
             text: what it reads of an item.
 
         Raises:
-            DataError: an id twice, or vectors that do not fit.
+            DataError: a repeated id, or vectors of another number, not finite, or of different sizes.
         """
         segment = Segment.of(items, check_vectors(items, vectors, vectors.shape[1]))
         return Catalogue(None, fingerprint, HeldSnapshot.of(1, segment), text)
 
     @cached_property
     def _pairs(self) -> set[tuple[str, str]]:
-        """Customers and items of all purchases, where these are in memory alone."""
         return set(self._bought.table().select(USER, ITEM).iter_rows())
 
-    # ---- where it is kept: in memory there is nothing to do
+    # ---- storage, for subclasses: in memory there is nothing to store
 
     def _keep_write(self, written: Segment, deleted: Collection[str], version: int) -> None:
-        """Keep a write; it is there when this returns, or nothing of it is."""
+        """Store a write, all or nothing."""
 
     def _keep_purchases(self, purchases: Sequence[Purchase], version: int) -> Sequence[Purchase]:
-        """Keep those purchases that are new, likewise; gives them."""
+        """Store the purchases that are new, all or nothing, and return them."""
         fresh = [purchase for purchase in purchases if purchase.pair not in self._pairs]
         self._pairs.update(purchase.pair for purchase in fresh)
         return fresh
 
     def _keep_forgotten(self, user_id: str, version: int) -> int:
-        """Delete a customer's purchases, likewise, and note the hash of her id; gives how many there were."""
+        """Delete a customer's purchases, all or nothing, and record the hash of the id; returns how many there were."""
         gone = {pair for pair in self._pairs if pair[0] == user_id}
         self._pairs -= gone
         return len(gone)
 
     def _wipe(self) -> None:
-        """Leave nothing on disk of what was deleted."""
+        """Overwrite on disk what was deleted."""
 
     def _keep_merged(self, merged: Segment) -> Segment:
-        """Write a segment beside what is kept; give the one to search."""
+        """Write a merged segment to disk, and return the segment to search."""
         return merged
 
     def _keep_instead(
         self, merged: Segment, instead_of: Collection[Segment], since: Collection[str], facts: Mapping[str, Any]
     ) -> None:
-        """Put a segment that was written in the place of others, and of recent items but for those written since."""
+        """Let a merged segment replace others in storage, and recent items except those written since it was read."""
 
     def _successor(self, fingerprint: str, snapshot: HeldSnapshot, text: ItemText) -> Self:
-        """The catalogue of another model's vectors that takes this one's place."""
+        """The catalogue with another model's vectors that replaces this one."""
         return type(self)(self.folder, fingerprint, snapshot, text, self._bought)
 
     def _let_go(self) -> None:
-        """Close what it is kept in."""
+        """Close the storage."""
 
     # ---- read
 
     def snapshot(self) -> Snapshot:
-        """The catalogue as it is now; what comes later does not change it."""
+        """The catalogue as it is now; later writes do not change the snapshot."""
         return self._snapshot
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Its name in messages."""
         return "in memory" if self.folder is None else str(self.folder)
 
     @property
@@ -163,7 +159,7 @@ class Catalogue:
         return len(self._snapshot)
 
     def purchases(self) -> pl.DataFrame:
-        """All purchases: ``user_id``, ``item_id``, ``timestamp`` (seconds since 1970, or null), in order of arrival."""
+        """All purchases in order of arrival: ``user_id``, ``item_id``, ``timestamp`` (seconds since 1970, or null)."""
         return self._bought.table()
 
     @property
@@ -173,12 +169,12 @@ class Catalogue:
 
     @property
     def purchases_read(self) -> int:
-        """How far the purchases go: grows with each, and with each customer who is forgotten."""
+        """Length of the log of purchases: grows with each purchase and each forgotten customer."""
         return len(self._bought)
 
     def purchases_after(self, count: int) -> Sequence[Entry]:
-        """What was bought since :attr:`purchases_read` was ``count`` and the catalogue was opened, and who was
-        forgotten since that count, ever for 0; None for a purchase that is deleted. Costs next to nothing."""
+        """The log's entries since :attr:`purchases_read` was ``count``: purchases added since the catalogue was opened,
+        and customers forgotten (for 0: ever); None for a deleted purchase. Costs next to nothing."""
         return self._bought.after(count)
 
     def elsewhere(self) -> Callable[[], Catalogue]:
@@ -187,7 +183,7 @@ class Catalogue:
         return partial(_copied, self.fingerprint, self.version, items.table, items.vectors.numpy(), self.text, bought)
 
     def close(self) -> None:
-        """Finish what is being written and let go of what it is kept in; snapshots that were taken stay readable."""
+        """Finish current writes and close the storage; snapshots stay readable."""
         with self._writing:
             if self._closed is None:
                 self._closed = ConfigError(f"the catalogue {self.name} is closed: open it again")
@@ -206,19 +202,19 @@ class Catalogue:
     def upsert(
         self, items: Sequence[StoredItem], vectors: Float[np.ndarray, "item dim"] | Float[Tensor, "item dim"]
     ) -> int:
-        """Write items, new ones and others anew: all of them or none; kept, and found, when this returns.
+        """Insert or replace items, all of them or none: stored and searchable when this returns.
 
         Args:
-            items: each id once. An item that is written anew keeps its place in the order.
-            vectors: theirs, of what the model reads, finite; kept in single precision.
+            items: each id once. A replaced item keeps its place in the catalogue's order.
+            vectors: of the text that the model reads of them, finite; stored in single precision.
 
         Returns:
             how many were written.
 
         Raises:
-            DataError: an id twice, or vectors that do not fit.
+            DataError: a repeated id, or vectors of another number or size, or not finite.
             StorageError: the disk refuses; nothing was changed.
-            CatalogueReplacedError: the catalogue is another model's by now (:meth:`embed_again`).
+            CatalogueReplacedError: :meth:`embed_again` gave the items another model's vectors.
             ConfigError: it is closed.
         """
         checked = check_vectors(items, vectors, self._snapshot.dim)
@@ -235,15 +231,16 @@ class Catalogue:
 
     @checked
     def delete(self, item_ids: Collection[str]) -> int:
-        """Delete items; gone, and found no longer, when this returns.
+        """Delete items: removed, and no longer found, when this returns.
 
         Args:
-            item_ids: unknown ones are no error.
+            item_ids: unknown ids are ignored.
 
         Returns:
-            how many were there.
+            how many there were.
 
         Raises:
+            ConfigError: an argument of another type.
             XCrossRecError: as for :meth:`upsert`.
         """
         with self._writing:
@@ -255,11 +252,10 @@ class Catalogue:
 
     @checked
     def add_purchases(self, purchases: Sequence[Purchase]) -> Sequence[Purchase]:
-        """Add purchases, all of them or none; kept, and to be read, when this returns.
+        """Add purchases, all of them or none: stored and readable when this returns.
 
-        They belong to the catalogue, not to its items or its model: they stay when an item is deleted, and when
-        another model's vectors take the place. A purchase that is there already changes nothing: each item of a
-        customer counts once, from when it came first.
+        They stay when an item is deleted, or when :meth:`embed_again` replaces the vectors. Each item of a customer
+        counts once, at its first arrival: a repeated purchase changes nothing.
 
         Args:
             purchases: in order.
@@ -281,19 +277,20 @@ class Catalogue:
 
     @checked
     def forget(self, user_id: str) -> int:
-        """Delete a customer's purchases: gone from disk, its free space too, when this returns.
+        """Delete a customer's purchases: removed from disk, including its free space, when this returns.
 
-        A hash of her id stays, by which no model that counted her purchases brings them back.
+        A hash of the id is kept, so that a model that counted these purchases does not bring them back.
 
         Args:
-            user_id: one of whom nothing is known is no error.
+            user_id: an unknown customer is no error.
 
         Returns:
             how many there were.
 
         Raises:
-            XCrossRecError: as for :meth:`upsert`; or they are deleted, and the disk has no room to write the rest anew,
-                without what is left of them in free space.
+            ConfigError: an argument of another type.
+            XCrossRecError: as for :meth:`upsert`; or the purchases are deleted, but the disk has no room to overwrite
+                what is left of them in its free space.
         """
         with self._writing:
             self._check_open()
@@ -316,13 +313,12 @@ class Catalogue:
         self._snapshot = self._snapshot.changed(version, written, deleted)
 
     def _places(self, items: Sequence[StoredItem]) -> list[int]:
-        """The places of items: their own, or the next free ones."""
         free = count(self._snapshot.next_place)
         own = [self._snapshot.place(item.item_id) for item in items]
         return [next(free) if place is None else place for place in own]
 
     def compact(self) -> None:
-        """Put the recently written items into a large segment now; searches and writes go on meanwhile."""
+        """Merge the recently written items into a large segment now; searches and writes go on meanwhile."""
         with self._merging:
             with self._writing:
                 if self._closed is not None:
@@ -334,7 +330,7 @@ class Catalogue:
                 merged.folded = new.folded
                 replaced = [part.segment for part in parts]
                 with self._writing:
-                    if self._closed is None and self._since is not None:  # else all was read again meanwhile
+                    if self._closed is None and self._since is not None:  # else all was read again
                         self._keep_instead(merged, replaced, self._since, {})
                         self._snapshot = self._snapshot.rebased(merged, replaced, self._since)
             finally:
@@ -344,35 +340,34 @@ class Catalogue:
 
     @property
     def replaced_by(self) -> str | None:
-        """The folder of the model whose vectors took this one's place elsewhere, empty where it is not known; None
-        where none did."""
+        """The folder of the model with which another process replaced this catalogue's vectors; empty where it is not
+        known, None where that did not happen."""
         return None
 
     def successor(self, fingerprint: str) -> Self | None:
-        """The catalogue that took this one's place elsewhere, if it has a model's vectors; None else."""
+        """The catalogue with which another process replaced this one, if it has the vectors of the given model."""
         return None
 
     def embed_again(
         self, *, fingerprint: str, dim: int, encode: Encode, text: ItemText = TITLES, model: Path | str | None = None
     ) -> Self:
-        """Give all items another model's vectors, in the same place, while this catalogue is read and written.
+        """Replace all vectors by another model's, while this catalogue is read and written.
 
-        Only at the end do writers wait, until the few items that were written last are encoded too and everything
-        is kept in one step: a crash leaves the old vectors or the new ones. Then this catalogue still answers
-        searches and refuses writes.
+        Writers wait only at the end, while the last few items are encoded and everything is stored in one step: a
+        crash leaves the old vectors or the new ones. Afterwards this object still answers searches, but refuses writes.
 
         Args:
             fingerprint: of the new model.
             dim: its vector size.
-            encode: items to vectors, by the new model; one without a title or a text may be among them.
+            encode: encodes items with the new model; some may have neither title nor text.
             text: what it reads of an item.
             model: its folder, for other processes that have the catalogue open.
 
         Returns:
-            the catalogue that takes this one's place.
+            the catalogue that replaces this one.
 
         Raises:
-            DataError: vectors that do not fit.
+            DataError: vectors of another size, or not finite.
             StorageError: the disk refuses; nothing was changed.
             ConfigError: the catalogue is closed, or was replaced.
         """
@@ -391,7 +386,7 @@ class Catalogue:
                 self._since = None
 
     def _changed_since(self) -> list[StoredItem]:
-        """The items that were written since the last call, as they are now; all of them first."""
+        """The items that were written since the last call; at the first call all items."""
         with self._writing:
             changed, self._since = self._since, set()
             if changed is None:
@@ -411,7 +406,7 @@ class Catalogue:
         return self._successor(fingerprint, HeldSnapshot.of(version, merged), text)
 
     def _merge_later(self) -> None:
-        """Merge on another thread if many recent items stand apart."""
+        """Merge on another thread if there are many recent items."""
         *others, recent = (len(part.segment) for part in self._snapshot.parts)
         room = min(max(_RECENT_LEAST, sum(others) // _RECENT_SHARE), _RECENT_MOST)
         if recent > room and not (self._merger is not None and self._merger.is_alive()):
@@ -422,7 +417,7 @@ class Catalogue:
         try:
             self.compact()
         except XCrossRecError as error:
-            log.warning("recent items stay apart until the next write: %s", error)
+            log.warning("recently written items are not merged before the next write: %s", error)
 
     def _check_open(self) -> None:
         if self._closed is not None:
