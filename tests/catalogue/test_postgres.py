@@ -27,6 +27,7 @@ from xcrossrec.catalogue.postgres import PostgresCatalogue, connections, tables
 from xcrossrec.catalogue.postgres import catalogue as module
 from xcrossrec.catalogue.postgres.connections import Database
 from xcrossrec.catalogue.postgres.generations import NextGeneration
+from xcrossrec.catalogue.postgres.snapshot import SearchedSnapshot
 
 
 class OnPostgres:
@@ -122,8 +123,8 @@ def test_the_other_goes_on_with_the_former_vectors_until_it_takes_the_new_ones(
     last = new.embed_again(fingerprint=MODEL, dim=DIM, encode=lambda items: unit(*range(len(items))))
     assert list(taken.snapshot()) == [item(0), item(1)]
     last.upsert([item(7)], unit(7))
-    with pytest.raises(BundleError, match="holds no catalogue"):
-        last._tables.whole(2, 99, DIM)  # the generation before is gone
+    with pytest.raises(CatalogueReplacedError, match="now holds another model's vectors"):
+        list(SearchedSnapshot(last._tables, 2, 99, DIM, 0))  # the generation before is gone
 
 
 def test_who_missed_two_models_still_answers_with_the_vectors_it_has(

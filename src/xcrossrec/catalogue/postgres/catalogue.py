@@ -177,9 +177,8 @@ class PostgresCatalogue(Catalogue):
         return partial(type(self).open, self._tables.database.url, fingerprint=self.fingerprint)
 
     def _read_all(self, state: State) -> HeldSnapshot | SearchedSnapshot:
-        if state.indexed:
-            return SearchedSnapshot(self._tables, state.generation, state.version, state.dim, state.items)
-        return HeldSnapshot.of(state.version, self._tables.whole(state.generation, state.version, state.dim))
+        searched = SearchedSnapshot(self._tables, state.generation, state.version, state.dim, state.items)
+        return searched if state.indexed else searched.held()
 
     def _catch_up(self) -> None:
         """Take in what was written since."""

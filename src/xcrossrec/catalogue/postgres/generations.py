@@ -12,6 +12,7 @@ from psycopg import Connection
 from torch import Tensor
 
 from xcrossrec.catalogue.base import FEW, Encode
+from xcrossrec.catalogue.postgres.snapshot import SearchedSnapshot
 from xcrossrec.catalogue.postgres.tables import State, Tables
 from xcrossrec.catalogue.segment import Segment, check_vectors
 from xcrossrec.catalogue.stored_item import StoredItem
@@ -39,18 +40,19 @@ class NextGeneration:
 
     def fill(self) -> None:
         """Encode all items; those that are written meanwhile too, but for the few that come last."""
-        tables, change, last = self._tables, self._tables.database.change, -1
+        tables, change, former = self._tables, self._tables.database.change, self._former
         change(lambda connection: tables.make_items(connection, self.number, self._dim))
         at_once = getattr(self._encode, "at_once", _AT_ONCE)
-        while page := tables.page(self._former.generation, self._upto, last, at_once):
-            places, items = page
-            vectors, last = self._vectors(items), places[-1]
-            change(partial(self._write, places=places, items=items, vectors=vectors))
+        for page in SearchedSnapshot(tables, former.generation, former.version, former.dim, former.items).pages(
+            at_once
+        ):
+            places, items = zip(*page, strict=True)
+            change(partial(self._write, places=places, items=items, vectors=self._vectors(items)))
 
         def index(connection: Connection[Any]) -> None:
             tables.index_items(connection, self.number)
             if self.indexed:
-                tables.index_vectors(connection, self.number, self._former.items, self._dim)
+                tables.index_vectors(connection, self.number, former.items, self._dim)
 
         change(index)
         while len(written := self.written_since()) > FEW:

@@ -39,7 +39,7 @@ _LEAST, _EACH = 50, 4
 """Nearest items of each, at least, and for each item that is asked for."""
 
 _BY_BONUS = 1000
-_PAGE = 5000
+_PAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,21 @@ class SearchedSnapshot(Snapshot):
         return self.count
 
     def __iter__(self) -> Iterator[StoredItem]:
-        last, page = -1, 100
-        while True:
-            rows = self._read("place, {item}", "place > %(last)s ORDER BY place LIMIT %(page)s", last=last, page=page)
-            yield from (StoredItem.restore(*row[1:]) for row in rows)
-            if len(rows) < page:
-                return
-            last, page = rows[-1][0], _PAGE
+        return (item for page in self.pages(_PAGE) for _, item in page)
+
+    def pages(self, size: int) -> Iterator[list[tuple[int, StoredItem]]]:
+        """All items with their places, so many at a time."""
+        last, condition = -1, "place > %(last)s ORDER BY place LIMIT %(size)s"
+        while rows := self._read("place, {item}", condition, last=last, size=size):
+            yield [(row[0], StoredItem.restore(*row[1:])) for row in rows]
+            last = rows[-1][0]
+
+    def held(
+        self, condition: str = "true", setting: sql.Composed | None = None, given: Mapping[str, Any] | None = None
+    ) -> HeldSnapshot:
+        """Read the items that meet a condition, to be searched in memory."""
+        rows = self._read("{columns}", condition + " ORDER BY place", setting, **(given or {}))
+        return HeldSnapshot.of(self.version, segment_of(rows, self.dim))
 
     def get(self, item_ids: Sequence[str]) -> list[StoredItem | None]:
         """Look items up; None for an unknown id."""
@@ -147,9 +155,8 @@ class SearchedSnapshot(Snapshot):
                 near = near if leads is None else torch.cat([near, leads.float()])
             condition, given = self._candidates(near, k, condition, {**given, "likely": askable(likely)})
             setting = sql.SQL("SET LOCAL hnsw.ef_search = {}").format(ef_search(self.count))
-        rows = self._read("{columns}", condition + " ORDER BY place", setting, **given)
-        held = HeldSnapshot.of(self.version, segment_of(rows, self.dim))
-        among = None if wanted.among is None else [row[1] for row in rows]
+        held = self.held(condition, setting, given)
+        among = None if wanted.among is None else held.parts[0].segment.ids
         return held.search(replace(wanted, filters=None, exclude=(), among=among, products=None), k)
 
     def _candidates(

@@ -258,19 +258,6 @@ class Tables:
         )
         return dict(connection.execute(self.query(text, generation), (version, list(item_ids))).fetchall())
 
-    def whole(self, generation: int, version: int, dim: int) -> Segment:
-        """All items of a version."""
-        asked = self.visible(generation, "{columns}", "true ORDER BY place")
-        return segment_of(self.database.read(asked, {"version": version}), dim)
-
-    def page(
-        self, generation: int, version: int, after: int, most: int
-    ) -> tuple[Sequence[int], Sequence[StoredItem]] | None:
-        """The next items of a version after a place, with their places; None where there are no more."""
-        asked = self.visible(generation, "place, {item}", "place > %(after)s ORDER BY place LIMIT %(most)s")
-        found = self.database.read(asked, {"version": version, "after": after, "most": most})
-        return ([row[0] for row in found], [StoredItem.restore(*row[1:]) for row in found]) if found else None
-
     def check(self, state: State) -> list[str]:
         """What does not fit, a sentence each."""
         asked = "SELECT count(*), count(*) FILTER (WHERE vector IS NULL) FROM {items} WHERE until IS NULL"
