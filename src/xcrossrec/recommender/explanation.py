@@ -40,46 +40,30 @@ def explain_scores(
     Args:
         model: `dual` or `pair`, integrated or not; put back as it was.
         term: what co-purchases add to the text's scores; None adds nothing.
-        share: of the bridge from other categories in the scores, which the text has the rest of.
+        share: of the bridge from other categories in the scores; the text has the rest.
     """
     items = [known for known, _ in found]
     probe = _PROBES[kind_of(model).name](model, [k.text for k in history], [k.text for k in items], 1 - share)
-    bought = _Bought(term, [known.item_id or "" for known in history], [known.item_id or "" for known in items])
-    matches = _explain_history(probe, bought, history)
+    matches = _explain_history(probe, term, history, items)
     parts = _explain_sources(probe)
-    effects = [None] * len(found) if term is None else [float(effect) for effect in bought.full]
+    effects = [None] * len(found) if term is None else _bonus(term, history, items).tolist()
     return [
         Explanation(known.item_id, known.title, score, matches[at], copurchase_effect=effects[at], **parts[at])
         for at, (known, score) in enumerate(found)
     ]
 
 
-class _Bought:
-    """What co-purchases add to a few items for one history; ids are empty where there are none."""
-
-    def __init__(self, term: Term | None, history: Sequence[str], items: Sequence[str]) -> None:
-        self.term, self.history, self.items = term, history, items
-        self.full = self.added(history)
-
-    def added(self, history: Sequence[str]) -> Float[np.ndarray, " item"]:
-        """To the scores of the items for this history."""
-        bonus = {} if self.term is None else self.term.bonus(history)
-        return np.array([bonus.get(item, 0.0) for item in self.items])
-
-    def without(self, slot: int) -> Float[np.ndarray, " item"]:
-        """What less is added without one item of the history."""
-        lost: Float[np.ndarray, " item"] = self.full - self.added([*self.history[:slot], *self.history[slot + 1 :]])
-        return lost
-
-    def together(self, slot: int, item: int) -> int | None:
-        """Customers who bought both."""
-        first, second = self.history[slot], self.items[item]
-        return None if self.term is None or not first or not second else self.term.counts.together(first, second)
+def _bonus(term: Term | None, history: Sequence[Known], items: Sequence[Known]) -> Float[np.ndarray, " item"]:
+    """What co-purchases add to the scores of items for a history."""
+    bonus = {} if term is None else term.bonus([known.item_id or "" for known in history])
+    return np.array([bonus.get(known.item_id or "", 0.0) for known in items])
 
 
 class _Probe(ABC):
-    """Scores a few items for one history (texts, oldest first), encoding everything afresh each time; ``weight`` is the
-    text's."""
+    """Scores a few items for one history (texts, oldest first), encoding everything anew each time.
+
+    ``weight`` is that of the text in the score.
+    """
 
     def __init__(self, model: Model, history: Sequence[str], items: Sequence[str], weight: float) -> None:
         self.model = model
@@ -94,23 +78,23 @@ class _Probe(ABC):
 
     @abstractmethod
     def encode(self) -> Bool[Tensor, "item batch token"]:
-        """Run the encoder over every text once; returns from which tokens the score of each item comes."""
+        """Run the encoder over every text once; returns which tokens the score of each item depends on."""
 
     @abstractmethod
     def cosines_and_shares(self) -> tuple[Tensor | None, Tensor | None]:
-        """Cosines (slot, item) of items encoded alone, and their shares of the soft maximum, where there are any."""
+        """Cosines (slot, item) of items encoded alone, and their shares of the soft maximum; None for a pair model."""
 
     def effect(self) -> Float[np.ndarray, " item"]:
-        """The full scores minus those of the model as it is now (ablated, that is)."""
+        """The full scores minus those of the model as it is now, ablated."""
         return self.less(self.history)
 
     def less(self, history: Sequence[str]) -> Float[np.ndarray, " item"]:
-        """The full scores minus those for another history, as far as the text counts."""
+        """The full scores minus those for another history, times the text's weight."""
         effect: Float[np.ndarray, " item"] = self.weight * (self.full - self.scores(history))
         return effect
 
     def _encoded(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the encoder over tokenized texts, and give them back where it stands."""
+        """Run the encoder over tokenized texts; returns these on the encoder's device."""
         encoder = encoder_of(self.model)
         device = next(encoder.parameters()).device
         placed = {key: value.to(device) for key, value in features.items()}
@@ -119,7 +103,7 @@ class _Probe(ABC):
 
 
 class _DualProbe(_Probe):
-    """History items and items are encoded apart."""
+    """Encodes every text alone."""
 
     @torch.inference_mode()
     def scores(self, history: Sequence[str]) -> Float[np.ndarray, " item"]:
@@ -154,7 +138,7 @@ class _DualProbe(_Probe):
         return matcher
 
     def _vectors(self, history: Sequence[str]) -> tuple[Float[Tensor, "slot dim"], Float[Tensor, "item dim"]]:
-        """Of the history and of the items; encoded together where the model reads both alike."""
+        """Encode the history and the items, in one batch where the model reads both alike."""
         if encoder_of(self.model).recipe.apart:
             return encode_titles(self.model, history, as_history=True), encode_titles(self.model, self.items)
         vectors = encode_titles(self.model, [*history, *self.items])
@@ -162,7 +146,7 @@ class _DualProbe(_Probe):
 
 
 class _PairProbe(_Probe):
-    """The history stands in one text with each item."""
+    """Reads the history in one text with each item."""
 
     def scores(self, history: Sequence[str]) -> Float[np.ndarray, " item"]:
         """Read the history with every item."""
@@ -189,32 +173,30 @@ class _PairProbe(_Probe):
 _PROBES: Mapping[Scoring, type[_Probe]] = {"dual": _DualProbe, "pair": _PairProbe}
 
 
-def _explain_history(probe: _Probe, bought: _Bought, history: Sequence[Known]) -> list[tuple[HistoryMatch, ...]]:
-    """Per item, what each history item has to do with it."""
+def _explain_history(
+    probe: _Probe, term: Term | None, history: Sequence[Known], items: Sequence[Known]
+) -> list[tuple[HistoryMatch, ...]]:
+    """Per item, how each history item matches it."""
     cosines, shares = probe.cosines_and_shares()
-    effects = _leave_one_out(probe, bought)
-    return [
-        tuple(
-            HistoryMatch(
-                known.item_id,
-                known.title,
-                _cell(cosines, slot, item),
-                _cell(shares, slot, item),
-                _cell(effects, slot, item),
-                bought.together(slot, item),
-            )
-            for slot, known in enumerate(history)
-        )
-        for item in range(len(probe.items))
-    ]
+    effects = _leave_one_out(probe, term, history, items)
+
+    def match(slot: int, item: int) -> HistoryMatch:
+        known, first, second = history[slot], history[slot].item_id, items[item].item_id
+        together = term.counts.together(first, second) if term and first and second else None
+        cosine, share, effect = (_cell(table, slot, item) for table in (cosines, shares, effects))
+        return HistoryMatch(known.item_id, known.title, cosine, share, effect, together)
+
+    return [tuple(match(slot, item) for slot in range(len(history))) for item in range(len(items))]
 
 
-def _leave_one_out(probe: _Probe, bought: _Bought) -> Tensor | None:
+def _leave_one_out(probe: _Probe, term: Term | None, history: Sequence[Known], items: Sequence[Known]) -> Tensor | None:
     """Effect (slot, item) of each history item on the score; None for a history of one."""
-    if len(probe.history) < 2:
+    if len(history) < 2:
         return None
-    rest = [probe.history[:slot] + probe.history[slot + 1 :] for slot in range(len(probe.history))]
-    effects = [probe.less(history) + bought.without(slot) for slot, history in enumerate(rest)]
+    full, effects = _bonus(term, history, items), []
+    for slot in range(len(history)):
+        rest = [*history[:slot], *history[slot + 1 :]]
+        effects.append(probe.less([known.text for known in rest]) + full - _bonus(term, rest, items))
     return torch.from_numpy(np.stack(effects))
 
 
@@ -223,7 +205,7 @@ def _cell(table: Tensor | None, row: int, column: int) -> float | None:
 
 
 def _explain_sources(probe: _Probe) -> list[dict[str, Any]]:
-    """Per item, what its sources give, by ablation; nothing for a model that combines none."""
+    """Per item, the effects of the sources, by ablation; nothing for a model without sources."""
     encoder = encoder_of(probe.model)
     if isinstance(encoder, MergedEncoder):
         return _explain_merged(probe, encoder)
@@ -231,7 +213,7 @@ def _explain_sources(probe: _Probe) -> list[dict[str, Any]]:
 
 
 def _explain_merged(probe: _Probe, encoder: MergedEncoder) -> list[dict[str, Any]]:
-    """Per item, what each source adds to its score as a part of the one stream."""
+    """Per item, what each source adds to its score as a part of the merged stream."""
     part, effects = 1 / len(encoder.sources), _effects(probe, encoder.left_out, len(encoder.sources)).T
     named = [zip(encoder.sources, column, strict=True) for column in effects]
     return [{"sources": tuple(SourceShare(name, 0.0, part, part, float(by)) for name, by in each)} for each in named]

@@ -54,6 +54,10 @@ kana and each three letters of Thai are a word."""
 _NEWEST_ELSEWHERE = 20
 """Items of a history of other categories that are read."""
 
+Text: TypeAlias = str | tuple[str, str]
+"""A text that a model reads: a title; for a `pair` model a history's prompt and a title; ("", title) for a title in a
+history, where the model reads these in another way."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -126,9 +130,10 @@ class Understood:
 
     Attributes:
         unknown: ids that were left out of it.
-        to_score: what is to be scored; None where the catalogue is ranked.
-        bought: ids of all that is known of the customer.
+        to_score: what to score; None where the catalogue is ranked.
+        bought: ids of all known purchases of the customer.
         elsewhere: texts of what was bought in other categories, oldest first.
+        texts: what the model must read, each once.
     """
 
     asked: Question
@@ -137,6 +142,7 @@ class Understood:
     to_score: Sequence[Known] | None = None
     bought: Sequence[str] = ()
     elsewhere: Sequence[str] = ()
+    texts: Sequence[Text] = ()
 
 
 @dataclass(frozen=True)

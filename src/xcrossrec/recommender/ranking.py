@@ -27,7 +27,7 @@ from xcrossrec.models.model import Model, encoder_of, matcher_of
 from xcrossrec.models.pair import PairScorer
 from xcrossrec.prompts import history_prompt, split_prompt
 from xcrossrec.recommender.diversity import Ranked, diverse
-from xcrossrec.recommender.questions import Answer, Known, Question, Understood, ids_bought
+from xcrossrec.recommender.questions import Answer, Known, Question, Text, Understood, ids_bought
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +39,6 @@ _TOGETHER_FROM = 2
 
 _PRODUCTS_AT_ONCE = 2**24
 """Most products (slot times item) held at once: 64 MiB."""
-
-
-Text: TypeAlias = str | tuple[str, str]
-"""What a model reads at a time: a title; of a `pair` model a history's prompt and a title; a title that is read as a
-history's item stands behind an empty text where that differs."""
 
 Read: TypeAlias = Mapping[Text, Any]
 """What a model makes of texts: a vector of each; of a `pair` model a score."""

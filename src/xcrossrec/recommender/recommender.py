@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock, RLock
@@ -20,8 +20,8 @@ from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.recommender.bought import Bought
 from xcrossrec.recommender.explanation import explain_scores
-from xcrossrec.recommender.questions import Answer, ItemLike, Question, Understood, understand
-from xcrossrec.recommender.ranking import PAIR_LIMIT, DualRanking, PairRanking, Read, Text, or_error
+from xcrossrec.recommender.questions import Answer, ItemLike, Question, Text, Understood, understand
+from xcrossrec.recommender.ranking import PAIR_LIMIT, DualRanking, PairRanking, Read, or_error
 from xcrossrec.types import EncodingPrecision
 
 HISTORY = "history"
@@ -33,20 +33,13 @@ REMEMBERED = 4096
 
 @dataclass(frozen=True)
 class Unread:
-    """A question must wait until some texts were read."""
+    """A question must wait until the model has read these texts."""
 
-    texts: list[Text]
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    known: Understood
     texts: list[Text]
 
 
 class Memory:
-    """Remembers of one model what it made of so many texts (0: none), the least recently used least long; any thread
-    may use it."""
+    """Remembers what a model made of its most recently used texts, at most ``most`` (0: none); thread-safe."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -57,12 +50,12 @@ class Memory:
         return len(self._kept)
 
     def clear(self) -> None:
-        """Remember nothing."""
+        """Forget everything."""
         with self._lock:
             self._kept.clear()
 
     def recall(self, texts: Iterable[Text]) -> dict[Text, Any]:
-        """Those of the texts that are remembered."""
+        """Return what is remembered of these texts."""
         with self._lock:
             known = {text: self._kept[text] for text in texts if text in self._kept}
             for text in known:
@@ -70,7 +63,7 @@ class Memory:
         return known
 
     def keep(self, read: Read) -> None:
-        """Remember texts; a vector is copied, which may be a part of many."""
+        """Remember texts; a vector is copied, as it may be a view into a batch."""
         with self._lock:
             for text, value in read.items() if self.most else ():
                 self._kept[text] = value.clone()
@@ -80,8 +73,8 @@ class Memory:
 
 
 class Recommender:
-    """Ranks the items of a catalogue for a history. Threads that share one are answered in turn; another process that
-    gets it pickled opens it again (:meth:`elsewhere`). To be closed, or used in a ``with``.
+    """Ranks the items of a catalogue for a history. Threads may share one and are answered in turn; a pickled one is
+    opened again by the process that unpickles it (:meth:`elsewhere`). Close it, or use it in a ``with``.
 
     A `dual` model searches the vectors of all items, exactly, and encodes only titles that the catalogue lacks. A
     `pair` model reads every candidate together with the history, at most ``pair_limit`` of them.
@@ -91,10 +84,10 @@ class Recommender:
         catalogue: an open catalogue with this model's vectors; or a domain, a table with ``item_id`` and ``title``, a
             domain's folder, a file of items, or a catalogue's folder or URL, of which one is made or opened.
         pair_limit: items that a `pair` model reads for one question, at most.
-        on_encoded: told how many texts were encoded for questions.
-        on_recalled: told how many need not be, because they are remembered.
-        remembered: titles that the catalogue lacks whose vectors are remembered, the least recently used least long.
-        bought: of another recommender of this model and catalogue, which shares it.
+        on_encoded: called with the number of texts that were encoded for questions.
+        on_recalled: called with the number of texts that were remembered instead.
+        remembered: how many titles that the catalogue lacks are remembered with their vectors, the most recently used.
+        bought: the purchases of another recommender of this model and catalogue, to be shared with it.
 
     Raises:
         DataError: no catalogue there, or one that cannot be ranked.
@@ -146,7 +139,7 @@ class Recommender:
 
         Raises:
             BundleError: incomplete, changed, foreign or unsafe content.
-            BaseMismatchError: no base is there that has the digest of the training, or the given one has another.
+            BaseMismatchError: no base with the digest of the training was found, or the given one has another digest.
             DataError: no catalogue there, or one that cannot be ranked.
         """
         loading = Loading(path, base, precision)
@@ -155,11 +148,13 @@ class Recommender:
         return made
 
     def elsewhere(self) -> Callable[[], Recommender]:
-        """What opens this recommender in another process, which gets it pickled; ConfigError where it was not loaded
-        from a folder (:meth:`from_pretrained`)."""
+        """A function that opens this recommender again; another process gets it pickled.
+
+        ConfigError where the model was not loaded from a folder (:meth:`from_pretrained`).
+        """
         if self._loading is None:
             raise ConfigError(
-                "this recommender was made of a model in memory, which other processes cannot load: make it with "
+                "this recommender has a model in memory, which other processes cannot load: make it with "
                 "Recommender.from_pretrained, or let the engine be this process (local)"
             )
         return partial(_opened, self._loading.anywhere(), self.catalogue.elsewhere())
@@ -178,27 +173,27 @@ class Recommender:
         self.close()
 
     def answer(self, questions: Sequence[Question]) -> list[Answer | Exception]:
-        """Answer questions over one version of the catalogue, together; one that cannot be gets its own error."""
+        """Answer questions together, over one version of the catalogue; one that cannot be answered gets an error."""
         snapshot = self._snapshot()
         if not self.ranking.together and len(questions) > 1:
             return [answer for question in questions for answer in self.answer([question])]
         prepared = [or_error(partial(self._prepare, snapshot, question)) for question in questions]
-        texts = list({text: None for each in prepared if isinstance(each, _Prepared) for text in each.texts})
+        texts = list({text: None for each in prepared if isinstance(each, Understood) for text in each.texts})
         with self._turn:
             read = self.read(texts)
             return self._rank(snapshot, prepared, [read] * len(prepared))
 
     def answer_read(self, asked: Sequence[tuple[Question, Read]]) -> list[Answer | Unread | Exception]:
-        """Answer those questions whose texts were read already, here or by a former :meth:`read`; read nothing.
+        """Answer the questions whose texts have been read; read nothing.
 
-        Each question comes with what was read for it. For one that lacks a text comes what must be read first; another
-        thread may do that.
+        Each question comes with what was read for it. One that lacks texts is answered by :class:`Unread`: another
+        thread may :meth:`read` them.
         """
         snapshot = self._snapshot()
         prepared = [or_error(partial(self._prepare, snapshot, question)) for question, _ in asked]
         read: list[Read] = []
         for place, (each, (_, given)) in enumerate(zip(prepared, asked, strict=True)):
-            wanted = each.texts if isinstance(each, _Prepared) else ()
+            wanted = each.texts if isinstance(each, Understood) else ()
             missing = [text for text in wanted if text not in given]
             known = self.memory.recall(missing)
             self._on_recalled(len(known))
@@ -208,7 +203,7 @@ class Recommender:
         return self._rank(snapshot, prepared, read)
 
     def read(self, texts: Sequence[Text]) -> Read:
-        """Let the model read texts that it does not remember, together, and remember them."""
+        """Let the model read, in one batch, the texts that are not remembered, and remember them."""
         known = self.memory.recall(texts)
         self._on_recalled(len(known))
         if missing := [text for text in texts if text not in known]:
@@ -219,21 +214,21 @@ class Recommender:
         return known
 
     def _snapshot(self) -> Snapshot:
-        """The catalogue as it is now, all of whose purchases are counted."""
+        """The catalogue as it is now, with all its purchases counted."""
         snapshot = self.catalogue.snapshot()
         self.bought.learn()
         return snapshot
 
-    def _prepare(self, snapshot: Snapshot, question: Question) -> _Prepared:
+    def _prepare(self, snapshot: Snapshot, question: Question) -> Understood:
         bought, knows = self.bought.of(question.user_id), self.ranking.ladder is not None
         known = understand(snapshot, question, encoder_of(self.model).text, bought, knows_purchases=knows)
-        return _Prepared(known, self.ranking.texts(snapshot, known))
+        return replace(known, texts=self.ranking.texts(snapshot, known))
 
     def _rank(self, snapshot: Snapshot, prepared: Sequence[Any], read: Sequence[Read]) -> list[Any]:
-        """Answer what is prepared; give the rest as it is."""
-        ready = [(p.known, r) for p, r in zip(prepared, read, strict=True) if isinstance(p, _Prepared)]
+        """Answer what is understood; the rest stays as it is."""
+        ready = [each for each in zip(prepared, read, strict=True) if isinstance(each[0], Understood)]
         answers = iter(self.ranking.answer(snapshot, ready))
-        return [next(answers) if isinstance(each, _Prepared) else each for each in prepared]
+        return [next(answers) if isinstance(each, Understood) else each for each in prepared]
 
     def ask(self, question: Question) -> Answer:
         """Answer one question (DataError: it cannot be answered)."""
@@ -243,8 +238,7 @@ class Recommender:
         return answer
 
     def check(self, asked: Question) -> None:
-        """Refuse a question that would cost too much, whatever its history is (DataError: too many items for a `pair`
-        model)."""
+        """Refuse a question that is too costly whatever its history (DataError: too many items for a `pair` model)."""
         self.ranking.check(self.catalogue.snapshot(), asked)
 
     @checked
@@ -264,15 +258,14 @@ class Recommender:
         """Rank the catalogue, or some of it, for a history.
 
         Args:
-            history: what was bought, oldest first; see :data:`ItemLike`. Empty, where nothing was and the model knows
-                purchases.
+            history: what was bought, oldest first; see :data:`ItemLike`. May be empty if the model knows purchases.
             k: how many at most.
             filters: conditions that every item meets.
             candidates: item ids to choose from; None takes the whole catalogue.
             include_bought: also recommend what is in the history.
             skip_unknown: leave out ids of the history that the catalogue lacks.
-            diversity: at most so many items of near-equal titles (:mod:`xcrossrec.recommender.diversity`).
-            user_id: a customer whose purchases model or catalogue may know: these stand before the history.
+            diversity: at most so many items with near-equal titles (:mod:`xcrossrec.recommender.diversity`).
+            user_id: a customer whose purchases model or catalogue may know: they are put before the history.
             other_history: titles of what was bought in other categories, oldest first.
 
         Returns:
@@ -326,7 +319,7 @@ class Recommender:
             return explain_scores(self.model, answer.history, answer.found, term=term, share=answer.share)
 
     def _explain_without_history(self, answer: Answer) -> list[Explanation]:
-        """By whom the items were bought; who has bought nothing here has nothing that they match."""
+        """Explain by popularity and similar customers, as no purchase here is matched."""
         ladder, snapshot = self.ranking.ladder, self.catalogue.snapshot()
         shares = dict(answer.alike)
         there = [item for item in snapshot.get(list(shares)) if item is not None]

@@ -17,7 +17,8 @@ from typing import Any
 
 from xcrossrec.models.model import encoder_of
 from xcrossrec.recommender import Answer, Question, Recommender
-from xcrossrec.recommender.ranking import DualRanking, Read, Text, or_error
+from xcrossrec.recommender.questions import Text
+from xcrossrec.recommender.ranking import DualRanking, Read, or_error
 from xcrossrec.recommender.recommender import Unread
 from xcrossrec.serving.metrics import Metrics
 from xcrossrec.serving.problems import Problem, busy
