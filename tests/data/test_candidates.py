@@ -148,7 +148,7 @@ def test_candidate_file_with_other_users_is_refused(tmp_path: Path) -> None:
     candidates_for(domain, "validation", "uniform", seed=0, directory=tmp_path)
     file = candidates_file(tmp_path, "validation", "uniform", seed=0)
     pl.read_parquet(file).head(3).write_parquet(file)
-    with pytest.raises(DataError, match="holds other users or lengths"):
+    with pytest.raises(DataError, match="has other users or list lengths"):
         candidates_for(domain, "validation", "uniform", seed=0, directory=tmp_path)
 
 
@@ -161,7 +161,7 @@ def test_candidate_file_with_another_list_or_column_is_refused(tmp_path: Path) -
     with pytest.raises(DataError, match=r"is damaged .its checksum differs.: delete it to draw the candidates again"):
         candidates_for(domain, "validation", "uniform", seed=0, directory=tmp_path)
     frame.rename({"user_id": "user_ie"}).write_parquet(file)
-    with pytest.raises(DataError, match="holds other users or lengths"):
+    with pytest.raises(DataError, match="has other users or list lengths"):
         candidates_for(domain, "validation", "uniform", seed=0, directory=tmp_path)
 
 

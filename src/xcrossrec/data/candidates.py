@@ -1,4 +1,4 @@
-"""Candidate lists: each user's positive and the negatives drawn for it, once, with a seed, kept in a file."""
+"""Candidate lists: each user's target and sampled negatives, drawn once with a seed and kept in a file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CHECKSUM = "checksum"
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """One list of item rows a user: the positive in column 0, then the negatives in the order drawn."""
+    """One list of item rows for each user: the target in column 0, then the negatives in the order drawn."""
 
     user_ids: tuple[str, ...]
     rows: Int64[np.ndarray, "user candidate"]
@@ -38,21 +38,21 @@ class Candidates:
 
 
 def draw_candidates(domain: Domain, split: Split, negatives: Negatives, *, seed: int) -> Candidates:
-    """Draw distinct negatives outside each user's sequence; where repeats are kept, all but the target may be drawn.
+    """Draw distinct negatives that are not in the user's sequence; if repeats are kept, only the target is excluded.
 
-    Every user has a random stream of their own, made of the seed, the way, the split and the user id: a
-    user's list depends neither on the other users nor on their order.
+    Each user has a separate random stream, seeded by the seed, the kind of negatives, the split and the user id, so a
+    list does not depend on the other users or their order.
 
     Args:
         split: whose users; those with fewer than two items have no target and get no list, nor do those for whom
-            fewer than 29 items are left.
+            fewer than 29 items remain.
         negatives: ``uniform`` over the catalogue, or ``popularity``: in proportion to the counts in train,
-            drawn one after the other without replacement (an item that train lacks is never drawn).
+            without replacement (an item that does not occur in train is never drawn).
         seed: 0 or more.
 
     Raises:
-        ConfigError: ``full`` (there the whole catalogue is ranked), or a negative seed.
-        DataError: the split is absent, or the catalogue too small for 29 negatives of anybody.
+        ConfigError: ``full`` (which ranks the whole catalogue), or a negative seed.
+        DataError: the split is absent, or the catalogue is too small to draw 29 negatives for any user.
     """
     if negatives not in ("uniform", "popularity"):
         raise ConfigError(f"no candidates are drawn for negatives {negatives!r}: choose uniform or popularity")
@@ -75,8 +75,7 @@ def draw_candidates(domain: Domain, split: Split, negatives: Negatives, *, seed:
 def _drawable(
     domain: Domain, split: Split, negatives: Negatives
 ) -> tuple[Sequences, Int64[np.ndarray, " item"], list[tuple[int, ...]], list[int]]:
-    """The users; the items' weights; what cannot be each user's negative, all that was bought or, where repeats are
-    kept, the target alone; and how many items are left for each."""
+    """The users, the items' weights, each user's excluded items, and how many items remain for each user."""
     sequences = domain.sequences(split)
     weights = domain.train_counts() if negatives == "popularity" else np.ones(domain.items.height, np.int64)
     excluded = [rows[-1:] if domain.keeps_repeats else rows for rows in sequences.rows]
@@ -85,7 +84,7 @@ def _drawable(
 
 
 def _with_enough(domain: Domain, split: Split, negatives: Negatives, left: Sequence[int]) -> list[int]:
-    """Choose the users for whom enough items are left to draw from, and say how many are not."""
+    """Choose the users for whom enough items remain, and log how many are left out."""
     chosen = [index for index, count in enumerate(left) if count >= NEGATIVES_EACH]
     if left and not chosen:
         raise DataError(
@@ -102,7 +101,7 @@ def _with_enough(domain: Domain, split: Split, negatives: Negatives, left: Seque
 
 
 def can_draw(domain: Domain, split: Split, negatives: Negatives) -> bool:
-    """Whether any user of a split has enough items left to draw negatives from."""
+    """Whether enough items remain to draw negatives for at least one user of a split."""
     *_, left = _drawable(domain, split, negatives)
     return not left or max(left) >= NEGATIVES_EACH
 
@@ -110,13 +109,13 @@ def can_draw(domain: Domain, split: Split, negatives: Negatives) -> bool:
 def candidates_for(
     domain: Domain, split: Split, negatives: Negatives, *, seed: int, directory: Path | str | None
 ) -> Candidates:
-    """Read the candidate lists, ``uniform`` or ``popularity``, from their file, or draw them and write it.
+    """Read the candidate lists, ``uniform`` or ``popularity``, from their file; draw and write them if it is absent.
 
     Args:
-        directory: the domain's folder, the file lies in its ``candidates``; None draws and writes nothing.
+        directory: the domain's folder; the file is in its ``candidates``. None draws without writing.
 
     Raises:
-        DataError: the file belongs to other data or other settings, or is damaged; see also `draw_candidates`.
+        DataError: the file belongs to other data or settings, or is damaged; see also `draw_candidates`.
     """
     if directory is None:
         return draw_candidates(domain, split, negatives, seed=seed)
@@ -137,14 +136,14 @@ def candidates_for(
 
 
 def candidates_file(directory: Path | str, split: Split, negatives: Negatives, *, seed: int) -> Path:
-    """Name the file of some candidate lists in a domain's folder."""
+    """The path of a file of candidate lists in a domain's folder."""
     return Path(directory) / CANDIDATES_FOLDER / f"{split}-{negatives}-seed{seed}.parquet"
 
 
 def _draw_distinct(
     rng: np.random.Generator, cumulative: Int64[np.ndarray, " item"], excluded: Iterable[int], count: int
 ) -> list[int]:
-    """Successive sampling without replacement by cumulated weights: what is excluded or was drawn is drawn again."""
+    """Sample without replacement by cumulative weights; excluded items and repeats are rejected."""
     taken = set(excluded)
     chosen: list[int] = []
     size = 2 * count
@@ -160,7 +159,7 @@ def _draw_distinct(
 
 
 def _read(file: Path, domain: Domain, split: Split, negatives: Negatives, seed: int) -> Candidates:
-    """Read a candidate file and check that it is what was asked for."""
+    """Read a candidate file and check that it belongs to this data and these settings."""
     frame = read_parquet(file, remedy="delete it to draw the candidates again")
     expected = {"fingerprint": domain.fingerprint, "negatives": negatives, "seed": seed}
     for column, value in expected.items():
@@ -175,7 +174,7 @@ def _read(file: Path, domain: Domain, split: Split, negatives: Negatives, seed: 
     users = tuple(sequences.user_ids[index] for index in kept)
     lists = {USER, _ROWS} <= set(frame.columns)
     if not lists or tuple(frame[USER].to_list()) != users or not set(frame[_ROWS].list.len()) <= {1 + NEGATIVES_EACH}:
-        raise DataError(f"{file} holds other users or lengths than were asked for: delete it to draw again")
+        raise DataError(f"{file} has other users or list lengths than expected: delete it to draw the candidates again")
     rows = np.array(frame[_ROWS].to_list(), dtype=np.int64).reshape(len(users), 1 + NEGATIVES_EACH)
     if _CHECKSUM in frame.columns and frame[_CHECKSUM].unique().to_list() != [crc32(rows.tobytes())]:
         raise DataError(f"{file} is damaged (its checksum differs): delete it to draw the candidates again")

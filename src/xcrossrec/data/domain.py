@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -29,10 +28,10 @@ WHOLE = "whole"
 
 @dataclass(frozen=True)
 class Sequences:
-    """The users of one split, each with the item rows bought, oldest first.
+    """The users of one split and the item rows that each of them bought, oldest first.
 
     Attributes:
-        known: how many of a user's items are the target's history; None: all but the last.
+        known: number of a user's items that are the target's history; None: all but the last.
     """
 
     user_ids: tuple[str, ...]
@@ -46,9 +45,9 @@ class Sequences:
         return f"Sequences({len(self):,} users, {sum(map(len, self.rows)):,} items)"
 
     def take(self, budget: int | None, seed: int) -> Sequences:
-        """Take the first ``budget`` users of a seeded permutation; None takes all, in their own order.
+        """Take the first ``budget`` users of a seeded permutation; None takes all, in their original order.
 
-        With one seed a smaller budget is always a prefix of a larger one. DataError: fewer than one, or more than all.
+        With the same seed, a smaller budget is a prefix of a larger one. DataError: fewer than one, or more than all.
         """
         if budget is None:
             return self
@@ -60,10 +59,10 @@ class Sequences:
         return self._select(self._permutation(seed)[:budget])
 
     def split_off(self, count: int, seed: int) -> tuple[Sequences, Sequences]:
-        """Set ``count`` seeded users aside, for early stopping for example; DataError where nobody else would remain.
+        """Set ``count`` randomly chosen users aside, as for early stopping; DataError if no others would remain.
 
         Returns:
-            the rest and the users set aside, both in their own order; disjoint.
+            the rest and the users set aside, both in their original order; disjoint.
         """
         if not 0 <= count < len(self):
             raise DataError(f"{count} users cannot be set aside from {len(self)} users: give 0 to {len(self) - 1}")
@@ -71,13 +70,13 @@ class Sequences:
         return self._select(sorted(order[count:])), self._select(sorted(order[:count]))
 
     def histories_and_targets(self) -> tuple[list[tuple[int, ...]], Int64[np.ndarray, " user"]]:
-        """Cut each sequence into what came before and the last item, the target."""
+        """Split each sequence into its history and its last item, the target."""
         known = self.known or [-1] * len(self)
         histories = [rows[:count] for rows, count in zip(self.rows, known, strict=True)]
         return histories, np.array([rows[-1] for rows in self.rows], dtype=np.int64)
 
     def with_new_targets(self) -> Sequences:
-        """Leave out whoever had bought the last item before."""
+        """Keep the users who had not bought their last item before."""
         return self._select([index for index, rows in enumerate(self.rows) if rows[-1] not in rows[:-1]])
 
     def _permutation(self, seed: int) -> list[int]:
@@ -95,18 +94,18 @@ class Sequences:
 class Domain:
     """A catalogue and the interactions with it, checked and in canonical order.
 
-    Make one with `xcrossrec.data.build_domain` or `xcrossrec.data.read_domain`; both check what enters.
+    Make one with `xcrossrec.data.build_domain` or `xcrossrec.data.read_domain`, which check the data.
 
     Attributes:
-        name: what tables and bundles call the domain.
+        name: of the domain, in tables and bundles.
         items: ``item_id`` and ``title``, both text, and perhaps ``brand``, ``category``, ``description`` (text),
-            ``price`` (float64), ``in_stock`` (boolean) and further columns of text; the row number is the item's row
-            everywhere else.
-        interactions: per split present ``user_id``, ``item_id``, ``position`` (int64, oldest lowest) and
+            ``price`` (float64), ``in_stock`` (boolean) and further columns of text; an item is identified by its row
+            number everywhere else.
+        interactions: for each split ``user_id``, ``item_id``, ``position`` (int64, oldest lowest) and
             perhaps ``timestamp`` (int64 seconds), sorted by the user's first appearance, then position.
-        text: what models read of an item; people see its title.
+        text: the template of the item text that models read; people see the title.
         other: what its users bought in other domains (:func:`xcrossrec.data.shared.with_shared_users`), or None:
-            ``user_id``, ``domain``, ``item_id``, ``text`` (as that domain reads the item), ``position`` and, where all
+            ``user_id``, ``domain``, ``item_id``, ``text`` (the item text in that domain), ``position`` and, if all
             have it, ``timestamp``; a user's rows oldest first.
     """
 
@@ -133,7 +132,7 @@ class Domain:
 
     @property
     def keeps_repeats(self) -> bool:
-        """Whether the import kept repeat purchases, so that what was bought may be bought again."""
+        """Whether the import kept repeat purchases, so that bought items remain candidates."""
         return bool((self.manifest.get("filters") or {}).get("repeats") == "keep")
 
     @property
@@ -143,14 +142,10 @@ class Domain:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of items, interactions and item text, whatever the path or the Parquet encoding."""
+        """SHA-256 (hex) of items, interactions and item text; independent of path and Parquet encoding."""
         digest = hashlib.sha256()
-        with ThreadPoolExecutor(1, "xcrossrec-hash") as pool:  # hashes a chunk while the next is written
-            hashed: Future[None] | None = None
-            for chunk in self._content():
-                if hashed is not None:
-                    hashed.result()
-                hashed = pool.submit(digest.update, chunk)
+        for chunk in self._content():
+            digest.update(chunk)
         return digest.hexdigest()
 
     def _content(self) -> Iterator[bytes]:
@@ -165,17 +160,17 @@ class Domain:
             yield from _chunks("other", self.other)
 
     def with_manifest(self, manifest: Mapping[str, Any]) -> Domain:
-        """Give the same tables another manifest; the fingerprint is not computed again."""
+        """The same tables with another manifest; the fingerprint is not computed again."""
         domain = replace(self, manifest=manifest)
         domain.__dict__["fingerprint"] = self.fingerprint
         return domain
 
     @checked
     def with_text(self, template: str | ItemText) -> Domain:
-        """Let models read another text of the same items.
+        """The same domain with another item text for models.
 
         Raises:
-            ConfigError: no template.
+            ConfigError: an invalid template.
             DataError: the items lack a column that it names.
         """
         text = template if isinstance(template, ItemText) else ItemText(template)
@@ -194,7 +189,7 @@ class Domain:
 
     @cached_property
     def texts(self) -> list[str]:
-        """The texts, by item row: what models read. An item without any has the empty text."""
+        """The texts that models read, by item row; empty for an item without any."""
         return self.text.render(self.items).to_list()
 
     @cached_property
@@ -217,9 +212,9 @@ class Domain:
 
     @property
     def purchases(self) -> pl.DataFrame:
-        """What was bought in all splits, each purchase once, a user's oldest first.
+        """The purchases of all splits, each once, a user's oldest first.
 
-        ``user_id``, ``item_id``, ``position`` and, where all splits have it, ``timestamp``.
+        ``user_id``, ``item_id``, ``position`` and, if all splits have it, ``timestamp``.
         """
         timed = all(TIMESTAMP in frame.columns for frame in self.interactions.values())
         columns = [USER, ITEM, POSITION, *([TIMESTAMP] if timed else [])]
@@ -228,13 +223,13 @@ class Domain:
 
     @checked
     def sequences(self, split: Split, *, minimum: int = SHORTEST_SEQUENCE) -> Sequences:
-        """Collect each user's item rows of one split, oldest first.
+        """Collect the item rows of each user of a split, oldest first.
 
         Where orders are kept whole, histories of validation and test hold what was bought before the target's time.
 
         Args:
-            split: which users.
-            minimum: shortest sequence kept, in items of history and target.
+            split: whose users.
+            minimum: length of the shortest sequence kept, in items of history and target.
 
         Raises:
             DataError: the domain lacks the split; names those that exist.
@@ -254,7 +249,7 @@ class Domain:
 
     @checked
     def with_users(self, split: Split, most: int, seed: int) -> Domain:
-        """The same domain with at most so many of the users of one split who have a history, drawn by seed.
+        """The same domain with at most ``most`` of the users of one split who have a history, drawn by seed.
 
         DataError as for :meth:`frame`, ConfigError for a negative number.
         """
@@ -270,8 +265,8 @@ class Domain:
     def other_histories(self, split: Split, *, first: bool = False) -> dict[str, tuple[str, ...]]:
         """Texts of what the users of one split bought in other domains, oldest first; users without any are left out.
 
-        Where both sides have times, only what was bought before the user's last item here (the target) counts; before
-        the ``first``, where that is asked. DataError as for :meth:`frame`.
+        If both sides have times, only purchases before the user's last item here (the target) count, or, with
+        ``first``, before the first one. DataError as for :meth:`frame`.
         """
         frame = self.frame(split)
         if self.other is None:
@@ -296,7 +291,7 @@ def earlier() -> pl.Expr:
 
 
 def _check_schema(what: str, frame: pl.DataFrame, expected: pl.Schema) -> None:
-    """Refuse a frame that lacks a column or holds another type in it."""
+    """Refuse a frame in which a column is missing or of another type."""
     for column, dtype in expected.items():
         if column not in frame.columns:
             raise DataError(
@@ -311,7 +306,7 @@ def _check_schema(what: str, frame: pl.DataFrame, expected: pl.Schema) -> None:
 
 
 def _chunks(name: str, frame: pl.DataFrame) -> Iterator[bytes]:
-    """Write a frame's name, shape and every value as bytes, without ambiguity."""
+    """Encode a frame's name, shape and values unambiguously as bytes."""
     yield f"{name}\0{frame.height}\0".encode()
     for column in frame.columns:
         yield f"{column}\0".encode()
@@ -320,7 +315,7 @@ def _chunks(name: str, frame: pl.DataFrame) -> Iterator[bytes]:
             texts = frame[column].fill_null("")
             lengths = texts.str.len_bytes().to_numpy().astype("<u4")
             yield lengths.tobytes()
-            mean = max(1, int(lengths.mean())) if len(lengths) else 1  # of long texts fewer at a time
+            mean = max(1, int(lengths.mean())) if len(lengths) else 1  # fewer rows at a time if texts are long
             for part in texts.to_frame().iter_slices(max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // mean))):
                 yield part.to_series().str.join("").cast(pl.Binary).item()
         elif frame.schema[column].is_float():

@@ -1,4 +1,4 @@
-"""Tables as people have them: polars, pandas, Arrow and whatever else narwhals knows, or plain lists of mappings."""
+"""Tables from any library: polars, pandas, Arrow and whatever else narwhals supports, or plain lists of mappings."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import polars as pl
 from xcrossrec.exceptions import DataError
 
 Table: TypeAlias = Any
-"""A table of a library that narwhals knows (eager or lazy), a list of mappings, or a mapping of columns."""
+"""A table of a library that narwhals supports (eager or lazy), a list of mappings, or a mapping of columns."""
 
 
 def as_frame(what: str, table: Table) -> pl.DataFrame:
-    """Make a polars table of a :data:`Table` (DataError names ``what`` it should be, where it is none).
+    """Convert a :data:`Table` to polars (DataError, with ``what`` it should be, if it is no table).
 
-    What pandas writes for missing (NaN, NaT) becomes null.
+    Missing values of pandas (NaN, NaT) become null.
     """
     if isinstance(table, pl.DataFrame):
         return table
@@ -26,7 +26,7 @@ def as_frame(what: str, table: Table) -> pl.DataFrame:
             isinstance(table, Sequence) and all(isinstance(row, Mapping) for row in table)
         ):
             return pl.DataFrame(table, strict=False, infer_schema_length=None, nan_to_null=True)
-        if hasattr(table, "__arrow_c_array__"):  # one batch of Arrow, which narwhals does not know
+        if hasattr(table, "__arrow_c_array__"):  # one Arrow batch, which narwhals does not support
             return pl.DataFrame(table)
         found = nw.from_native(table)
         eager = found.collect("polars") if isinstance(found, nw.LazyFrame) else found
@@ -41,7 +41,7 @@ def as_frame(what: str, table: Table) -> pl.DataFrame:
 def _polars(table: nw.DataFrame[Any]) -> pl.DataFrame:
     try:
         return table.to_polars()
-    except (ImportError, TypeError, ValueError):  # of pandas: text where there is no pyarrow, values of several kinds
+    except (ImportError, TypeError, ValueError):  # pandas: text without pyarrow, or mixed values
         columns = {name: table[name].to_list() for name in table.columns}
         clean = {name: [None if v != v else v for v in values] for name, values in columns.items()}
         return pl.DataFrame(clean, strict=False, infer_schema_length=None)

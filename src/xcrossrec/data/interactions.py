@@ -1,4 +1,4 @@
-"""Make a domain of raw tables: deduplicate, k-core, order, clean titles, and check what enters."""
+"""Build a domain from raw tables: check, deduplicate, filter by k-core, sort, and clean titles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xcrossrec.exceptions import DataError
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
 HEAVY = "each ten times as many as 95% of all users: guests under one id, dealers, robots? Leave them out (--where)"
-EXAMPLES = 5  # how many values a message or a manifest names
+EXAMPLES = 5  # values that a message or a manifest shows
 _BOOLEANS = {"true": True, "t": True, "yes": True, "1": True, "false": False, "f": False, "no": False, "0": False}
 _ROW = "__row"
 _SEVERAL = re.compile(r"\s*[,;|]\s*")
@@ -31,8 +31,9 @@ def deduplicate(interactions: pl.DataFrame, *, first_purchase_only: bool = False
     """Drop exact repeats: same user, same item, same time. The rows keep their order.
 
     Args:
-        interactions: ``user_id``, ``item_id`` and ``timestamp`` or ``position`` (the timestamp counts where
-            both are there; without either, a user's repeat of an item is exact).
+        interactions: ``user_id``, ``item_id`` and ``timestamp`` or ``position`` (if both exist, the timestamp counts;
+            without either, any second purchase of an item is a repeat).
+        first_purchase_only: keep only a user's first purchase of each item.
     """
     time = _time_columns(interactions)
     if not first_purchase_only:
@@ -48,25 +49,18 @@ def deduplicate(interactions: pl.DataFrame, *, first_purchase_only: bool = False
 
 
 def k_core(interactions: pl.DataFrame, least: int) -> pl.DataFrame:
-    """Keep users and items with at least so many interactions among those kept: repeated until nothing changes.
-
-    DataError where nothing is left.
-    """
-    rows = np.arange(interactions.height)
-    users, items = numbers_of(interactions[USER]), numbers_of(interactions[ITEM])
-    while True:
-        enough = (np.bincount(users) >= least)[users] & (np.bincount(items) >= least)[items]
-        if enough.all():
-            break
-        rows, users, items = rows[enough], users[enough], items[enough]
-    kept = interactions if len(rows) == interactions.height else interactions[pl.Series(rows, dtype=pl.UInt32)]
+    """Drop users and items with fewer than ``least`` interactions until nothing changes; DataError if none remains."""
+    before, kept = None, interactions
+    while kept.height != before:
+        before = kept.height
+        kept = kept.filter(pl.len().over(USER) >= least, pl.len().over(ITEM) >= least)
     if kept.is_empty():
         raise DataError(f"the k-core of {least} interactions a user and an item is empty: lower the threshold")
     return kept
 
 
 def as_categories(interactions: pl.DataFrame) -> pl.DataFrame:
-    """Keep each id once, for all steps that compare them; `as_text` undoes it."""
+    """Make ids categorical, which the following steps compare faster; `as_text` undoes it."""
     return interactions.with_columns(pl.col(USER, ITEM).cast(pl.Categorical))
 
 
@@ -76,7 +70,7 @@ def as_text(interactions: pl.DataFrame) -> pl.DataFrame:
 
 
 def numbers_of(ids: pl.Series) -> Int64[np.ndarray, " row"]:
-    """Number ids from 1, equal ones alike, whatever table they are in; missing ids are 0."""
+    """Number ids from 1, equal ones alike; missing ids are 0."""
     categories = ids if ids.dtype == pl.Categorical else ids.cast(pl.String).cast(pl.Categorical)
     return (categories.to_physical().cast(pl.Int64).fill_null(-1) + 1).to_numpy()
 
@@ -84,12 +78,12 @@ def numbers_of(ids: pl.Series) -> Int64[np.ndarray, " row"]:
 def order(interactions: pl.DataFrame) -> pl.DataFrame:
     """Sort into canonical order and number each user's interactions 0, 1, 2, ... as ``position``.
 
-    Users come in the order of their first row; a user's rows by ``timestamp``, then by ``position``, as far
-    as these are there, then as they stand.
+    Users are in the order of their first row; a user's rows are sorted by ``timestamp``, then ``position``, if these
+    columns exist, and otherwise keep their order.
     """
     ordered = _sort_by_user(interactions, _time_columns(interactions))
     users = numbers_of(ordered[USER])
-    starts = np.flatnonzero(np.diff(users, prepend=-1))  # each user's rows stand together, and are numbered from 0
+    starts = np.flatnonzero(np.diff(users, prepend=-1))  # each user's rows are adjacent
     numbers = np.arange(len(users)) - np.repeat(starts, np.diff(starts, append=len(users)))
     return ordered.with_columns(pl.Series(POSITION, numbers))
 
@@ -103,26 +97,25 @@ def build_domain(
     text: str | None = None,
     manifest: Mapping[str, Any] | None = None,
 ) -> Domain:
-    """Check raw tables and make a domain of them. Ids become text, interactions are put in order.
+    """Check raw tables and build a domain from them. Ids become text, interactions are sorted.
 
-    A table is a polars, pandas or Arrow one, a list of mappings or a mapping of columns. A ``position`` given is
-    kept; without one, the order is by ``timestamp``, or else as the rows stand.
+    A table is a polars, pandas or Arrow one, a list of mappings or a mapping of columns. Interactions are sorted by
+    ``position`` if there is one, otherwise by ``timestamp``, otherwise they keep the order of the rows.
 
     Args:
         items: ``item_id`` and ``title``, and perhaps ``brand``, ``category``, ``description``, ``price``, ``in_stock``
-            and further columns, which are kept as text; exact repeats of a row are dropped.
-        interactions: per split ``user_id``, ``item_id`` and perhaps ``position`` and ``timestamp`` (as files have it:
-            seconds or finer since 1970, ISO 8601, datetimes).
-        text: what models read of an item (:class:`xcrossrec.data.text.ItemText`); None takes title, brand and
-            category, as far as the items have them.
-        manifest: what the manifest should state beside counts and fingerprint: ``simulated``, ``sources``,
-            ``filters``, ``seed``.
+            and further columns, which are kept as text; duplicate rows are dropped.
+        interactions: for each split ``user_id``, ``item_id`` and perhaps ``position`` and ``timestamp`` (seconds or
+            finer since 1970, ISO 8601, or datetimes).
+        text: template of the item text that models read (:class:`xcrossrec.data.text.ItemText`); None takes those of
+            title, brand and category that the items have.
+        manifest: further entries of the manifest: ``simulated``, ``sources``, ``filters``, ``seed``.
 
     Raises:
-        DataError: a missing column, no items, no train split, an empty split, a missing id, a position that
-            is no whole number, an item with two titles, a price that is no number, an interaction whose item the
-            catalogue lacks, or a column that the text names and the items lack.
-        ConfigError: a text that is no template.
+        DataError: a missing column, no items, no train split, an empty split, a missing id, a position that is not a
+            whole number, an item with two titles, a price that is not a number, an interaction with an item that is
+            not in the catalogue, or a text with a column that the items lack.
+        ConfigError: an invalid template.
     """
     if other := [str(split) for split in interactions if split not in SPLITS]:
         raise DataError(f"domain {name!r} has splits {', '.join(other)}: call them {', '.join(SPLITS)}")
@@ -145,10 +138,10 @@ def checked_domain(
     manifest: Mapping[str, Any],
     text: str | None = None,
 ) -> Domain:
-    """Make a domain of checked tables, one row an item, interactions as `canonical` gives them.
+    """Make a domain of checked tables, with one row for each item and interactions sorted by `canonical`.
 
-    An item without a title stays, with the empty text; the manifest's ``filters`` count them. DataError: no name, no
-    items, an empty split, or a text that names a column which the items lack.
+    Items without a title are kept, with an empty text, and counted in the manifest's ``filters``. DataError: no name,
+    no items, an empty split, or a text with a column that the items lack.
     """
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"a domain needs a name, got {name!r}: give --domain NAME")
@@ -156,7 +149,7 @@ def checked_domain(
         raise DataError(f"domain {name!r} is empty: its catalogue has no items; give a file with at least one")
     for split, frame in splits.items():
         if frame.is_empty():
-            raise DataError(f"domain {name!r} has an empty {split} split, no interaction is in it: check the ids")
+            raise DataError(f"domain {name!r} has an empty {split} split, without any interaction: check the ids")
     read = ItemText.default(items) if text is None else ItemText(text)
     read.check(f"the item table of domain {name!r}", items.columns)
     filters = dict(manifest.get("filters", {}))
@@ -174,13 +167,13 @@ def checked_domain(
 
 
 def canonical(interactions: pl.DataFrame) -> pl.DataFrame:
-    """Put checked interactions into canonical order; a ``position`` given is kept, without one rows are numbered."""
+    """Sort checked interactions into canonical order; they are numbered if they have no ``position``."""
     ordered = _sort_by_user(interactions, [POSITION]) if POSITION in interactions.columns else order(interactions)
     return ordered.select(USER, ITEM, POSITION, *([TIMESTAMP] if TIMESTAMP in ordered.columns else []))
 
 
 def check_columns(what: str, found: Sequence[str], needed: Sequence[str]) -> None:
-    """Refuse (DataError) a table that lacks a column; names those that are missing, and those that are there."""
+    """Refuse (DataError) a table that lacks a column; the message lists the missing and the existing columns."""
     missing = [column for column in needed if column not in found]
     if missing:
         raise DataError(
@@ -190,12 +183,12 @@ def check_columns(what: str, found: Sequence[str], needed: Sequence[str]) -> Non
 
 
 def _time_columns(interactions: pl.DataFrame) -> list[str]:
-    """Name the columns that tell the time, the one that counts first."""
+    """The columns of time and order, the most important one first."""
     return [column for column in (TIMESTAMP, SUBSECOND, POSITION) if column in interactions.columns]
 
 
 def _without_repeats(interactions: pl.DataFrame, same: list[str]) -> pl.DataFrame:
-    """Keep the first of rows that agree in all columns named; only a user's repeats of an item are compared."""
+    """Keep the first of rows that agree in some columns; only a user's repeats of an item are compared."""
     pairs = pl.Series(numbers_of(interactions[USER]) << 32 | numbers_of(interactions[ITEM]))
     again = pairs.is_duplicated()
     if not again.any():
@@ -206,10 +199,10 @@ def _without_repeats(interactions: pl.DataFrame, same: list[str]) -> pl.DataFram
 
 
 def _sort_by_user(interactions: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """Sort by the user's first row, then ``by``, then as the rows stand; half the time of Polars' own ``over``."""
+    """Sort by the user's first row, then ``by``; ties keep their order. Takes half the time of Polars' own ``over``."""
     users = numbers_of(interactions[USER])
     first = np.zeros(users.max(initial=0) + 1, dtype=np.int64)
-    first[users[::-1]] = np.arange(len(users) - 1, -1, -1)  # of equal places the last one written stays
+    first[users[::-1]] = np.arange(len(users) - 1, -1, -1)  # the last of several writes stays
     keys = interactions.select(pl.Series(_ROW, first[users]), *by)
     return interactions[keys.select(pl.arg_sort_by(_ROW, *by, maintain_order=True)).to_series()]
 
@@ -225,7 +218,7 @@ def _catalogue(name: str, items: pl.DataFrame) -> pl.DataFrame:
 
 
 def _typed(what: str, items: pl.DataFrame) -> pl.DataFrame:
-    """Give id and title first, then the columns that mean the same everywhere in their types, then others as text."""
+    """Order the columns (id, title, canonical ones, others) and convert them: canonical types, otherwise text."""
     known = [name for name in CANONICAL if name in items.columns]
     for name, dtype in items.schema.items():
         if dtype in (pl.Binary, pl.Duration, pl.Object):
@@ -246,18 +239,18 @@ def _typed(what: str, items: pl.DataFrame) -> pl.DataFrame:
 
 
 def _interactions(name: str, split: Split, frame: pl.DataFrame) -> pl.DataFrame:
-    """Check one split's interactions and put them into canonical order."""
+    """Check the interactions of one split and sort them."""
     what = f"the {split} interactions of domain {name!r}"
     check_columns(what, frame.columns, (USER, ITEM))
     time = _time_columns(frame)
     frame = text_ids(what, frame.select(USER, ITEM, *time), USER, ITEM)
     frame = _timed(what, frame) if TIMESTAMP in time else frame
-    frame = _placed(what, frame) if POSITION in time else order(frame)  # by fractions of a second, too
+    frame = _placed(what, frame) if POSITION in time else order(frame)  # also by fractions of a second
     return canonical(frame)
 
 
 def _timed(what: str, frame: pl.DataFrame) -> pl.DataFrame:
-    """Make whole seconds of times, and nanoseconds beside them."""
+    """Convert times to whole seconds and nanoseconds."""
     given = frame[TIMESTAMP]
     if given.dtype.is_nested() or given.dtype in (pl.Boolean, pl.Duration, pl.Time, pl.Binary, pl.Object):
         raise DataError(f"{what} have {TIMESTAMP} of type {given.dtype}, expected seconds, ISO 8601 or datetimes")
@@ -276,7 +269,7 @@ def _refuse(what: str, given: pl.Series, bad: pl.Series, remedy: str) -> None:
 
 
 def text_ids(what: str, frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
-    """Make ids text; refuse missing ones, and fractions, whose text form is ambiguous."""
+    """Convert ids to text; refuse missing ids, and fractions, whose text form is ambiguous."""
     for column in columns:
         dtype = frame.schema[column]
         if not (dtype.is_integer() or dtype in (pl.String, pl.Null, pl.Categorical, pl.Enum)):
@@ -292,7 +285,7 @@ def text_ids(what: str, frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
 
 
 def _placed(what: str, frame: pl.DataFrame) -> pl.DataFrame:
-    """Make positions int64; what is no whole number is refused."""
+    """Convert positions to int64; refuse what is not a whole number."""
     given = frame[POSITION]
     whole = whole_numbers(given) if given.dtype.is_numeric() or given.dtype == pl.String else given.clear(len(given))
     _refuse(what, given, whole.is_null(), "write a whole number, or remove these rows")
@@ -300,7 +293,7 @@ def _placed(what: str, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def refuse_unknown(name: str, items: pl.Series, catalogue: pl.Series, *, every: bool = False) -> None:
-    """Refuse (DataError) interactions whose items the catalogue lacks; ``every`` if it lacks all of them."""
+    """Raise DataError for interactions with items that are not in the catalogue; ``every`` if none of them is."""
     ids = items.unique(maintain_order=True)
     several = [each for each in ids.head(EXAMPLES) if _SEVERAL.search(each)]
     listed = [each for each in several if pl.Series(_SEVERAL.split(each)).is_in(catalogue.implode()).all()]
@@ -310,7 +303,7 @@ def refuse_unknown(name: str, items: pl.Series, catalogue: pl.Series, *, every: 
         remedy = f"{listed[0]!r} lists several items: write a row, or an entry of a list (JSON), for each of them"
     elif alike:
         pairs = ", ".join(f"{own!r} is {there!r}" for own, there in list(alike.items())[:2])
-        remedy = f"{len(alike):,} of these are there, but written otherwise ({pairs}): write ids alike in both tables"
+        remedy = f"{len(alike):,} of these are there, but written differently ({pairs}): write ids alike in both tables"
     elif every and catalogue.len():
         remedy = (
             f"these are all, and there ids are like {_examples(catalogue)}; name the column that both tables have "
@@ -323,7 +316,7 @@ def refuse_unknown(name: str, items: pl.Series, catalogue: pl.Series, *, every: 
 
 
 def written_otherwise(ids: Iterable[str], others: Iterable[str]) -> dict[str, str]:
-    """Ids that are those of others but for what exports change: case, width, blanks, zeros in front, ``.0``, commas."""
+    """Match ids that differ only as exports change them: case, width, blanks, leading zeros, ``.0``, commas."""
 
     def plain(text: str) -> str:
         return re.sub(r"[\s,]|\.0+$", "", unicodedata.normalize("NFKC", text)).lstrip("0").casefold()

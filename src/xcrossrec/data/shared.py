@@ -1,4 +1,4 @@
-"""Users whom a domain shares with others, and what they bought there: all that is known of them on their first day."""
+"""Users that a domain shares with others, and what they bought there: all that is known on their first day."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from xcrossrec.types import ITEM, TIMESTAMP, USER
 
 @checked
 def with_shared_users(domain: Domain, others: Sequence[Domain]) -> Domain:
-    """Give a domain what its users bought in other domains; users are the same where their ids are.
+    """Add to a domain what its users bought in other domains; users are identified by their ids.
 
     Args:
-        domain: the new category; former histories of its users elsewhere are replaced.
-        others: established categories, each of another name. All of their splits count.
+        domain: the new category; histories from other domains that it already has are replaced.
+        others: established categories with different names. All of their splits count.
 
     Raises:
-        DataError: no other domain, two of one name, or one that shares no user.
+        DataError: no other domain, two with the same name, or one without common users.
     """
     if not others:
         raise DataError("no other domain was given: name at least one whose users this one shares")
@@ -55,7 +55,7 @@ def with_shared_users(domain: Domain, others: Sequence[Domain]) -> Domain:
 
 
 def _bought(other: Domain, users: pl.DataFrame) -> pl.DataFrame:
-    """What these users bought in another domain, each purchase once, oldest first within it."""
+    """What these users bought in another domain, each purchase once, oldest first."""
     mine = other.purchases.join(users, on=USER, how="semi", maintain_order="left")
     texts = other.items.select(ITEM).with_columns(pl.Series(TEXT, other.texts, dtype=pl.String))
     read = mine.join(texts, on=ITEM, how="left", maintain_order="left").with_columns(pl.lit(other.name).alias(DOMAIN))

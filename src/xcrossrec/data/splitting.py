@@ -1,8 +1,7 @@
 """Ways to divide interactions into train, validation and test.
 
-Each way takes one table (``user_id``, ``item_id`` and what tells the time) and returns the splits that are
-not empty. Whoever writes the domain states the way in the manifest, as ``filters["split"]``; the linter
-reads it there.
+Each function takes one table (``user_id``, ``item_id`` and a time or position) and returns the splits that are not
+empty. The caller records the way in the manifest, as ``filters["split"]``, where the linter reads it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from xcrossrec.types import POSITION, SPLITS, TIMESTAMP, USER, Split
 
 LEAVE_LAST_OUT = "leave_last_out"
 SAME_USERS = (LEAVE_LAST_OUT, "temporal")
-"""Ways that put one user into several splits by design."""
+"""Ways to split that put one user into several splits by design."""
 
 ONE_MOMENT = (
     "have the same time as the item before them, as lines of one order do, and the file's order decides which is last: "
@@ -26,7 +25,7 @@ ONE_MOMENT = (
 
 
 def by_user(interactions: pl.DataFrame, *, validation: float, test: float, seed: int) -> dict[Split, pl.DataFrame]:
-    """Give each split a share of the users, 0 for no such split, drawn by seed, whatever the order of the rows.
+    """Give each split a share of the users, drawn by seed and independent of the order of rows; 0 makes no split.
 
     Raises:
         ConfigError: shares that are negative or leave nothing for train.
@@ -40,17 +39,17 @@ def by_user(interactions: pl.DataFrame, *, validation: float, test: float, seed:
 
 
 def by_time(interactions: pl.DataFrame, *, validation: float, test: float) -> dict[Split, pl.DataFrame]:
-    """Cut everything at two moments: train is what was bought before the first, by whomever.
+    """Cut all interactions at two points in time: train is what anybody bought before the first.
 
-    Validation holds the users who bought between the two, with all that they bought before the second; test those who
-    bought from the second on, with all that they bought. A target, the last of a sequence, is thus never older than
-    anything in train, and its history is what the user had bought by then (the global temporal split of Gusak et al.
-    2025, arXiv 2507.16289, with the last purchase as target).
+    Validation holds the users who bought between the two, with all that they bought before the second; test holds those
+    who bought after the second, with all that they bought. So a target, the last item of a sequence, is never older
+    than anything in train, and its history is what the user had bought by then (the global temporal split of Gusak et
+    al. 2025, arXiv 2507.16289, with the last purchase as target).
 
     Args:
         interactions: with ``user_id`` and ``timestamp`` (positions of different users cannot be compared).
-        validation: share of the purchases from the first moment to the second, 0 for no such split.
-        test: share of the purchases from the second moment on, 0 for no such split. Those of one time stay together.
+        validation: share of the purchases between the two points; 0 makes no such split.
+        test: share of the purchases from the second point on; 0 makes no such split. Equal times stay together.
 
     Raises:
         ConfigError: shares that are negative or leave nothing for train.
@@ -60,7 +59,7 @@ def by_time(interactions: pl.DataFrame, *, validation: float, test: float) -> di
     fraction = pl.col(SUBSECOND).cast(pl.Int64) if SUBSECOND in interactions.columns else 0
     time = interactions.select(pl.col(TIMESTAMP).cast(pl.Int64) * 10**9 + fraction).to_series().to_numpy()
     ordered = np.sort(time)
-    starts = np.append(ordered, ordered[-1:] + 1)  # where nothing begins: after everything
+    starts = np.append(ordered, ordered[-1:] + 1)  # an empty split starts after everything
     first, second = starts[[*_starts("purchases", len(time), validation, test)]]
     bought = {"train": time < first, "validation": (time >= first) & (time < second), "test": time >= second}
     known = {"train": time < first, "validation": time < second, "test": np.ones(len(time), dtype=np.bool_)}
@@ -78,7 +77,7 @@ def by_time(interactions: pl.DataFrame, *, validation: float, test: float) -> di
 
 
 def _starts(what: str, count: int, validation: float, test: float) -> tuple[int, int]:
-    """Where validation begins, and test, when so many users or purchases are in their order."""
+    """The positions at which validation and test start, among ``count`` users or purchases in order."""
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise ConfigError(
             f"the shares of {what}, validation {validation} and test {test}, must be 0 or more and leave some "
@@ -96,14 +95,14 @@ def _starts(what: str, count: int, validation: float, test: float) -> tuple[int,
 
 
 def bought_after(train: pl.DataFrame, split: pl.DataFrame) -> tuple[int, int] | None:
-    """Count the purchases of train that were made after half of a split's targets: what nobody could know then.
+    """Count the purchases of train that were made after half of a split's targets, and so could not be known then.
 
     Args:
         train: ``user_id`` and perhaps ``timestamp``.
-        split: validation or test, likewise; a user's last row is the target.
+        split: validation or test, with the same columns; a user's last row is the target.
 
     Returns:
-        these, and the purchases of train; None where either has no times, or no target.
+        their number, and that of all purchases of train; None without times or targets.
     """
     timed = TIMESTAMP in train.columns and TIMESTAMP in split.columns
     median = _last_times(split).list.last().median() if timed else None
@@ -111,7 +110,7 @@ def bought_after(train: pl.DataFrame, split: pl.DataFrame) -> tuple[int, int] | 
 
 
 def at_one_moment(split: pl.DataFrame) -> tuple[int, int] | None:
-    """Count the targets of :data:`ONE_MOMENT`, and all; None without times or for few; rows as for `bought_after`."""
+    """Count the targets of :data:`ONE_MOMENT`, and all targets; None without times or if they are few."""
     if TIMESTAMP not in split.columns:
         return None
     same = _last_times(split).list.n_unique() == 1
@@ -119,18 +118,17 @@ def at_one_moment(split: pl.DataFrame) -> tuple[int, int] | None:
 
 
 def _last_times(split: pl.DataFrame) -> pl.Series:
-    """The last two times of each user who has so many."""
+    """The last two times of each user who has two."""
     last = split.group_by(USER, maintain_order=True).agg(pl.col(TIMESTAMP).tail(2))[TIMESTAMP]
     return last.filter(last.list.len() > 1)
 
 
 def leave_last_out(interactions: pl.DataFrame) -> dict[Split, pl.DataFrame]:
-    """Split every user in time: the last item is for test, the one before for validation (DataError: nobody has three).
+    """Split each user by time: the last item is for test, the one before it for validation.
 
-    The target is the last item of a sequence in every split, so train holds all but a user's last two
-    items, validation all but the last, and test the whole sequence. Users of fewer than three items are in
-    train alone, uncut. The same users are thus in every split, by design; state the way in the manifest and
-    the linter reports that as a warning, not as an error.
+    The target is the last item of a sequence in every split, so train holds all but a user's last two items, validation
+    all but the last, and test the whole sequence. Users with fewer than three items are only in train, with all items.
+    DataError: no user has three.
     """
     ordered = order(interactions)
     del interactions  # the caller may have handed them over

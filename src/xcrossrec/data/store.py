@@ -1,4 +1,4 @@
-"""A domain on disk: Parquet files and a manifest in one folder, written as a whole or not at all."""
+"""A domain on disk: Parquet files and a manifest in one folder, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from xcrossrec.types import SPLITS
 
 FORMAT_VERSION = 2
 _WITHOUT_TEXT = 1
-"""A format that had titles alone, and is read as such."""
+"""An older format in which models read only titles."""
 
 MANIFEST = "manifest.json"
 ITEMS_FILE = "items.parquet"
@@ -35,9 +35,9 @@ _CHECKSUMS = "checksums"
 
 
 def manifest_of(domain: Domain) -> dict[str, Any]:
-    """Complete a domain's manifest: what it states itself, with the counts and the fingerprint.
+    """Complete a domain's manifest with defaults, counts and the fingerprint.
 
-    ``simulated``, ``sources``, ``filters``, ``seed`` and ``created`` are kept as they are given.
+    Existing ``simulated``, ``sources``, ``filters``, ``seed`` and ``created`` are kept.
     """
     frames = {split: domain.interactions[split] for split in domain.splits}
     stated = dict(domain.manifest)
@@ -63,16 +63,16 @@ def manifest_of(domain: Domain) -> dict[str, Any]:
 
 @checked
 def write_domain(domain: Domain, path: Path | str, *, overwrite: bool = False) -> None:
-    """Write a domain into a folder of its own; an interrupted write leaves either the old domain or none.
+    """Write a domain to its own folder; an interrupted write leaves either the old domain or none.
 
     Args:
         path: the folder; must not exist, or be empty.
-        overwrite: replace an existing domain, with its candidate files and the catalogues beside it, open ones too
-            (`data import` looks). A folder that holds anything else is never replaced.
+        overwrite: replace an existing domain with its candidate files and catalogues, even open ones (which
+            `data import` checks first). A folder with any other content is never replaced.
 
     Raises:
-        DataError: the folder is taken.
-        StorageError: the disk refuses.
+        DataError: the folder has content that may not be replaced.
+        StorageError: the disk refuses the write.
     """
     path = Path(path)
     refuse_taken(path, overwrite=overwrite)
@@ -125,7 +125,7 @@ def _text(path: Path, manifest: Mapping[str, Any]) -> ItemText:
 
 
 def _check_files(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Compare a domain's files with the checksums of their writing, where the manifest has them."""
+    """Compare a domain's files with their checksums, if the manifest has them."""
     checksums = manifest.get(_CHECKSUMS)
     for name, checksum in checksums.items() if isinstance(checksums, dict) else ():
         file = path / name
@@ -139,7 +139,7 @@ def _checksum(manifest: Mapping[str, Any]) -> int:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Read a domain folder's manifest; DataError: none, not JSON, a foreign one or one of another format version."""
+    """Read a domain folder's manifest; DataError: absent, not JSON, incomplete, or of another format version."""
     file = path / MANIFEST
     if not path.is_dir():
         raise DataError(f"no domain folder at {path} (it {state_of(path)}): make one with  xcrossrec data import")
@@ -148,18 +148,18 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{file} is not valid JSON ({error}): import the domain again") from error
+        raise DataError(f"{file} is not valid JSON ({error}): {AGAIN}") from error
     found = manifest.get("format_version") if isinstance(manifest, dict) else None
     if found not in (FORMAT_VERSION, _WITHOUT_TEXT):
         raise DataError(f"{file} has format version {found!r}, this xcrossrec reads {FORMAT_VERSION}: {AGAIN}")
     counts = manifest.get("counts")
     if not {"name", "fingerprint"} <= set(manifest) or not isinstance(counts, dict) or "interactions" not in counts:
-        raise DataError(f"{file} lacks name, fingerprint or counts: import the domain again")
+        raise DataError(f"{file} lacks name, fingerprint or counts: {AGAIN}")
     return manifest
 
 
 def read_parquet(file: Path, *, remedy: str) -> pl.DataFrame:
-    """Read one Parquet file; DataError, with ``remedy``, where it is missing or damaged."""
+    """Read one Parquet file; DataError, with ``remedy``, if it is missing or damaged."""
     if not file.is_file():
         raise DataError(f"{file.parent} lacks {file.name}: {remedy}")
     with readable(file, remedy):
@@ -168,7 +168,7 @@ def read_parquet(file: Path, *, remedy: str) -> pl.DataFrame:
 
 @contextmanager
 def readable(file: Path, remedy: str, *faults: type[Exception]) -> Iterator[None]:
-    """Turn whatever Polars says of a damaged Parquet file, panics too, into a DataError; and other readers' faults."""
+    """Turn errors and panics of Polars on a damaged Parquet file, and ``faults`` of other readers, into a DataError."""
     try:
         yield
     except BaseException as error:
@@ -183,12 +183,12 @@ def readable(file: Path, remedy: str, *faults: type[Exception]) -> Iterator[None
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether Polars gave up on a file; its panics are no :class:`Exception`, and have no name to catch them by."""
+    """Whether Polars panicked; its panics are no :class:`Exception` and cannot be imported."""
     return type(error).__name__ == "PanicException"
 
 
 def refuse_taken(path: Path, *, overwrite: bool) -> None:
-    """Refuse (DataError) to write below a file, or over anything but an empty folder or, if asked to, a domain."""
+    """Refuse (DataError) any target but a free place, an empty folder or, with ``overwrite``, a domain's folder."""
     if check_vacant(path, overwrite=True):
         return
     if not (path / MANIFEST).is_file():

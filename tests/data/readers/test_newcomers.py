@@ -103,7 +103,7 @@ def test_times_that_are_no_seconds_are_said(tmp_path: Path, caplog: pytest.LogCa
     ],
 )
 def test_ids_that_differ_in_writing_alone_are_told(tmp_path: Path, orders: str, items: str, said: str) -> None:
-    with pytest.raises(DataError, match=rf"1 of these are there, but written otherwise \({said}\): write ids alike"):
+    with pytest.raises(DataError, match=rf"1 of these are there, but written differently \({said}\): write ids alike"):
         taken(tmp_path, f"user,sku,date\nu,{orders},2026-01-01\nu,x,2026-01-02\n", f"sku,name\n{items},Hat\nx,Cap\n")
 
 

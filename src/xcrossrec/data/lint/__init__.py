@@ -1,4 +1,4 @@
-"""Find what is wrong with recommendation data, say how much and where, and what to do about it."""
+"""Find defects in recommendation data, and say how many, where, and what to do about them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _FIELDS = (check_fields, check_leaks, check_text_length)
 
 @checked
 def lint(domains: Domain | Path | str | Sequence[Domain | Path | str]) -> Report:
-    """Check domains, each by itself and each against the others.
+    """Check one or several domains, individually and against each other.
 
-    A folder is read raw, so that data too broken for `read_domain` can be checked too.
+    Folders are read without `read_domain`'s checks, so that broken data can be checked too.
 
     Args:
-        domains: one or several: domains in memory, or folders with ``items`` and ``train`` (perhaps ``validation`` and
-            ``test``) as ``.parquet``, ``.csv`` or ``.csv.gz``.
+        domains: domains in memory, or folders with ``items`` and ``train`` (perhaps ``validation`` and ``test``) as
+            ``.parquet``, ``.csv`` or ``.csv.gz``.
 
     Raises:
-        DataError: a folder that does not exist, holds no such files, or files that cannot be read.
+        DataError: a folder that does not exist or has no such files, or files that cannot be read.
     """
     several = domains if isinstance(domains, Sequence) and not isinstance(domains, str | bytes) else [domains]
     tables = [load_tables(domain) for domain in several]

@@ -1,4 +1,4 @@
-"""The checks of one domain: each takes its tables and yields what it finds."""
+"""The checks of one domain: each takes its tables and yields findings."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from xcrossrec.data.text import WORD, has_entity, is_empty_title
 from xcrossrec.types import ITEM, POSITION, SPLITS, TIMESTAMP, TITLE, USER, Split
 
 LONG_TITLE_WORDS = 40
-_SOME = 50  # buyers, from whom on their share is told
+_SOME = 50  # buyers, from which on their share says something
 _SPLIT_OF: Mapping[str, Split] = {split: split for split in SPLITS}
 
 
 def check_readable(tables: Tables) -> Iterator[Finding]:
-    """Find missing columns, empty tables, and contents that the manifest does not vouch for."""
+    """Find missing columns, empty tables, and contents that differ from the manifest."""
     for stem, frame in tables.raw.items():
         missing = [column for column in NEEDED[stem] if column not in frame.columns]
         message = f"columns are missing from {stem}, which has {', '.join(frame.columns) or 'none'}: rename or add"
@@ -83,7 +83,7 @@ def check_titles(tables: Tables) -> Iterator[Finding]:
 
 
 def check_duplicate_titles(tables: Tables) -> Iterator[Finding]:
-    """Find items that a model of titles cannot tell apart."""
+    """Find items with the same title."""
     titled = tables.items.filter(~is_empty_title())
     folded = titled[TITLE].str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
     twice = titled.filter(folded.is_duplicated())
@@ -94,20 +94,18 @@ def check_duplicate_titles(tables: Tables) -> Iterator[Finding]:
 
 
 def check_repairs(tables: Tables) -> Iterator[Finding]:
-    """Report what the import repaired or noticed, as the manifest states it."""
-    filters = tables.manifest.get("filters") or {}
-    if isinstance(escaped := filters.get("html_entities"), dict):
+    """Report what the import repaired or noticed, according to the manifest."""
+    if isinstance(escaped := tables.filters.get("html_entities"), dict):
         message = "titles contained HTML entities, which the import converted: nothing to do"
-        yield from finding(
-            "html_entity", tables.name, None, escaped.get("examples", []), message, count=escaped["items"]
-        )
-    if isinstance(heavy := filters.get("heavy_users"), dict):
+        shown = escaped.get("examples", [])
+        yield from finding("html_entity", tables.name, None, shown, message, count=escaped["items"])
+    if isinstance(heavy := tables.filters.get("heavy_users"), dict):
         message = f"users have {heavy['interactions']:,} purchases, {HEAVY}"
         yield from finding("heavy_user", tables.name, None, heavy["examples"], message, count=heavy["users"])
 
 
 def check_known_items(tables: Tables) -> Iterator[Finding]:
-    """Find interactions with items that the catalogue lacks, or writes in another way."""
+    """Find interactions with items that are missing from the catalogue, or written differently there."""
     known = set(tables.items[ITEM])
     for split, frame in tables.splits.items():
         unknown = [item for item in frame[ITEM].unique(maintain_order=True) if item not in known]
@@ -121,8 +119,8 @@ def check_known_items(tables: Tables) -> Iterator[Finding]:
 
 
 def check_shared_users(tables: Tables) -> Iterator[Finding]:
-    """Find users who are in more than one split, under the same id or one written in another way."""
-    way = (tables.manifest.get("filters") or {}).get("split")
+    """Find users in more than one split, under the same id or one written differently."""
+    way = tables.filters.get("split")
     by_design = way in SAME_USERS
     users = {split: set(frame[USER].unique()) for split, frame in tables.splits.items()}
     for first, second in combinations(users, 2):
@@ -136,7 +134,7 @@ def check_shared_users(tables: Tables) -> Iterator[Finding]:
 
 
 def check_equal_splits(tables: Tables) -> Iterator[Finding]:
-    """Find two splits that hold the same sequences, whatever their users are called."""
+    """Find two splits with the same sequences, even under other user ids."""
     sizes = {split: (frame.height, tables.splits[split].height) for split, frame in tables.sequences.items()}
     for first, second in combinations(sizes, 2):
         if not all(sizes[first]) or sizes[first] != sizes[second]:
@@ -173,8 +171,7 @@ def check_sequences(tables: Tables) -> Iterator[Finding]:
             "history, so that filtering what was bought loses them: import with --repeats first, or --repeats keep "
             "if people buy the same again (then bought items stay candidates)"
         )
-        kept = (tables.manifest.get("filters") or {}).get("repeats") == "keep"
-        if kept:
+        if kept := tables.filters.get("repeats") == "keep":
             message = "targets occur in their own history, by design of --repeats keep: bought items stay candidates"
         yield from finding("target_in_history", tables.name, split, leaked.to_list(), message, eased=kept)
         again = long_enough.filter(history.list.n_unique() < history.list.len())[USER]
@@ -186,7 +183,7 @@ def check_sequences(tables: Tables) -> Iterator[Finding]:
 
 
 def check_targets(tables: Tables) -> Iterator[Finding]:
-    """Find targets that train has never seen."""
+    """Find targets that do not occur in train."""
     if "train" not in tables.splits:
         return
     seen = tables.splits["train"][ITEM].unique()
@@ -197,13 +194,12 @@ def check_targets(tables: Tables) -> Iterator[Finding]:
         cold = targets.filter(~targets.is_in(seen.implode()))
         share = _percent(cold.len(), targets.len())
         message = f"of {targets.len():,} targets ({share}) never occur in train: only their text can rank them"
-        yield from finding(
-            "cold_target", tables.name, split, cold.unique(maintain_order=True).to_list(), message, count=cold.len()
-        )
+        items = cold.unique(maintain_order=True).to_list()
+        yield from finding("cold_target", tables.name, split, items, message, count=cold.len())
 
 
 def check_common_items(tables: Tables) -> Iterator[Finding]:
-    """Find what so many buy that it may be no product."""
+    """Find items that so many users buy that they may not be products."""
     for split, frame in [*tables.splits.items()][-1:]:
         counts = frame.unique([USER, ITEM])[ITEM].value_counts(sort=True)
         common = counts.filter(pl.col("count") > max(_SOME, frame[USER].n_unique() / 3)).join(tables.items, on=ITEM)
@@ -214,8 +210,8 @@ def check_common_items(tables: Tables) -> Iterator[Finding]:
 
 
 def check_times(tables: Tables) -> Iterator[Finding]:
-    """Find purchases after today, targets of one moment with their history, and purchases of train after half of the
-    targets: what is measured could know them."""
+    """Find future purchases, targets with the same time as their history, and train purchases later than half of the
+    targets."""
     train = tables.splits.get("train")
     for split, frame in tables.splits.items():
         if TIMESTAMP not in frame.columns:

@@ -1,4 +1,4 @@
-"""Checks of what models read beside the title: brand, category, description, and whatever else a template names."""
+"""Checks of what models read besides the title: brand, category, description, and other fields of a template."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from xcrossrec.data.text import WORD, spaced
 from xcrossrec.types import ITEM, TITLE
 
 FEWEST = 10
-"""Items from which on a share says something."""
+"""Items from which on a share is meaningful."""
 
 LONG_TEXT_WORDS = 100
 _SAMPLE = 2_000
 _PHRASES = {8: 0.5, 5: 0.5, 3: 0.5, 2: 0.8}
-"""Words of a phrase, and the share of items from which on it is boilerplate."""
+"""Length of a phrase in words, and the share of items from which on it is boilerplate."""
 
 _TIME = r"^(?:\d{4}-\d\d-\d\d(?:[T ].*)?|1\d{9}(?:\d{3})?)$"
 
 
 def check_fields(tables: Tables) -> Iterator[Finding]:
-    """Find fields that say nothing, or the same of every item, and remains of HTML in them."""
+    """Find fields that are empty or the same for every item, and remains of HTML in them."""
     for name, column in tables.fields().items():
         said = column.filter(column != "")
         missing = column.len() - said.len()
@@ -50,7 +50,7 @@ def check_fields(tables: Tables) -> Iterator[Finding]:
 
 
 def check_leaks(tables: Tables) -> Iterator[Finding]:
-    """Find fields that name what the user bought next, and such that are nearly an id or a time."""
+    """Find fields that name what the user bought next, and fields that are an id or a time."""
     for name, column in tables.fields().items():
         said = column.filter(column != "")
         if name == TITLE or said.len() < FEWEST:
@@ -73,7 +73,7 @@ def check_leaks(tables: Tables) -> Iterator[Finding]:
 
 
 def check_text_length(tables: Tables) -> Iterator[Finding]:
-    """Find items of which models read much."""
+    """Find items with a long text."""
     template = tables.text
     if template is None or template.is_title or template.missing(tables.raw["items"].columns):
         return
@@ -87,7 +87,7 @@ def check_text_length(tables: Tables) -> Iterator[Finding]:
 
 
 def _named_targets(tables: Tables, name: str, column: pl.Series) -> Iterator[Finding]:
-    """Find users of whose history a field names the target, by its id or its whole title."""
+    """Find users whose target is named, by id or full title, in a field of an item of their history."""
     texts = dict(zip(tables.items[ITEM], column, strict=True))
     titles = dict(zip(tables.items[ITEM], tables.items[TITLE], strict=True))
     for split, frame in tables.sequences.items():
@@ -116,7 +116,7 @@ def _names_target(items: list[str], texts: dict[str, str], titles: dict[str, str
 
 
 def _phrase(said: pl.Series) -> str | None:
-    """The longest phrase that most of some texts have in common, in small letters."""
+    """The longest phrase, in lower case, that most texts have in common."""
     step = -(-said.len() // _SAMPLE)
     texts = [text.split(" ") for text in said.gather_every(step).str.to_lowercase()]
     for length, share in _PHRASES.items():

@@ -1,4 +1,4 @@
-"""What the linter says."""
+"""The linter's findings and report."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Finding:
     """One kind of defect in one place.
 
     Attributes:
-        code: the kind, fit for a machine.
+        code: a machine-readable name of the kind.
         severity: ``error`` for what makes results wrong, ``warning`` for what should be known.
         domain: its name, or two names joined by `` + ``.
-        split: None where the catalogue or several splits are meant.
-        count: how many items, users or rows (the message says which).
+        split: None for the catalogue or several splits.
+        count: number of items, users or rows (the message says which).
         examples: at most five of them.
         message: what was found, with figures, and what to do.
     """
@@ -66,7 +66,7 @@ class Report:
         return int(bool(self.of("error")))
 
     def to_dict(self) -> dict[str, Any]:
-        """Make the report fit for JSON."""
+        """The report as plain values for JSON."""
         return {
             "domains": list(self.domains),
             "errors": len(self.of("error")),
@@ -75,7 +75,7 @@ class Report:
         }
 
     def to_text(self) -> str:
-        """Write the report for people: one line a finding, errors first, then the sum."""
+        """The report as text: one line for each finding, errors first, then the totals."""
         lines = [found.to_text() for found in (*self.of("error"), *self.of("warning"))]
         sums = f"{len(self.of('error'))} errors, {len(self.of('warning'))} warnings"
         return "\n".join([*lines, f"{sums} in {', '.join(self.domains) or 'no domain'}"])
@@ -91,10 +91,10 @@ def finding(
     count: int | None = None,
     eased: bool = False,
 ) -> Iterator[Finding]:
-    """Make a finding, or none where nothing was found.
+    """Yield a finding, or nothing if the count is 0.
 
-    The message comes after the count, so that both read as a sentence. The count is the number of examples, unless
-    given, and the severity the code's own, or (``eased``) a warning.
+    The count precedes the message, so that both form a sentence; it is the number of examples unless given. The
+    severity is that of the code, or a warning if ``eased``.
     """
     number = len(examples) if count is None else count
     if number:

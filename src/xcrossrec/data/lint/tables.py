@@ -30,11 +30,10 @@ class Tables:
 
     Attributes:
         name: from the manifest, otherwise the folder's name.
-        raw: ``items`` and the splits present, with the types found.
-        manifest: empty where there is none.
-        sorted_by_contract: whether the rows themselves must be in order (not so in CSV files, which are
-            sorted at import).
-        mismatch: why the folder, though it has a manifest, is refused by `read_domain`.
+        raw: ``items`` and the existing splits, with their original types.
+        manifest: empty if there is none.
+        sorted_by_contract: whether the rows must be in order (CSV files are sorted at import).
+        mismatch: why `read_domain` refuses the folder although it has a manifest.
     """
 
     name: str
@@ -43,9 +42,14 @@ class Tables:
     sorted_by_contract: bool
     mismatch: str | None = None
 
+    @property
+    def filters(self) -> Mapping[str, Any]:
+        """What the import did, as the manifest states it."""
+        return self.manifest.get("filters") or {}
+
     @cached_property
     def items(self) -> pl.DataFrame:
-        """``item_id`` and ``title`` as text; empty where a column is missing."""
+        """``item_id`` and ``title`` as text; empty if a column is missing."""
         frame = self.raw["items"]
         if not set(NEEDED["items"]) <= set(frame.columns):
             return pl.DataFrame(schema={ITEM: pl.String, TITLE: pl.String})
@@ -54,16 +58,16 @@ class Tables:
 
     @cached_property
     def text(self) -> ItemText | None:
-        """What models read of an item, as the manifest states it."""
+        """The template of the item text, as the manifest states it."""
         try:
             return ItemText(self.manifest["text"]) if "text" in self.manifest else None
         except ConfigError:
             return None
 
     def fields(self) -> dict[str, pl.Series]:
-        """Title, brand, category, description and the columns that the item text names, as far as they are there.
+        """Title, brand, category, description and the item text's columns, if they exist, as models read them.
 
-        They are as models read them; a row is that of ``items``.
+        Rows are those of ``items``.
         """
         frame = self.raw["items"]
         if not set(NEEDED["items"]) <= set(frame.columns):
@@ -75,13 +79,13 @@ class Tables:
 
     @cached_property
     def splits(self) -> dict[Split, pl.DataFrame]:
-        """Per split ids as text, ``position`` and perhaps ``timestamp`` as float64, unusable rows left out."""
+        """For each split ids as text, ``position`` and perhaps ``timestamp`` as float64; unusable rows are left out."""
         usable = {s: f for s in SPLITS if (f := self.raw.get(s)) is not None and set(NEEDED[s]) <= set(f.columns)}
         return {split: _usable_rows(frame) for split, frame in usable.items()}
 
     @cached_property
     def sequences(self) -> dict[Split, pl.DataFrame]:
-        """Per split one row a user: ``user_id`` and the list ``items``, oldest first."""
+        """For each split one row per user: ``user_id`` and the list ``items``, oldest first."""
         return {
             split: frame.sort(POSITION, maintain_order=True)
             .group_by(USER, maintain_order=True)
@@ -90,18 +94,18 @@ class Tables:
         }
 
     def ids(self, column: str) -> set[str]:
-        """Collect a kind of id over the splits, and items from the catalogue too."""
+        """All ids of one column in the splits; those of items also in the catalogue."""
         frames = [*self.splits.values(), *([self.items] if column == ITEM else [])]
         return {value for frame in frames for value in frame[column].unique()}
 
 
 def is_blank(column: str) -> pl.Expr:
-    """Tell, as an expression, whether a text column is null or blank."""
+    """An expression: whether a text column is null or blank."""
     return pl.col(column).cast(pl.String).fill_null("").str.strip_chars() == ""
 
 
 def load_tables(source: Domain | Path | str) -> Tables:
-    """Get the tables of a domain in memory or of a folder (DataError: it cannot be read, or holds no catalogue)."""
+    """The tables of a domain in memory or in a folder (DataError: it cannot be read, or has no catalogue)."""
     if isinstance(source, Domain):
         raw: dict[str, pl.DataFrame] = {"items": source.items}
         raw.update((split, source.interactions[split]) for split in source.splits)
@@ -110,9 +114,9 @@ def load_tables(source: Domain | Path | str) -> Tables:
     if not path.is_dir():
         raise DataError(f"no folder at {path} (it {state_of(path)}): give an imported domain, or one of CSV files")
     named = [(stem, path / f"{stem}{suffix}") for stem in NEEDED for suffix in reversed(SUFFIXES)]
-    files = {stem: file for stem, file in named if file.is_file()}  # of several the first suffix counts
+    files = {stem: file for stem, file in named if file.is_file()}  # if there are several, the first suffix counts
     if "items" not in files:
-        raise DataError(f"{path} has no catalogue: expected items.parquet, .csv.gz or .csv, and train beside it")
+        raise DataError(f"{path} has no catalogue: expected items.parquet, .csv.gz or .csv, and train likewise")
     manifest, mismatch = dict[str, Any](), None
     if (path / MANIFEST).exists():
         try:
@@ -126,7 +130,7 @@ def load_tables(source: Domain | Path | str) -> Tables:
 
 
 def _read(file: Path) -> pl.DataFrame:
-    """Read a file; the columns of CSV all as text, so that ids stay as they are written."""
+    """Read a file; all columns of CSV as text, which keeps ids as they are written."""
     if file.suffix == ".parquet":
         frame = read_parquet(file, remedy=AGAIN)
         for name, dtype in frame.schema.items():
@@ -144,7 +148,7 @@ def _texts(source: Source) -> pl.DataFrame:
 
 
 def _usable_rows(frame: pl.DataFrame) -> pl.DataFrame:
-    """Make ids text and times numbers; without a position the rows stand for the order."""
+    """Convert ids to text and times to numbers; without a position, rows are numbered."""
     positions = [] if POSITION in frame.columns else [pl.int_range(pl.len()).alias(POSITION)]
     frame = frame.with_columns(positions).filter(~is_blank(USER), ~is_blank(ITEM))
     numbers = [column for column in (POSITION, TIMESTAMP) if column in frame.columns]

@@ -1,4 +1,4 @@
-"""Ready splits whose later parts hold targets alone: their users get what they bought before."""
+"""Ready splits of which the later parts hold only targets: their users get the purchases of the earlier parts."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from xcrossrec.data.times import SUBSECOND
 from xcrossrec.types import ITEM, POSITION, TIMESTAMP, USER, Split
 
 HISTORY = "history"
-MOST = 0.5  # of a split's users must be in the parts before it, or they are not the same users by design
+MOST = 0.5  # the same users are in several parts by design if at least this share of them is in an earlier one
 _LOG = logging.getLogger(__name__)
 
 
 def with_histories(tables: Mapping[Split, pl.DataFrame]) -> tuple[list[pl.DataFrame], dict[str, object]]:
-    """Put a split's tables together, each user with a history as far as the source tells one.
+    """Complete the histories of a source that comes split, as far as it contains them.
 
-    A column ``history`` (Amazon 2023, RecBole's sequences) holds it itself: where it is longer than the user's own
-    rows of that split it takes their place. Otherwise, where most users of a part were in the parts before it, and
-    their rows do not begin with what they bought there, those rows come first.
+    A column ``history`` (Amazon 2023, RecBole's sequences) replaces the user's own rows of that split if it is longer.
+    Without it, if most users of a part are in an earlier part and their rows do not begin with what they bought there,
+    those earlier rows are put first.
 
     Returns:
-        the tables with ``split``, and what the manifest states: that users are in every part by design.
+        the tables, each with a column ``split``, and for the manifest whether users are in every part by design.
     """
     listed = any(HISTORY in table.columns for table in tables.values())
     parts = {split: _from_history(table) if listed else order(table) for split, table in tables.items()}
@@ -46,7 +46,7 @@ def with_histories(tables: Mapping[Split, pl.DataFrame]) -> tuple[list[pl.DataFr
 
 
 def _from_history(table: pl.DataFrame) -> pl.DataFrame:
-    """Give each user the longest history with its item, or the own rows where these are no fewer."""
+    """Give each user the longest history and its item, or the user's own rows if there are as many."""
     if HISTORY not in table.columns:
         return order(table).select(USER, ITEM, POSITION)
     text = pl.col(HISTORY)
@@ -63,12 +63,11 @@ def _from_history(table: pl.DataFrame) -> pl.DataFrame:
     made = longest.filter(pl.col("own") <= size).select(USER, whole.alias(ITEM), "__row").explode(ITEM)
     own = listed.join(longest.filter(pl.col("own") > size).select(USER), on=USER, how="semi", maintain_order="left")
     rows = pl.concat([made.with_columns(pl.col(ITEM).cast(pl.Categorical)), own.select(USER, ITEM, "__row")])
-    first = rows.with_columns(pl.col("__row").min().over(USER).alias("__first")).sort("__first", maintain_order=True)
-    return first.select(USER, ITEM, pl.int_range(pl.len()).over(USER).alias(POSITION))
+    return order(rows.sort("__row", maintain_order=True).select(USER, ITEM))
 
 
 def _after(past: pl.DataFrame, part: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """Put what users bought before in front of their rows, where the part does not begin with it already."""
+    """Put earlier purchases before the rows of users whose rows do not begin with them; also returns how many users."""
     begun = past.group_by(USER).agg(pl.col(ITEM).alias("before"))
     now = part.group_by(USER).agg(pl.col(ITEM).alias("now")).join(begun, on=USER)
     size = pl.col("before").list.len()

@@ -1,4 +1,4 @@
-"""From what a reader gives to a domain: repeats, k-core, split, and a manifest that states all of it."""
+"""From a reader's tables to a domain: repeats, k-core, split, and a manifest that records each step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from xcrossrec.data.domain import WHOLE, Domain, earlier
@@ -21,7 +20,6 @@ from xcrossrec.data.interactions import (
     checked_domain,
     deduplicate,
     k_core,
-    numbers_of,
     refuse_unknown,
 )
 from xcrossrec.data.readers.columns import check_choices
@@ -31,21 +29,21 @@ from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.types import ITEM, SPLITS, TIMESTAMP, USER, Repeats, Split, SplitWay, UnknownItems
 
 _EVALUATED = 30  # users with an earlier order, below which targets are predicted from their own order, too
-_MANY = 100  # interactions of one user, if 95% of the others have no tenth of them, are those of many
+_MANY = 100  # interactions of a user, ten times as many as 95% of users have, look like those of several people
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is done to raw interactions on their way into a domain.
+    """How raw interactions become a domain.
 
     Args:
-        core: fewest interactions of a user and of an item kept (k-core); 1 keeps all.
+        core: least number of interactions of each user and item (k-core); 1 keeps all.
         repeats: ``drop`` exact repeats (same user, item and time), ``keep`` them, or keep only a user's ``first``
             purchase of an item.
-        split: how to divide the interactions; None is leave-last-out, or as the source comes.
-        validation: share of the users (by-user), or of the purchases (temporal), like ``test``.
-        unknown_items: what to do with interactions whose item has no row among the items.
-        text: what models read of an item; None takes title, brand and category, as far as the items have them.
+        split: how to divide the interactions; None is leave-last-out, or the source's own split.
+        validation: share of the users (by-user) or of the purchases (temporal); ``test`` likewise.
+        unknown_items: what to do with interactions with an item that is not in the table of items.
+        text: template of the item text that models read; None takes those of title, brand and category that exist.
     """
 
     core: int = 1
@@ -64,15 +62,14 @@ class Recipe:
 
 
 def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
-    """Make a domain of what a reader gave.
+    """Make a domain from a reader's tables.
 
-    A source that comes split is taken as it is. Otherwise repeats go, then users and items below the
-    k-core, then the rest is split; items that lost all their interactions leave the catalogue, items that
-    never had any stay.
+    A source that comes split is not changed. Otherwise repeats are dropped, then users and items below the k-core, and
+    the rest is split; items that lost all their interactions are dropped too, items that never had any are kept.
 
     Raises:
-        ConfigError: a recipe that would alter a source that comes split.
-        DataError: what `checked_domain`, `k_core` and the splits refuse.
+        ConfigError: a recipe that would change a source that comes split.
+        DataError: as for `checked_domain`, `k_core` and the splits.
     """
     given = SPLIT in raw.interactions.columns
     with ThreadPoolExecutor(1, "xcrossrec-hash") as pool:
@@ -88,7 +85,7 @@ def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
 
 
 def _usable(name: str, raw: RawDomain, recipe: Recipe) -> tuple[RawDomain, dict[str, Any]]:
-    """Refuse or leave out interactions with items that are unknown, and count what goes."""
+    """Refuse or drop interactions with unknown items, and count the dropped ones."""
     rows = as_categories(raw.interactions)
     told: dict[str, Any] = {"rows": {"read": rows.height, **raw.rows}}
     if added := rows.height - told["rows"]["read"] + sum(told["rows"].get(name, 0) for name in ("where", "incomplete")):
@@ -98,15 +95,15 @@ def _usable(name: str, raw: RawDomain, recipe: Recipe) -> tuple[RawDomain, dict[
     if (heavy := many.cast({USER: pl.String})).height:
         shown = heavy.sort("count", USER, descending=[True, False])[USER].head(EXAMPLES).to_list()
         told["heavy_users"] = {"users": heavy.height, "interactions": heavy["count"].sum(), "examples": shown}
-    known = np.isin(numbers_of(rows[ITEM]), numbers_of(raw.items[ITEM]), kind="table")
+    known = rows[ITEM].is_in(raw.items[ITEM].cast(pl.Categorical).implode())
     if not known.all():
-        lost = rows.filter(pl.Series(~known))
+        lost = rows.filter(~known)
         strange = (lost.drop(SPLIT).unique() if SPLIT in lost.columns else lost)[ITEM].cast(pl.String)
         if recipe.unknown_items == "error":
             refuse_unknown(name, strange, raw.items[ITEM], every=not known.any())
         told["unknown_items"] = {"items": strange.n_unique(), "interactions": strange.len()}
         told["rows"]["unknown_items"] = lost.height
-        rows = rows.filter(pl.Series(known))
+        rows = rows.filter(known)
         if raw.filters.get("split") == LEAVE_LAST_OUT:  # each user's last row of a part is its target
             ends = raw.interactions.select(pl.struct(SPLIT, USER).is_last_distinct()).to_series()
             ended = lost.filter(ends.filter(~known), pl.col(SPLIT) != "train").select(SPLIT, USER)
@@ -131,9 +128,8 @@ def _as_given(raw: RawDomain, recipe: Recipe, told: dict[str, Any]) -> tuple[pl.
 
 
 def _prepared(raw: RawDomain, recipe: Recipe, told: dict[str, Any]) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame]]:
-    rows, catalogue = raw.interactions, numbers_of(raw.items[ITEM])
-    counts = [rows.height]
-    bought = numbers_of(rows[ITEM])
+    rows = raw.interactions
+    bought, counts = rows[ITEM].unique(), [rows.height]
     if recipe.repeats != "keep":
         rows = deduplicate(rows, first_purchase_only=recipe.repeats == "first")
     counts.append(rows.height)
@@ -141,12 +137,12 @@ def _prepared(raw: RawDomain, recipe: Recipe, told: dict[str, Any]) -> tuple[pl.
         rows = k_core(rows, recipe.core)
     lost = {"repeats": counts[0] - counts[1], "core": counts[1] - rows.height, "kept": rows.height}
     told["rows"].update({name: count for name, count in lost.items() if count})
-    gone = np.isin(catalogue, bought, kind="table") & ~np.isin(catalogue, numbers_of(rows[ITEM]), kind="table")
-    items = raw.items.filter(pl.Series(~gone))
+    gone = bought.filter(~bought.is_in(rows[ITEM].unique().implode())).cast(pl.String)
+    items = raw.items.filter(~pl.col(ITEM).is_in(gone.implode()))
     if recipe.split not in (None, "leave-last-out"):
         return items, _split(as_text(rows), recipe)
     handed_over = [rows]
-    del rows, raw  # so that they are gone once they are sorted: half a gigabyte of 10 million
+    del rows, raw  # frees half a gigabyte of 10 million rows as soon as they are sorted
     return items, leave_last_out(handed_over.pop())
 
 
