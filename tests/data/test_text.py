@@ -172,7 +172,7 @@ def test_a_limit_is_in_words_and_what_it_cuts_is_counted() -> None:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("", "is no template of 1 to 1000 characters"),
+        ("", "is not a template of 1 to 1000 characters"),
         ("title", "the item text 'title' names no column"),
         ("{title", "is not understood"),
         ("{}", r"has the field \{\}"),

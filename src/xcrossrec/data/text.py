@@ -1,9 +1,9 @@
-"""What models read of an item: a template over the columns of its table, rendered for all items at once.
+"""The text of an item that models read: a template over the columns of the item table, rendered for all items at once.
 
-People see titles; models read texts. A template names columns in braces, as in ``{title}; {brand}; {category}``. A
-field that is empty vanishes together with what separates and introduces it. A number behind a colon, as in
-``{description:64}``, is the most words of that field that are read. Words are a fair unit where no tokenizer is at
-hand: one of English is 1.3 tokens or so. Of scripts without spaces no more than eight characters a word are read.
+People see titles; models read texts. A template names columns in braces, as in ``{title}; {brand}; {category}``. An
+empty field disappears together with its separator and label. A number after a colon, as in ``{description:64}``, limits
+the words that are read of that field. Words are counted because no tokenizer is needed for it (an English word is about
+1.3 tokens); in scripts without spaces, eight characters count as a word.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CANONICAL: dict[str, pl.DataType] = {
     PRICE: pl.Float64(),
     IN_STOCK: pl.Boolean(),
 }
-"""Columns of an item table that mean the same everywhere, beside id and title, and their types."""
+"""Columns of an item table with a fixed meaning and type, besides id and title."""
 
 CHARACTERS_A_WORD = 8
 _LONGEST_TEMPLATE, _MOST_WORDS = 1_000, 1_000
@@ -40,8 +40,8 @@ _LONGEST_TEMPLATE, _MOST_WORDS = 1_000, 1_000
 _ENTITY = re.compile(r"&(?:#[0-9]{1,9}|#[xX][0-9a-fA-F]{1,8}|[A-Za-z][A-Za-z0-9]{0,31});")
 _ENTITY_DEPTH = 3  # "&amp;amp;quot;" occurs in the wild
 _USUAL_ENTITIES = {"&amp;": "&", "&quot;": '"', "&lt;": "<", "&gt;": ">", "&nbsp;": "\xa0", "&apos;": "'", "&#39;": "'"}
-_PLAIN = 1_000  # characters of a text, above which Python's own expressions may take minutes: those of Polars do not
-_SHORT = 100  # bytes of texts that are likely to come more than once
+_PLAIN = 1_000  # characters; above, Python's regular expressions may take minutes, and those of Polars are used
+_SHORT = 100  # bytes; shorter texts are likely to repeat
 _UNSEEN = r"(?is)<(?:script|style)\b[^>]*>.*?</(?:script|style)\s*>|<!--.*?-->"
 _INLINE = r"(?i)</?(?:a|abbr|b|big|em|font|i|mark|s|small|span|strong|sub|sup|u)(?:\s[^<>]*)?/?>"
 _BLOCK = (
@@ -51,26 +51,26 @@ _BLOCK = (
 )
 _UNFOLDED = r"[\s\x1c-\x1f&&[^ ]]|  |^ | $"
 ABSENT = ("nan", "none", "null", "n/a", "nat", "<na>", "#n/a", "(null)", "undefined", "\\n", "(not set)")
-"""What databases, pandas and spreadsheets write for nothing, whatever the case."""
+"""What databases, pandas and spreadsheets write for a missing value, in any case."""
 NOTHING = rf"^(?i:{'|'.join(map(re.escape, ABSENT))})$|^NA$"
 
 _MARKS = re.compile("[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u200b-\u200f]")
 _ALIKE = str.maketrans("ıđĐłŁøØيىك", "idDlLoOییک")
 _ASIAN = r"\p{Han}\p{Hiragana}\p{Katakana}", r"\p{Thai}\p{Lao}\p{Myanmar}\p{Khmer}"
 WORD = rf"[{_ASIAN[0]}]{{1,2}}|[{_ASIAN[1]}]{{1,6}}|[^\s{''.join(_ASIAN)}]+"
-"""A word, as polars counts it, or of a script without spaces about as many letters as one has."""
+"""A word, for Polars; in scripts without spaces, about as many letters as a word has."""
 _DIGITS = {chr(ord(zero) + place): str(place) for zero in "٠۰०০੦૦୦௦౦೦൦๐໐၀០" for place in range(10)}
 _DIGITS |= {"\u066c": ",", "\u066b": "."}  # between Arabic digits
 _HAN = "\u3005-\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 is_han = re.compile(f"[{_HAN}]+").fullmatch
-"""Whether a text is of Chinese characters alone."""
+"""Whether a text has only Chinese characters."""
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
 _SCRIPTS = re.compile(f"(?P<han>[{_HAN}]+)|(?P<runs>[{_UNSPACED}]+)|[\u3041-\u309f]+|[\u30a1-\u30ff]+")
 
 _TAGS_OUT, _NAUGHT = [re.compile(each) for each in (_UNSEEN, _INLINE, _BLOCK)], re.compile(NOTHING)
 
 _SEPARATOR = re.compile(r"\s*(?:[;,|/•·—\u2013]|(?<=\s)-+(?=\s)|[.!?](?=\s))\s*")
-"""What separates two fields; before it stands what closes the one, behind it what introduces the other."""
+"""The separator between two fields; before it is the end of the first field, after it the label of the second."""
 _BARE = re.compile(r"(?P<close>[)\]}>»”\u2019\"']*)(?P<separator>[^\w(\[{<«“\"'#$€£@]*)(?P<label>.*)", re.S)
 
 
@@ -78,10 +78,10 @@ class Field(NamedTuple):
     """One field of a template.
 
     Attributes:
-        words: most that are read of it; None for all.
-        separator: stands before it if any field before it is not empty.
-        label: introduces it.
-        close: follows it.
+        words: the most words that are read; None for all.
+        separator: written before the field unless all earlier fields are empty.
+        label: written before the field, after the separator.
+        close: written after the field.
     """
 
     name: str
@@ -93,11 +93,11 @@ class Field(NamedTuple):
 
 @dataclass(frozen=True)
 class ItemText:
-    """What models read of an item.
+    """The text of an item that models read.
 
     Args:
         template: columns in braces, with text between them; ``{{`` and ``}}`` are braces. ConfigError: no column, or
-            one that is not understood.
+            invalid syntax.
     """
 
     template: str = f"{{{TITLE}}}"
@@ -105,7 +105,7 @@ class ItemText:
     def __post_init__(self) -> None:
         if not isinstance(self.template, str) or not 0 < len(self.template) <= _LONGEST_TEMPLATE:
             raise ConfigError(
-                f"the item text {str(self.template)[:60]!r} is no template of 1 to {_LONGEST_TEMPLATE} characters: "
+                f"the item text {str(self.template)[:60]!r} is not a template of 1 to {_LONGEST_TEMPLATE} characters: "
                 "write one such as '{title}; {brand}'"
             )
         if not self.parts:
@@ -118,7 +118,7 @@ class ItemText:
 
     @classmethod
     def default(cls, items: pl.DataFrame) -> ItemText:
-        """Title, brand and category, as far as a table of items has them and they are not empty throughout."""
+        """Those of title, brand and category that a table of items has and that are not all empty."""
         named = [name for name in (BRAND, CATEGORY) if name in items.columns]
         there = [name for name in named if (clean_text(items[name].unique()) != "").any()]
         return cls("; ".join(f"{{{name}}}" for name in (TITLE, *there)))
@@ -136,7 +136,7 @@ class ItemText:
         literals, named = [""], list[tuple[str, int | None]]()
         for literal, name, spec, conversion in parsed:
             literals[-1] += re.sub(r"\s+", " ", literal)
-            if name is not None:  # it is where the literal ends in a brace of its own
+            if name is not None:  # None after an escaped brace
                 named.append((name.strip(), self._words(name, spec, conversion)))
                 literals.append("")
         if not named:
@@ -151,8 +151,8 @@ class ItemText:
         if not name.strip() or conversion or not limited:
             raise ConfigError(
                 f"the item text {self.template!r} has the field {{{name}{f'!{conversion}' if conversion else ''}"
-                f"{f':{spec}' if spec else ''}}}: write a column's name, and if not all of it shall be read a number "
-                f"of words from 1 to {_MOST_WORDS} behind a colon, as in '{{description:64}}'"
+                f"{f':{spec}' if spec else ''}}}: write a column's name and, to limit it, a number "
+                f"of words from 1 to {_MOST_WORDS} after a colon, as in '{{description:64}}'"
             )
         return int(spec) if spec else None
 
@@ -163,15 +163,15 @@ class ItemText:
 
     @property
     def is_title(self) -> bool:
-        """Whether titles alone are read, whole."""
+        """Whether only full titles are read."""
         return self.template == f"{{{TITLE}}}"
 
     def missing(self, columns: Collection[str]) -> list[str]:
-        """The fields that are not among some columns."""
+        """The fields that are not among the columns."""
         return [name for name in self.fields if name not in columns]
 
     def check(self, what: str, columns: Sequence[str]) -> None:
-        """Refuse (DataError) a table that lacks a field: names the first one, what is there, and the remedy."""
+        """Raise DataError if a table lacks a field; the message has the existing columns and the remedy."""
         if lost := self.missing(columns):
             there = ", ".join(name for name in columns if name != ITEM)
             raise DataError(
@@ -181,9 +181,9 @@ class ItemText:
             )
 
     def render(self, items: pl.DataFrame) -> pl.Series:
-        """Write every item's text: by row, without line breaks, empty where all fields are.
+        """The text of each item, without line breaks; empty if all fields are.
 
-        The table has a column a field, in any type (DataError where it lacks one).
+        The table has a column of any type for each field (otherwise DataError).
         """
         self.check("the table of items", items.columns)
         cleaned = {name: clean_text(items[name], title=name == TITLE) for name in self.fields}
@@ -203,7 +203,7 @@ class ItemText:
             before = before | there
 
     def of(self, values: Mapping[str, Any]) -> str:
-        """Write one item's text of values by column, as :meth:`render` does; a field that is not there is empty."""
+        """The text of one item, as :meth:`render` writes it, from values by column; missing fields are empty."""
         text, before = "", False
         for part in self.parts:
             value = clean(values.get(part.name), title=part.name == TITLE)
@@ -216,9 +216,9 @@ class ItemText:
         return " ".join(text.split())
 
     def cut(self, items: pl.DataFrame) -> dict[str, dict[str, int]]:
-        """Count, by field with a limit, the items of which not all is read; fields that are read whole are left out.
+        """Count the items that are cut by a field's limit; fields that are read in full are left out.
 
-        By field ``items``, whose field is longer than its limit, and ``words``, the limit.
+        For each field ``items``, the number of items that are longer, and ``words``, the limit.
         """
         found = {}
         for part in self.parts:
@@ -235,11 +235,11 @@ TITLES = ItemText()
 
 
 def clean_text(column: pl.Series, *, title: bool = False) -> pl.Series:
-    """Make a column plain text: HTML entities and tags become text, any white space one space; trimmed.
+    """Convert a column to plain text: HTML is removed, white space becomes single spaces; trimmed.
 
     Args:
         column: of any type; a missing value becomes the empty text, a list its parts joined by commas.
-        title: a text that the doors have looked at: what pandas writes for missing stays as it is.
+        title: texts that were checked before: ``nan``, ``none`` and the like are kept.
     """
     texts = plain(column).fill_null("")
     usual = texts.str.contains(r"&(?:amp|quot|lt|gt|nbsp|apos|#39);")
@@ -250,21 +250,21 @@ def clean_text(column: pl.Series, *, title: bool = False) -> pl.Series:
 
 
 def clean_titles(items: pl.DataFrame) -> pl.DataFrame:
-    """Make titles fit for a prompt: HTML to text, one space for any whitespace, trimmed; brands and categories too.
+    """Clean titles, brands and categories, as :func:`clean_text` does.
 
-    A missing title becomes the empty text, an empty brand or category none.
+    A missing title becomes the empty text, an empty brand or category null.
     """
     others = [clean_text(items[name]) for name in (BRAND, CATEGORY) if name in items.columns]
     return items.with_columns(clean_text(items[TITLE], title=True), *(each.set(each == "", None) for each in others))
 
 
 def is_empty_title() -> pl.Expr:
-    """Tell, as an expression, whether ``title`` is missing, blank or what pandas writes for missing."""
+    """An expression: whether ``title`` is missing, blank or a word for a missing value."""
     return pl.col(TITLE).fill_null("").str.strip_chars().str.contains(rf"^$|{NOTHING}")
 
 
 def clean(value: object, *, title: bool = False) -> str:
-    """Make one value plain text, as :func:`clean_text` does a column."""
+    """Convert one value to plain text, as :func:`clean_text` does for a column."""
     if isinstance(value, bool):
         value = str(value).lower()
     elif isinstance(value, float):
@@ -283,7 +283,7 @@ def clean(value: object, *, title: bool = False) -> str:
 
 
 def unescape(text: str) -> str:
-    """Turn HTML entities into characters, those escaped several times too."""
+    """Replace HTML entities by characters, even if they were escaped several times."""
     for _ in range(_ENTITY_DEPTH):
         if not _ENTITY.search(text):
             break
@@ -292,28 +292,28 @@ def unescape(text: str) -> str:
 
 
 def has_entity() -> pl.Expr:
-    """Tell, as an expression, whether ``title`` holds an HTML entity."""
+    """An expression: whether ``title`` has an HTML entity."""
     return pl.col(TITLE).fill_null("").str.contains(_ENTITY.pattern)
 
 
 def unaccented(text: str) -> str:
-    """Take off accents, points of vowels and what is not seen, and write letters in the one way: é is e, ı i, ５ 5."""
+    """Remove accents, vowel points and invisible characters, and unify letters: é is e, ı i, ５ 5."""
     if text.isascii():
         return text
     return unicodedata.normalize("NFC", _MARKS.sub("", unicodedata.normalize("NFKD", text)).translate(_ALIKE))
 
 
 def plain_numbers(texts: pl.Series) -> pl.Series:
-    """Write digits of any script, what stands between them, and letters of full or half width, in the usual way."""
+    """Convert digits of any script, their separators, and letters of full or half width to the usual ones."""
     odd = texts.str.len_bytes() > texts.str.len_chars()
     return _where(texts.clone(), odd, lambda some: some.str.normalize("NFKC").str.replace_many(_DIGITS))
 
 
 def spaced(text: str, size: int = 1) -> str:
-    """Set blanks between words, also where a script has none: English stays as it is.
+    """Insert blanks between words in scripts without spaces; English text does not change.
 
-    Chinese characters stand in groups of ``size``, runs of kana alone, letters of Thai, Lao, Burmese and Khmer in
-    threes; each group begins a character behind the one before. Marks go, which are letters but not to ``\\w``.
+    Chinese characters are split into overlapping groups of ``size``, letters of Thai, Lao, Burmese and Khmer into
+    groups of three; runs of kana stay whole. Combining marks are removed, which ``\\w`` does not match.
     """
     if text.isascii():
         return text
@@ -327,7 +327,7 @@ def spaced(text: str, size: int = 1) -> str:
 
 
 def plain(column: pl.Series) -> pl.Series:
-    """Give a column as text, as it is; lists as their parts joined by commas, whole numbers without a decimal point."""
+    """Convert a column to text without cleaning; lists are joined by commas, whole numbers have no decimal point."""
     return column.to_frame().select(_as_text(pl.col(column.name), column.dtype)).to_series()
 
 
@@ -335,7 +335,7 @@ def _as_text(value: pl.Expr, dtype: pl.DataType | DataTypeClass) -> pl.Expr:
     if isinstance(dtype, pl.Array):
         value, dtype = value.arr.to_list(), pl.List(dtype.inner)
     if isinstance(dtype, pl.List):
-        plainly = not (dtype.inner.is_nested() or dtype.inner.is_float())  # which is quicker
+        plainly = not (dtype.inner.is_nested() or dtype.inner.is_float())  # faster
         parts = value.cast(pl.List(pl.String)) if plainly else value.list.eval(_as_text(pl.element(), dtype.inner))
         return parts.list.join(", ")
     if isinstance(dtype, pl.Struct):
@@ -369,7 +369,7 @@ def _where(texts: pl.Series, wanted: pl.Series, change: Callable[[pl.Series], pl
 
 
 def _each(texts: pl.Series, change: Callable[[str], str]) -> pl.Series:
-    """Change every text, equal short ones once."""
+    """Change every text; short ones only once for each distinct text."""
     if (texts.str.len_bytes().mean() or 0) > _SHORT:  # type: ignore[operator]
         return pl.Series(texts.name, map(change, texts), dtype=pl.String)
     different = texts.unique()
@@ -377,7 +377,7 @@ def _each(texts: pl.Series, change: Callable[[str], str]) -> pl.Series:
 
 
 def _divided(literal: str) -> tuple[str, str, str]:
-    """Divide the text between two fields: what closes the one, what separates, what introduces the other."""
+    """Divide the text between two fields: end of the first, separator, label of the second."""
     if found := _SEPARATOR.search(literal):
         return literal[: found.start()], found.group(), literal[found.end() :]
     found = _BARE.fullmatch(literal)

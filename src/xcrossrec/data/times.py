@@ -1,4 +1,4 @@
-"""Times as tables have them: numbers in some unit, ISO 8601 and what is near to it, dates and datetimes."""
+"""Times in tables: numbers in some unit, ISO 8601 and similar text, dates and datetimes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xcrossrec.data.text import plain_numbers
 from xcrossrec.types import TIMESTAMP
 
 TimeUnit: TypeAlias = Literal["s", "ms", "us", "ns", "iso", "mdy", "dmy", "days"]
-SUBSECOND = "subsecond"  # nanoseconds beside the timestamp, until rows are in order
+SUBSECOND = "subsecond"  # nanoseconds besides the timestamp, until rows are sorted
 ONE_UNIT = "the first time is; give all of them in one unit"
 PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _NANO = 10**9
@@ -33,21 +33,20 @@ _BUDDHIST = r"^(25[2-9]\d|26[0-4]\d)[/.-]|^\d\d?[/.-]\d\d?[/.-](25[2-9]\d|26[0-4
 _GREGORIAN = {str(year): str(year - 543) for year in range(2520, 2650)}
 _TURNED: dict[TimeUnit, str] = {"mdy": "$3-$1-$2", "dmy": "$3-$2-$1"}
 _PLAIN = re.compile(r"\d{4}([-/])\d\d?[-/]\d\d?(?:([T ])\d\d?:\d\d(:\d\d)?(\.\d+)?( ?Z| UTC| ?[+-]\d\d:?\d\d)?)?")
-_MIXED = 3  # forms that a column may be written in beside the first, and still be read at once
-# Seconds of the years 2000 to 5138. In a finer unit the same number is a day of 1970 (up to 1973): the unit
-# is then wrong.
+_MIXED = 3  # further forms in one column that are still parsed by Polars
+# Seconds of the years 2000 to 5138. In a finer unit these numbers are days of 1970 (up to 1973): the unit is wrong.
 EARLIEST_S, LATEST_S = 946_684_800, 99_999_999_999
 _FIRST_S = 631_152_000  # 1990
 _DAYS, _DAY_OF_1970 = (36_526, 54_789), 25_569  # 2000 to 2050, as spreadsheets number them
 
 
 def unit_of(values: pl.Series, *, dated: bool = False) -> TimeUnit:
-    """Tell the unit of times by the first that is there: what is no number, or reads 20260131, is ISO 8601.
+    """Detect the unit of times by the first one: anything but a number, and numbers like 20260131, is ISO 8601.
 
-    Of other numbers, those below 10^11 are seconds (until the year 5138), others milliseconds below 10^14, and so on.
-    Of 1/31/2026, 31-1-2026 and 31.1.26 a number above 12 tells which is the day; where none does, or both, they are not
-    read, nor are 26/1/31, of which the last number takes more values than the day. In a column called like a date
-    (``dated``) numbers are a spreadsheet's days (45231.75 is 2023-11-01 18:00) if all lie between 2000 and 2050.
+    Other numbers are seconds below 10^11 (the year 5138), milliseconds below 10^14, and so on. In 1/31/2026, 31-1-2026
+    and 31.1.26 a number above 12 shows which one is the day; if neither or both do, the times are not read, and 26/1/31
+    is not read either: there the last number has more values than the day. In a column named like a date (``dated``)
+    numbers are days of a spreadsheet (45231.75 is 2023-11-01 18:00) if all are between 2000 and 2050.
     """
     if values.dtype.is_temporal():
         return "iso"
@@ -70,7 +69,7 @@ def unit_of(values: pl.Series, *, dated: bool = False) -> TimeUnit:
 
 
 def times(values: pl.Series, unit: TimeUnit) -> pl.DataFrame:
-    """Give times as integer seconds since 1970 and the nanoseconds beside them; null where a value is no time."""
+    """Convert times to whole seconds since 1970 and nanoseconds; null if a value is not a time."""
     if isinstance(values.dtype, pl.Datetime):
         return _parts(values.to_physical(), PER_SECOND[values.dtype.time_unit])
     if values.dtype == pl.Date:
@@ -88,14 +87,15 @@ def times(values: pl.Series, unit: TimeUnit) -> pl.DataFrame:
 
 
 def is_buddhist(values: pl.Series) -> bool:
-    """Whether the first time has a year of the Buddhist calendar, as Thailand writes it: 2568 is 2025."""
-    text = values.dtype in (pl.String, pl.Categorical)
-    first = values.drop_nulls().head(int(text)).cast(pl.String).str.strip_chars()
+    """Whether the first time has a year of the Buddhist calendar, used in Thailand: 2568 is 2025."""
+    if values.dtype not in (pl.String, pl.Categorical):
+        return False
+    first = values.drop_nulls().head(1).cast(pl.String).str.strip_chars()
     return bool(plain_numbers(first).str.contains(_BUDDHIST).any())
 
 
 def _plain(values: pl.Series) -> pl.Series:
-    """Write 2025年12月31日 下午2時05分, 2025. 12. 31., digits of any script and Buddhist years in the usual way."""
+    """Normalise 2025年12月31日 下午2时05分, 2025. 12. 31., digits of any script and Buddhist years."""
     if values.dtype not in (pl.String, pl.Categorical):
         return values
     text = plain_numbers(values.cast(pl.String).str.strip_chars())
@@ -111,15 +111,15 @@ def _plain(values: pl.Series) -> pl.Series:
 
 
 def instants(values: pl.Series) -> pl.Series:
-    """Give times in whatever unit as nanoseconds since 1970; null where a value is no time."""
+    """Convert times of any unit to nanoseconds since 1970; null if a value is not a time."""
     parts = times(values, unit_of(values))
     return parts[TIMESTAMP] * _NANO + parts[SUBSECOND]
 
 
 def on_a_day(day: pl.Expr, clock: pl.Expr) -> pl.Expr:
-    """Write a date and a time of day, both text, as one: a midnight beside the one and a day beside the other go.
+    """Join a date and a time of day, both text; midnight is removed from the date and a day from the time.
 
-    Either may be as spreadsheets number it (45231 and 0.75); a clock may be hours alone.
+    Either may be a spreadsheet's number (45231 and 0.75); the time may be only an hour.
     """
     numbered = _counted(pl.when(_number(day).is_between(*_DAYS)).then(day))
     written = pl.when(clock.is_null()).then(numbered.dt.to_string("%F %T")).otherwise(numbered.dt.to_string("%F"))
@@ -145,7 +145,7 @@ def _parts(numbers: pl.Series, per: int) -> pl.DataFrame:
 
 
 def _numbers(values: pl.Series, per: int) -> pl.DataFrame:
-    """Take numbers apart; exactly where they are whole or decimal text, else as floats, to the microsecond."""
+    """Split numbers into seconds and nanoseconds: exact for integers and decimal text, floats to the microsecond."""
     values = values.cast(pl.String) if values.dtype.is_decimal() else values
     whole = values.cast(pl.Int64, strict=False)
     if values.dtype.is_float():
@@ -167,14 +167,14 @@ def _numbers(values: pl.Series, per: int) -> pl.DataFrame:
 
 
 def _iso(text: pl.Series) -> pl.DataFrame:
-    """Read ISO 8601: at once what is written as the first value, then as the first of the rest; others one by one."""
+    """Parse ISO 8601: all values in the form of the first one at once, likewise the rest, the others one by one."""
     moments = _alike(text)
     for _ in range(_MIXED):
         rest = (moments.is_null() & text.is_not_null()).arg_true()
         if (more := _alike(text.gather(rest))).null_count() == len(rest):
             break
         moments = moments.scatter(rest, more)
-    moments = moments.set(~text.str.head(4).is_between("1678", "2261"), None)  # the others do not fit
+    moments = moments.set(~text.str.head(4).is_between("1678", "2261"), None)  # the range of 64-bit nanoseconds
     parts = _parts(moments.to_physical(), _NANO)
     rest = (moments.is_null() & text.is_not_null()).arg_true()
     if rest.is_empty():
@@ -186,7 +186,7 @@ def _iso(text: pl.Series) -> pl.DataFrame:
 
 
 def _alike(text: pl.Series) -> pl.Series:
-    """Read what is written as the first value: told its form, Polars is several times as quick as finding it."""
+    """Parse the values in the form of the first one; Polars is several times faster with an explicit format."""
     first = text.drop_nulls().head(1)
     if not (plain := _PLAIN.fullmatch(first.item() if len(first) else "")):
         return pl.Series([None] * len(text), dtype=pl.Datetime("ns"))
@@ -199,7 +199,7 @@ def _alike(text: pl.Series) -> pl.Series:
 
 
 def _moment(text: str) -> tuple[int | None, int | None]:
-    """Read one time: ISO 8601, also ``... UTC``, ``... +0100``, ``31.1.2026 9:05 PM``, ``Jan 31, 2026``."""
+    """Parse one time: ISO 8601, also ``... UTC``, ``... +0100``, ``31.1.2026 9:05 PM``, ``Jan 31, 2026``."""
     head, _, zone = text.replace("/", "-").rpartition(" ")
     if zone in ("UTC", "GMT", "Z") or zone[:1] in ("+", "-"):
         text = head + ("Z" if zone[0] in "UGZ" else zone)
@@ -222,7 +222,7 @@ def _moment(text: str) -> tuple[int | None, int | None]:
 
 
 def whole_numbers(values: pl.Series) -> pl.Series:
-    """Give whole numbers, null where a value is none."""
+    """Convert to integers; null if a value is not a whole number."""
     numbers = values.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
     exact = values.cast(pl.String).str.strip_chars().cast(pl.Int64, strict=False)
     return exact.fill_null(numbers.set(numbers != numbers.floor(), None).cast(pl.Int64, strict=False))
@@ -231,13 +231,13 @@ def whole_numbers(values: pl.Series) -> pl.Series:
 def faults(
     values: pl.Series, moments: pl.DataFrame, unit: TimeUnit, remedy: str = ONE_UNIT
 ) -> Iterator[tuple[pl.Series, str]]:
-    """Tell which values are no times, and why: not understood, of another age, or in another unit (``remedy``)."""
+    """Yield which values are not times, and why: not understood, too early or late, or in another unit (``remedy``)."""
     stamps = moments[TIMESTAMP]
     counted = unit in PER_SECOND and not values.dtype.is_temporal()
     written = "is not an ISO 8601 time: write 2026-01-31 14:05:00, all in one column (01/02/2026 may be two days)"
     number = f"is not a number of {unit} since 1970: mend it, all times of a table are in one unit"
     if unit == "days" and not values.dtype.is_temporal():
-        written = "is no number of a day, as a spreadsheet counts them and the first time is: write all in one form"
+        written = "is not a spreadsheet's number of a day, as the first time is: write all in one form"
     yield stamps.is_null(), number if counted else written
     if counted:
         per = PER_SECOND[unit]

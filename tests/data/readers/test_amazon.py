@@ -115,7 +115,7 @@ def test_scraped_markup_counts_as_no_title(tmp_path: Path, junk: str) -> None:
         ("amazon2023", "u,i,5,1\n", "has no column 'user_id', it has 'u', 'i', '5', '1'"),
         ("amazon2023", '{"user_id": "u", "asin": "i"}', "has no column 'timestamp', it has 'user_id', 'asin'"),
         ("amazon2018", '{"reviewerID": "u", "asin": "i"}', "has no column 'unixReviewTime'"),
-        ("amazon2018", "{'reviewerID': 'u'}", "line 1: .* is not a JSON object, nor an array of them: mend"),
+        ("amazon2018", "{'reviewerID': 'u'}", "line 1: .* is not a JSON object or an array of them: mend"),
         ("amazon2014", "{'reviewerID': 'u'", "line 1: .* is not a JSON object or a Python dict"),
         ("amazon2018", "", "is empty: give a file with rows"),
     ],

@@ -210,7 +210,7 @@ def test_odd_quotes_pass_and_rows_of_another_width_do_not(tmp_path: Path) -> Non
         with pytest.raises(DataError, match=r"y\.csv, line \d: 5 fields where 4 are expected \(user_id, item_id"):
             taken(put(tmp_path / "y.csv", head + wide))
     with pytest.raises(
-        DataError, match=r"z\.jsonl, line 2: '\{\"a\": 1' is not a JSON object, nor an array of them: mend or remove"
+        DataError, match=r"z\.jsonl, line 2: '\{\"a\": 1' is not a JSON object or an array of them: mend or remove"
     ):
         taken(put(tmp_path / "z.jsonl", '{"user": 1, "sku": 2, "date": 3, "name": 4}\n{"a": 1\n'))
 

@@ -283,7 +283,7 @@ def test_dates_as_spreadsheets_number_them_are_read_and_told(
     found = bought_when(put(tmp_path / "x.csv", head + body))
     assert found == [("i1", "2023-11-01 06:00:00"), ("i0", "2023-11-01 18:00:00")]
     assert f"{tmp_path / 'x.csv'}: {name} has dates as a spreadsheet numbers them" in caplog.text
-    with pytest.raises(DataError, match="timestamp '2023-11-01' is no number of a day, as a spreadsheet counts them"):
+    with pytest.raises(DataError, match="timestamp '2023-11-01' is not a spreadsheet's number of a day"):
         bought_when(put(tmp_path / "y.csv", head + body + "u;i9;I;2023-11-01\n"))
 
 

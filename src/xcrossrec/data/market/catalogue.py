@@ -37,7 +37,7 @@ MARKET_DOMAINS: tuple[str, ...] = tuple(dict.fromkeys(row["domain"] for row in _
 ITEMS_PER_TYPE = 17
 NO_PALETTE = -1
 _CATALOGUE_SEED = 20859
-_Item = tuple[str, tuple[int, ...]]  # a title and its attributes in the order of `Catalogue`
+_Item = tuple[str, tuple[int, ...]]  # a title and its attributes, in the order of `Catalogue`
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _parse(row: dict[str, str]) -> ProductType:
 
 
 def _items_of_type(row: int, product_type: ProductType, rng: np.random.Generator) -> list[_Item]:
-    """Draw items of one type until there are enough different titles, none of which says a word twice."""
+    """Draw items of one type until there are enough different titles without repeated words."""
     found: dict[str, _Item] = {}
     while len(found) < ITEMS_PER_TYPE:
         title, attributes = _draw_item(row, product_type, rng)
@@ -120,7 +120,7 @@ def _pick(choices: tuple[str, ...], rng: np.random.Generator) -> str:
 
 
 def _complements(types: tuple[ProductType, ...]) -> Int64[np.ndarray, " type"]:
-    """Close the types of each theme to a ring: each is complemented by the next."""
+    """Arrange the types of each theme in a ring, in which the next type is the complement."""
     complement = np.empty(len(types), dtype=np.int64)
     for theme in {product_type.theme for product_type in types}:
         ring = [row for row, product_type in enumerate(types) if product_type.theme == theme]

@@ -1,4 +1,4 @@
-"""One reader for each form that interactions and titles come in, and the way from there to a domain.
+"""Readers for each format of interactions and items, and the import that makes a domain of them.
 
 >>> sorted(FORMATS)
 ['amazon2014', 'amazon2018', 'amazon2023', 'csv', 'jsonl', 'parquet', 'recbole']
@@ -37,16 +37,16 @@ FORMATS: Mapping[str, Plan] = {**AMAZON, **{form: Plan(form) for form in get_arg
 def import_domain(
     name: str, form: str | None, inputs: Inputs, recipe: Recipe | None = None, blocks: Blocks | None = None
 ) -> Domain:
-    """Read one source and make a domain of it (write it with `xcrossrec.data.write_domain`).
+    """Read a source and make a domain of it (write it with `xcrossrec.data.write_domain`).
 
     Args:
-        form: a key of ``FORMATS``; None tells by each file's contents, which may differ.
-        recipe: filters and split; by default all interactions, split leave-last-out or as they come.
-        blocks: from :func:`by_file`, reads each file by an engine; None reads them here.
+        form: a key of ``FORMATS``; None detects the format of each file, which may differ.
+        recipe: filters and split; by default all interactions, split leave-last-out or as the source is split.
+        blocks: from :func:`by_file`, to read the files with an engine; None reads them in this process.
 
     Raises:
-        ConfigError: an unknown format, or files that do not belong to it.
-        DataError: files that cannot be read, or hold no valid domain.
+        ConfigError: an unknown format, or files that do not fit it.
+        DataError: files that cannot be read, or have no valid data.
     """
     if form is not None and form not in FORMATS:
         raise ConfigError(f"unknown format {form!r}: choose one of {', '.join(FORMATS)}")
@@ -63,13 +63,13 @@ def import_domain(
 
 
 def read_interactions(inputs: Inputs) -> pl.DataFrame:
-    """Read interactions alone, of own tables and of domains' folders.
+    """Read only interactions, from tables and domains' folders.
 
     Returns:
-        ``user_id``, ``item_id``, and a time or position where there is one; see :class:`RawDomain`.
+        ``user_id``, ``item_id``, and a time or position if there is one; see :class:`RawDomain`.
 
     Raises:
-        DataError: files that cannot be read, a missing column, rows that lack something.
+        DataError: files that cannot be read, a missing column, or incomplete rows.
     """
     with scratch_folder() as folder:
         files = _in_files(inputs, folder)
@@ -86,7 +86,7 @@ def read_interactions(inputs: Inputs) -> pl.DataFrame:
 
 
 def _without_domains(given: Paths, folder: Path) -> Paths:
-    """Write the purchases of domains' folders into files, too."""
+    """Replace domains' folders by files of their purchases."""
     files: list[str | Path] = []
     for path in [given] if isinstance(given, str | Path) else given:
         file = path
@@ -98,7 +98,7 @@ def _without_domains(given: Paths, folder: Path) -> Paths:
 
 
 def _in_files(inputs: Inputs, folder: Path) -> Inputs:
-    """Write what are tables into files, which are read like any other."""
+    """Write tables to files, which are read like any other."""
 
     def file(what: str, given: Paths | Table) -> Paths:
         parts = [given] if given is None or isinstance(given, str | Path) else given

@@ -1,4 +1,4 @@
-"""Files as the blocks of a job: an engine reads each one alone, and its tables come back as bytes."""
+"""Files as blocks of a job: an engine reads each file separately and returns its tables as bytes."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from xcrossrec.progress import stage
 
 Tables: TypeAlias = Sequence[pl.DataFrame]
 Read: TypeAlias = Callable[[Path], tuple[Tables, Mapping[str, Any]]]
-"""Gives a file's tables, and what is to be told of it as JSON has it. Another process gets it pickled."""
+"""Returns a file's tables and facts about it, as plain JSON values; it is pickled for other processes."""
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Reads files by an engine; made by :func:`by_file`."""
+    """Reads files with an engine; made by :func:`by_file`."""
 
     engine: Engine
     parts: Parts
 
     @staticmethod
     def state(file: Path) -> tuple[str, int, int]:
-        """What tells a file from another one, or from a later one in its place."""
+        """Identifies a file and its version: path, size, time of change."""
         found = file.stat()
         return str(file.absolute()), found.st_size, found.st_mtime_ns
 
@@ -41,9 +41,9 @@ class Blocks:
         """Read each file, in order.
 
         Args:
-            files: which every machine finds at these paths.
-            read: what is done with each.
-            besides: what the result depends on beside the file and the import's settings.
+            files: which all machines find at the same paths.
+            read: reads one file.
+            besides: what else the result depends on, except for the file and the import's settings.
         """
         named = {_name(file, besides): file.absolute() for file in files}
         with stage("reading", "files") as bar:
@@ -54,10 +54,10 @@ class Blocks:
 
 @contextmanager
 def by_file(engine: Engine, out: Path | str, form: str | None, inputs: Inputs) -> Iterator[Blocks | None]:
-    """Lend a reader whose finished files lie beside ``out`` until the block is left; a killed run finds them there.
+    """Yield a reader that keeps its results next to ``out`` until the end, so that a killed run can be resumed.
 
-    In this process there is none: it reads the files where they are, without a copy of what they hold. DataError:
-    another process imports into the same folder.
+    The local engine gets None: this process reads the files without intermediate copies. DataError: another process
+    imports into the same folder.
     """
     if engine.here:
         yield None
@@ -79,7 +79,7 @@ def _reading(read: Read) -> Work:
 
 
 def _packed(tables: Tables, told: Mapping[str, Any]) -> bytes:
-    """A line of JSON, and the tables after it."""
+    """A line of JSON, followed by the tables."""
     bodies = []
     for table in tables:
         table.write_ipc(body := io.BytesIO(), compression="zstd")

@@ -1,4 +1,4 @@
-"""What columns are called: named by the user, or found by the names that tables use for them."""
+"""Which column is which: named by the user, or found by the names that exports use."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Role: TypeAlias = Literal[
 ]  # fmt: skip
 ROLES: tuple[Role, ...] = get_args(Role)
 FIELDS: tuple[Role, ...] = ("brand", "category", "description", "price", "in_stock")
-"""What an item may have beside its title; the canonical names of these columns, too."""
+"""An item's columns besides its title, and their canonical names."""
 
 VOCABULARY = tomllib.loads(files("xcrossrec.data.readers").joinpath("vocabulary.toml").read_text("utf-8"))
-"""What columns are called, and what they say, in the exports of many shops and languages."""
+"""Names of columns, and words in them, in the exports of many shops and languages."""
 
 _BEFORE: Mapping[Role, str] = dict.fromkeys(("item", "title", *FIELDS), VOCABULARY["before"]["item"]) | {
     "user": VOCABULARY["before"]["user"]
@@ -32,7 +32,7 @@ _WORDS = {kind: re.compile("|".join(words), re.IGNORECASE) for kind, words in VO
 
 
 def check_choices(settings: Any) -> None:
-    """Refuse (ConfigError) a dataclass of which a field with a few possible values has another one."""
+    """Raise ConfigError if a dataclass field with a ``Literal`` type has another value."""
     hints = get_type_hints(type(settings))
     for each in fields(settings):
         hint, value = hints[each.name], getattr(settings, each.name)
@@ -44,21 +44,21 @@ def check_choices(settings: Any) -> None:
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a user's own tables are called; those that are None are found by their ``NAMES``.
+    """Names of the columns of a user's tables; those that are None are found by their usual names.
 
-    A column inside another one has a dotted name (``customer.id``); one of a file without a header its number, from 1.
+    A nested column has a dotted name (``customer.id``), a column of a file without a header its number, from 1.
 
     Args:
-        item: in interactions and items alike; of several, one a line, each file's is the first that it has.
-        clock: the time of day, where ``time`` is a date alone; found beside a date that was found (``order_date``).
+        item: in interactions and items; if there are several names, one per line, each file's first existing one.
+        clock: the time of day, if ``time`` is only a date; found if the date was found (``order_date``).
         position: order within the user's sequence.
         category: one text, or a path of categories as a list.
         price: a number, perhaps with a currency.
-        in_stock: yes or no, or how many.
-        history: of ready splits, what the user bought before: ids with blanks between them.
-        time_unit: s, ms, us or ns since 1970, iso for ISO 8601 text (UTC where it names no zone), mdy for 1/31/2026 or
-            dmy for 31/1/2026, days as spreadsheets count them; None takes the unit that the first time is in, and every
-            other time of the file must be in it too.
+        in_stock: yes or no, or a quantity.
+        history: in ready splits, ids of earlier purchases, separated by blanks.
+        time_unit: s, ms, us or ns since 1970, iso for ISO 8601 text (UTC if it has no zone), mdy for 1/31/2026, dmy for
+            31/1/2026, days as spreadsheets count them; None detects the unit from the first time, and all times of a
+            file must have the same unit.
     """
 
     user: str | None = None
@@ -107,14 +107,14 @@ class Columns:
         elsewhere: bool = False,
         products: bool = False,
     ) -> Self:
-        """Give the columns as one file has them; of several that are named for a role, the first that is there.
+        """Resolve the columns of one file; if a role has several names, the first existing one.
 
         Args:
-            elsewhere: the item's column may be meant for another file, and is then found by its usual names.
-            products: it is a table of items alone.
+            elsewhere: the named item column may belong to another file; this file's is then found by its usual names.
+            products: the file is a table of items only.
 
         Raises:
-            DataError: a column that is named or needed is not there, or several may be it.
+            DataError: a named or needed column is absent, or several columns fit.
         """
         has = f"it has {', '.join(map(repr, present[:30])) or 'none'}{', ...' if len(present) > 30 else ''}"
         named: dict[str, Any] = {}
@@ -137,17 +137,17 @@ class Columns:
         return replace(self, **named)
 
     def with_clock(self, present: Sequence[str]) -> Self:
-        """Give the columns with the time of day that stands beside the date, if no other is named."""
+        """Add the column of the time of day that belongs to the date, if none is named."""
         return replace(self, clock=self.clock or _clock_of(self.time or "", present))
 
 
 def candidates(role: Role, present: Sequence[str], *, products: bool = False) -> list[str]:
-    """All columns that may be it, the likeliest first."""
+    """All columns that may have this role, the likeliest first."""
     return list(dict.fromkeys(name for found in _called(role, present, "", products) for name in found))
 
 
 def _find(role: Role, path: str, present: Sequence[str], within: str = "", *, products: bool = False) -> str | None:
-    """Find a column, first inside the object that holds the item."""
+    """Find a role's column, first within the nested object of the item."""
     inside = [name for name in present if within and name.startswith(f"{within}.")]
     every = (found for names in (inside, present) for found in _called(role, names, within, products))
     found = next((names for names in every if names), [])
@@ -166,14 +166,14 @@ def _find(role: Role, path: str, present: Sequence[str], within: str = "", *, pr
 
 
 def _clock_of(day: str, present: Sequence[str]) -> str | None:
-    """Find the time of day that belongs to a date: its name is the same but for the word."""
+    """Find the time of day of a date: their names differ only in the words for date and time."""
     stem, dates = _WORDS["day"].subn("", _plain(day), count=1)
     named = (name for name in present if _WORDS["clock"].subn("", _plain(name), count=1) == (stem, 1))
     return next(named, None) if dates else None
 
 
 def _called(role: Role, present: Sequence[str], within: str, products: bool) -> Iterator[list[str]]:
-    """Give the columns that are called so: whole, by the last part of a dotted name, behind another word."""
+    """Yield the columns with a usual name: the whole name, the last part of a dotted one, or without a prefix."""
     bare = rf"(?i)^{_BEFORE.get(role, '')}[\s_-]*|\s*([(\uff08【\[].*|, ?\w{{1,4}}\.?)$"
     whole = {name: name.removeprefix(f"{within}.") for name in present}
     last = {name: name.rstrip(". ").rpartition(".")[2] for name in present}
@@ -186,13 +186,13 @@ def _called(role: Role, present: Sequence[str], within: str, products: bool) -> 
 
 
 def is_usual(name: str) -> bool:
-    """Whether a column of some role is usually called so."""
+    """Whether a name is usual for some role."""
     usual = [*VOCABULARY["usual"].values(), *VOCABULARY["otherwise"].values()]
     return any(_plain(name) == _plain(known) for names in usual for known in names.split())
 
 
 def is_dated(name: str) -> bool:
-    """Whether a column is called as one of dates is."""
+    """Whether a name is usual for a column of dates."""
     return bool(_WORDS["dated"].search(unaccented(name)))
 
 

@@ -1,4 +1,4 @@
-"""Which interactions count: conditions named by the user, and logs whose views must not pass for purchases."""
+"""Which interactions count: the user's conditions, and the detection of views and returns among purchases."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _COLUMNS, _VALUES = (
     {kind: re.compile(unaccented("|".join(words)), re.IGNORECASE) for kind, words in VOCABULARY[part].items()}
     for part in ("columns", "values")
 )
-_SIZES = {"quantities": ("0 or less", ">0"), "amounts": ("less than 0", ">=0")}  # what is no purchase, and what is
-MANY_EVENTS = 50  # a column with more values is no kind of event
+_SIZES = {"quantities": ("0 or less", ">0"), "amounts": ("less than 0", ">=0")}  # not a purchase, a purchase
+MANY_EVENTS = 50  # a column with more values has no kinds of events
 _PARTS = re.compile(r"(.+?)\s*(!=|>=|<=|=|>|<)\s*(.*)", re.DOTALL)
 
 
@@ -37,16 +37,16 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``event_type=purchase``, ``status!=cancelled`` or ``qty>0`` (ConfigError: neither of these)."""
+        """Parse ``event_type=purchase``, ``status!=cancelled`` or ``qty>0`` (ConfigError: another form)."""
         found = _PARTS.fullmatch(text.strip())
         if found is None:
             raise ConfigError(f"--where {text!r} is no condition: give COLUMN=VALUE, COLUMN!=VALUE or COLUMN>NUMBER")
         return cls(*cast("tuple[str, Any, str]", found.groups()))
 
     def holds(self, dtype: pl.DataType) -> pl.Expr:
-        """Give the condition as an expression that is never null; numbers compare as numbers, times as times.
+        """The condition as an expression, never null; numbers and times are compared as such.
 
-        ConfigError: more or less than what is neither.
+        ConfigError: ``<`` or ``>`` with any other value.
         """
         given, measured = pl.Series([self.value]), self.relation not in ("=", "!=")
         number, moment = given.cast(pl.Float64, strict=False)[0], instants(given)[0]
@@ -72,7 +72,7 @@ class Condition:
 
 
 def all_hold(conditions: Sequence[Condition], types: Mapping[str, pl.DataType], path: str) -> pl.Expr:
-    """Join conditions: of those with ``=`` on one column any must hold, of the others all (DataError: no column)."""
+    """Join conditions: any of those with ``=`` on one column, and all others (DataError: no such column)."""
     groups: dict[str | Condition, list[pl.Expr]] = {}
     for condition in conditions:
         if condition.column not in types:
@@ -88,7 +88,7 @@ def all_hold(conditions: Sequence[Condition], types: Mapping[str, pl.DataType], 
 
 
 def event_columns(names: Sequence[str], conditions: Sequence[Condition]) -> dict[str, pl.Expr]:
-    """Find the columns that say whether a row is a purchase, and what to count of each; not those of conditions.
+    """Find columns without a condition that show whether a row is a purchase, and the values to count of each.
 
     These are kinds of events, states of orders, flags (``returned``), quantities, times and reasons of returns.
     """
@@ -102,22 +102,22 @@ def event_columns(names: Sequence[str], conditions: Sequence[Condition]) -> dict
 
 
 def _said(name: str, *, nothing: bool) -> pl.Expr:
-    """What a cell says, without blanks around it; the empty text where it is null, or (``nothing``) says so."""
+    """A cell's text, trimmed; empty if it is null or, with ``nothing``, a word for a missing value."""
     text = pl.col(name).cast(pl.String).str.strip_chars().fill_null("")
     return pl.when(text.str.to_lowercase().is_in(ABSENT)).then(pl.lit("")).otherwise(text) if nothing else text
 
 
 def _is(name: str, *kinds: str) -> bool:
-    """Whether a column, or the last part of its dotted name, is called so."""
+    """Whether a column, or the last part of its dotted name, has a usual name of one of these kinds."""
     parts = (unaccented(part).casefold() for part in (name, name.rpartition(".")[2]))
     plain = ["".join(char for char in part if unicodedata.category(char)[0] in "LM") for part in parts]
     return any(_COLUMNS[kind].fullmatch(part) for kind in kinds for part in plain)
 
 
 def refuse_views(path: str, column: str, counts: Mapping[str, int]) -> str | None:
-    """Refuse (DataError) a log whose views, carts or returns would be imported as purchases, or of unknown words.
+    """Raise DataError if views, carts, returns or unknown events would be imported as purchases.
 
-    Gives what to say of other values, None if there is nothing to say.
+    Returns a remark on the column's other values, if there is one.
     """
     if len(counts) > MANY_EVENTS:
         return None

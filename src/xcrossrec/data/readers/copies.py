@@ -1,6 +1,6 @@
-"""What Polars does not read as it stands, written as plain UTF-8 beside: other packings and encodings, odd rows.
+"""Plain UTF-8 copies of files that Polars does not read: other compressions and encodings, irregular rows.
 
-Here is also what is found out about bytes: packing, encoding, damage.
+Also detects compression, encoding and damage of files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import polars as pl
 from xcrossrec.exceptions import ConfigError, DataError
 
 SAMPLE_BYTES = 1 << 20
-csv.field_size_limit(1 << 27)  # descriptions are longer than the 131,072 letters that Python allows
+csv.field_size_limit(1 << 27)  # descriptions may exceed Python's default of 131,072
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zst", b"\xfd7zXZ": "xz"}
 _OPEN: Mapping[str, Callable[[Path, str], Any]] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 _FAULTS = (EOFError, OSError, zlib.error, lzma.LZMAError)
@@ -46,21 +46,21 @@ _OTHERS = {
     b"ARROW1": "an Arrow (Feather) file", b"Obj\x01": "Avro", b"ORC": "ORC", b"\x04\x22M\x18": "lz4",
     b"\x1f\x8b": "a file that is packed twice",
 }  # fmt: skip
-_END = "\x1eend"  # a row after the last one, which is seen unless a quote is open
+_END = "\x1eend"  # appended as the last row; it is not found if a quote is open
 _WESTERN = "cp1252"  # Windows-1252; Latin-1 is the same but for control characters
-_FEW = 0.5  # of the bytes beyond ASCII in Western text stand together, as in Größe
+_FEW = 0.5  # at most this share of non-ASCII bytes is adjacent in Western text, as in Größe
 _OFTEN: Mapping[str, str] = {
     "cp932": "HIRAGANA KATAKANA CJK", "cp949": "HANGUL", "gb18030": "CJK", "big5": "CJK", "cp1251": "CYRILLIC",
     "cp1253": "GREEK", "cp1255": "HEBREW", "cp1256": "ARABIC", "cp874": "THAI",
 }  # fmt: skip
-"""Encodings that shops still write, and how the names of most letters of such texts begin."""
+"""Encodings that are still in use, and the first words of the Unicode names of their letters."""
 _MOST = 0.7
 _WIDER = {"shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949", "big5": "cp950"}
-"""What files are in that are said to be in the narrower one."""
+"""Extensions of encodings, which files that declare the narrower one often use."""
 
 
 class Text(NamedTuple):
-    """A file of text: where it lies, what messages call it, and its encoding."""
+    """A text file: its path, its name in messages, and its encoding."""
 
     path: Path
     shown: str
@@ -68,14 +68,14 @@ class Text(NamedTuple):
 
 
 def packing(path: Path) -> str:
-    """Tell by its first bytes how a file is packed: gzip, bz2, xz, zst, zip, or not at all (``plain``)."""
+    """Detect a file's compression by its first bytes: gzip, bz2, xz, zst, zip, or none (``plain``)."""
     with path.open("rb") as stream:
         head = stream.read(6)
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "plain")
 
 
 def sample(path: Path, shown: str) -> bytes:
-    """Give the first bytes, unpacked (DataError: a damaged file, or one that may not be read)."""
+    """The first bytes, decompressed (DataError: a damaged file, or no permission to read it)."""
     with _damage_named(path, shown):
         if packing(path) == "zst":
             return "\n".join(pl.scan_lines(path, glob=False).head(1000).collect().to_series()).encode()
@@ -106,9 +106,9 @@ def _damage_named(path: Path, shown: str) -> Iterator[None]:
 
 
 def encoding_of(head: bytes, shown: str, say: Callable[[str], object] = str) -> str:
-    """Tell the encoding of the first bytes: marks, zeros between letters (UTF-16), UTF-8, or Windows-1252.
+    """Detect the encoding of the first bytes: by marks, zeros between letters (UTF-16), UTF-8, or Windows-1252.
 
-    ``say`` is told of what is no more than likely. DataError: none of these, or UTF-8 with single broken bytes.
+    A guess is reported to ``say``. DataError: another encoding, or UTF-8 with a few invalid bytes.
     """
     for mark, name in _MARKS.items():
         if head.startswith(mark):
@@ -155,7 +155,7 @@ def _single_bytes(head: bytes, error: UnicodeDecodeError, shown: str, say: Calla
 
 
 def _readings(head: bytes, start: int) -> Iterator[tuple[str, str]]:
-    """Encodings in which most letters of some bytes are of one script, and what a part of them says then."""
+    """Encodings in which most letters belong to one script, each with a sample of the decoded text."""
     for name, script in _OFTEN.items():
         with suppress(UnicodeDecodeError):
             text = codecs.getincrementaldecoder(name)().decode(head)
@@ -165,7 +165,7 @@ def _readings(head: bytes, start: int) -> Iterator[tuple[str, str]]:
 
 
 def encoding_of_all(path: Path, shown: str, say: Callable[[str], object]) -> str:
-    """Tell the encoding by the whole file: the first part that is not UTF-8 tells."""
+    """Detect the encoding by the first part of the whole file that is not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     if packing(path) == "zst":
         return "utf-8"
@@ -179,9 +179,9 @@ def encoding_of_all(path: Path, shown: str, say: Callable[[str], object]) -> str
 
 
 def plain_copy(text: Text, folder: Path, skip: int = 0) -> Path:
-    """Write a file of text as plain UTF-8, without its first ``skip`` lines.
+    """Copy a text file as plain UTF-8, without its first ``skip`` lines.
 
-    ConfigError where there is no such encoding, DataError where the file is damaged, or of another one.
+    ConfigError: an unknown encoding. DataError: the file is damaged, or in another encoding.
     """
     with _new(folder) as (path, out), _lines(text) as lines:
         out.writelines(islice(lines, skip, None))
@@ -189,7 +189,7 @@ def plain_copy(text: Text, folder: Path, skip: int = 0) -> Path:
 
 
 def unzip(path: Path, folder: Path) -> Path:
-    """Unpack a zip file into a folder of its own."""
+    """Unpack a zip file into a new folder."""
     inner = Path(tempfile.mkdtemp(dir=folder))
     try:
         with zipfile.ZipFile(path) as packed:
@@ -199,15 +199,15 @@ def unzip(path: Path, folder: Path) -> Path:
             lost = sum(not each.is_dir() for each in packed.infolist()) - sum(map(Path.is_file, inner.rglob("*")))
     except (*_FAULTS, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         raise DataError(f"{path} is a corrupt or locked zip file ({error}): fetch or compress it again") from error
-    if lost:  # macOS does not tell names apart by case
+    if lost:  # macOS ignores case in file names
         raise DataError(f"{path} has {lost} files whose names others have, too: unpack it, each under its own")
     return inner
 
 
 def rewrite_table(text: Text, names: Sequence[str], how: Mapping[str, Any], folder: Path) -> Path:
-    """Write a table of text anew, without its header, every value quoted; ``how`` is what `csv.reader` is told.
+    """Rewrite a text table without its header and with every value quoted; ``how`` has the arguments of `csv.reader`.
 
-    DataError: a row with more fields than there are columns, or quotes that come in no pairs, with the line.
+    DataError, with the line: a row with more fields than columns, or unpaired quotes.
     """
     with _new(folder) as (path, out), _lines(text) as lines:
         plain = csv.writer(out, delimiter=how["delimiter"], quoting=csv.QUOTE_ALL, lineterminator="\n")
@@ -224,7 +224,7 @@ def rewrite_table(text: Text, names: Sequence[str], how: Mapping[str, Any], fold
 
 
 def _rows_of(lines: Iterator[str], text: Text, width: int, how: Mapping[str, Any]) -> Iterator[tuple[int, list[str]]]:
-    """Read rows, each with the number of its last line."""
+    """Yield each row with the number of its last line."""
     last, taken = 0, list[str]()
     edge = '"' + re.escape(how["delimiter"])
     null = re.compile(rf"(?<![^{edge}])\\N(?![^{edge}\r\n])")
@@ -258,7 +258,7 @@ def _rows_of(lines: Iterator[str], text: Text, width: int, how: Mapping[str, Any
 
 
 def _run_on(lines: Sequence[str], width: int, how: Mapping[str, Any]) -> bool:
-    """Whether the lines of one row look like several rows, or quotes stand where none may."""
+    """Whether the lines of one row look like several rows, or have quotes in invalid places."""
     if width > 1 and len(lines) > 2 and {line.count(how["delimiter"]) for line in lines} == {width - 1}:
         return True
     try:
@@ -268,7 +268,7 @@ def _run_on(lines: Sequence[str], width: int, how: Mapping[str, Any]) -> bool:
 
 
 def holds(path: Path, mark: bytes) -> bool:
-    """Whether some bytes are in a file, or may be."""
+    """Whether a file contains some bytes; a compressed one may."""
     if packing(path) != "plain":
         return True
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -276,9 +276,9 @@ def holds(path: Path, mark: bytes) -> bool:
 
 
 def json_lines(text: Text, folder: Path, loose: bool) -> Path:
-    """Write JSON Lines, a JSON array or (``loose``) Python literals as JSON Lines; NaN becomes null.
+    """Rewrite JSON Lines, a JSON array or (``loose``) Python literals as JSON Lines; NaN becomes null.
 
-    DataError: a line that is no JSON object, with its number.
+    DataError: a line that is not a JSON object, with its number.
     """
     with _new(folder) as (path, out):
         out.writelines(json.dumps(record) + "\n" for record in _records(text, loose))
@@ -294,7 +294,7 @@ def _records(text: Text, loose: bool) -> Iterator[dict[str, Any]]:
             records = _objects(line + "".join(lines)) if records is None else records
             records = records if isinstance(records, list) else [records]
             if not all(isinstance(record, dict) for record in records):
-                expected = "a JSON object or a Python dict" if loose else "a JSON object, nor an array of them"
+                expected = "a JSON object or a Python dict" if loose else "a JSON object or an array of them"
                 raise DataError(
                     f"{text.shown}, line {number}: {line.strip()[:60]!r} is not {expected}: mend or remove the line"
                 )
@@ -310,7 +310,7 @@ def _record(line: str, loose: bool) -> object:
 
 
 def _objects(text: str) -> object:
-    """Read an array, or objects that follow each other, however they are broken into lines; None if they are none."""
+    """Parse an array, or a sequence of objects with any line breaks; None if it is neither."""
     found, start, decoder = [], 0, json.JSONDecoder(parse_constant=lambda _: None)
     try:
         while start < len(text):
@@ -324,7 +324,7 @@ def _objects(text: str) -> object:
 
 @contextmanager
 def _lines(text: Text) -> Iterator[Iterator[str]]:
-    """Open a file as lines of text, whatever its packing and encoding."""
+    """Open a text file of any compression and encoding as lines."""
     with _damage_named(text.path, text.shown):
         if packing(text.path) == "zst":
             batches = pl.scan_lines(text.path, glob=False).collect_batches()

@@ -1,4 +1,4 @@
-"""Values as files have them to the types of the two tables that every format ends in: ids, prices, ..."""
+"""Conversion of values in files to the types of the two tables that all readers return: ids, prices, ..."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from xcrossrec.data.text import ABSENT, plain_numbers, unaccented
 from xcrossrec.types import Incomplete, Split
 
 SPLIT = "split"
-PATH_NAMES = 2  # of a path of categories so many last names are taken
+PATH_NAMES = 2  # names that are taken from the end of a path of categories
 _EDGES = string.whitespace + "\x00\x85\xa0\u2000\u2009\u200a\u200b\u2028\u202f\u2060\u3000\ufeff"
-"""What no id begins or ends with: blanks, and what is not seen (marks of files put behind one another, padding)."""
+"""Stripped from ids: blanks and invisible characters, such as byte order marks of joined files, and padding."""
 _NO_DATE = ("0000-00-00", "0000-00-00 00:00:00")  # MySQL's
 _FORMS = (form for word in ABSENT for form in (word, word.upper(), word.title()))
 _NOTHING = ("", "NaN", "NaT", "NA", *_NO_DATE, *_FORMS)
@@ -34,10 +34,10 @@ class Inputs:
     """The files of one source, each a path, a folder, a pattern, or several of these; or a table of any library.
 
     Args:
-        items: the catalogue with titles; none where the titles stand among the interactions.
-        splits: interactions that come split; instead of ``interactions``.
-        columns: what the columns of own tables and RecBole files are called.
-        where: which interactions count; of several conditions with ``=`` on one column any, otherwise all.
+        items: the catalogue with titles; none if the interactions have the titles.
+        splits: interactions that come split, instead of ``interactions``.
+        columns: names of the columns of own tables and RecBole files.
+        where: which interactions count: those that meet all conditions, but only one of those with ``=`` on a column.
         incomplete: what to do with interactions without user, item or time, and with items without an id.
     """
 
@@ -56,16 +56,15 @@ class Inputs:
 
 @dataclass(frozen=True)
 class RawDomain:
-    """What a reader gives: the two tables, the files they came from, and what became of their rows.
+    """The two tables that a reader returns, their files, and counts of their rows.
 
     Args:
-        items: columns item_id, title (an empty title where the source has none), then those of brand, category,
-            description (text), price (Float64) and in_stock (Boolean) that the source has, then others as text; one
-            row an item.
+        items: columns item_id, title (empty if the source has none), then those of brand, category, description (text),
+            price (Float64) and in_stock (Boolean) that the source has, then others as text; one row per item.
         interactions: columns user_id, item_id, and timestamp (seconds) or position or both; also ``subsecond``
-            (nanoseconds) where times have fractions, and ``split`` (train, validation, test) where the source comes
-            split.
-        rows: how many interactions were read and, a reason each, left out; ``filters`` what else the manifest states.
+            (nanoseconds) if times have fractions, and ``split`` (train, validation, test) if the source comes split.
+        rows: number of interactions read and, for each reason, left out.
+        filters: further entries of the manifest's ``filters``.
     """
 
     items: pl.DataFrame
@@ -76,9 +75,9 @@ class RawDomain:
 
 
 def ids(name: str, dtype: pl.DataType) -> pl.Expr:
-    """Give ids as text without what is not seen around them, whole numbers without ``.0``, null where none is."""
+    """Ids as text without surrounding blanks; whole numbers without ``.0``, null if missing."""
     column = pl.col(name)
-    if dtype.is_float() or dtype.is_decimal():  # pandas makes whole numbers of it where one is missing
+    if dtype.is_float() or dtype.is_decimal():  # pandas does so to integers if one is missing
         whole, number = column.cast(pl.Int64, strict=False), column.cast(pl.Float64)
         column = pl.when(whole == column).then(whole.cast(pl.String)).otherwise(number.fill_nan(None).cast(pl.String))
     elif dtype == pl.Binary:
@@ -87,7 +86,7 @@ def ids(name: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def _readable(values: pl.Series) -> pl.Series:
-    """Make text of bytes that are UTF-8, and hexadecimal digits of others, such as UUIDs."""
+    """Decode UTF-8 bytes; others, such as UUIDs, become hexadecimal digits."""
     try:
         return values.cast(pl.String)
     except pl.exceptions.PolarsError:
@@ -95,12 +94,12 @@ def _readable(values: pl.Series) -> pl.Series:
 
 
 def filled(text: pl.Expr) -> pl.Expr:
-    """Make null of text that says that there is nothing."""
+    """Replace words for a missing value by null."""
     return pl.when(~text.is_in(_NOTHING)).then(text)
 
 
 def item_field(role: str, name: str, dtype: pl.DataType) -> pl.Expr:
-    """Give a column of items its type: price a number, in_stock yes or no, anything else text."""
+    """Convert a column of items: price to a number, in_stock to a boolean, others to text."""
     column = pl.col(name)
     if role == "in_stock":
         column = column if dtype == pl.Boolean else _each_once(_in_stock, column, pl.Boolean())
@@ -113,13 +112,13 @@ def item_field(role: str, name: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def not_understood(role: str, name: str, dtype: pl.DataType) -> pl.Expr:
-    """Give what a column of items says where `item_field` makes nothing of it."""
+    """The values of a column of items that `item_field` cannot convert."""
     said = pl.when(item_field(role, name, dtype).is_null()).then(pl.col(name))
     return filled(said.cast(pl.String).str.strip_chars())
 
 
 def _text(column: pl.Expr, dtype: pl.DataType, last: int | None) -> pl.Expr:
-    """Give text; of a list its parts, of a path its ``last`` names, joined."""
+    """Convert to text; lists are joined, of a path only its ``last`` names."""
     joint = " " if last is None else ", "
     if isinstance(dtype, pl.List):
         if isinstance(dtype.inner, pl.List):
@@ -136,7 +135,7 @@ def _text(column: pl.Expr, dtype: pl.DataType, last: int | None) -> pl.Expr:
 
 
 def _each_once(read: Callable[[pl.Expr], pl.Expr], column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Read texts of which few are different, each of these once."""
+    """Convert a column with few distinct texts, each of them once."""
 
     def known(texts: pl.Series) -> pl.Series:
         different = texts.unique()
@@ -147,7 +146,7 @@ def _each_once(read: Callable[[pl.Expr], pl.Expr], column: pl.Expr, dtype: pl.Da
 
 
 def _price(column: pl.Expr) -> pl.Expr:
-    """Read the first number of a text: ``$1,234.50``, ``1.234,50 €``, ``from 12,99``; of ``1.234`` the others tell."""
+    """Read the first number of a text: ``$1,234.50``, ``1.234,50 €``, ``from 12,99``; others decide on ``1.234``."""
     text = column.cast(pl.String).str.replace_all("([0-9])[\\s'\u2019`]+([0-9])", "$1$2")
     number = text.str.extract(r"([0-9][0-9.,]*)").str.replace(r"[.,]+$", "")
     comma = number.str.contains(r",[0-9]{1,2}$")
@@ -168,7 +167,7 @@ def _in_stock(column: pl.Expr) -> pl.Expr:
 
 
 def without_fractions(values: pl.Series) -> pl.Series:
-    """Take ``.0`` from ids if every one of them ends so: whole numbers that were written as fractions."""
+    """Remove ``.0`` from ids if all of them end in it: whole numbers that were written as floats."""
     if not values.head(1).cast(pl.String).str.ends_with(".0").any():
         return values
     whole = values.unique().cast(pl.String).str.contains(r"^\d+\.0$").all()

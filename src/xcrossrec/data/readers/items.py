@@ -1,4 +1,4 @@
-"""Items of one file after another: ids, titles and what else a catalogue tells, one row an item."""
+"""Read items file by file: ids, titles and further columns, one row per item."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Expression = Callable[[pl.Expr], pl.Expr]
 
 @dataclass
 class ItemRows:
-    """The items of some files, a table a file; how many rows lack an id, and the first file with such rows."""
+    """The items of some files, one table per file; how many rows lack an id, and the first file with such rows."""
 
     parts: list[pl.DataFrame] = field(default_factory=list)
     lacking: int = 0
@@ -40,9 +40,9 @@ class ItemRows:
         self.place = self.place or other.place
 
     def joined(self, inputs: Inputs) -> tuple[pl.DataFrame, dict[str, Any]]:
-        """All items, one row each, and what the manifest states of conflicting titles and of values not understood.
+        """All items, one row each, and the manifest's entries on conflicting titles and values not understood.
 
-        DataError: items without an id.
+        DataError: items without an id, or no items.
         """
         lacking = self.lacking if inputs.items else 0
         if lacking and inputs.incomplete == "error":
@@ -61,7 +61,7 @@ class ItemRows:
 
 
 def understood(items: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
-    """A table's prices and stock as numbers and yes or no, and what is to be said of the others, by column."""
+    """Convert a table's prices and stock; also returns, by column, a sentence on values that were not understood."""
     fields = {role: items.schema[role] for role in _ODD if role in items.columns and not items.schema[role].is_nested()}
     odd = [not_understood(role, role, dtype).alias(_ODD[role]) for role, dtype in fields.items()]
     read = items.with_columns(*(item_field(role, role, dtype) for role, dtype in fields.items()), *odd)
@@ -81,8 +81,8 @@ def item_rows(
     """Read the items of some files (DataError: a column is missing).
 
     Args:
-        others: whether further columns are kept, as text.
-        keep: take these item ids only (Categorical), so that a large catalogue is never held; None takes all.
+        others: keep further columns, as text.
+        keep: read only these item ids (Categorical), so that a large catalogue is never in memory; None reads all.
     """
     rows = ItemRows()
     for source in sources:
@@ -98,9 +98,9 @@ def item_rows(
 def _taken(
     batches: Iterator[pl.DataFrame], keep: pl.Series | None, again: Sequence[str], selected: Sequence[pl.Expr]
 ) -> ItemRows:
-    """Take one file's rows with an id, and count the others; rows of one item are joined when many have come.
+    """Collect a file's rows with an id, and count the others; from time to time rows of the same item are joined.
 
-    Of the columns in ``again`` mostly the same values come again and again, as among interactions.
+    Rows that repeat earlier values of the columns ``again`` are skipped: among interactions, most do.
     """
     rows, joined = ItemRows(), 0
     seen = pl.DataFrame(schema={_HASH: pl.UInt64})
@@ -154,7 +154,7 @@ def _selected(
 
 
 def one_row_an_item(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Join the rows of an item: of every column the first value that is not empty; the least and the greatest title."""
+    """Join the rows of an item: the first value of each column that is not empty, and its least and greatest title."""
     items = pl.concat([pl.DataFrame(schema={ITEM: pl.String, TITLE: pl.String}), *parts], how="diagonal")
     least, most = _BOUNDS
     if least not in items.columns:

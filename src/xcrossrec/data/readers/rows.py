@@ -1,4 +1,4 @@
-"""Interactions of one file after another: named columns, conditions, ids, times, and a count of what is left out."""
+"""Read interactions file by file: columns, conditions, ids, times, and counts of the rows that are left out."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _LACKING = {USER: "a user", ITEM: "an item", TIMESTAMP: "a time", POSITION: "a p
 _LOG = logging.getLogger(__name__)
 
 Check = Callable[[pl.DataFrame, str, int], None]
-"""Refuses a batch, given the file and the number of its first row."""
+"""Raises for a bad batch, given the file and the number of the batch's first row."""
 
 
 @dataclass
 class Tally:
-    """What became of the rows of some files."""
+    """Counts of the rows of some files, and what messages need."""
 
     read: int = 0
     where: int = 0
@@ -45,7 +45,7 @@ class Tally:
     instead: dict[str, str] = field(default_factory=dict)
 
     def add(self, other: Tally) -> None:
-        """Add the rows of another file; of one that JSON brought the counters may be plain mappings."""
+        """Add the counts of another file, whose counters may be plain mappings (from JSON)."""
         self.read, self.where = self.read + other.read, self.where + other.where
         self.incomplete, self.example = self.incomplete + other.incomplete, self.example or other.example
         self.first = self.first or other.first
@@ -56,9 +56,9 @@ class Tally:
             self.events.setdefault(column, Counter()).update(counts)
 
     def rows(self, inputs: Inputs) -> dict[str, int]:
-        """State the counts that are not 0.
+        """The counts that are not 0.
 
-        DataError: rows lack something and are not to be dropped, no row is what ``where`` asks for, or some are views.
+        DataError: incomplete rows that are not to be dropped, no row that meets ``where``, or views among purchases.
         """
         for column, counted in self.events.items():
             if said := refuse_views(self.first, column, counted):
@@ -84,7 +84,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class _Job:
-    """What is taken from the batches of one file."""
+    """How the batches of one file become interactions."""
 
     source: Source
     unit: TimeUnit | None
@@ -95,7 +95,7 @@ class _Job:
     date: str
 
     def table(self, batches: Iterator[pl.DataFrame]) -> tuple[pl.DataFrame, Tally]:
-        """Take the rows that count, and count the others."""
+        """Collect the rows that count, and count the others."""
         tally, unit, parts = Tally(first=self.source.shown), self.unit, []
         for whole in batches:
             batch = whole.filter(_ANY) if self.source.form != "parquet" and not whole[_ANY].all() else whole
@@ -169,9 +169,9 @@ class _Job:
 def interactions_of(
     source: Source, columns: Columns, inputs: Inputs, tally: Tally, *, remedy: str, check: Check | None = None
 ) -> pl.DataFrame:
-    """Read the interactions of one file; ``remedy`` says what to do about a time in another unit than the first one.
+    """Read the interactions of one file; ``remedy`` is for times in another unit than the first one.
 
-    DataError: missing columns, values that are no ids, times or positions, views among the purchases.
+    DataError: missing columns, invalid ids, times or positions, or views among the purchases.
     """
     present = source.types
     path, hint, elsewhere = source.shown, source.hint(), bool(inputs.items)
@@ -232,7 +232,7 @@ def _ordered(role: str, name: str, dtype: pl.DataType, clock: str | None) -> pl.
 
 
 def _a_row_an_item(batch: pl.DataFrame, source: Source, first: int) -> pl.DataFrame:
-    """Make a row of every item that a cell lists, with its time or position, where these are listed, too."""
+    """Make a row of each item that a cell lists, with its time or position if these are listed too."""
     order = [name for name in (TIMESTAMP, POSITION) if name in batch.columns]
     listed = [name for name in (ITEM, *order) if batch.schema[name].is_nested() or _begins_list(batch[name])]
     if ITEM not in listed:

@@ -1,6 +1,6 @@
-"""Files as they are, as Polars scans: which they are, in what form, and their columns, nested ones by dotted names.
+"""Files as Polars scans: which files there are, their formats, and their columns, nested ones with dotted names.
 
-Polars reads UTF-8 text, plain, gzip or zst, and Parquet. Anything else becomes a plain copy first (`copies`).
+Polars reads UTF-8 text, plain, gzip or zst, and Parquet. Everything else is first copied as plain text (`copies`).
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _ATOMIC_SUFFIXES = (".inter", ".item", ".user")
 
 @dataclass(frozen=True)
 class Reading:
-    """How text is read where it does not tell itself: None finds it. ``folder`` takes plain copies.
+    """How text is read; None is detected. ``folder`` is for plain copies.
 
-    ``said`` is what its user has been told of the files. ConfigError: a separator of more than a character.
+    ``said`` has the remarks that were already logged. ConfigError: a separator of more than one character.
     """
 
     folder: Path
@@ -60,7 +60,7 @@ class Reading:
             raise ConfigError(f"--separator {self.separator!r} is not one character: give ',', ';', '|' or tab")
 
     def say(self, text: str, shown: str = "") -> None:
-        """Log something once; where it holds for many files, behind the first of them (``shown``)."""
+        """Log a remark once, with the first file (``shown``) if it may apply to many."""
         if text not in self.said:
             self.said.add(text)
             _LOG.info("%s", f"{shown}: {text}" if shown else text)
@@ -68,7 +68,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Source:
-    """One file: what is scanned (perhaps a plain copy), and what messages call it."""
+    """One file: the path that is scanned (perhaps a plain copy), and its name in messages."""
 
     path: Path
     shown: str
@@ -78,7 +78,7 @@ class Source:
 
     @cached_property
     def names(self) -> list[str]:
-        """The columns of a table of text, as its first row or the caller names them."""
+        """The columns of a text table, named by its first row or the caller."""
         if self.reading.names is not None:
             return list(self.reading.names)
         if self.numbered:
@@ -88,21 +88,21 @@ class Source:
 
     @property
     def numbered(self) -> bool:
-        """Whether columns go by their numbers: they were named so, and no name of the first row is a usual one."""
+        """Whether columns have numbers as names: the user gave numbers, and the first row has no usual name."""
         return self.reading.numbered and not any(map(is_usual, self.first_row))
 
     @cached_property
     def first_row(self) -> list[str]:
-        """The first row of a table of text."""
+        """The first row of a text table."""
         rows = csv.reader(self._head.splitlines(keepends=True), **self.how)
         return [name.strip() for name in next((row for row in rows if row), [])]
 
     @cached_property
     def how(self) -> Mapping[str, Any]:
-        """What Python's own reader is to know.
+        """Arguments of Python's `csv.reader`.
 
-        Beside the separator that may be a backslash before quotes inside a text, as MySQL, Hive and Spark write them,
-        or a blank before those around it: if more rows are whole, read so.
+        Besides the separator, these may allow backslashes before quotes inside a text, as MySQL, Hive and Spark write
+        them, or blanks before quotes around it, if that makes more rows complete.
         """
         quoting = csv.QUOTE_NONE if self.form == "recbole" else csv.QUOTE_MINIMAL
         usual: Mapping[str, Any] = {"delimiter": self.separator, "quoting": quoting}
@@ -112,7 +112,7 @@ class Source:
         return max((usual, *({**usual, **way} for way in found)), key=self._whole_rows) if found else usual
 
     def _whole_rows(self, how: Mapping[str, Any]) -> int:
-        """Count the first rows of the header's width without a quote before a value, until one cannot be read."""
+        """Count the complete rows, without a leading quote in a value, until one cannot be read."""
         rows: list[list[str]] = []
         with suppress(csv.Error):
             rows.extend(csv.reader(self._head.splitlines(keepends=True), strict=True, **how))
@@ -124,12 +124,12 @@ class Source:
 
     @cached_property
     def separator(self) -> str:
-        """What stands between two values: named, a tab in RecBole's files, or found."""
+        """The separator: named, a tab in RecBole's files, or detected."""
         return "\t" if self.form == "recbole" else self.reading.separator or self.likely_separator
 
     @cached_property
     def likely_separator(self) -> str:
-        """The one that cuts the first rows into the same number of parts, the more the better."""
+        """The separator that divides most of the first rows into the same number of parts, preferably many."""
         lines = self._head.splitlines(keepends=True)[:50]
 
         def fit(separator: str) -> tuple[float, int]:
@@ -144,27 +144,27 @@ class Source:
 
     @cached_property
     def types(self) -> Mapping[str, pl.DataType]:
-        """The columns that hold values, by dotted name, and their types (DataError: the file cannot be read)."""
+        """The columns with values, by dotted name, and their types (DataError: the file cannot be read)."""
         return _flattened(pl.LazyFrame(schema=self._schema), None).collect_schema() | dict.fromkeys(
             self.folders, pl.String()
         )
 
     @cached_property
     def folders(self) -> Mapping[str, str]:
-        """Columns that the folders above a table of text tell, ``column=value``; Polars reads those of Parquet."""
+        """Columns of a text table in the names of its folders, ``column=value``; Polars reads those of Parquet."""
         parts = [part.partition("=") for part in Path(self.shown).parts[:-1] if self.form != "parquet"]
         return {name: value for name, equals, value in parts if name and equals and name not in self._schema}
 
     @cached_property
     def shared(self) -> tuple[str, list[str]]:
-        """What only the first row of an order, or of a product, says: the column that holds it together, and these.
+        """The key of an order or product that has several rows, and the columns that only its first row fills.
 
-        So it is where two columns or more are blank in just those rows that repeat the order's number, say, of the row
-        above. All columns that are blank in each of these rows are meant for the whole order, but items' ids.
+        There is such a key if at least two columns are blank in exactly those rows that repeat its value of the row
+        above. All columns that are blank in all of these rows are then filled, except for item ids.
         """
         first = int(self.reading.names is None and not self.numbered)
         rows: list[list[str]] = []
-        with suppress(csv.Error):  # which the reading itself tells
+        with suppress(csv.Error):  # reported by the reading itself
             rows.extend(csv.reader(self._head.splitlines(keepends=True), **self.how) if self.every else ())
         whole = [row for row in rows[first:-1] if len(row) == len(self.names)]
         table = pl.DataFrame(whole, schema=dict.fromkeys(self.every, pl.String()), orient="row")
@@ -178,12 +178,12 @@ class Source:
 
     @property
     def listed(self) -> list[str]:
-        """The names of all columns that hold values, also those that come twice."""
+        """The names of all columns with values, including duplicates."""
         return [*self.names, *self.folders] if self.form in ("csv", "recbole") else list(self.types)
 
     @property
     def every(self) -> list[str]:
-        """All columns of a table of text: unless all are read, Polars lets pass that a row has more."""
+        """All columns of a text table: Polars notices rows with too many values only if all are read."""
         return _unique(self.names) if self.form in ("csv", "recbole") else []
 
     @cached_property
@@ -196,7 +196,7 @@ class Source:
         return dict.fromkeys(_unique(self.names), pl.String())
 
     def _keys(self) -> Mapping[str, pl.DataType]:
-        """The keys of the first objects; one that holds lists and objects by turns, as PHP writes them, is text."""
+        """The keys of the first objects; one with both lists and objects, as PHP writes them, is text."""
         try:
             return pl.scan_ndjson(self.path, infer_schema_length=_INFERRED_ROWS).collect_schema()
         except pl.exceptions.SchemaError:
@@ -217,7 +217,7 @@ class Source:
         return pl.scan_parquet(self.path, glob=False, hive_partitioning=True, try_parse_hive_dates=False)
 
     def hint(self) -> str:
-        """Say what else may be wrong when a table of text lacks a column."""
+        """What else may be wrong if a text table lacks a column."""
         likely = self.likely_separator if self.form == "csv" else ""
         if likely and likely != self.separator:
             called = "tab" if likely == "\t" else repr(likely)
@@ -234,9 +234,9 @@ class Source:
         return ""
 
     def read(self, wanted: Sequence[str], use: Callable[[Iterator[pl.DataFrame]], T], selected: Sequence[pl.Expr]) -> T:
-        """Let ``use`` take some columns in batches; text that Polars refuses is copied plainly, and read again.
+        """Pass some columns to ``use`` in batches; text that Polars refuses is rewritten, and read again.
 
-        DataError: a damaged file, a row of another width, a line that is no JSON, with its number.
+        DataError: a damaged file, a row of another width, or a line that is not JSON, with its number.
         """
         try:
             told = [pl.lit(value).alias(name) for name, value in self.folders.items()]
@@ -266,9 +266,9 @@ class Source:
             return self.rewrite().read(wanted, use, selected)
 
     def _plain(self, batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-        """Refuse texts that may have run into one another: whether their quotes come in pairs is seen by copying them.
+        """Raise if values may contain several rows, so that the file is rewritten, which checks its quotes.
 
-        Rows that repeat the header, as files that were put behind one another have them, are left out.
+        Rows that repeat the header, as in joined files, are left out.
         """
         for batch in batches:
             if batch[_ODD].any():
@@ -279,7 +279,7 @@ class Source:
             yield batch.drop(_ODD, _AGAIN)
 
     def rewrite(self) -> Source:
-        """Copy text plainly: what Polars refuses is read row by row, and refused with its line if it must be."""
+        """Rewrite text as plain UTF-8, row by row; a bad row raises an error with its line."""
         encoding = self.reading.encoding or copies.encoding_of_all(self.path, self.shown, self.reading.say)
         text = copies.Text(self.path, self.shown, encoding)
         if self.form == "jsonl":
@@ -289,7 +289,7 @@ class Source:
         return Source(path, self.shown, "csv", reading, rewritten=True)
 
     def _scan(self, wanted: Sequence[str]) -> pl.LazyFrame:
-        """Scan the columns that hold what is wanted, nested as they are."""
+        """Scan the columns that contain the wanted ones, still nested."""
         parts = {*wanted, *_above(wanted)}
         tops = [name for name in self._schema if name in parts]
         if self.form == "parquet":
@@ -303,10 +303,10 @@ class Source:
 
 
 def open_sources(paths: Paths, form: Form | None, reading: Reading) -> list[Source]:
-    """Find the files that paths, folders and patterns name, and tell what each of them is.
+    """Find the files of paths, folders and patterns, and detect how each is read.
 
-    ``form`` is what they are; None tells by their contents, and RecBole's by their names. DataError: no such file, an
-    empty folder, a file of another form or encoding.
+    ``form`` is their format; None detects it by the content, RecBole's by the name. DataError: no such file, an empty
+    folder, or a file of another format or encoding.
     """
     files = original_files(paths)
     if not (found := [source for file in files for source in sources_in(file, form, reading)]):
@@ -315,14 +315,14 @@ def open_sources(paths: Paths, form: Form | None, reading: Reading) -> list[Sour
 
 
 def sources_in(file: Path, form: Form | None, reading: Reading) -> list[Source]:
-    """Tell what one file is, or each file in a zip file; empty ones are left out. The rest is as for `open_sources`."""
+    """Detect how one file, or each file of a zip file, is read; empty ones are left out. See `open_sources`."""
     full = [(part, shown) for part, shown in _unpacked(file, reading.folder) if part.stat().st_size]
     sources = (_source(part, shown, form, reading) for part, shown in full)
-    return [source for source in sources if source.path.stat().st_size]  # nor an array of nothing, nor a mark alone
+    return [source for source in sources if source.path.stat().st_size]  # an empty array, or only a byte order mark
 
 
 def original_files(paths: Paths) -> list[Path]:
-    """Find the files that paths name as they lie on the disk, each once, whatever ways lead to it."""
+    """Find the files on disk that paths name, each once."""
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     files = [file for path in given for file in _matching(Path(path))]
     return list({file.resolve(): file for file in reversed(files)}.values())[::-1]
@@ -353,7 +353,7 @@ def _matching(path: Path) -> list[Path]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """List the files below a folder, without hidden ones and the marks that jobs leave."""
+    """List the files below a folder, without hidden ones and markers of jobs."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return [file for file in files if not any(part[0] in "._" for part in file.relative_to(folder).parts)]
 
@@ -395,7 +395,7 @@ _TITLES: Mapping[Form, str] = {"csv": "CSV", "parquet": "Parquet", "jsonl": "JSO
 
 
 def _flattened(frame: pl.LazyFrame, wanted: Sequence[str] | None) -> pl.LazyFrame:
-    """Give nested columns dotted names, all or those that hold what is wanted; a list of objects becomes rows."""
+    """Unnest columns into dotted names, all or those that contain wanted ones; a list of objects becomes rows."""
     above = _above(wanted or ())
     while True:
         schema = frame.collect_schema()
@@ -410,12 +410,12 @@ def _flattened(frame: pl.LazyFrame, wanted: Sequence[str] | None) -> pl.LazyFram
 
 
 def _above(names: Iterable[str]) -> set[str]:
-    """What dotted names are inside of."""
+    """The prefixes of dotted names."""
     return {name[:dot] for name in names for dot, letter in enumerate(name) if letter == "."}
 
 
 def _as_text(dtype: pl.DataType) -> pl.DataType:
-    """Read every value of JSON as text: ids stay as they are written; a list of values is its own JSON."""
+    """The type with every JSON value as text, so that ids stay as written; a list of values is JSON text."""
     if isinstance(dtype, pl.Struct):
         return pl.Struct({part.name: _as_text(part.dtype) for part in dtype.fields})  # type: ignore[arg-type]
     if isinstance(dtype, pl.List) and isinstance(dtype.inner, pl.Struct):

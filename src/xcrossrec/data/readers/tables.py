@@ -1,4 +1,4 @@
-"""A source's two tables, whatever the format: interactions in one or split, and the items."""
+"""The two tables of a source in any format: interactions, all in one or split, and items."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Plan:
     """How one format is read.
 
     Args:
-        form: of the interactions; None tells by each file's contents.
+        form: of the interactions; None detects it for each file.
         columns: of the interactions and of the items; None takes the user's.
         names: of the columns of interactions without a header.
         loose: items may be Python literals.
         only_bought: leave out items without interactions.
-        check_file: looks at every file of interactions, ``check`` at every batch.
+        check_file: called with every file of interactions; ``check`` with every batch.
     """
 
     form: Form | None = None
@@ -54,10 +54,10 @@ class Plan:
 
 
 def read_item_file(path: Path) -> pl.DataFrame:
-    """Read the items of one file, whatever its form, packing and names of columns.
+    """Read the items of one file of any format, compression and column names, as an import does.
 
-    It is read as an import reads it; a Parquet file with ``item_id`` and ``title`` keeps its columns and types.
-    DataError: no such file, no table, or none of items.
+    A Parquet file with ``item_id`` and ``title`` keeps its columns and types. DataError: no such file, not a table, or
+    no items in it.
     """
     if path.is_file() and path.stat().st_size == 0:
         raise DataError(f"{path} is empty: give a table with {ITEM} and {TITLE}")
@@ -116,7 +116,7 @@ def read_tables(plan: Plan, inputs: Inputs, blocks: Blocks | None = None) -> Raw
 
 
 def reading_of(plan: Plan, inputs: Inputs, folder: Path) -> Reading:
-    """How the text of interactions is read; items have their own names."""
+    """How the text of interactions is read."""
     return Reading(folder, inputs.separator, inputs.encoding, inputs.columns.numbered, plan.names, plan.loose)
 
 
@@ -132,9 +132,9 @@ def _joined_columns(plan: Plan, inputs: Inputs, reading: Reading) -> tuple[Colum
 
 
 def _item_columns(columns: Columns, bought: Source, items: Source) -> tuple[Columns, Columns] | None:
-    """Settle the item's column of interactions and of items by their first rows; gives the columns of both.
+    """Choose the item columns of interactions and items that share most values in their first rows.
 
-    None where there is nothing to settle: no choice, or no value that both have.
+    Returns the columns of both; None if there is no choice, or no common value.
     """
     sides = [_possible(columns, bought, products=False), _possible(columns, items, products=True)]
     if max(map(len, sides)) < 2 or not all(sides):
@@ -168,7 +168,7 @@ def _values(source: Source, names: list[str]) -> Mapping[str, pl.Series]:
 def read_bought(
     plan: Plan, inputs: Inputs, reading: Reading, opened: list[Source], blocks: Blocks | None, *, empty: bool = False
 ) -> tuple[pl.DataFrame, Mapping[str, int], Mapping[str, object]]:
-    """Read the interactions, and what to state of their rows; ``opened`` takes the files, which may be ``empty``."""
+    """Read the interactions; also returns counts of rows and filters, and adds the files to ``opened``."""
     tally = Tally()
 
     def table(paths: Paths) -> pl.DataFrame:
@@ -201,11 +201,11 @@ def read_bought(
     return _plain(pl.concat(filled)), counted, told
 
 
-# ---- what is done with a file, whoever does it
+# ---- work on one file, in this process or by an engine
 
 
 def _bought(plan: Plan, inputs: Inputs, sources: Sequence[Source], tally: Tally) -> list[pl.DataFrame]:
-    """Read interactions, a table a file, and count their rows."""
+    """Read interactions, one table per file, and count their rows."""
     parts = []
     for source in sources:
         if plan.check_file is not None:
@@ -242,6 +242,6 @@ def _refuse_mixture(tables: Sequence[pl.DataFrame], paths: str) -> None:
 
 
 def _plain(table: pl.DataFrame) -> pl.DataFrame:
-    """Leave out what tells nothing: fractions of a second that are all 0, histories of one table."""
+    """Drop columns without information: fractions of a second that are all 0, and used histories."""
     idle = [SUBSECOND] if SUBSECOND in table.columns and not (table[SUBSECOND] != 0).any() else []
     return table.drop([*idle, HISTORY], strict=False)
