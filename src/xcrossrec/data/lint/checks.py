@@ -220,7 +220,7 @@ def check_times(tables: Tables) -> Iterator[Finding]:
         message = "users bought in the future: correct the times (seconds since 1970), or leave such rows out (--where)"
         yield from finding("future_time", tables.name, split, sorted(users), message)
         ordered = frame.sort(POSITION, maintain_order=True)
-        whole = (tables.manifest.get("filters") or {}).get("orders") == WHOLE
+        whole = tables.filters.get("orders") == WHOLE
         if split != "train" and not whole and (found := at_one_moment(ordered)) is not None:
             message = f"of {found[1]:,} targets ({_percent(*found)}) {ONE_MOMENT}"
             yield from finding("same_moment", tables.name, split, [], message, count=found[0])
