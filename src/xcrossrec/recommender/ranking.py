@@ -1,4 +1,4 @@
-"""How a model ranks: `dual` searches the catalogue's vectors, `pair` reads every candidate with the history.
+"""How models rank: `dual` searches the catalogue's vectors, `pair` reads every candidate together with the history.
 
 Legend: ``slot`` = a history's item, ``item`` = one item of the catalogue, ``text`` = one title, ``dim`` = vector size.
 """
@@ -32,24 +32,24 @@ from xcrossrec.recommender.questions import Answer, Known, Question, Text, Under
 log = logging.getLogger(__name__)
 
 PAIR_LIMIT = 2000
-"""Most items that a `pair` model scores for one history: each costs an encoder pass."""
+"""Most items that a `pair` model scores for one history; each costs an encoder pass."""
 
 _TOGETHER_FROM = 2
-"""Searches from which their products with the catalogue are computed together."""
+"""From this many searches on, their products with the catalogue are computed together."""
 
 _PRODUCTS_AT_ONCE = 2**24
 """Most products (slot times item) held at once: 64 MiB."""
 
 Read: TypeAlias = Mapping[Text, Any]
-"""What a model makes of texts: a vector of each; of a `pair` model a score."""
+"""What a model made of each text: a vector; for a `pair` model a score."""
 
 
 class DualRanking:
-    """Searches the vectors of all items, exactly; only titles that the catalogue lacks are read, and a history's items
-    where the model's prompts make other vectors of them."""
+    """Searches the vectors of all items, exactly. The model reads only titles that the catalogue lacks, and a history's
+    items where its prompts give these other vectors."""
 
     together = True
-    """Whether questions are answered together: what the model makes of a text is the same for all of them."""
+    """Whether questions are answered together: a text's vector is the same for all of them."""
 
     def __init__(self, model: Model, term: Term | None) -> None:
         self.model = model
@@ -59,10 +59,10 @@ class DualRanking:
         self._pool = lru_cache(maxsize=128)(partial(history_pool, self.matcher))
 
     def check(self, snapshot: Snapshot, asked: Question) -> None:
-        """Nothing costs too much."""
+        """Nothing is too costly."""
 
     def texts(self, snapshot: Snapshot, known: Understood) -> list[Text]:
-        """What must be read for a question, each once."""
+        """The texts that must be read for a question, each once."""
         here = [each.text for each in known.history if each.item is None or self.apart]
         scored = [each.text for each in known.to_score or () if each.item is None]
         return list(dict.fromkeys([*map(self._as_history, (*here, *known.elsewhere)), *scored]))
@@ -75,7 +75,7 @@ class DualRanking:
         return len(text if isinstance(text, str) else text[1])
 
     def read(self, texts: Sequence[Any]) -> Read:
-        """Encode titles together."""
+        """Encode titles in batches."""
         plain = [text for text in texts if isinstance(text, str)]
         read: dict[Text, Any] = dict(zip(plain, encode_titles(self.model, plain), strict=True)) if plain else {}
         if slots := [text for text in texts if not isinstance(text, str)]:
@@ -84,13 +84,13 @@ class DualRanking:
 
     @torch.inference_mode()
     def answer(self, snapshot: Snapshot, questions: Sequence[tuple[Understood, Read]]) -> list[Answer | Exception]:
-        """Multiply the vectors of all questions with the catalogue at once."""
+        """Search for all questions; their vectors are multiplied with the catalogue's together."""
         slots = [self._slots(snapshot, known, fresh) for known, fresh in questions]
         products = _products(snapshot, [s for s, (q, _) in zip(slots, questions, strict=True) if q.to_score is None])
         return [
-            or_error(partial(self._search, snapshot, known, own, fresh, next(products)))
+            or_error(self._search, snapshot, known, own, fresh, next(products))
             if known.to_score is None
-            else or_error(partial(self._score, snapshot, known, own, fresh))
+            else or_error(self._score, snapshot, known, own, fresh)
             for (known, fresh), own in zip(questions, slots, strict=True)
         ]
 
@@ -136,7 +136,7 @@ class DualRanking:
         return _answer(snapshot, known, list(zip(items, scores.tolist(), strict=True)), standing)
 
     def _standing(self, known: Understood, fresh: Read) -> Standing:
-        """By what is known of the customer: the weights of all parts of the score."""
+        """The parts of the score and their weights, by what is known of the customer."""
         history = [each.item_id or "" for each in known.history]
         there = [fresh[self._as_history(text)] for text in known.elsewhere]
         return (self.ladder or by_text()).standing(history, torch.stack(there) if there else None)
@@ -146,31 +146,30 @@ class PairRanking:
     """Reads every candidate together with the history, at most ``limit`` of them for one question."""
 
     together = False
-    """As of :class:`DualRanking`: here a text holds its question's history, so nobody else can use its score."""
+    """See :class:`DualRanking`: here a text contains its question's history, so no other question can use its score."""
 
     ladder = None
-    """No `pair` model has one: it knows no purchases."""
+    """A `pair` model has none: it knows no purchases."""
 
     def __init__(self, model: Model, limit: int) -> None:
         self.model = model
         self.limit = limit
 
     def check(self, snapshot: Snapshot, asked: Question) -> None:
-        """Refuse more items than the limit (DataError); what was bought counts, so that it does not depend on the
-        history."""
+        """Refuse more items than the limit (DataError); bought ones count, so that the history does not matter."""
         self._check(len(snapshot.select(asked.filters, asked.candidates)))
 
     def texts(self, snapshot: Snapshot, known: Understood) -> list[Text]:
-        """What must be read for a question: the history with each item, each once."""
+        """The texts that must be read for a question: the history with each item, each once."""
         prompt = history_prompt([each.text for each in known.history])
         return list({(prompt, item.text): None for item in self._items(snapshot, known)})
 
     def price(self, text: Text) -> int:
-        """Characters that are read; of a history that is read once a batch none."""
+        """Characters that are read, without the history where a batch reads it only once."""
         return len(text[1]) + (0 if encoder_of(self.model).shares_history else len(text[0]))
 
     def read(self, texts: Sequence[Any]) -> Read:
-        """Score titles, those of one history together."""
+        """Score titles, those with the same history together."""
         found: dict[Text, float] = {}
         for prompt, group in groupby(texts, key=itemgetter(0)):
             own = list(group)
@@ -180,7 +179,7 @@ class PairRanking:
 
     def answer(self, snapshot: Snapshot, questions: Sequence[tuple[Understood, Read]]) -> list[Answer | Exception]:
         """Sort each question's items by their scores."""
-        return [or_error(partial(self._one, snapshot, *each)) for each in questions]
+        return [or_error(self._one, snapshot, *each) for each in questions]
 
     def _one(self, snapshot: Snapshot, known: Understood, read: Read) -> Answer:
         prompt = history_prompt([each.text for each in known.history])
@@ -193,7 +192,6 @@ class PairRanking:
         return _answer(snapshot, known, scored, by_text().standing([each.item_id or "" for each in known.history]))
 
     def _items(self, snapshot: Snapshot, known: Understood) -> Sequence[Known]:
-        """The items that the history is read with."""
         if known.to_score is not None:
             self._check(len(known.to_score))
             return known.to_score
@@ -211,10 +209,10 @@ class PairRanking:
             )
 
 
-def or_error(work: Callable[[], Any]) -> Any:
-    """Give the result, or the failure as a value: one bad question fails alone."""
+def or_error(work: Callable[..., Any], *given: Any) -> Any:
+    """Return a function's result, or its exception as a value, so that one bad question fails alone."""
     try:
-        return work()
+        return work(*given)
     except Exception as error:
         if not isinstance(error, XCrossRecError):
             log.exception("a question failed")
@@ -227,7 +225,7 @@ def _answer(snapshot: Snapshot, known: Understood, found: Sequence[tuple[Known, 
 
 
 def _vectors(snapshot: Snapshot, named: Sequence[Known], fresh: Read) -> Float[Tensor, "text dim"]:
-    """Vectors of the catalogue's items from the catalogue, of free titles as they were encoded."""
+    """Look up the vectors of the catalogue's items, and take those of free titles from what was read."""
     vectors = snapshot.vectors([known.item.item_id for known in named if known.item is not None])
     if len(vectors) == len(named):
         return vectors
@@ -238,7 +236,7 @@ def _vectors(snapshot: Snapshot, named: Sequence[Known], fresh: Read) -> Float[T
 def _products(
     snapshot: Snapshot, searches: Sequence[Float[Tensor, "_ dim"]]
 ) -> Iterator[Sequence[Float32[Tensor, "slot _"] | None] | None]:
-    """Multiply the slots of many searches with the catalogue at once; one entry a search, made when it is needed."""
+    """Multiply the slots of many searches with the catalogue at once; yields one entry per search, as it is needed."""
     most = max(1, _PRODUCTS_AT_ONCE // max(1, len(snapshot)))
     for run in runs_within([len(slots) for slots in searches], most):
         if len(run) < _TOGETHER_FROM:

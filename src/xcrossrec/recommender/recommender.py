@@ -177,7 +177,7 @@ class Recommender:
         snapshot = self._snapshot()
         if not self.ranking.together and len(questions) > 1:
             return [answer for question in questions for answer in self.answer([question])]
-        prepared = [or_error(partial(self._prepare, snapshot, question)) for question in questions]
+        prepared = [or_error(self._prepare, snapshot, question) for question in questions]
         texts = list({text: None for each in prepared if isinstance(each, Understood) for text in each.texts})
         with self._turn:
             read = self.read(texts)
@@ -190,7 +190,7 @@ class Recommender:
         thread may :meth:`read` them.
         """
         snapshot = self._snapshot()
-        prepared = [or_error(partial(self._prepare, snapshot, question)) for question, _ in asked]
+        prepared = [or_error(self._prepare, snapshot, question) for question, _ in asked]
         read: list[Read] = []
         for place, (each, (_, given)) in enumerate(zip(prepared, asked, strict=True)):
             wanted = each.texts if isinstance(each, Understood) else ()

@@ -1,15 +1,14 @@
-"""How one model's questions are answered: those that cost no reading at once, the others when their texts were read.
+"""How one model's questions are answered: at once, or after the model has read texts for them.
 
-Two threads: one looks questions up and searches, one lets the model read texts, a slice at a time. A question goes to
-the first; where the model must read texts for it, they go to the second, and the question comes back with what was
-read. So nobody waits behind another's texts but those who have texts themselves, and they take turns.
+There are two threads: one looks questions up and searches, the other lets the model read texts, a slice at a time. If
+texts must be read for a question, the second thread reads them, and then the first answers it. So only questions with
+texts wait for other questions' texts, and these take turns.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import islice
 from threading import Lock
 from time import monotonic
@@ -26,27 +25,27 @@ from xcrossrec.serving.settings import Settings
 from xcrossrec.serving.worker import Gone, Job, Worker, deliver
 
 _TURN = 8
-"""Texts that a question is given in one turn."""
+"""Texts that are read for a question in one turn."""
 
 _SLICE_CHARACTERS = 4_000
-"""Text read at a time, about 1,000 tokens: a larger slice is hardly quicker a text."""
+"""Text read at a time, about 1,000 tokens: in a larger slice a text is hardly quicker."""
 
 _LONGEST_READ = 2_000
-"""Characters that a model reads of one text, about."""
+"""About how many characters of one text a model reads."""
 
 _LEAST_READ = 20
-"""Characters that a text costs at least."""
+"""Characters that any text counts as, at least."""
 
 
 class Texts:
-    """What must be read for one question, and what was."""
+    """The texts of one question that must still be read, and what was read."""
 
     def __init__(self, texts: list[Text]) -> None:
         self.left, self.read, self.count = texts, dict[Text, Any](), len(texts)
         self.spent_s = 0.0
 
     def alone_s(self, each_s: float) -> float:
-        """Seconds that all of them take with nobody else there, as far as can be told; one takes ``each_s`` usually."""
+        """Estimated seconds that all of them take without other questions; a text usually takes ``each_s``."""
         done = self.count - len(self.left)
         return max(self.spent_s / done, each_s) * self.count if done else each_s * self.count
 
@@ -55,9 +54,10 @@ class Reading(Worker[Texts, Read]):
     """Lets a model read texts in slices; questions take turns, and one that nobody waits for any more is dropped.
 
     Args:
-        name, batch, on_start: as for :class:`Worker`; of so many questions texts are read together.
+        name, on_start: as for :class:`Worker`.
         price: characters of a text.
         limit: texts that may wait.
+        batch: questions whose texts may share a slice.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class Reading(Worker[Texts, Read]):
         )
 
     def _work(self, batch: list[Job]) -> int:
-        """Read one slice; gives how many texts it had. Questions of which more is left are last the next time."""
+        """Read one slice, and return its number of texts; questions with texts left go to the end of the queue."""
         begun = monotonic()
         slices = self._slices([job.question.left for job in batch])
         texts = list({text: None for own in slices for text in own})
-        found = or_error(partial(self._read, texts))
+        found = or_error(self._read, texts)
         failed = isinstance(found, Exception)
         finished = []
         with self._changed:
@@ -119,7 +119,7 @@ class Reading(Worker[Texts, Read]):
         return len(texts)
 
     def _slices(self, waiting: Sequence[Sequence[Text]]) -> list[Sequence[Text]]:
-        """What is read now of each question's texts: some of each in turn, until the slice is full."""
+        """Choose the texts to read now: some of each question in turn, until the slice is full."""
         taken, used = [0] * len(waiting), 0
         while used < _SLICE_CHARACTERS and any(n < len(texts) for n, texts in zip(taken, waiting, strict=True)):
             for place, texts in enumerate(waiting):
@@ -132,7 +132,7 @@ class Reading(Worker[Texts, Read]):
 
 
 class Answering:
-    """Answers the questions put to one model: no other thread may let the recommender's model read.
+    """Answers the questions to one model; no other thread may let the recommender's model read.
 
     ``on_start`` is called first on each thread.
     """
@@ -170,10 +170,10 @@ class Answering:
         return len(self._known)
 
     async def ask(self, question: Question, *, timeout_s: float, gone: Gone | None = None) -> Answer:
-        """Wait for an answer, at most so many seconds, and while the asker does.
+        """Wait for an answer, at most ``timeout_s`` and until the client hangs up.
 
-        Problem: 422 for too many texts that must be read, 429 where too many wait, 503 where time is over; and whatever
-        the answer raises.
+        Problem: 422 where too many texts must be read, 429 where too many wait, 503 after the time limit; also raises
+        the exception that is the answer.
         """
         with self._lock:
             if self._closing:
@@ -218,7 +218,7 @@ class Answering:
 
 
 def warm(recommender: Recommender) -> None:
-    """Let a model read texts of usual and unusual length, one and many, so that the first request is as quick."""
+    """Let a model read texts of usual and unusual length, one and many, so that the first request is not slower."""
     ranking = recommender.ranking
     text = encoder_of(recommender.model).text
     titles = [item.read(text) or "A title" for item in islice(recommender.catalogue.snapshot(), 64)] or ["A title"]

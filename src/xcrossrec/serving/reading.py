@@ -1,11 +1,12 @@
-"""How requests are read: known query parameters; JSON in UTF-8, announced as such, without NaN, not nested deeply,
-whose names come once."""
+"""How requests are read: only known query parameters; JSON in UTF-8 that is declared as such, without NaN, deep nesting
+or repeated names."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from email.message import Message
 from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -20,14 +21,14 @@ from xcrossrec.serving.problems import Problem, invalid
 Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _WIDEST = 10_000
-"""Names in an object, at most: metadata that are kept have fewer, and each unknown one would cost time."""
+"""Names in an object, at most: stored metadata have fewer, and each unknown name would cost time."""
 
 
 class JsonRoute(APIRoute):
-    """A route whose bodies are read strictly, and whose JSON is announced as such."""
+    """A route that reads its bodies strictly, and only as JSON."""
 
     def get_route_handler(self) -> Handler:
-        """Give FastAPI's handler for requests without a body; with one it takes longer and reads less strictly."""
+        """FastAPI's handler for requests without a body; for the others its reading is slower and less strict."""
         known = sorted(each.alias for each in self.dependant.query_params)
         body: Any = self.body_field
         handler = super().get_route_handler() if body is None else _of_body(self.endpoint, body.field_info.annotation)
@@ -43,7 +44,7 @@ class JsonRoute(APIRoute):
 
 
 def _of_body(endpoint: Callable[..., Any], model: type[BaseModel]) -> Handler:
-    """Give an endpoint a request, its path's parts and its body, as ``asked``."""
+    """A handler that calls an endpoint with a request, its path parameters, and its body as ``asked``."""
 
     async def handle(request: Request) -> Response:
         _check_content_type(request)
@@ -62,11 +63,11 @@ def _of_body(endpoint: Callable[..., Any], model: type[BaseModel]) -> Handler:
 
 
 def _read_json(body: bytes, limit: int) -> Any:
-    """Read JSON that nests lists and objects in so many levels at most (else Problem, 400)."""
+    """Read JSON that nests lists and objects in at most ``limit`` levels (else Problem, 400)."""
     try:
         from_json(body, allow_inf_nan=False)  # which is stricter than Python's own, but keeps the last of two names
     except ValueError as error:
-        raise _no_json(f"the body is no JSON in UTF-8 ({error}): send what /openapi.json says") from None
+        raise _no_json(f"the body is not JSON in UTF-8 ({error}): send what /openapi.json describes") from None
     value = json.loads(body, object_pairs_hook=_members)
     if body.count(b"[") + body.count(b"{") > limit and _deeper(value, limit):
         raise _no_json(f"the body nests lists and objects in more than {limit} levels: send it flatter")
@@ -88,11 +89,11 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_query(request: Request, known: Sequence[str]) -> None:
-    """Refuse query parameters that are not known or come twice, and a query that is not in UTF-8 (Problem, 422)."""
+    """Refuse unknown and repeated query parameters, and a query that is not in UTF-8 (Problem, 422)."""
     try:
         unquote_to_bytes(request.scope["query_string"]).decode()
     except UnicodeDecodeError as error:
-        raise Problem(422, "invalid", f"the query is not in UTF-8 ({error}): write its characters in that") from None
+        raise Problem(422, "invalid", f"the query is not in UTF-8 ({error}): encode it in UTF-8") from None
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
         if name not in known:
@@ -109,11 +110,11 @@ def _check_content_type(request: Request) -> None:
             said = f"{header} is {coded[:80]!r}: send the body as it is, without that header"
             raise Problem(415, "encoded", said, {"Accept-Encoding": "identity"})
     given = ", ".join(request.headers.getlist("content-type"))
-    kind, _, parameters = given.partition(";")
-    named = [each.replace('"', "").partition("=") for each in parameters.lower().split(";")]
-    charsets = {value.strip() for name, _, value in named if name.strip() == "charset"}
-    if kind.strip().lower() != "application/json" or charsets - {"utf-8", "utf8"}:
-        raise Problem(415, "content_type", f"the body is announced as {given[:80]!r}: send application/json in UTF-8")
+    declared = Message()
+    declared["Content-Type"] = given
+    plain_json = declared.get_content_type() == "application/json"
+    if not plain_json or declared.get_content_charset("utf-8") not in ("utf-8", "utf8"):
+        raise Problem(415, "content_type", f"the Content-Type is {given[:80]!r}: send application/json in UTF-8")
 
 
 def _deeper(value: Any, levels: int) -> bool:

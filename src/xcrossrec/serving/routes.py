@@ -55,8 +55,7 @@ async def recommend(request: Request, asked: schemas.RecommendRequest) -> Respon
     for item, reason in zip(items, reasons or (), strict=bool(reasons)):
         item["explanation"] = reason.to_dict()
     unknown = {"unknown": list(found.unknown)} if asked.skip_unknown else {}
-    known = {"rung": found.rung, "reason": found.reason}
-    return _answered(started, served, found.version, items=items, **known, **unknown)
+    return _answered(started, served, found.version, items=items, rung=found.rung, reason=found.reason, **unknown)
 
 
 @router.post("/v1/score", response_model=Scores, responses=ASK, tags=["recommend"])
@@ -64,8 +63,8 @@ async def score(request: Request, asked: schemas.ScoreRequest) -> Response:
     """Score candidates, items of the catalogue or titles, for a history."""
     started = perf_counter()
     served, scored, _ = await _ask(request, asked, candidates=len(asked.candidates))
-    known = {"rung": scored.rung, "reason": scored.reason}
-    return _answered(started, served, scored.version, scores=[vars(score) for score in scored.scores], **known)
+    scores = [vars(score) for score in scored.scores]
+    return _answered(started, served, scored.version, scores=scores, rung=scored.rung, reason=scored.reason)
 
 
 @router.post("/v1/explain", response_model=schemas.ExplainAnswer, responses=ASK, tags=["recommend"])

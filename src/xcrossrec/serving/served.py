@@ -181,9 +181,9 @@ class Served:
 
     def _add_purchases(self, asked: Sequence[tuple[Sequence[Purchase], bool]]) -> Sequence[dict[str, Any] | Exception]:
         """Store the purchases of many requests in one step, and let the recommender count them."""
-        known = [or_error(partial(self._of_known_items, *each)) for each in asked]
+        known = [or_error(self._of_known_items, *each) for each in asked]
         stored = [purchase for each in known if not isinstance(each, Exception) for purchase in each[0]]
-        fresh = or_error(partial(self.store.add_purchases, stored))
+        fresh = or_error(self.store.add_purchases, stored)
         if isinstance(fresh, DataError) and len(asked) > 1:  # one request's fault is not the others'
             return [answer for each in asked for answer in self._add_purchases([each])]
         if isinstance(fresh, Exception):
@@ -213,7 +213,7 @@ class Served:
 
 
 def _one_by_one(work: Callable[[Any], Any], questions: Sequence[Any]) -> list[Any]:
-    return [or_error(partial(work, question)) for question in questions]
+    return [or_error(work, question) for question in questions]
 
 
 def load(spec: Spec, base: str | None = None) -> tuple[Model, dict[str, Any]]:

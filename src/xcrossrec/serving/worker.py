@@ -1,4 +1,4 @@
-"""A thread that answers questions in batches, behind a queue that is bounded."""
+"""A thread that answers questions in batches, behind a bounded queue."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ A = TypeVar("A")
 log = logging.getLogger(__name__)
 
 _NO_MORE_THAN_S = 30
-"""Longest wait that a refused client is told."""
+"""Longest wait that Retry-After names."""
 
 _LOOK_S = 0.25
-"""How often a question that waits looks whether its asker is still there, in seconds."""
+"""Interval at which a waiting question checks whether its client is still connected, in seconds."""
 
 Gone: TypeAlias = Callable[[], Awaitable[bool]]
-"""Whether the asker hung up."""
+"""Whether the client hung up."""
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A question that waits, and where its answer goes."""
+    """A waiting question, and the future of its answer."""
 
     question: Any
     future: asyncio.Future[Any]
@@ -48,11 +48,12 @@ class Worker(Generic[Q, A]):
     """Answers questions on a thread of its own, several at a time.
 
     Args:
-        answer: takes questions, gives one answer or exception each; called from the worker's thread alone.
+        answer: returns one answer or exception for each question; called only on the worker's thread.
+        queue: questions that may wait.
         batch: questions answered together, at most.
-        wait_s: how long a batch waits for company after its first question came, in seconds.
-        on_start: called first on the worker's thread; ``started`` is set after it.
-        on_batch: told the size of every batch and how long its questions had waited, in seconds.
+        wait_s: how long a batch waits for more questions after its first one, in seconds.
+        on_start: called first on the worker's thread, before ``started`` is set.
+        on_batch: called with the size of every batch and the seconds that its questions had waited.
     """
 
     def __init__(
@@ -82,9 +83,9 @@ class Worker(Generic[Q, A]):
         return len(self._jobs)
 
     async def ask(self, question: Q, *, timeout_s: float, gone: Gone | None = None, admitted: bool = False) -> A:
-        """Wait for an answer, at most so many seconds, and while the asker does; ``admitted`` was let in before.
+        """Wait for an answer, at most ``timeout_s`` and until the client hangs up; ``admitted`` passes a full queue.
 
-        Problem: 429 where the queue is full, 503 where time is over; and whatever the answer raises.
+        Problem: 429 where the queue is full, 503 after the time limit; also raises the exception that is the answer.
         """
         job = self._submit(question, timeout_s, admitted=admitted)
         try:
@@ -101,7 +102,7 @@ class Worker(Generic[Q, A]):
             job.future.cancel()
 
     def close(self) -> None:
-        """Take no more questions; those that wait are answered, then the thread ends."""
+        """Take no more questions; the thread ends after the waiting ones are answered."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -112,7 +113,7 @@ class Worker(Generic[Q, A]):
 
     def _late(self, question: Q, timeout_s: float) -> Problem:
         return busy(
-            f"no answer within {timeout_s:g} s, because the server has much to do: ask again, or for less",
+            f"no answer within {timeout_s:g} s, because the server is busy: ask again, or for less",
             status=503,
             code="timeout",
             retry_s=self._retry_s(),
@@ -153,14 +154,15 @@ class Worker(Generic[Q, A]):
             batch = self._taken = []  # nothing of what was answered is kept
 
     def _work(self, batch: list[Job]) -> int:
-        """Answer questions; gives how many there were."""
+        """Answer questions, and return their number."""
         now = monotonic()
         self._on_batch(len(batch), [now - job.arrived for job in batch])
-        deliver(batch, self._answers([job.question for job in batch]))
+        found = or_error(lambda: list(self._answer([job.question for job in batch])))
+        deliver(batch, [found] * len(batch) if isinstance(found, Exception) else found)
         return len(batch)
 
     def _next_batch(self) -> list[Job] | None:
-        """Wait for questions, and a little for company, and take those that somebody waits for; None once closed."""
+        """Wait for questions, and shortly for more, and take those that somebody waits for; None once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closing)
             if not self._jobs:
@@ -173,13 +175,9 @@ class Worker(Generic[Q, A]):
             self._taken = [job for job in first if job.wanted]
             return self._taken
 
-    def _answers(self, questions: Sequence[Q]) -> list[A | Exception]:
-        found = or_error(lambda: list(self._answer(questions)))
-        return [found] * len(questions) if isinstance(found, Exception) else found
-
 
 def deliver(jobs: Sequence[Job], answers: Sequence[Any]) -> None:
-    """Hand the answers to the event loops that wait for them: one call a loop."""
+    """Hand the answers to the event loops that wait for them, with one call for each loop."""
     of_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
     for job, answer in zip(jobs, answers, strict=True):
         of_loop.setdefault(job.future.get_loop(), []).append((job.future, answer))

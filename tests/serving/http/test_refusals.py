@@ -24,15 +24,15 @@ def shop(lasting_shop: Any) -> Any:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b'{"history": [{"item_id": "i0"}], "filters": {"price_max": NaN}}', "no JSON in UTF-8"),
-        (b'{"history": [{"item_id": "i0"}], "filters": {"price_max": Infinity}}', "no JSON in UTF-8"),
-        (b'{"history": [{"title": "\xff\xfe"}]}', "no JSON in UTF-8"),
-        (b'{"history": [{"title": "\\ud800"}]}', "no JSON in UTF-8"),
-        ('{"history": [{"title": "Zug"}]}'.encode("utf-16"), "no JSON in UTF-8"),
-        (b'{"history": [{"item_id": "i0"}]', "no JSON in UTF-8"),
+        (b'{"history": [{"item_id": "i0"}], "filters": {"price_max": NaN}}', "not JSON in UTF-8"),
+        (b'{"history": [{"item_id": "i0"}], "filters": {"price_max": Infinity}}', "not JSON in UTF-8"),
+        (b'{"history": [{"title": "\xff\xfe"}]}', "not JSON in UTF-8"),
+        (b'{"history": [{"title": "\\ud800"}]}', "not JSON in UTF-8"),
+        ('{"history": [{"title": "Zug"}]}'.encode("utf-16"), "not JSON in UTF-8"),
+        (b'{"history": [{"item_id": "i0"}]', "not JSON in UTF-8"),
         (b"", "the body: "),
-        (b'{"k": ' + b"1" * 5000 + b"}", "no JSON in UTF-8"),
-        (b"[" * 100_000, "no JSON in UTF-8"),
+        (b'{"k": ' + b"1" * 5000 + b"}", "not JSON in UTF-8"),
+        (b"[" * 100_000, "not JSON in UTF-8"),
         (b"[" * 100 + b"]" * 100, "more than 32 levels"),
         (b'{"a":' * 40 + b"1" + b"}" * 40, "more than 32 levels"),
         (b'{"history": [{"item_id": "i0"}], "k": 5, "k": 1}', "an object of the body has 'k' 2 times: send it once"),
@@ -165,7 +165,7 @@ def test_a_body_that_is_announced_as_something_else(shop: Any, kind: str | None)
 def test_a_body_that_is_announced_as_two_things(shop: Any) -> None:
     headers = [("Content-Type", "application/json"), ("Content-Type", "text/plain")]
     answer = shop.ask("POST", "/v1/recommend", content=b'{"history": [{"item_id": "i0"}]}', headers=headers)
-    assert "announced as 'application/json, text/plain'" in sentence(answer, 415, "content_type")
+    assert "the Content-Type is 'application/json, text/plain'" in sentence(answer, 415, "content_type")
 
 
 def test_unknown_places_and_methods(shop: Any) -> None:
