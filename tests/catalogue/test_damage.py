@@ -136,7 +136,7 @@ def test_where_the_items_cannot_be_told_a_copy_must_be_restored(closed: Path, da
     damage(closed / DATABASE)
     with pytest.raises(BundleError, match=r"catalogue\.sqlite is damaged .*xcrossrec catalog check"):
         opened(closed)
-    with pytest.raises(BundleError, match=r"so that the items cannot be told: restore a copy, or build the catalogue"):
+    with pytest.raises(BundleError, match="so that the items cannot be listed: restore a copy, or build"):
         mended(closed)
 
 
@@ -145,7 +145,7 @@ def test_a_damaged_name_in_the_schema_leaves_the_catalogue_closed(closed: Path) 
     (closed / DATABASE).write_bytes(content.replace(b"autoindex_purchases", b"auto\xeendex_purchases", 1))
     with pytest.raises(BundleError, match=r"catalogue\.sqlite is damaged .'utf-8' codec"):
         opened(closed)
-    with pytest.raises(BundleError, match="so that the items cannot be told"):  # and not: open in another process
+    with pytest.raises(BundleError, match="so that the items cannot be listed"):  # and not: open in another process
         examine(closed)
 
 
@@ -170,7 +170,7 @@ def test_what_is_no_file_is_damage_and_not_waited_for(closed: Path, name: str) -
         with pytest.raises(BundleError, match=rf"{re.escape(name)} is damaged \({why}\)"):
             opened(closed)
         if name in (DATABASE, "items-1.arrow"):
-            with pytest.raises(BundleError, match=r"so that the items cannot be told: restore a copy"):
+            with pytest.raises(BundleError, match=r"so that the items cannot be listed: restore a copy"):
                 examine(closed)
         else:
             assert f"{path} is damaged ({why})" in examine(closed).findings
@@ -181,7 +181,7 @@ def test_a_log_that_is_no_file_is_not_waited_for(closed: Path, name: str) -> Non
     os.mkfifo(closed / name)
     with pytest.raises(BundleError, match=rf"{name} is damaged \(it is no file\)"):
         opened(closed)
-    with pytest.raises(BundleError, match=rf"{name} is damaged \(it is no file\), so that the items cannot be told"):
+    with pytest.raises(BundleError, match=rf"{name} is damaged \(it is no file\), so that the items cannot be listed"):
         examine(closed)
 
 
@@ -325,7 +325,7 @@ def test_a_full_disk_keeps_the_write_though_its_loss_would_not_be_noticed(
         with monkeypatch.context() as patch:
             patch.setattr("xcrossrec.catalogue.files.write_version", refuse)
             store.delete(["i2"])
-        assert "version 4 is kept, but its loss would not be noticed (no space left)" in caplog.text
+        assert "version 4 is stored, but its loss would not be noticed (no space left)" in caplog.text
     with opened(tmp_path / "c") as store:
         assert store.version == 4
 

@@ -230,7 +230,7 @@ def test_who_lost_the_lock_writes_no_vectors(
         return encode_items(items)
 
     opened = all_opened(monkeypatch)
-    with pytest.raises(UnavailableError, match="keeps others from embedding was lost: the present vectors go on"):
+    with pytest.raises(UnavailableError, match="embedding was lost: the present vectors stay"):
         one.embed_again(fingerprint=OTHER, dim=DIM + 1, encode=broken)
     assert (list(other.snapshot()), other.replaced_by) == ([item(0), item(1)], None)
 

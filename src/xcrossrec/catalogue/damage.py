@@ -1,7 +1,7 @@
-"""What of a catalogue on disk is damaged, and a catalogue made of the rest.
+"""Find what is damaged in a catalogue on disk, and make a catalogue from the rest.
 
-A damaged vector is encoded again from its item. A damaged title, id or price is lost: its item is left out, and named;
-so is a damaged purchase.
+A damaged vector is encoded again from its item. An item with a damaged title, id or price is lost, and reported; so is
+a damaged purchase.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ _HEADER = 128
 
 @dataclass(frozen=True)
 class Examination:
-    """What a catalogue's folder holds, and what of it is damaged.
+    """What a catalogue's folder holds, and what is damaged.
 
     Attributes:
         fingerprint: of the model that made the vectors.
         text: what that model reads of an item.
         version: of the last write that was acknowledged, or of the last that is there.
-        findings: sentences on what is damaged, but for single items.
-        items: that count, in the catalogue's order.
-        unreadable: which of them have values that are not what was written.
-        unfit: which of them have a vector that is not.
-        bought: purchases that are what was written, and who was forgotten.
+        findings: sentences on what is damaged, except single items.
+        items: all that were not deleted, in the catalogue's order.
+        unreadable: items with damaged values.
+        unfit: items with a damaged vector.
+        bought: intact purchases, and forgotten customers.
     """
 
     fingerprint: str
@@ -71,10 +71,10 @@ class Examination:
 
 
 def examine(folder: Path | str) -> Examination:
-    """Find what is damaged; nothing is changed, but that an interrupted write is taken back.
+    """Find what is damaged; changes nothing, except that an interrupted write is rolled back.
 
     Raises:
-        BundleError: no catalogue, open in another process, or damaged so that its items cannot be told.
+        BundleError: no catalogue, open in another process, or too damaged to list its items.
         StorageError: this user may not read or write it.
     """
     folder = Path(folder)
@@ -91,7 +91,7 @@ def examine(folder: Path | str) -> Examination:
             version = acknowledged = rows.facts["version"]
     except DamagedError as error:
         raise BundleError(
-            f"{error.path} is damaged ({error.what}), so that the items cannot be told: restore a copy, or build the "
+            f"{error.path} is damaged ({error.what}), so that the items cannot be listed: restore a copy, or build the "
             "catalogue again"
         ) from error
     with _noted(findings):
@@ -104,15 +104,15 @@ def examine(folder: Path | str) -> Examination:
 
 
 def repair(folder: Path | str, *, fingerprint: str, encode: Encode) -> tuple[Examination, SqliteCatalogue]:
-    """Put a catalogue in the place of a damaged one, with all items whose values are intact.
+    """Replace a damaged catalogue by one with all items whose values are intact.
 
     Args:
         folder: of the damaged one.
-        fingerprint: of the model that made its vectors; BundleError, as for :func:`examine`, where it is another's.
-        encode: items to vectors, by that model.
+        fingerprint: of the model that made its vectors (else BundleError, as for :func:`examine`).
+        encode: encodes items with that model.
 
     Returns:
-        what was found, and the catalogue; its version is higher than any that was acknowledged.
+        what was found, and the new catalogue, whose version is higher than any that was acknowledged.
     """
     folder = Path(folder)
     found = examine(folder)
@@ -121,7 +121,7 @@ def repair(folder: Path | str, *, fingerprint: str, encode: Encode) -> tuple[Exa
     vectors = found.items.vectors.numpy()[kept]
     items = [found.items.item(row) for row in kept]
     anew = np.flatnonzero(found.unfit[kept])
-    if len(anew) == len(items):  # their size, too, may not be what was written
+    if len(anew) == len(items):  # their size may be damaged, too
         vectors = encode(items)
     elif len(anew):
         vectors[anew] = encode([items[row] for row in anew])
@@ -147,7 +147,7 @@ def _noted(findings: list[str]) -> Iterator[None]:
 
 
 def _purchases(rows: Rows, findings: list[str]) -> pl.DataFrame:
-    """Read the purchases that are intact; where a page of them is damaged, from both ends up to it."""
+    """Read the intact purchases; where a page of the database is damaged, from both ends up to it."""
     with _noted(findings):
         rows.check_sum("purchases")
     try:
@@ -173,10 +173,10 @@ def _until_damaged(parts: Iterator[T]) -> list[T]:
 
 
 def _items(folder: Path, rows: Rows, findings: list[str]) -> Segment:
-    """Read all items that count, by place, whatever the checksums of their files say."""
+    """Read all items that were not deleted, by place, whatever their files' checksums."""
 
     def read(record: SegmentRecord) -> Segment:
-        """Read a segment as it is; vectors that are not there are zeros."""
+        """Read a segment as it is; missing vectors become zeros."""
         for path, expected in record.files(folder):
             with _noted(findings):
                 check_file(path, expected)

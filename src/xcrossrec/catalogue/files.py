@@ -1,12 +1,12 @@
-"""A catalogue's files beside its database.
+"""A catalogue's files next to its database.
 
-A large segment has four, written once, and mapped or read when the catalogue opens: ``items-N.arrow`` has the items in
-columns, ``vectors-N.npy`` their vectors (float32, a row an item); a segment that is worth it has ``codes-N.npy`` and
-``scales-N.npy`` too, its vectors as integers (:mod:`xcrossrec.catalogue.scan`). Which of them belong to a catalogue,
-and what their checksums are, is said by its database alone (:mod:`xcrossrec.catalogue.rows`).
+A large segment has two or four, written once, and mapped or read when the catalogue opens: ``items-N.arrow`` with the
+items in columns, ``vectors-N.npy`` with their vectors (float32, one row per item); where it pays, ``codes-N.npy`` and
+``scales-N.npy`` with the vectors as integers (:mod:`xcrossrec.catalogue.scan`). The database alone records which files
+belong to the catalogue, and their checksums (:mod:`xcrossrec.catalogue.rows`).
 
-``catalogue.version`` has the version of the last write that was acknowledged. Damage to the database's log takes back
-what stands behind it, and SQLite says nothing; here it shows.
+``catalogue.version`` has the version of the last acknowledged write: where the database's log is damaged, SQLite drops
+the writes after the damage silently, and this file shows it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _CHUNK = 1 << 20
 
 
 def write_segment(folder: Path, number: int, segment: Segment) -> SegmentRecord:
-    """Write the files of a segment with at least one item; all of them are on disk when this returns.
+    """Write the files of a segment with at least one item, and force them to disk; no other segment had the number.
 
-    No other segment had the number. StorageError where the disk refuses; nothing of them stays.
+    StorageError where the disk refuses: no file is left.
     """
     codes = segment.codes or (quantise(segment.vectors) if worth_quantising(segment.vectors) else None)
     table = BytesIO()
@@ -73,13 +73,13 @@ def read_segment(folder: Path, record: SegmentRecord, dim: int) -> Segment:
         scale = _map(folder / f"scales-{record.number}.npy", np.float32, shape[:1])
         bounds = [each for each in (record.error, record.length) if isinstance(each, float) and 0 <= each < math.inf]
         if len(bounds) < 2 or not scale.isfinite().all():
-            raise DamagedError(folder / f"codes-{record.number}.npy", "what is said of its values is not finite")
+            raise DamagedError(folder / f"codes-{record.number}.npy", "its scales or bounds are not finite")
         codes = Codes(values, scale, *bounds)
     return Segment(table, vectors, codes, record)
 
 
 def read_table(folder: Path, record: SegmentRecord) -> pl.DataFrame:
-    """Read a segment's items, whatever their file's checksum (BundleError: columns or rows are not those written)."""
+    """Read a segment's items without checking their file's checksum (BundleError: other columns or rows)."""
     check_is_file(path := folder / f"items-{record.number}.arrow")
     try:
         table = pl.read_ipc(path.read_bytes())
@@ -93,21 +93,21 @@ def read_table(folder: Path, record: SegmentRecord) -> pl.DataFrame:
 
 
 def remove_segments(folder: Path, *, keep: Collection[int]) -> list[str]:
-    """Remove the files of all segments but some, and name them; who has them mapped can read them still."""
+    """Remove the files of all segments but some, and return their names; a mapped file stays readable."""
     removed = []
     for path in sorted(folder.iterdir()):
         if (name := _NAME.fullmatch(path.name)) and int(name[1]) not in keep:
-            with suppress(OSError):  # what stays is removed when the catalogue opens next
+            with suppress(OSError):  # the next opening removes it
                 path.unlink()
                 removed.append(path.name)
     return removed
 
 
 def write_version(folder: Path, version: int) -> None:
-    """Keep the version of a write that is about to be acknowledged (OSError: the disk refuses).
+    """Record the version of a write that is about to be acknowledged (OSError: the disk refuses).
 
-    It outlives the process at once, and a power cut once the system wrote it back, in half a minute: forcing it to disk
-    would make every write wait twice. One that is too low is no damage.
+    It is not forced to disk, which would make every write wait twice: it survives a crash of the process, but a power
+    cut only after about half a minute. A version that is too low does no harm.
     """
     text = f"{version:020d}"
     handle = os.open(folder / VERSION, os.O_WRONLY | os.O_CREAT, 0o666)
@@ -132,7 +132,7 @@ def read_version(folder: Path) -> int:
 
 
 def check_access(folder: Path) -> None:
-    """Tell what this user may not read, or not write, of a catalogue's files (StorageError) from damage."""
+    """Raise StorageError where this user may not read or write a catalogue's files, which is no damage."""
     try:
         for path in (folder, *folder.iterdir()):
             wanted = os.R_OK | (os.W_OK if path == folder or path.name.startswith((DATABASE, VERSION)) else 0)
@@ -167,7 +167,7 @@ def _checksum(path: Path) -> int:
 
 
 def _write(path: Path, content: Tensor | memoryview) -> int:
-    """Write a file and force it to disk; its checksum."""
+    """Write a file, force it to disk, and return its checksum."""
     with path.open("wb") as file:
         if isinstance(content, Tensor):
             np.save(file, content.numpy(), allow_pickle=False)
@@ -178,7 +178,7 @@ def _write(path: Path, content: Tensor | memoryview) -> int:
 
 
 def _map(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> Tensor:
-    """Map an array; no write to it would reach the file."""
+    """Map an array, copy on write."""
     try:
         array = np.lib.format.open_memmap(path, mode="c")
         if array.dtype != kind or array.shape != shape:

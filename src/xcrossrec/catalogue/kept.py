@@ -1,4 +1,4 @@
-"""Catalogues that outlive the process: in a folder on SQLite, or in a database by its URL."""
+"""Stored catalogues: in a folder with SQLite, or in a PostgreSQL database, named by its URL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def shown(place: Path | str) -> str:
-    """A place as people may read it: a URL without its password."""
+    """A place for messages: a URL without its password."""
     if not is_url(place):
         return str(place)
     from xcrossrec.catalogue.postgres.connections import Database
@@ -28,7 +28,7 @@ def shown(place: Path | str) -> str:
 
 
 def check_place(place: Path | str, *, overwrite: bool) -> None:
-    """Refuse (BundleError) a place where a catalogue stands that may not be overwritten, or one of another format."""
+    """Refuse (BundleError) a place with a catalogue that may not be overwritten, or that has another format."""
     if not is_url(place):
         with sqlite.held(Path(place), overwrite=overwrite):
             return
@@ -41,7 +41,7 @@ def check_place(place: Path | str, *, overwrite: bool) -> None:
 
 
 def check_beside(folder: Path) -> None:
-    """Refuse (BundleError) to replace a folder whose catalogue is open, or holds more than it was made of."""
+    """Refuse (BundleError) to replace a folder whose catalogue is open, or was written to since it was made."""
     for place in folder.glob(".catalogue-*"):
         with open_kept(place, fingerprint=None) as catalogue:
             if catalogue.version > 1 or catalogue.forgotten:
@@ -50,7 +50,7 @@ def check_beside(folder: Path) -> None:
 
 
 def kind_kept(place: Path | str) -> type[Kept]:
-    """The kind of catalogue that is kept at a place."""
+    """The class of catalogues that are stored at such a place."""
     if not is_url(place):
         return SqliteCatalogue
     from xcrossrec.catalogue.postgres import PostgresCatalogue
@@ -59,7 +59,7 @@ def kind_kept(place: Path | str) -> type[Kept]:
 
 
 def is_catalogue(place: Path | str) -> bool:
-    """Whether a catalogue, or what is left of one, is at a place (StorageError: no right to look); a URL names one."""
+    """Whether a catalogue, or what is left of one, is at a place (StorageError: no access); true for every URL."""
     return is_url(place) or sqlite.is_catalogue(place)
 
 
@@ -68,21 +68,23 @@ def open_kept(place: Path | str, *, fingerprint: str | None) -> Kept:
 
     Args:
         place: a folder, or the URL of a database.
-        fingerprint: of the model that queries will come from; None takes whatever model's vectors are there.
+        fingerprint: of the model that will encode queries; None accepts any model's vectors.
     """
     return kind_kept(place).open(str(place), fingerprint=fingerprint)
 
 
 def recorded_model(place: Path | str) -> tuple[str, str | None] | None:
-    """The fingerprint of the model whose vectors count in a database, and its folder where that is known; None of a
-    folder, which one process has."""
+    """The fingerprint of the model whose vectors a database holds, and its folder where that is known; None for a
+    folder, which no other process can have changed."""
     if not is_url(place):
         return None
-    from xcrossrec.catalogue.postgres import PostgresCatalogue
+    from xcrossrec.catalogue.postgres.connections import Database
+    from xcrossrec.catalogue.postgres.tables import Tables
 
-    return PostgresCatalogue.recorded_model(str(place))
+    state = Tables(Database(str(place))).state()
+    return state.fingerprint, state.model
 
 
 def recorded_purchases(place: Path | str) -> PurchaseLog:
-    """What was bought of a catalogue, in order of arrival, and who was forgotten; errors as for :func:`open_kept`."""
+    """A catalogue's purchases in order of arrival, and its forgotten customers; errors as for :func:`open_kept`."""
     return kind_kept(place).recorded_purchases(str(place))

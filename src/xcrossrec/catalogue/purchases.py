@@ -1,4 +1,4 @@
-"""What was bought, kept beside the items: each item of a customer once, in order of arrival; no model is needed."""
+"""Purchases, stored with a catalogue: each item of a customer once, in order of arrival."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ PURCHASES = pl.Schema({USER: pl.String, ITEM: pl.String, TIMESTAMP: pl.Int64})
 """Columns of a table of purchases."""
 
 LATEST = 253_402_300_800
-"""Seconds from 1970 to the year 10000: a time beyond is in another unit."""
+"""Seconds from 1970 to the year 10000: a later time must have another unit."""
 
 LAST_NUMBER = 2**62
-"""No purchase, and no item, has a number in its order that is as high."""
+"""Higher than the number of any purchase, and the place of any item."""
 
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
     """A customer bought an item, at a time in seconds since 1970, None where it is unknown.
 
-    The catalogue need not have the item any more. DataError: a value of another type, too long, or text that is not
-    valid Unicode.
+    The catalogue need not have the item. DataError: a value of another type, too long, or not valid Unicode.
     """
 
     user_id: str
@@ -46,36 +45,36 @@ class Purchase:
 
     @property
     def pair(self) -> tuple[str, str]:
-        """What makes it the same purchase as another one."""
+        """Customer and item: equal for repeats of a purchase."""
         return self.user_id, self.item_id
 
     @property
     def values(self) -> tuple[str, str, int | None]:
-        """What a catalogue keeps, in the order of the attributes."""
+        """The values that a catalogue stores, in the order of the attributes."""
         return self.user_id, self.item_id, self.timestamp
 
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """A customer's purchases were deleted: what came of them before this counts no longer, whoever knows it.
+    """A customer was forgotten: earlier purchases of this customer are void, for every reader of the log.
 
-    She is told by her id's hash (:func:`xcrossrec.copurchase.user_hash`), by which models know her.
+    The customer is named by the hash of the id (:func:`xcrossrec.copurchase.user_hash`), as in models.
     """
 
     customer: str
 
 
 Entry: TypeAlias = Purchase | Forgotten | None
-"""Of a log; None where a purchase was that is deleted."""
+"""An entry of a log; None for a deleted purchase."""
 
 
 class PurchaseLog:
-    """Purchases in order of arrival, each item of a customer once. It grows at its end only, so who read some of it may
-    read the rest later; one thread at a time may write, any may read meanwhile.
+    """Purchases in order of arrival, each item of a customer once. It grows only at its end, so that a reader can read
+    the rest later; one thread at a time may write while any others read.
 
     Args:
-        before: what there is already, with the columns :data:`PURCHASES`.
-        forgotten: hashes of customers who were forgotten before.
+        before: earlier purchases, with the columns :data:`PURCHASES`.
+        forgotten: hashes of customers who were forgotten earlier.
     """
 
     def __init__(self, before: pl.DataFrame | None = None, forgotten: Iterable[str] = ()) -> None:
@@ -84,7 +83,7 @@ class PurchaseLog:
         self._since: list[Entry] = [Forgotten(customer) for customer in forgotten]
 
     def __len__(self) -> int:
-        """How far it goes; what was deleted keeps its place."""
+        """Number of entries, deleted ones included."""
         return self._start + len(self._since)
 
     def table(self) -> pl.DataFrame:
@@ -98,15 +97,15 @@ class PurchaseLog:
         return [each.customer for each in self._since[:] if isinstance(each, Forgotten)]
 
     def after(self, count: int) -> Sequence[Entry]:
-        """What came after the first ``count`` of its length, and after it was made, or was forgotten before."""
+        """The entries after the first ``count``, without earlier purchases, but with earlier forgotten customers."""
         return self._since[max(0, count - self._start) :]
 
     def append(self, purchases: Iterable[Purchase]) -> None:
-        """Add those that are new."""
+        """Add new purchases."""
         self._since.extend(purchases)
 
     def forget(self, customer: str) -> None:
-        """Delete the purchases of a customer, by the hash of her id, and say so at the end."""
+        """Delete a customer's purchases, by the hash of the id, and add an entry that says so."""
         self._before = leave_out(self._before, [customer])
         for place, each in enumerate(self._since):
             if each == Forgotten(customer) or (isinstance(each, Purchase) and user_hash(each.user_id) == customer):
@@ -115,18 +114,18 @@ class PurchaseLog:
 
 
 def leave_out(purchases: pl.DataFrame, customers: Collection[str]) -> pl.DataFrame:
-    """All purchases but those of some customers, by the hashes of their ids."""
+    """All purchases except those of some customers, by the hashes of their ids."""
     hers = [user for user in purchases[USER].unique() if user_hash(user) in customers]
     return purchases.filter(~pl.col(USER).is_in(hers))
 
 
 def as_table(rows: Iterable[Sequence[object]]) -> pl.DataFrame:
-    """Make a table of purchases of :attr:`Purchase.values`."""
+    """Make a table from many :attr:`Purchase.values`."""
     return pl.DataFrame(list(rows), schema=PURCHASES, orient="row")
 
 
 def can_be_kept(number: object, user_id: object, item_id: object, timestamp: object) -> bool:
-    """Whether a purchase and its number are of the kind that is written; they may come from anybody."""
+    """Whether a purchase and its number, of unknown origin, are of the kind that a catalogue writes."""
     numbered = isinstance(number, int) and 0 < number < LAST_NUMBER
     named = all(isinstance(text, str) and 0 < len(text) <= LONGEST_ID for text in (user_id, item_id))
     return numbered and named and (timestamp is None or (isinstance(timestamp, int) and 0 <= timestamp < LATEST))

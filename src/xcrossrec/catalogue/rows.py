@@ -1,9 +1,8 @@
-"""A catalogue's database: SQLite, whose write-ahead log makes a write durable or void.
+"""A catalogue's database: SQLite, whose write-ahead log makes each write durable as a whole, or void.
 
-It names the files of large segments (:mod:`xcrossrec.catalogue.files`), knows which of their rows are dead, and holds
-the items that were written recently, and all purchases. Every row has a checksum, and the facts, which are one row,
-have the sums of all others' checksums: a row that changed, came or went by itself is noticed when the database is
-opened.
+It lists the files of large segments (:mod:`xcrossrec.catalogue.files`) and their dead rows, and holds the recently
+written items and all purchases. Every row has a checksum, and the one row of facts has the sums of all these: a row
+that was damaged, added or lost is noticed when the database is opened.
 """
 
 from __future__ import annotations
@@ -50,17 +49,17 @@ _SCHEMA = (
     "timestamp INTEGER, crc INTEGER NOT NULL, UNIQUE (user_id, item_id))",
 )
 _MARKS = "SELECT place, item_check, vector_check FROM recent"
-_THIS = " WHERE item_id = ?"  # not in a list as JSON, where SQLite ends a text at a zero character
+_THIS = " WHERE item_id = ?"  # a list as JSON would end at a zero character
 
 
 LAST_VERSION = 10**15
-"""No catalogue is written to so often."""
+"""Higher than the version of any catalogue."""
 
 _Sum: TypeAlias = Annotated[int, Field(ge=0)]
 
 
 class _Facts(Settings):
-    """What is said of a catalogue as a whole; it may come from anybody, so a schema says what it can be."""
+    """What is recorded of a catalogue as a whole; validated, as the file may come from anybody."""
 
     fingerprint: str
     dim: Annotated[int, Field(ge=0, le=65_536)]
@@ -78,7 +77,7 @@ class InUseError(BundleError):
 
 
 class DamagedError(BundleError):
-    """A catalogue's file is not what was written: says what is wrong with it, and how to go on."""
+    """A catalogue's file is not what was written: names the damage and the remedy."""
 
     def __init__(self, path: Path, what: object) -> None:
         self.path, self.what = path, " ".join(str(what).split())[:300]
@@ -122,7 +121,7 @@ class SegmentRecord(NamedTuple):
 
 
 DeadRow: TypeAlias = tuple[int, int]
-"""A segment's number, and a row of it that counts no longer: its item was deleted, or written anew."""
+"""A segment's number, and one of its rows whose item was deleted or replaced."""
 
 
 PurchaseValues: TypeAlias = tuple[str, str, int | None]
@@ -130,8 +129,7 @@ PurchaseValues: TypeAlias = tuple[str, str, int | None]
 
 
 class Rows:
-    """An open database; one process at a time has it, and one thread at a time may call it. Every commit is on disk
-    before it returns.
+    """An open database, for one process and one thread at a time. Every commit is on disk before it returns.
 
     Raises:
         InUseError: open in another process.
@@ -163,7 +161,7 @@ class Rows:
         segments: Sequence[SegmentRecord],
         purchases: Iterable[PurchaseValues] = (),
     ) -> Self:
-        """Make a database at a free path; the segments are written already, no purchase comes twice."""
+        """Make a database at a free path; the segments' files exist already, and purchases are not repeated."""
         rows = cls(path)
         with _sentences(path):
             steps = ("BEGIN", *_SCHEMA, f"PRAGMA user_version = {FORMAT_VERSION}", "COMMIT")
@@ -174,7 +172,7 @@ class Rows:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a database, and take back what an interrupted write left; its facts are checked.
+        """Open a database, roll back an interrupted write, and check its facts.
 
         BundleError where it is damaged, of another format, or open in another process.
         """
@@ -207,7 +205,7 @@ class Rows:
         return rows
 
     def read_damaged_texts(self) -> None:
-        """Read texts, from now on, that are not valid Unicode, too; their rows' checksums differ."""
+        """From now on, read texts that are not valid Unicode too; their rows' checksums differ."""
         self._connection.text_factory = partial(str, encoding="utf-8", errors="replace")
 
     def check(self) -> None:
@@ -220,7 +218,7 @@ class Rows:
         self.check_sum("purchases")
 
     def check_sum(self, name: Literal["recent", "segments", "purchases"]) -> None:
-        """Compare which rows there are with what was written (BundleError); those of segments with their dead rows."""
+        """Compare the sum of the rows' checksums with the recorded one (BundleError); dead rows count for segments."""
         if name == "purchases":
             ((found,),) = self._all("SELECT coalesce(sum(crc), 0) FROM purchases")
         else:
@@ -229,7 +227,7 @@ class Rows:
             raise DamagedError(self.path, f"the rows of {name} are not those that were written")
 
     def close(self) -> None:
-        """Write the log back into the file and let go of it."""
+        """Write the log back into the file, and close it."""
         self._connection.close()
 
     @property
@@ -242,18 +240,18 @@ class Rows:
         return [SegmentRecord(*row) for row in self._all("SELECT * FROM segments ORDER BY number")]
 
     def dead(self) -> list[DeadRow]:
-        """The segments' rows that count no longer."""
+        """The segments' rows that were deleted or replaced."""
         return self._all("SELECT segment, row FROM dead")
 
     def recent(self) -> list[tuple[Any, ...]]:
-        """The items that are in no segment yet, by place: place, values, both checksums, and the vector's bytes."""
+        """The items that are in no segment yet, by place: place, values, two checksums, and the vector's bytes."""
         found = self._all("SELECT * FROM recent ORDER BY place")
         return [(*row[:4], bool(row[4]), *row[5:]) for row in found]
 
     def purchases(
         self, *, at_once: int = 65_536, newest_first: bool = False
     ) -> Iterator[tuple[list[PurchaseValues], list[str]]]:
-        """All purchases in order of arrival, some at a time, and sentences on those that are not what was written."""
+        """Yield all purchases in order of arrival, some at a time, and sentences on damaged ones."""
         step = -1 if newest_first else 1
         last, beyond, order = -LAST_NUMBER * step, *(("<", "DESC") if newest_first else (">", "ASC"))
         query = f"SELECT * FROM purchases WHERE number {beyond} ? ORDER BY number {order} LIMIT {at_once}"
@@ -265,7 +263,7 @@ class Rows:
             yield [row[1:-1] for row, fine in zip(found, sound, strict=True) if fine], damaged
 
     def count_purchases(self) -> int:
-        """How many there are by their index, which stands on pages of its own."""
+        """Count the purchases by their index, which has pages of its own."""
         return int(self._all("SELECT count(*) FROM purchases INDEXED BY sqlite_autoindex_purchases_1")[0][0])
 
     def write(
@@ -277,13 +275,13 @@ class Rows:
         dead: Collection[DeadRow],
         facts: Mapping[str, Any],
     ) -> None:
-        """Write and delete items in one transaction; on disk when this returns, or nothing is (StorageError).
+        """Write and delete items in one transaction: all or nothing (StorageError).
 
         Args:
-            rows: place and values of recent items; a place that is taken is that item, written anew.
-            vectors: theirs.
+            rows: place, values and checksums of recent items.
+            vectors: of these items.
             deleted: ids.
-            dead: where written and deleted items stood.
+            dead: rows of segments that hold written or deleted items.
         """
         values = [(*row, vector.tobytes()) for row, vector in zip(rows, vectors, strict=True)]
         ids = [(item_id,) for item_id in {*deleted, *(row[1] for row in rows)}]
@@ -301,7 +299,7 @@ class Rows:
         return bool(self._all("SELECT 1 FROM purchases WHERE user_id = ? AND item_id = ?", *purchase[:2]))
 
     def add_purchases(self, purchases: Iterable[PurchaseValues], *, facts: Mapping[str, Any]) -> None:
-        """Add purchases that are new, in order, in one transaction: when this returns it is on disk (StorageError)."""
+        """Add new purchases, in order, in one transaction (StorageError)."""
         with self._transaction():
             ((first,),) = self._connection.execute("SELECT coalesce(max(number), 0) + 1 FROM purchases")
             rows = [(number, *values) for number, values in enumerate(purchases, start=first)]
@@ -312,15 +310,15 @@ class Rows:
 
     @property
     def forgotten(self) -> list[str]:
-        """Hashes of the customers who were forgotten, in that order."""
+        """Hashes of forgotten customers, in order."""
         return list(self._facts.get("forgotten", ()))
 
     def forget(self, user_id: str, customer: str, *, facts: Mapping[str, Any]) -> int:
-        """Delete a customer's purchases, likewise, and note the hash of her id; gives how many there were.
+        """Delete a customer's purchases in one transaction, record the hash of the id, and return how many there were.
 
         Args:
             customer: the hash.
-            facts: to record where there were some.
+            facts: to record if there were some.
         """
         checks = self._all("SELECT crc FROM purchases WHERE user_id = ?", user_id)
         if checks or customer not in self.forgotten:
@@ -332,10 +330,7 @@ class Rows:
         return len(checks)
 
     def wipe(self) -> None:
-        """Write all rows anew, so that nothing of deleted ones is left, neither in the database nor in its log.
-
-        StorageError where the disk refuses.
-        """
+        """Rewrite the file, so that deleted rows are left neither in the database nor in its log (StorageError)."""
         try:
             self._all("VACUUM")
             self._all("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -356,13 +351,13 @@ class Rows:
         still_recent: Collection[str] = (),
         facts: Mapping[str, Any],
     ) -> None:
-        """Put segments in the place of others and of the recent items, in one transaction (StorageError).
+        """Replace segments, and recent items, by other segments in one transaction (StorageError).
 
         Args:
-            added: written already.
-            removed: numbers of the others.
-            dead: rows of the added ones that count no longer.
-            still_recent: ids of recent items that the added ones do not hold as they are now.
+            added: segments whose files exist.
+            removed: numbers of the replaced segments.
+            dead: dead rows of the added segments.
+            still_recent: ids of recent items that the added segments do not hold in their present form.
             facts: to record with it.
         """
         gone = [(number,) for number in removed]
@@ -389,7 +384,7 @@ class Rows:
             return self._connection.execute(query, values).fetchall()
 
     def _sums(self) -> dict[str, int]:
-        """Sums of the checksums of all rows: of recent items; of segments and their dead rows."""
+        """The sums of checksums of recent items, and of segments with their dead rows."""
         return {"recent": _sum(self._all(_MARKS)), "segments": _sum(self.segments()) + _sum(self.dead())}
 
     def _set(self, changed: Mapping[str, Any]) -> None:
@@ -406,7 +401,7 @@ class Rows:
             self._connection.execute("COMMIT")
             self._facts = self._pending
         except BaseException as error:
-            if self._connection.in_transaction:  # SQLite may have taken it back itself
+            if self._connection.in_transaction:  # else SQLite has rolled it back itself
                 self._connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
                 raise refused(self.path, error) from error
@@ -419,7 +414,7 @@ def _sum(rows: Iterable[Iterable[Any]]) -> int:
 
 @contextmanager
 def _sentences(path: Path) -> Iterator[None]:
-    """Turn what SQLite says of a file that it cannot read into a sentence."""
+    """Turn SQLite's errors into this package's exceptions."""
     try:
         yield
     except sqlite3.Error as error:

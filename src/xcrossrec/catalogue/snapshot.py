@@ -1,4 +1,4 @@
-"""A catalogue in memory at one moment: every answer comes from one version, whatever is written meanwhile."""
+"""A catalogue in memory at one version, whatever is written meanwhile."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from xcrossrec.filters import Filters
 
 @dataclass(frozen=True)
 class Part:
-    """A segment and which of its rows still count: the others were deleted, or stand anew in a later part."""
+    """A segment and its living rows; the others were deleted, or replaced in a later part."""
 
     segment: Segment
     alive: Bool[np.ndarray, " item"]
@@ -45,12 +45,12 @@ class Part:
         return Part(self.segment, alive)
 
     def row(self, item_id: str) -> int | None:
-        """The row of an item, if it counts."""
+        """The row of an item, if it is alive."""
         row = self.segment.row_of.get(item_id)
         return row if row is not None and self.alive[row] else None
 
     def rows_of_title(self, title: str) -> Iterator[int]:
-        """The rows of a title that count, rising."""
+        """The living rows of a title, rising."""
         return (row for row in self.segment.rows_of_title(title) if self.alive[row])
 
 
@@ -60,8 +60,8 @@ class HeldSnapshot(Snapshot):
 
     Attributes:
         version: grows with every write.
-        parts: most items in few large segments; the last holds those written most recently, few, so that a write
-            copies little. No item counts in two.
+        parts: most items are in few large segments; the last part has the few that were written most recently, so that
+            a write copies little. No item is alive in two.
     """
 
     version: int
@@ -69,7 +69,7 @@ class HeldSnapshot(Snapshot):
 
     @classmethod
     def of(cls, version: int, segment: Segment) -> HeldSnapshot:
-        """All items of one segment, and no recent ones."""
+        """A snapshot of one segment, without recent items."""
         recent = Segment.empty(segment.vectors.shape[1])
         return cls(version, tuple(Part.whole(each) for each in ([segment, recent] if len(segment) else [recent])))
 
@@ -96,7 +96,7 @@ class HeldSnapshot(Snapshot):
         return sum(int(part.alive.sum()) for part in self.parts)
 
     def __iter__(self) -> Iterator[StoredItem]:
-        """Give all items in the catalogue's order: by when an id came first."""
+        """Yield all items in the order in which their ids were first written."""
         return _in_order([(part, np.flatnonzero(part.alive).tolist()) for part in self.parts])
 
     def get(self, item_ids: Sequence[str]) -> list[StoredItem | None]:
@@ -109,7 +109,7 @@ class HeldSnapshot(Snapshot):
         return [item_id for item_id in dict.fromkeys(item_ids) if self._where(item_id) is None]
 
     def place(self, item_id: str) -> int | None:
-        """Where an item stands in the catalogue's order; None for an unknown id."""
+        """The place of an item in the catalogue's order; None for an unknown id."""
         where = self._where(item_id)
         return None if where is None else int(where[0].segment.places[where[1]])
 
@@ -174,7 +174,7 @@ class HeldSnapshot(Snapshot):
         return [part.segment.products(slots) for part in self.parts]
 
     def changed(self, version: int, written: Segment, deleted: Collection[str]) -> HeldSnapshot:
-        """The next version: some items written anew, some deleted."""
+        """The next version, with some items written and some deleted."""
         gone = [*deleted, *written.row_of]
         *older, recent = [part.without(gone) for part in self.parts]
         if len(written):
@@ -182,10 +182,10 @@ class HeldSnapshot(Snapshot):
         return HeldSnapshot(version, (*older, recent))
 
     def to_merge(self) -> tuple[Part, ...]:
-        """Choose the parts that shall become one: the recent one, and from the smallest on those that it outgrew.
+        """Choose the parts to merge: the recent one, and from the smallest on those that it has outgrown.
 
-        So each item is copied about as often as the catalogue doubled. A part with more dead rows than living is
-        taken, too.
+        So each item is copied about once each time that the catalogue doubles. A part with more dead rows than living
+        ones is merged, too.
         """
         older = sorted(self.parts[:-1], key=lambda part: int(part.alive.sum()))
         chosen, count = [self.recent], int(self.recent.alive.sum())
@@ -197,7 +197,7 @@ class HeldSnapshot(Snapshot):
         return tuple(chosen)
 
     def rebased(self, merged: Segment, instead_of: Collection[Segment], since: Collection[str]) -> HeldSnapshot:
-        """The same items, with ``merged`` to be searched instead of others that it was made of, in an earlier version.
+        """The same items, with a segment in place of those that were merged into it in an earlier version.
 
         ``since`` are the ids that were written or deleted after that version.
         """
@@ -220,9 +220,9 @@ class HeldSnapshot(Snapshot):
 
 
 def merge_parts(parts: Sequence[Part]) -> Segment:
-    """Put the rows that count into one segment."""
+    """Merge the living rows into one segment."""
     tables = [part.segment.table.filter(pl.Series(part.alive, dtype=pl.Boolean)) for part in parts]
-    table = pl.concat(tables, rechunk=True)  # else a piece is added with every write
+    table = pl.concat(tables, rechunk=True)  # else every write adds a chunk
     vectors = torch.cat([part.segment.vectors[torch.from_numpy(np.flatnonzero(part.alive))] for part in parts])
     folded = None
     if any(part.segment.folded is not None for part in parts):
@@ -238,7 +238,7 @@ def merge_parts(parts: Sequence[Part]) -> Segment:
 
 
 def _added(wanted: Search, segment: Segment) -> Float64[np.ndarray, " item"] | None:
-    """What is added to the scores of a segment's items; None for nothing."""
+    """What is added to the scores of a segment's items, if anything."""
     if wanted.everywhere is not None:
         added = wanted.everywhere(segment.ids, segment.vectors, segment)
     elif wanted.bonus:
@@ -252,7 +252,7 @@ def _added(wanted: Search, segment: Segment) -> Float64[np.ndarray, " item"] | N
 
 
 def _in_order(chosen: Iterable[tuple[Part, Iterable[int]]]) -> Iterator[StoredItem]:
-    """Give the items of some rows of each part, rising, in the catalogue's order."""
+    """Yield the items of some rows of each part, which rise, in the catalogue's order."""
     streams = [_placed(part.segment, rows) for part, rows in chosen]
     return (segment.item(row) for _, row, segment in merge(*streams, key=lambda entry: entry[0]))
 

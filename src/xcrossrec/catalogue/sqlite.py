@@ -1,6 +1,6 @@
-"""A catalogue in a folder: items and vectors that outlive a crash.
+"""A catalogue in a folder: items and vectors that survive a crash.
 
-A write is one transaction of a SQLite database (:mod:`xcrossrec.catalogue.rows`); most items stand in files beside it,
+A write is one transaction of a SQLite database (:mod:`xcrossrec.catalogue.rows`); most items are in files next to it,
 which are written once and mapped when the catalogue opens (:mod:`xcrossrec.catalogue.files`).
 """
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def is_catalogue(folder: Path | str) -> bool:
-    """Whether a folder holds a catalogue, or what is left of one (StorageError: this user may not look into it)."""
+    """Whether a folder holds a catalogue, or what is left of one (StorageError: this user may not read the folder)."""
     with suppress(FileNotFoundError, NotADirectoryError, ValueError):
         if not os.access(folder, os.X_OK):  # Python 3.14's exists() is False there, and raises nothing
             files.check_access(Path(folder))
@@ -44,7 +44,7 @@ def is_catalogue(folder: Path | str) -> bool:
 
 
 def recorded_fingerprint(folder: Path) -> str | None:
-    """Whose vectors a catalogue holds (BundleError: it is damaged); None for one that is open, or of another format."""
+    """The fingerprint of a catalogue's model (BundleError: it is damaged); None if it is open or has another format."""
     try:
         with closing(Rows.open(folder / DATABASE)) as rows:
             return str(rows.facts["fingerprint"])
@@ -79,13 +79,13 @@ class SqliteCatalogue(Catalogue):
         version: int = 1,
         bought: PurchaseLog | None = None,
     ) -> Self:
-        """Make a catalogue beside its place, put it there in one step, and open it.
+        """Make a catalogue in a temporary folder, move it to its place in one step, and open it.
 
         Args:
             folder: to make; the others, and DataError, are those of :meth:`in_memory`.
             overwrite: replace a catalogue that is already there, and not open (else BundleError).
             version: to begin with.
-            bought: purchases, and who was forgotten, to begin with; None for none.
+            bought: purchases and forgotten customers to begin with; None for none.
 
         Raises:
             StorageError: the disk refuses.
@@ -103,15 +103,15 @@ class SqliteCatalogue(Catalogue):
 
     @classmethod
     def open(cls, folder: Path | str, *, fingerprint: str | None) -> Self:
-        """Open a catalogue; what an interrupted write left is taken back, and all that is there is checked.
+        """Open a catalogue: roll back an interrupted write, and check everything.
 
         Args:
             folder: what :meth:`create` made.
-            fingerprint: of the model that queries will come from; None takes whatever model's vectors are there.
+            fingerprint: of the model that will encode queries; None accepts any model's vectors.
 
         Raises:
-            BundleError: no catalogue there, damaged, without writes that were acknowledged, open in another process, of
-                another format, or of another model's vectors; the sentence names the command that helps.
+            BundleError: no catalogue, a damaged one, lost writes that had been acknowledged, open in another process,
+                another format, or another model's vectors; the message names the command that helps.
             StorageError: this user may not write it.
         """
         folder = Path(folder)
@@ -125,7 +125,7 @@ class SqliteCatalogue(Catalogue):
                 raise BundleError(
                     f"{folder} was taken back to version {version}, {acknowledged - version} writes lost: version "
                     f"{acknowledged} had been acknowledged, and the log that held them is damaged or gone; restore a "
-                    f"copy, or go on without them with  xcrossrec catalog repair MODEL {folder}"
+                    f"copy, or continue without them with  xcrossrec catalog repair MODEL {folder}"
                 )
             if version > acknowledged:  # a crash came between a write and its acknowledgement
                 with suppress(OSError):
@@ -144,9 +144,9 @@ class SqliteCatalogue(Catalogue):
 
     @staticmethod
     def recorded_purchases(folder: Path | str) -> PurchaseLog:
-        """What was bought, in order of arrival, whatever the items, and who was forgotten.
+        """All purchases in order of arrival, and the forgotten customers.
 
-        BundleError where no catalogue is, or a damaged one, or one that is open in another process.
+        BundleError: no catalogue, a damaged one, or one that is open in another process.
         """
         check_folder(Path(folder))
         with closing(Rows.open(Path(folder) / DATABASE)) as rows:
@@ -195,7 +195,7 @@ class SqliteCatalogue(Catalogue):
     def _keep_instead(
         self, merged: Segment, instead_of: Collection[Segment], since: Collection[str], facts: Mapping[str, Any]
     ) -> None:
-        """Switch in one transaction, then remove the files that no longer count."""
+        """Switch in one transaction, then remove the files that are no longer used."""
         check_in_place(self._rows.path, self._rows.opened)  # else files of another catalogue might be removed
         keep = _numbers(self._snapshot)
         added = [merged.record] if merged.record else []
@@ -215,11 +215,11 @@ class SqliteCatalogue(Catalogue):
         return type(self)(self.folder, self._rows, fingerprint, snapshot, text, self._bought)
 
     def _acknowledge(self, version: int) -> None:
-        """Keep the version apart from the database, where damage to its log does not reach."""
+        """Write the version to a file of its own, which damage to the database's log does not change."""
         try:
             files.write_version(self.folder, version)
         except OSError as error:
-            log.warning("%s: version %d is kept, but its loss would not be noticed (%s)", self.folder, version, error)
+            log.warning("%s: version %d is stored, but its loss would not be noticed (%s)", self.folder, version, error)
 
     def _let_go(self) -> None:
         self._rows.close()
@@ -232,7 +232,7 @@ def _numbers(snapshot: HeldSnapshot) -> set[int]:
 
 
 def _read(folder: Path, rows: Rows) -> HeldSnapshot:
-    """Check and read what a folder holds, and remove files that belong to no segment."""
+    """Check and read a folder's items, and remove files that belong to no segment."""
     rows.check()
     parts = read_parts(rows, lambda record: files.read_segment(folder, record, rows.facts["dim"]))
     recent = parts[-1].segment
@@ -246,17 +246,17 @@ def _read(folder: Path, rows: Rows) -> HeldSnapshot:
 
 
 def read_parts(rows: Rows, read: Callable[[SegmentRecord], Segment]) -> list[Part]:
-    """Read all segments and the recent items, and mark the rows that count no longer (BundleError: one is missing)."""
+    """Read all segments and the recent items, and mark dead rows (BundleError: one of them does not exist)."""
     parts = {record.number: Part.whole(read(record)) for record in rows.segments()}
     for number, row in rows.dead():
         if number not in parts or row not in range(len(parts[number].segment)):
-            raise DamagedError(rows.path, f"row {row!r} of segment {number!r}, which counts no longer, is not there")
+            raise DamagedError(rows.path, f"the dead row {row!r} of segment {number!r} does not exist")
         parts[number].alive[row] = False
     return [*parts.values(), Part.whole(read_recent(rows))]
 
 
 def _check_items(path: Path, parts: Sequence[Part]) -> None:
-    """Refuse what nobody can have written (DamagedError), though its checksums fit: it may come from anybody."""
+    """Refuse values that no catalogue writes, whatever their checksums (DamagedError): a folder may be forged."""
     for segment in [part.segment for part in parts if len(part.segment)]:
         values, vectors = segment.can_be()
         if not (values & vectors).all():
@@ -281,7 +281,7 @@ def _read_purchases(rows: Rows) -> PurchaseLog:
 
 
 def read_recent(rows: Rows) -> Segment:
-    """Read the items that are in no segment yet; a cell of another type is null, a vector of another size zeros."""
+    """Read the items that are in no segment yet; cells of another type become null, vectors of another size zeros."""
     found, dim = rows.recent(), rows.facts["dim"]
 
     def fits(vector: object) -> bool:
@@ -293,7 +293,7 @@ def read_recent(rows: Rows) -> Segment:
 
 
 def are_sound(segment: Segment) -> list[tuple[bool, bool]]:
-    """Tell of each item whether its values, and whether its vector, are what was written."""
+    """Return for each item whether its values, and whether its vector, are what was written."""
 
     def reads(row: Sequence[Any]) -> bool:
         with suppress(BundleError):
@@ -316,8 +316,9 @@ def check_folder(folder: Path) -> None:
 
 @contextmanager
 def held(folder: Path, *, overwrite: bool) -> Iterator[None]:
-    """Refuse (BundleError) to replace anything but a catalogue, and that only if it is wanted and not open; within the
-    block nobody opens it: what they write would be lost.
+    """Refuse (BundleError) to replace anything but a catalogue that is not open, and that only with ``overwrite``.
+
+    Within the block nobody can open the catalogue, whose new writes would be lost.
     """
     with ExitStack() as stack:
         if not check_vacant(folder, overwrite=overwrite):

@@ -1,4 +1,4 @@
-"""What can be asked of a catalogue at one moment, wherever its items stand."""
+"""The questions that a catalogue answers at one version, wherever it is stored."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from xcrossrec.models.day_one import Everywhere
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """What is searched for, and among which items.
+    """A search: what for, and among which items.
 
     Attributes:
         slots: the history's vectors, oldest first, or the one vector of a prompt.
-        pool: how the slots' products make a score (:func:`xcrossrec.catalogue.history_pool`).
+        pool: turns the slots' products into a score (:func:`xcrossrec.catalogue.history_pool`).
         filters: conditions on every item found.
-        exclude: ids to leave out; unknown ones are no error.
-        among: ids to choose among, those without a title too; None chooses among all that have one.
-        products: the slots' rows of what :meth:`Snapshot.products` gave for many searches, one a part.
-        bonus: what is added to the scores of some items, 0 or more; ids that are unknown are no error.
-        everywhere: what is added to every item's score besides.
+        exclude: ids to leave out; unknown ones are ignored.
+        among: ids to choose from, even without a title; None chooses from all items that have one.
+        products: the slots' rows of :meth:`Snapshot.products`, one entry per part.
+        bonus: what is added to the scores of some items, 0 or more; unknown ids are ignored.
+        everywhere: what is added to every item's score.
     """
 
     slots: Float[Tensor, "slot dim"]
@@ -43,7 +43,7 @@ class Search:
 
 
 class Snapshot(ABC):
-    """What a catalogue holds at one version; safe to read from any thread, for as long as it is kept.
+    """A catalogue at one version; any thread may read it, for as long as there is a reference to it.
 
     Attributes:
         version: grows with every write.
@@ -61,7 +61,7 @@ class Snapshot(ABC):
 
     @abstractmethod
     def __iter__(self) -> Iterator[StoredItem]:
-        """Give all items in the catalogue's order: by when an id came first."""
+        """Yield all items in the catalogue's order, that of the first write of each id."""
 
     @abstractmethod
     def get(self, item_ids: Sequence[str]) -> list[StoredItem | None]:
@@ -69,15 +69,15 @@ class Snapshot(ABC):
 
     @abstractmethod
     def lacking(self, item_ids: Iterable[str]) -> list[str]:
-        """Give those ids that are unknown, each once."""
+        """Return the unknown ids, each once."""
 
     @abstractmethod
     def first_titled(self, titles: Sequence[str]) -> list[StoredItem | None]:
-        """Find the first item of exactly each title (white space aside), in the catalogue's order."""
+        """Find the first item, in the catalogue's order, with exactly each title (except for white space)."""
 
     @abstractmethod
     def sharing_title(self, items: Iterable[StoredItem]) -> set[str]:
-        """Give the ids of some items and of all that share a title with one of them; deleted ones may be among them."""
+        """Return the ids of items and of all others with the same titles; deleted items may be among them."""
 
     @abstractmethod
     def vectors(self, item_ids: Sequence[str]) -> Float32[Tensor, "item dim"]:
@@ -85,13 +85,14 @@ class Snapshot(ABC):
 
     @abstractmethod
     def select(self, filters: Filters | None = None, among: Collection[str] | None = None) -> list[StoredItem]:
-        """Give the items that such a :class:`Search` may find, in the catalogue's order."""
+        """Return the items that such a :class:`Search` may find, in the catalogue's order."""
 
     @abstractmethod
     def search_titles(self, text: str, limit: int, *, within_s: float = math.inf) -> list[StoredItem]:
-        """Find items by a part of their title, whatever its case: titles that start with it first, then words that do.
+        """Find items by a part of their title, ignoring case.
 
-        After those come titles that hold the text anywhere, then those that hold all its words in any order.
+        First come titles that start with the text, then those with a word that does, then those that contain it
+        anywhere, then those that contain all its words in any order.
 
         Args:
             text: an empty one finds the catalogue's first items.
@@ -108,7 +109,7 @@ class Snapshot(ABC):
             k: how many at most.
 
         Returns:
-            best first, equal scores in the catalogue's order; ``k`` items if ``k`` may be found.
+            best first, equal scores in the catalogue's order; ``k`` items, or all if there are fewer.
 
         Raises:
             ConfigError: ``k`` below 1, or a catalogue without vectors.
@@ -116,15 +117,15 @@ class Snapshot(ABC):
         """
 
     def products(self, slots: Float32[Tensor, "slot dim"]) -> list[Float32[Tensor, "slot _"] | None]:
-        """Multiply many searches' slots with all vectors at once, part by part; nothing where that does not pay."""
+        """Multiply many searches' slots with all vectors at once, part by part; empty where that does not pay."""
         return []
 
     def unknown(self, item_id: str) -> DataError:
-        """Say that an id is unknown."""
+        """The error for an unknown id."""
         return DataError(f"unknown item id {item_id!r} in the catalogue of {len(self)} items: give an id that it holds")
 
     def check_search(self, wanted: Search, k: int) -> Float32[Tensor, "slot dim"]:
-        """Refuse a search that cannot be answered, see :meth:`search`; gives its slots."""
+        """Check a search, with the errors of :meth:`search`, and return its slots."""
         queries = wanted.slots.float()
         if k < 1:
             raise ConfigError(f"k is {k}: ask for at least 1 recommendation")

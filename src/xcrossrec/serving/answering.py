@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from threading import Lock
 from time import monotonic
@@ -154,7 +155,7 @@ class Answering:
             batch=settings.batch,
             wait_s=settings.batch_wait_ms / 1000 if settings.batch > 1 else 0.0,
             on_start=on_start,
-            on_batch=metrics.on_batch(name),
+            on_batch=partial(metrics.observe_batch, name),
         )
         self.reading = Reading(
             f"{name}-reading",

@@ -1,8 +1,8 @@
-"""What Prometheus reads of a service."""
+"""The metrics of a service, for Prometheus."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -54,16 +54,11 @@ class Metrics:
         self.requests.labels(method, route, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
 
-    def on_batch(self, model: str) -> Callable[[int, Sequence[float]], None]:
-        """What a model's worker tells its batches."""
-        size, waited = self.batch.labels(model), self.waited.labels(model)
-
-        def observe(batch: int, waits: Sequence[float]) -> None:
-            size.observe(batch)
-            for wait in waits:
-                waited.observe(wait)
-
-        return observe
+    def observe_batch(self, model: str, size: int, waited: Sequence[float]) -> None:
+        """Count one batch of a model's questions, which had waited so many seconds."""
+        self.batch.labels(model).observe(size)
+        for seconds in waited:
+            self.waited.labels(model).observe(seconds)
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text format."""

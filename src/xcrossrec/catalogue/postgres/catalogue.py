@@ -1,7 +1,7 @@
-"""A catalogue on PostgreSQL with pgvector: any number of processes have it open, and see each other's writes.
+"""A catalogue on PostgreSQL with pgvector: any number of processes may open it, and see each other's writes.
 
-Up to :data:`EXACT_UNTIL` items each process holds all of them, and reads with every question what was written since;
-from there on the database searches (:mod:`xcrossrec.catalogue.postgres.snapshot`).
+Up to :data:`EXACT_UNTIL` items each process holds all of them in memory, and reads the latest writes with every
+question; with more items the database searches (:mod:`xcrossrec.catalogue.postgres.snapshot`).
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Done: TypeAlias = tuple[T, Mapping[str, Any]]
-"""What a write gives, and the facts to record of it; none where nothing changed."""
+"""The result of a write, and the facts to record; no facts where nothing changed."""
 
 EXACT_UNTIL = 50_000
-"""Items up to which every process holds all of them and searches exactly (lab/log, 2026-11-29)."""
+"""Up to so many items, every process holds all of them and searches exactly (lab/log, 2026-11-29)."""
 
 
 class PostgresCatalogue(Catalogue):
@@ -76,11 +76,11 @@ class PostgresCatalogue(Catalogue):
         """Make a catalogue in one step, and open it.
 
         Args:
-            url: ``postgresql://...``; after a ``#`` the schema that holds it, which must be free.
+            url: ``postgresql://...``; after a ``#`` the schema for it, which must hold no other catalogue.
             items, vectors, fingerprint, text: as for :meth:`in_memory`, and DataError.
-            overwrite: put it in the place of one that is there (else BundleError); who has that open is told so at the
-                next write.
-            bought: purchases, and who was forgotten besides, to begin with; None for the purchases that are there.
+            overwrite: replace a catalogue that is there (else BundleError); processes that have it open get an error at
+                their next write.
+            bought: purchases and more forgotten customers to begin with; None keeps the purchases that are there.
 
         Raises:
             StorageError: the database refuses.
@@ -115,11 +115,11 @@ class PostgresCatalogue(Catalogue):
 
     @classmethod
     def open(cls, url: str, *, fingerprint: str | None) -> Self:
-        """Open a catalogue (BundleError: none is there, or another model's; UnavailableError: nobody answers).
+        """Open a catalogue (BundleError: none is there, or another model's; UnavailableError: the database is down).
 
         Args:
-            url: as :meth:`create` takes it.
-            fingerprint: of the model that queries will come from; None takes whatever model's vectors are there.
+            url: as for :meth:`create`.
+            fingerprint: of the model that will encode queries; None accepts any model's vectors.
         """
         tables = Tables(Database(url))
         if fingerprint is not None:
@@ -128,14 +128,8 @@ class PostgresCatalogue(Catalogue):
 
     @staticmethod
     def recorded_purchases(url: str) -> PurchaseLog:
-        """What was bought, in order of arrival, whatever the items, and who was forgotten."""
+        """All purchases in order of arrival, and the forgotten customers."""
         return Tables(Database(url)).purchases()[1]
-
-    @staticmethod
-    def recorded_model(url: str) -> tuple[str, str | None]:
-        """The fingerprint of the model whose vectors count, and its folder where that is known."""
-        state = Tables(Database(url)).state()
-        return state.fingerprint, state.model
 
     @classmethod
     def _opened(cls, tables: Tables) -> Self:
@@ -144,14 +138,14 @@ class PostgresCatalogue(Catalogue):
     # ---- read
 
     def snapshot(self) -> Snapshot:
-        """As it is now, whoever wrote; what comes later does not change it (UnavailableError: nobody answers)."""
+        """The catalogue as it is now, with other processes' writes (UnavailableError: the database is down)."""
         if type(self._closed) is not ConfigError:
             self._catch_up()
         return self._snapshot
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Its name in messages."""
         return self._tables.database.name
 
     @property
@@ -161,19 +155,19 @@ class PostgresCatalogue(Catalogue):
         return state.model or "" if other else None
 
     def _look(self, connection: Connection[Any] | None = None) -> tuple[State, bool]:
-        """What the database says; and whether it says so of another catalogue, of other vectors, or one that was built
-        or restored in this one's place, whose version is lower than one that was read before."""
+        """The database's state, and whether it is another catalogue's: one with other vectors, or one that was built or
+        restored in this one's place, whose version is lower than one that was read before."""
         known, state = self._snapshot.version, self._tables.state(connection)
         return state, state.generation != self._state.generation or state.version < known
 
     def purchases(self) -> pl.DataFrame:
-        """All purchases, whoever added them; see :meth:`Catalogue.purchases`."""
+        """All purchases, other processes' too; see :meth:`Catalogue.purchases`."""
         if type(self._closed) is not ConfigError:
             self._arrivals.catch_up(self._tables.state().arrived)
         return super().purchases()
 
     def elsewhere(self) -> Callable[[], Catalogue]:
-        """What opens this catalogue in another process: its URL; see :meth:`Catalogue.elsewhere`."""
+        """A function that opens this catalogue by its URL; see :meth:`Catalogue.elsewhere`."""
         return partial(type(self).open, self._tables.database.url, fingerprint=self.fingerprint)
 
     def _read_all(self, state: State) -> HeldSnapshot | SearchedSnapshot:
@@ -181,7 +175,7 @@ class PostgresCatalogue(Catalogue):
         return searched if state.indexed else searched.held()
 
     def _catch_up(self) -> None:
-        """Take in what was written since."""
+        """Read what was written since the last call."""
         state, other = self._look()
         with self._writing:
             if other and self._closed is None:
@@ -262,7 +256,7 @@ class PostgresCatalogue(Catalogue):
         return self._change(work)
 
     def _change(self, work: Callable[[Connection[Any], State, int], Done[T]]) -> T:
-        """Do work in one transaction, under the next version where something changes, and take it in here."""
+        """Do work in one transaction, under the next version if something changes, and read the result."""
 
         def run(connection: Connection[Any]) -> T:
             state, other = self._look(connection)
@@ -276,17 +270,17 @@ class PostgresCatalogue(Catalogue):
 
         self._check_open()
         result = self._tables.database.change(run)
-        with suppress(UnavailableError):  # it is kept, and seen by the next question
+        with suppress(UnavailableError):  # it is stored: the next question reads it
             self._catch_up()
         return result
 
     def compact(self) -> None:
-        """Put what was written last into a large segment, where this process holds the items."""
+        """See :meth:`Catalogue.compact`; nothing to do where the database searches."""
         if isinstance(self._snapshot, HeldSnapshot):
             super().compact()
 
     def _index_later(self) -> None:
-        """Index the vectors on another thread, once there are many; until then each process goes on holding them."""
+        """Index the vectors on another thread, once there are many; until that is done each process holds them."""
         state, running = self._state, self._indexer is not None and self._indexer.is_alive()
         if must_index(state.items, state.dim) and not state.indexed and not running:
             self._indexer = Thread(target=self._index, name="xcrossrec-index", daemon=True)
@@ -306,9 +300,10 @@ class PostgresCatalogue(Catalogue):
     def embed_again(
         self, *, fingerprint: str, dim: int, encode: Encode, text: ItemText = TITLES, model: Path | str | None = None
     ) -> Self:
-        """Give all items another model's vectors, beside the present ones, and let them count in one step; see
-        :meth:`Catalogue.embed_again`. One process at a time does that; another one that wanted the same vectors takes
-        them. UnavailableError where the database does not answer; the present vectors go on counting.
+        """Replace all vectors in one step; see :meth:`Catalogue.embed_again`.
+
+        One process at a time may do so; another one that waits with the same model then uses the new vectors.
+        UnavailableError where the database does not answer: the present vectors stay.
         """
         self._check_open()
         with self._tables.database.alone() as lock:
@@ -319,8 +314,8 @@ class PostgresCatalogue(Catalogue):
                     lock.execute("SELECT 1")
                 except psycopg.Error as error:
                     raise UnavailableError(
-                        f"{self.name}: the connection that keeps others from embedding was lost: the present vectors "
-                        "go on counting; embed again"
+                        f"{self.name}: the connection with the lock against other processes' embedding was lost: the "
+                        "present vectors stay; embed again"
                     ) from error
 
             if (ready := self.successor(fingerprint)) is not None:
@@ -340,7 +335,7 @@ class PostgresCatalogue(Catalogue):
             return type(self)(self._tables, self._tables.state(), self._arrivals)
 
     def _switch(self, connection: Connection[Any], coming: NextGeneration, facts: Mapping[str, Any]) -> None:
-        """While writers wait: take over what was written last, and let the new generation count."""
+        """While writers wait: copy the last writes, and switch to the new generation."""
         state = self._tables.state(connection)
         if state.generation != self._state.generation:
             raise CatalogueReplacedError.of(self.name, state.fingerprint)
@@ -348,15 +343,15 @@ class PostgresCatalogue(Catalogue):
         self._tables.switch(connection, state, generation=coming.number, indexed=coming.indexed, **facts)
 
     def successor(self, fingerprint: str) -> Self | None:
-        """The catalogue that took this one's place, if it has a model's vectors; None else."""
+        """See :meth:`Catalogue.successor`."""
         state, other = self._look()
         if not other or state.fingerprint != fingerprint:
             return None
         self._catch_up()
-        return type(self)(self._tables, state, _Arrivals(self._tables))  # which an overwritten one has others of
+        return type(self)(self._tables, state, _Arrivals(self._tables))  # an overwritten catalogue has its own
 
     def check(self) -> list[str]:
-        """What of the tables does not fit; a sentence each."""
+        """Errors in the tables, one sentence each."""
         return self._tables.check(self._tables.state())
 
     def _let_go(self) -> None:
@@ -364,14 +359,14 @@ class PostgresCatalogue(Catalogue):
 
 
 class _Arrivals:
-    """What was bought, and who was forgotten, as far as this process has read; of all generations together."""
+    """The log of purchases and forgotten customers, as far as this process has read it; shared by all generations."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables, self._lock = tables, Lock()
         self._arrived, self.log = tables.purchases()
 
     def catch_up(self, arrived: int) -> None:
-        """Read what arrived up to a number."""
+        """Read the entries up to a number."""
         with self._lock:
             if arrived <= self._arrived:
                 return
@@ -385,5 +380,5 @@ class _Arrivals:
 
 
 def must_index(items: int, dim: int) -> bool:
-    """Whether there are so many items that the database shall search."""
+    """Whether there are so many items that the database searches."""
     return items > EXACT_UNTIL and 0 < dim <= LARGEST_INDEXED
