@@ -1,4 +1,4 @@
-"""What is answered, as plain values: the same for Python, the service and its client; needs neither torch nor numpy."""
+"""Answers as plain values, shared by Python, the service and its client; needs neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Recommendation:
     Attributes:
         score: the model's; comparable within one answer.
         rank: from 1, the best.
-        category, in_stock, price: as the catalogue has them; None where they are unknown.
-        explanation: why, if that was asked for.
+        category, in_stock, price: from the catalogue; None if unknown.
+        explanation: the reasons, if they were asked for.
     """
 
     item_id: str
@@ -27,14 +27,14 @@ class Recommendation:
     explanation: Explanation | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values; without an explanation where there is none."""
+        """As plain values; without the key ``explanation`` if there is none."""
         explanation = {"explanation": self.explanation.to_dict()} if self.explanation else {}
         return {**{name: value for name, value in vars(self).items() if name != "explanation"}, **explanation}
 
 
 @dataclass(frozen=True)
 class ItemScore:
-    """A candidate's score; ``item_id`` is None for a title that the catalogue lacks."""
+    """A candidate's score; ``item_id`` is None for a title that is not in the catalogue."""
 
     item_id: str | None
     title: str
@@ -43,16 +43,16 @@ class ItemScore:
 
 @dataclass(frozen=True)
 class Recommendations:
-    """What the service recommends.
+    """The service's recommendations.
 
     Attributes:
-        model: which answered.
+        model: name of the model that answered.
         catalog_version: of the catalogue that was searched; grows with every write.
         items: best first.
-        took_ms: the server's own time.
-        unknown: ids of the history that were left out, where that was asked for (`skip_unknown`).
-        rung: what is known of the customer: ``none`` (nothing), ``other`` (categories alone), ``one`` purchase here or
-            ``several``.
+        took_ms: time that the server took.
+        unknown: unknown ids of the history that were left out, with `skip_unknown`.
+        rung: what is known of the customer: ``none`` (nothing), ``other`` (purchases in other categories only), ``one``
+            purchase here or ``several``.
         reason: what that means for the answer, in words.
     """
 
@@ -67,7 +67,7 @@ class Recommendations:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the service scores, in the order of the candidates; see :class:`Recommendations`."""
+    """The service's scores, in the order of the candidates; see :class:`Recommendations`."""
 
     model: str
     catalog_version: int
@@ -79,13 +79,13 @@ class Scores:
 
 @dataclass(frozen=True)
 class AddedPurchases:
-    """What became of purchases that were sent.
+    """The result of sending purchases.
 
     Attributes:
-        model: whose catalogue has them.
-        catalog_version: the first that shows them.
+        model: name of the model whose catalogue has them.
+        catalog_version: the first version with them.
         added: how many were new.
-        unknown: ids of items that the catalogue lacks, where these were to be left out (`skip_unknown`).
+        unknown: unknown item ids that were left out, with `skip_unknown`.
     """
 
     model: str
@@ -96,14 +96,14 @@ class AddedPurchases:
 
 @dataclass(frozen=True)
 class HistoryMatch:
-    """What one history item has to do with a recommended one.
+    """The relation of one history item to a recommended one.
 
     Attributes:
         item_id: id in the catalogue; None for a free title.
-        cosine: of both items' vectors, each encoded alone; None for a `pair` model, which encodes no item alone.
+        cosine: of the vectors of both items; None for a `pair` model, which does not encode single items.
         share: of the soft maximum, between 0 and 1; the shares of a history sum to 1. None for a `pair` model.
         effect: score minus the score of the history without this item; None for the only item.
-        bought_together: customers who bought both; None where one is a free title, or the model knows no purchases.
+        bought_together: customers who bought both; None if one is a free title, or the model knows no purchases.
     """
 
     item_id: str | None
@@ -116,12 +116,12 @@ class HistoryMatch:
 
 @dataclass(frozen=True)
 class LayerShare:
-    """What one source gives to the others at one layer.
+    """The contribution of one source to the other streams at one layer.
 
     Attributes:
         layer: of the base's layers; 1 is the lowest.
-        effect: score minus the score when this source gives nothing to the other streams at this layer.
-        coefficient: mean absolute mixing coefficient with which the other streams take it, over the texts' tokens.
+        effect: score minus the score without this contribution.
+        coefficient: mean absolute mixing coefficient of the contribution, over the texts' tokens.
     """
 
     layer: int
@@ -132,10 +132,10 @@ class LayerShare:
 
 @dataclass(frozen=True)
 class SourceShare:
-    """What one source contributes over all layers.
+    """The contribution of one source over all layers.
 
     Attributes:
-        effect: score minus the score when it gives nothing to the other streams at any layer; 0 if they are one.
+        effect: score minus the score without its contribution to the other streams; 0 if there is one stream.
         stream_weight: its weight in the final sum, or in the one stream's update; signed.
         stream_share: absolute weight over the sum of absolute weights.
         stream_effect: score minus the score when it is left out of the final sum, or of the one stream's update.
@@ -154,13 +154,13 @@ class Explanation:
 
     Attributes:
         item_id: of the explained item; None for a free title.
-        score: what :meth:`Recommender.recommend` would show.
+        score: as in :meth:`Recommender.recommend`.
         matches: the history's items, oldest first.
-        sources: one entry a source; empty for a model without integration.
-        layers: one entry a layer and source, first layer first; empty for a model of one stream.
-        integration_effect: score minus the score without any integration; None for a model of one stream.
+        sources: one entry for each source; empty for a model without integration.
+        layers: one entry for each layer and source, lowest layer first; empty for a model with one stream.
+        integration_effect: score minus the score without any integration; None for a model with one stream.
         copurchase_effect: score minus that of the text alone; None for a model that knows no purchases.
-        reasons: for a customer of whom no purchase here is known, sentences that say why instead.
+        reasons: sentences that explain the score instead, for a customer without known purchases here.
     """
 
     item_id: str | None
@@ -177,7 +177,7 @@ class Explanation:
     def best_match(self) -> HistoryMatch:
         """The history item that counts most: by share, else by effect; by effect if co-purchases count.
 
-        ValueError where no purchase of the customer is known.
+        ValueError: no purchase of the customer is known.
         """
         return max(self.matches, key=self._importance)
 
@@ -223,7 +223,7 @@ class Explanation:
 
 
 def customers(count: int) -> str:
-    """So many customers, for people."""
+    """A number of customers in words."""
     return f"{count:,} customer{'s' if count != 1 else ''}"
 
 

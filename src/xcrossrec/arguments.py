@@ -1,4 +1,4 @@
-"""What a public function is given is looked at before anything is done with it."""
+"""Run-time checks of the arguments of public functions."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _WORDS = {
 
 
 def checked(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
-    """Let a function refuse arguments of another kind than it is annotated with, by their names.
+    """Check a function's arguments against its annotations; the error names the argument.
 
-    Lists are looked into, mappings and tables are not. Numbers of numpy become Python's.
+    The elements of lists are checked, those of mappings and tables are not. Numbers of numpy become Python's.
 
     Returns:
         the function, which raises ConfigError for such an argument before it does anything.
@@ -72,7 +72,7 @@ def _look(name: str, value: object, hint: Any) -> None:
 
 @cache
 def _kinds(hint: Any) -> Mapping[Any, Any]:
-    """The classes that a hint allows, with what lists of them hold; Any where it is no class."""
+    """The classes that a hint allows, each with the type of its elements; Any for anything but a class."""
     origin, inside = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return {kind: holds for each in inside for kind, holds in _kinds(each).items()}
@@ -87,13 +87,13 @@ def _is(value: object, kind: Any) -> bool:
         return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
     if kind is bool:
         return isinstance(value, bool | np.bool_)
-    if kind is Sequence:  # a column of any library, too, but no table
+    if kind is Sequence:  # also a column of any library, but no table
         listed = hasattr(value, "__len__") and hasattr(value, "__getitem__") and len(getattr(value, "shape", (0,))) == 1
         return listed and not isinstance(value, Mapping | str | bytes)
     return isinstance(value, kind) and not (kind is Collection and isinstance(value, Mapping | str | bytes))
 
 
 def _said(value: object) -> str:
-    """A value as it is, where that is short, or its kind."""
+    """A short form of a value, or its type."""
     plain = isinstance(value, str | bytes | Real | NoneType | type)
     return f"{value!r:.80}" if plain else f"a {type(value).__name__}"

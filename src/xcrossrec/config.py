@@ -1,4 +1,4 @@
-"""Settings of the training stages, declared once: type, default, meaning, bounds."""
+"""Settings of training: types, defaults, meaning and bounds."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How one stage trains; every stage has defaults of its own (see the builders below).
+    """How one stage trains; each stage has its own defaults (see the functions below).
 
     Attributes:
         epochs: passes over the training users, at most (early stopping may end sooner).
-        batch_users: users per step, of all processes together; their items are each other's negatives.
-        accumulate: batches whose gradients are averaged to one step; negatives are those of one batch.
+        batch_users: users per step, over all processes; their items are each other's negatives.
+        accumulate: batches whose gradients are averaged for one step; negatives are from the same batch.
         learning_rate: AdamW's, for a source's LoRA or for X-Cross's integrators.
         head_learning_rate: AdamW's, for the head's scalars, the pair head, the stream weights and the scale.
         projection_learning_rate: AdamW's, for a `dual` head's projection.
         target_learning_rate: AdamW's, for the target's own LoRA over merged sources.
         projection_rank: rank of a `dual` head's projection; 0 trains none.
         center: subtract the catalogue's mean vector from every title's (`dual` scoring only).
-        sampled_negatives: catalogue items drawn uniformly per step, on top of the batch's own.
-        pair_negatives: candidates beside the positive for each user (`pair` scoring only).
-        holdout_share: share of the budget's users set aside for early stopping, 8 to 256 users.
-        patience: epochs without a better loss on the users set aside before training stops.
+        sampled_negatives: catalogue items drawn uniformly per step, in addition to the batch's items.
+        pair_negatives: negative candidates for each user (`pair` scoring only).
+        holdout_share: share of the users that is held out for early stopping, 8 to 256 users.
+        patience: epochs without a lower loss on the held-out users before training stops.
         precision: ``fp32``, ``bf16`` (mixed precision; weights stay float32), or ``auto``: bf16 where the
             processor multiplies it natively.
         seed: of sampling, order and initialisation.
@@ -76,7 +76,7 @@ class TrainingConfig:
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any], **defaults: Any) -> Self:
-        """Make a configuration of a mapping (a TOML table, say) over defaults (ConfigError: an unknown key)."""
+        """Make a configuration from a mapping, such as a TOML table, and defaults (ConfigError: an unknown key)."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(settings) - known):
             raise ConfigError(f"unknown training setting {unknown[0]!r}: known are {', '.join(sorted(known))}")
@@ -85,21 +85,21 @@ class TrainingConfig:
 
 @checked
 def source_config(**changes: Any) -> TrainingConfig:
-    """Defaults for LoRA on a domain (``train source``); ConfigError where a change is unknown or out of its range."""
+    """Defaults for LoRA on a domain (``train source``); ConfigError: a change that is unknown or out of range."""
     return TrainingConfig.from_mapping(changes, epochs=3, learning_rate=5e-4)
 
 
 @dataclass(frozen=True)
 class Integration:
-    """How several sources become one model; a bundle records it as it is.
+    """How several sources become one model; stored in the bundle.
 
     Attributes:
-        form: ``merged`` averages the sources' updates into one stream, which costs one encoder pass a text and ranks
+        form: ``merged`` averages the sources' updates into one stream, which needs one encoder pass per text and ranks
             as well with few users and better with many (docs/evidence.md); ``xcross`` is the paper's.
         rank: of the target's own LoRA (``merged``).
         top_layers: number of last layers after which streams are integrated (``xcross``); None integrates after all,
-            as in the paper. Two are as accurate as MiniLM's six, with a third of the parameters and 60 to 70% of the
-            time.
+            as in the paper. Two are as accurate as all six of MiniLM, with a third of the parameters and 60 to 70% of
+            the time.
 
     Raises:
         ConfigError: an unknown form, a rank that is not from 1 to 1,024, or no whole number of layers above 0.
@@ -152,7 +152,7 @@ def target_config(
 
 
 def _by_users(rates: Mapping[int, float], users: int) -> float:
-    """The rate of the largest number of users that is not above ``users``."""
+    """The rate of the largest key that is not above ``users``."""
     if users < 0:
         raise ConfigError(f"users is {users}: give 0 or more")
     return rates[max(least for least in rates if least <= users)]

@@ -7,8 +7,8 @@
     ├── ModelError           (ValueError)   a model or adapter that cannot be used
     │   └── BundleError                     a folder on disk is incomplete, corrupt or foreign
     │       └── BaseMismatchError           it belongs to another base model
-    ├── StorageError         (OSError)      the disk refuses a write: full, read-only or faulty; nothing was changed
-    ├── UnavailableError     (OSError)      a database does not answer; ask again
+    ├── StorageError         (OSError)      the disk refuses a write: full, read-only or faulty; nothing has changed
+    ├── UnavailableError     (OSError)      a database does not answer; try again
     ├── MissingExtraError    (ImportError)  an optional dependency is absent; names its install line
     └── UnsupportedSystemError (ImportError)  neither Linux nor macOS
 
@@ -24,7 +24,7 @@ from copyreg import __newobj__  # type: ignore[attr-defined]
 class XCrossRecError(Exception):
     """Base of everything that xcrossrec raises on purpose."""
 
-    def __reduce__(self) -> tuple[object, ...]:  # a worker may send it: made anew without its own __init__
+    def __reduce__(self) -> tuple[object, ...]:  # pickled between processes: rebuilt without its own __init__
         return __newobj__, (type(self), *self.args), self.__dict__
 
 
@@ -41,7 +41,7 @@ class ConfigError(XCrossRecError, ValueError):
 
 
 class OtherRunError(ConfigError):
-    """Where a training would go on there is none, or one of other settings."""
+    """There is no training to resume, or it has other settings."""
 
 
 class ModelError(XCrossRecError, ValueError):
@@ -61,11 +61,11 @@ class BaseMismatchError(BundleError):
 
 
 class StorageError(XCrossRecError, OSError):
-    """The disk refuses a write; nothing was changed by it."""
+    """The disk refuses a write; nothing has changed."""
 
 
 class UnavailableError(XCrossRecError, OSError):
-    """A database does not answer, or a connection to it was lost; it may be asked again."""
+    """A database does not answer, or a connection to it was lost; try again."""
 
 
 class MissingExtraError(XCrossRecError, ImportError):
@@ -73,7 +73,7 @@ class MissingExtraError(XCrossRecError, ImportError):
 
     Args:
         module: the module that could not be imported.
-        extra: the extra of this distribution that brings it; None where it is a package of its own.
+        extra: the extra of this distribution that installs it; None for a separate package.
     """
 
     def __init__(self, module: str, extra: str | None) -> None:
@@ -99,7 +99,7 @@ _LACKS = {
 
 
 def lacking(error: BaseException) -> str | None:
-    """What the system did not give where an error, or its cause, is of that, and the remedy; None for any other one."""
+    """The resource whose lack caused an error, and the remedy; None for any other error."""
     said = f"{type(error).__name__}: {error}"
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     found = next((what for what, words in _LACKS.items() if any(word in said for word in words)), None)
@@ -107,6 +107,6 @@ def lacking(error: BaseException) -> str | None:
 
 
 def not_read(path: object, error: BaseException) -> StorageError | None:
-    """Tell a file that could not be read for want of descriptors, memory or rights from a damaged one (None)."""
+    """The error for a file that could not be read for lack of resources or rights; None if it may be damaged."""
     lack = lacking(error)
     return StorageError(f"{path} could not be read ({error}): {lack}; nothing is damaged") if lack else None

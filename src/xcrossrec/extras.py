@@ -1,4 +1,4 @@
-"""What each optional extra brings, and the sentence that names it where it is missing."""
+"""The modules of each optional extra, and the check that they are installed."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "ray": ("ray", "pyarrow"),
     "client": ("httpx", "pydantic"),
 }
-"""Extra to the modules that it brings and that code imports by name."""
+"""The modules that each extra installs and that code imports by name."""
 
 
 def require(extra: str) -> None:
     """Check, without importing anything, that one of :data:`EXTRAS` is installed.
 
-    MissingExtraError where a module of it is absent; names its install line.
+    MissingExtraError, with the install line: a module is absent.
     """
     for module in EXTRAS[extra]:
         require_package(module, extra)
 
 
 def require_package(module: str, extra: str | None = None) -> None:
-    """Check, without importing it, that a package is installed, under its name in code.
+    """Check, without importing it, that a module is installed; MissingExtraError as for `require`.
 
-    ``extra`` brings it; None where none does. MissingExtraError, as there, where it is absent.
+    ``extra`` installs it; None for a separate package.
     """
     if find_spec(module) is None:
         raise MissingExtraError(module, extra)

@@ -1,4 +1,4 @@
-"""Which items a search may find: the same for Python, the command line, the service and its client."""
+"""Conditions on the items of a search, shared by Python, the command line, the service and its client."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from xcrossrec.exceptions import DataError
 class Filters:
     """Conditions that every found item meets; None sets no condition.
 
-    They hold inside the search: ``k`` items come back if ``k`` meet them. An item without a category or a price
-    meets no condition on it.
+    They are part of the search: it finds ``k`` items if ``k`` meet them. An item without a category or price meets no
+    condition on it.
 
     Attributes:
         category: one of these, exactly.

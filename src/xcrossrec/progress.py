@@ -1,6 +1,6 @@
-"""How far long work has come: one stage at a time, a bar on a terminal or in a notebook, elsewhere a line every 10 s.
+"""Progress of long work: one stage at a time, a bar on a terminal or in a notebook, elsewhere a line every 10 s.
 
-Code that works long opens a :func:`stage`; whoever runs it decides with :func:`showing` where it is told, if at all.
+Long work opens a :func:`stage`; its caller decides with :func:`showing` where progress is reported, if at all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LINE_S = 10.0
 
 _FRAME_S = 0.1
 _PATIENCE_S = 0.3
-"""What takes less is not shown at all."""
+"""Shorter stages are not shown."""
 
 _BAR = 24
 _CLEAR = "\r\x1b[K"
@@ -29,14 +29,14 @@ Line: TypeAlias = Callable[[str], None]
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal would obey, and what changes the direction of text; JSON stays JSON."""
+    """Escape terminal control characters and changes of text direction; JSON stays JSON."""
     return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def to_stderr(text: str, end: str = "\n", start: str = "") -> None:
-    """Write a line to stderr; a stage draws a bar there instead, where it can. What cannot be written ends no work."""
+    """Write a line to stderr; errors of writing are ignored. A stage draws a bar instead if it is a terminal."""
     if sys.stderr is not None:
-        with suppress(OSError):  # it goes to a file on a full disk, or into a pipe that was closed
+        with suppress(OSError):  # a file on a full disk, or a closed pipe
             sys.stderr.write(f"{start}{printable(text)}{end}")
             sys.stderr.flush()
 
@@ -46,7 +46,7 @@ _line: ContextVar[Line | None] = ContextVar("xcrossrec_progress", default=None)
 
 @contextmanager
 def showing(line: Line | None) -> Iterator[None]:
-    """Within the block, give lines on stages to a function (:func:`to_stderr` draws bars, too); None tells nothing."""
+    """Within the block, pass progress lines to a function (:func:`to_stderr` also draws bars), or None to be silent."""
     token = _line.set(line)
     try:
         yield
@@ -65,7 +65,7 @@ class Stage:
         self._said, self._at = "", (0.0, "")
 
     def at(self, done: int, total: int, note: str = "") -> None:
-        """Say how many steps are done, of how many in all, and what else is worth knowing."""
+        """Report how many of all steps are done, with an optional note."""
         if self._line is None:
             return
         now = time.monotonic()
@@ -80,13 +80,13 @@ class Stage:
         self._say(done / max(total, 1), f"{told}{', ' * bool(left)}{left}")
 
     def within(self, text: str) -> None:
-        """Take a line of a stage within this one: how far the step has come that this one is at."""
+        """Report the line of a nested stage, the progress of this stage's current step."""
         share, told = self._at
         self._told = time.monotonic()
         self._say(share, f"{told}{', ' * bool(told)}{text}")
 
     def close(self) -> None:
-        """Leave the last state standing, with the time it took, if any was shown."""
+        """Report the time it took, if any progress was shown."""
         if self._said and self._line is not None:
             self._say(1.0, f"done in {in_words(time.monotonic() - self._began)}")
             if self._bar:
@@ -105,7 +105,7 @@ class Stage:
 
 @contextmanager
 def stage(what: str, unit: str) -> Iterator[Stage]:
-    """Open a stage of work; what stages within it say comes behind its own state."""
+    """Open a stage of work; lines of nested stages are appended to its own state."""
     made = Stage(what, unit, line := _line.get())
     try:
         with showing(line and made.within):
@@ -115,7 +115,7 @@ def stage(what: str, unit: str) -> Iterator[Stage]:
 
 
 def in_words(seconds: float) -> str:
-    """A duration for people: below a second with a digit more, from 100 on in minutes, from 100 minutes on in hours."""
+    """A duration in words: from 100 s on in minutes, from 100 minutes on in hours."""
     if seconds < 100:
         return f"{seconds:.{int(0 < seconds < 1)}f} s"
     if seconds < 6000:

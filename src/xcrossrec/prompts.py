@@ -1,8 +1,8 @@
 """Histories and candidates as text, versioned.
 
-Template version 1: the titles of a history, oldest first, one a line. A title never holds a line break
-(whitespace is folded), so a prompt splits back into its titles without doubt. What stands between two
-titles in the token stream is the encoder's business (:data:`TITLE_SEPARATOR`).
+Template version 1: the titles of a history, oldest first, one per line. A title never has a line break
+(whitespace is folded), so a prompt can be split into its titles again. The encoder writes
+:data:`TITLE_SEPARATOR` between the tokens of two titles.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ PROMPT_VERSION = 1
 """Written into every bundle; a bundle of another version is refused."""
 
 TITLE_SEPARATOR = ";"
-"""Put between two titles of one prompt, as tokens."""
+"""Written between two titles of one prompt, as tokens."""
 
 UNTITLED = "untitled item"
 """Stands for a catalogue item without a title, so that it can be scored (and ranks low) like any other."""
 
 
 def item_texts(titles: Sequence[str]) -> list[str]:
-    """Turn a catalogue's titles into texts that encoders take; an empty title becomes :data:`UNTITLED`."""
+    """Turn a catalogue's titles into texts for encoders; an empty title becomes :data:`UNTITLED`."""
     return [clean_title(title) or UNTITLED for title in titles]
 
 
@@ -42,5 +42,5 @@ def history_prompt(titles: Sequence[str]) -> str:
 
 
 def split_prompt(prompt: str) -> list[str]:
-    """Give back the titles of a prompt, oldest first; empty lines are dropped."""
+    """Split a prompt into its titles, oldest first; empty lines are dropped."""
     return [title for title in (clean_title(line) for line in prompt.split("\n")) if title]

@@ -1,7 +1,7 @@
-"""Files and folders that are replaced as a whole: written beside their place, forced to disk, put there in one step.
+"""Atomic replacement of files and folders: written next to the target, forced to disk, then moved there in one step.
 
-What is being written stands beside its place as ``.NAME.<8 hex digits>.writing``, locked for as long as its writer
-lives. One without a lock was left by a crash: whoever writes the same place next removes it, with a line in the log.
+A file or folder that is being written is called ``.NAME.<8 hex digits>.writing`` and locked as long as its process
+runs. One without a lock was left by a crash: the next write of the same target removes it and logs that.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ log = logging.getLogger(__name__)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WRITING, _RETIRED = "writing", "retired"
 _TRIES = 5
-_LITTLE = 2**16  # bytes; where not even so many can be written, want of room is why a write failed
+_LITTLE = 2**16  # bytes; if not even these can be written, a write has failed for lack of space
 
 
 @contextmanager
 def replacing_file(path: Path | str) -> Iterator[Path]:
-    """Lend an empty file beside ``path`` to write to; when the block is left it is on disk in ``path``'s place.
+    """Yield an empty temporary file to write to, which replaces ``path`` at the end of the block.
 
-    An error in the block, or of the disk (StorageError), leaves what was there. The folder is made if it is absent, the
-    mode is the umask's.
+    After an error in the block, or of the disk (StorageError), the old file remains. The folder is made if it is
+    absent; the mode follows the umask.
     """
     place = Path(os.path.realpath(path))
     with _beside(place, lambda temporary: temporary.touch(exist_ok=False)) as temporary:
@@ -45,18 +45,17 @@ def replacing_file(path: Path | str) -> Iterator[Path]:
 
 
 def replace_text(path: Path | str, text: str) -> None:
-    """Write a text as the whole of a file; see :func:`replacing_file`."""
+    """Replace a file by a text; see :func:`replacing_file`."""
     with replacing_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def replacing_folder(path: Path | str, *, overwrite: bool = True) -> Iterator[Path]:
-    """Lend an empty folder beside ``path`` to fill; when the block is left it is on disk in ``path``'s place.
+    """Yield an empty temporary folder to fill, which replaces ``path`` at the end of the block.
 
-    Without ``overwrite`` that must still be free then (BundleError): somebody may have been quicker. The two change
-    places in one step where the disk can, so that there is always the old folder or the new
-    one. All files get the umask's mode, whatever wrote them. The rest is as for a file.
+    Without ``overwrite``, ``path`` must still be free then (BundleError). Old and new folder are exchanged atomically
+    if the disk can do so. All files get a mode that follows the umask. See also :func:`replacing_file`.
     """
     place = Path(os.path.realpath(path))
     with _beside(place, Path.mkdir) as temporary:
@@ -76,10 +75,10 @@ def replacing_folder(path: Path | str, *, overwrite: bool = True) -> Iterator[Pa
 
 @contextmanager
 def changing(path: Path | str) -> Iterator[None]:
-    """Wait until nobody else is changing a folder, and let nobody until the block is left.
+    """Hold an exclusive lock for changing a folder until the end of the block; waits for it.
 
-    For what is read, changed and replaced: of two at once, in whatever process, one would lose what the other wrote.
-    The folder around it is locked, since the folder itself changes. Where the disk has no locks nobody is held back.
+    Needed for reading, changing and replacing: of two processes at once, one would lose what the other wrote. The
+    parent folder is locked, since the folder itself is replaced. Without effect on disks without locks.
     """
     place = Path(os.path.realpath(path))
     with _sentence(place):
@@ -94,9 +93,9 @@ def changing(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Have a folder to work in for this process alone until the block is left; it is made if it is absent.
+    """Reserve a folder for this process until the end of the block; it is made if it is absent.
 
-    DataError where another process has it, StorageError where the disk refuses.
+    DataError: another process has it. StorageError: the disk refuses.
     """
     with _sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,21 +103,21 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:  # where the disk has no locks nobody is held back
+        except OSError as error:  # others mean that the disk has no locks
             if isinstance(error, BlockingIOError):
                 raise DataError(f"another process is at work in {folder}: wait, or choose another --out") from None
         try:
             yield
         finally:
             with suppress(OSError):
-                folder.rmdir()  # where nothing was written
+                folder.rmdir()  # if it is empty
     finally:
         os.close(handle)
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Lend an empty folder among the system's temporary files (else StorageError); it goes when the block is left."""
+    """Yield an empty temporary folder, removed at the end of the block (StorageError: it cannot be written)."""
     place = None
     try:
         with tempfile.TemporaryDirectory(prefix="xcrossrec-") as place:
@@ -132,25 +131,24 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def leftovers(path: Path | str) -> str:
-    """Name what interrupted replacements of ``path`` left beside it, as the end of a sentence; empty for nothing.
+    """Name what interrupted replacements of ``path`` left, as the end of a sentence; empty if nothing is left.
 
-    A name that ends in ``.retired`` is the whole folder of before, from between two renames: it is put back by the
-    next replacement, or by hand.
+    A name that ends in ``.retired`` is the complete old folder; the next replacement puts it back.
     """
     found = _unlocked(Path(os.path.realpath(path)))
     return "".join(f"; an interrupted replacement left {each}" for each, _ in found)
 
 
 def check_name(path: Path | str) -> None:
-    """Refuse a path, or another word, that is not UTF-8 (DataError): Polars takes none."""
+    """Refuse (DataError) a path or another word that is not UTF-8, which Polars does not accept."""
     if any("\ud800" <= character <= "\udfff" for character in str(path)):
         raise DataError(f"{str(path)!a} is not UTF-8, or this locale is not: rename it, or set PYTHONUTF8=1")
 
 
 def check_folder(path: Path) -> None:
-    """Refuse what cannot become a folder, since it is a file, stands below one or leads in a circle (DataError)."""
+    """Refuse (DataError) a path that cannot become a folder: a file, below a file, or a circular link."""
     check_name(os.path.realpath(path))
-    if os.path.islink(os.path.realpath(path)):  # noqa: PTH114 - which raises nothing, whatever the name
+    if os.path.islink(os.path.realpath(path)):  # noqa: PTH114 - Path.is_symlink may raise
         raise DataError(f"{path} is a link that leads in a circle: remove it, or choose another place")
     above = next(each for each in (path, *path.parents) if each.exists())
     if not above.is_dir():
@@ -158,12 +156,12 @@ def check_folder(path: Path) -> None:
 
 
 def holds(folder: Path) -> set[str]:
-    """The names in a folder, if there is one, without what macOS itself puts there."""
+    """The names in a folder, without macOS's own file; empty if there is no folder."""
     return {each.name for each in folder.iterdir()} - {FINDER} if folder.is_dir() else set()
 
 
 def check_vacant(out: Path, *, overwrite: bool) -> bool:
-    """Refuse (BundleError) what may not be replaced; otherwise tell whether nothing is there, or an empty folder."""
+    """Refuse (BundleError) what may not be replaced; otherwise return whether nothing or an empty folder is there."""
     check_folder(out)
     if not holds(out):
         return True
@@ -173,13 +171,13 @@ def check_vacant(out: Path, *, overwrite: bool) -> bool:
 
 
 def state_of(path: Path | str) -> str:
-    """What stands at a path, for a sentence: ``does not exist``, ``is a file`` or ``is a folder``."""
+    """What is at a path, for a sentence: ``does not exist``, ``is a file`` or ``is a folder``."""
     found = "is a folder" if Path(path).is_dir() else "is a file"
     return found if Path(path).exists() else "does not exist"
 
 
 def refused(path: Path, error: object) -> StorageError:
-    """Say that the disk refused a write, or what else the system did not give."""
+    """The error for a refused write, with its cause and remedy."""
     lack = lacking(error) if isinstance(error, BaseException) else None
     if getattr(error, "errno", None) in (errno.EBUSY, errno.EROFS, errno.EACCES) and path.is_mount():
         lack = "it is a volume, which cannot be replaced: choose a folder in it"
@@ -188,7 +186,7 @@ def refused(path: Path, error: object) -> StorageError:
 
 
 def check_in_place(path: Path, opened: os.stat_result) -> None:
-    """Refuse (StorageError) to write to a file that is not in its place any more, or beside it."""
+    """Refuse (StorageError) to write if an opened file was moved, replaced or deleted."""
     with suppress(OSError):
         if os.path.samestat(path.stat(), opened):
             return
@@ -200,11 +198,7 @@ def check_in_place(path: Path, opened: os.stat_result) -> None:
 
 @contextmanager
 def needing_room(place: Path) -> Iterator[None]:
-    """Say of a full disk, whatever the block raises for want of room, that ``place`` could not be written.
-
-    Raises:
-        StorageError: it is full.
-    """
+    """Turn errors caused by a full disk into a StorageError that ``place`` could not be written."""
     try:
         yield
     except Exception as error:
@@ -231,7 +225,7 @@ def _beside(place: Path, make: Callable[[Path], None]) -> Iterator[Path]:
 
 
 def _of_full_disk(error: BaseException, folder: Path) -> BaseException | None:
-    """The error, or its cause, that comes of want of room: it says so, or a library does not say why it failed."""
+    """The error or cause due to a full disk: it says so, or gives no reason while the disk is full."""
     said = getattr(error, "errno", None) in _FULL or any(f"(os error {number})" in str(error) for number in _FULL)
     cause = error.__cause__ or error.__context__
     if not said and cause is not None and (found := _of_full_disk(cause, folder)):
@@ -249,7 +243,7 @@ def _has_room(folder: Path) -> bool:
 
 
 def _made(place: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
-    """Make something and lock it; again if another process took it for a leftover in between."""
+    """Make something and lock it; try again if another process removed it as a leftover in between."""
     for _ in range(_TRIES):
         make(temporary := _sibling(place, _WRITING))
         if (lock := _lock(temporary)) is not None:
@@ -258,7 +252,7 @@ def _made(place: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
 
 
 def clear_leftovers(path: Path | str) -> None:
-    """Remove what crashes left beside ``path``, and put a folder back that stood between two names."""
+    """Remove what crashes left next to ``path``, and put back a folder that was moved away."""
     place = Path(os.path.realpath(path))
     for leftover, _ in _unlocked(place):
         if leftover.name.endswith(_RETIRED) and not place.exists():
@@ -270,7 +264,7 @@ def clear_leftovers(path: Path | str) -> None:
 
 
 def _unlocked(place: Path) -> Iterator[tuple[Path, int]]:
-    """Give what stands beside a place and nobody writes, each locked until the next is asked for."""
+    """Yield leftovers next to a place that no process is writing, each locked until the next."""
     name = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{8}}\.(?:{_WRITING}|{_RETIRED})")
     for each in sorted(place.parent.glob(".*")):
         if name.fullmatch(each.name) and (lock := _lock(each)) is not None:
@@ -283,7 +277,7 @@ def _unlocked(place: Path) -> Iterator[tuple[Path, int]]:
 def _take(temporary: Path, place: Path) -> None:
     try:
         (place / FINDER).unlink(missing_ok=True)
-        temporary.replace(place)  # of a folder over one that is not empty it is refused
+        temporary.replace(place)  # fails if a folder is not empty
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
@@ -309,7 +303,7 @@ def _sibling(place: Path, state: str) -> Path:
 
 
 def _lock(path: Path) -> int | None:
-    """Lock a file or folder until the handle is closed; None if another process has it, or there are no locks."""
+    """Lock a file or folder until the handle is closed; None if another process holds it, or without locks."""
     with suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""The one interface between whatever ranks items and whatever measures or serves it."""
+"""The interface between scorers of items and the code that evaluates or serves them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from xcrossrec.exceptions import DataError
 
 Rung: TypeAlias = Literal["none", "other", "one", "several"]
-"""What is known of a customer: nothing; purchases in other categories alone; one purchase here; several."""
+"""What is known of a customer: nothing; only purchases in other categories; one purchase here; several."""
 
 KNOWN: dict[Rung, str] = {
     "none": "nothing",
@@ -19,11 +19,11 @@ KNOWN: dict[Rung, str] = {
     "one": "one purchase here",
     "several": "several purchases here",
 }
-"""The same in words."""
+"""Each rung in words."""
 
 
 def rung_of(history: Sequence[object], elsewhere: Sequence[object] = ()) -> Rung:
-    """Where a customer stands on the ladder."""
+    """The rung of a customer with these purchases."""
     if len(history):
         return "one" if len(history) < 2 else "several"
     return "other" if len(elsewhere) else "none"
@@ -33,13 +33,13 @@ def rung_of(history: Sequence[object], elsewhere: Sequence[object] = ()) -> Rung
 class Scorer(Protocol):
     """Anything that scores items of one catalogue for a user's history.
 
-    A scorer is bound to one catalogue before use (each implementation has its own builder); items are
-    row numbers of that catalogue. Legend: ``user`` = one history, ``candidate`` = one item.
+    A scorer is bound to one catalogue before use (each implementation has its own builder); items are row
+    numbers of that catalogue. Legend: ``user`` = one history, ``candidate`` = one item.
     """
 
     @property
     def name(self) -> str:
-        """What tables and result files call it."""
+        """Its name in tables and result files."""
         ...
 
     def score(
@@ -52,7 +52,7 @@ class Scorer(Protocol):
             candidates: item rows to score per user; None scores the whole catalogue, in row order.
 
         Returns:
-            finite float32 scores, one row a history.
+            finite float32 scores, one row for each history.
 
         Raises:
             DataError: an item row outside the catalogue.
@@ -72,7 +72,7 @@ class LadderScorer(Scorer, Protocol):
     ) -> Float[np.ndarray, "user candidate"]:
         """Score candidates as :meth:`Scorer.score` does.
 
-        ``elsewhere`` has per user the texts of what she bought in other categories, oldest first; may be empty.
+        ``elsewhere`` has for each user the texts of what she bought in other categories, oldest first; may be empty.
         """
         ...
 
@@ -80,7 +80,7 @@ class LadderScorer(Scorer, Protocol):
 def check_rows(
     histories: Sequence[Sequence[int]], candidates: Int[np.ndarray, "user candidate"] | None, n_items: int
 ) -> None:
-    """Refuse (DataError) item rows outside a catalogue, and candidates for another number of users than histories."""
+    """Raise DataError for item rows outside the catalogue, and for candidates of another number of users."""
     for user, history in enumerate(histories):
         for row in history:
             if not 0 <= row < n_items:

@@ -1,4 +1,4 @@
-"""What Linux and macOS do each in its own way, and Windows not: the import says so in one sentence."""
+"""Functions that differ between Linux and macOS and do not exist on Windows, where the import fails."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ except ImportError as error:
     ) from error
 
 FINDER = ".DS_Store"
-"""What macOS puts into folders that it shows: nobody's content."""
+"""Written by macOS into folders that it displays; no content of a user."""
 
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux; RENAME_SWAP of macOS has the same number
 
 
 def force_to_disk(path: Path) -> None:
-    """Make a file's content, or a folder's entries, durable."""
+    """Force a file's content, or a folder's entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        if whole := getattr(fcntl, "F_FULLFSYNC", None):  # of macOS, whose fsync stops at the disk's own memory
-            with suppress(OSError):  # a disk on the network may not know it
+        if whole := getattr(fcntl, "F_FULLFSYNC", None):  # macOS: its fsync does not flush the disk's own cache
+            with suppress(OSError):  # a network disk may not support it
                 fcntl.fcntl(handle, whole)
         os.fsync(handle)
     finally:
@@ -39,7 +39,7 @@ def force_to_disk(path: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let two names change places in one step; False where the system, or the disk, cannot."""
+    """Exchange two paths atomically; False if the system or the disk cannot."""
     library, names = ctypes.CDLL(None), (os.fsencode(one), os.fsencode(other))
     if (of_linux := getattr(library, "renameat2", None)) is not None:
         return bool(of_linux(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0)
@@ -48,7 +48,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def most_memory_mb() -> float:
-    """Most memory of this process since Linux was asked to forget; elsewhere since the process began."""
+    """Peak memory of this process: on Linux since the last reset, elsewhere since its start."""
     with suppress(OSError):
         if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii")):
             return int(found[1]) / 1024

@@ -1,4 +1,4 @@
-"""Names shared by every layer: columns, splits and ways to draw negatives; and what tells a database from a path."""
+"""Names shared by all layers: columns, splits, choices of settings; and the test for a database's URL."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ ENCODING_PRECISIONS: tuple[EncodingPrecision, ...] = get_args(EncodingPrecision)
 
 
 def is_url(place: object) -> bool:
-    """Whether a database is meant, and no path."""
+    """Whether a place is a database's URL and not a path."""
     return isinstance(place, str) and place.startswith(("postgresql://", "postgres://"))

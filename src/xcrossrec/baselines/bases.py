@@ -1,4 +1,4 @@
-"""Bases compared on one's own data before anything is trained: how well they rank, and what they cost."""
+"""Comparison of base models on own data before training: how well they rank, and what they cost."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from xcrossrec.models.tokens import unread
 from xcrossrec.types import NEGATIVES, Negatives
 
 SMALL_CATALOGUE = 20_000
-"""Items up to which a catalogue is encoded and ranked, where the users' lists hold half of it; else only those."""
+"""Largest catalogue that is encoded and ranked in full, if the users' lists have half of it; else only their items."""
 
 MOST_USERS, MOST_OF_LARGE = 5_000, 1_000
-"""Users that are ranked, at most: of a small catalogue, and of a large one, where each adds some 60 items to encode."""
+"""Most users that are ranked: with a small catalogue, and with a large one, where each adds some 60 items."""
 
 _log = logging.getLogger(__name__)
 
 _TIMED = 256
-"""Items whose encoding is timed, once the base is warm."""
+"""Items whose encoding is timed, after a first pass."""
 
 
 class _OfSome:
-    """A scorer of some items of a catalogue, asked by their rows in the whole one; `full` cannot be asked."""
+    """Scores a part of a catalogue by rows of the whole one; needs candidates."""
 
     def __init__(self, scorer: ModelScorer, rows: Int64[np.ndarray, " item"]) -> None:
         self._scorer, self._rows, self.name = scorer, rows, scorer.name
@@ -110,7 +110,7 @@ def compare_bases(
 
 
 def bases_table(found: dict[str, Any]) -> str:
-    """Set a comparison of bases out: the verdict, then a row a base."""
+    """A comparison of bases as text: the verdict, then one row per base."""
     kinds = list(found["bases"][0]["mrr"])
     first = found["bases"][0]["name"]
     rows = [
@@ -134,7 +134,7 @@ def bases_table(found: dict[str, Any]) -> str:
 
 
 def _short(names: Sequence[str]) -> Sequence[str]:
-    """The last part of each name, where these differ."""
+    """The last part of each name, if these differ."""
     last = [Path(name).name for name in names]
     return last if len({*last}) == len(last) else names
 
@@ -142,7 +142,7 @@ def _short(names: Sequence[str]) -> Sequence[str]:
 def _measure(
     base: str, name: str, digest: str, domain: Domain, rows: Int64[np.ndarray, " item"], seed: int
 ) -> tuple[dict[str, Any], Evaluation]:
-    """What is told of one base on a domain, and its ranks of each user's last item."""
+    """The result for one base on a domain, and its ranks of each user's last item."""
     texts = [domain.texts[row] for row in rows]
     scorer = untrained(base, texts, center=True, name=name)
     whole = rows.size == domain.items.height
@@ -167,7 +167,7 @@ def _measure(
 
 
 def _verdict(entries: Sequence[dict[str, Any]]) -> str:
-    """Say which base to take: against popular items, only an interval clear of 0 counts."""
+    """Recommend a base, by negatives drawn by popularity; only an interval without 0 counts."""
     first, *others = entries
     best = max(others, key=lambda each: each["mrr"]["popularity"])
     low, high = best["comparison"]["metrics"]["popularity"]["mrr"]["ci"]

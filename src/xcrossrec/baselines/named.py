@@ -1,4 +1,4 @@
-"""Everything that a command line may name as a scorer."""
+"""Scorers by the names that the command line accepts."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ _MADE: dict[str, Callable[[Domain, str], Scorer]] = {
 
 
 class MeanScorer:
-    """The mean of several scorers' scores, user by user: what ``a+b`` means on the command line. They are bound to one
-    catalogue and on one scale (models of one scoring)."""
+    """The mean of several scorers' scores, written ``a+b`` on the command line.
+
+    All are bound to the same catalogue and have the same scale (models of one scoring).
+    """
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
         self.scorers = tuple(scorers)
@@ -53,24 +55,24 @@ class MeanScorer:
 
 @dataclass(frozen=True)
 class Subject:
-    """A scorer that somebody named, and the model folders it was made of.
+    """A scorer and the model folders that it was loaded from.
 
     Attributes:
         scorer: bound to the domain's catalogue.
-        paths: of its models; none for a baseline without training.
+        paths: of its models; empty for a baseline without training.
     """
 
     scorer: Scorer
     paths: tuple[Path, ...] = ()
 
     def seen_users(self, domain: Domain, split: Split) -> frozenset[str] | None:
-        """The split's users whom some source saw in training; None where there are no sources."""
+        """The split's users who were in the training set of a source; None if there are no models."""
         if not self.paths:
             return None
         return frozenset().union(*(seen_users(path, domain, split) for path in self.paths))
 
     def known_targets(self, domain: Domain, split: Split) -> int:
-        """How many of the split's users bought what is asked for in purchases that a model itself counts."""
+        """How many of the split's targets are among the purchases that a model knows."""
         counts = [term.counts for each in self._models if (term := term_of(each.model)) is not None]
         sequences, ids = domain.sequences(split), domain.items[ITEM].to_list()
         last = [(user, ids[rows[-1]]) for user, rows in zip(sequences.user_ids, sequences.rows, strict=True)]
@@ -78,12 +80,12 @@ class Subject:
 
     @property
     def cut(self) -> CutReport:
-        """How much text did not fit the models so far; the largest of several."""
+        """How much text was cut by the models so far; the largest of several reports."""
         return max((m.cut for m in self._models), key=lambda report: report.prompts, default=CutReport())
 
     @property
     def pair(self) -> bool:
-        """Whether every candidate costs an encoder pass."""
+        """Whether each candidate needs an encoder pass."""
         return any(kind_of(model.model).name == "pair" for model in self._models)
 
     @property
@@ -94,19 +96,19 @@ class Subject:
 
 @checked
 def scorer_for(spec: str | Path, domain: Domain, *, base: str | Path | None = None, strict: bool = False) -> Subject:
-    """Make the scorer that a command line names, bound to a domain's catalogue.
+    """Make a scorer from its name on the command line, bound to a domain's catalogue.
 
     Args:
         spec: a bundle's or an adapter's folder, several adapters joined by ``+`` (mean of their scores), or
             ``baseline:`` and one of :data:`~xcrossrec.baselines.names.BASELINES`.
         domain: gives the catalogue, and the train split to baselines that count.
         base: folder or name of the base of ``baseline:untrained`` and ``baseline:centered`` (None: the embedded one),
-            or of the models (None: it is looked for, see :func:`xcrossrec.load`).
-        strict: refuse an adapter made elsewhere of which nothing but its shapes says that it belongs to its base.
+            or of the models (None: it is found, see :func:`xcrossrec.load`).
+        strict: refuse an adapter made elsewhere if only its shapes suggest that it fits its base.
 
     Raises:
         ConfigError: an unknown baseline.
-        BaseMismatchError: a model belongs to another base, or to none that is there.
+        BaseMismatchError: a model belongs to another base, or its base is not found.
         BundleError: no such folder, or not a model.
     """
     parts = parts_of(str(spec))
@@ -125,7 +127,7 @@ def scorer_for(spec: str | Path, domain: Domain, *, base: str | Path | None = No
 
 
 def _on_domain(folder: Path, domain: Domain, base: str | Path | None, strict: bool) -> ModelScorer:
-    """A model on a domain's catalogue; a source that was centered on its own domain is centered on this one."""
+    """Bind a model to a domain's catalogue; the centering of a source is computed again for it."""
     trained_on = (read_manifest(folder).get("domain") or {}).get("fingerprint")
     centered = any(folder.glob(f"*_{Center.__name__}"))
     read = as_read(folder, domain)

@@ -1,4 +1,4 @@
-"""What a command line may name as a scorer; nothing heavy is loaded to tell that it may."""
+"""Names of scorers on the command line; checked without heavy imports."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ BASELINES = ("popularity", "tfidf", "itemknn", "untrained", "centered")
 PREFIX = "baseline:"
 
 COUNTING = ("baseline:popularity", "baseline:itemknn")
-"""Those that count purchases and read nothing of the items."""
+"""Those that count purchases and do not read the items' texts."""
 
 
 def parts_of(spec: str) -> tuple[str, ...]:
-    """Take apart what names a scorer.
+    """Split the name of a scorer.
 
     Returns:
-        the baseline with its prefix; or folders of models, several for a mean.
+        the baseline with its prefix, or folders of models, several for a mean.
 
     Raises:
         ConfigError: an unknown baseline, or one that cannot be part of a mean.

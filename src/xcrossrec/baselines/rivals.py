@@ -1,4 +1,4 @@
-"""Rivals without a language model: most bought, bought by the same users, words of items."""
+"""Baselines without a language model: popularity, item-based neighbours, TF-IDF."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xcrossrec.scoring import check_rows
 
 
 class Rival(ABC):
-    """A :class:`xcrossrec.scoring.Scorer` that adds up what each item of the history says for all others."""
+    """A :class:`xcrossrec.scoring.Scorer` that scores the whole catalogue for one history at a time."""
 
     name: ClassVar[str]
 
@@ -39,8 +39,7 @@ class Rival(ABC):
 
 
 class Popularity(Rival):
-    """The most bought first, whoever asks: how often an item occurs in train (by item row); the history plays no
-    part."""
+    """Ranks by how often an item occurs in train (by item row), independent of the history."""
 
     name = "popularity"
 
@@ -55,9 +54,9 @@ class Popularity(Rival):
 class ItemKNN(Rival):
     """Items bought by the same users (Deshpande & Karypis 2004, item-based top-N), of baskets of item rows.
 
-    Scores an item by its summed co-occurrence cosine with the history's items: cosine(i, j) = users with both /
-    sqrt(users with i * users with j), over the users of train; an item is no neighbour of itself. An empty history, or
-    one never seen together with anything, scores every item 0.
+    Scores an item by the sum of its co-occurrence cosines with the history's items: cosine(i, j) = users with both /
+    sqrt(users with i * users with j), over the users of train; an item is not its own neighbour. An empty history, or
+    one without co-occurrences, scores every item 0.
     """
 
     name = "itemknn"
@@ -67,7 +66,7 @@ class ItemKNN(Rival):
         users = np.repeat(np.arange(len(baskets)), [len(own) for own in baskets])
         rows = [row for own in baskets for row in own]
         bought = csr_array((np.ones(len(rows), np.float32), (users, rows)), shape=(len(baskets), n_items))
-        bought.data[:] = 1  # what was bought twice counts once
+        bought.data[:] = 1  # repeat purchases count once
         self._times = bought.sum(0)
         self._unit = csr_array(bought / np.sqrt(np.maximum(self._times, 1)))  # each item's column of length 1
         self._buyers = self._unit.tocsc()
@@ -81,10 +80,10 @@ class ItemKNN(Rival):
 
 
 class TfidfMean(Rival):
-    """What plain text already knows: the cosine between an item's text and the mean of the history's texts.
+    """Scores an item by the cosine between its text and the mean of the history's texts.
 
-    Texts become unit vectors of term frequency times inverse document frequency over the catalogue.  An
-    empty history, or one whose texts have no word, scores every item 0.
+    Texts become unit vectors of term frequency times inverse document frequency over the catalogue. An
+    empty history, or one without words, scores every item 0.
 
     Args:
         texts: by item row, what models read of each; an empty text scores 0.

@@ -41,8 +41,7 @@ _REMEDIES = {
 
 
 def _said(error: Exception) -> str | None:
-    """An error as one sentence; the system's own with its file (80 characters of it) and what to do about it. None for
-    a fault of this library."""
+    """An error as one sentence; those of the system with their file and a remedy. None for bugs of this library."""
     if isinstance(error, StorageError):
         return str(error)
     if isinstance(error, FileNotFoundError) and not error.filename:
@@ -142,9 +141,9 @@ for _command in (
 
 
 def main() -> None:
-    """Run the command line. As a container's first process, too, SIGTERM ends it: the system would not."""
+    """Run the command line. SIGTERM also ends it as a container's first process, where the system ignores it."""
     if os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
-    if isinstance(sys.stdout, TextIOWrapper):  # of a terminal without UTF-8, which has no place for some titles
+    if isinstance(sys.stdout, TextIOWrapper):  # terminals without UTF-8 cannot show some titles
         sys.stdout.reconfigure(errors="backslashreplace")
     app()

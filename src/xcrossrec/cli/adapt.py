@@ -1,4 +1,4 @@
-"""Commands that decide, which sources help and what to ship, and the one that writes a decision's page anew."""
+"""Commands that decide which sources help and what to ship, and write the report of a decision."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from xcrossrec.adaptation.decision import Candidate, Decision
 
 _SPOILING = ("target_in_history", "same_moment", "train_after_targets", "common_item", "heavy_user")
-"""Codes of risks that change what the reported score means."""
+"""Codes of risks that change the meaning of the reported score."""
 
 TargetDir = Annotated[Path, typer.Argument(metavar="TARGET", help="The new category: a domain's folder.")]
 
@@ -93,7 +93,7 @@ def sources(
 
 
 def as_text(decision: Decision, out: Path) -> str:
-    """The candidates, what sources and more users are worth, the verdict, and what to do next."""
+    """A decision as text: candidates, the worth of sources and more users, the verdict, and the next commands."""
     from xcrossrec.adaptation.judge import sources_table
     from xcrossrec.evaluation.table import aligned
 

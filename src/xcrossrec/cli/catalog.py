@@ -1,4 +1,4 @@
-"""Commands on catalogues on disk: make one, and give it another model's vectors."""
+"""Commands on catalogues on disk: build, embed, check and repair."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a command can tell of its paths and options before it loads anything heavy: mistakes are answered at once.
+"""Checks of a command's paths and options before any heavy import, so that mistakes are reported at once.
 
-Whatever is read here is read again, and in full, where it is used.
+The complete checks follow when the files are used.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ ITEMS = "a domain's folder, a table of items, or what 'xcrossrec catalog build' 
 
 
 def check_model(folder: Path, base: str | None = None) -> None:
-    """Refuse what is no model's folder (BundleError), and a base that is none (ModelError)."""
+    """Refuse a folder without a model (BundleError), and an invalid base (ModelError)."""
     check_base(base)
     _check_place(folder, "model", MODEL, "give the folder of a bundle or an adapter")
 
 
 def stated_text(folder: Path) -> ItemText | None:
-    """What a model's folder states that it reads of an item; None where it states nothing, or is damaged."""
+    """The item text in a model's folder; None if there is none, or it is damaged."""
     from xcrossrec.data.text import ItemText
 
     with suppress(OSError, ValueError, AttributeError):
@@ -43,7 +43,7 @@ def stated_text(folder: Path) -> ItemText | None:
 
 
 def check_adapter(folder: Path) -> None:
-    """Refuse (BundleError) what is no adapter's folder."""
+    """Refuse (BundleError) a folder without an adapter."""
     _check_place(folder, "adapter", (ADAPTER,), "train one with `xcrossrec train source`")
 
 
@@ -55,7 +55,7 @@ def _check_place(folder: Path, kind: str, files: Sequence[str], remedy: str) -> 
 
 
 def check_category(folder: Path, *, new: bool = False) -> None:
-    """Refuse (DataError) what is neither a domain's folder nor an adapter; a new category has no adapter yet."""
+    """Refuse (DataError) a folder without a domain or adapter; a new category must be a domain."""
     from xcrossrec.data.store import read_manifest
 
     if not (folder / ADAPTER).is_file():
@@ -67,7 +67,7 @@ def check_category(folder: Path, *, new: bool = False) -> None:
 
 
 def check_sources(folders: Sequence[Path], *, alone: bool = False) -> None:
-    """Refuse what is no adapter (BundleError), and fewer than two, or more than one to stand alone (ModelError)."""
+    """Refuse folders without adapters (BundleError), and a wrong number of them (ModelError)."""
     if alone and len(folders) > 1:
         raise ModelError(f"--form lora starts from the base, or from one --source, got {len(folders)}: leave some out")
     if not alone and len(folders) < 2:
@@ -77,7 +77,7 @@ def check_sources(folders: Sequence[Path], *, alone: bool = False) -> None:
 
 
 def check_base(name: str | None) -> None:
-    """Refuse (ModelError) a base that is written like a path where no base lies; a name may be a hub's."""
+    """Refuse (ModelError) a path without a base model; other names may be the hub's."""
     if name is None or not (name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()):
         return
     if not any((Path(name) / file).is_file() for file in ("config.json", "modules.json")):
@@ -89,14 +89,14 @@ def check_base(name: str | None) -> None:
 
 
 def is_kept(source: Path | str) -> bool:
-    """Whether a catalogue is there, in a folder or in a database."""
+    """Whether a source is a catalogue, in a folder or a database."""
     return is_url(source) or any((Path(source) / name).exists() for name in CATALOGUE)
 
 
 def check_items(source: Path | str, *, include_bought: bool = False) -> None:
-    """Refuse (DataError) what names no items: neither a domain's folder, nor a table, nor a catalogue.
+    """Refuse (DataError) anything but a domain's folder, a table or a catalogue.
 
-    Of a domain whose customers buy the same again it says that what was bought is left out, where it is.
+    For a domain with repeat purchases, logs that bought items are left out, unless they are included.
     """
     from xcrossrec.data.readers.tables import read_item_file
     from xcrossrec.data.store import read_manifest
@@ -117,7 +117,7 @@ def check_items(source: Path | str, *, include_bought: bool = False) -> None:
 
 
 def check_catalogue(folder: Path | str) -> None:
-    """Refuse (BundleError) what is no catalogue's folder; a database is asked when it is opened."""
+    """Refuse (BundleError) a folder without a catalogue; a database is checked when it is opened."""
     if not is_kept(folder):
         why = "holds no catalogue" if Path(folder).is_dir() else state_of(folder)
         raise BundleError(
@@ -126,7 +126,7 @@ def check_catalogue(folder: Path | str) -> None:
 
 
 def check_file(out: Path) -> None:
-    """Refuse (DataError) a file to write that is a folder, or has none to lie in."""
+    """Refuse (DataError) an output file that is a folder, or whose folder does not exist."""
     check_folder(out.parent)
     if out.is_dir():
         raise DataError(f"{out} is a folder: give the name of a file")

@@ -1,4 +1,4 @@
-"""What the commands share: progress on stderr, silence of third parties, one object on stdout."""
+"""Shared by the commands: common options, progress on stderr, silent libraries, and results on stdout."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ DomainDir = Annotated[Path, typer.Argument(metavar="DIR", help="A domain's folde
 log = logging.getLogger("xcrossrec")
 
 TABLES_MB, _MODELS_MB = 1_200, 3_500
-"""Address space that Polars, and torch with all that stands on it, reserve on two cores; most of it is never used."""
+"""Address space that Polars, and torch with its libraries, reserve on two cores; most of it is never used."""
 
 
 def taking(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -74,7 +74,7 @@ def taking(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., Non
 
 
 def check_memory(least: int) -> None:
-    """Refuse (ConfigError) less address space, in MB, than libraries reserve: short of it they hang or die unheard."""
+    """Refuse (ConfigError) less address space, in MB, than libraries reserve: without it they hang or crash."""
     allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
     if 0 <= allowed < least * 1e6:
         raise ConfigError(
@@ -84,7 +84,7 @@ def check_memory(least: int) -> None:
 
 
 def prepare(extra: str) -> None:
-    """Check that an extra is installed and has room (MissingExtraError, ConfigError), and silence its libraries."""
+    """Check an extra and the memory that it needs (MissingExtraError, ConfigError), and silence its libraries."""
     require(extra)
     check_memory(_MODELS_MB)
     warnings.filterwarnings("ignore")
@@ -107,21 +107,21 @@ def shows_progress() -> bool:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Within the block whatever a library prints to stdout, which is the results', goes nowhere."""
+    """Within the block, discard what libraries print to stdout, which is for results."""
     with redirect_stdout(io.StringIO()):
         yield
 
 
 @contextmanager
 def progress_to_stderr() -> Iterator[None]:
-    """Within the block stages tell on stderr how far they are, but not under ``--quiet``; libraries are silent."""
+    """Within the block, show progress on stderr, except with ``--quiet``; libraries are silent."""
     with silent(), showing(to_stderr if shows_progress() else None):
         yield
 
 
 @contextmanager
 def going_on() -> Iterator[None]:
-    """Within the block say, when the user interrupts, that the same command goes on where it was."""
+    """Within the block, tell a user who interrupts that the same command resumes the work."""
     try:
         yield
     except KeyboardInterrupt:
@@ -136,7 +136,7 @@ def echo(result: object) -> None:
 
 
 def report_cut(cut: CutReport, limit: int | None = None) -> None:
-    """Say on stderr how much text did not fit the model's room of so many tokens, if any."""
+    """Report on stderr how much text was cut to the model's limit in tokens, if any."""
     if cut.prompts:
         room = f" of {limit} tokens" if limit else ""
         log.info(
@@ -146,7 +146,7 @@ def report_cut(cut: CutReport, limit: int | None = None) -> None:
 
 
 def first_writable(directory: Path) -> Path | None:
-    """The folder for candidate files: the domain's own, or None where it cannot be written."""
+    """The folder for candidate files: the domain's own, or None if it is read-only."""
     target = directory / "candidates"
     if os.access(target if target.exists() else directory, os.W_OK):
         return directory

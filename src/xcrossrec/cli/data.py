@@ -155,7 +155,7 @@ def market(
 
     check_folder(out)
     market = sample_market(seed)
-    there = {name for name in market if (out / name / MANIFEST).is_file()}  # of an interrupted run, or somebody else's
+    there = {name for name in market if (out / name / MANIFEST).is_file()}  # from an interrupted run, or other data
     for name, domain in market.items():
         if name not in there:
             refuse_taken(out / name, overwrite=False)
@@ -189,7 +189,7 @@ _REASONS = {
 
 
 def _report(filters: dict[str, Any]) -> None:
-    """Say on stderr, a line a reason, where the rows went and what was repaired."""
+    """Report on stderr which rows were left out, for each reason, and what was repaired."""
     from xcrossrec.data.interactions import HEAVY
 
     for name, count in filters.get("rows", {}).items():

@@ -1,4 +1,4 @@
-"""The command that shows the whole job on simulated users."""
+"""The command that shows the whole workflow with simulated users."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from xcrossrec.data import Domain
 
 MARKER = "xcrossrec-demo.json"
-"""Marks a folder as a demo's, which the next demo may replace."""
+"""Marks a demo's folder, which the next demo may replace."""
 
 SIMULATED = "Its customers are SIMULATED: the numbers show that the software works, and nothing about people."
 MINUTES = 2.5
-"""Two idle cores take about half of them."""
+"""Two idle cores need about half of this time."""
 _FOLDERS = ("data", "garden")
 
 
@@ -50,7 +50,7 @@ def demo(
 
 
 def claim(out: Path) -> None:
-    """Make the folder ready; a former demo's content goes, nobody else's does (DataError)."""
+    """Prepare the folder: an earlier demo's content is deleted, any other is refused (DataError)."""
     if not check_vacant(out, overwrite=True) and not (out / MARKER).exists():
         raise DataError(f"{out} exists and is not an earlier demo (it has no {MARKER}): choose another --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def run(
     minutes: float = MINUTES,
     base: str | None = None,
 ) -> None:
-    """Write a market of two established categories and a new one, adapt to it, and print what came of it."""
+    """Write a market of two established categories and a new one, adapt to it, and print the result."""
     from xcrossrec.adaptation.run import adapt
     from xcrossrec.data import write_domain
     from xcrossrec.data.market import MARKET_DOMAINS, MarketSettings, sample_market

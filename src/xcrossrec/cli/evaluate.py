@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from xcrossrec.evaluation import Evaluation
 
 PAIR_USERS = 32
-"""Users whom a `pair` model ranks at a time: each costs many encoder passes, and progress is told in between."""
+"""Users that a `pair` model ranks between reports of progress: each needs many encoder passes."""
 
 LARGE_FOR_PAIR = 2000
-"""Catalogue above which a `pair` model is not asked for ``full`` unless the user says so."""
+"""Largest catalogue that a `pair` model ranks in full by default."""
 
 
 def evaluate(
@@ -160,7 +160,7 @@ def bases(
 
 
 def _lacking(domain: Domain, subject: str, field: str) -> Domain:
-    """The domain whose items have an empty field."""
+    """The domain with an empty field in all items."""
     from xcrossrec.evaluation import without_field
 
     if subject in COUNTING:
@@ -193,7 +193,7 @@ def _kinds(negatives: str | None) -> list[Negatives] | None:
 
 
 def _check(subject: str, base: str | None, out: Path | None) -> None:
-    """Refuse at once what cannot be measured, or written."""
+    """Refuse at once missing models and an output file that cannot be written."""
     from xcrossrec.evaluation.result import refuse_foreign
 
     for part in parts_of(subject):
@@ -208,7 +208,7 @@ def _check(subject: str, base: str | None, out: Path | None) -> None:
 
 
 def _default_negatives(subject: Subject, domain: Domain, split: Split) -> list[Negatives]:
-    """All that can be drawn; a `pair` model does not rank a large catalogue unasked."""
+    """All kinds that can be drawn; by default a `pair` model does not rank a large catalogue."""
     from xcrossrec.data.candidates import can_draw
 
     drawn: list[Negatives] = [kind for kind in NEGATIVES if kind == "full" or can_draw(domain, split, kind)]

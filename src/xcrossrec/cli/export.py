@@ -1,4 +1,4 @@
-"""The command that gives a model to other systems."""
+"""The command that exports a model to other systems."""
 
 from __future__ import annotations
 

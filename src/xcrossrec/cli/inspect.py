@@ -1,4 +1,4 @@
-"""The command that says what a model folder holds."""
+"""The command that shows the content of a model's folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def inspect(model: ModelDir, base: Base = None, as_json: Json = False) -> None:
 
 
 def describe(path: Path, model: Model, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Collect what is known of a model; parameters are counted, the rest comes from the verified folder."""
+    """Describe a model; parameters are counted, the rest comes from the verified folder."""
     domain = manifest.get("domain") or {}
     stated = ("kind", "scoring", "base", "prompt_version", "training", "metrics", "created")
     return {
@@ -93,7 +93,7 @@ def _adapters(model: Model, manifest: dict[str, Any], path: Path) -> list[dict[s
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """Set a description out for reading."""
+    """A description as text."""
     from xcrossrec.evaluation.table import aligned
     from xcrossrec.models.recipe import Recipe
 
@@ -129,7 +129,7 @@ def as_text(found: dict[str, Any]) -> str:
     lines += ["", *aligned(["adapter", "rank", "on", "parameters", "digest"], rows, text_columns=5)]
     parts = [[name, _number(value)] for name, value in parameters.items()]
     lines += ["", *aligned(["parameters", ""], parts, text_columns=2)]
-    metrics = found["metrics"] or {}  # what was never trained may have learned purchases
+    metrics = found["metrics"] or {}  # absent if a model only learned purchases
     if all(isinstance(metrics.get(name), int | float) for name in ("users", "epochs", "wall_s")):
         lines += ["", f"training     {metrics['users']} users, {metrics['epochs']:g} epochs, {metrics['wall_s']:.0f} s"]
     return "\n".join(lines)

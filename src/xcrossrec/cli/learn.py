@@ -1,4 +1,4 @@
-"""The command that gives a trained model what was bought since."""
+"""Commands that add purchases to a trained model, and delete those of a customer."""
 
 from __future__ import annotations
 

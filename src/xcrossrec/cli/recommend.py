@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What to recommend, whoever it is for."""
+    """Options of both commands."""
 
     catalog: Annotated[str, typer.Option(metavar="ITEMS", help="A domain's folder, a table of items, or a catalogue.")]
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="How many at most.")] = 10
@@ -47,7 +47,7 @@ class Asked:
     as_json: console.Json = False
 
     def check(self, model: Path) -> None:
-        """Refuse at once what cannot be answered: no model, no items, filters that nothing meets."""
+        """Refuse at once a folder without a model, missing items, and invalid filters."""
         check_model(model, self.base)
         check_items(self.catalog, include_bought=self.include_bought)
         self._filters()
@@ -65,7 +65,7 @@ class Asked:
         other: Sequence[str] = (),
         user: str | None = None,
     ) -> Question:
-        """As a recommender takes it; without filters where none is given."""
+        """The question for a recommender."""
         from xcrossrec.recommender import Question
 
         first = history, self.k, self._filters(), candidates, self.include_bought, self.skip_unknown
@@ -113,7 +113,7 @@ def recommend(
     _check_known(options.catalog, asked, knows_purchases=any(model.glob("*_Purchases")))
     with console.progress_to_stderr(), options.recommender(model) as recommender:
         encoder = encoder_of(recommender.model)
-        encoder.cut.reset()  # from here on only this history counts
+        encoder.cut.reset()  # count only this history
         found = recommender.ask(asked)
         console.report_cut(encoder.cut, encoder.max_tokens)
         reasons = recommender.explain_answer(found) if explain else []
@@ -184,7 +184,7 @@ def recommend_batch(
 
 
 def _check_known(source: str, asked: Question, *, knows_purchases: bool) -> None:
-    """Refuse ids that the items lack before all of these are encoded."""
+    """Refuse unknown ids before the items are encoded."""
     import numpy as np
 
     from xcrossrec.catalogue import Catalogue, read_items
@@ -197,14 +197,14 @@ def _check_known(source: str, asked: Question, *, knows_purchases: bool) -> None
 
 
 def _tell_of_encoding(model: Path, source: str) -> None:
-    """Say that a catalogue on disk would be quicker, where there is none."""
+    """Suggest a catalogue on disk, which would be faster, if there is none."""
     if not is_kept(source):
         words = shlex.join(["xcrossrec", "catalog", "build", str(model), source, "--out", "DIR"])
         console.log.info(f"the items of {source} were encoded for this answer alone; to keep their vectors:  {words}")
 
 
 def as_text(found: list[Recommendation], reasons: list[Explanation]) -> str:
-    """Set recommendations out, one a line, reasons indented below each."""
+    """Recommendations as text, one per line, with indented reasons."""
     if not found:
         return "nothing is left to recommend: every candidate is in the history, or meets no filter"
     lines = []

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _setting(help_: str, name: str, **rules: Any) -> Any:
-    """An option that the environment may set, too."""
+    """An option that may also be set in the environment."""
     return typer.Option(help=help_, envvar=f"XCROSSREC_{name}", show_envvar=False, **rules)
 
 
@@ -71,7 +71,7 @@ def serve(
         check_model(spec.path, base)
         check_items(spec.catalog)
     hangups: list[int] = []
-    signal.signal(signal.SIGHUP, lambda number, frame: hangups.append(number))  # it would end a process that loads
+    signal.signal(signal.SIGHUP, lambda number, frame: hangups.append(number))  # it would end the process
     prepare("serve")
     from xcrossrec.serving.logs import log_as_json
     from xcrossrec.serving.server import bind
@@ -86,7 +86,7 @@ def serve(
 
 
 def specs_of(models: Sequence[str], catalogs: Sequence[str], precision: EncodingPrecision) -> list[Spec]:
-    """Join models with their catalogues by name (ConfigError: one without the other, or a name twice)."""
+    """Match models and catalogues by name (ConfigError: one without the other, or a duplicate name)."""
     of_name, shared = _named(catalogs, "catalog")
     folders, unnamed = _named(models, "model")
     for folder in unnamed:
@@ -106,7 +106,7 @@ def specs_of(models: Sequence[str], catalogs: Sequence[str], precision: Encoding
 
 
 def _named(texts: Sequence[str], what: str) -> tuple[dict[str, Any], list[Any]]:
-    """Read NAME=PLACE, or PLACE: a path, or a database's URL; a path that exists is no name."""
+    """Parse NAME=PLACE or PLACE, a path or a database's URL; an existing path with = has no name."""
     named: dict[str, Path | str] = {}
     unnamed: list[Path | str] = []
     for text in texts:

@@ -1,4 +1,4 @@
-"""Commands that train: a source, and a target by one of its forms."""
+"""Commands that train: a source, and a target in one of its forms."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What every training is told."""
+    """Options of all trainings."""
 
     out: Annotated[Path, typer.Option(help="Folder to write.")]
     scoring: Annotated[Scoring, typer.Option(help="History and item encoded apart (dual) or as one text (pair).")] = (
@@ -49,16 +49,16 @@ class Run:
     as_json: console.Json = False
 
     def changes(self) -> dict[str, Any]:
-        """The settings that the user set, options over the file."""
+        """The user's settings, from the file and the options, which have priority."""
         given = {name: value for name in ("epochs", "seed") if (value := getattr(self, name)) is not None}
         return {**(_read_settings(self.config) if self.config else {}), **given}
 
     def users(self, domain: Domain) -> int:
-        """How many users the training will have: some learning rates depend on it."""
+        """The number of training users, on which some learning rates depend."""
         return self.budget or domain.count_users("train")
 
     def check(self, directory: Path) -> Domain:
-        """Read the domain, once all is refused that can be told without loading a model."""
+        """Read the domain, after all checks that do not need a model."""
         from xcrossrec.data import read_domain
 
         check_vacant(self.out, overwrite=self.overwrite)
@@ -71,7 +71,7 @@ class Run:
         return domain
 
     def arguments(self) -> dict[str, Any]:
-        """What the library takes by the same names."""
+        """The options that are arguments of the library's functions."""
         rest = ("out", "epochs", "config", "seed", "as_json")
         given = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in rest}
         return {**given, "show_progress": console.shows_progress()}
@@ -79,7 +79,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(Run):
-    """What the training of one adapter is told."""
+    """Options of the training of one adapter."""
 
     rank: Annotated[int, typer.Option(min=1, help="LoRA's r, on query and value.")] = 8
     target_modules: Annotated[
@@ -125,7 +125,7 @@ def source(directory: console.DomainDir, options: Lora) -> None:
 
 @contextmanager
 def _can_go_on(options: Run) -> Iterator[None]:
-    """Say how to go on when the user interrupts, or the disk is full."""
+    """Tell the user how to resume after an interruption, or if the disk is full."""
     try:
         yield
     except StorageError as error:
@@ -177,7 +177,7 @@ def target(
     if strict and form == "lora":
         raise ConfigError("--strict is of sources that are integrated: leave it out, or leave out --form lora")
     folders = sources or []
-    target_config(**options.changes())  # refuses a wrong setting
+    target_config(**options.changes())  # refuses wrong settings
     check_sources(folders, alone=form == "lora")
     domain = options.check(directory)
     console.prepare("train")
@@ -203,13 +203,13 @@ def _read_settings(path: Path) -> dict[str, Any]:
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
         TrainingConfig.from_mapping(found)
-    except (OSError, ValueError) as error:  # that of a setting is a ValueError, too
+    except (OSError, ValueError) as error:  # ConfigError is a ValueError
         raise ConfigError(f"settings {path} cannot be read ({error}): give a TOML file of training settings") from error
     return found
 
 
 def _print(report: TrainingReport, options: Run, start: str) -> None:
-    """Say what a run did, and whether the model is better than it was at the start."""
+    """Print what a training did, and whether the model is better than at the start."""
     if not Processes.here().first:
         return
     if options.as_json:

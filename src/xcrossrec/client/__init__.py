@@ -6,8 +6,8 @@
         found = shop.recommend(["B0012", "title:Wooden train set"], k=5)
         print(found.items[0].title, found.items[0].score)
 
-Where the service is busy (429, 503) the call is repeated after the time that ``Retry-After`` names.
-Errors carry the server's own sentence.
+If the service is busy (429, 503), the call is repeated after the time in ``Retry-After``.
+Errors have the server's message.
 """
 
 from xcrossrec.answers import (

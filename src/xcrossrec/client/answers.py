@@ -1,4 +1,4 @@
-"""What the service answers, as types and as errors, and how JSON is read into them."""
+"""Types and errors of the client, and the conversion of the service's JSON answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StoredItem:
 
     Attributes:
         category, in_stock, price: for filters; the price in the shop's currency.
-        metadata: whatever else the shop keeps with it.
+        metadata: any further data of the shop.
     """
 
     item_id: str
@@ -36,7 +36,7 @@ class Purchase:
 
     Attributes:
         item_id: of one item, or of several, the oldest first.
-        timestamp: seconds since 1970; None where it is unknown.
+        timestamp: seconds since 1970; None if unknown.
     """
 
     user_id: str
@@ -51,10 +51,10 @@ class ServiceError(XCrossRecError):
     """The service refused, failed, or did not answer.
 
     Args:
-        message: the server's own sentence, where it sent one.
-        status: of HTTP; 0 where no answer came.
-        code: the server's short name of the problem; empty where none came.
-        request_id: under which the server's log has the request; empty where none came.
+        message: from the server, if it sent one.
+        status: of HTTP; 0 without an answer.
+        code: the server's short name of the problem; empty if unknown.
+        request_id: id of the request in the server's log; empty if unknown.
     """
 
     def __init__(self, message: str, *, status: int = 0, code: str = "", request_id: str = "") -> None:
@@ -65,20 +65,20 @@ class ServiceError(XCrossRecError):
 
 
 class RequestRefusedError(ServiceError):
-    """The request is at fault (4xx): put again as it is, it would be refused again."""
+    """The request is invalid (4xx) and would be refused again."""
 
 
 class ServiceBusyError(ServiceError):
-    """The service had no room, or was not ready, for longer than the client waits (429, 503)."""
+    """The service was full or not ready for longer than the client waits (429, 503)."""
 
 
 # ---- reading
 
 
 def read(kind: Any, answer: bytes, key: str | None = None) -> Any:
-    """Take an answer's JSON, or one key of it, as a dataclass, a tuple of them, or a plain type (else ServiceError).
+    """Convert an answer's JSON, or one key of it, to a dataclass, a tuple of them, or a plain type (else ServiceError).
 
-    Keys that the type lacks are ignored, so that a newer server is understood.
+    Unknown keys are ignored, so that a newer server is understood.
     """
     from pydantic import ValidationError
 

@@ -1,4 +1,4 @@
-"""The questions that can be put to the service: the methods of both clients, but for the waiting."""
+"""The requests to the service: the methods of both clients, without sending and waiting."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from xcrossrec.filters import Filters
 T = TypeVar("T")
 
 HistoryEntry: TypeAlias = str | Mapping[str, str]
-"""An id or a title: a mapping with ``item_id`` or ``title``, or a string; ``id:...`` and ``title:...`` say which is
-meant, any other string is a title if it has more than one word, and an id if it has not."""
+"""An id or a title: a mapping with ``item_id`` or ``title``, or a string. ``id:...`` and ``title:...`` are explicit;
+any other string is a title if it has more than one word, otherwise an id."""
 
 Details: TypeAlias = Mapping[str, Any]
-"""A JSON object as it came."""
+"""A JSON object."""
 
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One question, and as what its answer is read.
+    """One request, and the type of its answer.
 
     Attributes:
-        answer: type of what comes back, or of one key of it.
-        key: this one.
+        answer: type of the answer, or of one key of it.
+        key: this key.
     """
 
     method: str
@@ -40,7 +40,7 @@ class Call(Generic[T]):
 
 
 class Questions:
-    """Makes a :class:`Call` of each question."""
+    """Makes the :class:`Call` of each request."""
 
     def recommend(
         self,
@@ -62,14 +62,14 @@ class Questions:
         Args:
             history: ids and titles, oldest first; see :data:`HistoryEntry`.
             k: how many at most.
-            model: its name or its domain's; may be left out where the service has one model.
+            model: its name or its domain's; optional if the service has one model.
             filters: conditions that every recommended item meets.
-            candidates: item ids to choose from; None takes the whole catalogue.
+            candidates: item ids to choose from; None is the whole catalogue.
             include_bought: also recommend what is in the history.
-            explain: give the reasons with each item; costs many encoder passes.
-            skip_unknown: leave out ids of the history that the catalogue lacks; the answer names them.
+            explain: add the reasons to each item; needs many encoder passes.
+            skip_unknown: leave out unknown ids of the history; the answer lists them.
             diversity: at most so many items of near-equal titles.
-            user_id: a customer: the purchases that the service knows of stand before the history.
+            user_id: a customer, whose known purchases are put before the history.
             other_history: titles of what was bought in other categories, oldest first.
 
         Raises:
@@ -115,31 +115,31 @@ class Questions:
         return Call("POST", "v1/explain", Explanation, "explanation", body={**asked, "item": _entry(item)})
 
     def find_items(self, query: str, limit: int = 10, *, model: str | None = None) -> Call[tuple[StoredItem, ...]]:
-        """Search the titles of a model's catalogue, and its ids for just this one."""
+        """Search the titles of a model's catalogue, and its ids for an exact match."""
         asked = _given(model=model, query=query, limit=str(limit))
         return Call("GET", "v1/items", tuple[StoredItem, ...], "items", query=asked)
 
     def put_items(self, items: Sequence[StoredItem], *, model: str | None = None) -> Call[int]:
-        """Insert or replace items, all or none; on disk when this returns. Gives how many. Needs an admin key."""
+        """Insert or replace items, all or none; on disk when this returns. Returns their number. Needs an admin key."""
         body = _given(model=model, items=[_given(**vars(item)) for item in items])
         return Call("PUT", "v1/items", int, "written", body=body)
 
     def delete_items(self, ids: Sequence[str], *, model: str | None = None) -> Call[int]:
-        """Delete items; gone from disk when this returns. Gives how many there were. Needs an admin key."""
+        """Delete items; gone from disk when this returns. Returns how many existed. Needs an admin key."""
         body = _given(model=model, ids=list(ids))
         return Call("DELETE", "v1/items", int, "deleted", body=body)
 
     def add_purchases(
         self, purchases: Sequence[Purchase], *, model: str | None = None, skip_unknown: bool = False
     ) -> Call[AddedPurchases]:
-        """Add purchases; on disk, and seen by every answer, when this returns, all of them or none. Needs an admin key.
+        """Add purchases, all or none; on disk, and used by every answer, when this returns. Needs an admin key.
 
-        What is known already changes nothing, so the same purchases may be sent again.
+        Known purchases change nothing, so the same ones may be sent again.
 
         Args:
-            purchases: a customer's in order.
-            model: its name or its domain's; may be left out where the service has one model.
-            skip_unknown: leave out purchases of items that the catalogue lacks; the answer names these.
+            purchases: those of a customer in order.
+            model: its name or its domain's; optional if the service has one model.
+            skip_unknown: leave out purchases of unknown items; the answer lists these.
         """
         items = [each.item_id if isinstance(each.item_id, str) else list(each.item_id) for each in purchases]
         sent = [_given(**{**vars(each), "item_id": own}) for each, own in zip(purchases, items, strict=True)]
@@ -147,9 +147,9 @@ class Questions:
         return Call("POST", "v1/purchases", AddedPurchases, body=body)
 
     def forget(self, user_id: str, *, model: str | None = None) -> Call[int]:
-        """Delete all purchases of a customer, on disk and in every answer when this returns; gives how many were known.
+        """Delete all purchases of a customer, on disk and in every answer when this returns. Needs an admin key.
 
-        Needs an admin key.
+        Returns how many were known.
         """
         return Call("DELETE", "v1/purchases", int, "forgotten", body=_given(model=model, user_id=user_id))
 
@@ -162,7 +162,7 @@ class Questions:
         return Call("GET", "v1/models", tuple[Details, ...], "models")
 
     def reload(self, name: str, path: str | None = None) -> Call[Details]:
-        """Replace a model by the bundle in a folder of the server; None reads its own again. Needs an admin key."""
+        """Replace a model by the bundle in a folder of the server; None reloads its own. Needs an admin key."""
         place = quote(name, safe="", errors="surrogatepass")
         return Call("POST", f"v1/models/{place}/reload", Details, body=_given(path=path))
 

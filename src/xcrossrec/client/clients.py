@@ -1,4 +1,4 @@
-"""The clients: they send and wait; what to send is made by ``calls``, and what to do next is decided here once."""
+"""The clients: they send the requests of ``calls``, wait and repeat."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOCAL = "http://127.0.0.1:8000"
-"""Where ``xcrossrec serve`` listens unless it is told otherwise."""
+"""The default address of ``xcrossrec serve``."""
 
 _BUSY = (429, 503)
-"""Answers after which the same question may be put again: the queue was full, or the server was not ready."""
+"""Status codes after which a request may be repeated: the queue was full, or the server was not ready."""
 
 _HOPELESS = "too_costly"
-"""Code of what would fail again, because the reason lies in the request."""
+"""Code of requests that would fail again."""
 
 _FIRST_WAIT_S = 0.25
-"""Before the first repetition, where the server names no time; doubles with each."""
+"""Before the first repetition, if the server names no time; doubles with each."""
 
 
 class _Client:
-    """What both clients keep.
+    """The settings and connections of a client.
 
     Args:
-        url: of the service; a path in it is kept.
+        url: of the service, perhaps with a path.
         api_key: sent as a bearer token.
         timeout_s: of one attempt, in seconds.
-        retries: repetitions at most where the service is busy (429, 503).
-        patience_s: seconds waited between them at most, all together; a longer ``Retry-After`` ends the call at once.
+        retries: most repetitions while the service is busy (429, 503).
+        patience_s: most seconds of waiting between them in total; a longer ``Retry-After`` ends the call at once.
         transport: of httpx, for tests and proxies.
 
     Raises:
@@ -73,7 +73,7 @@ class _Client:
         of_httpx = getattr(httpx, self._of_httpx)
         self._connect = partial(of_httpx, base_url=self.url, timeout=timeout_s, headers=headers, transport=transport)
         with _own_errors(self.url):
-            if not (api_key or "").isprintable():  # else what httpx says of it later shows the key
+            if not (api_key or "").isprintable():  # otherwise a later error of httpx would show the key
                 raise ValueError("the key has a line's end, or another character that no request can carry")
             self._http, self._process = self._connect(), os.getpid()
 
@@ -81,21 +81,20 @@ class _Client:
         return {**self.__dict__, "_http": None, "_process": None}
 
     def _connected(self) -> Any:
-        """What sends; a process that was forked, or got it pickled, has connections of its own, else answers would be
-        mixed up."""
+        """The connections of this process: shared with a forked process, they would mix up answers."""
         if self._process != os.getpid():
             self._http, self._process = self._connect(), os.getpid()
         return self._http
 
 
 class _Patience:
-    """Of one call: whether to wait and ask again."""
+    """Decides for one call whether to wait and repeat it."""
 
     def __init__(self, retries: int, patience_s: float) -> None:
         self.retries, self.left_s, self.made = retries, patience_s, 0
 
     def wait_s(self, response: httpx.Response) -> float | None:
-        """Seconds to wait before asking again; None if this answer is the last."""
+        """Seconds to wait before repeating; None if this answer is final."""
         if response.status_code not in _BUSY or _told(response)[1] == _HOPELESS or self.made >= self.retries:
             return None
         named_s = _named_wait_s(response.headers.get("retry-after", ""))
@@ -127,7 +126,7 @@ def _result(call: Call[T], response: httpx.Response) -> T:
 
 
 def _told(response: httpx.Response) -> tuple[str, str]:
-    """The server's own sentence and its code."""
+    """The server's message and code."""
     with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
         told = response.json()["error"]
         return str(told["message"]), str(told.get("code", ""))
@@ -136,7 +135,7 @@ def _told(response: httpx.Response) -> tuple[str, str]:
 
 @contextmanager
 def _own_errors(url: str) -> Iterator[None]:
-    """Turn a failed connection, and what cannot be sent, into an error that names the address, without a password."""
+    """Turn failed connections, and requests that cannot be sent, into errors with the address but no password."""
     import httpx
 
     url = re.sub("//[^/]*@", "//", url)
@@ -151,7 +150,7 @@ def _own_errors(url: str) -> Iterator[None]:
             f"{url} cannot be asked this ({error}): check the address and the key, and give text, finite numbers, "
             "lists and mappings"
         ) from error
-    except (RuntimeError, ImportError, OSError) as error:  # closed, or settings of the environment
+    except (RuntimeError, ImportError, OSError) as error:  # a closed client, or bad settings in the environment
         raise ConfigError(
             f"{url} cannot be asked by this client ({error}): use one that is not closed, in one event loop, and check "
             "what the environment says of proxies and certificates (HTTP_PROXY, SSL_CERT_FILE)"
@@ -159,7 +158,7 @@ def _own_errors(url: str) -> Iterator[None]:
 
 
 def _waits(ask: Callable[Concatenate[Any, P], Call[T]]) -> Callable[Concatenate[Client, P], T]:
-    """A question as a method that waits for the answer."""
+    """Make a method that waits for the answer."""
 
     @wraps(ask)
     def method(self: Client, /, *values: P.args, **named: P.kwargs) -> T:
@@ -171,7 +170,7 @@ def _waits(ask: Callable[Concatenate[Any, P], Call[T]]) -> Callable[Concatenate[
 def _awaited(
     ask: Callable[Concatenate[Any, P], Call[T]],
 ) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
-    """A question as a method that is awaited."""
+    """Make a method that is awaited."""
 
     @wraps(ask)
     async def method(self: AsyncClient, /, *values: P.args, **named: P.kwargs) -> T:
@@ -181,7 +180,7 @@ def _awaited(
 
 
 class Client(_Client):
-    """Asks the service and waits for its answer; for use in a ``with`` block, by any number of threads."""
+    """A synchronous client, for use in a ``with`` block by any number of threads."""
 
     _of_httpx = "Client"
 

@@ -1,4 +1,4 @@
-"""Simulated customers of the sample market: a stated preference model, and nothing measured.
+"""Simulated customers of the sample market: a preference model, without any real data.
 
 **The data are simulated.** Every domain made here says ``"simulated": true`` in its manifest.
 

@@ -11,17 +11,8 @@ from typing import Any
 
 import polars as pl
 
+from xcrossrec.data import interactions
 from xcrossrec.data.domain import WHOLE, Domain, earlier
-from xcrossrec.data.interactions import (
-    EXAMPLES,
-    as_categories,
-    as_text,
-    canonical,
-    checked_domain,
-    deduplicate,
-    k_core,
-    refuse_unknown,
-)
 from xcrossrec.data.readers.columns import check_choices
 from xcrossrec.data.readers.frames import SPLIT, RawDomain
 from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_time, by_user, leave_last_out
@@ -81,26 +72,26 @@ def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
     if not given and (orders := _orders(splits)):
         filters |= {"orders": WHOLE, "one_order": orders}
     manifest = {"sources": sources.result(), "filters": {**filters, **told}, "seed": recipe.seed}
-    return checked_domain(name, items, splits, manifest, recipe.text)
+    return interactions.checked_domain(name, items, splits, manifest, recipe.text)
 
 
 def _usable(name: str, raw: RawDomain, recipe: Recipe) -> tuple[RawDomain, dict[str, Any]]:
     """Refuse or drop interactions with unknown items, and count the dropped ones."""
-    rows = as_categories(raw.interactions)
+    rows = interactions.as_categories(raw.interactions)
     told: dict[str, Any] = {"rows": {"read": rows.height, **raw.rows}}
     if added := rows.height - told["rows"]["read"] + sum(told["rows"].get(name, 0) for name in ("where", "incomplete")):
         told["rows"]["histories"] = added
     usual = pl.max_horizontal(_MANY, 10 * pl.col("count").quantile(0.95, "lower"))
     many = rows[USER].value_counts().filter(pl.col("count") > usual)
     if (heavy := many.cast({USER: pl.String})).height:
-        shown = heavy.sort("count", USER, descending=[True, False])[USER].head(EXAMPLES).to_list()
+        shown = heavy.sort("count", USER, descending=[True, False])[USER].head(interactions.EXAMPLES).to_list()
         told["heavy_users"] = {"users": heavy.height, "interactions": heavy["count"].sum(), "examples": shown}
     known = rows[ITEM].is_in(raw.items[ITEM].cast(pl.Categorical).implode())
     if not known.all():
         lost = rows.filter(~known)
         strange = (lost.drop(SPLIT).unique() if SPLIT in lost.columns else lost)[ITEM].cast(pl.String)
         if recipe.unknown_items == "error":
-            refuse_unknown(name, strange, raw.items[ITEM], every=not known.any())
+            interactions.refuse_unknown(name, strange, raw.items[ITEM], every=not known.any())
         told["unknown_items"] = {"items": strange.n_unique(), "interactions": strange.len()}
         told["rows"]["unknown_items"] = lost.height
         rows = rows.filter(known)
@@ -123,24 +114,24 @@ def _as_given(raw: RawDomain, recipe: Recipe, told: dict[str, Any]) -> tuple[pl.
         )
     rows = raw.interactions
     told["rows"]["kept"] = rows.height
-    parts = {split: rows.filter(pl.col(SPLIT) == split) for split in SPLITS}
-    return raw.items, {split: canonical(as_text(part)) for split, part in parts.items() if part.height}
+    parts = {split: interactions.as_text(rows.filter(pl.col(SPLIT) == split)) for split in SPLITS}
+    return raw.items, {split: interactions.canonical(part) for split, part in parts.items() if part.height}
 
 
 def _prepared(raw: RawDomain, recipe: Recipe, told: dict[str, Any]) -> tuple[pl.DataFrame, dict[Split, pl.DataFrame]]:
     rows = raw.interactions
     bought, counts = rows[ITEM].unique(), [rows.height]
     if recipe.repeats != "keep":
-        rows = deduplicate(rows, first_purchase_only=recipe.repeats == "first")
+        rows = interactions.deduplicate(rows, first_purchase_only=recipe.repeats == "first")
     counts.append(rows.height)
     if recipe.core > 1:
-        rows = k_core(rows, recipe.core)
+        rows = interactions.k_core(rows, recipe.core)
     lost = {"repeats": counts[0] - counts[1], "core": counts[1] - rows.height, "kept": rows.height}
     told["rows"].update({name: count for name, count in lost.items() if count})
     gone = bought.filter(~bought.is_in(rows[ITEM].unique().implode())).cast(pl.String)
     items = raw.items.filter(~pl.col(ITEM).is_in(gone.implode()))
     if recipe.split not in (None, "leave-last-out"):
-        return items, _split(as_text(rows), recipe)
+        return items, _split(interactions.as_text(rows), recipe)
     handed_over = [rows]
     del rows, raw  # frees half a gigabyte of 10 million rows as soon as they are sorted
     return items, leave_last_out(handed_over.pop())
@@ -151,7 +142,7 @@ def _split(rows: pl.DataFrame, recipe: Recipe) -> dict[Split, pl.DataFrame]:
     if recipe.split in ("by-user", "temporal"):
         shares = {"validation": recipe.validation, "test": recipe.test}
         splits = by_time(rows, **shares) if recipe.split == "temporal" else by_user(rows, **shares, seed=recipe.seed)
-    return {split: canonical(frame) for split, frame in splits.items()}
+    return {split: interactions.canonical(frame) for split, frame in splits.items()}
 
 
 def _stated(recipe: Recipe, *, given: bool) -> Mapping[str, Any]:
