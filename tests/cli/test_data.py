@@ -42,7 +42,7 @@ def test_import_of_given_files(tmp_path: Path, given_files: dict[str, Path]) -> 
     assert result.exit_code == 0, result.stderr
     assert "tools: 4 items" in result.stdout
     assert "1 items have no title: models read 'untitled item' (i3)" in result.stderr
-    assert "HTML entities in 1 titles were made characters" in result.stderr
+    assert "HTML entities in 1 titles were converted to characters" in result.stderr
     domain = read_domain(tmp_path / "out")
     assert domain.titles == ["Saw", "Drill & bits", "", "Hammer"]
     assert domain.sequences("train").rows == ((0, 1), (3, 2, 0))

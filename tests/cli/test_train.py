@@ -247,7 +247,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     monkeypatch.setattr("sys.argv", ["xcrossrec", *given, "--resume"])
     done = RUNNER.invoke(app, given)
     assert done.exit_code == 130
-    assert f"interrupted: go on with\n  xcrossrec {shlex.join(given)} --resume\n" in done.stderr
+    assert f"interrupted: resume with\n  xcrossrec {shlex.join(given)} --resume\n" in done.stderr
 
 
 def test_a_full_disk_says_how_to_go_on(

@@ -59,7 +59,7 @@ def test_pandas_is_read_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("bad", [7, "items.csv", [["a", "b"]], None, np.zeros((2, 2)), pd.Series([1])])
 def test_what_is_no_table_is_refused(bad: Any) -> None:
     with pytest.raises(
-        DataError, match=r"the items are a \w+ and no table .*give a polars, pandas or Arrow table, or a"
+        DataError, match=r"the items are a \w+ and not a table .*give a polars, pandas or Arrow table, or a"
     ):
         as_frame("the items", bad)
 
@@ -67,7 +67,7 @@ def test_what_is_no_table_is_refused(bad: Any) -> None:
 @pytest.mark.parametrize("bad", [7, iter(ROWS), [*ROWS, "items.csv"], [1, 2], b"x", pl.Series([1])])
 def test_what_is_neither_file_nor_table_is_refused_before_an_import(bad: Any) -> None:
     for inputs in (Inputs(bad), Inputs(ROWS, bad), Inputs((), ROWS, {"train": bad})):
-        with pytest.raises(DataError, match=r"^(interactions|items|train) are a \w+ and no table"):
+        with pytest.raises(DataError, match=r"^(interactions|items|train) are a \w+ and not a table"):
             import_domain("d", None, inputs)
     with pytest.raises(ConfigError, match="give purchases once"):
         import_domain("d", None, Inputs(None, None))
@@ -75,7 +75,7 @@ def test_what_is_neither_file_nor_table_is_refused_before_an_import(bad: Any) ->
 
 def test_a_column_twice_is_refused() -> None:
     with pytest.raises(
-        DataError, match=r"the items are a DataFrame and no table .*unique column names.* 'item_id' 2 times"
+        DataError, match=r"the items are a DataFrame and not a table .*unique column names.* 'item_id' 2 times"
     ):
         as_frame("the items", pd.DataFrame([["a", "b"]], columns=["item_id", "item_id"]))
 

@@ -177,7 +177,7 @@ def test_build_domain_takes_tables_of_other_libraries(make: Callable[[Any], Any]
 
 @pytest.mark.parametrize("bad", [7, "items.csv", [["a", "b"]], None])
 def test_build_domain_refuses_what_is_no_table(bad: Any) -> None:
-    with pytest.raises(DataError, match=r"(are a \w+ and no table|lacks? the column)"):
+    with pytest.raises(DataError, match=r"(are a \w+ and not a table|lacks? the column)"):
         build_domain("d", bad, {"train": TRAIN})
 
 

@@ -323,7 +323,7 @@ def test_a_killed_run_goes_on(
         patch.setattr(Parts, "write", die)
         stopped = RUNNER.invoke(app, given)
         assert stopped.exit_code == 130
-        assert stopped.stderr.endswith("interrupted: what is finished stays, give the same command again to go on\n")
+        assert stopped.stderr.endswith("interrupted: finished work is kept, run the same command again to resume\n")
     finished = {path: path.read_bytes() for path in parts.glob("*.part")}
     assert len(finished) == 2
     assert not out.exists()

@@ -127,7 +127,7 @@ def bases_table(found: dict[str, Any]) -> str:
     header = ["base", "ms", "MB", "model MB", "unread", *(cell for kind in kinds for cell in (kind, "difference"))]
     caption = (
         f"{found['domain']} {found['split']}: {found['users']:,} users, seed {found['seed']}; untrained, centered. ms "
-        "and MB of a thousand items; unread: letters that are no part of a word to it; MRR, and its difference to "
+        "and MB of a thousand items; unread: letters that it cannot read as parts of words; MRR, and its difference to "
         f"{first} with 95% interval"
     )
     return "\n".join([found["verdict"], "", caption, "", *aligned(header, rows)])

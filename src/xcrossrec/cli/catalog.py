@@ -123,7 +123,7 @@ def repair(model: console.ModelDir, catalog: Catalogue, base: console.Base = Non
     from xcrossrec.models.bundle import Loading
 
     if is_url(catalog):
-        raise ConfigError("a database is repaired with its own tools and copies: here only a folder is")
+        raise ConfigError("a database is repaired with its own tools and backups: this command repairs only folders")
 
     if not examine(catalog).sentences():
         console.echo(f"{catalog}: nothing is damaged, nothing was changed")
@@ -136,7 +136,7 @@ def repair(model: console.ModelDir, catalog: Catalogue, base: console.Base = Non
     console.echo("\n".join(found.sentences()))
     with made:
         lost, anew = int(found.unreadable.sum()), int((found.unfit & ~found.unreadable).sum())
-        left_out = f", {lost} left out: write them anew" if lost else ""
+        left_out = f", {lost} left out: write them again" if lost else ""
         console.echo(f"{catalog}: {len(made)} items, version {made.version}; {anew} encoded again{left_out}")
 
 

@@ -125,7 +125,7 @@ def going_on() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        to_stderr("interrupted: what is finished stays, give the same command again to go on")
+        to_stderr("interrupted: finished work is kept, run the same command again to resume")
         raise
 
 

@@ -209,7 +209,7 @@ def _report(filters: dict[str, Any]) -> None:
     for role, said in filters.get("not_understood", {}).items():
         to_stderr(f"{role}: {said}")
     if escaped := filters.get("html_entities"):
-        to_stderr(f"HTML entities in {escaped['items']:,} titles were made characters")
+        to_stderr(f"HTML entities in {escaped['items']:,} titles were converted to characters")
     for field, cut in filters.get("text_cut", {}).items():
         to_stderr(f"of {field}, {cut['items']:,} items have more than the {cut['words']} words that are read")
 

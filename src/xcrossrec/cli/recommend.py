@@ -200,7 +200,7 @@ def _tell_of_encoding(model: Path, source: str) -> None:
     """Suggest a catalogue on disk, which would be faster, if there is none."""
     if not is_kept(source):
         words = shlex.join(["xcrossrec", "catalog", "build", str(model), source, "--out", "DIR"])
-        console.log.info(f"the items of {source} were encoded for this answer alone; to keep their vectors:  {words}")
+        console.log.info(f"the items of {source} were encoded only for this answer; to keep their vectors:  {words}")
 
 
 def as_text(found: list[Recommendation], reasons: list[Explanation]) -> str:

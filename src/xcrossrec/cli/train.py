@@ -135,7 +135,7 @@ def _can_go_on(options: Run) -> Iterator[None]:
     except KeyboardInterrupt:
         words = [word for word in sys.argv[1:] if word != "--resume"]
         if (here := Processes.here()).first:
-            to_stderr(f"interrupted: go on with\n  {here.command([*words, '--resume'])}")
+            to_stderr(f"interrupted: resume with\n  {here.command([*words, '--resume'])}")
         raise
 
 

@@ -33,8 +33,8 @@ def as_frame(what: str, table: Table) -> pl.DataFrame:
         return _polars(eager)
     except (TypeError, ValueError, nw.exceptions.NarwhalsError, pl.exceptions.PolarsError) as error:
         raise DataError(
-            f"{what} are a {type(table).__name__} and no table ({' '.join(str(error).split())}): give a polars, pandas "
-            "or Arrow table, or a list of mappings"
+            f"{what} are a {type(table).__name__} and not a table ({' '.join(str(error).split())}): give a polars, "
+            "pandas or Arrow table, or a list of mappings"
         ) from error
 
 

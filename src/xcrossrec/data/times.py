@@ -235,7 +235,7 @@ def faults(
     stamps = moments[TIMESTAMP]
     counted = unit in PER_SECOND and not values.dtype.is_temporal()
     written = "is not an ISO 8601 time: write 2026-01-31 14:05:00, all in one column (01/02/2026 may be two days)"
-    number = f"is not a number of {unit} since 1970: mend it, all times of a table are in one unit"
+    number = f"is not a number of {unit} since 1970: correct it, all times of a table are in one unit"
     if unit == "days" and not values.dtype.is_temporal():
         written = "is not a spreadsheet's number of a day, as the first time is: write all in one form"
     yield stamps.is_null(), number if counted else written
@@ -245,5 +245,5 @@ def faults(
         yield (stamps > LATEST_S) | coarse, f"is not in {unit} since 1970: {remedy}"
     first = _FIRST_S if (stamps > _FIRST_S).any() else 0  # an earlier one beside later ones stands for a missing time
     calendars = "years of the Persian, Hijri and other calendars are not converted"
-    told = f"is a time before 1990 or after 5138: mend it ({calendars}), or leave such rows out (--where)"
+    told = f"is a time before 1990 or after 5138: correct it ({calendars}), or leave such rows out (--where)"
     yield (stamps < first) | (stamps > LATEST_S), told

@@ -115,7 +115,7 @@ def test_scraped_markup_counts_as_no_title(tmp_path: Path, junk: str) -> None:
         ("amazon2023", "u,i,5,1\n", "has no column 'user_id', it has 'u', 'i', '5', '1'"),
         ("amazon2023", '{"user_id": "u", "asin": "i"}', "has no column 'timestamp', it has 'user_id', 'asin'"),
         ("amazon2018", '{"reviewerID": "u", "asin": "i"}', "has no column 'unixReviewTime'"),
-        ("amazon2018", "{'reviewerID': 'u'}", "line 1: .* is not a JSON object or an array of them: mend"),
+        ("amazon2018", "{'reviewerID': 'u'}", "line 1: .* is not a JSON object or an array of them: correct"),
         ("amazon2014", "{'reviewerID': 'u'", "line 1: .* is not a JSON object or a Python dict"),
         ("amazon2018", "", "is empty: give a file with rows"),
     ],
@@ -137,7 +137,7 @@ def test_python_literals_run_no_code(tmp_path: Path) -> None:
     reviews = store(tmp_path / "r", "\n".join(json.dumps(review("amazon2014", *row)) for row in EXPECTED), False)
     touch = f"__import__('pathlib').Path({str(tmp_path / 'ran')!r}).touch()"
     meta = store(tmp_path / "m", f"{{'asin': 'a', 'title': 'T'}}\n{{'asin': {touch}, 'title': 'T'}}\n", False)
-    with pytest.raises(DataError, match=r"m, line 2: .* is not a JSON object or a Python dict: mend or remove"):
+    with pytest.raises(DataError, match=r"m, line 2: .* is not a JSON object or a Python dict: correct or remove"):
         read_tables(AMAZON["amazon2014"], Inputs(reviews, meta))
     assert not (tmp_path / "ran").exists()
 

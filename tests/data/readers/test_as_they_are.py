@@ -78,7 +78,7 @@ def test_a_late_letter_tells_the_encoding(tmp_path: Path) -> None:
     late = put(tmp_path / "x.csv", head.encode() + "u,b,Öl,1500000001\n".encode("latin-1"))
     assert taken(late).titles == ["Saw", "Öl"]
     broken = put(tmp_path / "y.csv", TABLE.encode() + b"u,b,\xd6l,1500000001\n")
-    with pytest.raises(DataError, match=r"y\.csv, line 8: byte 0xd6 is not UTF-8, although the rest is: mend"):
+    with pytest.raises(DataError, match=r"y\.csv, line 8: byte 0xd6 is not UTF-8, although the rest is: correct"):
         taken(broken)
 
 
@@ -210,7 +210,7 @@ def test_odd_quotes_pass_and_rows_of_another_width_do_not(tmp_path: Path) -> Non
         with pytest.raises(DataError, match=r"y\.csv, line \d: 5 fields where 4 are expected \(user_id, item_id"):
             taken(put(tmp_path / "y.csv", head + wide))
     with pytest.raises(
-        DataError, match=r"z\.jsonl, line 2: '\{\"a\": 1' is not a JSON object or an array of them: mend or remove"
+        DataError, match=r"z\.jsonl, line 2: '\{\"a\": 1' is not a JSON object or an array of them: correct or remove"
     ):
         taken(put(tmp_path / "z.jsonl", '{"user": 1, "sku": 2, "date": 3, "name": 4}\n{"a": 1\n'))
 
@@ -343,7 +343,7 @@ def test_what_is_no_table_is_called_by_its_name(tmp_path: Path, data: bytes, kin
 def test_a_workbook_is_no_table(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.xlsx", "w") as packed:
         packed.writestr("[Content_Types].xml", "<x/>")
-    with pytest.raises(DataError, match=r"x\.xlsx is a workbook and no table: save its sheet as CSV"):
+    with pytest.raises(DataError, match=r"x\.xlsx is a workbook and not a table: save its sheet as CSV"):
         taken(tmp_path / "x.xlsx")
 
 

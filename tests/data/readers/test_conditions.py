@@ -34,7 +34,7 @@ def test_conditions_hold(conditions: list[str], kept: list[int]) -> None:
 
 
 def test_what_is_no_condition_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--where 'purchase' is no condition: give COLUMN=VALUE"):
+    with pytest.raises(ConfigError, match="--where 'purchase' is not a condition: give COLUMN=VALUE"):
         Condition.parse("purchase")
     with pytest.raises(DataError, match=r"f has no column 'type' \(--where 'type=x'\), it has 'event', 'qty', 'note'"):
         all_hold([Condition.parse("type=x")], LOG.schema, "f")

@@ -36,7 +36,7 @@ def put(path: Path, text: str) -> Path:
 def test_who_cannot_take_an_option_is_told_what_to_do_instead(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "x.csv"
     path.write_bytes(text.encode("cp1251"))
-    with pytest.raises(DataError, match=f"{said} 'xcrossrec data import': mend the file, or import it .* give that fo"):
+    with pytest.raises(DataError, match=f"{said} 'xcrossrec data import': correct the file, or import it .* that fo"):
         read_interactions(Inputs(path))
 
 

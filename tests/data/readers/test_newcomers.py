@@ -185,7 +185,7 @@ def test_what_lies_elsewhere_or_the_other_way_round_is_told(tmp_path: Path) -> N
     for address in ("https://shop.org/x.csv", "s3://shop/x.parquet"):
         with pytest.raises(DataError, match="it is an address, which is not fetched; give the path of a file"):
             import_domain("d", None, Inputs(address, items))
-    with pytest.raises(DataError, match=r"x\.csv has customers and .*i\.csv none: give them the other way round"):
+    with pytest.raises(DataError, match=r"x\.csv has customers and .*i\.csv none: exchange the two files"):
         import_domain("d", None, Inputs(items, orders))
 
 

@@ -80,7 +80,7 @@ def read_interactions(inputs: Inputs) -> pl.DataFrame:
             if not (lacking := dict.fromkeys(re.findall(r"--(?!column)[a-z]+", str(error)))):
                 raise
             raise DataError(
-                f"{error}; but {', '.join(lacking)} is for 'xcrossrec data import': mend the file, or import it "
+                f"{error}; but {', '.join(lacking)} is for 'xcrossrec data import': correct the file, or import it "
                 "(with its items, --split none) and give that folder"
             ) from error
 

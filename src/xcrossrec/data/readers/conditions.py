@@ -40,7 +40,7 @@ class Condition:
         """Parse ``event_type=purchase``, ``status!=cancelled`` or ``qty>0`` (ConfigError: another form)."""
         found = _PARTS.fullmatch(text.strip())
         if found is None:
-            raise ConfigError(f"--where {text!r} is no condition: give COLUMN=VALUE, COLUMN!=VALUE or COLUMN>NUMBER")
+            raise ConfigError(f"--where {text!r} is not a condition: give COLUMN=VALUE, COLUMN!=VALUE or COLUMN>NUMBER")
         return cls(*cast("tuple[str, Any, str]", found.groups()))
 
     def holds(self, dtype: pl.DataType) -> pl.Expr:

@@ -138,7 +138,7 @@ def _single_bytes(head: bytes, error: UnicodeDecodeError, shown: str, say: Calla
     broken = head.decode("utf-8", "replace").count("\ufffd")
     many = len(re.findall(rb"[\xc3-\xf4][\x80-\xbf]+", head))
     if many > broken:
-        raise DataError(f"{shown}, line {line}: {byte} is not UTF-8, although the rest is: mend or remove the line")
+        raise DataError(f"{shown}, line {line}: {byte} is not UTF-8, although the rest is: correct or remove the line")
     high, together = (re.findall(run, head) for run in (rb"[\x80-\xff]", rb"[\x80-\xff]{2,}"))
     words = len(set(together)) > 3 or any(len(run) > 2 for run in together)
     dense = words and len(b"".join(together)) > _FEW * len(high)
@@ -217,7 +217,7 @@ def rewrite_table(text: Text, names: Sequence[str], how: Mapping[str, Any], fold
             if any(row[len(names) :]):
                 raise DataError(
                     f"{text.shown}, line {line}: {len(row)} fields where {len(names)} are expected "
-                    f"({', '.join(names)}): mend the row, or name the separator (--separator)"
+                    f"({', '.join(names)}): correct the row, or name the separator (--separator)"
                 )
             plain.writerow([*row, *[""] * len(names)][: len(names)])
     return path
@@ -254,7 +254,7 @@ def _rows_of(lines: Iterator[str], text: Text, width: int, how: Mapping[str, Any
             taken.clear()
             yield last, row
     except csv.Error as error:
-        raise DataError(f"{text.shown}, line {rows.line_num}: {error}: mend the row") from error
+        raise DataError(f"{text.shown}, line {rows.line_num}: {error}: correct the row") from error
 
 
 def _run_on(lines: Sequence[str], width: int, how: Mapping[str, Any]) -> bool:
@@ -296,7 +296,7 @@ def _records(text: Text, loose: bool) -> Iterator[dict[str, Any]]:
             if not all(isinstance(record, dict) for record in records):
                 expected = "a JSON object or a Python dict" if loose else "a JSON object or an array of them"
                 raise DataError(
-                    f"{text.shown}, line {number}: {line.strip()[:60]!r} is not {expected}: mend or remove the line"
+                    f"{text.shown}, line {number}: {line.strip()[:60]!r} is not {expected}: correct or remove the line"
                 )
             yield from records
 

@@ -156,7 +156,7 @@ class _Job:
             columns += moments.get_columns()
         if POSITION in batch.columns:
             places = whole_numbers(batch[POSITION])
-            self._refuse(batch, places.is_null(), POSITION, "is not a whole number: mend it")
+            self._refuse(batch, places.is_null(), POSITION, "is not a whole number: correct it")
             columns.append(places.alias(POSITION))
         return pl.DataFrame([*columns, *([batch[HISTORY]] if HISTORY in batch.columns else [])])
 

@@ -333,7 +333,7 @@ def _unpacked(file: Path, folder: Path) -> list[tuple[Path, str]]:
         return [(file, str(file))]
     inner = copies.unzip(file, folder)
     if (inner / "[Content_Types].xml").exists() or (inner / "content.xml").exists():
-        raise DataError(f"{file} is a workbook and no table: save its sheet as CSV")
+        raise DataError(f"{file} is a workbook and not a table: save its sheet as CSV")
     return [(part, f"{file}/{part.relative_to(inner)}") for part in _visible(inner)]
 
 

@@ -127,7 +127,7 @@ def _joined_columns(plan: Plan, inputs: Inputs, reading: Reading) -> tuple[Colum
         sources.append(open_sources(first or paths, form, reading)[0])
     bought, items = (source.listed for source in sources)
     if not (inputs.columns.user or candidates("user", bought)) and candidates("user", items):
-        raise DataError(f"{sources[1].shown} has customers and {sources[0].shown} none: give them the other way round")
+        raise DataError(f"{sources[1].shown} has customers and {sources[0].shown} none: exchange the two files")
     return _item_columns(inputs.columns, *sources)
 
 
