@@ -145,13 +145,13 @@ def test_a_tensor_inside_a_layer_that_is_no_factor(adapter: Path, bert: Base) ->
 
 def test_damaged_config(adapter: Path, bert: Base) -> None:
     (adapter / ADAPTER_CONFIG).write_text("{", encoding="utf-8")
-    with pytest.raises(BundleError, match=r"adapter_config\.json is not valid JSON"):
+    with pytest.raises(BundleError, match=r"adapter_config\.json: the content is not valid JSON"):
         read_adapter(adapter, bert)
 
 
 def test_config_that_is_no_object(adapter: Path, bert: Base) -> None:
     (adapter / ADAPTER_CONFIG).write_text("[]", encoding="utf-8")
-    with pytest.raises(BundleError, match=r"everything is \[\] \(Input should be an object\)"):
+    with pytest.raises(BundleError, match=r"the content is \[\] \(Input should be an object\)"):
         read_adapter(adapter, bert)
 
 
@@ -386,10 +386,10 @@ def test_same_shape_but_other_weights_are_told_apart(base_of: Folders, tmp_path:
 def test_manifest_that_is_no_json_object(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) == {}
     (tmp_path / MANIFEST).write_text("[1]", encoding="utf-8")
-    with pytest.raises(BundleError, match=r"everything is \[1\] \(Input should be an object\)"):
+    with pytest.raises(BundleError, match=r"the content is \[1\] \(Input should be an object\)"):
         read_manifest(tmp_path)
     (tmp_path / MANIFEST).write_text("{", encoding="utf-8")
-    with pytest.raises(BundleError, match=r"xcrossrec\.json is not valid JSON"):
+    with pytest.raises(BundleError, match=r"xcrossrec\.json: the content is not valid JSON"):
         read_manifest(tmp_path)
 
 

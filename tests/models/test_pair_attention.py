@@ -184,7 +184,7 @@ def test_the_pair_mask_equals_a_loop() -> None:
 @pytest.mark.parametrize("gradient", [False, True])
 def test_under_autocast_every_part_is_in_its_type(gradient: bool) -> None:
     query, key, value = torch.randn(3, 2, 4, 6, 5, generator=torch.Generator().manual_seed(0))
-    layout = SharedLayout.of(torch.zeros(6, dtype=torch.long), torch.tensor([-1, -1, -1, 0, 0, 1]), torch.arange(6))
+    layout = SharedLayout(torch.zeros(6, dtype=torch.long), torch.tensor([-1, -1, -1, 0, 0, 1]), torch.arange(6))
     attend = ALL_ATTENTION_FUNCTIONS["xcrossrec_shared_history"]
 
     def states(*projected: Tensor) -> Tensor:

@@ -292,13 +292,10 @@ class Maker:
                 self.shop.pace.training = guess * seconds / expected[name] if expected[name] else guess
 
     def train_again(self, chosen: Fitted, sources: Sequence[Made], users: int, out: Path) -> None:
-        """Train a trained candidate on so many users, of all sources that there are, into a folder."""
+        """Train a trained candidate again, on so many users, into a folder."""
         own = [source for source in sources if source.name in chosen.form.sources]
-        if chosen.form.name.startswith("lora"):
-            self.trainer.lora(own, out, users)
-        else:
-            integration = Integration("xcross" if chosen.form.name == "xcross" else "merged")
-            self.trainer.target(own, integration, out, users)
+        known = {each.form.name: each for each in self.trainings(own, own[0] if own else None)}
+        known[chosen.form.name].train(out, users)
 
     def load(self, folder: Path) -> ModelScorer:
         """Read the catalogue by a fitted candidate."""

@@ -44,7 +44,12 @@ def compare(a: Evaluation, b: Evaluation, *, permutations: int = 10_000) -> dict
                 f"results of another {what} cannot be compared, got {of_a!r} and {of_b!r}: "
                 f"evaluate both methods with the same {what}"
             )
-    pairs = {kind: _pair(a, b, kind) for kind in _common_negatives(a, b)}
+    pairs = {kind: _pair(a, b, kind) for kind in a.negatives if kind in b.negatives}
+    if not pairs:
+        raise DataError(
+            f"results have no negatives in common, got {', '.join(a.negatives)} and "
+            f"{', '.join(b.negatives)}: evaluate both methods with the same --negatives"
+        )
     result: dict[str, Any] = {
         "a": a.info.scorer,
         "b": b.info.scorer,
@@ -63,16 +68,6 @@ def compare(a: Evaluation, b: Evaluation, *, permutations: int = 10_000) -> dict
             kind: _compare_metrics(pair, a.info.seed, permutations) for kind, pair in unseen.items()
         }
     return result
-
-
-def _common_negatives(a: Evaluation, b: Evaluation) -> tuple[Negatives, ...]:
-    common = tuple(kind for kind in a.negatives if kind in b.negatives)
-    if not common:
-        raise DataError(
-            f"results have no negatives in common, got {', '.join(a.negatives)} and "
-            f"{', '.join(b.negatives)}: evaluate both methods with the same --negatives"
-        )
-    return common
 
 
 def _pair(a: Evaluation, b: Evaluation, kind: Negatives) -> pl.DataFrame:

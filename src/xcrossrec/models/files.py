@@ -66,16 +66,15 @@ def read_settings(path: Path, schema: type[BaseModel]) -> Any:
             f"{path} cannot be read ({error}): copy or train the model again"
         ) from error
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        if first["type"] == "json_invalid":
-            raise BundleError(f"{path} is not valid JSON ({first['msg']}): copy or train the model again") from error
         raise BundleError(f"{path}: {what_does_not_fit(error)}: copy or train the model again") from error
 
 
 def what_does_not_fit(error: ValidationError) -> str:
-    """Name the first value that is not as a schema says, and why."""
+    """Name the first value that a schema does not allow, and the reason."""
     first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(map(str, first["loc"]))[:200] or "everything"
+    place = ".".join(map(str, first["loc"]))[:200] or "the content"
+    if first["type"] == "json_invalid":
+        return f"{place} is not valid JSON ({first['msg']})"
     if first["type"] == "missing":
         return f"{place} is missing"
     return f"{place} is {reprlib.repr(first['input'])} ({first['msg'].removeprefix('Value error, ')})"

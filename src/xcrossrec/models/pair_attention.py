@@ -110,7 +110,7 @@ def attention_arguments(backbone: nn.Module, features: Mapping[str, Any], attent
     config: Any = backbone.config
     if "candidate" in features:
         mask = {"full_attention": None, "sliding_attention": None} if config.model_type == "modernbert" else None
-        layout = SharedLayout.of(features["history"][0], features["candidate"][0], features["position_ids"][0])
+        layout = SharedLayout(features["history"][0], features["candidate"][0], features["position_ids"][0])
         return {"attention_mask": mask, "position_ids": features["position_ids"], "shared_layout": layout}
     mask = features["attention_mask"]
     if attention == "joint" or not bool((features.get("segments", mask) < 0).any()):

@@ -134,7 +134,7 @@ def test_a_processor_without_bfloat16_is_not_asked_to_multiply_it(monkeypatch: p
 def test_shared_attention_without_the_fused_kernel_is_the_formula(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     break_attention(monkeypatch, fault)
     assert not native.attention_gives_totals(torch.float32)
-    layout = SharedLayout.of(torch.zeros(6, dtype=torch.long), torch.tensor([-1, -1, -1, 0, 0, 1]), torch.arange(6))
+    layout = SharedLayout(torch.zeros(6, dtype=torch.long), torch.tensor([-1, -1, -1, 0, 0, 1]), torch.arange(6))
     query, key, value = torch.randn(3, 1, 2, 6, 5, generator=torch.Generator().manual_seed(0))
     own = torch.tensor([-1, -1, -1, 0, 0, 1])
     seen = (own[None, :] < 0) | (own[:, None] == own[None, :])

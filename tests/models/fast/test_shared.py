@@ -17,7 +17,7 @@ def test_attention_in_parts_equals_a_loop_over_tokens(window: int | None) -> Non
     candidate = torch.tensor([-1, -1, -1, -1, -1, -1, -1, 0, 1, 1, 2])
     position = torch.tensor([0, 1, 2, 0, 1, 2, 3, 3, 4, 5, 3])
     query, key, value = torch.randn(3, 2, 4, 11, 5, generator=torch.Generator().manual_seed(0))
-    layout = SharedLayout.of(history, candidate, position)
+    layout = SharedLayout(history, candidate, position)
     got = shared_attention(query, key, value, layout, scale=0.7, window=window)
     for row in range(2):
         for token in range(11):
@@ -36,7 +36,7 @@ def test_attention_in_parts_equals_a_loop_over_tokens(window: int | None) -> Non
 
 
 def test_dropout_scales_what_it_keeps() -> None:
-    layout = SharedLayout.of(torch.zeros(6, dtype=torch.long), torch.tensor([-1, -1, -1, 0, 0, 1]), torch.arange(6))
+    layout = SharedLayout(torch.zeros(6, dtype=torch.long), torch.tensor([-1, -1, -1, 0, 0, 1]), torch.arange(6))
     ones = torch.ones(1, 2, 6, 3)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -68,7 +68,7 @@ def many_pairs(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
 def test_many_histories_are_padded_in_several_matrices_and_their_gradients_are_those_of_one_mask() -> None:
     generator = torch.Generator().manual_seed(0)
     history, candidate, position = many_pairs(generator)
-    layout = SharedLayout.of(history, candidate, position)
+    layout = SharedLayout(history, candidate, position)
     assert [len(layout.history.parts), len(layout.own.parts)] == [3, 4]
     assert sum(block.index.numel() for block in layout.history.parts) < 12 * 12
     states = torch.randn(3, 1, 2, len(history), 5, generator=generator).requires_grad_()

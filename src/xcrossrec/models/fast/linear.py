@@ -74,7 +74,7 @@ def frozen_product(
 
 
 class _AdaptedProduct(torch.autograd.Function):
-    """A frozen product beside a low-rank update that trains; ``up`` and the scaling are multiplied beforehand."""
+    """``x W^T + b + scaling x down^T up^T`` for a frozen weight of x's type and a low-rank update that trains."""
 
     @staticmethod
     def forward(
@@ -96,23 +96,9 @@ class _AdaptedProduct(torch.autograd.Function):
         return to_input, None, None, to_down, to_up, None
 
 
-def adapted_product(
-    x: Float[Tensor, "row inside"],
-    weight: Float[Tensor, "outside inside"],
-    bias: Float[Tensor, " outside"] | None,
-    down: Float[Tensor, "rank inside"],
-    up: Float[Tensor, "outside rank"],
-    scaling: float,
-) -> Float[Tensor, "row outside"]:
-    """Compute ``x W^T + b + scaling x down^T up^T`` for a frozen weight, of x's type, and a low-rank update that
-    trains: LoRA's A and B in float32, which gradients reach, and its scaling."""
-    out: Tensor = _AdaptedProduct.apply(x, weight, bias, down, up, scaling)  # type: ignore[no-untyped-call]
-    return out
-
-
 @dataclass(frozen=True)
 class Update:
-    """A LoRA update that trains: ``scaling * up @ down``, added to a weight."""
+    """A LoRA update that trains, in float32: ``scaling * up @ down``, added to a weight."""
 
     down: Float[Tensor, "rank inside"]
     up: Float[Tensor, "outside rank"]
@@ -131,8 +117,8 @@ class Weights:
         """Compute ``gelu(x W^T + b) + residual``, W with the update where there is one."""
         if self.update is None:
             return frozen_product(x, self.weight, self.bias, residual=residual, gelu=gelu)
-        update = self.update
-        out = adapted_product(x, self.weight, self.bias, update.down, update.up, update.scaling)
+        factors = self.update.down, self.update.up, self.update.scaling
+        out: Tensor = _AdaptedProduct.apply(x, self.weight, self.bias, *factors)  # type: ignore[no-untyped-call]
         return finished(out, residual, gelu)
 
 

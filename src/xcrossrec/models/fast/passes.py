@@ -53,8 +53,8 @@ _KEPT_BYTES = 2**30
 
 TextStates: TypeAlias = Float[Tensor, "source token dim"]
 
-TextKey: TypeAlias = tuple[bytes, torch.dtype, torch.dtype]
-"""What a text's kept states depend on, besides the weights: its ids, the products' type, and that of states."""
+TextKey: TypeAlias = tuple[bytes, NumberTypes]
+"""What a text's kept states depend on, besides the weights: its token ids and the types of numbers."""
 
 
 @dataclass
@@ -83,19 +83,18 @@ class KeptStates:
         self,
         input_ids: Int[Tensor, "batch slot"],
         texts: PackedTexts,
-        dtypes: tuple[torch.dtype, torch.dtype],
+        types: NumberTypes,
         compute: Callable[[Int[Tensor, "batch slot"], Int[Tensor, " batch"]], Iterator[TextStates]],
     ) -> TextStates:
         """The states of all tokens: those kept, the others computed.
 
         Args:
-            dtypes: of products, and of states.
             compute: gives, a text at a time, the states of other ids and their texts' lengths, shortest first.
         """
         lengths = [length for count, length in texts.groups for _ in range(count)]
         starts = list(accumulate(lengths, initial=0))
         written = input_ids.flatten()[texts.place].long().numpy()
-        keys = [(written[start:end].tobytes(), *dtypes) for start, end in pairwise(starts)]
+        keys = [(written[start:end].tobytes(), types) for start, end in pairwise(starts)]
         missing = {key: number for number, key in enumerate(keys) if key not in self.states}
         found = {key: self.states[key] for key in keys if key not in missing}
         if missing:
@@ -156,7 +155,7 @@ class PackedPass:
     ) -> Float[Tensor, "one token dim"]:
         """Encode pairs that share their histories, all in one row, as
         :meth:`xcrossrec.models.tokens.PromptTokenizer.encode_shared` gives them."""
-        layout = SharedLayout.of(features["history"][0], features["candidate"][0], features["position_ids"][0])
+        layout = SharedLayout(features["history"][0], features["candidate"][0], features["position_ids"][0])
 
         def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, dropout: float = 0.0) -> Tensor:
             q, k, v = (x.view(1, len(x), heads, -1).transpose(1, 2) for x in (query, key, value))
@@ -215,4 +214,4 @@ class PackedPass:
         below = (model.embeddings, *(plain_layer(layer) for layer in model.encoder.layer[: len(numbers)]))
         tensors = (tensor for part in below for tensor in (*part.parameters(), *part.buffers()))
         self.kept.forget_if_changed(versions(tensors))
-        return self.kept.of_texts(input_ids, texts, (types.products, types.states), compute).unbind(0)
+        return self.kept.of_texts(input_ids, texts, types, compute).unbind(0)

@@ -102,37 +102,28 @@ class SharedLayout:
     """Where the tokens of histories and candidates stand in the row, as the parts of attention need them.
 
     Args:
+        history: each token's history, from 0; tokens of histories come first.
+        candidate: each token's candidate, from 0; -1 for tokens of histories.
+        position: each token's position in its text.
+
+    Attributes:
         history: tokens of histories, by history.
         seeing: tokens of candidates, by the history that they see; as many matrices, of the same groups.
         own: tokens of candidates, by candidate.
-        position: each token's position in its text.
     """
 
-    def __init__(self, history: Blocks, seeing: Blocks, own: Blocks, position: Int[Tensor, " token"]) -> None:
-        self.history, self.seeing, self.own = history, seeing, own
-        self.position = position
-        self._masks: dict[tuple[int, int, int, int | None], Tensor | None] = {}
-
-    @classmethod
-    def of(
-        cls, history: Int[Tensor, " token"], candidate: Int[Tensor, " token"], position: Int[Tensor, " token"]
-    ) -> SharedLayout:
-        """Find the blocks.
-
-        Args:
-            history: each token's history, from 0; tokens of histories come first.
-            candidate: each token's candidate, from 0; -1 for tokens of histories.
-        """
+    def __init__(
+        self, history: Int[Tensor, " token"], candidate: Int[Tensor, " token"], position: Int[Tensor, " token"]
+    ) -> None:
         split = int((candidate < 0).sum())
         past, seen, own = history[:split], history[split:], candidate[split:]
         by_history = _of_like_size(torch.bincount(past, minlength=int(history.max()) + 1))
         by_candidate = _of_like_size(torch.bincount(own, minlength=int(candidate.max()) + 1))
-        return cls(
-            Blocks.of(past, 0, by_history),
-            Blocks.of(seen, split, by_history),
-            Blocks.of(own, split, by_candidate),
-            position,
-        )
+        self.history = Blocks.of(past, 0, by_history)
+        self.seeing = Blocks.of(seen, split, by_history)
+        self.own = Blocks.of(own, split, by_candidate)
+        self.position = position
+        self._masks: dict[tuple[int, int, int, int | None], Tensor | None] = {}
 
     def mask(
         self, queries: Block, keys: Block, rows: int, window: int | None
