@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -18,9 +19,10 @@ from xcrossrec.catalogue import (
     encode_items,
     open_catalogue,
 )
+from xcrossrec.catalogue.kept import recorded_purchases
 from xcrossrec.copurchase import user_hash
 from xcrossrec.data import Domain, write_domain
-from xcrossrec.exceptions import BundleError
+from xcrossrec.exceptions import BundleError, StorageError
 from xcrossrec.models import bundle
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's, on loading
@@ -117,6 +119,23 @@ def test_a_catalogue_that_is_built_keeps_the_purchases_of_its_source_or_of_the_o
         assert anew.purchases().is_empty()
     assert "the purchases of" in caplog.text
     assert "are left out" in caplog.text
+
+
+def test_a_catalogue_that_may_not_be_read_is_not_replaced_without_its_purchases(
+    tiny_domain: Domain, tiny_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = bundle.load(tiny_models.late)
+    with build_catalogue(model, tiny_domain, tmp_path / "c") as first:
+        first.add_purchases([Purchase("anna", "i1", 5)])
+    with monkeypatch.context() as patch:
+        patch.setattr("xcrossrec.catalogue.files.check_access", Mock(side_effect=StorageError("not by this user")))
+        for place in ("c", "copy"):
+            with pytest.raises(StorageError, match="not by this user"):
+                build_catalogue(
+                    model, tmp_path / "c" if place == "copy" else tiny_domain, tmp_path / place, overwrite=True
+                )
+    assert not (tmp_path / "copy").exists()
+    assert recorded_purchases(tmp_path / "c").table().rows() == [("anna", "i1", 5)]
 
 
 def test_who_was_forgotten_in_a_catalogue_comes_back_by_no_other_that_takes_its_place(

@@ -18,7 +18,7 @@ from xcrossrec.catalogue.kept import check_place, is_catalogue, kind_kept, open_
 from xcrossrec.catalogue.purchases import PurchaseLog, leave_out
 from xcrossrec.catalogue.sqlite import recorded_fingerprint
 from xcrossrec.catalogue.stored_item import StoredItem
-from xcrossrec.exceptions import NoCatalogueError, XCrossRecError
+from xcrossrec.exceptions import BundleError, NoCatalogueError
 from xcrossrec.models.kinds import kind_of
 from xcrossrec.models.model import Model, encoder_of
 from xcrossrec.types import is_url
@@ -126,12 +126,12 @@ def encode_items(model: Model, items: Sequence[StoredItem]) -> Float32[np.ndarra
 
 
 def _purchases_of(place: Path | str) -> PurchaseLog | None:
-    """The purchases of the catalogue that stands at a place, as far as they can be read; None where there is none."""
+    """The purchases of the catalogue that stands at a place; None where there is none, or they are damaged."""
     try:
         return recorded_purchases(place)
     except NoCatalogueError:
         return None
-    except XCrossRecError as error:
+    except BundleError as error:
         log.warning("the purchases of %s are left out: %s", shown(place), error)
         return None
 

@@ -28,7 +28,7 @@ from xcrossrec.catalogue.snapshot import HeldSnapshot, Part
 from xcrossrec.catalogue.stored_item import StoredItem
 from xcrossrec.copurchase import user_hash
 from xcrossrec.data.text import TITLES, ItemText
-from xcrossrec.exceptions import BundleError, NoCatalogueError, StorageError, XCrossRecError
+from xcrossrec.exceptions import BundleError, NoCatalogueError, StorageError
 from xcrossrec.replacing import check_in_place, check_vacant, replacing_folder
 from xcrossrec.system import force_to_disk
 
@@ -324,10 +324,11 @@ def held(folder: Path, *, overwrite: bool) -> Iterator[None]:
         if not check_vacant(folder, overwrite=overwrite):
             if not is_catalogue(folder):
                 raise BundleError(f"{folder} exists and is no catalogue: it is not replaced, choose another place")
+            files.check_access(folder)
             try:
                 stack.enter_context(closing(Rows(folder / DATABASE)))
             except InUseError:
                 raise
-            except XCrossRecError as error:
+            except BundleError as error:
                 log.warning("%s is replaced: %s", folder, error)
         yield
