@@ -73,7 +73,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("sources DOMAIN", "Missing option '--source'"),
     ("sources ADAPTER --source ADAPTER", "ADAPTER is an adapter: the new category is a domain's folder"),
     ("adapt DOMAIN --source NONE --out OUT", "no domain folder at NONE"),
-    ("adapt DOMAIN --add-source MODEL --out OUT", "MODEL is not a domain folder"),
+    ("adapt DOMAIN --add-source MODEL --out OUT", "MODEL is a model: give its category's folder instead"),
     ("sources DOMAIN --source DOMAIN", "DOMAIN is no adapter: it has none of adapter_config.json; train one"),
     ("evaluate NONE DOMAIN", "'NONE' is no model: there is no such folder"),
     ("evaluate DOMAIN DOMAIN", "DOMAIN is no model: it has none of xcrossrec.json, modules.json, adapter_config"),

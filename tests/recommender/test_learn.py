@@ -255,6 +255,34 @@ def test_who_is_forgotten_is_in_no_file_of_the_model(known: Path) -> None:
     assert all(path.stat().st_nlink == 1 for path in known.rglob("*") if path.is_file())
 
 
+def test_who_is_forgotten_in_a_model_comes_back_by_no_file(known: Path, caplog: pytest.LogCaptureFixture) -> None:
+    learn.forget(known, "nobody")
+    assert "forgotten" not in bundle.read_bundle_manifest(known)
+    learn.forget(known, "u0")
+    learn.forget(known, "u1")
+    assert bundle.read_bundle_manifest(known)["forgotten"] == sorted(map(user_hash, ("u0", "u1")))
+    for _ in range(2):
+        xcrossrec.learn(known, LATER)
+        counts = term_of(bundle.load(known)).counts  # type: ignore[union-attr]
+        assert [counts.of_user(user) for user in ("u0", "u9")] == [(), ("i1", "i5")]
+        assert held(known) == []
+    assert caplog.messages == ["2 purchases are left out: their customers were forgotten in this model"] * 2
+
+
+def test_who_is_forgotten_while_a_file_is_read_that_knows_her_stays_so(
+    known: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = learn._read
+
+    def slowly(*given: Any) -> Any:
+        learn.forget(known, "u0")
+        return read(*given)
+
+    monkeypatch.setattr(learn, "_read", slowly)
+    xcrossrec.learn(known, LATER)
+    assert held(known) == []
+
+
 def test_who_is_forgotten_is_so_where_a_disk_has_no_second_names(known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle.os, "link", Mock(side_effect=OSError("not here")))
     assert learn.forget(known, "u0") > 0

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import polars as pl
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from xcrossrec._version import __version__
@@ -23,17 +24,23 @@ from xcrossrec.adaptation.report import write_report
 from xcrossrec.adaptation.shop import MODEL, Clock, Fitted, Form, Missing, Pace, Shop, log, whole_ndcg
 from xcrossrec.adaptation.sources import AnySource, Given, read_sources, ready
 from xcrossrec.arguments import checked
+from xcrossrec.copurchase import user_hash
 from xcrossrec.data import read_domain
 from xcrossrec.data.domain import Domain
+from xcrossrec.data.store import read_parquet
 from xcrossrec.engine import Engine
 from xcrossrec.exceptions import BundleError, ConfigError, DataError, ModelError
 from xcrossrec.metrics.ranking import METRICS
-from xcrossrec.models.adapters import base_of
+from xcrossrec.models import bundle
+from xcrossrec.models.adapters import base_of, read_manifest
 from xcrossrec.models.base import DEFAULT_BASE, load_base
+from xcrossrec.models.purchases import TABLE
 from xcrossrec.progress import stage
+from xcrossrec.recommender.learn import forget_all
 from xcrossrec.replacing import claimed, replace_text, replacing_folder
 from xcrossrec.scoring import Scorer
 from xcrossrec.training.processes import refuse_idle_gpus
+from xcrossrec.types import ITEM, USER
 
 SOURCES = "sources"
 _JUDGED, _PACE = "judged.json", "pace.json"
@@ -79,7 +86,8 @@ def adapt(
         what ``out/decision.json`` holds; ``out/model`` is what was chosen.
 
     Raises:
-        DataError: no users to fit, choose or report on, or a folder that holds something else.
+        DataError: no users to fit, choose or report on, customers who were forgotten in ``out/model``, or a folder that
+            holds something else.
         ConfigError: no minutes, a negative seed, several GPUs visible, a source that is the target, two of one name, or
             one to drop that is not there.
         BundleError: a source that is neither a domain nor an adapter.
@@ -93,6 +101,7 @@ def adapt(
     clock, out, plan = Clock(minutes), Path(out), plan or Plan()
     domain = target if isinstance(target, Domain) else read_domain(target)
     _check_users(domain)
+    _check_forgotten(domain, out / MODEL)
     if (before := _before(out)).target not in ("", domain.name):
         raise ConfigError(f"{out} belongs to the target {before.target!r}, not {domain.name!r}: choose another --out")
     given = read_sources(_wanted(out, sources, add_sources, drop_sources), domain, out / SOURCES)
@@ -108,8 +117,7 @@ def adapt(
         made, judged = _fit_all(maker, given)
         replace_text(out / WORK / _PACE, json.dumps(asdict(shop.pace)))
         decision = _decide(shop, judged, "" if isinstance(target, Domain) else str(target))
-        with replacing_folder(out / MODEL) as folder:
-            shutil.copytree(shop.fitted[decision.chosen].model, folder, dirs_exist_ok=True)
+        _ship(shop.fitted[decision.chosen].model, out / MODEL)
         decision.write(out)
         for more in parts_below(maker, made, decision, [each.domain for each in given if each.domain is not None], out):
             decision = decision.model_copy(update=more)
@@ -126,6 +134,39 @@ def _check_users(domain: Domain) -> None:
                 f"target {domain.name!r} has no users to {what}: its {split} split has 0 with two purchases or more; "
                 "import more purchases (each customer's last two are held out), or use another --split"
             )
+
+
+def _forgotten(model: Path) -> list[str]:
+    """Hashes of the customers whom the model of before, if there is one, was made to forget."""
+    return list(read_manifest(model).get(bundle.FORGOTTEN, ()))
+
+
+def _check_forgotten(domain: Domain, model: Path) -> None:
+    """Refuse a target that would bring customers back who were forgotten in the model of before."""
+    if gone := set(_forgotten(model)):
+        known = pl.concat([frame.select(USER).unique() for frame in domain.interactions.values()])[USER].unique().sort()
+        if back := [user for user in known if user_hash(user) in gone]:
+            raise DataError(
+                f"target {domain.name!r} has {len(back)} of the customers who were forgotten in {model} "
+                f"({back[0]!r} first): import it again without them (--where), or choose another --out"
+            )
+
+
+def _ship(chosen: Path, place: Path) -> None:
+    """Put a copy of the chosen model in the place of the one before, whose forgotten customers stay so; and say how
+    many purchases only that one knew."""
+    forgotten, before = _forgotten(place), _bought(place)
+    with replacing_folder(place) as folder:
+        shutil.copytree(chosen, folder, dirs_exist_ok=True)
+        bundle.state(folder, bundle.read_bundle_manifest(folder), forgotten)
+    forget_all(place, forgotten)  # who was so meanwhile
+    if lost := before.join(_bought(place), on=before.columns, how="anti").height:
+        log.warning("%s knew %d purchases more before, from `learn`: give their files to `learn` again", place, lost)
+
+
+def _bought(model: Path) -> pl.DataFrame:
+    tables = [read_parquet(path, remedy="delete the model") for path in model.glob(f"*/{TABLE}")]
+    return pl.concat([pl.DataFrame(schema={USER: pl.String, ITEM: pl.String}), *tables])
 
 
 class _Before(BaseModel):
@@ -160,6 +201,11 @@ def _wanted(
     kept = {name: path for name, path in before.items() if name not in gone and path not in gone}
     if lost := [name for name, path in kept.items() if not path]:
         raise ConfigError(f"source {lost[0]!r} was given in memory before: give all sources again")
+    if lost := [name for name, path in kept.items() if not Path(path).exists()]:
+        raise ConfigError(
+            f"source {lost[0]!r} of before is at {kept[lost[0]]} no more: leave it out (--drop-source {lost[0]}), and "
+            "say where it is now, if anywhere (--add-source)"
+        )
     new = [each for each in added if isinstance(each, Domain) or str(Path(each).resolve()) not in kept.values()]
     return [*kept.values(), *new]
 

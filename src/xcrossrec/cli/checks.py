@@ -59,6 +59,10 @@ def check_category(folder: Path, *, new: bool = False) -> None:
     from xcrossrec.data.store import read_manifest
 
     if not (folder / ADAPTER).is_file():
+        if (folder / MODEL[0]).is_file():
+            raise DataError(
+                f"{folder} is a model: give its category's folder instead, as `xcrossrec data import` made it"
+            )
         read_manifest(folder)
     elif new:
         raise DataError(

@@ -111,6 +111,7 @@ class Manifest(Settings):
     pair_attention: PairAttention = "joint"
     text: str | None = None
     created: str | None = None
+    forgotten: list[str] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)

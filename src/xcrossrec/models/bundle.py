@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -43,6 +43,9 @@ _LOG = logging.getLogger(__name__)
 _TRIES = 3  # of a folder that is replaced while it is read
 
 FORMAT_VERSION = 5
+FORGOTTEN = "forgotten"
+"""Of a manifest: the hashes of customers whom the model knew and was made to forget, if there are any."""
+
 _READ = (3, 4, FORMAT_VERSION)
 """Models of format 3 read titles alone, those of format 4 know no purchases."""
 
@@ -113,8 +116,10 @@ def save(
         (folder / MANIFEST).write_text(json.dumps(full, indent=2), encoding="utf-8")
 
 
-def save_tables(path: Path | str, tables: Mapping[str, pl.DataFrame]) -> None:
+def save_tables(path: Path | str, tables: Mapping[str, pl.DataFrame], forgotten: Collection[str] = ()) -> None:
     """Put a model in its own place with some Parquet files anew, the rest as it is.
+
+    ``forgotten`` are the hashes of all customers whom it was made to forget.
 
     Raises:
         BundleError: no model there, or a damaged one.
@@ -134,7 +139,13 @@ def save_tables(path: Path | str, tables: Mapping[str, pl.DataFrame]) -> None:
         for name, table in tables.items():
             table.write_parquet(folder / name)
         digests = {**manifest["files"], **{name: file_digest(folder / name) for name in tables}}
-        (folder / MANIFEST).write_text(json.dumps({**manifest, "files": digests}, indent=2), encoding="utf-8")
+        state(folder, {**manifest, "files": digests}, forgotten)
+
+
+def state(folder: Path, manifest: Mapping[str, Any], forgotten: Collection[str]) -> None:
+    """Write a manifest into a folder, and who was forgotten."""
+    told = {**manifest, FORGOTTEN: sorted(forgotten)} if forgotten else manifest
+    (folder / MANIFEST).write_text(json.dumps(told, indent=2), encoding="utf-8")
 
 
 @contextmanager

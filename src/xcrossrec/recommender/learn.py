@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ from xcrossrec.types import ITEM, USER, is_url
 _TRAINED = "user"
 """Column of the table of users that a training saw."""
 
+_LOG = logging.getLogger(__name__)
 _NOTHING = pl.DataFrame(schema={USER: pl.String, ITEM: pl.String})
 _WRITTEN_ANEW = ("format_version", "xcrossrec_version", "created", "files")
 
@@ -73,7 +75,7 @@ def learn(
         interactions: a table, files of any form that `data import` takes, or catalogues, whose purchases came in while
             serving: folders that no service has open, or databases' URLs. Purchases come after those of the same
             customers that the model knows, in the order of their times, or as they stand. Who was forgotten in a
-            catalogue is so in the model, as by :func:`forget`.
+            catalogue is so in the model, as by :func:`forget`; files do not bring back who was forgotten in either.
         catalogue: items with their texts (:func:`xcrossrec.catalogue.read_items`); None leaves the weights as they are.
         columns: what the interactions' columns are called; None finds them.
         base: of the model; None looks for it (:func:`xcrossrec.load`).
@@ -98,19 +100,26 @@ def learn(
     fresh, forgotten = _read(interactions, columns or Columns())
     if forget_all(path, forgotten):
         manifest, model = _read_model(path, base)
-    known = purchases_of(model) or Purchases(_NOTHING, {})
-    counts = known.term.counts.joined(fresh)
+    known, counts = _joined(model, manifest, fresh)
     best_sellers = (ladder := ladder_of(model)) is not None and ladder.knows_best_sellers_alone("several")
     choice = None if texts is None or best_sellers else _choose(model, counts, texts, seed)
     with changing(path):
         if bundle.read_bundle_manifest(path) != manifest:
             manifest, model = _changed_meanwhile(path, base, manifest)
-            known = purchases_of(model) or Purchases(_NOTHING, {})
-            counts = known.term.counts.joined(fresh)
+            known, counts = _joined(model, manifest, fresh)
         _write(with_counts(model, counts, (choice or known).weights), path, manifest, choice)
     now = {who for place in filter(is_url, _paths(interactions)) for who in recorded_purchases(place).forgotten}
     forget_all(path, now - set(forgotten))  # while this went on
     return Learned(counts.purchases, counts.customers, counts.purchases - known.term.counts.purchases, choice)
+
+
+def _joined(model: Model, manifest: Mapping[str, Any], fresh: Sequence[pl.DataFrame]) -> tuple[Purchases, CoPurchases]:
+    """What a model knows; and that with the purchases of files, but for who was forgotten in it, and of catalogues."""
+    known = purchases_of(model) or Purchases(_NOTHING, {})
+    told = leave_out(fresh[0], manifest.get(bundle.FORGOTTEN, ()))
+    if less := fresh[0].height - told.height:
+        _LOG.warning("%d purchases are left out: their customers were forgotten in this model", less)
+    return known, known.term.counts.joined(pl.concat([told, *fresh[1:]]))
 
 
 def _read_model(path: Path, base: AnyBase | None) -> tuple[Mapping[str, Any], Model]:
@@ -131,7 +140,8 @@ def forget(path: Path | str, user_id: str) -> int:
     """Take a customer out of what a model knows, in its folder, which is replaced in one step.
 
     Her purchases go, her part of how much items are bought, and her hash from the users of the training; what her
-    purchases did to the weights of the training, and to the bridge, stays, and names nobody.
+    purchases did to the weights of the training, and to the bridge, stays, and names nobody. A model that knew her
+    keeps her hash, so that no file that it learns brings her back.
 
     Args:
         user_id: one of whom it knows nothing is no error.
@@ -150,24 +160,26 @@ def forget_all(path: Path, customers: Collection[str]) -> int:
     """The same of customers by the hashes of their ids; what a crash left beside the folder knows them, and goes."""
     with changing(path):
         clear_leftovers(path)
-        names = [name for name in bundle.read_bundle_manifest(path)["files"] if name.endswith(".parquet")]
+        manifest = bundle.read_bundle_manifest(path)
+        names = [name for name in manifest["files"] if name.endswith(".parquet")]
         tables = {name: read_parquet(path / name, remedy="copy the model again") for name in names}
-        items, changed = list[str](), dict[str, pl.DataFrame]()
+        items, changed, gone = list[str](), dict[str, pl.DataFrame](), set(manifest.get(bundle.FORGOTTEN, ()))
         for name, table in tables.items():
             for column in {USER, _TRAINED} & set(table.columns):
                 if (hers := table.filter(pl.col(column).is_in(customers))).height:
                     changed[name] = table.filter(~pl.col(column).is_in(customers))
+                    gone |= set(hers[column])
                     items += hers[ITEM].to_list() if ITEM in hers.columns else []
         popular = (name for name in names if items and Path(name).name == POPULARITY)
         changed |= {name: without(tables[name], Counter(items)) for name in popular}
         if changed:
-            bundle.save_tables(path, changed)
+            bundle.save_tables(path, changed, forgotten=gone)
     return len(items)
 
 
-def _read(interactions: Paths | Table, columns: Columns) -> tuple[pl.DataFrame, list[str]]:
-    """Users and items, each user's oldest first, the purchases of a catalogue in order of arrival, after the rest; and
-    the hashes of who was forgotten in catalogues."""
+def _read(interactions: Paths | Table, columns: Columns) -> tuple[list[pl.DataFrame], list[str]]:
+    """Users and items, each user's oldest first, of files, and then of each catalogue in order of arrival; and the
+    hashes of who was forgotten in catalogues."""
     if kept := [path for path in _paths(interactions) if is_catalogue(path)]:
         interactions = [path for path in _paths(interactions) if path not in kept]
     logs = [recorded_purchases(path) for path in kept]
@@ -177,7 +189,7 @@ def _read(interactions: Paths | Table, columns: Columns) -> tuple[pl.DataFrame, 
         found = read_interactions(Inputs(interactions=interactions, columns=columns))
         if found.height:  # else a day without a purchase
             tables[0] = leave_out(as_text(canonical(found)).select(USER, ITEM), forgotten)
-    return pl.concat(tables), forgotten
+    return tables, forgotten
 
 
 def _paths(interactions: Paths | Table) -> list[Path | str]:
