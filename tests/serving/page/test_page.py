@@ -193,6 +193,22 @@ def test_a_model_of_merged_sources_says_what_each_adds(open_page: Opened, api: C
     assert page.locator(".heat").count() == 0
 
 
+def test_reasons_that_need_no_history_are_shown(open_page: Opened) -> None:
+    said = ["One purchase here is known, but all customers get the same: bestsellers first.", "Bought by 4 customers."]
+
+    def best_sellers(route: Any) -> None:
+        answer = route.fetch().json()
+        answer["explanation"] |= {"matches": [], "reasons": said}
+        route.fulfill(json=answer)
+
+    page = open_page(link(TRAIN, model="lora"))
+    page.route("**/v1/explain", best_sellers)
+    ranking(page)
+    page.get_by_text("Why?").first.click()
+    page.locator(".summary").first.wait_for()
+    assert page.locator(".explanation > *").all_text_contents() == said  # and no heading over an empty list
+
+
 # ---- two models
 
 

@@ -5,6 +5,10 @@ import { bar, element, number, signed, written } from "./dom.js";
 /** Set an explanation out. */
 export function explanationView(explanation) {
   const view = element("div", { className: "explanation" });
+  if (explanation.reasons.length > 0) { // no history item decided
+    view.append(...explanation.reasons.map((reason) => element("p", { className: "summary" }, written(reason))));
+    return view;
+  }
   view.append(element("p", { className: "summary" }, summary(explanation) + added(explanation.copurchase_effect)));
   view.append(...matches(explanation.matches));
   if (explanation.layers.length > 0) view.append(...heatMap(explanation));
