@@ -49,6 +49,13 @@ class Metrics:
         version = Gauge("xcrossrec_build_info", "The release.", ("version",), **own)
         version.labels(__version__).set(1)
 
+    def start_at_zero(self, model: str) -> None:
+        """Show a model's counters before their first event: Prometheus misses it in one that appears with 1."""
+        for counter in (self.written, self.deleted, self.added, self.forgotten):
+            counter.labels(model)
+        for result in ("done", "failed"):
+            self.reloads.labels(model, result)
+
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
         self.requests.labels(method, route, str(status)).inc()

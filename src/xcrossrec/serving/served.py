@@ -65,6 +65,7 @@ class Served:
         metrics: Metrics,
     ) -> None:
         self.spec, self.model, self.manifest, self.store = spec, model, manifest, store
+        metrics.start_at_zero(spec.name)
         limit = settings.pair_candidates
         self.recommender = Recommender(
             model,

@@ -30,6 +30,9 @@ _PROCESSORS = Path("/sys/fs/cgroup/cpu.max")
 _OF_KUBERNETES = re.compile(r"XCROSSREC_(\w+_)?(SERVICE_(HOST|PORT)|PORT(_\d+_|=\w+://))")
 """What Kubernetes sets for Services called ``xcrossrec`` or ``xcrossrec-...``, as NAME=VALUE."""
 
+_OPTIONS = {"INSECURE", "LOG_TITLES", "PRECISION"}
+"""What only an option of ``serve`` sets, no variable."""
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -112,11 +115,13 @@ class Settings:
         number, outside its range, or a setting's name misspelled.
         """
         environment = {name: of for name, of in environment.items() if not _OF_KUBERNETES.match(f"{name}={of}")}
-        known = {*(each.name.upper() for each in fields(cls)), "FAST"}
+        known = {*(each.name.upper() for each in fields(cls)), "FAST"} - _OPTIONS
         others = (name.removeprefix("XCROSSREC_") for name in environment if name.startswith("XCROSSREC_"))
         for other in sorted({*others} - known):
-            if meant := get_close_matches(other, known, 1, 0.82) or [n for n in known if n.endswith(f"_{other}")]:
-                raise ConfigError(f"XCROSSREC_{other} is set and is no setting: XCROSSREC_{meant[0]} is one")
+            close = get_close_matches(other, known | _OPTIONS, 1, 0.82)
+            for meant in close or [name for name in known if name.endswith(f"_{other}")]:
+                right = f"--{meant.lower().replace('_', '-')}" if meant in _OPTIONS else f"XCROSSREC_{meant}"
+                raise ConfigError(f"XCROSSREC_{other} is set and is no setting: {right} is one")
         kinds = {"int": int, "float": float}
         for each in fields(cls):
             variable = f"XCROSSREC_{each.name.upper()}"

@@ -88,6 +88,15 @@ def test_the_first_items_are_examples(shop: Any) -> None:
     assert [i["item_id"] for i in shop.ask("GET", "/v1/items?limit=2").json()["items"]] == ["i0", "i1"]
 
 
+def test_a_first_event_is_an_increase(shop: Any) -> None:
+    """Prometheus takes a counter that appears with 1 for one that was 1 all the time."""
+    text = shop.ask("GET", "/metrics").text
+    for name in ("items_written", "items_deleted", "purchases_added", "purchases_deleted"):
+        assert f'xcrossrec_{name}_total{{model="toys"}} 0.0' in text
+    for result in ("done", "failed"):
+        assert f'xcrossrec_reloads_total{{model="toys",result="{result}"}} 0.0' in text
+
+
 def test_metrics_count_what_happened(shop: Any) -> None:
     for _ in range(2):
         shop.recommend([{"title": "Free title"}])
@@ -238,6 +247,14 @@ def test_a_setting_whose_name_is_misspelled_is_refused(set_: str, meant: str) ->
     assert Settings.read(others) == Settings()
     with pytest.raises(ConfigError, match=f"^XCROSSREC_{set_} is set and is no setting: XCROSSREC_{meant} is one$"):
         Settings.read({f"XCROSSREC_{set_}": "k" * 16, "XCROSSREC_FAST": "1"})
+
+
+@pytest.mark.parametrize(
+    ("set_", "option"), [("LOG_TITLES", "log-titles"), ("INSECURE", "insecure"), ("LOG_TITLE", "log-titles")]
+)
+def test_a_variable_for_what_only_an_option_sets_is_refused(set_: str, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"^XCROSSREC_{set_} is set and is no setting: --{option} is one$"):
+        Settings.read({f"XCROSSREC_{set_}": "1"})
 
 
 def test_what_kubernetes_sets_for_a_service_of_this_name_is_no_setting() -> None:
