@@ -1,4 +1,4 @@
-"""The HTTP application: routes, the gate before them, and how failures read."""
+"""The HTTP application: the routes, and the gate in front of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xcrossrec.serving.service import Service
 
 
 def create_app(service: Service) -> FastAPI:
-    """Put the API over a service; the service is closed when the application stops."""
+    """Make the application of a service, which is closed when the application stops."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -35,9 +35,9 @@ def create_app(service: Service) -> FastAPI:
         title="xcrossrec",
         version=__version__,
         description="Recommendations by integrated, domain-specific language models.",
-        docs_url=None,  # their pages load scripts from other hosts
+        docs_url=None,  # it loads scripts from other hosts
         redoc_url=None,
-        redirect_slashes=False,  # to an address that a proxy in front may not know
+        redirect_slashes=False,  # a proxy may not know the other address
         lifespan=lifespan,
     )
     app.state.service = service
@@ -50,7 +50,7 @@ def create_app(service: Service) -> FastAPI:
 
 
 async def _refuse(request: Request, error: Any) -> Response:
-    """Let the gate, which refuses all that fails, say what routing says by itself."""
+    """Turn routing errors into refusals, which the gate sends."""
     path = request.url.path
     if error.status_code == 404:
         raise nothing_at(path)

@@ -1,6 +1,6 @@
-"""Connections of clients: limits of their headers, of their silence, and of how many there are.
+"""Connections of clients, with limits of their number, idle time and headers.
 
-Uvicorn's own protocol over httptools keeps headers of any size, and waits for ever for the rest of a request.
+Uvicorn's own protocol over httptools accepts headers of any size, and waits forever for the rest of a request.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from xcrossrec.system import resource
 log = logging.getLogger(__name__)
 
 Reason: TypeAlias = Literal["idle", "slow", "large", "wrong", "room", "full"]
-"""Why the server ended a connection: nothing was asked, a request's head came too slowly, was too large or no HTTP,
-another needed its place while it was idle, or all places were taken by requests."""
+"""Why the server ended a connection: it was idle; a request's head was slow, too large or not HTTP; it was idle while
+another one needed its place; or all others were busy."""
 
 _SPARE_FILES = 24
-"""Descriptors left for the catalogues' files, for reading a model again, and for connections that are refused."""
+"""File descriptors reserved for catalogues, for loading models, and for refusing connections."""
 
 _AHEAD = 256
 """Requests that a client may send on one connection before the first of them is answered."""
 
 _FEWEST = 4
 _LINGER_S = 1.0
-"""How long a refused client may go on sending, unread, so that it sees why."""
+"""How long a refused client may go on sending, unread, so that it receives the refusal."""
 
 _TELL_EVERY_S = 1.0
 _TOGETHER_S = 0.05
-"""Refusals are sent together, so often: waking up for each costs those that are being answered more."""
+"""Interval at which refusals are sent together, which takes less time from requests that are being answered."""
 
 
 class Connections:
-    """What the connections of one server share: limits, metrics and room of requests.
+    """What a server's connections share: limits, metrics and room for requests.
 
     ConfigError where the process may open too few files.
     """
@@ -57,14 +57,14 @@ class Connections:
         self._tell_at = 0.0
 
     def ended(self, reason: Reason, now: float) -> None:
-        """Count a connection that the server ended; what is not usual goes to the log, at most once a second."""
+        """Count a connection that the server ended; unless it was idle, the log is told, at most once a second."""
         self.metrics.ended.labels(reason).inc()
         if reason != "idle":
             self._ended[reason] += 1
             self.tell(now)
 
     def tell(self, now: float) -> None:
-        """Write to the log what was not told yet."""
+        """Write the new counts to the log."""
         if self._ended and now >= self._tell_at:
             facts = {"ended": dict(self._ended), "most": self.most}
             log.warning("connections ended by the server", extra={"facts": facts})
@@ -81,15 +81,15 @@ class Connection(HttpToolsProtocol):
         self._refusal: Problem | None = None
         self._in_head = False
         self._head_bytes = self._head_count = 0
-        self._begins: tuple[Any, Any] | None = None  # a request that may go on to the application
-        self._unread = 0  # bytes that the parser took without having anything whole
-        self._open = 0  # requests without their whole answer
+        self._begins: tuple[Any, Any] | None = None  # a request for the application
+        self._unread = 0  # bytes since the parser last completed something
+        self._open = 0  # requests that are not completely answered
         self.deadline = math.inf
 
     # ---- how many
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-        """Take a connection, if need be in place of the one that waits longest for something to be asked."""
+        """Accept a connection, if necessary in place of the one that has been idle longest."""
         super().connection_made(transport)
         self._wait_for(self._limits.header_timeout_s)
         if len(self.connections) > self._shared.most:
@@ -107,7 +107,7 @@ class Connection(HttpToolsProtocol):
         self.deadline = self.loop.time() + seconds
 
     def expire(self) -> None:
-        """End what was silent for too long."""
+        """End a connection whose time is over."""
         if self._in_head and self._refusal is None:
             said = f"the request's head was not complete after {self._limits.header_timeout_s:g} s: send it faster"
             self._refuse(Problem(408, "slow", said), "slow")
@@ -115,14 +115,14 @@ class Connection(HttpToolsProtocol):
             self.end(None if self._refusal else "idle")
 
     def end(self, reason: Reason | None) -> None:
-        """Close at once, whatever is not sent yet."""
+        """Close at once, even with unsent data."""
         self.deadline = math.inf
         self.transport.abort()
         if reason is not None:
             self._shared.ended(reason, self.loop.time())
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request, or to answer one that came meanwhile; then refuse what came last."""
+        """Wait for the next request, or answer one that is waiting; then refuse the last one, if it must be."""
         self._open -= 1
         super().on_response_complete()
         self._begin()
@@ -136,7 +136,7 @@ class Connection(HttpToolsProtocol):
             self._wait_for(self._limits.idle_timeout_s)
 
     def pause_writing(self) -> None:
-        """The client does not read: it may for a while."""
+        """The client does not read: wait for it for a while."""
         super().pause_writing()
         self._wait_for(self._limits.idle_timeout_s)
 
@@ -166,7 +166,7 @@ class Connection(HttpToolsProtocol):
         self._begin()
 
     def _plain(self) -> bytes:
-        """The head of a request that asks for another protocol, without that wish: its body would be left out."""
+        """The head of a request without its Upgrade header, with which httptools would leave out the body."""
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         if method == b"CONNECT":
             self.send_400_response("")
@@ -205,7 +205,7 @@ class Connection(HttpToolsProtocol):
             raise self._refusal  # the parser stops, and asks for send_400_response
 
     def on_headers_complete(self) -> None:
-        """The head is whole: the body has limits of its own."""
+        """The head is complete: the body has limits of its own."""
         if self.parser.should_upgrade():
             return
         self._unread, self._in_head = 0, False
@@ -219,7 +219,7 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """The request is complete."""
         self._unread = 0
         if not self.parser.should_upgrade():
             super().on_message_complete()
@@ -227,7 +227,7 @@ class Connection(HttpToolsProtocol):
     # ---- room
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        """Look first whether the request came whole, so that it may be refused without the application."""
+        """Wait until the received data are parsed: a complete request may be refused without the application."""
         self._begins = cycle, app
 
     def _begin(self) -> None:
@@ -241,7 +241,7 @@ class Connection(HttpToolsProtocol):
             self.loop.call_at(at, self._refuse_request, cycle)
 
     def _refuse_request(self, cycle: Any) -> None:
-        """Answer a request that the application never sees, as cheaply as can be; the connection goes on."""
+        """Refuse a request without the application, at the least cost, and keep the connection."""
         self._shared.room.refused(method_of(cycle.scope), HOLD_S)
         if self.transport.is_closing():
             return
@@ -254,9 +254,9 @@ class Connection(HttpToolsProtocol):
     # ---- refusals
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, or what :meth:`on_header` did not take."""
+        """Refuse what is not HTTP, or what :meth:`on_header` refused."""
         if self._refusal is None:
-            said = "this is no HTTP/1.1 request: look at its method, address, headers and the sizes of its chunks"
+            said = "this is not an HTTP/1.1 request: check its method, address, headers and chunk sizes"
             self._refuse(Problem(400, "http", said), "wrong")
         else:
             self._refuse(self._refusal, "large")
@@ -266,10 +266,10 @@ class Connection(HttpToolsProtocol):
         return Problem(431, "headers", f"the request's head has more than {most} bytes or {count} headers: send fewer")
 
     def _refuse(self, problem: Problem, reason: Reason) -> None:
-        """Read no more, and say why once all that came whole before is answered; nothing in the middle of an answer."""
+        """Read no more, and send the refusal after the answers to all complete requests, never within an answer."""
         self._refusal = problem
         self._shared.ended(reason, self.loop.time())
-        if self._open and self.cycle.more_body:  # whose body is refused
+        if self._open and self.cycle.more_body:  # its body is refused
             self._open -= 1
             if self.pipeline:
                 self.pipeline.popleft()
@@ -296,7 +296,7 @@ def _written(problem: Problem, *, keep: bool) -> bytes:
 
 
 def _most_connections(wanted: int) -> int:
-    """How many connections there may be, so that descriptors are left for files."""
+    """The limit of connections that leaves enough file descriptors."""
     try:
         limit, used = resource.getrlimit(resource.RLIMIT_NOFILE)[0], len(list(Path("/dev/fd").iterdir()))
     except OSError:

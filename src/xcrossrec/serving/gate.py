@@ -1,4 +1,4 @@
-"""What every request passes before it is read: keys, size, time, room; and what is told of it afterwards."""
+"""Checks of every request before it is read (key, size, time, room), and the log entry and metrics after it."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ access = logging.getLogger("xcrossrec.access")
 log = logging.getLogger(__name__)
 
 _BODIES, _SMALL = 64, 64 * 1024
-"""So many of the largest bodies may be held while they come in; what is small, in bytes, always may."""
+"""How many of the largest bodies may be incomplete in memory; small ones, in bytes, always may."""
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _OPEN = ("/healthz", "/readyz", "/", "/openapi.json")
 _READING = ("/v1/recommend", "/v1/score", "/v1/explain")
-"""What may be posted by who may read only."""
+"""Paths to which a key that may only read can post."""
 
 
 class Gate:
-    """ASGI middleware; the only one. HEAD is answered as GET, without the body."""
+    """The only ASGI middleware. HEAD is answered like GET, without the body."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
         self.settings, self.metrics, self.room = service.settings, service.metrics, service.room
-        self._coming = 0  # bytes of bodies that are not complete
+        self._coming = 0  # bytes of incomplete bodies
         self._readers = [key.encode() for key in (*self.settings.api_keys, *self.settings.admin_keys)]
         self._admins = [key.encode() for key in self.settings.admin_keys]
 
@@ -60,7 +60,7 @@ class Gate:
         except XCrossRecError as error:
             await visit.refuse(problem_of(error))
         except asyncio.CancelledError:  # by the server alone, which stops
-            said = "the service stops, and this took longer than it may: ask again, or another one"
+            said = "the service stops, and this request took too long: ask again, or another service"
             await visit.refuse(busy(said, status=503, code="draining"))
         except Exception as error:
             log.exception("request %s failed", visit.request_id)
@@ -77,18 +77,18 @@ class Gate:
             self._check_host(headers.get("host", ""))
         elif path not in _OPEN and not path.startswith("/static/"):
             self._check_key(headers, visit.scope["method"], path)
-        if not path.isprintable():  # a route's pattern would take a line's end behind the address
+        if not path.isprintable():  # a route's pattern allows a line break at the end
             raise nothing_at(path)
-        if path == "/openapi.json" or path.startswith("/static/"):  # which other code answers
+        if path == "/openapi.json" or path.startswith("/static/"):  # which starlette answers
             check_query(Request(visit.scope), ())
         body = await self._body(headers, receive)
-        # all that is given is small, and a range that makes no sense shall be no error
+        # all answers are small, and a senseless range is no error
         visit.scope["headers"] = [each for each in visit.scope["headers"] if each[0] != b"range"]
         with self.room.taken(path, body):
             await self.app(visit.scope, _replay(body, receive), visit.send)
 
     async def _refuse_at_once(self, scope: Scope, send: Send) -> None:
-        """Refuse as cheaply as can be: those that are being answered need the time."""
+        """Refuse at the least cost: requests that are being answered need the time."""
         started = perf_counter()
         problem = self.room.refusal()
         await asyncio.sleep(HOLD_S)
@@ -96,7 +96,7 @@ class Gate:
         self.room.refused(method_of(scope), perf_counter() - started)
 
     def _check_host(self, host: str) -> None:
-        """Without keys, refuse a page of another host that a browser was led to take for this one."""
+        """Without keys, refuse requests for other host names (DNS rebinding)."""
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         if is_loopback(self.settings.host) and not is_loopback(name.strip("[]")):
             said = f"the request is for the host {name[:80]!r}, and without keys only localhost is answered"
@@ -114,7 +114,7 @@ class Gate:
             raise Problem(403, "key", f"this key may read only: use one of {ADMIN_KEYS} to write")
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        """Read the whole body, which must be small and come in time."""
+        """Read the whole body, within the limits of size and time."""
         limit = self.settings.request_bytes
         if (declared := headers.get("content-length", "")).isdecimal() and int(declared) > limit:
             raise _too_large(f"{declared} bytes", limit)
@@ -153,7 +153,7 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 
 
 class _Visit:
-    """One request on its way; sees its answer's status and adds headers."""
+    """A request that is being answered; records the answer's status and adds headers."""
 
     def __init__(self, scope: Scope, send: Send, draining: Callable[[], bool]) -> None:
         self.scope, self.started, self.status = scope, perf_counter(), 0
@@ -167,7 +167,7 @@ class _Visit:
 
     async def send(self, message: Message) -> None:
         if self._bare:
-            self.scope["method"] = "HEAD"  # the server and the log shall know it again
+            self.scope["method"] = "HEAD"  # for the server and the log
             message = {**message, "body": b""} if message["type"] == "http.response.body" else message
         if message["type"] == "http.response.start":
             self.status = message["status"]
@@ -180,7 +180,7 @@ class _Visit:
         await self._send(message)
 
     async def refuse(self, problem: Problem) -> None:
-        """Answer with a reason; nothing, if an answer was begun."""
+        """Answer with a refusal, unless an answer has begun."""
         if not self.status:
             self.facts["code"] = problem.code
             await _send(self.send, problem)
@@ -194,12 +194,12 @@ async def _send(send: Send, problem: Problem) -> None:
 
 
 def method_of(scope: Scope) -> str:
-    """A request's method as it is counted."""
+    """A request's method in the metrics."""
     return scope["method"] if scope["method"] in _METHODS else "other"
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Give the body once, then whatever comes."""
+    """Receive the body first, then what follows."""
     whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -209,7 +209,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _any_equal(given: bytes, keys: Sequence[bytes]) -> bool:
-    """Compare with every key, in a time that does not tell which one it was or how much of it fits."""
+    """Compare with every key, in a time that reveals neither which one matched nor how much of it."""
     return sum(hmac.compare_digest(given, key) for key in keys) > 0
 
 

@@ -12,7 +12,7 @@ from xcrossrec.progress import printable
 
 
 class JsonLines(logging.Formatter):
-    """Writes time, level, logger and message, and whatever facts came with the record."""
+    """Writes time, level, logger and message, and the record's facts."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write one record."""
@@ -29,7 +29,7 @@ class JsonLines(logging.Formatter):
 
 
 def log_as_json(level: int = logging.INFO) -> None:
-    """Write the logs of the service and of the HTTP server to stderr, as JSON; warnings of others too, and a fault."""
+    """Write to stderr as JSON: logs of the service and its HTTP server, others' warnings, and uncaught exceptions."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(handlers=[handler])  # warnings of other libraries

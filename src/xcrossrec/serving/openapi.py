@@ -1,4 +1,4 @@
-"""What /openapi.json says: reasons of failures, this service's limits, and how to send a key."""
+"""The schema at /openapi.json, with reasons of failures, this service's limits, and how to send a key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SAID = json.loads(files("xcrossrec.serving").joinpath("openapi.json").read_text
 
 
 def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What FastAPI takes as a route's other answers."""
+    """Error answers of a route, as FastAPI describes them."""
     return {status: {"model": ErrorAnswer, "description": _SAID["reasons"][str(status)]} for status in statuses}
 
 

@@ -1,4 +1,4 @@
-"""Refusals as HTTP knows them: a status, a short code, and a sentence that names the value and the remedy."""
+"""HTTP error answers: a status, a short code, and a sentence that names the value and the remedy."""
 
 from __future__ import annotations
 
@@ -6,21 +6,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from xcrossrec import exceptions
 from xcrossrec.catalogue import CatalogueReplacedError
-from xcrossrec.exceptions import (
-    ConfigError,
-    DataError,
-    ModelError,
-    NoCatalogueError,
-    StorageError,
-    UnavailableError,
-    UnknownItemError,
-    XCrossRecError,
-)
+from xcrossrec.exceptions import XCrossRecError
 
 
 class Problem(XCrossRecError):  # noqa: N818 - what HTTP calls it
-    """A request that gets no answer but a reason: a code, short, for programs, and a sentence for people."""
+    """A request that is refused, with a short code for programs, and a sentence for people."""
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -29,18 +21,18 @@ class Problem(XCrossRecError):  # noqa: N818 - what HTTP calls it
         self.headers = dict(headers or {})
 
     def answer(self) -> tuple[bytes, dict[str, str]]:
-        """Its body, which is JSON, and its headers."""
+        """The JSON body and the headers."""
         body = json.dumps({"error": {"code": self.code, "message": str(self)}}).encode()
         return body, {"content-type": "application/json", "content-length": str(len(body)), **self.headers}
 
 
 def busy(message: str, *, status: int = 429, code: str = "busy", retry_s: int = 1) -> Problem:
-    """The request may be sent again, after some seconds."""
+    """A refusal of a request that may be sent again after some seconds."""
     return Problem(status, code, message, {"Retry-After": str(retry_s)})
 
 
 def nothing_at(path: str) -> Problem:
-    """No such address."""
+    """A refusal of an unknown path."""
     return Problem(404, "http", f"there is nothing at {path[:80]!r}: /openapi.json lists what there is")
 
 
@@ -51,18 +43,18 @@ def check_limit(what: str, value: int, most: int) -> None:
 
 
 def problem_of(error: BaseException) -> Problem:
-    """Turn an expected failure into a refusal; anything else into a 500 that tells nothing."""
+    """Turn an expected failure into a refusal, and any other into a 500 without details."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, CatalogueReplacedError):
         return busy(f"{_sentence(error)}; send the request again", status=503, code="replaced")
-    if isinstance(error, (UnavailableError, NoCatalogueError)):  # whose tables may be restored right now
+    if isinstance(error, exceptions.UnavailableError | exceptions.NoCatalogueError):  # tables may be being restored
         return busy(_sentence(error), status=503, code="database")
     for kind, status, code in (
-        (UnknownItemError, 404, "unknown_item"),
-        (StorageError, 507, "storage"),
-        (ModelError, 422, "model"),
-        ((DataError, ConfigError), 422, "invalid"),
+        (exceptions.UnknownItemError, 404, "unknown_item"),
+        (exceptions.StorageError, 507, "storage"),
+        (exceptions.ModelError, 422, "model"),
+        ((exceptions.DataError, exceptions.ConfigError), 422, "invalid"),
     ):
         if isinstance(error, kind):
             return Problem(status, code, _sentence(error))
@@ -70,7 +62,7 @@ def problem_of(error: BaseException) -> Problem:
 
 
 def invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
-    """Say in one sentence what does not fit the schema."""
+    """A refusal of a request that violates the schema, in one sentence."""
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return Problem(422, "invalid", f"{_place(first['loc'])}: {first['msg']}, got {_shown(first.get('input'))}{more}")

@@ -1,4 +1,4 @@
-"""How many requests may be inside at once, and how one is refused for which there is no room."""
+"""The limit of requests that are answered at once, and the refusal of further ones."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from xcrossrec.serving.problems import Problem, busy
 access = logging.getLogger("xcrossrec.access")
 
 HOLD_S = 0.2
-"""How long a refusal is held, in seconds: clients that ask again at once cost those less that are being answered."""
+"""Delay of a refusal, in seconds, so that clients that ask again at once slow down the others less."""
 
 _QUICK = ("/v1/models", "/v1/model")
 _TELL_EVERY_S = 1.0
 
 
 class FullError(Exception):
-    """No more requests of this kind may be inside."""
+    """No further request of this kind may be answered now."""
 
 
 class Room:
-    """Requests that are inside, ``most`` of each kind: those that name ids alone, and those that name a title."""
+    """Requests that are being answered, at most ``most`` of each kind: with ids alone, and with titles."""
 
     def __init__(self, most: int, metrics: Metrics) -> None:
         self.most, self._metrics = most, metrics
@@ -49,14 +49,14 @@ class Room:
             self._inside[titles] -= places
 
     def refusal(self) -> Problem:
-        """What a request is told for which there is no room."""
+        """The refusal of a request for which there is no room."""
         inside = sum(self._inside.values())
         problem = busy(f"{inside} requests are being answered and no more may be: ask again in a second")
         problem.headers["X-Request-Id"] = new_request_id()
         return problem
 
     def refused(self, method: str, seconds: float) -> None:
-        """Count a refusal; written to the log once a second, with how many there were."""
+        """Count a refusal; the log gets their number, at most once a second."""
         self._metrics.observe(method, "refused", 429, seconds)
         self._refused += 1
         if (now := monotonic()) >= self._tell_at:
@@ -66,7 +66,7 @@ class Room:
 
 
 def new_request_id() -> str:
-    """A request's id; nobody is kept from guessing it."""
+    """A request's id, which is not secret."""
     return f"{getrandbits(64):016x}"
 
 
@@ -75,5 +75,5 @@ def _needs_room(path: str) -> bool:
 
 
 def _by_titles(body: bytes) -> bool:
-    """Whether a body asks by titles, in whatever spelling: such requests have their own room and keep no ids out."""
+    """Whether a body may name titles: such requests have room of their own, and so do not block those with ids."""
     return any(each in body for each in (b'"title"', b'"other_history"', b"\\u"))

@@ -1,4 +1,4 @@
-"""What the service takes and gives as JSON; every request refuses keys that it does not know."""
+"""The JSON of requests and answers; requests with unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONGEST_HISTORY_TITLE = 1_000
 
 
 def _whole(value: Any) -> Any:
-    """JSON knows one kind of number: 5.0 is an integer; 5_0 is one in Python alone."""
+    """Accept 5.0 as an integer, as JSON has one kind of number; refuse 5_0, which only Python accepts."""
     if isinstance(value, str) and "_" in value:
         raise ValueError("write the number without '_'")
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -37,7 +37,7 @@ ModelName: TypeAlias = Annotated[
 
 
 def _few(what: str, setting: str) -> BeforeValidator:
-    """Let a list be counted before its entries are looked at, which may take seconds."""
+    """Check a list's length before its entries are validated, which may take seconds."""
 
     def check(value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, list) and info.context is not None:
@@ -74,7 +74,7 @@ class Entry(_Request, json_schema_extra={"oneOf": [_only("item_id", "title"), _o
     title: Title | None = None
 
     def named(self) -> Item:
-        """As a recommender takes it (DataError: both or neither are given)."""
+        """For the recommender (DataError: both or neither are given)."""
         return Item(self.item_id, self.title)
 
 
@@ -129,7 +129,7 @@ class RecommendRequest(_Asked):
     )
 
     def question(self) -> Question:
-        """As a recommender takes it (DataError: prices that leave no room, or an item that is not named as one)."""
+        """For the recommender (DataError: price_min above price_max, or an item with both or no names)."""
         filters = None if self.filters is None else Filters(**self.filters.model_dump())
         names = ("k", "candidates", "include_bought", "skip_unknown", "diversity")
         return self._question(filters=filters, **{name: getattr(self, name) for name in names})
@@ -141,7 +141,7 @@ class ScoreRequest(_Asked):
     candidates: Annotated[list[Entry], Field(min_length=1, fail_fast=True), _few("candidates", "candidates")]
 
     def question(self) -> Question:
-        """As a recommender takes it."""
+        """For the recommender."""
         return self._question(to_score=[entry.named() for entry in self.candidates])
 
 
@@ -151,7 +151,7 @@ class ExplainRequest(_Asked):
     item: Entry
 
     def question(self) -> Question:
-        """As a recommender takes it: the item's score, which is explained then."""
+        """For the recommender: asks for the item's score, which is explained then."""
         return self._question(to_score=[self.item.named()])
 
 
@@ -168,11 +168,11 @@ class ItemToStore(_Request):
     )
 
     def stored(self, text: ItemText) -> StoredItem:
-        """As the catalogue keeps it (DataError: a field that the model reads was not sent, or a wrong value)."""
+        """For the catalogue (DataError: a wrong value, or a field that the model reads was not sent)."""
         if lost := text.missing({*self.model_fields_set, *(self.metadata or {})} - {"metadata"}):
             place = f"its {lost[0]}" if lost[0] in OWN else f"metadata with {lost[0]!r}"
             raise DataError(
-                f"the item {self.item_id!r} comes without {lost[0]!r}, which the model reads as part of its item text "
+                f"the item {self.item_id!r} has no {lost[0]!r}, which the model reads as part of its item text "
                 f"{text.template!r}: send {place}, null where there is none"
             )
         return StoredItem(**self.model_dump())
@@ -211,7 +211,7 @@ class CustomerBought(_Request):
         return [self.item_id] if isinstance(self.item_id, str) else self.item_id
 
     def purchases(self) -> list[Purchase]:
-        """As the catalogue keeps them (DataError: a value that no purchase may have)."""
+        """For the catalogue (DataError: a value that no purchase may have)."""
         return [Purchase(self.user_id, item_id, self.timestamp) for item_id in self.items]
 
 

@@ -47,10 +47,10 @@ _SHARED_FROM = 10_000
 
 
 class Served:
-    """A model that answers: recommendations in batches, explanations and writes beside them, on threads of their own.
+    """A model that answers in batches; explanations and writes have threads of their own.
 
     Args:
-        model, manifest: from :func:`load`; taken over.
+        model, manifest: from :func:`load`; not to be used elsewhere.
         store: its catalogue; not closed by :meth:`close`.
         settings, metrics: of the service.
     """
@@ -76,7 +76,7 @@ class Served:
             remembered=settings.remembered,
         )
         self._finish_forgetting()
-        # another copy for explanations and writes, which would hold up the answers
+        # a copy for explanations and writes, which would delay the answers
         self._second = Recommender(second_of(model), store, pair_limit=limit, bought=self.recommender.bought)
         self._of_second = Lock()  # one thread at a time uses it
         on_start = partial(torch.set_num_threads, torch.get_num_threads())  # each thread has a number of its own
@@ -103,7 +103,7 @@ class Served:
 
     @property
     def report(self) -> Path | None:
-        """The page that ``xcrossrec adapt`` left beside the bundle; None where there is none to be read, or a link."""
+        """The page that ``xcrossrec adapt`` wrote next to the bundle; None if it cannot be read or is a link."""
         with suppress(OSError, RuntimeError):  # the working directory is gone, or links lead in a circle
             places = [self.spec.path.resolve().parent / name for name in ("report.html", "decision.json")]
             own = all(each.is_file() and not each.is_symlink() and os.access(each, os.R_OK) for each in places)
@@ -112,7 +112,7 @@ class Served:
 
     @property
     def info(self) -> ModelInfo:
-        """What /v1/model shows."""
+        """The description of the model at /v1/model."""
         encoder = encoder_of(self.model)
         snapshot = self.store.snapshot()
         return ModelInfo(
@@ -144,7 +144,7 @@ class Served:
             return self._second.explain_answer(answer)
 
     def _finish_forgetting(self) -> None:
-        """Take out of the bundle's folder who was forgotten in the catalogue, by a process that died before it did."""
+        """Remove customers from the bundle's folder whom a process forgot in the catalogue before it died."""
         if forgotten := self.store.forgotten:
             try:
                 forget_all(self.spec.path, forgotten)
@@ -152,8 +152,8 @@ class Served:
                 log.warning("%s may still know who was forgotten in its catalogue: %s", self.spec.path, error)
 
     def _forget(self, user_id: str) -> dict[str, Any]:
-        """Delete a customer's purchases: of the catalogue, of the bundle's folder, and of what is counted."""
-        self.store.snapshot()  # what other services wrote is read, too
+        """Delete a customer's purchases in the catalogue, in the counts, and in the bundle's folder."""
+        self.store.snapshot()  # reads other services' writes
         self.recommender.bought.learn()
         known = len(self.recommender.bought.of(user_id))
         self.store.forget(user_id)
@@ -161,13 +161,13 @@ class Served:
         try:
             forget(self.spec.path, user_id)
         except StorageError as error:  # models often lie where a service may not write
-            said = f"the catalogue and all answers have forgotten the customer, but {self.spec.path} still knows her"
+            said = f"the catalogue and all answers have forgotten the customer, but {self.spec.path} has not"
             remedy = f"run  xcrossrec forget USER {self.spec.path}  where that may be changed"
             raise Problem(507, "storage", f"{said} ({error.__cause__ or error}): {remedy}") from error
         return {"catalog_version": self.store.version, "forgotten": known}
 
     def _write(self, asked: Sequence[ItemToStore] | Sequence[str] | ForgetRequest) -> dict[str, Any]:
-        """Forget a customer; or store or delete items; gives the version that shows it, and how many items changed."""
+        """Forget a customer, or store or delete items; returns the new version, and how many changed."""
         if isinstance(asked, ForgetRequest):
             return self._forget(asked.user_id)
         if isinstance(asked[0], str):
@@ -181,7 +181,7 @@ class Served:
         return {"catalog_version": self.store.version, done: count}
 
     def _add_purchases(self, asked: Sequence[tuple[Sequence[Purchase], bool]]) -> Sequence[dict[str, Any] | Exception]:
-        """Store the purchases of many requests in one step, and let the recommender count them."""
+        """Store and count the purchases of many requests in one step."""
         known = [or_error(self._of_known_items, *each) for each in asked]
         stored = [purchase for each in known if not isinstance(each, Exception) for purchase in each[0]]
         fresh = or_error(self.store.add_purchases, stored)
@@ -201,7 +201,7 @@ class Served:
     def _of_known_items(
         self, purchases: Sequence[Purchase], skip_unknown: bool
     ) -> tuple[Sequence[Purchase], dict[str, Any]]:
-        """The purchases of items that the catalogue has; and the other items' ids, where these may be left out."""
+        """The purchases of items that the catalogue has, and the other items' ids, where these may be left out."""
         snapshot = self.store.snapshot()
         unknown = snapshot.lacking(each.item_id for each in purchases)
         if unknown and not skip_unknown:
@@ -218,9 +218,9 @@ def _one_by_one(work: Callable[[Any], Any], questions: Sequence[Any]) -> list[An
 
 
 def load(spec: Spec, base: str | None = None) -> tuple[Model, dict[str, Any]]:
-    """Load and verify a bundle; ``base``, and BaseMismatchError, as for :func:`xcrossrec.load`.
+    """Load and verify a bundle; for ``base`` and BaseMismatchError see :func:`xcrossrec.load`.
 
-    BundleError: incomplete, changed, foreign or unsafe content, or a path that the system refuses.
+    BundleError: incomplete, changed, foreign or unsafe content, or an invalid path.
     """
     try:
         manifest = bundle.read_bundle_manifest(spec.path)
@@ -235,10 +235,7 @@ def load(spec: Spec, base: str | None = None) -> tuple[Model, dict[str, Any]]:
 
 
 def load_current(spec: Spec, base: str | None = None) -> tuple[Spec, Model, dict[str, Any]]:
-    """Load the bundle that is asked for; or, where services share a catalogue and changed to another, that one.
-
-    Errors are those of :func:`load`.
-    """
+    """Load a bundle, or the one to which services with the same catalogue have changed; errors as for :func:`load`."""
     model, manifest = load(spec, base)
     fingerprint, folder = recorded_model(spec.catalog) or ("", None)
     if folder and fingerprint != fingerprint_of(model) and Path(folder).is_dir():
@@ -249,20 +246,20 @@ def load_current(spec: Spec, base: str | None = None) -> tuple[Spec, Model, dict
 
 
 def second_of(model: Model) -> Model:
-    """Copy a model, so that explanations can switch parts of the copy off; large weights, never changed, are shared."""
+    """Copy a model, so that explanations can switch off parts of it; large weights, which never change, are shared."""
     large = [t for t in (*model.parameters(), *model.buffers()) if t.numel() >= _SHARED_FROM]
     return deepcopy(model, {id(tensor): tensor for tensor in large})
 
 
 def replace(old: Served, path: Path | None, settings: Settings, metrics: Metrics) -> Served:
-    """Load another bundle beside a served model, over the same catalogue.
+    """Load another bundle for a served model's catalogue.
 
-    The catalogue is encoded again where the new model makes other vectors; the old model answers meanwhile, and
-    its catalogue takes writes until the end.
+    The catalogue is encoded again if the new model makes other vectors; meanwhile the old model answers, and its
+    catalogue takes writes until the end.
 
     Args:
-        old: goes on answering; to be closed once the new one is in its place.
-        path: of the new bundle; None reads the present one again.
+        old: goes on answering; close it once the new one has its place.
+        path: of the new bundle; None loads the present one again.
 
     Raises:
         BundleError: the bundle cannot be used.

@@ -26,16 +26,16 @@ from xcrossrec.serving.service import Service
 log = logging.getLogger(__name__)
 
 _SWITCH_S = 0.0001
-"""How long a thread may hold the interpreter while another waits, in seconds: each of a model's steps waits so long."""
+"""Python's switch interval, in seconds: each step of a model waits that long for another thread."""
 
 _BACKLOG = 4096
 
 _CLOSE_S = 5.0
-"""What a stop may take after requests had their time, in seconds: work that goes on then is broken off."""
+"""Seconds after the time for requests until a stop aborts work that still goes on."""
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, whose signals drain the service first and end in exit status 0."""
+    """Uvicorn, with signals that first drain the service, and exit status 0."""
 
     def __init__(self, service: Service, app: FastAPI, hangups: Sequence[int] = ()) -> None:
         settings = service.settings
@@ -90,8 +90,8 @@ class Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._drain, self._loop)
 
     def _end_in(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
-        """End the process then, unless the loop is closed: a model that encodes, or a database that does not answer,
-        cannot be interrupted."""
+        """End the process after so many seconds, unless the loop is closed: encoding, or waiting for a database, cannot
+        be interrupted."""
         loop.call_soon_threadsafe(loop.call_later, seconds, _end)
 
     def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -99,7 +99,7 @@ class Server(uvicorn.Server):
         loop.call_later(self.service.settings.drain_s, setattr, self, "should_exit", True)
 
     def _reload(self) -> None:
-        if len(self._tasks) > 1:  # one goes on, and one waits for its end
+        if len(self._tasks) > 1:  # one is running, and one is waiting
             return
         log.info("reading all models again (SIGHUP)")
         task = asyncio.ensure_future(self.service.replace_all())
@@ -108,16 +108,18 @@ class Server(uvicorn.Server):
 
 
 def _end() -> None:
-    log.warning("work that goes on is broken off: what it would have written is there as a whole, or not at all")
+    log.warning("unfinished work is aborted: each of its writes is complete, or was not made")
     os._exit(0)
 
 
 def serve(service: Service, listener: socket.socket, hangups: Sequence[int] = ()) -> None:
-    """Listen at what :func:`bind` gave until SIGTERM or SIGINT, then answer what is in flight and close the service;
-    models are read again if ``hangups`` came before."""
+    """Serve at a socket from :func:`bind` until SIGTERM or SIGINT, then finish current requests and close the service.
+
+    Models are loaded again if there were ``hangups`` before.
+    """
     sys.setswitchinterval(_SWITCH_S)
     gc.collect()
-    gc.freeze()  # else the collector goes through models and catalogues again and again while all requests wait
+    gc.freeze()  # else the collector visits models and catalogues again and again while all requests wait
     server = Server(service, create_app(service), hangups)
     listener.listen(_BACKLOG)
     host, port = listener.getsockname()[:2]
@@ -126,7 +128,7 @@ def serve(service: Service, listener: socket.socket, hangups: Sequence[int] = ()
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take an address before models are loaded; nobody can connect yet (ConfigError: it cannot be listened at)."""
+    """Reserve an address before models are loaded; nobody can connect yet (ConfigError: the address is not usable)."""
     listener: socket.socket | None = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -1,4 +1,4 @@
-"""All served models behind their names, and how one is replaced while it serves."""
+"""All served models by name, and their replacement while they serve."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from xcrossrec.serving.settings import Settings, Spec
 log = logging.getLogger(__name__)
 
 FOLLOW_S, _AGAIN_S = 1.0, 30.0
-"""Seconds between two looks at whether a catalogue changed its model elsewhere, and after one that was of no use."""
+"""Seconds between two checks whether another service changed a catalogue's model; and after a failed change."""
 
 
 class Service:
@@ -37,21 +37,21 @@ class Service:
         self._replacing = {name: asyncio.Lock() for name in self.models}
         self._retired: list[Served] = []
         self._leaving: list[asyncio.Task[None]] = []
-        self._failed: dict[str, float] = {}  # models that could not follow, and when to try again
+        self._failed: dict[str, float] = {}  # models that could not follow: when to try again
         for name in self.models:
             self._measure(name)
         metrics.ready.set_function(lambda: float(not self.draining and not self.behind))
 
     @property
     def behind(self) -> list[str]:
-        """Models that could not follow a change elsewhere: their vectors are not those that count."""
+        """Models that could not follow another service's change: the catalogue has another model's vectors."""
         return sorted(self._failed)
 
     @classmethod
     def start(cls, specs: Sequence[Spec], settings: Settings) -> Service:
-        """Load and warm every model; nothing is served unless all can be.
+        """Load and warm up all models, or none.
 
-        ConfigError: no model, or a name twice. BundleError, DataError: a bundle or a catalogue cannot be used, or made.
+        ConfigError: no model, or a repeated name. BundleError, DataError: an unusable bundle or catalogue.
         """
         names = [spec.name for spec in specs]
         if not names or len(set(names)) < len(names):
@@ -71,16 +71,16 @@ class Service:
         return cls(settings, models, metrics)
 
     def _measure(self, name: str) -> None:
-        """Let the metrics read what is behind a name whenever they are read."""
+        """Define a model's gauges, which always read the model that has the name at the time."""
         self.metrics.waiting.labels(name).set_function(lambda: len(self.models[name].answers))
         self.metrics.texts_waiting.labels(name).set_function(lambda: len(self.models[name].answers.reading))
         self.metrics.items.labels(name).set_function(lambda: len(self.models[name].store))
         self.metrics.version.labels(name).set_function(lambda: self.models[name].store.version)
 
     def find(self, wanted: str | None) -> Served:
-        """Find a model by its name, or by its domain's where only one model has that.
+        """Find a model by its name, or by its domain's name if only one model has that domain.
 
-        Problem: 404 for an unknown name; 422 where several are served and none is named, or where a domain has several.
+        Problem: 404 for an unknown name; 422 where it is ambiguous, or where none is given and several are served.
         """
         if wanted is None:
             if len(self.models) == 1:
@@ -99,10 +99,10 @@ class Service:
         )
 
     async def replace(self, name: str, path: Path | None) -> Served:
-        """Put another bundle in a model's place; no request is lost.
+        """Replace a model by another bundle; no request is lost.
 
         Problem: 404 for an unknown name, 409 while it is being replaced already. BundleError: the new bundle cannot be
-        used; the old one goes on.
+        used, and the old one stays.
         """
         if name not in self.models:
             raise Problem(404, "unknown_model", f"no model is called {name[:80]!r}: there is {self._choices()}")
@@ -119,7 +119,7 @@ class Service:
                 raise
             self.models[name] = new
             self._failed.pop(name, None)
-            old.close()  # what it was asked before is still answered
+            old.close()  # earlier questions are still answered
             self._retired.append(old)
             self._leaving = [task for task in self._leaving if not task.done()]
             self._leaving.append(asyncio.create_task(self._let_go(old)))
@@ -128,7 +128,7 @@ class Service:
             return new
 
     async def _let_go(self, old: Served) -> None:
-        """Free a model once nobody asks it any more; the collector passes over what is left, if it did before."""
+        """Free a model after its last answer; the garbage collector ignores what is left, if it did so before."""
         await asyncio.to_thread(old.join)
         self._retired.remove(old)
         del old
@@ -138,7 +138,7 @@ class Service:
             gc.freeze()
 
     async def successor(self, served: Served) -> Served | None:
-        """Wait until a model that refuses, because it is being replaced, was: the one in its place, if there is."""
+        """Wait until a model that is being replaced has been; return the one in its place, if there is one."""
         name = served.spec.name
         async with self._replacing[name]:
             new = self.models[name]
@@ -148,7 +148,7 @@ class Service:
         return None if new is served else new
 
     async def follow(self) -> None:
-        """Look each second whether another service on the same catalogue changed a model, and change it here too."""
+        """Check each second whether another service on the same catalogue changed a model, and change it here too."""
         while not self.draining:
             await asyncio.sleep(FOLLOW_S)
             for name in list(self.models):
@@ -156,11 +156,11 @@ class Service:
                     await self._follow(name)
 
     async def _follow(self, name: str) -> None:
-        """Change to the model whose vectors count in the catalogue, where these are another's by now."""
+        """Change to the model whose vectors the catalogue has, if these are another's now."""
         store = self.models[name].store
         try:
             if (folder := await asyncio.to_thread(lambda: store.replaced_by)) is None:
-                self._failed.pop(name, None)  # a look had failed, and all is as it was
+                self._failed.pop(name, None)  # a check had failed, and nothing has changed
                 return
             if self._replacing[name].locked():
                 async with self._replacing[name]:
@@ -175,10 +175,10 @@ class Service:
             log.error("%s stays as it is, and takes no writes: %s", name, error)
         except Exception:
             self._failed[name] = monotonic() + _AGAIN_S
-            log.exception("%s could not be looked after", name)
+            log.exception("%s could not follow its catalogue", name)
 
     async def replace_all(self) -> None:
-        """Read every model's bundle again, after what replaces it now; one that cannot be read stays as it is."""
+        """Load every model's bundle again, after any current replacement; one that cannot be read stays as it is."""
         for name in list(self.models):
             while self._replacing[name].locked():  # which may have read the folder before it changed
                 async with self._replacing[name]:
@@ -189,7 +189,7 @@ class Service:
                 log.error("%s stays as it is: %s", name, error)
 
     def close(self) -> None:
-        """Answer what waits, then let go of the catalogues."""
+        """Answer what waits, then close the catalogues."""
         _close([*self._retired, *self.models.values()])
 
     def _choices(self) -> str:
@@ -202,5 +202,5 @@ def _close(models: Sequence[Served]) -> None:
         served.close()
     for served in models:
         served.join()
-    for served in models:  # a store may be several models'
+    for served in models:  # models may share a store
         served.store.close()

@@ -1,4 +1,4 @@
-"""What an operator may set: limits, address, keys."""
+"""An operator's settings: limits, address, keys."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SHORTEST_KEY = 16
 """Characters of a key, at least."""
 
 _PROCESSORS = Path("/sys/fs/cgroup/cpu.max")
-"""Where a container is told how long it may have processors, of each period."""
+"""A container's limit of processor time: the allowed time, and the period."""
 
 _OF_KUBERNETES = re.compile(r"XCROSSREC_(\w+_)?(SERVICE_(HOST|PORT)|PORT(_\d+_|=\w+://))")
-"""What Kubernetes sets for Services called ``xcrossrec`` or ``xcrossrec-...``, as NAME=VALUE."""
+"""Variables, as NAME=VALUE, that Kubernetes sets for Services called ``xcrossrec`` or ``xcrossrec-...``."""
 
 _OPTIONS = {"INSECURE", "LOG_TITLES", "PRECISION"}
 """What only an option of ``serve`` sets, no variable."""
@@ -36,11 +36,11 @@ _OPTIONS = {"INSECURE", "LOG_TITLES", "PRECISION"}
 
 @dataclass(frozen=True)
 class Spec:
-    """What an operator asked to serve.
+    """A model to serve.
 
     Attributes:
         name: by which requests choose it.
-        catalog: a catalogue, or what one is made of: a domain's folder or a table; a database's URL is text.
+        catalog: a catalogue, or a domain's folder or a table to make it from; a database's URL is text.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Settings:
         for each in fields(self):
             least = 0.001 if each.name.endswith("_s") else 1
             least = 0 if each.name in ("batch_wait_ms", "drain_s", "threads", "port", "remembered") else least
-            most = {"port": 65_535, "threads": 1024}.get(each.name, 1e9)  # no clock knows an endless time
+            most = {"port": 65_535, "threads": 1024}.get(each.name, 1e9)  # no clock accepts infinity
             if each.type in ("int", "float") and not least <= getattr(self, each.name) <= most:
                 found = f"the setting {each.name} is {getattr(self, each.name)}"
                 raise ConfigError(f"{found}: give at least {least:g}, at most {most:g}")
@@ -109,10 +109,10 @@ class Settings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str], **given: Any) -> Self:
-        """Take settings that are given, which win, and keys and other numbers from the environment.
+        """Read keys, and numbers that are not given, from the environment.
 
-        It may name any number as ``XCROSSREC_`` and its name in capitals, as ``XCROSSREC_UPSERT=500``. ConfigError: no
-        number, outside its range, or a setting's name misspelled.
+        A number's variable is ``XCROSSREC_`` and its name in capitals, as ``XCROSSREC_UPSERT=500``. ConfigError: not a
+        number, outside its range, or a misspelled name.
         """
         environment = {name: of for name, of in environment.items() if not _OF_KUBERNETES.match(f"{name}={of}")}
         known = {*(each.name.upper() for each in fields(cls)), "FAST"} - _OPTIONS
@@ -136,9 +136,9 @@ class Settings:
 
     @property
     def processor_threads(self) -> int:
-        """Threads that torch may use: one core is left to the event loop."""
+        """Threads that torch may use: all cores but one, which is left to the event loop."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        with suppress(OSError, ValueError):  # of which a container's limit leaves a share, "200000 100000" or "max ..."
+        with suppress(OSError, ValueError):  # a container's limit: "200000 100000" or "max ..."
             allowed, period = map(int, _PROCESSORS.read_text("ascii").split())
             cores = min(cores, -(-allowed // period))
         return self.threads or max(1, cores - 1)

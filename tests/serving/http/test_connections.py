@@ -202,7 +202,7 @@ def test_a_body_that_breaks_off_is_told_why(on_wire: Any) -> None:
             streams[1].write(rest)
             status, said = await answer(streams)
             assert status == 400
-            assert "look at its method, address, headers and the sizes of its chunks" in said["error"]["message"]
+            assert "check its method, address, headers and chunk sizes" in said["error"]["message"]
             assert await streams[0].read() == b""
         assert ended(wire, "wrong") == 4
         assert (await wire.ask(chunked + chunk + b"0\r\n\r\n"))[0] == 200

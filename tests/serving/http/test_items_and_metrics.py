@@ -72,9 +72,9 @@ def test_an_item_is_written_with_what_the_model_reads_or_refused(
         assert shop.ask("GET", "/v1/model").json()["text"] == "{title}; by {brand}; {category}"
         bare = {"item_id": "n", "title": "Train"}
         answer = shop.ask("PUT", "/v1/items", json={"items": [bare]})
-        assert "'n' comes without 'brand', which the model reads" in sentence(answer, 422, "invalid")
+        assert "'n' has no 'brand', which the model reads" in sentence(answer, 422, "invalid")
         answer = shop.ask("PUT", "/v1/items", json={"items": [{**bare, "metadata": {"brand": "Brio"}}]})
-        assert "comes without 'category'" in sentence(answer, 422, "invalid")
+        assert "has no 'category'" in sentence(answer, 422, "invalid")
         assert "send its category, null where there is none" in answer.json()["error"]["message"]
         new = {**bare, "category": None, "metadata": {"brand": "Brio"}}
         assert shop.ask("PUT", "/v1/items", json={"items": [new]}).json()["written"] == 1
