@@ -124,6 +124,16 @@ def test_whole_histories_and_other_users_stay_as_they_are(tmp_path: Path) -> Non
     assert "shared_users" in {found.code for found in lint([others]).of("error")}
 
 
+def test_a_part_of_mostly_new_users_stays_as_it_is_and_who_lacks_a_history_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    early: Rows = [("u", "a", 5.0, 1_588_687_728_000), ("u", "b", 5.0, 1_588_687_729_000)]
+    late: Rows = [(user, item, 5.0, 1_588_687_730_000 + n) for user in "uvw" for n, item in enumerate("cd")]
+    domain = domain_of(tmp_path, "user_id,parent_asin,rating,timestamp", {"train": early, "test": late})
+    assert sequences(domain)["test"] == {"u": "cd", "v": "cd", "w": "cd"}
+    assert "test: 1 of 3 users bought in the parts before, too, but get no history from there" in caplog.text
+
+
 def test_splits_with_different_columns_are_refused(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("sku,name\na,A\n")
     (tmp_path / "train.csv").write_text("user,sku,date\nu,a,2026-01-01\n")

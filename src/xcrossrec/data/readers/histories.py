@@ -32,12 +32,17 @@ def with_histories(tables: Mapping[Split, pl.DataFrame]) -> tuple[list[pl.DataFr
     past, same, filled = parts["train"], False, False
     for split in [split for split in parts if split != "train"]:
         users = parts[split][USER].unique()
+        whole, found = (parts[split], 0) if HISTORY in tables[split].columns else _after(past, parts[split])
         if (users.is_in(past[USER].unique().implode()).mean() or 0) >= MOST:  # type: ignore[operator]
-            same = True
+            parts[split], same, filled = whole, True, filled or found > 0
             if HISTORY not in tables[split].columns:
-                parts[split], found = _after(past, parts[split])
-                filled = filled or found > 0
                 _LOG.info("%s: %d users have their history from the parts before", split, found)
+        elif found:
+            _LOG.warning(
+                "%s: %d of %d users bought in the parts before, too, but get no history from there, as most did not: "
+                "if these are a growing shop's later weeks, import all as --interactions with --split temporal",
+                *(split, found, len(users)),
+            )
         rest = past.filter(~pl.col(USER).is_in(users.implode()))
         past = pl.concat([parts[split], rest])
     result = parts if listed or filled else tables
