@@ -135,8 +135,12 @@ function show(names, answers) {
   columns.replaceChildren(...views);
   if (focused) part("results").focus({ preventScroll: true }); // what had the focus is gone
   say(part("overlap"), overlap(ids));
-  const counts = names.map((name, place) => `${name}: ${ids[place] ? `${ids[place].length} recommendations` : "an error"}`);
-  part("status").textContent = counts.join("; ");
+  part("status").textContent = names.map((name, place) => `${name}: ${told(answers[place])}`).join("; ");
+}
+
+/** What is announced: the first title as well, since a text that stays the same is not read aloud again. */
+function told({ items }) {
+  return items ? [`${items.length} recommendations`, items[0]?.title].filter(Boolean).join(", first ") : "an error";
 }
 
 function overlap([first, second]) {
