@@ -34,7 +34,7 @@ def test_a_source_that_is_noise_is_left_out() -> None:
         likeness[moment, asked.users.rows[user][place]] = 1.0
     for number, (name, noise) in enumerate({"": 0.6, "kitchen": 0.5, "camping": 0.5, "noise": 50.0}.items()):
         asked.ask(name, Similar(likeness, noise, number))
-    found = asked.verdicts()
+    found = judge([name for name in asked.scores if name], asked.ranked)
     assert {name: each.helps for name, each in found.items()} == {"kitchen": "yes", "camping": "yes", "noise": "no"}
     assert [each.used for each in found.values()] == [True, True, False]
     assert found["noise"].without.high < 0

@@ -1,4 +1,4 @@
-"""What stands below the verdict: rungs, lists, risks, an A/B plan, customers, the data curve, reasons tested."""
+"""The parts of the report below the verdict: rungs, lists, risks, A/B plan, customers, data curve, tested reasons."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from xcrossrec.types import USER
 
 CURVE = "curve.parquet"
 _EXPLAINED = 100
-"""Customers whose reasons are put to the test."""
+"""Customers whose explanations are tested."""
 
 _ROWS_A_TEXT = 1000
-"""Purchases and items that the linter goes through while a text is read, at least."""
+"""Purchases and items that the linter checks in the time of reading one text."""
 
 
 def parts_below(
     maker: Maker, made: Sequence[Made], decision: Decision, sources: Sequence[Domain], out: Path
 ) -> Iterator[dict[str, Any]]:
-    """Give the parts, cheapest first; what the minutes are too few for is left out, and said.
+    """Give the parts, cheapest first; those that would take too long are left out with a log entry.
 
     Args:
-        maker: with everything that was fitted.
+        maker: has everything that was fitted.
         made: the adapters that were used.
-        sources: domains of the sources, where they were given.
-        out: the folder, with the model.
+        sources: domains of the sources that were given as domains.
+        out: the folder with the model.
     """
     shop = maker.shop
     chosen, over = shop.fitted[decision.chosen], shop.fitted[decision.gain.over]
@@ -75,7 +75,7 @@ def parts_below(
 def _parts(
     maker: Maker, made: Sequence[Made], decision: Decision, sources: Sequence[Domain], out: Path, opened: ExitStack
 ) -> dict[str, tuple[float, Callable[[], Any]]]:
-    """What takes long: the seconds that each part will take, and what makes it."""
+    """The slow parts by name: estimated seconds, and the function that makes the part."""
     shop, asked = maker.shop, maker.shop.asked
     chosen, over = shop.fitted[decision.chosen], shop.fitted[decision.gain.over]
     linted = [shop.domain, *sources]
@@ -89,7 +89,7 @@ def _parts(
 
     @cache
     def recommender() -> Recommender:
-        """Of what is shipped; the catalogue is read once for all parts."""
+        """The chosen model's; the catalogue is read once for all parts."""
         return opened.enter_context(Recommender.from_pretrained(out / MODEL, shop.domain, base=maker.base))
 
     def customers() -> Any:
@@ -111,7 +111,7 @@ def _parts(
 
 
 def rungs_of(domain: Domain) -> tuple[Step, ...]:
-    """Where customers of the target's test split stand: at each purchase, by what was known of them before it."""
+    """How many customers of the test split stand on each rung, by what was known before each of their purchases."""
     elsewhere = domain.other_histories("test", first=True)
     moments: Counter[Rung] = Counter()
     customers: Counter[Rung] = Counter()
@@ -128,7 +128,7 @@ def rungs_of(domain: Domain) -> tuple[Step, ...]:
 
 
 def risks_of(domains: Sequence[Domain]) -> tuple[Risk, ...]:
-    """What the linter finds in target and sources, what makes results wrong first."""
+    """The linter's findings in target and sources, errors first."""
     report = lint(domains)
     return tuple(
         Risk(code=found.code, sentence=f"{found.domain}{f' ({found.split})' if found.split else ''}: {found.message}.")
@@ -137,17 +137,16 @@ def risks_of(domains: Sequence[Domain]) -> tuple[Risk, ...]:
 
 
 def language_of(domain: Domain, base: str) -> tuple[Risk, ...]:
-    """What is said where the base hardly reads the target's texts."""
+    """A warning if the base hardly reads the target's texts."""
     found = tell_unread(base, load_base(base).tokenizer, domain.texts)
     return (Risk(code="unread_text", sentence=f"{domain.name}: {found}."),) if found else ()
 
 
 def beyond_of(lists: Mapping[str, float] | None) -> Beyond | None:
-    """What a candidate's lists, as :class:`xcrossrec.evaluation.EvaluationInfo` has them, are like beside being right.
+    """Qualities of a candidate's lists (of :class:`xcrossrec.evaluation.EvaluationInfo`) other than accuracy.
 
     ``coverage``, ``gini`` and ``novelty`` (bits) are of :func:`xcrossrec.metrics.lists.list_metrics`; ``popularity`` is
-    how often a listed product was bought over how often one that customers bought next was, so that more than 1 is a
-    bias towards what sells most. None where there are no lists.
+    that of listed products over that of products bought next: more than 1 is a popularity bias. None without lists.
     """
     if not lists:
         return None
@@ -161,11 +160,10 @@ def beyond_of(lists: Mapping[str, float] | None) -> Beyond | None:
 
 
 def curve_of(maker: Maker, made: Sequence[Made], decision: Decision) -> Curve | None:
-    """Measure the chosen form on ever more of the users at hand, the fewer ones part of the more.
+    """Measure the chosen form on growing numbers of users, each sample part of the next.
 
-    A form that learns nothing from users is measured with the co-purchase term; what sells most, with the base's. What
-    each user has at each point is kept in ``work/curve.parquet``, a column a number of users. The rest is as for
-    :func:`parts_below`.
+    An untrained form is measured with the co-purchase term; bestsellers with the base's. Each user's metric is kept in
+    ``work/curve.parquet``, one column per number of users. Arguments are as for :func:`parts_below`.
     """
     shop = maker.shop
     chosen, most = shop.fitted[decision.chosen], len(shop.users)

@@ -42,24 +42,24 @@ from xcrossrec.training.target import build_target_model, train_target
 from xcrossrec.types import ITEM, EncodingPrecision
 
 _TIMED = 256
-"""Texts whose reading is timed, once the model is warm; and a quarter as many users."""
+"""Texts whose reading is timed once the model is warm; a quarter as many users are timed."""
 
 BOUGHT = "-bought"
-"""Ends the name of a text candidate with the co-purchase term."""
+"""Suffix of the names of text candidates with the co-purchase term."""
 
 LEAST_TRAINED = 32
-"""Users without whom nothing is trained on the target: none could be set aside for early stopping."""
+"""Fewest users to train on the target: with fewer, none could be set aside for early stopping."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How trainings differ from the usual ones.
+    """Settings of the trainings that differ from the defaults.
 
     Attributes:
         source: settings of sources (:func:`xcrossrec.config.source_config`).
         target: of integrations (:func:`xcrossrec.config.target_config`).
         rival: of LoRA on the target (:func:`xcrossrec.config.rival_config`).
-        source_users: of a source that are trained on, at most.
+        source_users: most users of a source to train on.
     """
 
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Made:
 
 
 def unchanged(made: Sequence[Made], out: Path | None = None) -> None:
-    """Refuse sources that others have replaced since they were taken (BundleError); what was made of them goes."""
+    """Raise BundleError if a source's adapter was replaced meanwhile; ``out``, made of it, is removed."""
     for each in made:
         if not (weights := each.folder / ADAPTER_WEIGHTS).exists() or file_digest(weights) != each.digest:
             shutil.rmtree(out) if out else None
@@ -110,7 +110,7 @@ def _of(name: str, label: str, sources: Sequence[Made], level: int = 1) -> Form:
 
 @dataclass(frozen=True)
 class Trainer:
-    """Trains on the target, from where an interrupted training was; in whatever process."""
+    """Trains on the target, in any process; an interrupted training is continued."""
 
     domain: Domain
     base: str
@@ -142,7 +142,7 @@ class Training:
     """A candidate that is trained on the target.
 
     Attributes:
-        train: writes it into a folder; on so many users, or all.
+        train: writes it into a folder, trained on a number of users or (None) on all.
     """
 
     form: Form
@@ -165,7 +165,7 @@ class Maker:
         self.ids = self.domain.items[ITEM].to_list()
 
     def popularity(self) -> None:
-        """Fit what sells most: lately, where there are times and that foretells more."""
+        """Fit bestsellers: recent ones if there are times and they predict better."""
 
         def fit() -> None:
             timed = Timed()
@@ -186,7 +186,7 @@ class Maker:
     def text(self, form: Form, sources: Sequence[Made] = ()) -> ModelScorer | None:
         """Fit the text of the base, of a source or of the mean of several, without and with the co-purchase term.
 
-        Gives its scorer, for the mean of scores; None where both are kept, or could not be fitted.
+        Gives its scorer; None if both candidates were kept before, or could not be fitted.
         """
         made: list[ModelScorer] = []
 
@@ -206,7 +206,7 @@ class Maker:
         return made[0] if made else None
 
     def text_s(self) -> float:
-        """Seconds that the text of the base, or of a source, will take; measures first where nothing is known yet."""
+        """Estimate the seconds for the text of the base or a source; measures the speed first if it is unknown."""
         pace = self.shop.pace
         if pace.text_s is None:
             self._measure(model := text_model(self.domain, (), self.base))
@@ -217,14 +217,14 @@ class Maker:
         return pace.reading(self.domain.items.height + pace.elsewhere) + 2 * pace.rank_s
 
     def scorer(self, sources: Sequence[Made] = ()) -> ModelScorer:
-        """Read the catalogue by the base, by a source, or by the mean of several; and measure how long that takes."""
+        """Read the catalogue by the base, a source, or the mean of several, and measure the speed."""
         scorer = read_text(self.domain, sources, self.base)
         unchanged(sources)
         self._measure(scorer.model)
         return scorer
 
     def again(self, sources: Sequence[Made] = ()) -> ModelScorer | None:
-        """Read the catalogue by what was fitted before, to judge sources; None where the minutes are too few."""
+        """Read the catalogue again to judge sources; None if the time is too short."""
         if (needed := self.shop.pace.reading(self.domain.items.height)) <= self.shop.clock.left():
             return self.scorer(sources)
         log.info("sources are not judged, so all are used: to read the catalogue again takes %s", in_words(needed))
@@ -237,7 +237,7 @@ class Maker:
         self.shop.pace.text_s = (time.monotonic() - began) / len(some)
 
     def _scanning_s(self, model: Model) -> float:
-        """Seconds in which the histories of all who are asked are compared with as many vectors as there are items."""
+        """Estimate the seconds to score the catalogue for all users that are ranked."""
         asked = (self.shop.asked.sequences(split) for split in ("validation", "test"))
         histories = [history for each in asked for history in each.histories_and_targets()[0]]
         some = histories[:: -(-len(histories) // (_TIMED // 4))]
@@ -247,14 +247,14 @@ class Maker:
         return (time.monotonic() - began) * len(histories) / len(some)
 
     def with_bought(self, scorer: ModelScorer, users: Sequences) -> ModelScorer:
-        """Let a text know what users bought together; the catalogue is not read again."""
+        """Add the co-purchase term of these users to a text's scorer, without reading the catalogue again."""
         assert isinstance(scorer.inner, DualScorer)
         vectors = scorer.inner.vectors
         model, _ = with_purchases(scorer.model, self.domain, users, seed=self.seed, vectors=vectors)
         return scorer.knowing(model, self.ids)
 
     def trainings(self, sources: Sequence[Made], best: Made | None) -> list[Training]:
-        """What is trained on the target of sources that help, ``best`` of them, in the order of spending minutes."""
+        """The trainings on the target, in order; ``sources`` are those that help, ``best`` the best of them."""
         alone = Training(Form("lora", "a LoRA on the target alone", level=2), partial(self.trainer.lora, []))
         several = len(sources) > 1
         of = partial(_of, sources=sources)
@@ -270,9 +270,9 @@ class Maker:
         return found
 
     def train_ahead(self, trainings: Sequence[Training]) -> None:
-        """Let another process's workers do those trainings that the minutes allow, at the same time.
+        """Run the trainings that the minutes allow at the same time in an engine's workers.
 
-        One that fails there is tried again here, which says why.
+        A training that fails there is tried again in this process, which reports the reason.
         """
         if self.engine.here:
             return
@@ -303,7 +303,7 @@ class Maker:
         return ModelScorer(model, self.domain.texts, name="fitted", precision=reads_in(), ids=self.ids)
 
     def _expected(self, training: Training) -> float:
-        """Seconds that a training will take: each text is read, and learned from, once an epoch."""
+        """Estimate the seconds of a training: each text is read and learned from once per epoch."""
         drawn = 32 * -(-len(self.shop.users) // 32)
         texts = (self.domain.frame("train").height + drawn) * target_config(**self.plan.target).epochs
         return self.shop.pace.reading(texts, training.form.streams) * self.shop.pace.training
@@ -337,15 +337,13 @@ class Maker:
 
 
 def read_text(domain: Domain, sources: Sequence[Made], base: str) -> ModelScorer:
-    """Read a domain's catalogue by the base, by a source, or by the mean of several, centered; it knows no purchases.
-
-    ``sources`` are adapters, or none for the ``base``, a folder or name.
-    """
+    """Read a domain's catalogue, centered and without purchases, by the mean of ``sources``, or by the ``base`` (a
+    folder or name) if there are none."""
     return ModelScorer(text_model(domain, sources, base), domain.texts, name="text", precision=reads_in())
 
 
 def text_model(domain: Domain, sources: Sequence[Made], base: str) -> Model:
-    """The model of :func:`read_text`, which has read what it is centered by alone."""
+    """The model of :func:`read_text`, before it has read the catalogue."""
     folders = [source.folder for source in sources]
     if not folders:
         model = _untrained(domain, base)
@@ -367,12 +365,12 @@ def _untrained(domain: Domain, base: str) -> Model:
 
 
 def train_missing(domain: Domain, out: Path, base: str, config: TrainingConfig, budget: int | None) -> None:
-    """Train a source's adapter, from where an interrupted training of it was."""
+    """Train a source's adapter; an interrupted training is continued."""
     _from_where_it_was(out, partial(train_source, domain, out, config=config, base=base, budget=budget))
 
 
 def _from_where_it_was(out: Path, train: Callable[..., object]) -> None:
-    """Go on with an interrupted training; one of other settings or data begins again."""
+    """Continue an interrupted training, or restart if its settings or data differ."""
     place = work_folder(out)
     train = partial(train, overwrite=True, show_progress=False)
     try:
@@ -384,7 +382,7 @@ def _from_where_it_was(out: Path, train: Callable[..., object]) -> None:
 
 
 def _trainings() -> Work:
-    """Does a training in a worker; gives its seconds and megabytes, nothing where it failed."""
+    """Runs a training in a worker; gives its seconds and megabytes, or nothing if it failed."""
 
     def work(train: Callable[[], None]) -> bytes:
         timed = Timed()

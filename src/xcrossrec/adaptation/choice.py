@@ -14,7 +14,7 @@ from xcrossrec.adaptation.decision import Gain, Interval
 from xcrossrec.metrics.significance import difference_interval, mean_interval
 
 LUCK = 0.3
-"""How often the simplest of equally good candidates may be passed over for a lucky one, about (lab/log, 2026-11-29)."""
+"""Approximate chance that a lucky candidate is preferred to an equally good simpler one (lab/log, 2026-11-29)."""
 
 _RESAMPLES = 2000
 
@@ -39,19 +39,17 @@ def choose(
 ) -> str:
     """Choose the simplest candidate within noise of the best; of several as simple an average, else the highest mean.
 
-    The best is the one with the highest mean; it is ahead of each other one by so many standard errors of the paired
-    difference. How far the best of equally good candidates would be ahead is found by drawing the users anew, 2,000
-    times, each time with the largest of the differences from what they are. A candidate that the best is not further
-    ahead of than in seven draws of ten is within noise. Of these the simplest is chosen, by its level of cost. Where
-    several are as simple, the highest is so by luck more often than not: one that averages others goes before them, for
-    it lost less against the best in hindsight (lab/log, 2026-11-29). However many candidates there are, the bar is
-    as high as their number makes it (White's reality check, Econometrica 2000, with Hansen's studentized differences,
-    JBES 2005).
+    The best candidate has the highest mean; its lead over each other one is measured in standard errors of the paired
+    difference. The users are resampled 2,000 times, and each time the largest lead that arises by chance is noted. A
+    candidate is within noise if the best leads it by no more than the 70% quantile of these. Of the candidates within
+    noise the one with the lowest level of cost is chosen; of several at one level an average goes first, since the
+    highest of them is mostly lucky and averages lost less in hindsight (lab/log, 2026-11-29). The bar accounts for the
+    number of candidates (White's reality check, Econometrica 2000, with Hansen's studentized differences, JBES 2005).
 
     Args:
-        scores: by candidate what decides, of each user (:func:`xcrossrec.adaptation.shop.whole_ndcg`); the same users
-            in the same order.
-        level: by candidate what it costs, 0 the least.
+        scores: by candidate the deciding metric of each user (:func:`xcrossrec.adaptation.shop.whole_ndcg`); the same
+            users in the same order.
+        level: by candidate its level of cost, 0 the lowest.
         averages: candidates that are the mean of others.
         seed: of the draws.
 
@@ -62,7 +60,7 @@ def choose(
 
 
 def within_noise(scores: Mapping[str, Float64[np.ndarray, " user"]], seed: int = 0) -> list[str]:
-    """Every candidate that the best may be ahead of by luck, itself among them; see :func:`choose`."""
+    """All candidates that the best may lead only by chance, itself included; see :func:`choose`."""
     names, values = list(scores), np.stack(list(scores.values()))
     ahead = values[values.mean(1).argmax()] - values
     users, mean = ahead.shape[1], ahead.mean(1)
@@ -80,7 +78,7 @@ def within_noise(scores: Mapping[str, Float64[np.ndarray, " user"]], seed: int =
 
 
 def gain(scores: Mapping[str, Float64[np.ndarray, " user"]], chosen: str, over: str) -> Gain:
-    """What the chosen candidate is better by than another, on the users of the report; one user proves nothing.
+    """By how much the chosen candidate is better than another, on the users of the report.
 
     Args:
         scores: by candidate the reported metric (MRR) of each user.
@@ -94,7 +92,7 @@ def gain(scores: Mapping[str, Float64[np.ndarray, " user"]], chosen: str, over: 
 def verdict(
     label: str, others: Mapping[str, Interval], over: str, found: Gain, users: int, mean: float
 ) -> tuple[str, str]:
-    """Say in two sentences what to ship, and what it is worth; in a third, what the users of the report say against it.
+    """Say in two sentences what to ship and how good it is; in a third, what the users of the report say against it.
 
     Args:
         label: of the chosen one, in words.

@@ -15,11 +15,11 @@ from xcrossrec.adaptation.choice import score
 from xcrossrec.adaptation.decision import Curve, Interval, Point
 
 LEAST_POINTS = 3
-"""Numbers of users through which a line is laid, at least."""
+"""Fewest different numbers of users to fit a line through."""
 
 _DRAWS = 2000
 _LEAST_RISE = 0.1
-"""What the made-up users gain or lose at least, where nobody does as much."""
+"""Least change of the two added users."""
 
 
 def sizes(users: int) -> list[int]:
@@ -32,17 +32,17 @@ def sizes(users: int) -> list[int]:
 def fit_curve(
     users: Sequence[int], values: Float64[np.ndarray, "point user"], *, more: int, seed: int = 0
 ) -> Curve | None:
-    """Lay a line through the metric over the logarithm of the number of users, and say what more users are worth.
+    """Fit a line to the metric over the logarithm of the number of users, and predict what more users would add.
 
-    The band is of 2,000 draws, of users of the report and of points anew, as if two users more had been asked, who
-    gain and lose with more users as much as anybody, or a tenth: few users move at all, see
-    :func:`~xcrossrec.metrics.significance.difference_interval`. What ``more`` users add is the line's rise, with what
-    single points scatter about it: it is to hold for a new measurement.
+    The band comes from 2,000 bootstrap draws of users and of points. Two users are added, one who gains and one who
+    loses as much as any user, or a tenth, since few users change at all (see
+    :func:`~xcrossrec.metrics.significance.difference_interval`). What ``more`` users add is the line's rise plus the
+    scatter of single points, so that the interval holds for a new measurement.
 
     Args:
-        users: fitted on, of each point; may come twice, for another draw of as many.
+        users: number of users that each point was fitted on; a number may be repeated with another draw.
         values: the metric of each user of the report at each point.
-        more: users beside the largest number.
+        more: users in addition to the largest number.
         seed: of the draws.
 
     Returns:
@@ -92,7 +92,7 @@ def said(more: int, promise: Interval) -> str:
 
 
 def _line(x: Float64[np.ndarray, " point"], y: Float64[np.ndarray, "point ..."]) -> tuple[Any, Any]:
-    """Level and slope of the least squares."""
+    """Level and slope of the least-squares line."""
     off = x - x.mean()
     slope = off @ y / (off**2).sum()
     return y.mean(0) - slope * x.mean(), slope

@@ -36,10 +36,9 @@ _MOST_SCORES = 2**26
 
 
 class Judge:
-    """Asks users of the target what each source is worth: their latest purchases of train are ranked in the catalogue.
+    """Measures each source on a sample of the target's train users: it ranks their latest purchases in the catalogue.
 
-    Nothing is trained on them here; they are drawn by seed. What they bought again is not ranked unless the import kept
-    repeats. DataError: there are none.
+    Nothing is trained. Repeated purchases are not ranked unless the import kept them. DataError: no such users.
     """
 
     def __init__(self, target: Domain, seed: int) -> None:
@@ -60,12 +59,12 @@ class Judge:
         self.scores: dict[str, Float[np.ndarray, "moment item"]] = {}
 
     def ask(self, name: str, scorer: Scorer) -> None:
-        """Let a source's text score, or the base's, which has the empty name."""
+        """Score all moments by a source's text, or by the base's, whose name is empty."""
         histories = [self.users.rows[user][:place] for user, place in self.moments]
         self.scores[name] = scorer.score(histories).astype(np.float32, copy=False)
 
     def ranked(self, names: Sequence[str]) -> Float64[np.ndarray, " user"]:
-        """Reciprocal ranks by the mean of several texts' scores, of each user the mean of all that is ranked."""
+        """Each user's mean reciprocal rank, by the mean of the named sources' scores."""
         mean = reduce(np.add, [self.scores[name] for name in names]) / len(names)  # two of them at once
         rows = self.users.rows
         wanted = np.array([rows[user][place] for user, place in self.moments])
@@ -74,14 +73,10 @@ class Judge:
         of = np.array([user for user, _ in self.moments])
         return np.bincount(of, found, len(rows)) / np.bincount(of, minlength=len(rows))
 
-    def verdicts(self) -> dict[str, Verdict]:
-        """Judge all sources that were asked; see :func:`judge`."""
-        return judge([name for name in self.scores if name], self.ranked)
-
     def described(self, made: Sequence[Made], domains: Mapping[str, Domain]) -> list[Source]:
         """Everything that is known of the adapters that were asked; ``domains`` are the sources', where given."""
-        users, found = user_hashes(self.target.sequences("train").user_ids), self.verdicts()
-        words = _words(self.target)
+        users, words = user_hashes(self.target.sequences("train").user_ids), _words(self.target)
+        found = judge([each.name for each in made], self.ranked)
         return [
             Source(
                 name=each.name,
@@ -112,11 +107,12 @@ Ranked: TypeAlias = Callable[[Sequence[str]], Float64[np.ndarray, " user"]]
 def judge(names: Sequence[str], ranked: Ranked) -> dict[str, Verdict]:
     """Judge sources, and drop harmful ones one after another, the worst first.
 
-    A source is harmful ("no") if the mean of all is for sure better without it; or if it is alone for sure worse than
-    the untrained base, and the mean is not for sure better with it. It helps ("yes") if the mean is for sure better
-    with it, or it is alone for sure better than the base. Else it is unclear, and used: what is untrained hardly tells
-    what is trained on the target afterwards (lab/log, 2026-11-29). For sure: the 95% interval of the paired differences
-    leaves 0 out. After one was dropped, the others are judged in the mean of the rest.
+    A source is harmful ("no") if the mean of all sources is significantly better without it, or if it is alone
+    significantly worse than the untrained base and the mean is not significantly better with it. It helps ("yes") if
+    the mean is significantly better with it, or if it is alone significantly better than the base. Otherwise it is
+    "unclear" and used: results before training say little about results after it (lab/log, 2026-11-29). Significant
+    means that the 95% interval of the paired differences excludes 0. After a source is dropped, the others are judged
+    again without it.
 
     Args:
         names: of the sources.

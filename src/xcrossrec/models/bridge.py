@@ -24,13 +24,13 @@ from xcrossrec.models.files import load_tensors, save_tensors
 from xcrossrec.types import ITEM
 
 LIKENESS = 4.0
-"""How much more customers count whose purchases elsewhere foretell alike ones here: the exponent of their cosine."""
+"""Factor of the cosine in a customer's weight: how much more similar customers count."""
 
 SHARPNESS = 20.0
-"""How near an item must be to what was bought: the exponent of their cosine."""
+"""Factor of the cosine in the kernel: how near an item must be to what was bought."""
 
 RIDGE = 3.0
-"""Added to the diagonal: so many customers' worth of doubt."""
+"""Added to the diagonal of the regression, in customers."""
 
 NEAREST = 16
 """Leads that an item is compared with."""
@@ -44,7 +44,7 @@ _TENSORS, _BOUGHT = "bridge.safetensors", "bridge.parquet"
 
 @dataclass(frozen=True)
 class Near:
-    """The leads (their rows) next to each of some items, and the ``kernel`` exp(20 (cosine - 1)) of each."""
+    """The rows of the leads nearest to each item, and the ``kernel`` exp(20 (cosine - 1)) of each."""
 
     leads: Int64[Tensor, "item near"]
     kernel: Float32[Tensor, "item near"]
@@ -129,7 +129,7 @@ class Bridge:
         return torch.from_numpy(np.stack(found)).float()
 
     def near(self, vectors: Float[Tensor, "item dim"]) -> Near:
-        """Find the leads next to items (unit vectors): once for a catalogue, since no customer changes them."""
+        """Find the leads nearest to items (unit vectors); once for a catalogue, since no customer changes them."""
         parts = [
             torch.topk(part.float() @ self.leads.t(), min(NEAREST, len(self.leads)), dim=1)
             for part in torch.split(vectors, _ITEMS_AT_ONCE)
@@ -138,7 +138,7 @@ class Bridge:
         return Near(torch.cat([rows for _, rows in parts]), torch.exp(SHARPNESS * (cosines - 1)))
 
     def heaviest(self, weights: Float32[Tensor, " lead"], most: int = 3) -> list[tuple[str, float]]:
-        """The ids of the leads that weigh most, and their weights."""
+        """The ids and weights of the leads with the largest weights."""
         found = torch.topk(weights, min(most, len(weights)))
         return [
             (self.item_ids[row], weight)

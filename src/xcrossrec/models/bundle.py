@@ -70,7 +70,7 @@ _ORDERS: Mapping[Scoring, tuple[tuple[type[nn.Module], ...], tuple[type[nn.Modul
     ),
     "pair": ((TitleEncoder, PairHead), ()),
 }
-"""Of each kind its modules in order, and which of them need not be there."""
+"""Per kind its modules in order, and those that are optional."""
 
 
 def save(
@@ -117,7 +117,7 @@ def save(
 
 
 def save_tables(path: Path | str, tables: Mapping[str, pl.DataFrame], forgotten: Collection[str] = ()) -> None:
-    """Put a model in its own place with some Parquet files anew, the rest as it is.
+    """Replace some Parquet files of a saved model; the rest stays as it is.
 
     ``forgotten`` are the hashes of all customers whom it was made to forget.
 
@@ -132,9 +132,9 @@ def save_tables(path: Path | str, tables: Mapping[str, pl.DataFrame], forgotten:
         for name in manifest["files"]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             if name not in tables:
-                try:  # the same file by a second name: none is ever changed in its place
+                try:  # a hard link will do: files are never changed in place
                     os.link((path / name).resolve(), folder / name)
-                except OSError:  # of another user or on another disk, or there are no such names
+                except OSError:  # another owner or disk, or no hard links
                     shutil.copy2(path / name, folder / name)
         for name, table in tables.items():
             table.write_parquet(folder / name)
@@ -150,9 +150,9 @@ def state(folder: Path, manifest: Mapping[str, Any], forgotten: Collection[str])
 
 @contextmanager
 def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Give an empty folder beside ``path`` to fill; on success it takes the place, on failure nothing stays.
+    """Yield an empty folder to fill, which takes the place of ``path`` on success and is removed on failure.
 
-    A base that somebody put into the old folder stays in the new one.
+    A base inside the old folder is kept.
 
     Raises:
         BundleError: ``path`` exists and is no xcrossrec model, or may not be replaced.
@@ -224,14 +224,14 @@ def load(path: Path | str, *, base: AnyBase | None = None, trainable: bool = Fal
 
 
 def _stated(folder: Path) -> tuple[int, int, int] | None:
-    """What tells a manifest, which has the digests of all files, from one that took its place; None without one."""
+    """What changes when the manifest, which has the digests of all files, is replaced; None without a manifest."""
     with suppress(OSError):
         found = (folder / MANIFEST).stat()
         return found.st_ino, found.st_mtime_ns, found.st_size
     return None
 
 
-@torch.random.fork_rng(devices=[])  # the draws of heads, whose weights are read then
+@torch.random.fork_rng(devices=[])  # heads draw initial weights, which are then overwritten
 def _load(folder: Path, base: AnyBase | None, trainable: bool) -> Model:
     if (folder / MANIFEST).exists() or not (written := settings_in(folder)) or written.get("manifest", False):
         manifest = read_bundle_manifest(folder)
@@ -250,7 +250,7 @@ def _load(folder: Path, base: AnyBase | None, trainable: bool) -> Model:
 
 @dataclass(frozen=True)
 class Loading:
-    """Loads a model by where it lies when it is called, in any process; see :func:`xcrossrec.load` for the base."""
+    """Loads a model from its path when called, in any process; see :func:`xcrossrec.load` for the base."""
 
     path: Path | str
     base: AnyBase | None = None
@@ -263,7 +263,7 @@ class Loading:
         return model
 
     def anywhere(self) -> Loading:
-        """The same by whole paths, which mean the same in every folder."""
+        """The same with absolute paths, for processes in other working directories."""
         base = self.base
         if isinstance(base, (Path, str)) and Path(base).exists():
             base = Path(base).absolute()
@@ -278,9 +278,9 @@ def load_modules(
     trainable: bool = False,
     also: Sequence[type[nn.Module]] = (),
 ) -> Model:
-    """Load what sentence-transformers saved of a model, as a checkpoint of a training is; see :func:`load`.
+    """Load a model that sentence-transformers saved, such as a checkpoint; see :func:`load`.
 
-    Its modules may be of the classes ``also``, too, which are not of xcrossrec.
+    ``also`` names further classes that its modules may have, besides xcrossrec's.
     """
     entries = read_settings(folder / "modules.json", ModuleList)
     classes = [_class_named(entry["type"], folder, also) for entry in entries]
@@ -299,26 +299,26 @@ def load_modules(
 
 
 class _Pooling(Settings):
-    """What models of this project have of a pooling."""
+    """The settings of a pooling that are used here."""
 
     embedding_dimension: Dim
     pooling_mode: PoolingMode
 
 
 def _heads(classes: Sequence[Any], folders: Sequence[Path], encoder: TitleEncoder) -> list[nn.Module]:
-    """Load the modules behind the encoder, each of which must fit the vectors of the one before."""
+    """Load the modules after the encoder; each must take the vectors of the one before."""
     dim, found = encoder.dim, []
     for cls, folder in zip(classes, folders, strict=True):
         module, takes = _head(cls, folder, dim)
         if takes != dim:
-            raise BundleError(f"{folder} takes vectors of {takes} numbers, not {dim} as come to it: copy it again")
+            raise BundleError(f"{folder} takes vectors of {takes} numbers, but gets {dim}: copy the model again")
         dim = module.out_features if isinstance(module, Dense) else dim
         found.append(module)
     return found
 
 
 def _head(cls: Any, folder: Path, dim: int) -> tuple[nn.Module, int]:
-    """Load a module, and tell the size of the vectors that it takes."""
+    """Load a module, and give the size of the vectors that it takes."""
     if cls is Normalize:
         return Normalize(), dim
     if cls is Pooling:
@@ -332,7 +332,7 @@ def _head(cls: Any, folder: Path, dim: int) -> tuple[nn.Module, int]:
 
 
 def _check_order(classes: Sequence[type[nn.Module]], scoring: Scoring, folder: Path) -> None:
-    """Refuse modules that do not follow one another as a kind's do."""
+    """Refuse modules that are missing, repeated or in the wrong order for this kind of model."""
     kinds, optional = _ORDERS[scoring]
     places = [next((place for place, kind in enumerate(kinds) if issubclass(cls, kind)), -1) for cls in classes]
     lost = [kind for place, kind in enumerate(kinds) if place not in places and kind not in optional]
@@ -346,7 +346,7 @@ def _class_named(reference: str, folder: Path, also: Sequence[type[nn.Module]]) 
     known = {f"{cls.__module__}.{cls.__name__}": cls for cls in (*_OWN_CLASSES, *_BORROWED_CLASSES, *also)}
     if reference not in known:
         raise BundleError(
-            f"{folder} asks for the class {reference!r}, which is none of xcrossrec's: the bundle is foreign and "
-            "none of its code is run"
+            f"{folder} asks for the class {reference!r}, which is not one of xcrossrec's: xcrossrec did not write "
+            "this folder, and runs no code from it"
         )
     return known[reference]

@@ -1,4 +1,4 @@
-"""What a `dual` model knows for customers who have bought little or nothing here: what is bought lately, and a bridge.
+"""What a `dual` model knows for customers with few or no purchases here: recent bestsellers, and a bridge.
 
 Legend: ``slot`` = a history's item, ``lead`` = one of the bridge's, ``item`` = one item to score, ``part`` = some of
 them, ``dim`` = vector size.
@@ -36,13 +36,13 @@ POPULARITY = "popularity.parquet"
 _POPULARITY_SCHEMA = pl.Schema({ITEM: pl.String, "lately": pl.Float64, "bought": pl.Int64})
 
 MOST_POPULAR, HEAVIEST = 1000, 8
-"""Best sellers, and leads of the bridge, next to which a catalogue that is too large to score looks for items."""
+"""Bestsellers, and leads of the bridge, near which a catalogue that is too large to score is searched."""
 
 Pool: TypeAlias = Callable[[Float[Tensor, "slot part"]], Float[Tensor, " part"]]
 
 
 class RungWeights(Settings):
-    """What counts how much; what is not named is 0."""
+    """Weights of the parts of a score."""
 
     bridge: Annotated[float, Field(ge=0, le=1)] = 0.0
     popularity: Weight = 0.0
@@ -59,14 +59,14 @@ class DayOneSettings(Settings):
 
 
 class DayOne(Head):
-    """How much each item was bought, lately, and the bridge from other categories; a text's vector passes through.
+    """Recent popularity and the bridge from other categories; as a module it passes a text's vector through.
 
     Args:
         popularity: ``item_id``, ``lately`` (purchases, older ones counting less) and ``bought`` (all of them).
-        weights: by rung, of ``bridge`` (its share of the score, from 0 to 1) and ``popularity`` (the logarithm of 1 and
-            what was bought lately); ``text`` 0 leaves the text out, which counts in full where nothing is said.
-        half_life_days: after which a purchase counts half; None where all count alike.
-        bridge: from other categories, if customers of both were known.
+        weights: by rung, of ``bridge`` (its share of the score, from 0 to 1) and ``popularity`` (log of 1 + recent
+            purchases); ``text`` is 1 by default, 0 leaves the text out.
+        half_life_days: the age at which a purchase counts half; None weighs all alike.
+        bridge: from other categories; None if too few customers of both were known.
     """
 
     config_keys: list[str] = ["dim", "bridged", "half_life_days", "weights"]  # noqa: RUF012 - as the library has it
@@ -114,7 +114,7 @@ class DayOne(Head):
         return _known(self.popularity)
 
     def prior(self, counts: CoPurchases) -> dict[str, float]:
-        """The logarithm of 1 and what was bought lately, by item id; what was added since counts in full."""
+        """log(1 + recent purchases) by item id; purchases added since training count in full."""
         lately, bought = self._known
         if counts.forgotten:
             lately, bought = _known(without(self.popularity, counts.forgotten))
@@ -126,7 +126,7 @@ class DayOne(Head):
 
 @dataclass(frozen=True, eq=False)
 class Everywhere:
-    """What every item gets beside its text: the bridge's part, and how much it is bought, lately.
+    """What every item gets in addition to its text score: the bridge's part, and its recent popularity.
 
     Attributes:
         share: of the bridge in the score.
@@ -150,7 +150,7 @@ class Everywhere:
         return added
 
     def likely(self, most: int) -> tuple[Sequence[str], Float[Tensor, "_ dim"] | None]:
-        """The ids of what is bought most, lately, and the vectors of the leads that weigh most."""
+        """The ids of recent bestsellers, and the vectors of the leads with the largest weights."""
         bridge, popular = self.ladder.day_one.bridge, self.ladder.most_popular()[:most] if self.popularity else ()
         if self.leads is None or bridge is None:
             return popular, None
@@ -165,10 +165,10 @@ class Standing:
         rung: of the ladder.
         reason: in words.
         bonus: what co-purchases add, by item id.
-        share: of the bridge in the score; the text has the rest, and nothing without a history here. 1 with no bridge
-            is popularity alone.
-        everywhere: what all items get by their ids and vectors, beside that; None where that is nothing.
-        alike: what customers with such purchases elsewhere bought most here, with their shares.
+        share: of the bridge in the score; the text has the rest, or nothing without a history here. 1 without a bridge
+            means popularity alone.
+        everywhere: what is added to all items by their ids and vectors; None adds nothing.
+        alike: what customers with similar purchases elsewhere bought most here, with their shares.
     """
 
     rung: Rung
@@ -185,7 +185,7 @@ class Standing:
 
         Args:
             vectors: of the items, unit ones.
-            whole: what holds just these items and does not change; what no customer changes is kept for as long.
+            whole: an unchanging owner of exactly these items, for which results that depend on no customer are cached.
         """
         bonus = np.array([self.bonus.get(item, 0.0) for item in ids]) if self.bonus else np.zeros(len(ids))
         return bonus if self.everywhere is None else bonus + self.everywhere(ids, vectors, whole)
@@ -198,8 +198,8 @@ class Standing:
 
 
 class Ladder:
-    """Decides by what is known of a customer how she is answered; of a model without a :class:`DayOne`, popularity is
-    counted from ``term``."""
+    """Decides how to score for a customer by what is known of her; without a :class:`DayOne`, popularity is counted
+    from ``term``."""
 
     def __init__(self, term: Term, day_one: DayOne | None) -> None:
         self.term, self.day_one = term, day_one or DayOne(1, _POPULARITY_SCHEMA.to_frame(), {})
@@ -209,8 +209,8 @@ class Ladder:
         self._priors: WeakKeyDictionary[Any, tuple[int, Float64[np.ndarray, " item"]]] = WeakKeyDictionary()
 
     def standing(self, history: Sequence[str], elsewhere: Float[Tensor, "slot dim"] | None = None) -> Standing:
-        """Where a customer stands: by the ids of what she bought here, oldest first, with anything else for what the
-        catalogue lacks, and by the vectors of what she bought in other categories, if that is known."""
+        """Where a customer stands, by the ids of her purchases here, oldest first (any string for an item that the
+        catalogue lacks), and the vectors of those in other categories, if known."""
         rung = rung_of(history, range(0 if elsewhere is None else len(elsewhere)))
         bridge, weights = self.day_one.bridge, self.day_one.weights.get(rung, {})
         share = 0.0 if bridge is None or elsewhere is None else weights.get("bridge", 0.0)
@@ -224,24 +224,24 @@ class Ladder:
         return Standing(rung, reason, self.term.bonus(history), share, everywhere, alike)
 
     def reads_elsewhere(self, history: Sequence[object]) -> bool:
-        """Whether purchases in other categories make a difference beside these here."""
+        """Whether purchases in other categories change the scores for this history."""
         rung, bridge = rung_of(history), self.day_one.bridge
         counts = self.knows_best_sellers_alone(rung) or self.day_one.weights.get(rung, {}).get("bridge", 0.0)
         return not history or (bridge is not None and bool(counts))
 
     def knows_best_sellers_alone(self, rung: Rung) -> bool:
-        """Whether customers on a rung get what is bought most, whatever they bought."""
+        """Whether customers on a rung get bestsellers, whatever they bought."""
         return rung in ("one", "several") and self.day_one.weights.get(rung, {}).get("text") == 0
 
     def near(self, bridge: Bridge, vectors: Float[Tensor, "item dim"], whole: object) -> Near:
-        """The bridge's leads next to items; those of what does not change are kept."""
+        """The bridge's leads nearest to items, cached for an unchanging ``whole``."""
         near = (None if whole is None else self._near.get(whole)) or bridge.near(vectors)
         if whole is not None:
             self._near[whole] = near
         return near
 
     def prior(self, ids: Sequence[str], whole: object) -> Float64[np.ndarray, " item"]:
-        """How much each item is bought, lately."""
+        """The recent popularity of each item, cached for an unchanging ``whole``."""
         revision, popular = self._popularity()
         known = None if whole is None else self._priors.get(whole)
         if known is None or known[0] != revision:
@@ -251,7 +251,7 @@ class Ladder:
         return known[1]
 
     def most_popular(self) -> Sequence[str]:
-        """The ids of what is bought most, lately, up to :data:`MOST_POPULAR`."""
+        """The ids of recent bestsellers, at most :data:`MOST_POPULAR`."""
         revision, popular = self._popularity()
         if self._best[0] != revision:
             self._best = (revision, nlargest(MOST_POPULAR, popular, key=popular.__getitem__))
@@ -282,12 +282,12 @@ class Ladder:
 
 @cache
 def by_text() -> Ladder:
-    """Of a model that knows no purchases; not made on import, or a process that is forked later waits for Polars."""
+    """The ladder of a model without purchases; not made on import, since Polars would deadlock a forked process."""
     return Ladder(Term(CoPurchases.count(pl.DataFrame(schema={USER: pl.String, ITEM: pl.String}))), None)
 
 
 def without(popularity: pl.DataFrame, forgotten: Mapping[str, int]) -> pl.DataFrame:
-    """How much each item was bought but for some purchases, which are taken to be as old as the others."""
+    """Popularity without some purchases, which are assumed to be as old as the others."""
     fewer = pl.col(ITEM).replace_strict(dict(forgotten), default=0, return_dtype=pl.Int64)
     left = (pl.col("bought") - fewer).clip(0)
     share = pl.when(pl.col("bought") > 0).then(left / pl.col("bought")).otherwise(1.0)
@@ -305,11 +305,11 @@ def _known_here(own: int) -> str:
 
 
 def day_one_of(model: Model) -> DayOne | None:
-    """What a model holds for the first day; None where that is nothing."""
+    """A model's :class:`DayOne`; None if it has none."""
     return next((module for module in model if isinstance(module, DayOne)), None)
 
 
 def ladder_of(model: Model) -> Ladder | None:
-    """A model's ladder; None for one that knows no purchases."""
+    """A model's ladder; None if it knows no purchases."""
     purchases = purchases_of(model)
     return None if purchases is None else Ladder(purchases.term, day_one_of(model))

@@ -43,19 +43,19 @@ Rank: TypeAlias = Annotated[int, Field(ge=1, le=1024)]
 
 
 class Settings(BaseModel):
-    """What a file of settings must hold: types as they are, finite numbers; what is not named here is passed on."""
+    """Base of all settings files: strict types, finite numbers; unknown keys are kept."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, str_max_length=4096)
 
 
 def read_settings(path: Path, schema: type[BaseModel]) -> Any:
-    """Read a JSON file by a schema; what it leaves out is not filled in. BundleError: it is missing, too large, no
-    JSON, or has a value outside the schema, which is named."""
+    """Read a JSON file by a schema, without filling in defaults. BundleError: the file is missing, too large, not JSON,
+    or has a value that the schema does not allow; names the value."""
     try:
         if path.exists() and not path.is_file():
-            raise BundleError(f"{path} is no file: copy or train the model again")
+            raise BundleError(f"{path} is not a file: copy or train the model again")
         if (size := path.stat().st_size) > _MOST_BYTES:
-            raise BundleError(f"{path} has {size:,} bytes, more than any settings need: the folder is foreign")
+            raise BundleError(f"{path} has {size:,} bytes, too many for settings: xcrossrec did not write it")
         return schema.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True)
     except FileNotFoundError as error:
         raise BundleError(
@@ -113,8 +113,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 @torch.no_grad()
 def take_over(own: Mapping[str, Tensor], path: Path) -> None:
-    """Copy the tensors of a file over a module's own; BundleError where one is missing, surplus, of another shape, or
-    no floating-point one."""
+    """Copy a file's tensors into a module's own. BundleError: one is missing, surplus, of another shape, or not of a
+    floating-point type."""
     saved = load_tensors(path)
     wrong = sorted(set(own) ^ set(saved)) or [
         key for key in own if own[key].shape != saved[key].shape or not saved[key].is_floating_point()
@@ -135,8 +135,8 @@ def file_digests(folder: Path, *, besides: str, apart: str = "") -> dict[str, st
     """Hash every file of a folder, by its relative name.
 
     Args:
-        besides: the name of a file in it that is left out.
-        apart: the name of a folder in it, or a link to one, that is not looked into.
+        besides: the name of a file in it to skip.
+        apart: the name of a folder in it, or of a link to one, whose content is skipped.
 
     Raises:
         BundleError: a link that leaves the folder, something that is no file, or far too many of them.

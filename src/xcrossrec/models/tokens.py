@@ -58,8 +58,8 @@ class CutReport:
 class PromptTokenizer:
     """Builds token ids from lists of titles.
 
-    A text stands between the tokens that the tokenizer itself puts around one, which may be none. A prompt (``lead``)
-    stands before its first title and is tokenized together with it, as sentence-transformers does.
+    Each text is framed by the tokenizer's own start and end tokens, if it has any. A prompt (``lead``) is put before
+    the first title and tokenized together with it, as sentence-transformers does.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
@@ -256,7 +256,7 @@ def _around(tokenizer: Any, between: list[int]) -> tuple[list[int], list[int]]:
     if not between or not places:
         raise ModelError(
             f"tokenizer {type(tokenizer).__name__} reads {TITLE_SEPARATOR!r} as {framed}, alone as {between}: "
-            "its start and end tokens cannot be told; use another base"
+            "its start and end tokens cannot be identified; use another base"
         )
     return framed[: places[0]], framed[places[0] + len(between) :]
 
@@ -309,11 +309,11 @@ def token_limit(tokenizer: Any, config: Any, wanted: int | None, *, usual: int |
 
 
 def unread(tokenizer: Any, texts: Sequence[str]) -> float:
-    """Measure how badly a tokenizer reads some texts, of which at most a thousand are looked at.
+    """Measure how badly a tokenizer reads some texts, on a sample of at most a thousand.
 
     Returns:
-        share of the letters that are unknown to it, cut into bytes, or alone where they stand among others, but for
-        Chinese characters; 0 where a tokenizer does not tell.
+        share of the letters that it does not know, splits into bytes, or reads one by one within a word (Chinese
+        characters excepted); 0 for a tokenizer without offsets.
     """
     some = list(texts[:: -(-len(texts) // _LOOKED_AT) or 1])
     if not getattr(tokenizer, "is_fast", False) or not some:
@@ -333,7 +333,7 @@ def unread(tokenizer: Any, texts: Sequence[str]) -> float:
 
 
 def tell_unread(base: str, tokenizer: Any, texts: Sequence[str]) -> str:
-    """Say, once of a base, that it cannot read some texts; gives the sentence, empty where it can."""
+    """Warn, once a base, that it cannot read these texts; returns the warning, empty if it can."""
     share = unread(tokenizer, texts)
     return _told(base, f"{share:.0%}") if share > MOST_UNREAD and len(texts) >= _FEWEST else ""
 

@@ -59,7 +59,7 @@ def test_stacking_twice_is_refused(base_of: Folders, sources_of: SourcesOf) -> N
     found = fresh_base(base_of("bert"))
     updates = [read_adapter(source.folder, found).factors for source in sources_of("bert", 2)]
     stack_adapters(found.backbone, updates)
-    with pytest.raises(ModelError, match=r"is a StackedLoraLinear: adapters are stacked already"):
+    with pytest.raises(ModelError, match=r"is a StackedLoraLinear: adapters are already stacked"):
         stack_adapters(found.backbone, updates)
 
 

@@ -32,7 +32,7 @@ INTEGRATOR_WEIGHTS = "integrators.safetensors"
 
 
 class XCrossEncoder(TitleEncoder):
-    """Several language models over one base, of which each takes from the others after every layer, or the last ones.
+    """Several language models over one base, each refined with the others after every layer, or the last ones.
 
     The streams are the leading part of the batch axis: each base weight multiplies all of them at once. Only the
     integrators and the stream weights train; base and adapters are frozen.
@@ -40,8 +40,8 @@ class XCrossEncoder(TitleEncoder):
     Args:
         base, max_tokens, pair_attention: as of :class:`xcrossrec.models.encoder.TitleEncoder`.
         adapters: at least two, of one base, with different names.
-        top_layers: number of last layers after which the streams are integrated; below, each goes its own way. None
-            integrates after all, as in the paper.
+        top_layers: number of last layers after which the streams are integrated; below, they are independent. None
+            integrates after all layers, as in the paper.
 
     Raises:
         ModelError: fewer than two adapters, or two of one name.
@@ -106,8 +106,8 @@ class XCrossEncoder(TitleEncoder):
     def encode_streams(
         self, input_ids: Int[Tensor, "batch token"], attention_mask: Any, **attention: Any
     ) -> Float[Tensor, "source batch token dim"]:
-        """Run all streams and give each one's refined last states (before stage 4); the arguments are those of the
-        backbone (:func:`xcrossrec.models.pair_attention.attention_arguments`)."""
+        """Stages 1 to 3: run all streams and give each one's refined last states. The arguments are the backbone's
+        (:func:`xcrossrec.models.pair_attention.attention_arguments`)."""
         n = len(self.sources)
         arguments = repeat_rows({"attention_mask": attention_mask, **attention}, n)
         hidden = self.backbone(input_ids=input_ids.repeat(n, 1), **arguments)
@@ -125,11 +125,11 @@ class XCrossEncoder(TitleEncoder):
             total = total + weight * state
         return total
 
-    # ---- parts switched off, to say what each gives
+    # ---- parts switched off, to measure their effects
 
     @contextmanager
     def _layers_with(self, layer: int | None = None, **settings: Any) -> Iterator[None]:
-        """Within the block all integrated layers, or one of them, have other settings."""
+        """Change settings of all integrated layers, or of one, within the block."""
         layers = self.integrated_layers if layer is None else [self.integrated_layers[layer]]
         for each in layers:
             vars(each).update(settings)
@@ -141,16 +141,16 @@ class XCrossEncoder(TitleEncoder):
                     del vars(each)[name]
 
     def silenced(self, source: int, layer: int | None = None) -> AbstractContextManager[None]:
-        """Within the block ``source`` gives nothing to the others: at one layer, of those integrated, or at all."""
+        """Within the block ``source`` gives nothing to the others, at one integrated layer or (None) at any."""
         return self._layers_with(layer, without=source)
 
     def integration_off(self) -> AbstractContextManager[None]:
-        """Within the block no layer mixes: the output is the weighted mean of the source models' states."""
+        """Within the block streams are not mixed: the output is the weighted sum of the source models' states."""
         return self._layers_with(enabled=False)
 
     @contextmanager
     def left_out(self, source: int) -> Iterator[None]:
-        """Within the block ``source`` has no part in the final sum."""
+        """Within the block ``source`` is left out of the final sum (stage 4)."""
         weight = self.stream_weight.detach()
         before = weight[source].clone()
         weight[source] = 0.0
@@ -169,7 +169,7 @@ class XCrossEncoder(TitleEncoder):
     # ---- on disk
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write what every encoder does, and the integrators."""
+        """Write the files of every encoder, and the integrators."""
         super().save(output_path)
         save_tensors(self.integration_state(), Path(output_path) / INTEGRATOR_WEIGHTS)
 

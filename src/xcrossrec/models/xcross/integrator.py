@@ -1,4 +1,4 @@
-"""Stages 2 and 3: after an encoder layer, each stream takes from the others by signed weights a token.
+"""Stages 2 and 3: after an encoder layer, each stream is refined with the others by signed weights per token.
 
 Legend: ``source`` = stream of one domain's adapter, ``pair`` = ordered pair of two different sources,
 ``batch`` = text, ``token`` = position, ``dim`` = hidden size d.
@@ -35,8 +35,8 @@ class Integrator(nn.Module):
 
     Stage 2: ``z = W_concat [h_1; ...; h_n]``, no bias, no softmax. Stage 3:
     ``h'_m = h_m + sum_j (z_jm h_j + z'_mj (h_m - h_j))``.
-    ``2 n (n - 1) * n d`` parameters; they start at zero, where no stream takes anything. The paper's strengths of both
-    terms, beta and gamma, are 1: its values are not known to us, and they act as a learning rate does.
+    ``2 n (n - 1) * n d`` parameters; they start at zero, where streams stay as they are. The paper's strengths of both
+    terms, beta and gamma, are 1: its values are not known to us, and they act like a learning rate.
 
     Args:
         sources: number of streams n.
@@ -74,8 +74,8 @@ class Integrator(nn.Module):
     def coefficients(
         self, hidden: Sequence[Float[Tensor, "*batch dim"]], *, without: int | None = None
     ) -> Float[Tensor, "source source *batch"]:
-        """Collect the pair weights into one matrix a token: the identity plus what integration adds, but for what the
-        source ``without`` gives to the others (for ablation)."""
+        """Collect the pair weights into one matrix per token: the identity plus what integration adds. The source
+        ``without`` gives nothing to the others (for ablation)."""
         transfer, contrast = self.pair_weights(hidden)
         n = self.sources
         zero = transfer.new_zeros(transfer.shape[1:])
@@ -90,8 +90,7 @@ class Integrator(nn.Module):
     def mix(
         self, hidden: Sequence[Float[Tensor, "*batch dim"]], *, without: int | None = None
     ) -> list[Float[Tensor, "*batch dim"]]:
-        """Stage 3: refine each stream with the others, whatever their axes before the last; all parameters zero leave
-        ``hidden`` as it is."""
+        """Stage 3: refine each stream with the others; with all parameters zero ``hidden`` stays as it is."""
         return mix_sources(hidden, self.coefficients(hidden, without=without))
 
 
@@ -103,9 +102,9 @@ class IntegratedLayer(nn.Module):
         integrator: mixes the streams of that output.
 
     Attributes:
-        without: the source that gives nothing to the others.
-        enabled: whether streams mix at all.
-        observed: where the mixing coefficients (source, source, batch, token) of every pass go.
+        without: a source that gives nothing to the others; None for none.
+        enabled: whether streams are mixed.
+        observed: a list that collects the mixing coefficients (source, source, batch, token) of every pass.
     """
 
     without: int | None = None
@@ -118,14 +117,14 @@ class IntegratedLayer(nn.Module):
         self.integrator = integrator
 
     def __getattr__(self, name: str) -> Any:
-        """What models read off their layers (ModernBERT's kind of attention) is the layer's own."""
+        """Attributes that models read from their layers (ModernBERT's attention type) are the layer's own."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("layer"), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the layer, then mix; whatever else the layer returns is passed on."""
+        """Run the layer, then mix its hidden states; its other outputs are passed on."""
         output = self.layer(*args, **kwargs)
         hidden = output[0] if isinstance(output, tuple) else output
         streams = hidden.view(self.integrator.sources, -1, *hidden.shape[1:]).unbind(0)
@@ -133,7 +132,7 @@ class IntegratedLayer(nn.Module):
         return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
 
     def mix(self, hidden: Sequence[Float[Tensor, "*batch dim"]]) -> Sequence[Float[Tensor, "*batch dim"]]:
-        """Mix streams that stand apart, as far as ablations allow."""
+        """Mix streams given one by one, subject to the ablation settings."""
         if not self.enabled:
             return hidden
         if self.observed is not None:

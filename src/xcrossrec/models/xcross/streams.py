@@ -41,7 +41,7 @@ class StackedLoraLinear(nn.Module):
         self.only_stream: int | None = None
 
     def forward(self, x: Float[Tensor, "rows token inside"]) -> Float[Tensor, "rows token outside"]:
-        """Map all streams, source first in the rows; inside :func:`one_stream` all rows are of that stream."""
+        """Map all streams, stacked along the rows; within :func:`one_stream` all rows belong to that stream."""
         out = self.linear(x)
         down, up = self.down, self.up
         if self.only_stream is not None:
@@ -53,7 +53,7 @@ class StackedLoraLinear(nn.Module):
 
 @contextmanager
 def one_stream(layers: Sequence[StackedLoraLinear], stream: int) -> Iterator[None]:
-    """Make stacked layers treat every row as one stream's, for inputs that have no batch axis."""
+    """Within the block stacked layers treat every row as one stream's, for inputs without a batch axis."""
     for layer in layers:
         layer.only_stream = stream
     try:
@@ -64,12 +64,12 @@ def one_stream(layers: Sequence[StackedLoraLinear], stream: int) -> Iterator[Non
 
 
 def stack_adapters(backbone: nn.Module, streams: Sequence[Mapping[str, LoraFactors]]) -> None:
-    """Replace, in place, every linear layer that some adapter updates by a stacked one; ``streams`` has each one's
-    update of each module that it changes. ModelError: adapters are stacked on this backbone already."""
+    """Replace, in place, every linear layer that some adapter updates by a stacked one; ``streams`` has each stream's
+    updates by module. ModelError: adapters are already stacked on this backbone."""
     for path in sorted({module for factors in streams for module in factors}):
         linear = backbone.get_submodule(path)
         if not isinstance(linear, nn.Linear):
-            raise ModelError(f"{path} is a {type(linear).__name__}: adapters are stacked already on this backbone")
+            raise ModelError(f"{path} is a {type(linear).__name__}: adapters are already stacked on this backbone")
         stacked = StackedLoraLinear(linear, [factors.get(path) for factors in streams])
         parent, _, attribute = path.rpartition(".")
         setattr(backbone.get_submodule(parent) if parent else backbone, attribute, stacked)
