@@ -26,7 +26,7 @@ LENGTH_GROUPS = 6
 """Items are encoded in groups of like length: with one group 2 of 3 tokens are padding, with six 1 of 6."""
 
 HISTORY_LIMIT = 20
-"""Newest history items that training looks at."""
+"""Newest history items that training uses."""
 
 _POPULAR_TRIES = 200
 
@@ -117,8 +117,8 @@ class DualBatches(UserBatches):
 
 @dataclass
 class PairBatches(UserBatches):
-    """Collates users for :class:`xcrossrec.training.losses.PairLoss`: the positive first, then negatives: half in
-    proportion to how often items occur in the training sequences, half uniform; none from the user's own sequence."""
+    """Collates users for :class:`xcrossrec.training.losses.PairLoss`: the positive first, then negatives, half drawn by
+    popularity in the training sequences and half uniformly; none is from the user's own sequence."""
 
     negatives: int = 7
 
@@ -144,7 +144,7 @@ class PairBatches(UserBatches):
         tries = 0
         while len(drawn) < self.negatives:
             tries += 1
-            # where hardly anything else was bought, the catalogue must do
+            # if hardly anything else was bought, draw from the catalogue
             popular = len(drawn) % 2 == 0 and tries < _POPULAR_TRIES
             row = int(self._bought[rng.integers(len(self._bought))] if popular else rng.integers(len(self.titles)))
             if row not in own and row not in drawn:

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: each is there as a whole or not at all, and a run goes on from the newest whole one."""
+"""Checkpoints of a training: each is complete or absent, and a run resumes from the newest complete one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Files(Settings):
 
 
 class WholeCheckpoints:
-    """Stands before a trainer of sentence-transformers: what it saves is written beside its place and renamed.
+    """Mixin of a sentence-transformers trainer: checkpoints are written under another name and then renamed.
 
     Of several processes the first one does so; each adds the state of its random numbers.
     """
@@ -48,13 +48,13 @@ class WholeCheckpoints:
     _beside: Path | None = None
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """Add none: it encodes examples for a card that nobody asked for."""
+        """Add no model card, which would take time to encode examples."""
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._beside or self.args.output_dir)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The model alone: making a card takes longer than all the rest, and a run knows its arguments."""
+        """Save the model alone: a model card takes longer than all the rest, and a run knows its arguments."""
         self.model.save_pretrained(output_dir, create_model_card=False)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -82,7 +82,7 @@ class WholeCheckpoints:
         self.processes.wait()
 
     def _keep_newest(self, work: Path) -> None:
-        """Keep this checkpoint, the best and those before, as many as are asked for; later ones are damaged."""
+        """Keep as many as asked for: this checkpoint, the best, then earlier ones; later ones are damaged."""
         now, best = self.state.global_step, self.state.best_global_step
         found = _checkpoints(work)
         order = sorted(found, key=lambda step: (step == now, step == best, step < now, step), reverse=True)
@@ -90,20 +90,20 @@ class WholeCheckpoints:
             shutil.rmtree(found[step], ignore_errors=True)
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:
-        """Over the base as it is called now, which may have moved since the run began."""
+        """Load over the base at its present path, which may have changed since the run began."""
         base, own = encoder_of(self.model).base_name, [type(module) for module in self.model]
         loaded = load_modules(Path(checkpoint_path), kind_of(self.model).name, base=base, also=own)
         self.model.load_state_dict(loaded.state_dict())
 
 
 def prepare_work(work: Path, run: Mapping[str, Any], *, resume: bool, writes: bool = True) -> Path | None:
-    """Refuse to mix runs, and find where one goes on.
+    """Refuse to mix runs, and find the checkpoint to resume from.
 
     Args:
         work: the run's folder; made if it is absent.
-        run: what must be the same for a run to go on.
-        resume: whether an interrupted run may go on.
-        writes: whether this process is the one that notes it.
+        run: what must be equal to resume a run.
+        resume: whether to resume an interrupted run.
+        writes: whether this process records ``run``.
 
     Returns:
         the newest whole checkpoint; None for a run from the start.
@@ -130,7 +130,7 @@ def prepare_work(work: Path, run: Mapping[str, Any], *, resume: bool, writes: bo
 
 
 def state_of(checkpoint: Path) -> TrainerState:
-    """Where a run was when it wrote a checkpoint; its best checkpoint is the one beside."""
+    """A checkpoint's trainer state, with the best checkpoint's path in the same folder."""
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     best = state.best_global_step
     state.best_model_checkpoint = str(checkpoint.with_name(_NAME.format(best))) if best else None
@@ -138,14 +138,14 @@ def state_of(checkpoint: Path) -> TrainerState:
 
 
 def forget_checkpoints(work: Path) -> None:
-    """Remove what a finished run does not need any more: its checkpoints, and half-written ones."""
+    """Remove a finished run's checkpoints, incomplete ones included."""
     for pattern in ("checkpoint-*", ".checkpoint-*"):
         for folder in work.glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _newest_whole(work: Path) -> Path | None:
-    """The newest checkpoint that is whole, and whose best one is; others are named in the log."""
+    """The newest complete checkpoint whose best one is complete too; incomplete ones are logged."""
     whole = {step: path for step, path in _checkpoints(work).items() if _is_whole(path)}
     for step in sorted(whole, reverse=True):
         best = state_of(whole[step]).best_global_step
@@ -155,7 +155,7 @@ def _newest_whole(work: Path) -> Path | None:
 
 
 def _checkpoints(work: Path) -> dict[int, Path]:
-    """Those that are in their place, whole or not, by their step."""
+    """All checkpoints, complete or not, by their step."""
     names = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in work.glob("checkpoint-*"))
     return {int(name[1]): path for name, path in names if name}
 

@@ -1,4 +1,4 @@
-"""The ladder's lower rungs, fitted: what is bought lately, the bridge, and how much each counts.
+"""Fits the ladder's lower rungs: recent popularity, the bridge, and their weights.
 
 Legend: ``item`` = one item of the catalogue, ``customer`` = one who bought in other categories too, ``other`` = an item
 drawn at random, ``form`` = one way to score.
@@ -30,19 +30,19 @@ from xcrossrec.scoring import Rung
 from xcrossrec.types import ITEM, TIMESTAMP, USER
 
 LEAST_SHARED = 40
-"""Customers of both without whom there is no bridge."""
+"""Fewest customers of both categories to fit a bridge."""
 
 MOST_CUSTOMERS = 4096
 """Customers that a bridge keeps, drawn by seed: 6 MB of MiniLM's vectors."""
 
 POPULARITY_WEIGHTS = (0.0, 0.0125, 0.025, 0.05, 0.1)
-"""Of the logarithm of 1 and what was bought lately, beside the bridge."""
+"""Weights of log(1 + recent purchases), added to the bridge's score."""
 
 BRIDGE_SHARES = (0.0, 0.1, 0.2, 0.4)
-"""Of the bridge, beside the text of purchases here."""
+"""Shares of the bridge in the score of customers with purchases here."""
 
 HALF_LIVES = (None, 365.0, 90.0, 30.0)
-"""In days; None lets all purchases count alike."""
+"""In days; None weighs all purchases alike."""
 
 _FOLDS, _MOST_ASKED, _OTHERS, _NEGATIVES, _NEWEST = 5, 1000, 1000, 29, 20
 _DAY = 86_400
@@ -59,10 +59,10 @@ def with_day_one(
     """Let a model answer customers who have bought little or nothing here.
 
     Args:
-        model: `dual`, with purchases (:mod:`xcrossrec.training.purchases`), trained or not; taken over.
-        domain: gives items, texts, times and, where it has them, histories from other categories.
+        model: `dual`, with purchases (:mod:`xcrossrec.training.purchases`), trained or not; changed in place.
+        domain: gives items, texts, times and histories from other categories, if it has them.
         users: of its train split, whose purchases the model knows.
-        scorer: that reads this domain's texts as the model does: what it has read, or reads now, is not read again.
+        scorer: reads this domain's texts as the model does; its vectors are reused.
     """
     popularity, half_life = popularity_of(domain, users)
     bridge: Bridge | None = None
@@ -94,7 +94,7 @@ def with_day_one(
 def customers_of_both(
     domain: Domain, users: Sequences, seed: int
 ) -> tuple[list[tuple[int, ...]], list[tuple[str, ...]]]:
-    """Whom a bridge learns from: the rows that each bought here, and the newest texts of what she bought elsewhere."""
+    """The customers that a bridge learns from: each one's item rows here, and newest texts from elsewhere."""
     elsewhere = domain.other_histories("train", first=True)
     shared = [number for number, user in enumerate(users.user_ids) if user in elsewhere]
     kept = [shared[place] for place in np.random.default_rng(seed).permutation(len(shared))[:MOST_CUSTOMERS]]
@@ -102,10 +102,10 @@ def customers_of_both(
 
 
 def popularity_of(domain: Domain, users: Sequences) -> tuple[pl.DataFrame, float | None]:
-    """Count how much each item was bought; where there are times, older purchases count less if that foretells more.
+    """Count how often each item was bought; with times, older purchases count less if that predicts better.
 
-    The half-life is the longest one with which purchases of the last fifth of the time are foretold as well as with the
-    best, within noise, by those before.
+    The half-life is the longest one whose counts predict the last fifth of the time, from the purchases before, as well
+    as the best one does, within noise.
 
     Returns:
         ``item_id``, ``lately`` and ``bought``, one row an item, and the half-life in days; None where all count alike.
@@ -129,8 +129,7 @@ def popularity_of(domain: Domain, users: Sequences) -> tuple[pl.DataFrame, float
 
 @dataclass(frozen=True)
 class Others:
-    """Items that stand for the rest of the catalogue: the first ``alike`` are drawn alike, the others as they are
-    bought."""
+    """A sample of the catalogue: the first ``alike`` items are drawn uniformly, the others by popularity."""
 
     rows: Int64[np.ndarray, " other"]
     alike: int
@@ -148,10 +147,10 @@ class Others:
         scores: Float64[np.ndarray, "customer form other"],
         own: Sequence[Sequence[int]],
     ) -> Float64[np.ndarray, "form customer"]:
-        """The reciprocal rank expected among 29 others, half drawn alike, half as they are bought.
+        """The expected reciprocal rank among 29 others, half drawn uniformly, half by popularity.
 
-        With the share q of the others whose score is not lower than that of the target, what was bought next, it is (1
-        - (1 - q)^30) / (30 q). What a customer bought herself (``own``) is none of the others.
+        With q the share of the others that score at least as high as the target, it is (1 - (1 - q)^30) / (30 q). A
+        customer's own items (``own``) do not count.
         """
         counts = np.stack([~np.isin(self.rows, list(rows)) for rows in own])[:, None, :]
         above = (scores >= target[..., None]) & counts
@@ -162,7 +161,7 @@ class Others:
 
 @dataclass(frozen=True)
 class Fitting:
-    """Customers of both categories, and what is asked of a bridge between these.
+    """Customers of both categories, with whom the weights of a bridge are chosen.
 
     Attributes:
         vectors: unit vectors of the catalogue; of those items that nothing is asked about anything.
@@ -184,11 +183,10 @@ class Fitting:
         return Bridge.fit(self.elsewhere[list(customers)], rows, self.vectors, self.item_ids)
 
     def weights(self, matcher: HistoryMatcher, seed: int) -> dict[Rung, dict[str, float]]:
-        """Choose what counts how much, each customer answered by a bridge of the customers in the other four parts.
+        """Choose the weights by cross-validation: each fifth of the customers is scored by a bridge fitted on the rest.
 
-        Of all forms whose expected reciprocal rank is as good as the best's, within one standard error of the
-        difference, the simplest is taken: nothing but what is bought most, or the text alone; then as little
-        popularity, or bridge, as does.
+        Of all forms whose expected reciprocal rank is within one standard error of the best's, the simplest is taken:
+        popularity, or the text, alone; then the smallest weight of popularity, or of the bridge.
         """
         order = np.random.default_rng(seed).permutation(len(self.rows))
         found: dict[Rung, list[Float64[np.ndarray, "form customer"]]] = {"other": [], "one": [], "several": []}
@@ -203,7 +201,7 @@ class Fitting:
         return {"other": other, **{rung: {"bridge": BRIDGE_SHARES[place[rung]]} for rung in ("one", "several")}}
 
     def _first(self, bridge: Bridge, asked: Sequence[int]) -> Float64[np.ndarray, "form customer"]:
-        """How the first purchase of each is ranked: by what is bought most, and by the bridge with ever more of it."""
+        """How each first purchase is ranked: by popularity, and by the bridge with growing weights of popularity."""
         targets = [self.rows[customer][0] for customer in asked]
         own, others = self._by_bridge(bridge, asked, targets)
         theirs = np.log1p(self.lately[self.others.rows])[None, None]
@@ -218,7 +216,7 @@ class Fitting:
     def _next(
         self, bridge: Bridge, asked: Sequence[int], known: int | None, matcher: HistoryMatcher
     ) -> Float64[np.ndarray, "form customer"]:
-        """How a later purchase is ranked by the text and ever more of the bridge: the second, or the last of all."""
+        """How the second or (``known`` None) last purchase is ranked by the text with growing shares of the bridge."""
         if not asked:
             return np.zeros((len(BRIDGE_SHARES), 0))
         sequences = [self.rows[c][: known + 1] if known else self.rows[c] for c in asked]
@@ -257,8 +255,8 @@ def _encoded(model: Model, texts: Sequence[str], rows: set[int]) -> Float32[Tens
 
 
 def _until_today(times: Float64[np.ndarray, " purchase"]) -> Float64[np.ndarray, " purchase"]:
-    """Times, those of the future (a wrong clock, an order for later) as the last before: they would age all others.
-    Where most are, it is today's clock that is wrong, or the data are made up: then they stay."""
+    """Replace future times (a wrong clock, a later order) by the latest past one, since they would age all others. If
+    most are in the future, this machine's clock is wrong or the data are made up, and times stay."""
     ahead = times > time.time()
     return np.minimum(times, times[~ahead].max()) if 0 < ahead.mean() < 0.5 else times
 
@@ -277,7 +275,7 @@ def _decayed(
 def _foretold(
     counts: Float64[np.ndarray, " item"], bought: Int64[np.ndarray, " purchase"]
 ) -> Float64[np.ndarray, " purchase"]:
-    """The reciprocal rank that purchases have among 29 items drawn alike, by how much these were bought."""
+    """The expected reciprocal rank of purchases among 29 items drawn uniformly, ranked by their counts."""
     lower = np.searchsorted(np.sort(counts), counts[bought], side="left")
     return _reciprocal((len(counts) - lower - 1) / max(len(counts) - 1, 1))
 

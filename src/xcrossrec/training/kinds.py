@@ -27,8 +27,8 @@ from xcrossrec.types import Scoring
 
 
 class SharedBatches:
-    """Stands before a trainer of sentence-transformers: every process gets every batch, and shares out its texts; the
-    users set aside (``held``, None where there are none) have a collator of their own."""
+    """Mixin of a sentence-transformers trainer: every process gets every batch and encodes a share of its texts; the
+    users set aside (``held``, None if there are none) have a collator of their own."""
 
     held: UserBatches | None
     data_collator: UserBatches | None
@@ -45,7 +45,7 @@ class SharedBatches:
             self.accelerator.gather = broadcast
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate; a model that does not train yet is as before, since accelerate prepares none a second time."""
+        """Evaluate; before training, undo accelerate's preparation of the model, which it would not repeat."""
         found: dict[str, float] = super().evaluate(*args, **kwargs)  # type: ignore[misc]
         if self.processes.count > 1 and not self.is_in_train:
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
@@ -53,7 +53,7 @@ class SharedBatches:
         return found
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
-        """Of the users set aside, by their own collator."""
+        """Load the users set aside with their own collator."""
         training, self.data_collator = self.data_collator, self.held
         try:
             return super().get_eval_dataloader(*args, **kwargs)  # type: ignore[misc, no-any-return]
@@ -61,7 +61,7 @@ class SharedBatches:
             self.data_collator = training
 
     def _build_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
-        """As for one process, and done with: accelerate would deal whole batches out."""
+        """Prepare the loader as for one process, since accelerate would distribute whole batches."""
         loader: Any = super()._build_dataloader(*args, **kwargs)  # type: ignore[misc]
         if self.processes.count > 1:
             settings = {"num_processes": 1, "process_index": 0, "put_on_device": True, "use_seedable_sampler": True}

@@ -37,7 +37,7 @@ from xcrossrec.training.trackers import LOGS, Tracker, arguments_of, check_track
 _log = logging.getLogger(__name__)
 
 _WARMUP_SHARE = 0.1
-"""Share of the steps with a rising learning rate, then it falls linearly to 0."""
+"""Share of the steps in which the learning rate rises; after that it falls linearly to 0."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class TrainingReport:
 
 @contextmanager
 def working(out: Path, overwrite: bool, report_to: Tracker) -> Iterator[Path]:
-    """Lend a run's folder for checkpoints and logs; refuse what can be before anything is read.
+    """Yield a run's folder for checkpoints and logs, after all checks that need no data.
 
     Raises:
         BundleError: ``out`` exists and may not be replaced.
@@ -146,7 +146,7 @@ def fit(
     for callback in callbacks:
         trainer.add_callback(callback)
     initial = trainer.evaluate()["eval_loss"] if held else None
-    quiet = nullcontext() if processes.first else showing(None)  # it is told where the caller shows stages, if at all
+    quiet = nullcontext() if processes.first else showing(None)  # other processes show no progress
     with showing(to_stderr) if show_progress and processes.first else quiet, stage("training", "steps") as bar:
         trainer.add_callback(_Told(bar))
         _train(trainer, checkpoint, config)
@@ -174,7 +174,7 @@ def _holdout_count(users: int, config: TrainingConfig) -> int:
 
 
 def _run_record(model: Model, domain: Domain, users: Sequences, config: TrainingConfig) -> dict[str, Any]:
-    """What must be the same for a run to go on."""
+    """What must be equal to resume a run."""
     settings = encoder_of(model).settings()
     start = {"start": weight_digest(model.state_dict()), **settings, "base": settings["base"]["digest"]}
     return {"config": asdict(config), "fingerprint": domain.fingerprint, "users": len(users), "model": start}
@@ -248,7 +248,7 @@ def parameter_groups(model: Model, config: TrainingConfig) -> list[dict[str, Any
 
 
 class _Told(TrainerCallback):
-    """Tells a stage how far a training has come, and the last losses on the users set aside."""
+    """Shows a training's progress, and the last loss on the users set aside."""
 
     def __init__(self, bar: Stage) -> None:
         self.bar = bar
@@ -266,7 +266,7 @@ class _Told(TrainerCallback):
 
 
 def _train(trainer: Any, checkpoint: Path | None, config: TrainingConfig) -> None:
-    """Run to the end, or take over the end that a checkpoint is of."""
+    """Train to the end, or load the final weights of a run that was interrupted after its last step."""
     state = state_of(checkpoint) if checkpoint else None
     stopping = state.stateful_callbacks.get(EarlyStoppingCallback.__name__, {}) if state else {}
     waited = stopping.get("attributes", {}).get("early_stopping_patience_counter", 0)
@@ -278,7 +278,7 @@ def _train(trainer: Any, checkpoint: Path | None, config: TrainingConfig) -> Non
 
 
 def _arguments(config: TrainingConfig, work: Path, users: int, held: bool) -> dict[str, Any]:
-    """Of a trainer; where users are ``held`` out, the best epoch by these is kept."""
+    """A trainer's arguments; if users are ``held`` out, the epoch with the lowest loss on these is kept."""
     steps = -(-users // (config.batch_users * config.accumulate)) * config.epochs
     return {
         "output_dir": str(work),

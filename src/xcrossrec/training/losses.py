@@ -19,11 +19,10 @@ from xcrossrec.training.processes import Processes
 
 
 def whole(own: Float[Tensor, "own dim"], rows: int, processes: Processes) -> Float[Tensor, "row dim"]:
-    """What all processes computed of their shares (:meth:`Processes.share`), in the order of the ``rows`` that there
-    were.
+    """Gather what all processes computed of their shares (:meth:`Processes.share`), in the order of all ``rows``.
 
-    A gradient reaches this process's share alone, times the number of processes: the mean over these, which is what is
-    applied, is then the gradient of one process that computed it all.
+    Gradients reach this process's share alone, times the number of processes: their mean over the processes, which is
+    applied, is then the gradient of a single process.
     """
     if processes.count == 1:
         return own

@@ -1,4 +1,4 @@
-"""Where a training writes, and what may not stand there; loads nothing heavy, so that a command can ask first."""
+"""Where a training writes, and checks of that place; imports nothing heavy, so that commands can check early."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from xcrossrec.exceptions import OtherRunError
 
 RUN_FILE = "training.json"
-"""Of an unfinished training: what must be the same for it to go on."""
+"""Of an unfinished training: what must be equal to resume it."""
 
 CHECKPOINT_FILES = "files.json"
-"""Of a checkpoint that was written to its end."""
+"""Of a complete checkpoint: the digests of its files."""
 
 
 def work_folder(out: Path) -> Path:

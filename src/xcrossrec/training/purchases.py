@@ -1,4 +1,4 @@
-"""Purchases for a trained model: counted, and weighed beside its text score on customers set aside in turn."""
+"""Adds purchases to a model: counts them, and chooses their weight in the score by cross-validation."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ MOST_TEXTS = 20_000
 def with_purchases(
     model: Model, domain: Domain, users: Sequences, *, seed: int = 0, vectors: Float32[Tensor, "item dim"] | None = None
 ) -> tuple[Model, Choice]:
-    """Let a model know what a domain's users bought, with the weight that this deserves beside the text.
+    """Add what a domain's users bought to a model, and choose its weight relative to the text score.
 
-    At most twice as many texts are read as there are purchases, so that a training takes hardly longer with it.
+    At most twice as many texts are read as there are purchases, so that a training takes hardly longer.
 
     Args:
-        model: `dual`, trained or not; taken over.
+        model: `dual`, trained or not; changed in place.
         domain: gives items and their texts.
-        users: whose purchases are counted, all of them; they are set aside in turn for the choice.
-        vectors: the catalogue's, if they are known already (of a model that reads all texts alike).
+        users: whose purchases are counted; each part of them is set aside in turn for the choice.
+        vectors: the catalogue's, if already known (of a model without a history prompt of its own).
 
     Raises:
         ModelError: a `pair` model.

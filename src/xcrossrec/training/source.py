@@ -75,7 +75,7 @@ def train_source(
         budget: number of users, drawn by seed; None takes all.
         rank: LoRA's r.
         scoring: ``dual`` or ``pair``.
-        pair_attention: who sees whom in a pair, ``joint`` or ``shared``; None takes ``joint``.
+        pair_attention: which tokens of a pair see each other, ``joint`` or ``shared``; None takes ``joint``.
         pair_start: whether a `pair` head starts from the ``similarity``, or ``fresh`` as in the paper.
         pooling: how token states become a text's vector (`dual`); None takes that of the base's folder.
         history_prompt: put before a history's items; None takes that of the base's folder.
@@ -85,8 +85,8 @@ def train_source(
         resume: continue an interrupted run.
         overwrite: replace an existing model at ``out``.
         show_progress: draw progress bars.
-        report_to: who is told losses and rates; TensorBoard's logs lie in ``<out>.training``.
-        callbacks: of the trainer (transformers), beside its own.
+        report_to: tracker of losses and rates; TensorBoard's logs are in ``<out>.training``.
+        callbacks: further callbacks of the trainer (transformers).
 
     Raises:
         DataError: no train split, or a budget larger than it.
@@ -131,7 +131,7 @@ def train_source(
 
 
 def with_head(model: Model, domain: Domain, config: TrainingConfig) -> Model:
-    """Give a `dual` model the parts of its head that are asked for; until it is trained, only the center counts."""
+    """Add the configured parts of a `dual` model's head; before training, only the center has an effect."""
     kind = kind_of(model)
     model = kind.with_projection(model, config.projection_rank, config.seed)
     if not config.center:
@@ -140,8 +140,8 @@ def with_head(model: Model, domain: Domain, config: TrainingConfig) -> Model:
 
 
 def reading(model: Model, domain: Domain, made_of: Sequence[Path]) -> Model:
-    """Let a model, which is taken over, read a domain's item text; warn of adapters that it is made of and that were
-    trained to read another. One made elsewhere does not say what it read."""
+    """Let a model read a domain's item text, in place; warn of adapters in it that were trained on another text. Those
+    made elsewhere do not record theirs."""
     for folder in made_of:
         former = text_of(folder)
         if former not in (None, domain.text):
@@ -155,7 +155,7 @@ def reading(model: Model, domain: Domain, made_of: Sequence[Path]) -> Model:
 
 
 def _refuse_choices(chosen: Mapping[str, Any], init: Path | str | None, scoring: Scoring) -> None:
-    """Refuse what would be ignored."""
+    """Refuse options that would be ignored."""
     named = [name for name, value in chosen.items() if value is not None]
     if init and named:
         raise ConfigError(f"{named[0]} belongs to a fresh adapter, {init} has its own: leave it out, or leave out init")
@@ -164,7 +164,7 @@ def _refuse_choices(chosen: Mapping[str, Any], init: Path | str | None, scoring:
 
 
 def _started_model(init: Path | str, base: AnyBase | None) -> Model:
-    """An adapter to go on from."""
+    """The adapter to start from."""
     model = bundle.load(init, base=base, trainable=True)
     encoder = encoder_of(model)
     if not isinstance(encoder, SourceEncoder) or not encoder.has_adapter:
