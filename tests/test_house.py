@@ -36,7 +36,7 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 
 def test_the_product_is_small() -> None:
-    assert sum(map(lines, modules(PRODUCT))) <= 34_550
+    assert sum(map(lines, modules(PRODUCT))) <= 34_450
 
 
 def test_no_file_is_long() -> None:

@@ -237,7 +237,8 @@ class Domain:
         frame = self.frame(split)
         rows = frame[ITEM].replace_strict(self._rows, return_dtype=pl.Int64)
         whole = self.keeps_orders_whole and split != "train" and TIMESTAMP in frame.columns
-        known = earlier() if whole else pl.len().cast(pl.Int64) - 1
+        time = pl.col(TIMESTAMP)
+        known = ((time < time.last()).sum() if whole else pl.len() - 1).cast(pl.Int64)
         grouped = (
             frame.with_columns(rows.alias("row"))
             .group_by(USER, maintain_order=True)
@@ -283,11 +284,6 @@ class Domain:
         """Count how often each item occurs in train, by item row (DataError: no train split)."""
         rows = self.frame("train")[ITEM].replace_strict(self._rows, return_dtype=pl.Int64)
         return np.bincount(rows.to_numpy(), minlength=self.items.height).astype(np.int64)
-
-
-def earlier() -> pl.Expr:
-    """Count a user's purchases that are earlier than the last."""
-    return pl.col(TIMESTAMP).lt(pl.col(TIMESTAMP).last()).sum().cast(pl.Int64)
 
 
 def _check_schema(what: str, frame: pl.DataFrame, expected: pl.Schema) -> None:

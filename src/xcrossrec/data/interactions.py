@@ -25,6 +25,7 @@ EXAMPLES = 5  # values that a message or a manifest shows
 _BOOLEANS = {"true": True, "t": True, "yes": True, "1": True, "false": False, "f": False, "no": False, "0": False}
 _ROW = "__row"
 _SEVERAL = re.compile(r"\s*[,;|]\s*")
+_LARGEST = 2**62
 
 
 def deduplicate(interactions: pl.DataFrame, *, first_purchase_only: bool = False) -> pl.DataFrame:
@@ -50,10 +51,14 @@ def deduplicate(interactions: pl.DataFrame, *, first_purchase_only: bool = False
 
 def k_core(interactions: pl.DataFrame, least: int) -> pl.DataFrame:
     """Drop users and items with fewer than ``least`` interactions until nothing changes; DataError if none remains."""
-    before, kept = None, interactions
-    while kept.height != before:
-        before = kept.height
-        kept = kept.filter(pl.len().over(USER) >= least, pl.len().over(ITEM) >= least)
+    rows = np.arange(interactions.height)
+    users, items = numbers_of(interactions[USER]), numbers_of(interactions[ITEM])
+    while True:
+        enough = (np.bincount(users) >= least)[users] & (np.bincount(items) >= least)[items]
+        if enough.all():
+            break
+        rows, users, items = rows[enough], users[enough], items[enough]
+    kept = interactions if len(rows) == interactions.height else interactions[pl.Series(rows, dtype=pl.UInt32)]
     if kept.is_empty():
         raise DataError(f"the k-core of {least} interactions a user and an item is empty: lower the threshold")
     return kept
@@ -199,12 +204,27 @@ def _without_repeats(interactions: pl.DataFrame, same: list[str]) -> pl.DataFram
 
 
 def _sort_by_user(interactions: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """Sort by the user's first row, then ``by``; ties keep their order. Takes half the time of Polars' own ``over``."""
+    """Sort by the user's first row, then ``by`` (whole numbers), then as the rows stand: all of it as one number."""
+    if interactions.is_empty():
+        return interactions
     users = numbers_of(interactions[USER])
-    first = np.zeros(users.max(initial=0) + 1, dtype=np.int64)
-    first[users[::-1]] = np.arange(len(users) - 1, -1, -1)  # the last of several writes stays
-    keys = interactions.select(pl.Series(_ROW, first[users]), *by)
-    return interactions[keys.select(pl.arg_sort_by(_ROW, *by, maintain_order=True)).to_series()]
+    first = np.zeros(users.max() + 1, dtype=np.int64)
+    first[users[::-1]] = np.arange(len(users) - 1, -1, -1)  # of equal places the last one written stays
+    starts = np.zeros(len(users), dtype=bool)
+    starts[first[users]] = True
+    key = (np.cumsum(starts) - 1)[first[users]]
+    for name in by:
+        values = interactions[name].to_numpy().astype(np.int64)
+        values //= max(int(np.gcd.reduce(values)), 1) if name == SUBSECOND else 1  # milliseconds, say
+        if _span(key) * _span(values) > _LARGEST:
+            key, values = (pl.Series(each).rank("dense").cast(pl.Int64).to_numpy() for each in (key, values))
+        key = key * _span(values) + (values - values.min())
+    return interactions[pl.Series(_ROW, key).to_frame().select(pl.arg_sort_by(_ROW, maintain_order=True)).to_series()]
+
+
+def _span(numbers: Int64[np.ndarray, " row"]) -> int:
+    """How many whole numbers there are from the least to the greatest."""
+    return int(numbers.max()) - int(numbers.min()) + 1
 
 
 def _catalogue(name: str, items: pl.DataFrame) -> pl.DataFrame:

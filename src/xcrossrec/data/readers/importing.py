@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from xcrossrec.data import interactions
-from xcrossrec.data.domain import WHOLE, Domain, earlier
+from xcrossrec.data.domain import WHOLE, Domain
 from xcrossrec.data.readers.columns import check_choices
 from xcrossrec.data.readers.frames import SPLIT, RawDomain
 from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_time, by_user, leave_last_out
@@ -165,10 +166,12 @@ def _orders(splits: Mapping[Split, pl.DataFrame]) -> dict[str, int]:
             continue
         if TIMESTAMP not in frame.columns:
             return {}
-        users = frame.group_by(USER, maintain_order=True).agg(pl.len().alias("items"), earlier().alias("known"))
-        if users.filter(pl.col("known") > 0).height < _EVALUATED:
+        time, items = frame[TIMESTAMP].to_numpy(), frame[USER].rle().struct.field("len").to_numpy().astype(np.int64)
+        lasts = np.cumsum(items) - 1
+        earlier = time[lasts - items + 1] < time[lasts]
+        if earlier.sum() < _EVALUATED:
             return {}
-        found[split] = users.filter(pl.col("known") == 0, pl.col("items") > 1).height
+        found[split] = int((~earlier & (items > 1)).sum())
     return found
 
 
