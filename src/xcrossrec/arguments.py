@@ -63,9 +63,8 @@ def _look(name: str, value: object, hint: Any) -> None:
         raise ConfigError(f"{name} is {_said(value)}: expected {expected}{remedy}")
     if Path in kinds and isinstance(value, str | Path) and "\0" in str(value):
         raise ConfigError(f"{name} is {str(value)!r}: no path holds a zero byte")
-    if (
-        fitting in ([Sequence], [Collection]) and isinstance(value, Iterable) and not hasattr(value, "shape")
-    ):  # no library's column
+    own = not hasattr(value, "shape")  # no library's column
+    if own and fitting in ([Sequence], [Collection]) and isinstance(value, Iterable):
         for place, each in enumerate(value):
             _look(f"{name}[{place}]", each, kinds[fitting[0]])
 

@@ -51,7 +51,7 @@ def test_who_was_forgotten_comes_back_by_no_other_run_and_what_is_lost_is_said(
     splits = {name: frame.filter(pl.col("user_id") != "train7") for name, frame in target.interactions.items()}
     learn(model, [{"user": "new", "item": "i0", "time": 1}, {"user": "train7", "item": "i1", "time": 1}])
     adapt(build_domain("garden", target.items, splits), out=out, base=base)
-    assert f"{model} knew 1 purchases more before, from `learn`: give their files to `learn` again" in caplog.messages
+    assert f"the former {model} knew 1 more purchases, from `learn`: let it learn their files again" in caplog.messages
     assert read_bundle_manifest(model)["forgotten"] == [user_hash("train7")]
     xcrossrec.load(model)
 
@@ -75,6 +75,6 @@ def test_a_source_that_was_moved_is_named_with_what_to_do(target: Domain, tiny_m
     given, (kitchen, camping) = tmp_path / "work" / "given.json", tiny_models.sources
     given.parent.mkdir()
     given.write_text(json.dumps({"target": "garden", "sources": {"kitchen": "/gone", "camping": str(camping)}}))
-    with pytest.raises(ConfigError, match=r"'kitchen' of before is at /gone no more: .*--drop-source kitchen.*--add-s"):
+    with pytest.raises(ConfigError, match=r"'kitchen' is no longer at /gone: .*--drop-source kitchen.*--add-s"):
         adapt(target, out=tmp_path)
     assert _wanted(tmp_path, None, [kitchen], ["kitchen"]) == [str(camping), kitchen]

@@ -161,7 +161,7 @@ def _ship(chosen: Path, place: Path) -> None:
         bundle.state(folder, bundle.read_bundle_manifest(folder), forgotten)
     forget_all(place, forgotten)  # who was so meanwhile
     if lost := before.join(_bought(place), on=before.columns, how="anti").height:
-        log.warning("%s knew %d purchases more before, from `learn`: give their files to `learn` again", place, lost)
+        log.warning("the former %s knew %d more purchases, from `learn`: let it learn their files again", place, lost)
 
 
 def _bought(model: Path) -> pl.DataFrame:
@@ -203,8 +203,8 @@ def _wanted(
         raise ConfigError(f"source {lost[0]!r} was given in memory before: give all sources again")
     if lost := [name for name, path in kept.items() if not Path(path).exists()]:
         raise ConfigError(
-            f"source {lost[0]!r} of before is at {kept[lost[0]]} no more: leave it out (--drop-source {lost[0]}), and "
-            "say where it is now, if anywhere (--add-source)"
+            f"source {lost[0]!r} is no longer at {kept[lost[0]]}: leave it out (--drop-source {lost[0]}), and if it "
+            "was moved, give its new place (--add-source)"
         )
     new = [each for each in added if isinstance(each, Domain) or str(Path(each).resolve()) not in kept.values()]
     return [*kept.values(), *new]
@@ -226,10 +226,7 @@ def _fit_all(maker: Maker, given: Sequence[Given]) -> tuple[list[Made], list[Sou
         raise ModelError(f"nothing could be fitted to {shop.domain.name!r}, not even bestsellers: {why}")
     made: list[Made] = []
     for number, each in enumerate(given):
-        left, after = (
-            shop.clock.left(),
-            maker.text_s() * (len(made) + 1),
-        )  # it must be read, too
+        left, after = shop.clock.left(), maker.text_s() * (len(made) + 1)  # it must be read, too
         share = min(left * _FOR_SOURCES / (len(given) - number), left - after)
         if (one := ready(each, shop, maker.base, maker.plan, share)) is None:
             why = "its training does not fit into the time left: give more --minutes, or its adapter"
