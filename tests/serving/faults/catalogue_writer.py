@@ -41,6 +41,12 @@ def write() -> None:
             generation += 1
 
 
+def write_to_one_log() -> None:
+    """The same without merges, which empty the database's log so often that it may never grow."""
+    base._RECENT_LEAST = 10**6
+    write()
+
+
 def embed() -> None:
     """Arguments: folder, generation to start with. Gives all items one model's vectors after the other."""
     _, folder, start = sys.argv

@@ -124,7 +124,7 @@ def test_a_full_disk_refuses_the_write_in_a_sentence_and_loses_nothing(
     nursery: Any, folder: Path, tmp_path: Path
 ) -> None:
     """A limit on the size of files refuses writes as a full disk does."""
-    writer = nursery.start("catalogue_writer:write", [folder, 1], tmp_path / "log", fsize=200_000)
+    writer = nursery.start("catalogue_writer:write_to_one_log", [folder, 1], tmp_path / "log", fsize=200_000)
     assert writer.wait() == 0, writer.lines()
     done, (refused,) = numbers(writer.lines(), "done"), numbers(writer.lines(), "refused")
     assert refused == done[-1] + 1 > 10

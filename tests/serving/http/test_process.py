@@ -103,7 +103,7 @@ def test_a_stop_ends_in_time_whatever_is_still_at_work(shop: Shop, monkeypatch: 
 
         listener.listen()
         asyncio.run(stop_while_it_reloads())
-    assert "ask again, or another one" in sentence(answers[0], 503, "draining")
+    assert "ask again, or another service" in sentence(answers[0], 503, "draining")
 
 
 def test_a_process_that_has_served_goes_on_with_something_else(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
