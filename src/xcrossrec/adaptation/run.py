@@ -158,7 +158,7 @@ def _ship(chosen: Path, place: Path) -> None:
     forgotten, before = _forgotten(place), _bought(place)
     with replacing_folder(place) as folder:
         shutil.copytree(chosen, folder, dirs_exist_ok=True)
-        bundle.state(folder, bundle.read_bundle_manifest(folder), forgotten)
+        bundle.write_manifest(folder, bundle.read_bundle_manifest(folder), forgotten)
     forget_all(place, forgotten)  # who was so meanwhile
     if lost := before.join(_bought(place), on=before.columns, how="anti").height:
         log.warning("the former %s knew %d more purchases, from `learn`: let it learn their files again", place, lost)

@@ -131,14 +131,19 @@ class Domain:
         return tuple(split for split in SPLITS if split in self.interactions)
 
     @property
+    def filters(self) -> Mapping[str, Any]:
+        """What the import did, as the manifest states it."""
+        return self.manifest.get("filters") or {}
+
+    @property
     def keeps_repeats(self) -> bool:
         """Whether the import kept repeat purchases, so that bought items remain candidates."""
-        return bool((self.manifest.get("filters") or {}).get("repeats") == "keep")
+        return bool(self.filters.get("repeats") == "keep")
 
     @property
     def keeps_orders_whole(self) -> bool:
         """Whether a history ends before the target's order: purchases of one time are the lines of one order."""
-        return bool((self.manifest.get("filters") or {}).get("orders") == WHOLE)
+        return bool(self.filters.get("orders") == WHOLE)
 
     @cached_property
     def fingerprint(self) -> str:

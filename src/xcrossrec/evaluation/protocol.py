@@ -115,8 +115,8 @@ def evaluate(
 def _asked_users(domain: Domain, split: Split, *, first: bool) -> tuple[Sequences, list[str]]:
     """The users, without those whose target is no new one where the import dropped repeats, and what to say of them."""
     every = domain.sequences(split)
-    stated = domain.manifest.get("filters") or {}  # those of ready splits do not say so
-    sequences = every.with_new_targets() if stated.get("repeats") == "drop" and not first else every
+    dropped = domain.filters.get("repeats") == "drop"  # ready splits do not say so
+    sequences = every.with_new_targets() if dropped and not first else every
     again = (
         f"{len(every) - len(sequences):,} users are left out, whose last purchase repeats an earlier one and would not "
         "be recommended: data import --repeats keep ranks it, --repeats first takes first purchases only"
@@ -267,12 +267,12 @@ def first_day(domain: Domain, split: Split) -> Domain:
             f"all users of {split!r} of domain {domain.name!r} are in its train split, too, so their first purchases "
             "are known: import it with --split by-user"
         )
-    stated = _unstamped(domain.manifest)
-    filters = {**(stated.get("filters") or {}), "orders": None}  # the first is not the latest
-    return replace(domain, interactions={**domain.interactions, split: moved}, manifest={**stated, "filters": filters})
+    filters = {**domain.filters, "orders": None}  # the first is not the latest
+    manifest = {**_without_fingerprint(domain.manifest), "filters": filters}
+    return replace(domain, interactions={**domain.interactions, split: moved}, manifest=manifest)
 
 
-def _unstamped(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _without_fingerprint(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in manifest.items() if name != "fingerprint"}
 
 
@@ -294,4 +294,4 @@ def without_field(domain: Domain, field: str) -> Domain:
         )
     kind = domain.items.schema[field]
     empty = pl.lit("" if kind == pl.String else None, dtype=kind).alias(field)
-    return replace(domain, items=domain.items.with_columns(empty), manifest=_unstamped(domain.manifest))
+    return replace(domain, items=domain.items.with_columns(empty), manifest=_without_fingerprint(domain.manifest))

@@ -139,10 +139,10 @@ def save_tables(path: Path | str, tables: Mapping[str, pl.DataFrame], forgotten:
         for name, table in tables.items():
             table.write_parquet(folder / name)
         digests = {**manifest["files"], **{name: file_digest(folder / name) for name in tables}}
-        state(folder, {**manifest, "files": digests}, forgotten)
+        write_manifest(folder, {**manifest, "files": digests}, forgotten)
 
 
-def state(folder: Path, manifest: Mapping[str, Any], forgotten: Collection[str]) -> None:
+def write_manifest(folder: Path, manifest: Mapping[str, Any], forgotten: Collection[str]) -> None:
     """Write a manifest into a folder, and who was forgotten."""
     told = {**manifest, FORGOTTEN: sorted(forgotten)} if forgotten else manifest
     (folder / MANIFEST).write_text(json.dumps(told, indent=2), encoding="utf-8")

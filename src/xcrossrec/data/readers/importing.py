@@ -20,7 +20,7 @@ from xcrossrec.data.splitting import LEAVE_LAST_OUT, by_time, by_user, leave_las
 from xcrossrec.exceptions import ConfigError, DataError
 from xcrossrec.types import ITEM, SPLITS, TIMESTAMP, USER, Repeats, Split, SplitWay, UnknownItems
 
-_EVALUATED = 30  # users with an earlier order, below which targets are predicted from their own order, too
+_LEAST_EVALUATED = 30  # users with an earlier order, below which targets are predicted from their own order, too
 _MANY = 100  # interactions of a user, ten times as many as 95% of users have, look like those of several people
 
 
@@ -70,7 +70,7 @@ def make_domain(name: str, raw: RawDomain, recipe: Recipe) -> Domain:
         items, splits = (_as_given if given else _prepared)(known, recipe, told)
     way = raw.filters.get("split", "given") if given else (recipe.split or LEAVE_LAST_OUT)
     filters = {**raw.filters, "split": str(way).replace("-", "_"), **_stated(recipe, given=given)}
-    if not given and (orders := _orders(splits)):
+    if not given and (orders := _of_one_order(splits)):
         filters |= {"orders": WHOLE, "one_order": orders}
     manifest = {"sources": sources.result(), "filters": {**filters, **told}, "seed": recipe.seed}
     return interactions.checked_domain(name, items, splits, manifest, recipe.text)
@@ -157,7 +157,7 @@ def _stated(recipe: Recipe, *, given: bool) -> Mapping[str, Any]:
     }
 
 
-def _orders(splits: Mapping[Split, pl.DataFrame]) -> dict[str, int]:
+def _of_one_order(splits: Mapping[Split, pl.DataFrame]) -> dict[str, int]:
     """Count by split the users of several items who bought all at one time; empty where orders are not kept whole:
     without times, or where too few users have an earlier order."""
     found: dict[str, int] = {}
@@ -169,7 +169,7 @@ def _orders(splits: Mapping[Split, pl.DataFrame]) -> dict[str, int]:
         time, items = frame[TIMESTAMP].to_numpy(), frame[USER].rle().struct.field("len").to_numpy().astype(np.int64)
         lasts = np.cumsum(items) - 1
         earlier = time[lasts - items + 1] < time[lasts]
-        if earlier.sum() < _EVALUATED:
+        if earlier.sum() < _LEAST_EVALUATED:
             return {}
         found[split] = int((~earlier & (items > 1)).sum())
     return found
